@@ -1,0 +1,330 @@
+"""Every setting there is, where it may come from, and what it means.
+
+From low to high: the default, a TOML file (named by argument or by ``CKPT_TRANSPORT_CONFIG``), the environment
+(``CKPT_TRANSPORT_<FIELD>``), and arguments. A setting nobody knows or that makes no sense is an error that says where
+it came from; nothing is ignored. An empty variable is an empty value, not a missing one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ckpt_transport.errors import ConfigError
+
+ENV_PREFIX = "CKPT_TRANSPORT_"
+ENV_FILE = f"{ENV_PREFIX}CONFIG"
+
+MIB = 1024**2
+WEEK = 7 * 24 * 3600.0
+
+_SIZE = {"type": "size", "expects": "a size above zero: a number of bytes, or text as '64MiB', '1GiB', '512KiB', '4MB'"}
+_SECONDS = {"type": "seconds", "expects": "a number of seconds above zero and at most a week"}
+_TEXT = {"type": "text", "expects": "text"}
+_ADDRESS = r"(ipc|tcp)://\S+"
+_NAME = r"[A-Za-z0-9_.-]+"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of one participant. Made by :meth:`load`, or directly; both check every value.
+
+    Sizes are bytes and times are seconds. Sizes may be given as text such as ``"64MiB"`` and are kept as integers.
+
+    Raises:
+        ConfigError: a value has the wrong type or makes no sense.
+    """
+
+    transport: Annotated[
+        str,
+        Meta(
+            description="The transport to use: a name, 'auto' for the best one here, or a chain of hops as 'gloo+shm'.",
+            pattern=rf"^{_NAME}(\+{_NAME})*\Z",
+            extra={"type": "text", "expects": "the name of a transport, 'auto', or names joined by '+'"},
+        ),
+    ] = "auto"
+    bucket_bytes: Annotated[
+        int, Meta(description="The size of a bucket, the unit that moves through the pipeline.", ge=1, extra=_SIZE)
+    ] = 64 * MIB
+    ring_depth: Annotated[
+        int,
+        Meta(
+            description="How many buckets may be in the pipeline at once.",
+            ge=1,
+            extra={"type": "integer", "expects": "a whole number, 1 or more"},
+        ),
+    ] = 4
+    memory_budget: Annotated[
+        int, Meta(description="The most extra memory each participant may use for an update.", ge=1, extra=_SIZE)
+    ] = 512 * MIB
+    join_timeout: Annotated[
+        float,
+        Meta(description="How long to wait for all participants to turn up.", gt=0, le=WEEK, extra=_SECONDS),
+    ] = 30.0
+    update_timeout: Annotated[
+        float,
+        Meta(description="How long one update may take before it is aborted.", gt=0, le=WEEK, extra=_SECONDS),
+    ] = 600.0
+    heartbeat_interval: Annotated[
+        float,
+        Meta(description="How often each participant says that it is alive.", gt=0, le=WEEK, extra=_SECONDS),
+    ] = 0.5
+    heartbeat_timeout: Annotated[
+        float,
+        Meta(
+            description="How long a participant may be silent before it counts as dead.",
+            gt=0,
+            le=WEEK,
+            extra=_SECONDS,
+        ),
+    ] = 5.0
+    sinks: Annotated[
+        tuple[Annotated[str, Meta(pattern=rf"^{_ADDRESS}\Z")], ...],
+        Meta(
+            description="The addresses of the sinks to update; separated by commas in the environment.",
+            extra={
+                "type": "list of addresses",
+                "expects": "a list of addresses, each as 'ipc:///run/sink.sock' or 'tcp://host:port'",
+            },
+        ),
+    ] = ()
+    coordinator: Annotated[
+        str,
+        Meta(
+            description="The address the first source binds for the others to join; chosen when empty.",
+            pattern=rf"^({_ADDRESS})?\Z",
+            extra={
+                "type": "address",
+                "expects": "an address as 'ipc:///run/update.sock' or 'tcp://host:port', or nothing",
+            },
+        ),
+    ] = ""
+    interface: Annotated[
+        str,
+        Meta(
+            description="The address that TCP sockets bind when another host must reach this participant.",
+            pattern=r"^\S+\Z",
+            extra={"type": "text", "expects": "the address or the host name of a network interface"},
+        ),
+    ] = "127.0.0.1"
+    secret_file: Annotated[
+        str,
+        Meta(
+            description="The file with the shared secret that encrypts and authenticates TCP beyond loopback.",
+            extra=_TEXT,
+        ),
+    ] = ""
+    pool: Annotated[
+        Literal["shared", "private"],
+        Meta(
+            description="Where a source keeps a version: in shared memory that sinks can map, or in its own memory.",
+            extra={"type": "shared | private", "expects": "'shared' or 'private'"},
+        ),
+    ] = "shared"
+    read_threads: Annotated[
+        int,
+        Meta(
+            description="How many threads read a checkpoint; 0 means as many as there are cores, up to 8.",
+            ge=0,
+            le=1024,
+            extra={"type": "integer", "expects": "a whole number from 0 to 1024"},
+        ),
+    ] = 0
+    trace: Annotated[
+        str,
+        Meta(
+            description="The file to write a Chrome or Perfetto trace of the update to; none when empty.", extra=_TEXT
+        ),
+    ] = ""
+
+    @classmethod
+    def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: object) -> Config:
+        """Gather the settings from all sources.
+
+        Args:
+            path: a TOML file; by default the one that ``CKPT_TRANSPORT_CONFIG`` names, if any.
+            environ: the environment; by default this process's.
+            overrides: settings by name, as a command line gives them. None means "not given".
+
+        Raises:
+            ConfigError: the file cannot be read or is not TOML; a setting is unknown; a value has the wrong type or
+                makes no sense. The message names the setting and where it came from.
+        """
+        environ = os.environ if environ is None else environ
+        file_source = ""
+        if path is None and environ.get(ENV_FILE):
+            path, file_source = Path(environ[ENV_FILE]), f" (named by {ENV_FILE})"
+        values: dict[str, object] = {}
+        sources: dict[str, str] = {}
+        if path is not None:
+            for key, value in _read_toml(path, file_source).items():
+                values[key] = _convert(key, value, f"in {path}")
+                sources[key] = f"in {path}"
+        for variable, text in environ.items():
+            field = _field_of(variable)
+            if field is not None:
+                values[field] = _convert(field, text, f"in the environment variable {variable}", is_text=True)
+                sources[field] = f"in the environment variable {variable}"
+        for key, given in overrides.items():
+            if given is not None:
+                values[key] = _convert(key, given, "in the arguments")
+                sources[key] = "in the arguments"
+        _check_heartbeat({**_DEFAULTS, **values}, sources)
+        return msgspec.convert(values, cls)
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            checked = _convert(name, value, "in the arguments")
+            if checked is not value:
+                msgspec.structs.force_setattr(self, name, checked)
+        _check_heartbeat(msgspec.structs.asdict(self), {})
+
+
+_FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}
+_DEFAULTS = {name: field.default for name, field in _FIELDS.items()}
+_META: dict[str, Meta] = {name: typing.get_args(field.type)[1] for name, field in _FIELDS.items()}
+
+_SERVICE_LINK = re.compile(r"(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)")
+"""What Kubernetes puts into every pod of a namespace that has a service called ckpt-transport."""
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """Name, type, default and meaning of every setting, in order, for help texts and the reference."""
+    return [(name, _kind(name), _shown(name, _DEFAULTS[name]), _META[name].description or "") for name in _FIELDS]
+
+
+def parse_size(text: str) -> int:
+    """Bytes from text such as ``64MiB``, ``1.5GiB``, ``4MB`` (a million each) or ``4096``.
+
+    Raises:
+        ConfigError: it is not a size, or not a whole number of bytes.
+    """
+    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    factor = _UNITS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
+        raise ConfigError(f"'{text}' is not a size; write a number of bytes, or 512KiB, 64MiB, 1GiB, 4MB")
+    size = Fraction(match[1]) * factor
+    if size.denominator != 1:
+        raise ConfigError(f"'{text}' is not a whole number of bytes")
+    return int(size)
+
+
+def format_size(nbytes: int) -> str:
+    """``nbytes`` in the largest binary unit that fits, to one decimal where it is not a whole number of them."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        factor = _UNITS[unit.lower()]
+        if abs(nbytes) >= factor:
+            return f"{nbytes // factor}{unit}" if nbytes % factor == 0 else f"{nbytes / factor:.1f}{unit}"
+    return f"{nbytes}B"
+
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
+}
+
+
+def _convert(name: str, value: object, source: str, *, is_text: bool = False) -> object:
+    """The checked value of one setting. ``is_text``: it comes from the environment, where everything is text."""
+    if name not in _FIELDS:
+        raise _unknown(name, source)
+    try:
+        plain = value
+        if _kind(name) == "size" and isinstance(value, str):
+            plain = parse_size(value)
+        elif isinstance(value, Path):
+            plain = str(value)
+        elif is_text and isinstance(value, str) and isinstance(_DEFAULTS[name], tuple):
+            plain = [part.strip() for part in value.split(",") if part.strip()]
+        return msgspec.convert(plain, _FIELDS[name].type, strict=not is_text)
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise ConfigError(
+            f"bad value for '{name}' {source}: {_quoted(value)} was given, and {_expects(name)} is expected. "
+            f"Its meaning: {_META[name].description}"
+        ) from error
+
+
+def _read_toml(path: Path, source: str) -> dict[str, object]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}{source}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the configuration file {path}{source} is not UTF-8 text: {error}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"at line (\d+)", str(error))
+        line = found[1] if found else max(len(text.splitlines()), 1)
+        raise ConfigError(f"{path}{source}, line {line}: not valid TOML: {error}") from error
+
+
+def _field_of(variable: str) -> str | None:
+    """The setting an environment variable stands for, or None when it is none of ours.
+
+    Raises:
+        ConfigError: it has our prefix and stands for nothing.
+    """
+    if not variable.startswith(ENV_PREFIX) or variable == ENV_FILE:
+        return None
+    suffix = variable.removeprefix(ENV_PREFIX)
+    if suffix == suffix.upper() and suffix.lower() in _FIELDS:
+        return suffix.lower()
+    if _SERVICE_LINK.fullmatch(suffix):
+        return None
+    close = difflib.get_close_matches(suffix.lower(), _FIELDS, n=1)
+    suggestion = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else "."
+    known = ", ".join(name.upper() for name in _FIELDS)
+    raise ConfigError(
+        f"unknown environment variable {variable}{suggestion} After {ENV_PREFIX} may come: {known}, CONFIG"
+    )
+
+
+def _unknown(name: str, source: str) -> ConfigError:
+    close = difflib.get_close_matches(name, _FIELDS, n=1)
+    suggestion = f"; did you mean '{close[0]}'?" if close else "."
+    return ConfigError(f"unknown setting '{name}' {source}{suggestion} Settings: {', '.join(_FIELDS)}")
+
+
+def _check_heartbeat(values: Mapping[str, object], sources: Mapping[str, str]) -> None:
+    interval, timeout = values["heartbeat_interval"], values["heartbeat_timeout"]
+    assert isinstance(interval, float)
+    assert isinstance(timeout, float)
+    if timeout <= interval:
+        given = [f"'{name}' {sources[name]}" for name in ("heartbeat_interval", "heartbeat_timeout") if name in sources]
+        origin = f" ({', '.join(given)})" if given else ""
+        raise ConfigError(
+            f"'heartbeat_timeout' is {timeout:g} s and must be longer than 'heartbeat_interval', which is "
+            f"{interval:g} s{origin}: a participant would count as dead before it can speak"
+        )
+
+
+def _kind(name: str) -> str:
+    return str((_META[name].extra or {})["type"])
+
+
+def _expects(name: str) -> str:
+    return str((_META[name].extra or {})["expects"])
+
+
+def _quoted(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return format_size(value) if _kind(name) == "size" and isinstance(value, int) else str(value)

@@ -1,0 +1,68 @@
+"""The thread that says "alive" while the participant's own thread is busy moving weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import zmq
+
+from ckpt_transport.control.security import Secret
+
+SEND_HIGH_WATER = 100_000
+
+
+class Heart:
+    """Sends one ready-made message to each of a set of addresses, every ``interval`` seconds."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        secret: Secret | None,
+        beat: Sequence[bytes],
+        interval: float,
+    ) -> None:
+        self._context, self._secret, self._beat, self._interval = context, secret, list(beat), interval
+        self._targets: frozenset[str] = frozenset()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def connect(self, address: str) -> zmq.Socket[bytes]:
+        """A socket to the mailbox at ``address``."""
+        dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        dealer.sndhwm = SEND_HIGH_WATER
+        if self._secret is not None and address.startswith("tcp"):
+            self._secret.present(dealer)
+        dealer.connect(address)
+        return dealer
+
+    def beat_to(self, address: str) -> None:
+        self._targets |= {address}
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="ckpt-transport-heart", daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    def stop_beating_to(self, address: str) -> None:
+        self._targets -= {address}
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        dealers: dict[str, zmq.Socket[bytes]] = {}
+        while not self._stopped:
+            for address in self._targets - dealers.keys():
+                dealers[address] = self.connect(address)
+            for address in dealers.keys() - self._targets:
+                dealers.pop(address).close(0)
+            for dealer in dealers.values():
+                dealer.send_multipart(self._beat, zmq.NOBLOCK)
+            self._wake.wait(self._interval)
+            self._wake.clear()
+        for dealer in dealers.values():
+            dealer.close(0)

@@ -1,0 +1,80 @@
+"""What travels on control sockets: three frames, of which the last is msgpack.
+
+========  =====================================================================
+frame     content
+========  =====================================================================
+protocol  ``ckpt-transport/1``, so that anything else is refused by name
+sender    the address of the sender's own mailbox, where answers go
+message   a tagged msgspec struct
+========  =====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Union
+
+import msgspec
+
+from ckpt_transport.errors import MessageError
+
+PROTOCOL = b"ckpt-transport/1"
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of every message. The tag on the wire is the class name."""
+
+
+class Heartbeat(Message, frozen=True):
+    """The sender's process is alive."""
+
+
+class Refused(Message, frozen=True):
+    """The receiver of an earlier message could not read it."""
+
+    reason: str
+
+
+class RouteMessage(Message, frozen=True):
+    """A message of one route's control channel.
+
+    Attributes:
+        route: its name.
+        rank: the sender's rank in the update.
+        round: -1 for a plain message, else the number of the exchange it belongs to.
+    """
+
+    route: str
+    rank: int
+    round: int
+    payload: bytes
+
+
+class Codec:
+    """Turns messages into frames and back."""
+
+    def __init__(self, types: Sequence[type[Message]] = ()) -> None:
+        union: Any = Union[(Heartbeat, Refused, RouteMessage, *types)]  # noqa: UP007
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(union).decode
+
+    def frames(self, sender: str, message: Message) -> list[bytes]:
+        return [PROTOCOL, sender.encode(), self._encode(message)]
+
+    def parse(self, frames: Sequence[bytes]) -> tuple[str, Message]:
+        """The sender's address and the message.
+
+        Raises:
+            MessageError: the frames are not a message of this protocol; says what they are instead.
+        """
+        if len(frames) != 3 or frames[0] != PROTOCOL:
+            first = frames[0][:40] if frames else b""
+            raise MessageError(
+                f"{len(frames)} frames beginning with {first!r} are not a message of {PROTOCOL.decode()}; "
+                "is another program, or another version of ckpt-transport, using this address?"
+            )
+        try:
+            message: Message = self._decode(frames[2])
+            return frames[1].decode(), message
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MessageError(f"unreadable message of {len(frames[2])} bytes: {error}") from error

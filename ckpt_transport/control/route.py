@@ -1,0 +1,76 @@
+"""The control channel that a transport gets with a route."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+
+from ckpt_transport.control.mailbox import Mailbox
+from ckpt_transport.control.messages import RouteMessage
+from ckpt_transport.errors import TransferTimeout
+from ckpt_transport.transport import Group
+
+PLAIN = -1
+
+
+class RouteControl:
+    """Implements :class:`ckpt_transport.transport.Control` on a mailbox.
+
+    Args:
+        mailbox: this participant's.
+        group: the route's members and which one this is.
+        addresses: rank to mailbox address, for every member.
+    """
+
+    def __init__(self, mailbox: Mailbox, group: Group, addresses: Mapping[int, str]) -> None:
+        self._mailbox, self._group = mailbox, group
+        self._addresses = {rank: addresses[rank] for rank in group.ranks}
+        self._watched = [address for address in self._addresses.values() if address != mailbox.address]
+        self._round = 0
+        self._rounds: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
+
+    def send(self, rank: int, payload: bytes) -> None:
+        self._send(rank, PLAIN, payload)
+
+    def receive(self) -> tuple[int, bytes] | None:
+        self._mailbox.pump(0)
+        arrived = self._mailbox.route_messages(self._group.route)
+        while arrived:
+            message = arrived.popleft()
+            if message.round == PLAIN:
+                return message.rank, message.payload
+            self._rounds[message.round][message.rank] = message.payload
+        self._mailbox.check_alive(self._watched)
+        return None
+
+    def exchange(self, payload: bytes, timeout: float) -> dict[int, bytes]:
+        deadline = time.monotonic() + timeout
+        current, self._round = self._round, self._round + 1
+        self._rounds[current][self._group.rank] = payload
+        for peer in self._group.peers:
+            self._send(peer, current, payload)
+        held: list[RouteMessage] = []
+        arrived = self._mailbox.route_messages(self._group.route)
+        while len(self._rounds[current]) < self._group.size:
+            self._mailbox.pump(0.01)
+            self._mailbox.check_alive(self._watched)
+            while arrived:
+                message = arrived.popleft()
+                if message.round == PLAIN:
+                    held.append(message)
+                else:
+                    self._rounds[message.round][message.rank] = message.payload
+            if time.monotonic() > deadline:
+                missing = sorted(set(self._group.ranks) - self._rounds[current].keys())
+                raise TransferTimeout(f"route {self._group.route}: ranks {missing} did not turn up in {timeout:g} s")
+        arrived.extendleft(reversed(held))
+        return self._rounds.pop(current)
+
+    def close(self) -> None:
+        """Drop what still arrives for this route."""
+        self._mailbox.close_route(self._group.route)
+
+    def _send(self, rank: int, round_number: int, payload: bytes) -> None:
+        message = RouteMessage(self._group.route, self._group.rank, round_number, payload)
+        self._mailbox.send(self._addresses[rank], message)

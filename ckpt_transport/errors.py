@@ -1,0 +1,156 @@
+"""Every error this library raises, in one tree.
+
+::
+
+    CkptTransportError
+    ├── ConfigError                  a setting is unknown, of the wrong type, or cannot be met
+    ├── StoreError                   a version cannot be registered, found or freed
+    │   ├── CheckpointError          a file, an index or a tensor is not what it claims to be
+    │   └── SharedMemoryError        shared memory is full, missing, or belongs to somebody else
+    ├── PluginError
+    │   ├── TransportNotFoundError   no plugin has that name; lists the names there are
+    │   ├── TransportConflictError   two distributions register one name; names both
+    │   └── TransportUnavailableError  the plugin cannot run here; carries the reason and the cure
+    ├── PlanError
+    │   ├── PlanMismatchError        two participants hold different plans, or a plan a sink cannot apply
+    │   ├── BudgetError              the memory budget holds not even one slot
+    │   └── CoverageError            a byte is missed, or written twice, or read too early
+    ├── ControlError
+    │   ├── MessageError             bytes on a control socket that are not a message of ours
+    │   └── JoinError                a participant did not answer in time, or refused
+    ├── UpdateError
+    │   ├── UpdateAbortedError       the update failed; every sink still serves its old version
+    │   └── TaintedError             the update failed half-way; the named sinks must not serve
+    └── TransportError
+        ├── RegistrationError        memory could not be registered, mapped or described
+        ├── RegionBusyError          a region was closed while an operation still uses it
+        ├── TransferError            the bytes of one transfer did not arrive
+        ├── PeerLostError            a member of the route is gone
+        ├── TransferTimeout          a deadline passed (also a TimeoutError)
+        ├── EndpointClosedError      you closed it
+        └── EndpointBrokenError      it broke earlier; the first cause is chained
+
+A plugin maps its library's own errors to these at one edge, with ``raise ... from``.
+"""
+
+from __future__ import annotations
+
+
+class CkptTransportError(Exception):
+    """Base of everything this library raises on purpose."""
+
+
+class ConfigError(CkptTransportError):
+    """A setting is unknown, has the wrong type, or cannot be met."""
+
+
+class StoreError(CkptTransportError):
+    """A version cannot be registered, found or freed."""
+
+
+class CheckpointError(StoreError):
+    """A checkpoint file, its index or one of its tensors is not what it claims to be."""
+
+
+class SharedMemoryError(StoreError):
+    """Shared memory is full, missing, or belongs to somebody else."""
+
+
+class PluginError(CkptTransportError):
+    """A transport plugin cannot be used."""
+
+
+class TransportNotFoundError(PluginError):
+    """No plugin registers the name that was asked for."""
+
+
+class TransportConflictError(PluginError):
+    """Two distributions register the same transport name."""
+
+
+class TransportUnavailableError(PluginError):
+    """The plugin exists and cannot run on this machine."""
+
+    def __init__(self, name: str, reason: str, hint: str = "") -> None:
+        self.name, self.reason, self.hint = name, reason, hint
+        cure = f"; {hint}" if hint else ""
+        super().__init__(f"transport '{name}' is not available here: {reason}{cure}")
+
+
+class PlanError(CkptTransportError):
+    """A plan cannot be made, or does not hold."""
+
+
+class PlanMismatchError(PlanError):
+    """Two participants hold different plans, or a sink cannot apply this one."""
+
+
+class BudgetError(PlanError):
+    """The memory budget is smaller than the smallest pipeline that works."""
+
+
+class CoverageError(PlanError):
+    """The verifier found a byte that is missed, written twice or read too early."""
+
+
+class ControlError(CkptTransportError):
+    """The control plane failed."""
+
+
+class MessageError(ControlError):
+    """Bytes arrived on a control socket that are not a message of ours."""
+
+
+class JoinError(ControlError):
+    """A participant could not join: it did not answer in time, or refused."""
+
+
+class UpdateError(CkptTransportError):
+    """An update did not happen."""
+
+
+class UpdateAbortedError(UpdateError):
+    """The update failed and changed nothing: every sink still serves its old version."""
+
+
+class TaintedError(UpdateError):
+    """The update failed after some sinks had begun to apply it; those must not serve."""
+
+    def __init__(self, message: str, sinks: tuple[str, ...] = ()) -> None:
+        self.sinks = sinks
+        super().__init__(message)
+
+
+class TransportError(CkptTransportError):
+    """A transport failed."""
+
+
+class RegistrationError(TransportError):
+    """Memory could not be registered with, mapped by or described to a transport."""
+
+
+class RegionBusyError(TransportError):
+    """A region was closed while an operation still uses it."""
+
+
+class TransferError(TransportError):
+    """The bytes of one transfer did not arrive."""
+
+
+class PeerLostError(TransportError):
+    """A member of the route is gone."""
+
+
+class TransferTimeout(TransportError, TimeoutError):
+    """A deadline passed. The operation is still outstanding; only ``abort`` ends it."""
+
+
+class EndpointClosedError(TransportError):
+    """The endpoint was closed by its own user."""
+
+
+class EndpointBrokenError(TransportError):
+    """The endpoint failed earlier and cannot be used again."""
+
+
+__all__ = [name for name, value in list(globals().items()) if isinstance(value, type)]

@@ -1,0 +1,60 @@
+"""READY and ACK: how a sender lends its memory to its receivers and learns when it has it back."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from ckpt_transport.errors import TransferError
+from ckpt_transport.families.polled import Operation, PolledEndpoint, Signal, SignalKind
+from ckpt_transport.transport import Completion, Control, Descriptor, Group, MemoryRegion, Transfer
+
+
+class HandshakeEndpoint(PolledEndpoint):
+    """Sends by saying READY to every receiver; terminal when each of them has said ACK."""
+
+    def __init__(self, group: Group, control: Control) -> None:
+        super().__init__(group, control)
+        self._peers: dict[int, Sequence[Descriptor]] = {}
+        self._ready: set[int] = set()
+        self._acks: defaultdict[int, set[int]] = defaultdict(set)
+
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        self._peers = dict(peers)
+
+    def _on_signal(self, sender: int, signal: Signal) -> None:
+        if signal.kind is SignalKind.READY:
+            self._ready.add(signal.seq)
+        else:
+            self._acks[signal.seq].add(sender)
+
+    def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
+        used = [regions[span.region] for span in transfer.spans]
+        for receiver in transfer.receivers:
+            self._signal(receiver, Signal(SignalKind.READY, transfer.seq))
+        return Operation(self, transfer, [lambda: self._all_acknowledged(transfer)], used)
+
+    def _all_acknowledged(self, transfer: Transfer) -> bool:
+        if self._acks[transfer.seq] < set(transfer.receivers):
+            return False
+        del self._acks[transfer.seq]
+        return True
+
+    def _take_ready(self, transfer: Transfer) -> bool:
+        """Whether the sender has said READY for this transfer; says so once."""
+        if transfer.seq not in self._ready:
+            return False
+        self._ready.remove(transfer.seq)
+        return True
+
+    def _acknowledge(self, transfer: Transfer) -> None:
+        self._signal(transfer.sender, Signal(SignalKind.ACK, transfer.seq))
+
+    def _descriptor(self, sender: int, region: int) -> Descriptor:
+        descriptors = self._peers.get(sender, ())
+        if not 0 <= region < len(descriptors):
+            raise TransferError(
+                f"rank {sender} described {len(descriptors)} regions on route {self.group.route}, "
+                f"and the transfer names region {region}"
+            )
+        return descriptors[region]

@@ -1,0 +1,54 @@
+"""A run of bytes a transport can be asked to register."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+
+from ckpt_transport.memory.segment import Segment
+
+
+class MemoryKind(enum.StrEnum):
+    """What a transport needs to know about memory before it promises to send from it."""
+
+    PRIVATE = "private"
+    """Ordinary host memory of one process."""
+    SHARED = "shared"
+    """Host memory with a name that other processes of this host can map."""
+    CUDA = "cuda"
+    """Memory of a CUDA device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Bytes somebody owns. Its owner keeps it alive for as long as a region covers it.
+
+    Attributes:
+        tensor: shape ``(nbytes,)``, dtype uint8.
+        segment: the named memory behind it, when it has a name.
+    """
+
+    tensor: torch.Tensor
+    segment: Segment | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.numel()
+
+    @property
+    def kind(self) -> MemoryKind:
+        if self.segment is not None:
+            return MemoryKind.SHARED
+        return MemoryKind.CUDA if self.tensor.is_cuda else MemoryKind.PRIVATE
+
+    @classmethod
+    def private(cls, nbytes: int) -> Buffer:
+        """Ordinary host memory of ``nbytes``, not initialised."""
+        return cls(torch.empty(nbytes, dtype=torch.uint8))
+
+    @classmethod
+    def of(cls, segment: Segment) -> Buffer:
+        """The whole of a shared segment."""
+        return cls(segment.tensor(), segment)

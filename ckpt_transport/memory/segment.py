@@ -1,0 +1,211 @@
+"""Named shared memory that never outlives its owner for long.
+
+A segment is a file in ``/dev/shm``. Its owner holds an exclusive ``flock`` on it, which the kernel drops when the
+process ends, however it ends. So a file with our name and no lock is a leftover, in any container that shares the
+mount, and :func:`sweep_leftovers` removes it. The file gets its name only after it is locked (``O_TMPFILE`` and
+``linkat``), so no sweep can meet it half made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import secrets
+import stat
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import torch
+
+from ckpt_transport.errors import SharedMemoryError
+
+SHM = Path("/dev/shm")
+PREFIX = "ckpt-transport-"
+
+
+class SegmentName(msgspec.Struct, frozen=True):
+    """What another process of this host needs to map a segment, and to notice that it is another one.
+
+    Attributes:
+        name: file name, or path relative to ``/dev/shm``.
+        inode: the file's inode; a file put in its place later has another.
+        nbytes: its size.
+    """
+
+    name: str
+    inode: int
+    nbytes: int
+
+
+class Segment:
+    """Shared memory of one name, mapped into this process.
+
+    Use :meth:`create`, :meth:`open_file` or :meth:`attach`. Views made by :meth:`tensor` stay readable after
+    :meth:`close`; the memory goes back when the last view in the last process is gone.
+    """
+
+    def __init__(self, path: Path, fd: int, mapping: mmap.mmap, *, owned: bool) -> None:
+        self.path = path
+        status = os.fstat(fd)
+        self.name = SegmentName(str(path.relative_to(SHM)), status.st_ino, len(mapping))
+        self._fd = fd
+        self._mapping: mmap.mmap | None = mapping
+        self._release = weakref.finalize(self, _release, fd, path if owned else None, status.st_ino, os.getpid())
+
+    @classmethod
+    def create(cls, nbytes: int) -> Segment:
+        """Make a segment of ``nbytes``, owned by this process and unlinked when it closes or exits.
+
+        Pages are reserved by :meth:`reserve`, so that the threads that fill the segment can do it in parallel.
+
+        Raises:
+            SharedMemoryError: ``/dev/shm`` is missing or has less than ``nbytes`` free.
+        """
+        if not SHM.is_dir():
+            raise SharedMemoryError("this system has no /dev/shm; use the 'gloo' transport here")
+        free = free_bytes()
+        if nbytes > free:
+            raise _full(nbytes, free)
+        fd = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, max(nbytes, 1))
+            path = SHM / f"{PREFIX}{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}"
+            # With a directory descriptor CPython calls linkat, which follows the symlink; link(2) does not (EXDEV).
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+            return cls(path, fd, mmap.mmap(fd, max(nbytes, 1)), owned=True)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def open_file(cls, path: Path) -> Segment:
+        """Map a file somebody else keeps under ``/dev/shm``, read-only. It is never unlinked by us.
+
+        Raises:
+            SharedMemoryError: the file is not there, or not a plain file.
+        """
+        resolved = path.resolve()
+        if SHM not in resolved.parents:
+            raise SharedMemoryError(f"{path} does not lie under {SHM}")
+        try:
+            fd = os.open(resolved, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise SharedMemoryError(f"{path}: {error.strerror}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise SharedMemoryError(f"{path} is not a plain file")
+            return cls(resolved, fd, mmap.mmap(fd, 0, access=mmap.ACCESS_READ), owned=False)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def attach(cls, name: SegmentName) -> Segment:
+        """Map another process's segment, read-only.
+
+        Raises:
+            SharedMemoryError: it is gone, or the file of that name is not the one that was described.
+        """
+        segment = cls.open_file(SHM / name.name)
+        if segment.name != name:
+            segment.close()
+            raise SharedMemoryError(f"{segment.path} was replaced since it was described; register the version again")
+        return segment
+
+    def tensor(self) -> torch.Tensor:
+        """The whole segment: shape ``(nbytes,)``, dtype uint8. Do not write to a segment that was attached."""
+        assert self._mapping is not None, "segment is closed"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            return torch.frombuffer(self._mapping, dtype=torch.uint8)
+
+    def view(self) -> memoryview:
+        """The whole segment as a buffer for the read calls of :mod:`os`."""
+        assert self._mapping is not None, "segment is closed"
+        return memoryview(self._mapping)
+
+    def reserve(self, offset: int, nbytes: int) -> None:
+        """Make sure that the pages of a range exist, so that writing to them cannot end in SIGBUS.
+
+        Raises:
+            SharedMemoryError: ``/dev/shm`` is full.
+        """
+        assert not self.closed, "segment is closed"
+        if nbytes == 0:
+            return
+        try:
+            os.posix_fallocate(self._fd, offset, nbytes)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise _full(nbytes, free_bytes()) from error
+            raise
+
+    def still_named(self) -> bool:
+        """Whether the file of this name is still this segment (its owner has not let go of it)."""
+        try:
+            return os.stat(self.path).st_ino == self.name.inode
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Unlink it if we own it, and let go of it. Idempotent."""
+        self._mapping = None
+        self._release()
+
+    @property
+    def closed(self) -> bool:
+        return self._mapping is None
+
+
+def _release(fd: int, owned_path: Path | None, inode: int, owner: int) -> None:
+    """Runs once: at ``close``, when the segment is collected, or when the interpreter exits."""
+    if owned_path is not None and os.getpid() == owner:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(owned_path).st_ino == inode:
+                os.unlink(owned_path)
+    os.close(fd)
+
+
+def free_bytes() -> int:
+    """Bytes that ``/dev/shm`` still has room for."""
+    status = os.statvfs(SHM)
+    return status.f_bavail * status.f_frsize
+
+
+def sweep_leftovers() -> list[Path]:
+    """Remove this user's segments whose owner is dead, and say which. Called when a store or a transport starts."""
+    return [path for path in _ours() if _remove_if_orphan(path)]
+
+
+def _ours() -> Iterator[Path]:
+    return SHM.glob(f"{PREFIX}{os.getuid()}-*")
+
+
+def _remove_if_orphan(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _full(wanted: int, free: int) -> SharedMemoryError:
+    return SharedMemoryError(
+        f"/dev/shm has {free:,} bytes free and {wanted:,} are needed; "
+        "make it larger (mount -o remount,size=..., docker run --shm-size=...), unregister an older version, "
+        "or register with pool = 'private'"
+    )

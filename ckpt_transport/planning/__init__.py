@@ -1,0 +1,34 @@
+"""Pure functions from what there is to what will be done. No process, socket or plugin is needed to test them.
+
+:func:`plan` makes a :class:`Plan`, :func:`verify` proves it, :func:`explain` tells a person about it.
+"""
+
+from ckpt_transport.planning.explain import explain
+from ckpt_transport.planning.manifest import Extent, Manifest, PlacedTensor, TensorSpec, merge
+from ckpt_transport.planning.plan import Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
+from ckpt_transport.planning.planner import AUTO, Settings, plan
+from ckpt_transport.planning.topology import Participant, Role, Topology
+from ckpt_transport.planning.verify import verify
+
+__all__ = [
+    "AUTO",
+    "Bucket",
+    "Extent",
+    "Manifest",
+    "Participant",
+    "Piece",
+    "PlacedTensor",
+    "Plan",
+    "Ring",
+    "RingUse",
+    "Role",
+    "Settings",
+    "Stage",
+    "StageKind",
+    "TensorSpec",
+    "Topology",
+    "explain",
+    "merge",
+    "plan",
+    "verify",
+]

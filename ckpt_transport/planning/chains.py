@@ -1,0 +1,117 @@
+"""Ways to bring a bucket from its owner to every sink, and what each is expected to cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.plan import Leg
+from ckpt_transport.planning.topology import Topology
+from ckpt_transport.transport import FanOut, Reach, Traits
+
+FILL_BANDWIDTH = 6e9
+"""Bytes per second of a copy into a slot, for comparing chains; a plain one-thread ``copy_`` on a server CPU."""
+
+
+_COPIES: Mapping[FanOut, Callable[[int], float]] = {
+    FanOut.CONSTANT: lambda receivers: 1,
+    FanOut.TREE: lambda receivers: math.log2(receivers + 1),
+    FanOut.LINEAR: lambda receivers: receivers,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A leg before it has a route: which transport carries it."""
+
+    transport: str
+    sender: int
+    receivers: tuple[int, ...]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return (self.sender, *self.receivers)
+
+    def leg(self, route: int) -> Leg:
+        return Leg(route, self.sender, self.receivers)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Hops from one owner to all sinks; the links of a hop carry a bucket at the same time."""
+
+    name: str
+    hops: tuple[tuple[Link, ...], ...]
+
+    def fills(self, kind: MemoryKind, traits: Mapping[str, Traits]) -> bool:
+        """Whether a bucket in ``kind`` memory has to be copied into a slot before its first hop."""
+        return any(kind not in traits[link.transport].sends_from for link in self.hops[0])
+
+    def seconds(self, nbytes: int, buckets: int, kind: MemoryKind, traits: Mapping[str, Traits]) -> float:
+        """Expected time to move ``nbytes`` in ``buckets`` equal buckets through the pipeline."""
+        size = nbytes / max(buckets, 1)
+        stages = [size / FILL_BANDWIDTH] if self.fills(kind, traits) else []
+        stages += [max(_link_seconds(link, size, traits[link.transport]) for link in hop) for hop in self.hops]
+        return sum(stages) + max(stages) * (max(buckets, 1) - 1)
+
+
+def _link_seconds(link: Link, size: float, traits: Traits) -> float:
+    return traits.latency + _COPIES[traits.fan_out](len(link.receivers)) * size / traits.bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A transport that cannot carry this update, and why."""
+
+    name: str
+    reason: str
+
+
+def candidates(owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Iterator[Chain | Rejected]:
+    """Every chain that one or two transports make, by name: ``gloo``, ``shm``, ``gloo+shm``."""
+    for name in sorted(traits):
+        yield direct(name, owner, topology, traits)
+    for outer in sorted(traits):
+        for inner in sorted(traits):
+            if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is Reach.HOST:
+                yield relayed(outer, inner, owner, topology)
+
+
+def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
+    """One hop from the owner to all sinks."""
+    link = Link(name, owner, topology.sinks)
+    if traits[name].reach is Reach.HOST:
+        far = [rank for rank in topology.sinks if topology.host(rank) != topology.host(owner)]
+        if far:
+            return Rejected(name, f"stays within a host, and sinks {far[:4]} are on other hosts than source {owner}")
+    return _checked(name, ((link,),), topology)
+
+
+def relayed(outer: str, inner: str, owner: int, topology: Topology) -> Chain | Rejected:
+    """``outer`` to one sink of every other host, ``inner`` within each host."""
+    name = f"{outer}+{inner}"
+    hosts: dict[str, list[int]] = {}
+    for rank in topology.sinks:
+        hosts.setdefault(topology.host(rank), []).append(rank)
+    near = tuple(hosts.pop(topology.host(owner), ()))
+    relays = tuple(ranks[0] for ranks in hosts.values())
+    if not relays:
+        return Rejected(name, f"all sinks are on the host of source {owner}, so there is nothing to relay")
+    first = [Link(outer, owner, relays)]
+    if near:
+        first.append(Link(inner, owner, near))
+    second = [Link(inner, ranks[0], tuple(ranks[1:])) for ranks in hosts.values() if len(ranks) > 1]
+    if not second and not near:
+        return Rejected(name, "every host has one sink, so there is nothing to pass on")
+    return _checked(name, (tuple(first), *([tuple(second)] if second else [])), topology)
+
+
+def _checked(name: str, hops: tuple[tuple[Link, ...], ...], topology: Topology) -> Chain | Rejected:
+    for hop in hops:
+        for link in hop:
+            for rank in link.ranks:
+                if link.transport not in topology.participants[rank].transports:
+                    return Rejected(name, f"{link.transport} is not available at rank {rank}")
+    return Chain(name, hops)

@@ -1,0 +1,59 @@
+"""A plan as a person reads it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ckpt_transport.planning.plan import IN_PLACE, Hop, Plan, StageKind
+
+
+def explain(plan: Plan) -> str:
+    """What the plan moves, how, with how much memory, and why so; several lines of plain text."""
+    manifest, topology = plan.manifest, plan.topology
+    sizes = [bucket.nbytes for bucket in plan.buckets]
+    split = Counter(piece.tensor for bucket in plan.buckets for piece in bucket.pieces)
+    hosts = len({participant.host for participant in topology.participants})
+    lines = [
+        f"version   {manifest.version}: {len(manifest.tensors):,} tensors, {size(manifest.nbytes)}",
+        f"ranks     {_count(len(topology.sources), 'source')}, {_count(len(topology.sinks), 'sink')}, {_count(hosts, 'host')}",
+        f"buckets   {len(sizes):,}, largest {size(max(sizes))}"
+        + (f", {sum(1 for n in split.values() if n > 1):,} tensors split" if max(split.values()) > 1 else ""),
+    ]
+    for number, hop in enumerate(plan.hops):
+        lines.append(f"{'route' if number == 0 else '':<10}hop {number}: {_describe(plan, hop)}")
+    filled = sum(1 for bucket in plan.buckets if bucket.fill_slot != IN_PLACE)
+    lines.append(
+        "source    " + (f"fills {filled:,} buckets into slots first" if filled else "sends from where the bytes lie")
+    )
+    if plan.rings:
+        ring = max(plan.rings, key=lambda ring: ring.nbytes)
+        lines.append(f"memory    {ring.depth} slots of {size(ring.slot_bytes)} = {size(ring.nbytes)} at each of {len(plan.rings)} ranks")
+    else:
+        lines.append("memory    no slots: sinks read the source's memory in place")
+    kinds = Counter(stage.kind for stage in plan.stages)
+    lines.append("stages    " + ", ".join(f"{kinds[kind]:,} {kind.name.lower()}" for kind in StageKind if kinds[kind]))
+    lines.append(f"digest    {plan.digest[:16]}")
+    lines += [f"{'why' if number == 0 else '':<10}{note}" for number, note in enumerate(plan.notes)]
+    return "\n".join(lines)
+
+
+def size(nbytes: float) -> str:
+    """Bytes in the binary unit a person would choose."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.4g} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.4g} TiB"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _describe(plan: Plan, hop: Hop) -> str:
+    legs = []
+    for leg in hop.legs:
+        receivers = list(leg.receivers)
+        shown = ", ".join(map(str, receivers[:6])) + (f", ... ({len(receivers)} in all)" if len(receivers) > 6 else "")
+        legs.append(f"{leg.sender} -> {shown} over {plan.routes[leg.route].transport}")
+    return "; ".join(legs[:4]) + (f"; and {len(legs) - 4} more" if len(legs) > 4 else "")

@@ -1,0 +1,181 @@
+"""The plan of one update: values only, equal on every participant."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from functools import cached_property
+
+import msgspec
+
+from ckpt_transport.planning.manifest import Manifest
+from ckpt_transport.planning.topology import Topology
+
+
+class Route(msgspec.Struct, frozen=True, array_like=True):
+    """A transport and the ranks that use it.
+
+    Attributes:
+        transport: its name.
+        ranks: the members.
+        maps_memory: receivers see the sender's memory and need no slot.
+    """
+
+    transport: str
+    ranks: tuple[int, ...]
+    maps_memory: bool
+
+
+class Leg(msgspec.Struct, frozen=True, array_like=True):
+    """One sender and its receivers on one route."""
+
+    route: int
+    sender: int
+    receivers: tuple[int, ...]
+
+
+class Hop(msgspec.Struct, frozen=True, array_like=True):
+    """Legs that carry a bucket at the same time. A chain of hops brings it from its owner to every sink."""
+
+    legs: tuple[Leg, ...]
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """A run of bytes of one tensor in a bucket.
+
+    Attributes:
+        tensor: index into the manifest's tensors.
+        tensor_offset: where the run starts in the tensor, in bytes.
+        bucket_offset: where it starts in the bucket, in bytes.
+        nbytes: its length.
+    """
+
+    tensor: int
+    tensor_offset: int
+    bucket_offset: int
+    nbytes: int
+
+
+IN_PLACE = -1
+"""Slot number of a bucket that is used where it lies."""
+
+
+class Bucket(msgspec.Struct, frozen=True, array_like=True):
+    """A contiguous run of an extent, the unit that moves through the pipeline.
+
+    Attributes:
+        extent: index into the manifest's extents.
+        offset: where it starts in the extent, in bytes, a multiple of 256.
+        nbytes: its length.
+        fill_slot: the owner's slot it is filled into first, or IN_PLACE.
+        slot: the slot it is received into, by ranks that do not map it, or IN_PLACE when all of them do.
+        pieces: what it holds, ascending.
+    """
+
+    extent: int
+    offset: int
+    nbytes: int
+    fill_slot: int
+    slot: int
+    pieces: tuple[Piece, ...]
+
+
+class StageKind(enum.IntEnum):
+    """The three stages of the pipeline."""
+
+    FILL = 0
+    TRANSFER = 1
+    APPLY = 2
+
+
+class Stage(msgspec.Struct, frozen=True, array_like=True):
+    """One step for one bucket, on all ranks it concerns. Its number is its position in the plan.
+
+    Attributes:
+        kind: FILL on the bucket's owner, TRANSFER along one hop, APPLY on every sink.
+        bucket: index into the plan's buckets.
+        hop: index into the plan's hops, for a transfer; else -1.
+        after: numbers of earlier stages. On every rank that takes part in both, the earlier must be terminal first.
+    """
+
+    kind: StageKind
+    bucket: int
+    hop: int
+    after: tuple[int, ...]
+
+
+class RingUse(enum.StrEnum):
+    """What a ring of slots is for."""
+
+    FILL = "fill"
+    RECEIVE = "receive"
+
+
+class Ring(msgspec.Struct, frozen=True, array_like=True):
+    """The slots one rank sets aside.
+
+    Attributes:
+        rank: whose memory it is.
+        use: for filling its own buckets, or for receiving.
+        depth: number of slots.
+        slot_bytes: size of each.
+    """
+
+    rank: int
+    use: RingUse
+    depth: int
+    slot_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.depth * self.slot_bytes
+
+
+class Plan(msgspec.Struct, frozen=True, dict=True):
+    """Everything that will be done, before any of it is.
+
+    Attributes:
+        manifest: what is moved.
+        topology: between whom.
+        routes, hops, buckets, stages, rings: how.
+        notes: what the planner wants a person to know: why this transport, and what memory made it give up.
+    """
+
+    manifest: Manifest
+    topology: Topology
+    routes: tuple[Route, ...]
+    hops: tuple[Hop, ...]
+    buckets: tuple[Bucket, ...]
+    stages: tuple[Stage, ...]
+    rings: tuple[Ring, ...]
+    notes: tuple[str, ...]
+
+    def encode(self) -> bytes:
+        """The plan as msgpack."""
+        return _encoder.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> Plan:
+        """The plan from msgpack.
+
+        Raises:
+            msgspec.DecodeError: the bytes are not a plan.
+        """
+        return _decoder.decode(data)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the encoded plan, in hexadecimal; what participants compare."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    def owner(self, bucket: Bucket) -> int:
+        """The source rank whose memory the bucket comes from."""
+        return self.manifest.extents[bucket.extent].owner
+
+    def ring(self, rank: int, use: RingUse) -> Ring | None:
+        """That rank's ring for that use, if it has one."""
+        return next((ring for ring in self.rings if ring.rank == rank and ring.use is use), None)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Plan)

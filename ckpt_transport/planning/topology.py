@@ -1,0 +1,60 @@
+"""Who takes part in an update, where, and with how much memory to spare."""
+
+from __future__ import annotations
+
+import enum
+from functools import cached_property
+
+import msgspec
+
+from ckpt_transport.errors import PlanError
+
+
+class Role(enum.StrEnum):
+    """What a participant is in an update."""
+
+    SOURCE = "source"
+    SINK = "sink"
+
+
+class Participant(msgspec.Struct, frozen=True):
+    """One rank of an update.
+
+    Attributes:
+        rank: 0, 1, 2, ...; sources first.
+        role: source or sink.
+        host: the machine it runs on; equal strings mean that shared memory can be mapped.
+        budget: bytes of extra memory an update may take here.
+        transports: names of those that can run here.
+        whole_tensors: its loader cannot take a tensor in pieces.
+        label: what people call it.
+    """
+
+    rank: int
+    role: Role
+    host: str
+    budget: int
+    transports: tuple[str, ...]
+    whole_tensors: bool = False
+    label: str = ""
+
+
+class Topology(msgspec.Struct, frozen=True, dict=True):
+    """All participants, in the order of their ranks."""
+
+    participants: tuple[Participant, ...]
+
+    def __post_init__(self) -> None:
+        if [participant.rank for participant in self.participants] != list(range(len(self.participants))):
+            raise PlanError("participants must have ranks 0, 1, 2, ... in order")
+
+    @cached_property
+    def sources(self) -> tuple[int, ...]:
+        return tuple(p.rank for p in self.participants if p.role is Role.SOURCE)
+
+    @cached_property
+    def sinks(self) -> tuple[int, ...]:
+        return tuple(p.rank for p in self.participants if p.role is Role.SINK)
+
+    def host(self, rank: int) -> str:
+        return self.participants[rank].host

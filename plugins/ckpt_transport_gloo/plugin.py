@@ -1,0 +1,106 @@
+"""The ``gloo`` transport."""
+
+from __future__ import annotations
+
+import datetime
+
+import torch
+import torch.distributed as dist
+
+from ckpt_transport.errors import PeerLostError, TransferError, TransferTimeout, TransportError
+from ckpt_transport.families import CollectiveEndpoint, Poll
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
+from ckpt_transport_gloo.rendezvous import ControlStore
+
+LONGEST = datetime.timedelta(hours=1)
+"""How long a thread of gloo may wait for a peer. Deadlines are the executor's; this bounds what an abort leaves."""
+
+
+class GlooEndpoint(CollectiveEndpoint):
+    """One process-group object of its own; torch's default group is never touched."""
+
+    def __init__(self, group: Group, control: Control, timeout: float) -> None:
+        super().__init__(group, control)
+        options = dist.ProcessGroupGloo._Options()
+        options._timeout = LONGEST
+        options._devices = [
+            dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")
+            if group.on_one_host
+            else dist.ProcessGroupGloo.create_default_device()
+        ]
+        store = ControlStore(group, control, timeout)
+        try:
+            self._processes: dist.ProcessGroupGloo | None = dist.ProcessGroupGloo(
+                store, group.index, group.size, options
+            )
+        except TransportError:
+            raise
+        except RuntimeError as error:
+            if store.failure is not None:
+                raise store.failure from error
+            raise TransferTimeout(f"gloo could not connect route {group.route}: {first_line(error)}") from error
+
+    def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
+        assert self._processes is not None
+        options = dist.BroadcastOptions()
+        options.rootRank = self.group.ranks.index(root)
+        options.rootTensor = 0
+        options.asyncOp = True
+        work = self._processes.broadcast([tensor], options)
+
+        def ended() -> bool:
+            if not work.is_completed():
+                return False
+            try:
+                work.wait()
+            except RuntimeError as error:
+                raise self._translate(error) from error
+            return True
+
+        return ended
+
+    def _translate(self, error: RuntimeError) -> TransportError:
+        text = first_line(error)
+        if "Connection closed" in text or "Connection reset" in text or "Broken pipe" in text:
+            return PeerLostError(f"a member of route {self.group.route} is gone: {text}")
+        if "Timed out" in text or "timed out" in text:
+            return TransferTimeout(f"route {self.group.route}: {text}")
+        return TransferError(f"route {self.group.route}: {text}")
+
+    def _interrupt(self, reason: BaseException) -> None:
+        self._shut()
+
+    def _shut(self) -> None:
+        processes, self._processes = self._processes, None
+        if processes is not None:
+            processes.abort()
+            processes.shutdown()
+
+
+class GlooTransport(Transport):
+    """Collective transport over torch.distributed's gloo, between CPUs anywhere."""
+
+    name = "gloo"
+    traits = Traits(
+        reach=Reach.NETWORK,
+        sends_from=frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED}),
+        maps_memory=False,
+        fan_out=FanOut.TREE,
+        bandwidth=2e9,
+        latency=300e-6,
+    )
+
+    @classmethod
+    def probe(cls) -> Availability:
+        if dist.is_available() and dist.is_gloo_available():
+            return Availability(True)
+        return Availability(False, "this torch was built without gloo", "install torch from its official wheels")
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        return GlooEndpoint(group, control, timeout)
+
+
+def first_line(error: BaseException) -> str:
+    """gloo's own message without its advice."""
+    return str(error).split(" This is typically")[0].splitlines()[0]
