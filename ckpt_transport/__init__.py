@@ -1,0 +1,11 @@
+"""Put new weights into running LLM inference engines, over whatever moves bytes best between them.
+
+* :class:`ParameterServer` holds versions of a model and brings them to sinks.
+* :class:`Sink` makes an :class:`Engine` updatable; the adapters (``ckpt_transport_torch``, ...) bring engines.
+* Transports are plugins: see :mod:`ckpt_transport.transport` for the interface and :mod:`ckpt_transport.registry`.
+"""
+
+from ckpt_transport.config import Config
+from ckpt_transport.session import Engine, LoadedPiece, ParameterServer, Report, Sink, ask_version
+
+__all__ = ["Config", "Engine", "LoadedPiece", "ParameterServer", "Report", "Sink", "ask_version"]

@@ -74,11 +74,12 @@ def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
 def as_tensor(raw: torch.Tensor, dtype: str, shape: Sequence[int]) -> torch.Tensor:
     """View ``raw`` (uint8, one-dimensional) as a tensor of ``dtype`` and ``shape``, without a copy.
 
-    ``raw`` must start at an address aligned for ``dtype``. Types torch does not know come back as uint8, flat.
+    ``raw`` must start at an address aligned for ``dtype``. What torch has no name for comes back as uint8, flat: the F6
+    types, and F4 whose rows do not fill whole bytes.
     """
-    if dtype not in TORCH:
-        return raw
     torch_shape = tuple(shape)
+    if dtype not in TORCH or (dtype == "F4" and torch_shape and torch_shape[-1] % 2):
+        return raw
     if dtype == "F4" and torch_shape:
         torch_shape = (*torch_shape[:-1], torch_shape[-1] // 2)
     if raw.numel() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -90,7 +91,7 @@ class Mailbox:
 
     def pump(self, timeout: float) -> None:
         """File what has arrived; wait up to ``timeout`` seconds when nothing has."""
-        if not self._poller.poll(timeout * 1000):
+        if not self._poller.poll(math.ceil(timeout * 1000)):
             return
         for socket in (self._router, *self._dealers.values()):
             self._drain(socket)

@@ -1,0 +1,7 @@
+"""Any ``torch.nn.Module`` becomes updatable from another process: see :func:`attach`."""
+
+from ckpt_transport_torch.attach import Attachment, attach
+from ckpt_transport_torch.engine import Loader, TorchEngine
+from ckpt_transport_torch.gate import Gate
+
+__all__ = ["Attachment", "Gate", "Loader", "TorchEngine", "attach"]

@@ -1,0 +1,91 @@
+"""Making a module updatable."""
+
+from __future__ import annotations
+
+import os
+from typing import Self
+
+import torch
+
+from ckpt_transport import Config, Sink
+from ckpt_transport_torch.engine import Loader, LoaderEngine, TorchEngine
+from ckpt_transport_torch.gate import Gate
+
+
+class Attachment:
+    """A module that can be updated; made by :func:`attach`, ended by :meth:`close`."""
+
+    def __init__(self, module: torch.nn.Module, engine: TorchEngine, sink: Sink) -> None:
+        self._sink = sink
+        self.gate: Gate = engine.gate
+        """For engines that bypass ``module(...)``: run each forward pass in ``with attachment.gate.forward_pass():``."""
+        self._hooks = [
+            module.register_forward_pre_hook(lambda *_: engine.gate.enter(), prepend=True),
+            module.register_forward_hook(lambda *_: engine.gate.leave(), always_call=True),
+        ]
+
+    @property
+    def address(self) -> str:
+        """Where this sink can be invited to updates."""
+        return self._sink.address
+
+    @property
+    def version(self) -> str:
+        """The version that is served."""
+        return self._sink.version
+
+    @property
+    def tainted(self) -> str:
+        """Why the module must not serve; empty when it may."""
+        return self._sink.tainted
+
+    def close(self) -> None:
+        """Stop being updatable; the module stays as it is. Idempotent."""
+        self._sink.close()
+        for hook in self._hooks:
+            hook.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def attach(
+    module: torch.nn.Module,
+    address: str = "",
+    *,
+    loader: Loader | None = None,
+    engine: str = "",
+    version: str = "",
+    label: str = "",
+    config: Config | None = None,
+) -> Attachment:
+    """Make ``module`` updatable, from a thread of its own, while it goes on serving.
+
+    Every call of ``module(...)`` is a forward pass; an update is applied between two of them.
+
+    Args:
+        module: any module; it is updated in place and its parameters keep their storage.
+        address: where to listen; empty for a new address that only this user can reach.
+        loader: takes (name, whole tensor) pairs and copies its shard; by default tensors are copied by name, and
+            names, dtypes and shapes must be exactly those of the module.
+        engine: ranks of one tensor-parallel engine give the same name, and are updated before the same forward pass.
+        version: what the module holds now.
+        label: what to call it in messages; by default the module's class and the process id.
+        config: by default from the environment.
+
+    Raises:
+        ConfigError: the address cannot be had, or a setting is wrong.
+        ControlError: somebody else listens there.
+    """
+    label = label or f"{type(module).__name__} in process {os.getpid()}"
+    if loader is None:
+        way_in = TorchEngine(module, engine, label)
+    else:
+        way_in = LoaderEngine(module, loader, engine, label)
+    sink = Sink(way_in, address, version, config)
+    attachment = Attachment(module, way_in, sink)
+    sink.start()
+    return attachment

@@ -1,0 +1,84 @@
+"""The way into a plain PyTorch module."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from ckpt_transport import Engine, LoadedPiece, dtypes
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport_torch.gate import Gate
+
+Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
+"""Takes (name, whole tensor) pairs and copies what it wants of them, as the ``load_weights`` of inference engines does.
+
+The tensors are read-only views of memory that is reused when the call returns: copy out of them, keep none of them.
+"""
+
+
+class TorchEngine(Engine):
+    """Loads tensors into the parameters and persistent buffers of a module, by their names in its ``state_dict``."""
+
+    def __init__(self, module: torch.nn.Module, group: str = "", label: str = "") -> None:
+        self.gate = Gate()
+        self.group, self.label = group, label
+        self._targets = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+        self.whole_tensors = not all(tensor.is_contiguous() for tensor in self._targets.values())
+        self._raw = {
+            name: tensor.view(-1).view(torch.uint8) for name, tensor in self._targets.items() if tensor.is_contiguous()
+        }
+
+    def expects(self) -> tuple[TensorSpec, ...] | None:
+        return tuple(
+            TensorSpec(name, dtypes.name_of(tensor.dtype), dtypes.shape_of(tensor))
+            for name, tensor in self._targets.items()
+        )
+
+    def ties(self) -> tuple[frozenset[str], ...]:
+        sharing: defaultdict[tuple[int, torch.Size, tuple[int, ...]], set[str]] = defaultdict(set)
+        for name, tensor in self._targets.items():
+            if tensor.numel():
+                sharing[tensor.data_ptr(), tensor.shape, tensor.stride()].add(name)
+        return tuple(frozenset(names) for names in sharing.values() if len(names) > 1)
+
+    def load(self, pieces: Sequence[LoadedPiece]) -> None:
+        for piece in pieces:
+            raw = self._raw.get(piece.spec.name)
+            if raw is None:
+                self._targets[piece.spec.name].copy_(piece.tensor())
+            else:
+                raw[piece.offset : piece.offset + piece.raw.numel()].copy_(piece.raw)
+
+    def hold(self) -> int:
+        return self.gate.hold()
+
+    def advance(self, forwards: int, timeout: float) -> None:
+        self.gate.advance(forwards, timeout)
+
+    def finish(self) -> None:
+        """Parameters were written in place; nothing else depends on them."""
+
+    def resume(self) -> float:
+        return self.gate.resume()
+
+    def taint(self, reason: str) -> None:
+        self.gate.taint(reason)
+
+
+class LoaderEngine(TorchEngine):
+    """Gives whole tensors to a loader of the engine's own, which slices its shard out of them."""
+
+    def __init__(self, module: torch.nn.Module, loader: Loader, group: str = "", label: str = "") -> None:
+        super().__init__(module, group, label)
+        self.whole_tensors = True
+        self._loader = loader
+
+    def expects(self) -> tuple[TensorSpec, ...] | None:
+        """Only the loader knows: its names and shapes are the checkpoint's, not the module's."""
+        return None
+
+    def load(self, pieces: Sequence[LoadedPiece]) -> None:
+        with torch.no_grad():
+            self._loader((piece.spec.name, piece.tensor()) for piece in pieces)

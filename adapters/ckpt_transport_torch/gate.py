@@ -1,0 +1,100 @@
+"""The gate that forward passes go through, so that weights change between them and never inside one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ckpt_transport.errors import TaintedError
+
+
+class Gate:
+    """Counts forward passes and can make the next one wait. Safe to use from any number of threads.
+
+    Tensor-parallel ranks run the same sequence of forward passes, and a pass needs all of them. So that none of them
+    waits inside a pass for one that stands before it, they are stopped in two steps: each says how many passes it has
+    started (:meth:`hold`), then all are let go up to the largest number (:meth:`advance`).
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._started = 0
+        self._active = 0
+        self._limit: int | None = None
+        self._held_since = 0.0
+        self._tainted = ""
+        self._nesting = threading.local()
+
+    def enter(self) -> None:
+        """Begin a forward pass; waits while an update is applied. Passes within a pass go straight through.
+
+        Raises:
+            TaintedError: the weights are a mix of two versions.
+        """
+        depth = getattr(self._nesting, "depth", 0)
+        if depth == 0:
+            with self._condition:
+                self._condition.wait_for(lambda: self._tainted or self._limit is None or self._started < self._limit)
+                if self._tainted:
+                    raise TaintedError(self._tainted)
+                self._started += 1
+                self._active += 1
+        self._nesting.depth = depth + 1
+
+    def leave(self) -> None:
+        """End a forward pass. Without effect when this thread is in none."""
+        depth = getattr(self._nesting, "depth", 0)
+        if depth == 0:
+            return
+        self._nesting.depth = depth - 1
+        if depth == 1:
+            with self._condition:
+                self._active -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """A forward pass as a ``with`` block, for engines that do not call the module itself."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def hold(self) -> int:
+        """Start no further pass; return how many have been started."""
+        with self._condition:
+            self._limit = self._started
+            self._held_since = time.monotonic()
+            return self._started
+
+    def advance(self, forwards: int, timeout: float) -> None:
+        """Let passes start until there were ``forwards`` of them, then wait until none runs.
+
+        Raises:
+            TimeoutError: that did not happen within ``timeout`` seconds.
+        """
+        with self._condition:
+            self._limit = max(forwards, self._started)
+            self._condition.notify_all()
+            if not self._condition.wait_for(lambda: self._started >= forwards and not self._active, timeout):
+                raise TimeoutError(
+                    f"forward pass {forwards} did not end within {timeout:g} s ({self._started} started, "
+                    f"{self._active} running); do all ranks of the engine run the same forward passes?"
+                )
+
+    def resume(self) -> float:
+        """Let passes run again; return for how many seconds they were held."""
+        with self._condition:
+            held = time.monotonic() - self._held_since if self._limit is not None else 0.0
+            self._limit, self._tainted = None, ""
+            self._condition.notify_all()
+            return held
+
+    def taint(self, reason: str) -> None:
+        """Refuse every pass from now on, those that wait included."""
+        with self._condition:
+            self._tainted = reason
+            self._condition.notify_all()

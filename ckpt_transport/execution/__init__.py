@@ -1,0 +1,20 @@
+"""Running a plan: one rank's program, the pipeline that runs it, and the timeline of what happened."""
+
+from ckpt_transport.execution.pipeline import Apply, Attachment, Pipeline, Sources
+from ckpt_transport.execution.program import Lent, Memory, Program, Step
+from ckpt_transport.execution.timeline import Event, draw, now, write_trace
+
+__all__ = [
+    "Apply",
+    "Attachment",
+    "Event",
+    "Lent",
+    "Memory",
+    "Pipeline",
+    "Program",
+    "Sources",
+    "Step",
+    "draw",
+    "now",
+    "write_trace",
+]

@@ -1,0 +1,236 @@
+"""Running one rank's part of a plan: fill, transfer and apply overlap as far as the plan allows.
+
+Two threads share the work. The *pump* posts and polls; it alone touches endpoints, so it is the one thread that
+drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it. Fills run on a
+third thread, which only copies. Nothing waits without a deadline: ``watch`` is called in every round of the pump and
+raises when the update has failed elsewhere or is late.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+
+from ckpt_transport.execution.program import Program, Step
+from ckpt_transport.execution.timeline import Event, now
+from ckpt_transport.planning import Bucket, RingUse, StageKind
+from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
+
+IDLE_SECONDS = 0.001
+
+Apply = Callable[[Bucket, Sequence[torch.Tensor]], None]
+"""Puts one bucket into the engine: the bucket, and its bytes as uint8 tensors, one per span."""
+
+
+@dataclass(slots=True)
+class Attachment:
+    """One open route as the pipeline uses it.
+
+    Attributes:
+        endpoint: this rank's.
+        lent: this rank's regions, when it sends here, in the order of their descriptors.
+        landing: the region it receives into; None when it maps the sender's.
+        next_seq: the seq of the next transfer; kept between updates.
+    """
+
+    endpoint: Endpoint
+    lent: Sequence[MemoryRegion] = ()
+    landing: MemoryRegion | None = None
+    next_seq: int = 0
+
+
+@dataclass(slots=True)
+class Sources:
+    """Memory that fills read from and write to: extents by number, and the ring of slots."""
+
+    extents: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    ring: torch.Tensor | None = None
+
+
+class Pipeline:
+    """One run of one program.
+
+    Args:
+        program: what to do.
+        attachments: for each route of the program.
+        sources: what fills need.
+        apply: called on the caller's thread, bucket by bucket, in the order of the plan.
+        watch: called often; raises to end the run.
+        idle: waits up to that many seconds, or until a message arrives.
+        progress: called with the bytes of each bucket this rank has sent or applied.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        attachments: Mapping[int, Attachment],
+        sources: Sources,
+        apply: Apply,
+        watch: Callable[[], None],
+        idle: Callable[[float], None],
+        progress: Callable[[int], None],
+    ) -> None:
+        self.events: list[Event] = []
+        self._program, self._attachments, self._sources = program, attachments, sources
+        self._apply, self._watch, self._idle, self._progress = apply, watch, idle, progress
+        self._left = {stage: 0 for stage in program.needs}
+        for step in program.steps:
+            self._left[step.stage] += 1
+        self._fills = deque(step for step in program.steps if step.kind is StageKind.FILL)
+        self._transfers: dict[int, deque[Step]] = {route: deque() for route in attachments}
+        for step in program.steps:
+            if step.leg is not None:
+                self._transfers[step.leg.route].append(step)
+        self._applies = deque(step for step in program.steps if step.kind is StageKind.APPLY)
+        self._in_flight: dict[int, deque[tuple[Step, Completion, float]]] = {route: deque() for route in attachments}
+        self._filling: tuple[Step, Future[None], float] | None = None
+        self._receipts: dict[int, Receipt] = {}
+        self._to_apply: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+        self._applied: deque[Step | BaseException] = deque()
+
+    def run(self) -> list[Event]:
+        """Run to the end and return what was recorded.
+
+        Raises: whatever ended it early; then operations may be outstanding, and the endpoints must be aborted.
+        """
+        if not self._applies:
+            self._pump()
+            return self.events
+        pump = threading.Thread(target=self._pump_beside, name="ckpt-transport-pump", daemon=True)
+        pump.start()
+        try:
+            self._apply_all()
+        finally:
+            pump.join()
+        return self.events
+
+    # -- the caller's thread ------------------------------------------------------------------------------------
+
+    def _apply_all(self) -> None:
+        while (step := self._to_apply.get()) is not None:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                started = now()
+                self._apply(self._program.plan.buckets[step.bucket], self._receipts[step.bucket].views())
+                self._record(step, started)
+            except BaseException as error:
+                self._applied.append(error)
+                raise
+            self._applied.append(step)
+        if self._failure is not None:
+            raise self._failure
+
+    # -- the pump -----------------------------------------------------------------------------------------------
+
+    def _pump_beside(self) -> None:
+        try:
+            self._pump()
+        except BaseException as error:
+            self._failure = error
+        self._to_apply.put(None)
+
+    def _pump(self) -> None:
+        with ThreadPoolExecutor(1, "ckpt-transport-fill") as filler:
+            while self._left:
+                self._watch()
+                moved = self._advance_fills(filler)
+                for route in self._attachments:
+                    moved |= self._post(route)
+                    moved |= self._poll(route)
+                moved |= self._hand_over()
+                moved |= self._take_back()
+                if not moved:
+                    self._idle(IDLE_SECONDS)
+
+    def _ready(self, step: Step) -> bool:
+        return not any(earlier in self._left for earlier in self._program.needs[step.stage])
+
+    def _advance_fills(self, filler: ThreadPoolExecutor) -> bool:
+        if self._filling is not None:
+            step, future, started = self._filling
+            if not future.done():
+                return False
+            future.result()
+            self._record(step, started)
+            self._finish(step)
+            self._filling = None
+            return True
+        if self._fills and self._ready(self._fills[0]):
+            step = self._fills.popleft()
+            self._filling = step, filler.submit(self._fill, step), now()
+            return True
+        return False
+
+    def _fill(self, step: Step) -> None:
+        plan = self._program.plan
+        bucket, ring = plan.buckets[step.bucket], plan.ring(self._program.rank, RingUse.FILL)
+        assert ring is not None
+        assert self._sources.ring is not None
+        start = bucket.fill_slot * ring.slot_bytes
+        extent = self._sources.extents[bucket.extent]
+        self._sources.ring[start : start + bucket.nbytes].copy_(extent[bucket.offset : bucket.offset + bucket.nbytes])
+
+    def _post(self, route: int) -> bool:
+        waiting, attachment = self._transfers[route], self._attachments[route]
+        moved = False
+        while waiting and self._ready(waiting[0]):
+            step = waiting.popleft()
+            transfer = self._program.transfer(step, attachment.next_seq)
+            attachment.next_seq += 1
+            completion: Completion
+            if transfer.sender == self._program.rank:
+                completion = attachment.endpoint.post_send(transfer, attachment.lent)
+            else:
+                completion = self._receipts[step.bucket] = attachment.endpoint.post_recv(transfer, attachment.landing)
+            self._in_flight[route].append((step, completion, now()))
+            moved = True
+        return moved
+
+    def _poll(self, route: int) -> bool:
+        """Take in what has ended, oldest first: transfers of a route end about in the order they were posted."""
+        flying = self._in_flight[route]
+        moved = False
+        while flying and flying[0][1].done():
+            step, _, posted = flying.popleft()
+            self._record(step, posted)
+            self._finish(step)
+            assert step.leg is not None
+            if step.leg.sender == self._program.rank:
+                self._progress(self._program.plan.buckets[step.bucket].nbytes)
+            moved = True
+        return moved
+
+    def _hand_over(self) -> bool:
+        moved = False
+        while self._applies and self._ready(self._applies[0]):
+            self._to_apply.put(self._applies.popleft())
+            moved = True
+        return moved
+
+    def _take_back(self) -> bool:
+        moved = False
+        while self._applied:
+            step = self._applied.popleft()
+            if isinstance(step, BaseException):
+                raise step
+            self._receipts.pop(step.bucket).release()
+            self._progress(self._program.plan.buckets[step.bucket].nbytes)
+            self._finish(step)
+            moved = True
+        return moved
+
+    def _finish(self, step: Step) -> None:
+        self._left[step.stage] -= 1
+        if not self._left[step.stage]:
+            del self._left[step.stage]
+
+    def _record(self, step: Step, started: float) -> None:
+        self.events.append(Event(self._program.rank, step.kind, step.bucket, started, now()))

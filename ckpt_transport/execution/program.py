@@ -1,0 +1,112 @@
+"""One rank's part of a plan: which steps it does, in which order, out of which memory and into which."""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, StageKind
+from ckpt_transport.planning.plan import IN_PLACE, Leg
+from ckpt_transport.transport import Span, Transfer
+
+
+class Memory(enum.StrEnum):
+    """The kinds of memory a sender can lend on a route."""
+
+    EXTENT = "extent"
+    FILL = "fill"
+    RECEIVE = "receive"
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """Memory a sender lends on a route: an extent, by its number in the manifest, or one of its rings."""
+
+    memory: Memory
+    extent: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage on this rank; a transfer stage is one step for each leg the rank is in."""
+
+    stage: int
+    kind: StageKind
+    bucket: int
+    leg: Leg | None = None
+
+
+class Program:
+    """What one rank does.
+
+    Attributes:
+        steps: in the order of the plan.
+        needs: for each stage done here, the stages done here that must be terminal first.
+    """
+
+    def __init__(self, plan: Plan, rank: int) -> None:
+        self.plan, self.rank = plan, rank
+        legs = [[leg for leg in hop.legs if rank == leg.sender or rank in leg.receivers] for hop in plan.hops]
+        applies = rank in plan.topology.sinks
+        self.steps: list[Step] = []
+        for number, stage in enumerate(plan.stages):
+            if stage.kind is StageKind.TRANSFER:
+                self.steps += [Step(number, stage.kind, stage.bucket, leg) for leg in legs[stage.hop]]
+            elif applies if stage.kind is StageKind.APPLY else plan.owner(plan.buckets[stage.bucket]) == rank:
+                self.steps.append(Step(number, stage.kind, stage.bucket))
+        here = {step.stage for step in self.steps}
+        self.needs = {number: [earlier for earlier in plan.stages[number].after if earlier in here] for number in here}
+
+    @property
+    def routes(self) -> list[int]:
+        """The routes this rank is a member of."""
+        return [number for number, route in enumerate(self.plan.routes) if self.rank in route.ranks]
+
+    @cached_property
+    def lent(self) -> dict[int, list[Lent]]:
+        """For each route of the plan, what its sender lends; a span's region is an index into this list."""
+        lent: defaultdict[int, list[Lent]] = defaultdict(list)
+        for bucket, leg in self._carried():
+            memory = self._sent_from(bucket, leg)[0]
+            if memory not in lent[leg.route]:
+                lent[leg.route].append(memory)
+        return lent
+
+    def transfer(self, step: Step, seq: int) -> Transfer:
+        """The request record of a transfer step, equal on every member of its route."""
+        assert step.leg is not None
+        bucket, leg = self.plan.buckets[step.bucket], step.leg
+        memory, offset = self._sent_from(bucket, leg)
+        mapped = self.plan.routes[leg.route].maps_memory
+        local = 0 if mapped else self._ring_offset(leg.receivers[0], RingUse.RECEIVE, bucket.slot)
+        span = Span(self.lent[leg.route].index(memory), offset, local, bucket.nbytes)
+        return Transfer(seq, leg.sender, leg.receivers, (span,))
+
+    def _carried(self) -> Iterator[tuple[Bucket, Leg]]:
+        """Every leg with the first bucket of each extent it carries; the extent decides what a sender lends."""
+        seen: set[tuple[int, int]] = set()
+        for stage in self.plan.stages:
+            bucket = self.plan.buckets[stage.bucket]
+            if stage.kind is StageKind.TRANSFER and (stage.hop, bucket.extent) not in seen:
+                seen.add((stage.hop, bucket.extent))
+                for leg in self.plan.hops[stage.hop].legs:
+                    yield bucket, leg
+
+    def _sent_from(self, bucket: Bucket, leg: Leg) -> tuple[Lent, int]:
+        """The memory a leg sends a bucket from, and where in it the bucket starts, in bytes."""
+        if leg.sender != self.plan.owner(bucket):
+            return Lent(Memory.RECEIVE), self._ring_offset(leg.sender, RingUse.RECEIVE, bucket.slot)
+        if bucket.fill_slot == IN_PLACE:
+            return Lent(Memory.EXTENT, bucket.extent), bucket.offset
+        return Lent(Memory.FILL), self._ring_offset(leg.sender, RingUse.FILL, bucket.fill_slot)
+
+    def _ring_offset(self, rank: int, use: RingUse, slot: int) -> int:
+        ring = self._rings[rank, use]
+        return ring.slot_bytes * slot
+
+    @cached_property
+    def _rings(self) -> dict[tuple[int, RingUse], Ring]:
+        return {(ring.rank, ring.use): ring for ring in self.plan.rings}

@@ -1,0 +1,87 @@
+"""What an adapter implements: the way into one inference engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.planning import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPiece:
+    """Bytes of one tensor, on their way into the engine.
+
+    Attributes:
+        spec: the tensor they belong to.
+        offset: where they start in it, in bytes.
+        raw: uint8, one-dimensional; read-only, and valid until :meth:`Engine.load` returns.
+    """
+
+    spec: TensorSpec
+    offset: int
+    raw: torch.Tensor
+
+    @property
+    def whole(self) -> bool:
+        return self.raw.numel() == self.spec.nbytes
+
+    def tensor(self) -> torch.Tensor:
+        """The tensor itself, when the piece is the whole of it: its own dtype and shape, without a copy."""
+        assert self.whole, f"only bytes {self.offset} to {self.offset + self.raw.numel()} of {self.spec.name} are here"
+        return dtypes.as_tensor(self.raw, self.spec.dtype, self.spec.shape)
+
+
+class Engine(ABC):
+    """One sink's engine. All methods are called on the sink's thread, never two at a time.
+
+    Attributes:
+        whole_tensors: the loader cannot take a tensor in pieces.
+        group: sinks with the same non-empty group are ranks of one engine (tensor parallel): they hold their forward
+            passes before the same one.
+        label: what people call this sink.
+    """
+
+    whole_tensors: bool = False
+    group: str = ""
+    label: str = ""
+
+    @abstractmethod
+    def expects(self) -> tuple[TensorSpec, ...] | None:
+        """The tensors that a new version must bring, or None when only the loader knows."""
+
+    def ties(self) -> tuple[frozenset[str], ...]:
+        """Names that share memory (tied weights): of each set, a version must bring at least one."""
+        return ()
+
+    @abstractmethod
+    def hold(self) -> int:
+        """Start no further forward pass; return how many have been started. Must not wait."""
+
+    @abstractmethod
+    def advance(self, forwards: int, timeout: float) -> None:
+        """Let forward passes run until ``forwards`` have been started, then wait until none runs.
+
+        Raises:
+            TimeoutError: that did not happen within ``timeout`` seconds.
+        """
+
+    @abstractmethod
+    def load(self, pieces: Sequence[LoadedPiece]) -> None:
+        """Put one bucket's tensors into the engine, in place."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Every tensor was loaded: do what must be done before the engine serves them."""
+
+    @abstractmethod
+    def resume(self) -> float:
+        """Let forward passes run again; return for how many seconds they were held (0 when they were not)."""
+
+    @abstractmethod
+    def taint(self, reason: str) -> None:
+        """The weights are a mix of two versions: refuse every forward pass, with ``reason``."""

@@ -1,0 +1,21 @@
+"""Which host this is, in the sense that matters: where shared memory can be mapped."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from ckpt_transport.memory.segment import SHM
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def host_name() -> str:
+    """The host's name, with marks that differ for another boot and another ``/dev/shm`` (another container)."""
+    marks = [socket.gethostname()]
+    if _BOOT_ID.exists():
+        marks.append(_BOOT_ID.read_text().strip()[:8])
+    if SHM.is_dir():
+        marks.append(f"shm{os.stat(SHM).st_dev}")
+    return "/".join(marks)

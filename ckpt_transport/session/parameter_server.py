@@ -1,0 +1,228 @@
+"""The source side: holds versions and brings them to sinks."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.distributed as dist
+
+from ckpt_transport import registry
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox, addresses
+from ckpt_transport.errors import ConfigError, JoinError
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import AUTO, Role
+from ckpt_transport.session import messages as m
+from ckpt_transport.session.coordinator import Coordinator, Progress, RouteNames
+from ckpt_transport.session.host import host_name
+from ckpt_transport.session.mailbox import open_mailbox
+from ckpt_transport.session.report import Report
+from ckpt_transport.session.routes import RouteTable
+from ckpt_transport.session.source import follow
+from ckpt_transport.store import Store, StoredVersion
+
+ADDRESS_KEY = "ckpt_transport/coordinator"
+
+
+def _quiet(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+class ParameterServer:
+    """One source rank. All ranks make the same calls in the same order.
+
+    Args:
+        config: settings; by default from the environment.
+        rank, world_size: of this source among the sources; by default ``RANK`` and ``WORLD_SIZE`` as torchrun sets
+            them, else 0 of 1.
+
+    Ranks above 0 find rank 0 at ``config.coordinator``, or through torchrun's store when that is empty.
+    """
+
+    def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
+        self.config = config if config is not None else Config.load()
+        self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank {self.rank} is not one of {self.world_size} sources")
+        self._store = Store(
+            rank=self.rank,
+            world_size=self.world_size,
+            pool=MemoryKind(self.config.pool),
+            threads=self.config.read_threads or None,
+        )
+        self._uid = secrets.token_hex(8)
+        self._mailbox: Mailbox | None = None
+        self._table: RouteTable | None = None
+        self._names = RouteNames()
+        self._partners: set[str] = set()
+        self._rendezvous: dist.Store | None = None
+        self._updates = 0
+
+    # -- versions -----------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        version: str,
+        *,
+        files: Sequence[Path] | None = None,
+        directory: Path | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        progress: Progress | None = None,
+    ) -> StoredVersion:
+        """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
+
+        Raises:
+            CheckpointError: the files or tensors are not what they claim to be.
+            SharedMemoryError: ``/dev/shm`` is too small.
+            StoreError: there is a version of that name already.
+        """
+        return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
+
+    def unregister(self, version: str) -> None:
+        """Let a version go; its memory is reused by the next version of the same size."""
+        self._store.unregister(version)
+
+    # -- updates ------------------------------------------------------------------------------------------------
+
+    def update(self, version: str, sinks: Sequence[str] | None = None, progress: Progress | None = None) -> Report | None:
+        """Bring ``version`` to every sink, everywhere or nowhere.
+
+        Args:
+            version: a registered one.
+            sinks: addresses; by default those of the configuration.
+            progress: told about the bytes this rank has sent.
+
+        Returns: what happened, on rank 0; None on the others.
+
+        Raises:
+            UpdateAbortedError: it failed and every sink still serves its old version.
+            TaintedError: it failed half-way; names the sinks that must not serve.
+            StoreError: there is no such version.
+        """
+        stored = self._store.get(version)
+        invited = self.config.sinks if sinks is None else tuple(sinks)
+        if not invited:
+            raise ConfigError("an update needs sinks: pass their addresses, or set sinks")
+        if len(set(invited)) != len(invited):
+            raise ConfigError(f"the same sink is named twice in {', '.join(invited)}")
+        for address in invited:
+            addresses.check(address)
+        self._updates += 1
+        if self.rank == 0:
+            return self._lead(stored, invited, progress or _quiet)
+        self._follow(stored)
+        return None
+
+    def _lead(self, stored: StoredVersion, invited: Sequence[str], progress: Progress) -> Report:
+        if self.config.transport != AUTO:
+            for name in self._transports:
+                registry.load(name)
+        mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
+        self._publish(mailbox.address)
+        for address in self._partners.difference(invited):
+            mailbox.send(address, m.Goodbye())
+            mailbox.forget(address)
+        self._partners = set(invited)
+        invite = m.Invite(secrets.token_hex(8), stored.manifest.version, self._transports)
+        coordinator = Coordinator(mailbox, self.config, table, self._names, stored.buffers)
+        report = coordinator.lead(invite, self._join(invite.update, table, stored), self.world_size, invited, progress)
+        if self.config.trace:
+            report.write_trace(Path(self.config.trace))
+        return report
+
+    def _follow(self, stored: StoredVersion) -> None:
+        coordinator = self._find_coordinator()
+        mailbox, table = self._open(addresses.stays_on_host(coordinator))
+        follow(mailbox, table, stored.buffers, coordinator, self._join("", table, stored), self.config.update_timeout)
+
+    @property
+    def _transports(self) -> tuple[str, ...]:
+        """Names worth probing for an update."""
+        return registry.names() if self.config.transport == AUTO else tuple(self.config.transport.split("+"))
+
+    def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
+        states = {name: registry.available(name) for name in self._transports}
+        return m.Join(
+            update=update,
+            role=Role.SOURCE,
+            uid=self._uid,
+            label=f"source {self.rank}",
+            host=host_name(),
+            budget=self.config.memory_budget,
+            transports=tuple(name for name, state in states.items() if state.ok),
+            unavailable={name: state.reason for name, state in states.items() if not state.ok},
+            routes=table.names,
+            rank=self.rank,
+            manifest=stored.manifest,
+        )
+
+    # -- where everybody is -------------------------------------------------------------------------------------
+
+    def _open(self, near: bool) -> tuple[Mailbox, RouteTable]:
+        """This rank's mailbox, reachable by everybody in the update, and its routes. Kept while it serves."""
+        if self._mailbox is not None and self._table is not None:
+            if near or not self._mailbox.address.startswith("ipc"):
+                return self._mailbox, self._table
+            self._let_go()
+        address = self.config.coordinator if self.rank == 0 else ""
+        if not address and not near:
+            address = f"tcp://{self.config.interface}:0"
+        types = m.COORDINATOR if self.rank == 0 else m.PARTICIPANT
+        self._mailbox = open_mailbox(address, types, self.config)
+        self._table = RouteTable(self._mailbox, lambda name: registry.load(name)())
+        return self._mailbox, self._table
+
+    def _publish(self, address: str) -> None:
+        if self.world_size > 1 and not self.config.coordinator:
+            self._torch_store().set(f"{ADDRESS_KEY}/{self._updates}", address)
+
+    def _find_coordinator(self) -> str:
+        if self.config.coordinator:
+            return self.config.coordinator
+        key = f"{ADDRESS_KEY}/{self._updates}"
+        try:
+            self._torch_store().wait([key], datetime.timedelta(seconds=self.config.update_timeout))
+        except RuntimeError as error:
+            raise JoinError(f"source rank 0 did not announce itself: {error}") from error
+        return str(self._torch_store().get(key).decode())
+
+    def _torch_store(self) -> dist.Store:
+        """torchrun's own store, found as ``env://`` finds it; no process group is made."""
+        if self._rendezvous is None:
+            if "MASTER_ADDR" not in os.environ:
+                raise ConfigError(
+                    f"{self.world_size} sources must find each other: start them with torchrun, or set 'coordinator' "
+                    "to an address that source rank 0 can listen on"
+                )
+            rendezvous = dist.rendezvous("env://", rank=self.rank, world_size=self.world_size)
+            self._rendezvous = next(iter(rendezvous))[0]
+        return self._rendezvous
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Part from the sinks and free every version. Idempotent."""
+        self._let_go()
+        self._store.close()
+
+    def _let_go(self) -> None:
+        mailbox, table = self._mailbox, self._table
+        self._mailbox = self._table = None
+        if mailbox is not None and table is not None:
+            for address in self._partners:
+                mailbox.send(address, m.Goodbye())
+            table.close()
+            mailbox.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,42 @@
+"""What an update did, for people and programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckpt_transport.execution import Event, draw, write_trace
+from ckpt_transport.planning import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A committed update.
+
+    Attributes:
+        version: what every sink serves now.
+        plan: what was run.
+        seconds: from the call to the last commit.
+        phases: seconds that each phase took, in order.
+        paused: for each sink, by rank, the seconds for which its forward passes were held.
+        timeline: every stage on every rank.
+        labels: what people call each rank.
+        lost: labels of sinks that died after all had agreed to commit.
+    """
+
+    version: str
+    plan: Plan
+    seconds: float
+    phases: dict[str, float]
+    paused: dict[int, float]
+    timeline: tuple[Event, ...]
+    labels: dict[int, str]
+    lost: tuple[str, ...] = ()
+
+    def picture(self, width: int = 72) -> str:
+        """The timeline as lines of text."""
+        return draw(self.timeline, self.labels, width)
+
+    def write_trace(self, path: Path) -> None:
+        """The timeline as a file for Perfetto."""
+        write_trace(path, self.timeline, self.labels)

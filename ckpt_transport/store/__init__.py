@@ -1,0 +1,5 @@
+"""Where a source keeps the weights it sends: versions, read from files or copied from tensors into reused memory."""
+
+from ckpt_transport.store.store import Progress, Store, StoredVersion
+
+__all__ = ["Progress", "Store", "StoredVersion"]

@@ -1,0 +1,74 @@
+"""Memory for copied tensors, kept from one version to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from ckpt_transport.memory import Buffer, MemoryKind, Segment
+from ckpt_transport.planning.bucketing import ALIGNMENT, align_up
+
+
+def lay_out(sizes: Iterable[int]) -> tuple[list[int], int]:
+    """Put tensors one after another, each at a multiple of 256 bytes.
+
+    Args:
+        sizes: of the tensors, in bytes.
+
+    Returns:
+        Their offsets in bytes, and the size of the pool that holds them: a multiple of 256, and not 0.
+    """
+    offsets: list[int] = []
+    end = 0
+    for size in sizes:
+        offsets.append(end)
+        end = align_up(end + size)
+    return offsets, max(end, ALIGNMENT)
+
+
+class Pools:
+    """Makes the pools of one store, and keeps at most one that is free.
+
+    A pool that is given back waits for the next :meth:`take`. If that asks for the same size, it gets it, pages, name
+    and registrations with transports included; any other size releases it first, so that it does not stand in the way.
+    """
+
+    def __init__(self, kind: MemoryKind) -> None:
+        self._kind = kind
+        self._free: Buffer | None = None
+
+    def take(self, nbytes: int, undo: ExitStack) -> Buffer:
+        """A pool of exactly ``nbytes``.
+
+        Args:
+            nbytes: its size.
+            undo: learns how to go back to the state before this call.
+
+        Raises:
+            SharedMemoryError: ``/dev/shm`` has no room for it.
+        """
+        free, self._free = self._free, None
+        if free is not None and free.nbytes == nbytes:
+            undo.callback(self.give_back, free)
+            return free
+        if free is not None:
+            _release(free)
+        made = Buffer.of(Segment.create(nbytes)) if self._kind is MemoryKind.SHARED else Buffer.private(nbytes)
+        undo.callback(_release, made)
+        return made
+
+    def give_back(self, buffer: Buffer) -> None:
+        """No version uses ``buffer`` any more; it takes the place of the free pool there was."""
+        self.close()
+        self._free = buffer
+
+    def close(self) -> None:
+        """Release the free pool. Idempotent."""
+        free, self._free = self._free, None
+        if free is not None:
+            _release(free)
+
+
+def _release(buffer: Buffer) -> None:
+    if buffer.segment is not None:
+        buffer.segment.close()

@@ -1,0 +1,290 @@
+"""Registered versions: weights in memory that transports can send from."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
+from ckpt_transport.memory import Buffer, MemoryKind, Segment, sweep_leftovers
+from ckpt_transport.memory.segment import SHM
+from ckpt_transport.planning.manifest import Extent, Manifest, PlacedTensor
+from ckpt_transport.store import copier, reader
+from ckpt_transport.store.checkpoint import CheckpointFile, from_directory, from_files, share
+from ckpt_transport.store.pool import Pools, lay_out
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all, in the thread that registers, at the start and whenever bytes are there."""
+
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """A version as one rank holds it.
+
+    The memory is the store's: it stays as it is until the version is unregistered, and no region of an endpoint may
+    cover it then.
+
+    Attributes:
+        manifest: this rank's part; every extent is owned by this rank. Mapped files come first, each an extent of its
+            own, then the pool, if any tensor was copied. Tensors are in the order of extents and offsets.
+        buffers: one per extent, in the same order.
+    """
+
+    manifest: Manifest
+    buffers: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    stored: StoredVersion
+    release: ExitStack
+
+
+class Store:
+    """The versions one rank holds.
+
+    Tensors of files and of memory are copied into one pool per version, each at a multiple of 256 bytes, in the order
+    of files (by name) and bytes, or in that of the mapping. Files that already lie in ``/dev/shm`` are mapped where
+    they are, when the pool is shared and every tensor in them is aligned for its dtype: nobody may change or shorten
+    such a file until its version is unregistered.
+
+    The pool of an unregistered version is kept and reused by the next version of exactly its size. Methods may be
+    called from any thread; registering one version waits for another that is being registered.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        pool: MemoryKind = MemoryKind.SHARED,
+        threads: int | None = None,
+    ) -> None:
+        """Make an empty store; with a shared pool, remove what dead processes of this user left in ``/dev/shm``.
+
+        Args:
+            rank: of this process.
+            world_size: how many ranks share the checkpoints that are registered from files.
+            pool: ``SHARED`` or ``PRIVATE`` host memory.
+            threads: how many read at once; by default one per processor, at most 8.
+
+        Raises:
+            ConfigError: an argument is out of range.
+        """
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank is {rank} and must be at least 0 and less than world_size, which is {world_size}")
+        if pool not in (MemoryKind.SHARED, MemoryKind.PRIVATE):
+            raise ConfigError(f"pool is '{pool}' and must be 'shared' or 'private'")
+        if threads is None:
+            threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        if threads < 1:
+            raise ConfigError(f"threads is {threads} and must be at least 1")
+        self._rank = rank
+        self._world_size = world_size
+        self._kind = pool
+        self._pools = Pools(pool)
+        self._versions: dict[str, _Held] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ckpt-transport-store")
+        if pool is MemoryKind.SHARED and SHM.is_dir():
+            sweep_leftovers()
+
+    def register(
+        self,
+        version: str,
+        *,
+        files: Sequence[Path] | None = None,
+        directory: Path | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        progress: Progress | None = None,
+    ) -> StoredVersion:
+        """Load a version. Exactly one of ``files``, ``directory`` and ``tensors`` says from where.
+
+        Args:
+            version: its name, which must be new.
+            files: safetensors files, shared out among the ranks of the world.
+            directory: a Hugging Face checkpoint, shared out among the ranks of the world. What an index does not list
+                is left out.
+            tensors: this rank's own, any device, contiguous or not. They are copied; two names of one tensor are two
+                copies.
+            progress: told how far it is. What it raises ends the registration. It must not call the store.
+
+        Returns:
+            This rank's part, which has no extents when the world is larger than the checkpoint has tensors.
+
+        Raises:
+            CheckpointError: a file, an index or a tensor is not what it claims to be.
+            SharedMemoryError: ``/dev/shm`` is missing or too small.
+            StoreError: the name is taken, the store is closed, or not exactly one source is given.
+                After any error the store is as it was, but for a free pool of another size, which is gone.
+        """
+        if sum(source is not None for source in (files, directory, tensors)) != 1:
+            raise StoreError("give exactly one of files, directory and tensors")
+        with self._lock:
+            if self._closed:
+                raise StoreError("this store was closed")
+            if version in self._versions:
+                raise StoreError(f"version '{version}' is registered already; unregister it, or choose another name")
+            with ExitStack() as undo:
+                release = ExitStack()
+                if tensors is not None:
+                    stored = self._copy(version, tensors, progress, undo, release)
+                else:
+                    found = (
+                        from_directory(Path(directory))
+                        if directory is not None
+                        else from_files([Path(path) for path in files or ()])
+                    )
+                    stored = self._load(version, found, progress, undo, release)
+                undo.pop_all()
+            self._versions[version] = _Held(stored, release)
+            return stored
+
+    def get(self, version: str) -> StoredVersion:
+        """The version of that name.
+
+        Raises:
+            StoreError: there is none; lists those there are.
+        """
+        return self._held(version).stored
+
+    def unregister(self, version: str) -> None:
+        """Forget a version. Its pool is kept for the next version of the same size; its mapped files are let go of.
+
+        No endpoint's region may cover its memory any more.
+
+        Raises:
+            StoreError: there is none of that name; lists those there are.
+        """
+        with self._lock:
+            self._held(version).release.close()
+            del self._versions[version]
+
+    def close(self) -> None:
+        """Release all versions and the free pool. Idempotent."""
+        with self._lock:
+            self._closed = True
+            while self._versions:
+                self._versions.popitem()[1].release.close()
+            self._pools.close()
+            self._executor.shutdown()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _held(self, version: str) -> _Held:
+        held = self._versions.get(version)
+        if held is None:
+            names = ", ".join(f"'{name}'" for name in self._versions) or "none"
+            raise StoreError(f"no version '{version}' is registered; registered: {names}")
+        return held
+
+    def _load(
+        self,
+        version: str,
+        files: Sequence[CheckpointFile],
+        progress: Progress | None,
+        undo: ExitStack,
+        release: ExitStack,
+    ) -> StoredVersion:
+        own = share(files, self._rank, self._world_size)
+        mapped = [file for file in own if self._kind is MemoryKind.SHARED and _can_be_mapped(file)]
+        copied = [file for file in own if file not in mapped]
+        report = _Report(progress, sum(entry.nbytes for file in own for entry in file.tensors))
+
+        buffers: list[Buffer] = []
+        tensors: list[PlacedTensor] = []
+        for file in mapped:
+            segment = _map(file, undo, release)
+            tensors += [PlacedTensor(entry.spec, len(buffers), entry.offset, entry.nbytes) for entry in file.tensors]
+            buffers.append(Buffer.of(segment))
+        report.start(sum(tensor.nbytes for tensor in tensors))
+        if copied:
+            wanted = [(file, entry) for file in copied for entry in file.tensors]
+            offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
+            pool = self._take(pool_nbytes, undo, release)
+            placements = [
+                reader.Placement(file, entry, offset) for (file, entry), offset in zip(wanted, offsets, strict=True)
+            ]
+            reader.read(placements, pool, self._executor, report.add)
+            tensors += [
+                PlacedTensor(placement.entry.spec, len(buffers), placement.offset, placement.entry.nbytes)
+                for placement in placements
+            ]
+            buffers.append(pool)
+        return self._stored(version, buffers, tensors)
+
+    def _copy(
+        self,
+        version: str,
+        tensors: Mapping[str, torch.Tensor],
+        progress: Progress | None,
+        undo: ExitStack,
+        release: ExitStack,
+    ) -> StoredVersion:
+        specs = copier.describe(tensors)
+        offsets, pool_nbytes = lay_out(spec.nbytes for spec in specs)
+        placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
+        report = _Report(progress, sum(tensor.nbytes for tensor in placed))
+        report.start(0)
+        pool = self._take(pool_nbytes, undo, release)
+        copier.copy(tensors.values(), placed, pool, self._executor, report.add)
+        return self._stored(version, [pool], placed)
+
+    def _take(self, nbytes: int, undo: ExitStack, release: ExitStack) -> Buffer:
+        pool = self._pools.take(nbytes, undo)
+        release.callback(self._pools.give_back, pool)
+        return pool
+
+    def _stored(self, version: str, buffers: Sequence[Buffer], tensors: Sequence[PlacedTensor]) -> StoredVersion:
+        extents = tuple(Extent(self._rank, buffer.nbytes, buffer.kind) for buffer in buffers)
+        return StoredVersion(Manifest(version, extents, tuple(tensors)), tuple(buffers))
+
+
+class _Report:
+    """Adds up what is done, for a :data:`Progress`."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def start(self, done: int) -> None:
+        self.add(done)
+
+    def add(self, nbytes: int) -> None:
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _can_be_mapped(file: CheckpointFile) -> bool:
+    return SHM in file.path.resolve().parents and all(
+        entry.offset % dtypes.alignment(entry.spec.dtype) == 0 for entry in file.tensors
+    )
+
+
+def _map(file: CheckpointFile, undo: ExitStack, release: ExitStack) -> Segment:
+    segment = Segment.open_file(file.path)
+    undo.callback(segment.close)
+    release.callback(segment.close)
+    if (segment.name.inode, segment.name.nbytes) != (file.stamp.inode, file.stamp.nbytes):
+        raise CheckpointError(f"{file.path} changed while it was registered; register it when it is complete")
+    return segment
