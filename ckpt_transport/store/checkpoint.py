@@ -91,6 +91,11 @@ def from_directory(directory: Path) -> tuple[CheckpointFile, ...]:
     return from_files(paths)
 
 
+def from_path(path: Path) -> tuple[CheckpointFile, ...]:
+    """The checkpoint at ``path``: a directory, or one file. Raises as the functions above."""
+    return from_directory(path) if path.is_dir() else from_files([path])
+
+
 def share(files: Sequence[CheckpointFile], rank: int, world_size: int) -> tuple[CheckpointFile, ...]:
     """What ``rank`` holds of a checkpoint that ``world_size`` ranks share.
 

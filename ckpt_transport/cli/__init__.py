@@ -1,0 +1,5 @@
+"""The command line: ``ckpt-transport``."""
+
+from ckpt_transport.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,45 @@
+"""All commands, and what their exit codes mean."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+from rich.console import Console
+
+from ckpt_transport.cli import demo, plan, transports, update, version
+from ckpt_transport.errors import CkptTransportError, TaintedError
+
+HELP = """Put new weights into running LLM inference engines, without a restart.
+
+Exit codes: 0 done; 1 refused or failed, and every sink still serves its old version; 2 wrong use;
+3 failed half-way, and the sinks that are named must not serve until an update succeeds.
+
+Settings come from a TOML file (--config, or CKPT_TRANSPORT_CONFIG), from CKPT_TRANSPORT_* variables, and from options,
+each overruling the one before.
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("transports")(transports.transports)
+app.command("plan")(plan.plan)
+app.command("update")(update.update)
+app.command("version")(version.version)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run a command; the entry point of ``ckpt-transport``."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except CkptTransportError as error:
+        console = Console(stderr=True)
+        console.print(f"[bold red]{type(error).__name__}[/]: ", end="", soft_wrap=True)
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(3 if isinstance(error, TaintedError) else 1)
+
+
+def _terminate(number: int, _: object) -> None:
+    """Leave by an exception, so that shared memory and sockets are cleaned up."""
+    sys.exit(128 + number)

@@ -1,0 +1,27 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Checkpoint = Annotated[
+    Path,
+    typer.Option(
+        help="A safetensors file, or a directory as Hugging Face lays it out.", exists=True, show_default=False
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with settings.", exists=True, dir_okay=False)
+]
+Transport = Annotated[
+    str | None, typer.Option(help="A transport's name, a chain as 'gloo+shm', or 'auto'.", show_default="auto")
+]
+BucketBytes = Annotated[str | None, typer.Option(help="Size of a bucket, as '64MiB'.", show_default="64MiB")]
+RingDepth = Annotated[int | None, typer.Option(help="Slots of the pipeline's ring.", show_default="4")]
+MemoryBudget = Annotated[
+    str | None, typer.Option(help="Extra memory an update may take per participant.", show_default="512MiB")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

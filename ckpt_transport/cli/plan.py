@@ -1,0 +1,77 @@
+"""``ckpt-transport plan``: what an update would do, without doing it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+
+from ckpt_transport import registry
+from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
+from ckpt_transport.config import Config
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import AUTO, Participant, Role, Settings, Topology, explain, verify
+from ckpt_transport.planning import plan as make_plan
+from ckpt_transport.store import from_path, outline
+
+
+def plan(
+    checkpoint: Checkpoint,
+    sources: Annotated[int, typer.Option(min=1, help="Source ranks that share the checkpoint.")] = 1,
+    hosts: Annotated[int, typer.Option(min=1, help="Hosts; sources and sinks are spread over them evenly.")] = 1,
+    sinks: Annotated[int, typer.Option(min=1, help="Sinks on each host.")] = 2,
+    version: Annotated[str, typer.Option(help="Name of the version.")] = "next",
+    whole_tensors: Annotated[bool, typer.Option(help="The sinks' loader cannot take a tensor in pieces.")] = False,
+    transport: Transport = None,
+    bucket_bytes: BucketBytes = None,
+    ring_depth: RingDepth = None,
+    memory_budget: MemoryBudget = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan an update of a checkpoint for an imagined fleet, prove the plan, and explain it. Reads headers only."""
+    settings = Config.load(
+        config, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, memory_budget=memory_budget
+    )
+    manifest = outline(version, from_path(checkpoint), sources, MemoryKind(settings.pool))
+    if settings.transport != AUTO:
+        for name in settings.transport.split("+"):
+            registry.load(name)
+    available = tuple(name for name in registry.names() if registry.available(name).ok)
+    topology = Topology(
+        tuple(
+            Participant(rank, Role.SOURCE, f"host{rank % hosts}", settings.memory_budget, available)
+            for rank in range(sources)
+        )
+        + tuple(
+            Participant(
+                sources + number,
+                Role.SINK,
+                f"host{number // sinks}",
+                settings.memory_budget,
+                available,
+                whole_tensors=whole_tensors,
+            )
+            for number in range(hosts * sinks)
+        )
+    )
+    started = time.perf_counter()
+    made = make_plan(
+        manifest,
+        topology,
+        {name: registry.load(name).traits for name in available},
+        Settings(
+            transport=settings.transport, bucket_bytes=settings.bucket_bytes, ring_depth=settings.ring_depth
+        ),
+    )
+    planned = time.perf_counter()
+    verify(made)
+    verified = time.perf_counter()
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.encode(made) + b"\n")
+        return
+    print(explain(made))
+    print(f"proved    planned in {planned - started:.3f} s, verified in {verified - planned:.3f} s")

@@ -1,0 +1,45 @@
+"""Progress bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from ckpt_transport.planning.explain import size
+
+LINE_SECONDS = 2.0
+"""Plain lines come no closer together than this."""
+
+
+@contextmanager
+def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that takes bytes done and bytes in all, and shows them until the block ends."""
+    if console.is_terminal and not console.quiet:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+        with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        yield _lines(console, what)
+
+
+def _lines(console: Console, what: str) -> Callable[[int, int], None]:
+    started = time.monotonic()
+    next_line = 0.0
+    finished = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal next_line, finished
+        seconds = time.monotonic() - started
+        if (done < total and seconds < next_line) or finished:
+            return
+        finished = done >= total
+        next_line = seconds + LINE_SECONDS
+        rate = f" at {size(done / seconds)}/s" if seconds and done else ""
+        console.print(f"{what}: {size(done)} of {size(total)}{rate}", highlight=False)
+
+    return show
