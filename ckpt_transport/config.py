@@ -116,6 +116,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"type": "text", "expects": "the address or the host name of a network interface"},
         ),
     ] = "127.0.0.1"
+    host: Annotated[
+        str,
+        Meta(
+            description="The name of this participant's host; equal names mean that shared memory can be mapped.",
+            extra=_TEXT,
+        ),
+    ] = ""
     secret_file: Annotated[
         str,
         Meta(

@@ -11,6 +11,7 @@ Lifetimes nest: endpoint > region > completion. The base classes enforce that, a
 from __future__ import annotations
 
 import enum
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,8 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 class Transfer(msgspec.Struct, frozen=True):
     """The request record of one transfer, the same on every rank that takes part.
 
+    A receiver whose record differs from the sender's is never given the bytes: its completion raises TransferError.
+
     Attributes:
         seq: rises along a route. Every member posts the transfers it takes part in, in this order.
         sender: the rank whose memory the spans name.
@@ -164,6 +167,14 @@ class Transfer(msgspec.Struct, frozen=True):
     @property
     def nbytes(self) -> int:
         return sum(span.nbytes for span in self.spans)
+
+    @property
+    def digest(self) -> int:
+        """63 bits of a hash of the record, for comparing it with another rank's."""
+        return int.from_bytes(hashlib.blake2b(_encode(self), digest_size=8).digest(), "big") >> 1
+
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Completion(ABC):
@@ -286,10 +297,13 @@ class Endpoint(ABC):
 
         Raises:
             EndpointBrokenError, EndpointClosedError: it failed earlier, or was closed.
-            TransportError: the transfer is out of order, or is not this rank's to send.
+            TransportError: the transfer is out of order, is not this rank's to send, or names bytes that no region
+                has. Nothing was posted then, and the endpoint is as it was.
         """
         self._check_order(transfer, sends=True)
-        return self._send(transfer, regions)
+        completion = self._send(transfer, regions)
+        self._next_seq = transfer.seq + 1
+        return completion
 
     def post_recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         """Start receiving into ``region`` (None where this transport maps memory). Returns at once.
@@ -297,7 +311,9 @@ class Endpoint(ABC):
         Raises: as :meth:`post_send`.
         """
         self._check_order(transfer, sends=False)
-        return self._recv(transfer, region)
+        receipt = self._recv(transfer, region)
+        self._next_seq = transfer.seq + 1
+        return receipt
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -315,7 +331,7 @@ class Endpoint(ABC):
         """
         if self._closed:
             return
-        if self._broken is None and any(region.busy for region in self._regions):
+        if self._broken is None and self._in_flight():
             raise RegionBusyError(f"route {self.group.route} still has operations in flight; wait for them, or abort")
         self._closed = True
         self._regions.clear()
@@ -327,8 +343,8 @@ class Endpoint(ABC):
         """Register ``buffer`` with the library underneath and return what a peer needs to reach it."""
         return b""
 
-    def _undescribe(self, buffer: Buffer) -> None:
-        """Undo :meth:`_describe`."""
+    def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
+        """Undo the :meth:`_describe` that returned ``descriptor``. Not called for regions still open at ``close``."""
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         """Use the peers' descriptors."""
@@ -348,6 +364,10 @@ class Endpoint(ABC):
     def _close(self) -> None:
         """Release what the library underneath holds."""
 
+    def _in_flight(self) -> int:
+        """How many operations are outstanding; override where some use no region."""
+        return sum(region.busy for region in self._regions)
+
     def _check_usable(self) -> None:
         if self._closed:
             raise EndpointClosedError(f"route {self.group.route} was closed")
@@ -363,12 +383,11 @@ class Endpoint(ABC):
                 f"rank {self.group.rank} cannot {'send' if sends else 'receive'} transfer {transfer.seq}, "
                 f"which goes from {transfer.sender} to {transfer.receivers}"
             )
-        self._next_seq = transfer.seq + 1
 
     def _forget(self, region: MemoryRegion) -> None:
         if region in self._regions:
             self._regions.remove(region)
-            self._undescribe(region.buffer)
+            self._undescribe(region.buffer, region.descriptor)
 
 
 class Transport(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import httpx
@@ -39,7 +39,7 @@ class Clients:
         max_tokens: the length of an answer.
     """
 
-    def __init__(self, url: str, *, vocabulary: int, threads: int = 2, max_tokens: int = 8) -> None:
+    def __init__(self, url: str, *, vocabulary: int, threads: int = 6, max_tokens: int = 8) -> None:
         self._url, self._vocabulary, self._max_tokens = url, vocabulary, max_tokens
         self._news = threading.Condition()
         self._served: list[Served] = []
@@ -91,12 +91,10 @@ class Clients:
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The requests of one span of time.
+    """Some of the requests.
 
     Attributes:
-        requests: that were under way in it.
-        failed: of them.
-        errors: what they failed of.
+        requests, failed: how many.
         longest: seconds the longest took.
         slowest_token: seconds the slowest single token took.
         mixed: answers to which both versions contributed tokens.
@@ -104,21 +102,18 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     requests: int
     failed: int
-    errors: tuple[str, ...]
     longest: float
     slowest_token: float
     mixed: int
 
     @classmethod
-    def of(cls, served: list[Served], start: float, end: float) -> Summary:
-        """Sum up the requests that were under way between ``start`` and ``end``."""
-        under_way = [request for request in served if request.start < end and request.end > start]
-        answers = [request.answer for request in under_way if request.answer is not None]
+    def of(cls, served: Sequence[Served]) -> Summary:
+        """Sum them up."""
+        answers = [request.answer for request in served if request.answer is not None]
         return cls(
-            requests=len(under_way),
-            failed=sum(1 for request in under_way if request.error),
-            errors=tuple(sorted({request.error for request in under_way if request.error})),
-            longest=max((request.seconds for request in under_way), default=0.0),
+            requests=len(served),
+            failed=len(served) - len(answers),
+            longest=max((request.seconds for request in served), default=0.0),
             slowest_token=max((answer.slowest_token for answer in answers), default=0.0),
             mixed=sum(1 for answer in answers if len(set(answer.versions)) > 1),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -16,11 +16,11 @@ from ckpt_transport.demo.parallel import Linear, TensorParallel, VocabularyEmbed
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The sizes of a model, as ``config.json`` names them."""
 
-    vocab_size: int = 4096
-    hidden_size: int = 512
-    intermediate_size: int = 1408
-    num_hidden_layers: int = 8
-    num_attention_heads: int = 8
+    vocab_size: int = 2048
+    hidden_size: int = 768
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 12
     num_key_value_heads: int = 4
     max_position_embeddings: int = 512
     rms_norm_eps: float = 1e-6
@@ -31,33 +31,40 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.hidden_size // self.num_attention_heads
 
 
-class Cache:
-    """Keys and values of the tokens of one sequence.
+class Context:
+    """The tokens of one sequence, and the keys and values of those that a forward pass has seen.
+
+    Args:
+        model: the one that will continue it.
+        tokens: to begin with.
 
     Attributes:
-        length: how many tokens it holds.
+        tokens: all of them; append to it.
+        seen: how many have keys and values.
         version: of the weights that the latest forward pass computed with.
     """
 
-    def __init__(self, config: ModelConfig, group: TensorParallel) -> None:
-        heads = config.num_key_value_heads // group.size
+    def __init__(self, model: Transformer, tokens: Sequence[int]) -> None:
+        config = model.config
+        heads = config.num_key_value_heads // model.group.size
         shape = (config.num_hidden_layers, 2, heads, config.max_position_embeddings, config.head_size)
-        self._memory = torch.empty(shape)
-        self.length = 0
+        self.tokens = list(tokens)
+        self.seen = 0
         self.version = ""
-        self._loads = 0
+        self._memory = torch.empty(shape)
+        self._loads = model.loads
 
     def renew(self, loads: int, version: str) -> None:
         """Forget what other weights have computed: those from before the latest of ``loads``."""
         if loads != self._loads:
-            self.length, self._loads = 0, loads
+            self.seen, self._loads = 0, loads
         self.version = version
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put in the new tokens' keys and values; returns all there are now. Each is heads x tokens x head size."""
-        memory, end = self._memory[layer], self.length + keys.shape[1]
-        memory[0, :, self.length : end] = keys
-        memory[1, :, self.length : end] = values
+        """Put in the unseen tokens' keys and values; returns all there are now. Each is heads x tokens x head size."""
+        memory, end = self._memory[layer], self.seen + keys.shape[1]
+        memory[0, :, self.seen : end] = keys
+        memory[1, :, self.seen : end] = values
         return memory[0, :, :end], memory[1, :, :end]
 
 
@@ -71,44 +78,47 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, (x.shape[-1],), self.weight, self._epsilon)
 
 
-class Rotary(nn.Module):
+class Rotary:
     """Rotary position embedding of the first half of a head against its second half."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
         exponents = torch.arange(0, config.head_size, 2) / config.head_size
         angles = torch.outer(torch.arange(config.max_position_embeddings).float(), config.rope_theta**-exponents)
         self._cos, self._sin = torch.cat([angles, angles], 1).cos(), torch.cat([angles, angles], 1).sin()
 
-    def forward(self, x: Tensor, first: int) -> Tensor:
+    def __call__(self, x: Tensor, first: int) -> Tensor:
         end = first + x.shape[1]
         left, right = x.chunk(2, dim=-1)
         return x * self._cos[first:end] + torch.cat([-right, left], dim=-1) * self._sin[first:end]
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over this worker's heads."""
+    """Grouped-query attention over this worker's heads, for several sequences side by side."""
 
-    def __init__(self, config: ModelConfig, group: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, group: TensorParallel, rotary: Rotary) -> None:
         super().__init__()
-        self._group, self._size = group, config.head_size
+        self._group, self._rotary, self._size = group, rotary, config.head_size
         self._heads = config.num_attention_heads // group.size
         self._kv_heads = config.num_key_value_heads // group.size
-        self._rotary = Rotary(config)
         self.qkv_proj = Linear(config.hidden_size, (self._heads + 2 * self._kv_heads) * self._size)
         self.o_proj = Linear(self._heads * self._size, config.hidden_size)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
-        projected = self.qkv_proj(x).view(len(x), -1, self._size).transpose(0, 1)
-        queries, keys, values = projected.split([self._heads, self._kv_heads, self._kv_heads])
-        queries, keys = self._rotary(queries, cache.length), self._rotary(keys, cache.length)
-        keys, values = cache.extend(layer, keys, values)
+    def forward(self, x: Tensor, layer: int, contexts: Sequence[Context]) -> Tensor:
+        parts = self.qkv_proj(x).split([len(context.tokens) - context.seen for context in contexts])
+        mixed = [self._mix(part, layer, context) for part, context in zip(parts, contexts, strict=True)]
+        return self._group.sum(self.o_proj(torch.cat(mixed)))
+
+    def _mix(self, projected: Tensor, layer: int, context: Context) -> Tensor:
+        heads = projected.view(len(projected), -1, self._size).transpose(0, 1)
+        queries, keys, values = heads.split([self._heads, self._kv_heads, self._kv_heads])
+        queries, keys = self._rotary(queries, context.seen), self._rotary(keys, context.seen)
+        keys, values = context.extend(layer, keys, values)
         positions = torch.arange(keys.shape[1])
-        visible = positions <= positions[cache.length :, None]
+        visible = positions <= positions[context.seen :, None]
         mixed = functional.scaled_dot_product_attention(
             queries[None], keys[None], values[None], attn_mask=visible, enable_gqa=True
         )
-        return self._group.sum(self.o_proj(mixed[0].transpose(0, 1).flatten(1)))
+        return mixed[0].transpose(0, 1).flatten(1)
 
 
 class MLP(nn.Module):
@@ -125,29 +135,30 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ModelConfig, group: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, group: TensorParallel, rotary: Rotary) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config)
-        self.self_attn = Attention(config, group)
+        self.self_attn = Attention(config, group, rotary)
         self.post_attention_layernorm = RMSNorm(config)
         self.mlp = MLP(config, group)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), layer, cache)
+    def forward(self, x: Tensor, layer: int, contexts: Sequence[Context]) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), layer, contexts)
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 
 
 class Body(nn.Module):
     def __init__(self, config: ModelConfig, group: TensorParallel) -> None:
         super().__init__()
+        rotary = Rotary(config)
         self.embed_tokens = VocabularyEmbedding(config.vocab_size, config.hidden_size, group)
-        self.layers = nn.ModuleList(Layer(config, group) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, group, rotary) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config)
 
-    def forward(self, tokens: Tensor, cache: Cache) -> Tensor:
-        x = self.embed_tokens(tokens)
+    def forward(self, contexts: Sequence[Context]) -> Tensor:
+        x = self.embed_tokens(torch.tensor([token for context in contexts for token in context.tokens[context.seen :]]))
         for number, layer in enumerate(self.layers):
-            x = layer(x, number, cache)
+            x = layer(x, number, contexts)
         return cast(Tensor, self.norm(x))
 
 
@@ -172,13 +183,17 @@ class Transformer(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size // group.size)
 
     @torch.inference_mode()
-    def forward(self, tokens: list[int], cache: Cache) -> Tensor:
-        """The logits after each token of the sequence that the cache does not hold yet.
+    def forward(self, contexts: Sequence[Context]) -> tuple[Tensor, ...]:
+        """For each sequence, the logits after each of its unseen tokens, which have been seen then.
 
-        Weights change only between forward passes, and for all workers before the same one: they drop their caches in
-        the same forward pass because it is decided in here.
+        Weights change only between forward passes, and for all workers before the same one: they forget keys and
+        values in the same forward pass because that is decided in here.
         """
-        cache.renew(self.loads, self.version())
-        hidden = self.model(torch.tensor(tokens[cache.length :]), cache)
-        cache.length = len(tokens)
-        return torch.cat(self.group.gather(self.lm_head(hidden)), dim=-1)
+        version = self.version()
+        for context in contexts:
+            context.renew(self.loads, version)
+        unseen = [len(context.tokens) - context.seen for context in contexts]
+        hidden = self.model(contexts)
+        for context in contexts:
+            context.seen = len(context.tokens)
+        return torch.cat(self.group.gather(self.lm_head(hidden)), dim=-1).split(unseen)

@@ -24,7 +24,7 @@ class Generated(msgspec.Struct, frozen=True, tag=True):
         tokens: the new tokens.
         version: that computed the last token.
         versions: that computed each token; more than one when an update came in between.
-        slowest_token: the longest time a single token took, in seconds.
+        slowest_token: the longest that a token was waited for, in seconds.
     """
 
     tokens: tuple[int, ...]
@@ -98,11 +98,23 @@ class Health(msgspec.Struct, frozen=True):
 
 Request = Generate | Compare | Inspect | Stop
 Reply = Generated | Compared | Inspected | Failed
-REPLIES = tuple[Reply, ...]
+
+
+class Numbered(msgspec.Struct, frozen=True):
+    """A request on its way to the workers."""
+
+    number: int
+    request: Request
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """The replies to the request of that number, by rank; of a generation, one."""
+
+    number: int
+    replies: tuple[Reply, ...]
+
 
 encode = msgspec.json.Encoder().encode
-decode_request = msgspec.json.Decoder(Request).decode
-decode_replies = msgspec.json.Decoder(REPLIES).decode
 
 
 class ChannelClosed(ConnectionError):
@@ -110,7 +122,7 @@ class ChannelClosed(ConnectionError):
 
 
 class Channel:
-    """Lines of JSON over a connected socket; for one thread at each end."""
+    """Lines of JSON over a connected socket. One thread may send while another receives."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection

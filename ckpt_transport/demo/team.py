@@ -9,18 +9,20 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
 
 from ckpt_transport.demo.protocol import (
+    Answered,
     Channel,
     ChannelClosed,
+    Numbered,
     Ready,
     Reply,
     Request,
     Stop,
-    decode_replies,
 )
 
 START_TIMEOUT = 90.0
@@ -47,6 +49,10 @@ class Team:
 
     def __init__(self, directory: Path, version: str, size: int) -> None:
         self._lock = threading.Lock()
+        self._waiting: dict[int, Future[tuple[Reply, ...]]] = {}
+        self._asked = 0
+        self._broken = ""
+        self._listener = threading.Thread(target=self._listen, daemon=True)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[Channel] = []
         self._directory = tempfile.TemporaryDirectory(prefix="ckpt-transport-demo-")
@@ -55,36 +61,43 @@ class Team:
                 self._start(directory, version, rank, size)
             deadline = time.monotonic() + START_TIMEOUT
             self.sinks: tuple[str, ...] = tuple(self._ready(rank, deadline).address for rank in range(size))
+            self._listener.start()
         except BaseException:
             self.close()
             raise
 
     def ask(self, request: Request) -> tuple[Reply, ...]:
-        """Every worker's reply, by rank. Requests of several threads are served one after the other.
+        """Every worker's reply, by rank; of a generation, one. For any number of threads.
 
         Raises:
             TeamError: a worker is gone, or did not answer in time.
         """
-        if not self._lock.acquire(timeout=REQUEST_TIMEOUT):
-            raise TeamError(f"the workers were busy for {REQUEST_TIMEOUT:g} s")
-        try:
+        future: Future[tuple[Reply, ...]] = Future()
+        with self._lock:
             self.check()
-            self._channels[0].send(request)
-            line = self._channels[0].receive(REQUEST_TIMEOUT)
-        except ChannelClosed as error:
-            raise TeamError("worker 0 is gone") from error
+            self._asked += 1
+            number = self._asked
+            self._waiting[number] = future
+            try:
+                self._channels[0].send(Numbered(number, request))
+            except ChannelClosed as error:
+                del self._waiting[number]
+                raise TeamError("worker 0 is gone") from error
+        try:
+            return future.result(REQUEST_TIMEOUT)
+        except TimeoutError as error:
+            raise TeamError(f"no answer from the workers in {REQUEST_TIMEOUT:g} s") from error
         finally:
-            self._lock.release()
-        if line is None:
-            self.close()
-            raise TeamError(f"no answer from the workers in {REQUEST_TIMEOUT:g} s; they were ended")
-        return decode_replies(line)
+            with self._lock:
+                self._waiting.pop(number, None)
 
     def check(self) -> None:
         """
         Raises:
             TeamError: a worker is gone.
         """
+        if self._broken:
+            raise TeamError(self._broken)
         for rank, process in enumerate(self._processes):
             if process.poll() is not None:
                 raise TeamError(f"worker {rank} is gone: exit status {process.returncode}")
@@ -93,7 +106,7 @@ class Team:
         """End all workers: politely, then not. Idempotent."""
         if self._channels and all(process.poll() is None for process in self._processes):
             with contextlib.suppress(ChannelClosed):
-                self._channels[0].send(Stop())
+                self._channels[0].send(Numbered(0, Stop()))
         deadline = time.monotonic() + STOP_TIMEOUT
         for process in self._processes:
             try:
@@ -101,9 +114,30 @@ class Team:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(STOP_TIMEOUT)
+        if self._listener.is_alive():
+            self._listener.join(STOP_TIMEOUT)
         for channel in self._channels:
             channel.socket.close()
         self._directory.cleanup()
+
+    def _listen(self) -> None:
+        """Hand each answer to the thread that asked; when there will be no more, say so to all that wait."""
+        try:
+            while True:
+                line = self._channels[0].receive(TICK)
+                if line is not None:
+                    answered = msgspec.json.decode(line, type=Answered)
+                    with self._lock:
+                        future = self._waiting.pop(answered.number, None)
+                    if future is not None:
+                        future.set_result(answered.replies)
+        except (ChannelClosed, msgspec.DecodeError) as error:
+            with self._lock:
+                self._broken = f"worker 0 does not answer any more: {error}"
+                waiting = list(self._waiting.values())
+                self._waiting.clear()
+            for future in waiting:
+                future.set_exception(TeamError(self._broken))
 
     def _start(self, directory: Path, version: str, rank: int, size: int) -> None:
         ours, theirs = socket.socketpair()

@@ -15,10 +15,21 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from ckpt_transport.config import Config
 from ckpt_transport.demo.engine import Engine
 from ckpt_transport.demo.parallel import TensorParallel
-from ckpt_transport.demo.protocol import Channel, ChannelClosed, Ready, Stop, decode_request, encode
+from ckpt_transport.demo.protocol import (
+    Answered,
+    Channel,
+    ChannelClosed,
+    Compare,
+    Generate,
+    Inspect,
+    Numbered,
+    Ready,
+    Request,
+    Stop,
+    encode,
+)
 from ckpt_transport_torch import attach
 
 GROUP_TIMEOUT = timedelta(seconds=90)
@@ -59,7 +70,8 @@ def main() -> None:
 
 
 def _serve(engine: Engine, channel: Channel, version: str) -> None:
-    attachment = attach(engine.model, loader=engine.load, engine="demo", version=version, config=Config.load())
+    label = f"worker {engine.group.rank}"
+    attachment = attach(engine.model, loader=engine.load, engine="demo", version=version, label=label)
     try:
         engine.serve_version(lambda: attachment.version)
         channel.send(Ready(attachment.address))
@@ -70,25 +82,41 @@ def _serve(engine: Engine, channel: Channel, version: str) -> None:
 
 
 def _step(engine: Engine, channel: Channel) -> bool:
-    """Serve one request, or tell the others that there is none; False after the last."""
+    """Take in what rank 0 has got, then compute a token of every request; False when it is time to stop."""
     group = engine.group
-    line = group.broadcast(_next(channel) if group.rank == 0 else b"")
-    if not line:
-        return True
-    request = decode_request(line)
-    if isinstance(request, Stop):
-        return False
-    replies = group.gather_bytes(encode(engine.handle(request)))
-    if group.rank == 0:
-        channel.send([msgspec.Raw(reply) for reply in replies])
+    got = group.broadcast(_received(channel, TICK if not engine.busy else 0) if group.rank == 0 else b"")
+    for number, request in _decode(got):
+        match request:
+            case Stop():
+                return False
+            case Generate():
+                refused = engine.admit(number, request)
+                replies = [encode(refused)] if refused is not None else []
+            case Compare():
+                replies = group.gather_bytes(encode(engine.compare(request)))
+            case Inspect():
+                replies = group.gather_bytes(encode(engine.inspect()))
+        if replies and group.rank == 0:
+            channel.send({"number": number, "replies": [msgspec.Raw(reply) for reply in replies]})
+    for number, generated in engine.step():
+        if group.rank == 0:
+            channel.send(Answered(number, (generated,)))
     return True
 
 
-def _next(channel: Channel) -> bytes:
+def _received(channel: Channel, patience: float) -> bytes:
+    """The requests that have come, as one message to the other workers; waits for the first up to ``patience``."""
+    lines = []
     try:
-        return channel.receive(TICK) or b""
+        while (line := channel.receive(0 if lines else patience)) is not None:
+            lines.append(line)
     except ChannelClosed:
-        return encode(Stop())
+        lines = [encode(Numbered(0, Stop()))]
+    return b"[" + b",".join(lines) + b"]"
+
+
+def _decode(got: bytes) -> list[tuple[int, Request]]:
+    return [(numbered.number, numbered.request) for numbered in msgspec.json.decode(got, type=list[Numbered])]
 
 
 def _end_with_the_server(connection: socket.socket) -> None:

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Sequence
 
 import torch
 
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.families.polled import Operation, Poll, PolledEndpoint
-from ckpt_transport.transport import Completion, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transport import Completion, Control, Group, MemoryRegion, Receipt, Transfer
+
+
+class _Turn:
+    """The broadcasts of one transfer, started when every earlier transfer's have been."""
+
+    def __init__(self, root: int, tensors: Sequence[torch.Tensor], may_start: Poll) -> None:
+        self.root = root
+        self.tensors = [tensor for tensor in tensors if tensor.numel()]
+        self.may_start = may_start
+        self.polls: deque[Poll] | None = None
+
+    def ended(self) -> bool:
+        while self.polls and self.polls[0]():
+            self.polls.popleft()
+        return self.polls is not None and not self.polls
 
 
 class CollectiveEndpoint(PolledEndpoint):
-    """Write :meth:`_broadcast`. Every member of the route takes part in every transfer."""
+    """Write :meth:`_broadcast`. Every member of the route takes part in every transfer.
+
+    A receiver joins a broadcast only once it knows that the sender means the same transfer: a collective whose members
+    disagree hangs, cuts the bytes short, or (gloo) ends the process.
+    """
+
+    def __init__(self, group: Group, control: Control) -> None:
+        super().__init__(group, control)
+        self._turns: deque[_Turn] = deque()
 
     @abstractmethod
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
@@ -24,17 +48,30 @@ class CollectiveEndpoint(PolledEndpoint):
         """
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
+        tensors = self._sources(transfer, regions)
+        self._announce(transfer)
         used = [regions[span.region] for span in transfer.spans]
-        polls = [
-            self._broadcast(region.slice(span.offset, span.nbytes), transfer.sender)
-            for region, span in zip(used, transfer.spans, strict=True)
-            if span.nbytes
-        ]
-        return Operation(self, transfer, polls, used)
+        return Operation(self, transfer, [self._in_turn(_Turn(transfer.sender, tensors, lambda: True))], used)
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         if region is None:
             raise RegistrationError("a collective receives into memory; give it a region")
         views = [region.slice(span.local, span.nbytes) for span in transfer.spans]
-        polls = [self._broadcast(view, transfer.sender) for view in views if view.numel()]
-        return Operation(self, transfer, polls, [region], lambda: views)
+        turn = _Turn(transfer.sender, views, self._agreed(transfer))
+        return Operation(self, transfer, [self._in_turn(turn)], [region], lambda: views)
+
+    def _in_turn(self, turn: _Turn) -> Poll:
+        self._turns.append(turn)
+        if len(self._turns) == 1:
+            self._start_turns()
+
+        def ended() -> bool:
+            self._start_turns()
+            return turn.ended()
+
+        return ended
+
+    def _start_turns(self) -> None:
+        while self._turns and self._turns[0].may_start():
+            turn = self._turns.popleft()
+            turn.polls = deque(self._broadcast(tensor, turn.root) for tensor in turn.tensors)

@@ -16,35 +16,24 @@ class HandshakeEndpoint(PolledEndpoint):
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
         self._peers: dict[int, Sequence[Descriptor]] = {}
-        self._ready: set[int] = set()
         self._acks: defaultdict[int, set[int]] = defaultdict(set)
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         self._peers = dict(peers)
 
-    def _on_signal(self, sender: int, signal: Signal) -> None:
-        if signal.kind is SignalKind.READY:
-            self._ready.add(signal.seq)
-        else:
-            self._acks[signal.seq].add(sender)
+    def _on_ack(self, receiver: int, seq: int) -> None:
+        self._acks[seq].add(receiver)
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
+        self._sources(transfer, regions)
+        self._announce(transfer)
         used = [regions[span.region] for span in transfer.spans]
-        for receiver in transfer.receivers:
-            self._signal(receiver, Signal(SignalKind.READY, transfer.seq))
         return Operation(self, transfer, [lambda: self._all_acknowledged(transfer)], used)
 
     def _all_acknowledged(self, transfer: Transfer) -> bool:
-        if self._acks[transfer.seq] < set(transfer.receivers):
+        if not self._acks[transfer.seq].issuperset(transfer.receivers):
             return False
         del self._acks[transfer.seq]
-        return True
-
-    def _take_ready(self, transfer: Transfer) -> bool:
-        """Whether the sender has said READY for this transfer; says so once."""
-        if transfer.seq not in self._ready:
-            return False
-        self._ready.remove(transfer.seq)
         return True
 
     def _acknowledge(self, transfer: Transfer) -> None:

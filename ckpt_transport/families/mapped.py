@@ -53,13 +53,13 @@ class MappedEndpoint(HandshakeEndpoint):
         views = []
         for span in transfer.spans:
             mapped = self._mapped[self._descriptor(transfer.sender, span.region)]
-            if span.offset + span.nbytes > mapped.numel():
+            if span.offset < 0 or span.offset + span.nbytes > mapped.numel():
                 raise TransferError(f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described")
             views.append(mapped[span.offset : span.offset + span.nbytes])
         return Operation(
             self,
             transfer,
-            [lambda: self._take_ready(transfer)],
+            [self._agreed(transfer)],
             views=lambda: views,
             on_release=lambda: self._acknowledge(transfer),
         )

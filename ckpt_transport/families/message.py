@@ -27,14 +27,15 @@ class MessageEndpoint(PolledEndpoint):
         """Start receiving into ``tensor``. The poll says True when its bytes may be read."""
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
-        used = [regions[span.region] for span in transfer.spans]
+        tensors = self._sources(transfer, regions)
+        self._announce(transfer)
         polls = [
-            self._send_to(receiver, (transfer.seq, index), region.slice(span.offset, span.nbytes))
-            for index, (region, span) in enumerate(zip(used, transfer.spans, strict=True))
+            self._send_to(receiver, (transfer.seq, index), tensor)
+            for index, tensor in enumerate(tensors)
             for receiver in transfer.receivers
-            if span.nbytes
+            if tensor.numel()
         ]
-        return Operation(self, transfer, polls, used)
+        return Operation(self, transfer, polls, [regions[span.region] for span in transfer.spans])
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         if region is None:
@@ -45,4 +46,4 @@ class MessageEndpoint(PolledEndpoint):
             for index, view in enumerate(views)
             if view.numel()
         ]
-        return Operation(self, transfer, polls, [region], lambda: views)
+        return Operation(self, transfer, [self._agreed(transfer), *polls], [region], lambda: views)

@@ -40,9 +40,10 @@ class OneSidedEndpoint(HandshakeEndpoint):
             if span.nbytes
         ]
         reading: list[Poll] = []
+        agreed = self._agreed(transfer)
 
         def started() -> bool:
-            if not self._take_ready(transfer):
+            if not agreed():
                 return False
             reading.append(self._read(transfer.sender, spans))
             return True

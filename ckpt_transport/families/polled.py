@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
@@ -16,17 +17,21 @@ from ckpt_transport.errors import (
     TransferError,
     TransportError,
 )
+from ckpt_transport.families.agreement import Agreement
 from ckpt_transport.transport import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
 
 Poll = Callable[[], bool]
 """Whether one piece of work has ended. Raises a TransportError when it failed. Not called again after True."""
+
+EXPLANATION_WAIT = 1.0
+"""Seconds for which a lost connection may still be explained by its member's own ABORT, which says why."""
 
 
 class SignalKind(enum.IntEnum):
     """What one member of a route tells another."""
 
     READY = 0
-    """The sender's bytes of a transfer may be read."""
+    """The sender has posted a transfer, whose bytes may be read; carries the digest of its record."""
     ACK = 1
     """The receiver does not need the sender's bytes of a transfer any more."""
     ABORT = 2
@@ -36,6 +41,7 @@ class SignalKind(enum.IntEnum):
 class Signal(msgspec.Struct, frozen=True, array_like=True):
     kind: SignalKind
     seq: int = -1
+    digest: int = 0
     reason: str = ""
 
 
@@ -71,9 +77,14 @@ class Operation(Receipt):
             return True
         self._endpoint._raise_if_unusable()
         self._endpoint._progress()
+        if self._endpoint._suspicion is not None:
+            return False
         try:
             while self._polls and self._polls[0]():
                 self._polls.pop(0)
+        except PeerLostError as error:
+            self._endpoint._suspect(error)
+            return False
         except TransportError as error:
             self._endpoint.abort(error)
             raise
@@ -84,8 +95,7 @@ class Operation(Receipt):
         if not self._polls:
             self._finished = True
             self._endpoint._outstanding.remove(self)
-            for region in self._regions:
-                region.release()
+            self._let_go()
         return self._finished
 
     def views(self) -> Sequence[torch.Tensor]:
@@ -96,6 +106,10 @@ class Operation(Receipt):
         if on_release is not None:
             on_release()
 
+    def _let_go(self) -> None:
+        for region in self._regions:
+            region.release()
+
 
 class PolledEndpoint(Endpoint):
     """Keeps the operations in flight and deals with signals; the base of all families."""
@@ -103,14 +117,41 @@ class PolledEndpoint(Endpoint):
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
         self._outstanding: list[Operation] = []
+        self._agreement = Agreement(group.route)
+        self._suspicion: tuple[PeerLostError, float] | None = None
 
     # -- for the families ---------------------------------------------------------------------------------------
+
+    def _announce(self, transfer: Transfer) -> None:
+        """Tell the receivers that this rank has posted its send of ``transfer``."""
+        signal = Signal(SignalKind.READY, transfer.seq, transfer.digest)
+        for receiver in transfer.receivers:
+            self._signal(receiver, signal)
+
+    def _agreed(self, transfer: Transfer) -> Poll:
+        """The first poll of a receive: True once the sender has announced exactly this transfer."""
+        self._agreement.expect(transfer)
+        return lambda: self._agreement.reached(transfer)
+
+    def _sources(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> list[torch.Tensor]:
+        """The bytes that each span of ``transfer`` sends.
+
+        Raises:
+            TransportError: a span names a region, or bytes, that there are not.
+        """
+        for span in transfer.spans:
+            if not 0 <= span.region < len(regions):
+                raise TransportError(
+                    f"transfer {transfer.seq} names region {span.region} of rank {transfer.sender}, "
+                    f"which posts it with {len(regions)} regions"
+                )
+        return [regions[span.region].slice(span.offset, span.nbytes) for span in transfer.spans]
 
     def _signal(self, rank: int, signal: Signal) -> None:
         self.control.send(rank, _encode(signal))
 
-    def _on_signal(self, sender: int, signal: Signal) -> None:
-        """A READY or ACK arrived; override where the family uses them."""
+    def _on_ack(self, receiver: int, seq: int) -> None:
+        """An ACK arrived; override where the family uses them."""
 
     def _progress(self) -> None:
         """Take in what the other members have said."""
@@ -120,7 +161,13 @@ class PolledEndpoint(Endpoint):
                 signal = _decode(payload)
                 if signal.kind is SignalKind.ABORT:
                     raise PeerLostError(f"rank {sender} gave up on route {self.group.route}: {signal.reason}")
-                self._on_signal(sender, signal)
+                if signal.kind is SignalKind.READY:
+                    self._agreement.hear(sender, signal.seq, signal.digest)
+                else:
+                    self._on_ack(sender, signal.seq)
+            self._agreement.check(self._next_seq)
+            if self._suspicion is not None and time.monotonic() > self._suspicion[1]:
+                raise self._suspicion[0]
         except TransportError as error:
             self.abort(error)
             raise
@@ -128,6 +175,11 @@ class PolledEndpoint(Endpoint):
             failure = TransferError(f"route {self.group.route} received a signal that is not one: {error}")
             self.abort(failure)
             raise failure from error
+
+    def _suspect(self, error: PeerLostError) -> None:
+        """A connection is gone. Fails the route, as soon as its member has said why or is not going to."""
+        if self._suspicion is None:
+            self._suspicion = error, time.monotonic() + EXPLANATION_WAIT
 
     def _raise_if_unusable(self) -> None:
         if self._broken is not None:
@@ -137,16 +189,23 @@ class PolledEndpoint(Endpoint):
         if self._closed:
             raise EndpointClosedError(f"route {self.group.route} was closed")
 
+    def _in_flight(self) -> int:
+        return len(self._outstanding)
+
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _abort(self, reason: BaseException) -> None:
-        self._outstanding.clear()
-        for peer in self.group.peers:
-            try:
-                self._signal(peer, Signal(SignalKind.ABORT, reason=str(reason)))
-            except TransportError:
-                continue
-        self._interrupt(reason)
+        outstanding, self._outstanding = self._outstanding, []
+        try:
+            for peer in self.group.peers:
+                try:
+                    self._signal(peer, Signal(SignalKind.ABORT, reason=str(reason)))
+                except TransportError:
+                    continue
+        finally:
+            self._interrupt(reason)
+            for operation in outstanding:
+                operation._let_go()
 
     def _close(self) -> None:
         self._outstanding.clear()
@@ -155,7 +214,10 @@ class PolledEndpoint(Endpoint):
     # -- for plugins --------------------------------------------------------------------------------------------
 
     def _interrupt(self, reason: BaseException) -> None:
-        """Make the library underneath give up on what is in flight; override where it needs telling."""
+        """Make the library underneath give up on what is in flight; override where it needs telling.
+
+        When it returns, the library touches the memory of those operations no more: their regions can be closed.
+        """
 
     @abstractmethod
     def _shut(self) -> None:

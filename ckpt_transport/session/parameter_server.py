@@ -154,7 +154,7 @@ class ParameterServer:
             role=Role.SOURCE,
             uid=self._uid,
             label=f"source {self.rank}",
-            host=host_name(),
+            host=self.config.host or host_name(),
             budget=self.config.memory_budget,
             transports=tuple(name for name, state in states.items() if state.ok),
             unavailable={name: state.reason for name, state in states.items() if not state.ok},

@@ -128,7 +128,7 @@ class Sink:
             role=Role.SINK,
             uid=self._uid,
             label=self._engine.label,
-            host=host_name(),
+            host=self.config.host or host_name(),
             budget=self.config.memory_budget,
             transports=tuple(name for name, state in states.items() if state.ok),
             unavailable={name: state.reason for name, state in states.items() if not state.ok},

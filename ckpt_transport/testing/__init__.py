@@ -1,0 +1,39 @@
+"""For authors of transports, and for tests of whatever uses one.
+
+* :mod:`~ckpt_transport.testing.conformance`: does a transport keep every promise of the interface?
+  ``python -m ckpt_transport.testing NAME`` asks on the command line.
+* :class:`LoopbackTransport`: the reference transport, inside one process.
+* :class:`LatencyTransport`, :class:`FaultTransport`: go around any transport.
+* :func:`launch`: runs a function in several processes and never hangs.
+
+Needs no test framework.
+"""
+
+from ckpt_transport.testing.check import Check, ConformanceError
+from ckpt_transport.testing.conformance import CHECKS, Report, Result, run
+from ckpt_transport.testing.context import Failure, HangError, Outcome, RankContext
+from ckpt_transport.testing.loopback import LoopbackTransport
+from ckpt_transport.testing.processes import Launcher, launch
+from ckpt_transport.testing.threads import launch_in_threads
+from ckpt_transport.testing.wrappers import Fault, FaultKind, FaultTransport, LatencyTransport
+
+__all__ = [
+    "CHECKS",
+    "Check",
+    "ConformanceError",
+    "Failure",
+    "Fault",
+    "FaultKind",
+    "FaultTransport",
+    "HangError",
+    "LatencyTransport",
+    "Launcher",
+    "LoopbackTransport",
+    "Outcome",
+    "RankContext",
+    "Report",
+    "Result",
+    "launch",
+    "launch_in_threads",
+    "run",
+]

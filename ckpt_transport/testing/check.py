@@ -1,0 +1,129 @@
+"""One promise of the transport interface, and how to find out whether a transport keeps it."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckpt_transport.memory import sweep_leftovers
+from ckpt_transport.testing.context import HangError, Outcome, RankContext
+from ckpt_transport.testing.harness import Abandoned, Broken, Rank
+from ckpt_transport.testing.processes import Launcher, launch
+from ckpt_transport.transport import Transport
+
+Factory = Callable[[], Transport]
+"""A transport class, or a function that makes one; importable by its name, since other processes call it too."""
+
+SILENCE = 2.0
+"""Seconds without a heartbeat after which a killed rank is lost, in the checks that kill one."""
+
+
+class ConformanceError(AssertionError):
+    """A transport does not keep a promise of the interface.
+
+    Attributes:
+        check: the name of the check that found it.
+    """
+
+    def __init__(self, check: Check, transport: str, happened: str) -> None:
+        self.check = check.name
+        super().__init__(
+            f"transport '{transport}' fails the check '{check.name}'\n"
+            f"promised: {check.promise}\n"
+            f"happened: {_indent(happened)}\n"
+            f"see:      {check.where}"
+        )
+
+
+@dataclass(frozen=True)
+class Check:
+    """Call it with a factory; it returns when the promise is kept.
+
+    Attributes:
+        name: short, for reports and for choosing.
+        promise: what is promised, in a sentence.
+        where: where in the documentation the promise stands.
+        body: what every rank does.
+        ranks: how many there are.
+        killed: the ranks that end themselves by SIGKILL; such a check needs real processes.
+    """
+
+    name: str
+    promise: str
+    where: str
+    body: Callable[[Rank], None]
+    ranks: int
+    killed: frozenset[int]
+
+    def __call__(self, factory: Factory, *, deadline: float = 30.0, launcher: Launcher = launch) -> None:
+        """Check one transport.
+
+        Args:
+            factory: makes the transport; must be importable.
+            deadline: seconds the check may take. It bounds what hangs, and decides nothing else.
+            launcher: how ranks are run; pass ``launch_in_threads`` for a transport that lives in one process.
+
+        Raises:
+            ConformanceError: the promise is not kept.
+        """
+        name = factory().name
+        try:
+            outcomes = launcher(_run, self.ranks, self, factory, deadline, deadline=deadline, silence=SILENCE)
+        except HangError as error:
+            raise ConformanceError(self, name, str(error)) from error
+        finally:
+            if self.killed:
+                sweep_leftovers()
+        wrong = [outcome for outcome in outcomes if not self._expected(outcome)]
+        if wrong:
+            wrong.sort(key=_rank_of_blame)
+            raise ConformanceError(self, name, "\n".join(_explain(outcome) for outcome in wrong))
+
+    def _expected(self, outcome: Outcome) -> bool:
+        if outcome.rank in self.killed:
+            return outcome.died is signal.SIGKILL
+        return outcome.ok
+
+    def __reduce__(self) -> tuple[Callable[[str, str], object], tuple[str, str]]:
+        return _find, (self.body.__module__, f"check_{self.name}")
+
+
+def check(
+    promise: str, where: str, *, ranks: int = 3, killed: frozenset[int] = frozenset()
+) -> Callable[[Callable[[Rank], None]], Check]:
+    """Make a :class:`Check` of the function ``check_NAME(rank)``, which every rank calls."""
+
+    def make(body: Callable[[Rank], None]) -> Check:
+        return Check(body.__name__.removeprefix("check_"), promise, where, body, ranks, killed)
+
+    return make
+
+
+def _find(module: str, name: str) -> object:
+    return getattr(importlib.import_module(module), name)
+
+
+def _run(context: RankContext, check: Check, factory: Factory, deadline: float) -> None:
+    with Rank(context, factory, deadline, keeps_peers=not check.killed) as rank:
+        check.body(rank)
+
+
+def _rank_of_blame(outcome: Outcome) -> int:
+    """First those that saw a promise broken, last those that only noticed that another rank had stopped."""
+    if outcome.failure is None:
+        return 1
+    return {Broken.__name__: 0, Abandoned.__name__: 3}.get(outcome.failure.kind, 2)
+
+
+def _explain(outcome: Outcome) -> str:
+    if outcome.failure is None:
+        return f"{outcome}, which was not to happen"
+    if outcome.failure.kind in (Broken.__name__, Abandoned.__name__):
+        return f"rank {outcome.rank}: {outcome.failure.message}"
+    return f"{outcome}\n{outcome.failure.traceback.rstrip()}"
+
+
+def _indent(text: str) -> str:
+    return text.replace("\n", "\n          ")

@@ -1,0 +1,267 @@
+"""A small fleet for the tests: sinks and sources in processes of their own, with faults on order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from ckpt_transport import Config, ParameterServer, Sink
+from ckpt_transport.control import Mailbox
+from ckpt_transport.session.participant import Participant
+from ckpt_transport_torch import Attachment
+from ckpt_transport_torch.engine import LoaderEngine, TorchEngine
+
+DEADLINE = 60.0
+SWIFT: Mapping[str, Any] = {"heartbeat_interval": 0.1, "heartbeat_timeout": 1.5, "join_timeout": 15, "update_timeout": 45}
+"""Settings under which a dead peer is noticed soon."""
+
+PHASES = ("propose", "open", "connect", "run", "abort")
+"""Methods of a participant in which a fault can be placed."""
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.fleet"])
+
+
+def model(seed: int, layers: int = 6, width: int = 256, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """A stack of linear layers of known random weights."""
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(*[torch.nn.Linear(width, width) for _ in range(layers)]).to(dtype)
+
+
+def weights(seed: int, **shape: Any) -> dict[str, torch.Tensor]:
+    """The tensors of ``model(seed)``, by name."""
+    return {name: tensor.clone() for name, tensor in model(seed, **shape).state_dict().items()}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong, and where.
+
+    Attributes:
+        where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``) or of the participant.
+        count: at which call, counted from 1.
+        act: ``kill`` the process, ``raise`` an error, or ``hang`` for as long as the process lives.
+    """
+
+    where: str
+    count: int = 1
+    act: str = "kill"
+
+    def strike(self) -> None:
+        if self.act == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.act == "hang":
+            time.sleep(DEADLINE * 10)
+        raise RuntimeError(f"injected into {self.where}")
+
+
+def inject(fault: Fault, target: Any) -> None:
+    """Make call number ``fault.count`` of the method strike; ``target`` is an object or a class."""
+    method = getattr(target, fault.where)
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == fault.count:
+            fault.strike()
+        return method(*args, **kwargs)
+
+    setattr(target, fault.where, wrapped)
+
+
+@dataclass(frozen=True)
+class SinkSpec:
+    """A sink to start.
+
+    Attributes:
+        model: keyword arguments of :func:`model`.
+        settings: of its Config.
+        by_callback: load through a callback that takes whole tensors.
+        fault: what goes wrong there.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    by_callback: bool = False
+    fault: Fault | None = None
+    address: str = ""
+
+
+def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
+    """The sink's process: serve forward passes, answer questions about the weights."""
+    module = model(1, **spec.model)
+    state = module.state_dict()
+
+    def by_name(pairs: Any) -> None:
+        for name, tensor in pairs:
+            state[name].copy_(tensor)
+
+    engine = LoaderEngine(module, by_name, "", label) if spec.by_callback else TorchEngine(module, "", label)
+    if spec.fault is not None:
+        inject(spec.fault, Participant if spec.fault.where in PHASES else engine)
+    sink = Sink(engine, spec.address, "v1", Config(**{**SWIFT, **spec.settings}))
+    with Attachment(module, engine, sink) as attachment:
+        sink.start()
+        pipe.send(attachment.address)
+        while True:
+            question = pipe.recv()
+            if question == "stop":
+                break
+            if question == "state":
+                served = serve_once(module)
+                tensors = {name: tensor.clone() for name, tensor in state.items()}
+                pipe.send((attachment.version, attachment.tainted, served, tensors))
+    pipe.send("stopped")
+
+
+def serve_once(module: torch.nn.Module) -> str:
+    """Run one forward pass; the name of the error, or nothing."""
+    first = next(module.parameters())
+    try:
+        module(torch.zeros(1, first.shape[-1], dtype=first.dtype))
+    except Exception as error:
+        return type(error).__name__
+    return ""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a sink says of itself.
+
+    Attributes:
+        served: the name of the error that a forward pass raised, empty when it was served.
+    """
+
+    version: str
+    tainted: str
+    served: str
+    tensors: dict[str, torch.Tensor]
+
+    def holds(self, expected: Mapping[str, torch.Tensor]) -> bool:
+        """Whether every weight is bit-exactly as expected."""
+        return self.tensors.keys() == expected.keys() and all(
+            torch.equal(self.tensors[name].view(torch.uint8), tensor.view(torch.uint8))
+            for name, tensor in expected.items()
+        )
+
+
+class SinkProcess:
+    """One running sink."""
+
+    def __init__(self, spec: SinkSpec, label: str) -> None:
+        self.label = label
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=run_sink, args=(spec, label, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.address = str(self._receive())
+
+    def state(self) -> State:
+        self._pipe.send("state")
+        return State(*self._receive())
+
+    def wait_until(self, condition: Callable[[State], bool]) -> State:
+        """Ask until the condition holds."""
+        deadline = time.monotonic() + DEADLINE
+        while not condition(state := self.state()):
+            assert time.monotonic() < deadline, f"{self.label} stays at {state.version!r}, tainted {state.tainted!r}"
+        return state
+
+    def dies(self) -> bool:
+        """Whether the process ends by SIGKILL, soon."""
+        self.process.join(DEADLINE)
+        return self.process.exitcode == -signal.SIGKILL
+
+    def stop(self) -> None:
+        with suppress(OSError, EOFError):
+            self._pipe.send("stop")
+            self._receive()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self._pipe.close()
+
+    def _receive(self) -> Any:
+        assert self._pipe.poll(DEADLINE), f"{self.label} does not answer"
+        return self._pipe.recv()
+
+
+@contextmanager
+def fleet(*specs: SinkSpec) -> Iterator[list[SinkProcess]]:
+    """Sinks that run until the block ends."""
+    sinks: list[SinkProcess] = []
+    try:
+        for number, spec in enumerate(specs):
+            sinks.append(SinkProcess(spec, f"sink {number}"))
+        yield sinks
+    finally:
+        for sink in sinks:
+            sink.stop()
+
+
+def run_source(
+    settings: Mapping[str, Any],
+    sinks: Sequence[str],
+    seed: int,
+    rank: int,
+    world_size: int,
+    fault: Fault | None,
+    shape: Mapping[str, Any],
+    pipe: Connection,
+) -> None:
+    """A source's process: register, update once, report."""
+    if fault is not None:
+        owner = Mailbox if fault.where == "send" else Participant
+        inject(fault, owner)
+    tensors = weights(seed, **shape)
+    own = dict(list(tensors.items())[rank::world_size])
+    with ParameterServer(Config(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
+        server.register("v2", tensors=own)
+        try:
+            server.update("v2", sinks)
+            pipe.send("")
+        except Exception as error:
+            pipe.send(f"{type(error).__name__}: {error}")
+
+
+class SourceProcess:
+    """A source that runs one update in a process of its own."""
+
+    def __init__(
+        self,
+        sinks: Sequence[str],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        seed: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
+        fault: Fault | None = None,
+        shape: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._pipe, theirs = context.Pipe()
+        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, theirs)
+        self.process = context.Process(target=run_source, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def outcome(self) -> str:
+        """The error of the update, empty when it was committed; ``killed`` when the process died."""
+        try:
+            assert self._pipe.poll(DEADLINE), "the source does not end"
+            return str(self._pipe.recv())
+        except EOFError:
+            return "killed"
+        finally:
+            self.process.join(DEADLINE)
+            self._pipe.close()

@@ -1,0 +1,151 @@
+"""Updates between real processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport.memory.segment import PREFIX, SHM
+from tests.fleet import SWIFT, SinkSpec, SourceProcess, fleet, model, weights
+
+TRANSPORTS = ("shm", "gloo")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Any:
+    yield
+    assert not list(SHM.glob(f"{PREFIX}*")), "shared memory was left behind"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_two_serving_sinks_get_the_new_version_and_keep_their_storage(transport: str) -> None:
+    """Given two sinks, when versions follow each other, then each holds exactly the last one and says so."""
+    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(Config(transport=transport, **SWIFT)) as server:
+        addresses = [sink.address for sink in sinks]
+        for seed in (2, 3, 4):
+            server.register(f"v{seed}", tensors=weights(seed))
+            report = server.update(f"v{seed}", addresses)
+            assert report is not None
+            assert report.plan.routes[0].transport == transport
+            server.unregister(f"v{seed}")
+            for sink in sinks:
+                state = sink.state()
+                assert state.version == f"v{seed}"
+                assert state.holds(weights(seed))
+                assert state.served == ""
+                assert ask_version(sink.address).version == f"v{seed}"
+
+
+def test_the_second_update_uses_the_routes_and_the_memory_of_the_first() -> None:
+    """Given an update, when the next version has the same shape, then pool, mapping and endpoints are used again."""
+    with fleet(SinkSpec()) as sinks, ParameterServer(Config(transport="shm", **SWIFT)) as server:
+        segments = []
+        for seed in (2, 3):
+            stored = server.register(f"v{seed}", tensors=weights(seed))
+            segment = stored.buffers[0].segment
+            assert segment is not None
+            segments.append(segment.name)
+            server.update(f"v{seed}", [sinks[0].address])
+            server.unregister(f"v{seed}")
+        assert segments[0] == segments[1]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_loader_that_takes_whole_tensors_gets_them_whole(transport: str) -> None:
+    """Given a callback loader and buckets smaller than a tensor, then no tensor arrives in pieces."""
+    settings = Config(transport=transport, bucket_bytes="64KiB", **SWIFT)
+    with fleet(SinkSpec(by_callback=True), SinkSpec()) as sinks, ParameterServer(settings) as server:
+        server.register("v2", tensors=weights(2))
+        report = server.update("v2", [sink.address for sink in sinks])
+        assert report is not None
+        assert all(piece.tensor_offset == 0 for bucket in report.plan.buckets for piece in bucket.pieces)
+        assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
+def test_tensors_larger_than_a_slot_are_split_where_every_loader_takes_pieces() -> None:
+    """Given slots smaller than a tensor, when all sinks copy by name, then it travels in pieces and arrives exactly."""
+    settings = Config(transport="gloo", bucket_bytes="100KiB", ring_depth=2, **SWIFT)
+    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(settings) as server:
+        server.register("v2", tensors=weights(2))
+        report = server.update("v2", [sink.address for sink in sinks])
+        assert report is not None
+        assert any(piece.tensor_offset for bucket in report.plan.buckets for piece in bucket.pieces)
+        assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
+def test_less_memory_makes_the_pipeline_shallower_and_the_plan_says_so() -> None:
+    """Given a sink with memory for one slot, then the update runs serially and notes it."""
+    poor = SinkSpec(settings={"memory_budget": "300KiB"})
+    settings = Config(transport="gloo", bucket_bytes="256KiB", **SWIFT)
+    with fleet(poor) as sinks, ParameterServer(settings) as server:
+        server.register("v2", tensors=weights(2))
+        report = server.update("v2", [sinks[0].address])
+        assert report is not None
+        assert any("one slot" in note for note in report.plan.notes)
+        assert sinks[0].state().holds(weights(2))
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_weights_in_private_memory_are_filled_into_slots_where_the_transport_needs_it(transport: str) -> None:
+    """Given a version outside shared memory, when shm carries it, then it is filled through a ring of shared slots."""
+    settings = Config(transport=transport, pool="private", bucket_bytes="256KiB", **SWIFT)
+    with fleet(SinkSpec(), SinkSpec(by_callback=True)) as sinks, ParameterServer(settings) as server:
+        for seed in (2, 3):
+            server.register(f"v{seed}", tensors=weights(seed))
+            report = server.update(f"v{seed}", [sink.address for sink in sinks])
+            assert report is not None
+            assert (report.plan.buckets[0].fill_slot >= 0) == (transport == "shm")
+            assert all(sink.state().holds(weights(seed)) for sink in sinks)
+
+
+def test_a_relay_passes_on_what_it_receives() -> None:
+    """Given sinks on two hosts, then gloo goes to one sink of the far host and shm on from there, in one plan."""
+    far = {"host": "far"}
+    specs = [SinkSpec(settings={"host": "near"}), SinkSpec(settings=far), SinkSpec(settings=far), SinkSpec(settings=far)]
+    settings = Config(transport="auto", host="near", bucket_bytes="300KiB", ring_depth=2, **SWIFT)
+    with fleet(*specs) as sinks, ParameterServer(settings) as server:
+        for seed in (2, 3):
+            server.register(f"v{seed}", tensors=weights(seed))
+            report = server.update(f"v{seed}", [sink.address for sink in sinks])
+            assert report is not None
+            assert {route.transport for route in report.plan.routes} == {"gloo", "shm"}
+            assert len(report.plan.hops) == 2
+            assert all(sink.state().holds(weights(seed)) for sink in sinks)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_two_sources_share_a_checkpoint(transport: str) -> None:
+    """Given two source ranks with half the tensors each, then every sink gets both halves."""
+    with fleet(SinkSpec(), SinkSpec()) as sinks:
+        addresses = [sink.address for sink in sinks]
+        coordinator = addresses[0] + "-coordinator"
+        settings = {"transport": transport, "coordinator": coordinator, "bucket_bytes": "300KiB"}
+        sources = [SourceProcess(addresses, settings=settings, rank=rank, world_size=2) for rank in (0, 1)]
+        assert [source.outcome() for source in sources] == ["", ""]
+        assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
+def test_a_sharded_directory_is_served_over_tcp(tmp_path: Path) -> None:
+    """Given safetensors files and a sink at a TCP address, then the update works as over a local socket."""
+    tensors = weights(2, dtype=torch.bfloat16)
+    names = list(tensors)
+    save_file({name: tensors[name] for name in names[:5]}, tmp_path / "a.safetensors")
+    save_file({name: tensors[name] for name in names[5:]}, tmp_path / "b.safetensors")
+    spec = SinkSpec(model={"dtype": torch.bfloat16}, address="tcp://127.0.0.1:0")
+    with fleet(spec) as sinks, ParameterServer(Config(**SWIFT)) as server:
+        assert sinks[0].address.startswith("tcp://127.0.0.1:")
+        server.register("v2", directory=tmp_path)
+        server.update("v2", [sinks[0].address])
+        assert sinks[0].state().holds(tensors)
+
+
+def test_models_the_same_after_update_compute_the_same() -> None:
+    """The fleet's model is a real one: equal weights give equal outputs (a guard for this file's own helpers)."""
+    inputs = torch.randn(2, 256)
+    assert torch.equal(model(5)(inputs), model(5)(inputs))
+    assert not torch.equal(model(5)(inputs), model(6)(inputs))
