@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ckpt_transport import Config, ParameterServer, Sink
-from ckpt_transport.control import Mailbox
+from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport.session.participant import Participant
 from ckpt_transport_torch import Attachment
 from ckpt_transport_torch.engine import LoaderEngine, TorchEngine
@@ -29,6 +30,14 @@ PHASES = ("propose", "open", "connect", "run", "abort")
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.fleet"])
+
+
+_pids = {os.getpid()}
+
+
+def left_behind() -> list[Path]:
+    """Shared memory that this process, or one it has started, has not given back."""
+    return [path for path in SHM.glob(f"{PREFIX}*") if int(path.name.removeprefix(PREFIX).split("-")[1]) in _pids]
 
 
 def model(seed: int, layers: int = 6, width: int = 256, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
@@ -47,7 +56,8 @@ class Fault:
     """What goes wrong, and where.
 
     Attributes:
-        where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``) or of the participant.
+        where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``), of the participant
+            (one of PHASES), or of the source's meter (``sent``).
         count: at which call, counted from 1.
         act: ``kill`` the process, ``raise`` an error, or ``hang`` for as long as the process lives.
     """
@@ -163,6 +173,7 @@ class SinkProcess:
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=run_sink, args=(spec, label, theirs), daemon=True)
         self.process.start()
+        _pids.add(self.process.pid or 0)
         theirs.close()
         self.address = str(self._receive())
 
@@ -210,6 +221,13 @@ def fleet(*specs: SinkSpec) -> Iterator[list[SinkProcess]]:
             sink.stop()
 
 
+class Meter:
+    """Watches what a source has sent, so that a fault can strike there."""
+
+    def sent(self, done: int, total: int) -> None:
+        assert done <= total
+
+
 def run_source(
     settings: Mapping[str, Any],
     sinks: Sequence[str],
@@ -221,15 +239,15 @@ def run_source(
     pipe: Connection,
 ) -> None:
     """A source's process: register, update once, report."""
+    meter = Meter()
     if fault is not None:
-        owner = Mailbox if fault.where == "send" else Participant
-        inject(fault, owner)
+        inject(fault, Participant if fault.where in PHASES else meter)
     tensors = weights(seed, **shape)
     own = dict(list(tensors.items())[rank::world_size])
     with ParameterServer(Config(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
-        server.register("v2", tensors=own)
+        server.register(f"v{seed}", tensors=own)
         try:
-            server.update("v2", sinks)
+            server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total))
             pipe.send("")
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}")
@@ -253,6 +271,7 @@ class SourceProcess:
         arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, theirs)
         self.process = context.Process(target=run_source, args=arguments, daemon=True)
         self.process.start()
+        _pids.add(self.process.pid or 0)
         theirs.close()
 
     def outcome(self) -> str:

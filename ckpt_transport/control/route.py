@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from ckpt_transport.control.mailbox import Mailbox
 from ckpt_transport.control.messages import RouteMessage
@@ -12,6 +13,10 @@ from ckpt_transport.errors import TransferTimeout
 from ckpt_transport.transport import Group
 
 PLAIN = -1
+
+
+def _nothing() -> None:
+    """The watch of a route that nobody watches."""
 
 
 class RouteControl:
@@ -27,8 +32,18 @@ class RouteControl:
         self._mailbox, self._group = mailbox, group
         self._addresses = {rank: addresses[rank] for rank in group.ranks}
         self._watched = [address for address in self._addresses.values() if address != mailbox.address]
+        self._watch: Callable[[], None] = _nothing
         self._round = 0
         self._rounds: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
+
+    @contextmanager
+    def watched_by(self, watch: Callable[[], None]) -> Iterator[None]:
+        """Within the block, whoever waits for a message calls ``watch``, which ends the wait by raising."""
+        self._watch = watch
+        try:
+            yield
+        finally:
+            self._watch = _nothing
 
     def send(self, rank: int, payload: bytes) -> None:
         self._send(rank, PLAIN, payload)
@@ -41,7 +56,7 @@ class RouteControl:
             if message.round == PLAIN:
                 return message.rank, message.payload
             self._rounds[message.round][message.rank] = message.payload
-        self._mailbox.check_alive(self._watched)
+        self._check()
         return None
 
     def exchange(self, payload: bytes, timeout: float) -> dict[int, bytes]:
@@ -54,7 +69,7 @@ class RouteControl:
         arrived = self._mailbox.route_messages(self._group.route)
         while len(self._rounds[current]) < self._group.size:
             self._mailbox.pump(0.01)
-            self._mailbox.check_alive(self._watched)
+            self._check()
             while arrived:
                 message = arrived.popleft()
                 if message.round == PLAIN:
@@ -70,6 +85,10 @@ class RouteControl:
     def close(self) -> None:
         """Drop what still arrives for this route."""
         self._mailbox.close_route(self._group.route)
+
+    def _check(self) -> None:
+        self._mailbox.check_alive(self._watched)
+        self._watch()
 
     def _send(self, rank: int, round_number: int, payload: bytes) -> None:
         message = RouteMessage(self._group.route, self._group.rank, round_number, payload)

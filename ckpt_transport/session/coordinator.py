@@ -33,6 +33,8 @@ from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 
 TICK_SECONDS = 0.05
+INVITE_SECONDS = 0.25
+"""How often a sink that is busy with another update is invited again."""
 
 Step = m.Agree | m.Opened | m.Connected | m.Held | m.Still | m.Ran
 Answer = TypeVar("Answer", m.Agree, m.Opened, m.Connected, m.Held, m.Still, m.Ran)
@@ -140,13 +142,21 @@ class Coordinator:
         deadline = time.monotonic() + self._config.join_timeout
         source_joins: dict[int, tuple[str, m.Join]] = {0: (self._mailbox.address, myself)}
         sink_joins: dict[str, m.Join] = {}
+        busy: dict[str, str] = {}
+        ask_again = time.monotonic() + INVITE_SECONDS
         while len(source_joins) < sources or len(sink_joins) < len(self._invited):
-            received = self._mailbox.receive(max(deadline - time.monotonic(), 0))
+            received = self._mailbox.receive(TICK_SECONDS)
+            if time.monotonic() > ask_again:
+                for address in busy:
+                    self._mailbox.send(address, invite)
+                ask_again = time.monotonic() + INVITE_SECONDS
+            if received is None and time.monotonic() < deadline:
+                continue
             if received is None:
-                missing = [address for address in self._invited if address not in sink_joins]
+                missing = [busy.get(address, address) for address in self._invited if address not in sink_joins]
                 missing += [f"source rank {rank}" for rank in range(sources) if rank not in source_joins]
                 raise JoinError(
-                    f"no answer within {self._config.join_timeout:g} s from {', '.join(missing)}; "
+                    f"did not join within {self._config.join_timeout:g} s: {', '.join(missing)}; "
                     "is it running, and is the address right?"
                 )
             sender, message = received
@@ -157,7 +167,10 @@ class Coordinator:
                     self._mailbox.watch(sender)
                 case m.Join(update=self._update):
                     sink_joins[sender] = message
+                    busy.pop(sender, None)
                     self._mailbox.watch(sender)
+                case m.Busy(update=self._update, reason=reason):
+                    busy[sender] = reason
                 case m.Failed(update=self._update):
                     raise self._rebuilt(message, sender)
         for rank in range(sources):
@@ -204,7 +217,7 @@ class Coordinator:
 
     def _connect(self) -> None:
         self._tell(m.Open(self._update), self._others)
-        lent = {0: self._local.open()}
+        lent = {0: self._local.open(self._watch)}
         lent |= {rank: opened.descriptors for rank, opened in self._gather(m.Opened, self._others).items()}
         by_route: defaultdict[int, dict[int, list[bytes]]] = defaultdict(dict)
         for rank, descriptors in lent.items():

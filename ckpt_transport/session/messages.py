@@ -63,6 +63,13 @@ class Join(Message, frozen=True, kw_only=True):
     whole_tensors: bool = False
 
 
+class Busy(Message, frozen=True):
+    """A sink cannot join yet, because another update is still going on; invite it again."""
+
+    update: str
+    reason: str
+
+
 class Propose(Message, frozen=True):
     """The plan, which rank of it the receiver is, where everybody is, and the names of the plan's routes."""
 
@@ -190,5 +197,5 @@ class ServedVersion(Message, frozen=True):
 
 PARTICIPANT = (Invite, Propose, Open, Connect, Hold, Advance, Run, Commit, Abort, Goodbye, AskVersion)
 """What a participant understands."""
-COORDINATOR = (Join, Agree, Opened, Connected, Held, Still, Ran, Committed, Failed, Aborted, ServedVersion)
+COORDINATOR = (Join, Busy, Agree, Opened, Connected, Held, Still, Ran, Committed, Failed, Aborted, ServedVersion)
 """What a coordinator understands."""

@@ -18,9 +18,10 @@ from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Bucket, Plan
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedPiece
-from ckpt_transport.session.routes import OpenRoute, RouteTable
+from ckpt_transport.session.routes import OpenRoute, RouteTable, Watch
 
 Progress = Callable[[int], None]
+TICK_SECONDS = 0.1
 
 
 class Participant:
@@ -63,10 +64,10 @@ class Participant:
         self._program, self._addresses, self._names = Program(plan, rank), addresses, names
         return plan.digest
 
-    def open(self) -> dict[int, list[bytes]]:
+    def open(self, watch: Watch) -> dict[int, list[bytes]]:
         """Attach to the routes and register memory; the descriptors of what this rank lends."""
         program = self._ready_program
-        self._routes = self._table.open(program, self._names, self._addresses, self._time_left())
+        self._routes = self._table.open(program, self._names, self._addresses, self._time_left(), watch)
         numbers = [n for n, extent in enumerate(program.plan.manifest.extents) if extent.owner == program.rank]
         extents = dict(zip(numbers, self._buffers, strict=True)) if self._buffers else {}
         descriptors, ring = self._table.lend(program, self._names, extents)
@@ -79,7 +80,7 @@ class Participant:
         for number, route in self._routes.items():
             route.attachment.endpoint.connect(descriptors.get(number, {}))
 
-    def run(self, watch: Callable[[], None], progress: Progress = lambda nbytes: None) -> list[Event]:
+    def run(self, watch: Watch, progress: Progress = lambda nbytes: None) -> list[Event]:
         """Run this rank's part of the plan.
 
         Raises: whatever ended it early.
@@ -145,7 +146,7 @@ class Follower:
     def applying(self) -> bool:
         return self._participant.applying
 
-    def answer(self, message: Message, watch: Callable[[], None]) -> Message | None:
+    def answer(self, message: Message, watch: Watch) -> Message | None:
         """Do what ``message`` asks for and return the answer; None when it is not a step of an update.
 
         Raises: whatever went wrong; the caller tells the coordinator.
@@ -158,20 +159,31 @@ class Follower:
                 digest = participant.propose(plan, message.rank, message.addresses, message.routes)
                 return m.Agree(self.update, self._rank, digest)
             case m.Open():
-                return m.Opened(self.update, self._rank, participant.open())
+                return m.Opened(self.update, self._rank, participant.open(watch))
             case m.Connect():
                 participant.connect(message.descriptors)
                 return m.Connected(self.update, self._rank)
             case m.Hold() if engine is not None:
                 return m.Held(self.update, self._rank, engine.hold())
             case m.Advance() if engine is not None:
-                engine.advance(message.forwards, self._timeout)
+                self._advance(engine, message.forwards, watch)
                 return m.Still(self.update, self._rank)
             case m.Run():
                 return m.Ran(self.update, self._rank, participant.run(watch))
             case m.Commit():
                 return m.Committed(self.update, self._rank, 0.0 if engine is None else engine.resume())
         return None
+
+
+    def _advance(self, engine: Engine, forwards: int, watch: Watch) -> None:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return engine.advance(forwards, TICK_SECONDS)
+            except TimeoutError:
+                watch()
+                if time.monotonic() > deadline:
+                    raise
 
 
 def _check_expected(plan: Plan, engine: Engine) -> None:

@@ -13,6 +13,8 @@ from ckpt_transport.planning import Plan, RingUse
 from ckpt_transport.transport import Descriptor, Group, MemoryRegion, Transport
 
 LoadTransport = Callable[[str], Transport]
+Watch = Callable[[], None]
+"""Called while something is waited for; raises when the update has failed."""
 
 
 @dataclass(slots=True)
@@ -50,16 +52,19 @@ class RouteTable:
         return tuple(self._open)
 
     def open(
-        self, program: Program, names: Sequence[str], addresses: Sequence[str], timeout: float
+        self, program: Program, names: Sequence[str], addresses: Sequence[str], timeout: float, watch: Watch
     ) -> dict[int, OpenRoute]:
-        """Attach to every route of the program, close those it does not use; by number of the route."""
+        """Attach to every route of the program, close those it does not use; by number of the route.
+
+        Raises: what ``watch`` raises while others are waited for, and what the transport does.
+        """
         plan = program.plan
         wanted = {number: names[number] for number in program.routes}
         for name in [name for name in self._open if name not in wanted.values()]:
             self._close(name)
         for number, name in wanted.items():
             if name not in self._open:
-                self._open[name] = self._attach(plan, number, name, program.rank, addresses, timeout)
+                self._open[name] = self._attach(plan, number, name, program.rank, addresses, timeout, watch)
         return {number: self._open[name] for number, name in wanted.items()}
 
     def lend(
@@ -107,14 +112,22 @@ class RouteTable:
             route.control.close()
 
     def _attach(
-        self, plan: Plan, number: int, name: str, rank: int, addresses: Sequence[str], timeout: float
+        self,
+        plan: Plan,
+        number: int,
+        name: str,
+        rank: int,
+        addresses: Sequence[str],
+        timeout: float,
+        watch: Watch,
     ) -> OpenRoute:
         route = plan.routes[number]
         hosts = tuple(plan.topology.host(member) for member in route.ranks)
         group = Group(name, route.ranks, rank, hosts)
         control = RouteControl(self._mailbox, group, dict(enumerate(addresses)))
         try:
-            endpoint = self._load_transport(route.transport).open(group, control, timeout)
+            with control.watched_by(watch):
+                endpoint = self._load_transport(route.transport).open(group, control, timeout)
         except CkptTransportError:
             control.close()
             raise

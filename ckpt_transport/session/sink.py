@@ -113,7 +113,7 @@ class Sink:
     def _join(self, coordinator: str, invite: m.Invite) -> None:
         if self._follower is not None:
             reason = f"{self._engine.label} is being updated to '{self._bringing}' by {self._coordinator}"
-            self._mailbox.send(coordinator, m.Failed(invite.update, -1, "JoinError", reason))
+            self._mailbox.send(coordinator, m.Busy(invite.update, reason))
             return
         if coordinator != self._coordinator:
             self._part_from_coordinator()
@@ -162,6 +162,8 @@ class Sink:
             sender, message = received
             if isinstance(message, m.AskVersion):
                 self._mailbox.send(sender, self._served())
+            elif isinstance(message, m.Invite):
+                self._join(sender, message)
             elif isinstance(message, m.Abort) and self._concerns(sender, message.update):
                 raise UpdateAbortedError(message.reason)
         self._mailbox.check_alive([self._coordinator])

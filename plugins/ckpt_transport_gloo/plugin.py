@@ -12,9 +12,10 @@ from ckpt_transport.families import CollectiveEndpoint, Poll
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
 from ckpt_transport_gloo.rendezvous import ControlStore
+from ckpt_transport_gloo.sockets import Connections
 
-LONGEST = datetime.timedelta(hours=1)
-"""How long a thread of gloo may wait for a peer. Deadlines are the executor's; this bounds what an abort leaves."""
+LONGEST = datetime.timedelta(hours=24)
+"""How long a thread of gloo may wait for a peer. Deadlines are the executor's, and an abort ends the connections."""
 
 
 class GlooEndpoint(CollectiveEndpoint):
@@ -22,6 +23,7 @@ class GlooEndpoint(CollectiveEndpoint):
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
+        self._connections = Connections()
         options = dist.ProcessGroupGloo._Options()
         options._timeout = LONGEST
         options._devices = [
@@ -40,6 +42,8 @@ class GlooEndpoint(CollectiveEndpoint):
             if store.failure is not None:
                 raise store.failure from error
             raise TransferTimeout(f"gloo could not connect route {group.route}: {first_line(error)}") from error
+        ports = control.exchange(self._connections.listening_port().to_bytes(2), timeout)
+        self._connections.find({int.from_bytes(port) for port in ports.values()})
 
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
         assert self._processes is not None
@@ -74,8 +78,7 @@ class GlooEndpoint(CollectiveEndpoint):
     def _shut(self) -> None:
         processes, self._processes = self._processes, None
         if processes is not None:
-            processes.abort()
-            processes.shutdown()
+            self._connections.end()
 
 
 class GlooTransport(Transport):

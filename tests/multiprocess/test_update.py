@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
-from ckpt_transport.memory.segment import PREFIX, SHM
-from tests.fleet import SWIFT, SinkSpec, SourceProcess, fleet, model, weights
+from tests.fleet import SWIFT, SinkSpec, SourceProcess, fleet, left_behind, model, weights
 
 TRANSPORTS = ("shm", "gloo")
 
@@ -19,7 +18,7 @@ TRANSPORTS = ("shm", "gloo")
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Any:
     yield
-    assert not list(SHM.glob(f"{PREFIX}*")), "shared memory was left behind"
+    assert not left_behind()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
