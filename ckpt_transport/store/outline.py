@@ -18,7 +18,5 @@ def outline(version: str, files: Sequence[CheckpointFile], sources: int, kind: M
 def _shard(version: str, files: Sequence[CheckpointFile], rank: int, kind: MemoryKind) -> Manifest:
     entries = [entry for file in files for entry in file.tensors]
     offsets, nbytes = lay_out(entry.nbytes for entry in entries)
-    placed = [
-        PlacedTensor(entry.spec, 0, offset, entry.nbytes) for entry, offset in zip(entries, offsets, strict=True)
-    ]
+    placed = [PlacedTensor(entry.spec, 0, offset, entry.nbytes) for entry, offset in zip(entries, offsets, strict=True)]
     return Manifest(version, (Extent(rank, nbytes, kind),) if placed else (), tuple(placed))
