@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,8 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 32 << 20
 
 
-def write(directory: Path, config: ModelConfig, seed: int) -> int:
-    """Write a checkpoint with random weights; returns its bytes.
+def write(directory: Path, config: ModelConfig, seed: int) -> None:
+    """Write a checkpoint with random weights.
 
     Args:
         directory: made, and must not exist.
@@ -40,11 +41,10 @@ def write(directory: Path, config: ModelConfig, seed: int) -> int:
         shards[-1][name] = tensor
         room -= tensor.nbytes
     files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
-    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
     for file, shard in zip(files, shards, strict=True):
         save_file(shard, directory / file, metadata={"format": "pt"})
     weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-    _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    _write_json(directory / INDEX, {"metadata": {"total_size": size(config)}, "weight_map": weight_map})
     _write_json(
         directory / "config.json",
         {
@@ -56,7 +56,6 @@ def write(directory: Path, config: ModelConfig, seed: int) -> int:
             **msgspec.structs.asdict(config),
         },
     )
-    return total
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -78,6 +77,11 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             f"{layer}.mlp.down_proj.weight": (width, inner),
         }
     return found | {"model.norm.weight": (width,), "lm_head.weight": (config.vocab_size, width)}
+
+
+def size(config: ModelConfig) -> int:
+    """Bytes of all tensors."""
+    return sum(math.prod(shape) for shape in shapes(config).values()) * torch.float32.itemsize
 
 
 def read_config(directory: Path) -> ModelConfig:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import msgspec
 import torch
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, ParameterServer, Report, registry
 from ckpt_transport.demo import checkpoint, report
 from ckpt_transport.demo.client import Clients, Served
 from ckpt_transport.demo.display import Display
@@ -34,8 +31,7 @@ from ckpt_transport.demo.result import (
 )
 from ckpt_transport.demo.service import Service, ServiceError
 from ckpt_transport.demo.shards import Loader
-from ckpt_transport.errors import CkptTransportError
-from ckpt_transport.planning import explain
+from ckpt_transport.planning import AUTO, explain
 
 PROMPT = (11, 222, 1333, 404)
 MAX_TOKENS = 12
@@ -45,12 +41,9 @@ ENOUGH_TIMEOUT = 30.0
 LOGIT_TOLERANCE = 1e-3
 """How far sums in another order may move a logit; the distance to the second best token is usually far more."""
 SHARED_MEMORY = Path("/dev/shm")
-TRACE = Path("ckpt-transport-demo-trace.json")
 
 
-def run(
-    transport: str = "auto", trace: Path | None = None, *, keep: Path | None = None, result: Path | None = None
-) -> int:
+def run(transport: str, trace: Path, *, keep: Path | None = None, result: Path | None = None) -> int:
     """Show an update of a running model.
 
     Args:
@@ -60,13 +53,16 @@ def run(
         result: the file to write what was found to, for programs.
 
     Returns: the exit status: 0 when everything held, 1 when something did not.
+
+    Raises:
+        CkptTransportError: there was no update.
     """
     display = Display()
-    with _exit_on_sigterm(), ExitStack() as stack:
+    with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckpt-transport-demo-")))
         try:
-            found = _Demo(display, folder, transport, trace or TRACE).show()
-        except (CkptTransportError, ServiceError, httpx.HTTPError, OSError) as error:
+            found = _Demo(display, folder, transport, trace).show()
+        except (ServiceError, httpx.HTTPError, OSError) as error:
             display.heading("The demonstration failed")
             display.line(f"{type(error).__name__}: {error}", "bold red")
             return 1
@@ -74,6 +70,14 @@ def run(
             result.parent.mkdir(parents=True, exist_ok=True)
             result.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
     return 0 if found.ok else 1
+
+
+class _Moments(NamedTuple):
+    """When registration and update began, and when the update ended."""
+
+    register: float
+    update: float
+    updated: float
 
 
 class _Demo:
@@ -90,20 +94,21 @@ class _Demo:
             ServiceError: the server failed.
         """
         with ExitStack() as stack:
-            service, nbytes = self._prepare(stack)
-            return self._update(service, nbytes, stack)
+            config = self._configure()
+            service = self._prepare(stack)
+            return self._check(service, config)
 
-    def _prepare(self, stack: ExitStack) -> tuple[Service, int]:
+    def _prepare(self, stack: ExitStack) -> Service:
         """Write both versions; start the server with the first."""
         display, old, new = self._display, self._folder / BEFORE, self._folder / AFTER
         display.heading("Two versions of a model, and a server with the first")
-        nbytes = checkpoint.write(old, self._model, seed=1)
+        checkpoint.write(old, self._model, seed=1)
         service = Service(old, BEFORE, self._folder / "server.log")
         stack.callback(service.close)
         checkpoint.write(new, self._model, seed=2)
         files = len(list(new.glob("*.safetensors")))
-        tensors = len(checkpoint.shapes(self._model))
-        display.line(f"wrote {BEFORE} and {AFTER}: {tensors} tensors, {nbytes / 2**20:,.1f} MiB in {files} files each")
+        tensors, mebibytes = len(checkpoint.shapes(self._model)), checkpoint.size(self._model) / 2**20
+        display.line(f"wrote {BEFORE} and {AFTER}: {tensors} tensors, {mebibytes:,.1f} MiB in {files} files each")
         service.wait()
         for worker in service.inspect():
             display.line(
@@ -111,49 +116,28 @@ class _Demo:
                 f"{worker.nbytes / 2**20:,.1f} MiB"
             )
         display.line(f"listening on {service.url}")
-        return service, nbytes
+        return service
 
-    def _update(self, service: Service, nbytes: int, stack: ExitStack) -> Result:
-        display, new = self._display, self._folder / AFTER
+    def _check(self, service: Service, config: Config) -> Result:
+        """Update the server, and look at everything before and after."""
+        new = self._folder / AFTER
         compared_before = Comparison.of(service.compare(self._folder / BEFORE))
         tokens_before = service.generate(PROMPT, MAX_TOKENS).tokens
-        clients = Clients(service.url, vocabulary=self._model.vocab_size)
-        config = self._config(nbytes)
-
-        display.heading(f"The update to {AFTER}, under way with requests")
-        with clients:
-            clients.wait(lambda served: len(served) >= ENOUGH_REQUESTS or _failed(served), ENOUGH_TIMEOUT)
-            server = stack.enter_context(ParameterServer(config))
-            register_begun = time.monotonic()
-            with display.progress(f"register {AFTER}") as progress:
-                server.register(AFTER, directory=new, progress=progress)
-            begun = time.monotonic()
-            with display.progress(f"update to {AFTER}") as progress:
-                done = server.update(AFTER, service.serving.sinks, progress=progress)
-            ended = time.monotonic()
-            clients.wait(
-                lambda served: sum(request.start >= ended for request in served) >= ENOUGH_REQUESTS or _failed(served),
-                ENOUGH_TIMEOUT,
-            )
-        assert done is not None, "this is the only source, so it led the update"
-
-        served = clients.served()
-        requests = Requests.of(served, register_begun, begun, ended)
+        done, served, moments = self._update(service, config)
+        requests = Requests.of(served, *moments)
         tokens_after = service.generate(PROMPT, MAX_TOKENS).tokens
         compared_after = Comparison.of(service.compare(new))
         confirmed = _confirms(new, PROMPT, tokens_after)
         transport = "+".join(dict.fromkeys(route.transport for route in done.plan.routes))
-        self._trace.parent.mkdir(parents=True, exist_ok=True)
-        done.write_trace(self._trace)
 
         problems = [
-            *problems_of_requests(requests, served, ended),
+            *problems_of_requests(requests, served, moments.updated),
             *problems_of_comparison(compared_before, BEFORE),
             *problems_of_comparison(compared_after, AFTER),
             *problems_of_workers(service.inspect()),
             *(f"{label} was lost" for label in done.lost),
         ]
-        if self._transport not in ("auto", transport):
+        if self._transport not in (AUTO, transport):
             problems.append(f"{transport} carried the update, and {self._transport} was asked for")
         if tokens_after == tokens_before:
             problems.append("both versions give the same tokens")
@@ -164,8 +148,8 @@ class _Demo:
             problems=tuple(problems),
             transport=transport,
             plan=explain(done.plan),
-            nbytes=nbytes,
-            register_seconds=begun - register_begun,
+            nbytes=checkpoint.size(self._model),
+            register_seconds=moments.update - moments.register,
             update_seconds=done.seconds,
             paused={done.labels[rank]: seconds for rank, seconds in done.paused.items()},
             prompt=PROMPT,
@@ -178,20 +162,46 @@ class _Demo:
             events=len(done.timeline),
             trace=str(self._trace),
         )
-        report.show(display, result, done.picture)
+        self._trace.parent.mkdir(parents=True, exist_ok=True)
+        done.write_trace(self._trace)
+        report.show(self._display, result, done.picture)
         return result
 
-    def _config(self, nbytes: int) -> Config:
+    def _update(self, service: Service, config: Config) -> tuple[Report, list[Served], _Moments]:
+        """Register the new version and bring it to the workers, while clients keep them busy."""
+        display = self._display
+        display.heading(f"The update to {AFTER}, under way with requests")
+        with ParameterServer(config) as server, Clients(service.url, vocabulary=self._model.vocab_size) as clients:
+            clients.wait(lambda served: len(served) >= ENOUGH_REQUESTS or _failed(served), ENOUGH_TIMEOUT)
+            register = time.monotonic()
+            with display.progress(f"register {AFTER}") as progress:
+                server.register(AFTER, directory=self._folder / AFTER, progress=progress)
+            update = time.monotonic()
+            with display.progress(f"update to {AFTER}") as progress:
+                done = server.update(AFTER, service.serving.sinks, progress=progress)
+            updated = time.monotonic()
+            clients.wait(
+                lambda served: (
+                    sum(request.start >= updated for request in served) >= ENOUGH_REQUESTS or _failed(served)
+                ),
+                ENOUGH_TIMEOUT,
+            )
+        assert done is not None, "this is the only source, so it led the update"
+        return done, clients.served(), _Moments(register, update, updated)
+
+    def _configure(self) -> Config:
         """Small buckets, so that there is a pipeline to see; private memory where ``/dev/shm`` is small."""
+        for name in self._transport.split("+") if self._transport != AUTO else ():
+            registry.load(name)
         pool = None
-        if not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < 2 * nbytes:
+        if not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < 2 * checkpoint.size(self._model):
             pool = "private"
             self._display.line(f"{SHARED_MEMORY} is small: {AFTER} will be kept in private memory", "yellow")
         return Config.load(transport=self._transport, bucket_bytes=BUCKET_BYTES, pool=pool)
 
 
 def _failed(served: list[Served]) -> bool:
-    return bool(served and served[-1].error)
+    return any(request.error for request in served)
 
 
 def _confirms(directory: Path, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> bool:
@@ -204,16 +214,3 @@ def _confirms(directory: Path, prompt: tuple[int, ...], tokens: tuple[int, ...])
     logits = logits[len(prompt) - 1 :]
     chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
     return bool((logits.max(dim=1).values - chosen <= LOGIT_TOLERANCE).all())
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Clean up when asked to end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

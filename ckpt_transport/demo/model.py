@@ -104,13 +104,14 @@ class Attention(nn.Module):
         self.o_proj = Linear(self._heads * self._size, config.hidden_size)
 
     def forward(self, x: Tensor, layer: int, contexts: Sequence[Context]) -> Tensor:
-        parts = self.qkv_proj(x).split([len(context.tokens) - context.seen for context in contexts])
+        unseen = [len(context.tokens) - context.seen for context in contexts]
+        parts = self.qkv_proj(x).split_with_sizes(unseen)
         mixed = [self._mix(part, layer, context) for part, context in zip(parts, contexts, strict=True)]
         return self._group.sum(self.o_proj(torch.cat(mixed)))
 
     def _mix(self, projected: Tensor, layer: int, context: Context) -> Tensor:
         heads = projected.view(len(projected), -1, self._size).transpose(0, 1)
-        queries, keys, values = heads.split([self._heads, self._kv_heads, self._kv_heads])
+        queries, keys, values = heads.split_with_sizes([self._heads, self._kv_heads, self._kv_heads])
         queries, keys = self._rotary(queries, context.seen), self._rotary(keys, context.seen)
         keys, values = context.extend(layer, keys, values)
         positions = torch.arange(keys.shape[1])
@@ -196,4 +197,4 @@ class Transformer(nn.Module):
         hidden = self.model(contexts)
         for context in contexts:
             context.seen = len(context.tokens)
-        return torch.cat(self.group.gather(self.lm_head(hidden)), dim=-1).split(unseen)
+        return torch.cat(self.group.gather(self.lm_head(hidden)), dim=-1).split_with_sizes(unseen)

@@ -83,10 +83,11 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Serving(msgspec.Struct, frozen=True):
-    """What the server prints when it serves: its port, and the workers' addresses for updates."""
+    """What the server prints when it serves: its port, and the workers' addresses for updates and process ids."""
 
     port: int
     sinks: tuple[str, ...]
+    processes: tuple[int, ...]
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -112,7 +112,7 @@ def main() -> None:
     try:
         with Front(team) as front:
             threading.Thread(target=front.serve_forever, daemon=True).start()
-            print(encode(Serving(front.server_port, team.sinks)).decode(), flush=True)
+            print(encode(Serving(front.server_port, team.sinks, team.processes)).decode(), flush=True)
             sys.stdin.buffer.read()
             front.shutdown()
     finally:

@@ -51,7 +51,7 @@ class Service:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, process_group=0
             )
-        self.serving = Serving(0, ())
+        self.serving = Serving(0, (), ())
 
     def wait(self) -> None:
         """Wait until it serves.

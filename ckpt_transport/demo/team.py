@@ -66,6 +66,11 @@ class Team:
             self.close()
             raise
 
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Their process ids, by rank."""
+        return tuple(process.pid for process in self._processes)
+
     def ask(self, request: Request) -> tuple[Reply, ...]:
         """Every worker's reply, by rank; of a generation, one. For any number of threads.
 

@@ -36,6 +36,7 @@ GROUP_TIMEOUT = timedelta(seconds=90)
 """How long a worker waits for another one; more than an update may hold it."""
 TICK = 1.0
 """How often idle workers hear from rank 0."""
+MOST_THREADS = 4
 GRACE = 10.0
 """How long a worker may take to end after its server is gone."""
 
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--channel", type=int, required=True, help="file descriptor of the socket to the server")
     arguments = parser.parse_args()
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // arguments.world_size))
+    torch.set_num_threads(min(max(1, (os.cpu_count() or 1) // arguments.world_size), MOST_THREADS))
     channel = Channel(socket.socket(fileno=arguments.channel))
     threading.Thread(target=_end_with_the_server, args=(channel.socket,), daemon=True).start()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -106,7 +107,7 @@ def _step(engine: Engine, channel: Channel) -> bool:
 
 def _received(channel: Channel, patience: float) -> bytes:
     """The requests that have come, as one message to the other workers; waits for the first up to ``patience``."""
-    lines = []
+    lines: list[bytes] = []
     try:
         while (line := channel.receive(0 if lines else patience)) is not None:
             lines.append(line)

@@ -1,0 +1,167 @@
+"""The main job, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ckpt_transport.demo import checkpoint
+from ckpt_transport.demo.model import ModelConfig
+from ckpt_transport.demo.result import Result
+from ckpt_transport.memory.segment import PREFIX, SHM
+
+LIMIT = 100.0
+"""Seconds; the demonstration promises two minutes."""
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A place for temporary files with a name short enough for sockets; empty afterwards, as is the shared memory."""
+    home = Path(tempfile.mkdtemp(dir="/tmp"))
+    before = orphans()
+    yield home
+    left = [path for path in home.rglob("*") if not path.is_dir() or path.name.startswith("ckpt-transport-demo-")]
+    shutil.rmtree(home)
+    assert not left, "files or sockets were left behind"
+    assert not orphans() - before, "shared memory was left behind"
+
+
+def orphans() -> set[Path]:
+    """Shared memory of processes that are gone; its name ends with the process and a random word."""
+    return {path for path in SHM.glob(f"{PREFIX}*") if not Path("/proc", path.name.split("-")[-2]).exists()}
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The demonstration in a session of its own, so that its processes can be found."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ckpt_transport", "demo", *arguments],
+        env={**os.environ, "TMPDIR": str(home), "XDG_RUNTIME_DIR": str(home)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes_of(session: int) -> set[int]:
+    """Those that live in a session, without zombies."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.add(int(status.parent.name))
+    return found
+
+
+def wait_for_workers(demo: subprocess.Popen[str]) -> None:
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("listening"):
+            return
+    pytest.fail("the workers never served")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_the_demonstration_keeps_its_promises(transport: str, home: Path, tmp_path: Path) -> None:
+    """Given a transport, when the demonstration has run, then it was used, no request failed and every bit is right."""
+    trace, result_file = tmp_path / "new" / "trace.json", tmp_path / "result.json"
+    demo = start(home, "--transport", transport, "--trace", str(trace), "--json", str(result_file))
+    output, _ = demo.communicate(timeout=LIMIT)
+
+    assert demo.returncode == 0, output
+    result = read(result_file)
+    assert result.ok
+    assert result.problems == ()
+    assert result.transport == transport
+    assert "why" in result.plan
+    assert result.tokens_before != result.tokens_after
+    assert result.tokens_confirmed
+    assert result.requests.failed == 0
+    assert result.requests.updating.requests >= 1
+    assert result.requests.after.requests >= 1
+    assert len(result.paused) == 2
+    assert 0 < max(result.paused.values()) < result.update_seconds
+    for comparison in (result.comparison_before, result.comparison_after):
+        assert comparison.workers == 2
+        assert comparison.mismatches == {}
+        assert comparison.elements * 4 >= result.nbytes
+    for part in (f"{transport} was chosen", "100 %", "Timeline", "0 failed", str(trace)):
+        assert part in output
+    complete = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert len(complete) == result.events > 0
+    assert wait_until(lambda: not processes_of(demo.pid), 5.0)
+
+
+def test_kept_checkpoints_are_complete(home: Path, tmp_path: Path) -> None:
+    """Given --keep, when the demonstration has run, then both versions are there as Hugging Face directories."""
+    kept = tmp_path / "kept"
+    demo = start(home, "--keep", str(kept), "--trace", str(tmp_path / "trace.json"))
+    output, _ = demo.communicate(timeout=LIMIT)
+
+    assert demo.returncode == 0, output
+    for version in ("v1", "v2"):
+        assert checkpoint.read_config(kept / version) == ModelConfig()
+        with checkpoint.Checkpoint(kept / version) as files:
+            shapes = {name: tuple(tensor.shape) for name, tensor in files.tensors()}
+        assert shapes == checkpoint.shapes(ModelConfig())
+
+
+def test_an_unknown_transport_is_refused_before_anything_starts(home: Path) -> None:
+    """Given a name that no plugin has, then the names there are are listed, and nothing was started."""
+    demo = start(home, "--transport", "pigeon")
+    output, _ = demo.communicate(timeout=LIMIT)
+
+    assert demo.returncode == 1
+    assert "pigeon" in output
+    assert "shm" in output
+    assert "worker" not in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_demonstration_leaves_nothing_behind(number: int, home: Path, tmp_path: Path) -> None:
+    """Given a signal while workers serve, then the demonstration ends with all its processes and files."""
+    demo = start(home, "--trace", str(tmp_path / "trace.json"))
+    with demo:
+        wait_for_workers(demo)
+        demo.send_signal(number)
+        demo.communicate(timeout=LIMIT)
+    assert demo.returncode > 0
+    assert wait_until(lambda: not processes_of(demo.pid), 5.0)
+
+
+def test_workers_do_not_outlive_a_killed_demonstration(tmp_path: Path, home: Path) -> None:
+    """Given that the demonstration is killed while workers serve, then server and workers end by themselves."""
+    demo = start(tmp_path, "--trace", str(tmp_path / "trace.json"))
+    with demo:
+        wait_for_workers(demo)
+        assert len(processes_of(demo.pid)) >= 4
+        demo.kill()
+        assert wait_until(lambda: not processes_of(demo.pid), 30.0)
+
+
+def read(path: Path) -> Result:
+    return msgspec.json.decode(path.read_bytes(), type=Result)

@@ -1,0 +1,144 @@
+"""The demonstration's server on its own: what it computes, what it refuses, what it says when a worker dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ckpt_transport.demo import checkpoint
+from ckpt_transport.demo.engine import Engine
+from ckpt_transport.demo.model import ModelConfig
+from ckpt_transport.demo.parallel import TensorParallel
+from ckpt_transport.demo.protocol import Generate, Generated
+from ckpt_transport.demo.service import Service, ServiceError
+
+SMALL = ModelConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=32,
+)
+PROMPT = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoints") / "v1"
+    checkpoint.write(directory, SMALL, seed=1)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def service(directory: Path) -> Iterator[Service]:
+    service = Service(directory, "v1", directory.parent / "server.log")
+    try:
+        service.wait()
+        yield service
+    finally:
+        service.close()
+
+
+def unsplit(directory: Path, *requests: Generate) -> list[Generated]:
+    """What an engine of one worker answers, all requests side by side."""
+    engine = Engine(directory, TensorParallel())
+    for number, request in enumerate(requests):
+        assert engine.admit(number, request) is None
+    answers: dict[int, Generated] = {}
+    while engine.busy:
+        answers.update(engine.step())
+    return [answers[number] for number in range(len(requests))]
+
+
+def test_two_workers_give_the_tokens_of_one(service: Service, directory: Path) -> None:
+    """Given the same checkpoint, then a model split over two workers continues a prompt as the whole model does."""
+    (expected,) = unsplit(directory, Generate(PROMPT, 12))
+    assert service.generate(PROMPT, 12).tokens == expected.tokens
+
+
+def test_requests_side_by_side_do_not_disturb_each_other(service: Service, directory: Path) -> None:
+    """Given requests of different lengths at the same time, then each gets the tokens it gets alone."""
+    requests = [Generate(tuple(range(1, number + 2)), 3 + number % 5) for number in range(12)]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        answers = list(pool.map(lambda request: service.generate(request.prompt, request.max_tokens), requests))
+    assert [answer.tokens for answer in answers] == [unsplit(directory, r)[0].tokens for r in requests]
+
+
+def test_keys_and_values_of_old_weights_are_not_used(directory: Path, tmp_path: Path) -> None:
+    """Given new weights in the middle of an answer, then the next token is the one the new weights alone give."""
+    new = tmp_path / "v2"
+    checkpoint.write(new, SMALL, seed=2)
+    engine = Engine(directory, TensorParallel())
+    engine.admit(0, Generate(PROMPT, 3))
+    assert list(engine.step()) == []
+    assert list(engine.step()) == []
+    with checkpoint.Checkpoint(new) as files:
+        engine.load(files.tensors())
+    ((_, answer),) = engine.step()
+
+    assert answer.tokens[:2] == unsplit(directory, Generate(PROMPT, 2))[0].tokens
+    assert answer.tokens[2:] == unsplit(new, Generate((*PROMPT, *answer.tokens[:2]), 1))[0].tokens
+
+
+def test_the_comparison_finds_a_single_bit(service: Service, directory: Path, tmp_path: Path) -> None:
+    """Given a copy of the checkpoint with one bit changed, then exactly that element is reported, by its worker."""
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    (source,) = directory.glob("*.safetensors")
+    with safe_open(source, "pt") as file:
+        tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["model.layers.1.self_attn.v_proj.weight"].view(torch.int32)[-1, -1] ^= 1
+    save_file(tensors, changed / source.name)
+    (changed / checkpoint.INDEX).write_bytes((directory / checkpoint.INDEX).read_bytes())
+
+    assert [worker.mismatches for worker in service.compare(directory)] == [{}, {}]
+    mismatches = [worker.mismatches for worker in service.compare(changed)]
+    assert mismatches == [{}, {"model.layers.1.self_attn.qkv_proj.weight": 1}]
+
+
+@pytest.mark.parametrize(("prompt", "max_tokens"), [((), 3), ((1,), 0), ((64,), 3), ((-1,), 3), ((1,), 32)], ids=str)
+def test_impossible_requests_are_refused(service: Service, prompt: tuple[int, ...], max_tokens: int) -> None:
+    """Given a request that no model could serve, then it is refused and the next one is served."""
+    with pytest.raises(ServiceError, match="refused"):
+        service.generate(prompt, max_tokens)
+    assert len(service.generate(PROMPT, 4).tokens) == 4
+
+
+@pytest.mark.parametrize("body", [b"", b"nope", b"[]", b'{"prompt": "text"}', b'{"prompt": [1.5]}'])
+def test_malformed_requests_are_refused(service: Service, body: bytes) -> None:
+    assert httpx.post(f"{service.url}/generate", content=body, timeout=10.0).status_code == httpx.codes.BAD_REQUEST
+
+
+def test_unknown_pages_and_directories_are_refused(service: Service, tmp_path: Path) -> None:
+    assert httpx.get(f"{service.url}/nothing", timeout=10.0).status_code == httpx.codes.NOT_FOUND
+    assert httpx.post(f"{service.url}/nothing", content=b"{}", timeout=10.0).status_code == httpx.codes.NOT_FOUND
+    with pytest.raises(ServiceError, match="cannot read the checkpoint"):
+        service.compare(tmp_path / "nothing")
+
+
+def test_a_lost_worker_is_reported(directory: Path, tmp_path: Path) -> None:
+    """Given that a worker dies, then the server says so, refuses requests, and still ends properly."""
+    service = Service(directory, "v1", tmp_path / "server.log")
+    try:
+        service.wait()
+        assert httpx.get(f"{service.url}/health", timeout=10.0).status_code == httpx.codes.OK
+        os.kill(service.serving.processes[1], signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while httpx.get(f"{service.url}/health", timeout=10.0).status_code == httpx.codes.OK:
+            assert time.monotonic() < deadline
+        with pytest.raises(ServiceError, match=r"gone|does not answer"):
+            service.generate(PROMPT, 2)
+    finally:
+        service.close()
