@@ -1,0 +1,358 @@
+"""Write the pages under ``docs/reference`` from the code: settings, commands, errors, interfaces, messages.
+
+``python docs/generate.py`` writes them; ``python docs/generate.py --check`` only says which are not current, and exits
+with 1 when one is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import enum
+import inspect
+import itertools
+import re
+import sys
+import textwrap
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from ckpt_transport import config, errors
+from ckpt_transport.cli import app as cli
+from ckpt_transport.control import messages as wire
+from ckpt_transport.session import messages
+
+REFERENCE = Path(__file__).parent / "reference"
+NOTICE = "<!-- Written by docs/generate.py from the code. Do not edit. -->"
+
+SECTIONS = ("Args", "Attributes", "Raises", "Returns")
+
+PYTHON = (("ckpt_transport", ""), ("ckpt_transport_torch", ""), ("ckpt_transport.session.messages", "ServedVersion"))
+INTERFACE = (
+    ("ckpt_transport.transport", ""),
+    ("ckpt_transport.families", ""),
+    ("ckpt_transport.memory", ""),
+    ("ckpt_transport.registry", "Registry names load available"),
+)
+PLANNING = (("ckpt_transport.planning", ""),)
+TESTING = (("ckpt_transport.testing", ""),)
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, say what is not current")
+    only_check = parser.parse_args().check
+    stale = []
+    for name, make in PAGES.items():
+        path, text = REFERENCE / name, make()
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path)
+        if not only_check:
+            path.write_text(text, encoding="utf-8")
+    for path in stale:
+        print(f"{path.relative_to(REFERENCE.parent.parent)} {'is not current' if only_check else 'written'}")
+    return int(bool(stale and only_check))
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def configuration() -> str:
+    rows = [
+        (f"`{name}`", kind, f"`{default}`" if default else "empty", meaning, f"`{config.ENV_PREFIX}{name.upper()}`")
+        for name, kind, default, meaning in config.describe()
+    ]
+    return _page(
+        "Settings",
+        _prose(config.__doc__ or ""),
+        _table(("setting", "type", "default", "meaning", "environment variable"), rows),
+        f"`{config.ENV_FILE}` names the TOML file. Times are seconds; sizes are bytes, or text such as `64MiB`.",
+    )
+
+
+def command_line() -> str:
+    parts = [_prose(cli.HELP)]
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        parts += [f"## ckpt-transport {command.name}", _prose(inspect.getdoc(command.callback) or "")]
+        rows = list(_parameters(command.callback))
+        if rows:
+            parts.append(_table(("argument", "default", "meaning"), rows))
+    return _page("Commands", *parts)
+
+
+def error_tree() -> str:
+    rows = []
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        if kind.__module__ == errors.__name__:
+            parents = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
+            rows.append((f"`{name}`", parents, _inline(inspect.getdoc(kind) or "")))
+    return _page(
+        "Errors",
+        _prose(errors.__doc__ or ""),
+        _table(("error", "is a", "meaning"), rows),
+        "What they mean to whoever runs an update: [handle failures](../how-to/handle-failures.md).",
+    )
+
+
+def wire_messages() -> str:
+    parts = [_prose(wire.__doc__ or ""), "## Of every mailbox"]
+    parts += _messages(wire)
+    parts += ["## Of an update", _prose(messages.__doc__ or "")]
+    parts += _messages(messages)
+    for name in ("PARTICIPANT", "COORDINATOR"):
+        understood = ", ".join(f"`{kind.__name__}`" for kind in getattr(messages, name))
+        parts.append(f"A {name.lower()} understands {understood}.")
+    return _page("Messages on the wire", *parts)
+
+
+def api(title: str, modules: Iterable[tuple[str, str]]) -> Callable[[], str]:
+    """A page with the public names of modules, or with those that are named."""
+
+    def make() -> str:
+        parts = []
+        for name, chosen in modules:
+            module = import_module(name)
+            parts.append(f"## Module `{name}`")
+            if not chosen:
+                parts.append(_prose(module.__doc__ or ""))
+            for public in chosen.split() or _public(module):
+                parts += _described(public, getattr(module, public), module)
+        return _page(title, *parts)
+
+    return make
+
+
+# -- from the code ----------------------------------------------------------------------------------------------------
+
+
+def _public(module: ModuleType) -> Sequence[str]:
+    declared: Sequence[str] | None = getattr(module, "__all__", None)
+    if declared is not None:
+        return declared
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    ]
+
+
+def _described(name: str, value: object, module: ModuleType) -> Iterator[str]:
+    doc = inspect.getdoc(value) or ""
+    if inspect.isclass(value):
+        bases = [base.__name__ for base in value.__bases__ if base not in (object, typing.Protocol)]
+        yield f"### {name}" + (f" ({', '.join(bases)})" if bases else "")
+        if "__init__" in vars(value) and not getattr(value, "_is_protocol", False):
+            yield f"```text\n{name}{_signature(value.__init__, drop_self=True)}\n```"
+        yield _prose(doc)
+        if issubclass(value, enum.Enum):
+            yield "\n".join(f"- `{member.name}`{_meaning(value, member.name)}" for member in value)
+        else:
+            yield from _members(value)
+    elif inspect.isroutine(value):
+        yield f"### {name}"
+        yield f"```text\n{name}{_signature(value)}\n```"
+        yield _prose(doc)
+    else:
+        yield f"### {name}"
+        yield _prose(_note(name, module)) or f"`{value!r}`"
+        if isinstance(value, tuple) and all(hasattr(item, "promise") for item in value):
+            yield "\n".join(f"- `{item.name}`: {item.promise}" for item in value)
+
+
+def _members(kind: type) -> Iterator[str]:
+    for name, member in vars(kind).items():
+        function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+        if name.startswith("__"):
+            continue
+        if isinstance(member, property) and not name.startswith("_"):
+            doc = inspect.getdoc(member)
+            yield f"- **{name}** (property)" + (f": {_flat(doc)}" if doc else "")
+        elif inspect.isfunction(function) and (not name.startswith("_") or _for_authors(kind, function)):
+            marks = [mark for mark, is_so in _marks(member, function).items() if is_so]
+            yield f"- **{name}**`{_signature(function, drop_self=not isinstance(member, staticmethod))}`" + (
+                f" ({', '.join(marks)})" if marks else ""
+            )
+            if function.__doc__:
+                yield textwrap.indent(_prose(inspect.getdoc(function) or ""), "  ")
+
+
+def _for_authors(kind: type, function: Callable[..., object]) -> bool:
+    """Whether an underscored method is part of what plugin authors write."""
+    if kind.__module__.startswith("ckpt_transport.families"):
+        return getattr(function, "__isabstractmethod__", False) or "override" in (function.__doc__ or "")
+    return kind.__module__ == "ckpt_transport.transport" and kind.__name__ == "Endpoint" and bool(function.__doc__)
+
+
+def _marks(member: object, function: Callable[..., object]) -> dict[str, bool]:
+    return {
+        "abstract": getattr(function, "__isabstractmethod__", False),
+        "class method": isinstance(member, classmethod),
+        "static method": isinstance(member, staticmethod),
+    }
+
+
+def _meaning(kind: type[enum.Enum], member: str) -> str:
+    text = _documented(textwrap.dedent(inspect.getsource(kind))).get(member)
+    return f": {_flat(text)}" if text else ""
+
+
+def _documented(source: str) -> dict[str, str]:
+    """The strings under assignments, by the name that is assigned."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        for before, after in itertools.pairwise(body):
+            if not isinstance(before, ast.Assign | ast.AnnAssign) or not isinstance(after, ast.Expr):
+                continue
+            targets = before.targets if isinstance(before, ast.Assign) else [before.target]
+            for target in targets:
+                if isinstance(target, ast.Name) and isinstance(after.value, ast.Constant):
+                    found[target.id] = inspect.cleandoc(str(after.value.value))
+    return found
+
+
+def _note(name: str, module: ModuleType) -> str:
+    """The string under the assignment of a module's name, here or where the module takes it from."""
+    sources = [
+        module,
+        *(value for value in sys.modules.values() if getattr(value, "__name__", "").startswith(module.__name__ + ".")),
+    ]
+    notes = (_documented(inspect.getsource(source)).get(name) for source in sources)
+    return next((note for note in notes if note), "")
+
+
+class _Bare(str):
+    """An annotation that is shown without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _signature(function: Callable[..., object], *, drop_self: bool = False) -> str:
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[1 if drop_self else 0 :]
+    shown = [p.replace(annotation=_Bare(p.annotation)) if isinstance(p.annotation, str) else p for p in parameters]
+    returns = signature.return_annotation
+    bare = _Bare(returns) if isinstance(returns, str) else returns
+    text = str(signature.replace(parameters=shown, return_annotation=bare))
+    return re.sub(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?(?: at 0x\w+)?>", r"\1", text)
+
+
+def _messages(module: ModuleType) -> Iterator[str]:
+    for name in _public(module):
+        kind = getattr(module, name)
+        if issubclass(kind, wire.Message) and kind is not wire.Message:
+            fields = ", ".join(f"{field}: {_type(hint)}" for field, hint in typing.get_type_hints(kind).items())
+            doc = kind.__doc__
+            yield f"### {name}\n\n`{name}({fields})`"
+            if doc and kind.__dict__.get("__doc__"):
+                yield _prose(inspect.cleandoc(doc))
+
+
+def _type(hint: object) -> str:
+    return (
+        hint.__name__
+        if isinstance(hint, type) and not typing.get_args(hint)
+        else re.sub(r"(\w+\.)+(?=\w)", "", str(hint))
+    )
+
+
+def _parameters(function: Callable[..., object]) -> Iterator[tuple[str, str, str]]:
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        hint, info = typing.get_args(parameter.annotation)
+        is_flag = hint is bool
+        if type(info).__name__ == "ArgumentInfo":
+            names = parameter.name.upper()
+        else:
+            given = [name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)]
+            names = ", ".join(given) or "--" + parameter.name.replace("_", "-")
+            names += "" if is_flag else " VALUE"
+        if parameter.default is inspect.Parameter.empty:
+            default = "required"
+        elif isinstance(info.show_default, str):
+            default = f"`{info.show_default}`"
+        else:
+            default = "none" if parameter.default is None else "off" if is_flag else f"`{parameter.default}`"
+        yield f"`{names}`", default, info.help or ""
+
+
+# -- markdown ---------------------------------------------------------------------------------------------------------
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([NOTICE, f"# {title}", *(part for part in parts if part)]) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _inline(text: str) -> str:
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?([\w]+)`", r"`\1`", text)
+    return re.sub(r"``(.+?)``", r"`\1`", text)
+
+
+def _flat(text: str) -> str:
+    return _inline(" ".join(text.split()))
+
+
+def _prose(doc: str) -> str:
+    """A docstring as markdown: roles become code, sections become lists, drawings and tables stay as they are."""
+    blocks: list[str] = []
+    drawing = False
+    for block in re.split(r"\n\s*\n", inspect.cleandoc(doc)):
+        lines = block.split("\n")
+        first, _, rest = lines[0].partition(":")
+        if block.strip() == "::":
+            drawing = True
+        elif lines[0].startswith("====") or (drawing and block.startswith("    ")):
+            fenced = block if lines[0].startswith("====") else textwrap.dedent(block)
+            blocks.append(f"```text\n{fenced}\n```")
+        elif block.startswith("    "):
+            blocks.append(f"```text\n{textwrap.dedent(block)}\n```")
+        elif first in SECTIONS and not rest.strip():
+            blocks.append(f"**{first}**\n\n" + "\n".join(f"- {item}" for item in _items(lines[1:])))
+        elif first in SECTIONS:
+            blocks.append(f"**{first}** {_flat(' '.join([rest, *lines[1:]]))}")
+        else:
+            drawing = block.endswith("::")
+            blocks.append(_inline(block.removesuffix(":") if drawing else block))
+    return "\n\n".join(blocks)
+
+
+def _items(lines: Sequence[str]) -> Iterator[str]:
+    """The entries of a section; each begins at the indentation of the first."""
+    text = textwrap.dedent("\n".join(lines))
+    for entry in re.split(r"\n(?=\S)", text):
+        name, colon, meaning = entry.partition(": ")
+        if colon and re.fullmatch(r"[\w, ]+", name):
+            yield f"`{name}`: {_flat(meaning)}"
+        else:
+            yield _flat(entry)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "configuration.md": configuration,
+    "commands.md": command_line,
+    "errors.md": error_tree,
+    "messages.md": wire_messages,
+    "python.md": api("Python interface", PYTHON),
+    "transport-interface.md": api("Transport interface", INTERFACE),
+    "planning.md": api("Planning", PLANNING),
+    "testing.md": api("Testing", TESTING),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

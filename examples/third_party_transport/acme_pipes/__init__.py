@@ -1,0 +1,5 @@
+"""``acme-tcp``: a transport of another author, over plain TCP sockets."""
+
+from .transport import AcmeTcpTransport
+
+__all__ = ["AcmeTcpTransport"]
