@@ -22,7 +22,12 @@ from ckpt_transport_torch import Attachment
 from ckpt_transport_torch.engine import LoaderEngine, TorchEngine
 
 DEADLINE = 60.0
-SWIFT: Mapping[str, Any] = {"heartbeat_interval": 0.1, "heartbeat_timeout": 1.5, "join_timeout": 15, "update_timeout": 45}
+SWIFT: Mapping[str, Any] = {
+    "heartbeat_interval": 0.1,
+    "heartbeat_timeout": 1.5,
+    "join_timeout": 15,
+    "update_timeout": 45,
+}
 """Settings under which a dead peer is noticed soon."""
 
 PHASES = ("propose", "open", "connect", "run", "abort")
@@ -59,14 +64,17 @@ class Fault:
         where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``), of the participant
             (one of PHASES), or of the source's meter (``sent``).
         count: at which call, counted from 1.
-        act: ``kill`` the process, ``raise`` an error, or ``hang`` for as long as the process lives.
+        act: ``kill`` the process, ``raise`` an error, ``hang`` for as long as the process lives, or ``lie``: return
+            another digest.
     """
 
     where: str
     count: int = 1
     act: str = "kill"
 
-    def strike(self) -> None:
+    def strike(self) -> str:
+        if self.act == "lie":
+            return "0" * 64
         if self.act == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.act == "hang":
@@ -83,7 +91,7 @@ def inject(fault: Fault, target: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == fault.count:
-            fault.strike()
+            return fault.strike()
         return method(*args, **kwargs)
 
     setattr(target, fault.where, wrapped)
@@ -119,7 +127,7 @@ def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
     engine = LoaderEngine(module, by_name, "", label) if spec.by_callback else TorchEngine(module, "", label)
     if spec.fault is not None:
         inject(spec.fault, Participant if spec.fault.where in PHASES else engine)
-    sink = Sink(engine, spec.address, "v1", Config(**{**SWIFT, **spec.settings}))
+    sink = Sink(engine, spec.address, "v1", Config.load(**{**SWIFT, **spec.settings}))
     with Attachment(module, engine, sink) as attachment:
         sink.start()
         pipe.send(attachment.address)
@@ -244,7 +252,7 @@ def run_source(
         inject(fault, Participant if fault.where in PHASES else meter)
     tensors = weights(seed, **shape)
     own = dict(list(tensors.items())[rank::world_size])
-    with ParameterServer(Config(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
+    with ParameterServer(Config.load(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
         server.register(f"v{seed}", tensors=own)
         try:
             server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total))

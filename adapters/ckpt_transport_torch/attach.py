@@ -18,7 +18,7 @@ class Attachment:
     def __init__(self, module: torch.nn.Module, engine: TorchEngine, sink: Sink) -> None:
         self._sink = sink
         self.gate: Gate = engine.gate
-        """For engines that bypass ``module(...)``: run each forward pass in ``with attachment.gate.forward_pass():``."""
+        """For engines that bypass ``module(...)``: run each forward pass in ``with gate.forward_pass():``."""
         self._hooks = [
             module.register_forward_pre_hook(lambda *_: engine.gate.enter(), prepend=True),
             module.register_forward_hook(lambda *_: engine.gate.leave(), always_call=True),
@@ -81,10 +81,7 @@ def attach(
         ControlError: somebody else listens there.
     """
     label = label or f"{type(module).__name__} in process {os.getpid()}"
-    if loader is None:
-        way_in = TorchEngine(module, engine, label)
-    else:
-        way_in = LoaderEngine(module, loader, engine, label)
+    way_in = TorchEngine(module, engine, label) if loader is None else LoaderEngine(module, loader, engine, label)
     sink = Sink(way_in, address, version, config)
     attachment = Attachment(module, way_in, sink)
     sink.start()

@@ -63,9 +63,7 @@ def plan(
         manifest,
         topology,
         {name: registry.load(name).traits for name in available},
-        Settings(
-            transport=settings.transport, bucket_bytes=settings.bucket_bytes, ring_depth=settings.ring_depth
-        ),
+        Settings(transport=settings.transport, bucket_bytes=settings.bucket_bytes, ring_depth=settings.ring_depth),
     )
     planned = time.perf_counter()
     verify(made)

@@ -33,7 +33,11 @@ def transports(as_json: AsJson = False) -> None:
     table = Table("name", "available", "reach", "maps", "sends from", "fan-out", "GB/s", "µs")
     for item in listed:
         traits = item.traits
-        state = "[green]yes[/]" if item.available else f"[red]no[/]: {item.reason}" + (f"\n{item.cure}" if item.cure else "")
+        state = (
+            "[green]yes[/]"
+            if item.available
+            else f"[red]no[/]: {item.reason}" + (f"\n{item.cure}" if item.cure else "")
+        )
         details = (
             [
                 traits.reach.value,

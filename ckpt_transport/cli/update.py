@@ -12,6 +12,7 @@ from ckpt_transport.cli.options import BucketBytes, Checkpoint, ConfigFile, Memo
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.planning import explain
+from ckpt_transport.planning.explain import count
 from ckpt_transport.session import ParameterServer
 from ckpt_transport.session.report import Report
 
@@ -46,9 +47,11 @@ def update(
     )
     with ParameterServer(settings) as server:
         console = Console(quiet=server.rank != 0)
-        source = {"directory": checkpoint} if checkpoint.is_dir() else {"files": [checkpoint]}
         with progress(console, f"reading {checkpoint.name}") as read:
-            server.register(version, progress=read, **source)  # type: ignore[arg-type]
+            if checkpoint.is_dir():
+                server.register(version, directory=checkpoint, progress=read)
+            else:
+                server.register(version, files=[checkpoint], progress=read)
         with progress(console, f"updating to {version}") as sent:
             report = server.update(version, progress=sent)
     if report is not None:
@@ -59,7 +62,9 @@ def _print(console: Console, report: Report) -> None:
     console.print(explain(report.plan), markup=False, highlight=False, soft_wrap=True)
     console.print(report.picture(min(console.width - 32, 100)), markup=False, highlight=False, soft_wrap=True)
     steps = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in report.phases.items())
-    console.print(f"{report.version} is served by {len(report.paused)} sinks after {report.seconds:.3f} s ({steps})")
+    console.print(
+        f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s ({steps})"
+    )
     if report.paused:
         console.print(f"forward passes were held for at most {max(report.paused.values()) * 1e3:.0f} ms")
     for label in report.lost:

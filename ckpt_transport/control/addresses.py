@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import os
 import secrets
+import socket
 import stat
 import tempfile
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +18,8 @@ from ckpt_transport.errors import ConfigError
 
 MAX_IPC_PATH = 100
 """A UNIX socket's path fits about 107 bytes."""
+
+ORPHAN_SECONDS = 60.0
 
 
 def private_directory() -> Path:
@@ -27,6 +33,8 @@ def private_directory() -> Path:
         directory = Path(runtime) / "ckpt-transport"
     else:
         directory = Path(tempfile.gettempdir()) / f"ckpt-transport-{os.getuid()}"
+    if len(str(directory)) > MAX_IPC_PATH - 20:
+        directory = Path("/tmp") / f"ckpt-transport-{os.getuid()}"
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
@@ -35,8 +43,27 @@ def private_directory() -> Path:
 
 
 def new_ipc_address() -> str:
-    """An unused address in this user's private folder."""
-    return f"ipc://{private_directory() / secrets.token_hex(6)}"
+    """An unused address in this user's private folder. Removes what killed processes have left there."""
+    directory = private_directory()
+    for path in directory.iterdir():
+        if _is_orphan(path):
+            path.unlink(missing_ok=True)
+    return f"ipc://{directory / secrets.token_hex(6)}"
+
+
+def remove(address: str) -> None:
+    """Remove the file of an ``ipc`` address that nobody listens at any more."""
+    if address.startswith("ipc://"):
+        Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def _is_orphan(path: Path) -> bool:
+    """Whether ``path`` is a socket with no listener, and old enough not to be one that is just being made."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        status = path.lstat()
+        if stat.S_ISSOCK(status.st_mode) and time.time() - status.st_mtime > ORPHAN_SECONDS:
+            return probe.connect_ex(str(path)) == errno.ECONNREFUSED
+    return False
 
 
 def check(address: str) -> str:
@@ -51,8 +78,22 @@ def check(address: str) -> str:
             raise ConfigError(f"{address} is longer than a socket's path may be ({MAX_IPC_PATH} characters)")
         return address
     if parts.scheme == "tcp" and parts.hostname and ":" in parts.netloc:
+        if parts.hostname in ("*", "0.0.0.0", "::"):
+            raise ConfigError(f"'{address}' is every interface; name the address of the one that others reach")
         return address
     raise ConfigError(f"'{address}' is not an address; use ipc:///absolute/path or tcp://host:port")
+
+
+def any_port(interface: str) -> str:
+    """A TCP address at an interface, given by address or host name, with any free port.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+    try:
+        return f"tcp://{socket.gethostbyname(interface)}:0"
+    except OSError as error:
+        raise ConfigError(f"interface '{interface}' is not an address or name of this host: {error}") from error
 
 
 def stays_on_host(address: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -67,6 +69,8 @@ class Mailbox:
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poller.register(self._woken, zmq.POLLIN)
         self._inbox: deque[tuple[str, Message]] = deque()
         self._routes: defaultdict[str, deque[RouteMessage]] = defaultdict(deque)
         self._closed_routes: set[str] = set()
@@ -93,8 +97,15 @@ class Mailbox:
         """File what has arrived; wait up to ``timeout`` seconds when nothing has."""
         if not self._poller.poll(math.ceil(timeout * 1000)):
             return
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 4096)
         for socket in (self._router, *self._dealers.values()):
             self._drain(socket)
+
+    def wake(self) -> None:
+        """End the wait of whoever is in :meth:`pump`, from any thread."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._waker, b"!")
 
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
         while True:
@@ -104,13 +115,13 @@ class Mailbox:
                 return
             identity = [frames.pop(0)] if socket is self._router else []
             try:
-                sender, message = self._codec.parse(frames)
+                self._file(*self._codec.parse(frames))
             except MessageError as error:
                 if identity:
                     answer = self._codec.frames(self.address, Refused(str(error)))
                     socket.send_multipart([*identity, *answer], zmq.NOBLOCK)
-                continue
-            self._file(sender, message)
+                else:
+                    self._inbox.append((socket.getsockopt_string(zmq.LAST_ENDPOINT), Refused(str(error))))
 
     def _file(self, sender: str, message: Message) -> None:
         if sender in self._heard:
@@ -182,6 +193,9 @@ class Mailbox:
             dealer.close(LINGER_MS)
         self._router.close(LINGER_MS)
         self._stop_context()
+        addresses.remove(self.address)
+        os.close(self._woken)
+        os.close(self._waker)
 
     def _stop_context(self) -> None:
         if self._authenticator is not None:

@@ -54,7 +54,7 @@ class Codec:
     """Turns messages into frames and back."""
 
     def __init__(self, types: Sequence[type[Message]] = ()) -> None:
-        union: Any = Union[(Heartbeat, Refused, RouteMessage, *types)]  # noqa: UP007
+        union: Any = Union[(Heartbeat, Refused, RouteMessage, *types)]
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(union).decode
 

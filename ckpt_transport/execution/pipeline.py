@@ -23,6 +23,7 @@ from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
 IDLE_SECONDS = 0.001
+WATCH_SECONDS = 0.01
 
 Apply = Callable[[Bucket, Sequence[torch.Tensor]], None]
 """Puts one bucket into the engine: the bucket, and its bytes as uint8 tensors, one per span."""
@@ -62,7 +63,8 @@ class Pipeline:
         sources: what fills need.
         apply: called on the caller's thread, bucket by bucket, in the order of the plan.
         watch: called often; raises to end the run.
-        idle: waits up to that many seconds, or until a message arrives.
+        idle: waits up to that many seconds, or until a message arrives, or ``wake`` is called.
+        wake: ends the wait in ``idle``, from any thread.
         progress: called with the bytes of each bucket this rank has sent or applied.
     """
 
@@ -74,12 +76,13 @@ class Pipeline:
         apply: Apply,
         watch: Callable[[], None],
         idle: Callable[[float], None],
+        wake: Callable[[], None],
         progress: Callable[[int], None],
     ) -> None:
         self.events: list[Event] = []
         self._program, self._attachments, self._sources = program, attachments, sources
-        self._apply, self._watch, self._idle, self._progress = apply, watch, idle, progress
-        self._left = {stage: 0 for stage in program.needs}
+        self._apply, self._watch, self._idle, self._wake, self._progress = apply, watch, idle, wake, progress
+        self._left = dict.fromkeys(program.needs, 0)
         for step in program.steps:
             self._left[step.stage] += 1
         self._fills = deque(step for step in program.steps if step.kind is StageKind.FILL)
@@ -89,7 +92,7 @@ class Pipeline:
                 self._transfers[step.leg.route].append(step)
         self._applies = deque(step for step in program.steps if step.kind is StageKind.APPLY)
         self._in_flight: dict[int, deque[tuple[Step, Completion, float]]] = {route: deque() for route in attachments}
-        self._filling: tuple[Step, Future[None], float] | None = None
+        self._filling: deque[tuple[Step, Future[float]]] = deque()
         self._receipts: dict[int, Receipt] = {}
         self._to_apply: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
@@ -123,8 +126,10 @@ class Pipeline:
                 self._record(step, started)
             except BaseException as error:
                 self._applied.append(error)
+                self._wake()
                 raise
             self._applied.append(step)
+            self._wake()
         if self._failure is not None:
             raise self._failure
 
@@ -139,8 +144,11 @@ class Pipeline:
 
     def _pump(self) -> None:
         with ThreadPoolExecutor(1, "ckpt-transport-fill") as filler:
+            watched = 0.0
             while self._left:
-                self._watch()
+                if now() - watched > WATCH_SECONDS:
+                    self._watch()
+                    watched = now()
                 moved = self._advance_fills(filler)
                 for route in self._attachments:
                     moved |= self._post(route)
@@ -154,29 +162,30 @@ class Pipeline:
         return not any(earlier in self._left for earlier in self._program.needs[step.stage])
 
     def _advance_fills(self, filler: ThreadPoolExecutor) -> bool:
-        if self._filling is not None:
-            step, future, started = self._filling
-            if not future.done():
-                return False
-            future.result()
-            self._record(step, started)
-            self._finish(step)
-            self._filling = None
-            return True
-        if self._fills and self._ready(self._fills[0]):
+        moved = False
+        while self._fills and self._ready(self._fills[0]):
             step = self._fills.popleft()
-            self._filling = step, filler.submit(self._fill, step), now()
-            return True
-        return False
+            filled = filler.submit(self._fill, step)
+            filled.add_done_callback(lambda _: self._wake())
+            self._filling.append((step, filled))
+            moved = True
+        while self._filling and self._filling[0][1].done():
+            step, future = self._filling.popleft()
+            self._record(step, future.result())
+            self._finish(step)
+            moved = True
+        return moved
 
-    def _fill(self, step: Step) -> None:
-        plan = self._program.plan
+    def _fill(self, step: Step) -> float:
+        """Copy a bucket into its slot; return when that started."""
+        started, plan = now(), self._program.plan
         bucket, ring = plan.buckets[step.bucket], plan.ring(self._program.rank, RingUse.FILL)
         assert ring is not None
         assert self._sources.ring is not None
         start = bucket.fill_slot * ring.slot_bytes
         extent = self._sources.extents[bucket.extent]
         self._sources.ring[start : start + bucket.nbytes].copy_(extent[bucket.offset : bucket.offset + bucket.nbytes])
+        return started
 
     def _post(self, route: int) -> bool:
         waiting, attachment = self._transfers[route], self._attachments[route]

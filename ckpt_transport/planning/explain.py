@@ -15,19 +15,22 @@ def explain(plan: Plan) -> str:
     hosts = len({participant.host for participant in topology.participants})
     lines = [
         f"version   {manifest.version}: {len(manifest.tensors):,} tensors, {size(manifest.nbytes)}",
-        f"ranks     {_count(len(topology.sources), 'source')}, {_count(len(topology.sinks), 'sink')}, {_count(hosts, 'host')}",
+        f"ranks     {count(len(topology.sources), 'source')}, {count(len(topology.sinks), 'sink')}, "
+        f"{count(hosts, 'host')}",
         f"buckets   {len(sizes):,}, largest {size(max(sizes))}"
         + (f", {sum(1 for n in split.values() if n > 1):,} tensors split" if max(split.values()) > 1 else ""),
     ]
     for number, hop in enumerate(plan.hops):
-        lines.append(f"{'route' if number == 0 else '':<10}hop {number}: {_describe(plan, hop)}")
+        then = "" if hop.legs[0].sender in topology.sources else "then "
+        lines.append(f"{'route' if number == 0 else '':<10}{then}{_describe(plan, hop)}")
     filled = sum(1 for bucket in plan.buckets if bucket.fill_slot != IN_PLACE)
     lines.append(
         "source    " + (f"fills {filled:,} buckets into slots first" if filled else "sends from where the bytes lie")
     )
     if plan.rings:
         ring = max(plan.rings, key=lambda ring: ring.nbytes)
-        lines.append(f"memory    {ring.depth} slots of {size(ring.slot_bytes)} = {size(ring.nbytes)} at each of {len(plan.rings)} ranks")
+        slots = f"{count(ring.depth, 'slot')} of {size(ring.slot_bytes)} = {size(ring.nbytes)}"
+        lines.append(f"memory    {slots} at {count(len({ring.rank for ring in plan.rings}), 'rank')}")
     else:
         lines.append("memory    no slots: sinks read the source's memory in place")
     kinds = Counter(stage.kind for stage in plan.stages)
@@ -46,7 +49,8 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.4g} TiB"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number and its noun: ``1 sink``, ``2 sinks``."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 

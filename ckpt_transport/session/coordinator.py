@@ -13,9 +13,12 @@ from typing import TypeVar
 from ckpt_transport import errors, registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import (
     CkptTransportError,
+    ConfigError,
     JoinError,
+    MessageError,
     PeerLostError,
     PlanMismatchError,
     TaintedError,
@@ -62,15 +65,16 @@ class Coordinator:
     """Leads one update. Every method may raise what a participant reported.
 
     Args:
+        update: a new name for it.
         mailbox: of source rank 0.
         config: deadlines, transport, bucket size.
         table, names: routes that are kept between updates.
-        myself: how rank 0 joins.
         buffers: rank 0's extents.
     """
 
     def __init__(
         self,
+        update: str,
         mailbox: Mailbox,
         config: Config,
         table: RouteTable,
@@ -84,16 +88,15 @@ class Coordinator:
         self._joins: list[m.Join] = []
         self._invited: list[str] = []
         self._reached: list[str] = []
-        self._update = ""
+        self._update = update
         self._phases: dict[str, float] = {}
         self._pending: list[Step] = []
         self._aborted: dict[int, m.Aborted] = {}
 
-    def lead(self, invite: m.Invite, myself: m.Join, sources: int, sinks: Sequence[str], progress: Progress) -> Report:
+    def lead(self, myself: m.Join, sources: int, sinks: Sequence[str], progress: Progress) -> Report:
         """Run the whole update.
 
         Args:
-            invite: what to say to the sinks.
             myself: rank 0's own introduction.
             sources: how many source ranks there are; the others come by themselves.
             sinks: addresses of the sinks to invite.
@@ -104,12 +107,12 @@ class Coordinator:
             TaintedError: it failed when some sinks had begun to apply.
         """
         started = time.monotonic()
-        self._update, self._invited, self._reached = invite.update, list(sinks), list(sinks)
+        self._invited, self._reached = list(sinks), list(sinks)
         try:
             with self._phase("join"):
-                self._gather_members(invite, myself, sources)
+                self._gather_members(myself, sources)
             with self._phase("plan"):
-                made = self._make_plan(invite)
+                made = self._make_plan()
             with self._phase("agree"):
                 self._agree(made)
             with self._phase("connect"):
@@ -118,8 +121,11 @@ class Coordinator:
                 self._hold(made)
             with self._phase("run"):
                 events = self._run(made, progress)
-        except BaseException as error:
+        except Exception as error:
             raise self._roll_back(error) from error
+        except BaseException as interrupt:
+            interrupt.add_note(str(self._roll_back(interrupt)))
+            raise
         with self._phase("commit"):
             paused, lost = self._commit(made)
         labels = {rank: join.label for rank, join in enumerate(self._joins)}
@@ -136,19 +142,25 @@ class Coordinator:
 
     # -- phases -------------------------------------------------------------------------------------------------
 
-    def _gather_members(self, invite: m.Invite, myself: m.Join, sources: int) -> None:
+    def _gather_members(self, myself: m.Join, sources: int) -> None:
+        assert myself.manifest is not None
+        version, transports = myself.manifest.version, (*myself.transports, *myself.unavailable)
+
+        def invite(address: str) -> None:
+            self._mailbox.send(address, m.Invite(self._update, version, address, transports))
+
         for address in self._invited:
-            self._mailbox.send(address, invite)
+            invite(address)
         deadline = time.monotonic() + self._config.join_timeout
         source_joins: dict[int, tuple[str, m.Join]] = {0: (self._mailbox.address, myself)}
-        sink_joins: dict[str, m.Join] = {}
+        sink_joins: dict[str, tuple[str, m.Join]] = {}
         busy: dict[str, str] = {}
         ask_again = time.monotonic() + INVITE_SECONDS
         while len(source_joins) < sources or len(sink_joins) < len(self._invited):
             received = self._mailbox.receive(TICK_SECONDS)
             if time.monotonic() > ask_again:
                 for address in busy:
-                    self._mailbox.send(address, invite)
+                    invite(address)
                 ask_again = time.monotonic() + INVITE_SECONDS
             if received is None and time.monotonic() < deadline:
                 continue
@@ -166,37 +178,44 @@ class Coordinator:
                     self._reached.append(sender)
                     self._mailbox.watch(sender)
                 case m.Join(update=self._update):
-                    sink_joins[sender] = message
-                    busy.pop(sender, None)
+                    sink_joins[message.invited] = sender, message
+                    busy.pop(message.invited, None)
                     self._mailbox.watch(sender)
-                case m.Busy(update=self._update, reason=reason):
-                    busy[sender] = reason
+                case m.Busy(update=self._update, address=address, reason=reason):
+                    busy[address] = reason
+                case Refused(reason=reason):
+                    raise MessageError(f"{sender} could not be talked to: {reason}")
                 case m.Failed(update=self._update):
                     raise self._rebuilt(message, sender)
         for rank in range(sources):
             self._addresses.append(source_joins[rank][0])
             self._joins.append(source_joins[rank][1])
         for address in self._invited:
-            self._addresses.append(address)
-            self._joins.append(sink_joins[address])
+            self._addresses.append(sink_joins[address][0])
+            self._joins.append(sink_joins[address][1])
+        if len(set(self._addresses)) != len(self._addresses):
+            raise ConfigError(f"two of the sinks are the same one: {', '.join(self._addresses[sources:])}")
 
-    def _make_plan(self, invite: m.Invite) -> Plan:
+    def _make_plan(self) -> Plan:
         members = tuple(
             Member(rank, join.role, join.host, join.budget, join.transports, join.whole_tensors, join.label)
             for rank, join in enumerate(self._joins)
         )
-        manifest = merge(invite.version, [join.manifest for join in self._joins if join.manifest is not None])
-        usable = [name for name in invite.transports if name in self._joins[0].transports]
-        if not usable:
-            name = invite.transports[0]
-            raise errors.TransportUnavailableError(name, self._joins[0].unavailable.get(name, "no reason was given"))
-        traits = {name: registry.load(name).traits for name in usable}
+        shards = [join.manifest for join in self._joins if join.manifest is not None]
+        manifest = merge(shards[0].version, shards)
+        traits = {name: registry.load(name).traits for name in self._joins[0].transports}
         settings = Settings(
             transport=self._config.transport,
             bucket_bytes=self._config.bucket_bytes,
             ring_depth=self._config.ring_depth,
         )
-        made = plan(manifest, Topology(members), traits, settings)
+        try:
+            made = plan(manifest, Topology(members), traits, settings)
+        except CkptTransportError as error:
+            for join in self._joins:
+                for name, reason in join.unavailable.items():
+                    error.add_note(f"{join.label}: {name} is not available: {reason}")
+            raise
         verify(made)
         return made
 
@@ -263,6 +282,8 @@ class Coordinator:
             match self._mailbox.receive(TICK_SECONDS):
                 case (_, m.Committed(update=self._update, rank=rank, paused=paused)):
                     answered[rank] = paused
+                case (_, m.Aborted(update=self._update, rank=rank)):
+                    waiting.discard(rank)
             waiting = {rank for rank in waiting if rank not in answered and self._alive(rank)}
         lost = tuple(self._joins[rank].label for rank in self._others if rank not in answered)
         return {rank: answered[rank] for rank in made.topology.sinks if rank in answered}, lost
@@ -270,6 +291,7 @@ class Coordinator:
     def _roll_back(self, cause: BaseException) -> CkptTransportError:
         """Tell everybody to stop, hear who is tainted, and make the error that says so."""
         reason = str(cause) if isinstance(cause, CkptTransportError) else f"{type(cause).__name__}: {cause}"
+        reason = "; ".join([reason, *getattr(cause, "__notes__", ())])
         for address in self._reached:
             self._mailbox.send(address, m.Abort(self._update, reason))
         self._local.abort(cause)
@@ -284,12 +306,12 @@ class Coordinator:
         gone = f"; no answer from {', '.join(silent)}" if silent else ""
         if tainted:
             return TaintedError(
-                f"the update failed half-way ({reason}){gone}; these sinks hold a mix of two versions and refuse to "
-                f"serve until an update succeeds: {', '.join(tainted)}",
+                f"the update failed ({reason}){gone}; these sinks hold a mix of two versions and refuse to serve until "
+                f"an update succeeds: {', '.join(tainted)}",
                 tainted,
             )
         kept = "every sink that answered" if silent else "every sink"
-        return UpdateAbortedError(f"the update failed ({reason}){gone}; {kept} still serves its old version")
+        return UpdateAbortedError(f"the update failed ({reason}){gone}; it changed nothing: {kept} is as it was before")
 
     # -- talking ------------------------------------------------------------------------------------------------
 
@@ -329,7 +351,9 @@ class Coordinator:
         self._take_in(0)
         for rank in self._others:
             if not self._alive(rank):
-                raise PeerLostError(f"{self._label(rank)} is gone: no sign of life for {self._config.heartbeat_timeout:g} s")
+                raise PeerLostError(
+                    f"{self._label(rank)} is gone: no sign of life for {self._config.heartbeat_timeout:g} s"
+                )
         if time.monotonic() > self._deadline:
             raise TransferTimeout(f"the update did not end within {self._config.update_timeout:g} s (update_timeout)")
 

@@ -31,10 +31,16 @@ from ckpt_transport.planning import Manifest, Role
 
 
 class Invite(Message, frozen=True):
-    """Take part in an update; ``transports`` are the names worth probing."""
+    """Take part in an update.
+
+    Attributes:
+        address: the sink's, as the coordinator was given it.
+        transports: the names worth probing.
+    """
 
     update: str
     version: str
+    address: str
     transports: tuple[str, ...]
 
 
@@ -42,6 +48,7 @@ class Join(Message, frozen=True, kw_only=True):
     """A participant introduces itself.
 
     Attributes:
+        invited: the address that a sink was invited at.
         uid: unlike any other process's, so that a restarted one is not taken for the old one.
         manifest: what a source holds; None from a sink.
         unavailable: the other transports, each with the reason.
@@ -50,6 +57,7 @@ class Join(Message, frozen=True, kw_only=True):
 
     update: str
     role: Role
+    invited: str = ""
     uid: str
     label: str
     host: str
@@ -67,6 +75,7 @@ class Busy(Message, frozen=True):
     """A sink cannot join yet, because another update is still going on; invite it again."""
 
     update: str
+    address: str
     reason: str
 
 
@@ -167,7 +176,7 @@ class Abort(Message, frozen=True):
 
 
 class Aborted(Message, frozen=True):
-    """``tainted``: the sink had begun to apply and must not serve."""
+    """``tainted``: the sink holds a mix of two versions and must not serve."""
 
     update: str
     rank: int

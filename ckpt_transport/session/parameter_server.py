@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Self
 
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store as TorchStore
+from torch.distributed.rendezvous import rendezvous
 
 from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import ConfigError, JoinError
+from ckpt_transport.errors import ConfigError, JoinError, TransportUnavailableError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import AUTO, Role
 from ckpt_transport.session import messages as m
@@ -62,7 +63,7 @@ class ParameterServer:
         self._table: RouteTable | None = None
         self._names = RouteNames()
         self._partners: set[str] = set()
-        self._rendezvous: dist.Store | None = None
+        self._rendezvous: TorchStore | None = None
         self._updates = 0
 
     # -- versions -----------------------------------------------------------------------------------------------
@@ -87,11 +88,15 @@ class ParameterServer:
 
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size."""
+        if self._table is not None:
+            self._table.forget(self._store.get(version).buffers)
         self._store.unregister(version)
 
     # -- updates ------------------------------------------------------------------------------------------------
 
-    def update(self, version: str, sinks: Sequence[str] | None = None, progress: Progress | None = None) -> Report | None:
+    def update(
+        self, version: str, sinks: Sequence[str] | None = None, progress: Progress | None = None
+    ) -> Report | None:
         """Bring ``version`` to every sink, everywhere or nowhere.
 
         Args:
@@ -124,15 +129,18 @@ class ParameterServer:
         if self.config.transport != AUTO:
             for name in self._transports:
                 registry.load(name)
+                state = registry.available(name)
+                if not state.ok:
+                    raise TransportUnavailableError(name, state.reason, state.hint)
         mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
         self._publish(mailbox.address)
         for address in self._partners.difference(invited):
             mailbox.send(address, m.Goodbye())
             mailbox.forget(address)
         self._partners = set(invited)
-        invite = m.Invite(secrets.token_hex(8), stored.manifest.version, self._transports)
-        coordinator = Coordinator(mailbox, self.config, table, self._names, stored.buffers)
-        report = coordinator.lead(invite, self._join(invite.update, table, stored), self.world_size, invited, progress)
+        update = secrets.token_hex(8)
+        coordinator = Coordinator(update, mailbox, self.config, table, self._names, stored.buffers)
+        report = coordinator.lead(self._join(update, table, stored), self.world_size, invited, progress)
         if self.config.trace:
             report.write_trace(Path(self.config.trace))
         return report
@@ -173,7 +181,7 @@ class ParameterServer:
             self._let_go()
         address = self.config.coordinator if self.rank == 0 else ""
         if not address and not near:
-            address = f"tcp://{self.config.interface}:0"
+            address = addresses.any_port(self.config.interface)
         types = m.COORDINATOR if self.rank == 0 else m.PARTICIPANT
         self._mailbox = open_mailbox(address, types, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.load(name)())
@@ -193,7 +201,7 @@ class ParameterServer:
             raise JoinError(f"source rank 0 did not announce itself: {error}") from error
         return str(self._torch_store().get(key).decode())
 
-    def _torch_store(self) -> dist.Store:
+    def _torch_store(self) -> TorchStore:
         """torchrun's own store, found as ``env://`` finds it; no process group is made."""
         if self._rendezvous is None:
             if "MASTER_ADDR" not in os.environ:
@@ -201,8 +209,8 @@ class ParameterServer:
                     f"{self.world_size} sources must find each other: start them with torchrun, or set 'coordinator' "
                     "to an address that source rank 0 can listen on"
                 )
-            rendezvous = dist.rendezvous("env://", rank=self.rank, world_size=self.world_size)
-            self._rendezvous = next(iter(rendezvous))[0]
+            found = rendezvous("env://", rank=self.rank, world_size=self.world_size)
+            self._rendezvous = next(iter(found))[0]
         return self._rendezvous
 
     # -- the end ------------------------------------------------------------------------------------------------

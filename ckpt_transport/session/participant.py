@@ -93,7 +93,14 @@ class Participant:
                 raise TransferTimeout("the update did not end before its deadline; see update_timeout")
 
         pipeline = Pipeline(
-            self._ready_program, attachments, self._sources, self._apply, guarded, self._mailbox.pump, progress
+            self._ready_program,
+            attachments,
+            self._sources,
+            self._apply,
+            guarded,
+            self._mailbox.pump,
+            self._mailbox.wake,
+            progress,
         )
         events = pipeline.run()
         if self._engine is not None:
@@ -173,7 +180,6 @@ class Follower:
             case m.Commit():
                 return m.Committed(self.update, self._rank, 0.0 if engine is None else engine.resume())
         return None
-
 
     def _advance(self, engine: Engine, forwards: int, watch: Watch) -> None:
         deadline = time.monotonic() + self._timeout

@@ -16,7 +16,7 @@ def ask_version(address: str, config: Config | None = None, timeout: float = 5.0
         JoinError: nobody answered within ``timeout`` seconds.
     """
     config = config if config is not None else Config.load()
-    mine = "" if addresses.stays_on_host(addresses.check(address)) else f"tcp://{config.interface}:0"
+    mine = "" if addresses.stays_on_host(addresses.check(address)) else addresses.any_port(config.interface)
     with open_mailbox(mine, m.COORDINATOR, config) as mailbox:
         mailbox.send(address, m.AskVersion())
         received = mailbox.receive(timeout)

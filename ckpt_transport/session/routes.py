@@ -75,7 +75,9 @@ class RouteTable:
         sends = [number for number in program.routes if self._sends(plan, number, rank)]
         lands = [number for number in program.routes if self._lands(plan, number, rank)]
         rings = {
-            use: self._ring(plan, rank, use, names, [*sends, *lands]) for use in RingUse if plan.ring(rank, use) is not None
+            use: self._ring(plan, rank, use, names, [*sends, *lands])
+            for use in RingUse
+            if plan.ring(rank, use) is not None
         }
         self._drop_rings(rings.values())
         descriptors: dict[int, list[Descriptor]] = {}
@@ -89,6 +91,11 @@ class RouteTable:
             if used:
                 descriptors[number] = [region.descriptor for region in route.attachment.lent]
         return descriptors, rings.get(RingUse.FILL)
+
+    def forget(self, buffers: Sequence[Buffer]) -> None:
+        """Undo the registration of memory that is about to be freed."""
+        for route in self._open.values():
+            route.keep_only([kept for kept, _ in route.regions.values() if kept not in buffers])
 
     def abort(self, reason: BaseException) -> None:
         """Fail everything that is outstanding and close every route."""

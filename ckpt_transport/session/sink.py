@@ -78,7 +78,7 @@ class Sink:
                 self._check_coordinator()
         finally:
             if self._follower is not None:
-                self._end(UpdateAbortedError("the sink was closed"))
+                self._end(self._follower, UpdateAbortedError("the sink was closed"))
             self._table.close()
             self._mailbox.close()
 
@@ -102,7 +102,7 @@ class Sink:
             case m.Invite():
                 self._join(sender, message)
             case m.Abort() if self._concerns(sender, message.update):
-                self._end(UpdateAbortedError(message.reason))
+                self._end(self._follower, UpdateAbortedError(message.reason))
             case m.Propose() | m.Open() | m.Connect() | m.Hold() | m.Advance() | m.Run() | m.Commit():
                 if self._concerns(sender, message.update):
                     self._step(message)
@@ -113,7 +113,7 @@ class Sink:
     def _join(self, coordinator: str, invite: m.Invite) -> None:
         if self._follower is not None:
             reason = f"{self._engine.label} is being updated to '{self._bringing}' by {self._coordinator}"
-            self._mailbox.send(coordinator, m.Busy(invite.update, reason))
+            self._mailbox.send(coordinator, m.Busy(invite.update, invite.address, reason))
             return
         if coordinator != self._coordinator:
             self._part_from_coordinator()
@@ -126,6 +126,7 @@ class Sink:
         join = m.Join(
             update=invite.update,
             role=Role.SINK,
+            invited=invite.address,
             uid=self._uid,
             label=self._engine.label,
             host=self.config.host or host_name(),
@@ -141,17 +142,17 @@ class Sink:
     def _step(self, message: Message) -> None:
         follower = self._follower
         assert follower is not None
+        if isinstance(message, m.Commit):
+            self._version, self._tainted, self._bringing, self._follower = self._bringing, "", "", None
         try:
             answer = follower.answer(message, self._watch)
         except UpdateAbortedError as aborted:
-            self._end(aborted)
+            self._end(follower, aborted)
         except Exception as error:
             failed = m.Failed(follower.update, follower.rank, type(error).__name__, str(error))
             self._mailbox.send(self._coordinator, failed)
-            self._end(error)
+            self._end(follower, error)
         else:
-            if isinstance(message, m.Commit):
-                self._version, self._tainted, self._bringing, self._follower = self._bringing, "", "", None
             if answer is not None:
                 self._mailbox.send(self._coordinator, answer)
 
@@ -177,15 +178,15 @@ class Sink:
                 raise PeerLostError(f"the update by {self._coordinator} did not end before its deadline")
         except PeerLostError as lost:
             if self._follower is not None:
-                self._end(lost)
+                self._end(self._follower, lost)
             self._part_from_coordinator()
 
     # -- the end of an update -----------------------------------------------------------------------------------
 
-    def _end(self, reason: BaseException) -> None:
+    def _end(self, follower: Follower | None, reason: BaseException) -> None:
         """The update failed: the old version goes on, unless a byte of the new one is in."""
-        follower, self._follower = self._follower, None
         assert follower is not None
+        self._follower = None
         self._table.abort(reason)
         if follower.applying:
             self._tainted = f"an update to '{self._bringing}' failed half-way: {reason}"
@@ -204,5 +205,3 @@ class Sink:
 
     def _served(self) -> m.ServedVersion:
         return m.ServedVersion(self._engine.label, self._version, self._tainted, self._bringing)
-
-

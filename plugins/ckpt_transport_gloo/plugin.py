@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import threading
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,8 +16,14 @@ from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Gr
 from ckpt_transport_gloo.rendezvous import ControlStore
 from ckpt_transport_gloo.sockets import Connections
 
+ProcessGroupGloo: Any = dist.ProcessGroupGloo
+"""Any, because torch's type stubs lack most of it."""
+
 LONGEST = datetime.timedelta(hours=24)
 """How long a thread of gloo may wait for a peer. Deadlines are the executor's, and an abort ends the connections."""
+
+LONGEST_CLOSE = 1.0
+"""Seconds to wait for gloo's threads to end; one that hangs is left behind, with nothing to read from."""
 
 
 class GlooEndpoint(CollectiveEndpoint):
@@ -24,18 +32,16 @@ class GlooEndpoint(CollectiveEndpoint):
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
         self._connections = Connections()
-        options = dist.ProcessGroupGloo._Options()
+        options = ProcessGroupGloo._Options()
         options._timeout = LONGEST
         options._devices = [
-            dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")
+            ProcessGroupGloo.create_device(hostname="127.0.0.1")
             if group.on_one_host
-            else dist.ProcessGroupGloo.create_default_device()
+            else ProcessGroupGloo.create_default_device()
         ]
         store = ControlStore(group, control, timeout)
         try:
-            self._processes: dist.ProcessGroupGloo | None = dist.ProcessGroupGloo(
-                store, group.index, group.size, options
-            )
+            self._processes: Any = ProcessGroupGloo(store, group.index, group.size, options)
         except TransportError:
             raise
         except RuntimeError as error:
@@ -76,9 +82,15 @@ class GlooEndpoint(CollectiveEndpoint):
         self._shut()
 
     def _shut(self) -> None:
-        processes, self._processes = self._processes, None
-        if processes is not None:
-            self._connections.end()
+        if self._processes is None:
+            return
+        last, self._processes = [self._processes], None
+        self._connections.end()
+        # The destructor waits for operations, and gloo never wakes one of which a part had moved when its connection
+        # ended: Pair::signalException (gloo/transport/tcp/pair.cc) tells those that wait, not those under way.
+        destroyer = threading.Thread(target=last.clear, name="ckpt-transport-gloo-end", daemon=True)
+        destroyer.start()
+        destroyer.join(LONGEST_CLOSE)
 
 
 class GlooTransport(Transport):

@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 
 import msgspec
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from ckpt_transport.errors import TransferTimeout, TransportError
 from ckpt_transport.transport import Control, Group
@@ -19,7 +19,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     value: bytes
 
 
-class ControlStore(dist.Store):
+class ControlStore(Store):
     """The part of torch's store interface that gloo's rendezvous uses. No socket of its own, hence nothing to guard.
 
     Source of the protocol: gloo's full-mesh rendezvous (gloo/rendezvous/context.cc): each rank sets its addresses

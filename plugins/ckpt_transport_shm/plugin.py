@@ -9,7 +9,17 @@ from ckpt_transport.errors import RegistrationError, SharedMemoryError
 from ckpt_transport.families import MappedEndpoint
 from ckpt_transport.memory import Buffer, MemoryKind, Segment, SegmentName, sweep_leftovers
 from ckpt_transport.memory.segment import SHM
-from ckpt_transport.transport import Availability, Control, Descriptor, Endpoint, FanOut, Group, Reach, Traits, Transport
+from ckpt_transport.transport import (
+    Availability,
+    Control,
+    Descriptor,
+    Endpoint,
+    FanOut,
+    Group,
+    Reach,
+    Traits,
+    Transport,
+)
 
 
 class ShmEndpoint(MappedEndpoint):
@@ -74,7 +84,8 @@ class ShmTransport(Transport):
 
     def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
         if not group.on_one_host:
-            raise RegistrationError(f"'shm' works within one host, and route {group.route} spans {sorted(set(group.hosts))}")
+            hosts = sorted(set(group.hosts))
+            raise RegistrationError(f"'shm' works within one host, and route {group.route} spans {hosts}")
         sweep_leftovers()
         control.exchange(b"", timeout)
         return ShmEndpoint(group, control)

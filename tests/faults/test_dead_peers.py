@@ -1,9 +1,10 @@
-"""A participant is killed with SIGKILL at every stage of an update: all or nothing, named, in time, and healed after."""
+"""A participant is killed with SIGKILL at every stage: all or nothing, named, in time, and healed after."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, fleet, left_behin
 
 TRANSPORTS = ("shm", "gloo")
 SHAPE = {"layers": 8, "width": 512}
-SMALL_BUCKETS = {"bucket_bytes": "1100KiB", "ring_depth": 2}
+SMALL_BUCKETS: dict[str, Any] = {"bucket_bytes": "1100KiB", "ring_depth": 2}
 
 BEFORE_ANY_BYTE = [Fault("propose"), Fault("open"), Fault("connect"), Fault("hold"), Fault("advance")]
 AFTER_SOME_BYTES = [Fault("load"), Fault("load", 4), Fault("finish")]
@@ -38,7 +39,7 @@ def test_a_sink_that_dies_before_the_first_byte_changes_nothing(transport: str, 
     """Given two sinks, when one is killed early, then the other serves its old version and takes the next one."""
     with (
         fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=fault)) as (survivor, victim),
-        ParameterServer(Config(transport=transport, **SMALL_BUCKETS, **SWIFT)) as server,
+        ParameterServer(Config.load(transport=transport, **SMALL_BUCKETS, **SWIFT)) as server,
     ):
         server.register("v2", tensors=weights(2, **SHAPE))
         with pytest.raises(UpdateAbortedError, match=re.escape(victim.address)):
@@ -57,7 +58,7 @@ def test_a_sink_that_dies_half_way_taints_the_others_until_the_next_update(trans
     """Given two sinks, when one is killed while it applies, then the other must not serve a mix, and is healed."""
     with (
         fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=fault)) as (survivor, victim),
-        ParameterServer(Config(transport=transport, **SMALL_BUCKETS, **SWIFT)) as server,
+        ParameterServer(Config.load(transport=transport, **SMALL_BUCKETS, **SWIFT)) as server,
     ):
         server.register("v2", tensors=weights(2, **SHAPE))
         with pytest.raises((TaintedError, UpdateAbortedError), match=re.escape(victim.address)) as caught:
@@ -82,7 +83,7 @@ def test_a_sink_that_dies_after_all_agreed_is_reported_and_the_update_stands() -
     """Given that every sink has everything, when one dies at commit, then the others serve the new version."""
     with (
         fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume"))) as (survivor, victim),
-        ParameterServer(Config(transport="shm", **SWIFT)) as server,
+        ParameterServer(Config.load(transport="shm", **SWIFT)) as server,
     ):
         server.register("v2", tensors=weights(2, **SHAPE))
         report = server.update("v2", [survivor.address, victim.address])
@@ -110,7 +111,7 @@ def test_a_source_that_dies_before_the_first_byte_changes_nothing(transport: str
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_source_that_dies_while_it_sends_leaves_no_mix_that_serves(transport: str) -> None:
-    """Given a sink in the middle of an update, when the source is killed, then the sink serves v1 whole or not at all."""
+    """Given a sink in the middle of an update, when the source is killed, then it serves v1 whole or not at all."""
     with fleet(SinkSpec(model=SHAPE)) as (sink,):
         settings = {"transport": transport, **SMALL_BUCKETS}
         source = SourceProcess([sink.address], settings=settings, shape=SHAPE, fault=Fault("sent", 6))

@@ -24,7 +24,7 @@ def _nothing_left_behind() -> Any:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_two_serving_sinks_get_the_new_version_and_keep_their_storage(transport: str) -> None:
     """Given two sinks, when versions follow each other, then each holds exactly the last one and says so."""
-    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(Config(transport=transport, **SWIFT)) as server:
+    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(Config.load(transport=transport, **SWIFT)) as server:
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3, 4):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -42,7 +42,7 @@ def test_two_serving_sinks_get_the_new_version_and_keep_their_storage(transport:
 
 def test_the_second_update_uses_the_routes_and_the_memory_of_the_first() -> None:
     """Given an update, when the next version has the same shape, then pool, mapping and endpoints are used again."""
-    with fleet(SinkSpec()) as sinks, ParameterServer(Config(transport="shm", **SWIFT)) as server:
+    with fleet(SinkSpec()) as sinks, ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
         segments = []
         for seed in (2, 3):
             stored = server.register(f"v{seed}", tensors=weights(seed))
@@ -57,7 +57,7 @@ def test_the_second_update_uses_the_routes_and_the_memory_of_the_first() -> None
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_loader_that_takes_whole_tensors_gets_them_whole(transport: str) -> None:
     """Given a callback loader and buckets smaller than a tensor, then no tensor arrives in pieces."""
-    settings = Config(transport=transport, bucket_bytes="64KiB", **SWIFT)
+    settings = Config.load(transport=transport, bucket_bytes="64KiB", **SWIFT)
     with fleet(SinkSpec(by_callback=True), SinkSpec()) as sinks, ParameterServer(settings) as server:
         server.register("v2", tensors=weights(2))
         report = server.update("v2", [sink.address for sink in sinks])
@@ -68,7 +68,7 @@ def test_a_loader_that_takes_whole_tensors_gets_them_whole(transport: str) -> No
 
 def test_tensors_larger_than_a_slot_are_split_where_every_loader_takes_pieces() -> None:
     """Given slots smaller than a tensor, when all sinks copy by name, then it travels in pieces and arrives exactly."""
-    settings = Config(transport="gloo", bucket_bytes="100KiB", ring_depth=2, **SWIFT)
+    settings = Config.load(transport="gloo", bucket_bytes="100KiB", ring_depth=2, **SWIFT)
     with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(settings) as server:
         server.register("v2", tensors=weights(2))
         report = server.update("v2", [sink.address for sink in sinks])
@@ -80,7 +80,7 @@ def test_tensors_larger_than_a_slot_are_split_where_every_loader_takes_pieces() 
 def test_less_memory_makes_the_pipeline_shallower_and_the_plan_says_so() -> None:
     """Given a sink with memory for one slot, then the update runs serially and notes it."""
     poor = SinkSpec(settings={"memory_budget": "300KiB"})
-    settings = Config(transport="gloo", bucket_bytes="256KiB", **SWIFT)
+    settings = Config.load(transport="gloo", bucket_bytes="256KiB", **SWIFT)
     with fleet(poor) as sinks, ParameterServer(settings) as server:
         server.register("v2", tensors=weights(2))
         report = server.update("v2", [sinks[0].address])
@@ -92,7 +92,7 @@ def test_less_memory_makes_the_pipeline_shallower_and_the_plan_says_so() -> None
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
 def test_weights_in_private_memory_are_filled_into_slots_where_the_transport_needs_it(transport: str) -> None:
     """Given a version outside shared memory, when shm carries it, then it is filled through a ring of shared slots."""
-    settings = Config(transport=transport, pool="private", bucket_bytes="256KiB", **SWIFT)
+    settings = Config.load(transport=transport, pool="private", bucket_bytes="256KiB", **SWIFT)
     with fleet(SinkSpec(), SinkSpec(by_callback=True)) as sinks, ParameterServer(settings) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -105,8 +105,13 @@ def test_weights_in_private_memory_are_filled_into_slots_where_the_transport_nee
 def test_a_relay_passes_on_what_it_receives() -> None:
     """Given sinks on two hosts, then gloo goes to one sink of the far host and shm on from there, in one plan."""
     far = {"host": "far"}
-    specs = [SinkSpec(settings={"host": "near"}), SinkSpec(settings=far), SinkSpec(settings=far), SinkSpec(settings=far)]
-    settings = Config(transport="auto", host="near", bucket_bytes="300KiB", ring_depth=2, **SWIFT)
+    specs = [
+        SinkSpec(settings={"host": "near"}),
+        SinkSpec(settings=far),
+        SinkSpec(settings=far),
+        SinkSpec(settings=far),
+    ]
+    settings = Config.load(transport="auto", host="near", bucket_bytes="300KiB", ring_depth=2, **SWIFT)
     with fleet(*specs) as sinks, ParameterServer(settings) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -136,7 +141,7 @@ def test_a_sharded_directory_is_served_over_tcp(tmp_path: Path) -> None:
     save_file({name: tensors[name] for name in names[:5]}, tmp_path / "a.safetensors")
     save_file({name: tensors[name] for name in names[5:]}, tmp_path / "b.safetensors")
     spec = SinkSpec(model={"dtype": torch.bfloat16}, address="tcp://127.0.0.1:0")
-    with fleet(spec) as sinks, ParameterServer(Config(**SWIFT)) as server:
+    with fleet(spec) as sinks, ParameterServer(Config.load(**SWIFT)) as server:
         assert sinks[0].address.startswith("tcp://127.0.0.1:")
         server.register("v2", directory=tmp_path)
         server.update("v2", [sinks[0].address])

@@ -1,0 +1,201 @@
+"""What an update refuses, and that refusing changes nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import zmq
+
+from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport.errors import (
+    BudgetError,
+    CkptTransportError,
+    ConfigError,
+    JoinError,
+    PlanMismatchError,
+    SharedMemoryError,
+    TransportNotFoundError,
+    UpdateAbortedError,
+    UpdateError,
+)
+from ckpt_transport.memory.segment import free_bytes
+from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, fleet, left_behind, weights
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    assert not left_behind()
+
+
+@pytest.fixture
+def sink() -> Iterator[SinkProcess]:
+    with fleet(SinkSpec()) as (running,):
+        yield running
+        state = running.state()
+        assert (state.version, state.tainted, state.served) == ("v1", "", "")
+        assert state.holds(weights(1))
+
+
+def server(**settings: object) -> ParameterServer:
+    return ParameterServer(Config.load(**{**SWIFT, **settings}))
+
+
+def refused(sink: SinkProcess, tensors: dict[str, torch.Tensor], cause: type[Exception], match: str) -> None:
+    with server() as source:
+        source.register("v2", tensors=tensors)
+        with pytest.raises(UpdateAbortedError, match=match) as caught:
+            source.update("v2", [sink.address])
+        assert isinstance(caught.value.__cause__, cause)
+
+
+def test_a_tensor_that_is_missing_is_named(sink: SinkProcess) -> None:
+    tensors = weights(2)
+    del tensors["3.bias"]
+    refused(sink, tensors, PlanMismatchError, r"lacks tensor 3\.bias")
+
+
+def test_a_tensor_too_many_is_named(sink: SinkProcess) -> None:
+    refused(sink, {**weights(2), "surplus": torch.ones(3)}, PlanMismatchError, "surplus")
+
+
+def test_another_shape_is_named(sink: SinkProcess) -> None:
+    refused(sink, {**weights(2), "0.bias": torch.ones(3)}, PlanMismatchError, r"0\.bias is F32 \[3\].*F32 \[256\]")
+
+
+def test_another_dtype_is_named(sink: SinkProcess) -> None:
+    tensors = weights(2)
+    tensors["0.bias"] = tensors["0.bias"].half()
+    refused(sink, tensors, PlanMismatchError, r"0\.bias is F16")
+
+
+def test_an_unknown_transport_lists_those_there_are(sink: SinkProcess) -> None:
+    with server(transport="glue") as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(TransportNotFoundError, match=r"glue.*gloo, shm"):
+            source.update("v2", [sink.address])
+
+
+def test_a_budget_smaller_than_a_whole_tensor_names_the_tensor() -> None:
+    poor = SinkSpec(by_callback=True, settings={"memory_budget": "100KiB"})
+    with fleet(poor) as (running,), server(transport="gloo") as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(UpdateAbortedError, match=r"\.weight \(F32 \[256, 256\]\).*memory_budget") as caught:
+            source.update("v2", [running.address])
+        assert isinstance(caught.value.__cause__, BudgetError)
+        assert running.state().holds(weights(1))
+
+
+def test_shm_cannot_reach_another_host() -> None:
+    with fleet(SinkSpec(settings={"host": "far"})) as (running,), server(transport="shm") as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(UpdateAbortedError, match="stays within a host") as caught:
+            source.update("v2", [running.address])
+        assert isinstance(caught.value.__cause__, ConfigError)
+
+
+def test_a_sink_that_is_not_there_is_named_in_time(sink: SinkProcess, tmp_path: Path) -> None:
+    nobody = f"ipc://{tmp_path}/nobody"
+    with server(join_timeout=0.5) as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(UpdateAbortedError, match=nobody) as caught:
+            source.update("v2", [sink.address, nobody])
+        assert isinstance(caught.value.__cause__, JoinError)
+    with pytest.raises(JoinError, match=nobody):
+        ask_version(nobody, timeout=0.3)
+
+
+def test_a_sink_that_is_named_twice_is_refused(sink: SinkProcess) -> None:
+    with server() as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(ConfigError, match="twice"):
+            source.update("v2", [sink.address, sink.address])
+
+
+def test_a_peer_with_another_plan_is_refused_before_the_first_byte() -> None:
+    """Given a sink that holds another plan, then the update ends there and both digests are named."""
+    with fleet(SinkSpec(fault=Fault("propose", act="lie"))) as (running,), server() as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(
+            UpdateAbortedError, match=r"sink 0.* holds plan 0000000000000000 and rank 0 holds"
+        ) as caught:
+            source.update("v2", [running.address])
+        assert isinstance(caught.value.__cause__, PlanMismatchError)
+        assert running.state().holds(weights(1))
+
+
+def test_a_loader_that_raises_taints_and_its_error_reaches_the_source() -> None:
+    with fleet(SinkSpec(by_callback=True, fault=Fault("load", act="raise"))) as (running,), server() as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(UpdateError, match="injected into load") as caught:
+            source.update("v2", [running.address])
+        assert "sink 0" in str(caught.value)
+        source.update("v2", [running.address])
+        assert running.state().holds(weights(2))
+
+
+def test_a_loader_that_hangs_ends_the_update_at_its_deadline() -> None:
+    """Given a loader that never returns, then the source gives up at the deadline and names the sink."""
+    with fleet(SinkSpec(fault=Fault("load", 2, act="hang"))) as (running,):
+        with server(update_timeout=3.0, join_timeout=1.0, bucket_bytes="64KiB") as source:
+            source.register("v2", tensors=weights(2))
+            with pytest.raises(UpdateError, match="sink 0"):
+                source.update("v2", [running.address])
+        running.process.kill()
+        running.process.join()
+
+
+def test_a_version_larger_than_shared_memory_is_refused_before_anything_is_copied() -> None:
+    rows = free_bytes() // 2**20 + 100
+    huge = torch.ones(1, dtype=torch.uint8).expand(rows, 2**20)
+    with server() as source, pytest.raises(SharedMemoryError, match=r"/dev/shm has .* bytes free"):
+        source.register("v2", tensors={"huge": huge})
+
+
+@pytest.mark.parametrize("junk", [[b"hello"], [b"", b"", b""], [b"ckpt-transport/1", b"ipc:///x", b"\xff\x00junk"]])
+def test_what_is_not_a_message_of_ours_is_refused_and_disturbs_nobody(sink: SinkProcess, junk: list[bytes]) -> None:
+    """Given a program that speaks something else, then it is told so, and the sink goes on as before."""
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    try:
+        stranger.connect(sink.address)
+        stranger.send_multipart(junk)
+        assert stranger.poll(5000), "a stranger gets an answer"
+        assert b"Refused" in stranger.recv_multipart()[-1]
+    finally:
+        context.destroy(0)
+    assert ask_version(sink.address).version == "v1"
+
+
+def test_an_interrupt_during_an_update_is_still_an_interrupt(sink: SinkProcess) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with server() as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(KeyboardInterrupt):
+            source.update("v2", [sink.address], progress=interrupt)
+        source.register("v1", tensors=weights(1))
+        source.update("v1", [sink.address])
+
+
+@pytest.mark.parametrize("arguments", [["update", "--checkpoint", "CHECKPOINT", "--version", "v2"], ["plan"]])
+def test_the_command_line_says_what_is_missing(tmp_path: Path, arguments: list[str]) -> None:
+    """Given wrong use, then the exit code is not 0 and the message names what is missing."""
+    arguments = [str(tmp_path) if argument == "CHECKPOINT" else argument for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "ckpt_transport", *arguments], capture_output=True, text=True, timeout=60, env=os.environ
+    )
+    assert done.returncode in (1, 2)
+    assert "safetensors" in done.stderr or "--checkpoint" in done.stderr
+
+
+def test_errors_are_one_tree() -> None:
+    for error in (BudgetError, JoinError, UpdateAbortedError, SharedMemoryError):
+        assert issubclass(error, CkptTransportError)
