@@ -1,0 +1,26 @@
+"""``python -m benchmarks``: every benchmark that needs no GPU, one after the other, into ``build/bench.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import control, planning, registration, update_gloo, update_shm
+from benchmarks._report import report
+
+
+def main(json: Annotated[Path, typer.Option(help="Write the rows to this file.")] = Path("build/bench.json")) -> None:
+    """Measure everything, print one table, and write it as JSON."""
+    console = Console(stderr=True)
+    rows = []
+    for benchmark in (planning, control, registration, update_shm, update_gloo):
+        console.print(f"{benchmark.__name__} ...")
+        rows += benchmark.measure()
+    report(rows, json)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,140 @@
+"""Sink processes for the benchmarks, which also measure the physical limit on the same memory."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
+
+from ckpt_transport_torch import attach
+
+PIECE_BYTES = 64 << 20
+ProcessGroupGloo: Any = dist.ProcessGroupGloo
+"""Any, because torch's type stubs lack most of it."""
+
+context = multiprocessing.get_context("spawn")
+
+
+class Block(torch.nn.Module):
+    """A module of ``nbytes`` in bf16, in parameters of 64 MiB."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList(
+            torch.nn.Parameter(torch.zeros(PIECE_BYTES // 2, dtype=torch.bfloat16), requires_grad=False)
+            for _ in range(nbytes // PIECE_BYTES)
+        )
+
+    def forward(self) -> torch.Tensor:
+        return torch.stack([weight[0] for weight in self.weights])
+
+
+def tensors(nbytes: int, fill: float) -> dict[str, torch.Tensor]:
+    """What a :class:`Block` of that size takes, every element equal to ``fill``; takes no memory itself."""
+    return {
+        f"weights.{number}": torch.tensor(fill, dtype=torch.bfloat16).expand(PIECE_BYTES // 2)
+        for number in range(nbytes // PIECE_BYTES)
+    }
+
+
+class BareGloo:
+    """gloo without anything around it: broadcasts of 64 MiB pieces, one after the other."""
+
+    def __init__(self, path: str, rank: int, world_size: int) -> None:
+        options = ProcessGroupGloo._Options()
+        options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        options._timeout = datetime.timedelta(seconds=60)
+        self._group = ProcessGroupGloo(FileStore(path, world_size), rank, world_size, options)
+
+    def broadcast(self, pieces: Sequence[torch.Tensor]) -> None:
+        options = dist.BroadcastOptions()
+        options.rootRank = options.rootTensor = 0
+        for piece in pieces:
+            self._group.broadcast([piece], options).wait()
+
+
+def run_sink(nbytes: int, pipe: Connection) -> None:
+    module = Block(nbytes)
+    bare: BareGloo | None = None
+    with attach(module, version="zero") as attachment:
+        pipe.send(attachment.address)
+        while (order := pipe.recv())[0] != "stop":
+            started = time.perf_counter()
+            match order:
+                case ("copy", repetitions):
+                    source = torch.ones(nbytes // 2, dtype=torch.bfloat16)
+                    target = torch.zeros(nbytes // 2, dtype=torch.bfloat16)
+                    target.copy_(source)
+                    pipe.send("ready")
+                    for _ in range(repetitions):
+                        pipe.recv()
+                        started = time.perf_counter()
+                        target.copy_(source)
+                        pipe.send(time.perf_counter() - started)
+                    del source, target
+                    continue
+                case ("gloo", path, rank, world_size):
+                    bare = BareGloo(path, rank, world_size)
+                case ("broadcast",):
+                    assert bare is not None
+                    bare.broadcast([weight.detach() for weight in module.weights])
+                case ("values",):
+                    values = {float(value) for weight in module.weights for value in (weight.min(), weight.max())}
+                    pipe.send((attachment.version, values))
+                    continue
+            pipe.send(time.perf_counter() - started)
+
+
+class SinkProcess:
+    """One attached module in a process of its own; ``ask`` and ``answer`` talk to it."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=run_sink, args=(nbytes, theirs), daemon=True)
+        self._process.start()
+        self.address = str(self.answer())
+
+    def ask(self, *order: Any) -> None:
+        self._pipe.send(order)
+
+    def answer(self) -> Any:
+        if not self._pipe.poll(300):
+            raise TimeoutError("a sink of the benchmark does not answer")
+        return self._pipe.recv()
+
+    def stop(self) -> None:
+        self.ask("stop")
+        self._process.join(30)
+
+
+@contextmanager
+def sinks(count: int, nbytes: int) -> Iterator[list[SinkProcess]]:
+    """``count`` sinks of ``nbytes`` each."""
+    running = [SinkProcess(nbytes) for _ in range(count)]
+    try:
+        yield running
+    finally:
+        for sink in running:
+            sink.stop()
+
+
+def copy_seconds(running: Sequence[SinkProcess], repetitions: int) -> list[float]:
+    """Seconds that a plain ``copy_`` of the same bytes takes, in every sink process at the same time."""
+    for sink in running:
+        sink.ask("copy", repetitions)
+    for sink in running:
+        sink.answer()
+    times = []
+    for _ in range(repetitions):
+        for sink in running:
+            sink.ask("go")
+        times.append(max(float(sink.answer()) for sink in running))
+    return times

@@ -1,0 +1,56 @@
+"""What the control plane costs per bucket: an update of many small buckets, time per bucket beyond copying.
+
+Everything a bucket needs besides its bytes is counted: planning, verifying, digests, READY, ACK, bookkeeping and
+polling, on the source and on the sink. The version is small enough that copying takes next to nothing. The limit it is
+held against is 300 microseconds. Usage: ``python -m benchmarks.control``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from benchmarks._report import Row, report
+from benchmarks._sinks import sinks, tensors
+from ckpt_transport import Config, ParameterServer
+
+LIMIT = 300e-6
+BUCKET_BYTES = 64 << 10
+
+
+def measure(updates: int = 7) -> list[Row]:
+    """One row: seconds per bucket, as a share of the limit."""
+    nbytes = 128 << 20
+    with (
+        sinks(1, nbytes) as running,
+        ParameterServer(Config(transport="shm", pool="private", bucket_bytes=BUCKET_BYTES)) as server,
+    ):
+        server.register("v", tensors=tensors(nbytes, 1.0))
+        taken, buckets = [], 0
+        for _ in range(updates + 1):
+            done = server.update("v", [running[0].address])
+            assert done is not None
+            taken.append(done.seconds)
+            buckets = len(done.plan.buckets)
+    per_bucket = median(taken[1:]) / buckets
+    return [
+        Row(
+            name=f"whole update per bucket, {buckets} buckets of {BUCKET_BYTES >> 10} KiB over shm, filled and applied",
+            ratio=per_bucket / LIMIT,
+            against="300 µs",
+            target="<=1.0",
+            detail=f"{per_bucket * 1e6:.0f} µs per bucket, copies of 2 x {BUCKET_BYTES >> 10} KiB included",
+        )
+    ]
+
+
+def main(json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None) -> None:
+    """Measure the cost of control per bucket."""
+    report(measure(), json)
+
+
+if __name__ == "__main__":
+    typer.run(main)
