@@ -24,24 +24,24 @@ context = multiprocessing.get_context("spawn")
 
 
 class Block(torch.nn.Module):
-    """A module of ``nbytes`` in bf16, in parameters of 64 MiB."""
+    """A module of ``nbytes`` in bf16, in parameters of ``piece_bytes``."""
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, piece_bytes: int) -> None:
         super().__init__()
         self.weights = torch.nn.ParameterList(
-            torch.nn.Parameter(torch.zeros(PIECE_BYTES // 2, dtype=torch.bfloat16), requires_grad=False)
-            for _ in range(nbytes // PIECE_BYTES)
+            torch.nn.Parameter(torch.zeros(piece_bytes // 2, dtype=torch.bfloat16), requires_grad=False)
+            for _ in range(nbytes // piece_bytes)
         )
 
     def forward(self) -> torch.Tensor:
         return torch.stack([weight[0] for weight in self.weights])
 
 
-def tensors(nbytes: int, fill: float) -> dict[str, torch.Tensor]:
+def tensors(nbytes: int, fill: float, piece_bytes: int = PIECE_BYTES) -> dict[str, torch.Tensor]:
     """What a :class:`Block` of that size takes, every element equal to ``fill``; takes no memory itself."""
     return {
-        f"weights.{number}": torch.tensor(fill, dtype=torch.bfloat16).expand(PIECE_BYTES // 2)
-        for number in range(nbytes // PIECE_BYTES)
+        f"weights.{number}": torch.tensor(fill, dtype=torch.bfloat16).expand(piece_bytes // 2)
+        for number in range(nbytes // piece_bytes)
     }
 
 
@@ -61,8 +61,8 @@ class BareGloo:
             self._group.broadcast([piece], options).wait()
 
 
-def run_sink(nbytes: int, pipe: Connection) -> None:
-    module = Block(nbytes)
+def run_sink(nbytes: int, piece_bytes: int, pipe: Connection) -> None:
+    module = Block(nbytes, piece_bytes)
     bare: BareGloo | None = None
     with attach(module, version="zero") as attachment:
         pipe.send(attachment.address)
@@ -96,9 +96,9 @@ def run_sink(nbytes: int, pipe: Connection) -> None:
 class SinkProcess:
     """One attached module in a process of its own; ``ask`` and ``answer`` talk to it."""
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, piece_bytes: int) -> None:
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=run_sink, args=(nbytes, theirs), daemon=True)
+        self._process = context.Process(target=run_sink, args=(nbytes, piece_bytes, theirs), daemon=True)
         self._process.start()
         self.address = str(self.answer())
 
@@ -116,9 +116,9 @@ class SinkProcess:
 
 
 @contextmanager
-def sinks(count: int, nbytes: int) -> Iterator[list[SinkProcess]]:
+def sinks(count: int, nbytes: int, piece_bytes: int = PIECE_BYTES) -> Iterator[list[SinkProcess]]:
     """``count`` sinks of ``nbytes`` each."""
-    running = [SinkProcess(nbytes) for _ in range(count)]
+    running = [SinkProcess(nbytes, piece_bytes) for _ in range(count)]
     try:
         yield running
     finally:

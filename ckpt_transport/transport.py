@@ -123,6 +123,9 @@ class Control(Protocol):
     def receive(self) -> tuple[int, bytes] | None:
         """The next message and its sender, or None when there is none now."""
 
+    def wake(self) -> None:
+        """Have the endpoint's completions polled soon. The one method that any thread may call."""
+
     def exchange(self, payload: bytes, timeout: float) -> dict[int, bytes]:
         """Give ``payload`` to every member and return everybody's, own included. All members must call it.
 
@@ -245,7 +248,9 @@ class MemoryRegion:
         if self._closed:
             return
         if self.busy:
-            raise RegionBusyError(f"{self._users} operations still use this region; wait for them, or abort the endpoint")
+            raise RegionBusyError(
+                f"{self._users} operations still use this region; wait for them, or abort the endpoint"
+            )
         self._closed = True
         self._endpoint._forget(self)
 
@@ -255,6 +260,10 @@ class Endpoint(ABC):
 
     The public methods check lifetimes, order and arguments, and call the underscored ones, which plugins write.
     """
+
+    poll_seconds: ClassVar[float] = 0.001
+    """How long a completion may go unpolled. May be long where whatever ends an operation is a message on the control
+    channel, or calls :meth:`Control.wake`."""
 
     def __init__(self, group: Group, control: Control) -> None:
         self.group = group
@@ -348,7 +357,7 @@ class Endpoint(ABC):
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         """Use the peers' descriptors."""
-        return None
+        return
 
     @abstractmethod
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion: ...

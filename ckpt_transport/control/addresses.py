@@ -6,6 +6,7 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import stat
@@ -35,7 +36,8 @@ def private_directory() -> Path:
         directory = Path(tempfile.gettempdir()) / f"ckpt-transport-{os.getuid()}"
     if len(str(directory)) > MAX_IPC_PATH - 20:
         directory = Path("/tmp") / f"ckpt-transport-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise ConfigError(f"{directory} must be a directory that only you can enter; remove it, or chmod 700 it")
@@ -57,12 +59,24 @@ def remove(address: str) -> None:
         Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
+def is_taken(address: str) -> bool:
+    """Whether somebody listens at an ``ipc`` address, or a file that is no socket lies there; a bind removes either."""
+    path = Path(address.removeprefix("ipc://"))
+    return address.startswith("ipc://") and os.path.lexists(path) and not _is_abandoned(path)
+
+
 def _is_orphan(path: Path) -> bool:
     """Whether ``path`` is a socket with no listener, and old enough not to be one that is just being made."""
+    with contextlib.suppress(OSError):
+        return time.time() - path.lstat().st_mtime > ORPHAN_SECONDS and _is_abandoned(path)
+    return False
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether ``path`` is a socket that nobody listens at."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        status = path.lstat()
-        if stat.S_ISSOCK(status.st_mode) and time.time() - status.st_mtime > ORPHAN_SECONDS:
-            return probe.connect_ex(str(path)) == errno.ECONNREFUSED
+        probe.setblocking(False)
+        return stat.S_ISSOCK(path.lstat().st_mode) and probe.connect_ex(str(path)) == errno.ECONNREFUSED
     return False
 
 
@@ -72,13 +86,13 @@ def check(address: str) -> str:
     Raises:
         ConfigError: it is not ``ipc://PATH`` or ``tcp://HOST:PORT``.
     """
-    parts = urlsplit(address)
-    if parts.scheme == "ipc" and len(address) > len("ipc://"):
-        if len(address) > MAX_IPC_PATH:
+    if re.fullmatch(r"ipc:///[^\0]+", address):
+        if len(os.fsencode(address)) > MAX_IPC_PATH:
             raise ConfigError(f"{address} is longer than a socket's path may be ({MAX_IPC_PATH} characters)")
         return address
-    if parts.scheme == "tcp" and parts.hostname and ":" in parts.netloc:
-        if parts.hostname in ("*", "0.0.0.0", "::"):
+    tcp = re.fullmatch(r"tcp://(\*|[\w.-]+|\[[\w:.%]+\]):(\d{1,5})", address, re.ASCII)
+    if tcp is not None and int(tcp[2]) < 1 << 16:
+        if tcp[1] in ("*", "0.0.0.0", "[::]"):
             raise ConfigError(f"'{address}' is every interface; name the address of the one that others reach")
         return address
     raise ConfigError(f"'{address}' is not an address; use ipc:///absolute/path or tcp://host:port")

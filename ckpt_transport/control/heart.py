@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 
@@ -61,7 +62,8 @@ class Heart:
             for address in dealers.keys() - self._targets:
                 dealers.pop(address).close(0)
             for dealer in dealers.values():
-                dealer.send_multipart(self._beat, zmq.NOBLOCK)
+                with contextlib.suppress(zmq.Again):  # that peer has read nothing for hours
+                    dealer.send_multipart(self._beat, zmq.NOBLOCK)
             self._wake.wait(self._interval)
             self._wake.clear()
         for dealer in dealers.values():

@@ -52,6 +52,8 @@ class Mailbox:
                 f"{wanted} can be reached from other hosts; give all participants the same secret_file, "
                 "or listen on ipc:// or tcp://127.0.0.1"
             )
+        if addresses.is_taken(wanted):
+            raise ControlError(f"cannot listen on {wanted}: somebody else does, or it is no socket")
         self._codec = Codec(types)
         self._secret = secret
         self._timeout = timeout
@@ -75,6 +77,8 @@ class Mailbox:
         self._routes: defaultdict[str, deque[RouteMessage]] = defaultdict(deque)
         self._closed_routes: set[str] = set()
         self._heard: dict[str, float] = {}
+        self._news = False
+        """Something was filed by a pump that did not wait, so whoever waits next should look first."""
         self._heart = Heart(self._context, secret, self._codec.frames(self.address, Heartbeat()), interval)
 
     # -- messages -----------------------------------------------------------------------------------------------
@@ -94,8 +98,11 @@ class Mailbox:
         return self._inbox.popleft() if self._inbox else None
 
     def pump(self, timeout: float) -> None:
-        """File what has arrived; wait up to ``timeout`` seconds when nothing has."""
-        if not self._poller.poll(math.ceil(timeout * 1000)):
+        """File what has arrived; wait up to ``timeout`` seconds when nothing has since the last wait."""
+        waits = timeout > 0
+        found = bool(self._poller.poll(0 if self._news else math.ceil(timeout * 1000)))
+        self._news = found and not waits
+        if not found:
             return
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 4096)

@@ -16,7 +16,8 @@ from typing import Any, Union
 
 import msgspec
 
-from ckpt_transport.errors import MessageError
+from ckpt_transport.control import addresses
+from ckpt_transport.errors import ConfigError, MessageError
 
 PROTOCOL = b"ckpt-transport/1"
 
@@ -75,6 +76,6 @@ class Codec:
             )
         try:
             message: Message = self._decode(frames[2])
-            return frames[1].decode(), message
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return addresses.check(frames[1].decode()), message
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
             raise MessageError(f"unreadable message of {len(frames[2])} bytes: {error}") from error

@@ -59,6 +59,9 @@ class RouteControl:
         self._check()
         return None
 
+    def wake(self) -> None:
+        self._mailbox.wake()
+
     def exchange(self, payload: bytes, timeout: float) -> dict[int, bytes]:
         deadline = time.monotonic() + timeout
         current, self._round = self._round, self._round + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
@@ -26,7 +26,7 @@ class Secret:
     """A CURVE key pair, Z85 text, the same for every participant."""
 
     public: bytes
-    private: bytes
+    private: bytes = field(repr=False)
 
     @classmethod
     def derive(cls, secret: bytes) -> Secret:

@@ -19,11 +19,11 @@ import torch
 
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import Event, now
+from ckpt_transport.memory import HostCopier
 from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
-IDLE_SECONDS = 0.001
-WATCH_SECONDS = 0.01
+WATCH_SECONDS = 0.05
 
 Apply = Callable[[Bucket, Sequence[torch.Tensor]], None]
 """Puts one bucket into the engine: the bucket, and its bytes as uint8 tensors, one per span."""
@@ -82,6 +82,7 @@ class Pipeline:
         self.events: list[Event] = []
         self._program, self._attachments, self._sources = program, attachments, sources
         self._apply, self._watch, self._idle, self._wake, self._progress = apply, watch, idle, wake, progress
+        self._copier = HostCopier()
         self._left = dict.fromkeys(program.needs, 0)
         for step in program.steps:
             self._left[step.stage] += 1
@@ -110,6 +111,10 @@ class Pipeline:
         pump.start()
         try:
             self._apply_all()
+        except BaseException as error:
+            self._applied.append(error)
+            self._wake()
+            raise
         finally:
             pump.join()
         return self.events
@@ -120,14 +125,9 @@ class Pipeline:
         while (step := self._to_apply.get()) is not None:
             if self._failure is not None:
                 raise self._failure
-            try:
-                started = now()
-                self._apply(self._program.plan.buckets[step.bucket], self._receipts[step.bucket].views())
-                self._record(step, started)
-            except BaseException as error:
-                self._applied.append(error)
-                self._wake()
-                raise
+            started = now()
+            self._apply(self._program.plan.buckets[step.bucket], self._receipts[step.bucket].views())
+            self._record(step, started)
             self._applied.append(step)
             self._wake()
         if self._failure is not None:
@@ -156,7 +156,12 @@ class Pipeline:
                 moved |= self._hand_over()
                 moved |= self._take_back()
                 if not moved:
-                    self._idle(IDLE_SECONDS)
+                    self._idle(self._patience())
+
+    def _patience(self) -> float:
+        """How long nothing may happen without a message or a wake."""
+        flying = (self._attachments[route].endpoint for route, posted in self._in_flight.items() if posted)
+        return min((endpoint.poll_seconds for endpoint in flying), default=WATCH_SECONDS)
 
     def _ready(self, step: Step) -> bool:
         return not any(earlier in self._left for earlier in self._program.needs[step.stage])
@@ -184,7 +189,9 @@ class Pipeline:
         assert self._sources.ring is not None
         start = bucket.fill_slot * ring.slot_bytes
         extent = self._sources.extents[bucket.extent]
-        self._sources.ring[start : start + bucket.nbytes].copy_(extent[bucket.offset : bucket.offset + bucket.nbytes])
+        self._copier.copy(
+            [(self._sources.ring[start : start + bucket.nbytes], extent[bucket.offset : bucket.offset + bucket.nbytes])]
+        )
         return started
 
     def _post(self, route: int) -> bool:

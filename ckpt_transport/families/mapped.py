@@ -12,6 +12,9 @@ from ckpt_transport.families.handshake import HandshakeEndpoint
 from ckpt_transport.families.polled import Operation
 from ckpt_transport.transport import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
 
+POLL_SECONDS = 0.05
+"""READY and ACK are messages, so nothing ends between two of them."""
+
 
 class MappedEndpoint(HandshakeEndpoint):
     """Write :meth:`~ckpt_transport.transport.Endpoint._describe` and :meth:`_map`.
@@ -19,6 +22,8 @@ class MappedEndpoint(HandshakeEndpoint):
     A receiver's slot *is* the sender's, and the receiver's release is the sender's completion. Mappings are kept while
     the sender goes on describing the same memory.
     """
+
+    poll_seconds = POLL_SECONDS
 
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
@@ -54,7 +59,9 @@ class MappedEndpoint(HandshakeEndpoint):
         for span in transfer.spans:
             mapped = self._mapped[self._descriptor(transfer.sender, span.region)]
             if span.offset < 0 or span.offset + span.nbytes > mapped.numel():
-                raise TransferError(f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described")
+                raise TransferError(
+                    f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described"
+                )
             views.append(mapped[span.offset : span.offset + span.nbytes])
         return Operation(
             self,

@@ -91,16 +91,17 @@ class Segment:
         Raises:
             SharedMemoryError: the file is not there, or not a plain file.
         """
-        resolved = path.resolve()
-        if SHM not in resolved.parents:
-            raise SharedMemoryError(f"{path} does not lie under {SHM}")
         try:
-            fd = os.open(resolved, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            raise SharedMemoryError(f"{path}: {error.strerror}") from error
+            resolved = path.resolve()
+            if SHM not in resolved.parents:
+                raise SharedMemoryError(f"{path} does not lie under {SHM}")
+            fd = os.open(resolved, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            raise SharedMemoryError(f"{path}: {getattr(error, 'strerror', error)}") from error
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise SharedMemoryError(f"{path} is not a plain file")
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or not status.st_size:
+                raise SharedMemoryError(f"{path} is not a plain file, or is empty")
             return cls(resolved, fd, mmap.mmap(fd, 0, access=mmap.ACCESS_READ), owned=False)
         except BaseException:
             os.close(fd)

@@ -76,7 +76,7 @@ def candidates(owner: int, topology: Topology, traits: Mapping[str, Traits]) -> 
     for outer in sorted(traits):
         for inner in sorted(traits):
             if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is Reach.HOST:
-                yield relayed(outer, inner, owner, topology)
+                yield relayed(outer, inner, owner, topology, traits)
 
 
 def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
@@ -89,9 +89,11 @@ def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Trait
     return _checked(name, ((link,),), topology)
 
 
-def relayed(outer: str, inner: str, owner: int, topology: Topology) -> Chain | Rejected:
+def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
     """``outer`` to one sink of every other host, ``inner`` within each host."""
     name = f"{outer}+{inner}"
+    if traits[outer].maps_memory:
+        return Rejected(name, f"what {outer} brings is mapped, so a relay has nothing of its own to pass on")
     hosts: dict[str, list[int]] = {}
     for rank in topology.sinks:
         hosts.setdefault(topology.host(rank), []).append(rank)

@@ -10,7 +10,7 @@ import msgspec
 from ckpt_transport.errors import BudgetError, ConfigError, PlanError
 from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up, cut
 from ckpt_transport.planning.chains import Chain, Link, Rejected, candidates
-from ckpt_transport.planning.manifest import Manifest
+from ckpt_transport.planning.manifest import Manifest, PlacedTensor
 from ckpt_transport.planning.plan import (
     IN_PLACE,
     Bucket,
@@ -119,9 +119,7 @@ class _Layout:
         self._manifest, self._topology = manifest, topology
         self._fills = [chains[extent.owner].fills(extent.kind, traits) for extent in manifest.extents]
         links = [link for chain in chains.values() for hop in chain.hops for link in hop]
-        self._receivers = {
-            rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers
-        }
+        self._receivers = {rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers}
         self._fillers = {extent.owner for extent, fills in zip(manifest.extents, self._fills, strict=True) if fills}
 
     def cut(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
@@ -130,9 +128,16 @@ class _Layout:
         if not self._receivers and not self._fillers:
             return cut(self._manifest, wanted, None), ()
         smallest, largest = self._slot_limits(wanted)
-        depth, slot_bytes = self._fit(settings.ring_depth, wanted, smallest, largest, notes)
-        buckets = cut(self._manifest, min(wanted, slot_bytes), slot_bytes)
-        slot_bytes = align_up(max(bucket.nbytes for bucket in buckets))
+        tightest = self._tightest(smallest)
+        limit = min(largest, align_down(tightest))
+        buckets = cut(self._manifest, min(wanted, limit), limit)
+        slot_bytes = max(align_up(max(bucket.nbytes for bucket in buckets)), ALIGNMENT)
+        depth = min(settings.ring_depth, tightest // slot_bytes)
+        if limit < wanted:
+            notes.append(f"degraded: slots of {limit:,} instead of {wanted:,} bytes, for want of memory")
+        if depth < settings.ring_depth:
+            how = f"a ring of {depth}" if depth > 1 else "one slot, so the stages run one after the other,"
+            notes.append(f"degraded: {how} instead of {settings.ring_depth} slots, for want of memory")
         filled: defaultdict[int, int] = defaultdict(int)
         placed = []
         for number, bucket in enumerate(buckets):
@@ -152,29 +157,32 @@ class _Layout:
         """The smallest slot that works, and the size to aim at, in bytes."""
         if not any(participant.whole_tensors for participant in self._topology.participants):
             return ALIGNMENT, wanted
-        biggest = max(align_up(tensor.offset % ALIGNMENT + tensor.nbytes) for tensor in self._manifest.tensors)
+        biggest = max(ALIGNMENT, *map(_slot_bytes, self._manifest.tensors))
         return biggest, max(wanted, biggest)
 
-    def _fit(self, depth: int, wanted: int, smallest: int, largest: int, notes: list[str]) -> tuple[int, int]:
-        """Ring depth and slot size within every budget; notes what had to be given up."""
+    def _tightest(self, smallest: int) -> int:
+        """The bytes that every ring has room for."""
         tightest = min(
             self._topology.participants[rank].budget // ((rank in self._receivers) + (rank in self._fillers))
             for rank in self._receivers | self._fillers
         )
         if tightest < smallest:
-            tensor = max(self._manifest.tensors, key=lambda tensor: tensor.nbytes)
-            raise BudgetError(
-                f"a memory budget of {tightest:,} bytes per ring holds no slot of {smallest:,} bytes, which tensor "
-                f"{tensor.spec} needs because a sink's loader takes tensors whole; raise memory_budget"
+            tensor = max(self._manifest.tensors, key=_slot_bytes)
+            why = (
+                f"which tensor {tensor.spec} needs because a sink's loader takes tensors whole"
+                if smallest > ALIGNMENT
+                else "which is the smallest there is"
             )
-        slot_bytes = min(largest, align_down(tightest))
-        fitting = min(depth, tightest // slot_bytes)
-        if slot_bytes < wanted:
-            notes.append(f"degraded: slots of {slot_bytes:,} instead of {wanted:,} bytes, for want of memory")
-        if fitting < depth:
-            how = f"a ring of {fitting}" if fitting > 1 else "one slot, so the stages run one after the other,"
-            notes.append(f"degraded: {how} instead of {depth} slots, for want of memory")
-        return fitting, slot_bytes
+            raise BudgetError(
+                f"a memory budget of {tightest:,} bytes per ring holds no slot of {smallest:,} bytes, {why}; "
+                "raise memory_budget"
+            )
+        return tightest
+
+
+def _slot_bytes(tensor: PlacedTensor) -> int:
+    """The smallest slot that holds a tensor whole."""
+    return align_up(tensor.offset % ALIGNMENT + tensor.nbytes)
 
 
 def _routes(
@@ -230,7 +238,7 @@ def _stages(
         if bucket.fill_slot != IN_PLACE:
             fill_readers[owner, bucket.fill_slot] = transfers[0]
         for hop in chain:
-            onward = (stage for next_hop, stage in zip(chain, transfers, strict=True) if senders[next_hop] & writers[hop])
+            onward = (stage for then, stage in zip(chain, transfers, strict=True) if senders[then] & writers[hop])
             occupy(occupants[bucket.slot], writers[hop], (apply, *onward))
     return tuple(stages)
 

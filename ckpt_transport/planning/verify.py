@@ -5,17 +5,19 @@
 * **coverage**: the pieces of every tensor cover each of its bytes exactly once, and every bucket reaches every sink
   exactly once and is applied there exactly once;
 * **order**: a rank sends or applies a bucket only after it has it. Every stage waits for earlier stages only and posts
-  along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock;
-* **slots**: a slot is not overwritten while a stage may still read it;
-* **memory**: every bucket fits its slot and every rank's rings fit its budget.
+  along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock.
+  A send of mapped memory ends when the bucket has been applied where it is mapped, so nothing earlier waits for it;
+* **slots**: a slot is not overwritten while a stage may still read it, nor before every stage that needs it has;
+* **memory**: every bucket fits its slot, starts where tensors stay aligned, and every rank's rings fit its budget.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
+from ckpt_transport.planning.bucketing import ALIGNMENT
 from ckpt_transport.planning.plan import IN_PLACE, Plan, RingUse, Stage, StageKind
 
 
@@ -25,7 +27,7 @@ def verify(plan: Plan) -> None:
     Raises:
         CoverageError: a byte is missed, moved twice, or read before it is there; names the tensor or the stage.
         BudgetError: a ring is larger than its rank's budget, or a bucket than its slot.
-        PlanError: the plan refers to something it does not contain.
+        PlanError: the plan refers to something it does not contain, or is not one that can be run.
     """
     _check_routes(plan)
     _check_pieces(plan)
@@ -34,18 +36,24 @@ def verify(plan: Plan) -> None:
 
 
 def _check_routes(plan: Plan) -> None:
-    size = len(plan.topology.participants)
+    size, sinks = len(plan.topology.participants), frozenset(plan.topology.sinks)
+    used: set[int] = set()
     for number, hop in enumerate(plan.hops):
         receivers: list[int] = []
         for leg in hop.legs:
             if not 0 <= leg.route < len(plan.routes):
                 raise PlanError(f"hop {number} names route {leg.route}, which is not there")
+            if leg.route in used:
+                raise PlanError(f"hop {number} uses route {leg.route}, which another leg uses")
+            used.add(leg.route)
             members = (leg.sender, *leg.receivers)
             if sorted(members) != sorted(plan.routes[leg.route].ranks) or not all(0 <= rank < size for rank in members):
                 raise PlanError(f"hop {number} connects ranks {members}, which are not those of route {leg.route}")
             receivers.extend(leg.receivers)
         if len(receivers) != len(set(receivers)):
             raise CoverageError(f"hop {number} sends a bucket to a rank twice")
+        if not sinks.issuperset(receivers):
+            raise PlanError(f"hop {number} sends to ranks {sorted(set(receivers) - sinks)}, which are not sinks")
 
 
 def _check_pieces(plan: Plan) -> None:
@@ -53,47 +61,65 @@ def _check_pieces(plan: Plan) -> None:
     tensors, extents = plan.manifest.tensors, plan.manifest.extents
     covered: list[list[tuple[int, int]]] = [[] for _ in tensors]
     for number, bucket in enumerate(plan.buckets):
-        if not 0 <= bucket.extent < len(extents) or bucket.offset + bucket.nbytes > extents[bucket.extent].nbytes:
+        if not 0 <= bucket.extent < len(extents) or not (
+            0 <= bucket.offset <= bucket.offset + bucket.nbytes <= extents[bucket.extent].nbytes
+        ):
             raise PlanError(f"bucket {number} lies outside its extent")
+        if bucket.offset % ALIGNMENT:
+            raise PlanError(f"bucket {number} starts at {bucket.offset}, which is no multiple of {ALIGNMENT}")
         for piece in bucket.pieces:
             if not 0 <= piece.tensor < len(tensors):
                 raise PlanError(f"bucket {number} names tensor {piece.tensor}, which is not there")
             tensor = tensors[piece.tensor]
             misplaced = bucket.offset + piece.bucket_offset != tensor.offset + piece.tensor_offset
-            if misplaced or bucket.extent != tensor.extent or piece.bucket_offset + piece.nbytes > bucket.nbytes:
+            inside = 0 <= piece.bucket_offset <= piece.bucket_offset + piece.nbytes <= bucket.nbytes
+            if misplaced or bucket.extent != tensor.extent or not inside:
                 raise CoverageError(f"bucket {number} does not lie over tensor {tensor.spec.name} where it says")
             covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
+    whole = any(plan.topology.participants[rank].whole_tensors for rank in plan.topology.sinks)
     for tensor, runs in zip(tensors, covered, strict=True):
         reached = 0
         for offset, nbytes in sorted(runs):
             if offset != reached:
+                first, last = sorted((offset, reached))
                 fault = "are missed" if offset > reached else "move twice"
-                raise CoverageError(f"bytes {min(offset, reached)} to {max(offset, reached)} of {tensor.spec.name} {fault}")
+                raise CoverageError(f"bytes {first} to {last} of {tensor.spec.name} {fault}")
             reached += nbytes
         if reached != tensor.nbytes or not runs:
             raise CoverageError(f"bytes {reached} to {tensor.nbytes} of {tensor.spec.name} are missed")
+        if len(runs) > 1 and (whole or any(not nbytes for _, nbytes in runs)):
+            why = "a sink takes tensors whole" if whole else "one of them is empty"
+            raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and {why}")
 
 
 def _check_memory(plan: Plan) -> None:
     used: defaultdict[int, int] = defaultdict(int)
     for ring in plan.rings:
+        if not 0 <= ring.rank < len(plan.topology.participants):
+            raise PlanError(f"a ring names rank {ring.rank}, which is not there")
+        if ring.depth < 0 or ring.slot_bytes < 0 or ring.slot_bytes % ALIGNMENT:
+            raise PlanError(f"rank {ring.rank} has a ring of {ring.depth} slots of {ring.slot_bytes:,} bytes")
         used[ring.rank] += ring.nbytes
     for rank, nbytes in used.items():
         budget = plan.topology.participants[rank].budget
         if nbytes > budget:
             raise BudgetError(f"rank {rank} would need {nbytes:,} bytes of slots and has a budget of {budget:,}")
     rings = {(ring.rank, ring.use): ring for ring in plan.rings}
+    if len(rings) != len(plan.rings):
+        raise PlanError("a rank has two rings of one use")
     receiving = [ring for ring in plan.rings if ring.use is RingUse.RECEIVE]
+    if len({ring.slot_bytes for ring in receiving}) > 1:
+        raise PlanError("slots to receive into differ in size, and a transfer has one offset for all who receive it")
+    depth = min((ring.depth for ring in receiving), default=0)
+    slot_bytes = receiving[0].slot_bytes if receiving else 0
     for number, bucket in enumerate(plan.buckets):
         fill = rings.get((plan.owner(bucket), RingUse.FILL))
         if bucket.fill_slot != IN_PLACE and (
             fill is None or bucket.nbytes > fill.slot_bytes or not 0 <= bucket.fill_slot < fill.depth
         ):
             raise BudgetError(f"bucket {number} has no slot of its size to be filled into")
-        if bucket.slot != IN_PLACE:
-            for ring in receiving:
-                if bucket.nbytes > ring.slot_bytes or not 0 <= bucket.slot < ring.depth:
-                    raise BudgetError(f"bucket {number} has no slot of its size at rank {ring.rank}")
+        if bucket.slot != IN_PLACE and (bucket.nbytes > slot_bytes or not 0 <= bucket.slot < depth):
+            raise BudgetError(f"bucket {number} has no slot of its size to be received into")
 
 
 def _bits(ranks: Iterable[int]) -> int:
@@ -119,14 +145,25 @@ class _Flow:
             _bits(rank for leg in hop.legs if not plan.routes[leg.route].maps_memory for rank in leg.receivers)
             for hop in plan.hops
         ]
+        self._lenders = [
+            _bits(leg.sender for leg in hop.legs if plan.routes[leg.route].maps_memory) for hop in plan.hops
+        ]
         ring_ranks = _bits(ring.rank for ring in plan.rings if ring.use is RingUse.RECEIVE)
         if any(writes & ~ring_ranks for writes in self._writes):
             raise PlanError("a rank receives without a ring to receive into")
         self._has: list[dict[int, int]] = [{} for _ in plan.buckets]
         """For each bucket: stage that brought it (-1: it lies there) to the ranks that have it from then on."""
+        self._in_slot = [0] * len(plan.buckets)
+        """For each bucket: the ranks that received it into a slot."""
+        self._lost = [0] * len(plan.buckets)
+        """For each bucket: the ranks whose slot has been given to another bucket since."""
         self._applied = [False] * len(plan.buckets)
         self._slot_readers: defaultdict[tuple[RingUse, int], list[list[int]]] = defaultdict(list)
         """For each slot: (ranks, stage) pairs, the stages that read what is in it on those ranks."""
+        self._slot_holds: defaultdict[tuple[RingUse, int], list[list[int]]] = defaultdict(list)
+        """For each slot: (ranks, bucket) pairs, what is in it on those ranks."""
+        self._lent: list[deque[int]] = [deque() for _ in plan.hops]
+        """For each hop that maps memory: the buckets it carried that are not applied yet, oldest first."""
 
     def check(self) -> None:
         for bucket, has in zip(self._plan.buckets, self._has, strict=True):
@@ -137,6 +174,7 @@ class _Flow:
                 raise CoverageError(f"stage {number} waits for a stage that is not earlier, which can deadlock")
             if not 0 <= stage.bucket < len(self._plan.buckets):
                 raise PlanError(f"stage {number} names bucket {stage.bucket}, which is not there")
+            self._check_waits(number, stage)
             if stage.kind is StageKind.FILL:
                 self._fill(number, stage)
             elif stage.kind is StageKind.TRANSFER:
@@ -146,6 +184,28 @@ class _Flow:
         for number, applied in enumerate(self._applied):
             if not applied:
                 raise CoverageError(f"bucket {number} is never applied")
+
+    def _check_waits(self, number: int, stage: Stage) -> None:
+        """No rank waits for a mapped send of its own that ends only when a later stage has applied the bucket."""
+        for earlier in stage.after:
+            waited = self._plan.stages[earlier]
+            if waited.kind is not StageKind.TRANSFER or not self._lenders[waited.hop] or self._applied[waited.bucket]:
+                continue
+            if stage.kind is StageKind.APPLY and stage.bucket == waited.bucket:
+                continue
+            if self._lenders[waited.hop] & self._members(stage):
+                raise CoverageError(
+                    f"stage {number} waits for stage {earlier}, which ends when bucket {waited.bucket} is applied, "
+                    "and that comes later: it can deadlock"
+                )
+
+    def _members(self, stage: Stage) -> int:
+        """The ranks that take part in a stage."""
+        if stage.kind is StageKind.FILL:
+            return 1 << self._plan.owner(self._plan.buckets[stage.bucket])
+        if stage.kind is StageKind.APPLY:
+            return self._sinks
+        return self._senders[stage.hop] | self._receivers[stage.hop] if 0 <= stage.hop < len(self._senders) else 0
 
     def _fill(self, number: int, stage: Stage) -> None:
         bucket = self._plan.buckets[stage.bucket]
@@ -161,12 +221,18 @@ class _Flow:
             raise PlanError(f"stage {number} names hop {stage.hop}, which is not there")
         senders, receivers, writes = self._senders[stage.hop], self._receivers[stage.hop], self._writes[stage.hop]
         self._check_present(number, stage, senders)
+        mapped = senders & ~self._in_slot[stage.bucket] & ~(1 << self._plan.owner(bucket))
+        if mapped:
+            raise PlanError(f"stage {number} sends bucket {stage.bucket} from ranks {_ranks(mapped)}, which map it")
         if any(ranks & receivers for ranks in has.values()):
             raise CoverageError(f"stage {number} brings bucket {stage.bucket} to a rank that has it already")
         if writes:
             if bucket.slot == IN_PLACE:
                 raise CoverageError(f"stage {number} receives bucket {stage.bucket}, which has no slot")
             self._overwrite(number, stage, (RingUse.RECEIVE, bucket.slot), writes)
+            self._in_slot[stage.bucket] |= writes
+        if self._lenders[stage.hop]:
+            self._lent[stage.hop].append(stage.bucket)
         has[number] = receivers
         self._note_reader(stage.bucket, senders, number)
 
@@ -175,6 +241,12 @@ class _Flow:
             raise CoverageError(f"stage {number} applies bucket {stage.bucket} a second time")
         self._check_present(number, stage, self._sinks)
         self._applied[stage.bucket] = True
+        for bringer in self._has[stage.bucket]:
+            if bringer < 0 or self._plan.stages[bringer].kind is not StageKind.TRANSFER:
+                continue
+            hop = self._plan.stages[bringer].hop
+            if self._lenders[hop] and self._lent[hop].popleft() != stage.bucket:
+                raise CoverageError(f"stage {number} applies bucket {stage.bucket} before one that was lent earlier")
         self._note_reader(stage.bucket, self._sinks, number)
 
     def _check_present(self, number: int, stage: Stage, ranks: int) -> None:
@@ -184,7 +256,10 @@ class _Flow:
             if holders & ranks:
                 missing &= ~holders
                 if bringer >= 0 and bringer not in stage.after:
-                    raise CoverageError(f"stage {number} uses bucket {stage.bucket} without waiting for stage {bringer}")
+                    raise CoverageError(
+                        f"stage {number} uses bucket {stage.bucket} before stage {bringer} has brought it"
+                    )
+        missing |= ranks & self._lost[stage.bucket]
         if missing:
             raise CoverageError(f"stage {number} uses bucket {stage.bucket} on ranks {_ranks(missing)}, which lack it")
 
@@ -199,6 +274,11 @@ class _Flow:
                 )
             entry[0] = holders & ~ranks
         readers[:] = [entry for entry in readers if entry[0]]
+        holds = self._slot_holds[slot]
+        for held in holds:
+            self._lost[held[1]] |= held[0] & ranks
+            held[0] &= ~ranks
+        holds[:] = [*(held for held in holds if held[0]), [ranks, stage.bucket]]
 
     def _note_reader(self, bucket_number: int, ranks: int, stage: int) -> None:
         """``stage`` reads the bucket on ``ranks``, out of whichever slots they hold it in."""
@@ -206,11 +286,6 @@ class _Flow:
         owner = 1 << plan.owner(bucket)
         if bucket.fill_slot != IN_PLACE and ranks & owner:
             self._slot_readers[RingUse.FILL, bucket.fill_slot].append([owner, stage])
-        if bucket.slot == IN_PLACE:
-            return
-        written = 0
-        for bringer in self._has[bucket_number]:
-            if bringer >= 0 and plan.stages[bringer].kind is StageKind.TRANSFER:
-                written |= self._writes[plan.stages[bringer].hop]
-        if written & ranks:
-            self._slot_readers[RingUse.RECEIVE, bucket.slot].append([written & ranks, stage])
+        received = self._in_slot[bucket_number] & ranks
+        if received:
+            self._slot_readers[RingUse.RECEIVE, bucket.slot].append([received, stage])

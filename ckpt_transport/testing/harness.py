@@ -1,81 +1,95 @@
-"""What a check does with a transport: open a route, send known bytes, look at them without the code under test.
+"""What a rank of a check works with: it opens routes through the transport under test, and talks to the other ranks.
 
-The bytes are written and compared with torch alone. The only place that asks whether a transport maps memory is
-:meth:`Lane.post`, which gives the receiver a region where it needs one.
+Whether a transport maps memory is asked in one place, :meth:`Rank.open`: a lane has an inbox where receivers need
+memory of their own, and none where they do not.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-import msgspec
-import torch
-
 from ckpt_transport.errors import TransportError
-from ckpt_transport.memory import Buffer
+from ckpt_transport.testing.aside import FAILED, Abandoned, Aside, Broken
 from ckpt_transport.testing.context import RankContext
-from ckpt_transport.transport import Completion, Endpoint, Group, MemoryRegion, Receipt, Span, Transfer, Transport
+from ckpt_transport.testing.lane import POLLS, UNTOUCHED, Lane, refuses
+from ckpt_transport.transport import Transport
+
+__all__ = ["POLLS", "Abandoned", "Broken", "Lane", "Rank", "refuses"]
 
 PATIENCE = 0.7
 """Which part of a check's deadline a rank waits before it says what it was waiting for."""
-POLLS = 100
-"""How often something that must not happen is given the chance to."""
-UNTOUCHED = 0xA5
-"""What a receiver's memory holds before anything arrives."""
-FAILED = "failed"
 
 
-class Broken(AssertionError):
-    """This rank saw a promise broken."""
+class Rank:
+    """One rank of a check; enter it, and it meets the others and closes its lanes at the end.
 
+    Attributes:
+        number: which one.
+        others: all but this one.
+        aside: for talking to the others.
+        transport: the one under test.
+    """
 
-class Abandoned(Exception):
-    """Another rank has stopped; this one has nothing to say."""
-
-
-class Aside:
-    """Words between the ranks of a check, past the transport under test."""
-
-    def __init__(self, context: RankContext, end: float) -> None:
-        self.rank = context.rank
-        self.end = end
+    def __init__(
+        self, context: RankContext, factory: Callable[[], Transport], deadline: float, *, keeps_peers: bool = True
+    ) -> None:
+        self.number = context.rank
+        self.others = tuple(rank for rank in range(context.world_size) if rank != context.rank)
+        self.patience = deadline * PATIENCE
+        self.aside = Aside(context, self.patience)
+        self.transport = factory()
         self._context = context
-        self._group = context.group("aside")
-        self._control = context.control(self._group)
-        self._heard: defaultdict[tuple[int, str], list[bytes]] = defaultdict(list)
-        self._meetings = 0
+        self._keeps_peers = keeps_peers
+        self._lanes: list[Lane] = []
+        self._opened = 0
 
-    def tell(self, word: str, *ranks: int, payload: bytes = b"") -> None:
-        """Say ``word`` to these ranks (to everybody else by default)."""
-        for rank in ranks or self._group.peers:
-            self._control.send(rank, msgspec.msgpack.encode((word, payload)))
+    def open(self, *, regions: Sequence[int] = (), inbox: int = 0, senders: Sequence[int] = (0,)) -> Lane:
+        """Open a route of all ranks, and connect it.
 
-    def heard(self, word: str, rank: int) -> bool:
-        """Whether ``rank`` has said it; true once for each time it has."""
-        self.listen()
-        said = self._heard[rank, word]
-        if said:
-            said.pop(0)
-        return bool(said) or (rank, word) in self._take(rank, word, said)
-
-    def _take(self, rank: int, word: str, said: list[bytes]) -> set[tuple[int, str]]:
-        raise NotImplementedError
-
-    def listen(self, seconds: float = 0.0) -> None:
-        """Take in what has been said.
-
-        Raises:
-            Abandoned: another rank has failed.
+        Args:
+            regions: sizes of the memory that each sender registers, allocated by the transport.
+            inbox: bytes of memory that each rank registers to receive into, where the transport needs any.
+            senders: the ranks that send.
         """
-        self._context.mailbox.pump(seconds)
-        while (message := self._control.receive()) is not None:
-            rank, said = message
-            word, payload = msgspec.msgpack.decode(said, type=tuple[str, bytes])
-            if word == FAILED:
-                raise Abandoned(f"stopped, because rank {rank} did")
-            self._heard[rank, word].append(payload)
+        self._opened += 1
+        group = self._context.group(f"lane {self._opened}")
+        endpoint = self.transport.open(group, self._context.control(group), self.patience)
+        lane = Lane(self.aside, self.number, endpoint, regions, senders)
+        self._lanes.append(lane)
+        if self.number in senders:
+            lane.offer(*(endpoint.allocate(nbytes) for nbytes in regions))
+        if not self.transport.traits.maps_memory:
+            lane.inbox = endpoint.allocate(inbox)
+            lane.inbox.tensor.fill_(UNTOUCHED)
+            lane.inbox_region = endpoint.register(lane.inbox)
+        lane.connect()
+        return lane
+
+    def close(self, lane: Lane) -> None:
+        """Close a lane before the end of the check, together with the other ranks."""
+        self.aside.meet()
+        lane.endpoint.close()
+        self._lanes.remove(lane)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self._keeps_peers:
+            self.aside.meet()
+        if error is not None:
+            with contextlib.suppress(TransportError):
+                self.aside.tell(FAILED)
+        for lane in self._lanes:
+            if error is None:
+                lane.endpoint.close()
+            else:
+                with contextlib.suppress(Exception):
+                    lane.endpoint.abort(error)
+                with contextlib.suppress(Exception):
+                    lane.endpoint.close()

@@ -18,7 +18,6 @@ import fcntl
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +33,12 @@ from ckpt_transport.control import Mailbox
 from ckpt_transport.testing.context import Body, Failure, HangError, Outcome, RankContext
 
 STACKS_SIGNAL = signal.SIGUSR1
+START_WAIT = 120.0
+"""Seconds for starting all processes; the first start on a cold machine imports torch."""
 STACKS_WAIT = 2.0
-"""Seconds a hanging process gets to write its stacks before it is killed."""
+"""Seconds a hanging process gets to begin writing its stacks before it is killed."""
+STACKS_PAUSE = 0.2
+"""Seconds of silence after which its stacks count as complete."""
 HEARTBEAT = 0.2
 SILENCE = 5.0
 
@@ -58,7 +61,8 @@ def launch(body: Body, world_size: int, /, *args: Any, deadline: float, silence:
         body: a function that children can import by its name.
         world_size: how many ranks there are.
         args: what every rank gets besides its context.
-        deadline: seconds after which ranks that still run are made to dump their stacks and are killed.
+        deadline: seconds that ``body`` gets; ranks that still run then are made to dump their stacks and are killed.
+            Starting the processes is not counted.
         silence: seconds without a heartbeat after which ranks that :meth:`RankContext.watch` lose a peer.
 
     Returns:
@@ -67,19 +71,17 @@ def launch(body: Body, world_size: int, /, *args: Any, deadline: float, silence:
     Raises:
         HangError: some ranks did not end in time; carries their stacks and the outcomes of the others.
     """
-    end = time.monotonic() + deadline
     context = _context()
-    with tempfile.TemporaryDirectory(prefix="ckpt-transport-") as folder, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(_Child(context, rank, world_size, Path(folder, str(rank)), silence, body, args))
-            for rank in range(world_size)
+            stack.enter_context(_Child(context, rank, world_size, silence, body, args)) for rank in range(world_size)
         ]
-        addresses = _collect(children, end)
+        addresses = _collect(children, START_WAIT)
         try:
             if all(child.outcome is None for child in children):
                 for child in children:
                     child.answer(addresses)
-                _collect(children, end)
+                _collect(children, deadline)
         finally:
             for address in addresses.values():
                 Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
@@ -98,32 +100,31 @@ class _Child:
         context: BaseContext,
         rank: int,
         world_size: int,
-        stacks: Path,
         silence: float,
         body: Body,
         args: Sequence[Any],
     ) -> None:
-        self.rank, self.stacks = rank, stacks
+        self.rank = rank
         self.outcome: Outcome | None = None
         self.address: str | None = None
         self.connection, theirs = context.Pipe()
         # Nothing is ever written here: the kernel kills the child when the last writer, this process, is gone.
         leash, self._leash = context.Pipe(duplex=False)
+        self._stacks, stacks = context.Pipe(duplex=False)
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=_main,
-            args=(rank, world_size, theirs, leash, str(stacks), silence, body, args),
+            args=(rank, world_size, theirs, leash, stacks, silence, body, args),
             name=f"rank-{rank}",
             daemon=True,
         )
         try:
             self.process.start()
         except BaseException:
-            self.connection.close()
-            self._leash.close()
+            self._close()
             raise
         finally:
-            theirs.close()
-            leash.close()
+            for end in (theirs, leash, stacks):
+                end.close()
 
     def __enter__(self) -> _Child:
         return self
@@ -132,8 +133,11 @@ class _Child:
         self.process.kill()
         self.process.join()
         self.process.close()
-        self.connection.close()
-        self._leash.close()
+        self._close()
+
+    def _close(self) -> None:
+        for end in (self.connection, self._leash, self._stacks):
+            end.close()
 
     @property
     def pending(self) -> bool:
@@ -143,6 +147,23 @@ class _Child:
         self.address = None
         with contextlib.suppress(OSError):  # it died: its end is read from the connection like any other's
             self.connection.send(dict(addresses))
+
+    def dump_stacks(self) -> None:
+        """Make it write the stacks of all its threads."""
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, STACKS_SIGNAL)
+
+    def read_stacks(self, end: float) -> str:
+        """What it has written, once nothing more comes."""
+        text = b""
+        # faulthandler does not say when it has finished
+        while self._stacks.poll(STACKS_PAUSE if text else max(end - time.monotonic(), 0)):
+            piece = os.read(self._stacks.fileno(), 65536)
+            if not piece:
+                break
+            text += piece
+        return text.decode(errors="replace") or "it wrote no stack: it hangs outside Python, or never began"
 
     def take(self) -> None:
         """Read what the child has sent, or how it died."""
@@ -162,8 +183,9 @@ class _Child:
             self.outcome = said
 
 
-def _collect(children: Sequence[_Child], end: float) -> dict[int, str]:
+def _collect(children: Sequence[_Child], seconds: float) -> dict[int, str]:
     """Wait until every child has said its address or its outcome; returns the addresses said."""
+    end = time.monotonic() + seconds
     while pending := {child.connection: child for child in children if child.pending}:
         left = end - time.monotonic()
         if left <= 0:
@@ -175,21 +197,9 @@ def _collect(children: Sequence[_Child], end: float) -> dict[int, str]:
 
 def _dump_stacks(hanging: Sequence[_Child]) -> dict[int, str]:
     for child in hanging:
-        if child.process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.process.pid, STACKS_SIGNAL)
+        child.dump_stacks()
     end = time.monotonic() + STACKS_WAIT
-    sizes: list[int] = []
-    while time.monotonic() < end:
-        before, sizes = sizes, [child.stacks.stat().st_size if child.stacks.exists() else 0 for child in hanging]
-        if all(sizes) and before == sizes:  # faulthandler does not say when it has finished
-            break
-        time.sleep(0.05)
-    return {
-        child.rank: (child.stacks.read_text(errors="replace") if child.stacks.exists() else "")
-        or "it wrote no stack: it hangs outside Python, or never began"
-        for child in hanging
-    }
+    return {child.rank: child.read_stacks(end) for child in hanging}
 
 
 def _context() -> BaseContext:
@@ -205,27 +215,26 @@ def _main(
     world_size: int,
     connection: Connection,
     leash: Connection,
-    stacks: str,
+    stacks: Connection,
     silence: float,
     body: Callable[..., Any],
     args: Sequence[Any],
 ) -> None:
     _die_with(leash)
-    with open(stacks, "w") as file:
-        faulthandler.register(STACKS_SIGNAL, file=file, all_threads=True)
-        torch.set_num_threads(1)
-        try:
-            with Mailbox(interval=HEARTBEAT, timeout=silence) as mailbox:
-                connection.send(mailbox.address)
-                addresses = connection.recv()
-                outcome = Outcome(rank, body(RankContext(rank, world_size, mailbox, addresses), *args))
-        except BaseException as error:
-            outcome = Outcome(rank, failure=Failure.of(error))
-        try:
-            connection.send(outcome)
-        except Exception:
-            connection.send(Outcome(rank, failure=Failure("PicklingError", "cannot be sent", traceback.format_exc())))
-        faulthandler.unregister(STACKS_SIGNAL)
+    faulthandler.register(STACKS_SIGNAL, file=stacks.fileno(), all_threads=True)
+    torch.set_num_threads(1)
+    try:
+        with Mailbox(interval=HEARTBEAT, timeout=silence) as mailbox:
+            connection.send(mailbox.address)
+            addresses = connection.recv()
+            outcome = Outcome(rank, body(RankContext(rank, world_size, mailbox, addresses), *args))
+    except BaseException as error:
+        outcome = Outcome(rank, failure=Failure.of(error))
+    try:
+        connection.send(outcome)
+    except Exception:
+        connection.send(Outcome(rank, failure=Failure("PicklingError", "cannot be sent", traceback.format_exc())))
+    faulthandler.unregister(STACKS_SIGNAL)
 
 
 def _die_with(leash: Connection) -> None:

@@ -34,7 +34,9 @@ def launch_in_threads(
             except BaseException as error:
                 outcomes[rank] = Outcome(rank, failure=Failure.of(error))
 
-        threads = [threading.Thread(target=run, args=(rank,), name=f"rank-{rank}", daemon=True) for rank in range(world_size)]
+        threads = [
+            threading.Thread(target=run, args=(rank,), name=f"rank-{rank}", daemon=True) for rank in range(world_size)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

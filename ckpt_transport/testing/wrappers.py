@@ -134,6 +134,7 @@ class _SlowEndpoint(ForwardingEndpoint):
         super().__init__(inner)
         self._latency, self._bandwidth = latency_s, bandwidth
         self._free_at = 0.0
+        self._late: list[_Late] = []
 
     def _due(self, transfer: Transfer) -> float:
         now = time.monotonic()
@@ -141,19 +142,49 @@ class _SlowEndpoint(ForwardingEndpoint):
         return self._free_at + self._latency
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
-        return _Late(super()._send(transfer, regions), self._due(transfer))
+        inner = super()._send(transfer, regions)
+        return self._delay(inner, transfer, [regions[span.region] for span in transfer.spans])
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
-        return _Late(super()._recv(transfer, region), self._due(transfer))
+        inner = super()._recv(transfer, region)
+        return self._delay(inner, transfer, [] if region is None else [region])
+
+    def _delay(self, inner: Completion, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Receipt:
+        late = _Late(inner, self._due(transfer), regions)
+        self._late = [*(other for other in self._late if other.holds), late]
+        return late
+
+    def _abort(self, reason: BaseException) -> None:
+        super()._abort(reason)
+        for late in self._late:
+            late.let_go()
 
 
 class _Late(ForwardingReceipt):
-    def __init__(self, inner: Completion, due: float) -> None:
+    """Keeps its regions in use for as long as it is not done, although the transport inside may be through."""
+
+    def __init__(self, inner: Completion, due: float, regions: Sequence[MemoryRegion]) -> None:
         super().__init__(inner)
-        self._due = due
+        self._due, self._regions = due, regions
+        self.holds = True
+        for region in regions:
+            region.acquire()
 
     def done(self) -> bool:
-        return self.inner.done() and time.monotonic() >= self._due
+        try:
+            over = self.inner.done() and time.monotonic() >= self._due
+        except BaseException:
+            self.let_go()
+            raise
+        if over:
+            self.let_go()
+        return over
+
+    def let_go(self) -> None:
+        if self.holds:
+            self.holds = False
+            for region in self._regions:
+                region.release()
 
 
 # -- faulty ---------------------------------------------------------------------------------------------------------
@@ -167,7 +198,7 @@ class FaultKind(enum.StrEnum):
     FAIL = "fail"
     """The completion raises TransferError, and the endpoint is broken from then on."""
     NEVER = "never"
-    """The completion is never done. It still fails when the route does."""
+    """The completion is never done. It fails when the endpoint does, of its own or by ``abort``."""
     KILL = "kill"
     """The process is killed by SIGKILL as it posts."""
     DROP = "drop"
@@ -211,9 +242,7 @@ class _FaultyEndpoint(ForwardingEndpoint):
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         return self._spoil(transfer, lambda: self.inner.post_recv(transfer, region), mapped=region is None)
 
-    def _spoil(
-        self, transfer: Transfer, post: Callable[[], Completion], *, mapped: bool = False
-    ) -> ForwardingReceipt:
+    def _spoil(self, transfer: Transfer, post: Callable[[], Completion], *, mapped: bool = False) -> ForwardingReceipt:
         fault = self._faults.get(transfer.seq)
         if fault is None:
             return ForwardingReceipt(post())
@@ -235,7 +264,11 @@ class _Faulty(ForwardingReceipt):
             error = TransferError(f"injected: transfer {self._fault.seq} fails at rank {self._fault.rank}")
             self._endpoint.abort(error)
             raise error
-        if not self.inner.done() or self._fault.kind is FaultKind.NEVER:
+        if self._fault.kind is FaultKind.NEVER:
+            self.inner.done()
+            self._endpoint._check_usable()
+            return False
+        if not self.inner.done():
             return False
         if self._fault.kind is FaultKind.DROP:
             self.views()

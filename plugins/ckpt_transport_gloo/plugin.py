@@ -29,6 +29,8 @@ LONGEST_CLOSE = 1.0
 class GlooEndpoint(CollectiveEndpoint):
     """One process-group object of its own; torch's default group is never touched."""
 
+    poll_seconds = 0.02
+
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
         self._connections = Connections()
@@ -58,6 +60,7 @@ class GlooEndpoint(CollectiveEndpoint):
         options.rootTensor = 0
         options.asyncOp = True
         work = self._processes.broadcast([tensor], options)
+        work.get_future().add_done_callback(lambda _: self.control.wake())
 
         def ended() -> bool:
             if not work.is_completed():

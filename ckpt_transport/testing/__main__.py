@@ -1,0 +1,80 @@
+"""``python -m ckpt_transport.testing NAME`` or ``MODULE:CLASS``: run the conformance checks and print a table."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ckpt_transport import registry
+from ckpt_transport.errors import PluginError
+from ckpt_transport.testing.check import Factory
+from ckpt_transport.testing.conformance import CHECKS, Report, Result, Verdict, run
+from ckpt_transport.testing.processes import launch
+from ckpt_transport.testing.threads import launch_in_threads
+
+STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "yellow"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 when no check failed, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m ckpt_transport.testing", description=__doc__)
+    parser.add_argument("transport", help="an installed transport's name, or module:Class")
+    names = [check.name for check in CHECKS]
+    parser.add_argument("--only", action="append", choices=names, metavar="CHECK", help="this check; may be repeated")
+    parser.add_argument("--deadline", type=float, default=30.0, help="seconds each check may take (default: 30)")
+    parser.add_argument("--threads", action="store_true", help="ranks are threads, for a transport within one process")
+    options = parser.parse_args(arguments)
+    console = Console()
+    try:
+        with console.status("starting ...") as status:
+
+            def progress(result: Result) -> None:
+                status.update(f"{result.check.name}: {result.verdict}")
+
+            report = run(
+                load(options.transport),
+                only=options.only,
+                progress=progress,
+                deadline=options.deadline,
+                launcher=launch_in_threads if options.threads else launch,
+            )
+    except (PluginError, ImportError, AttributeError) as error:
+        console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        return 1
+    show(report, console)
+    return 0 if report.ok else 1
+
+
+def load(name: str) -> Factory:
+    """The transport of that name, or what ``module:attribute`` names."""
+    module, separator, attribute = name.partition(":")
+    if not separator:
+        return registry.load(name)
+    factory: Factory = getattr(importlib.import_module(module), attribute)
+    return factory
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, then what there is to say about each check that did not pass."""
+    table = Table(title=f"transport '{report.transport}'")
+    table.add_column("check")
+    table.add_column("verdict")
+    table.add_column("seconds", justify="right")
+    for result in report.results:
+        verdict = Text(str(result.verdict), style=STYLES[result.verdict])
+        table.add_row(result.check.name, verdict, f"{result.seconds:.1f}")
+    console.print(table)
+    for result in report.results:
+        if result.explanation:
+            console.print()
+            console.print(result.explanation, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

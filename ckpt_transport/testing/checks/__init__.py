@@ -1,0 +1,1 @@
+"""The checks, by subject. :data:`ckpt_transport.testing.conformance.CHECKS` lists them all."""

@@ -1,0 +1,157 @@
+"""When something is wrong, does everybody hear of it, and is nobody given wrong bytes?"""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+
+from ckpt_transport.errors import TransferError, TransportError
+from ckpt_transport.testing.check import check
+from ckpt_transport.testing.harness import Broken, Lane, Rank, refuses
+from ckpt_transport.transport import Span, Transfer
+
+MIB = 1024**2
+REASON = "the reason of rank %d is that this is a test"
+
+
+@check(
+    "abort() ends every outstanding operation, here and at all peers, and the reason reaches them.", "Endpoint.abort"
+)
+def check_abort_reaches_everyone(rank: Rank) -> None:
+    spans = (Span(0, 0, 0, 8 * MIB),)
+    for aborts in (1, 0):  # a receiver whose sender never posts, then a sender whose receivers never post
+        lane = rank.open(regions=(8 * MIB,), inbox=8 * MIB)
+        lane.fill(1)
+        reason = REASON % aborts
+        transfer = lane.transfer(*spans)
+        late = rank.number == 0 if aborts == 1 else rank.number != 0
+        posted = None if late else lane.post(transfer)
+        rank.aside.meet()
+        if rank.number == aborts:
+            assert posted is not None
+            was_done = aborts == 0 and posted.done()
+            lane.endpoint.abort(TransferError(reason))
+            lane.endpoint.abort(TransferError("and only the first one counts"))
+            if not was_done:
+                _tells(lane.fails(posted, transfer, "it was aborted"), reason)
+            _refused(lane, spans)
+        elif posted is not None:
+            _tells(lane.fails(posted, transfer, f"rank {aborts} has aborted the route"), reason)
+        rank.aside.meet()  # or the late ones would post what the others wait for
+        if late:
+            _tells(lane.breaks(transfer, 1, f"rank {aborts} has aborted the route"), reason)
+        rank.aside.meet()
+
+
+def _refused(lane: Lane, spans: tuple[Span, ...]) -> None:
+    refuses("a post after abort()", lambda: lane.post(lane.transfer(*spans)), TransportError)
+
+
+def _tells(error: BaseException, reason: str) -> None:
+    told, link = [], error
+    while link is not None:
+        told.append(str(link))
+        link = link.__cause__ or link.__context__  # type: ignore[assignment]
+    if not any(reason in text for text in told):
+        raise Broken(f"the route was aborted because '{reason}', and the error says only '{told[0]}'")
+
+
+@check(
+    "When the sender's process is killed, every receiver gets a TransportError, or the bytes if all had arrived.",
+    "Completion.done: PeerLostError",
+    killed=frozenset({0}),
+)
+def check_sender_dies(rank: Rank) -> None:
+    _one_dies(rank, 0)
+
+
+@check(
+    "When a receiver's process is killed, the sender and the other receivers get a TransportError.",
+    "Completion.done: PeerLostError",
+    killed=frozenset({2}),
+)
+def check_receiver_dies(rank: Rank) -> None:
+    _one_dies(rank, 2)
+
+
+def _one_dies(rank: Rank, victim: int) -> None:
+    spans = (Span(0, 0, 0, 8 * MIB),)
+    lane = rank.open(regions=(8 * MIB,), inbox=8 * MIB)
+    lane.fill(1)
+    rank.aside.meet()
+    lane.carry(lane.transfer(*spans), 1)
+    if rank.number != victim:
+        rank.aside.tell("watching", victim)
+        rank.aside.watch()
+    else:
+        rank.aside.hear("watching")
+        rank.aside.watch()
+        if victim == 0:
+            lane.post(lane.transfer(*spans))
+        os.kill(os.getpid(), signal.SIGKILL)
+    lane.breaks(lane.transfer(*spans), 1, f"rank {victim} was killed")
+    lane.endpoint.close()
+
+
+@check(
+    "A receiver whose record of a transfer differs from the sender's gets a TransportError, and never done.",
+    "Transfer",
+)
+def check_another_plan(rank: Rank) -> None:
+    whole = (Span(0, 0, 0, 1000),)
+    halves = (Span(0, 0, 0, 500), Span(0, 500, 500, 500))
+    swapped = (Span(0, 500, 0, 500), Span(0, 0, 500, 500))
+    plans = {
+        "fewer bytes": (Transfer(0, 0, (1, 2), whole), Transfer(0, 0, (1, 2), (Span(0, 0, 0, 900),))),
+        "more bytes": (Transfer(0, 0, (1, 2), whole), Transfer(0, 0, (1, 2), (Span(0, 0, 0, 1100),))),
+        "no bytes": (Transfer(0, 0, (1, 2), whole), Transfer(0, 0, (1, 2), ())),
+        "other bytes": (Transfer(0, 0, (1, 2), halves), Transfer(0, 0, (1, 2), swapped)),
+        "another place": (Transfer(0, 0, (1, 2), whole), Transfer(0, 0, (1, 2), (Span(0, 0, 9, 1000),))),
+        "other spans": (Transfer(0, 0, (1, 2), whole), Transfer(0, 0, (1, 2), halves)),
+        "other receivers": (Transfer(0, 0, (1, 2), whole), Transfer(0, 0, (1,), whole)),
+        "a later seq": (Transfer(0, 0, (1, 2), whole), Transfer(1, 0, (1, 2), whole)),
+        "an earlier seq": (Transfer(1, 0, (1, 2), whole), Transfer(0, 0, (1, 2), whole)),
+    }
+    for seed, (name, (agreed, different)) in enumerate(plans.items()):
+        lane = rank.open(regions=(1200,), inbox=1200)
+        lane.fill(seed)
+        rank.aside.meet()
+        transfer = different if rank.number == 1 else agreed
+        try:
+            posted = lane.post(transfer)
+        except TransportError:
+            posted = None
+        if posted is not None and rank.number == 1:
+            lane.fails(posted, transfer, f"its record has {name} than the sender's")
+        elif posted is not None:
+            lane.end(posted, transfer, seed)
+        rank.aside.meet()
+
+
+@check(
+    "A post out of order, by the wrong rank, or of bytes that no region has, is refused, and nothing else changes.",
+    "Endpoint.post_send, Endpoint.post_recv",
+)
+def check_wrong_posts_are_refused(rank: Rank) -> None:
+    size = 5000
+    lane = rank.open(regions=(size,), inbox=size)
+    lane.fill(1)
+    rank.aside.meet()
+    span = Span(0, 1, 2, size - 2)
+    lane.carry(Transfer(0, 0, (1, 2), (span,)), 1)
+    lane.carry(Transfer(7, 0, (1, 2), (span,)), 1)
+    endpoint, wrong_side = lane.endpoint, Transfer(8, 0, (1, 2), (span,))
+    for seq in (7, 3):
+        refuses(f"transfer {seq} after 7", partial(lane.post, Transfer(seq, 0, (1, 2), (span,))), TransportError)
+    if rank.number == 0:
+        refuses("a receive at the sender", lambda: endpoint.post_recv(wrong_side, lane.inbox_region), TransportError)
+    else:
+        refuses("a send at a receiver", lambda: endpoint.post_send(wrong_side, lane.regions), TransportError)
+    beyond = Transfer(9, 0, (1, 2), (span, Span(0, size, size, 1)))
+    refuses("a span beyond the region", lambda: lane.post(beyond), TransportError)
+    if rank.number == 0:
+        missing = Transfer(10, 0, (1, 2), (span, Span(1, 0, 0, 1)))
+        refuses("a span of a region that is not there", lambda: lane.post(missing), TransportError)
+    rank.aside.meet()
+    lane.carry(Transfer(8, 0, (1, 2), (span,)), 1)

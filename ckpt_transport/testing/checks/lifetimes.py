@@ -1,0 +1,177 @@
+"""Do regions and endpoints live and end as they should, and leave nothing behind?"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ckpt_transport.errors import EndpointClosedError, RegionBusyError, TransferError, TransportError
+from ckpt_transport.memory import Buffer
+from ckpt_transport.testing.check import check
+from ckpt_transport.testing.harness import Broken, Lane, Rank, refuses
+from ckpt_transport.transport import Availability, Span
+
+SIZE = 40_009
+CYCLES = 8
+
+
+@check(
+    "probe() says whether the transport can run; it touches no device and starts nothing.", "Transport.probe", ranks=1
+)
+def check_probe_is_cheap(rank: Rank) -> None:
+    before = _holds()
+    answers = [type(rank.transport).probe() for _ in range(CYCLES)]
+    for answer in answers:
+        if not isinstance(answer, Availability):
+            raise Broken(f"probe() returned {answer!r}")
+        if not answer.ok:
+            raise Broken(f"the transport cannot be checked here: {answer.reason}; {answer.hint}")
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise Broken("probe() has initialised CUDA")
+    grown = {what: (count, _holds()[what]) for what, count in before.items() if _holds()[what] >= count + CYCLES}
+    if grown:
+        raise Broken(f"after {CYCLES} calls of probe() the process holds more: {grown}")
+
+
+@check(
+    "A region that an operation uses, and an endpoint with operations in flight, cannot be closed.", "RegionBusyError"
+)
+def check_busy_region(rank: Rank) -> None:
+    lane = rank.open(regions=(SIZE,), inbox=SIZE)
+    lane.fill(1)
+    transfer = lane.transfer(Span(0, 0, 0, SIZE))
+    if rank.number != 0:
+        posted = lane.post(transfer)
+        if lane.inbox_region is not None:
+            refuses("closing a region that a receive uses", lane.inbox_region.close, RegionBusyError)
+        refuses("closing an endpoint with a receive in flight", lane.endpoint.close, RegionBusyError)
+    rank.aside.meet()
+    if rank.number == 0:
+        posted = lane.post(transfer)
+        if not posted.done():
+            try:
+                lane.regions[0].close()
+            except RegionBusyError:
+                pass
+            else:
+                if not posted.done():
+                    raise Broken("a region was closed while a send that uses it was not done")
+    lane.wait(posted, transfer)
+    lane.compare(posted, transfer, 1)
+    posted.release()
+    rank.aside.meet()
+    for region in (*lane.regions, *([] if lane.inbox_region is None else [lane.inbox_region])):
+        region.close()
+        region.close()
+    lane.endpoint.close()
+
+
+@check(
+    "A closed endpoint refuses everything with EndpointClosedError; closing it again does nothing.", "Endpoint.close"
+)
+def check_closed_endpoint(rank: Rank) -> None:
+    lane = rank.open(regions=(SIZE,), inbox=SIZE)
+    lane.fill(1)
+    rank.aside.meet()
+    lane.carry(lane.transfer(Span(0, 0, 0, SIZE)), 1)
+    rank.aside.meet()
+    lane.endpoint.close()
+    lane.endpoint.close()
+    lane.endpoint.abort(TransferError("too late"))
+    for what, action in _uses(lane).items():
+        refuses(f"{what} after close()", action, EndpointClosedError)
+
+
+@check(
+    "An aborted endpoint refuses everything and says why; its regions and itself can be closed.",
+    "Endpoint.abort, EndpointBrokenError",
+)
+def check_broken_endpoint(rank: Rank) -> None:
+    lane = rank.open(regions=(SIZE,), inbox=SIZE)
+    posted = lane.post(lane.transfer(Span(0, 0, 0, SIZE))) if rank.number != 0 else None
+    rank.aside.meet()
+    reason = "everybody aborts in this test"
+    lane.endpoint.abort(TransferError(reason))
+    if posted is not None:
+        refuses("polling an operation after abort()", posted.done, TransportError)
+        posted.release()
+    for what, action in _uses(lane).items():
+        error = refuses(f"{what} after abort()", action, TransportError)
+        if isinstance(error, EndpointClosedError):
+            raise Broken(f"{what} after abort() raised EndpointClosedError, and nobody has closed it")
+        if reason not in str(error) and reason not in str(error.__cause__):
+            raise Broken(f"{what} after abort() does not say why the endpoint broke, only '{error}'")
+    for region in (*lane.regions, *([] if lane.inbox_region is None else [lane.inbox_region])):
+        region.close()
+    lane.endpoint.close()
+    lane.endpoint.close()
+
+
+def _uses(lane: Lane) -> dict[str, Callable[[], object]]:
+    return {
+        "register()": lambda: lane.endpoint.register(Buffer.private(100)),
+        "connect()": lambda: lane.endpoint.connect({}),
+        "a post": lambda: lane.post(lane.transfer(Span(0, 0, 0, 10))),
+    }
+
+
+@check("After connect() with the same, other, more and fewer descriptors, transfers go on.", "Endpoint.connect")
+def check_reconnect(rank: Rank) -> None:
+    lane = rank.open(regions=(SIZE,), inbox=SIZE)
+    allocate = lane.endpoint.allocate
+    for seed, sizes in enumerate(((SIZE,), (SIZE + 5,), (100, 2000, 300), (SIZE,))):
+        if seed:
+            lane.replace(sizes, lambda index, sizes=sizes: allocate(sizes[index]))  # type: ignore[misc]
+        for again in range(2):
+            lane.connect()
+            lane.fill(2 * seed + again)
+            rank.aside.meet()
+            spans, local = [], 3
+            for index, size in enumerate(sizes):
+                spans.append(Span(index, 1, local, min(size, 30_000) - 1))
+                local += min(size, 30_000)
+            lane.carry(lane.transfer(*spans), 2 * seed + again)
+            rank.aside.meet()
+
+
+@check("Opening and closing again and again leaves no descriptor, thread or shared memory behind.", "Endpoint.close")
+def check_nothing_leaks(rank: Rank) -> None:
+    for _ in range(3):
+        _cycle(rank)
+    before = _holds()
+    for _ in range(CYCLES):
+        _cycle(rank)
+    rank.aside.meet()
+    now: dict[str, int] = {}
+
+    def given_back() -> bool:
+        now.update(_holds())
+        return all(now[what] < before[what] + CYCLES // 2 for what in before)
+
+    try:
+        rank.aside.until(given_back, "everything to be given back")
+    except Broken as error:
+        raise Broken(
+            f"after {CYCLES} times open and close the process holds {now}, and before it held {before}"
+        ) from error
+
+
+def _cycle(rank: Rank) -> None:
+    lane = rank.open(regions=(SIZE,), inbox=SIZE)
+    lane.fill(1)
+    rank.aside.meet()
+    lane.carry(lane.transfer(Span(0, 0, 0, SIZE)), 1)
+    rank.close(lane)
+
+
+def _holds() -> dict[str, int]:
+    gc.collect()
+    return {
+        "file descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+        "segments": len(list(Path("/dev/shm").glob(f"ckpt-transport-{os.getuid()}-{os.getpid()}-*"))),
+    }

@@ -1,0 +1,173 @@
+"""Does a transport keep every promise of the interface?
+
+The whole of a plugin's test file::
+
+    import pytest
+    from ckpt_transport.testing import CHECKS, Check
+    from my_plugin import MyTransport
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+    def test_conformance(check: Check) -> None:
+        check(MyTransport)
+
+Without pytest: ``run(MyTransport)``, or ``python -m ckpt_transport.testing my_plugin:MyTransport``.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from ckpt_transport.errors import TransportUnavailableError
+from ckpt_transport.testing.check import Check, ConformanceError, Factory
+from ckpt_transport.testing.checks.delivery import (
+    check_bytes_arrive,
+    check_every_span_arrives,
+    check_nothing_else_is_written,
+    check_promised_memory,
+    check_senders_take_turns,
+    check_transfers_stay_apart,
+)
+from ckpt_transport.testing.checks.failures import (
+    check_abort_reaches_everyone,
+    check_another_plan,
+    check_receiver_dies,
+    check_sender_dies,
+    check_wrong_posts_are_refused,
+)
+from ckpt_transport.testing.checks.flow import (
+    check_back_pressure,
+    check_late_sender,
+    check_receive_is_complete,
+    check_source_may_overwrite,
+)
+from ckpt_transport.testing.checks.lifetimes import (
+    check_broken_endpoint,
+    check_busy_region,
+    check_closed_endpoint,
+    check_nothing_leaks,
+    check_probe_is_cheap,
+    check_reconnect,
+)
+from ckpt_transport.testing.processes import Launcher, launch
+from ckpt_transport.testing.threads import launch_in_threads
+
+CHECKS: tuple[Check, ...] = (
+    check_probe_is_cheap,
+    check_bytes_arrive,
+    check_every_span_arrives,
+    check_nothing_else_is_written,
+    check_promised_memory,
+    check_transfers_stay_apart,
+    check_senders_take_turns,
+    check_wrong_posts_are_refused,
+    check_receive_is_complete,
+    check_late_sender,
+    check_source_may_overwrite,
+    check_back_pressure,
+    check_another_plan,
+    check_abort_reaches_everyone,
+    check_sender_dies,
+    check_receiver_dies,
+    check_busy_region,
+    check_closed_endpoint,
+    check_broken_endpoint,
+    check_reconnect,
+    check_nothing_leaks,
+)
+"""All checks, the plainest first."""
+
+
+class Verdict(enum.StrEnum):
+    """What came of one check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of a report."""
+
+    check: Check
+    verdict: Verdict
+    seconds: float = 0.0
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of all checks of one transport. Prints as a table of text."""
+
+    transport: str
+    results: tuple[Result, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the checks that did."""
+        return tuple(result.check.name for result in self.results if result.verdict is Verdict.FAILED)
+
+    def __str__(self) -> str:
+        lines = [f"{result.verdict:8} {result.check.name}" for result in self.results]
+        reasons = [result.explanation for result in self.results if result.explanation]
+        return "\n".join([f"transport '{self.transport}'", *lines, *reasons])
+
+
+def run(
+    factory: Factory,
+    *,
+    only: Collection[str] | None = None,
+    progress: Callable[[Result], None] | None = None,
+    deadline: float = 30.0,
+    launcher: Launcher = launch,
+) -> Report:
+    """Run the checks one after the other.
+
+    Args:
+        factory: makes the transport; must be importable, since other processes call it too.
+        only: names of checks; all by default.
+        progress: called with each result as it comes.
+        deadline: seconds each check may take.
+        launcher: how ranks are run. With ``launch_in_threads``, checks that kill a process are skipped.
+
+    Raises:
+        TransportUnavailableError: the transport's own probe says that it cannot run here.
+        ValueError: ``only`` names a check that there is not.
+    """
+    transport = factory()
+    known = {check.name: check for check in CHECKS}
+    if unknown := set(only or ()) - known.keys():
+        raise ValueError(f"there are no checks {sorted(unknown)}; there are {sorted(known)}")
+    available = transport.probe()
+    if not available.ok:
+        raise TransportUnavailableError(transport.name, available.reason, available.hint)
+    results = []
+    for check in CHECKS:
+        if only is not None and check.name not in only:
+            continue
+        result = _result(check, factory, deadline, launcher)
+        results.append(result)
+        if progress is not None:
+            progress(result)
+    return Report(transport.name, tuple(results))
+
+
+def _result(check: Check, factory: Factory, deadline: float, launcher: Launcher) -> Result:
+    if check.killed and launcher is launch_in_threads:
+        return Result(
+            check, Verdict.SKIPPED, explanation=f"{check.name} kills a process, and the ranks are not processes"
+        )
+    began = time.monotonic()
+    try:
+        check(factory, deadline=deadline, launcher=launcher)
+    except ConformanceError as error:
+        return Result(check, Verdict.FAILED, time.monotonic() - began, str(error))
+    return Result(check, Verdict.PASSED, time.monotonic() - began)

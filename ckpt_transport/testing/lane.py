@@ -1,0 +1,247 @@
+"""One rank's end of a route under test: known bytes go in, and what comes out is compared with torch alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import torch
+
+from ckpt_transport.errors import TransportError
+from ckpt_transport.memory import Buffer
+from ckpt_transport.testing.aside import Aside, Broken
+from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt, Span, Transfer
+
+POLLS = 100
+"""How many chances something that must not happen is given."""
+UNTOUCHED = 0xA5
+"""What a receiver's memory holds before anything arrives."""
+
+
+@functools.lru_cache(maxsize=32)
+def pattern(seed: int, nbytes: int) -> torch.Tensor:
+    """Bytes that are the same on every rank and different for every seed. Do not write to it."""
+    return torch.randint(0, 256, (nbytes,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def refuses(what: str, action: Callable[[], object], *kinds: type[Exception]) -> Exception:
+    """Run ``action`` and return the error of one of these ``kinds`` that it raises.
+
+    Raises:
+        Broken: it raises something else, or nothing.
+    """
+    promised = " or ".join(kind.__name__ for kind in kinds)
+    try:
+        action()
+    except kinds as error:
+        return error
+    except Exception as error:
+        raise Broken(f"{what} raised {type(error).__name__} ({error}), and {promised} is promised") from error
+    raise Broken(f"{what} was accepted, and {promised} is promised")
+
+
+class Lane:
+    """One rank's end of a route under test.
+
+    Attributes:
+        endpoint: the one under test.
+        sources: what this rank may send, when it is a sender; ``regions`` are the same, registered.
+        inbox: what this rank receives into; None where the transport maps memory.
+        aside, number: this rank's.
+    """
+
+    def __init__(
+        self, aside: Aside, number: int, endpoint: Endpoint, sizes: Sequence[int], senders: Sequence[int]
+    ) -> None:
+        self.aside, self.number, self.endpoint, self.sizes = aside, number, endpoint, tuple(sizes)
+        self.senders = tuple(senders)
+        self.sources: list[Buffer] = []
+        self.regions: list[MemoryRegion] = []
+        self.inbox: Buffer | None = None
+        self.inbox_region: MemoryRegion | None = None
+        self._seq = 0
+
+    # -- memory -------------------------------------------------------------------------------------------------
+
+    def offer(self, *buffers: Buffer) -> None:
+        """Register memory to send from."""
+        self.sources += buffers
+        self.regions += [self.endpoint.register(buffer) for buffer in buffers]
+
+    def connect(self) -> None:
+        """Tell every rank the senders' descriptors. All ranks call it."""
+        mine = msgspec.msgpack.encode([region.descriptor for region in self.regions])
+        said = self.aside.meet(mine)
+        self.endpoint.connect(
+            {sender: msgspec.msgpack.decode(said[sender], type=list[bytes]) for sender in self.senders}
+        )
+        self.aside.meet()
+
+    def fill(self, seed: int, transfer: Transfer | None = None) -> None:
+        """Write the pattern of ``seed`` where this rank sends from: to all of it, or to what ``transfer`` sends."""
+        for index, source in enumerate(self.sources):
+            if transfer is None:
+                source.tensor.copy_(self._pattern(seed, index))
+        if transfer is not None and transfer.sender == self.number:
+            for span in transfer.spans:
+                into = self.sources[span.region].tensor[span.offset : span.offset + span.nbytes]
+                into.copy_(self._pattern(seed, span.region)[span.offset : span.offset + span.nbytes])
+
+    def replace(self, sizes: Sequence[int], make: Callable[[int], Buffer]) -> None:
+        """Close what the senders have registered, and register and describe other memory. All ranks call it."""
+        for region in self.regions:
+            region.close()
+        self.sources, self.regions, self.sizes = [], [], tuple(sizes)
+        if self.number in self.senders:
+            self.offer(*map(make, range(len(sizes))))
+        self.connect()
+
+    def _pattern(self, seed: int, region: int) -> torch.Tensor:
+        return pattern(seed * 100 + region, self.sizes[region])
+
+    # -- transfers ----------------------------------------------------------------------------------------------
+
+    def transfer(self, *spans: Span, sender: int = 0) -> Transfer:
+        """The next transfer, to all other ranks. Every rank calls it alike."""
+        self._seq += 1
+        receivers = tuple(rank for rank in self.endpoint.group.ranks if rank != sender)
+        return Transfer(self._seq - 1, sender, receivers, spans)
+
+    def post(self, transfer: Transfer) -> Receipt:
+        """Post this rank's side. What comes back for a send has no views."""
+        if transfer.sender == self.number:
+            return _Sent(self.endpoint.post_send(transfer, self.regions))
+        return self.endpoint.post_recv(transfer, self.inbox_region)
+
+    def wait(self, completion: Completion, transfer: Transfer) -> None:
+        """Poll until it is done."""
+        self.aside.until(completion.done, f"{self._side(transfer)} to be done")
+
+    def carry(self, transfer: Transfer, seed: int) -> None:
+        """The whole of one transfer, of bytes filled with ``seed``: post, wait, compare, release."""
+        posted = self.post(transfer)
+        self.wait(posted, transfer)
+        self.compare(posted, transfer, seed)
+        posted.release()
+
+    def compare(self, receipt: Receipt, transfer: Transfer, seed: int) -> None:
+        """At a receiver: are these the bytes that were sent, in the views and in the inbox?"""
+        if transfer.sender == self.number:
+            return
+        views = receipt.views()
+        if len(views) != len(transfer.spans):
+            raise Broken(f"{self._side(transfer)} has {len(views)} views for {len(transfer.spans)} spans")
+        for index, (span, view) in enumerate(zip(transfer.spans, views, strict=True)):
+            sent = self._pattern(seed, span.region)[span.offset : span.offset + span.nbytes]
+            self._same(view, sent, f"view {index} of {self._side(transfer)}")
+            if self.inbox is not None:
+                landed = self.inbox.tensor[span.local : span.local + span.nbytes]
+                self._same(landed, sent, f"the memory at span {index} of {self._side(transfer)}")
+
+    def untouched(self, transfers: Iterable[Transfer]) -> None:
+        """At a receiver with an inbox: was nothing written outside the spans of these transfers?"""
+        if self.inbox is None:
+            return
+        outside = torch.ones(self.inbox.nbytes, dtype=torch.bool)
+        for transfer in transfers:
+            if transfer.sender != self.number:
+                for span in transfer.spans:
+                    outside[span.local : span.local + span.nbytes] = False
+        wrong = (outside & (self.inbox.tensor != UNTOUCHED)).nonzero()
+        if wrong.numel():
+            raise Broken(f"{wrong.numel()} bytes outside all spans were overwritten, the first at {int(wrong[0])}")
+
+    def _same(self, got: torch.Tensor, sent: torch.Tensor, what: str) -> None:
+        if got.dtype is not torch.uint8 or got.shape != sent.shape:
+            raise Broken(
+                f"{what} has shape {tuple(got.shape)} and dtype {got.dtype}; {sent.numel()} uint8 are promised"
+            )
+        if not torch.equal(got, sent):
+            wrong = (got != sent).nonzero()
+            first = int(wrong[0])
+            raise Broken(
+                f"{wrong.numel()} of {sent.numel()} bytes in {what} are not those that were sent; "
+                f"byte {first} is {int(got[first]):#04x} instead of {int(sent[first]):#04x}"
+            )
+
+    def end(self, completion: Receipt, transfer: Transfer, seed: int) -> None:
+        """Poll until it is over, well (then the bytes must be right) or badly."""
+
+        def over() -> bool:
+            try:
+                if not completion.done():
+                    return False
+            except TransportError:
+                return True
+            self.compare(completion, transfer, seed)
+            completion.release()
+            return True
+
+        self.aside.until(over, f"{self._side(transfer)} to end in whatever way")
+
+    # -- what must not happen -----------------------------------------------------------------------------------
+
+    def stays_open(self, completion: Completion, transfer: Transfer, why: str) -> None:
+        """Poll many times: it must not be done."""
+        for _ in range(POLLS):
+            if completion.done():
+                raise Broken(f"{self._side(transfer)} said done, although {why}")
+            self.aside.listen()
+
+    def fails(self, completion: Completion, transfer: Transfer, why: str) -> TransportError:
+        """Poll until it raises a TransportError, which is returned."""
+        caught: list[TransportError] = []
+
+        def failed() -> bool:
+            try:
+                if completion.done():
+                    raise Broken(f"{self._side(transfer)} said done, although {why}")
+            except TransportError as error:
+                caught.append(error)
+            return bool(caught)
+
+        self.aside.until(failed, f"{self._side(transfer)} to fail, since {why}")
+        return caught[0]
+
+    def breaks(self, transfer: Transfer, seed: int, why: str) -> TransportError:
+        """Go on with ``transfer``, and others like it, until one fails; the endpoint must refuse all that follow."""
+        caught: list[TransportError] = []
+        spans = transfer.spans
+        posted: Receipt | None = None
+
+        def broke() -> bool:
+            nonlocal transfer, posted
+            try:
+                posted = posted or self.post(transfer)
+                if posted.done():
+                    self.compare(posted, transfer, seed)
+                    posted.release()
+                    transfer, posted = self.transfer(*spans), None
+            except TransportError as error:
+                caught.append(error)
+            return bool(caught)
+
+        self.aside.until(broke, f"rank {self.number} to get an error, since {why}")
+        refuses("a post after an operation had failed", lambda: self.post(self.transfer(*spans)), TransportError)
+        return caught[0]
+
+    def _side(self, transfer: Transfer) -> str:
+        sends = transfer.sender == self.number
+        return f"the {'send' if sends else 'receive'} of transfer {transfer.seq} at rank {self.number}"
+
+
+class _Sent(Receipt):
+    """A send, in the shape of a receive."""
+
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
+
+    def done(self) -> bool:
+        return self._completion.done()
+
+    def views(self) -> Sequence[torch.Tensor]:
+        return ()
+
+    def release(self) -> None:
+        pass

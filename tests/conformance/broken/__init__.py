@@ -1,0 +1,5 @@
+"""Transports that break one promise each, as small subclasses of ones that keep them all."""
+
+from tests.conformance.broken.cases import CASES, Case
+
+__all__ = ["CASES", "Case"]

@@ -1,0 +1,80 @@
+"""Broken subclasses of the mapped and of the message transport."""
+
+from __future__ import annotations
+
+import torch
+
+from ckpt_transport.families import Poll
+from ckpt_transport.families.polled import Operation
+from ckpt_transport.memory import Segment
+from ckpt_transport.transport import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport_shm import ShmTransport
+from ckpt_transport_shm.plugin import ShmEndpoint
+from tests.conformance.transports.message import Message, SocketEndpoint, SocketTransport, Tag, Wire
+
+
+class _ReusesSlotEarly(ShmEndpoint):
+    def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
+        operation = super()._recv(transfer, region)
+        assert isinstance(operation, Operation)
+
+        def give_back() -> bool:
+            operation.release()
+            return True
+
+        operation._polls.append(give_back)
+        return operation
+
+
+class ReusesSlotEarly(ShmTransport):
+    """The sender gets its slot back when the receive is done, while the receiver still reads it."""
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        control.exchange(b"", timeout)
+        return _ReusesSlotEarly(group, control)
+
+
+class _LeaksOnClose(ShmEndpoint):
+    leaked: list[Segment] = []  # noqa: RUF012
+
+    def _shut(self) -> None:
+        self.leaked.extend(self._own)
+
+
+class LeaksOnClose(ShmTransport):
+    """Shared memory stays when an endpoint is closed."""
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        control.exchange(b"", timeout)
+        return _LeaksOnClose(group, control)
+
+
+class _LastComesFirst(Wire):
+    def _match(self, tag: Tag) -> Message | None:
+        return next(reversed(self.receives.values())) if self.receives else None
+
+
+class _Reorders(SocketEndpoint):
+    wire_type = _LastComesFirst
+
+
+class Reorders(SocketTransport):
+    """A message goes to the newest receive, whatever its tag."""
+
+    endpoint_type = _Reorders
+
+
+class _DoneWhenEnqueued(SocketEndpoint):
+    def _agreed(self, transfer: Transfer) -> Poll:
+        super()._agreed(transfer)
+        return lambda: True
+
+    def _receive_from(self, sender: int, tag: Tag, tensor: torch.Tensor) -> Poll:
+        super()._receive_from(sender, tag, tensor)
+        return lambda: True
+
+
+class DoneWhenEnqueued(SocketTransport):
+    """A receive is done when it has been handed to the library."""
+
+    endpoint_type = _DoneWhenEnqueued

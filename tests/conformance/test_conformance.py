@@ -1,0 +1,25 @@
+"""Every transport there is keeps every promise of the interface."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckpt_transport.testing import CHECKS, Check, LoopbackTransport, launch_in_threads
+from ckpt_transport.transport import Transport
+from ckpt_transport_gloo import GlooTransport
+from ckpt_transport_shm import ShmTransport
+from tests.conformance.transports import ReadTransport, SocketTransport
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize(
+    "transport", [ShmTransport, GlooTransport, ReadTransport, SocketTransport], ids=lambda transport: transport.name
+)
+def test_between_processes(transport: type[Transport], check: Check) -> None:
+    check(transport)
+
+
+@pytest.mark.parametrize("check", [check for check in CHECKS if not check.killed], ids=lambda check: check.name)
+@pytest.mark.parametrize("transport", [LoopbackTransport, ReadTransport], ids=lambda transport: transport.name)
+def test_between_threads(transport: type[Transport], check: Check) -> None:
+    check(transport, launcher=launch_in_threads)

@@ -1,0 +1,76 @@
+"""Wrapped transports keep every promise; faults happen where they were ordered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ckpt_transport.testing import CHECKS, Check, FaultKind, launch
+from ckpt_transport.transport import Transport
+from ckpt_transport_gloo import GlooTransport
+from ckpt_transport_shm import ShmTransport
+from tests.conformance import bodies
+from tests.conformance.transports import ReadTransport, SocketTransport
+
+DEADLINE = 60.0
+INNER = pytest.mark.parametrize(
+    "inner", [ShmTransport, GlooTransport, SocketTransport], ids=lambda transport: transport.name
+)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("transport", [bodies.slow, bodies.harmless], ids=lambda factory: factory().name)
+def test_a_wrapped_transport_conforms(transport: Callable[[], Transport], check: Check) -> None:
+    check(transport)
+
+
+def test_latency_and_bandwidth_delay_the_end() -> None:
+    for outcome in launch(bodies.measure, 2, deadline=DEADLINE):
+        one, two = outcome.value
+        assert one >= 2 * bodies.LATENCY  # its latency, and its bytes
+        assert two >= 3 * bodies.LATENCY  # one latency, and the bytes of both
+
+
+def test_the_wrapper_tells_the_cost_model() -> None:
+    slow, inner = bodies.very_slow(), ReadTransport
+    assert slow.name == "latency(process-vm-readv)"
+    assert slow.traits.latency == inner.traits.latency + bodies.LATENCY
+    assert slow.traits.bandwidth == bodies.SIZE / bodies.LATENCY
+
+
+def seen(kind: FaultKind, inner: type[Transport], victim: int) -> list[str]:
+    outcomes = launch(bodies.meet_fault, 3, kind, inner, victim, deadline=DEADLINE, silence=2.0)
+    return ["killed" if outcome.died else str(outcome.value or outcome) for outcome in outcomes]
+
+
+@INNER
+def test_a_failed_completion_breaks_the_route(inner: type[Transport]) -> None:
+    assert seen(FaultKind.FAIL, inner, 1)[1] == "TransferError"
+
+
+@INNER
+def test_lost_bytes_read_as_zero(inner: type[Transport]) -> None:
+    sender, victim, other = seen(FaultKind.DROP, inner, 1)
+    assert (sender, victim, other) == ("done, 0 zeros", "done, 5 zeros", "done, 0 zeros")
+
+
+def test_a_refused_post_is_never_heard_of_inside() -> None:
+    sender, victim, other = seen(FaultKind.FAIL_POST, ShmTransport, 1)
+    assert victim == "injected: rank 1 cannot post transfer 1"
+    assert sender == "PeerLostError"
+    assert other in ("PeerLostError", "done, 0 zeros")
+
+
+def test_an_operation_that_never_ends_can_be_aborted() -> None:
+    sender, other, victim = seen(FaultKind.NEVER, ShmTransport, 2)
+    assert victim == "EndpointBrokenError"
+    assert sender == "PeerLostError"
+    assert other in ("PeerLostError", "done, 0 zeros")
+
+
+def test_a_killed_rank_is_lost() -> None:
+    sender, victim, other = seen(FaultKind.KILL, SocketTransport, 1)
+    assert victim == "killed"
+    assert sender in ("PeerLostError", "done, 0 zeros")
+    assert other in ("PeerLostError", "done, 0 zeros")

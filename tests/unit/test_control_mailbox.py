@@ -1,0 +1,332 @@
+"""Mailboxes: who can talk to one, what it answers to strangers, and how it notices that a peer is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.control.messages import PROTOCOL, Codec, Heartbeat, Refused
+from ckpt_transport.control.security import Secret
+from ckpt_transport.errors import ConfigError, ControlError, PeerLostError
+
+PATIENCE = 60.0
+
+
+class Note(Message, frozen=True):
+    text: str
+
+
+class Unknown(Message, frozen=True):
+    """A message that the other side has never heard of."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def next_note(mailbox: Mailbox) -> tuple[str, Message]:
+    received = mailbox.receive(PATIENCE)
+    assert received is not None
+    return received
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    with Mailbox(types=[Note]) as made:
+        yield made
+
+
+@pytest.fixture
+def peer() -> Iterator[Mailbox]:
+    with Mailbox(types=[Note]) as made:
+        yield made
+
+
+@pytest.fixture
+def stranger() -> Iterator[zmq.Socket[bytes]]:
+    """Another program's socket."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    socket.rcvtimeo = int(PATIENCE * 1000)
+    yield socket
+    context.destroy(0)
+
+
+# -- messages
+
+
+def test_given_two_mailboxes_then_messages_arrive_in_order_with_the_address_to_answer(
+    mailbox: Mailbox, peer: Mailbox
+) -> None:
+    for number in range(100):
+        peer.send(mailbox.address, Note(str(number)))
+    assert [next_note(mailbox) for _ in range(100)] == [(peer.address, Note(str(number))) for number in range(100)]
+    mailbox.send(peer.address, Note("answer"))
+    assert next_note(peer) == (mailbox.address, Note("answer"))
+    assert mailbox.receive(0) is None
+
+
+def test_given_a_message_of_a_type_the_receiver_does_not_know_then_the_sender_is_told(mailbox: Mailbox) -> None:
+    with Mailbox(types=[Unknown]) as newer:
+        newer.send(mailbox.address, Unknown())
+        newer.send(mailbox.address, Heartbeat())
+        until(lambda: mailbox.receive(0.01) is None and newer.receive(0.01) is not None)
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        ([b"GET / HTTP/1.1\r\n"], "another program"),
+        ([b""], "another program"),
+        ([PROTOCOL, b"ipc:///x", b"\xff"], "unreadable"),
+        ([PROTOCOL, b"nowhere", msgspec.msgpack.encode({"type": "Note", "text": ""})], "not an address"),
+        ([b"x"] * 50, "50 frames"),
+    ],
+)
+def test_given_a_strangers_message_then_it_is_told_so_and_nobody_is_disturbed(
+    mailbox: Mailbox, peer: Mailbox, stranger: zmq.Socket[bytes], frames: list[bytes], reason: str
+) -> None:
+    stranger.connect(mailbox.address)
+    stranger.send_multipart(frames)
+    peer.send(mailbox.address, Note("undisturbed"))
+    assert next_note(mailbox) == (peer.address, Note("undisturbed"))
+    until(lambda: mailbox.receive(0.01) is None and bool(stranger.poll(0)))
+    sender, answer = Codec().parse(stranger.recv_multipart())
+    assert sender == mailbox.address
+    assert isinstance(answer, Refused)
+    assert reason in answer.reason
+    assert mailbox.receive(0) is None
+
+
+def test_given_a_stranger_that_has_hung_up_then_its_message_is_dropped(mailbox: Mailbox, peer: Mailbox) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as gone:
+        gone.connect(mailbox.address)
+        gone.send(b"junk")
+    peer.send(mailbox.address, Note("still here"))
+    assert next_note(mailbox) == (peer.address, Note("still here"))
+
+
+def test_given_a_wake_from_another_thread_then_the_wait_ends(mailbox: Mailbox) -> None:
+    waker = threading.Thread(target=mailbox.wake)
+    started = time.monotonic()
+    waker.start()
+    mailbox.pump(10 * PATIENCE)
+    waker.join()
+    assert time.monotonic() - started < 10 * PATIENCE
+    mailbox.pump(0)
+
+
+def test_given_a_closed_mailbox_then_closing_again_does_nothing_and_its_socket_is_gone() -> None:
+    mailbox = Mailbox()
+    path = Path(mailbox.address.removeprefix("ipc://"))
+    assert path.is_socket()
+    assert path.parent.stat().st_mode & 0o077 == 0
+    mailbox.close()
+    mailbox.close()
+    assert not path.exists()
+
+
+def test_given_messages_and_an_immediate_close_then_they_still_arrive(mailbox: Mailbox) -> None:
+    with Mailbox(types=[Note]) as brief:
+        brief.send(mailbox.address, Note("last words"))
+    assert next_note(mailbox) == (brief.address, Note("last words"))
+
+
+# -- addresses
+
+
+def test_given_an_address_where_somebody_listens_then_a_second_mailbox_is_refused(tmp_path: Path) -> None:
+    for address in (f"ipc://{tmp_path}/taken", "tcp://127.0.0.1:0"):
+        with Mailbox(address, [Note]) as first:
+            with pytest.raises(ControlError, match="cannot listen on"):
+                Mailbox(first.address)
+            with Mailbox(types=[Note]) as peer:
+                peer.send(first.address, Note("the first still listens"))
+                assert next_note(first)[1] == Note("the first still listens")
+
+
+def test_given_an_address_that_a_killed_process_left_then_it_can_be_had_again(tmp_path: Path) -> None:
+    path = tmp_path / "left"
+    leave = f"import socket; socket.socket(socket.AF_UNIX).bind({str(path)!r})"
+    subprocess.run([sys.executable, "-c", leave], check=True)
+    assert path.is_socket()
+    with Mailbox(f"ipc://{path}", [Note]) as again, Mailbox(types=[Note]) as peer:
+        peer.send(again.address, Note("hello"))
+        assert next_note(again)[1] == Note("hello")
+
+
+def test_given_an_address_where_a_file_lies_then_the_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "important"
+    path.write_text("do not remove")
+    with pytest.raises(ControlError, match="no socket"):
+        Mailbox(f"ipc://{path}")
+    assert path.read_text() == "do not remove"
+
+
+def test_given_a_directory_that_is_not_there_then_the_error_names_the_address(tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match=r"cannot listen on ipc://.*/missing/a"):
+        Mailbox(f"ipc://{tmp_path}/missing/a")
+
+
+@pytest.mark.parametrize("address", ["tcp://10.0.0.5:0", "tcp://engine-7:5555", "tcp://0.0.0.0:0"])
+def test_given_an_address_that_others_reach_then_it_is_refused_without_a_secret(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"secret_file|every interface"):
+        Mailbox(address)
+
+
+# -- the secret
+
+
+SECRET = Secret.derive(b"correct horse battery staple")
+OTHER = Secret.derive(b"incorrect horse battery staple")
+
+
+def test_given_one_secret_then_mailboxes_talk_over_tcp() -> None:
+    with (
+        Mailbox("tcp://127.0.0.1:0", [Note], secret=SECRET) as mailbox,
+        Mailbox("tcp://127.0.0.1:0", [Note], secret=SECRET) as peer,
+    ):
+        peer.send(mailbox.address, Note("hello"))
+        assert next_note(mailbox) == (peer.address, Note("hello"))
+        mailbox.send(peer.address, Note("answer"))
+        assert next_note(peer) == (mailbox.address, Note("answer"))
+
+
+def unlock(socket: zmq.Socket[bytes], server: Secret, own: Secret) -> None:
+    socket.curve_serverkey = server.public
+    socket.curve_publickey = own.public
+    socket.curve_secretkey = own.private
+
+
+@pytest.mark.parametrize("knows", ["nothing", "another secret", "the server's public key"])
+def test_given_a_stranger_without_the_secret_then_it_never_gets_past_the_handshake(
+    stranger: zmq.Socket[bytes], knows: str
+) -> None:
+    with Mailbox("tcp://127.0.0.1:0", [Note], secret=SECRET) as mailbox:
+        if knows == "another secret":
+            unlock(stranger, OTHER, OTHER)
+        elif knows == "the server's public key":
+            unlock(stranger, SECRET, OTHER)
+        failures = (
+            zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_DISCONNECTED
+        )
+        monitor = stranger.get_monitor_socket(failures | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        stranger.connect(mailbox.address)
+        stranger.send_multipart(Codec().frames("ipc:///x", Note("let me in")))
+        assert monitor.poll(int(PATIENCE * 1000))
+        assert recv_monitor_message(monitor)["event"] & failures
+        with Mailbox("tcp://127.0.0.1:0", [Note], secret=SECRET) as peer:
+            peer.send(mailbox.address, Note("I know it"))
+            assert next_note(mailbox) == (peer.address, Note("I know it"))
+        assert mailbox.receive(0) is None
+        stranger.disable_monitor()
+        monitor.close()
+
+
+def test_given_a_secret_file_then_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    with pytest.raises(ConfigError, match="No such file"):
+        Secret.load(path)
+    path.write_bytes(b"correct horse battery staple\n")
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        Secret.load(path)
+    path.chmod(0o600)
+    assert Secret.load(path) == SECRET
+    path.write_bytes(b"too short\n")
+    with pytest.raises(ConfigError, match="9 bytes; at least 16"):
+        Secret.load(path)
+
+
+def test_given_the_same_secret_then_the_keys_are_the_same_everywhere() -> None:
+    assert Secret.derive(b"correct horse battery staple") == SECRET != OTHER
+    assert SECRET.private.decode() not in repr(SECRET)
+
+
+# -- liveness
+
+CHILD = """
+import sys, threading
+from ckpt_transport.control import Mailbox
+mailbox = Mailbox(interval=0.05)
+mailbox.watch(sys.argv[1])
+print(mailbox.address, flush=True)
+while True:  # busy, and never looks into its mailbox
+    sum(range(1000))
+"""
+
+
+def test_given_a_busy_peer_then_it_is_not_lost_until_it_is_killed() -> None:
+    with Mailbox(timeout=2.0) as mailbox:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, mailbox.address], stdout=subprocess.PIPE, text=True)
+        try:
+            assert child.stdout is not None
+            address = child.stdout.readline().strip()
+            mailbox.watch(address)
+            busy_until = time.monotonic() + 2.5
+            while time.monotonic() < busy_until:
+                mailbox.check_alive()
+                mailbox.pump(0.05)
+            os.kill(child.pid, signal.SIGKILL)
+            until(lambda: mailbox.receive(0.05) is None and not alive(mailbox, address))
+        finally:
+            child.kill()
+            child.communicate()
+        mailbox.forget(address)
+        mailbox.check_alive()
+
+
+def alive(mailbox: Mailbox, address: str) -> bool:
+    """Whether nobody watched is lost; only ``address`` may be."""
+    try:
+        mailbox.check_alive()
+    except PeerLostError as lost:
+        if address not in str(lost):
+            raise
+        return False
+    return True
+
+
+def test_given_a_peer_that_is_not_watched_then_its_silence_means_nothing(mailbox: Mailbox) -> None:
+    mailbox.check_alive()
+    mailbox.check_alive(["ipc:///nobody"])
+
+
+def test_given_a_peer_that_was_silent_before_it_was_watched_then_it_gets_its_full_time(peer: Mailbox) -> None:
+    with Mailbox(timeout=PATIENCE) as mailbox:
+        mailbox.watch(peer.address)
+        mailbox.check_alive()
+
+
+def test_given_a_rank_that_did_not_look_for_long_then_beats_that_arrived_meanwhile_count(peer: Mailbox) -> None:
+    """The deadline has passed, and the sign of life is waiting in the socket."""
+    with Mailbox(timeout=0.0, types=[Note]) as mailbox:
+        mailbox.watch(peer.address)
+        peer.send(mailbox.address, Note("alive"))
+        until(lambda: alive_at_last(mailbox, peer.address))
+
+
+def alive_at_last(mailbox: Mailbox, address: str) -> bool:
+    """Whether this look at the mailbox was the one that found the message."""
+    try:
+        mailbox.check_alive([address])
+    except PeerLostError:
+        return mailbox.receive(0) is not None
+    return mailbox.receive(0) is not None
