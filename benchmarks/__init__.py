@@ -1,0 +1,1 @@
+"""What produces every figure in the docs: ``make bench``, or one module alone, as ``python -m benchmarks.planning``."""

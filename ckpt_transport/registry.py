@@ -22,6 +22,7 @@ import difflib
 import importlib.metadata
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
@@ -64,9 +65,15 @@ class Registry:
     def __init__(self) -> None:
         self._failed: dict[tuple[str, str], Exception] = {}
 
+    @cached_property
+    def _installed(self) -> Sequence[EntryPoint]:
+        """Kept until somebody asks for all names, or for one that is not in it: the search takes milliseconds."""
+        return tuple(importlib.metadata.entry_points(group=GROUP))
+
     def names(self) -> tuple[str, ...]:
         """The names of all installed transports, sorted. Imports no plugin."""
-        return tuple(sorted({entry_point.name for entry_point in _installed()}))
+        self.__dict__.pop("_installed", None)
+        return tuple(sorted({entry_point.name for entry_point in self._installed}))
 
     def load(self, name: str) -> type[Transport]:
         """Import one transport and return its class. Imports no other plugin, and does not probe it.
@@ -77,7 +84,7 @@ class Registry:
             TransportUnavailableError: its module, or a library it imports, is missing; carries the cure.
             PluginError: it cannot be imported for another reason, or is not a transport of this API version.
         """
-        return _checked(self._import(_find(name)), name)
+        return _checked(self._import(self._find(name)), name)
 
     def available(self, name: str) -> Availability:
         """Load and probe one transport. Whatever is wrong with the plugin is in the answer.
@@ -86,7 +93,7 @@ class Registry:
             TransportNotFoundError: nobody registers ``name``.
             TransportConflictError: more than one entry point registers it.
         """
-        entry_point = _find(name)
+        entry_point = self._find(name)
         try:
             return _checked(self._import(entry_point), name).probe()
         except TransportUnavailableError as error:
@@ -95,6 +102,22 @@ class Registry:
             return Availability(False, str(error))
         except Exception as error:
             return Availability(False, f"its probe failed: {_summary(error)}", _complain(entry_point))
+
+    def _find(self, name: str) -> EntryPoint:
+        if all(entry_point.name != name for entry_point in self._installed):
+            self.names()
+        installed = self._installed
+        matches = [entry_point for entry_point in installed if entry_point.name == name]
+        if not matches:
+            names = sorted({entry_point.name for entry_point in installed})
+            close = difflib.get_close_matches(name, names, n=1)
+            suggestion = f"; did you mean '{close[0]}'?" if close else "."
+            listed = ", ".join(names) or "none at all; reinstall ckpt-transport"
+            raise TransportNotFoundError(f"no transport is called '{name}'{suggestion} Installed: {listed}")
+        if len(matches) > 1:
+            origins = " and ".join(sorted(_origin(entry_point) for entry_point in matches))
+            raise TransportConflictError(f"transport '{name}' is registered by {origins}; uninstall all but one")
+        return matches[0]
 
     def _import(self, entry_point: EntryPoint) -> object:
         key = entry_point.name, entry_point.value
@@ -111,28 +134,11 @@ class Registry:
         ) from cause
 
 
-def _installed() -> Sequence[EntryPoint]:
-    return tuple(importlib.metadata.entry_points(group=GROUP))
-
-
-def _find(name: str) -> EntryPoint:
-    installed = _installed()
-    matches = [entry_point for entry_point in installed if entry_point.name == name]
-    if not matches:
-        names = sorted({entry_point.name for entry_point in installed})
-        close = difflib.get_close_matches(name, names, n=1)
-        suggestion = f"; did you mean '{close[0]}'?" if close else "."
-        listed = ", ".join(names) or "none at all; reinstall ckpt-transport"
-        raise TransportNotFoundError(f"no transport is called '{name}'{suggestion} Installed: {listed}")
-    if len(matches) > 1:
-        origins = " and ".join(sorted(_origin(entry_point) for entry_point in matches))
-        raise TransportConflictError(f"transport '{name}' is registered by {origins}; uninstall all but one")
-    return matches[0]
-
-
 def _checked(plugin: object, name: str) -> type[Transport]:
     if not (isinstance(plugin, type) and issubclass(plugin, Transport)):
-        raise PluginError(f"transport '{name}' names {plugin!r}, which is not a subclass of ckpt_transport.Transport")
+        raise PluginError(
+            f"transport '{name}' names {plugin!r}, which is not a subclass of ckpt_transport.transport.Transport"
+        )
     if plugin.api_version != API_VERSION:
         raise PluginError(
             f"transport '{name}' was written for version {plugin.api_version} of the transport API, "

@@ -9,7 +9,7 @@ import torch
 
 from ckpt_transport import Config, Sink
 from ckpt_transport_torch.engine import Loader, LoaderEngine, TorchEngine
-from ckpt_transport_torch.gate import Gate
+from ckpt_transport_torch.gate import Gate, passes_through
 
 
 class Attachment:
@@ -19,10 +19,7 @@ class Attachment:
         self._sink = sink
         self.gate: Gate = engine.gate
         """For engines that bypass ``module(...)``: run each forward pass in ``with gate.forward_pass():``."""
-        self._hooks = [
-            module.register_forward_pre_hook(lambda *_: engine.gate.enter(), prepend=True),
-            module.register_forward_hook(lambda *_: engine.gate.leave(), always_call=True),
-        ]
+        self._ungate = passes_through(module, engine.gate)
 
     @property
     def address(self) -> str:
@@ -42,8 +39,7 @@ class Attachment:
     def close(self) -> None:
         """Stop being updatable; the module stays as it is. Idempotent."""
         self._sink.close()
-        for hook in self._hooks:
-            hook.remove()
+        self._ungate()
 
     def __enter__(self) -> Self:
         return self

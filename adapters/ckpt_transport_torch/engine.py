@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from ckpt_transport import Engine, LoadedPiece, dtypes
-from ckpt_transport.memory import HostCopier
+from ckpt_transport.memory import copy_bytes
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport_torch.gate import Gate
 
@@ -25,7 +25,6 @@ class TorchEngine(Engine):
     def __init__(self, module: torch.nn.Module, group: str = "", label: str = "") -> None:
         self.gate = Gate()
         self.group, self.label = group, label
-        self._copier = HostCopier()
         self._targets = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
         self.whole_tensors = not all(tensor.is_contiguous() for tensor in self._targets.values())
         self._raw = {
@@ -46,16 +45,12 @@ class TorchEngine(Engine):
         return tuple(frozenset(names) for names in sharing.values() if len(names) > 1)
 
     def load(self, pieces: Sequence[LoadedPiece]) -> None:
-        on_host: list[tuple[torch.Tensor, torch.Tensor]] = []
         for piece in pieces:
             raw = self._raw.get(piece.spec.name)
             if raw is None:
                 self._targets[piece.spec.name].copy_(piece.tensor())
-            elif raw.is_cpu:
-                on_host.append((raw[piece.offset : piece.offset + piece.raw.numel()], piece.raw))
             else:
-                raw[piece.offset : piece.offset + piece.raw.numel()].copy_(piece.raw)
-        self._copier.copy(on_host)
+                copy_bytes(raw[piece.offset : piece.offset + piece.raw.numel()], piece.raw)
 
     def hold(self) -> int:
         return self.gate.hold()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -71,7 +72,9 @@ class Mailbox:
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
-        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._waker: int | None = waker
+        self._waking = threading.Lock()
         self._poller.register(self._woken, zmq.POLLIN)
         self._inbox: deque[tuple[str, Message]] = deque()
         self._routes: defaultdict[str, deque[RouteMessage]] = defaultdict(deque)
@@ -111,8 +114,9 @@ class Mailbox:
 
     def wake(self) -> None:
         """End the wait of whoever is in :meth:`pump`, from any thread."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._waker, b"!")
+        with self._waking, contextlib.suppress(BlockingIOError):
+            if self._waker is not None:
+                os.write(self._waker, b"!")
 
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
         while True:
@@ -201,8 +205,11 @@ class Mailbox:
         self._router.close(LINGER_MS)
         self._stop_context()
         addresses.remove(self.address)
-        os.close(self._woken)
-        os.close(self._waker)
+        with self._waking:
+            waker, self._waker = self._waker, None
+        for pipe_end in (self._woken, waker):
+            if pipe_end is not None:
+                os.close(pipe_end)
 
     def _stop_context(self) -> None:
         if self._authenticator is not None:

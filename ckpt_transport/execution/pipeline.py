@@ -19,7 +19,7 @@ import torch
 
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import Event, now
-from ckpt_transport.memory import HostCopier
+from ckpt_transport.memory import copy_bytes
 from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
@@ -82,7 +82,6 @@ class Pipeline:
         self.events: list[Event] = []
         self._program, self._attachments, self._sources = program, attachments, sources
         self._apply, self._watch, self._idle, self._wake, self._progress = apply, watch, idle, wake, progress
-        self._copier = HostCopier()
         self._left = dict.fromkeys(program.needs, 0)
         for step in program.steps:
             self._left[step.stage] += 1
@@ -189,9 +188,8 @@ class Pipeline:
         assert self._sources.ring is not None
         start = bucket.fill_slot * ring.slot_bytes
         extent = self._sources.extents[bucket.extent]
-        self._copier.copy(
-            [(self._sources.ring[start : start + bucket.nbytes], extent[bucket.offset : bucket.offset + bucket.nbytes])]
-        )
+        slot = self._sources.ring[start : start + bucket.nbytes]
+        copy_bytes(slot, extent[bucket.offset : bucket.offset + bucket.nbytes])
         return started
 
     def _post(self, route: int) -> bool:

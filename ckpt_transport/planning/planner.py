@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     transport: str = AUTO
-    bucket_bytes: int = 64 << 20
+    bucket_bytes: int = 16 << 20
     ring_depth: int = 4
 
 

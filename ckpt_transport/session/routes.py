@@ -147,10 +147,10 @@ class RouteTable:
         return not plan.routes[number].maps_memory and not self._sends(plan, number, rank)
 
     def _ring(self, plan: Plan, rank: int, use: RingUse, names: Sequence[str], routes: Sequence[int]) -> Buffer:
-        """The memory of a ring, from the endpoint that sends from it if there is one, else from one that receives."""
+        """The memory of a ring, from the endpoint that must own what it sends, where there is one."""
         ring = plan.ring(rank, use)
         assert ring is not None
-        name = names[routes[0]]
+        name = names[min(routes, key=lambda number: not plan.routes[number].maps_memory)]
         key = (name, use, ring.nbytes)
         if key not in self._rings:
             self._rings[key] = self._open[name].attachment.endpoint.allocate(ring.nbytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
@@ -115,9 +116,6 @@ def cut_chunks(placements: Iterable[Placement]) -> Iterator[Chunk]:
 
 
 def _read_chunk(fd: int, chunk: Chunk, pool: Buffer) -> int:
-    first, (last, last_nbytes) = chunk.targets[0][0], chunk.targets[-1]
-    if pool.segment is not None:
-        pool.segment.reserve(first, last + last_nbytes - first)
     memory = pool.tensor.numpy().data
     targets = [memory[offset : offset + nbytes] for offset, nbytes in chunk.targets]
     position = chunk.start
@@ -125,6 +123,8 @@ def _read_chunk(fd: int, chunk: Chunk, pool: Buffer) -> int:
         try:
             count = os.preadv(fd, targets, position)
         except OSError as error:
+            if error.errno == errno.EFAULT and pool.segment is not None:
+                pool.segment.reserve(*chunk.targets[0])
             raise CheckpointError(
                 f"{_at(chunk.file, position)} cannot be read: {error.strerror}; check the disk or the mount"
             ) from error

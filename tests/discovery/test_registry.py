@@ -321,7 +321,9 @@ def test_a_failed_import_is_kept_and_shown_to_whoever_asks_next(install: Install
 @pytest.mark.parametrize(
     ("source", "target", "complaint"),
     [
-        pytest.param("class Plugin: pass", "Plugin", "not a subclass of ckpt_transport.Transport", id="another class"),
+        pytest.param(
+            "class Plugin: pass", "Plugin", "not a subclass of ckpt_transport.transport.Transport", id="another class"
+        ),
         pytest.param("Plugin = 7", "Plugin", "names 7, which is not", id="no class"),
         pytest.param(plugin("odd") + "\nmade = Plugin()", "made", "not a subclass", id="an instance"),
         pytest.param(plugin("even"), "Plugin", "calls itself 'even'", id="another name"),
