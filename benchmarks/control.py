@@ -24,11 +24,14 @@ NBYTES = 128 << 20
 
 def measure(updates: int = 7) -> list[Row]:
     """Seconds per bucket as a share of the limit: read in place, and through slots."""
-    return [_measure("read in place", "shared", updates), _measure("filled into a ring of 4 slots", "private", updates)]
+    return [
+        _measure("read in place", "shared", 1, updates),
+        _measure("filled into a ring of 4 slots", "private", 4, updates),
+    ]
 
 
-def _measure(how: str, pool: str, updates: int) -> Row:
-    settings = Config.load(transport="shm", pool=pool, bucket_bytes=BUCKET_BYTES)
+def _measure(how: str, pool: str, ring_depth: int, updates: int) -> Row:
+    settings = Config.load(transport="shm", pool=pool, bucket_bytes=BUCKET_BYTES, ring_depth=ring_depth)
     with sinks(1, NBYTES, BUCKET_BYTES) as running, ParameterServer(settings) as server:
         server.register("v", tensors=tensors(NBYTES, 1.0, BUCKET_BYTES))
         taken, buckets = [], 0

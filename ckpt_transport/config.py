@@ -53,8 +53,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = "auto"
     bucket_bytes: Annotated[
-        int, Meta(description="The size of a bucket, the unit that moves through the pipeline.", ge=1, extra=_SIZE)
-    ] = 16 * MIB
+        int, Meta(description="The largest bucket, the unit that moves through the pipeline.", ge=1, extra=_SIZE)
+    ] = 64 * MIB
     ring_depth: Annotated[
         int,
         Meta(

@@ -19,7 +19,7 @@ ConfigFile = Annotated[
 Transport = Annotated[
     str | None, typer.Option(help="A transport's name, a chain as 'gloo+shm', or 'auto'.", show_default="auto")
 ]
-BucketBytes = Annotated[str | None, typer.Option(help="Size of a bucket, as '64MiB'.", show_default="16MiB")]
+BucketBytes = Annotated[str | None, typer.Option(help="Largest bucket, as '64MiB'.", show_default="64MiB")]
 RingDepth = Annotated[int | None, typer.Option(help="Slots of the pipeline's ring.", show_default="4")]
 MemoryBudget = Annotated[
     str | None, typer.Option(help="Extra memory an update may take per participant.", show_default="512MiB")

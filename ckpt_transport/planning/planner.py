@@ -26,6 +26,10 @@ from ckpt_transport.planning.topology import Topology
 from ckpt_transport.transport import Traits
 
 AUTO = "auto"
+ENOUGH_BUCKETS = 64
+"""A pipeline fills and drains in about a ring's worth of buckets; with this many in all, that is a few per cent."""
+SMALL_BUCKET = 1 << 20
+"""Buckets are not made smaller than this for the sake of their number: each costs some hundred microseconds."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,12 +37,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         transport: a name, a chain as ``gloo+shm``, or ``auto``.
-        bucket_bytes: size of a bucket and a slot to aim at.
+        bucket_bytes: largest bucket, and slot, to aim at; a small version is cut finer, so that its stages overlap.
         ring_depth: slots to aim at.
     """
 
     transport: str = AUTO
-    bucket_bytes: int = 16 << 20
+    bucket_bytes: int = 64 << 20
     ring_depth: int = 4
 
 
@@ -123,10 +127,14 @@ class _Layout:
         self._fillers = {extent.owner for extent, fills in zip(manifest.extents, self._fills, strict=True) if fills}
 
     def cut(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
-        """Buckets with their slots, and the rings the slots are in."""
-        wanted = align_up(settings.bucket_bytes)
+        """Buckets with their slots, and the rings the slots are in.
+
+        What is read in place takes no slot, so a bucket may be as long as a ring, which saves control.
+        """
         if not self._receivers and not self._fillers:
-            return cut(self._manifest, wanted, None), ()
+            return cut(self._manifest, align_up(settings.bucket_bytes) * settings.ring_depth, None), ()
+        finer = max(self._manifest.nbytes // ENOUGH_BUCKETS, SMALL_BUCKET)
+        wanted = align_up(min(settings.bucket_bytes, finer))
         smallest, largest = self._slot_limits(wanted)
         tightest = self._tightest(smallest)
         limit = min(largest, align_down(tightest))

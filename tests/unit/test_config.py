@@ -33,7 +33,7 @@ def test_with_no_source_at_all_the_defaults_hold() -> None:
 
     assert config == Config()
     assert config.transport == "auto"
-    assert config.bucket_bytes == 16 * MIB
+    assert config.bucket_bytes == 64 * MIB
     assert config.sinks == ()
 
 
@@ -268,7 +268,7 @@ def test_every_setting_is_described_in_one_sentence() -> None:
     rows = {name: (kind, default, description) for name, kind, default, description in describe()}
 
     assert tuple(rows) == Config.__struct_fields__
-    assert rows["bucket_bytes"][:2] == ("size", "16MiB")
+    assert rows["bucket_bytes"][:2] == ("size", "64MiB")
     assert rows["pool"][:2] == ("shared | private", "shared")
     for kind, _, description in rows.values():
         assert kind
