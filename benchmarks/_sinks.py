@@ -69,18 +69,6 @@ def run_sink(nbytes: int, piece_bytes: int, pipe: Connection) -> None:
         while (order := pipe.recv())[0] != "stop":
             started = time.perf_counter()
             match order:
-                case ("copy", repetitions):
-                    source = torch.ones(nbytes // 2, dtype=torch.bfloat16)
-                    target = torch.zeros(nbytes // 2, dtype=torch.bfloat16)
-                    target.copy_(source)
-                    pipe.send("ready")
-                    for _ in range(repetitions):
-                        pipe.recv()
-                        started = time.perf_counter()
-                        target.copy_(source)
-                        pipe.send(time.perf_counter() - started)
-                    del source, target
-                    continue
                 case ("gloo", path, rank, world_size):
                     bare = BareGloo(path, rank, world_size)
                 case ("broadcast",):
@@ -126,15 +114,33 @@ def sinks(count: int, nbytes: int, piece_bytes: int = PIECE_BYTES) -> Iterator[l
             sink.stop()
 
 
-def copy_seconds(running: Sequence[SinkProcess], repetitions: int) -> list[float]:
-    """Seconds that a plain ``copy_`` of the same bytes takes, in every sink process at the same time."""
-    for sink in running:
-        sink.ask("copy", repetitions)
-    for sink in running:
-        sink.answer()
+def run_copy(nbytes: int, pipe: Connection) -> None:
+    source = torch.ones(nbytes // 2, dtype=torch.bfloat16)
+    target = torch.zeros(nbytes // 2, dtype=torch.bfloat16)
+    target.copy_(source)
+    pipe.send("ready")
+    while pipe.recv() != "stop":
+        started = time.perf_counter()
+        target.copy_(source)
+        pipe.send(time.perf_counter() - started)
+
+
+def copy_seconds(count: int, nbytes: int, repetitions: int) -> list[float]:
+    """Seconds of a plain ``copy_`` of ``nbytes`` between two tensors, in ``count`` processes at the same time."""
+    pipes, processes = [], []
+    for _ in range(count):
+        ours, theirs = context.Pipe()
+        pipes.append(ours)
+        processes.append(context.Process(target=run_copy, args=(nbytes, theirs), daemon=True))
+        processes[-1].start()
+    for pipe in pipes:
+        pipe.recv()
     times = []
     for _ in range(repetitions):
-        for sink in running:
-            sink.ask("go")
-        times.append(max(float(sink.answer()) for sink in running))
+        for pipe in pipes:
+            pipe.send("go")
+        times.append(max(float(pipe.recv()) for pipe in pipes))
+    for pipe, process in zip(pipes, processes, strict=True):
+        pipe.send("stop")
+        process.join()
     return times

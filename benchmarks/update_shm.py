@@ -1,7 +1,8 @@
 """How long an update over shared memory takes, against a plain ``copy_`` of the same bytes.
 
 The physical limit of an update in place is one copy of every byte from the source's memory into the parameters. The
-limit is measured in the sink's own process, before and after the updates. Usage: ``python -m benchmarks.update_shm``.
+limit is measured in as many processes of their own, before and after the updates.
+Usage: ``python -m benchmarks.update_shm``.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def measure(gib: float = 4.0, updates: int = 7) -> list[Row]:
 
 
 def _measure(count: int, nbytes: int, updates: int) -> Row:
+    copies = copy_seconds(count, nbytes, updates)
     with sinks(count, nbytes) as running:
         addresses = [sink.address for sink in running]
-        copies = copy_seconds(running, updates)
         taken, phases = [], []
         with ParameterServer(Config(transport="shm")) as server:
             for number in range(updates + 1):
@@ -39,7 +40,7 @@ def _measure(count: int, nbytes: int, updates: int) -> Row:
             sink.ask("values")
             version, values = sink.answer()
             assert (version, values) == (f"v{updates}", {float(updates)}), (version, values)
-        copies += copy_seconds(running, updates)
+    copies += copy_seconds(count, nbytes, updates)
     ratio = median(taken[1:]) / median(copies)
     what = f"{count} sink{'s' if count > 1 else ''}, {nbytes / (1 << 30):g} GiB"
     against = "a plain copy_" if count == 1 else f"{count} plain copy_ at the same time"
