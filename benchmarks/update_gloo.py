@@ -21,7 +21,7 @@ from ckpt_transport import Config, ParameterServer
 
 def measure(gib: float = 1.0, updates: int = 7, bucket_bytes: str = "") -> list[Row]:
     nbytes = int(gib * (1 << 30))
-    bare_times, update_times, runs = [], [], []
+    bare_times, update_times, runs, largest = [], [], [], 0
     settings = Config.load(transport="gloo", bucket_bytes=bucket_bytes or None)
     with tempfile.TemporaryDirectory() as folder, sinks(2, nbytes) as running:
         addresses = [sink.address for sink in running]
@@ -45,13 +45,14 @@ def measure(gib: float = 1.0, updates: int = 7, bucket_bytes: str = "") -> list[
                 assert done is not None, number
                 update_times.append(done.seconds)
                 runs.append(done.phases["run"])
+                largest = max(bucket.nbytes for bucket in done.plan.buckets)
         for sink in running:
             sink.ask("values")
             assert sink.answer() == ("v", {1.0})
     bare_median, update_median = median(bare_times[1:]), median(update_times[1:])
     detail = (
         f"bare {bare_median * 1e3:.0f} ms = {nbytes / bare_median / 1e9:.2f} GB/s, update {update_median * 1e3:.0f} ms "
-        f"(run {median(runs[1:]) * 1e3:.0f} ms), buckets of {settings.bucket_bytes >> 20} MiB"
+        f"(run {median(runs[1:]) * 1e3:.0f} ms), buckets of {largest >> 20} MiB"
     )
     return [
         Row(

@@ -24,6 +24,8 @@ from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
 WATCH_SECONDS = 0.05
+HANDED_OVER_BYTES = 256 << 10
+"""A fill of less takes about as long as handing it to another thread would."""
 
 Apply = Callable[[Bucket, Sequence[torch.Tensor]], None]
 """Puts one bucket into the engine: the bucket, and its bytes as uint8 tensors, one per span."""
@@ -169,10 +171,14 @@ class Pipeline:
         moved = False
         while self._fills and self._ready(self._fills[0]):
             step = self._fills.popleft()
+            moved = True
+            if self._program.plan.buckets[step.bucket].nbytes < HANDED_OVER_BYTES:
+                self._record(step, self._fill(step))
+                self._finish(step)
+                continue
             filled = filler.submit(self._fill, step)
             filled.add_done_callback(lambda _: self._wake())
             self._filling.append((step, filled))
-            moved = True
         while self._filling and self._filling[0][1].done():
             step, future = self._filling.popleft()
             self._record(step, future.result())
