@@ -114,7 +114,7 @@ def test_a_source_that_dies_while_it_sends_leaves_no_mix_that_serves(transport: 
     """Given a sink in the middle of an update, when the source is killed, then it serves v1 whole or not at all."""
     with fleet(SinkSpec(model=SHAPE)) as (sink,):
         settings = {"transport": transport, **SMALL_BUCKETS}
-        source = SourceProcess([sink.address], settings=settings, shape=SHAPE, fault=Fault("sent", 6))
+        source = SourceProcess([sink.address], settings=settings, shape=SHAPE, fault=Fault("sent", 3))
         assert source.outcome() == "killed"
         state = sink.state()
         assert state.version == "v1"
