@@ -1,9 +1,9 @@
 """Running one rank's part of a plan: fill, transfer and apply overlap as far as the plan allows.
 
 Up to three threads share the work. The *pump* posts and polls; it alone touches endpoints, so it is the one thread that
-drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it. Fills
-too large to do in passing run on a thread that only copies. Nothing waits without a deadline: ``watch`` is called in every round of the pump and
-raises when the update has failed elsewhere or is late.
+drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it. Fills too large to
+do in passing run on a thread that only copies. Nothing waits without a deadline: the pump calls ``watch`` every 50 ms,
+which raises when the update has failed elsewhere or is late.
 """
 
 from __future__ import annotations
