@@ -64,6 +64,7 @@ class BareGloo:
 def run_sink(nbytes: int, piece_bytes: int, pipe: Connection) -> None:
     module = Block(nbytes, piece_bytes)
     bare: BareGloo | None = None
+    source: list[torch.Tensor] = []
     with attach(module, version="zero") as attachment:
         pipe.send(attachment.address)
         while (order := pipe.recv())[0] != "stop":
@@ -74,6 +75,11 @@ def run_sink(nbytes: int, piece_bytes: int, pipe: Connection) -> None:
                 case ("broadcast",):
                     assert bare is not None
                     bare.broadcast([weight.detach() for weight in module.weights])
+                case ("fill source",):
+                    source = [torch.ones_like(weight) for weight in module.weights]
+                case ("copy",):
+                    for weight, other in zip(module.weights, source, strict=True):
+                        weight.copy_(other)
                 case ("values",):
                     values = {float(value) for weight in module.weights for value in (weight.min(), weight.max())}
                     pipe.send((attachment.version, values))
@@ -103,6 +109,13 @@ class SinkProcess:
         self._process.join(30)
 
 
+def ask_all(running: Sequence[SinkProcess], *order: Any) -> float:
+    """Have all sinks do something at the same time; the seconds that the slowest took."""
+    for sink in running:
+        sink.ask(*order)
+    return max(float(sink.answer()) for sink in running)
+
+
 @contextmanager
 def sinks(count: int, nbytes: int, piece_bytes: int = PIECE_BYTES) -> Iterator[list[SinkProcess]]:
     """``count`` sinks of ``nbytes`` each."""
@@ -112,35 +125,3 @@ def sinks(count: int, nbytes: int, piece_bytes: int = PIECE_BYTES) -> Iterator[l
     finally:
         for sink in running:
             sink.stop()
-
-
-def run_copy(nbytes: int, pipe: Connection) -> None:
-    source = torch.ones(nbytes // 2, dtype=torch.bfloat16)
-    target = torch.zeros(nbytes // 2, dtype=torch.bfloat16)
-    target.copy_(source)
-    pipe.send("ready")
-    while pipe.recv() != "stop":
-        started = time.perf_counter()
-        target.copy_(source)
-        pipe.send(time.perf_counter() - started)
-
-
-def copy_seconds(count: int, nbytes: int, repetitions: int) -> list[float]:
-    """Seconds of a plain ``copy_`` of ``nbytes`` between two tensors, in ``count`` processes at the same time."""
-    pipes, processes = [], []
-    for _ in range(count):
-        ours, theirs = context.Pipe()
-        pipes.append(ours)
-        processes.append(context.Process(target=run_copy, args=(nbytes, theirs), daemon=True))
-        processes[-1].start()
-    for pipe in pipes:
-        pipe.recv()
-    times = []
-    for _ in range(repetitions):
-        for pipe in pipes:
-            pipe.send("go")
-        times.append(max(float(pipe.recv()) for pipe in pipes))
-    for pipe, process in zip(pipes, processes, strict=True):
-        pipe.send("stop")
-        process.join()
-    return times

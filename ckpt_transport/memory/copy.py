@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
 import numpy as np
 import torch
 
-PARALLEL_BYTES = 1 << 20
+CHUNK_BYTES = 8 << 20
 
 
 def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
     """Copy ``source`` over ``target``: uint8, one-dimensional, contiguous, of equal length.
 
-    ``Tensor.copy_`` on the host splits anything above 32 Ki elements over threads, which wait for each other by
-    spinning. Where several processes copy at once, a thread that spins keeps away the one it waits for: copies of
-    64 KiB were seen to take 16 ms. So what is too small to gain from threads is copied without them.
+    On the host as many threads as torch may use take chunks until none is left, so a thread that loses its core holds
+    up one chunk. ``Tensor.copy_`` splits the bytes evenly, and its threads wait for each other by spinning: where
+    several processes copy at once, the one that spins keeps away the one it waits for.
     """
-    if target.is_cpu and source.is_cpu and target.numel() < PARALLEL_BYTES:
-        np.copyto(target.numpy(), source.numpy())
-    else:
+    if not (target.is_cpu and source.is_cpu):
         target.copy_(source)
+        return
+    chunks = deque(zip(torch.split(target, CHUNK_BYTES), torch.split(source, CHUNK_BYTES), strict=True))
+    helpers = min(torch.get_num_threads(), len(chunks)) - 1
+    running = [_executor().submit(_copy_chunks, chunks) for _ in range(helpers)]
+    _copy_chunks(chunks)
+    for future in running:
+        future.result()
+
+
+def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    while True:
+        try:
+            target, source = chunks.popleft()
+        except IndexError:
+            return
+        np.copyto(target.numpy(), source.numpy())
+
+
+@cache
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "copy")
+
+
+os.register_at_fork(after_in_child=_executor.cache_clear)
