@@ -2,6 +2,5 @@
 
 from ckpt_transport_torch.attach import Attachment, attach
 from ckpt_transport_torch.engine import Loader, TorchEngine
-from ckpt_transport_torch.gate import Gate
 
-__all__ = ["Attachment", "Gate", "Loader", "TorchEngine", "attach"]
+__all__ = ["Attachment", "Loader", "TorchEngine", "attach"]

@@ -7,9 +7,9 @@ from typing import Self
 
 import torch
 
-from ckpt_transport import Config, Sink
+from ckpt_transport import Config, Gate, Sink
 from ckpt_transport_torch.engine import Loader, LoaderEngine, TorchEngine
-from ckpt_transport_torch.gate import Gate, passes_through
+from ckpt_transport_torch.passes import passes_through
 
 
 class Attachment:

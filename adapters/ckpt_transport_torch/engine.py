@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from ckpt_transport import Engine, LoadedPiece, dtypes
+from ckpt_transport import Engine, Gate, LoadedPiece, dtypes
 from ckpt_transport.memory import copy_bytes
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport_torch.gate import Gate
 
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
 """Takes (name, whole tensor) pairs and copies what it wants of them, as the ``load_weights`` of inference engines does.

@@ -11,6 +11,7 @@ from ckpt_transport.errors import BudgetError, ConfigError, PlanError
 from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up, cut
 from ckpt_transport.planning.chains import Chain, Link, Rejected, candidates
 from ckpt_transport.planning.manifest import Manifest, PlacedTensor
+from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.plan import (
     IN_PLACE,
     Bucket,
@@ -125,6 +126,8 @@ class _Layout:
         links = [link for chain in chains.values() for hop in chain.hops for link in hop]
         self._receivers = {rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers}
         self._fillers = {extent.owner for extent, fills in zip(manifest.extents, self._fills, strict=True) if fills}
+        self._keepers = {participant.rank for participant in topology.participants if participant.keeps_tensors}
+        self._kept = 0
 
     def cut(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Buckets with their slots, and the rings the slots are in.
@@ -133,6 +136,13 @@ class _Layout:
         """
         if not self._receivers and not self._fillers:
             return cut(self._manifest, align_up(settings.bucket_bytes) * settings.ring_depth, None), ()
+        if self._keepers:
+            self._kept = most_kept(self._manifest.tensors, self._fit(settings, [])[0])
+            notes.append(f"sinks keep up to {self._kept:,} bytes of layers that are not complete")
+        return self._fit(settings, notes)
+
+    def _fit(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
+        """Buckets and rings that leave room for what loaders keep."""
         finer = max(self._manifest.nbytes // ENOUGH_BUCKETS, SMALL_BUCKET)
         wanted = align_up(min(settings.bucket_bytes, finer))
         smallest, largest = self._slot_limits(wanted)
@@ -169,11 +179,21 @@ class _Layout:
         return biggest, max(wanted, biggest)
 
     def _tightest(self, smallest: int) -> int:
-        """The bytes that every ring has room for."""
+        """The bytes that every ring has room for, next to what loaders keep."""
+        room = {
+            rank: self._topology.participants[rank].budget - self._kept * (rank in self._keepers)
+            for rank in self._receivers | self._fillers
+        }
         tightest = min(
-            self._topology.participants[rank].budget // ((rank in self._receivers) + (rank in self._fillers))
+            room[rank] // ((rank in self._receivers) + (rank in self._fillers))
             for rank in self._receivers | self._fillers
         )
+        if tightest < smallest and self._kept:
+            raise BudgetError(
+                f"a sink's loader keeps up to {self._kept:,} bytes until it has all of a layer, and its memory budget "
+                f"leaves no room for a slot of {smallest:,} bytes beside them; raise memory_budget, or use a transport "
+                "that reads the source's memory in place"
+            )
         if tightest < smallest:
             tensor = max(self._manifest.tensors, key=_slot_bytes)
             why = (

@@ -28,6 +28,7 @@ class Participant(msgspec.Struct, frozen=True):
         transports: names of those that can run here.
         whole_tensors: its loader cannot take a tensor in pieces.
         label: what people call it.
+        keeps_tensors: its loader keeps tensors until it has all of a module; see :func:`most_kept`.
     """
 
     rank: int
@@ -37,6 +38,7 @@ class Participant(msgspec.Struct, frozen=True):
     transports: tuple[str, ...]
     whole_tensors: bool = False
     label: str = ""
+    keeps_tensors: bool = False
 
 
 class Topology(msgspec.Struct, frozen=True, dict=True):

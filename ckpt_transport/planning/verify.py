@@ -8,7 +8,8 @@
   along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock.
   A send of mapped memory ends when the bucket has been applied where it is mapped, so nothing earlier waits for it;
 * **slots**: a slot is not overwritten while a stage may still read it, nor before every stage that needs it has;
-* **memory**: every bucket fits its slot, starts where tensors stay aligned, and every rank's rings fit its budget.
+* **memory**: every bucket fits its slot, starts where tensors stay aligned, and every rank's rings fit its budget,
+  together with what its loader keeps until it has all of a layer.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterable
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
 from ckpt_transport.planning.bucketing import ALIGNMENT
+from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.plan import IN_PLACE, Plan, RingUse, Stage, StageKind
 
 
@@ -100,10 +102,13 @@ def _check_memory(plan: Plan) -> None:
         if ring.depth < 0 or ring.slot_bytes < 0 or ring.slot_bytes % ALIGNMENT:
             raise PlanError(f"rank {ring.rank} has a ring of {ring.depth} slots of {ring.slot_bytes:,} bytes")
         used[ring.rank] += ring.nbytes
+    for participant in plan.topology.participants:
+        if participant.keeps_tensors:
+            used[participant.rank] += most_kept(plan.manifest.tensors, plan.buckets)
     for rank, nbytes in used.items():
         budget = plan.topology.participants[rank].budget
         if nbytes > budget:
-            raise BudgetError(f"rank {rank} would need {nbytes:,} bytes of slots and has a budget of {budget:,}")
+            raise BudgetError(f"rank {rank} would need {nbytes:,} bytes of memory and has a budget of {budget:,}")
     rings = {(ring.rank, ring.use): ring for ring in plan.rings}
     if len(rings) != len(plan.rings):
         raise PlanError("a rank has two rings of one use")

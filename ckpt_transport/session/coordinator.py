@@ -93,7 +93,14 @@ class Coordinator:
         self._pending: list[Step] = []
         self._aborted: dict[int, m.Aborted] = {}
 
-    def lead(self, myself: m.Join, sources: int, sinks: Sequence[str], progress: Progress) -> Report:
+    def lead(
+        self,
+        myself: m.Join,
+        sources: int,
+        sinks: Sequence[str],
+        progress: Progress,
+        before_hold: Callable[[], None] = lambda: None,
+    ) -> Report:
         """Run the whole update.
 
         Args:
@@ -101,6 +108,7 @@ class Coordinator:
             sources: how many source ranks there are; the others come by themselves.
             sinks: addresses of the sinks to invite.
             progress: told about the bytes that rank 0 has sent.
+            before_hold: called when all is ready, just before forward passes are held.
 
         Raises:
             UpdateAbortedError: it failed and changed nothing.
@@ -118,6 +126,7 @@ class Coordinator:
             with self._phase("connect"):
                 self._connect()
             with self._phase("hold"):
+                before_hold()
                 self._hold(made)
             with self._phase("run"):
                 events = self._run(made, progress)
@@ -198,7 +207,16 @@ class Coordinator:
 
     def _make_plan(self) -> Plan:
         members = tuple(
-            Member(rank, join.role, join.host, join.budget, join.transports, join.whole_tensors, join.label)
+            Member(
+                rank,
+                join.role,
+                join.host,
+                join.budget,
+                join.transports,
+                join.whole_tensors,
+                join.label,
+                join.keeps_tensors,
+            )
             for rank, join in enumerate(self._joins)
         )
         shards = [join.manifest for join in self._joins if join.manifest is not None]

@@ -20,11 +20,13 @@ class LoadedPiece:
         spec: the tensor they belong to.
         offset: where they start in it, in bytes.
         raw: uint8, one-dimensional; read-only, and valid until :meth:`Engine.load` returns.
+        lasting: ``raw`` stays valid longer, until :meth:`Engine.finish` returns: it is the source's own memory.
     """
 
     spec: TensorSpec
     offset: int
     raw: torch.Tensor
+    lasting: bool = False
 
     @property
     def whole(self) -> bool:
@@ -41,12 +43,15 @@ class Engine(ABC):
 
     Attributes:
         whole_tensors: the loader cannot take a tensor in pieces.
+        keeps_tensors: the loader keeps whole tensors until it has all of a module. What does not last is copied by
+            the adapter, and the plan counts that memory.
         group: sinks with the same non-empty group are ranks of one engine (tensor parallel): they hold their forward
             passes before the same one.
         label: what people call this sink.
     """
 
     whole_tensors: bool = False
+    keeps_tensors: bool = False
     group: str = ""
     label: str = ""
 

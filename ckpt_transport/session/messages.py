@@ -69,6 +69,7 @@ class Join(Message, frozen=True, kw_only=True):
     manifest: Manifest | None = None
     engine: str = ""
     whole_tensors: bool = False
+    keeps_tensors: bool = False
 
 
 class Busy(Message, frozen=True):

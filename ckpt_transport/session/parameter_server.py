@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -95,7 +95,11 @@ class ParameterServer:
     # -- updates ------------------------------------------------------------------------------------------------
 
     def update(
-        self, version: str, sinks: Sequence[str] | None = None, progress: Progress | None = None
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] = lambda: None,
     ) -> Report | None:
         """Bring ``version`` to every sink, everywhere or nowhere.
 
@@ -103,6 +107,8 @@ class ParameterServer:
             version: a registered one.
             sinks: addresses; by default those of the configuration.
             progress: told about the bytes this rank has sent.
+            before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
+                pause an engine by other means. What it raises aborts the update.
 
         Returns: what happened, on rank 0; None on the others.
 
@@ -121,11 +127,13 @@ class ParameterServer:
             addresses.check(address)
         self._updates += 1
         if self.rank == 0:
-            return self._lead(stored, invited, progress or _quiet)
+            return self._lead(stored, invited, progress or _quiet, before_hold)
         self._follow(stored)
         return None
 
-    def _lead(self, stored: StoredVersion, invited: Sequence[str], progress: Progress) -> Report:
+    def _lead(
+        self, stored: StoredVersion, invited: Sequence[str], progress: Progress, before_hold: Callable[[], None]
+    ) -> Report:
         if self.config.transport != AUTO:
             for name in self._transports:
                 registry.load(name)
@@ -140,7 +148,8 @@ class ParameterServer:
         self._partners = set(invited)
         update = secrets.token_hex(8)
         coordinator = Coordinator(update, mailbox, self.config, table, self._names, stored.buffers)
-        report = coordinator.lead(self._join(update, table, stored), self.world_size, invited, progress)
+        join = self._join(update, table, stored)
+        report = coordinator.lead(join, self.world_size, invited, progress, before_hold)
         if self.config.trace:
             report.write_trace(Path(self.config.trace))
         return report

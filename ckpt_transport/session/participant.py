@@ -15,7 +15,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
 from ckpt_transport.memory import Buffer
-from ckpt_transport.planning import Bucket, Plan
+from ckpt_transport.planning import IN_PLACE, Bucket, Plan
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedPiece
 from ckpt_transport.session.routes import OpenRoute, RouteTable, Watch
@@ -115,6 +115,7 @@ class Participant:
         assert self._engine is not None
         (view,) = views
         tensors = self._ready_program.plan.manifest.tensors
+        lasting = bucket.fill_slot == bucket.slot == IN_PLACE
         self.applying = True
         self._engine.load(
             [
@@ -122,6 +123,7 @@ class Participant:
                     tensors[piece.tensor].spec,
                     piece.tensor_offset,
                     view[piece.bucket_offset : piece.bucket_offset + piece.nbytes],
+                    lasting,
                 )
                 for piece in bucket.pieces
             ]

@@ -136,6 +136,7 @@ class Sink:
             routes=self._table.names,
             engine=self._engine.group,
             whole_tensors=self._engine.whole_tensors,
+            keeps_tensors=self._engine.keeps_tensors,
         )
         self._mailbox.send(coordinator, join)
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from ckpt_transport import Gate
 from ckpt_transport.errors import TaintedError
-from ckpt_transport_torch.gate import Gate, passes_through
+from ckpt_transport_torch.passes import passes_through
 
 PATIENCE = 60.0
 

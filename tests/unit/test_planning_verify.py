@@ -457,7 +457,7 @@ def test_given_a_ring_beyond_the_budget_then_the_rank_is_named() -> None:
     made = World(
         manifest([3000]), topology(["a"], ["b"], budget=2048), INVENTED, Settings(transport="wire", bucket_bytes=1024)
     ).plan()
-    with pytest.raises(BudgetError, match="rank 1 would need 3,072 bytes of slots and has a budget of 2,048"):
+    with pytest.raises(BudgetError, match="rank 1 would need 3,072 bytes of memory and has a budget of 2,048"):
         verify(with_ring(made, 0, depth=3))
     both = replace(made, rings=(*made.rings, Ring(1, RingUse.FILL, 1, 1024)))
     with pytest.raises(BudgetError, match="rank 1 would need 3,072"):

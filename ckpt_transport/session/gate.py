@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import torch
 
 from ckpt_transport.errors import TaintedError
 
@@ -101,23 +98,3 @@ class Gate:
         with self._condition:
             self._tainted = reason
             self._condition.notify_all()
-
-
-def passes_through(module: torch.nn.Module, gate: Gate) -> Callable[[], None]:
-    """Make every call of ``module(...)`` a pass through ``gate``; return what undoes it.
-
-    The module's ``forward`` is replaced, and no hook is used: torch calls hooks after an exception, and not after an
-    interrupt, which would leave the gate held.
-    """
-    forward = module.forward
-
-    def gated(*args: Any, **kwargs: Any) -> Any:
-        with gate.forward_pass():
-            return forward(*args, **kwargs)
-
-    def undo() -> None:
-        if module.__dict__.get("forward") is gated:
-            module.forward = forward
-
-    module.forward = gated
-    return undo

@@ -1,0 +1,53 @@
+"""How much a sink keeps whose loader holds on to tensors until it has all of a module.
+
+Loaders that fuse tensors (``q_proj``, ``k_proj`` and ``v_proj`` into one parameter, experts into one) may need all of
+them before they can begin. Which ones belong together only the loader knows, but never tensors of two layers: so a
+layer, the name up to its first number, is taken for the unit. That is never too little.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ckpt_transport.planning.manifest import PlacedTensor
+from ckpt_transport.planning.plan import IN_PLACE, Bucket
+
+
+def layer_of(name: str) -> str:
+    """The layer a tensor belongs to: ``model.layers.3`` for ``model.layers.3.mlp.up_proj.weight``.
+
+    Tensors outside of any numbered layer belong to their module: ``model.norm`` for ``model.norm.weight``.
+    """
+    parts = name.split(".")
+    for number, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: number + 1])
+    return name.rpartition(".")[0] or name
+
+
+def most_kept(tensors: Sequence[PlacedTensor], buckets: Iterable[Bucket]) -> int:
+    """The most bytes that are kept at once when ``buckets`` are applied in order.
+
+    Only what passes through a slot is counted: what is read in place need not be copied to be kept.
+    """
+    missing = Counter(layer_of(tensor.spec.name) for tensor in tensors)
+    kept: Counter[str] = Counter()
+    total = most = 0
+    for bucket in buckets:
+        copied = not bucket.fill_slot == bucket.slot == IN_PLACE
+        touched = set()
+        for piece in bucket.pieces:
+            tensor = tensors[piece.tensor]
+            layer = layer_of(tensor.spec.name)
+            touched.add(layer)
+            if piece.tensor_offset + piece.nbytes == tensor.nbytes:
+                missing[layer] -= 1
+            if copied:
+                kept[layer] += piece.nbytes
+                total += piece.nbytes
+        most = max(most, total)
+        for layer in touched:
+            if not missing[layer]:
+                total -= kept.pop(layer, 0)
+    return most
