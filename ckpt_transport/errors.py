@@ -17,7 +17,8 @@
     │   └── CoverageError            a byte is missed, or written twice, or read too early
     ├── ControlError
     │   ├── MessageError             bytes on a control socket that are not a message of ours
-    │   └── JoinError                a participant did not answer in time, or refused
+    │   ├── JoinError                a participant did not answer in time, or refused
+    │   └── EngineError              an engine's own control interface is not there, or refused
     ├── UpdateError
     │   ├── UpdateAbortedError       the update failed; every sink still serves its old version
     │   └── TaintedError             the update failed half-way; the named sinks must not serve
@@ -103,6 +104,10 @@ class MessageError(ControlError):
 
 class JoinError(ControlError):
     """A participant could not join: it did not answer in time, or refused."""
+
+
+class EngineError(ControlError):
+    """The control interface of an inference engine is not there, or did not do what it was asked."""
 
 
 class UpdateError(CkptTransportError):

@@ -205,7 +205,14 @@ class ServedVersion(Message, frozen=True):
     update: str
 
 
+class Here(Message, frozen=True):
+    """A sink says where it can be invited, to somebody who asked its process to."""
+
+    address: str
+    served: ServedVersion
+
+
 PARTICIPANT = (Invite, Propose, Open, Connect, Hold, Advance, Run, Commit, Abort, Goodbye, AskVersion)
 """What a participant understands."""
-COORDINATOR = (Join, Busy, Agree, Opened, Connected, Held, Still, Ran, Committed, Failed, Aborted, ServedVersion)
+COORDINATOR = (Join, Busy, Agree, Opened, Connected, Held, Still, Ran, Committed, Failed, Aborted, ServedVersion, Here)
 """What a coordinator understands."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import deque
 from typing import Self
 
 from ckpt_transport import registry
 from ckpt_transport.config import Config
-from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.control import Mailbox, Message, addresses
 from ckpt_transport.errors import PeerLostError, UpdateAbortedError
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
@@ -43,12 +44,18 @@ class Sink:
         self._bringing = ""
         self._follower: Follower | None = None
         self._give_up_at = 0.0
+        self._announcing: deque[str] = deque()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def address(self) -> str:
         return self._mailbox.address
+
+    @property
+    def label(self) -> str:
+        """What people call this sink."""
+        return self._engine.label
 
     @property
     def version(self) -> str:
@@ -72,6 +79,7 @@ class Sink:
         """Serve on the caller's thread until :meth:`close` is called from another."""
         try:
             while not self._stopping.is_set():
+                self._announce()
                 received = self._mailbox.receive(TICK_SECONDS)
                 if received is not None:
                     self._handle(*received)
@@ -81,6 +89,10 @@ class Sink:
                 self._end(self._follower, UpdateAbortedError("the sink was closed"))
             self._table.close()
             self._mailbox.close()
+
+    def announce(self, address: str) -> None:
+        """Tell the mailbox at ``address`` where this sink is and what it serves; from any thread."""
+        self._announcing.append(addresses.check(address))
 
     def close(self) -> None:
         """Stop serving and release everything. Idempotent."""
@@ -171,6 +183,12 @@ class Sink:
         self._mailbox.check_alive([self._coordinator])
         if self._stopping.is_set():
             raise UpdateAbortedError("the sink was closed")
+
+    def _announce(self) -> None:
+        while self._announcing:
+            address = self._announcing.popleft()
+            self._mailbox.send(address, m.Here(self.address, self._served()))
+            self._mailbox.forget(address)
 
     def _check_coordinator(self) -> None:
         try:

@@ -1,0 +1,140 @@
+"""The worker extension: ``vllm serve ... --worker-extension-cls ckpt_transport_vllm.WorkerExtension``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from ckpt_transport import Config, Sink
+from ckpt_transport.control import addresses
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.session.host import host_name
+from ckpt_transport_vllm.checksums import checksums
+from ckpt_transport_vllm.engine import VllmEngine
+from ckpt_transport_vllm.quiesce import WorkerGate
+from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.versions import check_features, check_version, installed_version
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attached:
+    """What :meth:`WorkerExtension.ckpt_transport_attach` answers.
+
+    Attributes:
+        error: why there is no sink; the other fields are empty then.
+        address: where the sink can be invited.
+        label: what people call it.
+        version: what it serves; empty when nobody has said.
+        tainted: why it must not serve; empty when it may.
+    """
+
+    error: str = ""
+    address: str = ""
+    label: str = ""
+    version: str = ""
+    tainted: str = ""
+
+
+class WorkerExtension:
+    """Methods for ``collective_rpc``.
+
+    Each answers with a dictionary on every rank and never raises: vLLM would take the other ranks' answers for those to
+    its next call.
+    """
+
+    def ckpt_transport_attach(
+        self, host: str = "", engine: str = "", version: str = "", draft: bool = False
+    ) -> dict[str, str]:
+        """Make this worker updatable; once it is, say where.
+
+        Args:
+            host: where the caller runs; the sink listens on a UNIX socket when that is here. Empty for here.
+            engine: a name that all workers of this engine are given, and no other's.
+            version: what is served now; of use only when the worker does not know.
+            draft: the draft model is meant, not the one that is served.
+
+        Returns: an :class:`Attached` as a dictionary.
+        """
+        try:
+            return dataclasses.asdict(_attach(self, host, engine, version, draft))
+        except Exception as error:
+            return dataclasses.asdict(Attached(error=f"{type(error).__name__}: {error}"))
+
+    def ckpt_transport_detach(self) -> dict[str, str]:
+        """Stop being updatable."""
+        for sink in _sinks(self).values():
+            sink.close()
+        _sinks(self).clear()
+        return dataclasses.asdict(Attached())
+
+    def ckpt_transport_checksums(self, draft: bool = False) -> dict[str, str]:
+        """A checksum of every parameter, of prepacked ones through what they compute; see :func:`checksums`."""
+        try:
+            return checksums(_target(self, draft).model)
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _sinks(worker: Any) -> dict[bool, Sink]:
+    """The sinks of a worker: of the model that is served (False) and of the draft model (True)."""
+    sinks: dict[bool, Sink] = worker.__dict__.setdefault("_ckpt_transport_sinks", {})
+    return sinks
+
+
+def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> Attached:
+    check_version(installed_version())
+    check_features()
+    check_parallel(worker.vllm_config.parallel_config)
+    config = Config.load()
+    near = host in ("", config.host or host_name())
+    sinks = _sinks(worker)
+    sink = sinks.get(draft)
+    if sink is not None and not near and sink.address.startswith("ipc"):
+        version = sink.version or version
+        sinks.pop(draft).close()
+        sink = None
+    if sink is None:
+        _target(worker, draft)
+        label = f"vLLM rank {worker.rank}{' (draft model)' if draft else ''} in process {os.getpid()}"
+        way_in = VllmEngine(
+            lambda: _target(worker, draft),
+            WorkerGate(worker),
+            lambda: reset_worker(worker),
+            f"{engine or os.getppid()}{'#draft' if draft else ''}",
+            label,
+        )
+        address = "" if near else addresses.any_port(config.interface)
+        sink = sinks[draft] = Sink(way_in, address, version, config).start()
+    return Attached("", sink.address, sink.label, sink.version, sink.tainted)
+
+
+def _target(worker: Any, draft: bool) -> Target:
+    config = worker.vllm_config
+    if not draft:
+        return Target(worker.model_runner.get_model(), config.model_config, config)
+    find = getattr(worker.model_runner, "get_draft_model", None)
+    model = find() if find is not None else None
+    if model is None or config.speculative_config is None or config.speculative_config.draft_model_config is None:
+        raise ConfigError("this engine has no draft model with weights of its own; see vLLM's --speculative-config")
+    return Target(model, config.speculative_config.draft_model_config, config)
+
+
+def check_parallel(parallel_config: Any) -> None:
+    """
+    Raises:
+        ConfigError: experts move between ranks while the engine runs, so weights would land on the wrong ones.
+    """
+    if getattr(parallel_config, "enable_eplb", False):
+        raise ConfigError(
+            "an engine with expert load balancing (--enable-eplb) cannot be updated: experts have moved, and new "
+            "weights would land on the wrong ones; start it without"
+        )
+
+
+def reset_worker(worker: Any) -> None:
+    """Forget what the worker has computed or derived from old weights."""
+    for name in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
+        reset = getattr(worker.model_runner, name, None)
+        if reset is not None:
+            reset()

@@ -1,0 +1,134 @@
+"""Updating running vLLM servers, all of them in one plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Self, TypeVar
+
+from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport.errors import CkptTransportError, ConfigError
+from ckpt_transport.session.coordinator import Progress
+from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
+from ckpt_transport_vllm.server import VllmServer
+
+Thing = TypeVar("Thing")
+Found = TypeVar("Found")
+HEALTH_SECONDS = 300.0
+ASK_SECONDS = 5.0
+
+
+class VllmFleet:
+    """Running vLLM servers.
+
+    Args:
+        endpoints: their URLs, as ``http://127.0.0.1:8000``.
+        config: settings; by default from the environment.
+        pause: what becomes of running requests: ``keep`` freezes them and goes on with them afterwards, ``wait`` lets
+            them end first, ``abort`` ends them, ``none`` does not pause and only keeps forward passes from running.
+        draft: update the draft models that they speculate with, and not the models that they serve.
+
+    Raises:
+        ConfigError: no endpoint, one named twice, or another ``pause``.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[str], config: Config | None = None, pause: str = "keep", draft: bool = False
+    ) -> None:
+        if not endpoints:
+            raise ConfigError("name at least one endpoint, as http://127.0.0.1:8000")
+        if pause not in PAUSES:
+            raise ConfigError(f"pause is '{pause}' and must be one of {', '.join(PAUSES)}")
+        self._servers = [VllmServer(url) for url in endpoints]
+        urls = [server.url for server in self._servers]
+        if len(set(urls)) != len(urls):
+            raise ConfigError(f"an endpoint is named twice in {', '.join(urls)}")
+        self._config = config if config is not None else Config.load()
+        self._pause, self._draft = pause, draft
+        self._drivers: list[Driver] = []
+        self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")
+
+    def update(self, server: ParameterServer, version: str, progress: Progress | None = None) -> FleetReport:
+        """See :meth:`ckpt_transport.session.fleet.Fleet.update`."""
+        steps: dict[str, float] = {}
+        with _step(steps, "health"):
+            self._each(self._servers, lambda each: each.wait(HEALTH_SECONDS))
+        with _step(steps, "attach"):
+            if not self._drivers:
+                found = self._each(self._servers, lambda each: driver_for(each, self._config, self._pause, self._draft))
+                self._drivers = found
+
+        def pause() -> None:
+            with _step(steps, "pause"):
+                self._each(self._drivers, lambda driver: driver.pause())
+
+        try:
+            with _step(steps, "attach"):
+                self._each(self._drivers, lambda driver: driver.open())
+            with _step(steps, "update"):
+                sinks = [address for driver in self._drivers for address in driver.sinks]
+                report = server.update(version, sinks, progress, pause)
+        except BaseException as error:
+            for line in self._give_up():
+                error.add_note(line)
+            raise
+        assert report is not None, "source rank 0 drives the engines"
+        with _step(steps, "resume"):
+            problems = [problem for problem in self._each(self._drivers, _serving(version)) if problem]
+        problems += [f"{label} died after all had agreed to the new version" for label in report.lost]
+        held = {driver.server.url: driver.held for driver in self._drivers}
+        return FleetReport(report, steps, held, tuple(problems))
+
+    def _give_up(self) -> list[str]:
+        """Have every engine serve on that can; one line about each."""
+
+        def give_up(driver: Driver) -> str:
+            try:
+                return driver.give_up(self._is_tainted(driver))
+            except CkptTransportError as error:
+                return f"{driver.server.url} could not be brought back to service: {error}"
+
+        return self._each(self._drivers, give_up)
+
+    def _is_tainted(self, driver: Driver) -> bool:
+        """Whether a worker holds a mix, or does not say."""
+        return any(ask_version(sink, self._config, ASK_SECONDS).tainted for sink in driver.sinks)
+
+    def _each(self, things: Sequence[Thing], act: Callable[[Thing], Found]) -> list[Found]:
+        return list(self._threads.map(act, things))
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._threads.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _serving(version: str) -> Callable[[Driver], str]:
+    """What has a driver's engine serve ``version``; the problem, if there was one."""
+
+    def serve(driver: Driver) -> str:
+        try:
+            driver.serve(version)
+        except CkptTransportError as error:
+            return f"{driver.server.url} has {version} and may not serve it: {error}"
+        return ""
+
+    return serve
+
+
+@contextmanager
+def _step(steps: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        steps[name] = steps.get(name, 0.0) + time.monotonic() - started

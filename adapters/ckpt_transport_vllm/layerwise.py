@@ -1,0 +1,116 @@
+"""vLLM's layerwise reload: the model's own loader, one layer at a time, into the memory that is there.
+
+vLLM replaces every parameter by a stand-in without memory, keeps what the loader is given until it has all of a layer,
+then lets the loader and the quantization methods work on a fresh copy of that layer, and copies the result to where the
+parameters were. So pointers that kernels and CUDA graphs hold stay good.
+
+It is not a public interface of vLLM. What is used of it is in this file, and ``versions.py`` says for which releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport_vllm.target import Target
+
+
+class LayerwiseReload:
+    """One reload of one model: :meth:`begin`, then :meth:`load` as often as wanted, then :meth:`finish`.
+
+    Whatever goes wrong between the first and the last: :meth:`restore`.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._parameters = {name for name, _ in target.model.named_parameters()}
+        self._loaded: set[str] | None = set()
+
+    def begin(self) -> None:
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        with set_current_vllm_config(self._target.vllm_config):
+            _forget_prepacked_experts(self._target.model)
+            initialize_layerwise_reload(self._target.model)
+
+    def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Give the loader whole tensors. It may keep them until :meth:`finish`."""
+        from vllm.config import set_current_vllm_config
+
+        with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
+            model: Any = self._target.model
+            loaded = model.load_weights(tensors)
+        if loaded is None:
+            self._loaded = None
+        elif self._loaded is not None:
+            self._loaded |= set(loaded)
+
+    def settle(self, arrived: Iterable[torch.Tensor]) -> None:
+        """Finish layers that lack only padding, so that nothing is kept longer than its layer is incomplete.
+
+        Args:
+            arrived: tensors of checkpoint layers of which all has been loaded.
+        """
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.layers.attention import is_deferred_attention_layer
+        from vllm.model_executor.model_loader.reload import layerwise
+
+        complete = {tensor.untyped_storage().data_ptr() for tensor in arrived}
+        with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
+            for module in self._target.model.modules():
+                info = layerwise.get_layerwise_info(module)
+                if not info.can_load() or not info.loaded_weights or is_deferred_attention_layer(module):
+                    continue
+                kept = {
+                    value.untyped_storage().data_ptr()
+                    for _, bound in info.loaded_weights
+                    for value in bound.arguments.values()
+                    if isinstance(value, torch.Tensor) and not value.is_meta
+                }
+                if kept <= complete:
+                    layerwise._layerwise_process(module, info)
+
+    def finish(self, *, complete: bool) -> None:
+        """Finish what is not finished.
+
+        Args:
+            complete: nobody knew which tensors to expect, so see that every parameter was loaded.
+
+        Raises:
+            PlanMismatchError: one was not.
+        """
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
+            finalize_layerwise_reload(self._target.model, self._target.model_config)
+        if complete and self._loaded is not None and self._target.model_config.quantization is None:
+            missing = sorted(self._parameters - self._loaded)
+            if missing and not self._target.vllm_config.lora_config:
+                raise PlanMismatchError(f"nothing was loaded into {', '.join(missing[:5])}")
+
+    def restore(self) -> None:
+        """Put parameters back where they were, whatever is in them, so that the model can be reloaded again."""
+        from vllm.model_executor.model_loader.reload import layerwise
+
+        for module in self._target.model.modules():
+            info = layerwise.get_layerwise_info(module)
+            if info.can_load():
+                if info.kernel_tensors is not None:
+                    layerwise._place_kernel_tensors(module, info)
+                info.reset()
+        layerwise.LOADING_LAYERS.clear()
+
+
+def _forget_prepacked_experts(model: torch.nn.Module) -> None:
+    """Have CPU kernels repack experts: where one was built before, vLLM would not build it again."""
+    if not all(parameter.is_cpu for parameter in model.parameters()):
+        return
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None

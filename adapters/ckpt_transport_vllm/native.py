@@ -1,0 +1,115 @@
+"""The native engine: ``vllm serve ... --weight-transfer-config '{"backend": "ckpt_transport"}'``.
+
+Imported by vLLM only, when that backend is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.parallel_state import get_world_group
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+
+from ckpt_transport import Config, Sink
+from ckpt_transport.control import addresses
+from ckpt_transport.session.host import host_name
+from ckpt_transport_vllm.engine import VllmEngine
+from ckpt_transport_vllm.extension import check_parallel
+from ckpt_transport_vllm.quiesce import Turn
+from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.versions import check_features, check_version, installed_version
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):
+    """Attributes:
+    report_to: the mailbox that is told where each worker's sink is.
+    host: where that mailbox is.
+    engine: a name that all workers of this engine are given, and no other's.
+    version: what is served now; of use only when the worker does not know.
+    """
+
+    report_to: str
+    host: str = ""
+    engine: str = ""
+    version: str = ""
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):
+    """Attributes:
+    patience: seconds to wait for the update to begin.
+    """
+
+    patience: float = 30.0
+
+
+class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """A sink beside vLLM's life cycle: ``update_weights`` lends the worker's thread until an update has ended.
+
+    Nothing here raises while it serves: with several ranks vLLM would take the other ranks' answers for those to its
+    next call. How an update ended is known to whoever led it.
+    """
+
+    init_info_cls = InitInfo
+    update_info_cls = UpdateInfo
+    supports_draft_weight_update = True
+
+    def __init__(self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module) -> None:
+        super().__init__(config, vllm_config, device, model)
+        check_version(installed_version())
+        check_features()
+        check_parallel(vllm_config.parallel_config)
+        self._turn = Turn()
+        self._sink: Sink | None = None
+
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
+        """Listen, and tell ``report_to`` where."""
+        try:
+            self._listen(init_info).announce(init_info.report_to)
+        except Exception:
+            logger.exception("no sink could be opened")
+
+    def _listen(self, info: InitInfo) -> Sink:
+        config = Config.load()
+        near = info.host in ("", config.host or host_name())
+        version = info.version
+        if self._sink is not None and not near and self._sink.address.startswith("ipc"):
+            version = self._sink.version or version
+            self._sink.close()
+            self._sink = None
+        if self._sink is None:
+            label = f"vLLM rank {get_world_group().rank_in_group} in process {os.getpid()}"
+            engine = VllmEngine(self._target, self._turn, lambda: None, info.engine or str(os.getppid()), label)
+            address = "" if near else addresses.any_port(config.interface)
+            self._sink = Sink(engine, address, version, config).start()
+        return self._sink
+
+    def _target(self) -> Target:
+        """The served model, or the draft model between ``start_draft_weight_update`` and ``finish_weight_update``."""
+        return Target(self.model, self.model_config, self.vllm_config)
+
+    def start_weight_update(self) -> None:
+        """The sink does what is needed when the first bytes come."""
+
+    def receive_weights(self, update_info: UpdateInfo) -> None:
+        """Stand still until an update has ended, well or not."""
+        self._turn.lend(update_info.patience)
+
+    def finish_weight_update(self) -> None:
+        """The sink did what is needed after the last bytes."""
+
+    def shutdown(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+            self._sink = None

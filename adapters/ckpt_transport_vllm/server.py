@@ -1,0 +1,154 @@
+"""One running vLLM server, as its HTTP interface shows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+import httpx
+
+from ckpt_transport.errors import EngineError
+from ckpt_transport_vllm.plugin import BACKEND
+
+EXTENSION = "ckpt_transport_vllm.WorkerExtension"
+POLL_SECONDS = 0.5
+CALL_SECONDS = 60.0
+
+
+class VllmServer:
+    """A server at ``url``, as ``http://127.0.0.1:8000``. Every method may raise EngineError."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(base_url=self.url, timeout=CALL_SECONDS)
+
+    # -- what it is -----------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float) -> None:
+        """Wait until it serves."""
+        deadline = time.monotonic() + timeout
+        reason = ""
+        while True:
+            try:
+                answer = self._client.get("/health", timeout=5.0)
+                if answer.status_code == httpx.codes.OK:
+                    return
+                reason = f"it answers {answer.status_code}"
+            except httpx.HTTPError as error:
+                reason = str(error) or type(error).__name__
+            if time.monotonic() > deadline:
+                raise EngineError(f"{self.url} is not healthy after {timeout:g} s: {reason}")
+            time.sleep(POLL_SECONDS)
+
+    def configuration(self) -> Mapping[str, Any]:
+        """vLLM's own configuration."""
+        answer = self._call("GET", "/server_info", params={"config_format": "json"})
+        configuration: Mapping[str, Any] = answer["vllm_config"]
+        return configuration
+
+    def world_size(self) -> int:
+        return int(self._call("GET", "/get_world_size")["world_size"])
+
+    def weight_version(self) -> str:
+        """The label of the weights that are served; empty where vLLM has none."""
+        try:
+            return str(self._call("GET", "/weight_info")["weight_version"])
+        except NoRouteError:
+            return ""
+
+    def is_paused(self) -> bool:
+        return bool(self._call("GET", "/is_paused")["is_paused"])
+
+    # -- what it does ---------------------------------------------------------------------------------------------
+
+    def pause(self, mode: str, timeout: float) -> None:
+        self._call("POST", "/pause", params={"mode": mode, "clear_cache": "false"}, timeout=timeout)
+
+    def resume(self) -> None:
+        self._call("POST", "/resume")
+
+    def label(self, version: str) -> None:
+        """Name the weights that are served, where vLLM has names for them."""
+        try:
+            self._call("POST", "/update_weight_version", json={"new_version": version})
+        except NoRouteError:
+            return
+
+    def reset_caches(self) -> None:
+        """Drop what was computed with old weights. Running requests compute it again."""
+        for path, params in (
+            ("/reset_prefix_cache", {"reset_running_requests": "true"}),
+            ("/reset_mm_cache", {}),
+            ("/reset_encoder_cache", {}),
+        ):
+            try:
+                answer = self._call("POST", path, params=params)
+            except NoRouteError:
+                continue
+            if answer.get("success") is False:
+                raise EngineError(f"{self.url} could not clear its prefix cache, which still holds old keys and values")
+
+    def call_workers(self, method: str, **kwargs: Any) -> list[Any]:
+        """Call a method of the worker extension on every rank; the answers by rank."""
+        answer = self._call("POST", "/collective_rpc", json={"method": method, "kwargs": kwargs})
+        results: list[Any] = answer["results"]
+        return results
+
+    def init_native(self, **info: Any) -> None:
+        self._call("POST", "/init_weight_transfer_engine", json={"init_info": info})
+
+    def start_native(self, draft: bool) -> None:
+        self._call("POST", "/start_draft_weight_update" if draft else "/start_weight_update")
+
+    def update_native(self, patience: float, timeout: float) -> None:
+        """Returns when the update has ended, well or not."""
+        self._call("POST", "/update_weights", json={"update_info": {"patience": patience}}, timeout=timeout)
+
+    def finish_native(self, version: str | None) -> None:
+        self._call("POST", "/finish_weight_update", json={"weight_version": version})
+
+    # -- talking --------------------------------------------------------------------------------------------------
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        json: Any = None,
+        timeout: float = CALL_SECONDS,
+    ) -> dict[str, Any]:
+        try:
+            answer = self._client.request(method, path, params=params, json=json, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise EngineError(f"{self.url}{path} does not answer: {error or type(error).__name__}") from error
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise NoRouteError(
+                f"{self.url} has no {path}: start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment, and reach it "
+                "from a trusted network only"
+            )
+        if answer.is_error:
+            raise EngineError(f"{self.url}{path} failed with {answer.status_code}: {answer.text[:500]}")
+        found: dict[str, Any] = answer.json() if answer.content else {}
+        return found
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class NoRouteError(EngineError):
+    """The server has no such route."""
+
+
+def has_extension(configuration: Mapping[str, Any]) -> bool:
+    return bool(configuration["parallel_config"].get("worker_extension_cls") == EXTENSION)
+
+
+def has_native_engine(configuration: Mapping[str, Any]) -> bool:
+    return bool((configuration.get("weight_transfer_config") or {}).get("backend") == BACKEND)

@@ -1,0 +1,51 @@
+"""The model an update goes into: the one that is served, or the draft model beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ckpt_transport.errors import CheckpointError
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.store.checkpoint import from_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Attributes:
+    model: vLLM's module.
+    model_config: vLLM's configuration of it.
+    vllm_config: of the whole engine.
+    """
+
+    model: torch.nn.Module
+    model_config: Any
+    vllm_config: Any
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The directory the model came from, if it is on this machine."""
+        name = str(self.model_config.model)
+        if Path(name).is_dir():
+            return Path(name)
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(name, "config.json", revision=self.model_config.revision)
+        return Path(config).parent if isinstance(config, str) else None
+
+    def expects(self) -> tuple[TensorSpec, ...] | None:
+        """The tensors of the checkpoint that the model came from: what its loader was made for.
+
+        None when there is no such checkpoint here, as with a model that was started with random weights.
+        """
+        directory = self.checkpoint
+        if directory is None:
+            return None
+        try:
+            files = from_directory(directory)
+        except CheckpointError:
+            return None
+        return tuple(entry.spec for file in files for entry in file.tensors)

@@ -1,0 +1,47 @@
+"""Which vLLM this adapter works with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+
+from ckpt_transport.errors import ConfigError
+
+FIRST, LAST = (0, 25), (0, 32)
+"""The first and the last minor release that are supported; see the table in docs/reference/vllm-versions.md."""
+
+
+def check_version(version: str) -> None:
+    """
+    Raises:
+        ConfigError: this version of vLLM is not supported.
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or not FIRST <= (int(found[1]), int(found[2])) <= LAST:
+        raise ConfigError(
+            f"vLLM {version} is not supported: this adapter uses parts of vLLM that change between releases, and works "
+            f"with {FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}; install one of these, or a newer ckpt-transport"
+        )
+
+
+def check_features() -> None:
+    """
+    Raises:
+        ConfigError: this build of vLLM lacks what updates need.
+    """
+    name = "vllm.model_executor.model_loader.reload"
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(f"this vLLM has no layerwise reload ({name}), which updates need; install a newer one")
+
+
+def installed_version() -> str:
+    """The version of vLLM in this process."""
+    import vllm
+
+    version = str(vllm.__version__)
+    return version if version[:1].isdigit() else importlib.metadata.version("vllm")
