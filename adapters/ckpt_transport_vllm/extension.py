@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from multiprocessing.util import Finalize
 from typing import Any
 
 from ckpt_transport import Config, Sink
@@ -106,6 +107,7 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> A
         )
         address = "" if near else addresses.any_port(config.interface)
         sink = sinks[draft] = Sink(way_in, address, version, config).start()
+        Finalize(None, sink.close, exitpriority=10)
     return Attached("", sink.address, sink.label, sink.version, sink.tainted)
 
 

@@ -9,6 +9,7 @@ It is not a public interface of vLLM. What is used of it is in this file, and ``
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -88,6 +89,7 @@ class LayerwiseReload:
 
         with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
             finalize_layerwise_reload(self._target.model, self._target.model_config)
+            _repack_tied_heads(self._target.model)
         if complete and self._loaded is not None and self._target.model_config.quantization is None:
             missing = sorted(self._parameters - self._loaded)
             if missing and not self._target.vllm_config.lora_config:
@@ -114,3 +116,15 @@ def _forget_prepacked_experts(model: torch.nn.Module) -> None:
         method: Any = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None
+
+
+def _repack_tied_heads(model: torch.nn.Module) -> None:
+    """Rebuild the CPU kernels of layers whose weight is another layer's: vLLM rebuilds that of the other one only."""
+    sharing: defaultdict[int, list[Any]] = defaultdict(list)
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if hasattr(module, "cpu_linear") and isinstance(weight, torch.Tensor) and weight.numel():
+            sharing[weight.data_ptr()].append(module)
+    for tied in sharing.values():
+        for module in tied if len(tied) > 1 else ():
+            module.quant_method.process_weights_after_loading(module)

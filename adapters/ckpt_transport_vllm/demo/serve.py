@@ -1,0 +1,128 @@
+"""``vllm serve`` as a child process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from ckpt_transport_vllm.server import EXTENSION, VllmServer
+
+START_SECONDS = 240.0
+STOP_SECONDS = 40.0
+MODEL = "tiny"
+EXTENDED = ("--worker-extension-cls", EXTENSION)
+NATIVE = ("--weight-transfer-config", '{"backend": "ckpt_transport"}')
+SMALL = ("--enforce-eager", "--max-model-len=256", "--max-num-seqs=4", "--dtype=bfloat16")
+OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+class ServeError(RuntimeError):
+    """The server did not start, or refused a request."""
+
+
+class Serve:
+    """One server, started at once; :meth:`wait` before use, :meth:`close` to end it and all its workers.
+
+    Args:
+        directory: the checkpoint it starts with.
+        log: where its processes write.
+        arguments: of ``vllm serve``.
+        environment: further variables.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        log: Path,
+        arguments: Sequence[str] = EXTENDED,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._log = log
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(directory), f"--port={port}"]
+        command += [f"--served-model-name={MODEL}", *SMALL, *arguments]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **OFFLINE, "VLLM_SERVER_DEV_MODE": "1", **(environment or {})},
+                start_new_session=True,
+            )
+
+    def wait(self) -> Self:
+        """
+        Raises:
+            ServeError: it does not serve; with what it wrote last.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health", timeout=5.0).is_success:
+                    return self
+            time.sleep(0.3)
+        raise ServeError(f"vLLM did not start:\n{self.last_words()}")
+
+    def complete(self, prompt: str = "hello", tokens: int = 12, timeout: float = 60.0) -> list[int]:
+        """The tokens of a greedy completion.
+
+        Raises:
+            ServeError: it was refused.
+            httpx.HTTPError: there was no answer.
+        """
+        request: dict[str, Any] = {
+            "model": MODEL,
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+        answer = httpx.post(f"{self.url}/v1/completions", json=request, timeout=timeout)
+        if answer.is_error:
+            raise ServeError(f"a completion was refused with {answer.status_code}: {answer.text[:300]}")
+        found: list[int] = answer.json()["choices"][0]["token_ids"]
+        return found
+
+    def checksums(self) -> list[dict[str, str]]:
+        """Of every parameter, by rank; see :meth:`WorkerExtension.ckpt_transport_checksums`."""
+        with VllmServer(self.url) as server:
+            return server.call_workers("ckpt_transport_checksums")
+
+    def last_words(self) -> str:
+        """The end of what its processes wrote."""
+        return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
+
+    def close(self) -> None:
+        """End it, and see all its processes end. Idempotent."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

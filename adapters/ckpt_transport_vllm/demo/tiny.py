@@ -1,0 +1,94 @@
+"""Tiny random checkpoints, as Hugging Face lays them out, with a tokenizer of bytes; nothing is downloaded.
+
+Needs transformers and tokenizers, which come with vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+BEGIN, END = "<s>", "</s>"
+VOCABULARY = 320
+"""256 bytes, two marks, and room for what makes it a multiple of 64."""
+SPREAD = 0.2
+"""Standard deviation of weights: large enough that two seeds speak differently."""
+
+
+def write(directory: Path, seed: int, family: str = "qwen3", hidden: int = 128, layers: int = 2) -> Path:
+    """Write the checkpoint that ``seed`` determines.
+
+    Args:
+        directory: where to; made if need be.
+        seed: of all weights.
+        family: one of :data:`FAMILIES`.
+        hidden: width of the model; a multiple of 128.
+        layers: its depth.
+    """
+    _tokenizer().save_pretrained(directory)
+    torch.manual_seed(seed)
+    model = FAMILIES[family](hidden, layers).to(torch.bfloat16)
+    model.save_pretrained(directory)
+    return directory
+
+
+def _tokenizer() -> Any:
+    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), BEGIN, END]
+    tokenizer = Tokenizer(models.BPE(vocab={mark: number for number, mark in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END
+    )
+
+
+def _shared(hidden: int, layers: int) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "initializer_range": SPREAD,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+        "dtype": "bfloat16",
+    }
+
+
+def _qwen3(hidden: int, layers: int, tied: bool = False) -> Any:
+    config = transformers.Qwen3Config(
+        **_shared(hidden, layers), num_key_value_heads=2, head_dim=hidden // 4, tie_word_embeddings=tied
+    )
+    return transformers.Qwen3ForCausalLM(config)
+
+
+def _tied(hidden: int, layers: int) -> Any:
+    return _qwen3(hidden, layers, tied=True)
+
+
+def _moe(hidden: int, layers: int) -> Any:
+    config = transformers.Qwen3MoeConfig(
+        **_shared(hidden, layers),
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        tie_word_embeddings=False,
+        moe_intermediate_size=hidden // 2,
+        num_experts=8,
+        num_experts_per_tok=2,
+    )
+    return transformers.Qwen3MoeForCausalLM(config)
+
+
+def _neox(hidden: int, layers: int) -> Any:
+    return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**_shared(hidden, layers)))
+
+
+FAMILIES: dict[str, Callable[[int, int], Any]] = {"qwen3": _qwen3, "tied": _tied, "moe": _moe, "neox": _neox}
+"""Dense; dense with tied embeddings; experts; and one whose fused attention is called ``query_key_value``."""
