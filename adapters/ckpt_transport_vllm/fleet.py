@@ -82,6 +82,10 @@ class VllmFleet:
         held = {driver.server.url: driver.held for driver in self._drivers}
         return FleetReport(report, steps, held, tuple(problems))
 
+    def versions(self) -> tuple[str, ...]:
+        """See :meth:`ckpt_transport.session.fleet.Fleet.versions`."""
+        return tuple(self._each(self._servers, lambda server: server.weight_version()))
+
     def _give_up(self) -> list[str]:
         """Have every engine serve on that can; one line about each."""
 

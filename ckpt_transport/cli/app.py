@@ -8,13 +8,14 @@ import sys
 import typer
 from rich.console import Console
 
-from ckpt_transport.cli import demo, plan, transports, update, version
+from ckpt_transport.cli import demo, join, plan, transports, update, version
 from ckpt_transport.errors import CkptTransportError, TaintedError
 
 HELP = """Put new weights into running LLM inference engines, without a restart.
 
 Exit codes: 0 done; 1 refused or failed, and every sink still serves its old version; 2 wrong use;
-3 failed half-way, and the sinks that are named must not serve until an update succeeds.
+3 failed half-way, and the sinks that are named must not serve until an update succeeds; 4 done, but an engine was lost
+or could not be resumed.
 
 Settings come from a TOML file (--config, or CKPT_TRANSPORT_CONFIG), from CKPT_TRANSPORT_* variables, and from options,
 each overruling the one before.
@@ -24,6 +25,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_
 app.command("transports")(transports.transports)
 app.command("plan")(plan.plan)
 app.command("update")(update.update)
+app.command("join")(join.join)
 app.command("version")(version.version)
 app.command("demo")(demo.demo)
 
@@ -37,6 +39,8 @@ def main() -> None:
         console = Console(stderr=True)
         console.print(f"[bold red]{type(error).__name__}[/]: ", end="", soft_wrap=True)
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        for note in getattr(error, "__notes__", ()):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         sys.exit(3 if isinstance(error, TaintedError) else 1)
 
 

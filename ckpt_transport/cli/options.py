@@ -24,4 +24,11 @@ RingDepth = Annotated[int | None, typer.Option(help="Slots of the pipeline's rin
 MemoryBudget = Annotated[
     str | None, typer.Option(help="Extra memory an update may take per participant.", show_default="512MiB")
 ]
+EngineName = Annotated[str, typer.Option("--engine", help="The kind of engine at the endpoints.")]
+Endpoints = Annotated[
+    list[str],
+    typer.Option(
+        "--endpoint", help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

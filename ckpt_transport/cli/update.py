@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 
-from ckpt_transport.cli.options import BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
+from ckpt_transport.cli import served
+from ckpt_transport.cli.options import (
+    BucketBytes,
+    Checkpoint,
+    ConfigFile,
+    MemoryBudget,
+    RingDepth,
+    Transport,
+)
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
+from ckpt_transport.errors import ConfigError
 from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import count
 from ckpt_transport.session import ParameterServer
+from ckpt_transport.session.coordinator import Progress
+from ckpt_transport.session.fleet import FleetReport, make_fleet
 from ckpt_transport.session.report import Report
+
+Done = TypeVar("Done")
+INCOMPLETE = 4
+"""Exit code: the new version stands, and an engine was lost or could not be resumed."""
 
 
 def update(
@@ -23,6 +39,23 @@ def update(
     sink: Annotated[
         list[str] | None, typer.Option(help="A sink's address; may be given many times.", show_default="from settings")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="The kind of engine at the endpoints, as 'vllm'.", show_default=False)
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False),
+    ] = None,
+    pause: Annotated[
+        str,
+        typer.Option(
+            help="Requests that run at the endpoints: 'keep' freezes them and then goes on with them, 'wait' lets them "
+            "end first, 'abort' ends them, 'none' holds only forward passes."
+        ),
+    ] = "keep",
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
+    ] = False,
     transport: Transport = None,
     bucket_bytes: BucketBytes = None,
     ring_depth: RingDepth = None,
@@ -31,6 +64,11 @@ def update(
     config: ConfigFile = None,
 ) -> None:
     """Register a checkpoint and bring it to every sink, everywhere or nowhere.
+
+    Sinks are given by address, or found in running engines by their endpoints. Engines are paused, updated in one
+    plan, and resumed:
+
+        ckpt-transport update --checkpoint DIR --version step-42 --engine vllm --endpoint http://127.0.0.1:8000
 
     Under torchrun the ranks share the checkpoint, and rank 0 leads and speaks:
 
@@ -45,27 +83,81 @@ def update(
         memory_budget=memory_budget,
         trace=str(trace) if trace else None,
     )
+    if (engine is None) != (not endpoint):
+        raise ConfigError("--engine and --endpoint belong together: what runs there, and where")
+    if engine is not None and sink:
+        raise ConfigError("give --sink, or --engine and --endpoint, not both")
+    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), pause, draft=draft)
+
+
+def bring(
+    settings: Config,
+    checkpoint: Path,
+    version: str,
+    engine: str | None,
+    endpoints: tuple[str, ...],
+    pause: str,
+    *,
+    draft: bool,
+) -> None:
+    """Bring ``checkpoint`` to the sinks of the settings, or to the engines at ``endpoints``, and say what happened."""
     with ParameterServer(settings) as server:
         console = Console(quiet=server.rank != 0)
-        with progress(console, f"reading {checkpoint.name}") as read:
-            if checkpoint.is_dir():
-                server.register(version, directory=checkpoint, progress=read)
-            else:
-                server.register(version, files=[checkpoint], progress=read)
-        with progress(console, f"updating to {version}") as sent:
-            report = server.update(version, progress=sent)
-    if report is not None:
-        _print(console, report)
+        register = _with_progress(console, f"reading {checkpoint.name}")
+        if checkpoint.is_dir():
+            register(lambda shown: server.register(version, directory=checkpoint, progress=shown))
+        else:
+            register(lambda shown: server.register(version, files=[checkpoint], progress=shown))
+        updating = _with_progress(console, f"updating to {version}")
+        if engine is None or server.rank > 0:
+            report = updating(lambda shown: server.update(version, progress=shown))
+            problems = report.lost if report is not None else ()
+            if report is not None:
+                _print(console, report)
+        else:
+            fleet = make_fleet(engine, endpoints, settings, pause, draft)
+            try:
+                done = updating(lambda shown: fleet.update(server, version, shown))
+            finally:
+                fleet.close()
+            if not draft:
+                served.remember(engine, version, checkpoint, endpoints)
+            problems = done.problems
+            _print(console, done.update)
+            _print_fleet(console, done)
+    for problem in problems:
+        console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
+    if problems:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _with_progress(console: Console, what: str) -> Callable[[Callable[[Progress], Done]], Done]:
+    """Runs something that reports its progress, and shows that."""
+
+    def run(act: Callable[[Progress], Done]) -> Done:
+        with progress(console, what) as shown:
+            return act(shown)
+
+    return run
 
 
 def _print(console: Console, report: Report) -> None:
     console.print(explain(report.plan), markup=False, highlight=False, soft_wrap=True)
     console.print(report.picture(min(console.width - 32, 100)), markup=False, highlight=False, soft_wrap=True)
-    steps = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in report.phases.items())
     console.print(
-        f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s ({steps})"
+        f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s "
+        f"({_seconds(report.phases)})"
     )
     if report.paused:
         console.print(f"forward passes were held for at most {max(report.paused.values()) * 1e3:.0f} ms")
-    for label in report.lost:
-        console.print(f"[bold red]lost[/]: {label} died after all had agreed to the new version")
+
+
+def _print_fleet(console: Console, done: FleetReport) -> None:
+    console.print(f"steps: {_seconds(done.steps)}", soft_wrap=True, highlight=False)
+    for endpoint, held in done.held.items():
+        requests = f"requests were held for {held * 1e3:.0f} ms" if held else "requests were not held"
+        console.print(f"{endpoint}: {requests}", soft_wrap=True, highlight=False)
+
+
+def _seconds(steps: dict[str, float]) -> str:
+    return ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in steps.items())

@@ -50,6 +50,14 @@ class Fleet(Protocol):
         """
         ...
 
+    def versions(self) -> tuple[str, ...]:
+        """What each engine says it serves; empty when it has no name for it.
+
+        Raises:
+            EngineError: one does not answer.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

@@ -105,7 +105,7 @@ class ParameterServer:
 
         Args:
             version: a registered one.
-            sinks: addresses; by default those of the configuration.
+            sinks: addresses; by default those of the configuration. Only rank 0 needs to know them.
             progress: told about the bytes this rank has sent.
             before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
                 pause an engine by other means. What it raises aborts the update.
@@ -118,6 +118,10 @@ class ParameterServer:
             StoreError: there is no such version.
         """
         stored = self._store.get(version)
+        if self.rank > 0:
+            self._updates += 1
+            self._follow(stored)
+            return None
         invited = self.config.sinks if sinks is None else tuple(sinks)
         if not invited:
             raise ConfigError("an update needs sinks: pass their addresses, or set sinks")
@@ -126,10 +130,7 @@ class ParameterServer:
         for address in invited:
             addresses.check(address)
         self._updates += 1
-        if self.rank == 0:
-            return self._lead(stored, invited, progress or _quiet, before_hold)
-        self._follow(stored)
-        return None
+        return self._lead(stored, invited, progress or _quiet, before_hold)
 
     def _lead(
         self, stored: StoredVersion, invited: Sequence[str], progress: Progress, before_hold: Callable[[], None]

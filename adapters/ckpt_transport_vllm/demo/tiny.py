@@ -1,16 +1,17 @@
 """Tiny random checkpoints, as Hugging Face lays them out, with a tokenizer of bytes; nothing is downloaded.
 
-Needs transformers and tokenizers, which come with vLLM.
+Needs transformers and tokenizers, which come with vLLM. Usage: ``python -m ckpt_transport_vllm.demo.tiny --help``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import transformers
+import typer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 BEGIN, END = "<s>", "</s>"
@@ -92,3 +93,20 @@ def _neox(hidden: int, layers: int) -> Any:
 
 FAMILIES: dict[str, Callable[[int, int], Any]] = {"qwen3": _qwen3, "tied": _tied, "moe": _moe, "neox": _neox}
 """Dense; dense with tied embeddings; experts; and one whose fused attention is called ``query_key_value``."""
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where to write FAMILY-SEED folders.")],
+    family: Annotated[list[str], typer.Option(help="Of models; may be given many times.")],
+    seed: Annotated[list[int], typer.Option(help="Of weights; may be given many times.")],
+    hidden: Annotated[int, typer.Option(help="Width of the models, a multiple of 128.")] = 128,
+    layers: Annotated[int, typer.Option(help="Their depth.")] = 2,
+) -> None:
+    """Write tiny random checkpoints, one for each family and seed."""
+    for name in family:
+        for number in seed:
+            write(folder / f"{name}-{number}", number, name, hidden, layers)
+
+
+if __name__ == "__main__":
+    typer.run(main)

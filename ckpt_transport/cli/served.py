@@ -1,0 +1,76 @@
+"""What the last update of a fleet brought, so that an engine that is started later can be brought to the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.store.checkpoint import from_directory, from_files
+
+
+class Served(msgspec.Struct, frozen=True):
+    """Attributes:
+    engine: the kind of engine, as ``vllm``.
+    version: its name.
+    checkpoint: where it was read from.
+    files: of the checkpoint, with size in bytes and time of the last change in nanoseconds.
+    endpoints: the engines that were brought to it.
+    """
+
+    engine: str
+    version: str
+    checkpoint: str
+    files: dict[str, tuple[int, int]]
+    endpoints: tuple[str, ...]
+
+
+def record_path() -> Path:
+    """``served.json`` in this user's state directory."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "ckpt-transport" / "served.json"
+
+
+def remember(engine: str, version: str, checkpoint: Path, endpoints: tuple[str, ...]) -> None:
+    """Note a committed update. What was noted before is forgotten, unless it is of the same version."""
+    before = recall()
+    if before is not None and (before.engine, before.version) == (engine, version):
+        endpoints = tuple(dict.fromkeys([*before.endpoints, *endpoints]))
+    served = Served(engine, version, str(checkpoint.resolve()), stamps(checkpoint), endpoints)
+    path = record_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(served)))
+    fresh.replace(path)
+
+
+def recall() -> Served | None:
+    """What was noted last, if anything."""
+    try:
+        return msgspec.json.decode(record_path().read_bytes(), type=Served)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def check_unchanged(served: Served) -> None:
+    """
+    Raises:
+        ConfigError: the checkpoint is not what it was when the fleet was updated.
+    """
+    checkpoint = Path(served.checkpoint)
+    if not checkpoint.exists():
+        raise ConfigError(f"{served.checkpoint}, which '{served.version}' was read from, is gone; give --checkpoint")
+    if stamps(checkpoint) != served.files:
+        raise ConfigError(
+            f"{served.checkpoint} has changed since the fleet was updated to '{served.version}' from it; give "
+            "--checkpoint and --version"
+        )
+
+
+def stamps(checkpoint: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of the last change of every file of a checkpoint."""
+    files = from_directory(checkpoint) if checkpoint.is_dir() else from_files([checkpoint])
+    found = {file.path.name: file.path.stat() for file in files}
+    return {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}
