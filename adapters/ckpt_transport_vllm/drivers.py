@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
@@ -15,6 +16,10 @@ from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport_vllm.server import EXTENSION, VllmServer, has_extension, has_native_engine
 
 NO_PAUSE = "none"
+REPORT_SECONDS = 2.0
+"""How long workers have to say where their sinks are before they are asked again."""
+TICK_SECONDS = 0.1
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAUSES = ("keep", "wait", "abort", NO_PAUSE)
 
 
@@ -122,24 +127,31 @@ class NativeDriver(Driver):
         self._started = False
 
     def _find_sinks(self) -> list[tuple[str, str]]:
-        near = "127.0.0.1" in self.server.url or "localhost" in self.server.url
-        address = "" if near else addresses.any_port(self._config.interface)
-        found: list[tuple[str, str]] = []
-        with open_mailbox(address, (m.Here,), self._config) as mailbox:
-            self.server.init_native(
-                report_to=mailbox.address,
-                host=self._config.host or host_name(),
-                engine=self.server.url,
-                version=self.server.weight_version(),
-            )
-            deadline = time.monotonic() + self._config.join_timeout
-            while len(found) < self.server.world_size() and time.monotonic() < deadline:
-                received = mailbox.receive(0.2)
-                if received is not None and isinstance(received[1], m.Here):
-                    found.append((received[1].address, received[1].served.tainted))
+        found: dict[str, str] = {}
+        workers, version = self.server.world_size(), self.server.weight_version()
+        deadline = time.monotonic() + self._config.join_timeout
+        with open_mailbox(self._report_to(), (m.Here,), self._config) as mailbox:
+            while len(found) < workers and time.monotonic() < deadline:
+                self.server.init_native(
+                    report_to=mailbox.address,
+                    host=self._config.host or host_name(),
+                    engine=self.server.url,
+                    version=version,
+                )
+                until = time.monotonic() + REPORT_SECONDS
+                while len(found) < workers and time.monotonic() < until:
+                    received = mailbox.receive(TICK_SECONDS)
+                    if received is not None and isinstance(received[1], m.Here):
+                        found[received[1].address] = received[1].served.tainted
         self.server.start_native(self._draft)
         self._started = True
-        return sorted(found)
+        return sorted(found.items())
+
+    def _report_to(self) -> str:
+        """Where this server's workers can reach a mailbox of this process; empty for a UNIX socket."""
+        if (urlsplit(self.server.url).hostname or "") in LOOPBACK:
+            return ""
+        return addresses.any_port(self._config.interface)
 
     def pause(self) -> None:
         super().pause()

@@ -45,6 +45,7 @@ class Sink:
         self._follower: Follower | None = None
         self._give_up_at = 0.0
         self._announcing: deque[str] = deque()
+        self._announced = ""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -187,8 +188,10 @@ class Sink:
     def _announce(self) -> None:
         while self._announcing:
             address = self._announcing.popleft()
+            if self._announced not in ("", address, self._coordinator):
+                self._mailbox.forget(self._announced)
+            self._announced = address
             self._mailbox.send(address, m.Here(self.address, self._served()))
-            self._mailbox.forget(address)
 
     def _check_coordinator(self) -> None:
         try:

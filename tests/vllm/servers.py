@@ -1,0 +1,198 @@
+"""Real vLLM servers for tests, and what they should say."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport_vllm import VllmFleet
+from ckpt_transport_vllm.demo.serve import EXTENDED, Serve
+from ckpt_transport_vllm.server import VllmServer
+
+PROMPTS = ("hello", "What is a bucket?", "0123456789")
+TWO_RANKS = ("--tensor-parallel-size=2",)
+TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 3.0, "join_timeout": 20.0, "update_timeout": 60.0}
+SMALL_SLOTS = {"transport": "gloo", "bucket_bytes": "64KiB"}
+"""Slots that hold less than a module, over a transport that copies into them."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a server says: greedy tokens for each prompt, and the checksums of each rank."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    checksums: tuple[dict[str, str], ...]
+
+
+class Replica(Serve):
+    """A server, and the checkpoint family it serves."""
+
+    family: str
+    folder: Path
+
+    def wait(self) -> Replica:
+        super().wait()
+        return self
+
+    def checkpoint(self, seed: int) -> Path:
+        """Another version of what it serves."""
+        return self.folder / f"{self.family}-{seed}"
+
+    def tokens(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(self.complete(prompt)) for prompt in PROMPTS)
+
+    def answers(self) -> Answers:
+        return Answers(self.tokens(), tuple(self.checksums()))
+
+    def is_alive(self) -> bool:
+        """Whether it is healthy, its engine core included."""
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/health", timeout=10.0).is_success
+        return False
+
+    def is_paused(self) -> bool:
+        with VllmServer(self.url) as server:
+            return server.is_paused()
+
+    def version(self) -> str:
+        with VllmServer(self.url) as server:
+            return server.weight_version()
+
+    def sinks(self) -> list[str]:
+        """Addresses of its workers' sinks."""
+        with VllmServer(self.url) as server:
+            return [answer["address"] for answer in server.call_workers("ckpt_transport_attach")]
+
+    def tainted(self) -> list[str]:
+        """Why each worker must not serve; empty strings where it may."""
+        return [ask_version(sink).tainted for sink in self.sinks()]
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that hold weights: the engine core, or its workers when there are several."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        named = [child for child in children if "VLLM::Worker" in " ".join(child.cmdline())]
+        return named or [child for child in children if "VLLM::EngineCore" in " ".join(child.cmdline())]
+
+
+class Started:
+    """Starts servers and ends them."""
+
+    def __init__(self, checkpoints: Path, logs: Path) -> None:
+        self._checkpoints, self._logs = checkpoints, logs
+        self._running: list[Replica] = []
+        self._count = 0
+
+    def start(
+        self,
+        family: str,
+        seed: int,
+        arguments: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        way_in: Sequence[str] = EXTENDED,
+    ) -> Replica:
+        """Start one; call ``wait`` before use. What it writes is in a log of its own."""
+        self._count += 1
+        log = self._logs / f"{self._count}-{family}-{seed}.log"
+        replica = Replica(self._checkpoints / f"{family}-{seed}", log, (*way_in, *arguments), environment)
+        replica.family, replica.folder = family, self._checkpoints
+        self._running.append(replica)
+        return replica
+
+    def stop(self, *replicas: Replica) -> None:
+        for replica in replicas:
+            replica.close()
+            self._running.remove(replica)
+
+    def close(self) -> None:
+        self.stop(*self._running)
+
+
+def update(
+    replicas: Sequence[Replica], checkpoint: Path, version: str, *, pause: str = "keep", **settings: Any
+) -> FleetReport:
+    """Update once, as a program would that then ends."""
+    wanted: dict[str, Any] = {**SWIFT, **settings}
+    config = Config.load(**wanted)
+    with ParameterServer(config) as server, VllmFleet([each.url for each in replicas], config, pause) as fleet:
+        server.register(version, directory=checkpoint)
+        return fleet.update(server, version)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One request: when it began and ended, and its tokens, or the error."""
+
+    began: float
+    ended: float
+    tokens: tuple[int, ...]
+    error: str
+
+
+class Traffic:
+    """Completions without a pause, from one thread per server, while the context lasts."""
+
+    def __init__(self, replicas: Sequence[Replica], threads: int = 1) -> None:
+        self.done: dict[str, list[Completion]] = {replica.url: [] for replica in replicas}
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(replica,), daemon=True)
+            for replica in replicas
+            for _ in range(threads)
+        ]
+
+    def _ask(self, replica: Replica) -> None:
+        while not self._stopping.is_set():
+            began, error = time.monotonic(), ""
+            tokens: tuple[int, ...] = ()
+            try:
+                tokens = tuple(replica.complete(PROMPTS[0]))
+            except Exception as caught:
+                error = f"{type(caught).__name__}: {caught}"
+            self.done[replica.url].append(Completion(began, time.monotonic(), tokens, error))
+
+    def wait(self, requests: int) -> None:
+        """Until every server has answered that many more."""
+        wanted = {url: len(done) + requests for url, done in self.done.items()}
+        deadline = time.monotonic() + 60
+        while any(len(self.done[url]) < count for url, count in wanted.items()):
+            assert time.monotonic() < deadline, "requests are not answered"
+            time.sleep(0.02)
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(70)
+
+
+@contextlib.contextmanager
+def unanswered(replica: Replica, seconds: float) -> Iterator[None]:
+    """See that a request which begins now is not answered before the block ends, and is afterwards."""
+    answered = threading.Event()
+    found: list[list[int]] = []
+
+    def ask() -> None:
+        found.append(replica.complete(PROMPTS[0], timeout=120))
+        answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    assert not answered.wait(seconds), "a request was served from weights that are a mix"
+    yield
+    assert answered.wait(60), "the request that was held is never answered"
+    thread.join()
