@@ -30,13 +30,19 @@ class VllmFleet:
         pause: what becomes of running requests: ``keep`` freezes them and goes on with them afterwards, ``wait`` lets
             them end first, ``abort`` ends them, ``none`` does not pause and only keeps forward passes from running.
         draft: update the draft models that they speculate with, and not the models that they serve.
+        patience: seconds to wait for engines that are still starting.
 
     Raises:
         ConfigError: no endpoint, one named twice, or another ``pause``.
     """
 
     def __init__(
-        self, endpoints: Sequence[str], config: Config | None = None, pause: str = "keep", draft: bool = False
+        self,
+        endpoints: Sequence[str],
+        config: Config | None = None,
+        pause: str = "keep",
+        draft: bool = False,
+        patience: float = HEALTH_SECONDS,
     ) -> None:
         if not endpoints:
             raise ConfigError("name at least one endpoint, as http://127.0.0.1:8000")
@@ -47,7 +53,7 @@ class VllmFleet:
         if len(set(urls)) != len(urls):
             raise ConfigError(f"an endpoint is named twice in {', '.join(urls)}")
         self._config = config if config is not None else Config.load()
-        self._pause, self._draft = pause, draft
+        self._pause, self._draft, self._patience = pause, draft, patience
         self._drivers: list[Driver] = []
         self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")
 
@@ -55,7 +61,7 @@ class VllmFleet:
         """See :meth:`ckpt_transport.session.fleet.Fleet.update`."""
         steps: dict[str, float] = {}
         with _step(steps, "health"):
-            self._each(self._servers, lambda each: each.wait(HEALTH_SECONDS))
+            self._each(self._servers, lambda each: each.wait(self._patience))
         with _step(steps, "attach"):
             if not self._drivers:
                 found = self._each(self._servers, lambda each: driver_for(each, self._config, self._pause, self._draft))

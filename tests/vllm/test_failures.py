@@ -1,0 +1,241 @@
+"""Given an update of a real vLLM that fails, then a mix is never served and the engine lives."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport.errors import EngineError, TaintedError, UpdateAbortedError
+from ckpt_transport_vllm import VllmFleet
+from tests.vllm.servers import (
+    SMALL_SLOTS,
+    SWIFT,
+    TWO_CORES,
+    TWO_RANKS,
+    Answers,
+    Replica,
+    Started,
+    Traffic,
+    unanswered,
+    update,
+)
+
+Pair = tuple[Replica, Replica]
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def answers(pair: Pair) -> tuple[Answers, Answers]:
+    """What version 1 and version 2 say."""
+    one, two = pair
+    return one.answers(), two.answers()
+
+
+def without_one(tensors: Tensors) -> None:
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+
+
+def with_one_more(tensors: Tensors) -> None:
+    tensors["model.layers.2.mlp.up_proj.weight"] = torch.zeros(4, dtype=torch.bfloat16)
+
+
+def with_another_shape(tensors: Tensors) -> None:
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"].T.contiguous()
+
+
+def with_another_dtype(tensors: Tensors) -> None:
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].float()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (without_one, r"lacks tensor model\.layers\.1\.mlp\.up_proj\.weight"),
+        (with_one_more, r"has tensors that vLLM rank 0 .* does not: model\.layers\.2\.mlp\.up_proj\.weight"),
+        (with_another_shape, r"model\.layers\.1\.mlp\.up_proj\.weight is BF16 \[128, 256\] .* BF16 \[256, 128\]"),
+        (with_another_dtype, r"model\.norm\.weight is F32 \[128\] .* BF16 \[128\]"),
+    ],
+)
+def test_given_a_checkpoint_that_does_not_fit_then_it_is_refused_and_no_request_notices(
+    pair: Pair,
+    answers: tuple[Answers, Answers],
+    tmp_path: Path,
+    spoil: Callable[[Tensors], None],
+    said: str,
+) -> None:
+    update(pair, pair[0].checkpoint(1), "one")
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(pair[0].checkpoint(2), spoilt)
+    tensors = load_file(spoilt / "model.safetensors")
+    spoil(tensors)
+    save_file(tensors, spoilt / "model.safetensors")
+    with Traffic(pair) as traffic, pytest.raises(UpdateAbortedError, match=said) as caught:
+        update(pair, spoilt, "spoilt")
+    assert [
+        note for note in caught.value.__notes__ if note.endswith("serves the old version")
+    ] == caught.value.__notes__
+    for replica in pair:
+        assert not any(completion.error for completion in traffic.done[replica.url])
+        assert replica.answers() == answers[0]
+        assert replica.version() == "one"
+        assert replica.tainted() == [""]
+        assert not replica.is_paused()
+
+
+class Giving(Exception):
+    """Raised in the middle of an update by whoever leads it."""
+
+
+@pytest.mark.parametrize("settings", [SMALL_SLOTS, {"transport": "shm", "bucket_bytes": "16KiB"}], ids=str)
+def test_given_an_update_that_fails_half_way_then_the_engines_are_held_until_one_succeeds(
+    pair: Pair, answers: tuple[Answers, Answers], settings: dict[str, str]
+) -> None:
+    update(pair, pair[0].checkpoint(1), "one")
+    config = Config.load(**{**SWIFT, **settings})
+
+    def give_up(done: int, total: int) -> None:
+        if done > total // 2:
+            raise Giving
+
+    with ParameterServer(config) as server, VllmFleet([each.url for each in pair], config) as fleet:
+        server.register("two", directory=pair[0].checkpoint(2))
+        with pytest.raises(TaintedError) as caught:
+            fleet.update(server, "two", give_up)
+        assert len(caught.value.sinks) == 2
+        notes = "\n".join(caught.value.__notes__)
+        for replica in pair:
+            assert f"{replica.url} holds a mix of two versions and is left paused" in notes
+            assert replica.is_alive()
+            assert replica.is_paused()
+            assert "failed half-way" in replica.tainted()[0]
+        with unanswered(pair[0], 2.0), unanswered(pair[1], 2.0):
+            fleet.update(server, "two")
+    for replica in pair:
+        assert replica.answers() == answers[1]
+        assert replica.tainted() == [""]
+        assert not replica.is_paused()
+
+
+def test_given_no_pause_and_an_update_that_fails_half_way_then_forward_passes_wait_until_one_succeeds(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    replica = pair[0]
+    update([replica], replica.checkpoint(1), "one")
+    config = Config.load(**SWIFT, **SMALL_SLOTS)
+
+    def give_up(done: int, total: int) -> None:
+        if done > total // 2:
+            raise Giving
+
+    with ParameterServer(config) as server, VllmFleet([replica.url], config, "none") as fleet:
+        server.register("two", directory=replica.checkpoint(2))
+        with pytest.raises(TaintedError):
+            fleet.update(server, "two", give_up)
+        with unanswered(replica, 2.0):
+            fleet.update(server, "two")
+    assert replica.answers() == answers[1]
+
+
+SOURCE = """
+import os, signal, sys
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport_vllm import VllmFleet
+
+def strike(done, total):
+    if done > total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=3.0, transport="gloo", bucket_bytes="64KiB")
+with ParameterServer(config) as server, VllmFleet(sys.argv[2:], config) as fleet:
+    server.register("two", directory=sys.argv[1])
+    fleet.update(server, "two", strike)
+"""
+
+
+def test_given_a_source_that_is_killed_half_way_then_engines_live_and_wait_and_the_next_source_brings_them_back(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    update(pair, pair[0].checkpoint(1), "one")
+    sinks = [sink for replica in pair for sink in replica.sinks()]
+    command = [sys.executable, "-c", SOURCE, str(pair[0].checkpoint(2)), *(replica.url for replica in pair)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 20
+    while not all(ask_version(sink).tainted for sink in sinks):
+        assert time.monotonic() < deadline, "the sinks do not notice that their source is gone"
+        time.sleep(0.2)
+    with unanswered(pair[0], 2.0), unanswered(pair[1], 2.0):
+        assert all(replica.is_alive() for replica in pair)
+        update(pair, pair[0].checkpoint(2), "two")
+    for replica in pair:
+        assert replica.answers() == answers[1]
+
+
+def test_given_an_endpoint_that_cannot_be_updated_then_the_error_says_how_to_start_it(
+    pair: Pair, answers: tuple[Answers, Answers], started: Started
+) -> None:
+    plain = started.start("qwen3", 1, way_in=()).wait()
+    before = pair[0].version()
+    with pytest.raises(EngineError, match="--worker-extension-cls ckpt_transport_vllm.WorkerExtension"):
+        update([pair[0], plain], pair[0].checkpoint(2), "three")
+    started.stop(plain)
+    assert pair[0].version() == before
+    with pytest.raises(EngineError, match="is not healthy after"):
+        update_quickly([pair[0], plain], pair[0].checkpoint(2))
+    assert not pair[0].is_paused()
+
+
+def update_quickly(replicas: list[Replica], checkpoint: Path) -> None:
+    """Without patience for engines that are not there."""
+    config = Config.load(**SWIFT)
+    with (
+        ParameterServer(config) as server,
+        VllmFleet([each.url for each in replicas], config, patience=1.0) as fleet,
+    ):
+        server.register("four", directory=checkpoint)
+        fleet.update(server, "four")
+
+
+@pytest.fixture
+def two_ranks(started: Started) -> Iterator[Replica]:
+    replica = started.start("qwen3", 1, TWO_RANKS, TWO_CORES).wait()
+    yield replica
+    started.stop(replica)
+
+
+def test_given_a_worker_that_is_killed_half_way_then_the_others_hold_and_a_new_update_serves(
+    pair: Pair, answers: tuple[Answers, Answers], two_ranks: Replica
+) -> None:
+    """A vLLM that loses a worker ends by itself; the replica beside it must not suffer."""
+    survivor = pair[1]
+    update([survivor, two_ranks], survivor.checkpoint(1), "one")
+    config = Config.load(**SWIFT, **SMALL_SLOTS)
+    victim = two_ranks.workers()[1]
+
+    def strike(done: int, total: int) -> None:
+        if done > total // 2 and victim.is_running():
+            victim.send_signal(signal.SIGKILL)
+            victim.wait(10)
+
+    with ParameterServer(config) as server, VllmFleet([survivor.url, two_ranks.url], config) as fleet:
+        server.register("two", directory=survivor.checkpoint(2))
+        with pytest.raises((TaintedError, UpdateAbortedError)) as caught:
+            fleet.update(server, "two", strike)
+    assert any(two_ranks.url in note for note in caught.value.__notes__)
+    assert survivor.is_alive()
+    if survivor.tainted() == [""]:
+        assert survivor.answers() == answers[0]
+    else:
+        with unanswered(survivor, 2.0):
+            update([survivor], survivor.checkpoint(2), "two")
+        assert survivor.answers() == answers[1]

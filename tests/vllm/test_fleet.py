@@ -1,0 +1,179 @@
+"""Given running vLLM servers, when they are updated, then requests go on and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ckpt_transport.memory.segment import SHM
+from tests.vllm.servers import Answers, Replica, Started, Traffic, update
+
+Pair = tuple[Replica, Replica]
+
+
+@pytest.fixture(scope="module")
+def answers(pair: Pair) -> tuple[Answers, Answers]:
+    """What version 1 and version 2 say."""
+    one, two = pair
+    return one.answers(), two.answers()
+
+
+@pytest.mark.parametrize("pause", ["keep", "wait", "none"])
+def test_given_two_replicas_that_serve_then_one_plan_updates_both_and_no_request_fails(
+    pair: Pair, answers: tuple[Answers, Answers], pause: str
+) -> None:
+    first, second = answers
+    update(pair, pair[0].checkpoint(1), "one")
+    with Traffic(pair) as traffic:
+        traffic.wait(3)
+        done = update(pair, pair[0].checkpoint(2), "two", pause=pause)
+        traffic.wait(5)
+    updated = max(event.end for event in done.update.timeline)
+    assert len(done.update.plan.topology.sinks) == 2
+    assert done.problems == ()
+    for replica in pair:
+        completions = traffic.done[replica.url]
+        assert [completion.error for completion in completions if completion.error] == []
+        assert completions[0].tokens == first.tokens[0]
+        assert completions[-1].tokens == second.tokens[0]
+        assert updated > 0
+        assert replica.answers() == second
+        assert not replica.is_paused()
+        assert (done.held[replica.url] > 0) == (pause != "none")
+
+
+def test_given_a_pause_that_aborts_then_what_ran_ends_early_and_what_comes_later_is_served(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    with Traffic(pair) as traffic:
+        traffic.wait(2)
+        update(pair, pair[0].checkpoint(1), "one", pause="abort")
+        traffic.wait(3)
+    for replica in pair:
+        assert traffic.done[replica.url][-1].tokens == answers[0].tokens[0]
+        assert replica.answers() == answers[0]
+
+
+def test_given_ten_updates_then_neither_memory_nor_shared_memory_grows(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    def memory() -> int:
+        return sum(worker.memory_full_info().uss for replica in pair for worker in replica.workers())
+
+    def turn(number: int) -> None:
+        seed = 1 + number % 2
+        update(pair, pair[0].checkpoint(seed), f"turn {number}")
+
+    for number in range(4):
+        turn(number)
+    before, shared = memory(), shutil.disk_usage(SHM).used
+    for number in range(10):
+        turn(number)
+    grown = memory() - before
+    size = sum(file.stat().st_size for file in pair[0].checkpoint(1).glob("*.safetensors"))
+    assert grown < 10 * size, f"{grown:,} bytes in ten updates of {size:,}"
+    assert shutil.disk_usage(SHM).used <= shared
+    assert pair[0].answers() == answers[1]
+
+
+class Commands:
+    """``ckpt-transport`` as a person calls it, with a state directory of its own."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+
+    def __call__(self, *arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "ckpt_transport", *arguments]
+        environment = {"PATH": "/usr/bin", "XDG_STATE_HOME": str(self._state), "COLUMNS": "200"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def ckpt_transport(tmp_path: Path) -> Commands:
+    return Commands(tmp_path / "state")
+
+
+@pytest.fixture
+def joiner(started: Started) -> Iterator[Replica]:
+    replica = started.start("qwen3", 1, ("--load-format=dummy",)).wait()
+    yield replica
+    started.stop(replica)
+
+
+def test_given_an_engine_that_starts_without_weights_then_it_joins_and_the_others_are_not_touched(
+    pair: Pair, answers: tuple[Answers, Answers], joiner: Replica, ckpt_transport: Commands
+) -> None:
+    status, said = ckpt_transport("join", "--endpoint", joiner.url)
+    assert status == 1
+    assert "no update of vllm engines was made from here" in said
+
+    everybody = [part for replica in pair for part in ("--endpoint", replica.url)]
+    checkpoint = str(pair[0].checkpoint(2))
+    status, said = ckpt_transport(
+        "update", "--engine", "vllm", *everybody, "--checkpoint", checkpoint, "--version", "step-42"
+    )
+    assert status == 0, said
+    for step in ("health", "attach", "pause", "update", "resume", "requests were held for"):
+        assert step in said
+    assert joiner.answers() != answers[1]
+
+    with Traffic(pair) as traffic:
+        status, said = ckpt_transport("join", "--endpoint", joiner.url)
+        traffic.wait(3)
+    assert status == 0, said
+    assert joiner.answers() == answers[1]
+    assert joiner.version() == "step-42"
+    for replica in pair:
+        assert {completion.tokens for completion in traffic.done[replica.url]} == {answers[1].tokens[0]}
+
+    update([pair[0]], pair[0].checkpoint(1), "step-43")
+    status, said = ckpt_transport("join", "--endpoint", joiner.url)
+    assert status == 1
+    assert "serves 'step-43', and the last update from here brought 'step-42'" in said
+
+
+def test_given_a_sink_of_vllm_then_the_version_command_asks_it(pair: Pair, ckpt_transport: Commands) -> None:
+    update(pair, pair[0].checkpoint(1), "step-7")
+    status, said = ckpt_transport("version", "--json", *pair[0].sinks())
+    assert status == 0
+    (answer,) = json.loads(said).values()
+    assert (answer["version"], answer["tainted"]) == ("step-7", "")
+    assert answer["label"].startswith("vLLM rank 0")
+
+
+def test_given_a_draft_model_then_it_is_updated_by_itself(started: Started, checkpoints: Path) -> None:
+    from ckpt_transport import Config, ParameterServer
+    from ckpt_transport_vllm import VllmFleet
+    from ckpt_transport_vllm.demo.serve import NATIVE
+    from ckpt_transport_vllm.server import VllmServer
+    from tests.vllm.servers import SWIFT
+
+    draft = {"method": "draft_model", "model": str(checkpoints / "qwen3-1"), "num_speculative_tokens": 2}
+    replica = started.start("qwen3", 1, ("--speculative-config", json.dumps(draft), *NATIVE)).wait()
+    served, tokens = replica.checksums(), replica.tokens()
+
+    def of_the_draft() -> dict[str, str]:
+        with VllmServer(replica.url) as server:
+            (found,) = server.call_workers("ckpt_transport_checksums", draft=True)
+            assert isinstance(found, dict)
+            return found
+
+    before = of_the_draft()
+    config = Config.load(**SWIFT)
+    with ParameterServer(config) as server, VllmFleet([replica.url], config, draft=True) as fleet:
+        server.register("draft-2", directory=replica.checkpoint(2))
+        fleet.update(server, "draft-2")
+    after = of_the_draft()
+    assert before.keys() == after.keys()
+    assert all(before[name] != after[name] for name in before if name.endswith("()"))
+    assert (replica.checksums(), replica.tokens()) == (served, tokens)
+    update([replica], replica.checkpoint(2), "two")
+    assert replica.checksums()[0].items() >= after.items()
+    started.stop(replica)
