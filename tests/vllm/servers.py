@@ -118,12 +118,17 @@ class Started:
         self.stop(*self._running)
 
 
+def swift(**settings: Any) -> Config:
+    """Settings with short deadlines."""
+    wanted: dict[str, Any] = {**SWIFT, **settings}
+    return Config.load(**wanted)
+
+
 def update(
     replicas: Sequence[Replica], checkpoint: Path, version: str, *, pause: str = "keep", **settings: Any
 ) -> FleetReport:
     """Update once, as a program would that then ends."""
-    wanted: dict[str, Any] = {**SWIFT, **settings}
-    config = Config.load(**wanted)
+    config = swift(**settings)
     with ParameterServer(config) as server, VllmFleet([each.url for each in replicas], config, pause) as fleet:
         server.register(version, directory=checkpoint)
         return fleet.update(server, version)

@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport import ParameterServer, ask_version
 from ckpt_transport.errors import EngineError, TaintedError, UpdateAbortedError
 from ckpt_transport_vllm import VllmFleet
 from tests.vllm.servers import (
     SMALL_SLOTS,
-    SWIFT,
     TWO_CORES,
     TWO_RANKS,
     Answers,
     Replica,
     Started,
     Traffic,
+    swift,
     unanswered,
     update,
 )
@@ -81,9 +81,7 @@ def test_given_a_checkpoint_that_does_not_fit_then_it_is_refused_and_no_request_
     save_file(tensors, spoilt / "model.safetensors")
     with Traffic(pair) as traffic, pytest.raises(UpdateAbortedError, match=said) as caught:
         update(pair, spoilt, "spoilt")
-    assert [
-        note for note in caught.value.__notes__ if note.endswith("serves the old version")
-    ] == caught.value.__notes__
+    assert all(note.endswith("serves the old version") for note in caught.value.__notes__)
     for replica in pair:
         assert not any(completion.error for completion in traffic.done[replica.url])
         assert replica.answers() == answers[0]
@@ -101,7 +99,7 @@ def test_given_an_update_that_fails_half_way_then_the_engines_are_held_until_one
     pair: Pair, answers: tuple[Answers, Answers], settings: dict[str, str]
 ) -> None:
     update(pair, pair[0].checkpoint(1), "one")
-    config = Config.load(**{**SWIFT, **settings})
+    config = swift(**settings)
 
     def give_up(done: int, total: int) -> None:
         if done > total // 2:
@@ -131,7 +129,7 @@ def test_given_no_pause_and_an_update_that_fails_half_way_then_forward_passes_wa
 ) -> None:
     replica = pair[0]
     update([replica], replica.checkpoint(1), "one")
-    config = Config.load(**SWIFT, **SMALL_SLOTS)
+    config = swift(**SMALL_SLOTS)
 
     def give_up(done: int, total: int) -> None:
         if done > total // 2:
@@ -186,7 +184,7 @@ def test_given_an_endpoint_that_cannot_be_updated_then_the_error_says_how_to_sta
 ) -> None:
     plain = started.start("qwen3", 1, way_in=()).wait()
     before = pair[0].version()
-    with pytest.raises(EngineError, match="--worker-extension-cls ckpt_transport_vllm.WorkerExtension"):
+    with pytest.raises(EngineError, match=r"--worker-extension-cls ckpt_transport_vllm\.WorkerExtension"):
         update([pair[0], plain], pair[0].checkpoint(2), "three")
     started.stop(plain)
     assert pair[0].version() == before
@@ -197,7 +195,7 @@ def test_given_an_endpoint_that_cannot_be_updated_then_the_error_says_how_to_sta
 
 def update_quickly(replicas: list[Replica], checkpoint: Path) -> None:
     """Without patience for engines that are not there."""
-    config = Config.load(**SWIFT)
+    config = swift()
     with (
         ParameterServer(config) as server,
         VllmFleet([each.url for each in replicas], config, patience=1.0) as fleet,
@@ -219,7 +217,7 @@ def test_given_a_worker_that_is_killed_half_way_then_the_others_hold_and_a_new_u
     """A vLLM that loses a worker ends by itself; the replica beside it must not suffer."""
     survivor = pair[1]
     update([survivor, two_ranks], survivor.checkpoint(1), "one")
-    config = Config.load(**SWIFT, **SMALL_SLOTS)
+    config = swift(**SMALL_SLOTS)
     victim = two_ranks.workers()[1]
 
     def strike(done: int, total: int) -> None:

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_transport import ParameterServer
 from ckpt_transport.memory.segment import SHM
-from tests.vllm.servers import Answers, Replica, Started, Traffic, update
+from ckpt_transport_vllm import VllmFleet
+from ckpt_transport_vllm.demo.serve import NATIVE
+from ckpt_transport_vllm.server import VllmServer
+from tests.vllm.servers import Answers, Replica, Started, Traffic, swift, update
 
 Pair = tuple[Replica, Replica]
 
@@ -34,7 +38,6 @@ def test_given_two_replicas_that_serve_then_one_plan_updates_both_and_no_request
         traffic.wait(3)
         done = update(pair, pair[0].checkpoint(2), "two", pause=pause)
         traffic.wait(5)
-    updated = max(event.end for event in done.update.timeline)
     assert len(done.update.plan.topology.sinks) == 2
     assert done.problems == ()
     for replica in pair:
@@ -42,7 +45,6 @@ def test_given_two_replicas_that_serve_then_one_plan_updates_both_and_no_request
         assert [completion.error for completion in completions if completion.error] == []
         assert completions[0].tokens == first.tokens[0]
         assert completions[-1].tokens == second.tokens[0]
-        assert updated > 0
         assert replica.answers() == second
         assert not replica.is_paused()
         assert (done.held[replica.url] > 0) == (pause != "none")
@@ -149,12 +151,6 @@ def test_given_a_sink_of_vllm_then_the_version_command_asks_it(pair: Pair, ckpt_
 
 
 def test_given_a_draft_model_then_it_is_updated_by_itself(started: Started, checkpoints: Path) -> None:
-    from ckpt_transport import Config, ParameterServer
-    from ckpt_transport_vllm import VllmFleet
-    from ckpt_transport_vllm.demo.serve import NATIVE
-    from ckpt_transport_vllm.server import VllmServer
-    from tests.vllm.servers import SWIFT
-
     draft = {"method": "draft_model", "model": str(checkpoints / "qwen3-1"), "num_speculative_tokens": 2}
     replica = started.start("qwen3", 1, ("--speculative-config", json.dumps(draft), *NATIVE)).wait()
     served, tokens = replica.checksums(), replica.tokens()
@@ -166,7 +162,7 @@ def test_given_a_draft_model_then_it_is_updated_by_itself(started: Started, chec
             return found
 
     before = of_the_draft()
-    config = Config.load(**SWIFT)
+    config = swift()
     with ParameterServer(config) as server, VllmFleet([replica.url], config, draft=True) as fleet:
         server.register("draft-2", directory=replica.checkpoint(2))
         fleet.update(server, "draft-2")
