@@ -30,7 +30,13 @@ NOTICE = "<!-- Written by docs/generate.py from the code. Do not edit. -->"
 
 SECTIONS = ("Args", "Attributes", "Raises", "Returns")
 
-PYTHON = (("ckpt_transport", ""), ("ckpt_transport_torch", ""), ("ckpt_transport.session.messages", "ServedVersion"))
+PYTHON = (
+    ("ckpt_transport", ""),
+    ("ckpt_transport_torch", ""),
+    ("ckpt_transport_vllm", ""),
+    ("ckpt_transport.session.fleet", "Fleet FleetReport"),
+    ("ckpt_transport.session.messages", "ServedVersion"),
+)
 INTERFACE = (
     ("ckpt_transport.transport", ""),
     ("ckpt_transport.families", ""),
