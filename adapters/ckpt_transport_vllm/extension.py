@@ -116,7 +116,8 @@ def _target(worker: Any, draft: bool) -> Target:
     if not draft:
         return Target(worker.model_runner.get_model(), config.model_config, config)
     find = getattr(worker.model_runner, "get_draft_model", None)
-    model = find() if find is not None else None
+    drafter = getattr(worker.model_runner, "drafter", None)
+    model = getattr(drafter, "model", None) if find is None else find()
     if model is None or config.speculative_config is None or config.speculative_config.draft_model_config is None:
         raise ConfigError("this engine has no draft model with weights of its own; see vLLM's --speculative-config")
     return Target(model, config.speculative_config.draft_model_config, config)

@@ -57,14 +57,13 @@ class LayerwiseReload:
             arrived: tensors of checkpoint layers of which all has been loaded.
         """
         from vllm.config import set_current_vllm_config
-        from vllm.model_executor.layers.attention import is_deferred_attention_layer
         from vllm.model_executor.model_loader.reload import layerwise
 
         complete = {tensor.untyped_storage().data_ptr() for tensor in arrived}
         with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
             for module in self._target.model.modules():
                 info = layerwise.get_layerwise_info(module)
-                if not info.can_load() or not info.loaded_weights or is_deferred_attention_layer(module):
+                if not info.can_load() or not info.loaded_weights or _waits_for_the_end(module):
                     continue
                 kept = {
                     value.untyped_storage().data_ptr()
@@ -106,6 +105,16 @@ class LayerwiseReload:
                     layerwise._place_kernel_tensors(module, info)
                 info.reset()
         layerwise.LOADING_LAYERS.clear()
+
+
+def _waits_for_the_end(module: torch.nn.Module) -> bool:
+    """Whether vLLM processes this layer after all others."""
+    from vllm.model_executor.layers import attention
+
+    defers = getattr(attention, "is_deferred_attention_layer", None)
+    if defers is not None:
+        return bool(defers(module))
+    return isinstance(module, (attention.Attention, attention.MLAAttention))
 
 
 def _forget_prepacked_experts(model: torch.nn.Module) -> None:

@@ -109,6 +109,11 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def finish_weight_update(self) -> None:
         """The sink did what is needed after the last bytes."""
 
+    @staticmethod
+    def trainer_send_weights(iterator: Any, trainer_args: Any) -> None:
+        """Asked for by vLLM before 0.28; a :class:`~ckpt_transport.ParameterServer` sends weights here."""
+        raise NotImplementedError("bring weights with ckpt_transport.ParameterServer, or ckpt_transport_vllm.VllmFleet")
+
     def shutdown(self) -> None:
         if self._sink is not None:
             self._sink.close()

@@ -1,0 +1,142 @@
+"""The same promises for a vLLM inside this process, for machines where no server can be started, as a borrowed GPU.
+
+Usage: ``python -m tests.vllm.in_process``. It prints a line for each model and ends with an error if one differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport.errors import TaintedError
+from ckpt_transport_vllm.demo.serve import ENVIRONMENT
+from ckpt_transport_vllm.server import EXTENSION
+
+PROMPT = [1, 22, 133, 44, 5]
+SMALL: dict[str, Any] = {"transport": "gloo", "bucket_bytes": "64KiB"}
+
+
+class Giving(Exception):
+    """Raised in the middle of an update."""
+
+
+class Engine:
+    """A vLLM in this process."""
+
+    def __init__(self, directory: Path) -> None:
+        import vllm
+
+        arguments: dict[str, Any] = json.loads(os.environ.get("VLLM_ARGUMENTS", "{}"))
+        self._sampling = vllm.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, detokenize=False)
+        self.llm: Any = vllm.LLM(
+            str(directory),
+            skip_tokenizer_init=True,
+            enforce_eager=True,
+            max_model_len=256,
+            max_num_seqs=4,
+            dtype="bfloat16",
+            worker_extension_cls=EXTENSION,
+            **arguments,
+        )
+
+    def answers(self) -> tuple[list[int], dict[str, str]]:
+        """Greedy tokens, and checksums."""
+        self.llm.reset_prefix_cache()
+        (answer,) = self.llm.generate([{"prompt_token_ids": PROMPT}], self._sampling, use_tqdm=False)
+        (checksums,) = self.llm.collective_rpc("ckpt_transport_checksums")
+        return list(answer.outputs[0].token_ids), checksums
+
+    def sink(self) -> str:
+        (attached,) = self.llm.collective_rpc("ckpt_transport_attach")
+        assert not attached["error"], attached["error"]
+        return str(attached["address"])
+
+
+def reference(directory: Path) -> None:
+    """Print what an engine says that starts from ``directory``."""
+    print(json.dumps(Engine(directory).answers()))
+
+
+def check(folder: Path, family: str) -> None:
+    """Update an engine there and back, fail half-way, and repair it."""
+    directories = {f"v{seed}": folder / f"{family}-{seed}" for seed in (1, 2)}
+    second = _reference(directories["v2"])
+    engine = Engine(directories["v1"])
+    first = engine.answers()
+    assert first[0] != second[0]
+    sink = engine.sink()
+    in_place: dict[str, Any] = {"transport": "shm"}
+    for settings in (in_place, SMALL):
+        config = Config.load(**settings)
+        with ParameterServer(config) as server:
+            for version, directory in directories.items():
+                server.register(version, directory=directory)
+            for version, expected in (("v2", second), ("v1", first)):
+                report = server.update(version, [sink])
+                assert report is not None
+                found = engine.answers()
+                differing = [name for name in expected[1] if found[1].get(name) != expected[1][name]]
+                assert not differing, f"{family} over {config.transport}: {differing[:5]} differ"
+                assert found == expected, f"{family} over {config.transport}: {found[0]} is not {expected[0]}"
+            _fail_half_way(server, sink)
+            server.update("v2", [sink])
+            assert engine.answers() == second
+            server.update("v1", [sink])
+    print(f"{family}: {len(first[1])} checksums and all tokens as from the files, also after a failure half-way")
+
+
+def _fail_half_way(server: ParameterServer, sink: str) -> None:
+    def give_up(done: int, total: int) -> None:
+        if done > total // 2:
+            raise Giving
+
+    try:
+        server.update("v2", [sink], give_up)
+    except TaintedError:
+        assert ask_version(sink).tainted
+    else:
+        raise AssertionError("the update was meant to fail")
+
+
+def _reference(directory: Path) -> tuple[list[int], dict[str, str]]:
+    command = [sys.executable, "-m", "tests.vllm.in_process", "--reference", str(directory)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    tokens, checksums = json.loads(done.stdout.splitlines()[-1])
+    return tokens, checksums
+
+
+def main(
+    family: Annotated[list[str] | None, typer.Option(help="Of models; by default all.")] = None,
+    from_directory: Annotated[Path | None, typer.Option("--reference", help="Only say what this one answers.")] = None,
+    only: Annotated[Path | None, typer.Option(help="Check one family, with checkpoints from this folder.")] = None,
+) -> None:
+    """Check updates of a vLLM in this process. VLLM_ARGUMENTS may hold further arguments of LLM as JSON."""
+    os.environ.update({**ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
+    families = family or ["qwen3", "tied", "moe", "neox"]
+    if from_directory is not None:
+        reference(from_directory)
+    elif only is not None:
+        check(only, families[0])
+    else:
+        import vllm
+
+        print(f"vLLM {vllm.__version__}")
+        with tempfile.TemporaryDirectory() as folder:
+            names = [f"--family={name}" for name in families]
+            write = [sys.executable, "-m", "ckpt_transport_vllm.demo.tiny", folder, *names, "--seed=1", "--seed=2"]
+            subprocess.run(write, check=True)
+            for name in families:
+                again = [sys.executable, "-m", "tests.vllm.in_process", "--only", folder, "--family", name]
+                subprocess.run(again, check=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
