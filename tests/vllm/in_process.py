@@ -23,6 +23,9 @@ from ckpt_transport_vllm.server import EXTENSION
 PROMPT = [1, 22, 133, 44, 5]
 SMALL: dict[str, Any] = {"transport": "gloo", "bucket_bytes": "64KiB"}
 
+Answers = tuple[list[int], dict[str, str]]
+"""Greedy tokens, and checksums."""
+
 
 class Giving(Exception):
     """Raised in the middle of an update."""
@@ -47,7 +50,7 @@ class Engine:
             **arguments,
         )
 
-    def answers(self) -> tuple[list[int], dict[str, str]]:
+    def answers(self) -> Answers:
         """Greedy tokens, and checksums."""
         self.llm.reset_prefix_cache()
         (answer,) = self.llm.generate([{"prompt_token_ids": PROMPT}], self._sampling, use_tqdm=False)
@@ -82,15 +85,19 @@ def check(folder: Path, family: str) -> None:
             for version, expected in (("v2", second), ("v1", first)):
                 report = server.update(version, [sink])
                 assert report is not None
-                found = engine.answers()
-                differing = [name for name in expected[1] if found[1].get(name) != expected[1][name]]
-                assert not differing, f"{family} over {config.transport}: {differing[:5]} differ"
-                assert found == expected, f"{family} over {config.transport}: {found[0]} is not {expected[0]}"
+                _compare(engine.answers(), expected)
             _fail_half_way(server, sink)
             server.update("v2", [sink])
-            assert engine.answers() == second
+            _compare(engine.answers(), second)
             server.update("v1", [sink])
     print(f"{family}: {len(first[1])} checksums and all tokens as from the files, also after a failure half-way")
+
+
+def _compare(found: Answers, expected: Answers) -> None:
+    """Tokens and checksums. A reload of vLLM 0.25 makes some buffers persistent that were not: these are left out."""
+    differing = [name for name in expected[1] if found[1].get(name) != expected[1][name]]
+    assert not differing, f"{differing[:5]} differ"
+    assert found[0] == expected[0], f"{found[0]} is not {expected[0]}"
 
 
 def _fail_half_way(server: ParameterServer, sink: str) -> None:
@@ -106,7 +113,7 @@ def _fail_half_way(server: ParameterServer, sink: str) -> None:
         raise AssertionError("the update was meant to fail")
 
 
-def _reference(directory: Path) -> tuple[list[int], dict[str, str]]:
+def _reference(directory: Path) -> Answers:
     command = [sys.executable, "-m", "tests.vllm.in_process", "--reference", str(directory)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     tokens, checksums = json.loads(done.stdout.splitlines()[-1])
