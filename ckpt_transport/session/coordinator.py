@@ -99,7 +99,7 @@ class Coordinator:
         sources: int,
         sinks: Sequence[str],
         progress: Progress,
-        before_hold: Callable[[], None] = lambda: None,
+        before_hold: Callable[[], None],
     ) -> Report:
         """Run the whole update.
 

@@ -35,6 +35,10 @@ def _quiet(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
+def _at_once() -> None:
+    """Nothing is to be done before forward passes are held."""
+
+
 class ParameterServer:
     """One source rank. All ranks make the same calls in the same order.
 
@@ -99,7 +103,7 @@ class ParameterServer:
         version: str,
         sinks: Sequence[str] | None = None,
         progress: Progress | None = None,
-        before_hold: Callable[[], None] = lambda: None,
+        before_hold: Callable[[], None] | None = None,
     ) -> Report | None:
         """Bring ``version`` to every sink, everywhere or nowhere.
 
@@ -130,7 +134,7 @@ class ParameterServer:
         for address in invited:
             addresses.check(address)
         self._updates += 1
-        return self._lead(stored, invited, progress or _quiet, before_hold)
+        return self._lead(stored, invited, progress or _quiet, before_hold or _at_once)
 
     def _lead(
         self, stored: StoredVersion, invited: Sequence[str], progress: Progress, before_hold: Callable[[], None]
