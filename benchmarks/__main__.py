@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: every benchmark that needs no GPU, one after the other, into ``build/bench.json``."""
+"""``python -m benchmarks``: all that need neither GPU nor vLLM, one after the other, into ``build/bench.json``."""
 
 from __future__ import annotations
 

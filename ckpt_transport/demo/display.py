@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -70,6 +80,20 @@ class Display:
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(title, total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[None]:
+        """For what says nothing while it lasts: that it goes on, and in the end how many seconds it took."""
+        started = time.monotonic()
+        if self._console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            with Progress(*columns, console=self._console, transient=True) as progress:
+                progress.add_task(title, total=None)
+                yield
+        else:
+            self.line(f"{title} ...")
+            yield
+        self.line(f"{title}: {time.monotonic() - started:,.1f} s")
 
 
 class _Quarters:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,20 @@ from ckpt_transport_vllm.server import EXTENSION, VllmServer
 
 START_SECONDS = 240.0
 STOP_SECONDS = 40.0
+TIDY_SECONDS = 5.0
+"""What is left of a server when it has ended may still remove shared memory for so long."""
 MODEL = "tiny"
+COMPLETIONS = "/v1/completions"
 EXTENDED = ("--worker-extension-cls", EXTENSION)
 NATIVE = ("--weight-transfer-config", '{"backend": "ckpt_transport"}')
 SMALL = ("--enforce-eager", "--max-model-len=256", "--max-num-seqs=4", "--dtype=bfloat16")
-OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+ENVIRONMENT = {
+    "VLLM_SERVER_DEV_MODE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+}
 
 
 class ServeError(RuntimeError):
@@ -48,6 +58,7 @@ class Serve:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._log = log
+        self._scratch = tempfile.TemporaryDirectory(prefix="vllm-")
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(directory), f"--port={port}"]
@@ -57,7 +68,7 @@ class Serve:
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **OFFLINE, "VLLM_SERVER_DEV_MODE": "1", **(environment or {})},
+                env={**os.environ, **ENVIRONMENT, "TMPDIR": self._scratch.name, **(environment or {})},
                 start_new_session=True,
             )
 
@@ -81,44 +92,65 @@ class Serve:
             ServeError: it was refused.
             httpx.HTTPError: there was no answer.
         """
-        request: dict[str, Any] = {
-            "model": MODEL,
-            "prompt": prompt,
-            "max_tokens": tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "return_token_ids": True,
-        }
-        answer = httpx.post(f"{self.url}/v1/completions", json=request, timeout=timeout)
+        answer = httpx.post(f"{self.url}{COMPLETIONS}", json=greedy(prompt, tokens), timeout=timeout)
         if answer.is_error:
             raise ServeError(f"a completion was refused with {answer.status_code}: {answer.text[:300]}")
         found: list[int] = answer.json()["choices"][0]["token_ids"]
         return found
 
     def checksums(self) -> list[dict[str, str]]:
-        """Of every parameter, by rank; see :meth:`WorkerExtension.ckpt_transport_checksums`."""
+        """Of every parameter, by rank; see :meth:`WorkerExtension.ckpt_transport_checksums`.
+
+        Raises:
+            ServeError: a rank could not compute them.
+        """
         with VllmServer(self.url) as server:
-            return server.call_workers("ckpt_transport_checksums")
+            found: list[dict[str, str]] = server.call_workers("ckpt_transport_checksums")
+        for rank, checksums in enumerate(found):
+            if "error" in checksums:
+                raise ServeError(f"rank {rank} has no checksums: {checksums['error']}")
+        return found
 
     def last_words(self) -> str:
         """The end of what its processes wrote."""
         return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
 
     def close(self) -> None:
-        """End it, and see all its processes end. Idempotent."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(STOP_SECONDS)
+        """End it, and see all its processes end, even when interrupted meanwhile. Idempotent."""
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(STOP_SECONDS)
+        finally:
+            deadline = time.monotonic() + TIDY_SECONDS
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+                while time.monotonic() < deadline:
+                    os.killpg(self.process.pid, 0)
+                    time.sleep(0.05)
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOP_SECONDS)
+            self._scratch.cleanup()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def greedy(prompt: str, tokens: int, stream: bool = False) -> dict[str, Any]:
+    """What to post to :data:`COMPLETIONS` for exactly that many of the likeliest tokens."""
+    return {
+        "model": MODEL,
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+        "stream": stream,
+    }
 
 
 def _free_port() -> int:

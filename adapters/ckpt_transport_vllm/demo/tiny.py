@@ -18,7 +18,7 @@ BEGIN, END = "<s>", "</s>"
 VOCABULARY = 320
 """256 bytes, two marks, and room for what makes it a multiple of 64."""
 SPREAD = 0.2
-"""Standard deviation of weights: large enough that two seeds speak differently."""
+"""Standard deviation of weights: large enough that two seeds speak differently. Norms and biases differ by it too."""
 
 
 def write(directory: Path, seed: int, family: str = "qwen3", hidden: int = 128, layers: int = 2) -> Path:
@@ -34,6 +34,10 @@ def write(directory: Path, seed: int, family: str = "qwen3", hidden: int = 128, 
     _tokenizer().save_pretrained(directory)
     torch.manual_seed(seed)
     model = FAMILIES[family](hidden, layers).to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter += SPREAD * torch.randn_like(parameter)
     model.save_pretrained(directory)
     return directory
 
