@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import psutil
 
+from ckpt_transport.memory.segment import SHM
 from ckpt_transport_vllm.server import EXTENSION, VllmServer
 
 START_SECONDS = 240.0
@@ -58,6 +60,7 @@ class Serve:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._log = log
+        self._segments: set[Path] = set()
         self._scratch = tempfile.TemporaryDirectory(prefix="vllm-")
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -81,6 +84,7 @@ class Serve:
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/health", timeout=5.0).is_success:
+                    self._segments = self._shared_memory()
                     return self
             time.sleep(0.3)
         raise ServeError(f"vLLM did not start:\n{self.last_words()}")
@@ -132,6 +136,14 @@ class Serve:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(STOP_SECONDS)
             self._scratch.cleanup()
+            for segment in self._segments:
+                segment.unlink(missing_ok=True)
+
+    def _shared_memory(self) -> set[Path]:
+        """What vLLM's own processes share; with several ranks, some of it is left behind when they end."""
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        mapped = {Path(mapping.path) for process in processes for mapping in process.memory_maps()}
+        return {path for path in mapped if path.parent == SHM and not path.name.startswith("ckpt")}
 
     def __enter__(self) -> Self:
         return self
