@@ -46,7 +46,7 @@ demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
 	$(VLLM_BIN)/python -m ckpt_transport_vllm.demo
 
 e2e: venv-vllm ## run the tests that need vLLM
-	$(VLLM_BIN)/python -m pytest tests/vllm
+	$(VLLM_BIN)/python -m pytest -o faulthandler_timeout=500 tests/vllm
 
 bench-vllm: venv-vllm ## measure against vLLM's own reload, and write build/bench-vllm.json
 	$(VLLM_BIN)/python -m benchmarks.vllm_reload --json build/bench-vllm.json

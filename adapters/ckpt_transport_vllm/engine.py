@@ -45,12 +45,20 @@ class VllmEngine(Engine):
         self._find_target, self._quiesce, self._reset = find_target, quiesce, reset
         self._reload: LayerwiseReload | None = None
         self._cores = ExitStack()
+        self._known: dict[str, tuple[TensorSpec, ...]] = {}
         self._knows = False
         self._missing: Counter[str] = Counter()
         self._copies: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        self.expects()
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
-        return self._find_target().expects()
+        """The tensors of the checkpoint that the model came from. Once read, its files are not needed any more."""
+        target = self._find_target()
+        name = str(target.model_config.model)
+        expected = self._known.get(name) or target.expects()
+        if expected is not None:
+            self._known[name] = expected
+        return expected
 
     def hold(self) -> int:
         return self._quiesce.hold()
@@ -96,7 +104,7 @@ class VllmEngine(Engine):
         device = next(target.model.parameters()).device
         if device.type != "cpu":
             torch.accelerator.set_device_index(device)
-        expected = target.expects()
+        expected = self.expects()
         self._knows = expected is not None
         self._missing = Counter(layer_of(spec.name) for spec in expected or ())
         self._cores.enter_context(all_cores(target.vllm_config))

@@ -81,18 +81,30 @@ class LayerwiseReload:
             complete: nobody knew which tensors to expect, so see that every parameter was loaded.
 
         Raises:
-            PlanMismatchError: one was not.
+            PlanMismatchError: one was not, or only in part.
         """
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
+        if complete:
+            self._check_complete()
         with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
             finalize_layerwise_reload(self._target.model, self._target.model_config)
             _repack_tied_heads(self._target.model)
-        if complete and self._loaded is not None and self._target.model_config.quantization is None:
-            missing = sorted(self._parameters - self._loaded)
-            if missing and not self._target.vllm_config.lora_config:
-                raise PlanMismatchError(f"nothing was loaded into {', '.join(missing[:5])}")
+
+    def _check_complete(self) -> None:
+        """As far as that can be told: not for quantized weights, and not where parameters are padded."""
+        from vllm.model_executor.model_loader.reload import layerwise
+
+        if self._target.model_config.quantization is not None or self._target.vllm_config.lora_config:
+            return
+        missing = sorted(self._parameters - self._loaded) if self._loaded is not None else []
+        for name, module in self._target.model.named_modules():
+            info = layerwise.get_layerwise_info(module)
+            if info.can_load() and 0 < info.load_numel < info.load_numel_total and not _is_padded(module):
+                missing.append(f"part of {name}")
+        if missing:
+            raise PlanMismatchError(f"the version has nothing for {', '.join(missing[:5])}")
 
     def restore(self) -> None:
         """Put parameters back where they were, whatever is in them, so that the model can be reloaded again."""
@@ -105,6 +117,11 @@ class LayerwiseReload:
                     layerwise._place_kernel_tensors(module, info)
                 info.reset()
         layerwise.LOADING_LAYERS.clear()
+
+
+def _is_padded(module: torch.nn.Module) -> bool:
+    """Whether parameters are larger than what a checkpoint has for them: vocabularies are, and attention is special."""
+    return hasattr(module, "num_embeddings_padded") or _waits_for_the_end(module)
 
 
 def _waits_for_the_end(module: torch.nn.Module) -> bool:

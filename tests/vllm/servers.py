@@ -100,11 +100,13 @@ class Started:
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         way_in: Sequence[str] = EXTENDED,
+        directory: Path | None = None,
     ) -> Replica:
-        """Start one; call ``wait`` before use. What it writes is in a log of its own."""
+        """Start one, from another directory if given; call ``wait`` before use. It writes to a log of its own."""
         self._count += 1
         log = self._logs / f"{self._count}-{family}-{seed}.log"
-        replica = Replica(self._checkpoints / f"{family}-{seed}", log, (*way_in, *arguments), environment)
+        directory = directory or self._checkpoints / f"{family}-{seed}"
+        replica = Replica(directory, log, (*way_in, *arguments), environment)
         replica.family, replica.folder = family, self._checkpoints
         self._running.append(replica)
         return replica

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ckpt_transport import ParameterServer
+from ckpt_transport.errors import TaintedError
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.demo.serve import NATIVE
@@ -103,14 +105,17 @@ def ckpt_transport(tmp_path: Path) -> Commands:
 
 
 @pytest.fixture
-def joiner(started: Started) -> Iterator[Replica]:
-    replica = started.start("qwen3", 1, ("--load-format=dummy",)).wait()
+def joiner(started: Started, checkpoints: Path, tmp_path: Path) -> Iterator[Replica]:
+    """An engine whose directory holds no weights, so nobody can say what a version must hold."""
+    directory = tmp_path / "no weights"
+    shutil.copytree(checkpoints / "qwen3-1", directory, ignore=shutil.ignore_patterns("*.safetensors"))
+    replica = started.start("qwen3", 1, ("--load-format=dummy",), directory=directory).wait()
     yield replica
     started.stop(replica)
 
 
 def test_given_an_engine_that_starts_without_weights_then_it_joins_and_the_others_are_not_touched(
-    pair: Pair, answers: tuple[Answers, Answers], joiner: Replica, ckpt_transport: Commands
+    pair: Pair, answers: tuple[Answers, Answers], joiner: Replica, ckpt_transport: Commands, tmp_path: Path
 ) -> None:
     status, said = ckpt_transport("join", "--endpoint", joiner.url)
     assert status == 1
@@ -134,6 +139,17 @@ def test_given_an_engine_that_starts_without_weights_then_it_joins_and_the_other
     assert joiner.version() == "step-42"
     for replica in pair:
         assert {completion.tokens for completion in traffic.done[replica.url]} == {answers[1].tokens[0]}
+
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(pair[0].checkpoint(1), spoilt)
+    tensors = load_file(spoilt / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, spoilt / "model.safetensors")
+    with pytest.raises(TaintedError, match=r"nothing for part of model\.layers\.1\.mlp\.gate_up_proj"):
+        update([joiner], spoilt, "spoilt")
+    assert joiner.is_paused()
+    update([joiner], pair[0].checkpoint(2), "step-42")
+    assert joiner.answers() == answers[1]
 
     update([pair[0]], pair[0].checkpoint(1), "step-43")
     status, said = ckpt_transport("join", "--endpoint", joiner.url)
