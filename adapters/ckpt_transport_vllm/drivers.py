@@ -18,6 +18,8 @@ from ckpt_transport_vllm.server import EXTENSION, VllmServer, has_extension, has
 NO_PAUSE = "none"
 REPORT_SECONDS = 2.0
 """How long workers have to say where their sinks are before they are asked again."""
+STUCK_SECONDS = 5.0
+"""How long a server may take to pause that has a forward pass waiting."""
 TICK_SECONDS = 0.1
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAUSES = ("keep", "wait", "abort", NO_PAUSE)
@@ -29,12 +31,19 @@ class Driver(ABC):
     def __init__(self, server: VllmServer, config: Config, pause: str, draft: bool) -> None:
         self.server, self._config, self._mode, self._draft = server, config, pause, draft
         self.sinks: tuple[str, ...] = ()
-        self._was_tainted = self._was_paused = self._paused = False
+        self._was_tainted = self._was_paused = self._paused = self._stuck = False
         self._held_since = 0.0
         self.held = 0.0
 
     def open(self) -> None:
-        """Find the sinks of all workers."""
+        """Find the sinks of all workers.
+
+        A server whose forward pass waits for an update answers nothing: its sinks are those that it had.
+        """
+        self.held = 0.0
+        if self._stuck:
+            self._was_tainted, self._was_paused = True, False
+            return
         found = self._find_sinks()
         expected = self.server.world_size()
         if len(found) != expected:
@@ -45,7 +54,6 @@ class Driver(ABC):
         self.sinks = tuple(address for address, _ in found)
         self._was_tainted = any(tainted for _, tainted in found)
         self._was_paused = self.server.is_paused()
-        self.held = 0.0
 
     def pause(self) -> None:
         """Hold requests, as far as that was asked for."""
@@ -56,6 +64,7 @@ class Driver(ABC):
 
     def serve(self, version: str) -> None:
         """The update was committed: serve requests from the new weights."""
+        self._stuck = False
         self._label(version)
         self.server.reset_caches()
         if self._was_tainted or not self._was_paused:
@@ -75,8 +84,15 @@ class Driver(ABC):
             if self._paused and not self._was_paused:
                 self.resume()
             return f"{self.server.url} serves the old version"
-        if not self._paused:
-            self.server.pause("keep", timeout=5.0)
+        try:
+            if not self._paused:
+                self.server.pause("keep", timeout=STUCK_SECONDS)
+        except EngineError:
+            self._stuck = True
+            return (
+                f"{self.server.url} holds a mix of two versions, and a forward pass waits there until its sinks are "
+                f"updated: {', '.join(self.sinks)}"
+            )
         return f"{self.server.url} holds a mix of two versions and is left paused until an update succeeds"
 
     @abstractmethod

@@ -141,7 +141,18 @@ def test_given_no_pause_and_an_update_that_fails_half_way_then_forward_passes_wa
             fleet.update(server, "two", give_up)
         with unanswered(replica, 2.0):
             fleet.update(server, "two")
-    assert replica.answers() == answers[1]
+        assert replica.answers() == answers[1]
+
+        server.register("one", directory=replica.checkpoint(1))
+        with Traffic([replica], threads=3) as traffic:
+            traffic.wait(3)
+            with pytest.raises(TaintedError) as caught:
+                fleet.update(server, "one", give_up)
+            assert "a forward pass waits there until its sinks are updated: ipc://" in caught.value.__notes__[0]
+            fleet.update(server, "one")
+            traffic.wait(3)
+    assert not any(completion.error for completion in traffic.done[replica.url])
+    assert replica.answers() == answers[0]
 
 
 SOURCE = """
