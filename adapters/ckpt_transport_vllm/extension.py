@@ -7,12 +7,11 @@ import os
 from multiprocessing.util import Finalize
 from typing import Any
 
-from ckpt_transport import Config, Sink
-from ckpt_transport.control import addresses
+from ckpt_transport import Sink
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.session.host import host_name
 from ckpt_transport_vllm.checksums import checksums
 from ckpt_transport_vllm.engine import VllmEngine
+from ckpt_transport_vllm.listening import listen
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import check_features, check_version, installed_version
@@ -87,26 +86,21 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> A
     check_version(installed_version())
     check_features()
     check_parallel(worker.vllm_config.parallel_config)
-    config = Config.load()
-    near = host in ("", config.host or host_name())
+    _target(worker, draft)
     sinks = _sinks(worker)
-    sink = sinks.get(draft)
-    if sink is not None and not near and sink.address.startswith("ipc"):
-        version = sink.version or version
-        sinks.pop(draft).close()
-        sink = None
-    if sink is None:
-        _target(worker, draft)
-        label = f"vLLM rank {worker.rank}{' (draft model)' if draft else ''} in process {os.getpid()}"
-        way_in = VllmEngine(
+
+    def make_engine() -> VllmEngine:
+        return VllmEngine(
             lambda: _target(worker, draft),
             WorkerGate(worker),
             lambda: reset_worker(worker),
             f"{engine or os.getppid()}{'#draft' if draft else ''}",
-            label,
+            f"vLLM rank {worker.rank}{' (draft model)' if draft else ''} in process {os.getpid()}",
         )
-        address = "" if near else addresses.any_port(config.interface)
-        sink = sinks[draft] = Sink(way_in, address, version, config).start()
+
+    before = sinks.get(draft)
+    sink = sinks[draft] = listen(before, host, version, make_engine)
+    if sink is not before:
         Finalize(None, sink.close, exitpriority=10)
     return Attached("", sink.address, sink.label, sink.version, sink.tainted)
 

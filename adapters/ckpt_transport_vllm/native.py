@@ -18,11 +18,10 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
-from ckpt_transport import Config, Sink
-from ckpt_transport.control import addresses
-from ckpt_transport.session.host import host_name
+from ckpt_transport import Sink
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.extension import check_parallel
+from ckpt_transport_vllm.listening import listen
 from ckpt_transport_vllm.quiesce import Turn
 from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import check_features, check_version, installed_version
@@ -81,18 +80,11 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             logger.exception("no sink could be opened")
 
     def _listen(self, info: InitInfo) -> Sink:
-        config = Config.load()
-        near = info.host in ("", config.host or host_name())
-        version = info.version
-        if self._sink is not None and not near and self._sink.address.startswith("ipc"):
-            version = self._sink.version or version
-            self._sink.close()
-            self._sink = None
-        if self._sink is None:
+        def make_engine() -> VllmEngine:
             label = f"vLLM rank {get_world_group().rank_in_group} in process {os.getpid()}"
-            engine = VllmEngine(self._target, self._turn, lambda: None, info.engine or str(os.getppid()), label)
-            address = "" if near else addresses.any_port(config.interface)
-            self._sink = Sink(engine, address, version, config).start()
+            return VllmEngine(self._target, self._turn, lambda: None, info.engine or str(os.getppid()), label)
+
+        self._sink = listen(self._sink, info.host, info.version, make_engine)
         return self._sink
 
     def _target(self) -> Target:

@@ -1,0 +1,35 @@
+"""Opening a worker's sink where whoever asks can reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ckpt_transport import Config, Engine, Sink
+from ckpt_transport.control import addresses
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.session.host import host_name
+
+
+def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[], Engine]) -> Sink:
+    """``sink`` if it can be reached, else a new one.
+
+    Args:
+        sink: the one that was opened before, if any.
+        host: where the caller runs; empty for here. The sink listens on a UNIX socket when that is here.
+        version: what is served now; of use only when ``sink`` does not know.
+        make_engine: makes the way into the worker.
+
+    Raises:
+        ConfigError: a setting is wrong, or the sink is tainted and would have to listen elsewhere.
+    """
+    config = Config.load()
+    near = host in ("", config.host or host_name())
+    if sink is not None:
+        if near or not sink.address.startswith("ipc"):
+            return sink
+        if sink.tainted:
+            raise ConfigError(f"{sink.label} holds a mix of two versions; update it from its own host first")
+        version = sink.version or version
+        sink.close()
+    address = "" if near else addresses.any_port(config.interface)
+    return Sink(make_engine(), address, version, config).start()

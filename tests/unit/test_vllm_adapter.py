@@ -1,0 +1,186 @@
+"""What of the adapter for vLLM can be tried without vLLM; the rest is in tests/vllm."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ckpt_transport import Config
+from ckpt_transport.cli import served
+from ckpt_transport.errors import ConfigError, EngineError
+from ckpt_transport.session.fleet import make_fleet
+from ckpt_transport_vllm import VllmFleet
+from ckpt_transport_vllm.extension import check_parallel
+from ckpt_transport_vllm.quiesce import Turn, WorkerGate
+from ckpt_transport_vllm.server import VllmServer
+from ckpt_transport_vllm.versions import check_version
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("version", ["0.25.1", "0.32.0", "0.32.0+cpu", "0.30.2rc1"])
+def test_given_a_vllm_inside_the_supported_range_then_it_is_accepted(version: str) -> None:
+    check_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.24.9", "0.33.0", "1.0.0", "dev"])
+def test_given_another_vllm_then_it_is_refused_and_the_range_is_named(version: str) -> None:
+    with pytest.raises(ConfigError, match=rf"vLLM {version} is not supported.* 0\.25 to 0\.32"):
+        check_version(version)
+
+
+def test_given_expert_load_balancing_then_the_engine_is_refused() -> None:
+    check_parallel(SimpleNamespace(enable_eplb=False))
+    check_parallel(SimpleNamespace())
+    with pytest.raises(ConfigError, match="--enable-eplb"):
+        check_parallel(SimpleNamespace(enable_eplb=True))
+
+
+def test_given_a_thread_that_is_lent_then_it_comes_back_when_the_update_has_ended() -> None:
+    turn = Turn()
+    with ThreadPoolExecutor(1) as worker:
+        assert turn.hold() == 0
+        lent = worker.submit(turn.lend, 5.0)
+        turn.advance(0, 5.0)
+        assert not lent.done()
+        assert turn.resume() > 0
+        lent.result(5.0)
+
+
+def test_given_a_thread_that_is_not_lent_then_holding_ends_by_its_deadline() -> None:
+    turn = Turn()
+    turn.hold()
+    with pytest.raises(TimeoutError, match="update_weights"):
+        turn.advance(0, 0.05)
+
+
+def test_given_no_update_then_a_lent_thread_comes_back_after_its_patience() -> None:
+    started = time.monotonic()
+    Turn().lend(0.05)
+    assert time.monotonic() - started >= 0.05
+
+
+class Worker:
+    """As much of a vLLM worker as a gate needs."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def execute_model(self, request: object) -> str:
+        self.steps += 1
+        return f"answer to {request}"
+
+
+def test_given_a_tainted_worker_then_its_steps_wait_and_do_not_raise_until_an_update_succeeds() -> None:
+    worker = Worker()
+    gate = WorkerGate(worker)
+    assert worker.execute_model("one") == "answer to one"
+    assert gate.hold() == 1
+    gate.advance(1, 5.0)
+    gate.taint("a mix")
+    stepping = threading.Thread(target=worker.execute_model, args=("two",))
+    stepping.start()
+    stepping.join(0.1)
+    assert stepping.is_alive()
+    assert worker.steps == 1
+    gate.resume()
+    stepping.join(5.0)
+    assert worker.steps == 2
+
+
+class Bare(BaseHTTPRequestHandler):
+    """A server that is healthy and has nothing else, as a vLLM without its development routes."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def bare() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bare) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_given_a_server_without_development_routes_then_the_error_says_how_to_open_them(bare: str) -> None:
+    with VllmServer(bare) as server:
+        server.wait(5.0)
+        with pytest.raises(EngineError, match=r"has no /server_info: start vLLM with VLLM_SERVER_DEV_MODE=1"):
+            server.configuration()
+        assert server.weight_version() == ""
+        server.label("a version that it has no name for")
+        server.reset_caches()
+
+
+def test_given_nobody_at_an_endpoint_then_the_error_names_it() -> None:
+    with VllmServer(NOBODY) as server:
+        with pytest.raises(EngineError, match=f"{NOBODY} is not healthy after 0 s"):
+            server.wait(0.0)
+        with pytest.raises(EngineError, match=f"{NOBODY}/pause does not answer"):
+            server.pause("keep", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "pause", "said"),
+    [
+        ([], "keep", "at least one endpoint"),
+        ([NOBODY, f"{NOBODY}/"], "keep", "named twice"),
+        ([NOBODY], "soon", "must be one of keep, wait, abort, none"),
+    ],
+)
+def test_given_a_fleet_that_makes_no_sense_then_it_is_refused(endpoints: list[str], pause: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        VllmFleet(endpoints, pause=pause)
+
+
+def test_engines_are_found_by_name_and_others_are_refused_with_a_list() -> None:
+    fleet = make_fleet("vllm", [NOBODY], Config(), "keep", False)
+    fleet.close()
+    assert isinstance(fleet, VllmFleet)
+    with pytest.raises(ConfigError, match="called 'nothing'; there are: vllm"):
+        make_fleet("nothing", [NOBODY], Config(), "keep", False)
+
+
+def test_what_was_served_last_is_remembered_until_its_files_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    checkpoint = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(4)}, checkpoint)
+    assert served.recall() is None
+    served.remember("vllm", "step-1", checkpoint, ("one", "two"))
+    served.remember("vllm", "step-1", checkpoint, ("three",))
+    known = served.recall()
+    assert known is not None
+    assert (known.version, known.checkpoint, known.endpoints) == ("step-1", str(checkpoint), ("one", "two", "three"))
+    served.check_unchanged(known)
+
+    save_file({"weight": torch.zeros(5)}, checkpoint)
+    with pytest.raises(ConfigError, match="has changed since"):
+        served.check_unchanged(known)
+    served.remember("vllm", "step-2", checkpoint, ("four",))
+    again = served.recall()
+    assert again is not None
+    assert again.endpoints == ("four",)
+    checkpoint.unlink()
+    with pytest.raises(ConfigError, match="is gone"):
+        served.check_unchanged(again)
