@@ -22,7 +22,7 @@ from ckpt_transport_vllm.server import VllmServer
 PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tensor-parallel-size=2",)
 TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
-SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 3.0, "join_timeout": 20.0, "update_timeout": 60.0}
+SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 10.0, "join_timeout": 60.0, "update_timeout": 120.0}
 SMALL_SLOTS = {"transport": "gloo", "bucket_bytes": "64KiB"}
 """Slots that hold less than a module, over a transport that copies into them."""
 
@@ -121,7 +121,7 @@ class Started:
 
 
 def swift(**settings: Any) -> Config:
-    """Settings with short deadlines."""
+    """Settings with short deadlines, though not for a machine with more vLLM on it than cores."""
     wanted: dict[str, Any] = {**SWIFT, **settings}
     return Config.load(**wanted)
 

@@ -164,7 +164,7 @@ def strike(done, total):
     if done > total // 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=3.0, transport="gloo", bucket_bytes="64KiB")
+config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=10.0, transport="gloo", bucket_bytes="64KiB")
 with ParameterServer(config) as server, VllmFleet(sys.argv[2:], config) as fleet:
     server.register("two", directory=sys.argv[1])
     fleet.update(server, "two", strike)
@@ -179,7 +179,7 @@ def test_given_a_source_that_is_killed_half_way_then_engines_live_and_wait_and_t
     command = [sys.executable, "-c", SOURCE, str(pair[0].checkpoint(2)), *(replica.url for replica in pair)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not all(ask_version(sink).tainted for sink in sinks):
         assert time.monotonic() < deadline, "the sinks do not notice that their source is gone"
         time.sleep(0.2)
