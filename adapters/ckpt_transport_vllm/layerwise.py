@@ -117,6 +117,9 @@ class LayerwiseReload:
                     layerwise._place_kernel_tensors(module, info)
                 info.reset()
         layerwise.LOADING_LAYERS.clear()
+        model: Any = self._target.model
+        if hasattr(model, "_original_do_torchao_reload"):
+            model._do_torchao_reload = model._original_do_torchao_reload
 
 
 def _is_padded(module: torch.nn.Module) -> bool:
