@@ -18,7 +18,7 @@ from ckpt_transport_vllm.server import VllmServer
 Thing = TypeVar("Thing")
 Found = TypeVar("Found")
 HEALTH_SECONDS = 300.0
-ASK_SECONDS = 5.0
+ASK_SECONDS = 30.0
 
 
 class VllmFleet:
