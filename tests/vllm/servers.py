@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,8 @@ from ckpt_transport_vllm.server import VllmServer
 
 PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tensor-parallel-size=2",)
-TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+CORES = "VLLM_CPU_OMP_THREADS_BIND"
+TWO_CORES = {CORES: "0|1"}
 SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 10.0, "join_timeout": 60.0, "update_timeout": 120.0}
 SMALL_SLOTS = {"transport": "gloo", "bucket_bytes": "64KiB"}
 """Slots that hold less than a module, over a transport that copies into them."""
@@ -92,6 +95,7 @@ class Started:
         self._checkpoints, self._logs = checkpoints, logs
         self._running: list[Replica] = []
         self._count = 0
+        self._cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
 
     def start(
         self,
@@ -102,10 +106,14 @@ class Started:
         way_in: Sequence[str] = EXTENDED,
         directory: Path | None = None,
     ) -> Replica:
-        """Start one, from another directory if given; call ``wait`` before use. It writes to a log of its own."""
+        """Start one, on the next core, from another directory if given; call ``wait`` before use.
+
+        It writes to a log of its own.
+        """
         self._count += 1
         log = self._logs / f"{self._count}-{family}-{seed}.log"
         directory = directory or self._checkpoints / f"{family}-{seed}"
+        environment = environment or {CORES: str(next(self._cores))}
         replica = Replica(directory, log, (*way_in, *arguments), environment)
         replica.family, replica.folder = family, self._checkpoints
         self._running.append(replica)

@@ -28,6 +28,7 @@ MODEL = "tiny"
 COMPLETIONS = "/v1/completions"
 EXTENDED = ("--worker-extension-cls", EXTENSION)
 NATIVE = ("--weight-transfer-config", '{"backend": "ckpt_transport"}')
+SHARED_CORES = str(Path(__file__).with_name("shared_cores"))
 SMALL = ("--enforce-eager", "--max-model-len=256", "--max-num-seqs=4", "--dtype=bfloat16")
 ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",
@@ -71,7 +72,7 @@ class Serve:
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **ENVIRONMENT, "TMPDIR": self._scratch.name, **(environment or {})},
+                env={**os.environ, **self._environment(), **(environment or {})},
                 start_new_session=True,
             )
 
@@ -138,6 +139,10 @@ class Serve:
             self._scratch.cleanup()
             for segment in self._segments:
                 segment.unlink(missing_ok=True)
+
+    def _environment(self) -> dict[str, str]:
+        python_path = os.pathsep.join(filter(None, (SHARED_CORES, os.environ.get("PYTHONPATH"))))
+        return {**ENVIRONMENT, "TMPDIR": self._scratch.name, "PYTHONPATH": python_path}
 
     def _shared_memory(self) -> set[Path]:
         """What vLLM's own processes share; with several ranks, some of it is left behind when they end."""
