@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 
 from ckpt_transport import Engine, LoadedPiece
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.modules import layer_of
+from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.layerwise import LayerwiseReload
 from ckpt_transport_vllm.quiesce import Quiesce
 from ckpt_transport_vllm.target import Target
@@ -42,6 +44,7 @@ class VllmEngine(Engine):
         self.group, self.label = group, label
         self._find_target, self._quiesce, self._reset = find_target, quiesce, reset
         self._reload: LayerwiseReload | None = None
+        self._cores = ExitStack()
         self._known: dict[str, tuple[TensorSpec, ...]] = {}
         self._knows = False
         self._missing: Counter[str] = Counter()
@@ -78,6 +81,7 @@ class VllmEngine(Engine):
         self._reload.finish(complete=not self._knows)
         self._reload = None
         self._copies.clear()
+        self._cores.close()
         self._reset()
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
@@ -92,6 +96,7 @@ class VllmEngine(Engine):
         if self._reload is not None:
             reload, self._reload = self._reload, None
             reload.restore()
+        self._cores.close()
         self._quiesce.taint(reason)
 
     def _begin(self) -> LayerwiseReload:
@@ -102,6 +107,7 @@ class VllmEngine(Engine):
         expected = self.expects()
         self._knows = expected is not None
         self._missing = Counter(layer_of(spec.name) for spec in expected or ())
+        self._cores.enter_context(all_cores(target.vllm_config))
         self._reload = LayerwiseReload(target)
         self._reload.begin()
         return self._reload

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from ckpt_transport_vllm.demo.serve import NATIVE
-from tests.vllm.servers import SMALL_SLOTS, TWO_CORES, TWO_RANKS, Answers, Replica, Started, update
+from tests.vllm.servers import (
+    CORES,
+    SMALL_SLOTS,
+    TWO_CORES,
+    TWO_RANKS,
+    Answers,
+    Replica,
+    Started,
+    update,
+)
 
 
 @pytest.fixture(scope="module", params=["qwen3", "tied", "moe", "neox", "qwen3 on two ranks"])
@@ -52,7 +61,7 @@ def test_given_an_update_there_and_back_then_nothing_tells_it_from_an_engine_sta
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_given_vllms_own_weight_transfer_then_an_update_through_it_does_the_same(started: Started, ranks: int) -> None:
-    arguments, environment = ((), None) if ranks == 1 else (TWO_RANKS, TWO_CORES)
+    arguments, environment = ((), {CORES: "auto"}) if ranks == 1 else (TWO_RANKS, TWO_CORES)
     reference = started.start("qwen3", 2, arguments, environment)
     native = started.start("qwen3", 1, arguments, environment, way_in=NATIVE).wait()
     second = reference.wait().tokens()
