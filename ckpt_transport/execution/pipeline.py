@@ -1,34 +1,41 @@
 """Running one rank's part of a plan: fill, transfer and apply overlap as far as the plan allows.
 
-Up to three threads share the work. The *pump* posts and polls; it alone touches endpoints, so it is the one thread that
-drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it. Fills too large to
-do in passing run on a thread that only copies. Nothing waits without a deadline: the pump calls ``watch`` every 50 ms,
-which raises when the update has failed elsewhere or is late.
+A few threads share the work. The *pump* posts and polls; it alone touches endpoints, so it is the one thread that
+drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it; what it enqueues
+on a device is waited for elsewhere. Fills too large to do in passing run on threads that only copy. Nothing waits
+without a deadline: the pump calls ``watch`` every 50 ms, which raises when the update has failed elsewhere or is late.
 """
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import Event, now
-from ckpt_transport.memory import copy_bytes
+from ckpt_transport.memory import Fence, copy_bytes
 from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
 WATCH_SECONDS = 0.05
+FILL_THREADS = 2
+"""So that a device's copy engine has the next fill when one ends."""
+POSTS_AT_ONCE = 8
+"""So that a long list of receives does not keep the first ones from being polled."""
 HANDED_OVER_BYTES = 256 << 10
 """A fill of less takes about as long as handing it to another thread would."""
 
-Apply = Callable[[Bucket, Sequence[torch.Tensor]], None]
-"""Puts one bucket into the engine: the bucket, and its bytes as uint8 tensors, one per span."""
+Apply = Callable[[Bucket, Sequence[torch.Tensor]], Fence | None]
+"""Puts one bucket into the engine: the bucket, and its bytes as uint8 tensors, one per span; returns when they have
+been read, where that is enqueued on a device."""
 
 
 @dataclass(slots=True)
@@ -105,34 +112,55 @@ class Pipeline:
 
         Raises: whatever ended it early; then operations may be outstanding, and the endpoints must be aborted.
         """
+        with _no_collections():
+            self._run()
+        return self.events
+
+    def _run(self) -> None:
         if not self._applies:
             self._pump()
-            return self.events
+            return
         pump = threading.Thread(target=self._pump_beside, name="ckpt-transport-pump", daemon=True)
         pump.start()
         try:
-            self._apply_all()
+            with ThreadPoolExecutor(1, "ckpt-transport-fence") as waiter:
+                self._apply_all(waiter)
         except BaseException as error:
             self._applied.append(error)
             self._wake()
             raise
         finally:
             pump.join()
-        return self.events
 
     # -- the caller's thread ------------------------------------------------------------------------------------
 
-    def _apply_all(self) -> None:
+    def _apply_all(self, waiter: ThreadPoolExecutor) -> None:
         while (step := self._to_apply.get()) is not None:
             if self._failure is not None:
                 raise self._failure
             started = now()
-            self._apply(self._program.plan.buckets[step.bucket], self._receipts[step.bucket].views())
-            self._record(step, started)
-            self._applied.append(step)
-            self._wake()
+            fence = self._apply(self._program.plan.buckets[step.bucket], self._receipts[step.bucket].views())
+            if fence is None:
+                self._read(step, started)
+            else:
+                waiter.submit(self._read_after, fence, step, started)
         if self._failure is not None:
             raise self._failure
+
+    def _read_after(self, fence: Fence, step: Step, started: float) -> None:
+        try:
+            fence.synchronize()
+        except Exception as error:
+            self._applied.append(error)
+            self._wake()
+        else:
+            self._read(step, started)
+
+    def _read(self, step: Step, started: float) -> None:
+        """The bytes of a bucket are not needed any more."""
+        self._record(step, started)
+        self._applied.append(step)
+        self._wake()
 
     # -- the pump -----------------------------------------------------------------------------------------------
 
@@ -144,7 +172,7 @@ class Pipeline:
         self._to_apply.put(None)
 
     def _pump(self) -> None:
-        with ThreadPoolExecutor(1, "ckpt-transport-fill") as filler:
+        with ThreadPoolExecutor(self._fillers, "ckpt-transport-fill") as filler:
             watched = 0.0
             while self._left:
                 if now() - watched > WATCH_SECONDS:
@@ -158,6 +186,11 @@ class Pipeline:
                 moved |= self._take_back()
                 if not moved:
                     self._idle(self._patience())
+
+    @property
+    def _fillers(self) -> int:
+        ring = self._sources.ring
+        return 1 if ring is None or ring.is_cpu else FILL_THREADS
 
     def _patience(self) -> float:
         """How long nothing may happen without a message or a wake."""
@@ -201,7 +234,9 @@ class Pipeline:
     def _post(self, route: int) -> bool:
         waiting, attachment = self._transfers[route], self._attachments[route]
         moved = False
-        while waiting and self._ready(waiting[0]):
+        for _ in range(POSTS_AT_ONCE):
+            if not waiting or not self._ready(waiting[0]):
+                break
             step = waiting.popleft()
             transfer = self._program.transfer(step, attachment.next_seq)
             attachment.next_seq += 1
@@ -254,3 +289,16 @@ class Pipeline:
 
     def _record(self, step: Step, started: float) -> None:
         self.events.append(Event(self._program.rank, step.kind, step.bucket, started, now()))
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep the garbage collector away: in an engine's process a full collection stalls every thread, at any time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -2,6 +2,23 @@
 
 from ckpt_transport.memory.buffer import Buffer, MemoryKind
 from ckpt_transport.memory.copy import copy_bytes
+from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
+from ckpt_transport.memory.fence import Fence, fence
+from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
 
-__all__ = ["Buffer", "MemoryKind", "Segment", "SegmentName", "copy_bytes", "sweep_leftovers"]
+__all__ = [
+    "Buffer",
+    "Fence",
+    "MemoryKind",
+    "Segment",
+    "SegmentName",
+    "copy_bytes",
+    "device_of",
+    "fence",
+    "may_have_devices",
+    "name_of",
+    "pin",
+    "sweep_leftovers",
+    "visible_devices",
+]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ckpt_transport.memory.pinning import READ_ONLY, pin
 from ckpt_transport.memory.segment import Segment
 
 
@@ -21,9 +22,9 @@ class MemoryKind(enum.StrEnum):
     """Memory of a CUDA device."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
-    """Bytes somebody owns. Its owner keeps it alive for as long as a region covers it.
+    """Bytes somebody owns. Its owner keeps it alive for as long as a region covers it. Equal to itself only.
 
     Attributes:
         tensor: shape ``(nbytes,)``, dtype uint8.
@@ -42,6 +43,10 @@ class Buffer:
         if self.segment is not None:
             return MemoryKind.SHARED
         return MemoryKind.CUDA if self.tensor.is_cuda else MemoryKind.PRIVATE
+
+    def pin(self) -> bool:
+        """Page-lock host memory for as long as ``tensor`` lives; see :func:`~ckpt_transport.memory.pinning.pin`."""
+        return pin(self.tensor, flags=READ_ONLY if self.segment is not None and not self.segment.writable else 0)
 
     @classmethod
     def private(cls, nbytes: int) -> Buffer:

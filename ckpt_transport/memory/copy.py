@@ -1,4 +1,4 @@
-"""Copying host memory."""
+"""Copying bytes, on the host and to and from a device."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from functools import cache
 import numpy as np
 import torch
 
+from ckpt_transport.memory.fence import fence
+
 CHUNK_BYTES = 8 << 20
 
 
 def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy ``source`` over ``target``: uint8, one-dimensional, contiguous, of equal length.
+    """Copy ``source`` over ``target``: uint8, one-dimensional, contiguous, of equal length. Complete when it returns.
 
     On the host as many threads as torch may use take chunks until none is left, so a thread that loses its core holds
     up one chunk. ``Tensor.copy_`` splits the bytes evenly, and its threads wait for each other by spinning: where
     several processes copy at once, the one that spins keeps away the one it waits for.
     """
     if not (target.is_cpu and source.is_cpu):
-        target.copy_(source)
+        _copy_on_device(target, source)
         return
     chunks = deque(zip(torch.split(target, CHUNK_BYTES), torch.split(source, CHUNK_BYTES), strict=True))
     helpers = min(torch.get_num_threads(), len(chunks)) - 1
@@ -38,6 +40,21 @@ def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
         except IndexError:
             return
         np.copyto(target.numpy(), source.numpy())
+
+
+def _copy_on_device(target: torch.Tensor, source: torch.Tensor) -> None:
+    """On a stream of its own, so that several threads keep the copy engine busy and nothing else waits."""
+    device = target.device if target.is_cuda else source.device
+    with torch.cuda.stream(_copy_stream(device)):
+        target.copy_(source, non_blocking=True)
+        copied = fence(device)
+    if copied is not None:
+        copied.synchronize()
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @cache

@@ -52,6 +52,7 @@ class Segment:
 
     def __init__(self, path: Path, fd: int, mapping: mmap.mmap, *, owned: bool) -> None:
         self.path = path
+        self.writable = owned
         status = os.fstat(fd)
         self.name = SegmentName(str(path.relative_to(SHM)), status.st_ino, len(mapping))
         self._fd = fd

@@ -13,6 +13,8 @@ from ckpt_transport.transport import FanOut, Reach, Traits
 
 FILL_BANDWIDTH = 6e9
 """Bytes per second of a copy into a slot, for comparing chains; a plain one-thread ``copy_`` on a server CPU."""
+DEVICE_FILL_BANDWIDTH = 50e9
+"""The same into a slot on a GPU: page-locked memory over PCIe 5."""
 
 
 _COPIES: Mapping[FanOut, Callable[[int], float]] = {
@@ -52,7 +54,9 @@ class Chain:
     def seconds(self, nbytes: int, buckets: int, kind: MemoryKind, traits: Mapping[str, Traits]) -> float:
         """Expected time to move ``nbytes`` in ``buckets`` equal buckets through the pipeline."""
         size = nbytes / max(buckets, 1)
-        stages = [size / FILL_BANDWIDTH] if self.fills(kind, traits) else []
+        on_device = any(traits[link.transport].on_device for link in self.hops[0])
+        bandwidth = DEVICE_FILL_BANDWIDTH if on_device else FILL_BANDWIDTH
+        stages = [size / bandwidth] if self.fills(kind, traits) else []
         stages += [max(_link_seconds(link, size, traits[link.transport]) for link in hop) for hop in self.hops]
         return sum(stages) + max(stages) * (max(buckets, 1) - 1)
 
@@ -82,11 +86,17 @@ def candidates(owner: int, topology: Topology, traits: Mapping[str, Traits]) -> 
 def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
     """One hop from the owner to all sinks."""
     link = Link(name, owner, topology.sinks)
-    if traits[name].reach is Reach.HOST:
+    if traits[name].reach is not Reach.NETWORK:
         far = [rank for rank in topology.sinks if topology.host(rank) != topology.host(owner)]
         if far:
             return Rejected(name, f"stays within a host, and sinks {far[:4]} are on other hosts than source {owner}")
-    return _checked(name, ((link,),), topology)
+    if traits[name].reach is Reach.DEVICE:
+        devices = {topology.participants[rank].device for rank in topology.sinks}
+        if len(devices) > 1:
+            return Rejected(name, f"stays within a GPU, and sinks are on {len(devices)} of them")
+        if not devices.issubset(topology.participants[owner].devices):
+            return Rejected(name, f"source {owner} cannot use the GPU that sinks are on")
+    return _checked(name, ((link,),), topology, traits)
 
 
 def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
@@ -107,13 +117,17 @@ def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapp
     second = [Link(inner, ranks[0], tuple(ranks[1:])) for ranks in hosts.values() if len(ranks) > 1]
     if not second and not near:
         return Rejected(name, "every host has one sink, so there is nothing to pass on")
-    return _checked(name, (tuple(first), *([tuple(second)] if second else [])), topology)
+    return _checked(name, (tuple(first), *([tuple(second)] if second else [])), topology, traits)
 
 
-def _checked(name: str, hops: tuple[tuple[Link, ...], ...], topology: Topology) -> Chain | Rejected:
+def _checked(
+    name: str, hops: tuple[tuple[Link, ...], ...], topology: Topology, traits: Mapping[str, Traits]
+) -> Chain | Rejected:
     for hop in hops:
         for link in hop:
             for rank in link.ranks:
                 if link.transport not in topology.participants[rank].transports:
                     return Rejected(name, f"{link.transport} is not available at rank {rank}")
+                if traits[link.transport].on_device and not topology.participants[rank].devices:
+                    return Rejected(name, f"{link.transport} moves GPU memory, and rank {rank} has none")
     return Chain(name, hops)

@@ -19,11 +19,13 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         transport: its name.
         ranks: the members.
         maps_memory: receivers see the sender's memory and need no slot.
+        devices: the UUID of the GPU that each member uses here, in the order of ``ranks``; empty for none.
     """
 
     transport: str
     ranks: tuple[int, ...]
     maps_memory: bool
+    devices: tuple[str, ...] = ()
 
 
 class Leg(msgspec.Struct, frozen=True, array_like=True):
@@ -164,9 +166,23 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         return _decoder.decode(data)
 
     @cached_property
+    def shape(self) -> str:
+        """SHA-256, in hexadecimal, of the encoded plan without the version's name: equal for versions of one model."""
+        nameless = msgspec.structs.replace(self, manifest=msgspec.structs.replace(self.manifest, version=""))
+        return hashlib.sha256(nameless.encode()).hexdigest()
+
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the encoded plan, in hexadecimal; what participants compare."""
-        return hashlib.sha256(self.encode()).hexdigest()
+        """SHA-256 of shape and version, in hexadecimal; what participants compare."""
+        return hashlib.sha256(f"{self.shape} {self.manifest.version}".encode()).hexdigest()
+
+    def for_version(self, version: str) -> Plan:
+        """The same plan for a version of another name."""
+        if version == self.manifest.version:
+            return self
+        renamed = msgspec.structs.replace(self, manifest=msgspec.structs.replace(self.manifest, version=version))
+        vars(renamed)["shape"] = self.shape
+        return renamed
 
     def owner(self, bucket: Bucket) -> int:
         """The source rank whose memory the bucket comes from."""

@@ -24,7 +24,7 @@ from ckpt_transport.planning.plan import (
     StageKind,
 )
 from ckpt_transport.planning.topology import Topology
-from ckpt_transport.transport import Traits
+from ckpt_transport.transport import Reach, Traits
 
 AUTO = "auto"
 ENOUGH_BUCKETS = 64
@@ -69,7 +69,7 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
     first = next(iter(chains.values()))
     layout = _Layout(manifest, topology, traits, chains)
     buckets, rings = layout.cut(settings, notes)
-    routes, hops, hops_of = _routes(chains, traits)
+    routes, hops, hops_of = _routes(chains, topology, traits)
     stages = _stages(manifest, buckets, hops, hops_of, routes)
     notes.insert(0, f"transport {first.name}")
     return Plan(manifest, topology, routes, hops, tuple(buckets), stages, rings, tuple(notes))
@@ -214,7 +214,7 @@ def _slot_bytes(tensor: PlacedTensor) -> int:
 
 
 def _routes(
-    chains: Mapping[int, Chain], traits: Mapping[str, Traits]
+    chains: Mapping[int, Chain], topology: Topology, traits: Mapping[str, Traits]
 ) -> tuple[tuple[Route, ...], tuple[Hop, ...], dict[int, tuple[int, ...]]]:
     """Routes, hops, and for each owner the numbers of its hops."""
     routes: list[Route] = []
@@ -222,7 +222,11 @@ def _routes(
     hops_of: dict[int, tuple[int, ...]] = {}
 
     def leg_of(link: Link) -> int:
-        routes.append(Route(link.transport, link.ranks, traits[link.transport].maps_memory))
+        members = [topology.participants[rank] for rank in link.ranks]
+        devices = [member.device for member in members]
+        if traits[link.transport].reach is Reach.DEVICE:
+            devices[0] = members[-1].device
+        routes.append(Route(link.transport, link.ranks, traits[link.transport].maps_memory, tuple(devices)))
         return len(routes) - 1
 
     for owner, chain in sorted(chains.items()):

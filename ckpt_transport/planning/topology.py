@@ -28,6 +28,7 @@ class Participant(msgspec.Struct, frozen=True):
         transports: names of those that can run here.
         whole_tensors: its loader cannot take a tensor in pieces.
         label: what people call it.
+        devices: UUIDs of the GPUs it can use: of a sink the one its engine is on, of a source its current one first.
         keeps_tensors: its loader keeps tensors until it has all of a module; see :func:`most_kept`.
     """
 
@@ -39,6 +40,12 @@ class Participant(msgspec.Struct, frozen=True):
     whole_tensors: bool = False
     label: str = ""
     keeps_tensors: bool = False
+    devices: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> str:
+        """The GPU it uses where it has the choice; empty for none."""
+        return self.devices[0] if self.devices else ""
 
 
 class Topology(msgspec.Struct, frozen=True, dict=True):

@@ -29,9 +29,10 @@ from ckpt_transport.errors import (
 from ckpt_transport.execution import Event
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Participant as Member
-from ckpt_transport.planning import Plan, Role, Settings, Topology, merge, plan, verify
+from ckpt_transport.planning import Plan, Role, Settings, Topology
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.participant import Participant
+from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 
@@ -68,7 +69,7 @@ class Coordinator:
         update: a new name for it.
         mailbox: of source rank 0.
         config: deadlines, transport, bucket size.
-        table, names: routes that are kept between updates.
+        table, names, plans: routes, and the last plan, that are kept between updates.
         buffers: rank 0's extents.
     """
 
@@ -79,11 +80,13 @@ class Coordinator:
         config: Config,
         table: RouteTable,
         names: RouteNames,
+        plans: Plans,
         buffers: Sequence[Buffer],
     ) -> None:
         self._mailbox, self._config, self._table, self._names = mailbox, config, table, names
+        self._plans = plans
         self._deadline = time.monotonic() + config.update_timeout
-        self._local = Participant(mailbox, table, buffers, None, self._deadline)
+        self._local = Participant(mailbox, table, plans, buffers, None, self._deadline)
         self._addresses: list[str] = []
         self._joins: list[m.Join] = []
         self._invited: list[str] = []
@@ -216,11 +219,11 @@ class Coordinator:
                 join.whole_tensors,
                 join.label,
                 join.keeps_tensors,
+                join.devices,
             )
             for rank, join in enumerate(self._joins)
         )
         shards = [join.manifest for join in self._joins if join.manifest is not None]
-        manifest = merge(shards[0].version, shards)
         traits = {name: registry.load(name).traits for name in self._joins[0].transports}
         settings = Settings(
             transport=self._config.transport,
@@ -228,22 +231,24 @@ class Coordinator:
             ring_depth=self._config.ring_depth,
         )
         try:
-            made = plan(manifest, Topology(members), traits, settings)
+            return self._plans.make(shards, Topology(members), traits, settings)
         except CkptTransportError as error:
             for join in self._joins:
                 for name, reason in join.unavailable.items():
                     error.add_note(f"{join.label}: {name} is not available: {reason}")
             raise
-        verify(made)
-        return made
 
     def _agree(self, made: Plan) -> None:
-        encoded, addresses = made.encode(), tuple(self._addresses)
+        addresses = tuple(self._addresses)
+        unknown = [rank for rank in self._others if self._joins[rank].plan != made.shape]
+        encoded = made.encode() if unknown else b""
         names = tuple(
             self._names.name(route.transport, [self._joins[rank] for rank in route.ranks]) for route in made.routes
         )
         for rank in self._others:
-            self._send(rank, m.Propose(self._update, encoded, rank, addresses, names))
+            known = b"" if rank not in unknown else encoded
+            version = made.manifest.version
+            self._send(rank, m.Propose(self._update, known, made.shape, version, rank, addresses, names))
         digest = self._local.propose(made, 0, addresses, names)
         for rank, agreed in self._gather(m.Agree, self._others).items():
             if agreed.digest != digest:

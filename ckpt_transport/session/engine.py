@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.memory import Fence
 from ckpt_transport.planning import TensorSpec
 
 
@@ -19,7 +20,7 @@ class LoadedPiece:
     Attributes:
         spec: the tensor they belong to.
         offset: where they start in it, in bytes.
-        raw: uint8, one-dimensional; read-only, and valid until :meth:`Engine.load` returns.
+        raw: uint8, one-dimensional; read-only, and valid until :meth:`Engine.load` returns and its fence has ended.
         lasting: ``raw`` stays valid longer, until :meth:`Engine.finish` returns: it is the source's own memory.
     """
 
@@ -48,12 +49,14 @@ class Engine(ABC):
         group: sinks with the same non-empty group are ranks of one engine (tensor parallel): they hold their forward
             passes before the same one.
         label: what people call this sink.
+        device: where its weights are.
     """
 
     whole_tensors: bool = False
     keeps_tensors: bool = False
     group: str = ""
     label: str = ""
+    device: torch.device = torch.device("cpu")
 
     @abstractmethod
     def expects(self) -> tuple[TensorSpec, ...] | None:
@@ -76,8 +79,11 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def load(self, pieces: Sequence[LoadedPiece]) -> None:
-        """Put one bucket's tensors into the engine, in place."""
+    def load(self, pieces: Sequence[LoadedPiece]) -> Fence | None:
+        """Put one bucket's tensors into the engine, in place.
+
+        Returns: when the bytes of ``pieces`` have been read, where that is enqueued on a device; None for now.
+        """
 
     @abstractmethod
     def finish(self) -> None:

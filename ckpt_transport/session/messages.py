@@ -53,6 +53,8 @@ class Join(Message, frozen=True, kw_only=True):
         manifest: what a source holds; None from a sink.
         unavailable: the other transports, each with the reason.
         routes: names of the routes it has kept open.
+        devices: UUIDs of the GPUs it can use.
+        plan: the shape of the plan it knows; empty for none.
     """
 
     update: str
@@ -70,6 +72,8 @@ class Join(Message, frozen=True, kw_only=True):
     engine: str = ""
     whole_tensors: bool = False
     keeps_tensors: bool = False
+    devices: tuple[str, ...] = ()
+    plan: str = ""
 
 
 class Busy(Message, frozen=True):
@@ -81,10 +85,18 @@ class Busy(Message, frozen=True):
 
 
 class Propose(Message, frozen=True):
-    """The plan, which rank of it the receiver is, where everybody is, and the names of the plan's routes."""
+    """The plan, which rank of it the receiver is, where everybody is, and the names of the plan's routes.
+
+    Attributes:
+        plan: encoded; empty when the receiver knows one of that shape.
+        shape: of the plan.
+        version: the plan's.
+    """
 
     update: str
     plan: bytes
+    shape: str
+    version: str
     rank: int
     addresses: tuple[str, ...]
     routes: tuple[str, ...]

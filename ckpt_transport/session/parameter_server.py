@@ -17,12 +17,13 @@ from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import ConfigError, JoinError, TransportUnavailableError
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import MemoryKind, visible_devices
 from ckpt_transport.planning import AUTO, Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.coordinator import Coordinator, Progress, RouteNames
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.mailbox import open_mailbox
+from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.session.source import follow
@@ -61,11 +62,13 @@ class ParameterServer:
             world_size=self.world_size,
             pool=MemoryKind(self.config.pool),
             threads=self.config.read_threads or None,
+            pinned=self._uses_devices,
         )
         self._uid = secrets.token_hex(8)
         self._mailbox: Mailbox | None = None
         self._table: RouteTable | None = None
         self._names = RouteNames()
+        self._plans = Plans()
         self._partners: set[str] = set()
         self._rendezvous: TorchStore | None = None
         self._updates = 0
@@ -152,7 +155,7 @@ class ParameterServer:
             mailbox.forget(address)
         self._partners = set(invited)
         update = secrets.token_hex(8)
-        coordinator = Coordinator(update, mailbox, self.config, table, self._names, stored.buffers)
+        coordinator = Coordinator(update, mailbox, self.config, table, self._names, self._plans, stored.buffers)
         join = self._join(update, table, stored)
         report = coordinator.lead(join, self.world_size, invited, progress, before_hold)
         if self.config.trace:
@@ -162,12 +165,19 @@ class ParameterServer:
     def _follow(self, stored: StoredVersion) -> None:
         coordinator = self._find_coordinator()
         mailbox, table = self._open(addresses.stays_on_host(coordinator))
-        follow(mailbox, table, stored.buffers, coordinator, self._join("", table, stored), self.config.update_timeout)
+        join = self._join("", table, stored)
+        follow(mailbox, table, self._plans, stored.buffers, coordinator, join, self.config.update_timeout)
 
     @property
     def _transports(self) -> tuple[str, ...]:
         """Names worth probing for an update."""
         return registry.names() if self.config.transport == AUTO else tuple(self.config.transport.split("+"))
+
+    @property
+    def _uses_devices(self) -> bool:
+        """Whether a transport that moves GPU memory may be chosen."""
+        installed = [name for name in self._transports if name in registry.names()]
+        return any(registry.available(name).ok and registry.load(name).traits.on_device for name in installed)
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
         states = {name: registry.available(name) for name in self._transports}
@@ -183,6 +193,8 @@ class ParameterServer:
             routes=table.names,
             rank=self.rank,
             manifest=stored.manifest,
+            devices=visible_devices() if self._uses_devices else (),
+            plan=self._plans.shape,
         )
 
     # -- where everybody is -------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ import torch
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedPiece
+from ckpt_transport.session.plans import Expected, Plans
 from ckpt_transport.session.routes import OpenRoute, RouteTable, Watch
 
 Progress = Callable[[int], None]
@@ -30,6 +31,7 @@ class Participant:
     Args:
         mailbox: this participant's.
         table: the routes it keeps open.
+        plans: what it knows from the last update.
         extents: the memory of the version's extents that this rank owns, in the order of the manifest; empty on a sink.
         engine: where weights go; None on a source.
         deadline: seconds of the monotonic clock after which the update has failed.
@@ -39,11 +41,13 @@ class Participant:
         self,
         mailbox: Mailbox,
         table: RouteTable,
+        plans: Plans,
         extents: Sequence[Buffer],
         engine: Engine | None,
         deadline: float,
     ) -> None:
         self._mailbox, self._table, self._buffers, self._engine = mailbox, table, extents, engine
+        self._plans = plans
         self._deadline = deadline
         self._program: Program | None = None
         self._addresses: Sequence[str] = ()
@@ -60,9 +64,16 @@ class Participant:
             PlanMismatchError: this rank's engine cannot take what the plan brings; names the tensor.
         """
         if self._engine is not None:
-            _check_expected(plan, self._engine)
-        self._program, self._addresses, self._names = Program(plan, rank), addresses, names
+            expected = self._engine.expects()
+            if not self._plans.fits(plan, expected):
+                _check_expected(plan, self._engine, expected)
+                self._plans.found_fit(plan, expected)
+        self._program, self._addresses, self._names = self._plans.program(plan, rank), addresses, names
         return plan.digest
+
+    def take(self, proposed: m.Propose) -> Plan:
+        """The plan that the coordinator means."""
+        return self._plans.take(proposed.plan, proposed.shape, proposed.version)
 
     def open(self, watch: Watch) -> dict[int, list[bytes]]:
         """Attach to the routes and register memory; the descriptors of what this rank lends."""
@@ -111,13 +122,13 @@ class Participant:
         """Give up: fail what is outstanding, close the routes."""
         self._table.abort(reason)
 
-    def _apply(self, bucket: Bucket, views: Sequence[torch.Tensor]) -> None:
+    def _apply(self, bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence | None:
         assert self._engine is not None
         (view,) = views
         tensors = self._ready_program.plan.manifest.tensors
         lasting = bucket.fill_slot == bucket.slot == IN_PLACE
         self.applying = True
-        self._engine.load(
+        return self._engine.load(
             [
                 LoadedPiece(
                     tensors[piece.tensor].spec,
@@ -164,7 +175,7 @@ class Follower:
         match message:
             case m.Propose():
                 self._rank = message.rank
-                plan = Plan.decode(message.plan)
+                plan = participant.take(message)
                 digest = participant.propose(plan, message.rank, message.addresses, message.routes)
                 return m.Agree(self.update, self._rank, digest)
             case m.Open():
@@ -194,9 +205,8 @@ class Follower:
                     raise
 
 
-def _check_expected(plan: Plan, engine: Engine) -> None:
+def _check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
     """The plan brings what the engine expects, no more and no less."""
-    expected = engine.expects()
     if expected is None:
         return
     brought = {tensor.spec.name: tensor.spec for tensor in plan.manifest.tensors}

@@ -130,7 +130,7 @@ class RouteTable:
     ) -> OpenRoute:
         route = plan.routes[number]
         hosts = tuple(plan.topology.host(member) for member in route.ranks)
-        group = Group(name, route.ranks, rank, hosts)
+        group = Group(name, route.ranks, rank, hosts, route.devices)
         control = RouteControl(self._mailbox, group, dict(enumerate(addresses)))
         try:
             with control.watched_by(watch):

@@ -12,12 +12,14 @@ from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message, addresses
 from ckpt_transport.errors import PeerLostError, UpdateAbortedError
+from ckpt_transport.memory import name_of
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport.session.participant import Follower, Participant
+from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import RouteTable
 
 TICK_SECONDS = 0.2
@@ -38,6 +40,7 @@ class Sink:
         self._engine = engine
         self._mailbox: Mailbox = open_mailbox(address, m.PARTICIPANT, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.load(name)())
+        self._plans = Plans()
         self._uid = secrets.token_hex(8)
         self._version, self._tainted = version, ""
         self._coordinator = ""
@@ -78,6 +81,8 @@ class Sink:
 
     def serve(self) -> None:
         """Serve on the caller's thread until :meth:`close` is called from another."""
+        for name in registry.names():
+            registry.available(name)
         try:
             while not self._stopping.is_set():
                 self._announce()
@@ -133,7 +138,7 @@ class Sink:
         self._coordinator, self._bringing = coordinator, invite.version
         self._mailbox.watch(coordinator)
         self._give_up_at = time.monotonic() + self.config.update_timeout
-        participant = Participant(self._mailbox, self._table, (), self._engine, self._give_up_at)
+        participant = Participant(self._mailbox, self._table, self._plans, (), self._engine, self._give_up_at)
         self._follower = Follower(invite.update, participant, self._engine, self.config.join_timeout)
         states = {name: registry.available(name) for name in invite.transports}
         join = m.Join(
@@ -150,6 +155,8 @@ class Sink:
             engine=self._engine.group,
             whole_tensors=self._engine.whole_tensors,
             keeps_tensors=self._engine.keeps_tensors,
+            devices=tuple(filter(None, [name_of(self._engine.device)])),
+            plan=self._plans.shape,
         )
         self._mailbox.send(coordinator, join)
 

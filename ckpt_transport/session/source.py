@@ -10,13 +10,20 @@ from ckpt_transport.errors import TransferTimeout, UpdateAbortedError
 from ckpt_transport.memory import Buffer
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.participant import Follower, Participant
+from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import RouteTable
 
 TICK_SECONDS = 0.2
 
 
 def follow(
-    mailbox: Mailbox, table: RouteTable, buffers: Sequence[Buffer], coordinator: str, join: m.Join, timeout: float
+    mailbox: Mailbox,
+    table: RouteTable,
+    plans: Plans,
+    buffers: Sequence[Buffer],
+    coordinator: str,
+    join: m.Join,
+    timeout: float,
 ) -> None:
     """Take part in the update that the coordinator leads, until it is committed.
 
@@ -28,7 +35,7 @@ def follow(
     while mailbox.receive(0) is not None:
         pass
     deadline = time.monotonic() + timeout
-    participant = Participant(mailbox, table, buffers, None, deadline)
+    participant = Participant(mailbox, table, plans, buffers, None, deadline)
     follower: Follower | None = None
 
     def watch() -> None:

@@ -70,6 +70,7 @@ class Store:
         world_size: int = 1,
         pool: MemoryKind = MemoryKind.SHARED,
         threads: int | None = None,
+        pinned: bool = False,
     ) -> None:
         """Make an empty store; with a shared pool, remove what dead processes of this user left in ``/dev/shm``.
 
@@ -78,6 +79,7 @@ class Store:
             world_size: how many ranks share the checkpoints that are registered from files.
             pool: ``SHARED`` or ``PRIVATE`` host memory.
             threads: how many read at once; by default one per processor, at most 8.
+            pinned: page-lock registered memory, so that GPUs read it at full speed.
 
         Raises:
             ConfigError: an argument is out of range.
@@ -93,6 +95,7 @@ class Store:
         self._rank = rank
         self._world_size = world_size
         self._kind = pool
+        self._pinned = pinned
         self._pools = Pools(pool)
         self._versions: dict[str, _Held] = {}
         self._lock = threading.Lock()
@@ -254,6 +257,9 @@ class Store:
         return pool
 
     def _stored(self, version: str, buffers: Sequence[Buffer], tensors: Sequence[PlacedTensor]) -> StoredVersion:
+        if self._pinned:
+            for buffer in buffers:
+                buffer.pin()
         extents = tuple(Extent(self._rank, buffer.nbytes, buffer.kind) for buffer in buffers)
         return StoredVersion(Manifest(version, extents, tuple(tensors)), tuple(buffers))
 

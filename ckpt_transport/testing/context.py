@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckpt_transport.control import Mailbox, RouteControl
+from ckpt_transport.memory.devices import HOST
 from ckpt_transport.transport import Group
 
 
@@ -28,10 +29,10 @@ class RankContext:
     mailbox: Mailbox
     addresses: Mapping[int, str]
 
-    def group(self, route: str, ranks: Sequence[int] | None = None) -> Group:
-        """A route of these ranks (all of them by default), all on one host."""
+    def group(self, route: str, ranks: Sequence[int] | None = None, device: str = HOST) -> Group:
+        """A route of these ranks (all of them by default), all on one host and, if it is named, on one GPU."""
         members = tuple(range(self.world_size) if ranks is None else ranks)
-        return Group(route, members, self.rank, ("localhost",) * len(members))
+        return Group(route, members, self.rank, ("localhost",) * len(members), (device,) * len(members))
 
     def control(self, group: Group) -> RouteControl:
         """The control channel of that route."""

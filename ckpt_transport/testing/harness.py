@@ -11,7 +11,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from ckpt_transport.errors import TransportError
+from ckpt_transport.memory import copy_bytes, visible_devices
+from ckpt_transport.memory.devices import HOST
 from ckpt_transport.testing.aside import FAILED, Abandoned, Aside, Broken
 from ckpt_transport.testing.context import RankContext
 from ckpt_transport.testing.lane import POLLS, UNTOUCHED, Lane, refuses
@@ -55,7 +59,8 @@ class Rank:
             senders: the ranks that send.
         """
         self._opened += 1
-        group = self._context.group(f"lane {self._opened}")
+        device = visible_devices()[0] if self.transport.traits.on_device else HOST
+        group = self._context.group(f"lane {self._opened}", device=device)
         endpoint = self.transport.open(group, self._context.control(group), self.patience)
         lane = Lane(self.aside, self.number, endpoint, regions, senders)
         self._lanes.append(lane)
@@ -63,7 +68,7 @@ class Rank:
             lane.offer(*(endpoint.allocate(nbytes) for nbytes in regions))
         if not self.transport.traits.maps_memory:
             lane.inbox = endpoint.allocate(inbox)
-            lane.inbox.tensor.fill_(UNTOUCHED)
+            copy_bytes(lane.inbox.tensor, torch.full((lane.inbox.nbytes,), UNTOUCHED, dtype=torch.uint8))
             lane.inbox_region = endpoint.register(lane.inbox)
         lane.connect()
         return lane

@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import TransportError
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Buffer, copy_bytes
 from ckpt_transport.testing.aside import Aside, Broken
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt, Span, Transfer
 
@@ -82,11 +82,11 @@ class Lane:
         """Write the pattern of ``seed`` where this rank sends from: to all of it, or to what ``transfer`` sends."""
         for index, source in enumerate(self.sources):
             if transfer is None:
-                source.tensor.copy_(self._pattern(seed, index))
+                copy_bytes(source.tensor, self._pattern(seed, index))
         if transfer is not None and transfer.sender == self.number:
             for span in transfer.spans:
                 into = self.sources[span.region].tensor[span.offset : span.offset + span.nbytes]
-                into.copy_(self._pattern(seed, span.region)[span.offset : span.offset + span.nbytes])
+                copy_bytes(into, self._pattern(seed, span.region)[span.offset : span.offset + span.nbytes])
 
     def replace(self, sizes: Sequence[int], make: Callable[[int], Buffer]) -> None:
         """Close what the senders have registered, and register and describe other memory. All ranks call it."""
@@ -148,7 +148,7 @@ class Lane:
             if transfer.sender != self.number:
                 for span in transfer.spans:
                     outside[span.local : span.local + span.nbytes] = False
-        wrong = (outside & (self.inbox.tensor != UNTOUCHED)).nonzero()
+        wrong = (outside & (self.inbox.tensor.cpu() != UNTOUCHED)).nonzero()
         if wrong.numel():
             raise Broken(f"{wrong.numel()} bytes outside all spans were overwritten, the first at {int(wrong[0])}")
 
@@ -157,6 +157,7 @@ class Lane:
             raise Broken(
                 f"{what} has shape {tuple(got.shape)} and dtype {got.dtype}; {sent.numel()} uint8 are promised"
             )
+        got = got.cpu()
         if not torch.equal(got, sent):
             wrong = (got != sent).nonzero()
             first = int(wrong[0])

@@ -49,7 +49,10 @@ class ShmEndpoint(MappedEndpoint):
         except (SharedMemoryError, msgspec.DecodeError) as error:
             raise RegistrationError(f"the shared memory of rank {sender} cannot be mapped: {error}") from error
         self._attached[descriptor] = segment
-        return segment.tensor()
+        mapped = Buffer.of(segment)
+        if self.group.device:
+            mapped.pin()
+        return mapped.tensor
 
     def _unmap(self, descriptor: Descriptor) -> None:
         self._attached.pop(descriptor).close()

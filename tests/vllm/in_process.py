@@ -21,7 +21,8 @@ from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.server import EXTENSION
 
 PROMPT = [1, 22, 133, 44, 5]
-SMALL: dict[str, Any] = {"transport": "gloo", "bucket_bytes": "64KiB"}
+SMALL_BUCKET = "64KiB"
+"""Less than a module, where bytes pass through slots."""
 
 Answers = tuple[list[int], dict[str, str]]
 """Greedy tokens, and checksums."""
@@ -68,7 +69,7 @@ def reference(directory: Path) -> None:
     print(json.dumps(Engine(directory).answers()))
 
 
-def check(folder: Path, family: str) -> None:
+def check(folder: Path, family: str, transports: list[str]) -> None:
     """Update an engine there and back, fail half-way, and repair it."""
     directories = {f"v{seed}": folder / f"{family}-{seed}" for seed in (1, 2)}
     second = _reference(directories["v2"])
@@ -76,9 +77,8 @@ def check(folder: Path, family: str) -> None:
     first = engine.answers()
     assert first[0] != second[0]
     sink = engine.sink()
-    in_place: dict[str, Any] = {"transport": "shm"}
-    for settings in (in_place, SMALL):
-        config = Config.load(**settings)
+    for transport in transports:
+        config = Config.load(transport=transport, bucket_bytes=SMALL_BUCKET)
         with ParameterServer(config) as server:
             for version, directory in directories.items():
                 server.register(version, directory=directory)
@@ -123,15 +123,21 @@ def _reference(directory: Path) -> Answers:
 def main(
     family: Annotated[list[str] | None, typer.Option(help="Of models; by default all.")] = None,
     from_directory: Annotated[Path | None, typer.Option("--reference", help="Only say what this one answers.")] = None,
+    transport: Annotated[list[str] | None, typer.Option(help="To update over; by default shm and gloo.")] = None,
     only: Annotated[Path | None, typer.Option(help="Check one family, with checkpoints from this folder.")] = None,
 ) -> None:
-    """Check updates of a vLLM in this process. VLLM_ARGUMENTS may hold further arguments of LLM as JSON."""
-    os.environ.update({**ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
+    """Check updates of a vLLM in this process, or with VLLM_ENABLE_V1_MULTIPROCESSING=1 in a child of it.
+
+    VLLM_ARGUMENTS may hold further arguments of LLM as JSON.
+    """
+    os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    transports = transport or ["shm", "gloo"]
     families = family or ["qwen3", "tied", "moe", "neox"]
     if from_directory is not None:
         reference(from_directory)
     elif only is not None:
-        check(only, families[0])
+        check(only, families[0], transports)
     else:
         import vllm
 
@@ -142,7 +148,7 @@ def main(
             subprocess.run(write, check=True)
             for name in families:
                 again = [sys.executable, "-m", "tests.vllm.in_process", "--only", folder, "--family", name]
-                subprocess.run(again, check=True)
+                subprocess.run([*again, *(f"--transport={each}" for each in transports)], check=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+"""Processes of the GPU benchmark: engines' workers, and checkpoint-engine's parameter server beside them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import statistics
+import threading
+import time
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from benchmarks._models import Shapes, Weights, tensors
+from ckpt_transport_torch import attach
+
+context = multiprocessing.get_context("spawn")
+ANSWER_SECONDS = 400
+
+
+class Peer:
+    """A process that does what it is asked, one order after the other."""
+
+    def __init__(self, target: Any, *arguments: Any) -> None:
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=target, args=(*arguments, theirs), daemon=True)
+        self._process.start()
+
+    def ask(self, *order: Any) -> None:
+        self._pipe.send(order)
+
+    def answer(self) -> Any:
+        if not self._pipe.poll(ANSWER_SECONDS):
+            raise TimeoutError("a process of the benchmark does not answer")
+        return self._pipe.recv()
+
+    def call(self, *order: Any) -> Any:
+        self.ask(*order)
+        return self.answer()
+
+    def stop(self) -> None:
+        self.ask("stop")
+        self._process.join(60)
+
+
+def run_worker(shapes: Shapes, pipe: Connection) -> None:
+    """An engine's worker: it copies what arrives into its parameters."""
+    import zmq
+
+    module = Weights(shapes)
+    zmq_context = zmq.Context()
+    with attach(module) as attachment:
+        pipe.send(attachment.address)
+        while (order := pipe.recv())[0] != "stop":
+            match order:
+                case ("wrong", version):
+                    pipe.send(module.wrong(version))
+                case ("checkpoint-engine", handles):
+                    pipe.send(_update_from_checkpoint_engine(zmq_context, dict(handles), module))
+
+
+def _update_from_checkpoint_engine(zmq_context: Any, handles: dict[str, str], module: Weights) -> str:
+    from checkpoint_engine.worker import update_weights_from_ipc
+
+    parameters = dict(module.named_parameters())
+
+    def copy(weights: list[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in weights:
+            parameters[name].copy_(tensor)
+
+    (handle,) = handles.values()
+    update_weights_from_ipc(zmq_context, handle, 0, run=copy)
+    return "done"
+
+
+def run_checkpoint_engine(shapes: Shapes, pipe: Connection) -> None:
+    """checkpoint-engine's parameter server, one rank, its process group made once."""
+    port = _free_port()
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from checkpoint_engine.ps import ParameterServer
+
+    server = ParameterServer(auto_pg=False)
+    server.init_process_group()
+    while (order := pipe.recv())[0] != "stop":
+        started = time.perf_counter()
+        match order:
+            case ("register", version):
+                named = {name: tensor.contiguous() for name, tensor in tensors(shapes, version).items()}
+                server.register_checkpoint("weights", named_tensors=named)
+                server.gather_metas("weights")
+            case ("bucket", gib):
+                os.environ["PS_MAX_BUCKET_SIZE_GB"] = str(gib)
+            case ("defaults",):
+                torch.distributed.destroy_process_group()
+                server._auto_pg = True
+            case ("update",):
+                server.update("weights", lambda handles: pipe.send(handles))
+        pipe.send(time.perf_counter() - started)
+
+
+def run_bare_broadcast(rank: int, size: int, nbytes: int, slot_bytes: int, identity: bytes, pipe: Connection) -> None:
+    """NCCL alone: broadcasts of slots, one after the other, until ``nbytes`` have moved."""
+    from ckpt_transport_nccl.library import Communicator
+
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    slot = torch.zeros(slot_bytes, dtype=torch.uint8, device="cuda")
+    deadline = time.monotonic() + ANSWER_SECONDS
+    communicator = Communicator(identity, rank, size, deadline, lambda: None)
+    torch.cuda.synchronize()
+    pipe.send("ready")
+    while pipe.recv()[0] != "stop":
+        started = time.perf_counter()
+        for _ in range(-(-nbytes // slot_bytes)):
+            communicator.broadcast(slot.data_ptr(), slot_bytes, 0, stream.cuda_stream, deadline, lambda: None)
+        stream.synchronize()
+        pipe.send(time.perf_counter() - started)
+    communicator.abort()
+
+
+def host_to_device(pool: torch.Tensor, slot_bytes: int) -> float:
+    """Seconds for all of pinned ``pool``, in pieces of a slot."""
+    slot = torch.empty(slot_bytes, dtype=torch.uint8, device="cuda")
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for piece in torch.split(pool, slot_bytes):
+        slot[: piece.numel()].copy_(piece, non_blocking=True)
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+class GpuMemory:
+    """The most GPU memory that anybody used beyond what was in use at the start, while the context lasts."""
+
+    def __enter__(self) -> Self:
+        torch.zeros(1, device="cuda")
+        self.extra = 0
+        self._before = self._used()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.005):
+            self.extra = max(self.extra, self._used() - self._before)
+
+    def _used(self) -> int:
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1]) - 1
+
+
+median = statistics.median

@@ -1,0 +1,83 @@
+"""Shapes of real models, for synthetic weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+
+Shapes = Mapping[str, tuple[int, ...]]
+BF16_BYTES = 2
+VALUES = 251
+"""Values from 0 to this are exact in bf16."""
+
+
+def dense(layers: int = 36) -> Shapes:
+    """Qwen3-8B: 399 tensors, 16.4 GB in bf16."""
+    hidden, inter, heads, kv_heads, head, vocab = 4096, 12288, 32, 8, 128, 151936
+    found = {"embed": (vocab, hidden), "norm": (hidden,), "lm_head": (vocab, hidden)}
+    for layer in range(layers):
+        found |= _attention(layer, hidden, heads * head, kv_heads * head, head)
+        found[f"{layer}_gate"] = found[f"{layer}_up"] = (inter, hidden)
+        found[f"{layer}_down"] = (hidden, inter)
+    return found
+
+
+def mixture(layers: int = 24) -> Shapes:
+    """Qwen3-30B-A3B; half of its 48 layers are 9,435 tensors, 31.2 GB in bf16."""
+    hidden, inter, heads, kv_heads, head, vocab, experts = 2048, 768, 32, 4, 128, 151936, 128
+    found = {"embed": (vocab, hidden), "norm": (hidden,), "lm_head": (vocab, hidden)}
+    for layer in range(layers):
+        found |= _attention(layer, hidden, heads * head, kv_heads * head, head)
+        found[f"{layer}_router"] = (experts, hidden)
+        for expert in range(experts):
+            found[f"{layer}_{expert}_gate"] = found[f"{layer}_{expert}_up"] = (inter, hidden)
+            found[f"{layer}_{expert}_down"] = (hidden, inter)
+    return found
+
+
+def _attention(layer: int, hidden: int, queries: int, keys: int, head: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{layer}_q": (queries, hidden),
+        f"{layer}_k": (keys, hidden),
+        f"{layer}_v": (keys, hidden),
+        f"{layer}_o": (hidden, queries),
+        f"{layer}_q_norm": (head,),
+        f"{layer}_k_norm": (head,),
+        f"{layer}_norm": (hidden,),
+        f"{layer}_post_norm": (hidden,),
+    }
+
+
+def size(shapes: Shapes) -> int:
+    """Bytes in bf16."""
+    return sum(map(prod, shapes.values())) * BF16_BYTES
+
+
+def value(index: int, version: int) -> float:
+    """What every element of a tensor is in a version; neighbours differ, and so do versions."""
+    return float((index * 7 + version) % VALUES)
+
+
+def tensors(shapes: Shapes, version: int) -> dict[str, torch.Tensor]:
+    """A version's tensors, which take no memory themselves."""
+    return {
+        name: torch.tensor(value(index, version), dtype=torch.bfloat16).expand(shape)
+        for index, (name, shape) in enumerate(shapes.items())
+    }
+
+
+class Weights(torch.nn.Module):
+    """All of a model's weights on the GPU, as an engine has them."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            empty = torch.zeros(shape, dtype=torch.bfloat16, device="cuda")
+            self.register_parameter(name, torch.nn.Parameter(empty, requires_grad=False))
+
+    def wrong(self, version: int) -> list[str]:
+        """Names of tensors that are not those of that version, bit by bit."""
+        named = enumerate(self.named_parameters())
+        return [name for index, (name, found) in named if not bool((found == value(index, version)).all())]

@@ -1,0 +1,210 @@
+"""How long an update of an engine on a GPU takes, against the pinned host-to-device rate and checkpoint-engine.
+
+One source process, one worker that copies into its parameters, both on one GPU; versions of synthetic weights with the
+shapes of Qwen3-8B and of half of Qwen3-30B-A3B. The physical limit, the same pinned memory to the same GPU, is measured
+in turns with the updates; checkpoint-engine then brings weights of the same shapes to the same worker. After each kind
+of update every tensor in the worker is compared. Needs a GPU, 100 GiB of memory, and for ranks that share the GPU NCCL
+2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1. Usage: ``python -m benchmarks.gpu_update``.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks._gpu_worker import (
+    GpuMemory,
+    Peer,
+    host_to_device,
+    median,
+    run_bare_broadcast,
+    run_checkpoint_engine,
+    run_worker,
+)
+from benchmarks._models import Shapes, dense, mixture, size, tensors
+from benchmarks._report import Row, report
+from ckpt_transport import Config, ParameterServer
+
+SLOT_BYTES = 64 << 20
+console = Console(stderr=True)
+
+
+class Part(enum.StrEnum):
+    """What can be measured by itself."""
+
+    DENSE = "dense"
+    NCCL = "nccl"
+    MIXTURE = "mixture"
+    LARGE = "large"
+
+
+def measure(parts: Collection[Part] = tuple(Part), rounds: int = 5, trace: Path | None = None) -> list[Row]:
+    """All rows of these parts."""
+    measured: dict[Part, Callable[[], list[Row]]] = {
+        Part.DENSE: lambda: _compare("dense 8B", dense(), rounds, share=0.97, peer=0.32, trace=trace),
+        Part.NCCL: lambda: _broadcasts(dense(), rounds),
+        Part.MIXTURE: lambda: _compare("mixture 15B", mixture(), rounds, share=0.95, peer=0.60),
+        Part.LARGE: lambda: _compare("dense 40 GB", dense(97), rounds, share=0.97, peer=1.0),
+    }
+    return [row for part, rows in measured.items() if part in parts for row in rows()]
+
+
+def _compare(what: str, shapes: Shapes, rounds: int, share: float, peer: float, trace: Path | None = None) -> list[Row]:
+    nbytes = size(shapes)
+    console.print(f"{what}: {len(shapes)} tensors, {nbytes / 1e9:.1f} GB")
+    worker = Peer(run_worker, shapes)
+    address = worker.answer()
+    taken = {}
+    rows = []
+    for transport in ("cuda_ipc", "shm"):
+        copies, updates, first, extra = _ours(transport, shapes, address, worker, rounds, trace)
+        taken[transport] = median(updates)
+        detail = (
+            f"update {median(updates) * 1e3:.0f} ms = {nbytes / median(updates) / 1e9:.1f} GB/s, "
+            f"limit {median(copies) * 1e3:.0f} ms = {nbytes / median(copies) / 1e9:.1f} GB/s"
+        )
+        name = f"{transport}, {what}"
+        rows += [
+            Row(f"{name}: rate", median(copies) / median(updates), "pinned host to device", f">={share}", detail),
+            Row(f"{name}: first update, s more", first - median(updates), "steady state", "<=0.2", f"{first:.2f} s"),
+            Row(f"{name}: extra GPU memory, GiB", extra / (1 << 30), "none", "<=0.35", "both processes"),
+        ]
+        trace = None
+    if importlib.util.find_spec("checkpoint_engine") is not None:
+        theirs, kept, extra = _checkpoint_engine(shapes, worker, rounds)
+        for transport, seconds in taken.items():
+            name, against = f"{transport}, {what}: time", "checkpoint-engine 0.4.2"
+            detail = f"theirs {theirs * 1e3:.0f} ms, {extra / (1 << 30):.1f} GiB of extra GPU memory"
+            rows += [
+                Row(name, seconds / theirs, against, f"<={peer}", detail),
+                Row(name, seconds / kept, f"{against}, its group kept", "", f"theirs {kept * 1e3:.0f} ms"),
+            ]
+    worker.stop()
+    return rows
+
+
+def _ours(
+    transport: str, shapes: Shapes, address: str, worker: Peer, rounds: int, trace: Path | None
+) -> tuple[Sequence[float], Sequence[float], float, int]:
+    """Seconds of the limit and of updates, those of the first update, and bytes of extra GPU memory."""
+    copies, updates, phases = [], [], []
+    with ParameterServer(Config(transport=transport), rank=0, world_size=1) as server:
+        stored = server.register("v1", tensors=tensors(shapes, 1))
+        pool = stored.buffers[0]
+        pool.pin()
+        host_to_device(pool.tensor, SLOT_BYTES)
+        torch.cuda.empty_cache()
+        with GpuMemory() as memory:
+            first = server.update("v1", [address])
+        assert first is not None
+        _check(worker, 1)
+        for _ in range(rounds):
+            copies.append(host_to_device(pool.tensor, SLOT_BYTES))
+            done = server.update("v1", [address])
+            assert done is not None
+            updates.append(done.seconds)
+            phases.append(done.phases)
+        server.unregister("v1")
+        server.register("v2", tensors=tensors(shapes, 2))
+        done = server.update("v2", [address])
+        assert done is not None
+        _check(worker, 2)
+        console.print(f"  {transport}: updates of {', '.join(f'{seconds * 1e3:.0f}' for seconds in updates)} ms")
+        for name, each in (("first", first.phases), *(("then", each) for each in phases), ("another", done.phases)):
+            console.print(f"    {name}:", ", ".join(f"{phase} {seconds * 1e3:.1f}" for phase, seconds in each.items()))
+        if trace is not None:
+            done.write_trace(trace)
+    return copies, updates, first.seconds, memory.extra
+
+
+def _check(worker: Peer, version: int) -> None:
+    wrong = worker.call("wrong", version)
+    assert not wrong, f"{len(wrong)} tensors are wrong, the first {wrong[0]}"
+
+
+def _checkpoint_engine(shapes: Shapes, worker: Peer, rounds: int) -> tuple[float, float, int]:
+    """The seconds of an update at its defaults, and with its process group kept between updates and the better of two
+    bucket sizes; and bytes of extra GPU memory at its defaults.
+
+    By default, which its documentation recommends, it makes a process group for each update and destroys it after.
+    """
+    theirs = Peer(run_checkpoint_engine, shapes)
+    registered = theirs.call("register", 3)
+    taken, extra = [], 0
+    for gib, setting in ((1, "group kept"), (8, "group kept"), (8, "defaults")):
+        theirs.call("bucket", gib)
+        if setting == "defaults":
+            theirs.call("defaults")
+        seconds = []
+        with GpuMemory() as memory:
+            for _ in range(rounds + 1):
+                theirs.ask("update")
+                worker.ask("checkpoint-engine", theirs.answer())
+                seconds.append(float(theirs.answer()))
+                assert worker.answer() == "done"
+        extra = memory.extra
+        taken.append(median(seconds[1:]))
+        console.print(f"  checkpoint-engine, {gib} GiB, {setting}: {taken[-1]:.3f} s, registration {registered:.1f} s")
+    _check(worker, 3)
+    theirs.stop()
+    *kept, default = taken
+    return default, min(kept), extra
+
+
+def _broadcasts(shapes: Shapes, rounds: int) -> list[Row]:
+    """NCCL with two and four ranks on one GPU."""
+    from ckpt_transport_nccl.library import unique_id
+
+    nbytes, rows = size(shapes), []
+    for ranks in (2, 4):
+        identity = unique_id()
+        bare = [Peer(run_bare_broadcast, rank, ranks, nbytes, SLOT_BYTES, identity) for rank in range(ranks)]
+        for peer in bare:
+            assert peer.answer() == "ready"
+        alone = []
+        for _ in range(rounds + 1):
+            for peer in bare:
+                peer.ask("broadcast")
+            alone.append(max(float(peer.answer()) for peer in bare))
+        for peer in bare:
+            peer.stop()
+        workers = [Peer(run_worker, shapes) for _ in range(ranks - 1)]
+        addresses = [worker.answer() for worker in workers]
+        updates = []
+        with ParameterServer(Config(transport="nccl"), rank=0, world_size=1) as server:
+            server.register("v1", tensors=tensors(shapes, 1))
+            for _ in range(rounds + 1):
+                done = server.update("v1", addresses)
+                assert done is not None
+                updates.append(done.seconds)
+        for worker in workers:
+            _check(worker, 1)
+            worker.stop()
+        detail = (
+            f"update {median(updates[1:]) * 1e3:.0f} ms (first {updates[0] * 1e3:.0f}), "
+            f"broadcast {median(alone[1:]) * 1e3:.0f} ms"
+        )
+        ratio = median(alone[1:]) / median(updates[1:])
+        rows.append(Row(f"nccl, {ranks} ranks on one GPU", ratio, "a bare broadcast", ">=0.9", detail))
+    return rows
+
+
+def main(
+    part: Annotated[list[Part] | None, typer.Option(help="What to measure; by default everything.")] = None,
+    rounds: Annotated[int, typer.Option(help="Repetitions.")] = 5,
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write the timeline of an update to this file.")] = None,
+) -> None:
+    """Update engines on one GPU, and compare with what the machine and checkpoint-engine can do."""
+    report(measure(part or tuple(Part), rounds, trace), json)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,45 @@
+"""CUDA devices, by names that mean the same in every process whatever its ``CUDA_VISIBLE_DEVICES``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+HOST = ""
+"""Name of no device: memory of the host."""
+
+
+def may_have_devices() -> bool:
+    """Whether this machine has an NVIDIA GPU and torch was built for one. Touches no device."""
+    nodes = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg")]
+    return torch.version.cuda is not None and bool(nodes) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def visible_devices() -> tuple[str, ...]:
+    """UUIDs of the devices this process can use, its current one first; none without CUDA. Starts CUDA."""
+    if not torch.cuda.is_available():
+        return ()
+    current = torch.cuda.current_device()
+    others = [index for index in range(torch.cuda.device_count()) if index != current]
+    return tuple(name_of(torch.device("cuda", index)) for index in (current, *others))
+
+
+def name_of(device: torch.device) -> str:
+    """The UUID of a CUDA device; HOST for any other."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else HOST
+
+
+def device_of(name: str) -> torch.device:
+    """
+    Raises:
+        LookupError: this process cannot use a device of that UUID.
+    """
+    if name == HOST:
+        return torch.device("cpu")
+    visible = visible_devices()
+    if name not in visible:
+        raise LookupError(f"GPU {name} is not visible here; visible: {', '.join(visible) or 'none'}")
+    indices = (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    return next(device for device in indices if name_of(device) == name)

@@ -1,0 +1,44 @@
+"""Host memory that a GPU can read at full speed, where it lies."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+READ_ONLY = 0x08
+"""``cudaHostRegisterReadOnly`` of the CUDA runtime: the mapping may not be written to."""
+
+_pins: dict[int, object] = {}
+"""By the id of the tensor, what will undo it."""
+
+
+def pin(tensor: torch.Tensor, *, flags: int = 0) -> bool:
+    """Page-lock the memory of ``tensor`` for as long as that tensor object lives; return whether that worked.
+
+    Memory that cannot be pinned still works, three times slower. Idempotent. Starts CUDA.
+    """
+    if id(tensor) in _pins:
+        return True
+    address = tensor.data_ptr()
+    status = int(_cudart().cudaHostRegister(address, tensor.nbytes, flags))
+    if status:
+        logger.warning("%s bytes of host memory could not be pinned (CUDA error %d)", f"{tensor.nbytes:,}", status)
+        return False
+    _pins[id(tensor)] = weakref.finalize(tensor, _unpin, id(tensor), address)
+    return True
+
+
+def _unpin(key: int, address: int) -> None:
+    _pins.pop(key, None)
+    _cudart().cudaHostUnregister(address)
+
+
+def _cudart() -> Any:
+    """The part of the CUDA runtime that torch shows; without type stubs."""
+    cudart: Any = torch.cuda.cudart  # type: ignore[no-untyped-call, unused-ignore]
+    return cudart()

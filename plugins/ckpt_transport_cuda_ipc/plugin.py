@@ -1,0 +1,134 @@
+"""The ``cuda_ipc`` transport."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import msgspec
+import torch
+
+from ckpt_transport.errors import RegistrationError
+from ckpt_transport.families import MappedEndpoint
+from ckpt_transport.memory import Buffer, MemoryKind, device_of, may_have_devices
+from ckpt_transport.transport import (
+    Availability,
+    Control,
+    Descriptor,
+    Endpoint,
+    FanOut,
+    Group,
+    Reach,
+    Traits,
+    Transport,
+)
+from ckpt_transport_cuda_ipc.memory import Allocation, Mapping, runtime
+
+
+class Shared(msgspec.Struct, frozen=True, array_like=True):
+    """What a descriptor says.
+
+    Attributes:
+        process: who allocated it.
+        address: where it is in that process.
+        handle: cudaIpcMemHandle_t, 64 bytes.
+        nbytes: its size.
+    """
+
+    process: int
+    address: int
+    handle: bytes
+    nbytes: int
+
+
+_here: dict[int, torch.Tensor] = {}
+"""Allocations of this process by address: CUDA opens a handle in other processes only."""
+
+
+class CudaIpcEndpoint(MappedEndpoint):
+    """A sender's slots are plain CUDA memory; what is sent from them must be complete on the device.
+
+    Messages order the two processes: READY follows the end of a fill, and ACK the end of an apply. So neither waits for
+    the other on the device, and a ring of some slots hides how long messages take.
+    """
+
+    def __init__(self, group: Group, control: Control) -> None:
+        super().__init__(group, control)
+        self._device = _device(group)
+        self._own: dict[int, Allocation] = {}
+        self._opened: dict[Descriptor, Mapping] = {}
+
+    def allocate(self, nbytes: int) -> Buffer:
+        allocation = Allocation(nbytes, self._device)
+        address = allocation.tensor.data_ptr()
+        self._own[address] = allocation
+        _here[address] = allocation.tensor
+        return Buffer(allocation.tensor)
+
+    def _describe(self, buffer: Buffer) -> Descriptor:
+        address = buffer.tensor.data_ptr()
+        if address not in self._own:
+            raise RegistrationError(f"'cuda_ipc' can only send from memory that it allocated, not {buffer.kind} memory")
+        return msgspec.msgpack.encode(Shared(os.getpid(), address, self._own[address].handle, buffer.nbytes))
+
+    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
+        try:
+            shared = msgspec.msgpack.decode(descriptor, type=Shared)
+            if shared.process == os.getpid():
+                return _here[shared.address]
+            opened = self._opened[descriptor] = Mapping(shared.handle, shared.nbytes, self._device)
+        except (RegistrationError, msgspec.DecodeError, LookupError) as error:
+            raise RegistrationError(f"the GPU memory of rank {sender} cannot be mapped: {error}") from error
+        return opened.tensor
+
+    def _unmap(self, descriptor: Descriptor) -> None:
+        opened = self._opened.pop(descriptor, None)
+        if opened is not None:
+            opened.close()
+
+    def _shut(self) -> None:
+        super()._shut()
+        for address, allocation in self._own.items():
+            del _here[address]
+            with contextlib.suppress(RegistrationError):
+                allocation.free()
+        self._own.clear()
+
+
+class CudaIpcTransport(Transport):
+    """Mapped transport between the processes that share one GPU."""
+
+    name = "cuda_ipc"
+    traits = Traits(
+        reach=Reach.DEVICE,
+        sends_from=frozenset({MemoryKind.CUDA}),
+        maps_memory=True,
+        fan_out=FanOut.CONSTANT,
+        bandwidth=1e12,
+        latency=50e-6,
+    )
+
+    @classmethod
+    def probe(cls) -> Availability:
+        if not may_have_devices():
+            return Availability(False, "no NVIDIA GPU, or a torch without CUDA", "use the 'shm' transport")
+        try:
+            runtime()
+        except ImportError as error:
+            return Availability(False, f"cuda-bindings is missing: {error}", "pip install ckpt-transport[cuda]")
+        return Availability(True)
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        if len(set(group.devices)) != 1:
+            raise RegistrationError(
+                f"'cuda_ipc' works within one GPU, and route {group.route} has {sorted(set(group.devices))}"
+            )
+        control.exchange(b"", timeout)
+        return CudaIpcEndpoint(group, control)
+
+
+def _device(group: Group) -> torch.device:
+    try:
+        return device_of(group.device)
+    except LookupError as error:
+        raise RegistrationError(f"route {group.route}: {error}") from error

@@ -1,0 +1,23 @@
+"""The transports of GPUs keep every promise of the interface."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ckpt_transport.testing import CHECKS, Check
+from ckpt_transport.transport import Transport
+from ckpt_transport_cuda_ipc import CudaIpcTransport
+from ckpt_transport_nccl import NcclTransport
+from ckpt_transport_nccl.library import version
+
+NCCL_SHARES_A_GPU = os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1" and version() >= 23000
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("transport", [CudaIpcTransport, NcclTransport], ids=lambda transport: transport.name)
+def test_between_processes_on_one_gpu(transport: type[Transport], check: Check) -> None:
+    if transport is NcclTransport and not NCCL_SHARES_A_GPU:
+        pytest.skip("ranks that share a GPU need NCCL 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1")
+    check(transport)
