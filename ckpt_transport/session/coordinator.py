@@ -240,15 +240,15 @@ class Coordinator:
 
     def _agree(self, made: Plan) -> None:
         addresses = tuple(self._addresses)
-        unknown = [rank for rank in self._others if self._joins[rank].plan != made.shape]
+        unknown = {rank for rank in self._others if self._joins[rank].plan != made.shape}
         encoded = made.encode() if unknown else b""
         names = tuple(
             self._names.name(route.transport, [self._joins[rank] for rank in route.ranks]) for route in made.routes
         )
         for rank in self._others:
-            known = b"" if rank not in unknown else encoded
+            needed = encoded if rank in unknown else b""
             version = made.manifest.version
-            self._send(rank, m.Propose(self._update, known, made.shape, version, rank, addresses, names))
+            self._send(rank, m.Propose(self._update, needed, made.shape, version, rank, addresses, names))
         digest = self._local.propose(made, 0, addresses, names)
         for rank, agreed in self._gather(m.Agree, self._others).items():
             if agreed.digest != digest:
