@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,8 +18,8 @@ from hypothesis import settings as checked
 
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.errors import TransferError, TransferTimeout, TransportError, UpdateAbortedError
-from ckpt_transport.execution import Attachment, Event, Lent, Memory, Pipeline, Program, Sources
-from ckpt_transport.memory import Buffer, MemoryKind, Segment
+from ckpt_transport.execution import Apply, Attachment, Event, Lent, Memory, Pipeline, Program, Sources
+from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind, verify
 from ckpt_transport.planning.plan import IN_PLACE
 from ckpt_transport.testing import LoopbackTransport
@@ -27,6 +29,8 @@ from ckpt_transport_shm.plugin import ShmEndpoint, ShmTransport
 from tests.unit.worlds import INVENTED, World, chained, manifest, topology, worlds
 
 PATIENCE = 60.0
+LATE = 0.005
+"""Seconds after which a queue reads; whatever overwrites a slot too early has had time to."""
 
 
 class AnywhereTransport(ShmTransport):
@@ -72,6 +76,9 @@ class Fleet:
         on_apply: called before a sink takes a bucket.
         on_watch: called with the rank whenever a pipeline looks around.
     """
+
+    anywhere = False
+    """Whether buckets may be read on other threads than the one that runs the pipeline."""
 
     def __init__(
         self,
@@ -176,12 +183,12 @@ class Fleet:
             return self.extents[lent.extent]
         return rings[RingUse.FILL if lent.memory is Memory.FILL else RingUse.RECEIVE]
 
-    def _apply(self, rank: int) -> Callable[[Bucket, Sequence[torch.Tensor]], None]:
+    def _apply(self, rank: int) -> Apply:
         outcome = self.outcomes[rank]
         thread = threading.current_thread()
 
         def apply(bucket: Bucket, views: Sequence[torch.Tensor]) -> None:
-            assert threading.current_thread() is thread
+            assert self.anywhere or threading.current_thread() is thread
             self.on_apply(rank, bucket)
             (view,) = views
             for piece in bucket.pieces:
@@ -281,6 +288,55 @@ def test_given_slow_sinks_then_nothing_is_overwritten_before_they_have_read_it()
                 assert moved.wait_for(lambda: ahead[7] >= min(number + 1, len(plan.buckets)), PATIENCE)
 
     check(Fleet(plan, on_apply=slow))
+
+
+class Queue:
+    """Reads buckets some time after it was told to, as a device does."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1)
+
+    def put(self, read: Callable[[], object]) -> Fence:
+        def read_late() -> None:
+            time.sleep(LATE)
+            read()
+
+        ended = self._executor.submit(read_late)
+
+        class Ended:
+            def synchronize(self) -> None:
+                ended.result(PATIENCE)
+
+        return Ended()
+
+
+class QueueingFleet(Fleet):
+    """Its engines enqueue what they are given, and return."""
+
+    anywhere = True
+
+    def _apply(self, rank: int) -> Apply:
+        apply, queue = super()._apply(rank), Queue()
+
+        def enqueue(bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence:
+            return queue.put(lambda: apply(bucket, views))
+
+        return enqueue
+
+
+@pytest.mark.parametrize("transport", ["wire+window", "screen", "read+post"])
+def test_given_engines_that_read_later_then_nothing_is_overwritten_before_their_fences(transport: str) -> None:
+    check(QueueingFleet(chained(transport, ring_depth=2).plan()))
+
+
+def test_given_a_fence_that_fails_then_its_rank_raises_that_and_collections_are_on_again() -> None:
+    def picky(rank: int, bucket: Bucket) -> None:
+        if rank == 5 and bucket.extent == 1:
+            raise EngineError("the device is lost")
+
+    outcomes = QueueingFleet(chained("wire", ring_depth=1).plan(), on_apply=picky).run()
+    assert isinstance(outcomes[5].error, EngineError)
+    assert gc.isenabled()
 
 
 # -- to a bad end ----------------------------------------------------------------------------------------------------

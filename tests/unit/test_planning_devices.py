@@ -1,0 +1,89 @@
+"""Given participants with GPUs, then a plan uses transports of GPUs where they reach, and says why not elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import (
+    IN_PLACE,
+    Extent,
+    Manifest,
+    Participant,
+    PlacedTensor,
+    Plan,
+    RingUse,
+    Role,
+    Settings,
+    TensorSpec,
+    Topology,
+    plan,
+    verify,
+)
+from ckpt_transport_cuda_ipc import CudaIpcTransport
+from ckpt_transport_gloo import GlooTransport
+from ckpt_transport_nccl import NcclTransport
+from ckpt_transport_shm import ShmTransport
+
+TRAITS = {kind.name: kind.traits for kind in (CudaIpcTransport, GlooTransport, NcclTransport, ShmTransport)}
+NBYTES = 16 << 20
+MANIFEST = Manifest(
+    "step-1",
+    (Extent(0, NBYTES, MemoryKind.SHARED),),
+    (PlacedTensor(TensorSpec("weight", "U8", (NBYTES,)), 0, 0, NBYTES),),
+)
+
+
+def world(source: tuple[str, ...], *sinks: tuple[str, ...], hosts: int = 1) -> Topology:
+    """A source and sinks that use these GPUs, sinks spread over hosts."""
+    members = [Participant(0, Role.SOURCE, "host 0", 1 << 30, tuple(TRAITS), devices=source)]
+    for number, devices in enumerate(sinks):
+        host = f"host {number % hosts}"
+        members.append(Participant(number + 1, Role.SINK, host, 1 << 30, tuple(TRAITS), devices=devices))
+    return Topology(tuple(members))
+
+
+def made(topology: Topology, transport: str = "auto") -> Plan:
+    found = plan(MANIFEST, topology, TRAITS, Settings(transport=transport))
+    verify(found)
+    return found
+
+
+def test_sinks_on_the_gpu_of_the_source_see_its_slots() -> None:
+    """Given sinks on the second GPU that the source can use, then its slots are on that one."""
+    found = made(world(("gpu a", "gpu b"), ("gpu b",), ("gpu b",)))
+    (route,) = found.routes
+    assert route.transport == "cuda_ipc"
+    assert route.devices == ("gpu b", "gpu b", "gpu b")
+    assert found.ring(0, RingUse.FILL) is not None
+    assert found.ring(1, RingUse.RECEIVE) is None
+    assert all(bucket.slot == IN_PLACE != bucket.fill_slot for bucket in found.buckets)
+
+
+def test_sinks_on_several_gpus_of_one_host_read_the_memory_of_the_source() -> None:
+    found = made(world(("gpu a", "gpu b"), ("gpu a",), ("gpu b",)))
+    assert [route.transport for route in found.routes] == ["shm"]
+    assert any("cuda_ipc: stays within a GPU, and sinks are on 2 of them" in note for note in found.notes)
+
+
+def test_sinks_on_other_hosts_get_a_broadcast_into_slots_on_their_gpus() -> None:
+    found = made(world(("gpu a",), ("gpu b",), ("gpu c",), hosts=2))
+    (route,) = found.routes
+    assert (route.transport, route.devices) == ("nccl", ("gpu a", "gpu b", "gpu c"))
+    assert found.ring(2, RingUse.RECEIVE) is not None
+
+
+@pytest.mark.parametrize(
+    ("topology", "transport", "said"),
+    [
+        (world((), ("gpu a",)), "cuda_ipc", "source 0 cannot use the GPU that sinks are on"),
+        (world(("gpu a",), ()), "nccl", "nccl moves GPU memory, and rank 1 has none"),
+        (world(("gpu a",), ("gpu b",), ("gpu c",), hosts=2), "cuda_ipc", "sinks .2. are on other hosts"),
+    ],
+)
+def test_a_transport_that_does_not_reach_is_refused_with_the_reason(
+    topology: Topology, transport: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        made(topology, transport)
