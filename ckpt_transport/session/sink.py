@@ -6,12 +6,13 @@ import secrets
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Self
 
 from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message, addresses
-from ckpt_transport.errors import PeerLostError, UpdateAbortedError
+from ckpt_transport.errors import PeerLostError, PluginError, UpdateAbortedError
 from ckpt_transport.memory import name_of
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
@@ -81,8 +82,7 @@ class Sink:
 
     def serve(self) -> None:
         """Serve on the caller's thread until :meth:`close` is called from another."""
-        for name in registry.names():
-            registry.available(name)
+        _load_transports()
         try:
             while not self._stopping.is_set():
                 self._announce()
@@ -234,3 +234,10 @@ class Sink:
 
     def _served(self) -> m.ServedVersion:
         return m.ServedVersion(self._engine.label, self._version, self._tainted, self._bringing)
+
+
+def _load_transports() -> None:
+    """Import and probe them before somebody waits for it. What is wrong with one is said when it is asked for."""
+    for name in registry.names():
+        with suppress(PluginError):
+            registry.available(name)
