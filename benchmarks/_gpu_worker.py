@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-import statistics
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -162,6 +161,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1]) - 1
-
-
-median = statistics.median

@@ -13,6 +13,7 @@ import enum
 import importlib.util
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import torch
@@ -23,7 +24,6 @@ from benchmarks._gpu_worker import (
     GpuMemory,
     Peer,
     host_to_device,
-    median,
     run_bare_broadcast,
     run_checkpoint_engine,
     run_worker,

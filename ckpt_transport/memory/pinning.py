@@ -20,7 +20,7 @@ _pins: dict[int, object] = {}
 def pin(tensor: torch.Tensor, *, flags: int = 0) -> bool:
     """Page-lock the memory of ``tensor`` for as long as that tensor object lives; return whether that worked.
 
-    Memory that cannot be pinned still works, three times slower. Idempotent. Starts CUDA.
+    Memory that cannot be pinned still works, but slower. Idempotent. Starts CUDA.
     """
     if id(tensor) in _pins:
         return True

@@ -80,8 +80,7 @@ def test_every_dtype_arrives_as_it_was(transport: str, dtype: torch.dtype) -> No
     with fleet(SinkSpec({**shape, **ON_GPU})) as (sink,), ParameterServer(swift(transport=transport)) as server:
         server.register("v2", tensors=weights(2, **shape))
         server.update("v2", [sink.address])
-        (state) = sink.state()
-        assert state.holds(weights(2, **shape))
+        assert sink.state().holds(weights(2, **shape))
 
 
 @pytest.mark.parametrize("by_callback", [False, True], ids=["in pieces", "whole"])
