@@ -324,8 +324,8 @@ def _field_of(variable: str) -> str | None:
     suggestion = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else "."
     known = ", ".join(name.upper() for name in _FIELDS if name != TRANSPORTS)
     raise ConfigError(
-        f"unknown environment variable {variable}{suggestion} After {ENV_PREFIX} may come: {known}, CONFIG, or the name "
-        "of an installed transport and one of its settings"
+        f"unknown environment variable {variable}{suggestion} After {ENV_PREFIX} may come: {known}, CONFIG, or "
+        "the name of an installed transport and one of its settings"
     )
 
 

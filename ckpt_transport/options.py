@@ -1,9 +1,9 @@
 """Settings that a transport has of its own.
 
 A transport declares them as a struct in :attr:`~ckpt_transport.transport.Transport.options_type` and gets them as
-``self.options``. They are given as a table ``[transports.NAME]`` in the TOML file, as ``CKPT_TRANSPORT_NAME_SETTING`` in
-the environment (with ``_`` for whatever in the name is no letter or digit), or to :class:`~ckpt_transport.Config` as
-``transports={"NAME": {...}}``. Giving one imports that transport and no other.
+``self.options``. They are given as a table ``[transports.NAME]`` in the TOML file, as ``CKPT_TRANSPORT_NAME_SETTING``
+in the environment (with ``_`` for whatever in the name is no letter or digit), or to
+:class:`~ckpt_transport.Config` as ``transports={"NAME": {...}}``. Giving one imports that transport and no other.
 """
 
 from __future__ import annotations
