@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ckpt_transport.errors import RegistrationError, TransportError
+from ckpt_transport.errors import PeerLostError, RegistrationError, TransportError
 from ckpt_transport.families import MessageEndpoint, Poll
 from ckpt_transport.memory import Buffer, MemoryKind, device_of
 from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
@@ -40,8 +40,11 @@ class UcxEndpoint(MessageEndpoint):
         return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
 
     def _send_to(self, receiver: int, tag: tuple[int, int], tensor: torch.Tensor) -> Poll:
-        doing = f"sending transfer {tag[0]} to rank {receiver}"
-        return self._worker.send(self._addresses[receiver], self._tag(self.group.rank, tag), tensor, doing).ended
+        doing, full_tag = f"sending transfer {tag[0]} to rank {receiver}", self._tag(self.group.rank, tag)
+        try:
+            return self._worker.send(self._addresses[receiver], full_tag, tensor, doing).ended
+        except PeerLostError as error:
+            return _lost(error)
 
     def _receive_from(self, sender: int, tag: tuple[int, int], tensor: torch.Tensor) -> Poll:
         doing = f"receiving transfer {tag[0]} from rank {sender}"
@@ -61,6 +64,15 @@ class UcxEndpoint(MessageEndpoint):
 
     def _shut(self) -> None:
         self._worker.close()
+
+
+def _lost(error: PeerLostError) -> Poll:
+    """What a poll says of a send that could not be started: so the peer gets its chance to say why it is gone."""
+
+    def ended() -> bool:
+        raise error
+
+    return ended
 
 
 class UcxTransport(Transport):

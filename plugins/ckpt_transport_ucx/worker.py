@@ -20,7 +20,10 @@ from ckpt_transport.errors import PeerLostError, TransferError, TransportError
 
 PROGRESS_MILLISECONDS = 100
 """How long the progress thread may sleep in epoll_wait(2). What arrives wakes it, so this costs no latency."""
-LOST = ("ConnectionReset", "EndpointTimeout", "EndpointFailure", "NotConnected", "Unreachable", "Canceled", "Close")
+LOST = (
+    *("ConnectionReset", "EndpointTimeout", "EndpointFailure", "NotConnected", "Unreachable", "Rejected"),
+    *("Canceled", "Close", "ShmemSegment"),
+)
 """What the names of those errors contain that mean that a peer is gone."""
 
 SETTINGS = {
