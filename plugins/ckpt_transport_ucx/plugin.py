@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from ckpt_transport.errors import PeerLostError, RegistrationError, TransportError
 from ckpt_transport.families import MessageEndpoint, Poll
 from ckpt_transport.memory import Buffer, MemoryKind, device_of
-from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
+from ckpt_transport.transport import (
+    Availability,
+    Control,
+    Descriptor,
+    Endpoint,
+    FanOut,
+    Group,
+    Reach,
+    Traits,
+    Transport,
+)
 from ckpt_transport_ucx.worker import Worker, installed, make_current
 
 SEQ_BITS, SENDER_BITS, SPAN_BITS = 32, 12, 20
 """How the 64 bits of UCX's tag are shared out."""
+
+
+HELLO = (2**SEQ_BITS - 1, 0)
+"""The tag of the first message from a sender to each member: it opens the connection."""
 
 
 class UcxEndpoint(MessageEndpoint):
@@ -29,6 +45,7 @@ class UcxEndpoint(MessageEndpoint):
                 self._worker = Worker(self._device)
         else:
             self._worker = Worker(self._device)
+        self._hellos: dict[tuple[int, int], Poll] = {}
         try:
             self._addresses = control.exchange(self._worker.address, timeout)
         except BaseException:
@@ -38,6 +55,21 @@ class UcxEndpoint(MessageEndpoint):
     def allocate(self, nbytes: int) -> Buffer:
         """Memory of the GPU that this rank uses on the route, else of the host."""
         return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
+
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        """Have connections made now, off the data path, and while everybody is there: UCX survives the loss of a
+        connection, and not every failure to make one."""
+        for sender in peers:
+            receivers = self.group.peers if sender == self.group.rank else (self.group.rank,)
+            for receiver in receivers:
+                if (sender, receiver) not in self._hellos:
+                    self._hellos[sender, receiver] = self._say_hello(sender, receiver)
+
+    def _say_hello(self, sender: int, receiver: int) -> Poll:
+        word = torch.zeros(1, dtype=torch.uint8, device=self._device)
+        if sender == self.group.rank:
+            return self._send_to(receiver, HELLO, word)
+        return self._receive_from(sender, HELLO, word)
 
     def _send_to(self, receiver: int, tag: tuple[int, int], tensor: torch.Tensor) -> Poll:
         doing, full_tag = f"sending transfer {tag[0]} to rank {receiver}", self._tag(self.group.rank, tag)
