@@ -17,10 +17,11 @@ import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
+from importlib.metadata import distribution
 from pathlib import Path
 from types import ModuleType
 
-from ckpt_transport import config, errors
+from ckpt_transport import config, errors, options, registry
 from ckpt_transport.cli import app as cli
 from ckpt_transport.control import messages as wire
 from ckpt_transport.session import messages
@@ -29,6 +30,8 @@ REFERENCE = Path(__file__).parent / "reference"
 NOTICE = "<!-- Written by docs/generate.py from the code. Do not edit. -->"
 
 SECTIONS = ("Args", "Attributes", "Raises", "Returns")
+
+OWN_TRANSPORTS = {entry.name for entry in distribution("ckpt-transport").entry_points if entry.group == registry.GROUP}
 
 PYTHON = (
     ("ckpt_transport", ""),
@@ -41,7 +44,8 @@ INTERFACE = (
     ("ckpt_transport.transport", ""),
     ("ckpt_transport.families", ""),
     ("ckpt_transport.memory", ""),
-    ("ckpt_transport.registry", "Registry names load available"),
+    ("ckpt_transport.options", "describe Chosen"),
+    ("ckpt_transport.registry", "Registry names load make available"),
 )
 PLANNING = (("ckpt_transport.planning", ""),)
 TESTING = (("ckpt_transport.testing", ""),)
@@ -70,7 +74,7 @@ def main() -> int:
 
 def configuration() -> str:
     rows = [
-        (f"`{name}`", kind, f"`{default}`" if default else "empty", meaning, f"`{config.ENV_PREFIX}{name.upper()}`")
+        (f"`{name}`", kind, f"`{default}`" if default else "empty", meaning, _variable(name))
         for name, kind, default, meaning in config.describe()
     ]
     return _page(
@@ -78,7 +82,31 @@ def configuration() -> str:
         _prose(config.__doc__ or ""),
         _table(("setting", "type", "default", "meaning", "environment variable"), rows),
         f"`{config.ENV_FILE}` names the TOML file. Times are seconds; sizes are bytes, or text such as `64MiB`.",
+        "## Settings of transports",
+        _prose(options.__doc__ or ""),
+        *_own_settings(),
     )
+
+
+def _variable(name: str) -> str:
+    return "see below" if name == config.TRANSPORTS else f"`{config.ENV_PREFIX}{name.upper()}`"
+
+
+def _own_settings() -> Iterator[str]:
+    """A table for each transport of this distribution that has settings of its own."""
+    for name in registry.names():
+        transport = registry.load(name) if name in OWN_TRANSPORTS else None
+        rows = list(options.describe(transport)) if transport is not None else []
+        if rows:
+            variable = f"{config.ENV_PREFIX}{name.upper()}_"
+            yield f"### {name}"
+            yield _table(
+                ("setting", "default", "meaning", "environment variable"),
+                [
+                    (f"`{setting}`", f"`{default}`" if default else "empty", meaning, f"`{variable}{setting.upper()}`")
+                    for setting, default, meaning in rows
+                ],
+            )
 
 
 def command_line() -> str:

@@ -9,6 +9,10 @@ from ckpt_transport.families.polled import Poll
 from ckpt_transport.transport import Control
 
 
+def nothing() -> None:
+    """There is nothing to prepare."""
+
+
 class Calls:
     """Threads of an endpoint's own on which it calls a library that blocks. Every end of a call wakes the pump.
 
@@ -21,9 +25,7 @@ class Calls:
         prepare: called first on every thread, for instance to choose a device.
     """
 
-    def __init__(
-        self, name: str, control: Control, count: int = 1, prepare: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, name: str, control: Control, count: int = 1, prepare: Callable[[], object] = nothing) -> None:
         self._control = control
         self._threads = ThreadPoolExecutor(count, name, initializer=prepare)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.families.handshake import HandshakeEndpoint
 from ckpt_transport.families.polled import Operation, Poll
-from ckpt_transport.transport import Descriptor, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transport import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,23 @@ class ReadSpan:
     into: torch.Tensor
 
 
+class _Reading:
+    """The read of one transfer, started when its sender has announced it."""
+
+    def __init__(self, sender: int, spans: Sequence[ReadSpan], may_start: Poll) -> None:
+        self.sender, self.spans, self.may_start = sender, spans, may_start
+        self.ended: Poll | None = None
+
+
 class OneSidedEndpoint(HandshakeEndpoint):
-    """Write :meth:`~ckpt_transport.transport.Endpoint._describe` and :meth:`_read`; this base owns READY and ACK."""
+    """Write :meth:`~ckpt_transport.transport.Endpoint._describe` and :meth:`_read`; this base owns READY and ACK.
+
+    Whichever operation is polled, every read that may start is started: so the next is under way when one ends.
+    """
+
+    def __init__(self, group: Group, control: Control) -> None:
+        super().__init__(group, control)
+        self._readings: deque[_Reading] = deque()
 
     @abstractmethod
     def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
@@ -39,19 +55,22 @@ class OneSidedEndpoint(HandshakeEndpoint):
             for span, view in zip(transfer.spans, views, strict=True)
             if span.nbytes
         ]
-        reading: list[Poll] = []
-        agreed = self._agreed(transfer)
+        reading = _Reading(transfer.sender, spans, self._agreed(transfer))
+        self._readings.append(reading)
 
-        def started() -> bool:
-            if not agreed():
-                return False
-            reading.append(self._read(transfer.sender, spans))
-            return True
-
-        def finished() -> bool:
-            if not reading[0]():
+        def ended() -> bool:
+            self._start_readings()
+            if reading.ended is None or not reading.ended():
                 return False
             self._acknowledge(transfer)
             return True
 
-        return Operation(self, transfer, [started, finished], [region], lambda: views)
+        return Operation(self, transfer, [ended], [region], lambda: views)
+
+    def _start_readings(self) -> None:
+        for _ in range(len(self._readings)):
+            reading = self._readings.popleft()
+            if reading.may_start():
+                reading.ended = self._read(reading.sender, reading.spans)
+            else:
+                self._readings.append(reading)
