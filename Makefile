@@ -18,9 +18,9 @@ venv: .venv/.installed ## make .venv with the library, its tests and its checker
 	touch $@
 
 # Mooncake needs it. Where it cannot be installed, `ckpt-transport transports` says so and the tests of mooncake are skipped.
-RDMA_LIBRARY := ldconfig -p | grep -q libibverbs.so.1 || \
+RDMA_LIBRARY := $(BIN)/python -c "import ctypes; ctypes.CDLL('libibverbs.so.1')" 2>/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	apt-get update -qq && apt-get install -qq --no-install-recommends libibverbs1; } || \
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends libibverbs1; } || \
 	echo "libibverbs1 is missing: tests of the transport mooncake are skipped"
 
 demo: venv ## update the weights of a running model on this machine
