@@ -27,7 +27,7 @@ from ckpt_transport.errors import (
     UpdateError,
 )
 from ckpt_transport.execution import Event
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Backing
 from ckpt_transport.planning import Participant as Member
 from ckpt_transport.planning import Plan, Role, Settings, Topology
 from ckpt_transport.session import messages as m
@@ -70,7 +70,7 @@ class Coordinator:
         mailbox: of source rank 0.
         config: deadlines, transport, bucket size.
         table, names, plans: routes, and the last plan, that are kept between updates.
-        buffers: rank 0's extents.
+        extents: what is behind rank 0's extents.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Coordinator:
         table: RouteTable,
         names: RouteNames,
         plans: Plans,
-        buffers: Sequence[Buffer],
+        extents: Sequence[Backing],
     ) -> None:
         self._mailbox, self._config, self._table, self._names = mailbox, config, table, names
         self._plans = plans
         self._deadline = time.monotonic() + config.update_timeout
-        self._local = Participant(mailbox, table, plans, buffers, None, self._deadline)
+        self._local = Participant(mailbox, table, plans, extents, None, self._deadline)
         self._addresses: list[str] = []
         self._joins: list[m.Join] = []
         self._invited: list[str] = []

@@ -93,6 +93,22 @@ class ParameterServer:
         """
         return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
 
+    def lend(self, version: str, tensors: Mapping[str, torch.Tensor]) -> StoredVersion:
+        """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
+
+        Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
+        unregistered.
+
+        Args:
+            version: its name.
+            tensors: contiguous, on any devices.
+
+        Raises:
+            CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
+            StoreError: there is a version of that name already.
+        """
+        return self._store.lend(version, tensors)
+
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size."""
         if self._table is not None:
@@ -155,7 +171,7 @@ class ParameterServer:
             mailbox.forget(address)
         self._partners = set(invited)
         update = secrets.token_hex(8)
-        coordinator = Coordinator(update, mailbox, self.config, table, self._names, self._plans, stored.buffers)
+        coordinator = Coordinator(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
         join = self._join(update, table, stored)
         report = coordinator.lead(join, self.world_size, invited, progress, before_hold)
         if self.config.trace:
@@ -166,7 +182,7 @@ class ParameterServer:
         coordinator = self._find_coordinator()
         mailbox, table = self._open(addresses.stays_on_host(coordinator))
         join = self._join("", table, stored)
-        follow(mailbox, table, self._plans, stored.buffers, coordinator, join, self.config.update_timeout)
+        follow(mailbox, table, self._plans, stored.extents, coordinator, join, self.config.update_timeout)
 
     @property
     def _transports(self) -> tuple[str, ...]:

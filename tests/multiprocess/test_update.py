@@ -153,3 +153,16 @@ def test_models_the_same_after_update_compute_the_same() -> None:
     inputs = torch.randn(2, 256)
     assert torch.equal(model(5)(inputs), model(5)(inputs))
     assert not torch.equal(model(5)(inputs), model(6)(inputs))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_lent_tensors_are_gathered_bucket_by_bucket(transport: str) -> None:
+    """Given weights that are lent and not registered, when they are sent in small slots, then they arrive exactly."""
+    settings = Config.load(transport=transport, bucket_bytes="100KiB", ring_depth=2, **SWIFT)
+    with fleet(SinkSpec(), SinkSpec(by_callback=True)) as sinks, ParameterServer(settings) as server:
+        for seed in (2, 3):
+            server.lend(f"v{seed}", weights(seed))
+            report = server.update(f"v{seed}", [sink.address for sink in sinks])
+            assert report is not None
+            assert all(bucket.fill_slot >= 0 for bucket in report.plan.buckets)
+            assert all(sink.state().holds(weights(seed)) for sink in sinks)
