@@ -38,7 +38,8 @@ def verify(plan: Plan) -> None:
 
 
 def _check_routes(plan: Plan) -> None:
-    size, sinks = len(plan.topology.participants), frozenset(plan.topology.sinks)
+    size = len(plan.topology.participants)
+    wanting = {*plan.topology.sinks, *(leg.sender for hop in plan.hops for leg in hop.legs)}
     used: set[int] = set()
     for number, hop in enumerate(plan.hops):
         receivers: list[int] = []
@@ -54,8 +55,9 @@ def _check_routes(plan: Plan) -> None:
             receivers.extend(leg.receivers)
         if len(receivers) != len(set(receivers)):
             raise CoverageError(f"hop {number} sends a bucket to a rank twice")
-        if not sinks.issuperset(receivers):
-            raise PlanError(f"hop {number} sends to ranks {sorted(set(receivers) - sinks)}, which are not sinks")
+        if not wanting.issuperset(receivers):
+            idle = sorted(set(receivers) - wanting)
+            raise PlanError(f"hop {number} sends to ranks {idle}, which are not sinks and pass nothing on")
 
 
 def _check_pieces(plan: Plan) -> None:

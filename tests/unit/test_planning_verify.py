@@ -501,7 +501,7 @@ def test_given_a_leg_that_does_not_fit_its_route_then_it_is_refused(changes: dic
 
 
 def test_given_a_leg_to_a_source_then_it_is_refused() -> None:
-    """A source applies nothing, so nothing would say when its slot, or its mapping, is free again."""
+    """A source that passes nothing on applies nothing either: nothing would say when its slot is free again."""
     made = World(manifest([100]), topology(["a", "a"], ["a"]), INVENTED, Settings(transport="wire")).plan()
     routes = (replace(made.routes[0], ranks=(0, 2, 1)),)
     with pytest.raises(PlanError, match=r"ranks \[1\], which are not sinks"):
