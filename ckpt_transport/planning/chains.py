@@ -100,7 +100,7 @@ def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Trait
 
 
 def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
-    """``outer`` to one rank of every other site, ``inner`` within each. A site is what ``inner`` reaches: a host, a GPU.
+    """``outer`` to one rank of every other site, ``inner`` within each. A site is as far as ``inner`` reaches.
 
     A source passes on at its site, so that sinks there need no slots; at a site without one the first sink does.
     """
