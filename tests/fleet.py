@@ -246,9 +246,12 @@ def run_source(
     world_size: int,
     fault: Fault | None,
     shape: Mapping[str, Any],
+    gpu: int,
     pipe: Connection,
 ) -> None:
     """A source's process: register, update once, report."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(gpu)
     meter = Meter()
     if fault is not None:
         inject(fault, Participant if fault.where in PHASES else meter)
@@ -276,9 +279,10 @@ class SourceProcess:
         world_size: int = 1,
         fault: Fault | None = None,
         shape: Mapping[str, Any] | None = None,
+        gpu: int = 0,
     ) -> None:
         self._pipe, theirs = context.Pipe()
-        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, theirs)
+        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, theirs)
         self.process = context.Process(target=run_source, args=arguments, daemon=True)
         self.process.start()
         _pids.add(self.process.pid or 0)

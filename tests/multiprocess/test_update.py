@@ -134,6 +134,20 @@ def test_two_sources_share_a_checkpoint(transport: str) -> None:
         assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
+def test_sources_pass_on_to_the_sinks_beside_them() -> None:
+    """Given a source on each of two hosts, then gloo goes from source to source, and no sink needs a slot."""
+    specs = [SinkSpec(settings={"host": host, "memory_budget": 1}) for host in ("near", "far", "far")]
+    with fleet(*specs) as sinks:
+        addresses = [sink.address for sink in sinks]
+        settings = {"transport": "gloo+shm", "coordinator": addresses[0] + "-coordinator", "bucket_bytes": "300KiB"}
+        sources = [
+            SourceProcess(addresses, settings={**settings, "host": host}, rank=rank, world_size=2)
+            for rank, host in enumerate(("near", "far"))
+        ]
+        assert [source.outcome() for source in sources] == ["", ""]
+        assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
 def test_a_sharded_directory_is_served_over_tcp(tmp_path: Path) -> None:
     """Given safetensors files and a sink at a TCP address, then the update works as over a local socket."""
     tensors = weights(2, dtype=torch.bfloat16)
