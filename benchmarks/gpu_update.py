@@ -192,6 +192,7 @@ def _broadcast(shapes: Shapes, rounds: int, what: str, gpus: Sequence[int]) -> l
                 done = server.update(f"v{version}", addresses)
                 assert done is not None
                 updates.append(done.seconds)
+                phases = done.phases
             for worker in workers:
                 _check(worker, version)
             detail = (
@@ -200,8 +201,7 @@ def _broadcast(shapes: Shapes, rounds: int, what: str, gpus: Sequence[int]) -> l
             )
             rows.append(Row(f"nccl, {what}, {where}", alone / median(updates[1:]), "a bare broadcast", target, detail))
             console.print(f"  nccl, {what}, {where}: {detail}")
-            for phase, seconds in done.phases.items():
-                console.print(f"    {phase} {seconds * 1e3:.1f}")
+            console.print("   ", ", ".join(f"{phase} {seconds * 1e3:.1f}" for phase, seconds in phases.items()))
     for worker in workers:
         worker.stop()
     return rows
