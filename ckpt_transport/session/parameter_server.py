@@ -226,7 +226,7 @@ class ParameterServer:
             address = addresses.any_port(self.config.interface)
         types = m.COORDINATOR if self.rank == 0 else m.PARTICIPANT
         self._mailbox = open_mailbox(address, types, self.config)
-        self._table = RouteTable(self._mailbox, lambda name: registry.load(name)())
+        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         return self._mailbox, self._table
 
     def _publish(self, address: str) -> None:
