@@ -47,18 +47,32 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PlacedTensor(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor and where its bytes are.
+    """A tensor, or a run of its bytes, and where they are.
 
     Attributes:
-        spec: name, dtype and shape.
+        spec: name, dtype and shape of the whole tensor.
         extent: index into the manifest's extents.
-        offset: of its first byte in that extent.
-        nbytes: its size.
+        offset: of the first byte in that extent.
+        nbytes: how many bytes.
+        start: which byte of the tensor is the first.
     """
 
     spec: TensorSpec
     extent: int
     offset: int
+    nbytes: int
+    start: int = 0
+
+    @property
+    def whole(self) -> bool:
+        return self.start == 0 and self.nbytes == self.spec.nbytes
+
+
+class Present(msgspec.Struct, frozen=True, array_like=True):
+    """A run of bytes of one tensor that every sink has already, from an earlier plan of the same update."""
+
+    spec: TensorSpec
+    start: int
     nbytes: int
 
 
@@ -69,17 +83,28 @@ class Manifest(msgspec.Struct, frozen=True):
         version: its name, as ``step-42``.
         extents: the memory it lies in; those of one owner are next to each other, in the order in which the owner
             registers them with a transport.
-        tensors: every tensor, once.
+        tensors: what is to be moved: every tensor once, whole or in runs, but for what is present.
+        present: what every sink has already.
+        digests: of what one source holds, the digest of each tensor's bytes, in the order of ``tensors``, where the
+            source has computed them; empty otherwise.
     """
 
     version: str
     extents: tuple[Extent, ...]
     tensors: tuple[PlacedTensor, ...]
+    present: tuple[Present, ...] = ()
+    digests: tuple[bytes, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, without padding."""
+        """Bytes to be moved, without padding."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Every tensor of the version, by name."""
+        found = {tensor.spec.name: tensor.spec for tensor in self.tensors}
+        return found | {run.spec.name: run.spec for run in self.present}
 
     @property
     def owners(self) -> tuple[int, ...]:
@@ -102,8 +127,7 @@ def merge(version: str, shards: Iterable[Manifest]) -> Manifest:
     tensors: list[PlacedTensor] = []
     holder: dict[str, int] = {}
     for shard in shards:
-        if shard.version != version:
-            raise CheckpointError(f"a source holds version '{shard.version}' where '{version}' was asked for")
+        check_version(version, shard)
         base = len(extents)
         extents.extend(shard.extents)
         for tensor in shard.tensors:
@@ -113,3 +137,12 @@ def merge(version: str, shards: Iterable[Manifest]) -> Manifest:
                 raise CheckpointError(f"tensor '{tensor.spec.name}' is held twice, by source ranks {other} and {owner}")
             tensors.append(PlacedTensor(tensor.spec, tensor.extent + base, tensor.offset, tensor.nbytes))
     return Manifest(version, tuple(extents), tuple(tensors))
+
+
+def check_version(version: str, shard: Manifest) -> None:
+    """
+    Raises:
+        CheckpointError: ``shard`` is of another version.
+    """
+    if shard.version != version:
+        raise CheckpointError(f"a source holds version '{shard.version}' where '{version}' was asked for")

@@ -18,7 +18,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import ConfigError, JoinError, TransportUnavailableError
 from ckpt_transport.memory import MemoryKind, visible_devices
-from ckpt_transport.planning import AUTO, Role
+from ckpt_transport.planning import AUTO, Role, transports_of
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.coordinator import Coordinator, Progress, RouteNames
 from ckpt_transport.session.host import host_name
@@ -171,7 +171,7 @@ class ParameterServer:
     @property
     def _transports(self) -> tuple[str, ...]:
         """Names worth probing for an update."""
-        return registry.names() if self.config.transport == AUTO else tuple(self.config.transport.split("+"))
+        return registry.names() if self.config.transport == AUTO else transports_of(self.config.transport)
 
     @property
     def _uses_devices(self) -> bool:
