@@ -246,7 +246,7 @@ def _check_same(first: PlacedTensor, tensor: PlacedTensor, others: Sequence[_Cop
     if not other.digest or not copy.digest:
         raise CheckpointError(
             f"tensor '{name}' is held twice, {who}, and they do not both say what its bytes are; serve versions that "
-            "several hold with 'ckpt-transport serve', or register them with digests=True"
+            "several hold with 'ckpt-transport serve'"
         )
     if other.digest != copy.digest:
         raise CheckpointError(

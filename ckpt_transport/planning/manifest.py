@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import msgspec
@@ -107,9 +108,29 @@ class Manifest(msgspec.Struct, frozen=True):
         return found | {run.spec.name: run.spec for run in self.present}
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of the names, types, shapes and bytes of all tensors, in hexadecimal; empty without digests.
+
+        Equal fingerprints mean equal weights, wherever and in whatever order they lie: it is BLAKE2b over the digests,
+        which are BLAKE2b of the bytes.
+        """
+        if not self.digests:
+            return ""
+        known = sorted(
+            (tensor.spec.name, tensor.spec.dtype, tensor.spec.shape, digest)
+            for tensor, digest in zip(self.tensors, self.digests, strict=True)
+        )
+        return hashlib.blake2b(msgspec.msgpack.encode(known), digest_size=16).hexdigest()
+
+    @property
     def owners(self) -> tuple[int, ...]:
         """Ranks that own at least one extent, ascending."""
         return tuple(sorted({extent.owner for extent in self.extents}))
+
+    def owned_by(self, rank: int) -> Manifest:
+        """The same, as what that rank holds."""
+        extents = tuple(msgspec.structs.replace(extent, owner=rank) for extent in self.extents)
+        return msgspec.structs.replace(self, extents=extents)
 
     def region_of(self, extent: int) -> int:
         """The position of an extent among its owner's own."""

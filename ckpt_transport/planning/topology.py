@@ -42,7 +42,7 @@ class Participant(msgspec.Struct, frozen=True):
     label: str = ""
     keeps_tensors: bool = False
     devices: tuple[str, ...] = ()
-    link: float = 0.0
+    link: int = 0
 
     @property
     def device(self) -> str:
@@ -74,8 +74,8 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
     def rates(self) -> dict[int, float]:
         """Bytes per second at which each source can send, as far as it is known; those of unknown links count as equal
         to the fastest that is known."""
-        known = max((participant.link for participant in self.participants), default=0.0) or 1.0
-        return {rank: self.participants[rank].link or known for rank in self.sources}
+        known = max((participant.link for participant in self.participants), default=0) or 1
+        return {rank: float(self.participants[rank].link or known) for rank in self.sources}
 
     @cached_property
     def whole_tensors(self) -> bool:
