@@ -140,7 +140,7 @@ class Coordinator:
     def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[Event]]:
         """Everything between joining and commit: every sink has every byte then."""
         with self._phase("plan"):
-            made = self._make_plan(())
+            made = self._make_plan((), self._config.transport)
         self._prepare(made)
         with self._phase("hold"):
             before_hold()
@@ -154,7 +154,7 @@ class Coordinator:
         with self._phase("connect"):
             self._connect()
 
-    def _make_plan(self, present: Sequence[Present]) -> Plan:
+    def _make_plan(self, present: Sequence[Present], transport: str) -> Plan:
         joins = self._members.joins
         members = tuple(
             Member(
@@ -173,7 +173,7 @@ class Coordinator:
         )
         shards = [join.manifest.owned_by(rank) for rank, join in enumerate(joins) if join.manifest is not None]
         settings = Settings(
-            transport=self._config.transport,
+            transport=transport,
             bucket_bytes=self._config.bucket_bytes,
             ring_depth=self._config.ring_depth,
         )

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from ckpt_transport.errors import CkptTransportError, CoverageError, JoinError, TransportError
+from ckpt_transport.errors import CkptTransportError, ConfigError, CoverageError, JoinError, TransportError
 from ckpt_transport.execution import Event
-from ckpt_transport.planning import Plan, Present, Role, Runs, TensorSpec
+from ckpt_transport.planning import AUTO, Plan, Present, Role, Runs, TensorSpec
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.coordinator import Coordinator, Progress
 from ckpt_transport.session.members import TICK_SECONDS
@@ -39,7 +39,7 @@ class PeerCoordinator(Coordinator):
         while True:
             try:
                 with self._phase("plan"):
-                    made = self._make_plan(present)
+                    made = self._plan_for_who_is_left(present)
                 specs = specs or made.manifest.specs
                 lacking = specs.keys() - made.manifest.specs.keys()
                 if lacking:
@@ -68,6 +68,13 @@ class PeerCoordinator(Coordinator):
                 if everywhere.covers({name: spec.nbytes for name, spec in specs.items()}):
                     return made, []
                 present = tuple(Present(specs[name], start, nbytes) for name, start, nbytes in everywhere)
+
+    def _plan_for_who_is_left(self, present: Sequence[Present]) -> Plan:
+        """By the chain that was asked for; where it does not fit, as a line with one sink, by whatever fits of it."""
+        try:
+            return self._make_plan(present, self._config.transport)
+        except ConfigError:
+            return self._make_plan(present, AUTO)
 
     def _regroup(self, error: CkptTransportError) -> Runs:
         """End the round everywhere, leave out who is gone, and return what every sink has that is left.
