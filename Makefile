@@ -13,8 +13,15 @@ venv: .venv/.installed ## make .venv with the library, its tests and its checker
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt -e '.[test,lint]'
+	$(BIN)/pip install -c constraints.txt -e '.[test,lint,p2p-cpu]'
+	$(RDMA_LIBRARY)
 	touch $@
+
+# Mooncake needs it. Where it cannot be installed, `ckpt-transport transports` says so and the tests of mooncake are skipped.
+RDMA_LIBRARY := ldconfig -p | grep -q libibverbs.so.1 || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	apt-get update -qq && apt-get install -qq --no-install-recommends libibverbs1; } || \
+	echo "libibverbs1 is missing: tests of the transport mooncake are skipped"
 
 demo: venv ## update the weights of a running model on this machine
 	$(BIN)/ckpt-transport demo

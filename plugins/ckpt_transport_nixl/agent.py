@@ -91,10 +91,11 @@ class Agent:
                 self._agent.deregisterMem(self._registrations(memory, cuda), [self._backend])
 
     def load(self, metadata: bytes) -> str:
-        """Learn of a peer's memory, and how to connect to it; returns the peer's name."""
+        """Learn of a peer's memory, and connect to the peer; returns its name."""
         with self._lock, self._translated("what a peer says of its memory", RegistrationError):
-            name = self._agent.loadRemoteMD(metadata)
-            return name.decode() if isinstance(name, bytes) else str(name)
+            name = str(self._agent.loadRemoteMD(metadata), "utf-8")
+            self._agent.makeConnection(name, [self._backend])
+            return name
 
     def forget(self, peer: str) -> None:
         """Unlearn all memory of a peer, and disconnect."""

@@ -22,7 +22,7 @@ def test_between_processes(transport: type[Transport], check: Check) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-@pytest.mark.parametrize("name", [where_available("nixl"), where_available("mooncake")])
+@pytest.mark.parametrize("name", [where_available(name) for name in ("mooncake", "nixl", "ucx")])
 def test_over_libraries(name: str, check: Check) -> None:
     check(registry.load(name))
 

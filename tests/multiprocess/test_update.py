@@ -13,7 +13,7 @@ from ckpt_transport import Config, ParameterServer, ask_version
 from tests.available import where_available
 from tests.fleet import SWIFT, SinkSpec, SourceProcess, fleet, left_behind, model, weights
 
-TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake")))
+TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
 
 
 @pytest.fixture(autouse=True)
