@@ -4,7 +4,7 @@
 """
 
 from ckpt_transport.planning.explain import explain
-from ckpt_transport.planning.manifest import Extent, Manifest, PlacedTensor, TensorSpec, merge
+from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor, TensorSpec, merge
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
 from ckpt_transport.planning.planner import AUTO, Settings, plan
 from ckpt_transport.planning.topology import Participant, Role, Topology
@@ -14,6 +14,7 @@ __all__ = [
     "AUTO",
     "IN_PLACE",
     "Bucket",
+    "Conversion",
     "Extent",
     "Manifest",
     "Participant",

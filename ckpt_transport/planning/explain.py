@@ -15,6 +15,7 @@ def explain(plan: Plan) -> str:
     hosts = len({participant.host for participant in topology.participants})
     lines = [
         f"version   {manifest.version}: {len(manifest.tensors):,} tensors, {size(manifest.nbytes)}",
+        *(f"computed  {count(len(each.tensors), 'tensor')}: {each.how}" for each in manifest.conversions),
         f"ranks     {count(len(topology.sources), 'source')}, {count(len(topology.sinks), 'sink')}, "
         f"{count(hosts, 'host')}",
         f"buckets   {len(sizes):,}, largest {size(max(sizes))}"

@@ -62,6 +62,18 @@ class PlacedTensor(msgspec.Struct, frozen=True, array_like=True):
     nbytes: int
 
 
+class Conversion(msgspec.Struct, frozen=True, array_like=True):
+    """Tensors that are computed from others when they are sent.
+
+    Attributes:
+        how: from what and in which way, in words.
+        tensors: indices into the manifest's tensors.
+    """
+
+    how: str
+    tensors: tuple[int, ...]
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What a version holds.
 
@@ -70,11 +82,13 @@ class Manifest(msgspec.Struct, frozen=True):
         extents: the memory it lies in; those of one owner are next to each other, in the order in which the owner
             registers them with a transport.
         tensors: every tensor, once.
+        conversions: what is known about tensors that the sources compute.
     """
 
     version: str
     extents: tuple[Extent, ...]
     tensors: tuple[PlacedTensor, ...]
+    conversions: tuple[Conversion, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -100,16 +114,20 @@ def merge(version: str, shards: Iterable[Manifest]) -> Manifest:
     """
     extents: list[Extent] = []
     tensors: list[PlacedTensor] = []
+    conversions: dict[str, list[int]] = {}
     holder: dict[str, int] = {}
     for shard in shards:
         if shard.version != version:
             raise CheckpointError(f"a source holds version '{shard.version}' where '{version}' was asked for")
         base = len(extents)
         extents.extend(shard.extents)
+        for conversion in shard.conversions:
+            conversions.setdefault(conversion.how, []).extend(len(tensors) + number for number in conversion.tensors)
         for tensor in shard.tensors:
             owner = shard.extents[tensor.extent].owner
             other = holder.setdefault(tensor.spec.name, owner)
             if other != owner or len(holder) != len(tensors) + 1:
                 raise CheckpointError(f"tensor '{tensor.spec.name}' is held twice, by source ranks {other} and {owner}")
             tensors.append(PlacedTensor(tensor.spec, tensor.extent + base, tensor.offset, tensor.nbytes))
-    return Manifest(version, tuple(extents), tuple(tensors))
+    converted = tuple(Conversion(how, tuple(numbers)) for how, numbers in conversions.items())
+    return Manifest(version, tuple(extents), tuple(tensors), converted)

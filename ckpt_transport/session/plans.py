@@ -34,7 +34,7 @@ class Plans:
         Raises: as :func:`merge`, :func:`plan` and :func:`verify`.
         """
         version = shards[0].version
-        held = [(shard.version == version, shard.extents, shard.tensors) for shard in shards]
+        held = [(shard.version == version, shard.extents, shard.tensors, shard.conversions) for shard in shards]
         made_from = held, topology, dict(traits), settings
         if self._plan is None or made_from != self._made_from:
             made = plan(merge(version, shards), topology, traits, settings)
