@@ -118,12 +118,12 @@ def _make(tensors: Sequence[torch.Tensor], specs: Sequence[TensorSpec], wanted: 
 def _lay_out(made: Sequence[_Made], device: torch.device) -> Loan:
     offsets, nbytes = lay_out(each.spec.nbytes for each in made)
     placed = [PlacedTensor(each.spec, 0, at, each.spec.nbytes) for each, at in zip(made, offsets, strict=True)]
-    conversions: defaultdict[str, list[int]] = defaultdict(list)
+    conversions: defaultdict[str, list[str]] = defaultdict(list)
     kept: list[tuple[torch.Tensor, int]] = []
     parts: list[Part] = []
-    for number, (each, offset) in enumerate(zip(made, offsets, strict=True)):
+    for each, offset in zip(made, offsets, strict=True):
         if each.how:
-            conversions[each.how].append(number)
+            conversions[each.how].append(each.spec.name)
         dtype = dtypes.TORCH[each.spec.dtype]
         if each.source.dtype == dtype:
             kept.append((each.source.reshape(-1).view(torch.uint8), offset))
@@ -132,4 +132,4 @@ def _lay_out(made: Sequence[_Made], device: torch.device) -> Loan:
             parts.append(Part(matrix, dtype, offset, each.factors, each.group))
     loose = Loose([raw for raw, _ in kept], [offset for _, offset in kept], nbytes)
     backing = Quantizing(loose, computed_on(device, parts))
-    return Loan(backing, placed, [Conversion(how, tuple(numbers)) for how, numbers in conversions.items()])
+    return Loan(backing, placed, [Conversion(how, tuple(names)) for how, names in conversions.items()])

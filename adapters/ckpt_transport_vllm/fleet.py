@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Self, TypeVar
 
-from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport import Config, ask_version
 from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.session.coordinator import Progress
-from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport.session.fleet import FleetReport, Updates
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer
 
@@ -57,7 +57,7 @@ class VllmFleet:
         self._drivers: list[Driver] = []
         self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")
 
-    def update(self, server: ParameterServer, version: str, progress: Progress | None = None) -> FleetReport:
+    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport:
         """See :meth:`ckpt_transport.session.fleet.Fleet.update`."""
         steps: dict[str, float] = {}
         with _step(steps, "health"):
@@ -85,6 +85,7 @@ class VllmFleet:
         with _step(steps, "resume"):
             problems = [problem for problem in self._each(self._drivers, _serving(version)) if problem]
         problems += [f"{label} died after all had agreed to the new version" for label in report.lost]
+        problems += report.left
         held = {driver.server.url: driver.held for driver in self._drivers}
         return FleetReport(report, steps, held, tuple(problems))
 

@@ -22,6 +22,7 @@ class Report:
         timeline: every stage on every rank.
         labels: what people call each rank.
         lost: labels of sinks that died after all had agreed to commit.
+        left: who left an update by P2P before its end, or a holder that did not come, and why.
     """
 
     version: str
@@ -32,6 +33,7 @@ class Report:
     timeline: tuple[Event, ...]
     labels: dict[int, str]
     lost: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     def picture(self, width: int = 72) -> str:
         """The timeline as lines of text."""

@@ -310,7 +310,9 @@ class Store:
         conversions: Sequence[Conversion] = (),
     ) -> StoredVersion:
         extents = tuple(Extent(self._rank, backing.nbytes, backing.kind) for backing in backings)
-        stored = StoredVersion(Manifest(version, extents, tuple(tensors), tuple(conversions)), tuple(backings))
+        stored = StoredVersion(
+            Manifest(version, extents, tuple(tensors), conversions=tuple(conversions)), tuple(backings)
+        )
         if self._pinned:
             for buffer in stored.buffers:
                 buffer.pin()

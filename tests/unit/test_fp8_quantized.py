@@ -117,7 +117,7 @@ def test_manifest_names_and_digest_say_what_was_quantized_and_how() -> None:
             TensorSpec("model.norm.weight", "F32", (16,)),
         ]
         (conversion,) = lent.manifest.conversions
-        assert conversion.tensors == (1, 2)
+        assert conversion.tensors == (NAME, f"{NAME}_scale_inv")
         assert "block of 128 x 128" in conversion.how
         assert "BF16" in conversion.how
         registered = store.register("bf16", tensors=tensors)

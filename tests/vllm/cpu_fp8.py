@@ -1,6 +1,6 @@
 """FP8 on any CPU, for tests: arithmetic for vLLM's FP8 layers where it has some only for AMX.
 
-Nothing of how weights are loaded, quantized or reloaded is touched: :func:`register` adds kernels that multiply, and the
+How weights are loaded, quantized and reloaded is not touched: :func:`register` adds kernels that multiply, and the
 one operation that rounds to FP8. It is a plugin as vLLM finds them by entry point (``vllm.general_plugins``).
 """
 
