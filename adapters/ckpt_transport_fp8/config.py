@@ -86,6 +86,11 @@ def parse(config: Mapping[str, Any], origin: str) -> Quantization:
     raise ConfigError(f"{origin} has quant_method '{method}'; weights are quantized for '{FP8}' and '{COMPRESSED}'")
 
 
+def is_quantized(config: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` says that the checkpoint beside it is quantized, in whatever way."""
+    return _find(config) is not None
+
+
 def _find(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """A model of several parts may have it with its text model."""
     for part in (config, config.get("text_config")):
