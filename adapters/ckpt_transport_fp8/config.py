@@ -94,11 +94,9 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
 def _find(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """A model of several parts may have it with its text model."""
     for part in (config, config.get("text_config")):
-        if isinstance(part, Mapping):
-            for key in ("quantization_config", "compression_config"):
-                if isinstance(part.get(key), Mapping):
-                    found: Mapping[str, Any] = part[key]
-                    return found
+        if isinstance(part, Mapping) and isinstance(part.get("quantization_config"), Mapping):
+            found: Mapping[str, Any] = part["quantization_config"]
+            return found
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -20,7 +21,7 @@ from ckpt_transport_fp8.computed import Computed
 from ckpt_transport_fp8.devices import choose, computed_on, largest
 from ckpt_transport_fp8.numerics import factors_for, scales_for
 from ckpt_transport_fp8.part import Part
-from ckpt_transport_fp8.target import Target, Wanted
+from ckpt_transport_fp8.target import Target, Wanted, read_target
 
 
 class Quantizing:
@@ -133,3 +134,8 @@ def _lay_out(made: Sequence[_Made], device: torch.device) -> Loan:
     loose = Loose([raw for raw, _ in kept], [offset for _, offset in kept], nbytes)
     backing = Quantizing(loose, computed_on(device, parts))
     return Loan(backing, placed, [Conversion(how, tuple(names)) for how, names in conversions.items()])
+
+
+def quantized_for(stored: StoredVersion, target: Path) -> Loan:
+    """For the commands: :func:`quantized`, for a target that is read from ``target``."""
+    return quantized(stored, read_target(target))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport.errors import CheckpointError, UpdateAbortedError
+from ckpt_transport.errors import CheckpointError, ConfigError, UpdateAbortedError
 from ckpt_transport.execution.timeline import Event
 from ckpt_transport.planning import StageKind
+from ckpt_transport.session.quantizers import quantizer_for
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_torch import attach
 from tests.fleet import SWIFT, SinkSpec, fleet, left_behind
-from tests.fp8_models import fp8_model, fp8_weights, source_weights, target
+from tests.fp8_models import CONFIG, fp8_model, fp8_weights, source_weights, target
 
 TRANSPORTS = ("shm", "gloo")
 
@@ -147,3 +151,30 @@ def test_a_plan_is_used_again_for_the_next_version_only_if_it_was_made_in_the_sa
             for name, tensor in module.state_dict().items():
                 assert torch.equal(tensor.view(torch.uint8), expected[name].view(torch.uint8)), name
         assert shapes[0] == shapes[1] != shapes[2]
+
+
+def test_the_command_quantizes_for_a_configuration(tmp_path: Path) -> None:
+    """Given BF16 files and the configuration of an FP8 model, then ``update --quantize-for`` brings the reference."""
+    save_file(source_weights(2), tmp_path / "model.safetensors")
+    target = tmp_path / "config.json"
+    target.write_text(json.dumps(CONFIG))
+    command = [sys.executable, "-m", "ckpt_transport", "update", f"--checkpoint={tmp_path / 'model.safetensors'}"]
+    with fleet(SinkSpec(make=fp8_model)) as (sink,):
+        command += ["--version=v2", f"--sink={sink.address}", f"--quantize-for={target}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "8 tensors: F8_E4M3 with a scale for each block of 128 x 128" in done.stdout
+        assert sink.state().holds(fp8_weights(2))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "has no quantization_config: engines that are started from it take BF16"),
+        ({"quantization_config": {"quant_method": "awq"}}, "'awq' of .*; there are: compressed-tensors, fp8"),
+    ],
+)
+def test_a_target_that_nobody_quantizes_for_is_refused(tmp_path: Path, config: dict[str, Any], said: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=said):
+        quantizer_for(tmp_path)
