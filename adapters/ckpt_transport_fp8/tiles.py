@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -127,17 +128,20 @@ class Tiles:
 
     def _tiles_within(self, offsets: Sequence[int], begin: int, end: int) -> tuple[int, int]:
         """The tiles that have bytes between ``begin`` and ``end``: from the first to before the last."""
-        first, last = self._tiles, 0
-        for number, (matrix, offset) in enumerate(zip(self._matrices, offsets, strict=True)):
-            if offset >= end:
-                break
-            columns = matrix.shape[1]
-            low, high = max(begin - offset, 0), min(end - offset, matrix.numel())
-            if low < high:
-                across = -(-columns // TILE)
-                first = min(first, self.first_tiles[number] + low // columns // TILE * across)
-                last = self.first_tiles[number] + ((high - 1) // columns // TILE + 1) * across
+        number = max(bisect_right(offsets, begin) - 1, 0)
+        until = bisect_left(offsets, end)
+        if number == until:
+            return 0, 0
+        first = self._tile_at(number, begin - offsets[number])
+        last = self._tile_at(until - 1, end - offsets[until - 1] - 1, after=1)
         return first, last
+
+    def _tile_at(self, number: int, element: int, after: int = 0) -> int:
+        """The first tile of the row of tiles that has an element of a matrix, or of one so many rows after."""
+        rows, columns = self._matrices[number].shape
+        down, across = -(-rows // TILE), -(-columns // TILE)
+        row = max(element, 0) // columns // TILE + after
+        return self.first_tiles[number] + min(row, down) * across
 
 
 def by_kind(parts: Sequence[Part]) -> tuple[dict[Kind, list[Part]], list[Part]]:

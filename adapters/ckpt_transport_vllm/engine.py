@@ -64,8 +64,7 @@ class VllmEngine(Engine):
         return expected
 
     def check(self, tensors: Sequence[TensorSpec]) -> None:
-        if self.expects() is None:
-            check_tensors(self._find_target(), tensors, self.label)
+        check_tensors(self._find_target(), tensors, self.expects(), self.label)
 
     def hold(self) -> int:
         return self._quiesce.hold()

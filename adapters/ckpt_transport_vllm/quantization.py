@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from ckpt_transport.errors import ConfigError, PlanMismatchError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport_fp8.config import COMPRESSED, FP8, Quantization, is_quantized, parse
-from ckpt_transport_fp8.scheme import E4M3, WEIGHT
+from ckpt_transport_fp8.scheme import E4M3, WEIGHT, Scheme
 from ckpt_transport_fp8.target import FLOATS
 from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import release
@@ -59,44 +59,51 @@ def serialized(target: Target) -> Quantization | None:
     return parse(config, f"the model {target.model_config.model}") if is_quantized(config) else None
 
 
-def check_tensors(target: Target, tensors: Sequence[TensorSpec], label: str) -> None:
-    """Whether tensors are of the kind that the model's loader takes, where its own checkpoint is not here to compare.
+def check_tensors(
+    target: Target, tensors: Sequence[TensorSpec], expected: Sequence[TensorSpec] | None, label: str
+) -> None:
+    """Whether tensors are of the kind that the model's loader takes.
+
+    Args:
+        target: the model.
+        tensors: what a version brings.
+        expected: the tensors of the model's own checkpoint; None when it is not here, and its configuration decides.
+        label: what people call the engine.
 
     Raises:
         PlanMismatchError: they are not; names the tensor.
     """
-    quantization = serialized(target)
+    quantization = serialized(target) if expected is None else None
+    known = {spec.name: spec.dtype for spec in expected or ()}
     brought = {spec.name: spec for spec in tensors}
     for spec in tensors:
-        if quantization is None:
-            _check_plain(spec, label)
-        else:
-            _check_quantized(spec, brought, quantization, label)
+        scheme = None if quantization is None else _scheme_of(spec, quantization)
+        wants_fp8 = scheme is not None if expected is None else known.get(spec.name) == E4M3
+        if wants_fp8 and spec.dtype in FLOATS:
+            raise PlanMismatchError(
+                f"tensor {spec} is not quantized, and {label} serves a checkpoint in which it is FP8; quantize it on "
+                "the way: ckpt_transport_fp8.quantized, or --quantize-for"
+            )
+        takes_fp8 = quantization is not None if expected is None else known.get(spec.name) not in FLOATS
+        if not takes_fp8 and spec.dtype.startswith("F8_"):
+            raise PlanMismatchError(
+                f"tensor {spec} is FP8, and {label} takes the weights of a checkpoint in which it is not; bring BF16 "
+                "weights, which an engine that quantizes online quantizes itself"
+            )
+        if scheme is not None:
+            _check_scale(spec, scheme, brought, label)
 
 
-def _check_plain(spec: TensorSpec, label: str) -> None:
-    if spec.dtype.startswith("F8_"):
-        raise PlanMismatchError(
-            f"tensor {spec} is FP8, and {label} takes the weights of a checkpoint that is not quantized; bring it BF16 "
-            "weights, which it quantizes itself if it is to serve FP8"
-        )
-
-
-def _check_quantized(
-    spec: TensorSpec, brought: Mapping[str, TensorSpec], quantization: Quantization, label: str
-) -> None:
+def _scheme_of(spec: TensorSpec, quantization: Quantization) -> Scheme | None:
+    """How a tensor is quantized in the model's checkpoint, by its configuration."""
     module, _, last = spec.name.rpartition(".")
     group = quantization.group_of(module)
-    if last != WEIGHT or group is None or len(spec.shape) != 2:
-        return
-    if spec.dtype in FLOATS:
-        raise PlanMismatchError(
-            f"tensor {spec} is not quantized, and {label} serves a checkpoint in which it is FP8; quantize it on the "
-            "way: ckpt_transport_fp8.quantized, or --quantize-for"
-        )
-    if spec.dtype == E4M3:
-        name, shapes = group.scheme.scale_name(spec.name), group.scheme.scale_shapes(spec.shape)
-        scale = brought.get(name)
-        if scale is None or scale.shape not in shapes:
-            found = "is missing" if scale is None else f"is of shape {list(scale.shape)}"
-            raise PlanMismatchError(f"{name} {found}, and {label} needs it of shape {list(shapes[0])} for {spec}")
+    return group.scheme if group is not None and last == WEIGHT and len(spec.shape) == 2 else None
+
+
+def _check_scale(spec: TensorSpec, scheme: Scheme, brought: Mapping[str, TensorSpec], label: str) -> None:
+    name, shapes = scheme.scale_name(spec.name), scheme.scale_shapes(spec.shape)
+    scale = brought.get(name)
+    if scale is None or scale.shape not in shapes:
+        found = "is missing" if scale is None else f"is of shape {list(scale.shape)}"
+        raise PlanMismatchError(f"{name} {found}, and {label} needs it of shape {list(shapes[0])} for {spec}")

@@ -63,7 +63,7 @@ class Engine(ABC):
         """The tensors that a new version must bring, or None when only the loader knows."""
 
     def check(self, tensors: Sequence[TensorSpec]) -> None:
-        """Look at what a new version brings, beyond what :meth:`expects` says. Nothing has been held or moved yet.
+        """Look at what a new version brings, before it is compared with :meth:`expects`. Nothing has been moved yet.
 
         Raises:
             PlanMismatchError: the engine cannot take it; names the tensor.

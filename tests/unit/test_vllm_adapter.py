@@ -238,7 +238,7 @@ def test_given_compressed_tensors_then_only_its_fp8_is_covered() -> None:
             {WEIGHT: ("F8_E4M3", (256, 200)), SCALE: ("F32", (2, 1))},
             rf"{SCALE} is of shape \[2, 1\], and e needs it of shape \[2, 2\]",
         ),
-        ({}, {WEIGHT: ("F8_E4M3", (256, 200))}, rf"tensor {WEIGHT} .* is FP8, and e takes .* not quantized"),
+        ({}, {WEIGHT: ("F8_E4M3", (256, 200))}, rf"tensor {WEIGHT} .* is FP8, and e takes .* in which it is not"),
         (BLOCKS, {WEIGHT: ("F8_E4M3", (256, 200)), SCALE: ("F32", (2, 2))}, ""),
         (BLOCKS, {"lm_head.weight": ("BF16", (256, 200)), "norm.weight": ("BF16", (200,))}, ""),
         ({}, {WEIGHT: ("BF16", (256, 200))}, ""),
@@ -249,7 +249,21 @@ def test_given_no_files_to_compare_then_weights_of_the_wrong_kind_are_refused_by
 ) -> None:
     specs = [TensorSpec(name, dtype, shape) for name, (dtype, shape) in tensors.items()]
     if not said:
-        check_tensors(a_target("fp8", config), specs, "e")
+        check_tensors(a_target("fp8", config), specs, None, "e")
         return
     with pytest.raises(PlanMismatchError, match=said):
-        check_tensors(a_target("fp8", config), specs, "e")
+        check_tensors(a_target("fp8", config), specs, None, "e")
+
+
+@pytest.mark.parametrize(
+    ("brought", "held", "said"),
+    [("BF16", "F8_E4M3", "is not quantized"), ("F8_E4M3", "BF16", "is FP8"), ("BF16", "BF16", ""), ("F32", "BF16", "")],
+)
+def test_given_files_to_compare_then_they_decide_which_kind_is_right(brought: str, held: str, said: str) -> None:
+    """A module that its configuration would have quantized is not, in these files; that is as good."""
+    bring, hold = (TensorSpec(WEIGHT, dtype, (256, 200)) for dtype in (brought, held))
+    if not said:
+        check_tensors(a_target("fp8", BLOCKS), [bring], [hold], "e")
+        return
+    with pytest.raises(PlanMismatchError, match=f"tensor {WEIGHT} .* {said}"):
+        check_tensors(a_target("fp8", BLOCKS), [bring], [hold], "e")
