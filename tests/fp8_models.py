@@ -32,7 +32,7 @@ class Fp8Linear(torch.nn.Module):
         return torch.nn.functional.linear(inputs.float(), self.weight.float() * scales)
 
 
-def fp8_model(seed: int, layers: int = 4) -> torch.nn.Module:
+def fp8_model(seed: int, layers: int = 4, device: str = "cpu") -> torch.nn.Module:
     """Layers there and back between two widths, with a norm at the end that stays BF16."""
     sizes = [(ROWS, COLUMNS), (COLUMNS, ROWS)] * (layers // 2)
     norm = torch.nn.LayerNorm(COLUMNS, dtype=torch.bfloat16)
@@ -40,7 +40,7 @@ def fp8_model(seed: int, layers: int = 4) -> torch.nn.Module:
     module.add_module("norm", _Rounding(norm))
     expected = fp8_weights(seed, layers)
     module.load_state_dict(expected)
-    return module
+    return module.to(device)
 
 
 class _Rounding(torch.nn.Module):

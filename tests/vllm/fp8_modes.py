@@ -42,7 +42,7 @@ TIMES = 3
 class Mode:
     """Attributes:
     checkpoint: a key of CONFIGS; empty for BF16.
-    arguments: of vLLM, in releases since 0.30; older ones have another name for the first.
+    arguments: of vLLM.
     """
 
     checkpoint: str
@@ -52,11 +52,22 @@ class Mode:
 MODES = {
     **{name: Mode(name, {}) for name in CONFIGS},
     "static": Mode("static", {"kv_cache_dtype": "fp8"}),
+    "online fp8": Mode("", {"quantization": "fp8"}),
     "online tensor": Mode("", {"quantization": "fp8_per_tensor"}),
     "online block": Mode("", {"quantization": "fp8_per_block"}),
     "online channel": Mode("", {"quantization": "fp8_per_channel"}),
 }
-NOT_ON_CPUS = {("online channel", "moe")}
+
+
+def not_served(mode: str, family: str) -> str:
+    """Why the vLLM that is here does not serve this; empty when it does."""
+    import vllm
+
+    if mode == "online fp8" and tuple(map(int, vllm.__version__.split(".")[:2])) >= (0, 32):
+        return "vLLM calls it fp8_per_tensor"
+    if (mode, family) == ("online channel", "moe") and not torch.cuda.is_available():
+        return "vLLM has no kernel for it on CPUs"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class Engine:
         import vllm
 
         arguments: dict[str, Any] = json.loads(os.environ.get("VLLM_ARGUMENTS", "{}"))
-        arguments |= _arguments(MODES[case.mode], vllm.__version__)
+        arguments |= MODES[case.mode].arguments
         if case.ranks > 1:
             arguments["tensor_parallel_size"] = case.ranks
         self._sampling = vllm.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, detokenize=False)
@@ -153,12 +164,6 @@ class Engine:
         return found[0]
 
 
-def _arguments(mode: Mode, version: str) -> dict[str, Any]:
-    """Before 0.30 online quantization per tensor was called as the checkpoints' method."""
-    old = tuple(map(int, version.split(".")[:2])) < (0, 30)
-    return {"quantization": "fp8"} if old and mode.arguments.get("quantization") == "fp8_per_tensor" else mode.arguments
-
-
 def _pointers(worker: Any) -> dict[str, int]:
     state = worker.model_runner.get_model().state_dict()
     return {name: tensor.data_ptr() for name, tensor in state.items()}
@@ -169,7 +174,7 @@ def _referred(worker: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, module in worker.model_runner.get_model().named_modules():
         kept = {key: value for key, value in vars(module).items() if key.endswith(("_scale_float", "_scale_cpu"))}
-        found |= {f"{name}.{key}": str(float(value)) for key, value in kept.items()}
+        found |= {f"{name}.{key}": str(float(value)) for key, value in kept.items() if value is not None}
         config = getattr(getattr(module, "quant_method", None), "moe_quant_config", None)
         for key in ("w1_scale", "w2_scale", "a1_scale", "a2_scale"):
             scale = getattr(config, key, None)
@@ -287,8 +292,8 @@ def main(
     rows, failed = [], False
     for each in modes:
         for kind in families:
-            if (each, kind) in NOT_ON_CPUS and not torch.cuda.is_available():
-                rows.append(f"| {each} | {kind} | {ranks} | vLLM has no kernel for it on CPUs |")
+            if why := not_served(each, kind):
+                rows.append(f"| {each} | {kind} | {ranks} | not served: {why} |")
                 continue
             with tempfile.TemporaryDirectory() as scratch:
                 try:
