@@ -32,6 +32,7 @@ from tests.vllm.source import Source
 
 PROMPT = [1, 22, 133, 44, 5]
 SMALL_BUCKET = "64KiB"
+MARK = "seen: "
 WIDTHS = {1: 256, 2: 512}
 """Of models, by ranks: each rank's part of every matrix is a multiple of a block."""
 TIMES = 3
@@ -237,7 +238,12 @@ def check(case: Case, transport: str) -> str:
 def _reference(case: Case, seed: int) -> State:
     command = [*_command(case), f"--reference={seed}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return State(*json.loads(done.stdout.splitlines()[-1]))
+    return State(*json.loads(_marked(done.stdout)))
+
+
+def _marked(output: str) -> str:
+    """What was said for the process that asked, among what vLLM's processes say."""
+    return next(line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK))
 
 
 def _command(case: Case) -> list[str]:
@@ -266,7 +272,7 @@ def run(case: Case, transport: str) -> str:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(case.ranks)))
     command = [*_command(case), f"--transport={transport}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return done.stdout.splitlines()[-1]
+    return _marked(done.stdout)
 
 
 def main(
@@ -283,9 +289,9 @@ def main(
         case = Case(folder, modes[0], families[0], ranks)
         if reference is not None:
             state = Engine(case, reference).state()
-            print(json.dumps([state.tokens, state.checksums]))
+            print(MARK + json.dumps([state.tokens, state.checksums]), flush=True)
         else:
-            print(check(case, transport))
+            print(MARK + check(case, transport), flush=True)
         return
     import vllm
 
