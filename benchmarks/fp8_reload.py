@@ -5,7 +5,7 @@ and reloaded from tensors that are on its device already, by the adapter's own
 :class:`~ckpt_transport_vllm.layerwise.LayerwiseReload`; so nothing but the engine's loading is measured: first alone,
 then under cProfile, then under torch's profiler. The tables come last.
 
-Usage: ``python -m benchmarks.fp8_reload --model mixture --mode "online tensor"``, where vLLM is installed; VLLM_ARGUMENTS
+Usage: ``python -m benchmarks.fp8_reload --model mixture --mode "online tensor"``, where vLLM is; VLLM_ARGUMENTS
 may hold further arguments of LLM as JSON. On a CPU use ``--layers 1``, with the plugin of tests/vllm/cpu_fp8.py.
 """
 
