@@ -78,14 +78,17 @@ class VllmFleet:
                 sinks = [address for driver in self._drivers for address in driver.sinks]
                 report = server.update(version, sinks, progress, pause)
         except BaseException as error:
-            for line in self._give_up():
+            for line in self._give_up(self._drivers):
                 error.add_note(line)
             raise
         assert report is not None, "source rank 0 drives the engines"
+        left = [driver for driver in self._drivers if report.left.keys() & set(driver.sinks)]
         with _step(steps, "resume"):
-            problems = [problem for problem in self._each(self._drivers, _serving(version)) if problem]
+            there = [driver for driver in self._drivers if driver not in left]
+            problems = [problem for problem in self._each(there, _serving(version)) if problem]
+            problems += self._give_up(left)
         problems += [f"{label} died after all had agreed to the new version" for label in report.lost]
-        problems += report.left
+        problems += report.left.values()
         held = {driver.server.url: driver.held for driver in self._drivers}
         return FleetReport(report, steps, held, tuple(problems))
 
@@ -93,7 +96,7 @@ class VllmFleet:
         """See :meth:`ckpt_transport.session.fleet.Fleet.versions`."""
         return tuple(self._each(self._servers, lambda server: server.weight_version()))
 
-    def _give_up(self) -> list[str]:
+    def _give_up(self, drivers: Sequence[Driver]) -> list[str]:
         """Have every engine serve on that can; one line about each."""
 
         def give_up(driver: Driver) -> str:
@@ -102,7 +105,7 @@ class VllmFleet:
             except CkptTransportError as error:
                 return f"{driver.server.url} could not be brought back to service: {error}"
 
-        return self._each(self._drivers, give_up)
+        return self._each(drivers, give_up)
 
     def _is_tainted(self, driver: Driver) -> bool:
         """Whether a worker holds a mix, or does not say."""

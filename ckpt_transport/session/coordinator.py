@@ -132,7 +132,7 @@ class Coordinator:
             tuple(events),
             labels,
             lost,
-            tuple(self._members.left.values()),
+            dict(self._members.left),
         )
 
     # -- phases -------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
 
 from ckpt_transport import registry
 from ckpt_transport.config import Config
@@ -123,9 +122,3 @@ class Joiner:
             f"it holds other weights than {self._where} says; the file is stale or was changed: use the one that the "
             "holder wrote last"
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is kept between updates."""

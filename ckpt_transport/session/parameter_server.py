@@ -30,6 +30,7 @@ from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.session.source import follow
+from ckpt_transport.session.subset import check_engines, chosen
 from ckpt_transport.store import Loan, Store, StoredVersion
 
 ADDRESS_KEY = "ckpt_transport/coordinator"
@@ -41,21 +42,6 @@ def _quiet(done: int, total: int) -> None:
 
 def _at_once() -> None:
     """Nothing is to be done before forward passes are held."""
-
-
-def chosen(sinks: Sequence[str], ranks: Sequence[int]) -> tuple[str, ...]:
-    """Those of ``sinks`` that ``ranks`` count, from 0.
-
-    Raises:
-        ConfigError: there is no sink of such a rank, or one is counted twice, or none.
-    """
-    wrong = [rank for rank in ranks if not 0 <= rank < len(sinks)]
-    if wrong or not ranks or len(set(ranks)) != len(ranks):
-        raise ConfigError(
-            f"ranks {', '.join(map(str, ranks)) or 'of nobody'} were asked for, each once, out of "
-            f"{len(sinks)} sinks: 0 to {len(sinks) - 1}"
-        )
-    return tuple(sinks[rank] for rank in ranks)
 
 
 class ParameterServer:
@@ -160,6 +146,7 @@ class ParameterServer:
             UpdateAbortedError: it failed and every sink still serves its old version.
             TaintedError: it failed half-way; names the sinks that must not serve.
             StoreError: there is no such version.
+            ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
         stored = self._store.get(version)
         if self.rank > 0:
@@ -176,7 +163,9 @@ class ParameterServer:
         self._updates += 1
         leader = Coordinator
         if ranks is not None:
-            invited, leader = chosen(invited, ranks), PeerCoordinator
+            everybody, invited, leader = invited, chosen(invited, ranks), PeerCoordinator
+            if len(invited) < len(everybody):
+                check_engines(everybody, invited, self.config)
         return self._lead(leader, stored, invited, progress or _quiet, before_hold or _at_once)
 
     def _lead(

@@ -55,9 +55,8 @@ def test_three_engines_join_one_holder_and_the_fleet_is_not_touched(site: str, t
     spec = SinkSpec(model=SHAPE, site=site)
     with fleet(spec, spec, spec, spec) as (old, *new), holders(HolderSpec(model=SHAPE, site=site)) as running:
         config = Config.load(transport=transport, **SMALL, **SWIFT)
-        with Joiner(files(running, tmp_path), config) as joiner:
-            report = joiner.update("v2", [sink.address for sink in new])
-        assert report.left == report.lost == ()
+        report = Joiner(files(running, tmp_path), config).update("v2", [sink.address for sink in new])
+        assert (report.left, report.lost) == ({}, ())
         for sink in new:
             state = sink.state()
             assert (state.version, state.tainted, state.served) == ("v2", "", "")
