@@ -19,6 +19,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
+from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.bucketing import ALIGNMENT
 from ckpt_transport.planning.manifest import PlacedTensor, Present, TensorSpec
 from ckpt_transport.planning.modules import most_kept
@@ -111,6 +112,8 @@ def _check_pieces(plan: Plan) -> None:
             0 <= bucket.offset <= bucket.offset + bucket.nbytes <= extents[bucket.extent].nbytes
         ):
             raise PlanError(f"bucket {number} lies outside its extent")
+        if extents[bucket.extent].kind is MemoryKind.LOOSE and bucket.fill_slot == IN_PLACE:
+            raise CoverageError(f"bucket {number} is sent from where its tensors lie, and these lie apart")
         if bucket.offset % ALIGNMENT:
             raise PlanError(f"bucket {number} starts at {bucket.offset}, which is no multiple of {ALIGNMENT}")
         for piece in bucket.pieces:
