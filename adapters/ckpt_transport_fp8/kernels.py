@@ -4,11 +4,10 @@ A program works on one tile of one matrix. Which, it finds in tables: ``tile_par
 is of, and the others describe the matrices. The tiles of a matrix are next to each other, row by row.
 
 Only what IEEE leaves no choice in is computed here: maxima, one multiplication, and rounding to the nearest even.
+Parameters have no annotations but tl.constexpr: Triton looks every other one up inside the kernel.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -18,7 +17,7 @@ TILE = 128
 
 
 @triton.jit
-def _tile_of(tile: Any, tile_part: Any, first_tile: Any, rows: Any, columns: Any, TILE: tl.constexpr) -> Any:
+def _tile_of(tile, tile_part, first_tile, rows, columns, TILE: tl.constexpr):
     part = tl.load(tile_part + tile)
     height, width = tl.load(rows + part), tl.load(columns + part)
     across = tl.cdiv(width, TILE)
@@ -30,21 +29,21 @@ def _tile_of(tile: Any, tile_part: Any, first_tile: Any, rows: Any, columns: Any
 
 @triton.jit
 def search(
-    found: Any,
-    tile_part: Any,
-    first_tile: Any,
-    rows: Any,
-    columns: Any,
-    pointers: Any,
-    high: Any,
-    wide: Any,
-    first_group: Any,
+    found,
+    tile_part,
+    first_tile,
+    rows,
+    columns,
+    pointers,
+    high,
+    wide,
+    first_group,
     BITS: tl.constexpr,
     MAGNITUDE: tl.constexpr,
     PER_ROW: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
-) -> None:
+):
     """The largest magnitude of each group, as the integer its bits are; ``found`` starts with zeros."""
     part, height, width, row, column = _tile_of(tl.program_id(0), tile_part, first_tile, rows, columns, TILE)
     source = tl.load(pointers + part).to(tl.pointer_type(BITS))
@@ -67,25 +66,25 @@ def search(
 
 @triton.jit
 def cast(
-    room: Any,
-    begin: Any,
-    end: Any,
-    tile: Any,
-    tile_part: Any,
-    first_tile: Any,
-    rows: Any,
-    columns: Any,
-    pointers: Any,
-    high: Any,
-    wide: Any,
-    first_group: Any,
-    offsets: Any,
-    factors: Any,
+    room,
+    begin,
+    end,
+    tile,
+    tile_part,
+    first_tile,
+    rows,
+    columns,
+    pointers,
+    high,
+    wide,
+    first_group,
+    offsets,
+    factors,
     FLOAT: tl.constexpr,
     PER_ROW: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
-) -> None:
+):
     """Elements times the factor of their group, as e4m3, into the bytes of ``room`` that hold ``begin`` to ``end``."""
     part, height, width, row, column = _tile_of(tile + tl.program_id(0), tile_part, first_tile, rows, columns, TILE)
     source = tl.load(pointers + part).to(tl.pointer_type(FLOAT))
