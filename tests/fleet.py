@@ -337,6 +337,7 @@ def run_source(
     fault: Fault | None,
     shape: Mapping[str, Any],
     gpu: int,
+    ranks: Sequence[int] | None,
     pipe: Connection,
 ) -> None:
     """A source's process: register, update once, report."""
@@ -349,7 +350,7 @@ def run_source(
     with ParameterServer(Config.load(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
         server.register(f"v{seed}", tensors=own)
         try:
-            server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total))
+            server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total), ranks=ranks)
             pipe.send("")
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}")
@@ -369,9 +370,10 @@ class SourceProcess:
         fault: Fault | None = None,
         shape: Mapping[str, Any] | None = None,
         gpu: int = 0,
+        ranks: Sequence[int] | None = None,
     ) -> None:
         self._pipe, theirs = context.Pipe()
-        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, theirs)
+        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, ranks, theirs)
         self.process = context.Process(target=run_source, args=arguments, daemon=True)
         self.process.start()
         _pids.add(self.process.pid or 0)

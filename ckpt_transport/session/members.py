@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from ckpt_transport import errors
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
@@ -57,7 +59,7 @@ class Members:
     def keep(self, ranks: Sequence[int]) -> None:
         """Go on with these, who become ranks 0, 1, ...; they have no routes and no plan any more."""
         self.addresses = [self.addresses[rank] for rank in ranks]
-        self.joins = [m.without_routes(self.joins[rank]) for rank in ranks]
+        self.joins = [msgspec.structs.replace(self.joins[rank], routes=(), plan="") for rank in ranks]
         self.stopped.clear()
         self._pending.clear()
         self.round += 1

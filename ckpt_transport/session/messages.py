@@ -28,8 +28,6 @@ Halt to all, hears from each what it has (Stopped again), and proposes a plan fo
 
 from __future__ import annotations
 
-import msgspec
-
 from ckpt_transport.control import Message
 from ckpt_transport.execution import Event
 from ckpt_transport.planning import Manifest, Role
@@ -279,8 +277,3 @@ COORDINATOR = (
     Here,
 )
 """What a coordinator understands."""
-
-
-def without_routes(join: Join) -> Join:
-    """What a member says of itself when it has neither routes nor a plan any more."""
-    return msgspec.structs.replace(join, routes=(), plan="")

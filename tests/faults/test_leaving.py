@@ -13,7 +13,18 @@ import pytest
 from ckpt_transport import Config, Joiner, ParameterServer
 from ckpt_transport.errors import TaintedError, UpdateAbortedError, UpdateError
 from ckpt_transport.memory import sweep_leftovers
-from tests.fleet import SWIFT, Fault, HolderProcess, HolderSpec, SinkSpec, fleet, holders, left_behind, weights
+from tests.fleet import (
+    SWIFT,
+    Fault,
+    HolderProcess,
+    HolderSpec,
+    SinkSpec,
+    SourceProcess,
+    fleet,
+    holders,
+    left_behind,
+    weights,
+)
 from tests.site import READ, SOCKETS, make_site, use
 
 SHAPE = {"layers": 8, "width": 384}
@@ -157,6 +168,39 @@ def test_a_server_that_updates_by_p2p_outlives_its_sinks(site: str) -> None:
         server.register("v3", tensors=weights(3, **SHAPE))
         server.update("v3", [sinks[1].address], ranks=[0])
         assert sinks[1].state().holds(weights(3, **SHAPE))
+
+
+@pytest.mark.parametrize("transport", ["gloo", "gloo-line"])
+def test_sources_that_share_a_version_outlive_a_sink(transport: str) -> None:
+    """Given two source ranks with half the tensors each, when a sink dies, then both go on for the other one."""
+    dying = SinkSpec(model=SHAPE, fault=Fault("load", 5))
+    with fleet(dying, SinkSpec(model=SHAPE)) as sinks:
+        addresses = [sink.address for sink in sinks]
+        settings = {"transport": transport, "coordinator": addresses[0] + "-coordinator", **SMALL}
+        sources = [
+            SourceProcess(addresses, settings=settings, rank=rank, world_size=2, shape=SHAPE, ranks=[0, 1])
+            for rank in (0, 1)
+        ]
+        assert [source.outcome() for source in sources] == ["", ""]
+        assert sinks[1].state().holds(weights(2, **SHAPE))
+
+
+def test_a_source_that_alone_had_its_tensors_cannot_be_done_without() -> None:
+    """Given two source ranks with half the tensors each, when one dies, then the update fails and names a tensor."""
+    with fleet(SinkSpec(model=SHAPE)) as (sink,):
+        settings = {"transport": "gloo", "coordinator": sink.address + "-coordinator", **SMALL}
+        faults = (None, Fault("run"))
+        sources = [
+            SourceProcess(
+                [sink.address], settings=settings, rank=rank, world_size=2, shape=SHAPE, ranks=[0], fault=fault
+            )
+            for rank, fault in enumerate(faults)
+        ]
+        outcomes = [source.outcome() for source in sources]
+        assert "nobody holds" in outcomes[0]
+        assert outcomes[1] == "killed"
+        state = sink.state()
+        assert state.served == "TaintedError" or state.holds(weights(1, **SHAPE))
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
