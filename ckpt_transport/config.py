@@ -120,6 +120,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"type": "text", "expects": "the address or the host name of a network interface"},
         ),
     ] = "127.0.0.1"
+    link: Annotated[
+        int,
+        Meta(
+            description="Bytes per second of this participant's link to other hosts, so that holders share out what "
+            "they send by it; 0 when it is not known.",
+            ge=0,
+            extra={"type": "size", "expects": "a number of bytes per second, or text as '10GB'; 0 for not known"},
+        ),
+    ] = 0
     host: Annotated[
         str,
         Meta(

@@ -58,6 +58,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
         fan_out: how the cost grows with the number of receivers.
         bandwidth: bytes per second between one sender and one receiver, a conservative typical figure.
         latency: seconds one transfer costs whatever its size.
+        one_rank_per_device: the members of a route must all be on different GPUs.
     """
 
     reach: Reach
@@ -66,6 +67,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     fan_out: FanOut
     bandwidth: float
     latency: float
+    one_rank_per_device: bool = False
 
     @property
     def on_device(self) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import TransferTimeout, UpdateAbortedError
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Backing
 from ckpt_transport.session import messages as m
-from ckpt_transport.session.participant import Follower, Participant
+from ckpt_transport.session.participant import Follower, Halted, Participant
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import RouteTable
 
@@ -20,7 +20,7 @@ def follow(
     mailbox: Mailbox,
     table: RouteTable,
     plans: Plans,
-    buffers: Sequence[Buffer],
+    extents: Sequence[Backing],
     coordinator: str,
     join: m.Join,
     timeout: float,
@@ -35,13 +35,17 @@ def follow(
     while mailbox.receive(0) is not None:
         pass
     deadline = time.monotonic() + timeout
-    participant = Participant(mailbox, table, plans, buffers, None, deadline)
+    participant = Participant(mailbox, table, plans, extents, None, deadline)
     follower: Follower | None = None
 
     def watch() -> None:
         while (received := mailbox.receive(0)) is not None:
-            if received[0] == coordinator and isinstance(received[1], m.Abort):
+            if received[0] != coordinator:
+                continue
+            if isinstance(received[1], m.Abort):
                 raise UpdateAbortedError(received[1].reason)
+            if isinstance(received[1], m.Halt):
+                raise Halted(received[1].reason)
         mailbox.check_alive([coordinator])
 
     mailbox.send(coordinator, join)
@@ -59,12 +63,14 @@ def follow(
             if isinstance(message, m.Abort):
                 update = message.update
                 raise UpdateAbortedError(message.reason)
-            if isinstance(message, m.Propose):
-                update, rank = message.update, message.rank
-                mailbox.watch(coordinator)
-                follower = Follower(update, participant, None, timeout)
+            if isinstance(message, m.Propose | m.Halt):
+                update = message.update
+                if follower is None:
+                    mailbox.watch(coordinator)
+                    follower = Follower(update, participant, None, timeout)
             if follower is not None:
                 answer = follower.answer(message, watch)
+                rank = follower.rank
                 if answer is not None:
                     mailbox.send(coordinator, answer)
                 if isinstance(message, m.Commit):

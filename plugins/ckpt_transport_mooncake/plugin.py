@@ -13,7 +13,7 @@ import torch
 
 from ckpt_transport.errors import RegistrationError, TransferError
 from ckpt_transport.families import Calls, OneSidedEndpoint, Poll, ReadSpan
-from ckpt_transport.memory import Buffer, MemoryKind, device_of
+from ckpt_transport.memory import ONE_RUN, Buffer, MemoryKind, device_of
 from ckpt_transport.transport import (
     Availability,
     Control,
@@ -157,7 +157,7 @@ class MooncakeTransport(Transport):
     name = "mooncake"
     traits = Traits(
         reach=Reach.NETWORK,
-        sends_from=frozenset(MemoryKind),
+        sends_from=ONE_RUN,
         maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=1e9,

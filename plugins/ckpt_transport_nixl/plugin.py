@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport.errors import RegistrationError, TransferError
 from ckpt_transport.families import Calls, OneSidedEndpoint, Poll, ReadSpan
-from ckpt_transport.memory import Buffer, MemoryKind, device_of
+from ckpt_transport.memory import ONE_RUN, Buffer, device_of
 from ckpt_transport.transport import (
     Availability,
     Control,
@@ -160,7 +160,7 @@ class NixlTransport(Transport):
     name = "nixl"
     traits = Traits(
         reach=Reach.NETWORK,
-        sends_from=frozenset(MemoryKind),
+        sends_from=ONE_RUN,
         maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=0.7e9,

@@ -8,7 +8,7 @@ import torch
 
 from ckpt_transport.errors import PeerLostError, RegistrationError, TransportError
 from ckpt_transport.families import MessageEndpoint, Poll
-from ckpt_transport.memory import Buffer, MemoryKind, device_of
+from ckpt_transport.memory import ONE_RUN, Buffer, device_of
 from ckpt_transport.transport import (
     Availability,
     Control,
@@ -113,7 +113,7 @@ class UcxTransport(Transport):
     name = "ucx"
     traits = Traits(
         reach=Reach.NETWORK,
-        sends_from=frozenset(MemoryKind),
+        sends_from=ONE_RUN,
         maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=0.7e9,
