@@ -6,6 +6,16 @@
 """
 
 from ckpt_transport.config import Config
-from ckpt_transport.session import Engine, Gate, LoadedPiece, ParameterServer, Report, Sink, ask_version
+from ckpt_transport.session import Engine, Gate, LoadedBucket, LoadedPiece, ParameterServer, Report, Sink, ask_version
 
-__all__ = ["Config", "Engine", "Gate", "LoadedPiece", "ParameterServer", "Report", "Sink", "ask_version"]
+__all__ = [
+    "Config",
+    "Engine",
+    "Gate",
+    "LoadedBucket",
+    "LoadedPiece",
+    "ParameterServer",
+    "Report",
+    "Sink",
+    "ask_version",
+]

@@ -126,7 +126,10 @@ def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
         for name, tensor in pairs:
             state[name].copy_(tensor)
 
-    engine = LoaderEngine(module, by_name, "", label) if spec.by_callback else TorchEngine(module, "", label)
+    always = spec.settings.get("verify_apply") == "always"
+    engine: TorchEngine = TorchEngine(module, "", label)
+    if spec.by_callback:
+        engine = LoaderEngine(module, by_name, "", label, verify_always=always)
     if spec.fault is not None:
         inject(spec.fault, Participant if spec.fault.where in PHASES else engine)
     sink = Sink(engine, spec.address, "v1", Config.load(**{**SWIFT, **spec.settings}))

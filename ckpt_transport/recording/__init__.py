@@ -6,6 +6,7 @@
 """
 
 from ckpt_transport.recording.layout import Copy, Fill, Gap, Layout, Place, Program, Refusal, Target
+from ckpt_transport.recording.loading import RecordedLoading
 from ckpt_transport.recording.record import Load, Recording, key_of, record
 from ckpt_transport.recording.replay import Replay
 from ckpt_transport.recording.script import Part, Script, Scripts
@@ -19,6 +20,7 @@ __all__ = [
     "Part",
     "Place",
     "Program",
+    "RecordedLoading",
     "Recording",
     "Refusal",
     "Replay",

@@ -76,7 +76,7 @@ class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref"):
 
 
 class Named(msgspec.Struct, frozen=True, array_like=True, tag="named"):
-    """An argument that has a name: a ``dtype``, ``memory_format`` or ``layout`` of torch, or the targets' ``device``."""
+    """An argument with a name: a ``dtype``, ``memory_format`` or ``layout`` of torch, or the targets' ``device``."""
 
     kind: str
     name: str

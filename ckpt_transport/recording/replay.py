@@ -8,7 +8,7 @@ import torch
 
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.recording.arguments import decode, operation, view
-from ckpt_transport.recording.layout import Place, Program, Ref
+from ckpt_transport.recording.layout import Fill, Place, Program, Ref
 from ckpt_transport.recording.memory_map import begin_of
 from ckpt_transport.recording.programs import written_by
 from ckpt_transport.recording.script import Part, Script, Scripts
@@ -57,6 +57,15 @@ class Replay:
             if fill.target in targets:
                 place = Ref(Place.TARGET, fill.target, fill.shape, fill.write)
                 self._find(place, ()).fill_(fill.value)
+
+    def misfits(self) -> list[str]:
+        """Targets in which something is not the constant that :meth:`fill` would set."""
+        fills = self._layout.fills
+        return [self._layout.targets[fill.target].name for fill in fills if not self._is_filled(fill)]
+
+    def _is_filled(self, fill: Fill) -> bool:
+        place = self._find(Ref(Place.TARGET, fill.target, fill.shape, fill.write), ())
+        return torch.equal(place, torch.full_like(place, fill.value))
 
     def finish(self) -> None:
         """

@@ -132,7 +132,7 @@ class Coordinator:
                 before_hold()
                 self._hold(made)
             with self._phase("run"):
-                events = self._run(made, progress)
+                events, told = self._run(made, progress)
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:
@@ -150,6 +150,7 @@ class Coordinator:
             tuple(events),
             labels,
             lost,
+            told,
         )
 
     # -- phases -------------------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ class Coordinator:
             self._tell(m.Advance(self._update, max(forwards.values())), forwards)
         self._gather(m.Still, sinks)
 
-    def _run(self, made: Plan, progress: Progress) -> list[Event]:
+    def _run(self, made: Plan, progress: Progress) -> tuple[list[Event], dict[int, str]]:
         total = sum(bucket.nbytes for bucket in made.buckets if made.owner(bucket) == 0)
         done = 0
 
@@ -291,9 +292,12 @@ class Coordinator:
 
         self._tell(m.Run(self._update), self._others)
         events = self._local.run(self._watch, sent)
+        told = {}
         for ran in self._gather(m.Ran, self._others).values():
             events += ran.events
-        return sorted(events, key=lambda event: event.start)
+            if ran.told:
+                told[ran.rank] = ran.told
+        return sorted(events, key=lambda event: event.start), told
 
     def _commit(self, made: Plan) -> tuple[dict[int, float], tuple[str, ...]]:
         """Nobody can refuse any more. A sink that dies now is lost, and the update stands."""

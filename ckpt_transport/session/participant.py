@@ -17,7 +17,7 @@ from ckpt_transport.execution import Event, Pipeline, Program, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan
 from ckpt_transport.session import messages as m
-from ckpt_transport.session.engine import Engine, LoadedPiece
+from ckpt_transport.session.engine import Engine, LoadedBucket
 from ckpt_transport.session.plans import Expected, Plans
 from ckpt_transport.session.routes import OpenRoute, RouteTable, Watch
 
@@ -68,6 +68,7 @@ class Participant:
             if not self._plans.fits(plan, expected):
                 _check_expected(plan, self._engine, expected)
                 self._plans.found_fit(plan, expected)
+            self._engine.prepare([tensor.spec for tensor in plan.manifest.tensors])
         self._program, self._addresses, self._names = self._plans.program(plan, rank), addresses, names
         return plan.digest
 
@@ -125,19 +126,20 @@ class Participant:
     def _apply(self, bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence | None:
         assert self._engine is not None
         (view,) = views
-        tensors = self._ready_program.plan.manifest.tensors
+        plan = self._ready_program.plan
+        tensors = plan.manifest.tensors
         lasting = bucket.fill_slot == bucket.slot == IN_PLACE
         self.applying = True
         return self._engine.load(
-            [
-                LoadedPiece(
-                    tensors[piece.tensor].spec,
-                    piece.tensor_offset,
-                    view[piece.bucket_offset : piece.bucket_offset + piece.nbytes],
-                    lasting,
-                )
-                for piece in bucket.pieces
-            ]
+            LoadedBucket(
+                (plan.shape, bucket.offset, bucket.extent),
+                view,
+                lambda: [
+                    (tensors[piece.tensor].spec, piece.tensor_offset, piece.bucket_offset, piece.nbytes)
+                    for piece in bucket.pieces
+                ],
+                lasting,
+            )
         )
 
     @property
@@ -189,7 +191,8 @@ class Follower:
                 self._advance(engine, message.forwards, watch)
                 return m.Still(self.update, self._rank)
             case m.Run():
-                return m.Ran(self.update, self._rank, participant.run(watch))
+                events = participant.run(watch)
+                return m.Ran(self.update, self._rank, events, "" if engine is None else engine.told)
             case m.Commit():
                 return m.Committed(self.update, self._rank, 0.0 if engine is None else engine.resume())
         return None

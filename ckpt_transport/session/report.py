@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckpt_transport.execution import Event, draw, write_trace
@@ -22,6 +22,7 @@ class Report:
         timeline: every stage on every rank.
         labels: what people call each rank.
         lost: labels of sinks that died after all had agreed to commit.
+        told: how sinks have applied the version, by rank, in words; of those that say so.
     """
 
     version: str
@@ -32,6 +33,7 @@ class Report:
     timeline: tuple[Event, ...]
     labels: dict[int, str]
     lost: tuple[str, ...] = ()
+    told: dict[int, str] = field(default_factory=dict)
 
     def picture(self, width: int = 72) -> str:
         """The timeline as lines of text."""
