@@ -15,7 +15,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
 from ckpt_transport.memory import Buffer, Fence
-from ckpt_transport.planning import IN_PLACE, Bucket, Plan, Runs
+from ckpt_transport.planning import IN_PLACE, Bucket, Piece, PlacedTensor, Plan, Runs
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedPiece
 from ckpt_transport.session.plans import Expected, Plans
@@ -165,9 +165,10 @@ class Participant:
         assert self._engine is not None
         (view,) = views
         lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
+        tensors = self._ready_program.plan.manifest.tensors
         pieces = [
-            LoadedPiece(self._ready_program.plan.manifest.tensors[tensor].spec, start, view[first:last], lasting)
-            for tensor, start, first, last in self._lacking(bucket)
+            LoadedPiece(tensors[piece.tensor].spec, start, view[first : first + nbytes], lasting)
+            for piece, start, first, nbytes in (self._lacking(bucket) if self._has else _all_of(bucket, tensors))
         ]
         if not pieces:
             return None
@@ -176,17 +177,12 @@ class Participant:
         self._given.append(bucket)
         return fence
 
-    def _lacking(self, bucket: Bucket) -> Iterator[tuple[int, int, int, int]]:
-        """What the engine was not given in an earlier round: tensor, first byte, and where in the bucket."""
+    def _lacking(self, bucket: Bucket) -> Iterator[tuple[Piece, int, int, int]]:
+        """As :func:`_all_of`, but for what the engine was given in an earlier round."""
         tensors = self._ready_program.plan.manifest.tensors
-        for piece in bucket.pieces:
-            start = tensors[piece.tensor].start + piece.tensor_offset
-            if not self._has:
-                yield piece.tensor, start, piece.bucket_offset, piece.bucket_offset + piece.nbytes
-                continue
-            for low, high in self._has.lacking(tensors[piece.tensor].spec.name, start, piece.nbytes):
-                first = piece.bucket_offset + low - start
-                yield piece.tensor, low, first, first + high - low
+        for piece, start, first, nbytes in _all_of(bucket, tensors):
+            for low, high in self._has.lacking(tensors[piece.tensor].spec.name, start, nbytes):
+                yield piece, low, first + low - start, high - low
 
     @property
     def _ready_program(self) -> Program:
@@ -274,6 +270,12 @@ class Follower:
                 watch()
                 if time.monotonic() > deadline:
                     raise
+
+
+def _all_of(bucket: Bucket, tensors: Sequence[PlacedTensor]) -> Iterator[tuple[Piece, int, int, int]]:
+    """Each piece, where it starts in its tensor and in the bucket, and its length."""
+    for piece in bucket.pieces:
+        yield piece, tensors[piece.tensor].start + piece.tensor_offset, piece.bucket_offset, piece.nbytes
 
 
 def _check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
