@@ -45,10 +45,11 @@ class Peer:
         self._process.join(60)
 
 
-def run_worker(shapes: Shapes, pipe: Connection) -> None:
-    """An engine's worker: it copies what arrives into its parameters."""
+def run_worker(shapes: Shapes, gpu: int, pipe: Connection) -> None:
+    """An engine's worker on a GPU: it copies what arrives into its parameters."""
     import zmq
 
+    torch.cuda.set_device(gpu)
     module = Weights(shapes)
     zmq_context = zmq.Context()
     with attach(module) as attachment:
@@ -100,10 +101,13 @@ def run_checkpoint_engine(shapes: Shapes, pipe: Connection) -> None:
         pipe.send(time.perf_counter() - started)
 
 
-def run_bare_broadcast(rank: int, size: int, nbytes: int, slot_bytes: int, identity: bytes, pipe: Connection) -> None:
+def run_bare_broadcast(
+    rank: int, size: int, gpu: int, nbytes: int, slot_bytes: int, identity: bytes, pipe: Connection
+) -> None:
     """NCCL alone: broadcasts of slots, one after the other, until ``nbytes`` have moved."""
     from ckpt_transport_nccl.library import Communicator
 
+    torch.cuda.set_device(gpu)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     slot = torch.zeros(slot_bytes, dtype=torch.uint8, device="cuda")
     deadline = time.monotonic() + ANSWER_SECONDS

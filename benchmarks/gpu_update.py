@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import importlib.util
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import median
@@ -33,6 +34,8 @@ from benchmarks._report import Row, report
 from ckpt_transport import Config, ParameterServer
 
 SLOT_BYTES = 64 << 20
+ROOM = 4 << 30
+"""GPU memory that everything but weights needs."""
 console = Console(stderr=True)
 
 
@@ -59,7 +62,7 @@ def measure(parts: Collection[Part] = tuple(Part), rounds: int = 5, trace: Path 
 def _compare(what: str, shapes: Shapes, rounds: int, share: float, peer: float, trace: Path | None = None) -> list[Row]:
     nbytes = size(shapes)
     console.print(f"{what}: {len(shapes)} tensors, {nbytes / 1e9:.1f} GB")
-    worker = Peer(run_worker, shapes)
+    worker = Peer(run_worker, shapes, 0)
     address = worker.answer()
     taken = {}
     rows = []
@@ -77,6 +80,8 @@ def _compare(what: str, shapes: Shapes, rounds: int, share: float, peer: float, 
             Row(f"{name}: extra GPU memory, GiB", extra / (1 << 30), "none", "<=0.35", "both processes"),
         ]
         trace = None
+    if torch.cuda.mem_get_info()[0] > nbytes + ROOM:
+        rows.append(_handed_over(what, shapes, address, worker, rounds, median(copies)))
     if importlib.util.find_spec("checkpoint_engine") is not None:
         theirs, kept, extra = _checkpoint_engine(shapes, worker, rounds)
         for transport, seconds in taken.items():
@@ -124,6 +129,22 @@ def _ours(
     return copies, updates, first.seconds, memory.extra
 
 
+def _handed_over(what: str, shapes: Shapes, address: str, worker: Peer, rounds: int, copy: float) -> Row:
+    """Updates from tensors that lie on the GPU already, as a trainer's beside the engine do."""
+    with ParameterServer(Config(transport="cuda_ipc"), rank=0, world_size=1) as server:
+        server.lend("v1", {name: tensor.cuda().contiguous() for name, tensor in tensors(shapes, 1).items()})
+        seconds = []
+        for _ in range(rounds + 1):
+            done = server.update("v1", [address])
+            assert done is not None
+            seconds.append(done.seconds)
+        _check(worker, 1)
+    torch.cuda.empty_cache()
+    detail = f"update {median(seconds[1:]) * 1e3:.0f} ms, pinned host to device {copy * 1e3:.0f} ms"
+    console.print(f"  handed over: {detail}")
+    return Row(f"cuda_ipc, {what}, lent on the GPU", copy / median(seconds[1:]), "pinned host to device", "", detail)
+
+
 def _check(worker: Peer, version: int) -> None:
     wrong = worker.call("wrong", version)
     assert not wrong, f"{len(wrong)} tensors are wrong, the first {wrong[0]}"
@@ -159,41 +180,71 @@ def _checkpoint_engine(shapes: Shapes, worker: Peer, rounds: int) -> tuple[float
 
 
 def _broadcasts(shapes: Shapes, rounds: int) -> list[Row]:
-    """NCCL with two and four ranks on one GPU."""
-    from ckpt_transport_nccl.library import unique_id
+    """NCCL with several ranks on one GPU, and with one rank on each of several."""
+    gpus = torch.cuda.device_count()
+    places: dict[str, Sequence[int]] = {}
+    if os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1":
+        places = {"2 ranks on one GPU": (0, 0), "4 ranks on one GPU": (0, 0, 0, 0)}
+    if gpus > 1:
+        places |= {f"{gpus} ranks on {gpus} GPUs": range(gpus)}
+    return [row for what, where in places.items() for row in _broadcast(shapes, rounds, what, where)]
 
-    nbytes, rows = size(shapes), []
-    for ranks in (2, 4):
-        identity = unique_id()
-        bare = [Peer(run_bare_broadcast, rank, ranks, nbytes, SLOT_BYTES, identity) for rank in range(ranks)]
-        for peer in bare:
-            assert peer.answer() == "ready"
-        alone = []
-        for _ in range(rounds + 1):
-            for peer in bare:
-                peer.ask("broadcast")
-            alone.append(max(float(peer.answer()) for peer in bare))
-        for peer in bare:
-            peer.stop()
-        workers = [Peer(run_worker, shapes) for _ in range(ranks - 1)]
-        addresses = [worker.answer() for worker in workers]
-        updates = []
-        with ParameterServer(Config(transport="nccl"), rank=0, world_size=1) as server:
-            server.register("v1", tensors=tensors(shapes, 1))
+
+def _broadcast(shapes: Shapes, rounds: int, what: str, gpus: Sequence[int]) -> list[Row]:
+    """From the first of ``gpus`` to the others: by NCCL alone, and as updates from GPU and from host memory."""
+    nbytes = size(shapes)
+    alone = _bare_broadcast(nbytes, rounds, gpus)
+    workers = [Peer(run_worker, shapes, gpu) for gpu in gpus[1:]]
+    addresses = [worker.answer() for worker in workers]
+    rows = []
+    torch.cuda.set_device(gpus[0])
+    with ParameterServer(Config(transport="nccl"), rank=0, world_size=1) as server:
+        on_gpu = {name: tensor.cuda().contiguous() for name, tensor in tensors(shapes, 1).items()}
+        server.lend("v1", on_gpu)
+        del on_gpu
+        for version, where, target in ((1, "weights on the GPU", ">=0.9"), (2, "weights on the host", "")):
+            if version == 2:
+                server.unregister("v1")
+                torch.cuda.empty_cache()
+                server.register("v2", tensors=tensors(shapes, 2))
+            updates = []
             for _ in range(rounds + 1):
-                done = server.update("v1", addresses)
+                done = server.update(f"v{version}", addresses)
                 assert done is not None
                 updates.append(done.seconds)
-        for worker in workers:
-            _check(worker, 1)
-            worker.stop()
-        detail = (
-            f"update {median(updates[1:]) * 1e3:.0f} ms (first {updates[0] * 1e3:.0f}), "
-            f"broadcast {median(alone[1:]) * 1e3:.0f} ms"
-        )
-        ratio = median(alone[1:]) / median(updates[1:])
-        rows.append(Row(f"nccl, {ranks} ranks on one GPU", ratio, "a bare broadcast", ">=0.9", detail))
+                phases = done.phases
+            for worker in workers:
+                _check(worker, version)
+            detail = (
+                f"update {median(updates[1:]) * 1e3:.0f} ms (first {updates[0] * 1e3:.0f}), "
+                f"broadcast {alone * 1e3:.0f} ms = {nbytes / alone / 1e9:.0f} GB/s"
+            )
+            rows.append(Row(f"nccl, {what}, {where}", alone / median(updates[1:]), "a bare broadcast", target, detail))
+            console.print(f"  nccl, {what}, {where}: {detail}")
+            console.print("   ", ", ".join(f"{phase} {seconds * 1e3:.1f}" for phase, seconds in phases.items()))
+    for worker in workers:
+        worker.stop()
     return rows
+
+
+def _bare_broadcast(nbytes: int, rounds: int, gpus: Sequence[int]) -> float:
+    """Seconds, the median."""
+    from ckpt_transport_nccl.library import unique_id
+
+    identity = unique_id()
+    peers = [
+        Peer(run_bare_broadcast, rank, len(gpus), gpu, nbytes, SLOT_BYTES, identity) for rank, gpu in enumerate(gpus)
+    ]
+    for peer in peers:
+        assert peer.answer() == "ready"
+    seconds = []
+    for _ in range(rounds + 1):
+        for peer in peers:
+            peer.ask("broadcast")
+        seconds.append(max(float(peer.answer()) for peer in peers))
+    for peer in peers:
+        peer.stop()
+    return median(seconds[1:])
 
 
 def main(

@@ -114,12 +114,13 @@ class SinkSpec:
     """A sink to start.
 
     Attributes:
-        model: keyword arguments of :func:`model`.
+        model: keyword arguments of ``make``.
         settings: of its Config.
         by_callback: load through a callback that takes whole tensors.
         fault: what goes wrong there.
         site: of :mod:`tests.site`; empty for none.
         engine: the name that ranks of one engine share.
+        make: makes the model from a seed; a function of some module, by default :func:`model`.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -129,12 +130,13 @@ class SinkSpec:
     address: str = ""
     site: str = ""
     engine: str = ""
+    make: Callable[..., torch.nn.Module] | None = None
 
 
 def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
     """The sink's process: serve forward passes, answer questions about the weights."""
     use(spec.site)
-    module = model(1, **spec.model)
+    module = (spec.make or model)(1, **spec.model)
     state = module.state_dict()
 
     def by_name(pairs: Any) -> None:
@@ -334,10 +336,13 @@ def run_source(
     world_size: int,
     fault: Fault | None,
     shape: Mapping[str, Any],
+    gpu: int,
     ranks: Sequence[int] | None,
     pipe: Connection,
 ) -> None:
     """A source's process: register, update once, report."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(gpu)
     meter = Meter()
     inject_into(fault, meter)
     tensors = weights(seed, **shape)
@@ -364,10 +369,11 @@ class SourceProcess:
         world_size: int = 1,
         fault: Fault | None = None,
         shape: Mapping[str, Any] | None = None,
+        gpu: int = 0,
         ranks: Sequence[int] | None = None,
     ) -> None:
         self._pipe, theirs = context.Pipe()
-        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, ranks, theirs)
+        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, ranks, theirs)
         self.process = context.Process(target=run_source, args=arguments, daemon=True)
         self.process.start()
         _pids.add(self.process.pid or 0)

@@ -46,6 +46,14 @@ def join(
     version: Annotated[
         str | None, typer.Option(help="What the version is called.", show_default="that of holders, or the last update")
     ] = None,
+    quantize_for: Annotated[
+        Path | None,
+        typer.Option(
+            help="Quantize them on the way, for engines started from this directory, or with this config.json.",
+            exists=True,
+            show_default="as in the last update",
+        ),
+    ] = None,
     transport: Transport = None,
     bucket_bytes: BucketBytes = None,
     ring_depth: RingDepth = None,
@@ -91,10 +99,13 @@ def join(
         raise ConfigError("say where holders are with --metas; without holders use 'ckpt-transport update --sink'")
     if (checkpoint is None) != (version is None):
         raise ConfigError("give both --checkpoint and --version, or neither")
+    if quantize_for is not None and checkpoint is None:
+        raise ConfigError("--quantize-for belongs to --checkpoint; the last update is joined as it was")
     if checkpoint is None or version is None:
         known = _last_update(engine, settings)
         checkpoint, version = Path(known.checkpoint), known.version
-    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), "keep", draft=False)
+        quantize_for = Path(known.quantized_for) if known.quantized_for else None
+    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), "keep", quantize_for, draft=False)
 
 
 def _last_update(engine: str, settings: Config) -> served.Served:

@@ -27,6 +27,7 @@ from ckpt_transport.planning.explain import count
 from ckpt_transport.session import ParameterServer
 from ckpt_transport.session.coordinator import Progress
 from ckpt_transport.session.fleet import FleetReport, Updates, make_fleet
+from ckpt_transport.session.quantizers import quantizer_for
 from ckpt_transport.session.report import Report
 
 Done = TypeVar("Done")
@@ -59,6 +60,14 @@ def update(
     draft: Annotated[
         bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
     ] = False,
+    quantize_for: Annotated[
+        Path | None,
+        typer.Option(
+            help="Quantize on the way, for engines that were started from this directory, or with this config.json.",
+            exists=True,
+            show_default=False,
+        ),
+    ] = None,
     update_method: Annotated[
         UpdateMethod,
         typer.Option(
@@ -114,6 +123,7 @@ def update(
         engine,
         tuple(endpoint or ()),
         pause,
+        quantize_for,
         draft=draft,
         method=update_method,
         ranks=None if ranks is None else parse_ranks(ranks),
@@ -127,24 +137,29 @@ def bring(
     engine: str | None,
     endpoints: tuple[str, ...],
     pause: str,
+    quantize_for: Path | None,
     *,
     draft: bool,
     method: UpdateMethod = UpdateMethod.BROADCAST,
     ranks: Sequence[int] | None = None,
 ) -> None:
     """Bring ``checkpoint`` to the sinks of the settings, or to the engines at ``endpoints``, and say what happened."""
+    quantize = None if quantize_for is None else quantizer_for(quantize_for)
     with ParameterServer(settings) as server:
         console = Console(quiet=server.rank != 0)
         register = _with_progress(console, f"reading {checkpoint.name}")
+        name = version if quantize is None else f"{version} as it was read"
         if checkpoint.is_dir():
-            register(lambda shown: server.register(version, directory=checkpoint, progress=shown))
+            stored = register(lambda shown: server.register(name, directory=checkpoint, progress=shown))
         else:
-            register(lambda shown: server.register(version, files=[checkpoint], progress=shown))
+            stored = register(lambda shown: server.register(name, files=[checkpoint], progress=shown))
+        if quantize is not None and quantize_for is not None:
+            server.lend(version, quantize(stored, quantize_for))
         problems: list[str] = []
         for updates in steps(server, method, ranks):
             problems += run(settings, updates, version, engine, endpoints, pause, draft=draft, console=console)
         if engine is not None and server.rank == 0 and not draft:
-            served.remember(engine, version, checkpoint, endpoints)
+            served.remember(engine, version, checkpoint, endpoints, quantize_for)
     if problems:
         raise typer.Exit(INCOMPLETE)
 

@@ -21,7 +21,7 @@ import torch
 
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import Event, now
-from ckpt_transport.memory import Fence, copy_bytes
+from ckpt_transport.memory import Backing, Fence
 from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
@@ -59,7 +59,7 @@ class Attachment:
 class Sources:
     """Memory that fills read from and write to: extents by number, and the ring of slots."""
 
-    extents: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    extents: Mapping[int, Backing] = field(default_factory=dict)
     ring: torch.Tensor | None = None
 
 
@@ -220,15 +220,14 @@ class Pipeline:
         return moved
 
     def _fill(self, step: Step) -> float:
-        """Copy a bucket into its slot; return when that started."""
+        """Put a bucket into its slot; return when that started."""
         started, plan = now(), self._program.plan
         bucket, ring = plan.buckets[step.bucket], plan.ring(self._program.rank, RingUse.FILL)
         assert ring is not None
         assert self._sources.ring is not None
         start = bucket.fill_slot * ring.slot_bytes
-        extent = self._sources.extents[bucket.extent]
         slot = self._sources.ring[start : start + bucket.nbytes]
-        copy_bytes(slot, extent[bucket.offset : bucket.offset + bucket.nbytes])
+        self._sources.extents[bucket.extent].fill(slot, bucket.offset)
         return started
 
     def _post(self, route: int) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ckpt_transport.memory.copy import copy_bytes
 from ckpt_transport.memory.pinning import READ_ONLY, pin
 from ckpt_transport.memory.segment import Segment
 
@@ -20,6 +21,12 @@ class MemoryKind(enum.StrEnum):
     """Host memory with a name that other processes of this host can map."""
     CUDA = "cuda"
     """Memory of a CUDA device."""
+    LOOSE = "loose"
+    """Tensors that lie apart, each where its owner keeps it, on any device. Nothing is sent from there in place."""
+
+
+ONE_RUN = frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED, MemoryKind.CUDA})
+"""Kinds of memory that a :class:`Buffer` can be of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +50,10 @@ class Buffer:
         if self.segment is not None:
             return MemoryKind.SHARED
         return MemoryKind.CUDA if self.tensor.is_cuda else MemoryKind.PRIVATE
+
+    def fill(self, slot: torch.Tensor, offset: int) -> None:
+        """Copy the bytes from ``offset`` on into ``slot`` (uint8), as many as it holds. Complete when it returns."""
+        copy_bytes(slot, self.tensor[offset : offset + slot.numel()])
 
     def pin(self) -> bool:
         """Page-lock host memory for as long as ``tensor`` lives; see :func:`~ckpt_transport.memory.pinning.pin`."""

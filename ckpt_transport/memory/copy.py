@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -23,7 +24,7 @@ def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
     several processes copy at once, the one that spins keeps away the one it waits for.
     """
     if not (target.is_cpu and source.is_cpu):
-        _copy_on_device(target, source)
+        _copy_on_device([target], [source])
         return
     chunks = deque(zip(torch.split(target, CHUNK_BYTES), torch.split(source, CHUNK_BYTES), strict=True))
     helpers = min(torch.get_num_threads(), len(chunks)) - 1
@@ -31,6 +32,15 @@ def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
     _copy_chunks(chunks)
     for future in running:
         future.result()
+
+
+def copy_runs(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy each of ``sources`` over the target in its place, as :func:`copy_bytes` does one; on any devices."""
+    if all(tensor.is_cpu for tensor in (*targets, *sources)):
+        for target, source in zip(targets, sources, strict=True):
+            copy_bytes(target, source)
+    else:
+        _copy_on_device(targets, sources)
 
 
 def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -42,11 +52,11 @@ def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
         np.copyto(target.numpy(), source.numpy())
 
 
-def _copy_on_device(target: torch.Tensor, source: torch.Tensor) -> None:
+def _copy_on_device(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """On a stream of its own, so that several threads keep the copy engine busy and nothing else waits."""
-    device = target.device if target.is_cuda else source.device
+    device = next(tensor.device for tensor in (*targets, *sources) if tensor.is_cuda)
     with torch.cuda.stream(_copy_stream(device)):
-        target.copy_(source, non_blocking=True)
+        torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
         copied = fence(device)
     if copied is not None:
         copied.synchronize()

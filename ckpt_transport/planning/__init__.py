@@ -6,7 +6,7 @@
 from ckpt_transport.planning.assignment import spread
 from ckpt_transport.planning.explain import explain
 from ckpt_transport.planning.lines import transports_of
-from ckpt_transport.planning.manifest import Extent, Manifest, PlacedTensor, Present, TensorSpec, merge
+from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor, Present, TensorSpec, merge
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
 from ckpt_transport.planning.planner import AUTO, Settings, plan
 from ckpt_transport.planning.runs import Runs
@@ -17,6 +17,7 @@ __all__ = [
     "AUTO",
     "IN_PLACE",
     "Bucket",
+    "Conversion",
     "Extent",
     "Manifest",
     "Participant",

@@ -20,7 +20,15 @@ from dataclasses import dataclass
 
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up
-from ckpt_transport.planning.manifest import Extent, Manifest, PlacedTensor, Present, check_version, merge
+from ckpt_transport.planning.manifest import (
+    Extent,
+    Manifest,
+    PlacedTensor,
+    Present,
+    check_version,
+    conversions_of,
+    merge,
+)
 from ckpt_transport.planning.runs import Runs
 
 UNITS_PER_HOLDER = 24
@@ -209,7 +217,8 @@ def spread(
             PlacedTensor(entry.spec, mine.extent, mine.offset + entry.offset - first, entry.nbytes, entry.start)
             for entry in stretch.entries
         ]
-    return Manifest(version, tuple(extents), tuple(tensors), tuple(present))
+    computed = conversions_of(shards)
+    return Manifest(version, tuple(extents), tuple(tensors), tuple(present), conversions=computed)
 
 
 def _collect(

@@ -74,12 +74,12 @@ class Rejected:
 
 
 def candidates(owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Iterator[Chain | Rejected]:
-    """Every chain that one or two transports make, by name: ``gloo``, ``shm``, ``gloo+shm``; without lines."""
+    """Every chain that one or two transports make, by name: ``shm``, ``gloo+shm``, ``nccl+cuda_ipc``; without lines."""
     for name in sorted(traits):
         yield direct(name, owner, topology, traits)
     for outer in sorted(traits):
         for inner in sorted(traits):
-            if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is Reach.HOST:
+            if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is not Reach.NETWORK:
                 yield relayed(outer, inner, owner, topology, traits)
 
 
@@ -100,24 +100,39 @@ def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Trait
 
 
 def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
-    """``outer`` to one sink of every other host, ``inner`` within each host."""
+    """``outer`` to one rank of every other site, ``inner`` within each. A site is as far as ``inner`` reaches.
+
+    A source passes on at its site, so that sinks there need no slots; at a site without one the first sink does.
+    """
     name = f"{outer}+{inner}"
     if traits[outer].maps_memory:
         return Rejected(name, f"what {outer} brings is mapped, so a relay has nothing of its own to pass on")
-    hosts: dict[str, list[int]] = {}
+    on_device = traits[outer].on_device or traits[inner].on_device
+    if on_device and not traits[outer].sends_from & traits[inner].sends_from:
+        return Rejected(name, f"{outer} and {inner} do not move the same kind of memory")
+    what = "GPU" if traits[inner].reach is Reach.DEVICE else "host"
+    sites: dict[tuple[str, str], list[int]] = {}
     for rank in topology.sinks:
-        hosts.setdefault(topology.host(rank), []).append(rank)
-    near = tuple(hosts.pop(topology.host(owner), ()))
-    relays = tuple(ranks[0] for ranks in hosts.values())
-    if not relays:
-        return Rejected(name, f"all sinks are on the host of source {owner}, so there is nothing to relay")
-    first = [Link(outer, owner, relays)]
+        sites.setdefault(_site(rank, topology, traits[inner].reach), []).append(rank)
+    near = tuple(sites.pop(_site(owner, topology, traits[inner].reach), ()))
+    if not sites:
+        return Rejected(name, f"all sinks are on the {what} of source {owner}, so there is nothing to relay")
+    sources = {_site(rank, topology, traits[inner].reach): rank for rank in reversed(topology.sources)}
+    relays = {site: sources.get(site, ranks[0]) for site, ranks in sites.items()}
+    first = [Link(outer, owner, tuple(relays.values()))]
     if near:
         first.append(Link(inner, owner, near))
-    second = [Link(inner, ranks[0], tuple(ranks[1:])) for ranks in hosts.values() if len(ranks) > 1]
+    served = {relays[site]: tuple(rank for rank in ranks if rank != relays[site]) for site, ranks in sites.items()}
+    second = [Link(inner, relay, ranks) for relay, ranks in served.items() if ranks]
     if not second and not near:
-        return Rejected(name, "every host has one sink, so there is nothing to pass on")
+        return Rejected(name, f"every {what} has one sink, so there is nothing to pass on")
     return checked(name, (tuple(first), *([tuple(second)] if second else [])), topology, traits)
+
+
+def _site(rank: int, topology: Topology, reach: Reach) -> tuple[str, str]:
+    """Where a rank is, as far as a transport of that reach can tell."""
+    member = topology.participants[rank]
+    return member.host, member.device if reach is Reach.DEVICE else ""
 
 
 def checked(
@@ -131,4 +146,7 @@ def checked(
                     return Rejected(name, f"{link.transport} is not available at rank {rank}")
                 if traits[link.transport].on_device and not topology.participants[rank].devices:
                     return Rejected(name, f"{link.transport} moves GPU memory, and rank {rank} has none")
+            devices = [topology.participants[rank].device for rank in link.ranks]
+            if traits[link.transport].one_rank_per_device and len(set(devices)) < len(devices):
+                return Rejected(name, f"{link.transport} takes one rank of each GPU, and ranks {link.ranks} share some")
     return Chain(name, hops)

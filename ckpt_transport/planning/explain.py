@@ -19,6 +19,7 @@ def explain(plan: Plan) -> str:
     lines = [
         f"version   {manifest.version}: {len(manifest.specs):,} tensors, {size(manifest.nbytes)}"
         + (", what not every sink has yet" if manifest.present else ""),
+        *(f"computed  {count(len(each.tensors), 'tensor')}: {each.how}" for each in manifest.conversions),
         f"ranks     {count(len(topology.sources), 'source')}, {count(len(topology.sinks), 'sink')}, "
         f"{count(hosts, 'host')}",
         f"buckets   {len(sizes):,}, largest {size(max(sizes))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -77,6 +77,18 @@ class Present(msgspec.Struct, frozen=True, array_like=True):
     nbytes: int
 
 
+class Conversion(msgspec.Struct, frozen=True, array_like=True):
+    """Tensors that are computed from others when they are sent.
+
+    Attributes:
+        how: from what and in which way, in words.
+        tensors: their names.
+    """
+
+    how: str
+    tensors: tuple[str, ...]
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What a version holds.
 
@@ -88,6 +100,7 @@ class Manifest(msgspec.Struct, frozen=True):
         present: what every sink has already.
         digests: of what one source holds, the digest of each tensor's bytes, in the order of ``tensors``, where the
             source has computed them; empty otherwise.
+        conversions: what is known about tensors that the sources compute.
     """
 
     version: str
@@ -95,6 +108,7 @@ class Manifest(msgspec.Struct, frozen=True):
     tensors: tuple[PlacedTensor, ...]
     present: tuple[Present, ...] = ()
     digests: tuple[bytes, ...] = ()
+    conversions: tuple[Conversion, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -138,7 +152,7 @@ class Manifest(msgspec.Struct, frozen=True):
         return sum(1 for other in self.extents[:extent] if other.owner == owner)
 
 
-def merge(version: str, shards: Iterable[Manifest]) -> Manifest:
+def merge(version: str, shards: Sequence[Manifest]) -> Manifest:
     """The manifest of a whole version from those of its sources.
 
     Raises:
@@ -157,7 +171,7 @@ def merge(version: str, shards: Iterable[Manifest]) -> Manifest:
             if other != owner or len(holder) != len(tensors) + 1:
                 raise CheckpointError(f"tensor '{tensor.spec.name}' is held twice, by source ranks {other} and {owner}")
             tensors.append(PlacedTensor(tensor.spec, tensor.extent + base, tensor.offset, tensor.nbytes))
-    return Manifest(version, tuple(extents), tuple(tensors))
+    return Manifest(version, tuple(extents), tuple(tensors), conversions=conversions_of(shards))
 
 
 def check_version(version: str, shard: Manifest) -> None:
@@ -167,3 +181,12 @@ def check_version(version: str, shard: Manifest) -> None:
     """
     if shard.version != version:
         raise CheckpointError(f"a source holds version '{shard.version}' where '{version}' was asked for")
+
+
+def conversions_of(shards: Sequence[Manifest]) -> tuple[Conversion, ...]:
+    """What the sources that hold ``shards`` compute, all together."""
+    tensors: dict[str, dict[str, None]] = {}
+    for shard in shards:
+        for conversion in shard.conversions:
+            tensors.setdefault(conversion.how, {}).update(dict.fromkeys(conversion.tensors))
+    return tuple(Conversion(how, tuple(names)) for how, names in tensors.items())

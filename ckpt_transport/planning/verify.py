@@ -19,6 +19,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
+from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.bucketing import ALIGNMENT
 from ckpt_transport.planning.manifest import PlacedTensor, Present, TensorSpec
 from ckpt_transport.planning.modules import most_kept
@@ -41,7 +42,8 @@ def verify(plan: Plan) -> None:
 
 
 def _check_routes(plan: Plan) -> None:
-    size, sinks = len(plan.topology.participants), frozenset(plan.topology.sinks)
+    size = len(plan.topology.participants)
+    wanting = {*plan.topology.sinks, *(leg.sender for hop in plan.hops for leg in hop.legs)}
     used: set[int] = set()
     for number, hop in enumerate(plan.hops):
         receivers: list[int] = []
@@ -57,8 +59,9 @@ def _check_routes(plan: Plan) -> None:
             receivers.extend(leg.receivers)
         if len(receivers) != len(set(receivers)):
             raise CoverageError(f"hop {number} sends a bucket to a rank twice")
-        if not sinks.issuperset(receivers):
-            raise PlanError(f"hop {number} sends to ranks {sorted(set(receivers) - sinks)}, which are not sinks")
+        if not wanting.issuperset(receivers):
+            idle = sorted(set(receivers) - wanting)
+            raise PlanError(f"hop {number} sends to ranks {idle}, which are not sinks and pass nothing on")
 
 
 def _check_runs(plan: Plan) -> None:
@@ -109,6 +112,8 @@ def _check_pieces(plan: Plan) -> None:
             0 <= bucket.offset <= bucket.offset + bucket.nbytes <= extents[bucket.extent].nbytes
         ):
             raise PlanError(f"bucket {number} lies outside its extent")
+        if extents[bucket.extent].kind is MemoryKind.LOOSE and bucket.fill_slot == IN_PLACE:
+            raise CoverageError(f"bucket {number} is sent from where its tensors lie, and these lie apart")
         if bucket.offset % ALIGNMENT:
             raise PlanError(f"bucket {number} starts at {bucket.offset}, which is no multiple of {ALIGNMENT}")
         for piece in bucket.pieces:

@@ -21,7 +21,7 @@ from ckpt_transport.errors import (
     UpdateAbortedError,
 )
 from ckpt_transport.execution import Event
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Backing
 from ckpt_transport.planning import Participant as Member
 from ckpt_transport.planning import Plan, Present, Role, Settings, Topology
 from ckpt_transport.planning.plan import Route
@@ -68,7 +68,7 @@ class Coordinator:
         mailbox: of source rank 0.
         config: deadlines, transport, bucket size.
         table, names, plans: routes, and the last plan, that are kept between updates.
-        buffers: rank 0's extents.
+        extents: what is behind rank 0's extents.
     """
 
     resumable: ClassVar[bool] = False
@@ -82,12 +82,12 @@ class Coordinator:
         table: RouteTable,
         names: RouteNames,
         plans: Plans,
-        buffers: Sequence[Buffer],
+        extents: Sequence[Backing],
     ) -> None:
         self._mailbox, self._config, self._table, self._names = mailbox, config, table, names
         self._plans = plans
         deadline = time.monotonic() + config.update_timeout
-        self._local = Participant(mailbox, table, plans, buffers, None, deadline)
+        self._local = Participant(mailbox, table, plans, extents, None, deadline)
         self._members = Members(update, mailbox, config, deadline)
         self._reached: list[str] = []
         self._update = update

@@ -88,7 +88,7 @@ class Holder(InvitedMember):
         return f"it holds '{self.version}' now, and '{invite.version}' is asked for; use the file that it wrote last"
 
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
-        participant = Participant(self._mailbox, self._table, self._plans, self._stored.buffers, None, deadline)
+        participant = Participant(self._mailbox, self._table, self._plans, self._stored.extents, None, deadline)
         return Follower(invite.update, participant, None, self.config.join_timeout)
 
     def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join:

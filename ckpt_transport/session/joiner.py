@@ -79,7 +79,7 @@ class Joiner:
         near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
         listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
         with open_mailbox(listen, m.COORDINATOR, self.config) as mailbox:
-            table = RouteTable(mailbox, lambda name: registry.load(name)())
+            table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
             update = secrets.token_hex(8)
             coordinator = PeerCoordinator(update, mailbox, self.config, table, RouteNames(), Plans(), ())
             try:

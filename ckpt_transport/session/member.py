@@ -37,7 +37,7 @@ class InvitedMember(ABC):
     def __init__(self, address: str = "", config: Config | None = None) -> None:
         self.config = config if config is not None else Config.load()
         self._mailbox: Mailbox = open_mailbox(address, m.PARTICIPANT, self.config)
-        self._table = RouteTable(self._mailbox, lambda name: registry.load(name)())
+        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         self._plans = Plans()
         self._uid = secrets.token_hex(8)
         self._coordinator = ""

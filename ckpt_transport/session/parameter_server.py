@@ -31,7 +31,7 @@ from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.session.source import follow
 from ckpt_transport.session.subset import check_engines, chosen
-from ckpt_transport.store import Store, StoredVersion
+from ckpt_transport.store import Loan, Store, StoredVersion
 
 ADDRESS_KEY = "ckpt_transport/coordinator"
 
@@ -96,6 +96,22 @@ class ParameterServer:
             StoreError: there is a version of that name already.
         """
         return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
+
+    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
+        """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
+
+        Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
+        unregistered.
+
+        Args:
+            version: its name.
+            tensors: contiguous, on any devices; or what an adapter makes of them, as ``ckpt_transport_fp8.quantized``.
+
+        Raises:
+            CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
+            StoreError: there is a version of that name already.
+        """
+        return self._store.lend(version, tensors)
 
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size."""
@@ -168,7 +184,7 @@ class ParameterServer:
             mailbox.forget(address)
         self._partners = set(invited)
         update = secrets.token_hex(8)
-        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.buffers)
+        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
         join = self._join(update, table, stored)
         report = coordinator.lead(join, Guests(self.world_size, invited), progress, before_hold)
         if self.config.trace:
@@ -179,7 +195,7 @@ class ParameterServer:
         coordinator = self._find_coordinator()
         mailbox, table = self._open(addresses.stays_on_host(coordinator))
         join = self._join("", table, stored)
-        follow(mailbox, table, self._plans, stored.buffers, coordinator, join, self.config.update_timeout)
+        follow(mailbox, table, self._plans, stored.extents, coordinator, join, self.config.update_timeout)
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
         found = states(self.config)
@@ -213,7 +229,7 @@ class ParameterServer:
             address = addresses.any_port(self.config.interface)
         types = m.COORDINATOR if self.rank == 0 else m.PARTICIPANT
         self._mailbox = open_mailbox(address, types, self.config)
-        self._table = RouteTable(self._mailbox, lambda name: registry.load(name)())
+        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         return self._mailbox, self._table
 
     def _publish(self, address: str) -> None:

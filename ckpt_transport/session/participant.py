@@ -14,7 +14,7 @@ import torch
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
-from ckpt_transport.memory import Buffer, Fence
+from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, Piece, PlacedTensor, Plan, Runs
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedPiece
@@ -36,7 +36,7 @@ class Participant:
         mailbox: this participant's.
         table: the routes it keeps open.
         plans: what it knows from the last update.
-        extents: the memory of the version's extents that this rank owns, in the order of the manifest; empty on a sink.
+        extents: what is behind the version's extents that this rank owns, in the order of the manifest; none on a sink.
         engine: where weights go; None on a source.
         deadline: seconds of the monotonic clock after which the update has failed.
     """
@@ -46,11 +46,11 @@ class Participant:
         mailbox: Mailbox,
         table: RouteTable,
         plans: Plans,
-        extents: Sequence[Buffer],
+        extents: Sequence[Backing],
         engine: Engine | None,
         deadline: float,
     ) -> None:
-        self._mailbox, self._table, self._buffers, self._engine = mailbox, table, extents, engine
+        self._mailbox, self._table, self._extents, self._engine = mailbox, table, extents, engine
         self._plans = plans
         self._deadline = deadline
         self._program: Program | None = None
@@ -80,6 +80,7 @@ class Participant:
         if self._engine is not None:
             expected = self._engine.expects()
             if not self._plans.fits(plan, expected):
+                self._engine.check(tuple(plan.manifest.specs.values()))
                 _check_expected(plan, self._engine, expected)
                 self._plans.found_fit(plan, expected)
             for run in plan.manifest.present:
@@ -100,10 +101,10 @@ class Participant:
         program = self._ready_program
         self._routes = self._table.open(program, self._names, self._addresses, self._time_left(), watch)
         numbers = [n for n, extent in enumerate(program.plan.manifest.extents) if extent.owner == program.rank]
-        extents = dict(zip(numbers, self._buffers, strict=True)) if self._buffers else {}
-        descriptors, ring = self._table.lend(program, self._names, extents)
-        tensors = {number: buffer.tensor for number, buffer in extents.items()}
-        self._sources = Sources(tensors, None if ring is None else ring.tensor)
+        extents = dict(zip(numbers, self._extents, strict=True)) if self._extents else {}
+        buffers = {number: extent for number, extent in extents.items() if isinstance(extent, Buffer)}
+        descriptors, ring = self._table.lend(program, self._names, buffers)
+        self._sources = Sources(extents, None if ring is None else ring.tensor)
         return descriptors
 
     def connect(self, descriptors: Mapping[int, Mapping[int, Sequence[bytes]]]) -> None:

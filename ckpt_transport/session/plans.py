@@ -39,7 +39,10 @@ class Plans:
         Raises: as :func:`spread`, :func:`plan` and :func:`verify`.
         """
         version = shards[0].version
-        held = [(shard.version == version, shard.extents, shard.tensors, shard.fingerprint) for shard in shards]
+        held = [
+            (shard.version == version, shard.extents, shard.tensors, shard.fingerprint, shard.conversions)
+            for shard in shards
+        ]
         made_from = held, topology, dict(traits), settings, tuple(present)
         if self._plan is None or made_from != self._made_from:
             whole = topology.whole_tensors

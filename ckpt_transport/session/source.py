@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import TransferTimeout, UpdateAbortedError
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Backing
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.participant import Follower, Halted, Participant
 from ckpt_transport.session.plans import Plans
@@ -20,7 +20,7 @@ def follow(
     mailbox: Mailbox,
     table: RouteTable,
     plans: Plans,
-    buffers: Sequence[Buffer],
+    extents: Sequence[Backing],
     coordinator: str,
     join: m.Join,
     timeout: float,
@@ -35,7 +35,7 @@ def follow(
     while mailbox.receive(0) is not None:
         pass
     deadline = time.monotonic() + timeout
-    participant = Participant(mailbox, table, plans, buffers, None, deadline)
+    participant = Participant(mailbox, table, plans, extents, None, deadline)
     follower: Follower | None = None
 
     def watch() -> None:

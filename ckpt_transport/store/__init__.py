@@ -2,7 +2,8 @@
 
 from ckpt_transport.store.checkpoint import from_path
 from ckpt_transport.store.digests import with_digests
+from ckpt_transport.store.loose import Loan
 from ckpt_transport.store.outline import outline
 from ckpt_transport.store.store import Progress, Store, StoredVersion
 
-__all__ = ["Progress", "Store", "StoredVersion", "from_path", "outline", "with_digests"]
+__all__ = ["Loan", "Progress", "Store", "StoredVersion", "from_path", "outline", "with_digests"]

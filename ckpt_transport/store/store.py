@@ -15,11 +15,12 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
-from ckpt_transport.memory import Buffer, MemoryKind, Segment, sweep_leftovers
+from ckpt_transport.memory import Backing, Buffer, MemoryKind, Segment, sweep_leftovers
 from ckpt_transport.memory.segment import SHM
-from ckpt_transport.planning.manifest import Extent, Manifest, PlacedTensor
+from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor
 from ckpt_transport.store import copier, reader
 from ckpt_transport.store.checkpoint import CheckpointFile, from_directory, from_files, share
+from ckpt_transport.store.loose import Loan, borrow
 from ckpt_transport.store.pool import Pools, lay_out
 
 Progress = Callable[[int, int], None]
@@ -32,17 +33,39 @@ _MOST_THREADS = 8
 class StoredVersion:
     """A version as one rank holds it.
 
-    The memory is the store's: it stays as it is until the version is unregistered, and no region of an endpoint may
-    cover it then.
+    The memory stays as it is until the version is unregistered, and no region of an endpoint may cover it then. It is
+    the store's, but for lent tensors, which are their owner's.
 
     Attributes:
         manifest: this rank's part; every extent is owned by this rank. Mapped files come first, each an extent of its
             own, then the pool, if any tensor was copied. Tensors are in the order of extents and offsets.
-        buffers: one per extent, in the same order.
+        extents: what is behind each extent, in the same order.
     """
 
     manifest: Manifest
-    buffers: tuple[Buffer, ...]
+    extents: tuple[Backing, ...]
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """Those extents that are one run of memory."""
+        return tuple(extent for extent in self.extents if isinstance(extent, Buffer))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Views of the tensors, by name. They last until the version is unregistered.
+
+        Raises:
+            StoreError: the version is lent: its owner has the tensors.
+        """
+        if len(self.buffers) != len(self.extents):
+            raise StoreError(f"version '{self.manifest.version}' is lent, and its tensors are with their owner")
+        return {
+            place.spec.name: dtypes.as_tensor(
+                self.buffers[place.extent].tensor[place.offset : place.offset + place.nbytes],
+                place.spec.dtype,
+                place.spec.shape,
+            )
+            for place in self.manifest.tensors
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +159,7 @@ class Store:
         if sum(source is not None for source in (files, directory, tensors)) != 1:
             raise StoreError("give exactly one of files, directory and tensors")
         with self._lock:
-            if self._closed:
-                raise StoreError("this store was closed")
-            if version in self._versions:
-                raise StoreError(f"version '{version}' is registered already; unregister it, or choose another name")
+            self._check_free(version)
             with ExitStack() as undo:
                 release = ExitStack()
                 if tensors is not None:
@@ -153,6 +173,26 @@ class Store:
                     stored = self._load(version, found, progress, undo, release)
                 undo.pop_all()
             self._versions[version] = _Held(stored, release)
+            return stored
+
+    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
+        """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
+
+        Args:
+            version: its name, which must be new.
+            tensors: this rank's own, contiguous, on any devices. What is enqueued on the current streams of their
+                devices has ended when this returns. Or what an adapter makes of them.
+
+        Raises:
+            CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
+            StoreError: the name is taken, or the store is closed.
+        """
+        with self._lock:
+            self._check_free(version)
+            loan = tensors if isinstance(tensors, Loan) else borrow(tensors)
+            backings = [] if loan.backing is None else [loan.backing]
+            stored = self._stored(version, backings, loan.tensors, loan.conversions)
+            self._versions[version] = _Held(stored, ExitStack())
             return stored
 
     def get(self, version: str) -> StoredVersion:
@@ -191,6 +231,12 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_free(self, version: str) -> None:
+        if self._closed:
+            raise StoreError("this store was closed")
+        if version in self._versions:
+            raise StoreError(f"version '{version}' is registered already; unregister it, or choose another name")
 
     def _held(self, version: str) -> _Held:
         held = self._versions.get(version)
@@ -256,12 +302,21 @@ class Store:
         release.callback(self._pools.give_back, pool)
         return pool
 
-    def _stored(self, version: str, buffers: Sequence[Buffer], tensors: Sequence[PlacedTensor]) -> StoredVersion:
+    def _stored(
+        self,
+        version: str,
+        backings: Sequence[Backing],
+        tensors: Sequence[PlacedTensor],
+        conversions: Sequence[Conversion] = (),
+    ) -> StoredVersion:
+        extents = tuple(Extent(self._rank, backing.nbytes, backing.kind) for backing in backings)
+        stored = StoredVersion(
+            Manifest(version, extents, tuple(tensors), conversions=tuple(conversions)), tuple(backings)
+        )
         if self._pinned:
-            for buffer in buffers:
+            for buffer in stored.buffers:
                 buffer.pin()
-        extents = tuple(Extent(self._rank, buffer.nbytes, buffer.kind) for buffer in buffers)
-        return StoredVersion(Manifest(version, extents, tuple(tensors)), tuple(buffers))
+        return stored
 
 
 class _Report:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from ckpt_transport.errors import RegistrationError
+from ckpt_transport.errors import RegistrationError, TransferTimeout
 from ckpt_transport.families import CollectiveEndpoint, Poll
 from ckpt_transport.memory import Buffer, MemoryKind, device_of, fence, may_have_devices
 from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
-from ckpt_transport_nccl.library import Communicator, library, unique_id
+from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, unique_id
 
 LAUNCH_SECONDS = 30.0
 """Longest wait for a broadcast to be enqueued; the first one of a communicator connects its members."""
@@ -67,11 +68,24 @@ class NcclEndpoint(CollectiveEndpoint):
         return ended
 
     def _connect_members(self, deadline: float) -> None:
-        """A first, small broadcast, so that the first bucket does not pay for it."""
+        """A first, small broadcast, so that the first bucket does not pay for it.
+
+        Raises:
+            TransferTimeout: a member did not take part; the communicator is gone then.
+        """
         probe = torch.zeros(1, dtype=torch.uint8, device=self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        self._enqueue(probe, self.group.ranks[0], deadline, self.control.receive)
-        self._stream.synchronize()
+        try:
+            self._enqueue(probe, self.group.ranks[0], deadline, self.control.receive)
+            while not self._stream.query():
+                if time.monotonic() > deadline:
+                    raise TransferTimeout(f"route {self.group.route}: a member took no part in the first broadcast")
+                self._communicator.check()
+                self.control.receive()
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            self._communicator.abort()
+            raise
 
     def _enqueue(self, tensor: torch.Tensor, root: int, deadline: float, watch: Callable[[], object]) -> None:
         number = self.group.ranks.index(root)
@@ -98,6 +112,7 @@ class NcclTransport(Transport):
         fan_out=FanOut.CONSTANT,
         bandwidth=20e9,
         latency=50e-6,
+        one_rank_per_device=os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") != "1",
     )
 
     @classmethod

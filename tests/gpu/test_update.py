@@ -13,18 +13,19 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
 from ckpt_transport.planning import RingUse
 from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, fleet, left_behind, weights
-from tests.gpu.test_conformance import NCCL_SHARES_A_GPU
+from tests.gpu.test_conformance import NCCL_SHARES_A_GPU, needs_nccl
 
 MIB = 1 << 20
 SLACK = 32 * MIB
 """What CUDA itself may keep of a process that has ended, or take for its bookkeeping."""
 ON_GPU = {"device": "cuda"}
-nccl = pytest.param("nccl", marks=pytest.mark.skipif(not NCCL_SHARES_A_GPU, reason="NCCL cannot share a GPU"))
+nccl = pytest.param("nccl", marks=needs_nccl)
 TRANSPORTS = ["cuda_ipc", nccl, "shm", "gloo"]
 
 
 def used() -> int:
-    """Bytes of the GPU that somebody uses."""
+    """Bytes of the GPU that somebody uses, without what torch keeps here for later."""
+    torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return total - free
 
@@ -71,6 +72,62 @@ def test_every_rank_holds_the_new_version_bit_by_bit(transport: str, sinks: int)
                 state = sink.state()
                 assert state.holds(weights(seed, **shape))
                 assert (state.version, state.tainted, state.served) == (f"v{seed}", "", "")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_weights_on_a_trainers_gpu_are_handed_over_where_they_lie(transport: str) -> None:
+    """Given tensors on the GPU that are lent, when they are sent in small slots, then no pool is made of them."""
+    shape: dict[str, Any] = {"width": 1024}
+    settings = swift(transport=transport, bucket_bytes="1MiB", ring_depth=2)
+    with fleet(*[SinkSpec({**shape, **ON_GPU})] * 2) as sinks, ParameterServer(settings) as server:
+        for seed in (2, 3):
+            stored = server.lend(f"v{seed}", weights(seed, **shape, **ON_GPU))
+            assert stored.buffers == ()
+            server.update(f"v{seed}", [sink.address for sink in sinks])
+            assert all(sink.state().holds(weights(seed, **shape)) for sink in sinks)
+
+
+WHERE = [
+    pytest.param(("near", "far"), (0, 0), marks=needs_nccl, id="hosts that share a GPU"),
+    pytest.param(
+        ("near", "near"),
+        (0, 1),
+        marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
+        id="GPUs of one host",
+    ),
+]
+
+
+@pytest.mark.parametrize(("hosts", "gpus"), WHERE)
+def test_sources_broadcast_to_each_other_and_pass_on_to_the_workers_beside_them(
+    hosts: tuple[str, str], gpus: tuple[int, int]
+) -> None:
+    """Given a source and workers at each of two places, then nccl and cuda_ipc carry one plan to all of them."""
+    shape: dict[str, Any] = {"width": 512}
+    places = [(hosts[0], gpus[0]), (hosts[1], gpus[1]), (hosts[1], gpus[1])]
+    specs = [SinkSpec({**shape, "device": f"cuda:{gpu}"}, {"host": host}) for host, gpu in places]
+    with fleet(*specs) as sinks:
+        addresses = [sink.address for sink in sinks]
+        settings = {
+            "transport": "nccl+cuda_ipc",
+            "coordinator": addresses[0] + "-coordinator",
+            "bucket_bytes": "256KiB",
+            "heartbeat_timeout": 5.0,
+        }
+        sources = [
+            SourceProcess(
+                addresses,
+                settings={**settings, "host": hosts[rank]},
+                rank=rank,
+                world_size=2,
+                shape=shape,
+                gpu=gpus[rank],
+            )
+            for rank in (0, 1)
+        ]
+        assert [source.outcome() for source in sources] == ["", ""]
+        for sink in sinks:
+            assert sink.state().holds(weights(2, **shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn], ids=str)

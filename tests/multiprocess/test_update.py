@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
+from tests.available import where_available
 from tests.fleet import SWIFT, SinkSpec, SourceProcess, fleet, left_behind, model, weights
 
-TRANSPORTS = ("shm", "gloo")
+TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +135,20 @@ def test_two_sources_share_a_checkpoint(transport: str) -> None:
         assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
+def test_sources_pass_on_to_the_sinks_beside_them() -> None:
+    """Given a source on each of two hosts, then gloo goes from source to source, and no sink needs a slot."""
+    specs = [SinkSpec(settings={"host": host, "memory_budget": 1}) for host in ("near", "far", "far")]
+    with fleet(*specs) as sinks:
+        addresses = [sink.address for sink in sinks]
+        settings = {"transport": "gloo+shm", "coordinator": addresses[0] + "-coordinator", "bucket_bytes": "300KiB"}
+        sources = [
+            SourceProcess(addresses, settings={**settings, "host": host}, rank=rank, world_size=2)
+            for rank, host in enumerate(("near", "far"))
+        ]
+        assert [source.outcome() for source in sources] == ["", ""]
+        assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
 def test_a_sharded_directory_is_served_over_tcp(tmp_path: Path) -> None:
     """Given safetensors files and a sink at a TCP address, then the update works as over a local socket."""
     tensors = weights(2, dtype=torch.bfloat16)
@@ -153,3 +168,16 @@ def test_models_the_same_after_update_compute_the_same() -> None:
     inputs = torch.randn(2, 256)
     assert torch.equal(model(5)(inputs), model(5)(inputs))
     assert not torch.equal(model(5)(inputs), model(6)(inputs))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_lent_tensors_are_gathered_bucket_by_bucket(transport: str) -> None:
+    """Given weights that are lent and not registered, when they are sent in small slots, then they arrive exactly."""
+    settings = Config.load(transport=transport, bucket_bytes="100KiB", ring_depth=2, **SWIFT)
+    with fleet(SinkSpec(), SinkSpec(by_callback=True)) as sinks, ParameterServer(settings) as server:
+        for seed in (2, 3):
+            server.lend(f"v{seed}", weights(seed))
+            report = server.update(f"v{seed}", [sink.address for sink in sinks])
+            assert report is not None
+            assert all(bucket.fill_slot >= 0 for bucket in report.plan.buckets)
+            assert all(sink.state().holds(weights(seed)) for sink in sinks)

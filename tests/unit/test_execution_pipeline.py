@@ -172,7 +172,7 @@ class Fleet:
             elif not self.plan.routes[number].maps_memory:
                 attachment.landing = attachment.endpoint.register(rings[RingUse.RECEIVE])
         own = {
-            number: self.extents[number].tensor
+            number: self.extents[number]
             for number, extent in enumerate(self.plan.manifest.extents)
             if extent.owner == rank
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from ckpt_transport.errors import ConfigError
@@ -37,11 +39,18 @@ MANIFEST = Manifest(
 
 def world(source: tuple[str, ...], *sinks: tuple[str, ...], hosts: int = 1) -> Topology:
     """A source and sinks that use these GPUs, sinks spread over hosts."""
-    members = [Participant(0, Role.SOURCE, "host 0", 1 << 30, tuple(TRAITS), devices=source)]
-    for number, devices in enumerate(sinks):
-        host = f"host {number % hosts}"
-        members.append(Participant(number + 1, Role.SINK, host, 1 << 30, tuple(TRAITS), devices=devices))
-    return Topology(tuple(members))
+    return ranks([("host 0", source)], [(f"host {number % hosts}", gpus) for number, gpus in enumerate(sinks)])
+
+
+def ranks(sources: Sequence[tuple[str, tuple[str, ...]]], sinks: Sequence[tuple[str, tuple[str, ...]]]) -> Topology:
+    """Sources and sinks on these hosts, with these GPUs."""
+    members = [(Role.SOURCE, *where) for where in sources] + [(Role.SINK, *where) for where in sinks]
+    return Topology(
+        tuple(
+            Participant(rank, role, host, 1 << 30, tuple(TRAITS), devices=devices)
+            for rank, (role, host, devices) in enumerate(members)
+        )
+    )
 
 
 def made(topology: Topology, transport: str = "auto") -> Plan:
@@ -74,12 +83,44 @@ def test_sinks_on_other_hosts_get_a_broadcast_into_slots_on_their_gpus() -> None
     assert found.ring(2, RingUse.RECEIVE) is not None
 
 
+def test_source_ranks_broadcast_to_each_other_and_share_with_the_workers_on_their_gpus() -> None:
+    """Given a source rank beside every engine worker, then one plan goes from source to source and into each GPU."""
+    gpus = [("host 0", ("gpu a",)), ("host 0", ("gpu b",)), ("host 1", ("gpu c",))]
+    found = made(ranks(gpus, [*gpus, gpus[2]]), "nccl+cuda_ipc")
+    assert [(route.transport, route.ranks) for route in found.routes] == [
+        ("nccl", (0, 1, 2)),
+        ("cuda_ipc", (0, 3)),
+        ("cuda_ipc", (1, 4)),
+        ("cuda_ipc", (2, 5, 6)),
+    ]
+    assert [{leg.sender for leg in hop.legs} for hop in found.hops] == [{0}, {1, 2}]
+    assert {(ring.rank, ring.use) for ring in found.rings} == {
+        (0, RingUse.FILL),
+        (1, RingUse.RECEIVE),
+        (2, RingUse.RECEIVE),
+    }
+
+
+def test_a_gpu_without_a_source_has_a_worker_that_passes_on() -> None:
+    workers = [("host 0", ("gpu a",)), ("host 0", ("gpu b",)), ("host 0", ("gpu b",))]
+    found = made(ranks([("host 0", ("gpu a",))], workers), "nccl+cuda_ipc")
+    assert [(route.transport, route.ranks) for route in found.routes] == [
+        ("nccl", (0, 2)),
+        ("cuda_ipc", (0, 1)),
+        ("cuda_ipc", (2, 3)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("topology", "transport", "said"),
     [
         (world((), ("gpu a",)), "cuda_ipc", "source 0 cannot use the GPU that sinks are on"),
         (world(("gpu a",), ()), "nccl", "nccl moves GPU memory, and rank 1 has none"),
         (world(("gpu a",), ("gpu b",), ("gpu c",), hosts=2), "cuda_ipc", "sinks .2. are on other hosts"),
+        (world(("gpu a",), ("gpu a",)), "nccl", "one rank of each GPU, and ranks .0, 1. share some"),
+        (world(("gpu a",), ("gpu a",), ("gpu a",)), "nccl+cuda_ipc", "all sinks are on the GPU of source 0"),
+        (world(("gpu a",), ("gpu b",), ("gpu c",)), "nccl+cuda_ipc", "every GPU has one sink"),
+        (world(("gpu a",), ("gpu b",), ("gpu b",), hosts=2), "nccl+shm", "do not move the same kind of memory"),
     ],
 )
 def test_a_transport_that_does_not_reach_is_refused_with_the_reason(

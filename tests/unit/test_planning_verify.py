@@ -337,6 +337,13 @@ def test_given_a_piece_that_lies_elsewhere_then_it_is_refused(changes: dict[str,
         verify(with_piece(made, 0, 0, **changes))
 
 
+def test_given_loose_tensors_that_are_sent_from_where_they_lie_then_it_is_refused() -> None:
+    made = chained().plan()
+    loose = tuple(replace(extent, kind=MemoryKind.LOOSE) for extent in made.manifest.extents)
+    with pytest.raises(CoverageError, match="these lie apart"):
+        verify(replace(made, manifest=replace(made.manifest, extents=loose)))
+
+
 def test_given_bytes_before_the_bucket_or_the_extent_then_they_are_refused() -> None:
     """All offsets agree with each other; only they reach outside, where nothing moves."""
     made = chained("wire", bucket_bytes=3072).plan()
@@ -529,7 +536,7 @@ def test_given_a_leg_that_does_not_fit_its_route_then_it_is_refused(changes: dic
 
 
 def test_given_a_leg_to_a_source_then_it_is_refused() -> None:
-    """A source applies nothing, so nothing would say when its slot, or its mapping, is free again."""
+    """A source that passes nothing on applies nothing either: nothing would say when its slot is free again."""
     made = World(manifest([100]), topology(["a", "a"], ["a"]), INVENTED, Settings(transport="wire")).plan()
     routes = (replace(made.routes[0], ranks=(0, 2, 1)),)
     with pytest.raises(PlanError, match=r"ranks \[1\], which are not sinks"):

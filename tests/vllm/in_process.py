@@ -1,5 +1,7 @@
 """The same promises for a vLLM inside this process, for machines where no server can be started, as a borrowed GPU.
 
+The source is another process, as in life.
+
 Usage: ``python -m tests.vllm.in_process``. It prints a line for each model and ends with an error if one differs.
 """
 
@@ -15,10 +17,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ckpt_transport import Config, ParameterServer, ask_version
-from ckpt_transport.errors import TaintedError
+from ckpt_transport import ask_version
 from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.server import EXTENSION
+from tests.vllm.source import Source
 
 PROMPT = [1, 22, 133, 44, 5]
 SMALL_BUCKET = "64KiB"
@@ -26,10 +28,6 @@ SMALL_BUCKET = "64KiB"
 
 Answers = tuple[list[int], dict[str, str]]
 """Greedy tokens, and checksums."""
-
-
-class Giving(Exception):
-    """Raised in the middle of an update."""
 
 
 class Engine:
@@ -78,19 +76,17 @@ def check(folder: Path, family: str, transports: list[str]) -> None:
     assert first[0] != second[0]
     sink = engine.sink()
     for transport in transports:
-        config = Config.load(transport=transport, bucket_bytes=SMALL_BUCKET)
-        with ParameterServer(config) as server:
-            for version, directory in directories.items():
-                server.register(version, directory=directory)
+        with Source({"transport": transport, "bucket_bytes": SMALL_BUCKET}, directories, sink) as source:
             for version, expected in (("v2", second), ("v1", first)):
-                report = server.update(version, [sink])
-                assert report is not None
+                source.update(version)
                 _compare(engine.answers(), expected)
-            _fail_half_way(server, sink)
-            server.update("v2", [sink])
+            source.fail_half_way("v2")
+            assert ask_version(sink).tainted
+            source.update("v2")
             _compare(engine.answers(), second)
-            server.update("v1", [sink])
-    print(f"{family}: {len(first[1])} checksums and all tokens as from the files, also after a failure half-way")
+            source.update("v1")
+    how = ", ".join(transports)
+    print(f"{family} over {how}: {len(first[1])} checksums and all tokens as from the files, also after a failure")
 
 
 def _compare(found: Answers, expected: Answers) -> None:
@@ -98,19 +94,6 @@ def _compare(found: Answers, expected: Answers) -> None:
     differing = [name for name in expected[1] if found[1].get(name) != expected[1][name]]
     assert not differing, f"{differing[:5]} differ"
     assert found[0] == expected[0], f"{found[0]} is not {expected[0]}"
-
-
-def _fail_half_way(server: ParameterServer, sink: str) -> None:
-    def give_up(done: int, total: int) -> None:
-        if done > total // 2:
-            raise Giving
-
-    try:
-        server.update("v2", [sink], give_up)
-    except TaintedError:
-        assert ask_version(sink).tainted
-    else:
-        raise AssertionError("the update was meant to fail")
 
 
 def _reference(directory: Path) -> Answers:

@@ -1,0 +1,30 @@
+"""What stands behind an extent of a version."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from ckpt_transport.memory.buffer import MemoryKind
+
+
+class Backing(Protocol):
+    """Where the bytes of an extent come from.
+
+    A :class:`~ckpt_transport.memory.buffer.Buffer` is one run of memory, from which a transport may send in place.
+    Anything else has kind ``LOOSE`` and puts bytes into a slot when a bucket is filled.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def kind(self) -> MemoryKind: ...
+
+    def fill(self, slot: torch.Tensor, offset: int) -> None:
+        """Put the extent's bytes from ``offset`` on into ``slot`` (uint8), as many as it holds.
+
+        Called by several threads at once, with slots on any device. Complete when it returns. What lies between tensors
+        may be left as it is.
+        """

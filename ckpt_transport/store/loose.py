@@ -1,0 +1,81 @@
+"""Tensors that a version borrows: they stay where they are, and buckets are gathered from them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ckpt_transport.errors import CheckpointError
+from ckpt_transport.memory import Backing, MemoryKind, copy_runs
+from ckpt_transport.planning.manifest import Conversion, PlacedTensor, TensorSpec
+from ckpt_transport.store.copier import describe
+from ckpt_transport.store.pool import lay_out
+
+
+class Loose:
+    """An extent that is laid out as a pool of these tensors would be, without the pool.
+
+    Args:
+        tensors: uint8, one-dimensional, contiguous, on any devices.
+        offsets: where each starts in the extent, ascending, in bytes.
+        nbytes: size of the extent.
+    """
+
+    kind = MemoryKind.LOOSE
+
+    def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int) -> None:
+        self._tensors, self._offsets = tensors, offsets
+        self.nbytes = nbytes
+
+    def fill(self, slot: torch.Tensor, offset: int) -> None:
+        """Gather the bytes from ``offset`` on into ``slot``: one call for all tensors that lie there."""
+        end = offset + slot.numel()
+        targets: list[torch.Tensor] = []
+        sources: list[torch.Tensor] = []
+        for number in range(max(bisect_right(self._offsets, offset) - 1, 0), len(self._tensors)):
+            tensor, starts = self._tensors[number], self._offsets[number]
+            if starts >= end:
+                break
+            first, last = max(offset - starts, 0), min(end - starts, tensor.numel())
+            if first < last:
+                targets.append(slot[starts + first - offset : starts + last - offset])
+                sources.append(tensor[first:last])
+        copy_runs(targets, sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """What a version can be made of that the store does not own.
+
+    Attributes:
+        backing: the one extent; None when this rank has no tensors.
+        tensors: where each of them is in it, with 0 as the extent.
+        conversions: which of them are computed, and how; see :class:`~ckpt_transport.planning.manifest.Manifest`.
+    """
+
+    backing: Backing | None
+    tensors: Sequence[PlacedTensor]
+    conversions: Sequence[Conversion] = ()
+
+
+def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
+    """An extent over ``tensors``.
+
+    What was enqueued on the current stream of their devices has ended when this returns.
+
+    Raises:
+        CheckpointError: as :func:`~ckpt_transport.store.copier.describe`, or a tensor is not contiguous.
+    """
+    specs: list[TensorSpec] = describe(tensors)
+    for name, tensor in tensors.items():
+        if not tensor.is_contiguous():
+            raise CheckpointError(f"tensor '{name}' is not contiguous; lend tensor.contiguous(), or register a copy")
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    offsets, nbytes = lay_out(spec.nbytes for spec in specs)
+    placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
+    flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors.values()]
+    return Loan(Loose(flat, offsets, nbytes), placed)
