@@ -159,6 +159,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"type": "integer", "expects": "a whole number from 0 to 1024"},
         ),
     ] = 0
+    verify_apply: Annotated[
+        Literal["first", "always"],
+        Meta(
+            description="When a sink compares what it replays with what the engine's own loader does, byte for byte.",
+            extra={"type": "first | always", "expects": "'first' or 'always'"},
+        ),
+    ] = "first"
     trace: Annotated[
         str,
         Meta(

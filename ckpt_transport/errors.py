@@ -13,6 +13,7 @@
     │   └── TransportUnavailableError  the plugin cannot run here; carries the reason and the cure
     ├── PlanError
     │   ├── PlanMismatchError        two participants hold different plans, or a plan a sink cannot apply
+    │   ├── RecordingError           what a loader does cannot be recorded; says why
     │   ├── BudgetError              the memory budget holds not even one slot
     │   └── CoverageError            a byte is missed, or written twice, or read too early
     ├── ControlError
@@ -84,6 +85,10 @@ class PlanError(CkptTransportError):
 
 class PlanMismatchError(PlanError):
     """Two participants hold different plans, or a sink cannot apply this one."""
+
+
+class RecordingError(PlanError):
+    """What a loader does with a checkpoint cannot be recorded, or a record does not hold."""
 
 
 class BudgetError(PlanError):

@@ -144,7 +144,9 @@ def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
             state[name].copy_(tensor)
 
     names = spec.engine, label
-    engine = LoaderEngine(module, by_name, *names) if spec.by_callback else TorchEngine(module, *names)
+    engine: TorchEngine = TorchEngine(module, *names)
+    if spec.by_callback:
+        engine = LoaderEngine(module, by_name, *names, verify_always=spec.settings.get("verify_apply") == "always")
     inject_into(spec.fault, engine)
     sink = Sink(engine, spec.address, "v1", Config.load(**{**SWIFT, **spec.settings}))
     with Attachment(module, engine, sink) as attachment:

@@ -66,7 +66,8 @@ def attach(
         module: any module; it is updated in place and its parameters keep their storage.
         address: where to listen; empty for a new address that only this user can reach.
         loader: takes (name, whole tensor) pairs and copies its shard; by default tensors are copied by name, and
-            names, dtypes and shapes must be exactly those of the module.
+            names, dtypes and shapes must be exactly those of the module. It is first run on stand-ins, to record what
+            it does; where that can be replayed exactly, later updates do without it.
         engine: ranks of one tensor-parallel engine give the same name, and are updated before the same forward pass.
         version: what the module holds now.
         label: what to call it in messages; by default the module's class and the process id.
@@ -77,7 +78,11 @@ def attach(
         ControlError: somebody else listens there.
     """
     label = label or f"{type(module).__name__} in process {os.getpid()}"
-    way_in = TorchEngine(module, engine, label) if loader is None else LoaderEngine(module, loader, engine, label)
+    config = Config.load() if config is None else config
+    if loader is None:
+        way_in = TorchEngine(module, engine, label)
+    else:
+        way_in = LoaderEngine(module, loader, engine, label, verify_always=config.verify_apply == "always")
     sink = Sink(way_in, address, version, config)
     attachment = Attachment(module, way_in, sink)
     sink.start()

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from ckpt_transport import Engine, Gate, LoadedPiece, dtypes
+from ckpt_transport import Engine, Gate, LoadedBucket, dtypes
 from ckpt_transport.memory import Fence, copy_bytes, fence
 from ckpt_transport.planning import TensorSpec
+from ckpt_transport.recording import RecordedLoading
 
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
 """Takes (name, whole tensor) pairs and copies what it wants of them, as the ``load_weights`` of inference engines does.
@@ -46,7 +47,7 @@ class TorchEngine(Engine):
                 sharing[tensor.data_ptr(), tensor.shape, tensor.stride()].add(name)
         return tuple(frozenset(names) for names in sharing.values() if len(names) > 1)
 
-    def load(self, pieces: Sequence[LoadedPiece]) -> Fence | None:
+    def load(self, pieces: LoadedBucket) -> Fence | None:
         for piece in pieces:
             raw = self._raw.get(piece.spec.name)
             if raw is None:
@@ -78,18 +79,46 @@ class TorchEngine(Engine):
 
 
 class LoaderEngine(TorchEngine):
-    """Gives whole tensors to a loader of the engine's own, which slices its shard out of them."""
+    """Loads through a loader of the engine's own, which slices its shard out of whole tensors.
 
-    def __init__(self, module: torch.nn.Module, loader: Loader, group: str = "", label: str = "") -> None:
+    What it does is recorded at the first update, and replayed without it from then on, where that is proved to leave
+    the same bytes; see :class:`~ckpt_transport.recording.RecordedLoading`.
+
+    Args:
+        module: what is loaded.
+        loader: its loader.
+        group, label: see :class:`~ckpt_transport.Engine`.
+        verify_always: compare each replay with the loader.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        loader: Loader,
+        group: str = "",
+        label: str = "",
+        *,
+        verify_always: bool = False,
+    ) -> None:
         super().__init__(module, group, label)
         self.whole_tensors = True
-        self._loader = loader
+        self._loading = RecordedLoading(module, loader, always=verify_always)
+
+    def prepare(self, specs: Sequence[TensorSpec]) -> None:
+        self._loading.prepare(specs)
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
         """Only the loader knows: its names and shapes are the checkpoint's, not the module's."""
         return None
 
-    def load(self, pieces: Sequence[LoadedPiece]) -> Fence | None:
-        with torch.no_grad():
-            self._loader((piece.spec.name, piece.tensor()) for piece in pieces)
+    def load(self, pieces: LoadedBucket) -> Fence | None:
+        self._loading.load(pieces)
         return fence(self.device)
+
+    def finish(self) -> None:
+        self._loading.finish()
+        self.told = self._loading.told
+
+    def taint(self, reason: str) -> None:
+        self._loading.abandon()
+        super().taint(reason)

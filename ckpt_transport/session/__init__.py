@@ -3,7 +3,7 @@
 :class:`Holder` keeps a version for engines that come later, and :class:`Joiner` brings them to it.
 """
 
-from ckpt_transport.session.engine import Engine, LoadedPiece
+from ckpt_transport.session.engine import Engine, LoadedBucket, LoadedPiece
 from ckpt_transport.session.gate import Gate
 from ckpt_transport.session.holder import Holder
 from ckpt_transport.session.joiner import Joiner
@@ -19,6 +19,7 @@ __all__ = [
     "Holder",
     "HolderAddress",
     "Joiner",
+    "LoadedBucket",
     "LoadedPiece",
     "Metas",
     "ParameterServer",

@@ -92,6 +92,7 @@ class Coordinator:
         self._reached: list[str] = []
         self._update = update
         self._phases: dict[str, float] = {}
+        self._told: dict[int, str] = {}
 
     def lead(self, myself: m.Join, guests: Guests, progress: Progress, before_hold: Callable[[], None]) -> Report:
         """Run the whole update.
@@ -133,6 +134,7 @@ class Coordinator:
             labels,
             lost,
             dict(self._members.left),
+            self._told,
         )
 
     # -- phases -------------------------------------------------------------------------------------------------
@@ -262,6 +264,8 @@ class Coordinator:
         events = self._local.run(self._members.watch, sent)
         for ran in self._members.gather(m.Ran, self._members.others).values():
             events += ran.events
+            if ran.told:
+                self._told[ran.rank] = ran.told
         return sorted(events, key=lambda event: event.start)
 
     def _commit(self) -> tuple[dict[int, float], tuple[str, ...]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 
@@ -39,6 +40,50 @@ class LoadedPiece:
         return dtypes.as_tensor(self.raw, self.spec.dtype, self.spec.shape)
 
 
+class LoadedBucket(Sequence[LoadedPiece]):
+    """The pieces of one bucket. They are made when they are looked at: who takes a bucket as a whole needs none.
+
+    Args:
+        key: what identifies this bucket: equal keys mean equal pieces at equal places, for versions of one plan.
+        raw: the bytes of the bucket: uint8, one-dimensional, read-only; valid as those of its pieces.
+        places: for each piece its tensor, and where it starts in the tensor and in ``raw``, and its length, in bytes.
+        lasting: see :attr:`LoadedPiece.lasting`.
+    """
+
+    def __init__(
+        self,
+        key: object,
+        raw: torch.Tensor,
+        places: Callable[[], Sequence[tuple[TensorSpec, int, int, int]]],
+        lasting: bool = False,
+    ) -> None:
+        self.key, self.raw, self.lasting = key, raw, lasting
+        self._places = places
+        self._pieces: list[LoadedPiece] | None = None
+
+    def places(self) -> Sequence[tuple[TensorSpec, int, int, int]]:
+        """Tensor, offset in the tensor, offset in ``raw`` and length of each piece."""
+        return self._places()
+
+    def _made(self) -> list[LoadedPiece]:
+        if self._pieces is None:
+            self._pieces = [
+                LoadedPiece(spec, offset, self.raw[at : at + nbytes], self.lasting)
+                for spec, offset, at, nbytes in self._places()
+            ]
+        return self._pieces
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+    @overload
+    def __getitem__(self, index: int) -> LoadedPiece: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[LoadedPiece]: ...
+    def __getitem__(self, index: int | slice) -> LoadedPiece | Sequence[LoadedPiece]:
+        return self._made()[index]
+
+
 class Engine(ABC):
     """One sink's engine. All methods are called on the sink's thread, never two at a time.
 
@@ -50,6 +95,7 @@ class Engine(ABC):
             passes before the same one.
         label: what people call this sink.
         device: where its weights are.
+        told: how the last update was applied, in words for the report; empty when there is nothing to say.
     """
 
     whole_tensors: bool = False
@@ -57,6 +103,10 @@ class Engine(ABC):
     group: str = ""
     label: str = ""
     device: torch.device = torch.device("cpu")
+    told: str = ""
+
+    def prepare(self, specs: Sequence[TensorSpec]) -> None:
+        """Hear which tensors the next update brings, before anything is held. Forward passes still run."""
 
     @abstractmethod
     def expects(self) -> tuple[TensorSpec, ...] | None:
@@ -86,7 +136,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def load(self, pieces: Sequence[LoadedPiece]) -> Fence | None:
+    def load(self, pieces: LoadedBucket) -> Fence | None:
         """Put one bucket's tensors into the engine, in place.
 
         Returns: when the bytes of ``pieces`` have been read, where that is enqueued on a device; None for now.

@@ -166,9 +166,12 @@ class Run(Message, frozen=True):
 
 
 class Ran(Message, frozen=True):
+    """``told``: how a sink has applied the version, in words; empty when there is nothing to say."""
+
     update: str
     rank: int
     events: list[Event]
+    told: str = ""
 
 
 class Commit(Message, frozen=True):

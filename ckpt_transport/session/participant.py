@@ -7,7 +7,7 @@ The coordinator calls these methods on its own participant and sends the same wo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -15,9 +15,9 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
-from ckpt_transport.planning import IN_PLACE, Bucket, Piece, PlacedTensor, Plan, Runs
+from ckpt_transport.planning import IN_PLACE, Bucket, Plan, Runs, TensorSpec
 from ckpt_transport.session import messages as m
-from ckpt_transport.session.engine import Engine, LoadedPiece
+from ckpt_transport.session.engine import Engine, LoadedBucket
 from ckpt_transport.session.plans import Expected, Plans
 from ckpt_transport.session.routes import OpenRoute, RouteTable, Watch
 
@@ -83,6 +83,8 @@ class Participant:
                 self._engine.check(tuple(plan.manifest.specs.values()))
                 _check_expected(plan, self._engine, expected)
                 self._plans.found_fit(plan, expected)
+            if not plan.manifest.present:
+                self._engine.prepare(tuple(plan.manifest.specs.values()))
             for run in plan.manifest.present:
                 if self._has.lacking(run.spec.name, run.start, run.nbytes):
                     raise PlanMismatchError(
@@ -165,25 +167,32 @@ class Participant:
     def _apply(self, bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence | None:
         assert self._engine is not None
         (view,) = views
+        plan = self._ready_program.plan
+        key: tuple[object, ...] = plan.shape, bucket.extent, bucket.offset
+        if self._has:
+            lacking = self._lacking(bucket)
+            if not lacking:
+                return None
+            key = *key, tuple(lacking)
         lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
-        tensors = self._ready_program.plan.manifest.tensors
-        pieces = [
-            LoadedPiece(tensors[piece.tensor].spec, start, view[first : first + nbytes], lasting)
-            for piece, start, first, nbytes in (self._lacking(bucket) if self._has else _all_of(bucket, tensors))
-        ]
-        if not pieces:
-            return None
         self.applying = True
-        fence = self._engine.load(pieces)
+        fence = self._engine.load(LoadedBucket(key, view, lambda: self._lacking(bucket), lasting))
         self._given.append(bucket)
         return fence
 
-    def _lacking(self, bucket: Bucket) -> Iterator[tuple[Piece, int, int, int]]:
-        """As :func:`_all_of`, but for what the engine was given in an earlier round."""
+    def _lacking(self, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
+        """What the engine was not given in an earlier round: tensor, first byte, where in the bucket, and length."""
         tensors = self._ready_program.plan.manifest.tensors
-        for piece, start, first, nbytes in _all_of(bucket, tensors):
-            for low, high in self._has.lacking(tensors[piece.tensor].spec.name, start, nbytes):
-                yield piece, low, first + low - start, high - low
+        found = []
+        for piece in bucket.pieces:
+            place = tensors[piece.tensor]
+            start = place.start + piece.tensor_offset
+            if not self._has:
+                found.append((place.spec, start, piece.bucket_offset, piece.nbytes))
+                continue
+            for low, high in self._has.lacking(place.spec.name, start, piece.nbytes):
+                found.append((place.spec, low, piece.bucket_offset + low - start, high - low))
+        return found
 
     @property
     def _ready_program(self) -> Program:
@@ -257,7 +266,8 @@ class Follower:
                 self._advance(engine, message.forwards, watch)
                 return m.Still(self.update, self._rank)
             case m.Run():
-                return m.Ran(self.update, self._rank, participant.run(watch))
+                events = participant.run(watch)
+                return m.Ran(self.update, self._rank, events, "" if engine is None else engine.told)
             case m.Commit():
                 return m.Committed(self.update, self._rank, 0.0 if engine is None else engine.resume())
         return None
@@ -271,12 +281,6 @@ class Follower:
                 watch()
                 if time.monotonic() > deadline:
                     raise
-
-
-def _all_of(bucket: Bucket, tensors: Sequence[PlacedTensor]) -> Iterator[tuple[Piece, int, int, int]]:
-    """Each piece, where it starts in its tensor and in the bucket, and its length."""
-    for piece in bucket.pieces:
-        yield piece, tensors[piece.tensor].start + piece.tensor_offset, piece.bucket_offset, piece.nbytes
 
 
 def _check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:

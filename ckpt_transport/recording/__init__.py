@@ -1,0 +1,32 @@
+"""What a loader does with a checkpoint, found out once and done again at the speed of a copy.
+
+:func:`record` runs a loader on stand-ins and returns its :class:`Layout`: which slice of which tensor ends up where.
+:class:`Scripts` makes of it what is to be done with each bucket, and :class:`Replay` does that.
+:class:`RecordedLoading` does all of it for a plain module, and proves it; where it cannot, the loader itself runs.
+"""
+
+from ckpt_transport.recording.layout import Copy, Fill, Gap, Layout, Place, Program, Refusal, Target
+from ckpt_transport.recording.loading import RecordedLoading
+from ckpt_transport.recording.record import Load, Recording, key_of, record
+from ckpt_transport.recording.replay import Replay
+from ckpt_transport.recording.script import Part, Script, Scripts
+
+__all__ = [
+    "Copy",
+    "Fill",
+    "Gap",
+    "Layout",
+    "Load",
+    "Part",
+    "Place",
+    "Program",
+    "RecordedLoading",
+    "Recording",
+    "Refusal",
+    "Replay",
+    "Script",
+    "Scripts",
+    "Target",
+    "key_of",
+    "record",
+]

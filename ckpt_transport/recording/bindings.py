@@ -1,0 +1,71 @@
+"""The tensors that a module's parameters and buffers are now, and whether they still are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from ckpt_transport.errors import RecordingError
+
+
+def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and buffer, tied ones by each of their names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def fingerprint(tensors: dict[str, torch.Tensor]) -> tuple[object, ...]:
+    """Differs when a tensor has moved, or changed its shape or type; not when its values changed."""
+    return tuple(
+        (name, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in tensors.items()
+    )
+
+
+class Bindings:
+    """What every name of a module was bound to at one time, to be compared and put back.
+
+    Raises:
+        RecordingError: a parameter has no memory yet.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._slots = [(each, dict(each._parameters), dict(each._buffers)) for each in module.modules()]
+        self.tensors = dict(named_tensors(module))
+        lazy = [name for name, tensor in self.tensors.items() if is_lazy(tensor)]
+        if lazy:
+            raise RecordingError(f"{lazy[0]} has no shape before it is first loaded")
+        self._data = {name: tensor.detach() for name, tensor in self.tensors.items()}
+        self._module = module
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        return frozenset(name for name, tensor in self.tensors.items() if isinstance(tensor, torch.nn.Parameter))
+
+    def changed(self) -> list[str]:
+        """Names that are bound to something else now, or to nothing, or are new."""
+        now = dict(named_tensors(self._module))
+        different = [
+            name for name, tensor in self.tensors.items() if now.get(name) is not tensor or self._moved(name, tensor)
+        ]
+        return different + [name for name in now if name not in self.tensors]
+
+    def _moved(self, name: str, tensor: torch.Tensor) -> bool:
+        before = self._data[name]
+        return (
+            tensor.untyped_storage()._cdata != before.untyped_storage()._cdata
+            or tensor.storage_offset() != before.storage_offset()
+            or (tensor.shape, tensor.stride(), tensor.dtype) != (before.shape, before.stride(), before.dtype)
+        )
+
+    def put_back(self) -> None:
+        """Bind every name to what it was bound to."""
+        for module, parameters, buffers in self._slots:
+            module._parameters.clear()
+            module._parameters.update(parameters)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for name, tensor in self.tensors.items():
+            if self._moved(name, tensor):
+                tensor.data = self._data[name]

@@ -1,0 +1,258 @@
+"""Loading a plain module: by replay where that is proved to be the same, else by its loader."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from ckpt_transport.errors import RecordingError
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.recording.bindings import fingerprint, named_tensors
+from ckpt_transport.recording.record import Load, Recording, key_of, record
+from ckpt_transport.recording.replay import Replay
+from ckpt_transport.recording.script import Part, Script, Scripts
+
+logger = logging.getLogger(__name__)
+
+
+class Piece(Protocol):
+    """One whole tensor."""
+
+    @property
+    def spec(self) -> TensorSpec: ...
+
+    def tensor(self) -> torch.Tensor: ...
+
+
+class Bucket(Protocol):
+    """What arrives at once; see :class:`~ckpt_transport.LoadedBucket`."""
+
+    @property
+    def key(self) -> object: ...
+
+    @property
+    def raw(self) -> torch.Tensor: ...
+
+    @property
+    def lasting(self) -> bool: ...
+
+    def places(self) -> Sequence[tuple[TensorSpec, int, int, int]]: ...
+
+    def __iter__(self) -> Iterator[Piece]: ...
+
+
+@dataclass
+class _Known:
+    """A recording, what it was made for, and what came of it.
+
+    Attributes:
+        refusal: why the loader must load; empty when the replay may.
+        verified: the replay was found to leave what the loader leaves.
+        recorded: seconds that recording took.
+        loading: seconds that the loader takes; 0 when it was not measured.
+    """
+
+    specs: tuple[TensorSpec, ...]
+    bound: tuple[object, ...]
+    recording: Recording | None = None
+    refusal: str = ""
+    verified: bool = False
+    recorded: float = 0.0
+    loading: float = 0.0
+    scripts: Scripts | None = None
+    buckets: dict[object, Script] = field(default_factory=dict)
+
+
+class RecordedLoading:
+    """Brings versions into a module.
+
+    The first version is loaded by the loader, recorded before, and replayed bucket by bucket over what the loader left:
+    if one byte differs, the loader's stays, and replays end. Later versions are only replayed, unless ``always``. When
+    the module or what a version brings has changed, all that begins again.
+
+    Args:
+        module: what is loaded.
+        load: its loader. It is given whole tensors, and must not need those of another bucket.
+        always: compare on every update.
+        context: see :func:`key_of`.
+
+    Attributes:
+        told: what was done, in words.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, load: Load, *, always: bool = False, context: Sequence[str] = ()
+    ) -> None:
+        self.told = ""
+        self._module, self._load, self._always, self._context = module, load, always, tuple(context)
+        self._specs: tuple[TensorSpec, ...] | None = None
+        self._known: _Known | None = None
+        self._replay: Replay | None = None
+        self._compares = self._begun = False
+        self._used: set[object] = set()
+        self._loading = self._replaying = 0.0
+
+    def prepare(self, specs: Iterable[TensorSpec]) -> None:
+        """What the next version brings."""
+        self._specs = tuple(specs)
+
+    def load(self, bucket: Bucket) -> None:
+        """Bring one bucket in."""
+        with torch.no_grad():
+            if not self._begun:
+                self._begin()
+            if self._replay is None:
+                self._by_loader(bucket)
+                return
+            assert self._known is not None
+            script = self._script(self._known, bucket)
+            if script is None:
+                self._give_up("a bucket brings a tensor that the version was not said to have")
+                self._by_loader(bucket)
+            elif self._compares:
+                self._compare(self._replay, script, bucket)
+            else:
+                began = time.perf_counter()
+                self._replay.run(script, bucket.raw, lasting=bucket.lasting)
+                self._replaying += time.perf_counter() - began
+
+    def finish(self) -> None:
+        """All of a version is in.
+
+        Raises:
+            RecordingError: something waits for a tensor that did not come.
+        """
+        known, replay, began = self._known, self._replay, self._begun
+        self._begun, self._replay = False, None
+        if not began:
+            return
+        if replay is None or known is None:
+            self.told = f"loaded by the loader in {self._loading:.3f} s" + (
+                f": {known.refusal}" if known and known.refusal else ""
+            )
+            return
+        replay.finish()
+        assert known.recording is not None
+        layout = known.recording.layout
+        if self._compares and (misfits := replay.misfits()):
+            self._give_up(f"the loader fills {misfits[0]} with another number than when it was recorded")
+            self.told = f"loaded by the loader in {self._loading:.3f} s: {known.refusal}"
+            return
+        replay.fill(range(len(layout.targets)))
+        for key in known.buckets.keys() - self._used:
+            del known.buckets[key]
+        moves = sum(len(script.moves) for script in known.buckets.values())
+        what = f"{len(layout.copies)} copies in {moves}" + (
+            f", {len(layout.programs)} programs" if layout.programs else ""
+        )
+        if self._compares:
+            known.verified, known.loading = True, self._loading
+            self.told = (
+                f"recorded in {known.recorded:.3f} s ({what}), loaded by the loader in {self._loading:.3f} s, "
+                f"replayed in {self._replaying:.3f} s and found to be the same"
+            )
+        else:
+            self.told = f"replayed in {self._replaying:.3f} s ({what}); the loader took {known.loading:.3f} s"
+
+    def abandon(self) -> None:
+        """The update has failed; the next one does not rely on anything."""
+        self._begun, self._replay, self._known = False, None, None
+
+    # -- which way ----------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._loading = self._replaying = 0.0
+        self._used = set()
+        if self._specs is None:
+            return
+        tensors = dict(named_tensors(self._module))
+        bound, known = fingerprint(tensors), self._known
+        fits = known is not None and known.specs == self._specs and known.bound == bound
+        if known is None or not fits or (known.recording is not None and not known.recording.holds):
+            known = self._known = self._recorded(_Known(self._specs, bound))
+        if known.refusal or known.recording is None:
+            return
+        targets = known.recording.layout.targets
+        self._compares = self._always or not known.verified
+        known.scripts = known.scripts or Scripts(known.recording.layout)
+        self._replay = Replay(
+            known.scripts, {number: tensors[target.name].detach() for number, target in enumerate(targets)}
+        )
+
+    def _recorded(self, known: _Known) -> _Known:
+        began = time.perf_counter()
+        try:
+            key = key_of(self._module, known.specs, *self._context)
+            known.recording = record(self._module, self._load, known.specs, key)
+        except RecordingError as error:
+            known.refusal = str(error)
+        else:
+            known.refusal = _doubt(known.recording)
+        known.recorded = time.perf_counter() - began
+        if known.refusal:
+            logger.warning("weights are loaded by the loader and not replayed: %s", known.refusal)
+        return known
+
+    def _give_up(self, reason: str) -> None:
+        assert self._known is not None
+        self._known.refusal, self._replay = reason, None
+        logger.warning("weights are loaded by the loader and not replayed any more: %s", reason)
+
+    # -- the ways -----------------------------------------------------------------------------------------------------
+
+    def _by_loader(self, bucket: Bucket) -> None:
+        began = time.perf_counter()
+        self._load((piece.spec.name, piece.tensor()) for piece in bucket)
+        self._loading += time.perf_counter() - began
+
+    def _script(self, known: _Known, bucket: Bucket) -> Script | None:
+        self._used.add(bucket.key)
+        script = known.buckets.get(bucket.key)
+        if script is None:
+            assert known.scripts is not None
+            parts: list[Part] = []
+            for place in bucket.places():
+                part = known.scripts.part(*place)
+                if part is None:
+                    return None
+                parts.append(part)
+            script = known.buckets[bucket.key] = known.scripts.make(parts)
+        return script
+
+    def _compare(self, replay: Replay, script: Script, bucket: Bucket) -> None:
+        """Load by the loader, spoil what the replay should write, replay, and see that it is as it was."""
+        self._by_loader(bucket)
+        places = replay.writes(script, bucket.raw)
+        expected = [place.clone() for place in places]
+        for place in places:
+            place.bitwise_not_()
+        began = time.perf_counter()
+        replay.run(script, bucket.raw, lasting=bucket.lasting)
+        self._replaying += time.perf_counter() - began
+        wrong = [n for n, place in enumerate(places) if not torch.equal(place, expected[n])]
+        if wrong:
+            for place, value in zip(places, expected, strict=True):
+                place.copy_(value)
+            self._give_up("the replay did not leave the bytes that the loader leaves")
+
+
+def _doubt(recording: Recording) -> str:
+    """Why a recording is not to be relied on; empty when it is.
+
+    A loader may need all that it is given to know what it is doing, so it does everything or nothing. A tensor that it
+    was not seen to use is one that it leaves out, unless something was left unloaded: then it may have been used in a
+    way that cannot be seen, as through NumPy.
+    """
+    layout = recording.layout
+    if layout.refused:
+        return layout.why()
+    empty = [layout.targets[gap.target].name for gap in layout.gaps if layout.targets[gap.target].parameter]
+    if empty and layout.unread:
+        return f"the loader was not seen to use {layout.sources[layout.unread[0]].name}, nor to load all of {empty[0]}"
+    return ""

@@ -1,0 +1,184 @@
+"""Copies out of one bucket, as few as possible."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ckpt_transport import dtypes
+
+
+class Move(NamedTuple):
+    """A strided copy from a bucket to a target.
+
+    Attributes:
+        target: index into a layout's targets.
+        shape: in elements.
+        read, write: offsets in the bucket and in the target, in bytes.
+        read_strides, write_strides: in bytes.
+        read_dtype, write_dtype: safetensors' names.
+    """
+
+    target: int
+    shape: tuple[int, ...]
+    read: int
+    write: int
+    read_strides: tuple[int, ...]
+    write_strides: tuple[int, ...]
+    read_dtype: str
+    write_dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes written."""
+        count = dtypes.TORCH[self.write_dtype].itemsize
+        for length in self.shape:
+            count *= length
+        return count
+
+
+class CutElementError(Exception):
+    """A tensor was cut within an element, so its part cannot be copied by itself."""
+
+
+def clip(move: Move, begin: int, end: int) -> Iterator[Move]:
+    """The parts of ``move`` that read bytes ``begin`` to ``end`` of the bucket.
+
+    Raises:
+        CutElementError: an element lies across one of the ends.
+    """
+    size = dtypes.TORCH[move.read_dtype].itemsize
+    order = sorted(range(len(move.shape)), key=lambda d: (-move.read_strides[d], d))
+    shape = tuple(move.shape[d] for d in order)
+    reads = tuple(move.read_strides[d] for d in order)
+    writes = tuple(move.write_strides[d] for d in order)
+    spans = [size]
+    for count, stride in zip(reversed(shape), reversed(reads), strict=True):
+        spans.append(spans[-1] + (count - 1) * stride)
+    spans.reverse()
+
+    def within(depth: int, read: int, write: int, fixed: tuple[int, ...]) -> Iterator[Move]:
+        span = spans[depth]
+        if read >= end or read + span <= begin:
+            return
+        if read >= begin and read + span <= end:
+            kept = slice(depth, None)
+            ones = (1,) * len(fixed)
+            yield move._replace(
+                shape=ones + shape[kept],
+                read=read,
+                write=write,
+                read_strides=fixed + reads[kept],
+                write_strides=fixed + writes[kept],
+            )
+            return
+        if depth == len(shape) or reads[depth] == 0:
+            raise CutElementError
+        count, stride, inner = shape[depth], reads[depth], spans[depth + 1]
+        first = min(max(-(-(begin - read) // stride), 0), count)
+        last = max(min((end - read - inner) // stride + 1, count), first)
+        if first < last:
+            yield move._replace(
+                shape=(*(1,) * len(fixed), last - first, *shape[depth + 1 :]),
+                read=read + first * stride,
+                write=write + first * writes[depth],
+                read_strides=(*fixed, *reads[depth:]),
+                write_strides=(*fixed, *writes[depth:]),
+            )
+        for index in (*range(first), *range(last, count)):
+            yield from within(depth + 1, read + index * stride, write + index * writes[depth], (*fixed, 0))
+
+    yield from within(0, move.read, move.write, ())
+
+
+def simplified(move: Move) -> Move:
+    """The same copy in as few dimensions as possible, those of larger strides in the target first."""
+    dims = [
+        (count, read, write)
+        for count, read, write in zip(move.shape, move.read_strides, move.write_strides, strict=True)
+        if count != 1
+    ]
+    dims.sort(key=lambda dim: (-dim[2], -dim[1]))
+    joined: list[tuple[int, int, int]] = []
+    for count, read, write in dims:
+        if joined:
+            before, outer_read, outer_write = joined[-1]
+            if outer_read == read * count and outer_write == write * count:
+                joined[-1] = before * count, read, write
+                continue
+        joined.append((count, read, write))
+    if not joined:
+        size = dtypes.TORCH[move.write_dtype].itemsize
+        joined.append((1, dtypes.TORCH[move.read_dtype].itemsize, size))
+    shape, reads, writes = zip(*joined, strict=True)
+    return move._replace(shape=shape, read_strides=reads, write_strides=writes)
+
+
+def merge(moves: Iterable[Move]) -> list[Move]:
+    """The same bytes in fewer copies.
+
+    Runs that follow one another in bucket and target are joined; then copies of one geometry that lie at a constant
+    distance from each other, in both, are rolled into one with one dimension more, until none is left that can.
+    """
+    left = _joined([simplified(move) for move in moves if 0 not in move.shape])
+    while True:
+        fewer = _rolled(left)
+        if len(fewer) == len(left):
+            return fewer
+        left = fewer
+
+
+def _joined(moves: Sequence[Move]) -> list[Move]:
+    """Contiguous copies without conversion, where one ends as the next begins."""
+    done: list[Move] = []
+    for move in sorted(moves, key=lambda each: (each.target, each.read)):
+        if done and _is_run(move) and _is_run(done[-1]):
+            last = done[-1]
+            same = last.target == move.target and last.write_dtype == move.write_dtype
+            if same and last.read + last.nbytes == move.read and last.write + last.nbytes == move.write:
+                done[-1] = last._replace(shape=(last.shape[0] + move.shape[0],))
+                continue
+        done.append(move)
+    return done
+
+
+def _is_run(move: Move) -> bool:
+    size = (dtypes.TORCH[move.write_dtype].itemsize,)
+    return move.read_dtype == move.write_dtype and move.read_strides == move.write_strides == size
+
+
+def _rolled(moves: Sequence[Move]) -> list[Move]:
+    alike: defaultdict[tuple[object, ...], list[Move]] = defaultdict(list)
+    for move in moves:
+        key = move.target, move.shape, move.read_strides, move.write_strides, move.read_dtype, move.write_dtype
+        alike[key].append(move)
+    done: list[Move] = []
+    for group in alike.values():
+        group.sort(key=lambda move: (move.write, move.read))
+        begin = 0
+        while begin < len(group):
+            end = begin + 1
+            if end < len(group):
+                step = _distance(group[begin], group[end])
+                while end < len(group) and step[0] > 0 and _distance(group[end - 1], group[end]) == step:
+                    end += 1
+            done.append(_roll(group[begin:end]) if end - begin > 1 else group[begin])
+            begin = end
+    return done
+
+
+def _distance(one: Move, other: Move) -> tuple[int, int]:
+    return other.read - one.read, other.write - one.write
+
+
+def _roll(moves: Sequence[Move]) -> Move:
+    read, write = _distance(moves[0], moves[1])
+    first = moves[0]
+    return simplified(
+        first._replace(
+            shape=(len(moves), *first.shape),
+            read_strides=(read, *first.read_strides),
+            write_strides=(write, *first.write_strides),
+        )
+    )

@@ -1,0 +1,207 @@
+"""From a loader to its layout."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from ckpt_transport.errors import RecordingError
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.recording.bindings import Bindings
+from ckpt_transport.recording.coverage import Writer, check
+from ckpt_transport.recording.layout import Fill, Layout, Place, Program, Refusal
+from ckpt_transport.recording.memory_map import Owner, Targets
+from ckpt_transport.recording.programs import gather
+from ckpt_transport.recording.recorder import Recorder
+from ckpt_transport.recording.standins import StandIns
+
+Load = Callable[[Iterable[tuple[str, torch.Tensor]]], object]
+"""A loader: takes (name, whole tensor) pairs and copies what it wants of them."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A layout, and what it was made from besides the loader.
+
+    Attributes:
+        layout: what the loader does.
+        guards: tensors whose values the loader looked at, and their versions then; others may make another layout.
+    """
+
+    layout: Layout
+    guards: tuple[tuple[torch.Tensor, int], ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the tensors that the loader looked at are as they were."""
+        return all(tensor._version == version for tensor, version in self.guards)
+
+
+def key_of(module: torch.nn.Module, specs: Sequence[TensorSpec], *context: str) -> str:
+    """What a layout holds for, as a hash: the tensors of a checkpoint, those of a module, and its engine.
+
+    Args:
+        module: its parameters and buffers count by name, type and geometry.
+        specs: the tensors of the checkpoint.
+        context: configuration of the model, version of the engine, parallel layout: whatever else decides.
+    """
+    bound = Bindings(module)
+    have = [
+        (name, str(tensor.dtype), tuple(tensor.shape), tensor.stride(), name in bound.parameters)
+        for name, tensor in bound.tensors.items()
+    ]
+    return hashlib.sha256(msgspec.msgpack.encode([list(context), list(specs), have])).hexdigest()
+
+
+def record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key: str = "") -> Recording:
+    """Run ``load`` twice on stand-ins for the checkpoint's tensors and return what it did.
+
+    The loader sees host tensors of the right types and shapes that hold zeros. No value of a target changes, as long as
+    all that the loader does goes through torch. Names that it binds to other tensors are put back.
+
+    Args:
+        module: what it loads into; may be on the ``meta`` device.
+        load: the loader. For one that counts its calls, this is like two updates.
+        specs: what a version brings.
+        key: see :func:`key_of`.
+
+    Raises:
+        RecordingError: the loader failed on stand-ins, or did two different things.
+    """
+    first = _record(module, load, specs, key)
+    second = _record(module, load, specs, key)
+    if first.layout != second.layout:
+        why = first.layout.why() or second.layout.why()
+        raise RecordingError("the loader does not do the same each time" + (f"; {why}" if why else ""))
+    return second
+
+
+def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key: str) -> Recording:
+    bound = Bindings(module)
+    targets = Targets(bound.tensors, bound.parameters)
+    standins = StandIns(specs)
+    recorder = Recorder(standins, targets)
+    watch = _Watch(list(standins.tensors))
+    try:
+        with torch.no_grad(), recorder:
+            load((spec.name, tensor) for spec, tensor in zip(specs, standins.tensors, strict=True))
+    except Exception as error:
+        raise RecordingError(f"the loader failed on stand-ins: {type(error).__name__}: {error}") from error
+    finally:
+        changed = bound.changed()
+        bound.put_back()
+    refused = dict(recorder.refused)
+    _refuse_changed(changed, targets, refused)
+    for index in watch.kept():
+        refused.setdefault(Owner(Place.SOURCE, index), "is kept by the loader after it has returned")
+    for result in _Watch(recorder.memory.results).kept_results():
+        for index in recorder.origins[result]:
+            refused.setdefault(Owner(Place.SOURCE, index), "is in something that the loader keeps")
+    writers = gather(recorder.events, recorder.rewritten)
+    coverage = check(targets, writers, [spec.name for spec in specs])
+    for target, reason in coverage.clashes.items():
+        refused.setdefault(Owner(Place.TARGET, target), reason)
+    written = {target for writer in writers for target in _touched(writer)[1]}
+    for guard in recorder.guards:
+        owner = recorder.memory.owner(guard)
+        if owner is not None and owner.place is Place.TARGET and owner.index in written:
+            refused.setdefault(owner, "is looked at by the loader before it is loaded")
+    _spread(writers, refused, specs, targets)
+    kept = [writer for writer in writers if not _hit(writer, refused)]
+    layout = Layout(
+        key,
+        tuple(specs),
+        tuple(targets.values),
+        tuple(writer for writer in kept if not isinstance(writer, (Program, Fill))),
+        tuple(fill for fill in coverage.fills if Owner(Place.TARGET, fill.target) not in refused),
+        tuple(writer for writer in kept if isinstance(writer, Program)),
+        tuple(gap for gap in coverage.gaps if Owner(Place.TARGET, gap.target) not in refused),
+        tuple(n for n, spec in enumerate(specs) if spec.nbytes and n not in recorder.used and not _is_in(n, refused)),
+        tuple(Refusal(owner.place, owner.index, reason) for owner, reason in sorted(refused.items(), key=_order)),
+    )
+    return Recording(layout, tuple((tensor, tensor._version) for tensor in recorder.guards))
+
+
+def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owner, str]) -> None:
+    index = {name: n for n, target in enumerate(targets.values) for name in (target.name, *target.also)}
+    for name in changed:
+        if name not in index:
+            raise RecordingError(f"the loader adds {name} to the module")
+        refused.setdefault(Owner(Place.TARGET, index[name]), "is bound to another tensor by the loader")
+
+
+def _touched(writer: Writer) -> tuple[set[int], set[int]]:
+    """Sources and targets of a writer."""
+    if isinstance(writer, Program):
+        return set(writer.sources), set(writer.targets)
+    if isinstance(writer, Fill):
+        return set(), {writer.target}
+    return {writer.source}, {writer.target}
+
+
+def _hit(writer: Writer, refused: dict[Owner, str]) -> bool:
+    sources, targets = _touched(writer)
+    return any(Owner(Place.SOURCE, n) in refused for n in sources) or any(
+        Owner(Place.TARGET, n) in refused for n in targets
+    )
+
+
+def _spread(
+    writers: Sequence[Writer], refused: dict[Owner, str], specs: Sequence[TensorSpec], targets: Targets
+) -> None:
+    """What is loaded together with something refused is refused too: only the whole loader can load it."""
+    while True:
+        before = len(refused)
+        for writer in writers:
+            if not _hit(writer, refused):
+                continue
+            sources, written = _touched(writer)
+            owners = [Owner(Place.SOURCE, n) for n in sources] + [Owner(Place.TARGET, n) for n in written]
+            first = next(owner for owner in owners if owner in refused)
+            name = specs[first.index].name if first.place is Place.SOURCE else targets.values[first.index].name
+            for owner in owners:
+                refused.setdefault(owner, f"belongs to {name}")
+        if len(refused) == before:
+            return
+
+
+def _is_in(source: int, refused: dict[Owner, str]) -> bool:
+    return Owner(Place.SOURCE, source) in refused
+
+
+def _order(item: tuple[Owner, str]) -> tuple[str, int]:
+    return item[0].place.value, item[0].index
+
+
+class _Watch:
+    """Finds out who else holds tensors: objects by Python's count of references, memory by torch's."""
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self._tensors = tensors
+        self._before = [self._holders(n) for n in range(len(tensors))]
+
+    def _holders(self, index: int) -> tuple[int, int]:
+        storage = self._tensors[index].untyped_storage()._cdata
+        return sys.getrefcount(self._tensors[index]), torch._C._storage_Use_Count(storage)
+
+    def kept(self) -> list[int]:
+        """Tensors that have more holders than when the watch began."""
+        held = [n for n, before in enumerate(self._before) if self._holders(n) > before]
+        if held:
+            gc.collect()
+            held = [n for n in held if self._holders(n) > self._before[n]]
+        return held
+
+    def kept_results(self) -> list[int]:
+        """Tensors that have holders besides the list they were given in."""
+        if not self._tensors:
+            return []
+        alone = _Watch([torch.empty(1, device="meta")])._before[0]
+        self._before = [alone] * len(self._tensors)
+        return self.kept()

@@ -1,0 +1,106 @@
+"""Contiguous runs of bytes under strided memory, as arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Offsets = npt.NDArray[np.int64]
+
+MOST_RUNS = 1 << 24
+"""Finer interleaving than this is not looked into: it would take more memory than it is worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Bytes ``starts[i]`` to ``starts[i] + nbytes``."""
+
+    starts: Offsets
+    nbytes: int
+
+    @property
+    def total(self) -> int:
+        return self.starts.size * self.nbytes
+
+
+class TooFineError(Exception):
+    """Memory is so finely interleaved that its runs are not worth counting, or overlaps with itself."""
+
+
+def runs(offset: int, shape: Sequence[int], strides: Sequence[int], itemsize: int) -> Runs:
+    """The longest runs of bytes that elements cover.
+
+    Args:
+        offset: of the first element, in bytes.
+        shape: in elements.
+        strides: in bytes.
+        itemsize: bytes of an element.
+
+    Raises:
+        TooFineError: there are more than MOST_RUNS, or an element is there twice.
+    """
+    if 0 in shape:
+        return Runs(np.empty(0, np.int64), itemsize)
+    dims = sorted((stride, count) for count, stride in zip(shape, strides, strict=True) if count > 1)
+    nbytes = itemsize
+    while dims and dims[0][0] == nbytes:
+        nbytes *= dims.pop(0)[1]
+    if math.prod(count for _, count in dims) > MOST_RUNS:
+        raise TooFineError("more than 16 million separate runs of bytes")
+    if any(stride == 0 for stride, _ in dims):
+        raise TooFineError("elements share memory")
+    starts = np.array([offset], np.int64)
+    for stride, count in dims:
+        starts = (starts[:, None] + stride * np.arange(count, dtype=np.int64)).reshape(-1)
+    return Runs(starts, nbytes)
+
+
+def intervals(parts: Iterable[Runs]) -> tuple[Offsets, Offsets, Offsets]:
+    """Starts, ends and numbers of the parts they come from, of all runs, ascending by start."""
+    listed = list(parts)
+    if not listed:
+        return tuple(np.empty(0, np.int64) for _ in range(3))  # type: ignore[return-value]
+    starts = np.concatenate([part.starts for part in listed])
+    ends = np.concatenate([part.starts + part.nbytes for part in listed])
+    numbers = np.concatenate([np.full(part.starts.size, n, np.int64) for n, part in enumerate(listed)])
+    order = np.argsort(starts, kind="stable")
+    return starts[order], ends[order], numbers[order]
+
+
+def merged(starts: Offsets, ends: Offsets) -> tuple[Offsets, Offsets]:
+    """The union of intervals that ascend by start, as few as possible."""
+    if not starts.size:
+        return starts, ends
+    reach = np.maximum.accumulate(ends)
+    begins = np.concatenate(([True], starts[1:] > reach[:-1]))
+    return starts[begins], reach[np.concatenate((begins[1:], [True]))]
+
+
+def overlaps(starts: Offsets, ends: Offsets, numbers: Offsets) -> set[tuple[int, int]]:
+    """Pairs of parts that share a byte; of each part at least one such pair, not all."""
+    if not starts.size:
+        return set()
+    reach = np.maximum.accumulate(ends)
+    furthest = np.maximum.accumulate(np.where(ends == reach, np.arange(ends.size), 0))
+    (again,) = np.nonzero(starts[1:] < reach[:-1])
+    return {(int(numbers[furthest[i]]), int(numbers[i + 1])) for i in again}
+
+
+def remainder(starts: Offsets, ends: Offsets, begin: int, end: int) -> list[tuple[int, int]]:
+    """What of ``begin`` to ``end`` is in none of the merged intervals."""
+    left, at = [], begin
+    for start, stop in zip(starts.tolist(), ends.tolist(), strict=True):
+        if stop <= at:
+            continue
+        if start >= end:
+            break
+        if start > at:
+            left.append((at, start))
+        at = max(at, stop)
+    if at < end:
+        left.append((at, end))
+    return left

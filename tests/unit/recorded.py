@@ -1,0 +1,101 @@
+"""Helpers for tests of recordings: a checkpoint in a bucket, and both ways of loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport.recording import Load, Part, Recording, Replay, Scripts, record
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def specs_of(tensors: Tensors) -> list[TensorSpec]:
+    return [TensorSpec(name, dtypes.name_of(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()]
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer as bytes."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: tensor.detach().clone().contiguous().view(-1).view(torch.uint8) for name, tensor in named.items()}
+
+
+def same(one: Tensors, other: Tensors) -> list[str]:
+    """Names that differ."""
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def buckets(tensors: Tensors, nbytes: int) -> list[tuple[torch.Tensor, list[tuple[str, int, int, int]]]]:
+    """The checkpoint in buckets of ``nbytes``, cut through tensors: bytes, and (name, offset, at, length) of pieces."""
+    done: list[tuple[torch.Tensor, list[tuple[str, int, int, int]]]] = []
+    flat: list[tuple[str, int, torch.Tensor]] = []
+    end = 0
+    for name, tensor in tensors.items():
+        raw = tensor.contiguous().view(-1).view(torch.uint8)
+        flat.append((name, end, raw))
+        end = align_up(end + raw.numel())
+    for begin in range(0, end, nbytes):
+        bucket = torch.zeros(nbytes, dtype=torch.uint8)
+        pieces = []
+        for name, start, raw in flat:
+            first, last = max(start, begin), min(start + raw.numel(), begin + nbytes)
+            if first < last:
+                bucket[first - begin : last - begin] = raw[first - start : last - start]
+                pieces.append((name, first - start, first - begin, last - first))
+        done.append((bucket, pieces))
+    return done
+
+
+def replay(recording: Recording, module: torch.nn.Module, tensors: Tensors, nbytes: int = 1 << 20) -> None:
+    """Bring ``tensors`` into ``module`` by its layout alone, in buckets of ``nbytes``."""
+    scripts = Scripts(recording.layout)
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    bound = {number: named[target.name].detach() for number, target in enumerate(recording.layout.targets)}
+    specs = {spec.name: spec for spec in specs_of(tensors)}
+    run = Replay(scripts, bound)
+    for raw, pieces in buckets(tensors, nbytes):
+        parts: list[Part] = []
+        for name, offset, at, length in pieces:
+            part = scripts.part(specs[name], offset, at, length)
+            assert part is not None
+            parts.append(part)
+        run.run(scripts.make(parts), raw)
+    run.fill(range(len(recording.layout.targets)))
+    run.finish()
+
+
+def scramble(module: torch.nn.Module, seed: int = 99) -> None:
+    """Give every parameter other bits."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.rand(parameter.shape, generator=generator).to(parameter.dtype))
+
+
+def replays_as_it_loads(
+    module: torch.nn.Module, load: Load, tensors: Tensors, sizes: Sequence[int] = (1 << 20, 1024)
+) -> Recording:
+    """Record ``load``; see that the replay leaves what the loader leaves, byte for byte, for buckets of all sizes."""
+    scramble(module)
+    before = state(module)
+    recording = record(module, load, specs_of(tensors))
+    assert same(before, state(module)) == [], "recording changed the module"
+    assert recording.layout.refused == (), recording.layout.why()
+    with torch.no_grad():
+        load(tensors.items())
+        expected = state(module)
+        for nbytes in sizes:
+            scramble(module)
+            untouched = state(module)
+            replay(recording, module, tensors, nbytes)
+            found = state(module)
+            for gap in recording.layout.gaps:
+                name = recording.layout.targets[gap.target].name
+                kept = found[name] == untouched[name]
+                found[name] = torch.where(kept, expected[name], found[name])
+            assert same(expected, found) == []
+    return recording
