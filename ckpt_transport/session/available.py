@@ -21,6 +21,16 @@ def states(config: Config) -> dict[str, Availability]:
     return {name: registry.available(name) for name in wanted(config)}
 
 
+def check_known(config: Config) -> None:
+    """
+    Raises:
+        TransportNotFoundError: a transport that was asked for is not installed.
+    """
+    if config.transport != AUTO:
+        for name in wanted(config):
+            registry.load(name)
+
+
 def check(config: Config) -> None:
     """
     Raises:

@@ -13,7 +13,7 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport.planning import Manifest, Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session import metas
-from ckpt_transport.session.available import check, states
+from ckpt_transport.session.available import check_known, states
 from ckpt_transport.session.coordinator import Progress, RouteNames
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.invitations import Guests
@@ -74,7 +74,7 @@ class Joiner:
             raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._metas.version}'")
         if not invited or len(set(invited)) != len(invited):
             raise ConfigError(f"name the sinks that are to join, each once; named: {', '.join(invited) or 'none'}")
-        check(self.config)
+        check_known(self.config)
         holders = tuple(holder.address for holder in self._metas.holders)
         near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
         listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))

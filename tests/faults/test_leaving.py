@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ckpt_transport import Config, Joiner, ParameterServer
+from ckpt_transport.demo.joining import over_the_network
 from ckpt_transport.errors import TaintedError, UpdateAbortedError, UpdateError
 from ckpt_transport.memory import sweep_leftovers
 from tests.fleet import (
@@ -49,9 +50,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return made
 
 
-def joiner(running: list[HolderProcess], folder: Path, transport: str) -> Joiner:
+PATIENT = {"heartbeat_timeout": 4.0}
+"""A library may keep Python's lock, and so heartbeats, for more than a second while it closes a route."""
+
+
+def joiner(running: list[HolderProcess], folder: Path, transport: str, **settings: Any) -> Joiner:
     paths = [holder.save(folder / f"metas-{number}.json") for number, holder in enumerate(running)]
-    return Joiner(paths, Config.load(transport=transport, **SMALL, **SWIFT))
+    return Joiner(paths, Config.load(transport=transport, **{**SMALL, **SWIFT, **settings}))
 
 
 @pytest.mark.parametrize(
@@ -214,13 +219,14 @@ def test_whoever_dies_whenever_the_others_end_with_every_byte_or_none_serves_a_m
     for victim in chance.sample(range(6), chance.randint(1, 3)):
         where = chance.choice(places if victim < 3 else [*places, "load", "load", "hold", "advance", "finish"])
         faults[victim] = Fault(where, 1 if where not in ("_finish", "load") else chance.randint(1, 25))
-    transport = chance.choice(["gloo", "gloo-line", READ, f"{READ}-line", SOCKETS, f"{SOCKETS}-line"])
-    specs = [SinkSpec(model=SHAPE, site=site, fault=fault) for fault in faults[3:]]
-    held = [HolderSpec(model=SHAPE, site=site, fault=fault) for fault in faults[:3]]
+    names = [*over_the_network(), "gloo", READ, SOCKETS]
+    transport = chance.choice([name + line for name in names for line in ("", "-line")])
+    specs = [SinkSpec(model=SHAPE, settings=PATIENT, site=site, fault=fault) for fault in faults[3:]]
+    held = [HolderSpec(model=SHAPE, settings=PATIENT, site=site, fault=fault) for fault in faults[:3]]
     with fleet(*specs) as sinks, holders(*held) as running:
         error: UpdateError | None = None
         try:
-            joiner(running, tmp_path, transport).update("v2", [sink.address for sink in sinks])
+            joiner(running, tmp_path, transport, **PATIENT).update("v2", [sink.address for sink in sinks])
         except UpdateError as raised:
             error = raised
         survivors = [sink for sink, spec in zip(sinks, specs, strict=True) if spec.fault is None]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ckpt_transport import Config, Joiner, ParameterServer, Report
+from ckpt_transport.demo.joining import over_the_network
 from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.planning import Role, StageKind
 from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkSpec, fleet, holders, left_behind, weights
@@ -49,7 +50,12 @@ def read_from(report: Report) -> Counter[int]:
     return found
 
 
-@pytest.mark.parametrize("transport", ["gloo", "shm", "gloo-line", READ, f"{READ}-line", f"{SOCKETS}-line"])
+WITHOUT_PLUGINS = ["gloo", "shm", "gloo-line", READ, f"{READ}-line", f"{SOCKETS}-line"]
+INSTALLED = [f"{name}-line" for name in over_the_network() if f"{name}-line" not in WITHOUT_PLUGINS]
+"""Lines over whatever is available here between hosts."""
+
+
+@pytest.mark.parametrize("transport", [*WITHOUT_PLUGINS, *INSTALLED])
 def test_three_engines_join_one_holder_and_the_fleet_is_not_touched(site: str, tmp_path: Path, transport: str) -> None:
     """Given a fleet and a holder, when engines join, then they hold its version, and the fleet what it held."""
     spec = SinkSpec(model=SHAPE, site=site)
