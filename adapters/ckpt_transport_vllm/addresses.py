@@ -1,9 +1,9 @@
 """Tensors that kernels and CUDA graphs refer to by address and that are no parameters: a reload makes new ones of them.
 
 vLLM's layerwise reload keeps the storage of parameters and buffers. Two kinds of tensors lie beside them: what
-attention derives from its weights and keeps as plain attributes (``W_UV`` and ``W_UK_T`` of MLA, where vLLM does not copy in
-place), and the scales in the configuration that the kernel of a mixture of experts was made with. A graph that was
-captured goes on reading the old ones.
+attention derives from its weights and keeps as plain attributes (``W_UV`` and ``W_UK_T`` of MLA, where vLLM does not
+copy in place), and the scales in the configuration that the kernel of a mixture of experts was made with. A graph that
+was captured goes on reading the old ones.
 """
 
 from __future__ import annotations
