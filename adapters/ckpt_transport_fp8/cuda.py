@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 
@@ -109,6 +109,12 @@ class OnCuda(Computed):
             target.view(part.dtype).view(elements.shape).copy_(elements)
 
 
-@cache
+_own = threading.local()
+
+
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    """This thread's, so that one bucket does not wait for another's."""
+    streams: dict[torch.device, torch.cuda.Stream] = _own.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return streams[device]

@@ -94,6 +94,7 @@ def cast(
         source = tl.multiple_of(source, 16)
         offset = tl.multiple_of(offset, 16)
         begin = tl.multiple_of(begin, 16)
+        end = tl.multiple_of(end, 16)
     down = row + tl.arange(0, TILE)
     over = column + tl.arange(0, TILE)
     index = down.to(tl.int64)[:, None] * width + over[None, :]

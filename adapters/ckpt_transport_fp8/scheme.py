@@ -46,6 +46,8 @@ class Scheme:
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """How many groups there are, down and across; those at the edges may be smaller."""
+        if self.granularity is Granularity.TENSOR:
+            return 1, 1
         (rows, columns), (high, wide) = shape, self.group(shape)
         return -(-rows // high), -(-columns // wide)
 

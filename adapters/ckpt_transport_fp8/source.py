@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ckpt_transport_fp8.computed import Computed
 from ckpt_transport_fp8.devices import choose, computed_on, largest
 from ckpt_transport_fp8.numerics import factors_for, scales_for
 from ckpt_transport_fp8.part import Part
+from ckpt_transport_fp8.scheme import Scheme
 from ckpt_transport_fp8.target import Target, Wanted, read_target
 
 
@@ -85,35 +86,66 @@ def quantized(
         torch.cuda.current_stream(gpu).synchronize()
     wanted = [target.wants(spec, tensors.keys()) for spec in specs]
     device = choose(tensors.values()) if device is None else device
-    made = _make([tensor.detach() for tensor in tensors.values()], specs, wanted)
+    made = _make([tensor.detach() for tensor in tensors.values()], specs, wanted, device)
     return _lay_out(made, device)
 
 
-def _make(tensors: Sequence[torch.Tensor], specs: Sequence[TensorSpec], wanted: Sequence[Wanted]) -> list[_Made]:
-    matrices = [
-        (tensor, want.scheme.group(want.spec.shape))
-        for tensor, want in zip(tensors, wanted, strict=True)
-        if want.scheme is not None and tensor.numel()
-    ]
-    maxima = iter(largest([matrix for matrix, _ in matrices], [group for _, group in matrices]))
+def _make(
+    tensors: Sequence[torch.Tensor], specs: Sequence[TensorSpec], wanted: Sequence[Wanted], device: torch.device
+) -> list[_Made]:
+    chosen = [number for number, want in enumerate(wanted) if want.scheme is not None]
+    scaled = _scale({number: tensors[number] for number in chosen}, specs, wanted, device)
     made: list[_Made] = []
-    for tensor, spec, want in zip(tensors, specs, wanted, strict=True):
-        if want.scheme is None:
-            how = "" if want.spec == spec else f"{want.spec.dtype} from {spec.dtype}"
-            made.append(_Made(want.spec, tensor, how))
+    for number, (tensor, spec, want) in enumerate(zip(tensors, specs, wanted, strict=True)):
+        if want.scheme is None or want.scale is None:
+            made.append(_Made(want.spec, tensor, "" if want.spec == spec else f"{want.spec.dtype} from {spec.dtype}"))
             continue
-        assert want.scale is not None
-        most = next(maxima) if tensor.numel() else torch.zeros(want.scheme.grid(want.spec.shape))
-        if not most.isfinite().all():
-            raise CheckpointError(f"tensor {spec} holds NaN or infinity, and cannot be quantized")
-        scales = scales_for(most, want.scheme, dtypes.TORCH[want.scale.dtype])
-        if not scales.isfinite().all():
-            raise CheckpointError(f"tensor {spec} has scales too large for {want.scale.dtype}")
+        scales, factors = scaled[number]
         how = f"{want.scheme}, from {spec.dtype}"
-        group = want.scheme.group(want.spec.shape)
-        made.append(_Made(want.spec, tensor, how, factors_for(scales), group))
-        made.append(_Made(want.scale, scales.reshape(want.scale.shape), how))
+        factors = factors.view(want.scheme.grid(want.spec.shape))
+        made.append(_Made(want.spec, tensor, how, factors, want.scheme.group(want.spec.shape)))
+        made.append(_Made(want.scale, scales.view(want.scale.shape), how))
     return made
+
+
+def _scale(
+    tensors: Mapping[int, torch.Tensor],
+    specs: Sequence[TensorSpec],
+    wanted: Sequence[Wanted],
+    device: torch.device,
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Scales, on ``device``, and factors, on the CPU, of each tensor; those of one kind are computed together."""
+    alike: defaultdict[tuple[Scheme, str], list[int]] = defaultdict(list)
+    groups: dict[int, tuple[int, int]] = {}
+    for number, tensor in tensors.items():
+        want = wanted[number]
+        if want.scheme is not None and want.scale is not None:
+            alike[want.scheme, want.scale.dtype].append(number)
+            if tensor.numel():
+                groups[number] = want.scheme.group(want.spec.shape)
+    found = largest([tensors[number] for number in groups], list(groups.values()))
+    maxima = dict(zip(groups, found, strict=True))
+    scaled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for (scheme, dtype), numbers in alike.items():
+        parts = [maxima.get(number, torch.zeros(scheme.grid(specs[number].shape))).view(-1) for number in numbers]
+        most, sizes = torch.cat(parts), [part.numel() for part in parts]
+        scales = scales_for(most, scheme, dtypes.TORCH[dtype])
+        for number in _not_finite(most, numbers, sizes):
+            raise CheckpointError(f"tensor {specs[number]} holds NaN or infinity, and cannot be quantized")
+        for number in _not_finite(scales, numbers, sizes):
+            raise CheckpointError(f"tensor {specs[number]} has scales too large for {dtype}")
+        pairs = zip(torch.split(scales.to(device), sizes), torch.split(factors_for(scales), sizes), strict=True)
+        scaled.update(zip(numbers, pairs, strict=True))
+    return scaled
+
+
+def _not_finite(values: torch.Tensor, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[int]:
+    """The tensors that have values which are not finite."""
+    finite = values.isfinite()
+    if not finite.all():
+        for number, part in zip(numbers, torch.split(finite, list(sizes)), strict=True):
+            if not part.all():
+                yield number
 
 
 def _lay_out(made: Sequence[_Made], device: torch.device) -> Loan:

@@ -14,6 +14,8 @@ from ckpt_transport_fp8.config import COMPRESSED, Quantization, parse
 from ckpt_transport_fp8.scheme import E4M3, WEIGHT, Scheme
 
 CONFIG = "config.json"
+COMPANIONS = ("input_scale", "output_scale", "q_scale", "k_scale", "v_scale")
+"""Last parts of the names of scales beside a weight that are not its own."""
 FLOATS = frozenset({"BF16", "F16", "F32"})
 """What can be quantized, and what scales are stored in."""
 
@@ -102,10 +104,10 @@ class Target:
             raise PlanMismatchError(f"tensor {source} is to be quantized, and comes with {wanted.scale.name}")
         module = _module(source.name)
         group = self.quantization.group_of(module)
-        needed = [f"{module}.input_scale"] if group is not None and group.needs_input_scale else []
+        needed = {"input_scale"} if group is not None and group.needs_input_scale else set()
         if self.tensors is not None:
-            needed += [name for name in self.tensors if name.startswith(f"{module}.") and name.endswith("_scale")]
-        missing = sorted(set(needed).difference(brought, [wanted.scale.name]))
+            needed |= {kind for kind in COMPANIONS if f"{module}.{kind}" in self.tensors}
+        missing = [name for kind in sorted(needed) if (name := f"{module}.{kind}") not in brought]
         if missing:
             raise PlanMismatchError(
                 f"{self.name} needs {', '.join(missing)}, which cannot be computed from weights; bring it with them"

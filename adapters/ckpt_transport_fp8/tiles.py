@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
+from ckpt_transport.planning.bucketing import align_up
 from ckpt_transport_fp8 import kernels
 from ckpt_transport_fp8.kernels import TILE
 from ckpt_transport_fp8.part import Part
@@ -108,6 +109,11 @@ class Tiles:
             first, last = self._tiles_within(offsets, offset, end)
             if first >= last:
                 return
+            aligned = self._aligned and offset % ALIGNMENT == 0
+            if aligned and end % ALIGNMENT:
+                number = bisect_left(offsets, end) - 1
+                cut = end < offsets[number] + self._matrices[number].numel()
+                aligned, end = not cut, end if cut else align_up(end)
             launch: Any = kernels.cast[(last - first,)]
             launch(
                 room,
@@ -119,7 +125,7 @@ class Tiles:
                 flat,
                 FLOAT=float_type,
                 PER_ROW=self._per_row,
-                ALIGNED=self._aligned and offset % ALIGNMENT == 0,
+                ALIGNED=aligned,
                 TILE=TILE,
                 num_warps=8,
             )

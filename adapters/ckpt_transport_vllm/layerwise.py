@@ -2,7 +2,7 @@
 
 vLLM replaces every parameter by a stand-in without memory, keeps what the loader is given until it has all of a layer,
 then lets the loader and the quantization methods work on a fresh copy of that layer, and copies the result to where the
-parameters were. So pointers that kernels and CUDA graphs hold stay good.
+parameters were. So pointers that kernels and CUDA graphs hold stay good; ``addresses.py`` sees to others.
 
 It is not a public interface of vLLM. What is used of it is in this file, and ``versions.py`` says for which releases.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport_vllm.addresses import Addresses
 from ckpt_transport_vllm.target import Target
 
 
@@ -30,6 +31,7 @@ class LayerwiseReload:
         self._target = target
         self._parameters = {name for name, _ in target.model.named_parameters()}
         self._loaded: set[str] | None = set()
+        self._addresses = Addresses(target.model, _waits_for_the_end)
 
     def begin(self) -> None:
         from vllm.config import set_current_vllm_config
@@ -96,6 +98,7 @@ class LayerwiseReload:
         ):
             finalize_layerwise_reload(self._target.model, self._target.model_config)
             _repack_tied_heads(self._target.model)
+        self._addresses.bring_back()
 
     def _check_complete(self) -> None:
         """As far as that can be told: not for quantized weights, and not where parameters are padded."""
@@ -121,6 +124,7 @@ class LayerwiseReload:
                 if info.kernel_tensors is not None:
                     layerwise._place_kernel_tensors(module, info)
                 info.reset()
+        self._addresses.bring_back()
         layerwise.LOADING_LAYERS.clear()
         model: Any = self._target.model
         if hasattr(model, "_original_do_torchao_reload"):

@@ -162,6 +162,14 @@ def test_tensors_that_are_fp8_already_travel_as_they_are() -> None:
     assert torch.equal(bytes_of(loan)[NAME], source[NAME].view(torch.uint8).view(-1))
 
 
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0)], ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+def test_empty_weights_have_scales_all_the_same(scheme: Scheme, shape: tuple[int, int]) -> None:
+    loan = quantized({NAME: torch.empty(shape), "norm.weight": torch.ones(3)}, target(scheme), CPU)
+    assert [place.spec.shape for place in loan.tensors] == [shape, scheme.scale_shapes(shape)[0], (3,)]
+    assert len(bytes_of(loan)) == 3
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 def test_nan_and_infinity_are_refused_with_the_tensors_name(scheme: Scheme, value: float) -> None:

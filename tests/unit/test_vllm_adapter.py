@@ -21,6 +21,7 @@ from ckpt_transport.errors import ConfigError, EngineError, PlanMismatchError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.session.fleet import make_fleet
 from ckpt_transport_vllm import VllmFleet
+from ckpt_transport_vllm.addresses import Addresses
 from ckpt_transport_vllm.extension import check_parallel
 from ckpt_transport_vllm.quantization import check_quantization, check_tensors
 from ckpt_transport_vllm.quiesce import Turn, WorkerGate
@@ -195,6 +196,38 @@ def a_target(method: str | None, config: dict[str, Any]) -> Target:
     hf_config = SimpleNamespace(to_dict=lambda: config)
     model_config = SimpleNamespace(quantization=method, hf_config=hf_config, model="a/model")
     return Target(torch.nn.Module(), model_config, None)
+
+
+class Attention(torch.nn.Module):
+    """As MLA before vLLM 0.32: what it derives from its weight is a new tensor after every reload."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(4))
+        self.derive(1.0)
+
+    def derive(self, value: float) -> None:
+        self.W_UV = torch.full((2, 3), value).t()
+        self.quant_method = SimpleNamespace(moe_quant_config=SimpleNamespace(_w1=SimpleNamespace(scale=None)))
+        self.quant_method.moe_quant_config._w1.scale = torch.full((2,), value)
+
+
+def test_given_tensors_that_graphs_refer_to_then_new_values_are_where_the_old_ones_were() -> None:
+    module = Attention()
+
+    def tensors() -> list[torch.Tensor]:
+        return [module.W_UV, module.quant_method.moe_quant_config._w1.scale]
+
+    before = tensors()
+    addresses = Addresses(torch.nn.Sequential(module), lambda each: isinstance(each, Attention))
+    module.derive(2.0)
+    addresses.bring_back()
+    for old, now in zip(before, tensors(), strict=True):
+        assert now is old
+        assert now.eq(2.0).all()
+    module.W_UV = torch.zeros(5)
+    addresses.bring_back()
+    assert module.W_UV.shape == (5,), "a tensor of another shape has taken its place"
 
 
 BLOCKS = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}

@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,8 +36,8 @@ SMALL_BUCKET = "64KiB"
 MARK = "seen: "
 WIDTHS = {1: 256, 2: 512}
 """Of models, by ranks: each rank's part of every matrix is a multiple of a block."""
-TIMES = 3
-"""A round brings four versions."""
+TIMES = 5
+"""Rounds, each there and back: ten updates in a row at least."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,17 @@ def not_served(mode: str, family: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One engine to check, with checkpoints below ``folder``."""
+    """One engine to check, with checkpoints below ``folder``.
+
+    Attributes:
+        bare: it starts from a configuration alone, with random weights, and has no files to compare versions with.
+    """
 
     folder: Path
     mode: str
     family: str
     ranks: int
+    bare: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -98,6 +104,16 @@ class Case:
         if directory.exists():
             return directory
         return write_quantized(self.plain(seed), directory, MODES[self.mode].checkpoint)
+
+    def started_from(self, seed: int) -> Path:
+        """The directory that the engine is given."""
+        if not self.bare:
+            return self.served(seed)
+        directory = self.folder / "bare"
+        shutil.copytree(
+            self.served(seed), directory, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True
+        )
+        return directory
 
 
 @dataclass(frozen=True)
@@ -131,11 +147,13 @@ class Engine:
 
         arguments: dict[str, Any] = json.loads(os.environ.get("VLLM_ARGUMENTS", "{}"))
         arguments |= MODES[case.mode].arguments
+        if case.bare:
+            arguments["load_format"] = "dummy"
         if case.ranks > 1:
             arguments["tensor_parallel_size"] = case.ranks
         self._sampling = vllm.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, detokenize=False)
         self._llm: Any = vllm.LLM(
-            str(case.served(seed)),
+            str(case.started_from(seed)),
             skip_tokenizer_init=True,
             enforce_eager=True,
             max_model_len=256,
@@ -166,8 +184,17 @@ class Engine:
 
 
 def _pointers(worker: Any) -> dict[str, int]:
-    state = worker.model_runner.get_model().state_dict()
-    return {name: tensor.data_ptr() for name, tensor in state.items()}
+    """Of parameters and buffers, and of what kernels refer to besides."""
+    model = worker.model_runner.get_model()
+    found = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    for name, module in model.named_modules():
+        config = getattr(getattr(module, "quant_method", None), "moe_quant_config", None)
+        owners = {"": module if "attn" in name else None, "w1": getattr(config, "_w1", None)}
+        owners["w2"] = getattr(config, "_w2", None)
+        for part, owner in owners.items():
+            kept = {} if owner is None else vars(owner)
+            found |= {f"{name}.{part}.{k}": v.data_ptr() for k, v in kept.items() if isinstance(v, torch.Tensor)}
+    return found
 
 
 def _referred(worker: Any) -> dict[str, str]:
@@ -188,7 +215,8 @@ def check(case: Case, transport: str) -> str:
     """Check one engine; returns what was seen, for a table."""
     second = _reference(case, 2)
     engine = Engine(case, 1)
-    first, pointers = engine.state(), engine.pointers() if case.ranks == 1 else {}
+    first = _reference(case, 1) if case.bare else engine.state()
+    pointers = engine.pointers() if case.ranks == 1 else {}
     assert first.differing(second), "two versions were meant to differ"
     directories = {"v1": case.served(1), "v2": case.served(2)}
     targets: dict[str, Path] = {}
@@ -224,7 +252,10 @@ def check(case: Case, transport: str) -> str:
                     bring(f"{other_seed} from BF16", first if other_seed == "v1" else second)
                     bring(f"{version} from BF16", expected)
                     updates += 2
-        refusals = {"plain": "is not quantized", "missing": f"lacks tensor {scale}", "wrong": f"{scale} is F32 [3, 5]"}
+        missing, wrong = f"lacks tensor {scale}", f"{scale} is F32 [3, 5]"
+        if case.bare:
+            missing, wrong = f"{scale} is missing", f"{scale} is of shape [3, 5]"
+        refusals = {"plain": "is not quantized", "missing": missing, "wrong": wrong}
         for version, said in (refusals if case.quantized else {"FP8": "is FP8"}).items():
             refused = source.refusal(version)
             assert said in refused, refused
@@ -238,7 +269,7 @@ def check(case: Case, transport: str) -> str:
 
 
 def _reference(case: Case, seed: int) -> State:
-    command = [*_command(case), f"--reference={seed}"]
+    command = [*_command(replace(case, bare=False)), f"--reference={seed}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return State(*json.loads(_marked(done.stdout)))
 
@@ -250,7 +281,7 @@ def _marked(output: str) -> str:
 
 def _command(case: Case) -> list[str]:
     options = [f"--folder={case.folder}", f"--mode={case.mode}", f"--family={case.family}", f"--ranks={case.ranks}"]
-    return [sys.executable, "-m", "tests.vllm.fp8_modes", *options]
+    return [sys.executable, "-m", "tests.vllm.fp8_modes", *options, *(["--bare"] if case.bare else [])]
 
 
 def with_plugin(folder: Path) -> dict[str, str]:
@@ -281,6 +312,7 @@ def main(
     mode: Annotated[list[str] | None, typer.Option(help="By default all.")] = None,
     family: Annotated[list[str] | None, typer.Option(help="By default qwen3 and moe.")] = None,
     ranks: Annotated[int, typer.Option(help="Of a tensor-parallel engine.")] = 1,
+    bare: Annotated[bool, typer.Option("--bare", help="Start without weights.")] = False,
     transport: Annotated[str, typer.Option(help="To update over.")] = "shm",
     folder: Annotated[Path | None, typer.Option(help="Check one in this process, with checkpoints here.")] = None,
     reference: Annotated[int | None, typer.Option(help="Only say what an engine of this seed holds.")] = None,
@@ -288,7 +320,7 @@ def main(
     """Check all modes, and print a table. VLLM_ARGUMENTS may hold further arguments of LLM as JSON."""
     modes, families = mode or list(MODES), family or ["qwen3", "moe"]
     if folder is not None:
-        case = Case(folder, modes[0], families[0], ranks)
+        case = Case(folder, modes[0], families[0], ranks, bare)
         if reference is not None:
             state = Engine(case, reference).state()
             print(MARK + json.dumps([state.tokens, state.checksums]), flush=True)
@@ -305,7 +337,7 @@ def main(
                 continue
             with tempfile.TemporaryDirectory() as scratch:
                 try:
-                    seen = run(Case(Path(scratch), each, kind, ranks), transport)
+                    seen = run(Case(Path(scratch), each, kind, ranks, bare), transport)
                 except subprocess.CalledProcessError as error:
                     seen, failed = f"FAILED with exit code {error.returncode}", True
             rows.append(f"| {each} | {kind} | {ranks} | {seen} |")

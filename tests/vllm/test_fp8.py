@@ -11,6 +11,7 @@ from tests.vllm.fp8_modes import Case, run
 CASES = [
     ("block", "qwen3", 1),
     ("block", "moe", 1),
+    ("block", "deepseek", 1),
     ("block", "qwen3", 2),
     ("tensor", "moe", 1),
     ("static", "qwen3", 1),
@@ -26,3 +27,8 @@ CASES = [
 def test_updates_refusals_and_repairs(tmp_path: Path, mode: str, family: str, ranks: int) -> None:
     transport = "shm" if family == "qwen3" else "gloo"
     assert "updates" in run(Case(tmp_path, mode, family, ranks), transport)
+
+
+@pytest.mark.parametrize(("mode", "family"), [("block", "moe"), ("online tensor", "qwen3")], ids=str)
+def test_engines_that_start_without_weights_are_brought_to_the_same(tmp_path: Path, mode: str, family: str) -> None:
+    assert "updates" in run(Case(tmp_path, mode, family, 1, bare=True), "shm")

@@ -113,6 +113,8 @@ def _deepseek(hidden: int, layers: int) -> Any:
         qk_nope_head_dim=128,
         v_head_dim=128,
         num_nextn_predict_layers=0,
+        topk_method="noaux_tc",
+        scoring_func="sigmoid",
     )
     return transformers.DeepseekV3ForCausalLM(config)
 

@@ -1,0 +1,58 @@
+"""Tensors that kernels and CUDA graphs refer to by address and that are no parameters: a reload makes new ones of them.
+
+vLLM's layerwise reload keeps the storage of parameters and buffers. Two kinds of tensors lie beside them: what
+attention derives from its weights and keeps as plain attributes (``W_UV`` and ``W_UK_T`` of MLA, where vLLM does not
+copy in place), and the scales in the configuration that the kernel of a mixture of experts was made with. A graph that
+was captured goes on reading the old ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+DESCRIPTIONS = ("_a1", "_a2", "_w1", "_w2")
+"""Parts of a ``FusedMoEQuantConfig`` that hold tensors."""
+
+
+class Addresses:
+    """Where such tensors of a model are now, to have new values brought there.
+
+    Args:
+        model: the model.
+        attends: whether a module is one of attention.
+    """
+
+    def __init__(self, model: torch.nn.Module, attends: Callable[[torch.nn.Module], bool]) -> None:
+        self._model, self._attends = model, attends
+        self._held = {key: getattr(owner, key[-1]) for key, owner in self._tensors()}
+
+    def bring_back(self) -> None:
+        """Copy what has a new address to the old one, and have its owner refer to that."""
+        with torch.no_grad():
+            for key, owner in list(self._tensors()):
+                held, now = self._held.get(key), getattr(owner, key[-1])
+                if held is not None and held is not now and _alike(held, now):
+                    held.copy_(now)
+                    setattr(owner, key[-1], held)
+
+    def _tensors(self) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """A name of each tensor, and the object that has it."""
+        for name, module in self._model.named_modules():
+            if self._attends(module):
+                yield from (((name, key), module) for key in _tensors_of(module))
+            config = getattr(getattr(module, "quant_method", None), "moe_quant_config", None)
+            for part in DESCRIPTIONS:
+                description = getattr(config, part, None)
+                if description is not None:
+                    yield from (((name, part, key), description) for key in _tensors_of(description))
+
+
+def _tensors_of(owner: Any) -> list[str]:
+    return [key for key, value in vars(owner).items() if isinstance(value, torch.Tensor)]
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
