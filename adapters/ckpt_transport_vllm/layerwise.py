@@ -35,7 +35,7 @@ class LayerwiseReload:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         with set_current_vllm_config(self._target.vllm_config):
-            _forget_prepacked_experts(self._target.model)
+            forget_prepacked_experts(self._target.model)
             initialize_layerwise_reload(self._target.model)
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -63,7 +63,7 @@ class LayerwiseReload:
         with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
             for module in self._target.model.modules():
                 info = layerwise.get_layerwise_info(module)
-                if not info.can_load() or not info.loaded_weights or _waits_for_the_end(module):
+                if not info.can_load() or not info.loaded_weights or waits_for_the_end(module):
                     continue
                 kept = {
                     value.untyped_storage().data_ptr()
@@ -124,10 +124,10 @@ class LayerwiseReload:
 
 def _is_padded(module: torch.nn.Module) -> bool:
     """Whether parameters are larger than what a checkpoint has for them: vocabularies are, and attention is special."""
-    return hasattr(module, "num_embeddings_padded") or _waits_for_the_end(module)
+    return hasattr(module, "num_embeddings_padded") or waits_for_the_end(module)
 
 
-def _waits_for_the_end(module: torch.nn.Module) -> bool:
+def waits_for_the_end(module: torch.nn.Module) -> bool:
     """Whether vLLM processes this layer after all others."""
     from vllm.model_executor.layers import attention
 
@@ -137,7 +137,7 @@ def _waits_for_the_end(module: torch.nn.Module) -> bool:
     return isinstance(module, (attention.Attention, attention.MLAAttention))
 
 
-def _forget_prepacked_experts(model: torch.nn.Module) -> None:
+def forget_prepacked_experts(model: torch.nn.Module) -> None:
     """Have CPU kernels repack experts: where one was built before, vLLM would not build it again."""
     if not all(parameter.is_cpu for parameter in model.parameters()):
         return

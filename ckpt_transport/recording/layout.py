@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 from functools import cached_property
 
 import msgspec
 
+from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
 
 
@@ -40,6 +42,11 @@ class Copy(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
     read: Walk
     write: Walk
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes written."""
+        return math.prod(self.shape) * dtypes.TORCH[self.write.dtype].itemsize
 
 
 class Fill(msgspec.Struct, frozen=True, array_like=True):
@@ -196,13 +203,13 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         """SHA-256 of the encoded layout, in hexadecimal."""
         return hashlib.sha256(self.encode()).hexdigest()
 
-    def name_of(self, refusal: Refusal) -> str:
-        """The tensor that is refused."""
-        return (self.sources if refusal.place is Place.SOURCE else self.targets)[refusal.index].name
+    def name_of(self, place: Place, index: int) -> str:
+        """The name of a source or target."""
+        return (self.sources if place is Place.SOURCE else self.targets)[index].name
 
     def why(self, limit: int = 3) -> str:
         """The refusals in one line; empty when there are none."""
-        told = sorted({f"{self.name_of(each)}: {each.reason}" for each in self.refused})
+        told = sorted({f"{self.name_of(each.place, each.index)}: {each.reason}" for each in self.refused})
         more = f" (and {len(told) - limit} more)" if len(told) > limit else ""
         return "; ".join(told[:limit]) + more
 

@@ -14,11 +14,12 @@ import torch
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.recording.bindings import Bindings
-from ckpt_transport.recording.coverage import Writer, check
-from ckpt_transport.recording.layout import Fill, Layout, Place, Program, Refusal
+from ckpt_transport.recording.coverage import check
+from ckpt_transport.recording.layout import Copy, Layout, Place, Program
 from ckpt_transport.recording.memory_map import Owner, Targets
 from ckpt_transport.recording.programs import gather
 from ckpt_transport.recording.recorder import Recorder
+from ckpt_transport.recording.refusing import refusing, touched
 from ckpt_transport.recording.standins import StandIns
 
 Load = Callable[[Iterable[tuple[str, torch.Tensor]]], object]
@@ -107,24 +108,23 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
     coverage = check(targets, writers, [spec.name for spec in specs])
     for target, reason in coverage.clashes.items():
         refused.setdefault(Owner(Place.TARGET, target), reason)
-    written = {target for writer in writers for target in _touched(writer)[1]}
+    written = {target for writer in writers for target in touched(writer)[1]}
     for guard in recorder.guards:
         owner = recorder.memory.owner(guard)
         if owner is not None and owner.place is Place.TARGET and owner.index in written:
             refused.setdefault(owner, "is looked at by the loader before it is loaded")
-    _spread(writers, refused, specs, targets)
-    kept = [writer for writer in writers if not _hit(writer, refused)]
-    layout = Layout(
+    everything = Layout(
         key,
         tuple(specs),
         tuple(targets.values),
-        tuple(writer for writer in kept if not isinstance(writer, (Program, Fill))),
-        tuple(fill for fill in coverage.fills if Owner(Place.TARGET, fill.target) not in refused),
-        tuple(writer for writer in kept if isinstance(writer, Program)),
-        tuple(gap for gap in coverage.gaps if Owner(Place.TARGET, gap.target) not in refused),
-        tuple(n for n, spec in enumerate(specs) if spec.nbytes and n not in recorder.used and not _is_in(n, refused)),
-        tuple(Refusal(owner.place, owner.index, reason) for owner, reason in sorted(refused.items(), key=_order)),
+        tuple(writer for writer in writers if isinstance(writer, Copy)),
+        coverage.fills,
+        tuple(writer for writer in writers if isinstance(writer, Program)),
+        coverage.gaps,
+        tuple(n for n, spec in enumerate(specs) if spec.nbytes and n not in recorder.used),
+        (),
     )
+    layout = refusing(everything, {(owner.place, owner.index): reason for owner, reason in refused.items()})
     return Recording(layout, tuple((tensor, tensor._version) for tensor in recorder.guards))
 
 
@@ -134,49 +134,6 @@ def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owne
         if name not in index:
             raise RecordingError(f"the loader adds {name} to the module")
         refused.setdefault(Owner(Place.TARGET, index[name]), "is bound to another tensor by the loader")
-
-
-def _touched(writer: Writer) -> tuple[set[int], set[int]]:
-    """Sources and targets of a writer."""
-    if isinstance(writer, Program):
-        return set(writer.sources), set(writer.targets)
-    if isinstance(writer, Fill):
-        return set(), {writer.target}
-    return {writer.source}, {writer.target}
-
-
-def _hit(writer: Writer, refused: dict[Owner, str]) -> bool:
-    sources, targets = _touched(writer)
-    return any(Owner(Place.SOURCE, n) in refused for n in sources) or any(
-        Owner(Place.TARGET, n) in refused for n in targets
-    )
-
-
-def _spread(
-    writers: Sequence[Writer], refused: dict[Owner, str], specs: Sequence[TensorSpec], targets: Targets
-) -> None:
-    """What is loaded together with something refused is refused too: only the whole loader can load it."""
-    while True:
-        before = len(refused)
-        for writer in writers:
-            if not _hit(writer, refused):
-                continue
-            sources, written = _touched(writer)
-            owners = [Owner(Place.SOURCE, n) for n in sources] + [Owner(Place.TARGET, n) for n in written]
-            first = next(owner for owner in owners if owner in refused)
-            name = specs[first.index].name if first.place is Place.SOURCE else targets.values[first.index].name
-            for owner in owners:
-                refused.setdefault(owner, f"belongs to {name}")
-        if len(refused) == before:
-            return
-
-
-def _is_in(source: int, refused: dict[Owner, str]) -> bool:
-    return Owner(Place.SOURCE, source) in refused
-
-
-def _order(item: tuple[Owner, str]) -> tuple[str, int]:
-    return item[0].place.value, item[0].index
 
 
 class _Watch:
