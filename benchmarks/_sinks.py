@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
+from benchmarks._bare import BARE, Bare
 from ckpt_transport_torch import attach
 
 PIECE_BYTES = 64 << 20
@@ -64,6 +65,7 @@ class BareGloo:
 def run_sink(nbytes: int, piece_bytes: int, pipe: Connection) -> None:
     module = Block(nbytes, piece_bytes)
     bare: BareGloo | None = None
+    end: Bare | None = None
     source: list[torch.Tensor] = []
     with attach(module, version="zero") as attachment:
         pipe.send(attachment.address)
@@ -75,6 +77,19 @@ def run_sink(nbytes: int, piece_bytes: int, pipe: Connection) -> None:
                 case ("broadcast",):
                     assert bare is not None
                     bare.broadcast([weight.detach() for weight in module.weights])
+                case ("bare", library, size):
+                    end = BARE[library](torch.zeros(size, dtype=torch.uint8), True)
+                    pipe.send(end.address)
+                    continue
+                case ("connect", address):
+                    assert end is not None
+                    end.connect(address)
+                case ("move",):
+                    assert end is not None
+                    end.move()
+                case ("processor",):
+                    pipe.send(time.process_time())
+                    continue
                 case ("fill source",):
                     source = [torch.ones_like(weight) for weight in module.weights]
                 case ("copy",):

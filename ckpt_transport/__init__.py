@@ -2,18 +2,36 @@
 
 * :class:`ParameterServer` holds versions of a model and brings them to sinks.
 * :class:`Sink` makes an :class:`Engine` updatable; the adapters (``ckpt_transport_torch``, ...) bring engines.
+* :class:`Holder` keeps a version for engines that come later, and :class:`Joiner` brings them to it.
 * Transports are plugins: see :mod:`ckpt_transport.transport` for the interface and :mod:`ckpt_transport.registry`.
 """
 
 from ckpt_transport.config import Config
-from ckpt_transport.session import Engine, Gate, LoadedBucket, LoadedPiece, ParameterServer, Report, Sink, ask_version
+from ckpt_transport.session import (
+    Engine,
+    Gate,
+    Holder,
+    HolderAddress,
+    Joiner,
+    LoadedBucket,
+    LoadedPiece,
+    Metas,
+    ParameterServer,
+    Report,
+    Sink,
+    ask_version,
+)
 
 __all__ = [
     "Config",
     "Engine",
     "Gate",
+    "Holder",
+    "HolderAddress",
+    "Joiner",
     "LoadedBucket",
     "LoadedPiece",
+    "Metas",
     "ParameterServer",
     "Report",
     "Sink",

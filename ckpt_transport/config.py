@@ -2,7 +2,8 @@
 
 From low to high: the default, a TOML file (named by argument or by ``CKPT_TRANSPORT_CONFIG``), the environment
 (``CKPT_TRANSPORT_<FIELD>``), and arguments. A setting nobody knows or that makes no sense is an error that says where
-it came from; nothing is ignored. An empty variable is an empty value, not a missing one.
+it came from; nothing is ignored. An empty variable is an empty value, not a missing one. What a transport has of its
+own is given as a table ``[transports.NAME]`` or as ``CKPT_TRANSPORT_NAME_SETTING``.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ import typing
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from ckpt_transport import options
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.options import Chosen, Gathered, Given
 
 ENV_PREFIX = "CKPT_TRANSPORT_"
 ENV_FILE = f"{ENV_PREFIX}CONFIG"
 
 MIB = 1024**2
 WEEK = 7 * 24 * 3600.0
+TRANSPORTS = "transports"
 
 _SIZE = {"type": "size", "expects": "a size above zero: a number of bytes, or text as '64MiB', '1GiB', '512KiB', '4MB'"}
 _SECONDS = {"type": "seconds", "expects": "a number of seconds above zero and at most a week"}
@@ -116,6 +120,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"type": "text", "expects": "the address or the host name of a network interface"},
         ),
     ] = "127.0.0.1"
+    link: Annotated[
+        int,
+        Meta(
+            description="Bytes per second of this participant's link to other hosts, so that holders share out what "
+            "they send by it; 0 when it is not known.",
+            ge=0,
+            extra={"type": "size", "expects": "a number of bytes per second, or text as '10GB'; 0 for not known"},
+        ),
+    ] = 0
     host: Annotated[
         str,
         Meta(
@@ -159,6 +172,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             description="The file to write a Chrome or Perfetto trace of the update to; none when empty.", extra=_TEXT
         ),
     ] = ""
+    transports: Annotated[
+        Any,
+        Meta(
+            description="Settings that transports have of their own, a table for each.",
+            extra={"type": "tables", "expects": "a table for each transport, as [transports.NAME]"},
+        ),
+    ] = Chosen()
 
     @classmethod
     def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: object) -> Config:
@@ -172,6 +192,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Raises:
             ConfigError: the file cannot be read or is not TOML; a setting is unknown; a value has the wrong type or
                 makes no sense. The message names the setting and where it came from.
+            PluginError: there are settings for a transport that there is not, or whose plugin cannot be imported.
         """
         environ = os.environ if environ is None else environ
         file_source = ""
@@ -179,21 +200,32 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             path, file_source = Path(environ[ENV_FILE]), f" (named by {ENV_FILE})"
         values: dict[str, object] = {}
         sources: dict[str, str] = {}
+        own = Gathered()
+
+        def take(key: str, value: object, source: str) -> None:
+            if key == TRANSPORTS:
+                own.add_tables(value, source)
+            else:
+                values[key] = _convert(key, value, source)
+                sources[key] = source
+
         if path is not None:
             for key, value in _read_toml(path, file_source).items():
-                values[key] = _convert(key, value, f"in {path}")
-                sources[key] = f"in {path}"
+                take(key, value, f"in {path}")
         for variable, text in environ.items():
-            field = _field_of(variable)
-            if field is not None:
-                values[field] = _convert(field, text, f"in the environment variable {variable}", is_text=True)
-                sources[field] = f"in the environment variable {variable}"
+            source = f"in the environment variable {variable}"
+            option = _option_of(variable)
+            field = None if option else _field_of(variable)
+            if option is not None:
+                own.add(*option, Given(text, source, is_text=True))
+            elif field is not None:
+                values[field] = _convert(field, text, source, is_text=True)
+                sources[field] = source
         for key, given in overrides.items():
             if given is not None:
-                values[key] = _convert(key, given, "in the arguments")
-                sources[key] = "in the arguments"
+                take(key, given, "in the arguments")
         _check_heartbeat({**_DEFAULTS, **values}, sources)
-        return msgspec.convert(values, cls)
+        return msgspec.convert({**values, TRANSPORTS: own.chosen()}, cls)
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -254,6 +286,12 @@ def _convert(name: str, value: object, source: str, *, is_text: bool = False) ->
     """The checked value of one setting. ``is_text``: it comes from the environment, where everything is text."""
     if name not in _FIELDS:
         raise _unknown(name, source)
+    if name == TRANSPORTS:
+        if isinstance(value, Chosen):
+            return value
+        own = Gathered()
+        own.add_tables(value, source)
+        return own.chosen()
     try:
         plain = value
         if _kind(name) == "size" and isinstance(value, str):
@@ -300,10 +338,19 @@ def _field_of(variable: str) -> str | None:
         return None
     close = difflib.get_close_matches(suffix.lower(), _FIELDS, n=1)
     suggestion = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else "."
-    known = ", ".join(name.upper() for name in _FIELDS)
+    known = ", ".join(name.upper() for name in _FIELDS if name != TRANSPORTS)
     raise ConfigError(
-        f"unknown environment variable {variable}{suggestion} After {ENV_PREFIX} may come: {known}, CONFIG"
+        f"unknown environment variable {variable}{suggestion} After {ENV_PREFIX} may come: {known}, CONFIG, or "
+        "the name of an installed transport and one of its settings"
     )
+
+
+def _option_of(variable: str) -> tuple[str, str] | None:
+    """The transport, and its own setting, that an environment variable stands for."""
+    suffix = variable.removeprefix(ENV_PREFIX)
+    if suffix == variable or variable == ENV_FILE or suffix.lower() in _FIELDS or _SERVICE_LINK.fullmatch(suffix):
+        return None
+    return options.named_by(suffix)
 
 
 def _unknown(name: str, source: str) -> ConfigError:
@@ -339,6 +386,6 @@ def _quoted(value: object) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | Chosen):
         return ",".join(str(item) for item in value)
     return format_size(value) if _kind(name) == "size" and isinstance(value, int) else str(value)

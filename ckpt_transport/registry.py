@@ -21,11 +21,12 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
+import msgspec
 import stevedore
 
 from ckpt_transport.errors import (
@@ -102,6 +103,14 @@ class Registry:
             return Availability(False, str(error))
         except Exception as error:
             return Availability(False, f"its probe failed: {_summary(error)}", _complain(entry_point))
+
+    def make(self, name: str, options: Mapping[str, msgspec.Struct]) -> Transport:
+        """Load one transport and make one of it, with its own settings where ``options`` has any.
+
+        Raises: as :meth:`load`.
+        """
+        kind = self.load(name)
+        return kind(options[name]) if name in options else kind()
 
     def _find(self, name: str) -> EntryPoint:
         if all(entry_point.name != name for entry_point in self._installed):
@@ -200,4 +209,5 @@ def _summary(error: BaseException) -> str:
 _registry = Registry()
 names = _registry.names
 load = _registry.load
+make = _registry.make
 available = _registry.available

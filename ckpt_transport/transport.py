@@ -415,12 +415,28 @@ class Endpoint(ABC):
             self._undescribe(region.buffer, region.descriptor)
 
 
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of a transport that has none of its own."""
+
+
 class Transport(ABC):
-    """What an entry point in ``ckpt_transport.transports`` names."""
+    """What an entry point in ``ckpt_transport.transports`` names.
+
+    Attributes:
+        options_type: the settings it has of its own, as a struct whose fields have defaults and, as
+            ``Annotated[..., msgspec.Meta(description=...)]``, a meaning.
+
+    Args:
+        options: its settings, an ``options_type``; the defaults when there are none.
+    """
 
     name: ClassVar[str]
     api_version: ClassVar[int] = API_VERSION
     traits: ClassVar[Traits]
+    options_type: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(self, options: msgspec.Struct | None = None) -> None:
+        self.options = self.options_type() if options is None else options
 
     @classmethod
     @abstractmethod

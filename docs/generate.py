@@ -32,6 +32,7 @@ SECTIONS = ("Args", "Attributes", "Raises", "Returns")
 
 PYTHON = (
     ("ckpt_transport", ""),
+    ("ckpt_transport_fp8", ""),
     ("ckpt_transport_torch", ""),
     ("ckpt_transport_vllm", ""),
     ("ckpt_transport.session.fleet", "Fleet FleetReport"),
@@ -258,7 +259,7 @@ def _signature(function: Callable[..., object], *, drop_self: bool = False) -> s
 def _messages(module: ModuleType) -> Iterator[str]:
     for name in _public(module):
         kind = getattr(module, name)
-        if issubclass(kind, wire.Message) and kind is not wire.Message:
+        if isinstance(kind, type) and issubclass(kind, wire.Message) and kind is not wire.Message:
             fields = ", ".join(f"{field}: {_type(hint)}" for field, hint in typing.get_type_hints(kind).items())
             doc = kind.__doc__
             yield f"### {name}\n\n`{name}({fields})`"

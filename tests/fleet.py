@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
-from ckpt_transport import Config, ParameterServer, Sink
+from ckpt_transport import Config, Holder, Metas, ParameterServer, Sink
+from ckpt_transport.execution import Pipeline
 from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport.session.participant import Participant
 from ckpt_transport_torch import Attachment
 from ckpt_transport_torch.engine import LoaderEngine, TorchEngine
+from tests.site import use
 
 DEADLINE = 60.0
 SWIFT: Mapping[str, Any] = {
@@ -32,6 +34,8 @@ SWIFT: Mapping[str, Any] = {
 
 PHASES = ("propose", "open", "connect", "run", "abort")
 """Methods of a participant in which a fault can be placed."""
+STEPS = ("_finish",)
+"""Methods of a pipeline in which a fault can be placed: a fill, a transfer or an apply has ended."""
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.fleet"])
@@ -64,7 +68,7 @@ class Fault:
 
     Attributes:
         where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``), of the participant
-            (one of PHASES), or of the source's meter (``sent``).
+            (one of PHASES), of the pipeline (one of STEPS), or of the source's meter (``sent``).
         count: at which call, counted from 1.
         act: ``kill`` the process, ``raise`` an error, ``hang`` for as long as the process lives, or ``lie``: return
             another digest.
@@ -99,15 +103,24 @@ def inject(fault: Fault, target: Any) -> None:
     setattr(target, fault.where, wrapped)
 
 
+def inject_into(fault: Fault | None, other: Any) -> None:
+    """Place a fault where it belongs; in ``other`` what is no method of participant or pipeline."""
+    if fault is not None:
+        inject(fault, Participant if fault.where in PHASES else Pipeline if fault.where in STEPS else other)
+
+
 @dataclass(frozen=True)
 class SinkSpec:
     """A sink to start.
 
     Attributes:
-        model: keyword arguments of :func:`model`.
+        model: keyword arguments of ``make``.
         settings: of its Config.
         by_callback: load through a callback that takes whole tensors.
         fault: what goes wrong there.
+        site: of :mod:`tests.site`; empty for none.
+        engine: the name that ranks of one engine share.
+        make: makes the model from a seed; a function of some module, by default :func:`model`.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -115,23 +128,26 @@ class SinkSpec:
     by_callback: bool = False
     fault: Fault | None = None
     address: str = ""
+    site: str = ""
+    engine: str = ""
+    make: Callable[..., torch.nn.Module] | None = None
 
 
 def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
     """The sink's process: serve forward passes, answer questions about the weights."""
-    module = model(1, **spec.model)
+    use(spec.site)
+    module = (spec.make or model)(1, **spec.model)
     state = module.state_dict()
 
     def by_name(pairs: Any) -> None:
         for name, tensor in pairs:
             state[name].copy_(tensor)
 
-    always = spec.settings.get("verify_apply") == "always"
-    engine: TorchEngine = TorchEngine(module, "", label)
+    names = spec.engine, label
+    engine: TorchEngine = TorchEngine(module, *names)
     if spec.by_callback:
-        engine = LoaderEngine(module, by_name, "", label, verify_always=always)
-    if spec.fault is not None:
-        inject(spec.fault, Participant if spec.fault.where in PHASES else engine)
+        engine = LoaderEngine(module, by_name, *names, verify_always=spec.settings.get("verify_apply") == "always")
+    inject_into(spec.fault, engine)
     sink = Sink(engine, spec.address, "v1", Config.load(**{**SWIFT, **spec.settings}))
     with Attachment(module, engine, sink) as attachment:
         sink.start()
@@ -234,6 +250,79 @@ def fleet(*specs: SinkSpec) -> Iterator[list[SinkProcess]]:
             sink.stop()
 
 
+@dataclass(frozen=True)
+class HolderSpec:
+    """A holder to start; attributes as of :class:`SinkSpec`, and the seed of its weights."""
+
+    seed: int = 2
+    model: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    fault: Fault | None = None
+    site: str = ""
+    address: str = ""
+    version: str = ""
+
+
+def run_holder(spec: HolderSpec, pipe: Connection) -> None:
+    """The holder's process."""
+    use(spec.site)
+    inject_into(spec.fault, Participant)
+    config = Config.load(**{**SWIFT, **spec.settings})
+    tensors = weights(spec.seed, **spec.model)
+    with Holder(spec.version or f"v{spec.seed}", tensors=tensors, address=spec.address, config=config) as holder:
+        holder.start()
+        pipe.send(holder.metas)
+        while pipe.recv() != "stop":
+            pass
+    pipe.send("stopped")
+
+
+class HolderProcess:
+    """One running holder."""
+
+    def __init__(self, spec: HolderSpec) -> None:
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=run_holder, args=(spec, theirs), daemon=True)
+        self.process.start()
+        _pids.add(self.process.pid or 0)
+        theirs.close()
+        assert self._pipe.poll(DEADLINE), "the holder does not start"
+        self.metas: Metas = self._pipe.recv()
+        self.address = self.metas.holders[0].address
+
+    def save(self, path: Path, config: Config | None = None) -> Path:
+        """Its address file."""
+        self.metas.save(path, config or Config.load(**SWIFT))
+        return path
+
+    def stop(self) -> None:
+        stop(self.process, self._pipe)
+
+
+def stop(process: Any, pipe: Connection) -> None:
+    """End a process of ours: politely, then not."""
+    with suppress(OSError, EOFError):
+        pipe.send("stop")
+        pipe.poll(5)
+    process.join(5)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    pipe.close()
+
+
+@contextmanager
+def holders(*specs: HolderSpec) -> Iterator[list[HolderProcess]]:
+    """Holders that run until the block ends."""
+    running: list[HolderProcess] = []
+    try:
+        running.extend(HolderProcess(spec) for spec in specs)
+        yield running
+    finally:
+        for holder in running:
+            holder.stop()
+
+
 class Meter:
     """Watches what a source has sent, so that a fault can strike there."""
 
@@ -250,20 +339,20 @@ def run_source(
     fault: Fault | None,
     shape: Mapping[str, Any],
     gpu: int,
+    ranks: Sequence[int] | None,
     pipe: Connection,
 ) -> None:
     """A source's process: register, update once, report."""
     if torch.cuda.is_available():
         torch.cuda.set_device(gpu)
     meter = Meter()
-    if fault is not None:
-        inject(fault, Participant if fault.where in PHASES else meter)
+    inject_into(fault, meter)
     tensors = weights(seed, **shape)
     own = dict(list(tensors.items())[rank::world_size])
     with ParameterServer(Config.load(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
         server.register(f"v{seed}", tensors=own)
         try:
-            server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total))
+            server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total), ranks=ranks)
             pipe.send("")
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}")
@@ -283,9 +372,10 @@ class SourceProcess:
         fault: Fault | None = None,
         shape: Mapping[str, Any] | None = None,
         gpu: int = 0,
+        ranks: Sequence[int] | None = None,
     ) -> None:
         self._pipe, theirs = context.Pipe()
-        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, theirs)
+        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, ranks, theirs)
         self.process = context.Process(target=run_source, args=arguments, daemon=True)
         self.process.start()
         _pids.add(self.process.pid or 0)

@@ -15,6 +15,7 @@ from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.modules import layer_of
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.layerwise import LayerwiseReload
+from ckpt_transport_vllm.quantization import check_tensors
 from ckpt_transport_vllm.quiesce import Quiesce
 from ckpt_transport_vllm.target import Target
 
@@ -61,6 +62,9 @@ class VllmEngine(Engine):
         if expected is not None:
             self._known[name] = expected
         return expected
+
+    def check(self, tensors: Sequence[TensorSpec]) -> None:
+        check_tensors(self._find_target(), tensors, self.expects(), self.label)
 
     def hold(self) -> int:
         return self._quiesce.hold()

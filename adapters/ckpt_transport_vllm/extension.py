@@ -12,6 +12,7 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport_vllm.checksums import checksums
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.listening import listen
+from ckpt_transport_vllm.quantization import check_quantization
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import check_features, check_version, installed_version
@@ -86,7 +87,7 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> A
     check_version(installed_version())
     check_features()
     check_parallel(worker.vllm_config.parallel_config)
-    _target(worker, draft)
+    check_quantization(_target(worker, draft), installed_version())
     sinks = _sinks(worker)
 
     def make_engine() -> VllmEngine:

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Self, TypeVar
 
-from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport import Config, ask_version
 from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.session.coordinator import Progress
-from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport.session.fleet import FleetReport, Updates
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer
 
@@ -57,7 +57,7 @@ class VllmFleet:
         self._drivers: list[Driver] = []
         self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")
 
-    def update(self, server: ParameterServer, version: str, progress: Progress | None = None) -> FleetReport:
+    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport:
         """See :meth:`ckpt_transport.session.fleet.Fleet.update`."""
         steps: dict[str, float] = {}
         with _step(steps, "health"):
@@ -78,13 +78,17 @@ class VllmFleet:
                 sinks = [address for driver in self._drivers for address in driver.sinks]
                 report = server.update(version, sinks, progress, pause)
         except BaseException as error:
-            for line in self._give_up():
+            for line in self._give_up(self._drivers):
                 error.add_note(line)
             raise
         assert report is not None, "source rank 0 drives the engines"
+        left = [driver for driver in self._drivers if report.left.keys() & set(driver.sinks)]
         with _step(steps, "resume"):
-            problems = [problem for problem in self._each(self._drivers, _serving(version)) if problem]
+            there = [driver for driver in self._drivers if driver not in left]
+            problems = [problem for problem in self._each(there, _serving(version)) if problem]
+            problems += self._give_up(left)
         problems += [f"{label} died after all had agreed to the new version" for label in report.lost]
+        problems += report.left.values()
         held = {driver.server.url: driver.held for driver in self._drivers}
         return FleetReport(report, steps, held, tuple(problems))
 
@@ -92,7 +96,7 @@ class VllmFleet:
         """See :meth:`ckpt_transport.session.fleet.Fleet.versions`."""
         return tuple(self._each(self._servers, lambda server: server.weight_version()))
 
-    def _give_up(self) -> list[str]:
+    def _give_up(self, drivers: Sequence[Driver]) -> list[str]:
         """Have every engine serve on that can; one line about each."""
 
         def give_up(driver: Driver) -> str:
@@ -101,7 +105,7 @@ class VllmFleet:
             except CkptTransportError as error:
                 return f"{driver.server.url} could not be brought back to service: {error}"
 
-        return self._each(self._drivers, give_up)
+        return self._each(drivers, give_up)
 
     def _is_tainted(self, driver: Driver) -> bool:
         """Whether a worker holds a mix, or does not say."""

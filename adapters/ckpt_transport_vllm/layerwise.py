@@ -10,7 +10,8 @@ It is not a public interface of vLLM. What is used of it is in this file, and ``
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -88,7 +89,11 @@ class LayerwiseReload:
 
         if complete:
             self._check_complete()
-        with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
+        with (
+            set_current_vllm_config(self._target.vllm_config),
+            torch.no_grad(),
+            _default_dtype(self._target.model_config.dtype),
+        ):
             finalize_layerwise_reload(self._target.model, self._target.model_config)
             _repack_tied_heads(self._target.model)
 
@@ -120,6 +125,17 @@ class LayerwiseReload:
         model: Any = self._target.model
         if hasattr(model, "_original_do_torchao_reload"):
             model._do_torchao_reload = model._original_do_torchao_reload
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """As when vLLM starts: what it makes without a dtype, as scales of the cache of keys and values, has this one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _is_padded(module: torch.nn.Module) -> bool:

@@ -22,6 +22,7 @@ from ckpt_transport import Sink
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.extension import check_parallel
 from ckpt_transport_vllm.listening import listen
+from ckpt_transport_vllm.quantization import check_quantization
 from ckpt_transport_vllm.quiesce import Turn
 from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import check_features, check_version, installed_version
@@ -69,6 +70,7 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         check_version(installed_version())
         check_features()
         check_parallel(vllm_config.parallel_config)
+        check_quantization(self._target(), installed_version())
         self._turn = Turn()
         self._sink: Sink | None = None
 

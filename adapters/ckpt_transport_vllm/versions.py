@@ -17,12 +17,17 @@ def check_version(version: str) -> None:
     Raises:
         ConfigError: this version of vLLM is not supported.
     """
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if found is None or not FIRST <= (int(found[1]), int(found[2])) <= LAST:
+    if not FIRST <= release(version) <= LAST:
         raise ConfigError(
             f"vLLM {version} is not supported: this adapter uses parts of vLLM that change between releases, and works "
             f"with {FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}; install one of these, or a newer ckpt-transport"
         )
+
+
+def release(version: str) -> tuple[int, int]:
+    """The minor release a version belongs to, as ``(0, 32)``; ``(0, 0)`` for one without numbers."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found is not None else (0, 0)
 
 
 def check_features() -> None:

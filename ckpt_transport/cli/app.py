@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from ckpt_transport.cli import demo, join, plan, transports, update, version
+from ckpt_transport.cli import demo, join, plan, serve, transports, update, version
 from ckpt_transport.errors import CkptTransportError, TaintedError
 
 HELP = """Put new weights into running LLM inference engines, without a restart.
@@ -25,6 +25,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_
 app.command("transports")(transports.transports)
 app.command("plan")(plan.plan)
 app.command("update")(update.update)
+app.command("serve")(serve.serve)
 app.command("join")(join.join)
 app.command("version")(version.version)
 app.command("demo")(demo.demo)

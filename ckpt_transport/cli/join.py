@@ -1,4 +1,4 @@
-"""``ckpt-transport join``: bring a newly started engine to what the fleet beside it serves."""
+"""``ckpt-transport join``: bring a newly started engine to what others hold, or to what the fleet beside it serves."""
 
 from __future__ import annotations
 
@@ -9,46 +9,103 @@ import typer
 from rich.console import Console
 
 from ckpt_transport.cli import served
-from ckpt_transport.cli.options import BucketBytes, ConfigFile, Endpoints, EngineName, MemoryBudget, Transport
-from ckpt_transport.cli.update import bring
+from ckpt_transport.cli.options import BucketBytes, ConfigFile, EngineName, MemoryBudget, RingDepth, Transport
+from ckpt_transport.cli.update import INCOMPLETE, bring, run
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError
+from ckpt_transport.session import Joiner
 from ckpt_transport.session.fleet import make_fleet
 
 
 def join(
-    endpoint: Endpoints,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The URL of an engine that joins, as http://127.0.0.1:8000; may be given many times.",
+            show_default=False,
+        ),
+    ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="The address of a sink that joins; may be given many times.", show_default=False),
+    ] = None,
+    metas: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Where holders of the version are, as 'ckpt-transport serve' has saved it; may be given many times.",
+            show_default=False,
+        ),
+    ] = None,
     engine: EngineName = "vllm",
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Where the weights are.", exists=True, show_default="that of the last update"),
+        typer.Option(
+            help="Without holders: where the weights are.", exists=True, show_default="that of the last update"
+        ),
     ] = None,
     version: Annotated[
-        str | None, typer.Option(help="What they are called.", show_default="that of the last update")
+        str | None, typer.Option(help="What the version is called.", show_default="that of holders, or the last update")
+    ] = None,
+    quantize_for: Annotated[
+        Path | None,
+        typer.Option(
+            help="Quantize them on the way, for engines started from this directory, or with this config.json.",
+            exists=True,
+            show_default="as in the last update",
+        ),
     ] = None,
     transport: Transport = None,
     bucket_bytes: BucketBytes = None,
+    ring_depth: RingDepth = None,
     memory_budget: MemoryBudget = None,
+    trace: Annotated[Path | None, typer.Option(help="Write the timeline there, for ui.perfetto.dev.")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Bring a newly started engine to the version that the fleet serves. The others are not touched.
+    """Bring newly started engines to the version that the fleet serves. The others are not touched.
 
-    Start it without weights, which is quick, and then join:
+    Start an engine without weights, which is quick, and then join. Those who hold the version send it, all at once:
 
         vllm serve DIR --load-format dummy --worker-extension-cls ckpt_transport_vllm.WorkerExtension ...
 
-        ckpt-transport join --endpoint http://127.0.0.1:8001
+        ckpt-transport join --metas step-42.json --endpoint http://127.0.0.1:8001
 
-    Without --checkpoint and --version it is what 'ckpt-transport update --engine' brought last from this machine. That
-    the fleet still serves it, and that the checkpoint has not changed since, is checked first.
+    A holder or an engine that dies on the way is named, and the others go on.
+
+    Without --metas the weights are read from --checkpoint, and without that from what 'ckpt-transport update --engine'
+    brought last from this machine. That the fleet still serves it, and that the checkpoint has not changed since, is
+    checked first.
     """
-    settings = Config.load(config, transport=transport, bucket_bytes=bucket_bytes, memory_budget=memory_budget)
+    settings = Config.load(
+        config,
+        sinks=tuple(sink) if sink else None,
+        transport=transport,
+        bucket_bytes=bucket_bytes,
+        ring_depth=ring_depth,
+        memory_budget=memory_budget,
+        trace=str(trace) if trace else None,
+    )
+    if bool(sink) == bool(endpoint):
+        raise ConfigError("give --endpoint for engines that are driven there, or --sink for sinks, and not both")
+    if metas and checkpoint is not None:
+        raise ConfigError("the weights come from the holders in --metas, or from --checkpoint, not from both")
+    if metas:
+        joiner = Joiner(metas, settings)
+        driven = engine if endpoint else None
+        name = version or joiner.version
+        if run(settings, joiner, name, driven, tuple(endpoint or ()), "keep", draft=False, console=Console()):
+            raise typer.Exit(INCOMPLETE)
+        return
+    if sink:
+        raise ConfigError("say where holders are with --metas; without holders use 'ckpt-transport update --sink'")
     if (checkpoint is None) != (version is None):
         raise ConfigError("give both --checkpoint and --version, or neither")
+    if quantize_for is not None and checkpoint is None:
+        raise ConfigError("--quantize-for belongs to --checkpoint; the last update is joined as it was")
     if checkpoint is None or version is None:
         known = _last_update(engine, settings)
         checkpoint, version = Path(known.checkpoint), known.version
-    bring(settings, checkpoint, version, engine, tuple(endpoint), "keep", draft=False)
+        quantize_for = Path(known.quantized_for) if known.quantized_for else None
+    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), "keep", quantize_for, draft=False)
 
 
 def _last_update(engine: str, settings: Config) -> served.Served:
@@ -59,8 +116,8 @@ def _last_update(engine: str, settings: Config) -> served.Served:
     known = served.recall()
     if known is None or known.engine != engine:
         raise ConfigError(
-            f"no update of {engine} engines was made from here ({served.record_path()} says); give --checkpoint and "
-            "--version"
+            f"no update of {engine} engines was made from here ({served.record_path()} says); give --metas, or "
+            "--checkpoint and --version"
         )
     served.check_unchanged(known)
     for endpoint in known.endpoints:

@@ -13,7 +13,7 @@ from ckpt_transport import registry
 from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import AUTO, Participant, Role, Settings, Topology, explain, verify
+from ckpt_transport.planning import AUTO, Participant, Role, Settings, Topology, explain, transports_of, verify
 from ckpt_transport.planning import plan as make_plan
 from ckpt_transport.store import from_path, outline
 
@@ -38,7 +38,7 @@ def plan(
     )
     manifest = outline(version, from_path(checkpoint), sources, MemoryKind(settings.pool))
     if settings.transport != AUTO:
-        for name in settings.transport.split("+"):
+        for name in transports_of(settings.transport):
             registry.load(name)
     available = tuple(name for name in registry.names() if registry.available(name).ok)
     topology = Topology(

@@ -18,6 +18,7 @@ class Served(msgspec.Struct, frozen=True):
     checkpoint: where it was read from.
     files: of the checkpoint, with size in bytes and time of the last change in nanoseconds.
     endpoints: the engines that were brought to it.
+    quantized_for: what it was quantized for on the way; empty when it was not.
     """
 
     engine: str
@@ -25,6 +26,7 @@ class Served(msgspec.Struct, frozen=True):
     checkpoint: str
     files: dict[str, tuple[int, int]]
     endpoints: tuple[str, ...]
+    quantized_for: str = ""
 
 
 def record_path() -> Path:
@@ -33,12 +35,15 @@ def record_path() -> Path:
     return Path(state) / "ckpt-transport" / "served.json"
 
 
-def remember(engine: str, version: str, checkpoint: Path, endpoints: tuple[str, ...]) -> None:
+def remember(
+    engine: str, version: str, checkpoint: Path, endpoints: tuple[str, ...], quantized_for: Path | None = None
+) -> None:
     """Note a committed update. What was noted before is forgotten, unless it is of the same version."""
     before = recall()
     if before is not None and (before.engine, before.version) == (engine, version):
         endpoints = tuple(dict.fromkeys([*before.endpoints, *endpoints]))
-    served = Served(engine, version, str(checkpoint.resolve()), stamps(checkpoint), endpoints)
+    target = "" if quantized_for is None else str(quantized_for.resolve())
+    served = Served(engine, version, str(checkpoint.resolve()), stamps(checkpoint), endpoints, target)
     path = record_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ckpt_transport.cli import served
+from ckpt_transport.cli.methods import UpdateMethod, parse_ranks, steps
 from ckpt_transport.cli.options import (
     BucketBytes,
     Checkpoint,
@@ -25,10 +26,13 @@ from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import count
 from ckpt_transport.session import ParameterServer
 from ckpt_transport.session.coordinator import Progress
-from ckpt_transport.session.fleet import FleetReport, make_fleet
+from ckpt_transport.session.fleet import FleetReport, Updates, make_fleet
+from ckpt_transport.session.quantizers import quantizer_for
 from ckpt_transport.session.report import Report
 
 Done = TypeVar("Done")
+
+
 INCOMPLETE = 4
 """Exit code: the new version stands, and an engine was lost or could not be resumed."""
 
@@ -56,6 +60,27 @@ def update(
     draft: Annotated[
         bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
     ] = False,
+    quantize_for: Annotated[
+        Path | None,
+        typer.Option(
+            help="Quantize on the way, for engines that were started from this directory, or with this config.json.",
+            exists=True,
+            show_default=False,
+        ),
+    ] = None,
+    update_method: Annotated[
+        UpdateMethod,
+        typer.Option(
+            help="'broadcast': everybody, everywhere or nowhere. 'p2p': those of --ranks, else all; who dies on the "
+            "way is left out. 'all': those of --ranks by p2p, after a broadcast to the others."
+        ),
+    ] = UpdateMethod.BROADCAST,
+    ranks: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of the sinks to update, counted from 0, as '0,2' or '4-7'; with p2p or all.", show_default="all"
+        ),
+    ] = None,
     transport: Transport = None,
     bucket_bytes: BucketBytes = None,
     ring_depth: RingDepth = None,
@@ -87,7 +112,22 @@ def update(
         raise ConfigError("--engine and --endpoint belong together: what runs there, and where")
     if engine is not None and sink:
         raise ConfigError("give --sink, or --engine and --endpoint, not both")
-    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), pause, draft=draft)
+    if ranks is not None and update_method is UpdateMethod.BROADCAST:
+        raise ConfigError("a broadcast is to all sinks; with --ranks choose --update-method p2p, or all")
+    if ranks is not None and engine is not None:
+        raise ConfigError("--ranks counts sinks; of engines choose some by their --endpoint")
+    bring(
+        settings,
+        checkpoint,
+        version,
+        engine,
+        tuple(endpoint or ()),
+        pause,
+        quantize_for,
+        draft=draft,
+        method=update_method,
+        ranks=None if ranks is None else parse_ranks(ranks),
+    )
 
 
 def bring(
@@ -97,38 +137,63 @@ def bring(
     engine: str | None,
     endpoints: tuple[str, ...],
     pause: str,
+    quantize_for: Path | None,
     *,
     draft: bool,
+    method: UpdateMethod = UpdateMethod.BROADCAST,
+    ranks: Sequence[int] | None = None,
 ) -> None:
     """Bring ``checkpoint`` to the sinks of the settings, or to the engines at ``endpoints``, and say what happened."""
+    quantize = None if quantize_for is None else quantizer_for(quantize_for)
     with ParameterServer(settings) as server:
         console = Console(quiet=server.rank != 0)
         register = _with_progress(console, f"reading {checkpoint.name}")
+        name = version if quantize is None else f"{version} as it was read"
         if checkpoint.is_dir():
-            register(lambda shown: server.register(version, directory=checkpoint, progress=shown))
+            stored = register(lambda shown: server.register(name, directory=checkpoint, progress=shown))
         else:
-            register(lambda shown: server.register(version, files=[checkpoint], progress=shown))
-        updating = _with_progress(console, f"updating to {version}")
-        if engine is None or server.rank > 0:
-            report = updating(lambda shown: server.update(version, progress=shown))
-            problems = report.lost if report is not None else ()
-            if report is not None:
-                _print(console, report)
-        else:
-            fleet = make_fleet(engine, endpoints, settings, pause, draft)
-            try:
-                done = updating(lambda shown: fleet.update(server, version, shown))
-            finally:
-                fleet.close()
-            if not draft:
-                served.remember(engine, version, checkpoint, endpoints)
-            problems = done.problems
-            _print(console, done.update)
-            _print_fleet(console, done)
-    for problem in problems:
-        console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
+            stored = register(lambda shown: server.register(name, files=[checkpoint], progress=shown))
+        if quantize is not None and quantize_for is not None:
+            server.lend(version, quantize(stored, quantize_for))
+        problems: list[str] = []
+        for updates in steps(server, method, ranks):
+            problems += run(settings, updates, version, engine, endpoints, pause, draft=draft, console=console)
+        if engine is not None and server.rank == 0 and not draft:
+            served.remember(engine, version, checkpoint, endpoints, quantize_for)
     if problems:
         raise typer.Exit(INCOMPLETE)
+
+
+def run(
+    settings: Config,
+    updates: Updates,
+    version: str,
+    engine: str | None,
+    endpoints: tuple[str, ...],
+    pause: str,
+    *,
+    draft: bool,
+    console: Console,
+) -> Sequence[str]:
+    """Bring ``version`` by ``updates``, and say what happened; returns who was lost on the way."""
+    updating = _with_progress(console, f"updating to {version}")
+    if engine is None or console.quiet:
+        report = updating(lambda shown: updates.update(version, progress=shown))
+        problems: Sequence[str] = () if report is None else (*report.lost, *report.left.values())
+        if report is not None:
+            _print(console, report)
+    else:
+        fleet = make_fleet(engine, endpoints, settings, pause, draft)
+        try:
+            done = updating(lambda shown: fleet.update(updates, version, shown))
+        finally:
+            fleet.close()
+        problems = done.problems
+        _print(console, done.update)
+        _print_fleet(console, done)
+    for problem in problems:
+        console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
+    return problems
 
 
 def _with_progress(console: Console, what: str) -> Callable[[Callable[[Progress], Done]], Done]:

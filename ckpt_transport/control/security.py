@@ -52,6 +52,10 @@ class Secret:
             raise ConfigError(f"secret_file {path} can be read by others; chmod 600 it")
         return cls.derive(content)
 
+    def key_for(self, purpose: str) -> bytes:
+        """32 bytes that only those with the secret can have, other ones for each purpose."""
+        return hashlib.sha256(b"ckpt-transport " + purpose.encode() + b" key\0" + self.private).digest()
+
     def guard(self, server: zmq.Socket[bytes]) -> None:
         """Make ``server`` accept only holders of the secret. Call before bind."""
         server.curve_server = True

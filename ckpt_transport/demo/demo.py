@@ -31,7 +31,7 @@ from ckpt_transport.demo.result import (
 )
 from ckpt_transport.demo.service import Service, ServiceError
 from ckpt_transport.demo.shards import Loader
-from ckpt_transport.planning import AUTO, explain
+from ckpt_transport.planning import AUTO, explain, transports_of
 
 PROMPT = (11, 222, 1333, 404)
 MAX_TOKENS = 12
@@ -191,7 +191,7 @@ class _Demo:
 
     def _configure(self) -> Config:
         """Small buckets, so that there is a pipeline to see; private memory where ``/dev/shm`` is small."""
-        for name in self._transport.split("+") if self._transport != AUTO else ():
+        for name in transports_of(self._transport) if self._transport != AUTO else ():
             registry.load(name)
         pool = None
         if not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < 2 * checkpoint.size(self._model):

@@ -36,9 +36,10 @@ class Service:
         directory: the checkpoint it starts with.
         version: its name.
         log: where its processes write.
+        workers: how many share the model.
     """
 
-    def __init__(self, directory: Path, version: str, log: Path) -> None:
+    def __init__(self, directory: Path, version: str, log: Path, workers: int = 2) -> None:
         self._log = log
         command = [
             sys.executable,
@@ -46,6 +47,7 @@ class Service:
             "ckpt_transport.demo.server",
             f"--directory={directory}",
             f"--version={version}",
+            f"--world-size={workers}",
         ]
         with log.open("wb") as errors:
             self._process = subprocess.Popen(

@@ -9,13 +9,14 @@ MessageEndpoint     ``_send_to``, ``_receive_from`` sends are matched with recei
 MappedEndpoint      ``_describe``, ``_map``         a receiver sees the sender's memory (shared memory, CUDA IPC)
 =================== =============================== ==========================================================
 
-Planner and executor never import this package.
+:class:`Calls` is for libraries that block. Planner and executor never import this package.
 """
 
+from ckpt_transport.families.calls import Calls
 from ckpt_transport.families.collective import CollectiveEndpoint
 from ckpt_transport.families.mapped import MappedEndpoint
 from ckpt_transport.families.message import MessageEndpoint
 from ckpt_transport.families.one_sided import OneSidedEndpoint, ReadSpan
 from ckpt_transport.families.polled import Poll
 
-__all__ = ["CollectiveEndpoint", "MappedEndpoint", "MessageEndpoint", "OneSidedEndpoint", "Poll", "ReadSpan"]
+__all__ = ["Calls", "CollectiveEndpoint", "MappedEndpoint", "MessageEndpoint", "OneSidedEndpoint", "Poll", "ReadSpan"]

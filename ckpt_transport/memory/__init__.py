@@ -1,7 +1,7 @@
 """Where bytes lie: named shared memory, private memory, and the buffer a transport registers."""
 
 from ckpt_transport.memory.backing import Backing
-from ckpt_transport.memory.buffer import Buffer, MemoryKind
+from ckpt_transport.memory.buffer import ONE_RUN, Buffer, MemoryKind
 from ckpt_transport.memory.copy import copy_bytes, copy_runs
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
 from ckpt_transport.memory.fence import Fence, fence
@@ -9,6 +9,7 @@ from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
 
 __all__ = [
+    "ONE_RUN",
     "Backing",
     "Buffer",
     "Fence",

@@ -25,6 +25,10 @@ class MemoryKind(enum.StrEnum):
     """Tensors that lie apart, each where its owner keeps it, on any device. Nothing is sent from there in place."""
 
 
+ONE_RUN = frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED, MemoryKind.CUDA})
+"""Kinds of memory that a :class:`Buffer` can be of."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
     """Bytes somebody owns. Its owner keeps it alive for as long as a region covers it. Equal to itself only.

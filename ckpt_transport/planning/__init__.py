@@ -3,10 +3,13 @@
 :func:`plan` makes a :class:`Plan`, :func:`verify` proves it, :func:`explain` tells a person about it.
 """
 
+from ckpt_transport.planning.assignment import spread
 from ckpt_transport.planning.explain import explain
-from ckpt_transport.planning.manifest import Extent, Manifest, PlacedTensor, TensorSpec, merge
+from ckpt_transport.planning.lines import transports_of
+from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor, Present, TensorSpec, merge
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
 from ckpt_transport.planning.planner import AUTO, Settings, plan
+from ckpt_transport.planning.runs import Runs
 from ckpt_transport.planning.topology import Participant, Role, Topology
 from ckpt_transport.planning.verify import verify
 
@@ -14,15 +17,18 @@ __all__ = [
     "AUTO",
     "IN_PLACE",
     "Bucket",
+    "Conversion",
     "Extent",
     "Manifest",
     "Participant",
     "Piece",
     "PlacedTensor",
     "Plan",
+    "Present",
     "Ring",
     "RingUse",
     "Role",
+    "Runs",
     "Settings",
     "Stage",
     "StageKind",
@@ -31,5 +37,7 @@ __all__ = [
     "explain",
     "merge",
     "plan",
+    "spread",
+    "transports_of",
     "verify",
 ]

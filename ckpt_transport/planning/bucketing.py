@@ -47,7 +47,8 @@ def _in_memory_order(manifest: Manifest, bucket_bytes: int, split_above: int | N
     for index in order:
         tensor = tensors[index]
         tensor_end = tensor.offset + tensor.nbytes
-        if pieces and (tensor.extent != extent or tensor_end - start > bucket_bytes):
+        apart = tensor.extent != extent or tensor.offset - end > ALIGNMENT
+        if pieces and (apart or tensor_end - start > bucket_bytes):
             yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces))
             pieces = []
         if not pieces:

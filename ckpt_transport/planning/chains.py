@@ -74,7 +74,7 @@ class Rejected:
 
 
 def candidates(owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Iterator[Chain | Rejected]:
-    """Every chain that one or two transports make, by name: ``gloo``, ``shm``, ``gloo+shm``, ``nccl+cuda_ipc``."""
+    """Every chain that one or two transports make, by name: ``shm``, ``gloo+shm``, ``nccl+cuda_ipc``; without lines."""
     for name in sorted(traits):
         yield direct(name, owner, topology, traits)
     for outer in sorted(traits):
@@ -96,7 +96,7 @@ def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Trait
             return Rejected(name, f"stays within a GPU, and sinks are on {len(devices)} of them")
         if not devices.issubset(topology.participants[owner].devices):
             return Rejected(name, f"source {owner} cannot use the GPU that sinks are on")
-    return _checked(name, ((link,),), topology, traits)
+    return checked(name, ((link,),), topology, traits)
 
 
 def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
@@ -126,7 +126,7 @@ def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapp
     second = [Link(inner, relay, ranks) for relay, ranks in served.items() if ranks]
     if not second and not near:
         return Rejected(name, f"every {what} has one sink, so there is nothing to pass on")
-    return _checked(name, (tuple(first), *([tuple(second)] if second else [])), topology, traits)
+    return checked(name, (tuple(first), *([tuple(second)] if second else [])), topology, traits)
 
 
 def _site(rank: int, topology: Topology, reach: Reach) -> tuple[str, str]:
@@ -135,9 +135,10 @@ def _site(rank: int, topology: Topology, reach: Reach) -> tuple[str, str]:
     return member.host, member.device if reach is Reach.DEVICE else ""
 
 
-def _checked(
+def checked(
     name: str, hops: tuple[tuple[Link, ...], ...], topology: Topology, traits: Mapping[str, Traits]
 ) -> Chain | Rejected:
+    """The chain of these hops, if every rank has the transports that reach it."""
     for hop in hops:
         for link in hop:
             for rank in link.ranks:

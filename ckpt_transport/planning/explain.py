@@ -6,6 +6,9 @@ from collections import Counter
 
 from ckpt_transport.planning.plan import IN_PLACE, Hop, Plan, StageKind
 
+HOPS_SHOWN = 12
+"""Of a long line, so many."""
+
 
 def explain(plan: Plan) -> str:
     """What the plan moves, how, with how much memory, and why so; several lines of plain text."""
@@ -14,15 +17,21 @@ def explain(plan: Plan) -> str:
     split = Counter(piece.tensor for bucket in plan.buckets for piece in bucket.pieces)
     hosts = len({participant.host for participant in topology.participants})
     lines = [
-        f"version   {manifest.version}: {len(manifest.tensors):,} tensors, {size(manifest.nbytes)}",
+        f"version   {manifest.version}: {len(manifest.specs):,} tensors, {size(manifest.nbytes)}"
+        + (", what not every sink has yet" if manifest.present else ""),
+        *(f"computed  {count(len(each.tensors), 'tensor')}: {each.how}" for each in manifest.conversions),
         f"ranks     {count(len(topology.sources), 'source')}, {count(len(topology.sinks), 'sink')}, "
         f"{count(hosts, 'host')}",
         f"buckets   {len(sizes):,}, largest {size(max(sizes))}"
         + (f", {sum(1 for n in split.values() if n > 1):,} tensors split" if max(split.values()) > 1 else ""),
     ]
-    for number, hop in enumerate(plan.hops):
+    if len(manifest.owners) > 1:
+        lines.append("owners    " + _shares(plan))
+    for number, hop in enumerate(plan.hops[:HOPS_SHOWN]):
         then = "" if hop.legs[0].sender in topology.sources else "then "
         lines.append(f"{'route' if number == 0 else '':<10}{then}{_describe(plan, hop)}")
+    if len(plan.hops) > HOPS_SHOWN:
+        lines.append(f"{'':<10}and {len(plan.hops) - HOPS_SHOWN} more hops")
     filled = sum(1 for bucket in plan.buckets if bucket.fill_slot != IN_PLACE)
     lines.append(
         "source    " + (f"fills {filled:,} buckets into slots first" if filled else "sends from where the bytes lie")
@@ -52,6 +61,15 @@ def size(nbytes: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number and its noun: ``1 sink``, ``2 sinks``."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _shares(plan: Plan) -> str:
+    """What each owner sends."""
+    sent: Counter[int] = Counter()
+    for bucket in plan.buckets:
+        sent[plan.owner(bucket)] += sum(piece.nbytes for piece in bucket.pieces)
+    shown = [f"{owner} sends {size(sent[owner])}" for owner in sorted(sent)]
+    return ", ".join(shown[:8]) + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")
 
 
 def _describe(plan: Plan, hop: Hop) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Sequence
 
 import msgspec
 
@@ -47,19 +48,45 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PlacedTensor(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor and where its bytes are.
+    """A tensor, or a run of its bytes, and where they are.
 
     Attributes:
-        spec: name, dtype and shape.
+        spec: name, dtype and shape of the whole tensor.
         extent: index into the manifest's extents.
-        offset: of its first byte in that extent.
-        nbytes: its size.
+        offset: of the first byte in that extent.
+        nbytes: how many bytes.
+        start: which byte of the tensor is the first.
     """
 
     spec: TensorSpec
     extent: int
     offset: int
     nbytes: int
+    start: int = 0
+
+    @property
+    def whole(self) -> bool:
+        return self.start == 0 and self.nbytes == self.spec.nbytes
+
+
+class Present(msgspec.Struct, frozen=True, array_like=True):
+    """A run of bytes of one tensor that every sink has already, from an earlier plan of the same update."""
+
+    spec: TensorSpec
+    start: int
+    nbytes: int
+
+
+class Conversion(msgspec.Struct, frozen=True, array_like=True):
+    """Tensors that are computed from others when they are sent.
+
+    Attributes:
+        how: from what and in which way, in words.
+        tensors: their names.
+    """
+
+    how: str
+    tensors: tuple[str, ...]
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -69,22 +96,55 @@ class Manifest(msgspec.Struct, frozen=True):
         version: its name, as ``step-42``.
         extents: the memory it lies in; those of one owner are next to each other, in the order in which the owner
             registers them with a transport.
-        tensors: every tensor, once.
+        tensors: what is to be moved: every tensor once, whole or in runs, but for what is present.
+        present: what every sink has already.
+        digests: of what one source holds, the digest of each tensor's bytes, in the order of ``tensors``, where the
+            source has computed them; empty otherwise.
+        conversions: what is known about tensors that the sources compute.
     """
 
     version: str
     extents: tuple[Extent, ...]
     tensors: tuple[PlacedTensor, ...]
+    present: tuple[Present, ...] = ()
+    digests: tuple[bytes, ...] = ()
+    conversions: tuple[Conversion, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, without padding."""
+        """Bytes to be moved, without padding."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Every tensor of the version, by name."""
+        found = {tensor.spec.name: tensor.spec for tensor in self.tensors}
+        return found | {run.spec.name: run.spec for run in self.present}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the names, types, shapes and bytes of all tensors, in hexadecimal; empty without digests.
+
+        Equal fingerprints mean equal weights, wherever and in whatever order they lie: it is BLAKE2b over the digests,
+        which are BLAKE2b of the bytes.
+        """
+        if not self.digests:
+            return ""
+        known = sorted(
+            (tensor.spec.name, tensor.spec.dtype, tensor.spec.shape, digest)
+            for tensor, digest in zip(self.tensors, self.digests, strict=True)
+        )
+        return hashlib.blake2b(msgspec.msgpack.encode(known), digest_size=16).hexdigest()
 
     @property
     def owners(self) -> tuple[int, ...]:
         """Ranks that own at least one extent, ascending."""
         return tuple(sorted({extent.owner for extent in self.extents}))
+
+    def owned_by(self, rank: int) -> Manifest:
+        """The same, as what that rank holds."""
+        extents = tuple(msgspec.structs.replace(extent, owner=rank) for extent in self.extents)
+        return msgspec.structs.replace(self, extents=extents)
 
     def region_of(self, extent: int) -> int:
         """The position of an extent among its owner's own."""
@@ -92,7 +152,7 @@ class Manifest(msgspec.Struct, frozen=True):
         return sum(1 for other in self.extents[:extent] if other.owner == owner)
 
 
-def merge(version: str, shards: Iterable[Manifest]) -> Manifest:
+def merge(version: str, shards: Sequence[Manifest]) -> Manifest:
     """The manifest of a whole version from those of its sources.
 
     Raises:
@@ -102,8 +162,7 @@ def merge(version: str, shards: Iterable[Manifest]) -> Manifest:
     tensors: list[PlacedTensor] = []
     holder: dict[str, int] = {}
     for shard in shards:
-        if shard.version != version:
-            raise CheckpointError(f"a source holds version '{shard.version}' where '{version}' was asked for")
+        check_version(version, shard)
         base = len(extents)
         extents.extend(shard.extents)
         for tensor in shard.tensors:
@@ -112,4 +171,22 @@ def merge(version: str, shards: Iterable[Manifest]) -> Manifest:
             if other != owner or len(holder) != len(tensors) + 1:
                 raise CheckpointError(f"tensor '{tensor.spec.name}' is held twice, by source ranks {other} and {owner}")
             tensors.append(PlacedTensor(tensor.spec, tensor.extent + base, tensor.offset, tensor.nbytes))
-    return Manifest(version, tuple(extents), tuple(tensors))
+    return Manifest(version, tuple(extents), tuple(tensors), conversions=conversions_of(shards))
+
+
+def check_version(version: str, shard: Manifest) -> None:
+    """
+    Raises:
+        CheckpointError: ``shard`` is of another version.
+    """
+    if shard.version != version:
+        raise CheckpointError(f"a source holds version '{shard.version}' where '{version}' was asked for")
+
+
+def conversions_of(shards: Sequence[Manifest]) -> tuple[Conversion, ...]:
+    """What the sources that hold ``shards`` compute, all together."""
+    tensors: dict[str, dict[str, None]] = {}
+    for shard in shards:
+        for conversion in shard.conversions:
+            tensors.setdefault(conversion.how, {}).update(dict.fromkeys(conversion.tensors))
+    return tuple(Conversion(how, tuple(names)) for how, names in tensors.items())

@@ -8,9 +8,9 @@ layer, the name up to its first number, is taken for the unit. That is never too
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from ckpt_transport.planning.manifest import PlacedTensor
+from ckpt_transport.planning.manifest import Manifest
 from ckpt_transport.planning.plan import IN_PLACE, Bucket
 
 
@@ -26,14 +26,20 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def most_kept(tensors: Sequence[PlacedTensor], buckets: Iterable[Bucket]) -> int:
+def most_kept(manifest: Manifest, buckets: Iterable[Bucket]) -> int:
     """The most bytes that are kept at once when ``buckets`` are applied in order.
 
-    Only what passes through a slot is counted: what is read in place need not be copied to be kept.
+    Only what passes through a slot is counted: what is read in place need not be copied to be kept. What is present
+    of a layer that is not complete is kept from the beginning.
     """
+    tensors = manifest.tensors
     missing = Counter(layer_of(tensor.spec.name) for tensor in tensors)
     kept: Counter[str] = Counter()
-    total = most = 0
+    for run in manifest.present:
+        layer = layer_of(run.spec.name)
+        if layer in missing:
+            kept[layer] += run.nbytes
+    total = most = kept.total()
     for bucket in buckets:
         copied = not bucket.fill_slot == bucket.slot == IN_PLACE
         touched = set()

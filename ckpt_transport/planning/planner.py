@@ -10,6 +10,7 @@ import msgspec
 from ckpt_transport.errors import BudgetError, ConfigError, PlanError
 from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up, cut
 from ckpt_transport.planning.chains import Chain, Link, Rejected, candidates
+from ckpt_transport.planning.lines import lines
 from ckpt_transport.planning.manifest import Manifest, PlacedTensor
 from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.plan import (
@@ -37,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a person may choose about a plan.
 
     Attributes:
-        transport: a name, a chain as ``gloo+shm``, or ``auto``.
+        transport: a name, a chain as ``gloo+shm`` or ``read-line+shm``, or ``auto``.
         bucket_bytes: largest bucket, and slot, to aim at; a small version is cut finer, so that its stages overlap.
         ring_depth: slots to aim at.
     """
@@ -80,7 +81,16 @@ def _choose(
 ) -> tuple[dict[int, Chain], list[str]]:
     """One chain per owner, all of one name, and the reasons."""
     owners = manifest.owners
-    found = {owner: {chain.name: chain for chain in candidates(owner, topology, traits)} for owner in owners}
+    found = {
+        owner: {
+            chain.name: chain
+            for chain in (
+                *candidates(owner, topology, traits),
+                *lines(owner, owners, topology, traits, settings.transport),
+            )
+        }
+        for owner in owners
+    }
     names = sorted(found[owners[0]])
     reasons: list[str] = []
     costs: dict[str, float] = {}
@@ -111,8 +121,15 @@ def _choose(
 def _seconds(manifest: Manifest, chain: Chain, traits: Mapping[str, Traits], settings: Settings) -> float:
     owner = chain.hops[0][0].sender
     extents = [extent for extent in manifest.extents if extent.owner == owner]
-    nbytes = sum(extent.nbytes for extent in extents)
-    return chain.seconds(nbytes, -(-nbytes // settings.bucket_bytes), extents[0].kind, traits)
+    own = {number for number, extent in enumerate(manifest.extents) if extent.owner == owner}
+    nbytes = sum(tensor.nbytes for tensor in manifest.tensors if tensor.extent in own)
+    return chain.seconds(nbytes, -(-nbytes // _bucket_bytes(manifest, settings)), extents[0].kind, traits)
+
+
+def _bucket_bytes(manifest: Manifest, settings: Settings) -> int:
+    """The size of bucket to aim at."""
+    finer = max(manifest.nbytes // ENOUGH_BUCKETS, SMALL_BUCKET)
+    return align_up(min(settings.bucket_bytes, finer))
 
 
 class _Layout:
@@ -137,14 +154,13 @@ class _Layout:
         if not self._receivers and not self._fillers:
             return cut(self._manifest, align_up(settings.bucket_bytes) * settings.ring_depth, None), ()
         if self._keepers:
-            self._kept = most_kept(self._manifest.tensors, self._fit(settings, [])[0])
+            self._kept = most_kept(self._manifest, self._fit(settings, [])[0])
             notes.append(f"sinks keep up to {self._kept:,} bytes of layers that are not complete")
         return self._fit(settings, notes)
 
     def _fit(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Buckets and rings that leave room for what loaders keep."""
-        finer = max(self._manifest.nbytes // ENOUGH_BUCKETS, SMALL_BUCKET)
-        wanted = align_up(min(settings.bucket_bytes, finer))
+        wanted = _bucket_bytes(self._manifest, settings)
         smallest, largest = self._slot_limits(wanted)
         tightest = self._tightest(smallest)
         limit = min(largest, align_down(tightest))

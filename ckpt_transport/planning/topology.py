@@ -29,6 +29,7 @@ class Participant(msgspec.Struct, frozen=True):
         whole_tensors: its loader cannot take a tensor in pieces.
         label: what people call it.
         devices: UUIDs of the GPUs it can use: of a sink the one its engine is on, of a source its current one first.
+        link: bytes per second of its link to other hosts; 0 when nobody said.
         keeps_tensors: its loader keeps tensors until it has all of a module; see :func:`most_kept`.
     """
 
@@ -41,6 +42,7 @@ class Participant(msgspec.Struct, frozen=True):
     label: str = ""
     keeps_tensors: bool = False
     devices: tuple[str, ...] = ()
+    link: int = 0
 
     @property
     def device(self) -> str:
@@ -67,3 +69,15 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
 
     def host(self, rank: int) -> str:
         return self.participants[rank].host
+
+    @cached_property
+    def rates(self) -> dict[int, float]:
+        """Bytes per second at which each source can send, as far as it is known; those of unknown links count as equal
+        to the fastest that is known."""
+        known = max((participant.link for participant in self.participants), default=0) or 1
+        return {rank: float(self.participants[rank].link or known) for rank in self.sources}
+
+    @cached_property
+    def whole_tensors(self) -> bool:
+        """Whether a sink's loader cannot take a tensor in pieces."""
+        return any(self.participants[rank].whole_tensors for rank in self.sinks)

@@ -2,8 +2,9 @@
 
 :func:`verify` shares no code with the planner but the values, so that a mistake in one is found by the other:
 
-* **coverage**: the pieces of every tensor cover each of its bytes exactly once, and every bucket reaches every sink
-  exactly once and is applied there exactly once;
+* **coverage**: each byte of every tensor has exactly one owner, or is present at every sink; the pieces of what an
+  owner sends cover each of its bytes exactly once, and every bucket reaches every sink exactly once and is applied
+  there exactly once;
 * **order**: a rank sends or applies a bucket only after it has it. Every stage waits for earlier stages only and posts
   along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock.
   A send of mapped memory ends when the bucket has been applied where it is mapped, so nothing earlier waits for it;
@@ -18,7 +19,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
+from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.bucketing import ALIGNMENT
+from ckpt_transport.planning.manifest import PlacedTensor, Present, TensorSpec
 from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.plan import IN_PLACE, Plan, RingUse, Stage, StageKind
 
@@ -32,6 +35,7 @@ def verify(plan: Plan) -> None:
         PlanError: the plan refers to something it does not contain, or is not one that can be run.
     """
     _check_routes(plan)
+    _check_runs(plan)
     _check_pieces(plan)
     _check_memory(plan)
     _Flow(plan).check()
@@ -60,8 +64,47 @@ def _check_routes(plan: Plan) -> None:
             raise PlanError(f"hop {number} sends to ranks {idle}, which are not sinks and pass nothing on")
 
 
+def _check_runs(plan: Plan) -> None:
+    """Every byte of every tensor has one owner, or is present at every sink, and not both."""
+    manifest = plan.manifest
+    specs: dict[str, TensorSpec] = {}
+    runs: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    every: tuple[PlacedTensor | Present, ...] = (*manifest.tensors, *manifest.present)
+    for run in every:
+        name = run.spec.name
+        if specs.setdefault(name, run.spec) != run.spec:
+            raise CoverageError(f"{name} is {run.spec} at one place and {specs[name]} at another")
+        if run.start < 0 or run.nbytes < 0:
+            raise PlanError(f"a run of {name} begins at {run.start} and is {run.nbytes} bytes long")
+        runs[name].append((run.start, run.nbytes))
+    for name, spec in specs.items():
+        fault = _fault(runs[name], spec.nbytes)
+        if fault:
+            raise CoverageError(f"{fault} of {name}: no owner, or more than one")
+    if _whole_tensors(plan) and not all(tensor.whole for tensor in manifest.tensors):
+        cut = next(tensor for tensor in manifest.tensors if not tensor.whole)
+        raise CoverageError(f"{cut.spec.name} has several owners, and a sink takes tensors whole")
+
+
+def _fault(runs: list[tuple[int, int]], nbytes: int) -> str:
+    """The first bytes, of ``nbytes`` in all, that ``runs`` of (start, length) do not cover exactly once."""
+    reached = 0
+    for start, length in sorted(runs):
+        if start != reached:
+            first, last = sorted((start, reached))
+            return f"bytes {first} to {last}"
+        reached += length
+    if reached != nbytes or not runs or (len(runs) > 1 and not all(length for _, length in runs)):
+        return f"bytes {min(reached, nbytes)} to {max(reached, nbytes)}"
+    return ""
+
+
+def _whole_tensors(plan: Plan) -> bool:
+    return any(plan.topology.participants[rank].whole_tensors for rank in plan.topology.sinks)
+
+
 def _check_pieces(plan: Plan) -> None:
-    """Every byte of every tensor lies in exactly one piece, and pieces lie where their bucket says."""
+    """Every byte that has an owner lies in exactly one piece, and pieces lie where their bucket says."""
     tensors, extents = plan.manifest.tensors, plan.manifest.extents
     covered: list[list[tuple[int, int]]] = [[] for _ in tensors]
     for number, bucket in enumerate(plan.buckets):
@@ -69,6 +112,8 @@ def _check_pieces(plan: Plan) -> None:
             0 <= bucket.offset <= bucket.offset + bucket.nbytes <= extents[bucket.extent].nbytes
         ):
             raise PlanError(f"bucket {number} lies outside its extent")
+        if extents[bucket.extent].kind is MemoryKind.LOOSE and bucket.fill_slot == IN_PLACE:
+            raise CoverageError(f"bucket {number} is sent from where its tensors lie, and these lie apart")
         if bucket.offset % ALIGNMENT:
             raise PlanError(f"bucket {number} starts at {bucket.offset}, which is no multiple of {ALIGNMENT}")
         for piece in bucket.pieces:
@@ -80,7 +125,7 @@ def _check_pieces(plan: Plan) -> None:
             if misplaced or bucket.extent != tensor.extent or not inside:
                 raise CoverageError(f"bucket {number} does not lie over tensor {tensor.spec.name} where it says")
             covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
-    whole = any(plan.topology.participants[rank].whole_tensors for rank in plan.topology.sinks)
+    whole = _whole_tensors(plan)
     for tensor, runs in zip(tensors, covered, strict=True):
         reached = 0
         for offset, nbytes in sorted(runs):
@@ -106,7 +151,7 @@ def _check_memory(plan: Plan) -> None:
         used[ring.rank] += ring.nbytes
     for participant in plan.topology.participants:
         if participant.keeps_tensors:
-            used[participant.rank] += most_kept(plan.manifest.tensors, plan.buckets)
+            used[participant.rank] += most_kept(plan.manifest, plan.buckets)
     for rank, nbytes in used.items():
         budget = plan.topology.participants[rank].budget
         if nbytes > budget:

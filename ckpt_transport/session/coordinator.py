@@ -5,43 +5,34 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar
 
-from ckpt_transport import errors, registry
+from ckpt_transport import registry
 from ckpt_transport.config import Config
-from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.control.messages import Refused
+from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import (
     CkptTransportError,
-    ConfigError,
-    JoinError,
-    MessageError,
-    PeerLostError,
     PlanMismatchError,
+    PluginError,
     TaintedError,
-    TransferTimeout,
     UpdateAbortedError,
-    UpdateError,
 )
 from ckpt_transport.execution import Event
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import Participant as Member
-from ckpt_transport.planning import Plan, Role, Settings, Topology
+from ckpt_transport.planning import Plan, Present, Role, Settings, Topology
+from ckpt_transport.planning.plan import Route
 from ckpt_transport.session import messages as m
+from ckpt_transport.session.invitations import Guests, Invitations
+from ckpt_transport.session.members import TICK_SECONDS, Members
 from ckpt_transport.session.participant import Participant
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
-
-TICK_SECONDS = 0.05
-INVITE_SECONDS = 0.25
-"""How often a sink that is busy with another update is invited again."""
-
-Step = m.Agree | m.Opened | m.Connected | m.Held | m.Still | m.Ran
-Answer = TypeVar("Answer", m.Agree, m.Opened, m.Connected, m.Held, m.Still, m.Ran)
+from ckpt_transport.transport import Traits
 
 Progress = Callable[[int, int], None]
 """Bytes done and bytes in all."""
@@ -51,15 +42,22 @@ Progress = Callable[[int, int], None]
 class RouteNames:
     """The names of routes that every member has kept, so that the next update can use them again."""
 
-    _known: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    _known: dict[tuple[str, tuple[str, ...], int], str] = field(default_factory=dict)
 
-    def name(self, transport: str, members: Sequence[m.Join]) -> str:
-        """A kept route's name when all ``members`` have it, else a new one."""
-        key = (transport, tuple(member.uid for member in members))
-        kept = self._known.get(key, "")
-        if not kept or not all(kept in member.routes for member in members):
-            kept = self._known[key] = f"{transport}-{secrets.token_hex(4)}"
-        return kept
+    def names(self, routes: Sequence[Route], joins: Sequence[m.Join]) -> tuple[str, ...]:
+        """A name for every route of a plan: a kept one where all its members have it, else a new one."""
+        found: list[str] = []
+        alike: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        for route in routes:
+            members = [joins[rank] for rank in route.ranks]
+            ends = route.transport, tuple(member.uid for member in members)
+            key = (*ends, alike[ends])
+            alike[ends] += 1
+            kept = self._known.get(key, "")
+            if not kept or not all(kept in member.routes for member in members):
+                kept = self._known[key] = f"{route.transport}-{secrets.token_hex(4)}"
+            found.append(kept)
+        return tuple(found)
 
 
 class Coordinator:
@@ -73,6 +71,9 @@ class Coordinator:
         extents: what is behind rank 0's extents.
     """
 
+    resumable: ClassVar[bool] = False
+    """Whether the update goes on when members leave."""
+
     def __init__(
         self,
         update: str,
@@ -85,31 +86,20 @@ class Coordinator:
     ) -> None:
         self._mailbox, self._config, self._table, self._names = mailbox, config, table, names
         self._plans = plans
-        self._deadline = time.monotonic() + config.update_timeout
-        self._local = Participant(mailbox, table, plans, extents, None, self._deadline)
-        self._addresses: list[str] = []
-        self._joins: list[m.Join] = []
-        self._invited: list[str] = []
+        deadline = time.monotonic() + config.update_timeout
+        self._local = Participant(mailbox, table, plans, extents, None, deadline)
+        self._members = Members(update, mailbox, config, deadline)
         self._reached: list[str] = []
         self._update = update
         self._phases: dict[str, float] = {}
-        self._pending: list[Step] = []
-        self._aborted: dict[int, m.Aborted] = {}
+        self._told: dict[int, str] = {}
 
-    def lead(
-        self,
-        myself: m.Join,
-        sources: int,
-        sinks: Sequence[str],
-        progress: Progress,
-        before_hold: Callable[[], None],
-    ) -> Report:
+    def lead(self, myself: m.Join, guests: Guests, progress: Progress, before_hold: Callable[[], None]) -> Report:
         """Run the whole update.
 
         Args:
             myself: rank 0's own introduction.
-            sources: how many source ranks there are; the others come by themselves.
-            sinks: addresses of the sinks to invite.
+            guests: who else is to take part.
             progress: told about the bytes that rank 0 has sent.
             before_hold: called when all is ready, just before forward passes are held.
 
@@ -118,29 +108,22 @@ class Coordinator:
             TaintedError: it failed when some sinks had begun to apply.
         """
         started = time.monotonic()
-        self._invited, self._reached = list(sinks), list(sinks)
+        invitations = Invitations(self._members, self._mailbox, self._config, guests)
         try:
             with self._phase("join"):
-                self._gather_members(myself, sources)
-            with self._phase("plan"):
-                made = self._make_plan()
-            with self._phase("agree"):
-                self._agree(made)
-            with self._phase("connect"):
-                self._connect()
-            with self._phase("hold"):
-                before_hold()
-                self._hold(made)
-            with self._phase("run"):
-                events, told = self._run(made, progress)
+                try:
+                    invitations.gather(myself)
+                finally:
+                    self._reached = invitations.reached
+            made, events = self._bring(progress, before_hold)
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:
             interrupt.add_note(str(self._roll_back(interrupt)))
             raise
         with self._phase("commit"):
-            paused, lost = self._commit(made)
-        labels = {rank: join.label for rank, join in enumerate(self._joins)}
+            paused, lost = self._commit()
+        labels = {rank: join.label for rank, join in enumerate(self._members.joins)}
         return Report(
             made.manifest.version,
             made,
@@ -150,66 +133,31 @@ class Coordinator:
             tuple(events),
             labels,
             lost,
-            told,
+            dict(self._members.left),
+            self._told,
         )
 
     # -- phases -------------------------------------------------------------------------------------------------
 
-    def _gather_members(self, myself: m.Join, sources: int) -> None:
-        assert myself.manifest is not None
-        version, transports = myself.manifest.version, (*myself.transports, *myself.unavailable)
+    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[Event]]:
+        """Everything between joining and commit: every sink has every byte then."""
+        with self._phase("plan"):
+            made = self._make_plan((), self._config.transport)
+        self._prepare(made)
+        with self._phase("hold"):
+            before_hold()
+            self._hold()
+        with self._phase("run"):
+            return made, self._run(made, progress)
 
-        def invite(address: str) -> None:
-            self._mailbox.send(address, m.Invite(self._update, version, address, transports))
+    def _prepare(self, made: Plan) -> None:
+        with self._phase("agree"):
+            self._agree(made)
+        with self._phase("connect"):
+            self._connect()
 
-        for address in self._invited:
-            invite(address)
-        deadline = time.monotonic() + self._config.join_timeout
-        source_joins: dict[int, tuple[str, m.Join]] = {0: (self._mailbox.address, myself)}
-        sink_joins: dict[str, tuple[str, m.Join]] = {}
-        busy: dict[str, str] = {}
-        ask_again = time.monotonic() + INVITE_SECONDS
-        while len(source_joins) < sources or len(sink_joins) < len(self._invited):
-            received = self._mailbox.receive(TICK_SECONDS)
-            if time.monotonic() > ask_again:
-                for address in busy:
-                    invite(address)
-                ask_again = time.monotonic() + INVITE_SECONDS
-            if received is None and time.monotonic() < deadline:
-                continue
-            if received is None:
-                missing = [busy.get(address, address) for address in self._invited if address not in sink_joins]
-                missing += [f"source rank {rank}" for rank in range(sources) if rank not in source_joins]
-                raise JoinError(
-                    f"did not join within {self._config.join_timeout:g} s: {', '.join(missing)}; "
-                    "is it running, and is the address right?"
-                )
-            sender, message = received
-            match message:
-                case m.Join(role=Role.SOURCE, rank=rank):
-                    source_joins[rank] = sender, message
-                    self._reached.append(sender)
-                    self._mailbox.watch(sender)
-                case m.Join(update=self._update):
-                    sink_joins[message.invited] = sender, message
-                    busy.pop(message.invited, None)
-                    self._mailbox.watch(sender)
-                case m.Busy(update=self._update, address=address, reason=reason):
-                    busy[address] = reason
-                case Refused(reason=reason):
-                    raise MessageError(f"{sender} could not be talked to: {reason}")
-                case m.Failed(update=self._update):
-                    raise self._rebuilt(message, sender)
-        for rank in range(sources):
-            self._addresses.append(source_joins[rank][0])
-            self._joins.append(source_joins[rank][1])
-        for address in self._invited:
-            self._addresses.append(sink_joins[address][0])
-            self._joins.append(sink_joins[address][1])
-        if len(set(self._addresses)) != len(self._addresses):
-            raise ConfigError(f"two of the sinks are the same one: {', '.join(self._addresses[sources:])}")
-
-    def _make_plan(self) -> Plan:
+    def _make_plan(self, present: Sequence[Present], transport: str) -> Plan:
+        joins = self._members.joins
         members = tuple(
             Member(
                 rank,
@@ -221,67 +169,89 @@ class Coordinator:
                 join.label,
                 join.keeps_tensors,
                 join.devices,
+                join.link,
             )
-            for rank, join in enumerate(self._joins)
+            for rank, join in enumerate(joins)
         )
-        shards = [join.manifest for join in self._joins if join.manifest is not None]
-        traits = {name: registry.load(name).traits for name in self._joins[0].transports}
+        shards = [join.manifest.owned_by(rank) for rank, join in enumerate(joins) if join.manifest is not None]
         settings = Settings(
-            transport=self._config.transport,
+            transport=transport,
             bucket_bytes=self._config.bucket_bytes,
             ring_depth=self._config.ring_depth,
         )
         try:
-            return self._plans.make(shards, Topology(members), traits, settings)
+            return self._plans.make(shards, Topology(members), self._traits(), settings, present)
         except CkptTransportError as error:
-            for join in self._joins:
+            for join in joins:
                 for name, reason in join.unavailable.items():
                     error.add_note(f"{join.label}: {name} is not available: {reason}")
             raise
 
+    def _traits(self) -> dict[str, Traits]:
+        """Of the transports that may be used: those that run here and, where rank 0 moves no byte, all others, too."""
+        myself = self._members.joins[0]
+        assert myself.manifest is not None
+        names = myself.transports if myself.manifest.tensors else (*myself.transports, *myself.unavailable)
+        found = {}
+        for name in names:
+            with contextlib.suppress(PluginError):
+                found[name] = registry.load(name).traits
+        return found
+
     def _agree(self, made: Plan) -> None:
-        addresses = tuple(self._addresses)
-        unknown = {rank for rank in self._others if self._joins[rank].plan != made.shape}
+        addresses = tuple(self._members.addresses)
+        unknown = {rank for rank in self._members.others if self._members.joins[rank].plan != made.shape}
         encoded = made.encode() if unknown else b""
-        names = tuple(
-            self._names.name(route.transport, [self._joins[rank] for rank in route.ranks]) for route in made.routes
-        )
-        for rank in self._others:
+        names = self._names.names(made.routes, self._members.joins)
+        for rank in self._members.others:
             needed = encoded if rank in unknown else b""
             version = made.manifest.version
-            self._send(rank, m.Propose(self._update, needed, made.shape, version, rank, addresses, names))
-        digest = self._local.propose(made, 0, addresses, names)
-        for rank, agreed in self._gather(m.Agree, self._others).items():
+            proposed = m.Propose(
+                self._update,
+                needed,
+                made.shape,
+                version,
+                rank,
+                addresses,
+                names,
+                self.resumable,
+                self._members.round,
+            )
+            self._members.send(rank, proposed)
+        digest = self._local.propose(made, 0, addresses, names, resumable=self.resumable)
+        for rank, agreed in self._members.gather(m.Agree, self._members.others).items():
             if agreed.digest != digest:
                 raise PlanMismatchError(
-                    f"{self._label(rank)} holds plan {agreed.digest[:16]} and rank 0 holds {digest[:16]}; "
+                    f"{self._members.label(rank)} holds plan {agreed.digest[:16]} and rank 0 holds {digest[:16]}; "
                     "do all participants run the same version of ckpt-transport?"
                 )
 
     def _connect(self) -> None:
-        self._tell(m.Open(self._update), self._others)
-        lent = {0: self._local.open(self._watch)}
-        lent |= {rank: opened.descriptors for rank, opened in self._gather(m.Opened, self._others).items()}
+        self._members.tell(m.Open(self._update), self._members.others)
+        lent = {0: self._local.open(self._members.watch)}
+        lent |= {
+            rank: opened.descriptors for rank, opened in self._members.gather(m.Opened, self._members.others).items()
+        }
         by_route: defaultdict[int, dict[int, list[bytes]]] = defaultdict(dict)
         for rank, descriptors in lent.items():
             for route, described in descriptors.items():
                 by_route[route][rank] = described
-        self._tell(m.Connect(self._update, dict(by_route)), self._others)
+        self._members.tell(m.Connect(self._update, dict(by_route)), self._members.others)
         self._local.connect(by_route)
-        self._gather(m.Connected, self._others)
+        self._members.gather(m.Connected, self._members.others)
 
-    def _hold(self, made: Plan) -> None:
+    def _hold(self) -> None:
         """Stop the forward passes of every sink; of one engine's sinks before the same one."""
-        sinks = made.topology.sinks
-        self._tell(m.Hold(self._update), sinks)
+        sinks = self._sinks
+        self._members.tell(m.Hold(self._update), sinks)
         engines: defaultdict[str, dict[int, int]] = defaultdict(dict)
-        for rank, held in self._gather(m.Held, sinks).items():
-            engines[self._joins[rank].engine or f"rank {rank}"][rank] = held.forwards
+        for rank, held in self._members.gather(m.Held, sinks).items():
+            engines[self._members.joins[rank].engine or f"rank {rank}"][rank] = held.forwards
         for forwards in engines.values():
-            self._tell(m.Advance(self._update, max(forwards.values())), forwards)
-        self._gather(m.Still, sinks)
+            self._members.tell(m.Advance(self._update, max(forwards.values())), forwards)
+        self._members.gather(m.Still, sinks)
 
-    def _run(self, made: Plan, progress: Progress) -> tuple[list[Event], dict[int, str]]:
+    def _run(self, made: Plan, progress: Progress) -> list[Event]:
         total = sum(bucket.nbytes for bucket in made.buckets if made.owner(bucket) == 0)
         done = 0
 
@@ -290,46 +260,50 @@ class Coordinator:
             done += nbytes
             progress(min(done, total), total)
 
-        self._tell(m.Run(self._update), self._others)
-        events = self._local.run(self._watch, sent)
-        told = {}
-        for ran in self._gather(m.Ran, self._others).values():
+        self._members.tell(m.Run(self._update), self._members.others)
+        events = self._local.run(self._members.watch, sent)
+        for ran in self._members.gather(m.Ran, self._members.others).values():
             events += ran.events
             if ran.told:
-                told[ran.rank] = ran.told
-        return sorted(events, key=lambda event: event.start), told
+                self._told[ran.rank] = ran.told
+        return sorted(events, key=lambda event: event.start)
 
-    def _commit(self, made: Plan) -> tuple[dict[int, float], tuple[str, ...]]:
+    def _commit(self) -> tuple[dict[int, float], tuple[str, ...]]:
         """Nobody can refuse any more. A sink that dies now is lost, and the update stands."""
-        self._tell(m.Commit(self._update), self._others)
+        members = self._members
+        members.tell(m.Commit(self._update), members.others)
         answered: dict[int, float] = {}
         deadline = time.monotonic() + self._config.join_timeout
-        waiting = set(self._others)
+        waiting = set(members.others)
         while waiting and time.monotonic() < deadline:
-            match self._mailbox.receive(TICK_SECONDS):
-                case (_, m.Committed(update=self._update, rank=rank, paused=paused)):
-                    answered[rank] = paused
-                case (_, m.Aborted(update=self._update, rank=rank)):
-                    waiting.discard(rank)
-            waiting = {rank for rank in waiting if rank not in answered and self._alive(rank)}
-        lost = tuple(self._joins[rank].label for rank in self._others if rank not in answered)
-        return {rank: answered[rank] for rank in made.topology.sinks if rank in answered}, lost
+            received = self._mailbox.receive(TICK_SECONDS)
+            if received is not None and received[0] in members.addresses:
+                rank = members.addresses.index(received[0])
+                match received[1]:
+                    case m.Committed(update=self._update, paused=paused):
+                        answered[rank] = paused
+                    case m.Aborted(update=self._update):
+                        waiting.discard(rank)
+            waiting = {rank for rank in waiting if rank not in answered and members.alive(rank)}
+        lost = tuple(members.joins[rank].label for rank in members.others if rank not in answered)
+        return {rank: answered[rank] for rank in self._sinks if rank in answered}, lost
 
     def _roll_back(self, cause: BaseException) -> CkptTransportError:
         """Tell everybody to stop, hear who is tainted, and make the error that says so."""
+        members = self._members
         reason = str(cause) if isinstance(cause, CkptTransportError) else f"{type(cause).__name__}: {cause}"
         reason = "; ".join([reason, *getattr(cause, "__notes__", ())])
         for address in self._reached:
             self._mailbox.send(address, m.Abort(self._update, reason))
         self._local.abort(cause)
         deadline = time.monotonic() + self._config.heartbeat_timeout + self._config.join_timeout
-        waiting = {rank for rank in self._others if rank not in self._aborted}
+        waiting = set(members.others)
         while waiting and time.monotonic() < deadline:
             with contextlib.suppress(CkptTransportError):
-                self._take_in(TICK_SECONDS)
-            waiting = {rank for rank in waiting if rank not in self._aborted and self._alive(rank)}
-        tainted = tuple(self._label(rank) for rank, aborted in sorted(self._aborted.items()) if aborted.tainted)
-        silent = [self._label(rank) for rank in self._others if rank not in self._aborted]
+                members.take_in(TICK_SECONDS)
+            waiting = {r for r in waiting if members.addresses[r] not in members.aborted and members.alive(r)}
+        tainted = tuple(self._who(address) for address, aborted in members.aborted.items() if aborted.tainted)
+        silent = [members.label(rank) for rank in members.others if members.addresses[rank] not in members.aborted]
         gone = f"; no answer from {', '.join(silent)}" if silent else ""
         if tainted:
             return TaintedError(
@@ -340,84 +314,16 @@ class Coordinator:
         kept = "every sink that answered" if silent else "every sink"
         return UpdateAbortedError(f"the update failed ({reason}){gone}; it changed nothing: {kept} is as it was before")
 
-    # -- talking ------------------------------------------------------------------------------------------------
+    def _who(self, address: str) -> str:
+        known = self._members.addresses
+        return self._members.label(known.index(address)) if address in known else address
 
     @property
-    def _others(self) -> range:
-        return range(1, len(self._addresses))
-
-    def _send(self, rank: int, message: Message) -> None:
-        self._mailbox.send(self._addresses[rank], message)
-
-    def _tell(self, message: Message, ranks: Iterable[int]) -> None:
-        for rank in ranks:
-            self._send(rank, message)
-
-    def _gather(self, kind: type[Answer], ranks: Iterable[int]) -> dict[int, Answer]:
-        """One message of ``kind`` from every one of ``ranks``.
-
-        Raises:
-            PeerLostError, TransferTimeout: somebody did not answer; names them.
-            CkptTransportError: what somebody reported instead.
-        """
-        waiting = set(ranks)
-        answers: dict[int, Answer] = {}
-        while waiting:
-            self._watch()
-            for message in self._pending:
-                if isinstance(message, kind):
-                    answers[message.rank] = message
-                    waiting.discard(message.rank)
-            self._pending = [message for message in self._pending if not isinstance(message, kind)]
-            if waiting:
-                self._take_in(TICK_SECONDS)
-        return answers
-
-    def _watch(self) -> None:
-        """Raise when the update has failed elsewhere, or is late."""
-        self._take_in(0)
-        for rank in self._others:
-            if not self._alive(rank):
-                raise PeerLostError(
-                    f"{self._label(rank)} is gone: no sign of life for {self._config.heartbeat_timeout:g} s"
-                )
-        if time.monotonic() > self._deadline:
-            raise TransferTimeout(f"the update did not end within {self._config.update_timeout:g} s (update_timeout)")
-
-    def _take_in(self, timeout: float) -> None:
-        received = self._mailbox.receive(timeout)
-        while received is not None:
-            sender, message = received
-            match message:
-                case m.Failed(update=self._update):
-                    raise self._rebuilt(message, sender)
-                case m.Aborted(update=self._update):
-                    self._aborted[self._addresses.index(sender)] = message
-                case m.Agree() | m.Opened() | m.Connected() | m.Held() | m.Still() | m.Ran():
-                    if message.update == self._update:
-                        self._pending.append(message)
-            received = self._mailbox.receive(0)
-
-    def _alive(self, rank: int) -> bool:
-        try:
-            self._mailbox.check_alive([self._addresses[rank]])
-        except PeerLostError:
-            return False
-        return True
-
-    def _label(self, rank: int) -> str:
-        return f"rank {rank} ({self._joins[rank].label} at {self._addresses[rank]})"
-
-    def _rebuilt(self, failed: m.Failed, sender: str) -> CkptTransportError:
-        """The error a participant reported, of its own class where that is one of ours."""
-        who = self._label(self._addresses.index(sender)) if sender in self._addresses else sender
-        kind = getattr(errors, failed.error, None)
-        if isinstance(kind, type) and issubclass(kind, CkptTransportError) and kind.__init__ is Exception.__init__:
-            return kind(f"{who}: {failed.reason}")
-        return UpdateError(f"{who}: {failed.error}: {failed.reason}")
+    def _sinks(self) -> list[int]:
+        return [rank for rank, join in enumerate(self._members.joins) if join.role is Role.SINK]
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         started = time.monotonic()
         yield
-        self._phases[name] = time.monotonic() - started
+        self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - started

@@ -112,6 +112,13 @@ class Engine(ABC):
     def expects(self) -> tuple[TensorSpec, ...] | None:
         """The tensors that a new version must bring, or None when only the loader knows."""
 
+    def check(self, tensors: Sequence[TensorSpec]) -> None:
+        """Look at what a new version brings, before it is compared with :meth:`expects`. Nothing has been moved yet.
+
+        Raises:
+            PlanMismatchError: the engine cannot take it; names the tensor.
+        """
+
     def ties(self) -> tuple[frozenset[str], ...]:
         """Names that share memory (tied weights): of each set, a version must bring at least one."""
         return ()

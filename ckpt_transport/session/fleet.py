@@ -14,7 +14,6 @@ from typing import Protocol
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.session.coordinator import Progress
-from ckpt_transport.session.parameter_server import ParameterServer
 from ckpt_transport.session.report import Report
 
 GROUP = "ckpt_transport.engines"
@@ -37,11 +36,23 @@ class FleetReport:
     problems: tuple[str, ...] = ()
 
 
+class Updates(Protocol):
+    """What brings versions to sinks: a :class:`ParameterServer`, or a :class:`Joiner`."""
+
+    def update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report | None: ...
+
+
 class Fleet(Protocol):
     """Some engines, for one update or many."""
 
-    def update(self, server: ParameterServer, version: str, progress: Progress | None = None) -> FleetReport:
-        """Bring ``version`` of ``server`` to every engine, everywhere or nowhere.
+    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport:
+        """Bring ``version`` of ``server`` to every engine.
 
         Raises:
             EngineError: an engine's control interface is not there, or refused; nothing has changed.

@@ -3,7 +3,7 @@
 ::
 
     coordinator                         participant
-    Invite      ─────────────────────►              (sinks that listen; sources and others come by themselves)
+    Invite      ─────────────────────►              (sinks and holders that listen; other sources come by themselves)
                 ◄───────────────────── Join         who I am, what I hold, what I can use
     Propose     ─────────────────────►              the plan
                 ◄───────────────────── Agree        its digest
@@ -21,6 +21,9 @@
                 ◄───────────────────── Committed
 
 At any point a participant may say Failed, and the coordinator Abort, which is answered by Aborted.
+
+An update by P2P goes on when members leave. Whoever cannot go on because of others says Stopped; the coordinator says
+Halt to all, hears from each what it has (Stopped again), and proposes a plan for what is missing to those that remain.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Invite(Message, frozen=True):
     """Take part in an update.
 
     Attributes:
-        address: the sink's, as the coordinator was given it.
+        address: the sink's or holder's, as the coordinator was given it.
         transports: the names worth probing.
     """
 
@@ -48,13 +51,14 @@ class Join(Message, frozen=True, kw_only=True):
     """A participant introduces itself.
 
     Attributes:
-        invited: the address that a sink was invited at.
+        invited: the address that a sink or a holder was invited at.
         uid: unlike any other process's, so that a restarted one is not taken for the old one.
         manifest: what a source holds; None from a sink.
         unavailable: the other transports, each with the reason.
         routes: names of the routes it has kept open.
         devices: UUIDs of the GPUs it can use.
         plan: the shape of the plan it knows; empty for none.
+        link: bytes per second of its link to other hosts; 0 when nobody said.
     """
 
     update: str
@@ -74,6 +78,7 @@ class Join(Message, frozen=True, kw_only=True):
     keeps_tensors: bool = False
     devices: tuple[str, ...] = ()
     plan: str = ""
+    link: int = 0
 
 
 class Busy(Message, frozen=True):
@@ -91,6 +96,8 @@ class Propose(Message, frozen=True):
         plan: encoded; empty when the receiver knows one of that shape.
         shape: of the plan.
         version: the plan's.
+        resumable: members may leave, and what is missing then is planned again.
+        round: which plan of the update it is, from 0.
     """
 
     update: str
@@ -100,6 +107,8 @@ class Propose(Message, frozen=True):
     rank: int
     addresses: tuple[str, ...]
     routes: tuple[str, ...]
+    resumable: bool = False
+    round: int = 0
 
 
 class Agree(Message, frozen=True):
@@ -177,6 +186,29 @@ class Committed(Message, frozen=True):
     paused: float
 
 
+class Halt(Message, frozen=True):
+    """A member has left, or a route broke: end this round, keep what has arrived, and wait for another plan."""
+
+    update: str
+    round: int
+    reason: str
+
+
+class Stopped(Message, frozen=True):
+    """This member has ended the round.
+
+    Attributes:
+        reason: why it did so by itself; empty when it was told to.
+        has: what its engine was given so far: (tensor, first byte, number of bytes) each.
+    """
+
+    update: str
+    rank: int
+    round: int
+    reason: str
+    has: list[tuple[str, int, int]]
+
+
 class Failed(Message, frozen=True):
     """``error``: the name of a class in :mod:`ckpt_transport.errors`, or of any other exception."""
 
@@ -212,12 +244,14 @@ class ServedVersion(Message, frozen=True):
     version: the version served, or the one that was served before the sink was tainted.
     tainted: why it must not serve; empty when it may.
     update: name of the version an update is bringing at the moment; empty when none is.
+    engine: the name that ranks of one engine share; empty when it has one rank.
     """
 
     label: str
     version: str
     tainted: str
     update: str
+    engine: str = ""
 
 
 class Here(Message, frozen=True):
@@ -227,7 +261,22 @@ class Here(Message, frozen=True):
     served: ServedVersion
 
 
-PARTICIPANT = (Invite, Propose, Open, Connect, Hold, Advance, Run, Commit, Abort, Goodbye, AskVersion)
+PARTICIPANT = (Invite, Propose, Open, Connect, Hold, Advance, Run, Halt, Commit, Abort, Goodbye, AskVersion)
 """What a participant understands."""
-COORDINATOR = (Join, Busy, Agree, Opened, Connected, Held, Still, Ran, Committed, Failed, Aborted, ServedVersion, Here)
+COORDINATOR = (
+    Join,
+    Busy,
+    Agree,
+    Opened,
+    Connected,
+    Held,
+    Still,
+    Ran,
+    Stopped,
+    Committed,
+    Failed,
+    Aborted,
+    ServedVersion,
+    Here,
+)
 """What a coordinator understands."""

@@ -16,18 +16,22 @@ from torch.distributed.rendezvous import rendezvous
 from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import ConfigError, JoinError, TransportUnavailableError
+from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.memory import MemoryKind, visible_devices
-from ckpt_transport.planning import AUTO, Role
+from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
+from ckpt_transport.session.available import check, states, uses_devices
 from ckpt_transport.session.coordinator import Coordinator, Progress, RouteNames
 from ckpt_transport.session.host import host_name
+from ckpt_transport.session.invitations import Guests
 from ckpt_transport.session.mailbox import open_mailbox
+from ckpt_transport.session.peers import PeerCoordinator
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.session.source import follow
-from ckpt_transport.store import Store, StoredVersion
+from ckpt_transport.session.subset import check_engines, chosen
+from ckpt_transport.store import Loan, Store, StoredVersion
 
 ADDRESS_KEY = "ckpt_transport/coordinator"
 
@@ -62,7 +66,7 @@ class ParameterServer:
             world_size=self.world_size,
             pool=MemoryKind(self.config.pool),
             threads=self.config.read_threads or None,
-            pinned=self._uses_devices,
+            pinned=uses_devices(self.config),
         )
         self._uid = secrets.token_hex(8)
         self._mailbox: Mailbox | None = None
@@ -93,7 +97,7 @@ class ParameterServer:
         """
         return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
 
-    def lend(self, version: str, tensors: Mapping[str, torch.Tensor]) -> StoredVersion:
+    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
         """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
 
         Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
@@ -101,7 +105,7 @@ class ParameterServer:
 
         Args:
             version: its name.
-            tensors: contiguous, on any devices.
+            tensors: contiguous, on any devices; or what an adapter makes of them, as ``ckpt_transport_fp8.quantized``.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
@@ -123,8 +127,9 @@ class ParameterServer:
         sinks: Sequence[str] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
+        ranks: Sequence[int] | None = None,
     ) -> Report | None:
-        """Bring ``version`` to every sink, everywhere or nowhere.
+        """Bring ``version`` to every sink, everywhere or nowhere; or to some of them, by P2P.
 
         Args:
             version: a registered one.
@@ -132,6 +137,8 @@ class ParameterServer:
             progress: told about the bytes this rank has sent.
             before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
                 pause an engine by other means. What it raises aborts the update.
+            ranks: which of ``sinks`` to update, counted from 0; the others are not touched. Such an update goes on when
+                a sink dies, or a source whose bytes another has: the report says who left.
 
         Returns: what happened, on rank 0; None on the others.
 
@@ -139,6 +146,7 @@ class ParameterServer:
             UpdateAbortedError: it failed and every sink still serves its old version.
             TaintedError: it failed half-way; names the sinks that must not serve.
             StoreError: there is no such version.
+            ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
         stored = self._store.get(version)
         if self.rank > 0:
@@ -153,17 +161,22 @@ class ParameterServer:
         for address in invited:
             addresses.check(address)
         self._updates += 1
-        return self._lead(stored, invited, progress or _quiet, before_hold or _at_once)
+        leader = Coordinator
+        if ranks is not None:
+            everybody, invited, leader = invited, chosen(invited, ranks), PeerCoordinator
+            if len(invited) < len(everybody):
+                check_engines(everybody, invited, self.config)
+        return self._lead(leader, stored, invited, progress or _quiet, before_hold or _at_once)
 
     def _lead(
-        self, stored: StoredVersion, invited: Sequence[str], progress: Progress, before_hold: Callable[[], None]
+        self,
+        leader: type[Coordinator],
+        stored: StoredVersion,
+        invited: tuple[str, ...],
+        progress: Progress,
+        before_hold: Callable[[], None],
     ) -> Report:
-        if self.config.transport != AUTO:
-            for name in self._transports:
-                registry.load(name)
-                state = registry.available(name)
-                if not state.ok:
-                    raise TransportUnavailableError(name, state.reason, state.hint)
+        check(self.config)
         mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
         self._publish(mailbox.address)
         for address in self._partners.difference(invited):
@@ -171,9 +184,9 @@ class ParameterServer:
             mailbox.forget(address)
         self._partners = set(invited)
         update = secrets.token_hex(8)
-        coordinator = Coordinator(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
+        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
         join = self._join(update, table, stored)
-        report = coordinator.lead(join, self.world_size, invited, progress, before_hold)
+        report = coordinator.lead(join, Guests(self.world_size, invited), progress, before_hold)
         if self.config.trace:
             report.write_trace(Path(self.config.trace))
         return report
@@ -184,19 +197,8 @@ class ParameterServer:
         join = self._join("", table, stored)
         follow(mailbox, table, self._plans, stored.extents, coordinator, join, self.config.update_timeout)
 
-    @property
-    def _transports(self) -> tuple[str, ...]:
-        """Names worth probing for an update."""
-        return registry.names() if self.config.transport == AUTO else tuple(self.config.transport.split("+"))
-
-    @property
-    def _uses_devices(self) -> bool:
-        """Whether a transport that moves GPU memory may be chosen."""
-        installed = [name for name in self._transports if name in registry.names()]
-        return any(registry.available(name).ok and registry.load(name).traits.on_device for name in installed)
-
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
-        states = {name: registry.available(name) for name in self._transports}
+        found = states(self.config)
         return m.Join(
             update=update,
             role=Role.SOURCE,
@@ -204,13 +206,14 @@ class ParameterServer:
             label=f"source {self.rank}",
             host=self.config.host or host_name(),
             budget=self.config.memory_budget,
-            transports=tuple(name for name, state in states.items() if state.ok),
-            unavailable={name: state.reason for name, state in states.items() if not state.ok},
+            transports=tuple(name for name, state in found.items() if state.ok),
+            unavailable={name: state.reason for name, state in found.items() if not state.ok},
             routes=table.names,
             rank=self.rank,
             manifest=stored.manifest,
-            devices=visible_devices() if self._uses_devices else (),
+            devices=visible_devices() if uses_devices(self.config) else (),
             plan=self._plans.shape,
+            link=self.config.link,
         )
 
     # -- where everybody is -------------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ class ParameterServer:
             address = addresses.any_port(self.config.interface)
         types = m.COORDINATOR if self.rank == 0 else m.PARTICIPANT
         self._mailbox = open_mailbox(address, types, self.config)
-        self._table = RouteTable(self._mailbox, lambda name: registry.load(name)())
+        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         return self._mailbox, self._table
 
     def _publish(self, address: str) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.errors import PlanMismatchError, TransferTimeout
+from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
-from ckpt_transport.planning import IN_PLACE, Bucket, Plan
+from ckpt_transport.planning import IN_PLACE, Bucket, Plan, Runs, TensorSpec
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedBucket
 from ckpt_transport.session.plans import Expected, Plans
@@ -23,6 +23,10 @@ from ckpt_transport.session.routes import OpenRoute, RouteTable, Watch
 
 Progress = Callable[[int], None]
 TICK_SECONDS = 0.1
+
+
+class Halted(UpdateError):
+    """The coordinator has ended this round of an update; another may follow. Raised by a :data:`Watch`."""
 
 
 class Participant:
@@ -54,21 +58,39 @@ class Participant:
         self._names: Sequence[str] = ()
         self._routes: dict[int, OpenRoute] = {}
         self._sources = Sources()
+        self._has = Runs()
+        self._given: list[Bucket] = []
+        self._resumable = self._finished = False
         self.applying = False
         """Whether the engine has been given a byte."""
 
-    def propose(self, plan: Plan, rank: int, addresses: Sequence[str], names: Sequence[str]) -> str:
+    def propose(
+        self, plan: Plan, rank: int, addresses: Sequence[str], names: Sequence[str], *, resumable: bool = False
+    ) -> str:
         """Look at the plan and return its digest.
 
+        Args:
+            plan, rank: what is done, and which rank of it this is.
+            addresses, names: of all members, and of the plan's routes.
+            resumable: the update may go on with another plan when this one cannot be ended.
+
         Raises:
-            PlanMismatchError: this rank's engine cannot take what the plan brings; names the tensor.
+            PlanMismatchError: this rank's engine cannot take what the plan brings, or would lack something; names it.
         """
         if self._engine is not None:
             expected = self._engine.expects()
             if not self._plans.fits(plan, expected):
+                self._engine.check(tuple(plan.manifest.specs.values()))
                 _check_expected(plan, self._engine, expected)
                 self._plans.found_fit(plan, expected)
-            self._engine.prepare([tensor.spec for tensor in plan.manifest.tensors])
+            if not plan.manifest.present:
+                self._engine.prepare(tuple(plan.manifest.specs.values()))
+            for run in plan.manifest.present:
+                if self._has.lacking(run.spec.name, run.start, run.nbytes):
+                    raise PlanMismatchError(
+                        f"the plan leaves out bytes of {run.spec}, which {self._engine.label} lacks"
+                    )
+        self._resumable = resumable
         self._program, self._addresses, self._names = self._plans.program(plan, rank), addresses, names
         return plan.digest
 
@@ -115,9 +137,28 @@ class Participant:
             progress,
         )
         events = pipeline.run()
-        if self._engine is not None:
-            self._engine.finish()
+        self._finish()
         return events
+
+    def stop(self, reason: BaseException) -> Runs:
+        """End this round: give up the routes, and return what the engine was given so far. Another plan may follow."""
+        self._table.abort(reason)
+        plan = None if self._program is None else self._program.plan
+        for bucket in self._given:
+            for piece in bucket.pieces:
+                assert plan is not None
+                tensor = plan.manifest.tensors[piece.tensor]
+                self._has.add(tensor.spec.name, tensor.start + piece.tensor_offset, piece.nbytes)
+        self._given.clear()
+        if plan is not None and self._has.covers({name: spec.nbytes for name, spec in plan.manifest.specs.items()}):
+            self._finish()
+        return self._has
+
+    def _finish(self) -> None:
+        """The engine has everything."""
+        if self._engine is not None and not self._finished:
+            self._engine.finish()
+        self._finished = True
 
     def abort(self, reason: BaseException) -> None:
         """Give up: fail what is outstanding, close the routes."""
@@ -127,20 +168,31 @@ class Participant:
         assert self._engine is not None
         (view,) = views
         plan = self._ready_program.plan
-        tensors = plan.manifest.tensors
-        lasting = bucket.fill_slot == bucket.slot == IN_PLACE
+        key: tuple[object, ...] = plan.shape, bucket.extent, bucket.offset
+        if self._has:
+            lacking = self._lacking(bucket)
+            if not lacking:
+                return None
+            key = *key, tuple(lacking)
+        lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
         self.applying = True
-        return self._engine.load(
-            LoadedBucket(
-                (plan.shape, bucket.offset, bucket.extent),
-                view,
-                lambda: [
-                    (tensors[piece.tensor].spec, piece.tensor_offset, piece.bucket_offset, piece.nbytes)
-                    for piece in bucket.pieces
-                ],
-                lasting,
-            )
-        )
+        fence = self._engine.load(LoadedBucket(key, view, lambda: self._lacking(bucket), lasting))
+        self._given.append(bucket)
+        return fence
+
+    def _lacking(self, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
+        """What the engine was not given in an earlier round: tensor, first byte, where in the bucket, and length."""
+        tensors = self._ready_program.plan.manifest.tensors
+        found = []
+        for piece in bucket.pieces:
+            place = tensors[piece.tensor]
+            start = place.start + piece.tensor_offset
+            if not self._has:
+                found.append((place.spec, start, piece.bucket_offset, piece.nbytes))
+                continue
+            for low, high in self._has.lacking(place.spec.name, start, piece.nbytes):
+                found.append((place.spec, low, piece.bucket_offset + low - start, high - low))
+        return found
 
     @property
     def _ready_program(self) -> Program:
@@ -158,6 +210,8 @@ class Follower:
         self.update = update
         self._participant, self._engine, self._timeout = participant, engine, timeout
         self._rank = -1
+        self._round = self._stopped = -1
+        self._resumable = False
 
     @property
     def rank(self) -> int:
@@ -169,16 +223,37 @@ class Follower:
         return self._participant.applying
 
     def answer(self, message: Message, watch: Watch) -> Message | None:
-        """Do what ``message`` asks for and return the answer; None when it is not a step of an update.
+        """Do what ``message`` asks for and return the answer; None when it needs none, or is not a step of an update.
 
         Raises: whatever went wrong; the caller tells the coordinator.
         """
+        if isinstance(message, m.Halt):
+            return self._stop(message.round, Halted(message.reason), "")
+        try:
+            return self._do(message, watch)
+        except Halted as halted:
+            return self._stop(self._round, halted, "")
+        except TransportError as error:
+            if not self._resumable:
+                raise
+            return self._stop(self._round, error, f"{type(error).__name__}: {error}")
+
+    def _stop(self, number: int, cause: BaseException, reason: str) -> Message | None:
+        """End a round, once; it may be one whose plan has never come."""
+        if number <= self._stopped:
+            return None
+        self._stopped = number
+        return m.Stopped(self.update, self._rank, number, reason, list(self._participant.stop(cause)))
+
+    def _do(self, message: Message, watch: Watch) -> Message | None:
         participant, engine = self._participant, self._engine
         match message:
             case m.Propose():
-                self._rank = message.rank
+                self._rank, self._round, self._resumable = message.rank, message.round, message.resumable
                 plan = participant.take(message)
-                digest = participant.propose(plan, message.rank, message.addresses, message.routes)
+                digest = participant.propose(
+                    plan, message.rank, message.addresses, message.routes, resumable=message.resumable
+                )
                 return m.Agree(self.update, self._rank, digest)
             case m.Open():
                 return m.Opened(self.update, self._rank, participant.open(watch))
@@ -212,7 +287,7 @@ def _check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
     """The plan brings what the engine expects, no more and no less."""
     if expected is None:
         return
-    brought = {tensor.spec.name: tensor.spec for tensor in plan.manifest.tensors}
+    brought = dict(plan.manifest.specs)
     version = plan.manifest.version
     tied = {name: names for names in engine.ties() for name in names}
     arriving = frozenset(brought)

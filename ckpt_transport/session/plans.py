@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import Program
-from ckpt_transport.planning import Manifest, Plan, Settings, TensorSpec, Topology, merge, plan, verify
+from ckpt_transport.planning import Manifest, Plan, Present, Settings, TensorSpec, Topology, plan, spread, verify
 from ckpt_transport.transport import Traits
 
 Expected = tuple[TensorSpec, ...] | None
@@ -27,17 +27,26 @@ class Plans:
         return "" if self._plan is None else self._plan.shape
 
     def make(
-        self, shards: Sequence[Manifest], topology: Topology, traits: Mapping[str, Traits], settings: Settings
+        self,
+        shards: Sequence[Manifest],
+        topology: Topology,
+        traits: Mapping[str, Traits],
+        settings: Settings,
+        present: Sequence[Present] = (),
     ) -> Plan:
-        """The proved plan for the version that ``shards`` hold.
+        """The proved plan for the version that ``shards`` hold, but for what is ``present`` at every sink.
 
-        Raises: as :func:`merge`, :func:`plan` and :func:`verify`.
+        Raises: as :func:`spread`, :func:`plan` and :func:`verify`.
         """
         version = shards[0].version
-        held = [(shard.version == version, shard.extents, shard.tensors) for shard in shards]
-        made_from = held, topology, dict(traits), settings
+        held = [
+            (shard.version == version, shard.extents, shard.tensors, shard.fingerprint, shard.conversions)
+            for shard in shards
+        ]
+        made_from = held, topology, dict(traits), settings, tuple(present)
         if self._plan is None or made_from != self._made_from:
-            made = plan(merge(version, shards), topology, traits, settings)
+            whole = topology.whole_tensors
+            made = plan(spread(version, shards, topology.rates, present, whole=whole), topology, traits, settings)
             verify(made)
             self._plan, self._made_from = made, made_from
         self._plan = self._plan.for_version(version)

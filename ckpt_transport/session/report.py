@@ -22,6 +22,7 @@ class Report:
         timeline: every stage on every rank.
         labels: what people call each rank.
         lost: labels of sinks that died after all had agreed to commit.
+        left: who left an update by P2P before its end, or a holder that did not come: address and why.
         told: how sinks have applied the version, by rank, in words; of those that say so.
     """
 
@@ -33,6 +34,7 @@ class Report:
     timeline: tuple[Event, ...]
     labels: dict[int, str]
     lost: tuple[str, ...] = ()
+    left: dict[str, str] = field(default_factory=dict)
     told: dict[int, str] = field(default_factory=dict)
 
     def picture(self, width: int = 72) -> str:

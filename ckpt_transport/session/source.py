@@ -9,7 +9,7 @@ from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import TransferTimeout, UpdateAbortedError
 from ckpt_transport.memory import Backing
 from ckpt_transport.session import messages as m
-from ckpt_transport.session.participant import Follower, Participant
+from ckpt_transport.session.participant import Follower, Halted, Participant
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import RouteTable
 
@@ -40,8 +40,12 @@ def follow(
 
     def watch() -> None:
         while (received := mailbox.receive(0)) is not None:
-            if received[0] == coordinator and isinstance(received[1], m.Abort):
+            if received[0] != coordinator:
+                continue
+            if isinstance(received[1], m.Abort):
                 raise UpdateAbortedError(received[1].reason)
+            if isinstance(received[1], m.Halt):
+                raise Halted(received[1].reason)
         mailbox.check_alive([coordinator])
 
     mailbox.send(coordinator, join)
@@ -59,12 +63,14 @@ def follow(
             if isinstance(message, m.Abort):
                 update = message.update
                 raise UpdateAbortedError(message.reason)
-            if isinstance(message, m.Propose):
-                update, rank = message.update, message.rank
-                mailbox.watch(coordinator)
-                follower = Follower(update, participant, None, timeout)
+            if isinstance(message, m.Propose | m.Halt):
+                update = message.update
+                if follower is None:
+                    mailbox.watch(coordinator)
+                    follower = Follower(update, participant, None, timeout)
             if follower is not None:
                 answer = follower.answer(message, watch)
+                rank = follower.rank
                 if answer is not None:
                     mailbox.send(coordinator, answer)
                 if isinstance(message, m.Commit):

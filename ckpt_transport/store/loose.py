@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import MemoryKind, copy_runs
-from ckpt_transport.planning.manifest import PlacedTensor, TensorSpec
+from ckpt_transport.memory import Backing, MemoryKind, copy_runs
+from ckpt_transport.planning.manifest import Conversion, PlacedTensor, TensorSpec
 from ckpt_transport.store.copier import describe
 from ckpt_transport.store.pool import lay_out
 
@@ -45,8 +46,23 @@ class Loose:
         copy_runs(targets, sources)
 
 
-def borrow(tensors: Mapping[str, torch.Tensor]) -> tuple[Loose, list[PlacedTensor]]:
-    """An extent over ``tensors``, and where each of them is in it.
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """What a version can be made of that the store does not own.
+
+    Attributes:
+        backing: the one extent; None when this rank has no tensors.
+        tensors: where each of them is in it, with 0 as the extent.
+        conversions: which of them are computed, and how; see :class:`~ckpt_transport.planning.manifest.Manifest`.
+    """
+
+    backing: Backing | None
+    tensors: Sequence[PlacedTensor]
+    conversions: Sequence[Conversion] = ()
+
+
+def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
+    """An extent over ``tensors``.
 
     What was enqueued on the current stream of their devices has ended when this returns.
 
@@ -62,4 +78,4 @@ def borrow(tensors: Mapping[str, torch.Tensor]) -> tuple[Loose, list[PlacedTenso
     offsets, nbytes = lay_out(spec.nbytes for spec in specs)
     placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
     flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors.values()]
-    return Loose(flat, offsets, nbytes), placed
+    return Loan(Loose(flat, offsets, nbytes), placed)

@@ -17,10 +17,10 @@ from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
 from ckpt_transport.memory import Backing, Buffer, MemoryKind, Segment, sweep_leftovers
 from ckpt_transport.memory.segment import SHM
-from ckpt_transport.planning.manifest import Extent, Manifest, PlacedTensor
+from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor
 from ckpt_transport.store import copier, reader
 from ckpt_transport.store.checkpoint import CheckpointFile, from_directory, from_files, share
-from ckpt_transport.store.loose import borrow
+from ckpt_transport.store.loose import Loan, borrow
 from ckpt_transport.store.pool import Pools, lay_out
 
 Progress = Callable[[int, int], None]
@@ -49,6 +49,23 @@ class StoredVersion:
     def buffers(self) -> tuple[Buffer, ...]:
         """Those extents that are one run of memory."""
         return tuple(extent for extent in self.extents if isinstance(extent, Buffer))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Views of the tensors, by name. They last until the version is unregistered.
+
+        Raises:
+            StoreError: the version is lent: its owner has the tensors.
+        """
+        if len(self.buffers) != len(self.extents):
+            raise StoreError(f"version '{self.manifest.version}' is lent, and its tensors are with their owner")
+        return {
+            place.spec.name: dtypes.as_tensor(
+                self.buffers[place.extent].tensor[place.offset : place.offset + place.nbytes],
+                place.spec.dtype,
+                place.spec.shape,
+            )
+            for place in self.manifest.tensors
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +175,13 @@ class Store:
             self._versions[version] = _Held(stored, release)
             return stored
 
-    def lend(self, version: str, tensors: Mapping[str, torch.Tensor]) -> StoredVersion:
+    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
         """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
 
         Args:
             version: its name, which must be new.
             tensors: this rank's own, contiguous, on any devices. What is enqueued on the current streams of their
-                devices has ended when this returns.
+                devices has ended when this returns. Or what an adapter makes of them.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
@@ -172,8 +189,9 @@ class Store:
         """
         with self._lock:
             self._check_free(version)
-            extent, placed = borrow(tensors)
-            stored = self._stored(version, [extent], placed)
+            loan = tensors if isinstance(tensors, Loan) else borrow(tensors)
+            backings = [] if loan.backing is None else [loan.backing]
+            stored = self._stored(version, backings, loan.tensors, loan.conversions)
             self._versions[version] = _Held(stored, ExitStack())
             return stored
 
@@ -284,9 +302,17 @@ class Store:
         release.callback(self._pools.give_back, pool)
         return pool
 
-    def _stored(self, version: str, backings: Sequence[Backing], tensors: Sequence[PlacedTensor]) -> StoredVersion:
+    def _stored(
+        self,
+        version: str,
+        backings: Sequence[Backing],
+        tensors: Sequence[PlacedTensor],
+        conversions: Sequence[Conversion] = (),
+    ) -> StoredVersion:
         extents = tuple(Extent(self._rank, backing.nbytes, backing.kind) for backing in backings)
-        stored = StoredVersion(Manifest(version, extents, tuple(tensors)), tuple(backings))
+        stored = StoredVersion(
+            Manifest(version, extents, tuple(tensors), conversions=tuple(conversions)), tuple(backings)
+        )
         if self._pinned:
             for buffer in stored.buffers:
                 buffer.pin()

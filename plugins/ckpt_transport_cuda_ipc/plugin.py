@@ -41,8 +41,8 @@ class Shared(msgspec.Struct, frozen=True, array_like=True):
     nbytes: int
 
 
-_here: dict[int, torch.Tensor] = {}
-"""Allocations of this process by address: CUDA opens a handle in other processes only."""
+_here: dict[int, Allocation] = {}
+"""Allocations of this process by address: every route lends any of them, and CUDA opens a handle elsewhere only."""
 
 
 class CudaIpcEndpoint(MappedEndpoint):
@@ -55,27 +55,26 @@ class CudaIpcEndpoint(MappedEndpoint):
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
         self._device = _device(group)
-        self._own: dict[int, Allocation] = {}
+        self._own: list[Allocation] = []
         self._opened: dict[Descriptor, Mapping] = {}
 
     def allocate(self, nbytes: int) -> Buffer:
         allocation = Allocation(nbytes, self._device)
-        address = allocation.tensor.data_ptr()
-        self._own[address] = allocation
-        _here[address] = allocation.tensor
+        self._own.append(allocation)
+        _here[allocation.tensor.data_ptr()] = allocation
         return Buffer(allocation.tensor)
 
     def _describe(self, buffer: Buffer) -> Descriptor:
         address = buffer.tensor.data_ptr()
-        if address not in self._own:
+        if address not in _here:
             raise RegistrationError(f"'cuda_ipc' can only send from memory that it allocated, not {buffer.kind} memory")
-        return msgspec.msgpack.encode(Shared(os.getpid(), address, self._own[address].handle, buffer.nbytes))
+        return msgspec.msgpack.encode(Shared(os.getpid(), address, _here[address].handle, buffer.nbytes))
 
     def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
         try:
             shared = msgspec.msgpack.decode(descriptor, type=Shared)
             if shared.process == os.getpid():
-                return _here[shared.address]
+                return _here[shared.address].tensor
             opened = self._opened[descriptor] = Mapping(shared.handle, shared.nbytes, self._device)
         except (RegistrationError, msgspec.DecodeError, LookupError) as error:
             raise RegistrationError(f"the GPU memory of rank {sender} cannot be mapped: {error}") from error
@@ -88,8 +87,8 @@ class CudaIpcEndpoint(MappedEndpoint):
 
     def _shut(self) -> None:
         super()._shut()
-        for address, allocation in self._own.items():
-            del _here[address]
+        for allocation in self._own:
+            del _here[allocation.tensor.data_ptr()]
             with contextlib.suppress(RegistrationError):
                 allocation.free()
         self._own.clear()

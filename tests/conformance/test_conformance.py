@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from ckpt_transport import registry
 from ckpt_transport.testing import CHECKS, Check, LoopbackTransport, launch_in_threads
 from ckpt_transport.transport import Transport
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_shm import ShmTransport
+from tests.available import where_available
 from tests.conformance.transports import ReadTransport, SocketTransport
 
 
@@ -17,6 +19,12 @@ from tests.conformance.transports import ReadTransport, SocketTransport
 )
 def test_between_processes(transport: type[Transport], check: Check) -> None:
     check(transport)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("name", [where_available(name) for name in ("mooncake", "nixl", "ucx")])
+def test_over_libraries(name: str, check: Check) -> None:
+    check(registry.load(name))
 
 
 @pytest.mark.parametrize("check", [check for check in CHECKS if not check.killed], ids=lambda check: check.name)

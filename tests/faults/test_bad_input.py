@@ -78,7 +78,7 @@ def test_another_dtype_is_named(sink: SinkProcess) -> None:
 def test_an_unknown_transport_lists_those_there_are(sink: SinkProcess) -> None:
     with server(transport="glue") as source:
         source.register("v2", tensors=weights(2))
-        with pytest.raises(TransportNotFoundError, match=r"glue.*cuda_ipc, gloo, nccl, shm"):
+        with pytest.raises(TransportNotFoundError, match=r"glue.*cuda_ipc, gloo, .*nccl, .*shm"):
             source.update("v2", [sink.address])
 
 

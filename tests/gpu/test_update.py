@@ -24,7 +24,8 @@ TRANSPORTS = ["cuda_ipc", nccl, "shm", "gloo"]
 
 
 def used() -> int:
-    """Bytes of the GPU that somebody uses."""
+    """Bytes of the GPU that somebody uses, without what torch keeps here for later."""
+    torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return total - free
 

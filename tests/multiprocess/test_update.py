@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
+from tests.available import where_available
 from tests.fleet import SWIFT, SinkSpec, SourceProcess, fleet, left_behind, model, weights
 
-TRANSPORTS = ("shm", "gloo")
+TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning import Manifest, merge
+from ckpt_transport.planning import Conversion, Manifest, merge
 from tests.unit.worlds import manifest, manifests
 
 
@@ -56,3 +56,16 @@ def test_given_a_source_with_another_version_then_both_versions_are_named() -> N
 
 def test_a_tensor_says_what_it_is() -> None:
     assert str(manifest([7]).tensors[0].spec) == "0.0 (U8 [7])"
+
+
+def test_what_sources_compute_is_known_of_the_whole_version() -> None:
+    one, two = shards(manifest([1, 2], [3]))
+    how = "BF16 from F32"
+    merged = merge(
+        "step-2",
+        [
+            msgspec.structs.replace(one, conversions=(Conversion(how, ("0.1",)),)),
+            msgspec.structs.replace(two, conversions=(Conversion("other", ("1.0",)), Conversion(how, ("0.1", "1.0")))),
+        ],
+    )
+    assert merged.conversions == (Conversion(how, ("0.1", "1.0")), Conversion("other", ("1.0",)))

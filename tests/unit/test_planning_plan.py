@@ -252,7 +252,9 @@ def test_given_auto_then_no_other_choice_is_cheaper(world: World) -> None:
 def test_given_faster_links_then_auto_changes_its_mind_and_says_why() -> None:
     version, fleet = manifest([4 << 20], [4 << 20]), topology(["a", "b"], ["c", "c", "d", "d"])
     for fast in ("wire", "read"):
-        known = {name: traits(bandwidth=1e10 if name == fast else 1e8) for name in ("wire", "read")}
+        known = {
+            name: traits(fan_out=FanOut.TREE, bandwidth=1e10 if name == fast else 1e8) for name in ("wire", "read")
+        }
         made = plan(version, fleet, known, Settings())
         assert {route.transport for route in made.routes} == {fast}
         assert [note.partition(":")[0] for note in made.notes] == [

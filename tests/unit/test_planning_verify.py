@@ -232,6 +232,34 @@ def shift_a_bucket(plan: Plan, chance: random.Random) -> Plan:
     return with_bucket(plan, number, offset=bucket.offset + by, nbytes=bucket.nbytes - by, pieces=pieces)
 
 
+@fault
+def shift_a_run(plan: Plan, chance: random.Random) -> Plan:
+    """An owner is said to have other bytes of a tensor."""
+    tensors = list(plan.manifest.tensors)
+    number = chance.randrange(len(tensors))
+    field = chance.choice(["start", "offset", "nbytes", "extent"])
+    value = getattr(tensors[number], field) + chance.choice([-256, -1, 1, 256])
+    tensors[number] = replace(
+        tensors[number], **{field: value % len(plan.manifest.extents) if field == "extent" else value}
+    )
+    return replace(plan, manifest=replace(plan.manifest, tensors=tuple(tensors)))
+
+
+@fault
+def swap_receivers(plan: Plan, chance: random.Random) -> Plan:
+    """Two ranks change places in all that they receive; what they pass on stays as it was."""
+    one, other = (chance.choice(plan.topology.sinks) for _ in "ab")
+    places = {one: other, other: one}
+    routes = list(plan.routes)
+    hops = []
+    for hop in plan.hops:
+        legs = [replace(leg, receivers=tuple(places.get(rank, rank) for rank in leg.receivers)) for leg in hop.legs]
+        for leg in legs:
+            routes[leg.route] = replace(routes[leg.route], ranks=(leg.sender, *leg.receivers))
+        hops.append(Hop(tuple(legs)))
+    return replace(plan, hops=tuple(hops), routes=tuple(routes))
+
+
 @checked(max_examples=400, deadline=None)
 @given(
     worlds(),
@@ -253,7 +281,7 @@ def test_given_faults_in_a_plan_then_it_is_refused_or_does_no_harm(
         simulate(made, seed + nth)
 
 
-@pytest.mark.parametrize("transport", ["wire", "wire+window", "read+post", "screen"])
+@pytest.mark.parametrize("transport", ["wire", "wire+window", "read+post", "screen", "read-line", "read-line+window"])
 def test_given_any_dependency_is_lost_then_the_plan_is_refused(transport: str) -> None:
     """No dependency of a plan is there for nothing, and none can be left out unnoticed."""
     for made in (chained(transport).plan(), filled()):
@@ -307,6 +335,13 @@ def test_given_a_piece_that_lies_elsewhere_then_it_is_refused(changes: dict[str,
     assert made.buckets[0].pieces[0] == Piece(0, 0, 0, 700)
     with pytest.raises(PlanError):
         verify(with_piece(made, 0, 0, **changes))
+
+
+def test_given_loose_tensors_that_are_sent_from_where_they_lie_then_it_is_refused() -> None:
+    made = chained().plan()
+    loose = tuple(replace(extent, kind=MemoryKind.LOOSE) for extent in made.manifest.extents)
+    with pytest.raises(CoverageError, match="these lie apart"):
+        verify(replace(made, manifest=replace(made.manifest, extents=loose)))
 
 
 def test_given_bytes_before_the_bucket_or_the_extent_then_they_are_refused() -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,15 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config
 from ckpt_transport.cli import served
-from ckpt_transport.errors import ConfigError, EngineError
+from ckpt_transport.errors import ConfigError, EngineError, PlanMismatchError
+from ckpt_transport.planning import TensorSpec
 from ckpt_transport.session.fleet import make_fleet
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.extension import check_parallel
+from ckpt_transport_vllm.quantization import check_quantization, check_tensors
 from ckpt_transport_vllm.quiesce import Turn, WorkerGate
 from ckpt_transport_vllm.server import VllmServer
+from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import check_version
 
 NOBODY = "http://127.0.0.1:9"
@@ -184,3 +188,82 @@ def test_what_was_served_last_is_remembered_until_its_files_change(
     checkpoint.unlink()
     with pytest.raises(ConfigError, match="is gone"):
         served.check_unchanged(again)
+
+
+def a_target(method: str | None, config: dict[str, Any]) -> Target:
+    """A model of that quantization, as far as checks look at it."""
+    hf_config = SimpleNamespace(to_dict=lambda: config)
+    model_config = SimpleNamespace(quantization=method, hf_config=hf_config, model="a/model")
+    return Target(torch.nn.Module(), model_config, None)
+
+
+BLOCKS = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+WEIGHT, SCALE = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight_scale_inv"
+
+
+@pytest.mark.parametrize("method", [None, "fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel"])
+@pytest.mark.parametrize("version", ["0.25.1", "0.32.0+cpu"])
+def test_given_a_quantization_that_is_covered_then_the_engine_is_accepted(method: str | None, version: str) -> None:
+    check_quantization(a_target(method, {}), version)
+    check_quantization(a_target("fp8", BLOCKS), version)
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "config"),
+    [("awq", "0.32.0", {}), ("fp8", "0.33.0", BLOCKS), ("fp8", "0.24.0", BLOCKS), ("torchao", "0.30.1", {})],
+)
+def test_given_one_that_is_not_then_it_is_refused_by_name(method: str, version: str, config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"quantization '{method}' is not covered with vLLM {version}"):
+        check_quantization(a_target(method, config), version)
+
+
+def test_given_compressed_tensors_then_only_its_fp8_is_covered() -> None:
+    weights = {"num_bits": 4, "type": "int", "strategy": "group"}
+    quantization = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+    with pytest.raises(ConfigError, match="weights of 4 bits and type int"):
+        check_quantization(a_target("compressed-tensors", {"quantization_config": quantization}), "0.32.0")
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "said"),
+    [
+        (
+            BLOCKS,
+            {WEIGHT: ("BF16", (256, 200))},
+            rf"tensor {WEIGHT} .* is not quantized.*ckpt_transport_fp8\.quantized",
+        ),
+        (BLOCKS, {WEIGHT: ("F8_E4M3", (256, 200))}, rf"{SCALE} is missing, and e needs it of shape \[2, 2\]"),
+        (
+            BLOCKS,
+            {WEIGHT: ("F8_E4M3", (256, 200)), SCALE: ("F32", (2, 1))},
+            rf"{SCALE} is of shape \[2, 1\], and e needs it of shape \[2, 2\]",
+        ),
+        ({}, {WEIGHT: ("F8_E4M3", (256, 200))}, rf"tensor {WEIGHT} .* is FP8, and e takes .* in which it is not"),
+        (BLOCKS, {WEIGHT: ("F8_E4M3", (256, 200)), SCALE: ("F32", (2, 2))}, ""),
+        (BLOCKS, {"lm_head.weight": ("BF16", (256, 200)), "norm.weight": ("BF16", (200,))}, ""),
+        ({}, {WEIGHT: ("BF16", (256, 200))}, ""),
+    ],
+)
+def test_given_no_files_to_compare_then_weights_of_the_wrong_kind_are_refused_by_name(
+    config: dict[str, Any], tensors: dict[str, tuple[str, tuple[int, ...]]], said: str
+) -> None:
+    specs = [TensorSpec(name, dtype, shape) for name, (dtype, shape) in tensors.items()]
+    if not said:
+        check_tensors(a_target("fp8", config), specs, None, "e")
+        return
+    with pytest.raises(PlanMismatchError, match=said):
+        check_tensors(a_target("fp8", config), specs, None, "e")
+
+
+@pytest.mark.parametrize(
+    ("brought", "held", "said"),
+    [("BF16", "F8_E4M3", "is not quantized"), ("F8_E4M3", "BF16", "is FP8"), ("BF16", "BF16", ""), ("F32", "BF16", "")],
+)
+def test_given_files_to_compare_then_they_decide_which_kind_is_right(brought: str, held: str, said: str) -> None:
+    """A module that its configuration would have quantized is not, in these files; that is as good."""
+    bring, hold = (TensorSpec(WEIGHT, dtype, (256, 200)) for dtype in (brought, held))
+    if not said:
+        check_tensors(a_target("fp8", BLOCKS), [bring], [hold], "e")
+        return
+    with pytest.raises(PlanMismatchError, match=f"tensor {WEIGHT} .* {said}"):
+        check_tensors(a_target("fp8", BLOCKS), [bring], [hold], "e")

@@ -33,6 +33,7 @@ from ckpt_transport.planning import (
     plan,
 )
 from ckpt_transport.planning.chains import Chain, candidates
+from ckpt_transport.planning.lines import lines
 from ckpt_transport.planning.plan import IN_PLACE, Leg
 from ckpt_transport.transport import FanOut, Reach, Traits
 
@@ -209,8 +210,13 @@ def worlds(draw: st.DrawFn, budgets: st.SearchStrategy[int] | None = None) -> Wo
 
 def spanning(manifest: Manifest, topology: Topology, known: Mapping[str, Traits]) -> list[str]:
     """The transports and chains that bring every owner's buckets to every sink."""
+    every = "+".join(f"{name}-line" for name in known)
     found = [
-        {chain.name for chain in candidates(owner, topology, known) if isinstance(chain, Chain)}
+        {
+            chain.name
+            for chain in (*candidates(owner, topology, known), *lines(owner, manifest.owners, topology, known, every))
+            if isinstance(chain, Chain)
+        }
         for owner in manifest.owners
     ]
     return sorted(set.intersection(*found))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport.errors import TaintedError
+from ckpt_transport.errors import TaintedError, UpdateAbortedError
+from ckpt_transport_fp8 import quantized, read_target
 
 ANSWER_SECONDS = 300
 context = multiprocessing.get_context("spawn")
@@ -26,12 +27,20 @@ class Source:
     Args:
         settings: of its Config.
         directories: of the versions, by name.
-        sink: the address of the engine's.
+        sinks: the addresses of the engine's.
+        targets: of versions that are quantized on their way, by name: the directory of what they are made for.
     """
 
-    def __init__(self, settings: Mapping[str, Any], directories: Mapping[str, Path], sink: str) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        directories: Mapping[str, Path],
+        *sinks: str,
+        targets: Mapping[str, Path] | None = None,
+    ) -> None:
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(settings, directories, sink, theirs), daemon=True)
+        arguments = settings, directories, sinks, targets or {}, theirs
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -42,6 +51,10 @@ class Source:
     def fail_half_way(self, version: str) -> None:
         """Begin to bring a version, and give up when half of it is sent."""
         assert self._ask("fail", version) == "tainted"
+
+    def refusal(self, version: str) -> str:
+        """Bring a version that is refused; return what is said."""
+        return str(self._ask("refuse", version))
 
     def _ask(self, *order: str) -> Any:
         self._pipe.send(order)
@@ -62,34 +75,53 @@ class Source:
             self._process.kill()
 
 
-def _serve(settings: Mapping[str, Any], directories: Mapping[str, Path], sink: str, pipe: Connection) -> None:
+def _serve(
+    settings: Mapping[str, Any],
+    directories: Mapping[str, Path],
+    sinks: Sequence[str],
+    targets: Mapping[str, Path],
+    pipe: Connection,
+) -> None:
+    orders = {"update": _update, "fail": _fail_half_way, "refuse": _refuse}
     with ParameterServer(Config.load(**settings)) as server:
         for version, directory in directories.items():
-            server.register(version, directory=directory)
+            if version in targets:
+                stored = server.register(f"{version} before", directory=directory)
+                server.lend(version, quantized(stored, read_target(targets[version])))
+            else:
+                server.register(version, directory=directory)
         while True:
             try:
                 order, version = pipe.recv()
             except EOFError:
                 return
             try:
-                pipe.send(_fail_half_way(server, version, sink) if order == "fail" else _update(server, version, sink))
+                pipe.send(orders[order](server, version, sinks))
             except Exception as error:
                 pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _update(server: ParameterServer, version: str, sink: str) -> float:
-    report = server.update(version, [sink])
+def _update(server: ParameterServer, version: str, sinks: Sequence[str]) -> float:
+    report = server.update(version, sinks)
     assert report is not None
     return report.seconds
 
 
-def _fail_half_way(server: ParameterServer, version: str, sink: str) -> str:
+def _refuse(server: ParameterServer, version: str, sinks: Sequence[str]) -> str:
+    try:
+        server.update(version, sinks)
+    except UpdateAbortedError as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def _fail_half_way(server: ParameterServer, version: str, sinks: Sequence[str]) -> str:
     def give_up(done: int, total: int) -> None:
         if done > total // 2:
             raise Giving
 
     try:
-        server.update(version, [sink], give_up)
+        server.update(version, sinks, give_up)
     except TaintedError:
         return "tainted"
     return "nothing failed"

@@ -95,8 +95,37 @@ def _neox(hidden: int, layers: int) -> Any:
     return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**_shared(hidden, layers)))
 
 
-FAMILIES: dict[str, Callable[[int, int], Any]] = {"qwen3": _qwen3, "tied": _tied, "moe": _moe, "neox": _neox}
-"""Dense; dense with tied embeddings; experts; and one whose fused attention is called ``query_key_value``."""
+def _deepseek(hidden: int, layers: int) -> Any:
+    shared = _shared(hidden, layers)
+    config = transformers.DeepseekV3Config(
+        **shared,
+        num_key_value_heads=shared["num_attention_heads"],
+        moe_intermediate_size=hidden // 2,
+        n_routed_experts=8,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=256,
+        kv_lora_rank=512,
+        qk_rope_head_dim=64,
+        qk_nope_head_dim=128,
+        v_head_dim=128,
+        num_nextn_predict_layers=0,
+    )
+    return transformers.DeepseekV3ForCausalLM(config)
+
+
+FAMILIES: dict[str, Callable[[int, int], Any]] = {
+    "qwen3": _qwen3,
+    "tied": _tied,
+    "moe": _moe,
+    "neox": _neox,
+    "deepseek": _deepseek,
+}
+"""Dense; dense with tied embeddings; experts; one whose fused attention is called ``query_key_value``; and experts with
+attention that compresses keys and values (MLA), after a dense layer."""
 
 
 def main(

@@ -1,0 +1,1 @@
+"""``make demo-fp8``: BF16 weights become FP8 on their way into a model that is serving."""

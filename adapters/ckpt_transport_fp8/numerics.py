@@ -1,0 +1,53 @@
+"""The arithmetic of FP8 weights: scales from maxima, and elements from scales. All of it is IEEE single precision.
+
+* Per block: ``per_block_cast_to_fp8`` of vLLM (``vllm/utils/deep_gemm.py``), which is DeepGEMM's: ``scale =
+  max(|x|, 1e-4) / 448``, elements ``x * (1 / scale)``; with ``ue8m0`` the scale is rounded up to a power of two.
+* Per channel and per tensor: ``QuantFP8`` of vLLM (``input_quant_fp8.py``): ``scale = max(max|x| / 448, 1 / (448 *
+  512))``, elements ``x * (1 / scale)``.
+
+Where a checkpoint stores scales in a narrower type, as compressed-tensors does, the scale is rounded to that type
+first, so that elements are made for the scale they will be multiplied by. Elements are rounded to the nearest, ties to
+even. Scales are computed on the CPU, from exact maxima; so every device gives the same bits. (vLLM's own functions
+compute them on the device, where a division may be a multiplication, and the last bit of a scale another.)
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ckpt_transport_fp8.scheme import Granularity, Scheme
+
+LARGEST = 448.0
+"""The largest e4m3 number."""
+SMALLEST_BLOCK = 1e-4
+"""What the largest element of a block counts as, at least."""
+SMALLEST_SCALE = 1.0 / (LARGEST * 512.0)
+"""Of a channel or a tensor."""
+
+
+def scales_for(largest: torch.Tensor, scheme: Scheme, dtype: torch.dtype) -> torch.Tensor:
+    """The scales as a checkpoint stores them.
+
+    Args:
+        largest: of each group the largest magnitude, float32, on the CPU, finite.
+        scheme: how the weight is quantized.
+        dtype: float32, bfloat16 or float16.
+    """
+    if scheme.granularity is Granularity.BLOCK:
+        scales = largest.clamp(min=SMALLEST_BLOCK) / LARGEST
+    else:
+        scales = (largest / LARGEST).clamp(min=SMALLEST_SCALE)
+    if scheme.powers_of_two:
+        scales = _power_above(scales)
+    return scales.to(dtype)
+
+
+def factors_for(scales: torch.Tensor) -> torch.Tensor:
+    """What elements are multiplied by, float32."""
+    return scales.to(torch.float32).reciprocal()
+
+
+def _power_above(values: torch.Tensor) -> torch.Tensor:
+    """The smallest powers of two that are not less."""
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp(torch.ones_like(values), exponent - (mantissa == 0.5).to(exponent.dtype))

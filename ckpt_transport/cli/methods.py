@@ -1,0 +1,73 @@
+"""The methods of an update, by the names they have in checkpoint-engine."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.session import ParameterServer, Report
+from ckpt_transport.session.coordinator import Progress
+from ckpt_transport.session.fleet import Updates
+from ckpt_transport.session.subset import chosen
+
+
+class UpdateMethod(enum.StrEnum):
+    """How a version is brought to its sinks."""
+
+    BROADCAST = "broadcast"
+    P2P = "p2p"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """Updates of some sinks: by P2P those that are chosen, or by broadcast those that are not."""
+
+    server: ParameterServer
+    ranks: Sequence[int] | None
+    by_p2p: bool
+
+    def update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report | None:
+        everybody = self.server.config.sinks if sinks is None else tuple(sinks)
+        ranks = range(len(everybody)) if self.ranks is None else self.ranks
+        if self.by_p2p:
+            return self.server.update(version, everybody, progress, before_hold, ranks)
+        chosen(everybody, ranks)
+        others = tuple(address for rank, address in enumerate(everybody) if rank not in ranks)
+        return self.server.update(version, others, progress, before_hold)
+
+
+def steps(server: ParameterServer, method: UpdateMethod, ranks: Sequence[int] | None) -> Iterator[Updates]:
+    """The updates that a method is made of, in order."""
+    if method is UpdateMethod.P2P:
+        yield _Some(server, ranks, by_p2p=True)
+    elif method is UpdateMethod.BROADCAST or ranks is None:
+        yield server
+    else:
+        if len(set(ranks)) < len(server.config.sinks):
+            yield _Some(server, ranks, by_p2p=False)
+        yield _Some(server, ranks, by_p2p=True)
+
+
+def parse_ranks(text: str) -> list[int]:
+    """Numbers from text such as ``0,2`` or ``4-7``.
+
+    Raises:
+        ConfigError: it is no list of numbers and ranges.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise ConfigError(f"--ranks is '{text}' and must be numbers and ranges, as '0,2' or '4-7'")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found

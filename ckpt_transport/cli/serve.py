@@ -1,0 +1,56 @@
+"""``ckpt-transport serve``: keep a version available to engines that join."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ckpt_transport.cli.options import Checkpoint, ConfigFile, MemoryBudget, Transport
+from ckpt_transport.cli.progress import progress
+from ckpt_transport.config import Config
+from ckpt_transport.planning.explain import size
+from ckpt_transport.session import Holder
+
+
+def serve(
+    checkpoint: Checkpoint,
+    version: Annotated[str, typer.Option(help="What the version is called, as 'step-42'.", show_default=False)],
+    save_metas: Annotated[
+        Path | None, typer.Option(help="Write there where this version can be had, for 'ckpt-transport join'.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="Where to listen, as tcp://HOST:PORT.", show_default="a new one on this host")
+    ] = "",
+    transport: Transport = None,
+    memory_budget: MemoryBudget = None,
+    config: ConfigFile = None,
+) -> None:
+    """Keep a checkpoint available to engines that join, until it is interrupted.
+
+        ckpt-transport serve --checkpoint DIR --version step-42 --save-metas step-42.json
+
+        ckpt-transport join --metas step-42.json --endpoint http://127.0.0.1:8001
+
+    Any number may be started, on any hosts: who joins reads from all of them at once. To be reached from another host,
+    it needs an address there, and all need the same secret_file.
+    """
+    settings = Config.load(config, transport=transport, memory_budget=memory_budget)
+    console = Console()
+    with progress(console, f"reading {checkpoint.name}") as shown:
+        if checkpoint.is_dir():
+            holder = Holder(version, directory=checkpoint, address=address, config=settings, progress=shown)
+        else:
+            holder = Holder(version, files=[checkpoint], address=address, config=settings, progress=shown)
+    with holder:
+        metas = holder.metas
+        if save_metas is not None:
+            metas.save(save_metas, settings)
+        console.print(
+            f"{version} ({metas.tensors:,} tensors, {size(metas.nbytes)}) is held at {holder.address}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        holder.serve()

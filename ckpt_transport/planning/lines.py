@@ -1,0 +1,105 @@
+"""Lines: each sink passes a bucket on to the next one, as soon as it has it.
+
+::
+
+    owner ──► sink a ──► sink b ──► sink c          bucket 2 leaves the owner while bucket 1 leaves a and bucket 0 b
+
+Nobody sends a bucket more than once, so a line of n sinks takes as long as one sink, and n - 1 buckets more: the
+owner's link is not shared out among them. With several owners, each begins its line at another sink, so that the links
+of all sinks carry about as much.
+
+Where sinks share a host and a second transport stays within one, the line goes over one sink of each host, its *head*,
+and from there to the others of that host: ``read-line+window``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from ckpt_transport.planning.chains import Chain, Link, Rejected, checked
+from ckpt_transport.planning.topology import Topology
+from ckpt_transport.transport import FanOut, Reach, Traits
+
+Item = TypeVar("Item")
+SUFFIX = "-line"
+MOST_HOPS = 256
+"""A longer line is planned and proved for long, and its last sink waits for that many buckets."""
+
+
+def transports_of(chain: str) -> tuple[str, ...]:
+    """The transports that a chain's name is made of: ``read`` and ``window`` for ``read-line+window``."""
+    return tuple(name.removesuffix(SUFFIX) for name in chain.split("+"))
+
+
+def lines(
+    owner: int, owners: Sequence[int], topology: Topology, traits: Mapping[str, Traits], asked: str
+) -> Iterator[Chain | Rejected]:
+    """Every line, by name: ``read-line``, ``read-line+window``.
+
+    A transport that gets slower with every receiver is worth a line. One whose receivers pass on among themselves forms
+    one only when it is asked for.
+
+    Args:
+        owner: where it begins.
+        owners: all that have a line.
+        topology, traits: what there is.
+        asked: the chain that was asked for.
+    """
+    if len(topology.sinks) < 2:
+        return
+    for outer in sorted(traits):
+        if traits[outer].maps_memory or traits[outer].reach is Reach.DEVICE:
+            continue
+        if traits[outer].fan_out is not FanOut.LINEAR and outer not in transports_of(asked):
+            continue
+        heads = [[rank] for rank in _turned(topology.sinks, owner, owners)]
+        yield _line(f"{outer}{SUFFIX}", outer, "", heads, (), owner, topology, traits)
+        for inner in sorted(traits):
+            if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is Reach.HOST:
+                hosts: dict[str, list[int]] = {}
+                for rank in topology.sinks:
+                    hosts.setdefault(topology.host(rank), []).append(rank)
+                near = tuple(hosts.pop(topology.host(owner), ()))
+                stops = [hosts[host] for host in _turned(list(hosts), owner, owners)]
+                yield _line(f"{outer}{SUFFIX}+{inner}", outer, inner, stops, near, owner, topology, traits)
+
+
+def _turned(items: Sequence[Item], owner: int, owners: Sequence[int]) -> list[Item]:
+    """The same in the same order, beginning elsewhere for every owner."""
+    first = owners.index(owner) * len(items) // len(owners)
+    return [*items[first:], *items[:first]]
+
+
+def _line(
+    name: str,
+    outer: str,
+    inner: str,
+    stops: list[list[int]],
+    near: tuple[int, ...],
+    owner: int,
+    topology: Topology,
+    traits: Mapping[str, Traits],
+) -> Chain | Rejected:
+    """From the owner to the first of each stop in turn, over ``outer``; from there to its others, over ``inner``."""
+    if len(stops) < 2:
+        return Rejected(name, "there is one place to go, and nobody to pass on to")
+    if len(stops) > MOST_HOPS:
+        return Rejected(name, f"a line of {len(stops)} is longer than {MOST_HOPS}")
+    if inner and not near and all(len(stop) == 1 for stop in stops):
+        return Rejected(name, "every host has one sink, so there is nothing to pass on within it")
+    if traits[outer].reach is not Reach.NETWORK:
+        far = [rank for stop in stops for rank in stop if topology.host(rank) != topology.host(owner)]
+        if far:
+            return Rejected(name, f"{outer} stays within a host, and sinks {far[:4]} are on other hosts than {owner}")
+    hops: list[tuple[Link, ...]] = []
+    sender, beside = owner, near
+    for head, *others in stops:
+        links = [Link(outer, sender, (head,))]
+        if beside:
+            links.append(Link(inner, sender, beside))
+        hops.append(tuple(links))
+        sender, beside = head, tuple(others)
+    if beside:
+        hops.append((Link(inner, sender, beside),))
+    return checked(name, tuple(hops), topology, traits)

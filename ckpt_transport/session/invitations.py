@@ -1,0 +1,161 @@
+"""Gathering those who take part in an update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox
+from ckpt_transport.control.messages import Refused
+from ckpt_transport.errors import ConfigError, JoinError, MessageError
+from ckpt_transport.planning import Role
+from ckpt_transport.session import messages as m
+from ckpt_transport.session.members import TICK_SECONDS, Members
+
+INVITE_SECONDS = 0.25
+"""How often one that is busy with another update is invited again."""
+
+
+def _welcome(join: m.Join) -> str:
+    """Anybody may take part."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Guests:
+    """Who is to take part.
+
+    Attributes:
+        sources: how many source ranks there are, rank 0 included; the others come by themselves.
+        sinks: addresses of sinks to invite; all must come.
+        holders: addresses of holders of the version to invite; who does not come is left out, so long as one does.
+        objection: why a holder that has come may not take part; empty when it may.
+    """
+
+    sources: int
+    sinks: tuple[str, ...]
+    holders: tuple[str, ...] = ()
+    objection: Callable[[m.Join], str] = _welcome
+
+
+@dataclass(slots=True)
+class Invitations:
+    """Invites, and waits until everybody is there.
+
+    Attributes:
+        reached: addresses of all who have heard of the update.
+    """
+
+    members: Members
+    mailbox: Mailbox
+    config: Config
+    guests: Guests
+    reached: list[str] = field(default_factory=list)
+    _sources: dict[int, tuple[str, m.Join]] = field(default_factory=dict)
+    _invited: dict[str, tuple[str, m.Join]] = field(default_factory=dict)
+    _busy: dict[str, str] = field(default_factory=dict)
+    _out: dict[str, str] = field(default_factory=dict)
+
+    def gather(self, myself: m.Join) -> None:
+        """Fill in the members: rank 0 itself, the other sources, holders, sinks.
+
+        Raises:
+            JoinError: somebody who must come has not come within ``join_timeout``; names all of them.
+            ConfigError: two of the sinks are the same one.
+            CkptTransportError: what a participant reported instead.
+        """
+        assert myself.manifest is not None
+        version, transports = myself.manifest.version, (*myself.transports, *myself.unavailable)
+        everybody = (*self.guests.holders, *self.guests.sinks)
+
+        def invite(address: str) -> None:
+            self.mailbox.send(address, m.Invite(self.members.update, version, address, transports))
+
+        self._sources[0] = self.mailbox.address, myself
+        self.reached.extend(everybody)
+        for address in everybody:
+            invite(address)
+        deadline = time.monotonic() + self.config.join_timeout
+        ask_again = time.monotonic() + INVITE_SECONDS
+        without_stragglers = float("inf")
+        while self._missing():
+            received = self.mailbox.receive(TICK_SECONDS)
+            if received is not None:
+                self._take_in(*received)
+            now = time.monotonic()
+            if now > ask_again:
+                for address in self._busy:
+                    invite(address)
+                ask_again = now + INVITE_SECONDS
+            if self._enough():
+                without_stragglers = min(without_stragglers, now + self.config.heartbeat_timeout)
+            if now > min(deadline, without_stragglers):
+                self._give_up_on(self._missing())
+        self._enter()
+
+    def _take_in(self, sender: str, message: object) -> None:
+        update = self.members.update
+        match message:
+            case m.Join(role=Role.SOURCE, rank=rank, invited=""):
+                self._sources[rank] = sender, message
+                self.reached.append(sender)
+                self.mailbox.watch(sender)
+            case m.Join(update=name) if name == update:
+                objection = self.guests.objection(message) if message.role is Role.SOURCE else ""
+                self._busy.pop(message.invited, None)
+                if objection:
+                    self._out[message.invited] = objection
+                else:
+                    self._invited[message.invited] = sender, message
+                    self.mailbox.watch(sender)
+            case m.Busy(update=name, address=address, reason=reason) if name == update:
+                self._busy[address] = reason
+            case Refused(reason=reason):
+                raise MessageError(f"{sender} could not be talked to: {reason}")
+            case m.Failed(update=name) if name == update:
+                if sender not in self.guests.holders:
+                    raise self.members.rebuilt(message, sender)
+                self._out[sender] = message.reason
+
+    def _missing(self) -> list[str]:
+        """Who is still waited for, by address."""
+        missing = [f"source rank {rank}" for rank in range(self.guests.sources) if rank not in self._sources]
+        awaited = (*self.guests.sinks, *self.guests.holders)
+        return missing + [address for address in awaited if address not in self._invited and address not in self._out]
+
+    def _enough(self) -> bool:
+        """Whether only holders are missing, and there is one."""
+        late = set(self._missing())
+        return late <= set(self.guests.holders) and any(holder in self._invited for holder in self.guests.holders)
+
+    def _give_up_on(self, missing: list[str]) -> None:
+        if set(missing) <= set(self.guests.holders):
+            self._out.update({address: self._busy.get(address, "it does not answer") for address in missing})
+            return
+        named = [self._busy.get(address, address) for address in missing]
+        raise JoinError(
+            f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}; "
+            "is it running, and is the address right?"
+        )
+
+    def _enter(self) -> None:
+        guests = self.guests
+        holders = [address for address in guests.holders if address in self._invited]
+        if guests.holders and not holders:
+            reasons = "; ".join(f"{address}: {reason}" for address, reason in self._out.items())
+            raise JoinError(
+                f"no holder can serve this version ({reasons}); start one with 'ckpt-transport serve', and use the "
+                "file that it writes"
+            )
+        came = [self._sources[rank] for rank in range(guests.sources)]
+        came += [self._invited[address] for address in (*holders, *guests.sinks)]
+        for address, join in came:
+            self.members.addresses.append(address)
+            self.members.joins.append(join)
+        self.members.left.update({address: f"holder at {address}: {why}" for address, why in self._out.items()})
+        if len(set(self.members.addresses)) != len(self.members.addresses):
+            raise ConfigError(
+                f"two of the sinks are the same one: {', '.join(self.members.addresses[guests.sources :])}"
+            )

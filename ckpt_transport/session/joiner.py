@@ -1,0 +1,124 @@
+"""Bringing engines to a version that others hold."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ckpt_transport import registry
+from ckpt_transport.config import Config
+from ckpt_transport.control import addresses
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.planning import Manifest, Role
+from ckpt_transport.session import messages as m
+from ckpt_transport.session import metas
+from ckpt_transport.session.available import check, states
+from ckpt_transport.session.coordinator import Progress, RouteNames
+from ckpt_transport.session.host import host_name
+from ckpt_transport.session.invitations import Guests
+from ckpt_transport.session.mailbox import open_mailbox
+from ckpt_transport.session.metas import Metas
+from ckpt_transport.session.peers import PeerCoordinator
+from ckpt_transport.session.plans import Plans
+from ckpt_transport.session.report import Report
+from ckpt_transport.session.routes import RouteTable
+
+
+class Joiner:
+    """Leads updates from holders to sinks, by P2P, and holds no byte itself.
+
+    All holders send at once, each its share, and sinks pass on to each other where that is faster. Engines that are not
+    named are not touched. Who dies on the way is left out and named in the report.
+
+    Args:
+        files: where holders can be found, each saved by ``ckpt-transport serve``; all of one version.
+        config: by default from the environment.
+
+    Raises:
+        ConfigError: a file is missing, damaged, of another version than the others, or of a host that is out of reach.
+    """
+
+    def __init__(self, files: Sequence[Path], config: Config | None = None) -> None:
+        self.config = config if config is not None else Config.load()
+        self._metas = metas.combine([(str(path), Metas.load(path, self.config)) for path in files])
+        self._where = ", ".join(map(str, files))
+
+    @property
+    def version(self) -> str:
+        """What the holders hold."""
+        return self._metas.version
+
+    def update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report:
+        """Bring ``version`` to the sinks.
+
+        Args:
+            version: the one that the holders hold.
+            sinks: addresses; by default those of the configuration.
+            progress: told when all bytes have arrived.
+            before_hold: as in :meth:`ParameterServer.update`.
+
+        Raises:
+            ConfigError: the holders hold another version, or there are no sinks.
+            UpdateAbortedError: it failed and every sink serves what it did before.
+            TaintedError: it failed half-way; names the sinks that must not serve.
+        """
+        invited = self.config.sinks if sinks is None else tuple(sinks)
+        if version != self._metas.version:
+            raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._metas.version}'")
+        if not invited or len(set(invited)) != len(invited):
+            raise ConfigError(f"name the sinks that are to join, each once; named: {', '.join(invited) or 'none'}")
+        check(self.config)
+        holders = tuple(holder.address for holder in self._metas.holders)
+        near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
+        listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
+        with open_mailbox(listen, m.COORDINATOR, self.config) as mailbox:
+            table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
+            update = secrets.token_hex(8)
+            coordinator = PeerCoordinator(update, mailbox, self.config, table, RouteNames(), Plans(), ())
+            try:
+                report = coordinator.lead(
+                    self._introduce(update),
+                    Guests(1, invited, holders, self._objection),
+                    progress or (lambda done, total: None),
+                    before_hold or (lambda: None),
+                )
+            finally:
+                for address in (*invited, *holders):
+                    mailbox.send(address, m.Goodbye())
+                table.close()
+        if self.config.trace:
+            report.write_trace(Path(self.config.trace))
+        return report
+
+    def _introduce(self, update: str) -> m.Join:
+        found = states(self.config)
+        return m.Join(
+            update=update,
+            role=Role.SOURCE,
+            uid=secrets.token_hex(8),
+            label="coordinator",
+            host=self.config.host or host_name(),
+            budget=self.config.memory_budget,
+            transports=tuple(name for name, state in found.items() if state.ok),
+            unavailable={name: state.reason for name, state in found.items() if not state.ok},
+            routes=(),
+            rank=0,
+            manifest=Manifest(self._metas.version, (), ()),
+        )
+
+    def _objection(self, join: m.Join) -> str:
+        """Why a holder is not what the file says."""
+        held = join.manifest
+        if held is not None and (held.version, held.fingerprint) == (self._metas.version, self._metas.fingerprint):
+            return ""
+        return (
+            f"it holds other weights than {self._where} says; the file is stale or was changed: use the one that the "
+            "holder wrote last"
+        )

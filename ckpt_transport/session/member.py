@@ -1,0 +1,228 @@
+"""Who waits for invitations to updates: what sinks and holders have in common."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import Self
+
+from ckpt_transport import registry
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.errors import PeerLostError, PluginError, UpdateAbortedError
+from ckpt_transport.session import messages as m
+from ckpt_transport.session.host import host_name
+from ckpt_transport.session.mailbox import open_mailbox
+from ckpt_transport.session.participant import Follower, Halted
+from ckpt_transport.session.plans import Plans
+from ckpt_transport.session.routes import RouteTable
+from ckpt_transport.transport import Availability
+
+TICK_SECONDS = 0.2
+
+
+class InvitedMember(ABC):
+    """Listens at an address and follows one update after the other.
+
+    Args:
+        address: where it can be invited; empty for a new address that only this user can reach.
+        config: deadlines, budget and secret; by default from the environment.
+
+    Drive it with :meth:`start` (a thread of its own) or :meth:`serve` (yours).
+    """
+
+    def __init__(self, address: str = "", config: Config | None = None) -> None:
+        self.config = config if config is not None else Config.load()
+        self._mailbox: Mailbox = open_mailbox(address, m.PARTICIPANT, self.config)
+        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
+        self._plans = Plans()
+        self._uid = secrets.token_hex(8)
+        self._coordinator = ""
+        self._bringing = ""
+        self._follower: Follower | None = None
+        self._give_up_at = 0.0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> str:
+        return self._mailbox.address
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What people call it."""
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Serve on a thread of its own until :meth:`close`."""
+        self._thread = threading.Thread(target=self.serve, name=f"ckpt-transport-{self._kind}", daemon=True)
+        self._thread.start()
+        return self
+
+    def serve(self) -> None:
+        """Serve on the caller's thread until :meth:`close` is called from another."""
+        _load_transports()
+        try:
+            while not self._stopping.is_set():
+                self._between()
+                received = self._mailbox.receive(TICK_SECONDS)
+                if received is not None:
+                    self._handle(*received)
+                self._check_coordinator()
+        finally:
+            if self._follower is not None:
+                self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
+            self._table.close()
+            self._mailbox.close()
+
+    def close(self) -> None:
+        """Stop serving and release everything. Idempotent."""
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        elif self._thread is None:
+            self._table.close()
+            self._mailbox.close()
+
+    # -- what differs -------------------------------------------------------------------------------------------
+
+    _kind: str
+
+    @abstractmethod
+    def _refuses(self, invite: m.Invite) -> str:
+        """Why it cannot take part; empty when it can."""
+
+    @abstractmethod
+    def _follow(self, invite: m.Invite, deadline: float) -> Follower: ...
+
+    @abstractmethod
+    def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join: ...
+
+    @abstractmethod
+    def _served(self) -> m.ServedVersion: ...
+
+    @abstractmethod
+    def _committed(self) -> None:
+        """The version is served from now on."""
+
+    def _given_up(self, follower: Follower, reason: BaseException) -> bool:
+        """The update has failed; whether a mix of two versions is left."""
+        return False
+
+    def _between(self) -> None:
+        """Something to do between messages."""
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    def _handle(self, sender: str, message: Message) -> None:
+        match message:
+            case m.AskVersion():
+                self._mailbox.send(sender, self._served())
+            case m.Goodbye() if sender == self._coordinator and self._follower is None:
+                self._part_from_coordinator()
+            case m.Invite():
+                self._join(sender, message)
+            case m.Abort() if self._concerns(sender, message.update):
+                self._end(self._follower, UpdateAbortedError(message.reason))
+            case m.Propose() | m.Open() | m.Connect() | m.Hold() | m.Advance() | m.Run() | m.Halt() | m.Commit() if (
+                self._concerns(sender, message.update)
+            ):
+                self._step(message)
+
+    def _concerns(self, sender: str, update: str) -> bool:
+        return self._follower is not None and sender == self._coordinator and update == self._follower.update
+
+    def _join(self, coordinator: str, invite: m.Invite) -> None:
+        if self._follower is not None:
+            reason = f"{self.label} takes part in an update to '{self._bringing}' led by {self._coordinator}"
+            self._mailbox.send(coordinator, m.Busy(invite.update, invite.address, reason))
+            return
+        refusal = self._refuses(invite)
+        if refusal:
+            self._mailbox.send(coordinator, m.Failed(invite.update, -1, "JoinError", refusal))
+            return
+        if coordinator != self._coordinator:
+            self._part_from_coordinator()
+        self._coordinator, self._bringing = coordinator, invite.version
+        self._mailbox.watch(coordinator)
+        self._give_up_at = time.monotonic() + self.config.update_timeout
+        self._follower = self._follow(invite, self._give_up_at)
+        states = {name: registry.available(name) for name in invite.transports}
+        self._mailbox.send(coordinator, self._introduce(invite, states))
+
+    def _step(self, message: Message) -> None:
+        follower = self._follower
+        assert follower is not None
+        if isinstance(message, m.Commit):
+            self._committed()
+            self._bringing, self._follower = "", None
+        try:
+            answer = follower.answer(message, self._watch)
+        except UpdateAbortedError as aborted:
+            self._end(follower, aborted)
+        except Exception as error:
+            failed = m.Failed(follower.update, follower.rank, type(error).__name__, str(error))
+            self._mailbox.send(self._coordinator, failed)
+            self._end(follower, error)
+        else:
+            if answer is not None:
+                self._mailbox.send(self._coordinator, answer)
+
+    def _watch(self) -> None:
+        """Called while the pipeline runs: serve questions, notice an abort or a dead coordinator."""
+        assert self._follower is not None
+        while (received := self._mailbox.receive(0)) is not None:
+            sender, message = received
+            if isinstance(message, m.AskVersion):
+                self._mailbox.send(sender, self._served())
+            elif isinstance(message, m.Invite):
+                self._join(sender, message)
+            elif isinstance(message, m.Abort) and self._concerns(sender, message.update):
+                raise UpdateAbortedError(message.reason)
+            elif isinstance(message, m.Halt) and self._concerns(sender, message.update):
+                raise Halted(message.reason)
+        self._mailbox.check_alive([self._coordinator])
+        if self._stopping.is_set():
+            raise UpdateAbortedError(f"the {self._kind} was closed")
+
+    def _check_coordinator(self) -> None:
+        try:
+            self._mailbox.check_alive()
+            if self._follower is not None and time.monotonic() > self._give_up_at:
+                raise PeerLostError(f"the update by {self._coordinator} did not end before its deadline")
+        except PeerLostError as lost:
+            if self._follower is not None:
+                self._end(self._follower, lost)
+            self._part_from_coordinator()
+
+    # -- the end of an update -----------------------------------------------------------------------------------
+
+    def _end(self, follower: Follower | None, reason: BaseException) -> None:
+        """The update failed, here or elsewhere."""
+        assert follower is not None
+        self._follower = None
+        self._table.abort(reason)
+        tainted = self._given_up(follower, reason)
+        self._bringing = ""
+        self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted))
+
+    def _part_from_coordinator(self) -> None:
+        if self._coordinator:
+            self._table.close()
+            self._mailbox.forget(self._coordinator)
+            self._coordinator = ""
+
+    def _host(self) -> str:
+        return self.config.host or host_name()
+
+
+def _load_transports() -> None:
+    """Import and probe them before somebody waits for it. What is wrong with one is said when it is asked for."""
+    for name in registry.names():
+        with suppress(PluginError):
+            registry.available(name)

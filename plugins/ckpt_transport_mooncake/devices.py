@@ -1,0 +1,138 @@
+"""RDMA devices of this host, and which are near a GPU or a NUMA node, as sysfs tells it.
+
+Everything takes the root of sysfs, ``/sys``, so that a made-up one can be looked at. Source of the layout: Linux,
+Documentation/ABI/stable/sysfs-class-infiniband and Documentation/ABI/testing/sysfs-bus-pci.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SYS = Path("/sys")
+NO_NODE = -1
+"""What the kernel says where it knows of no NUMA node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is in a host.
+
+    Attributes:
+        node: its NUMA node; NO_NODE when unknown.
+        pci: the PCI bridges above it and itself, from the root complex on; empty when it is no PCI device.
+    """
+
+    node: int = NO_NODE
+    pci: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RdmaDevice:
+    """One RDMA device.
+
+    Attributes:
+        ports: those that are up.
+    """
+
+    name: str
+    place: Place
+    ports: tuple[int, ...]
+
+
+class Distance(enum.IntEnum):
+    """How far apart two places are."""
+
+    SWITCH = 0
+    """Below one PCI bridge: bytes do not pass the root complex."""
+    ROOT = 1
+    """At one PCI root complex."""
+    NODE = 2
+    """In one NUMA node."""
+    FAR = 3
+
+
+def rdma_devices(sys: Path = SYS) -> tuple[RdmaDevice, ...]:
+    """The RDMA devices with a port that is up, by name."""
+    folder = sys / "class" / "infiniband"
+    if not folder.is_dir():
+        return ()
+    found = (RdmaDevice(path.name, _place(path / "device"), _ports_up(path)) for path in sorted(folder.iterdir()))
+    return tuple(device for device in found if device.ports)
+
+
+def place_of_pci(address: str, sys: Path = SYS) -> Place:
+    """Where the PCI device of that address, as ``0000:81:00.0``, is."""
+    return _place(sys / "bus" / "pci" / "devices" / address.lower())
+
+
+def place_of_cpus(cpus: Iterable[int], sys: Path = SYS) -> Place:
+    """The NUMA node that these CPUs are all in; an unknown place when they are in several."""
+    wanted = set(cpus)
+    for folder in sorted((sys / "devices" / "system" / "node").glob("node[0-9]*")):
+        if wanted <= _numbers(_read(folder / "cpulist")):
+            return Place(int(folder.name.removeprefix("node")))
+    return Place()
+
+
+def nearest(devices: Sequence[RdmaDevice], place: Place) -> tuple[RdmaDevice, ...]:
+    """Those of ``devices`` that are as near to ``place`` as any. All of them when nothing is known."""
+    if not devices:
+        return ()
+    measured = [(_measure(device.place, place), device) for device in devices]
+    least = min(measure for measure, _ in measured)
+    return tuple(device for measure, device in measured if measure == least)
+
+
+def distance(one: Place, other: Place) -> Distance:
+    shared = _shared(one, other)
+    if shared > 1:
+        return Distance.SWITCH
+    if shared == 1:
+        return Distance.ROOT
+    return Distance.NODE if one.node == other.node != NO_NODE else Distance.FAR
+
+
+def _measure(one: Place, other: Place) -> tuple[Distance, int]:
+    """Orders by distance, and below one root complex by how many bridges are passed."""
+    shared = _shared(one, other)
+    hops = len(one.pci) + len(other.pci) - 2 * shared if shared else 0
+    return distance(one, other), hops
+
+
+def _shared(one: Place, other: Place) -> int:
+    pairs = zip(one.pci, other.pci, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _place(device: Path) -> Place:
+    if not device.exists():
+        return Place()
+    parts = device.resolve().parts
+    root = next((index for index, part in enumerate(parts) if part.startswith("pci")), len(parts))
+    node = _read(device / "numa_node")
+    return Place(int(node) if node else NO_NODE, parts[root:])
+
+
+def _ports_up(device: Path) -> tuple[int, ...]:
+    ports = sorted((device / "ports").glob("[0-9]*"), key=lambda path: int(path.name))
+    return tuple(int(port.name) for port in ports if _read(port / "state").endswith("ACTIVE"))
+
+
+def _numbers(ranges: str) -> set[int]:
+    """What a list of the kernel's, as ``0-3,8``, holds."""
+    found: set[int] = set()
+    for part in filter(None, ranges.split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,188 @@
+"""The ``nixl`` transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import msgspec
+import torch
+
+from ckpt_transport.errors import RegistrationError, TransferError
+from ckpt_transport.families import Calls, OneSidedEndpoint, Poll, ReadSpan
+from ckpt_transport.memory import ONE_RUN, Buffer, device_of
+from ckpt_transport.transport import (
+    Availability,
+    Control,
+    Descriptor,
+    Endpoint,
+    FanOut,
+    Group,
+    Reach,
+    Traits,
+    Transport,
+)
+from ckpt_transport_nixl.agent import Agent, Memory, package
+
+READS_AT_ONCE = 2
+"""So that the next read is under way when one ends."""
+NO_DEVICE = -1
+"""What ``torch.cuda.device`` takes for "leave it as it is"."""
+
+
+class Described(msgspec.Struct, frozen=True, array_like=True):
+    """What a descriptor says.
+
+    Attributes:
+        memory: where the region is in its process.
+        cuda: whether it is memory of a CUDA device.
+        metadata: what NIXL needs to reach it.
+    """
+
+    memory: Memory
+    cuda: bool
+    metadata: bytes
+
+
+class NixlEndpoint(OneSidedEndpoint):
+    """An agent of its own. Reads run on threads of its own, as NIXL reads from the same host while it posts."""
+
+    poll_seconds = 0.02
+
+    def __init__(self, group: Group, control: Control, timeout: float) -> None:
+        super().__init__(group, control)
+        self._device = _device(group)
+        with torch.cuda.device(self._device if self._device.type == "cuda" else NO_DEVICE):
+            self._start_device()
+            self._agent = Agent(f"{group.route}/{group.rank}")
+        self._reads = Calls("ckpt-transport-nixl", control, READS_AT_ONCE, self._use_device)
+        self._lent: dict[int, list[Descriptor]] = {}
+        self._known: dict[Descriptor, Described] = {}
+        self._names: dict[int, str] = {}
+        try:
+            control.exchange(b"", timeout)
+        except BaseException:
+            self._shut()
+            raise
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Memory of the GPU that this rank uses on the route, else of the host."""
+        return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
+
+    def _describe(self, buffer: Buffer) -> Descriptor:
+        memory, cuda = _memory(buffer.tensor), buffer.tensor.is_cuda
+        return msgspec.msgpack.encode(Described(memory, cuda, self._agent.register(memory, cuda=cuda)))
+
+    def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
+        self._agent.unregister(_memory(buffer.tensor), cuda=buffer.tensor.is_cuda)
+
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        super()._connect(peers)
+        for sender in [known for known in self._lent if known not in peers]:
+            self._leave(sender)
+        for sender, descriptors in peers.items():
+            if sender == self.group.rank:
+                continue
+            if not set(self._lent.get(sender, ())).issubset(descriptors):
+                self._leave(sender)
+            self._meet(sender, descriptors)
+
+    def _meet(self, sender: int, descriptors: Sequence[Descriptor]) -> None:
+        lent = self._lent.setdefault(sender, [])
+        for descriptor in descriptors:
+            if descriptor in lent:
+                continue
+            try:
+                described = msgspec.msgpack.decode(descriptor, type=Described)
+            except msgspec.DecodeError as error:
+                raise RegistrationError(f"rank {sender} described memory in another way: {error}") from error
+            self._names[sender] = self._agent.load(described.metadata)
+            self._known[descriptor] = described
+            lent.append(descriptor)
+
+    def _leave(self, sender: int) -> None:
+        for descriptor in self._lent.pop(sender, ()):
+            del self._known[descriptor]
+        name = self._names.pop(sender, None)
+        if name is not None:
+            self._agent.forget(name)
+
+    def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
+        reads = [self._started(sender, spans, from_cuda) for from_cuda in (False, True)]
+        return lambda: all(read() for read in reads)
+
+    def _started(self, sender: int, spans: Sequence[ReadSpan], from_cuda: bool) -> Poll:
+        """A read of the spans that are in one kind of memory at the sender: NIXL wants one kind on each side."""
+        chosen = [span for span in spans if self._known[span.descriptor].cuda == from_cuda]
+        if not chosen:
+            return lambda: True
+        return self._reads.start(
+            partial(
+                self._agent.read,
+                self._names[sender],
+                [_memory(span.into) for span in chosen],
+                [self._remote(sender, span) for span in chosen],
+                into_cuda=chosen[0].into.is_cuda,
+                from_cuda=from_cuda,
+            )
+        )
+
+    def _remote(self, sender: int, span: ReadSpan) -> Memory:
+        region, nbytes = self._known[span.descriptor].memory, span.into.numel()
+        if span.offset < 0 or span.offset + nbytes > region.nbytes:
+            raise TransferError(
+                f"rank {sender} registered {region.nbytes:,} bytes, and {span.offset + nbytes:,} are to be read"
+            )
+        return Memory(region.address + span.offset, nbytes, region.device)
+
+    def _use_device(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        self._start_device()
+
+    def _start_device(self) -> None:
+        """UCX works with the CUDA context that is current in the thread that calls it, and makes none."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _interrupt(self, reason: BaseException) -> None:
+        self._shut()
+
+    def _shut(self) -> None:
+        self._agent.stop()
+        self._reads.close()
+        self._agent.close()
+
+
+class NixlTransport(Transport):
+    """One-sided transport over NIXL and UCX: RDMA where there is some, else shared memory or TCP."""
+
+    name = "nixl"
+    traits = Traits(
+        reach=Reach.NETWORK,
+        sends_from=ONE_RUN,
+        maps_memory=False,
+        fan_out=FanOut.LINEAR,
+        bandwidth=0.7e9,
+        latency=300e-6,
+    )
+
+    @classmethod
+    def probe(cls) -> Availability:
+        if package() is None:
+            return Availability(False, "NIXL is not installed", "pip install 'ckpt-transport[nixl]'")
+        return Availability(True)
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        return NixlEndpoint(group, control, timeout)
+
+
+def _memory(tensor: torch.Tensor) -> Memory:
+    return Memory(tensor.data_ptr(), tensor.numel(), max(tensor.get_device(), 0))
+
+
+def _device(group: Group) -> torch.device:
+    try:
+        return device_of(group.device)
+    except LookupError as error:
+        raise RegistrationError(f"route {group.route}: {error}") from error

@@ -1,0 +1,130 @@
+"""The ``ucx`` transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ckpt_transport.errors import PeerLostError, RegistrationError, TransportError
+from ckpt_transport.families import MessageEndpoint, Poll
+from ckpt_transport.memory import ONE_RUN, Buffer, device_of
+from ckpt_transport.transport import (
+    Availability,
+    Control,
+    Descriptor,
+    Endpoint,
+    FanOut,
+    Group,
+    Reach,
+    Traits,
+    Transport,
+)
+from ckpt_transport_ucx.worker import Worker, installed, make_current
+
+SEQ_BITS, SENDER_BITS, SPAN_BITS = 32, 12, 20
+"""How the 64 bits of UCX's tag are shared out."""
+
+
+HELLO = (2**SEQ_BITS - 1, 0)
+"""The tag of the first message from a sender to each member: it opens the connection."""
+
+
+class UcxEndpoint(MessageEndpoint):
+    """A worker of its own, whose native thread moves the bytes; polls only look whether it has."""
+
+    def __init__(self, group: Group, control: Control, timeout: float) -> None:
+        super().__init__(group, control)
+        try:
+            self._device = device_of(group.device)
+        except LookupError as error:
+            raise RegistrationError(f"route {group.route}: {error}") from error
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                make_current(self._device)()
+                self._worker = Worker(self._device)
+        else:
+            self._worker = Worker(self._device)
+        self._hellos: dict[tuple[int, int], Poll] = {}
+        try:
+            self._addresses = control.exchange(self._worker.address, timeout)
+        except BaseException:
+            self._shut()
+            raise
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Memory of the GPU that this rank uses on the route, else of the host."""
+        return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
+
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        """Have connections made now, off the data path, and while everybody is there: UCX survives the loss of a
+        connection, and not every failure to make one."""
+        for sender in peers:
+            receivers = self.group.peers if sender == self.group.rank else (self.group.rank,)
+            for receiver in receivers:
+                if (sender, receiver) not in self._hellos:
+                    self._hellos[sender, receiver] = self._say_hello(sender, receiver)
+
+    def _say_hello(self, sender: int, receiver: int) -> Poll:
+        word = torch.zeros(1, dtype=torch.uint8, device=self._device)
+        if sender == self.group.rank:
+            return self._send_to(receiver, HELLO, word)
+        return self._receive_from(sender, HELLO, word)
+
+    def _send_to(self, receiver: int, tag: tuple[int, int], tensor: torch.Tensor) -> Poll:
+        doing, full_tag = f"sending transfer {tag[0]} to rank {receiver}", self._tag(self.group.rank, tag)
+        try:
+            return self._worker.send(self._addresses[receiver], full_tag, tensor, doing).ended
+        except PeerLostError as error:
+            return _lost(error)
+
+    def _receive_from(self, sender: int, tag: tuple[int, int], tensor: torch.Tensor) -> Poll:
+        doing = f"receiving transfer {tag[0]} from rank {sender}"
+        return self._worker.receive(self._tag(sender, tag), tensor, doing).ended
+
+    def _tag(self, sender: int, tag: tuple[int, int]) -> int:
+        (seq, span), index = tag, self.group.ranks.index(sender)
+        if seq >> SEQ_BITS or index >> SENDER_BITS or span >> SPAN_BITS:
+            raise TransportError(
+                f"span {span} of transfer {seq} from member {index} has no tag; 'ucx' has {SEQ_BITS} bits for "
+                f"transfers, {SENDER_BITS} for members and {SPAN_BITS} for spans"
+            )
+        return (seq << SENDER_BITS | index) << SPAN_BITS | span
+
+    def _interrupt(self, reason: BaseException) -> None:
+        self._shut()
+
+    def _shut(self) -> None:
+        self._worker.close()
+
+
+def _lost(error: PeerLostError) -> Poll:
+    """What a poll says of a send that could not be started: so the peer gets its chance to say why it is gone."""
+
+    def ended() -> bool:
+        raise error
+
+    return ended
+
+
+class UcxTransport(Transport):
+    """Message transport over UCX: RDMA where there is some, else shared memory or TCP."""
+
+    name = "ucx"
+    traits = Traits(
+        reach=Reach.NETWORK,
+        sends_from=ONE_RUN,
+        maps_memory=False,
+        fan_out=FanOut.LINEAR,
+        bandwidth=0.7e9,
+        latency=400e-6,
+    )
+
+    @classmethod
+    def probe(cls) -> Availability:
+        if not installed():
+            return Availability(False, "UCXX is not installed", "pip install 'ckpt-transport[ucx]'")
+        return Availability(True)
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        return UcxEndpoint(group, control, timeout)

@@ -1,0 +1,192 @@
+"""What the transports over transfer libraries promise beyond the interface."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckpt_transport import registry
+from ckpt_transport.control import RouteControl
+from ckpt_transport.errors import TransferError, TransportError
+from ckpt_transport.testing import RankContext, launch
+from ckpt_transport.transport import Endpoint, Span, Transfer
+from tests.available import where_available
+
+DEADLINE = 60.0
+MIB = 1 << 20
+LIBRARIES = {"mooncake": "mooncake", "nixl": "nixl_cu13", "ucx": "ucxx"}
+NAMES = [where_available(name) for name in LIBRARIES]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_importing_and_probing_imports_no_library(name: str) -> None:
+    """Given a fresh interpreter, when the plugin is imported and probed, then its library has not been."""
+    program = (
+        "import sys; from ckpt_transport import registry; "
+        f"registry.load({name!r}).probe(); "
+        f"sys.exit({LIBRARIES[name]!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=DEADLINE).returncode == 0
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_missing_library_is_named_with_the_cure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    hidden = ("mooncake", "nixl", "ucxx")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda asked: None if asked.startswith(hidden) else find(asked))
+
+    state = registry.load(name).probe()
+
+    assert not state.ok
+    assert "not installed" in state.reason
+    assert state.hint == f"pip install 'ckpt-transport[{name}]'"
+
+
+# -- an abort half-way ----------------------------------------------------------------------------------------------
+
+
+def abort_while_receiving(context: RankContext, name: str) -> bool:
+    """Rank 1 aborts as soon as it receives; whether its memory then stays as it is."""
+    nbytes = 256 * MIB
+    endpoint, control = open_route(context, name)
+    memory = endpoint.allocate(nbytes)
+    memory.tensor.fill_(context.rank)
+    region = endpoint.register(memory)
+    descriptors = control.exchange(region.descriptor, DEADLINE)
+    endpoint.connect({1: [descriptors[1]]})
+    control.exchange(b"", DEADLINE)
+    transfer = Transfer(0, 1, (0,), (Span(0, 0, 0, nbytes),))
+    quiet = True
+    if context.rank == 1:
+        with pytest.raises(TransportError, match="enough"):
+            ending(endpoint.post_send(transfer, [region]).done)
+    else:
+        receipt = endpoint.post_recv(transfer, region)
+        end = time.monotonic() + DEADLINE
+        while not memory.tensor[:: 64 * 1024].any() and not receipt.done():
+            assert time.monotonic() < end, "nothing arrives"
+        endpoint.abort(TransferError("enough"))
+        region.close()
+        before = memory.tensor.clone()
+        time.sleep(0.3)
+        quiet = torch.equal(memory.tensor, before)
+    endpoint.close()
+    return quiet
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_stays_as_it_is_once_a_transfer_was_aborted(name: str) -> None:
+    """Given a long transfer under way, when its receiver aborts, then nobody writes into its memory any more."""
+    receiver, sender = launch(abort_while_receiving, 2, name, deadline=DEADLINE)
+    assert receiver.value is True, receiver
+    assert sender.ok, sender
+
+
+# -- processes ------------------------------------------------------------------------------------------------------
+
+
+def fork_while_open(context: RankContext, name: str) -> int:
+    """Every rank forks a child that ends at once, between two transfers; how many bytes were right in the second."""
+    endpoint, control = open_route(context, name)
+    memory = endpoint.allocate(MIB)
+    region = endpoint.register(memory)
+    descriptors = control.exchange(region.descriptor, DEADLINE)
+    endpoint.connect({0: [descriptors[0]]})
+    right = 0
+    for seq in range(2):
+        memory.tensor.fill_(seq + 7 if context.rank == 0 else 0)
+        control.exchange(b"", DEADLINE)
+        transfer = Transfer(seq, 0, (1,), (Span(0, 0, 0, MIB),))
+        if context.rank == 0:
+            ending(endpoint.post_send(transfer, [region]).done)
+        else:
+            ending(endpoint.post_recv(transfer, region).done)
+            right = int((memory.tensor == seq + 7).sum())
+        if seq == 0:
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    control.exchange(b"", DEADLINE)
+    endpoint.close()
+    return right
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_process_with_an_open_route_may_fork(name: str) -> None:
+    sender, receiver = launch(fork_while_open, 2, name, deadline=DEADLINE)
+    assert sender.ok, sender
+    assert receiver.value == MIB, receiver
+
+
+def die_while_sending(context: RankContext, name: str) -> str:
+    """Rank 0 is killed while rank 1 receives from it; what rank 1 is told."""
+    nbytes = 512 * MIB
+    endpoint, control = open_route(context, name)
+    memory = endpoint.allocate(nbytes)
+    memory.tensor.fill_(1 - context.rank)
+    region = endpoint.register(memory)
+    descriptors = control.exchange(region.descriptor, DEADLINE)
+    endpoint.connect({0: [descriptors[0]]})
+    control.exchange(b"", DEADLINE)
+    context.watch()
+    transfer = Transfer(0, 0, (1,), (Span(0, 0, 0, nbytes),))
+    if context.rank == 0:
+        posted = endpoint.post_send(transfer, [region])
+        end = time.monotonic() + 0.03
+        while time.monotonic() < end:
+            posted.done()
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        ending(endpoint.post_recv(transfer, region).done)
+        return "done"
+    except TransportError as error:
+        return type(error).__name__
+    finally:
+        endpoint.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sender_that_is_killed_half_way_takes_nobody_with_it(name: str) -> None:
+    """Given a long transfer under way, when its sender is killed, then the receiver lives and gets an error, or all."""
+    killed, survivor = launch(die_while_sending, 2, name, deadline=DEADLINE, silence=2.0)
+    assert killed.died is signal.SIGKILL
+    assert survivor.value in {"PeerLostError", "TransferError", "done"}, survivor
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_left_in_shared_memory_or_the_environment(name: str) -> None:
+    before = set(Path("/dev/shm").iterdir())
+    sender, receiver = launch(environment_after_use, 2, name, deadline=DEADLINE)
+    assert (sender.value, receiver.value) == ([], [])
+    assert not [path for path in set(Path("/dev/shm").iterdir()) - before if "ucx" in path.name]
+
+
+def environment_after_use(context: RankContext, name: str) -> list[str]:
+    """Variables that opening a route has set."""
+    before = set(os.environ)
+    endpoint, _ = open_route(context, name)
+    endpoint.close()
+    return sorted(set(os.environ) - before)
+
+
+def open_route(context: RankContext, name: str) -> tuple[Endpoint, RouteControl]:
+    group = context.group("route")
+    aside = context.control(context.group("aside"))
+    return registry.make(name, {}).open(group, context.control(group), DEADLINE), aside
+
+
+def ending(poll: Callable[[], bool]) -> None:
+    """Poll until it is over."""
+    end = time.monotonic() + DEADLINE
+    while not poll():
+        assert time.monotonic() < end, "it does not end"

@@ -1,0 +1,15 @@
+"""Given nothing but this library, when the demonstration of FP8 runs, then it compares every byte and ends well."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_it_halves_the_bytes_and_finds_every_one_as_it_should_be() -> None:
+    command = [sys.executable, "-m", "ckpt_transport_fp8.demo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every byte is what an independent quantization gives" in done.stdout
+    assert "32 tensors: F8_E4M3 with a scale for each block of 128 x 128" in done.stdout
+    assert "travelled (0.500)" in done.stdout

@@ -1,0 +1,51 @@
+"""Engines that join a fleet, as a user sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ckpt_transport.demo import latency
+from ckpt_transport.demo.client import Served
+from ckpt_transport.demo.joining import VERSION, Result
+
+
+@pytest.mark.timeout(200)
+def test_engines_join_over_the_transports_that_are_named_and_the_fleet_serves_on(tmp_path: Path) -> None:
+    """Given a fleet of two, when engines join over gloo and shm, then they give its tokens, and nothing failed."""
+    found = tmp_path / "result.json"
+    command = [sys.executable, "-m", "ckpt_transport.demo.joining", "--transport", "gloo", "--transport", "shm"]
+    ran = subprocess.run([*command, "--json", found], capture_output=True, text=True, timeout=180)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    result = msgspec.json.decode(found.read_bytes(), type=Result)
+    assert result.ok
+    assert result.versions == (VERSION, VERSION)
+    assert [joined.transports for joined in result.joined] == [("gloo",), ("shm",)]
+    for joined in result.joined:
+        assert joined.identical
+        assert joined.comparison.elements
+        assert not joined.comparison.mismatches
+        assert len(joined.sent) == 2
+        assert max(joined.sent) <= 1.1 * min(joined.sent)
+    assert result.joining.requests
+    assert result.before.failed == result.joining.failed == 0
+
+
+def test_a_transport_that_is_not_there_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ckpt_transport.demo.joining", "--transport", "pigeon"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 1
+    assert "pigeon" in ran.stdout
+
+
+def test_the_picture_is_as_wide_as_asked_and_marks_what_it_should() -> None:
+    served = [Served(number / 10, number / 10 + 0.05 * (1 + number % 3), None) for number in range(100)]
+    lines = latency.picture(served, [(2.0, 3.0), (5.0, 5.01)], 60).splitlines()
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert lines[-1].count("1") == lines[-1].count("2") == 1
+    assert "█" in lines[-2]
+    assert latency.picture([], [], 60) == "(no requests)"

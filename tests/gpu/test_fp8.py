@@ -1,0 +1,98 @@
+"""Given BF16 weights, when a GPU makes FP8 of them, then the bits are the CPU's; and vLLM serves what it is given."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.errors import CheckpointError
+from ckpt_transport_fp8 import cuda, quantized
+from tests.fleet import SWIFT, SinkSpec, fleet, left_behind
+from tests.fp8_models import fp8_model, fp8_weights, source_weights
+from tests.fp8_models import target as model_target
+from tests.unit.test_fp8_quantized import CPU, NAME, SCHEMES, bytes_of, target, weight
+from tests.vllm.fp8_modes import MODES, Case, not_served, run
+
+GPU = torch.device("cuda", 0)
+SHAPES = [(256, 512), (300, 200), (1, 1), (129, 4096), (4096, 130), (16, 48), (1000, 1024)]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+has_vllm = importlib.util.find_spec("vllm") is not None
+
+
+@pytest.fixture(params=["Triton", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of the two ways of computing on a GPU is taken."""
+    if request.param == "torch":
+        monkeypatch.setattr(cuda, "has_kernels", lambda device: False)
+    elif not cuda.has_kernels(GPU):
+        pytest.skip("this GPU, or this environment, has none")
+    return str(request.param)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("where", ["weights on the GPU", "weights on the host"])
+def test_every_bit_is_as_on_the_cpu(way: str, scheme: Any, dtype: torch.dtype, where: str) -> None:
+    """Many matrices in one version, and buckets that end anywhere."""
+    weights = {NAME.replace("0", str(n)): weight(*shape, dtype, n) for n, shape in enumerate(SHAPES)}
+    weights["model.norm.weight"] = torch.randn(100).to(dtype)
+    expected = bytes_of(quantized(weights, target(scheme), CPU))
+    moved = {name: tensor.to(GPU) for name, tensor in weights.items()} if where == "weights on the GPU" else weights
+    loan = quantized(moved, target(scheme), GPU)
+    assert loan.backing is not None
+    for cuts in ([], [256], list(range(0, loan.backing.nbytes, 65536)), list(range(0, loan.backing.nbytes, 768 * 7))):
+        found = bytes_of(loan, cuts)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(found[name], tensor), f"{name} differs, by way of {way}"
+
+
+def test_slots_on_the_gpu_are_filled_there(way: str) -> None:
+    weights = {NAME: weight(3000, 2000, torch.bfloat16, 0)}
+    expected = bytes_of(quantized(weights, target(SCHEMES["block"]), CPU))[NAME]
+    loan = quantized({NAME: weights[NAME].to(GPU)}, target(SCHEMES["block"]))
+    assert loan.backing is not None
+    slot = torch.zeros(loan.backing.nbytes, dtype=torch.uint8, device=GPU)
+    loan.backing.fill(slot, 0)
+    assert torch.equal(slot[: expected.numel()].cpu(), expected), way
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_are_refused_there_too(way: str, value: float) -> None:
+    source = torch.randn(200, 150, device=GPU).bfloat16()
+    source[199, 149] = value
+    for scheme in SCHEMES.values():
+        with pytest.raises(CheckpointError, match=rf"{NAME} .* NaN or infinity"):
+            quantized({NAME: source}, target(scheme))
+
+
+@pytest.mark.parametrize("bucket", ["20KiB", "64MiB"])
+@pytest.mark.parametrize("transport", ["cuda_ipc", "shm", "gloo"])
+@pytest.mark.parametrize("trainer", ["cuda", "cpu"])
+def test_models_on_a_gpu_get_exactly_the_references_bytes(trainer: str, transport: str, bucket: str) -> None:
+    settings = Config.load(**{**SWIFT, "heartbeat_timeout": 5.0, "transport": transport, "bucket_bytes": bucket})
+    with fleet(SinkSpec({"device": "cuda"}, make=fp8_model)) as (sink,), ParameterServer(settings) as server:
+        for seed in (2, 3):
+            weights = {name: tensor.to(trainer) for name, tensor in source_weights(seed).items()}
+            server.lend(f"v{seed}", quantized(weights, model_target()))
+            server.update(f"v{seed}", [sink.address])
+            assert sink.state().holds(fp8_weights(seed))
+    assert not left_behind()
+
+
+@pytest.mark.skipif(not has_vllm, reason="needs vLLM")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("family", ["qwen3", "moe"])
+@pytest.mark.parametrize("mode", MODES)
+def test_vllm_is_as_if_it_had_been_started_so(mode: str, family: str) -> None:
+    """As ``python -m tests.vllm.fp8_modes --transport cuda_ipc``; VLLM_ARGUMENTS may hold arguments of LLM."""
+    if why := not_served(mode, family):
+        pytest.skip(why)
+    with tempfile.TemporaryDirectory() as folder:
+        assert "updates" in run(Case(Path(folder), mode, family, 1), "cuda_ipc")

@@ -1,0 +1,156 @@
+"""serve, join and update --ranks as commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from safetensors.torch import save_file
+
+from ckpt_transport import Metas
+from tests.fleet import DEADLINE, SinkSpec, fleet, left_behind, weights
+
+ENVIRONMENT = {**os.environ, "CKPT_TRANSPORT_HEARTBEAT_INTERVAL": "0.1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "1.5"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    assert not left_behind()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    save_file(weights(2), folder / "model.safetensors")
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ckpt_transport", *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
+
+
+def sinks_of(addresses: Sequence[str]) -> list[str]:
+    return [word for address in addresses for word in ("--sink", address)]
+
+
+@contextmanager
+def serving(checkpoint: Path, metas: Path, version: str = "v2") -> Iterator[subprocess.Popen[str]]:
+    arguments = ("serve", "--checkpoint", checkpoint, "--version", version, "--save-metas", metas)
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while not metas.exists():
+            assert process.poll() is None, "serve has ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 128 + signal.SIGTERM
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_engines_join_what_two_commands_serve(checkpoint: Path, tmp_path: Path) -> None:
+    """Given two holders, when sinks join by command, then they have the version, and holders say what they hold."""
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    with fleet(SinkSpec(), SinkSpec()) as sinks, serving(checkpoint, paths[0]), serving(checkpoint, paths[1]):
+        holder = msgspec.json.decode(paths[0].read_bytes(), type=Metas).holders[0].address
+        assert "v2" in run("version", holder).stdout
+        done = run("join", "--metas", paths[0], "--metas", paths[1], *sinks_of([sink.address for sink in sinks]))
+        assert done.returncode == 0, done.stderr
+        assert "v2 is served by 2 sinks" in done.stdout
+        assert "1 sends" in done.stdout
+        assert "2 sends" in done.stdout
+        for sink in sinks:
+            assert sink.state().version == "v2"
+            assert sink.state().holds(weights(2))
+
+
+def test_a_holder_that_has_ended_is_named_with_the_cure(checkpoint: Path, tmp_path: Path) -> None:
+    metas = tmp_path / "metas.json"
+    with fleet(SinkSpec()) as (sink,):
+        with serving(checkpoint, metas):
+            pass
+        environment = {**ENVIRONMENT, "CKPT_TRANSPORT_JOIN_TIMEOUT": "1"}
+        done = subprocess.run(
+            command("join", "--metas", metas, "--sink", sink.address),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            env=environment,
+        )
+        assert done.returncode == 1
+        assert "it does not answer" in done.stderr
+        assert "start one with 'ckpt-transport serve'" in done.stderr
+        assert sink.state().version == "v1"
+
+
+@pytest.mark.parametrize(
+    ("method", "ranks", "updated"),
+    [
+        ("broadcast", None, [0, 1, 2]),
+        ("p2p", "0,2", [0, 2]),
+        ("p2p", "1-2", [1, 2]),
+        ("p2p", None, [0, 1, 2]),
+        ("all", "1", [0, 1, 2]),
+        ("all", None, [0, 1, 2]),
+    ],
+)
+def test_methods_and_ranks_choose_who_is_updated(
+    checkpoint: Path, method: str, ranks: str | None, updated: list[int]
+) -> None:
+    with fleet(SinkSpec(), SinkSpec(), SinkSpec()) as sinks:
+        chosen = [] if ranks is None else ["--ranks", ranks]
+        done = run(
+            "update", "--checkpoint", checkpoint, "--version", "v2", "--update-method", method, *chosen,
+            *sinks_of([sink.address for sink in sinks]),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert [rank for rank, sink in enumerate(sinks) if sink.state().version == "v2"] == updated
+        assert all(sink.state().holds(weights(2 if rank in updated else 1)) for rank, sink in enumerate(sinks))
+
+
+def test_an_engine_is_not_updated_in_part(checkpoint: Path) -> None:
+    with fleet(SinkSpec(engine="pair"), SinkSpec(engine="pair")) as sinks:
+        done = run(
+            "update", "--checkpoint", checkpoint, "--version", "v2", "--update-method", "p2p", "--ranks", "0",
+            *sinks_of([sink.address for sink in sinks]),
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "are ranks of one engine (pair)" in done.stderr
+        assert [sink.state().version for sink in sinks] == ["v1", "v1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--ranks", "0"), "a broadcast is to all sinks"),
+        (("--update-method", "p2p", "--ranks", "3"), "there are 1 sinks"),
+        (("--update-method", "p2p", "--ranks", "one"), "must be numbers and ranges"),
+    ],
+)
+def test_ranks_that_make_no_sense_are_refused(checkpoint: Path, arguments: tuple[str, ...], complaint: str) -> None:
+    done = run("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", "ipc:///tmp/nobody", *arguments)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+
+
+def test_join_says_what_is_missing(tmp_path: Path) -> None:
+    assert "--endpoint" in run("join").stderr
+    assert "--metas" in run("join", "--sink", "ipc:///tmp/nobody").stderr
+    assert "cannot be read" in run("join", "--sink", "ipc:///tmp/nobody", "--metas", tmp_path / "none.json").stderr

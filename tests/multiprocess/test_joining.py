@@ -1,0 +1,112 @@
+"""Engines that join: brought to a version by those who hold it, while the fleet serves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckpt_transport import Config, Joiner, ParameterServer, Report
+from ckpt_transport.memory import sweep_leftovers
+from ckpt_transport.planning import Role, StageKind
+from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkSpec, fleet, holders, left_behind, weights
+from tests.site import READ, SOCKETS, make_site, use
+
+SHAPE = {"layers": 8, "width": 384}
+SMALL: dict[str, Any] = {"bucket_bytes": "96KiB", "ring_depth": 3}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    sweep_leftovers()
+    assert not left_behind()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    made = make_site(tmp_path / "site")
+    monkeypatch.syspath_prepend(made)
+    use(made)
+    return made
+
+
+def files(running: list[HolderProcess], folder: Path) -> list[Path]:
+    return [holder.save(folder / f"metas-{number}.json") for number, holder in enumerate(running)]
+
+
+def read_from(report: Report) -> Counter[int]:
+    """Bytes that sinks have received, by the source that owns them; as it happened, not as it was planned."""
+    sinks = {p.rank for p in report.plan.topology.participants if p.role is Role.SINK}
+    found: Counter[int] = Counter()
+    for event in report.timeline:
+        if event.kind is StageKind.APPLY and event.rank in sinks:
+            bucket = report.plan.buckets[event.bucket]
+            found[report.plan.owner(bucket)] += sum(piece.nbytes for piece in bucket.pieces)
+    return found
+
+
+@pytest.mark.parametrize("transport", ["gloo", "shm", "gloo-line", READ, f"{READ}-line", f"{SOCKETS}-line"])
+def test_three_engines_join_one_holder_and_the_fleet_is_not_touched(site: str, tmp_path: Path, transport: str) -> None:
+    """Given a fleet and a holder, when engines join, then they hold its version, and the fleet what it held."""
+    spec = SinkSpec(model=SHAPE, site=site)
+    with fleet(spec, spec, spec, spec) as (old, *new), holders(HolderSpec(model=SHAPE, site=site)) as running:
+        config = Config.load(transport=transport, **SMALL, **SWIFT)
+        report = Joiner(files(running, tmp_path), config).update("v2", [sink.address for sink in new])
+        assert (report.left, report.lost) == ({}, ())
+        for sink in new:
+            state = sink.state()
+            assert (state.version, state.tainted, state.served) == ("v2", "", "")
+            assert state.holds(weights(2, **SHAPE))
+        state = old.state()
+        assert (state.version, state.served) == ("v1", "")
+        assert state.holds(weights(1, **SHAPE))
+
+
+@pytest.mark.parametrize("transport", ["gloo", READ])
+@pytest.mark.parametrize("by_callback", [False, True])
+def test_an_engine_reads_as_much_from_each_of_three_holders(
+    site: str, tmp_path: Path, transport: str, by_callback: bool
+) -> None:
+    """Given three holders of one version, when an engine joins, then each sends a third, within a tenth."""
+    shape = {"layers": 24, "width": 192}
+    spec = SinkSpec(model=shape, site=site, by_callback=by_callback)
+    with fleet(spec) as (sink,), holders(*[HolderSpec(model=shape, site=site)] * 3) as running:
+        config = Config.load(transport=transport, **SMALL, **SWIFT)
+        report = Joiner(files(running, tmp_path), config).update("v2", [sink.address])
+        assert sink.state().holds(weights(2, **shape))
+        sent = read_from(report)
+        fair = sum(sent.values()) / 3
+        assert len(sent) == 3
+        assert all(abs(nbytes - fair) <= 0.1 * fair for nbytes in sent.values())
+
+
+def test_a_holder_serves_one_engine_after_another(site: str, tmp_path: Path) -> None:
+    """Given a holder, when engines join at different times and from different commands, then it serves them all."""
+    spec = SinkSpec(model=SHAPE, site=site)
+    with fleet(spec, spec) as sinks, holders(HolderSpec(model=SHAPE, site=site)) as running:
+        paths = files(running, tmp_path)
+        for sink in sinks:
+            Joiner(paths, Config.load(transport=READ, **SMALL, **SWIFT)).update("v2", [sink.address])
+            assert sink.state().holds(weights(2, **SHAPE))
+
+
+def test_some_sinks_of_a_list_are_updated_and_the_others_are_not(site: str) -> None:
+    """Given three sinks, when ranks 0 and 2 are updated by P2P, then rank 1 serves on as it was."""
+    spec = SinkSpec(model=SHAPE, site=site)
+    config = Config.load(transport=f"{READ}-line", **SMALL, **SWIFT)
+    with fleet(spec, spec, spec) as sinks, ParameterServer(config) as server:
+        addresses = [sink.address for sink in sinks]
+        for seed in (2, 3):
+            server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
+            server.update(f"v{seed}", addresses, ranks=[0, 2])
+            assert [sink.state().version for sink in sinks] == [f"v{seed}", "v1", f"v{seed}"]
+            assert sinks[0].state().holds(weights(seed, **SHAPE))
+            assert sinks[2].state().holds(weights(seed, **SHAPE))
+            assert sinks[1].state().holds(weights(1, **SHAPE))
+        server.register("v4", tensors=weights(4, **SHAPE))
+        server.update("v4", addresses)
+        assert all(sink.state().holds(weights(4, **SHAPE)) for sink in sinks)

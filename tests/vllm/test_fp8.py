@@ -1,0 +1,28 @@
+"""Given a vLLM that serves FP8 in some way, when it is updated, then it is what a fresh one would be; see fp8_modes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.vllm.fp8_modes import Case, run
+
+CASES = [
+    ("block", "qwen3", 1),
+    ("block", "moe", 1),
+    ("block", "qwen3", 2),
+    ("tensor", "moe", 1),
+    ("static", "qwen3", 1),
+    ("channel", "moe", 1),
+    ("online tensor", "qwen3", 1),
+    ("online tensor", "qwen3", 2),
+    ("online block", "moe", 1),
+    ("online channel", "qwen3", 1),
+]
+
+
+@pytest.mark.parametrize(("mode", "family", "ranks"), CASES, ids=str)
+def test_updates_refusals_and_repairs(tmp_path: Path, mode: str, family: str, ranks: int) -> None:
+    transport = "shm" if family == "qwen3" else "gloo"
+    assert "updates" in run(Case(tmp_path, mode, family, ranks), transport)
