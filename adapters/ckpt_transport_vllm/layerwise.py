@@ -10,7 +10,7 @@ It is not a public interface of vLLM. What is used of it is in this file, and ``
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,10 +24,15 @@ class LayerwiseReload:
     """One reload of one model: :meth:`begin`, then :meth:`load` as often as wanted, then :meth:`finish`.
 
     Whatever goes wrong between the first and the last: :meth:`restore`.
+
+    Args:
+        target: the model.
+        modules: what of it is reloaded; all of it by default.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, modules: Sequence[torch.nn.Module] | None = None) -> None:
         self._target = target
+        self._modules = [target.model] if modules is None else modules
         self._parameters = {name for name, _ in target.model.named_parameters()}
         self._loaded: set[str] | None = set()
 
@@ -36,8 +41,9 @@ class LayerwiseReload:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         with set_current_vllm_config(self._target.vllm_config):
-            forget_prepacked_experts(self._target.model)
-            initialize_layerwise_reload(self._target.model)
+            for module in self._modules:
+                forget_prepacked_experts(module)
+                initialize_layerwise_reload(module)
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Give the loader whole tensors. It may keep them until :meth:`finish`."""

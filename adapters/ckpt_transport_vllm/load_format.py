@@ -7,12 +7,11 @@ processing into the tensors that kernels read. Like ``layerwise.py`` this uses w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckpt_transport_vllm.layerwise import forget_prepacked_experts, waits_for_the_end
 from ckpt_transport_vllm.target import Target
@@ -87,6 +86,15 @@ def stage(target: Target, module: torch.nn.Module, others: Collection[torch.nn.M
     return tensors_of(module)
 
 
+def load(target: Target, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Give whole tensors to the model's loader. Modules that they belong to are staged."""
+    from vllm.config import set_current_vllm_config
+
+    model: Any = target.model
+    with set_current_vllm_config(target.vllm_config), torch.no_grad():
+        model.load_weights(tensors)
+
+
 def process(target: Target, module: torch.nn.Module) -> None:
     """Have vLLM process a staged module, and copy the outcome to where kernels read it."""
     from vllm.config import set_current_vllm_config
@@ -95,83 +103,6 @@ def process(target: Target, module: torch.nn.Module) -> None:
     with set_current_vllm_config(target.vllm_config), torch.no_grad():
         forget_prepacked_experts(module)
         layerwise._layerwise_process(module, layerwise.get_layerwise_info(module))
-
-
-def kernel_tensors(module: torch.nn.Module) -> Tensors:
-    """Of a staged module, the tensors that kernels read."""
-    from vllm.model_executor.model_loader.reload import layerwise
-
-    kernel = layerwise.get_layerwise_info(module).kernel_tensors
-    assert kernel is not None
-    return {**kernel[0], **kernel[1]}
-
-
-def process_watched(target: Target, module: torch.nn.Module) -> str:
-    """As :func:`process`; also say why weights cannot be written where kernels read them, empty when they can.
-
-    They can when processing does nothing to them: kernels read tensors of the same geometry, no operation but copies
-    of a tensor to itself reads a weight on the way, and nobody holds on to the staged memory.
-    """
-    staged = {name: tensor.detach() for name, tensor in tensors_of(module).items()}
-    kernel = kernel_tensors(module)
-    watch = _Watch(staged, kernel)
-    with watch:
-        process(target, module)
-    for name, tensor in staged.items():
-        now = kernel.get(name)
-        if now is None or (now.shape, now.stride(), now.dtype) != (tensor.shape, tensor.stride(), tensor.dtype):
-            return f"{name} has another form for kernels"
-        if not torch.equal(_bits(now), _bits(tensor)):
-            return f"{name} has other values for kernels"
-    if watch.seen:
-        return f"its processing uses {watch.seen[0]}"
-    alone = _holders(torch.empty(1))
-    apart = [name for name, tensor in staged.items() if _storage(tensor) != _storage(kernel[name])]
-    held = [name for name in apart if _holders(staged[name]) > alone]
-    return f"its kernels hold on to {held[0]}" if held else ""
-
-
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Which operations do something with the weights of a module."""
-
-    def __init__(self, staged: Tensors, kernel: Tensors) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: list[str] = []
-        self._staged = {_storage(tensor) for tensor in staged.values()}
-        self._kernel = {_storage(tensor) for tensor in kernel.values()}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        touched = [value for value in _tensors((*args, *(kwargs or {}).values())) if _storage(value) in self._staged]
-        if touched and not func.is_view and not self._is_harmless(func, args):
-            self.seen.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-    def _is_harmless(self, func: Any, args: Any) -> bool:
-        """A copy of a tensor to itself, or to the kernels' own."""
-        if func is not torch.ops.aten.copy_.default:
-            return False
-        to, of = args[0], args[1]
-        return _storage(to) == _storage(of) or _storage(to) in self._kernel
-
-
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _holders(tensor: torch.Tensor) -> int:
-    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def _unwrap(module: torch.nn.Module) -> None:
