@@ -102,6 +102,7 @@ class LayerwiseReload:
         ):
             finalize_layerwise_reload(self._target.model, self._target.model_config)
             _repack_tied_heads(self._target.model)
+            _renew_unpacked_convolutions(self._target.model)
 
     def _check_complete(self) -> None:
         """As far as that can be told: not for quantized weights, and not where parameters are padded."""
@@ -179,3 +180,15 @@ def _repack_tied_heads(model: torch.nn.Module) -> None:
     for tied in sharing.values():
         for module in tied if len(tied) > 1 else ():
             module.quant_method.process_weights_after_loading(module)
+
+
+def _renew_unpacked_convolutions(model: torch.nn.Module) -> None:
+    """Bring new weights to the view of a convolution that a CPU's mixer computes with.
+
+    vLLM makes that view before it packs the weight elsewhere, and a reload writes only the packed one.
+    """
+    for module in model.modules():
+        view = module._buffers.get("conv_weights")
+        unpacked = getattr(getattr(module, "conv1d", None), "_cpu_unpacked_conv_weight", None)
+        if view is not None and isinstance(unpacked, torch.Tensor):
+            view.copy_(unpacked.view(view.shape))

@@ -101,12 +101,6 @@ def _llama4() -> Any:
     )
 
 
-def _mamba() -> Any:
-    return transformers.MambaForCausalLM(
-        transformers.MambaConfig(vocab_size=320, hidden_size=HIDDEN, num_hidden_layers=2, dtype="bfloat16")
-    )
-
-
 def _mamba2() -> Any:
     return transformers.Mamba2ForCausalLM(
         transformers.Mamba2Config(
@@ -160,7 +154,6 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "granite_moe": _granite_moe,
     "llama": _llama,
     "llama4": _llama4,
-    "mamba": _mamba,
     "mamba2": _mamba2,
     "mixtral": _mixtral,
     "olmo2": _olmo2,

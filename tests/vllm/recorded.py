@@ -2,7 +2,7 @@
 
 No transport is in between: buckets are cut from the files and given to the engine. Works on CPUs and on a GPU:
 ``python -m tests.vllm.recorded [--family NAME ...] [--hidden N --layers N]``. Each family takes two processes: one
-starts from the second version and says what it answers, one from the first, and is updated to the second and back, twice.
+starts from the second version and says what it answers, one from the first and is updated there and back, twice.
 VLLM_ARGUMENTS may hold further arguments of LLM as JSON.
 """
 
@@ -135,7 +135,7 @@ def main(
     """Check and time recorded loaders."""
     os.environ.update(ENVIRONMENT)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    families = family or [*tiny.FAMILIES]
+    families = family or sorted(tiny.FAMILIES)
     if from_directory is not None:
         reference(from_directory)
     elif only is not None:
