@@ -13,7 +13,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
 
 
-class Walk(msgspec.Struct, frozen=True, array_like=True):
+class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where the elements of a copy lie in a tensor's memory.
 
     Attributes:
@@ -27,7 +27,7 @@ class Walk(msgspec.Struct, frozen=True, array_like=True):
     dtype: str
 
 
-class Copy(msgspec.Struct, frozen=True, array_like=True):
+class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Elements of one tensor of the checkpoint that end up in one target; converted where the types differ.
 
     Attributes:
@@ -49,7 +49,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True):
         return math.prod(self.shape) * dtypes.TORCH[self.write.dtype].itemsize
 
 
-class Fill(msgspec.Struct, frozen=True, array_like=True):
+class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Elements of a target that the loader sets to a constant."""
 
     target: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -75,8 +76,9 @@ def record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key
     Raises:
         RecordingError: the loader failed on stand-ins, or did two different things.
     """
-    first = _record(module, load, specs, key)
-    second = _record(module, load, specs, key)
+    with _no_collections():
+        first = _record(module, load, specs, key)
+        second = _record(module, load, specs, key)
     if first.layout != second.layout:
         why = first.layout.why() or second.layout.why()
         raise RecordingError("the loader does not do the same each time" + (f"; {why}" if why else ""))
@@ -126,6 +128,18 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
     )
     layout = refusing(everything, {(owner.place, owner.index): reason for owner, reason in refused.items()})
     return Recording(layout, tuple((tensor, tensor._version) for tensor in recorder.guards))
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep the garbage collector from looking through an engine's process each time that some notes were taken."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owner, str]) -> None:

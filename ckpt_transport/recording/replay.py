@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import copy_views
 from ckpt_transport.recording.arguments import decode, operation, view
 from ckpt_transport.recording.layout import Fill, Place, Program, Ref
 from ckpt_transport.recording.memory_map import begin_of
@@ -124,7 +125,9 @@ class Replay:
             tensor = self._tensors[move.target]
             reads.append(move.read.of(storage, begin))
             writes.append(move.write.of(tensor.untyped_storage(), begin_of(tensor)))
-        if reads:
+        if raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
+            copy_views(writes, reads)
+        elif reads:
             torch._foreach_copy_(writes, reads, non_blocking=True)
 
     # -- programs -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,17 +18,14 @@ from tests.vllm.servers import (
     update,
 )
 
-ON_TWO_RANKS = ("qwen3 on two ranks", "moe on two ranks", "moe with its experts on two ranks")
+ON_TWO_RANKS = ("qwen3 on two ranks", "moe on two ranks")
 
 
 @pytest.fixture(scope="module", params=["qwen3", "tied", "moe", "neox", *ON_TWO_RANKS])
 def kinds(request: pytest.FixtureRequest, started: Started) -> Iterator[tuple[Replica, Answers, Answers]]:
     """A server of version 1, and what servers say that were started from version 1 and 2."""
     family, _, ranks = request.param.partition(" ")
-    arguments: Sequence[str] = ()
-    if ranks:
-        arguments = (*TWO_RANKS, "--enable-expert-parallel") if "experts" in ranks else TWO_RANKS
-    environment = TWO_CORES if ranks else None
+    arguments, environment = (TWO_RANKS, TWO_CORES) if ranks else ((), None)
     one, two = (started.start(family, seed, arguments, environment) for seed in (1, 2))
     first, second = one.wait().answers(), two.wait().answers()
     started.stop(two)
