@@ -12,7 +12,7 @@ import torch
 
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.recording import Layout, Part, Place, Script, Scripts, fingerprint, key_of, record, refusing
+from ckpt_transport.recording import Part, Place, Recording, Script, Scripts, fingerprint, key_of, record, refusing
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta
 from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import installed_version
@@ -51,7 +51,7 @@ class Recorded:
     Attributes:
         model: whose loader it is.
         specs: what a version brings.
-        layout: what the loader does with it, less what cannot be replayed.
+        recording: what the loader does with it.
         ways: of each module that is loaded, by name.
         reasons: why a module is staged or loaded by the loader.
         verified: every module was found to be as its loader leaves it.
@@ -61,8 +61,7 @@ class Recorded:
 
     model: torch.nn.Module
     specs: tuple[TensorSpec, ...]
-    layout: Layout
-    guards: tuple[tuple[torch.Tensor, int], ...]
+    recording: Recording
     seconds: float
     ways: dict[str, Way] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -72,6 +71,8 @@ class Recorded:
     acts: dict[object, Act] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.layout = self.recording.layout
+        """Less what cannot be replayed."""
         self._derive()
 
     @classmethod
@@ -95,7 +96,7 @@ class Recorded:
             loader: object = model.load_weights
             assert callable(loader)
             recording = record(model, loader, specs, key)
-            recorded = cls(model, tuple(specs), recording.layout, recording.guards, time.perf_counter() - began)
+            recorded = cls(model, tuple(specs), recording, time.perf_counter() - began)
             recorded._leave_to_the_loader(model)
         return recorded
 
@@ -104,7 +105,7 @@ class Recorded:
         return (
             self.model is target.model
             and self.specs == tuple(specs)
-            and all(tensor._version == version for tensor, version in self.guards)
+            and self.recording.holds
             and (not self.verified or self.bound == self._bound(target.model))
         )
 

@@ -17,7 +17,7 @@ from ckpt_transport.planning import TensorSpec
 from ckpt_transport.recording.bindings import Bindings
 from ckpt_transport.recording.coverage import check
 from ckpt_transport.recording.layout import Copy, Layout, Place, Program
-from ckpt_transport.recording.memory_map import Owner, Targets
+from ckpt_transport.recording.memory_map import Owner, Targets, storage_key
 from ckpt_transport.recording.programs import gather
 from ckpt_transport.recording.recorder import Recorder
 from ckpt_transport.recording.refusing import refusing, touched
@@ -33,16 +33,16 @@ class Recording:
 
     Attributes:
         layout: what the loader does.
-        guards: tensors whose values the loader looked at, and their versions then; others may make another layout.
+        guards: tensors whose values the loader looked at, and what they were; others may make another layout.
     """
 
     layout: Layout
-    guards: tuple[tuple[torch.Tensor, int], ...] = ()
+    guards: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether the tensors that the loader looked at are as they were."""
-        return all(tensor._version == version for tensor, version in self.guards)
+        return all(torch.equal(tensor, before) for tensor, before in self.guards)
 
 
 def key_of(module: torch.nn.Module, specs: Sequence[TensorSpec], *context: str) -> str:
@@ -127,7 +127,9 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
         (),
     )
     layout = refusing(everything, {(owner.place, owner.index): reason for owner, reason in refused.items()})
-    return Recording(layout, tuple((tensor, tensor._version) for tensor in recorder.guards))
+    looked_at = {storage_key(tensor): tensor for tensor in recorder.guards}
+    memory = [_memory_of(tensor) for tensor in looked_at.values()]
+    return Recording(layout, tuple((tensor, tensor.clone()) for tensor in memory))
 
 
 @contextmanager
@@ -140,6 +142,11 @@ def _no_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _memory_of(tensor: torch.Tensor) -> torch.Tensor:
+    """All that a tensor is a view of, as bytes."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
 def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owner, str]) -> None:
