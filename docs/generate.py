@@ -253,6 +253,7 @@ def _signature(function: Callable[..., object], *, drop_self: bool = False) -> s
     returns = signature.return_annotation
     bare = _Bare(returns) if isinstance(returns, str) else returns
     text = str(signature.replace(parameters=shown, return_annotation=bare))
+    text = re.sub(r"<function \S*<lambda> at 0x\w+>", "...", text)
     return re.sub(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?(?: at 0x\w+)?>", r"\1", text)
 
 
