@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
 
-from ckpt_transport import Engine, LoadedPiece
+from ckpt_transport import Engine, LoadedBucket
+from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import Fence, fence
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.planning.modules import layer_of
+from ckpt_transport_vllm.comparing import Comparing
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.layerwise import LayerwiseReload
+from ckpt_transport_vllm.loading import Loading
 from ckpt_transport_vllm.quantization import check_tensors
 from ckpt_transport_vllm.quiesce import Quiesce
+from ckpt_transport_vllm.recorded import Recorded
+from ckpt_transport_vllm.replaying import Replaying
 from ckpt_transport_vllm.target import Target
 
 logger = logging.getLogger(__name__)
 
 
 class VllmEngine(Engine):
-    """Loads through the model's own loader and vLLM's layerwise reload.
+    """Records what the model's own loader does at the first update, and replays that from then on.
+
+    Where that cannot be done, the loader loads, through vLLM's layerwise reload.
 
     Args:
         find_target: the model that the next update goes into.
         quiesce: holds forward passes.
         reset: called after an update, for state in the worker that depends on weights.
         group, label: see :class:`~ckpt_transport.Engine`.
+        verify_always: compare each replay with the loader.
     """
 
     whole_tensors = True
@@ -42,15 +49,21 @@ class VllmEngine(Engine):
         reset: Callable[[], None],
         group: str,
         label: str,
+        *,
+        verify_always: bool = False,
     ) -> None:
         self.group, self.label = group, label
         self._find_target, self._quiesce, self._reset = find_target, quiesce, reset
-        self._reload: LayerwiseReload | None = None
+        self._verify_always = verify_always
+        self._loading: Loading | None = None
+        self._replaying: Replaying | None = None
         self._cores = ExitStack()
         self._known: dict[str, tuple[TensorSpec, ...]] = {}
         self._knows = False
-        self._missing: Counter[str] = Counter()
-        self._copies: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        self._coming: tuple[TensorSpec, ...] | None = None
+        self._recorded: Recorded | None = None
+        self._refused: tuple[tuple[TensorSpec, ...] | None, str] = None, ""
+        self._seconds = 0.0
         self.device = next(find_target().model.parameters()).device
         self.expects()
 
@@ -74,22 +87,32 @@ class VllmEngine(Engine):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def load(self, pieces: Sequence[LoadedPiece]) -> Fence | None:
-        reload = self._reload or self._begin()
-        reload.load([(piece.spec.name, self._lasting(piece)) for piece in pieces])
-        for piece in pieces:
-            layer = layer_of(piece.spec.name)
-            self._missing[layer] -= 1
-            if not self._missing[layer] and layer in self._copies:
-                reload.settle(self._copies.pop(layer))
+    def prepare(self, specs: Sequence[TensorSpec]) -> None:
+        self._coming = tuple(specs)
+
+    def load(self, pieces: LoadedBucket) -> Fence | None:
+        if self._replaying is None and self._loading is None:
+            self._begin()
+        began = time.perf_counter()
+        if self._replaying is not None:
+            self._replaying.load(pieces)
+        elif self._loading is not None:
+            self._loading.load(pieces)
+        self._seconds += time.perf_counter() - began
         return fence(self.device)
 
     def finish(self) -> None:
-        if self._reload is None:
+        began = time.perf_counter()
+        if self._replaying is not None:
+            self._replaying.finish()
+            self.told = self._replaying.told()
+        elif self._loading is not None:
+            self._loading.finish(complete=not self._knows)
+            seconds, reason = self._seconds + time.perf_counter() - began, self._refused[1]
+            self.told = f"loaded by the loader in {seconds:.3f} s" + (f": {reason}" if reason else "")
+        else:
             return
-        self._reload.finish(complete=not self._knows)
-        self._reload = None
-        self._copies.clear()
+        self._loading = self._replaying = None
         self._cores.close()
         self._reset()
         if torch.accelerator.is_available():
@@ -101,30 +124,50 @@ class VllmEngine(Engine):
     def taint(self, reason: str) -> None:
         """Put the model into a state that a later update can start from; its weights are a mix."""
         logger.error("%s must not serve: %s", self.label, reason)
-        self._copies.clear()
-        if self._reload is not None:
-            reload, self._reload = self._reload, None
-            reload.restore()
+        for way in (self._replaying, self._loading):
+            if way is not None:
+                way.restore()
+        self._loading = self._replaying = self._recorded = None
         self._cores.close()
         self._quiesce.taint(reason)
 
-    def _begin(self) -> LayerwiseReload:
+    def _begin(self) -> None:
         target = self._find_target()
         device = next(target.model.parameters()).device
         if device.type != "cpu":
             torch.accelerator.set_device_index(device)
         expected = self.expects()
         self._knows = expected is not None
-        self._missing = Counter(layer_of(spec.name) for spec in expected or ())
+        self._seconds = 0.0
         self._cores.enter_context(all_cores(target.vllm_config))
-        self._reload = LayerwiseReload(target)
-        self._reload.begin()
-        return self._reload
+        recorded = self._recording(target)
+        if recorded is None:
+            reload = LayerwiseReload(target)
+            self._loading = Loading(reload, expected or ())
+            reload.begin()
+        else:
+            compares = self._verify_always or not recorded.verified
+            self._replaying = (Comparing if compares else Replaying)(target, recorded)
+            self._replaying.begin()
 
-    def _lasting(self, piece: LoadedPiece) -> torch.Tensor:
-        """The tensor, in memory that outlives the piece."""
-        if piece.lasting:
-            return piece.tensor()
-        copy = piece.tensor().clone()
-        self._copies[layer_of(piece.spec.name)].append(copy)
-        return copy
+    def _recording(self, target: Target) -> Recorded | None:
+        """What is known of the loader for the tensors that come; None when it must load them itself."""
+        coming = self._coming
+        if coming is None or self._refused[0] == coming:
+            return None
+        if self._recorded is not None and self._recorded.holds_for(target, coming):
+            return self._recorded
+        self._recorded, reason = None, ""
+        try:
+            recorded = Recorded.of(target, coming)
+        except RecordingError as error:
+            reason = str(error)
+        else:
+            if not self._knows and recorded.empty:
+                reason = f"nothing comes for all of {recorded.empty[0]}"
+        if reason:
+            self._refused = coming, reason
+            logger.warning("%s: weights are loaded by the loader and not replayed: %s", self.label, reason)
+        else:
+            self._recorded, self._refused = recorded, (None, "")
+        return self._recorded

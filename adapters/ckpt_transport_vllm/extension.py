@@ -7,7 +7,7 @@ import os
 from multiprocessing.util import Finalize
 from typing import Any
 
-from ckpt_transport import Sink
+from ckpt_transport import Config, Sink
 from ckpt_transport.errors import ConfigError
 from ckpt_transport_vllm.checksums import checksums
 from ckpt_transport_vllm.engine import VllmEngine
@@ -97,6 +97,7 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> A
             lambda: reset_worker(worker),
             f"{engine or os.getppid()}{'#draft' if draft else ''}",
             f"vLLM rank {worker.rank}{' (draft model)' if draft else ''} in process {os.getpid()}",
+            verify_always=Config.load().verify_apply == "always",
         )
 
     before = sinks.get(draft)

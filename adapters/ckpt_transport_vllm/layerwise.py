@@ -10,7 +10,7 @@ It is not a public interface of vLLM. What is used of it is in this file, and ``
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,21 +25,27 @@ class LayerwiseReload:
     """One reload of one model: :meth:`begin`, then :meth:`load` as often as wanted, then :meth:`finish`.
 
     Whatever goes wrong between the first and the last: :meth:`restore`.
+
+    Args:
+        target: the model.
+        modules: what of it is reloaded; all of it by default.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, modules: Sequence[torch.nn.Module] | None = None) -> None:
         self._target = target
+        self._modules = [target.model] if modules is None else modules
         self._parameters = {name for name, _ in target.model.named_parameters()}
         self._loaded: set[str] | None = set()
-        self._addresses = Addresses(target.model, _waits_for_the_end)
+        self._addresses = Addresses(target.model, waits_for_the_end)
 
     def begin(self) -> None:
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         with set_current_vllm_config(self._target.vllm_config):
-            _forget_prepacked_experts(self._target.model)
-            initialize_layerwise_reload(self._target.model)
+            for module in self._modules:
+                forget_prepacked_experts(module)
+                initialize_layerwise_reload(module)
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Give the loader whole tensors. It may keep them until :meth:`finish`."""
@@ -66,7 +72,7 @@ class LayerwiseReload:
         with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
             for module in self._target.model.modules():
                 info = layerwise.get_layerwise_info(module)
-                if not info.can_load() or not info.loaded_weights or _waits_for_the_end(module):
+                if not info.can_load() or not info.loaded_weights or waits_for_the_end(module):
                     continue
                 kept = {
                     value.untyped_storage().data_ptr()
@@ -98,6 +104,7 @@ class LayerwiseReload:
         ):
             finalize_layerwise_reload(self._target.model, self._target.model_config)
             _repack_tied_heads(self._target.model)
+            _renew_unpacked_convolutions(self._target.model)
         self._addresses.bring_back()
 
     def _check_complete(self) -> None:
@@ -144,10 +151,10 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def _is_padded(module: torch.nn.Module) -> bool:
     """Whether parameters are larger than what a checkpoint has for them: vocabularies are, and attention is special."""
-    return hasattr(module, "num_embeddings_padded") or _waits_for_the_end(module)
+    return hasattr(module, "num_embeddings_padded") or waits_for_the_end(module)
 
 
-def _waits_for_the_end(module: torch.nn.Module) -> bool:
+def waits_for_the_end(module: torch.nn.Module) -> bool:
     """Whether vLLM processes this layer after all others."""
     from vllm.model_executor.layers import attention
 
@@ -157,7 +164,7 @@ def _waits_for_the_end(module: torch.nn.Module) -> bool:
     return isinstance(module, (attention.Attention, attention.MLAAttention))
 
 
-def _forget_prepacked_experts(model: torch.nn.Module) -> None:
+def forget_prepacked_experts(model: torch.nn.Module) -> None:
     """Have CPU kernels repack experts: where one was built before, vLLM would not build it again."""
     if not all(parameter.is_cpu for parameter in model.parameters()):
         return
@@ -177,3 +184,15 @@ def _repack_tied_heads(model: torch.nn.Module) -> None:
     for tied in sharing.values():
         for module in tied if len(tied) > 1 else ():
             module.quant_method.process_weights_after_loading(module)
+
+
+def _renew_unpacked_convolutions(model: torch.nn.Module) -> None:
+    """Bring new weights to the view of a convolution that a CPU's mixer computes with.
+
+    vLLM makes that view before it packs the weight elsewhere, and a reload writes only the packed one.
+    """
+    for module in model.modules():
+        view = module._buffers.get("conv_weights")
+        unpacked = getattr(getattr(module, "conv1d", None), "_cpu_unpacked_conv_weight", None)
+        if view is not None and isinstance(unpacked, torch.Tensor):
+            view.copy_(unpacked.view(view.shape))

@@ -18,7 +18,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
-from ckpt_transport import Sink
+from ckpt_transport import Config, Sink
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.extension import check_parallel
 from ckpt_transport_vllm.listening import listen
@@ -84,7 +84,8 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def _listen(self, info: InitInfo) -> Sink:
         def make_engine() -> VllmEngine:
             label = f"vLLM rank {get_world_group().rank_in_group} in process {os.getpid()}"
-            return VllmEngine(self._target, self._turn, lambda: None, info.engine or str(os.getppid()), label)
+            group, always = info.engine or str(os.getppid()), Config.load().verify_apply == "always"
+            return VllmEngine(self._target, self._turn, lambda: None, group, label, verify_always=always)
 
         self._sink = listen(self._sink, info.host, info.version, make_engine)
         return self._sink

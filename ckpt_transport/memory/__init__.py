@@ -2,7 +2,7 @@
 
 from ckpt_transport.memory.backing import Backing
 from ckpt_transport.memory.buffer import ONE_RUN, Buffer, MemoryKind
-from ckpt_transport.memory.copy import copy_bytes, copy_runs
+from ckpt_transport.memory.copy import copy_bytes, copy_runs, copy_views
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
 from ckpt_transport.memory.fence import Fence, fence
 from ckpt_transport.memory.pinning import pin
@@ -18,6 +18,7 @@ __all__ = [
     "SegmentName",
     "copy_bytes",
     "copy_runs",
+    "copy_views",
     "device_of",
     "fence",
     "may_have_devices",

@@ -26,7 +26,23 @@ def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
     if not (target.is_cpu and source.is_cpu):
         _copy_on_device([target], [source])
         return
-    chunks = deque(zip(torch.split(target, CHUNK_BYTES), torch.split(source, CHUNK_BYTES), strict=True))
+    _copy_on_host(deque(zip(torch.split(target, CHUNK_BYTES), torch.split(source, CHUNK_BYTES), strict=True)))
+
+
+def copy_views(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy each of ``sources`` over the target in its place, on the host, as :func:`copy_bytes` does one.
+
+    They may be strided, and of any dtype that NumPy has; both of a pair have the same shape and dtype, and at least one
+    dimension.
+    """
+    chunks: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
+    for target, source in zip(targets, sources, strict=True):
+        rows = max(1, CHUNK_BYTES * len(target) // max(1, target.nbytes)) if len(target) else 1
+        chunks.extend(zip(torch.split(target, rows), torch.split(source, rows), strict=True))
+    _copy_on_host(chunks)
+
+
+def _copy_on_host(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
     helpers = min(torch.get_num_threads(), len(chunks)) - 1
     running = [_executor().submit(_copy_chunks, chunks) for _ in range(helpers)]
     _copy_chunks(chunks)

@@ -5,9 +5,11 @@
 :class:`RecordedLoading` does all of it for a plain module, and proves it; where it cannot, the loader itself runs.
 """
 
+from ckpt_transport.recording.bindings import fingerprint
 from ckpt_transport.recording.layout import Copy, Fill, Gap, Layout, Place, Program, Refusal, Target
 from ckpt_transport.recording.loading import RecordedLoading
 from ckpt_transport.recording.record import Load, Recording, key_of, record
+from ckpt_transport.recording.refusing import refusing
 from ckpt_transport.recording.replay import Replay
 from ckpt_transport.recording.script import Part, Script, Scripts
 
@@ -27,6 +29,8 @@ __all__ = [
     "Script",
     "Scripts",
     "Target",
+    "fingerprint",
     "key_of",
     "record",
+    "refusing",
 ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 from functools import cached_property
 
 import msgspec
 
+from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
 
 
-class Walk(msgspec.Struct, frozen=True, array_like=True):
+class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where the elements of a copy lie in a tensor's memory.
 
     Attributes:
@@ -25,7 +27,7 @@ class Walk(msgspec.Struct, frozen=True, array_like=True):
     dtype: str
 
 
-class Copy(msgspec.Struct, frozen=True, array_like=True):
+class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Elements of one tensor of the checkpoint that end up in one target; converted where the types differ.
 
     Attributes:
@@ -41,8 +43,13 @@ class Copy(msgspec.Struct, frozen=True, array_like=True):
     read: Walk
     write: Walk
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes written."""
+        return math.prod(self.shape) * dtypes.TORCH[self.write.dtype].itemsize
 
-class Fill(msgspec.Struct, frozen=True, array_like=True):
+
+class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Elements of a target that the loader sets to a constant."""
 
     target: int
@@ -196,13 +203,13 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         """SHA-256 of the encoded layout, in hexadecimal."""
         return hashlib.sha256(self.encode()).hexdigest()
 
-    def name_of(self, refusal: Refusal) -> str:
-        """The tensor that is refused."""
-        return (self.sources if refusal.place is Place.SOURCE else self.targets)[refusal.index].name
+    def name_of(self, place: Place, index: int) -> str:
+        """The name of a source or target."""
+        return (self.sources if place is Place.SOURCE else self.targets)[index].name
 
     def why(self, limit: int = 3) -> str:
         """The refusals in one line; empty when there are none."""
-        told = sorted({f"{self.name_of(each)}: {each.reason}" for each in self.refused})
+        told = sorted({f"{self.name_of(each.place, each.index)}: {each.reason}" for each in self.refused})
         more = f" (and {len(told) - limit} more)" if len(told) > limit else ""
         return "; ".join(told[:limit]) + more
 

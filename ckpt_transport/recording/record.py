@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -14,11 +15,12 @@ import torch
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.recording.bindings import Bindings
-from ckpt_transport.recording.coverage import Writer, check
-from ckpt_transport.recording.layout import Fill, Layout, Place, Program, Refusal
-from ckpt_transport.recording.memory_map import Owner, Targets
+from ckpt_transport.recording.coverage import check
+from ckpt_transport.recording.layout import Copy, Layout, Place, Program
+from ckpt_transport.recording.memory_map import Owner, Targets, storage_key
 from ckpt_transport.recording.programs import gather
 from ckpt_transport.recording.recorder import Recorder
+from ckpt_transport.recording.refusing import refusing, touched
 from ckpt_transport.recording.standins import StandIns
 
 Load = Callable[[Iterable[tuple[str, torch.Tensor]]], object]
@@ -31,16 +33,16 @@ class Recording:
 
     Attributes:
         layout: what the loader does.
-        guards: tensors whose values the loader looked at, and their versions then; others may make another layout.
+        guards: tensors whose values the loader looked at, and what they were; others may make another layout.
     """
 
     layout: Layout
-    guards: tuple[tuple[torch.Tensor, int], ...] = ()
+    guards: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether the tensors that the loader looked at are as they were."""
-        return all(tensor._version == version for tensor, version in self.guards)
+        return all(torch.equal(tensor, before) for tensor, before in self.guards)
 
 
 def key_of(module: torch.nn.Module, specs: Sequence[TensorSpec], *context: str) -> str:
@@ -74,8 +76,9 @@ def record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key
     Raises:
         RecordingError: the loader failed on stand-ins, or did two different things.
     """
-    first = _record(module, load, specs, key)
-    second = _record(module, load, specs, key)
+    with _no_collections():
+        first = _record(module, load, specs, key)
+        second = _record(module, load, specs, key)
     if first.layout != second.layout:
         why = first.layout.why() or second.layout.why()
         raise RecordingError("the loader does not do the same each time" + (f"; {why}" if why else ""))
@@ -107,25 +110,43 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
     coverage = check(targets, writers, [spec.name for spec in specs])
     for target, reason in coverage.clashes.items():
         refused.setdefault(Owner(Place.TARGET, target), reason)
-    written = {target for writer in writers for target in _touched(writer)[1]}
+    written = {target for writer in writers for target in touched(writer)[1]}
     for guard in recorder.guards:
         owner = recorder.memory.owner(guard)
         if owner is not None and owner.place is Place.TARGET and owner.index in written:
             refused.setdefault(owner, "is looked at by the loader before it is loaded")
-    _spread(writers, refused, specs, targets)
-    kept = [writer for writer in writers if not _hit(writer, refused)]
-    layout = Layout(
+    everything = Layout(
         key,
         tuple(specs),
         tuple(targets.values),
-        tuple(writer for writer in kept if not isinstance(writer, (Program, Fill))),
-        tuple(fill for fill in coverage.fills if Owner(Place.TARGET, fill.target) not in refused),
-        tuple(writer for writer in kept if isinstance(writer, Program)),
-        tuple(gap for gap in coverage.gaps if Owner(Place.TARGET, gap.target) not in refused),
-        tuple(n for n, spec in enumerate(specs) if spec.nbytes and n not in recorder.used and not _is_in(n, refused)),
-        tuple(Refusal(owner.place, owner.index, reason) for owner, reason in sorted(refused.items(), key=_order)),
+        tuple(writer for writer in writers if isinstance(writer, Copy)),
+        coverage.fills,
+        tuple(writer for writer in writers if isinstance(writer, Program)),
+        coverage.gaps,
+        tuple(n for n, spec in enumerate(specs) if spec.nbytes and n not in recorder.used),
+        (),
     )
-    return Recording(layout, tuple((tensor, tensor._version) for tensor in recorder.guards))
+    layout = refusing(everything, {(owner.place, owner.index): reason for owner, reason in refused.items()})
+    looked_at = {storage_key(tensor): tensor for tensor in recorder.guards}
+    memory = [_memory_of(tensor) for tensor in looked_at.values()]
+    return Recording(layout, tuple((tensor, tensor.clone()) for tensor in memory))
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep the garbage collector from looking through an engine's process each time that some notes were taken."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _memory_of(tensor: torch.Tensor) -> torch.Tensor:
+    """All that a tensor is a view of, as bytes."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
 def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owner, str]) -> None:
@@ -134,49 +155,6 @@ def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owne
         if name not in index:
             raise RecordingError(f"the loader adds {name} to the module")
         refused.setdefault(Owner(Place.TARGET, index[name]), "is bound to another tensor by the loader")
-
-
-def _touched(writer: Writer) -> tuple[set[int], set[int]]:
-    """Sources and targets of a writer."""
-    if isinstance(writer, Program):
-        return set(writer.sources), set(writer.targets)
-    if isinstance(writer, Fill):
-        return set(), {writer.target}
-    return {writer.source}, {writer.target}
-
-
-def _hit(writer: Writer, refused: dict[Owner, str]) -> bool:
-    sources, targets = _touched(writer)
-    return any(Owner(Place.SOURCE, n) in refused for n in sources) or any(
-        Owner(Place.TARGET, n) in refused for n in targets
-    )
-
-
-def _spread(
-    writers: Sequence[Writer], refused: dict[Owner, str], specs: Sequence[TensorSpec], targets: Targets
-) -> None:
-    """What is loaded together with something refused is refused too: only the whole loader can load it."""
-    while True:
-        before = len(refused)
-        for writer in writers:
-            if not _hit(writer, refused):
-                continue
-            sources, written = _touched(writer)
-            owners = [Owner(Place.SOURCE, n) for n in sources] + [Owner(Place.TARGET, n) for n in written]
-            first = next(owner for owner in owners if owner in refused)
-            name = specs[first.index].name if first.place is Place.SOURCE else targets.values[first.index].name
-            for owner in owners:
-                refused.setdefault(owner, f"belongs to {name}")
-        if len(refused) == before:
-            return
-
-
-def _is_in(source: int, refused: dict[Owner, str]) -> bool:
-    return Owner(Place.SOURCE, source) in refused
-
-
-def _order(item: tuple[Owner, str]) -> tuple[str, int]:
-    return item[0].place.value, item[0].index
 
 
 class _Watch:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
 from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import copy_views
 from ckpt_transport.recording.arguments import decode, operation, view
 from ckpt_transport.recording.layout import Fill, Place, Program, Ref
 from ckpt_transport.recording.memory_map import begin_of
 from ckpt_transport.recording.programs import written_by
 from ckpt_transport.recording.script import Part, Script, Scripts
 from ckpt_transport.recording.strided import BITS, Strided, alignment_of, bits_of, ready
+
+
+class Written(NamedTuple):
+    """What one bucket wrote: bytes copied by target, and numbers of programs that were run."""
+
+    copied: Mapping[int, int]
+    programs: Sequence[int]
 
 
 class Replay:
@@ -34,8 +44,8 @@ class Replay:
             for source in program.sources:
                 self._needed.setdefault(source, []).append(number)
 
-    def run(self, script: Script, raw: torch.Tensor, *, lasting: bool = False) -> None:
-        """Bring one bucket in.
+    def run(self, script: Script, raw: torch.Tensor, *, lasting: bool = False) -> Written:
+        """Bring one bucket in, and say what that wrote.
 
         Args:
             script: made for this bucket.
@@ -45,11 +55,17 @@ class Replay:
         device = self._device(script)
         near = raw if device is None or raw.device == device else raw.to(device, non_blocking=True)
         self._copy(self._strided(script, near), near)
+        copied: Mapping[int, int] = script.copied
         for part in script.gathered:
-            self._take(part, raw, lasting)
-        for number in self._ready_programs():
+            if self._take(part, raw):
+                copied = Counter(copied)
+                for copy in self._scripts.copies_of(part.source):
+                    copied[copy.target] += copy.nbytes
+        performed = self._ready_programs()
+        for number in performed:
             self._perform(self._layout.programs[number])
         self._tidy(raw, lasting)
+        return Written(copied, performed)
 
     def fill(self, targets: Container[int]) -> None:
         """Set what is constant in these targets."""
@@ -109,7 +125,9 @@ class Replay:
             tensor = self._tensors[move.target]
             reads.append(move.read.of(storage, begin))
             writes.append(move.write.of(tensor.untyped_storage(), begin_of(tensor)))
-        if reads:
+        if raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
+            copy_views(writes, reads)
+        elif reads:
             torch._foreach_copy_(writes, reads, non_blocking=True)
 
     # -- programs -----------------------------------------------------------------------------------------------------
@@ -119,8 +137,8 @@ class Replay:
         missing = self._layout.sources[part.source].nbytes if known is None else known[1][0]
         return part.nbytes == missing
 
-    def _take(self, part: Part, raw: torch.Tensor, lasting: bool) -> None:
-        """Keep a part until the rest of its tensor is there."""
+    def _take(self, part: Part, raw: torch.Tensor) -> bool:
+        """Keep a part until the rest of its tensor is there; return whether it is, and what is copied of it was."""
         nbytes = self._layout.sources[part.source].nbytes
         piece = raw[part.at : part.at + part.nbytes]
         if part.nbytes == nbytes:
@@ -133,7 +151,7 @@ class Replay:
             buffer[part.offset : part.offset + part.nbytes].copy_(piece, non_blocking=True)
             missing[0] -= part.nbytes
             if missing[0]:
-                return
+                return False
             self._whole[part.source] = self._parts.pop(part.source)[0]
         if part.source in self._needed:
             for number in self._needed[part.source]:
@@ -142,6 +160,7 @@ class Replay:
             source = Ref(Place.SOURCE, copy.source, copy.shape, copy.read)
             target = Ref(Place.TARGET, copy.target, copy.shape, copy.write)
             self._find(target, ()).copy_(self._find(source, ()), non_blocking=True)
+        return True
 
     def _ready_programs(self) -> list[int]:
         due = [number for number, missing in self._waiting.items() if not missing]

@@ -18,8 +18,10 @@ from tests.vllm.servers import (
     update,
 )
 
+ON_TWO_RANKS = ("qwen3 on two ranks", "moe on two ranks")
 
-@pytest.fixture(scope="module", params=["qwen3", "tied", "moe", "neox", "qwen3 on two ranks"])
+
+@pytest.fixture(scope="module", params=["qwen3", "tied", "moe", "neox", *ON_TWO_RANKS])
 def kinds(request: pytest.FixtureRequest, started: Started) -> Iterator[tuple[Replica, Answers, Answers]]:
     """A server of version 1, and what servers say that were started from version 1 and 2."""
     family, _, ranks = request.param.partition(" ")
@@ -51,6 +53,7 @@ def test_given_an_update_there_and_back_then_nothing_tells_it_from_an_engine_sta
     assert replica.answers() == second
     assert replica.version() == "two"
     assert done.problems == ()
+    assert all("found to be the same" in told or told.startswith("replayed") for told in done.update.told.values())
     if settings == SMALL_SLOTS:
         slots = [ring.slot_bytes for ring in done.update.plan.rings]
         layer = 2 * 128 * (3 * 256)

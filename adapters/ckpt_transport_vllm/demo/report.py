@@ -21,6 +21,8 @@ def show(display: Display, updated: Updated) -> None:
     display.block(update.picture(width), "Timeline: ▒ fill  ░ transfer  █ apply")
     display.line(f"steps: {_times(updated.done.steps)}")
     display.line(f"of the update: {_times(update.phases)}")
+    for rank, told in sorted(update.told.items()):
+        display.line(f"{update.labels[rank]}: {told}")
 
     display.table(
         ["", "requests", "failed", "longest", "longest wait for a token"],

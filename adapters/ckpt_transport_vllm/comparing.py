@@ -1,0 +1,96 @@
+"""One update through loader and replay at once, to see that both do the same."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from ckpt_transport import LoadedBucket
+from ckpt_transport_vllm import load_format
+from ckpt_transport_vllm.processing import process_watched
+from ckpt_transport_vllm.recorded import Recorded, Way
+from ckpt_transport_vllm.replaying import Replaying
+from ckpt_transport_vllm.target import Target
+
+
+class Comparing(Replaying):
+    """Brings one version in by the model's own loaders, and replays it into other memory.
+
+    Every module is staged twice: the loader writes what the module has, and the replay a copy that begins with each bit
+    inverted. A module whose two copies do not end up equal is left to the loader from the next update on. Of the others
+    it is seen whether vLLM's processing does anything to them; when not, they can be written in place.
+    """
+
+    def __init__(self, target: Target, recorded: Recorded) -> None:
+        super().__init__(target, recorded)
+        self._ways = {name: Way.STAGED if way is Way.IN_PLACE else way for name, way in self._ways.items()}
+        self._found: dict[str, Way] = {}
+        self._failed: dict[str, str] = {}
+        self._loader_seconds = 0.0
+
+    def finish(self) -> None:
+        super().finish()
+        self._recorded.loading = self._loader_seconds
+        self._recorded.settle(self._target, self._found, self._failed)
+
+    def told(self) -> str:
+        recorded = self._recorded
+        same = "found to be the same" if not self._failed else f"{len(self._failed)} modules found to differ"
+        return (
+            f"recorded in {recorded.seconds:.3f} s, loaded by the loader in {self._loader_seconds:.3f} s, "
+            f"replayed and {same}; {recorded.summary()}"
+        )
+
+    def _stage(self, name: str) -> None:
+        super()._stage(name)
+        for number in self._recorded.targets_of[name]:
+            if number in self._tensors:
+                loaded = self._tensors[number]
+                copy = torch.empty_strided(loaded.shape, loaded.stride(), dtype=loaded.dtype, device=loaded.device)
+                copy.copy_(loaded)
+                _raw(copy).bitwise_not_()
+                self._tensors[number] = copy
+
+    def _by_loader(self, bucket: LoadedBucket, sources: set[int]) -> None:
+        began = time.perf_counter()
+        names = {self._recorded.layout.sources[number].name for number in sources}
+        super()._by_loader(bucket, sources)
+        load_format.load(
+            self._target, [(piece.spec.name, piece.tensor()) for piece in bucket if piece.spec.name not in names]
+        )
+        self._loader_seconds += time.perf_counter() - began
+
+    def _complete(self, name: str) -> None:
+        difference = self._difference(name)
+        if difference:
+            self._failed[name] = difference
+        else:
+            for number in self._recorded.targets_of[name]:
+                self._tensors.pop(number, None)
+        reason = process_watched(self._target, self._modules[name])
+        self._found[name] = Way.STAGED if reason else Way.IN_PLACE
+        self._recorded.reasons[name] = reason
+
+    def _difference(self, name: str) -> str:
+        """What the replay has left otherwise than the loader; empty when nothing."""
+        layout = self._recorded.layout
+        gaps = {gap.target: gap.nbytes for gap in layout.gaps}
+        own = load_format.tensors_of(self._modules[name])
+        for number in self._recorded.targets_of[name]:
+            short = layout.targets[number].name.rpartition(".")[2]
+            if number not in self._tensors:
+                continue
+            differing = _raw(own[short].detach()) ^ _raw(self._tensors[number])
+            wrong, untouched = int(differing.count_nonzero()), int((differing == 0xFF).count_nonzero())
+            if wrong != gaps.get(number, 0) or untouched != wrong:
+                return f"{short} was not replayed as it was loaded"
+        return ""
+
+
+def _raw(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a tensor as bytes, in a view."""
+    if not tensor.numel():
+        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    dense = torch.as_strided(tensor, (tensor.numel(),), (1,)) if not tensor.is_contiguous() else tensor.view(-1)
+    return dense.view(torch.uint8)

@@ -1,0 +1,115 @@
+"""Modules of vLLM as their loaders know them: before weights are quantized, packed or moved for kernels.
+
+vLLM remembers what every module looked like before its weights were processed; see ``layerwise.py``. Here a module is
+brought into that form, on the ``meta`` device to look at or with memory to load into, and from there through vLLM's own
+processing into the tensors that kernels read. Like ``layerwise.py`` this uses what is no public interface of vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ckpt_transport_vllm.layerwise import forget_prepacked_experts, waits_for_the_end
+from ckpt_transport_vllm.target import Target
+
+Tensors = Mapping[str, torch.Tensor]
+"""By name within a module."""
+
+
+@contextmanager
+def everything_on_meta(target: Target) -> Iterator[None]:
+    """The whole model as its loaders know it, without memory, for as long as the context lasts."""
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+    with set_current_vllm_config(target.vllm_config):
+        initialize_layerwise_reload(target.model)
+        try:
+            for module in target.model.modules():
+                _unwrap(module)
+            yield
+        finally:
+            put_back(target.model)
+
+
+def put_back(model: torch.nn.Module, but: Collection[torch.nn.Module] = ()) -> None:
+    """Give modules the tensors that kernels read, whatever is in them; all but some."""
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    kept = set(but)
+    for module in model.modules():
+        info = layerwise.get_layerwise_info(module)
+        if info.can_load() and module not in kept:
+            if info.kernel_tensors is not None:
+                layerwise._place_kernel_tensors(module, info)
+            info.reset()
+    layerwise.LOADING_LAYERS.clear()
+    root: Any = model
+    if hasattr(root, "_original_do_torchao_reload"):
+        root._do_torchao_reload = root._original_do_torchao_reload
+
+
+def tensors_of(module: torch.nn.Module) -> Tensors:
+    """Parameters and buffers of the module itself."""
+    own = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def can_be_staged(module: torch.nn.Module, loaded: Collection[str]) -> bool:
+    """Whether the module can be processed by itself once it has all of its weights.
+
+    Attention is not: it comes after all others. Nor is a buffer that vLLM copies only if its own loader has loaded it.
+    """
+    return not waits_for_the_end(module) and not set(loaded) & module._non_persistent_buffers_set
+
+
+def stage(target: Target, module: torch.nn.Module, others: Collection[torch.nn.Module]) -> Tensors:
+    """Bring one module into the form that its loader knows, with memory that is not initialised.
+
+    Args:
+        target: the model.
+        module: of that model.
+        others: modules that are, or will be, staged as well.
+    """
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.reload import initialize_layerwise_reload, layerwise
+
+    with set_current_vllm_config(target.vllm_config):
+        initialize_layerwise_reload(module)
+        put_back(module, but={module, *others})
+        layerwise.materialize_layer(module, layerwise.get_layerwise_info(module))
+        _unwrap(module)
+    return tensors_of(module)
+
+
+def load(target: Target, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Give whole tensors to the model's loader. Modules that they belong to are staged."""
+    from vllm.config import set_current_vllm_config
+
+    model: Any = target.model
+    with set_current_vllm_config(target.vllm_config), torch.no_grad():
+        model.load_weights(tensors)
+
+
+def process(target: Target, module: torch.nn.Module) -> None:
+    """Have vLLM process a staged module, and copy the outcome to where kernels read it."""
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    with set_current_vllm_config(target.vllm_config), torch.no_grad():
+        forget_prepacked_experts(module)
+        layerwise._layerwise_process(module, layerwise.get_layerwise_info(module))
+
+
+def _unwrap(module: torch.nn.Module) -> None:
+    """Let parameters have the loaders that they came with, not those which only keep what they are given."""
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    for tensor in tensors_of(module).values():
+        if hasattr(tensor, "weight_loader"):
+            loader: Any = tensor
+            loader.weight_loader = layerwise._get_original_loader(tensor)

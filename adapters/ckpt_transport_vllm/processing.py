@@ -1,0 +1,116 @@
+"""Whether vLLM's processing of a module does anything to its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch._ops import OpOverload, OpOverloadPacket
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ckpt_transport_vllm.load_format import Tensors, process, tensors_of
+from ckpt_transport_vllm.target import Target
+
+
+def kernel_tensors(module: torch.nn.Module) -> Tensors:
+    """Of a staged module, the tensors that kernels read."""
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    kernel = layerwise.get_layerwise_info(module).kernel_tensors
+    assert kernel is not None
+    return {**kernel[0], **kernel[1]}
+
+
+def process_watched(target: Target, module: torch.nn.Module) -> str:
+    """As :func:`process`; also say why weights cannot be written where kernels read them, empty when they can.
+
+    They can when processing does nothing to them: kernels read tensors of the same geometry, no operation but copies
+    of a tensor to itself reads a weight on the way, and nobody holds on to the staged memory.
+    """
+    staged = {name: tensor.detach() for name, tensor in tensors_of(module).items()}
+    kernel = kernel_tensors(module)
+    operations, calls = _Operations(staged, kernel), _Calls(staged)
+    with operations, calls:
+        process(target, module)
+    for name, tensor in staged.items():
+        now = kernel.get(name)
+        if now is None or (now.shape, now.stride(), now.dtype) != (tensor.shape, tensor.stride(), tensor.dtype):
+            return f"{name} has another form for kernels"
+        if not torch.equal(_bits(now), _bits(tensor)):
+            return f"{name} has other values for kernels"
+    seen = [*operations.seen, *calls.seen]
+    if seen:
+        return f"its processing uses {seen[0]}"
+    alone = _holders(torch.empty(1))
+    apart = [name for name, tensor in staged.items() if _storage(tensor) != _storage(kernel[name])]
+    held = [name for name in apart if _holders(staged[name]) > alone]
+    return f"its kernels hold on to {held[0]}" if held else ""
+
+
+UNSEEN = frozenset({"data_ptr", "__dlpack__", "numpy"})
+"""Methods that hand memory to code which torch does not see."""
+
+
+class _Calls(TorchFunctionMode):
+    """Which calls take the weights of a module to where the dispatcher does not see what is done with them.
+
+    Operators of other libraries need not pass a dispatch mode: those with one kernel for every kind of tensor do not.
+    """
+
+    def __init__(self, staged: Tensors) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self._staged = {_storage(tensor) for tensor in staged.values()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        foreign = isinstance(func, (OpOverload, OpOverloadPacket)) and not str(func).startswith("aten.")
+        if (foreign or getattr(func, "__name__", "") in UNSEEN) and any(
+            _storage(value) in self._staged for value in _tensors((*args, *(kwargs or {}).values()))
+        ):
+            self.seen.append(str(func) if foreign else str(func.__name__))
+        return func(*args, **(kwargs or {}))
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Which operations do something with the weights of a module."""
+
+    def __init__(self, staged: Tensors, kernel: Tensors) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+        self._staged = {_storage(tensor) for tensor in staged.values()}
+        self._kernel = {_storage(tensor) for tensor in kernel.values()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        touched = [value for value in _tensors((*args, *(kwargs or {}).values())) if _storage(value) in self._staged]
+        if touched and not func.is_view and not self._is_harmless(func, args):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+    def _is_harmless(self, func: Any, args: Any) -> bool:
+        """A copy of a tensor to itself, or to the kernels' own."""
+        if func is not torch.ops.aten.copy_.default:
+            return False
+        to, of = args[0], args[1]
+        return _storage(to) == _storage(of) or _storage(to) in self._kernel
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _holders(tensor: torch.Tensor) -> int:
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)

@@ -1,0 +1,157 @@
+"""Recorded loaders of a vLLM in this process, compared bit by bit with one that starts from the files, and timed.
+
+No transport is in between: buckets are cut from the files and given to the engine. Works on CPUs and on a GPU:
+``python -m tests.vllm.recorded [--family NAME ...] [--hidden N --layers N]``. Each family takes two processes: one
+starts from the second version and says what it answers, one from the first and is updated there and back, twice.
+VLLM_ARGUMENTS may hold further arguments of LLM as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors import safe_open
+
+from ckpt_transport import LoadedBucket
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport_vllm.demo import tiny
+from ckpt_transport_vllm.demo.serve import ENVIRONMENT
+from ckpt_transport_vllm.engine import VllmEngine
+from ckpt_transport_vllm.quiesce import WorkerGate
+from ckpt_transport_vllm.recorded import Way
+from ckpt_transport_vllm.target import Target
+from tests.vllm import architectures as architectures
+from tests.vllm.in_process import Answers, Engine, reference
+
+BUCKET_BYTES = 4 << 20
+Place = tuple[TensorSpec, int, int, int]
+
+
+def buckets(directory: Path, nbytes: int, device: torch.device) -> Iterator[LoadedBucket]:
+    """A checkpoint in buckets of whole tensors, on ``device``, in memory that is used again for the next."""
+    slot = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for number, places in enumerate(_cut(file, nbytes)):
+                if places[-1][2] + places[-1][3] > slot.numel():
+                    slot = torch.empty(places[-1][3], dtype=torch.uint8, device=device)
+                for spec, _, start, length in places:
+                    tensor = file.get_tensor(spec.name).reshape(-1)
+                    slot[start : start + length].copy_(tensor.view(torch.uint8))
+                yield LoadedBucket((path.name, number), slot, partial(list, places))
+
+
+def _cut(file: Any, nbytes: int) -> Iterator[list[Place]]:
+    """Where tensors lie in each bucket."""
+    places: list[Place] = []
+    end = 0
+    for name in sorted(file.keys()):
+        tensor = file.get_slice(name)
+        spec = TensorSpec(name, tensor.get_dtype(), tuple(tensor.get_shape()))
+        if places and end + spec.nbytes > nbytes:
+            yield places
+            places, end = [], 0
+        places.append((spec, 0, end, spec.nbytes))
+        end = align_up(end + spec.nbytes)
+    yield places
+
+
+def specs_of(directory: Path) -> list[TensorSpec]:
+    return [place[0] for bucket in buckets(directory, 1 << 10, torch.device("cpu")) for place in bucket.places()]
+
+
+class Updated:
+    """A vLLM in this process whose weights are replaced."""
+
+    def __init__(self, directory: Path) -> None:
+        self.served = Engine(directory)
+        worker: Any = self.served.llm.llm_engine.model_executor.driver_worker.worker
+        config = worker.vllm_config
+        target = Target(worker.model_runner.get_model(), config.model_config, config)
+        self.engine = VllmEngine(lambda: target, WorkerGate(worker), lambda: None, "", "vLLM")
+
+    def update(self, directory: Path, specs: list[TensorSpec], nbytes: int) -> str:
+        """Bring a version; what the engine says of how it did that."""
+        self.engine.prepare(specs)
+        for bucket in buckets(directory, nbytes, self.engine.device):
+            fence = self.engine.load(bucket)
+            if fence is not None:
+                fence.synchronize()
+        self.engine.finish()
+        return self.engine.told
+
+
+def check(folder: Path, family: str, nbytes: int) -> None:
+    """Update there, back, and there again."""
+    directories = [folder / f"{family}-{seed}" for seed in (1, 2)]
+    second = _reference(directories[1])
+    updated = Updated(directories[0])
+    first = updated.served.answers()
+    assert first[1] != second[1]
+    specs = specs_of(directories[0])
+    for number, (directory, expected) in enumerate(((1, second), (0, first), (1, second), (0, first))):
+        told = updated.update(directories[directory], specs, nbytes)
+        _compare(updated.served.answers(), expected)
+        assert told.startswith("recorded in" if number == 0 else "replayed in"), told
+        print(f"{family} {number}: {told}", flush=True)
+    recorded = updated.engine._recorded
+    assert recorded is not None
+    loaded = [name for name, way in recorded.ways.items() if way is Way.LOADER]
+    print(f"{family}: exact; by the loader: {', '.join(loaded) or 'nothing'}", flush=True)
+
+
+def _compare(found: Answers, expected: Answers) -> None:
+    differing = [name for name in expected[1] if found[1].get(name) != expected[1][name]]
+    assert not differing, f"{differing[:5]} differ"
+    assert found[0] == expected[0], f"{found[0]} is not {expected[0]}"
+
+
+def _reference(directory: Path) -> Answers:
+    command = [sys.executable, "-m", "tests.vllm.recorded", "--reference", str(directory)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    tokens, checksums = json.loads(done.stdout.splitlines()[-1])
+    return tokens, checksums
+
+
+def main(
+    family: Annotated[list[str] | None, typer.Option(help="Of models; by default all.")] = None,
+    hidden: Annotated[int, typer.Option(help="Width of qwen3, moe and their like.")] = 128,
+    layers: Annotated[int, typer.Option(help="Their depth.")] = 2,
+    bucket: Annotated[int, typer.Option(help="Bytes of a bucket.")] = BUCKET_BYTES,
+    from_directory: Annotated[Path | None, typer.Option("--reference", help="Only say what this one answers.")] = None,
+    only: Annotated[Path | None, typer.Option(help="Check one family, with checkpoints from this folder.")] = None,
+) -> None:
+    """Check and time recorded loaders."""
+    os.environ.update(ENVIRONMENT)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    families = family or sorted(tiny.FAMILIES)
+    if from_directory is not None:
+        reference(from_directory)
+    elif only is not None:
+        check(only, families[0], bucket)
+    else:
+        failed = []
+        for name in families:
+            with tempfile.TemporaryDirectory() as folder:
+                for seed in (1, 2):
+                    tiny.write(Path(folder) / f"{name}-{seed}", seed, name, hidden, layers)
+                again = ["-m", "tests.vllm.recorded", "--only", folder, "--family", name, f"--bucket={bucket}"]
+                if subprocess.run([sys.executable, *again]).returncode:
+                    failed.append(name)
+        if failed:
+            sys.exit(f"not as from the files: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
