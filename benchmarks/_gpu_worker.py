@@ -18,6 +18,7 @@ from ckpt_transport_torch import attach
 
 context = multiprocessing.get_context("spawn")
 ANSWER_SECONDS = 400
+RING_DEPTH = 4
 
 
 class Peer:
@@ -119,6 +120,46 @@ def run_bare_broadcast(
         for _ in range(-(-nbytes // slot_bytes)):
             communicator.broadcast(slot.data_ptr(), slot_bytes, 0, stream.cuda_stream, deadline, lambda: None)
         stream.synchronize()
+        pipe.send(time.perf_counter() - started)
+    communicator.abort()
+
+
+def run_broadcast_with_copies(
+    rank: int, size: int, gpu: int, nbytes: int, slot_bytes: int, identity: bytes, pipe: Connection
+) -> None:
+    """The same through a ring of slots that the first rank copies to and the others copy from, on a stream beside."""
+    from ckpt_transport_nccl.library import Communicator
+
+    torch.cuda.set_device(gpu)
+    stream, copying = torch.cuda.Stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    slots, weights = (
+        [torch.zeros(slot_bytes, dtype=torch.uint8, device="cuda") for _ in range(RING_DEPTH)] for _ in range(2)
+    )
+    moved, copied = ([torch.cuda.Event() for _ in range(RING_DEPTH)] for _ in range(2))  # type: ignore[no-untyped-call]
+    deadline = time.monotonic() + ANSWER_SECONDS
+    communicator = Communicator(identity, rank, size, deadline, lambda: None)
+
+    def copy(number: int) -> None:
+        with torch.cuda.stream(copying):
+            copying.wait_event(moved[number])
+            to, of = (slots, weights) if rank == 0 else (weights, slots)
+            to[number].copy_(of[number])
+            copied[number].record(copying)
+
+    torch.cuda.synchronize()
+    pipe.send("ready")
+    while pipe.recv()[0] != "stop":
+        started = time.perf_counter()
+        for turn in range(-(-nbytes // slot_bytes)):
+            number = turn % RING_DEPTH
+            if rank == 0:
+                copy(number)
+            stream.wait_event(copied[number])
+            communicator.broadcast(slots[number].data_ptr(), slot_bytes, 0, stream.cuda_stream, deadline, lambda: None)
+            moved[number].record(stream)
+            if rank != 0:
+                copy(number)
+        torch.cuda.synchronize()
         pipe.send(time.perf_counter() - started)
     communicator.abort()
 

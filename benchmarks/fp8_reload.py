@@ -90,7 +90,7 @@ KEEPERS = ("modules_to_not_convert", "ignored_layers")
 
 def weights_of(config: Any, folder: Path, device: torch.device) -> Weights:
     """Random tensors by the checkpoint's names; those of one shape are one tensor, so that they take little memory."""
-    names = list(_names(config))
+    names = list(names_of(config))
     of_shape = {shape: torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02) for _, shape in names}
     plain = [(name, of_shape[shape]) for name, shape in names]
     content = json.loads((folder / "config.json").read_text())
@@ -121,7 +121,7 @@ def _quantize(name: str, tensor: torch.Tensor, target: Quantized) -> Weights:
     ]
 
 
-def _names(config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+def names_of(config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, head = config.hidden_size, config.head_dim
     queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
     yield "model.embed_tokens.weight", (config.vocab_size, hidden)

@@ -26,6 +26,7 @@ from benchmarks._gpu_worker import (
     Peer,
     host_to_device,
     run_bare_broadcast,
+    run_broadcast_with_copies,
     run_checkpoint_engine,
     run_worker,
 )
@@ -193,7 +194,8 @@ def _broadcasts(shapes: Shapes, rounds: int) -> list[Row]:
 def _broadcast(shapes: Shapes, rounds: int, what: str, gpus: Sequence[int]) -> list[Row]:
     """From the first of ``gpus`` to the others: by NCCL alone, and as updates from GPU and from host memory."""
     nbytes = size(shapes)
-    alone = _bare_broadcast(nbytes, rounds, gpus)
+    alone = _without_control(run_bare_broadcast, nbytes, rounds, gpus)
+    copied = _without_control(run_broadcast_with_copies, nbytes, rounds, gpus)
     workers = [Peer(run_worker, shapes, gpu) for gpu in gpus[1:]]
     addresses = [worker.answer() for worker in workers]
     rows = []
@@ -217,9 +219,11 @@ def _broadcast(shapes: Shapes, rounds: int, what: str, gpus: Sequence[int]) -> l
                 _check(worker, version)
             detail = (
                 f"update {median(updates[1:]) * 1e3:.0f} ms (first {updates[0] * 1e3:.0f}), "
-                f"broadcast {alone * 1e3:.0f} ms = {nbytes / alone / 1e9:.0f} GB/s"
+                f"broadcast {alone * 1e3:.0f} ms = {nbytes / alone / 1e9:.0f} GB/s, with copies {copied * 1e3:.0f} ms"
             )
-            rows.append(Row(f"nccl, {what}, {where}", alone / median(updates[1:]), "a bare broadcast", target, detail))
+            name, taken = f"nccl, {what}, {where}", median(updates[1:])
+            rows.append(Row(name, alone / taken, "a bare broadcast", target, detail))
+            rows.append(Row(name, copied / taken, "a broadcast with copies, without control", "", detail))
             console.print(f"  nccl, {what}, {where}: {detail}")
             console.print("   ", ", ".join(f"{phase} {seconds * 1e3:.1f}" for phase, seconds in phases.items()))
     for worker in workers:
@@ -227,14 +231,12 @@ def _broadcast(shapes: Shapes, rounds: int, what: str, gpus: Sequence[int]) -> l
     return rows
 
 
-def _bare_broadcast(nbytes: int, rounds: int, gpus: Sequence[int]) -> float:
-    """Seconds, the median."""
+def _without_control(run: Callable[..., None], nbytes: int, rounds: int, gpus: Sequence[int]) -> float:
+    """Seconds of NCCL with nothing of ours around it, the median."""
     from ckpt_transport_nccl.library import unique_id
 
     identity = unique_id()
-    peers = [
-        Peer(run_bare_broadcast, rank, len(gpus), gpu, nbytes, SLOT_BYTES, identity) for rank, gpu in enumerate(gpus)
-    ]
+    peers = [Peer(run, rank, len(gpus), gpu, nbytes, SLOT_BYTES, identity) for rank, gpu in enumerate(gpus)]
     for peer in peers:
         assert peer.answer() == "ready"
     seconds = []
