@@ -21,7 +21,7 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import EndpointBrokenError, EndpointClosedError, RegionBusyError, TransportError
-from ckpt_transport.memory import Buffer, MemoryKind
+from ckpt_transport.memory import Buffer, Fence, MemoryKind
 
 API_VERSION = 1
 
@@ -212,13 +212,22 @@ class Completion(ABC):
             EndpointClosedError: the endpoint was closed or aborted under it.
         """
 
+    def fence(self) -> Fence | None:
+        """The end of the operation in the order of a device, once it is enqueued there; None before, and where only
+        :meth:`done` tells it.
+
+        Work that waits for the fence may use the bytes as after ``done()``. Only that can tell whether it failed.
+        """
+        return None
+
 
 class Receipt(Completion):
     """The completion of a receive, and the way to its bytes."""
 
     @abstractmethod
     def views(self) -> Sequence[torch.Tensor]:
-        """One uint8 tensor per span, in order, valid from ``done()`` until :meth:`release`. Read-only."""
+        """One uint8 tensor per span, in order, valid from ``done()``, and on a device from :meth:`fence` on, until
+        :meth:`release`. Read-only."""
 
     @abstractmethod
     def release(self) -> None:
@@ -280,6 +289,10 @@ class Endpoint(ABC):
     poll_seconds: ClassVar[float] = 0.001
     """How long a completion may go unpolled. May be long where whatever ends an operation is a message on the control
     channel, or calls :meth:`Control.wake`."""
+
+    stream: torch.cuda.Stream | None = None
+    """Where transfers are enqueued in the order of their posts, so that a device orders them: what this stream was made
+    to wait for before a post need not have ended when the transfer is posted. None where it must have."""
 
     def __init__(self, group: Group, control: Control) -> None:
         self.group = group

@@ -33,7 +33,8 @@ class Computed(ABC):
 
     @abstractmethod
     def fill(self, room: torch.Tensor, offset: int) -> None:
-        """Compute what lies at the bytes from ``offset`` on, as many as ``room`` holds. Complete when it returns."""
+        """Compute what lies at the bytes from ``offset`` on, as many as ``room`` holds; see
+        :meth:`ckpt_transport.memory.Backing.fill` for when."""
 
     def within(self, first: int, last: int) -> Iterator[Part]:
         """The parts that have bytes between ``first`` and ``last``."""

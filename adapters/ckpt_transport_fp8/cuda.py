@@ -60,7 +60,7 @@ def _largest(matrix: torch.Tensor, group: tuple[int, int]) -> torch.Tensor:
 
 
 class OnCuda(Computed):
-    """Computed on one GPU, each bucket on a stream of its own thread's."""
+    """Computed on one GPU: on the current stream where slots are there too, else on a stream of the thread's own."""
 
     def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
         self._casters = []
@@ -82,8 +82,13 @@ class OnCuda(Computed):
 
     @contextmanager
     def room_for(self, slot: torch.Tensor) -> Iterator[torch.Tensor]:
-        with torch.cuda.device(self.device), torch.cuda.stream(_stream(self.device)), super().room_for(slot) as room:
-            yield room
+        with torch.cuda.device(self.device):
+            if slot.device == self.device:
+                yield slot
+                return
+            with torch.cuda.stream(_stream(self.device)), super().room_for(slot) as room:
+                yield room
+                torch.cuda.current_stream(self.device).synchronize()
 
     def fill(self, room: torch.Tensor, offset: int) -> None:
         end = offset + room.numel()
@@ -92,7 +97,6 @@ class OnCuda(Computed):
         for part in self.within(offset, end):
             for run in part.runs(offset, end):
                 self._cast(part, run, room)
-        torch.cuda.current_stream(self.device).synchronize()
 
     def _cast(self, part: Part, run: Run, room: torch.Tensor) -> None:
         width, size, high = run.columns.stop - run.columns.start, part.dtype.itemsize, part.group[0]

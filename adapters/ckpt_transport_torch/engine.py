@@ -33,6 +33,7 @@ class TorchEngine(Engine):
         self.whole_tensors = not all(tensor.is_contiguous() for tensor in self._targets.values())
         devices = (tensor.device for tensor in self._targets.values())
         self.device = next((device for device in devices if device.type == "cuda"), torch.device("cpu"))
+        self.enqueues = all(tensor.device == self.device for tensor in self._targets.values())
         self._raw = {
             name: tensor.view(-1).view(torch.uint8) for name, tensor in self._targets.items() if tensor.is_contiguous()
         }

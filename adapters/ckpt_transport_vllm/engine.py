@@ -41,6 +41,7 @@ class VllmEngine(Engine):
 
     whole_tensors = True
     keeps_tensors = True
+    enqueues = True
 
     def __init__(
         self,

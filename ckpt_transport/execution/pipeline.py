@@ -4,6 +4,9 @@ A few threads share the work. The *pump* posts and polls; it alone touches endpo
 drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it; what it enqueues
 on a device is waited for elsewhere. Fills too large to do in passing run on threads that only copy. Nothing waits
 without a deadline: the pump calls ``watch`` every 50 ms, which raises when the update has failed elsewhere or is late.
+
+Where a device can order two steps, a step begins when those before it are *enqueued*: it waits for their fences on its
+stream, and nobody on the host. A step ends when its fence has passed, and only then is anything reported of it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import gc
 import queue
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,13 +24,18 @@ import torch
 
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import Event, now
-from ckpt_transport.memory import Backing, Fence
+from ckpt_transport.memory import Backing, Fence, drain
+from ckpt_transport.memory import fence as fence_of
 from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
 WATCH_SECONDS = 0.05
 FILL_THREADS = 2
-"""So that a device's copy engine has the next fill when one ends."""
+"""So that a device's copy engine has the next fill when one ends, where the end of a fill is waited for."""
+AHEAD = 16
+"""Transfers of a route that a device orders and that have not ended: so many that it never waits for the host."""
+DEVICE_POLL_SECONDS = 0.0005
+"""How often fences are looked at that nobody waits for."""
 POSTS_AT_ONCE = 8
 """So that a long list of receives does not keep the first ones from being polled."""
 HANDED_OVER_BYTES = 256 << 10
@@ -63,6 +71,10 @@ class Sources:
     ring: torch.Tensor | None = None
 
 
+Applied = tuple[Step, Fence | None, float]
+"""An apply that has returned: when its bytes have been read, None for now; and when it started."""
+
+
 class Pipeline:
     """One run of one program.
 
@@ -75,6 +87,8 @@ class Pipeline:
         idle: waits up to that many seconds, or until a message arrives, or ``wake`` is called.
         wake: ends the wait in ``idle``, from any thread.
         progress: called with the bytes of each bucket this rank has sent or applied.
+        apply_stream: where ``apply`` enqueues everything that reads the bytes, so that they need not have arrived when
+            it is called; None where they must have.
     """
 
     def __init__(
@@ -87,6 +101,7 @@ class Pipeline:
         idle: Callable[[float], None],
         wake: Callable[[], None],
         progress: Callable[[int], None],
+        apply_stream: torch.cuda.Stream | None = None,
     ) -> None:
         self.events: list[Event] = []
         self._program, self._attachments, self._sources = program, attachments, sources
@@ -101,11 +116,21 @@ class Pipeline:
                 self._transfers[step.leg.route].append(step)
         self._applies = deque(step for step in program.steps if step.kind is StageKind.APPLY)
         self._in_flight: dict[int, deque[tuple[Step, Completion, float]]] = {route: deque() for route in attachments}
-        self._filling: deque[tuple[Step, Future[float]]] = deque()
+        self._filling: deque[tuple[Step, Future[tuple[float, Fence | None]]]] = deque()
+        self._filled: deque[tuple[Step, Fence, float]] = deque()
         self._receipts: dict[int, Receipt] = {}
-        self._to_apply: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._to_apply: queue.SimpleQueue[tuple[Step, Sequence[Fence]] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
-        self._applied: deque[Step | BaseException] = deque()
+        self._applied: deque[Applied | BaseException] = deque()
+        self._reading: deque[Applied] = deque()
+        self._marks: defaultdict[int, dict[Step, Fence]] = defaultdict(dict)
+        """Of each stage, the steps that are enqueued on a device and have not ended."""
+        self._marked = dict.fromkeys(attachments, 0)
+        """Of the transfers of a route that are in flight, how many, from the oldest on, have a mark."""
+        sent, received = self._streams(sends=True), self._streams(sends=False)
+        self._fill_streams = _streams_beside(sources.ring)
+        self._orders_fills = bool(self._fill_streams) and None not in sent
+        self._apply_stream = None if None in received else apply_stream
 
     def run(self) -> list[Event]:
         """Run to the end and return what was recorded.
@@ -115,6 +140,14 @@ class Pipeline:
         with _no_collections():
             self._run()
         return self.events
+
+    def _streams(self, *, sends: bool) -> set[torch.cuda.Stream | None]:
+        """The streams of the endpoints that this rank sends through, or receives."""
+        return {
+            self._attachments[step.leg.route].endpoint.stream
+            for step in self._program.steps
+            if step.leg is not None and (step.leg.sender == self._program.rank) == sends
+        }
 
     def _run(self) -> None:
         if not self._applies:
@@ -126,8 +159,7 @@ class Pipeline:
             with ThreadPoolExecutor(1, "ckpt-transport-fence") as waiter:
                 self._apply_all(waiter)
         except BaseException as error:
-            self._applied.append(error)
-            self._wake()
+            self._give_back(error)
             raise
         finally:
             pump.join()
@@ -135,13 +167,17 @@ class Pipeline:
     # -- the caller's thread ------------------------------------------------------------------------------------
 
     def _apply_all(self, waiter: ThreadPoolExecutor) -> None:
-        while (step := self._to_apply.get()) is not None:
+        while (handed := self._to_apply.get()) is not None:
             if self._failure is not None:
                 raise self._failure
+            step, arrivals = handed
             started = now()
+            if self._apply_stream is not None:
+                for arrival in arrivals:
+                    arrival.wait(self._apply_stream)
             fence = self._apply(self._program.plan.buckets[step.bucket], self._receipts[step.bucket].views())
-            if fence is None:
-                self._read(step, started)
+            if fence is None or self._apply_stream is not None:
+                self._give_back((step, fence, started))
             else:
                 waiter.submit(self._read_after, fence, step, started)
         if self._failure is not None:
@@ -151,15 +187,13 @@ class Pipeline:
         try:
             fence.synchronize()
         except Exception as error:
-            self._applied.append(error)
-            self._wake()
+            self._give_back(error)
         else:
-            self._read(step, started)
+            self._give_back((step, None, started))
 
-    def _read(self, step: Step, started: float) -> None:
-        """The bytes of a bucket are not needed any more."""
-        self._record(step, started)
-        self._applied.append(step)
+    def _give_back(self, applied: Applied | BaseException) -> None:
+        """Have the pump see what has become of a bucket."""
+        self._applied.append(applied)
         self._wake()
 
     # -- the pump -----------------------------------------------------------------------------------------------
@@ -172,70 +206,127 @@ class Pipeline:
         self._to_apply.put(None)
 
     def _pump(self) -> None:
-        with ThreadPoolExecutor(self._fillers, "ckpt-transport-fill") as filler:
-            watched = 0.0
-            while self._left:
-                if now() - watched > WATCH_SECONDS:
-                    self._watch()
-                    watched = now()
-                moved = self._advance_fills(filler)
-                for route in self._attachments:
-                    moved |= self._post(route)
-                    moved |= self._poll(route)
-                moved |= self._hand_over()
-                moved |= self._take_back()
-                if not moved:
-                    self._idle(self._patience())
+        try:
+            with ThreadPoolExecutor(self._fillers, "ckpt-transport-fill") as filler:
+                try:
+                    self._pump_until_done(filler)
+                except BaseException as error:
+                    self._let_go(error)
+                    raise
+        finally:
+            for stream in self._fill_streams:
+                drain(stream)
+
+    def _pump_until_done(self, filler: ThreadPoolExecutor) -> None:
+        watched = 0.0
+        while self._left:
+            if now() - watched > WATCH_SECONDS:
+                self._watch()
+                watched = now()
+            moved = self._advance_fills(filler)
+            for route in self._attachments:
+                moved |= self._post(route)
+                moved |= self._poll(route)
+            moved |= self._hand_over()
+            moved |= self._take_back()
+            if not moved:
+                self._idle(self._patience())
+
+    def _let_go(self, reason: BaseException) -> None:
+        """Fail what a device orders: a fill or an apply may wait there for a transfer that will not end by itself."""
+        for attachment in self._attachments.values():
+            if attachment.endpoint.stream is not None:
+                attachment.endpoint.abort(reason)
 
     @property
     def _fillers(self) -> int:
-        ring = self._sources.ring
-        return 1 if ring is None or ring.is_cpu else FILL_THREADS
+        return FILL_THREADS if self._fill_streams and not self._orders_fills else 1
 
     def _patience(self) -> float:
         """How long nothing may happen without a message or a wake."""
         flying = (self._attachments[route].endpoint for route, posted in self._in_flight.items() if posted)
-        return min((endpoint.poll_seconds for endpoint in flying), default=WATCH_SECONDS)
+        patience = min((endpoint.poll_seconds for endpoint in flying), default=WATCH_SECONDS)
+        return min(patience, DEVICE_POLL_SECONDS) if self._filled or self._reading else patience
 
-    def _ready(self, step: Step) -> bool:
-        return not any(earlier in self._left for earlier in self._program.needs[step.stage])
+    def _ready(self, step: Step, *, ordered: bool) -> Sequence[Fence] | None:
+        """What a device must see the end of before a step; None when the step may not even be enqueued.
+
+        Args:
+            step: the step.
+            ordered: what the step does is ordered by a device.
+        """
+        fences: list[Fence] = []
+        for earlier in self._program.needs[step.stage]:
+            if earlier in self._left:
+                marks = self._marks[earlier]
+                if not ordered or len(marks) < self._left[earlier]:
+                    return None
+                fences += marks.values()
+        return fences
 
     def _advance_fills(self, filler: ThreadPoolExecutor) -> bool:
         moved = False
-        while self._fills and self._ready(self._fills[0]):
+        while self._fills and (free := self._ready(self._fills[0], ordered=self._orders_fills)) is not None:
             step = self._fills.popleft()
             moved = True
-            if self._program.plan.buckets[step.bucket].nbytes < HANDED_OVER_BYTES:
-                self._record(step, self._fill(step))
-                self._finish(step)
+            if not self._fill_streams and self._program.plan.buckets[step.bucket].nbytes < HANDED_OVER_BYTES:
+                started, _ = self._fill(step, free)
+                self._end(step, started)
                 continue
-            filled = filler.submit(self._fill, step)
+            filled = filler.submit(self._fill, step, free)
             filled.add_done_callback(lambda _: self._wake())
             self._filling.append((step, filled))
         while self._filling and self._filling[0][1].done():
             step, future = self._filling.popleft()
-            self._record(step, future.result())
-            self._finish(step)
+            started, end = future.result()
+            moved = True
+            if end is None:
+                self._end(step, started)
+            else:
+                self._marks[step.stage][step] = end
+                self._filled.append((step, end, started))
+        while self._filled and self._filled[0][1].query():
+            step, _, started = self._filled.popleft()
+            self._end(step, started)
             moved = True
         return moved
 
-    def _fill(self, step: Step) -> float:
-        """Put a bucket into its slot; return when that started."""
+    def _fill(self, step: Step, free: Sequence[Fence]) -> tuple[float, Fence | None]:
+        """Put a bucket into its slot, when that is free; return when that started, and when it ends, None for now."""
         started, plan = now(), self._program.plan
         bucket, ring = plan.buckets[step.bucket], plan.ring(self._program.rank, RingUse.FILL)
         assert ring is not None
         assert self._sources.ring is not None
         start = bucket.fill_slot * ring.slot_bytes
         slot = self._sources.ring[start : start + bucket.nbytes]
-        self._sources.extents[bucket.extent].fill(slot, bucket.offset)
-        return started
+        backing = self._sources.extents[bucket.extent]
+        if not self._fill_streams:
+            backing.fill(slot, bucket.offset)
+            return started, None
+        stream = self._fill_streams[bucket.fill_slot % self._fillers]
+        for fence in free:
+            fence.wait(stream)
+        with torch.cuda.stream(stream):
+            backing.fill(slot, bucket.offset)
+            end = fence_of(slot.device)
+        if self._orders_fills or end is None:
+            return started, end
+        end.synchronize()
+        return started, None
 
     def _post(self, route: int) -> bool:
         waiting, attachment = self._transfers[route], self._attachments[route]
+        stream = attachment.endpoint.stream
         moved = False
         for _ in range(POSTS_AT_ONCE):
-            if not waiting or not self._ready(waiting[0]):
+            if not waiting or (stream is not None and len(self._in_flight[route]) >= AHEAD):
                 break
+            before = self._ready(waiting[0], ordered=stream is not None)
+            if before is None:
+                break
+            if stream is not None:
+                for fence in before:
+                    fence.wait(stream)
             step = waiting.popleft()
             transfer = self._program.transfer(step, attachment.next_seq)
             attachment.next_seq += 1
@@ -254,40 +345,73 @@ class Pipeline:
         moved = False
         while flying and flying[0][1].done():
             step, _, posted = flying.popleft()
-            self._record(step, posted)
-            self._finish(step)
+            self._marked[route] = max(self._marked[route] - 1, 0)
+            self._end(step, posted)
             assert step.leg is not None
             if step.leg.sender == self._program.rank:
                 self._progress(self._program.plan.buckets[step.bucket].nbytes)
             moved = True
-        return moved
+        return self._mark_transfers(route) or moved
+
+    def _mark_transfers(self, route: int) -> bool:
+        """Take in which transfers are enqueued on a device by now, oldest first."""
+        flying, before = self._in_flight[route], self._marked[route]
+        if self._attachments[route].endpoint.stream is None:
+            return False
+        while self._marked[route] < len(flying):
+            step, completion, _ = flying[self._marked[route]]
+            end = completion.fence()
+            if end is None:
+                break
+            self._marks[step.stage][step] = end
+            self._marked[route] += 1
+        return self._marked[route] > before
 
     def _hand_over(self) -> bool:
         moved = False
-        while self._applies and self._ready(self._applies[0]):
-            self._to_apply.put(self._applies.popleft())
+        ordered = self._apply_stream is not None
+        while self._applies and (arrivals := self._ready(self._applies[0], ordered=ordered)) is not None:
+            self._to_apply.put((self._applies.popleft(), arrivals))
             moved = True
         return moved
 
     def _take_back(self) -> bool:
         moved = False
         while self._applied:
-            step = self._applied.popleft()
-            if isinstance(step, BaseException):
-                raise step
+            applied = self._applied.popleft()
+            if isinstance(applied, BaseException):
+                raise applied
+            step, end, _ = applied
+            if end is not None:
+                self._marks[step.stage][step] = end
+            self._reading.append(applied)
+            moved = True
+        while self._reading and self._has_read(*self._reading[0][:2]):
+            step, _, started = self._reading.popleft()
             self._receipts.pop(step.bucket).release()
             self._progress(self._program.plan.buckets[step.bucket].nbytes)
-            self._finish(step)
+            self._end(step, started)
             moved = True
         return moved
 
-    def _finish(self, step: Step) -> None:
+    def _has_read(self, step: Step, end: Fence | None) -> bool:
+        """Whether the bytes of a bucket have arrived and are not needed any more."""
+        return (end is None or end.query()) and self._ready(step, ordered=False) is not None
+
+    def _end(self, step: Step, started: float) -> None:
+        """A step is over."""
+        self.events.append(Event(self._program.rank, step.kind, step.bucket, started, now()))
+        self._marks[step.stage].pop(step, None)
         self._left[step.stage] -= 1
         if not self._left[step.stage]:
             del self._left[step.stage]
 
-    def _record(self, step: Step, started: float) -> None:
-        self.events.append(Event(self._program.rank, step.kind, step.bucket, started, now()))
+
+def _streams_beside(ring: torch.Tensor | None) -> list[torch.cuda.Stream]:
+    """One for each thread that fills slots on a device."""
+    if ring is None or not ring.is_cuda:
+        return []
+    return [torch.cuda.Stream(ring.device) for _ in range(FILL_THREADS)]  # type: ignore[no-untyped-call]
 
 
 @contextmanager

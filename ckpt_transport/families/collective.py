@@ -10,6 +10,7 @@ import torch
 
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.families.polled import Operation, Poll, PolledEndpoint
+from ckpt_transport.memory import Fence
 from ckpt_transport.transport import Completion, Control, Group, MemoryRegion, Receipt, Transfer
 
 
@@ -21,6 +22,7 @@ class _Turn:
         self.tensors = [tensor for tensor in tensors if tensor.numel()]
         self.may_start = may_start
         self.polls: deque[Poll] | None = None
+        self.end: Fence | None = None
 
     def ended(self) -> bool:
         while self.polls and self.polls[0]():
@@ -47,18 +49,23 @@ class CollectiveEndpoint(PolledEndpoint):
         ``tensor``, or the receiver may read it.
         """
 
+    def _enqueued(self) -> Fence | None:
+        """The end of all broadcasts so far in the order of a device; override where :attr:`stream` is not None."""
+        return None
+
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
         tensors = self._sources(transfer, regions)
         self._announce(transfer)
         used = [regions[span.region] for span in transfer.spans]
-        return Operation(self, transfer, [self._in_turn(_Turn(transfer.sender, tensors, lambda: True))], used)
+        turn = _Turn(transfer.sender, tensors, lambda: True)
+        return Operation(self, transfer, [self._in_turn(turn)], used, fence=lambda: turn.end)
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         if region is None:
             raise RegistrationError("a collective receives into memory; give it a region")
         views = [region.slice(span.local, span.nbytes) for span in transfer.spans]
         turn = _Turn(transfer.sender, views, self._agreed(transfer))
-        return Operation(self, transfer, [self._in_turn(turn)], [region], lambda: views)
+        return Operation(self, transfer, [self._in_turn(turn)], [region], lambda: views, fence=lambda: turn.end)
 
     def _in_turn(self, turn: _Turn) -> Poll:
         self._turns.append(turn)
@@ -75,3 +82,4 @@ class CollectiveEndpoint(PolledEndpoint):
         while self._turns and self._turns[0].may_start():
             turn = self._turns.popleft()
             turn.polls = deque(self._broadcast(tensor, turn.root) for tensor in turn.tensors)
+            turn.end = self._enqueued()

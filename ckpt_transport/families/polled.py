@@ -18,6 +18,7 @@ from ckpt_transport.errors import (
     TransportError,
 )
 from ckpt_transport.families.agreement import Agreement
+from ckpt_transport.memory import Fence
 from ckpt_transport.transport import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
 
 Poll = Callable[[], bool]
@@ -60,6 +61,7 @@ class Operation(Receipt):
         regions: Sequence[MemoryRegion] = (),
         views: Callable[[], Sequence[torch.Tensor]] = tuple,
         on_release: Callable[[], None] | None = None,
+        fence: Callable[[], Fence | None] = lambda: None,
     ) -> None:
         self.transfer = transfer
         self._endpoint = endpoint
@@ -67,6 +69,7 @@ class Operation(Receipt):
         self._regions = list(regions)
         self._make_views = views
         self._on_release = on_release
+        self._fence = fence
         self._finished = False
         for region in self._regions:
             region.acquire()
@@ -97,6 +100,9 @@ class Operation(Receipt):
             self._endpoint._outstanding.remove(self)
             self._let_go()
         return self._finished
+
+    def fence(self) -> Fence | None:
+        return self._fence()
 
     def views(self) -> Sequence[torch.Tensor]:
         return self._make_views()

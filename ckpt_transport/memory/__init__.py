@@ -2,9 +2,9 @@
 
 from ckpt_transport.memory.backing import Backing
 from ckpt_transport.memory.buffer import ONE_RUN, Buffer, MemoryKind
-from ckpt_transport.memory.copy import copy_bytes, copy_runs, copy_views
+from ckpt_transport.memory.copy import copy_bytes, copy_views, fill_runs
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
-from ckpt_transport.memory.fence import Fence, fence
+from ckpt_transport.memory.fence import Fence, drain, fence
 from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
 
@@ -17,10 +17,11 @@ __all__ = [
     "Segment",
     "SegmentName",
     "copy_bytes",
-    "copy_runs",
     "copy_views",
     "device_of",
+    "drain",
     "fence",
+    "fill_runs",
     "may_have_devices",
     "name_of",
     "pin",

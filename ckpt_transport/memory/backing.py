@@ -25,6 +25,7 @@ class Backing(Protocol):
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Put the extent's bytes from ``offset`` on into ``slot`` (uint8), as many as it holds.
 
-        Called by several threads at once, with slots on any device. Complete when it returns. What lies between tensors
-        may be left as it is.
+        Called by several threads at once, with slots on any device. Into a slot in host memory it is complete when this
+        returns; else in the order of the calling thread's current stream of the slot's device, to which all work on
+        the slot belongs. What lies between tensors may be left as it is.
         """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ckpt_transport.memory.copy import copy_bytes
+from ckpt_transport.memory.copy import fill_runs
 from ckpt_transport.memory.pinning import READ_ONLY, pin
 from ckpt_transport.memory.segment import Segment
 
@@ -52,8 +52,8 @@ class Buffer:
         return MemoryKind.CUDA if self.tensor.is_cuda else MemoryKind.PRIVATE
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
-        """Copy the bytes from ``offset`` on into ``slot`` (uint8), as many as it holds. Complete when it returns."""
-        copy_bytes(slot, self.tensor[offset : offset + slot.numel()])
+        """Copy the bytes from ``offset`` on into ``slot``, as many as it holds; see :class:`Backing` for when."""
+        fill_runs([slot], [self.tensor[offset : offset + slot.numel()]])
 
     def pin(self) -> bool:
         """Page-lock host memory for as long as ``tensor`` lives; see :func:`~ckpt_transport.memory.pinning.pin`."""

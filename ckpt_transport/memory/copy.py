@@ -50,13 +50,18 @@ def _copy_on_host(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
         future.result()
 
 
-def copy_runs(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
-    """Copy each of ``sources`` over the target in its place, as :func:`copy_bytes` does one; on any devices."""
+def fill_runs(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy each of ``sources``, on any devices, over the target in its place; all targets are on one device.
+
+    As :func:`copy_bytes` does one, but on a device in the order of the current stream.
+    """
     if all(tensor.is_cpu for tensor in (*targets, *sources)):
         for target, source in zip(targets, sources, strict=True):
             copy_bytes(target, source)
-    else:
+    elif targets[0].is_cpu:
         _copy_on_device(targets, sources)
+    else:
+        torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
 
 
 def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -69,7 +74,7 @@ def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 
 def _copy_on_device(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
-    """On a stream of its own, so that several threads keep the copy engine busy and nothing else waits."""
+    """On a stream of its own, so that nothing else waits; complete when it returns."""
     device = next(tensor.device for tensor in (*targets, *sources) if tensor.is_cuda)
     with torch.cuda.stream(_copy_stream(device)):
         torch._foreach_copy_(list(targets), list(sources), non_blocking=True)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 import torch
+
+DRAIN_SECONDS = 5.0
+"""Longest wait for work that nothing holds up any more."""
+DRAIN_POLL_SECONDS = 0.0005
 
 
 class Fence(Protocol):
@@ -12,6 +17,12 @@ class Fence(Protocol):
 
     def synchronize(self) -> None:
         """Wait until everything before it has ended."""
+
+    def query(self) -> bool:
+        """Whether everything before it has ended."""
+
+    def wait(self, stream: torch.cuda.Stream) -> None:
+        """Have what is enqueued on ``stream`` from now on begin after everything before it. Returns at once."""
 
 
 def fence(device: torch.device) -> Fence | None:
@@ -21,3 +32,10 @@ def fence(device: torch.device) -> Fence | None:
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
     return event
+
+
+def drain(stream: torch.cuda.Stream) -> None:
+    """Wait until ``stream`` is empty, so that memory it works on may be freed; not for ever, should the device hang."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while not stream.query() and time.monotonic() < deadline:
+        time.sleep(DRAIN_POLL_SECONDS)

@@ -91,6 +91,8 @@ class Engine(ABC):
         whole_tensors: the loader cannot take a tensor in pieces.
         keeps_tensors: the loader keeps whole tensors until it has all of a module. What does not last is copied by
             the adapter, and the plan counts that memory.
+        enqueues: :meth:`load` reads the bytes only in work on the current stream of ``device``, so that they need not
+            have arrived when it is called; on a CPU this means nothing.
         group: sinks with the same non-empty group are ranks of one engine (tensor parallel): they hold their forward
             passes before the same one.
         label: what people call this sink.
@@ -100,6 +102,7 @@ class Engine(ABC):
 
     whole_tensors: bool = False
     keeps_tensors: bool = False
+    enqueues: bool = False
     group: str = ""
     label: str = ""
     device: torch.device = torch.device("cpu")

@@ -135,10 +135,21 @@ class Participant:
             self._mailbox.pump,
             self._mailbox.wake,
             progress,
+            self._apply_stream(),
         )
         events = pipeline.run()
         self._finish()
         return events
+
+    def _apply_stream(self) -> torch.cuda.Stream | None:
+        """The stream on which the engine reads what it is given; None when it may read at once.
+
+        Also None when the update may go on after a failure: what was given must have arrived then.
+        """
+        engine = self._engine
+        if engine is None or not engine.enqueues or engine.device.type != "cuda" or self._resumable:
+            return None
+        return torch.cuda.current_stream(engine.device)
 
     def stop(self, reason: BaseException) -> Runs:
         """End this round: give up the routes, and return what the engine was given so far. Another plan may follow."""

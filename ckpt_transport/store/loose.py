@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Backing, MemoryKind, copy_runs
+from ckpt_transport.memory import Backing, MemoryKind, fill_runs
 from ckpt_transport.planning.manifest import Conversion, PlacedTensor, TensorSpec
 from ckpt_transport.store.copier import describe
 from ckpt_transport.store.pool import lay_out
@@ -43,7 +43,7 @@ class Loose:
             if first < last:
                 targets.append(slot[starts + first - offset : starts + last - offset])
                 sources.append(tensor[first:last])
-        copy_runs(targets, sources)
+        fill_runs(targets, sources)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ from ckpt_transport.testing.checks.lifetimes import (
     check_probe_is_cheap,
     check_reconnect,
 )
+from ckpt_transport.testing.checks.ordering import check_a_device_orders
 from ckpt_transport.testing.processes import Launcher, launch
 from ckpt_transport.testing.threads import launch_in_threads
 
@@ -67,6 +68,7 @@ CHECKS: tuple[Check, ...] = (
     check_late_sender,
     check_source_may_overwrite,
     check_back_pressure,
+    check_a_device_orders,
     check_another_plan,
     check_abort_reaches_everyone,
     check_sender_dies,

@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import TransportError
-from ckpt_transport.memory import Buffer, copy_bytes
+from ckpt_transport.memory import Buffer, Fence, copy_bytes
 from ckpt_transport.testing.aside import Aside, Broken
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt, Span, Transfer
 
@@ -82,11 +82,11 @@ class Lane:
         """Write the pattern of ``seed`` where this rank sends from: to all of it, or to what ``transfer`` sends."""
         for index, source in enumerate(self.sources):
             if transfer is None:
-                copy_bytes(source.tensor, self._pattern(seed, index))
+                copy_bytes(source.tensor, self.pattern(seed, index))
         if transfer is not None and transfer.sender == self.number:
             for span in transfer.spans:
                 into = self.sources[span.region].tensor[span.offset : span.offset + span.nbytes]
-                copy_bytes(into, self._pattern(seed, span.region)[span.offset : span.offset + span.nbytes])
+                copy_bytes(into, self.pattern(seed, span.region)[span.offset : span.offset + span.nbytes])
 
     def replace(self, sizes: Sequence[int], make: Callable[[int], Buffer]) -> None:
         """Close what the senders have registered, and register and describe other memory. All ranks call it."""
@@ -97,7 +97,8 @@ class Lane:
             self.offer(*map(make, range(len(sizes))))
         self.connect()
 
-    def _pattern(self, seed: int, region: int) -> torch.Tensor:
+    def pattern(self, seed: int, region: int) -> torch.Tensor:
+        """What a region that is filled with ``seed`` holds, on the host."""
         return pattern(seed * 100 + region, self.sizes[region])
 
     # -- transfers ----------------------------------------------------------------------------------------------
@@ -133,11 +134,11 @@ class Lane:
         if len(views) != len(transfer.spans):
             raise Broken(f"{self._side(transfer)} has {len(views)} views for {len(transfer.spans)} spans")
         for index, (span, view) in enumerate(zip(transfer.spans, views, strict=True)):
-            sent = self._pattern(seed, span.region)[span.offset : span.offset + span.nbytes]
-            self._same(view, sent, f"view {index} of {self._side(transfer)}")
+            sent = self.pattern(seed, span.region)[span.offset : span.offset + span.nbytes]
+            self.same(view, sent, f"view {index} of {self._side(transfer)}")
             if self.inbox is not None:
                 landed = self.inbox.tensor[span.local : span.local + span.nbytes]
-                self._same(landed, sent, f"the memory at span {index} of {self._side(transfer)}")
+                self.same(landed, sent, f"the memory at span {index} of {self._side(transfer)}")
 
     def untouched(self, transfers: Iterable[Transfer]) -> None:
         """At a receiver with an inbox: was nothing written outside the spans of these transfers?"""
@@ -152,7 +153,11 @@ class Lane:
         if wrong.numel():
             raise Broken(f"{wrong.numel()} bytes outside all spans were overwritten, the first at {int(wrong[0])}")
 
-    def _same(self, got: torch.Tensor, sent: torch.Tensor, what: str) -> None:
+    def same(self, got: torch.Tensor, sent: torch.Tensor, what: str) -> None:
+        """
+        Raises:
+            Broken: these are not the same bytes.
+        """
         if got.dtype is not torch.uint8 or got.shape != sent.shape:
             raise Broken(
                 f"{what} has shape {tuple(got.shape)} and dtype {got.dtype}; {sent.numel()} uint8 are promised"
@@ -240,6 +245,9 @@ class _Sent(Receipt):
 
     def done(self) -> bool:
         return self._completion.done()
+
+    def fence(self) -> Fence | None:
+        return self._completion.fence()
 
     def views(self) -> Sequence[torch.Tensor]:
         return ()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from ckpt_transport.errors import RegistrationError, TransferTimeout
 from ckpt_transport.families import CollectiveEndpoint, Poll
-from ckpt_transport.memory import Buffer, MemoryKind, device_of, fence, may_have_devices
+from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of, drain, fence, may_have_devices
 from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
 from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, unique_id
 
@@ -20,9 +19,10 @@ LAUNCH_SECONDS = 30.0
 
 
 class NcclEndpoint(CollectiveEndpoint):
-    """A communicator and a stream of its own. Bytes to send must be complete on the device when they are posted."""
+    """A communicator and a stream of its own, on which the device orders broadcasts; nobody waits on the host."""
 
-    poll_seconds = 0.02
+    poll_seconds = 0.0005
+    stream: torch.cuda.Stream
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
@@ -34,13 +34,12 @@ class NcclEndpoint(CollectiveEndpoint):
             raise RegistrationError(f"'nccl' moves GPU memory, and rank {group.rank} of {group.route} has no GPU")
         deadline = time.monotonic() + timeout
         proposed = control.exchange(unique_id() if group.index == 0 else b"", timeout)
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.device(self._device):
             self._communicator = Communicator(
                 proposed[group.ranks[0]], group.index, group.size, deadline, control.receive
             )
             self._connect_members(deadline)
-        self._waiter = ThreadPoolExecutor(1, "ckpt-transport-nccl")
 
     def allocate(self, nbytes: int) -> Buffer:
         return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
@@ -51,21 +50,21 @@ class NcclEndpoint(CollectiveEndpoint):
         return b""
 
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+        with torch.cuda.device(self._device):
             self._enqueue(tensor, root, time.monotonic() + LAUNCH_SECONDS, self._progress)
-            sent = fence(self._device)
-        assert sent is not None
-        waited = self._waiter.submit(sent.synchronize)
-        waited.add_done_callback(lambda _: self.control.wake())
+        moved = self._enqueued()
 
         def ended() -> bool:
-            if waited.done():
-                waited.result()
-                return True
             self._communicator.check()
-            return False
+            return moved.query()
 
         return ended
+
+    def _enqueued(self) -> Fence:
+        with torch.cuda.stream(self.stream):
+            end = fence(self._device)
+        assert end is not None
+        return end
 
     def _connect_members(self, deadline: float) -> None:
         """A first, small broadcast, so that the first bucket does not pay for it.
@@ -74,10 +73,10 @@ class NcclEndpoint(CollectiveEndpoint):
             TransferTimeout: a member did not take part; the communicator is gone then.
         """
         probe = torch.zeros(1, dtype=torch.uint8, device=self._device)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        self.stream.wait_stream(torch.cuda.current_stream(self._device))
         try:
             self._enqueue(probe, self.group.ranks[0], deadline, self.control.receive)
-            while not self._stream.query():
+            while not self.stream.query():
                 if time.monotonic() > deadline:
                     raise TransferTimeout(f"route {self.group.route}: a member took no part in the first broadcast")
                 self._communicator.check()
@@ -90,7 +89,7 @@ class NcclEndpoint(CollectiveEndpoint):
     def _enqueue(self, tensor: torch.Tensor, root: int, deadline: float, watch: Callable[[], object]) -> None:
         number = self.group.ranks.index(root)
         self._communicator.broadcast(
-            tensor.data_ptr(), tensor.numel(), number, self._stream.cuda_stream, deadline, watch
+            tensor.data_ptr(), tensor.numel(), number, self.stream.cuda_stream, deadline, watch
         )
 
     def _interrupt(self, reason: BaseException) -> None:
@@ -98,7 +97,7 @@ class NcclEndpoint(CollectiveEndpoint):
 
     def _shut(self) -> None:
         self._communicator.abort()
-        self._waiter.shutdown()
+        drain(self.stream)
 
 
 class NcclTransport(Transport):

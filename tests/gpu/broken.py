@@ -7,6 +7,7 @@ import torch
 from ckpt_transport.errors import TransportError
 from ckpt_transport.families import Poll
 from ckpt_transport.families.polled import Operation
+from ckpt_transport.memory import Fence, fence
 from ckpt_transport.transport import Control, Descriptor, Endpoint, Group, MemoryRegion, Receipt, Transfer
 from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_cuda_ipc.plugin import CudaIpcEndpoint
@@ -53,7 +54,7 @@ class ShowsAnOldCopy(CudaIpcTransport):
 
 class _DoneWhenEnqueued(NcclEndpoint):
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self.stream):
             torch.cuda._sleep(DELAY_CYCLES)  # type: ignore[no-untyped-call]
         super()._broadcast(tensor, root)
         return lambda: True
@@ -64,6 +65,21 @@ class DoneWhenEnqueued(NcclTransport):
 
     def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
         return _DoneWhenEnqueued(group, control, timeout)
+
+
+class _MarksTooEarly(NcclEndpoint):
+    def _enqueued(self) -> Fence:
+        with torch.cuda.stream(torch.cuda.Stream(self._device)):  # type: ignore[no-untyped-call]
+            end = fence(self._device)
+        assert end is not None
+        return end
+
+
+class MarksTooEarly(NcclTransport):
+    """A fence is the end of nothing."""
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        return _MarksTooEarly(group, control, timeout)
 
 
 class _LosesTheLastByte(NcclEndpoint):
