@@ -144,7 +144,8 @@ class Fleet:
                 sender = next(leg.sender for hop in self.plan.hops for leg in hop.legs if leg.route == number)
                 attachment.endpoint.connect({sender: self.described[number, sender]})
             apply = self._apply(rank)
-            pipeline = Pipeline(program, attachments, sources, apply, watch, mailbox.pump, mailbox.wake, progress)
+            pump, wake, stream = mailbox.pump, mailbox.wake, self.apply_stream(rank)
+            pipeline = Pipeline(program, attachments, sources, apply, watch, pump, wake, progress, stream)
             outcome.events = pipeline.run()
             self.barrier.wait(PATIENCE)
         except BaseException as error:
@@ -182,6 +183,10 @@ class Fleet:
         if lent.memory is Memory.EXTENT:
             return self.extents[lent.extent]
         return rings[RingUse.FILL if lent.memory is Memory.FILL else RingUse.RECEIVE]
+
+    def apply_stream(self, rank: int) -> torch.cuda.Stream | None:
+        """Where a rank's engine reads what it is given, if it does so later."""
+        return None
 
     def _apply(self, rank: int) -> Apply:
         outcome = self.outcomes[rank]

@@ -1,0 +1,186 @@
+"""Plans run by real pipelines over endpoints whose transfers a device orders: here one whose streams are threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from ckpt_transport.errors import TransportError
+from ckpt_transport.execution import Apply
+from ckpt_transport.families import CollectiveEndpoint, Poll
+from ckpt_transport.memory import Fence
+from ckpt_transport.planning import Bucket, verify
+from ckpt_transport.testing import LoopbackTransport
+from ckpt_transport.transport import Control, Endpoint, Group
+from tests.unit.test_execution_pipeline import IN_PROCESS, LATE, PATIENCE, EngineError, Fleet, check, pumps
+from tests.unit.worlds import chained
+
+
+class Stream:
+    """Does what it is given, one after the other, on a thread of its own and rather late."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1)
+
+    def put(self, work: Callable[[], object]) -> Mark:
+        def late() -> None:
+            time.sleep(LATE)
+            work()
+
+        return Mark(self._executor.submit(late))
+
+    def wait(self, ended: Future[None]) -> None:
+        self._executor.submit(ended.exception, PATIENCE)
+
+
+class Mark(Fence):
+    """The end of something that a stream was given."""
+
+    def __init__(self, ended: Future[None]) -> None:
+        self._ended = ended
+
+    def synchronize(self) -> None:
+        self._ended.exception(PATIENCE)
+
+    def query(self) -> bool:
+        return self._ended.done()
+
+    def wait(self, stream: Any) -> None:
+        stream.wait(self._ended)
+
+
+class Meeting:
+    """One broadcast: it moves bytes when every member's stream has come to it, and none may leave before."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._come = 0
+        self._taken = 0
+        self._sent: torch.Tensor | None = None
+        self.cancelled = False
+
+    def send(self, tensor: torch.Tensor, size: int) -> None:
+        with self._changed:
+            self._sent = tensor
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._taken == size - 1 or self.cancelled, PATIENCE)
+
+    def take(self, tensor: torch.Tensor) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._sent is not None or self.cancelled, PATIENCE)
+            if self._sent is not None:
+                tensor.copy_(self._sent)
+            self._taken += 1
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        with self._changed:
+            self.cancelled = True
+            self._changed.notify_all()
+
+
+class OrderedEndpoint(CollectiveEndpoint):
+    """Broadcasts on a stream, and like NCCL's they end by themselves only when everybody takes part."""
+
+    def __init__(self, group: Group, control: Control, meetings: defaultdict[tuple[str, int], Meeting]) -> None:
+        super().__init__(group, control)
+        self.stream: Any = Stream()
+        self._meetings = meetings
+        self._joined: list[Meeting] = []
+        self._last: Mark | None = None
+
+    def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
+        meeting = self._meetings[self.group.route, len(self._joined)]
+        self._joined.append(meeting)
+        if root == self.group.rank:
+            self._last = self.stream.put(lambda: meeting.send(tensor, self.group.size))
+        else:
+            self._last = self.stream.put(lambda: meeting.take(tensor))
+        return self._last.query
+
+    def _enqueued(self) -> Fence | None:
+        return self._last
+
+    def _interrupt(self, reason: BaseException) -> None:
+        for meeting in self._joined:
+            meeting.cancel()
+
+    def _shut(self) -> None:
+        """Threads end with the test."""
+
+
+class OrderedTransport(LoopbackTransport):
+    """Makes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._meetings: defaultdict[tuple[str, int], Meeting] = defaultdict(Meeting)
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        control.exchange(b"", timeout)
+        return OrderedEndpoint(group, control, self._meetings)
+
+
+class OrderedFleet(Fleet):
+    """Its engines read what they are given on streams of their own."""
+
+    anywhere = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._streams = [Stream() for _ in range(self.size)]
+
+    def apply_stream(self, rank: int) -> Any:
+        return self._streams[rank]
+
+    def _apply(self, rank: int) -> Apply:
+        apply, stream = super()._apply(rank), self._streams[rank]
+
+        def enqueue(bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence:
+            return stream.put(lambda: apply(bucket, views))
+
+        return enqueue
+
+
+@pytest.mark.parametrize("ring_depth", [1, 2, 4])
+@pytest.mark.parametrize("transport", ["wire", "wire+window", "wire-line"])
+def test_given_a_device_that_orders_then_nothing_is_read_too_early_or_overwritten_too_soon(
+    transport: str, ring_depth: int
+) -> None:
+    """Also where only one of two transports in a chain has a stream: there the host waits."""
+    plan = chained(transport, ring_depth=ring_depth).plan()
+    verify(plan)
+    check(OrderedFleet(plan, {**IN_PROCESS, "wire": OrderedTransport()}))
+
+
+def test_given_an_engine_that_fails_while_others_wait_on_their_devices_then_all_of_them_end() -> None:
+    def picky(rank: int, bucket: Bucket) -> None:
+        if rank == 5 and bucket.extent == 1:
+            raise EngineError("not this one")
+
+    class Looking(OrderedFleet):
+        """Engines whose loaders look at values, and so wait on the host for what is not there yet."""
+
+        def _apply(self, rank: int) -> Apply:
+            apply, stream = Fleet._apply(self, rank), self._streams[rank]
+
+            def look(bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence:
+                stream.put(lambda: None).synchronize()
+                apply(bucket, views)
+                return stream.put(lambda: None)
+
+            return look
+
+    plan = chained("wire", ring_depth=1).plan()
+    outcomes = Looking(plan, {**IN_PROCESS, "wire": OrderedTransport()}, on_apply=picky).run()
+    assert isinstance(outcomes[5].error, EngineError)
+    others = [outcome.error for rank, outcome in outcomes.items() if rank != 5]
+    assert all(isinstance(error, TransportError | threading.BrokenBarrierError) for error in others)
+    assert not pumps()
