@@ -8,6 +8,7 @@ import torch
 
 from ckpt_transport import LoadedBucket
 from ckpt_transport_vllm import load_format
+from ckpt_transport_vllm.gathering import Gathering
 from ckpt_transport_vllm.processing import process_watched
 from ckpt_transport_vllm.recorded import Recorded, Way
 from ckpt_transport_vllm.replaying import Replaying
@@ -28,6 +29,7 @@ class Comparing(Replaying):
         self._found: dict[str, Way] = {}
         self._failed: dict[str, str] = {}
         self._loader_seconds = 0.0
+        self._gathering = Gathering()
 
     def finish(self) -> None:
         super().finish()
@@ -57,7 +59,11 @@ class Comparing(Replaying):
         names = {self._recorded.layout.sources[number].name for number in sources}
         super()._by_loader(bucket, sources)
         load_format.load(
-            self._target, [(piece.spec.name, piece.tensor()) for piece in bucket if piece.spec.name not in names]
+            self._target,
+            [
+                (piece.spec.name, piece.tensor())
+                for piece in self._gathering.whole(piece for piece in bucket if piece.spec.name not in names)
+            ],
         )
         self._loader_seconds += time.perf_counter() - began
 

@@ -39,7 +39,6 @@ class VllmEngine(Engine):
         verify_always: compare each replay with the loader.
     """
 
-    whole_tensors = True
     keeps_tensors = True
     enqueues = True
 

@@ -10,6 +10,7 @@ import torch
 from ckpt_transport import LoadedPiece
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.modules import layer_of
+from ckpt_transport_vllm.gathering import Gathering
 from ckpt_transport_vllm.layerwise import LayerwiseReload
 
 
@@ -24,12 +25,17 @@ class Loading:
     def __init__(self, reload: LayerwiseReload, coming: Iterable[TensorSpec]) -> None:
         self._reload = reload
         self._missing = Counter(layer_of(spec.name) for spec in coming)
+        self._gathering = Gathering()
         self._copies: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
 
     def load(self, pieces: Sequence[LoadedPiece]) -> None:
-        self._reload.load([(piece.spec.name, self._lasting(piece)) for piece in pieces])
-        for piece in pieces:
-            layer = layer_of(piece.spec.name)
+        lent = {piece.spec.name for piece in pieces if piece.lasting and piece.whole}
+        tensors = {piece.spec.name: _lasting(piece) for piece in self._gathering.whole(pieces)}
+        for name in tensors.keys() - lent:
+            self._copies[layer_of(name)].append(tensors[name])
+        self._reload.load(tensors.items())
+        for name in tensors:
+            layer = layer_of(name)
             self._missing[layer] -= 1
             if not self._missing[layer] and layer in self._copies:
                 self._reload.settle(self._copies.pop(layer))
@@ -42,12 +48,10 @@ class Loading:
     def restore(self) -> None:
         """See :meth:`LayerwiseReload.restore`."""
         self._copies.clear()
+        self._gathering.clear()
         self._reload.restore()
 
-    def _lasting(self, piece: LoadedPiece) -> torch.Tensor:
-        """The tensor, in memory that outlives the piece."""
-        if piece.lasting:
-            return piece.tensor()
-        copy = piece.tensor().clone()
-        self._copies[layer_of(piece.spec.name)].append(copy)
-        return copy
+
+def _lasting(piece: LoadedPiece) -> torch.Tensor:
+    """The tensor, in memory that outlives the piece."""
+    return piece.tensor() if piece.lasting else piece.tensor().clone()

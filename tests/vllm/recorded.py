@@ -34,21 +34,20 @@ from ckpt_transport_vllm.target import Target
 from tests.vllm import architectures as architectures
 from tests.vllm.in_process import Answers, Engine, reference
 
-BUCKET_BYTES = 4 << 20
+BUCKET_BYTES = 64 << 10
+"""Less than some tensors have."""
 Place = tuple[TensorSpec, int, int, int]
 
 
 def buckets(directory: Path, nbytes: int, device: torch.device) -> Iterator[LoadedBucket]:
-    """A checkpoint in buckets of whole tensors, on ``device``, in memory that is used again for the next."""
+    """A checkpoint in buckets, on ``device``, in memory that is used again for the next. Large tensors are split."""
     slot = torch.empty(nbytes, dtype=torch.uint8, device=device)
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for number, places in enumerate(_cut(file, nbytes)):
-                if places[-1][2] + places[-1][3] > slot.numel():
-                    slot = torch.empty(places[-1][3], dtype=torch.uint8, device=device)
-                for spec, _, start, length in places:
-                    tensor = file.get_tensor(spec.name).reshape(-1)
-                    slot[start : start + length].copy_(tensor.view(torch.uint8))
+                for spec, offset, start, length in places:
+                    raw = file.get_tensor(spec.name).reshape(-1).view(torch.uint8)
+                    slot[start : start + length].copy_(raw[offset : offset + length])
                 yield LoadedBucket((path.name, number), slot, partial(list, places))
 
 
@@ -56,19 +55,31 @@ def _cut(file: Any, nbytes: int) -> Iterator[list[Place]]:
     """Where tensors lie in each bucket."""
     places: list[Place] = []
     end = 0
-    for name in sorted(file.keys()):
-        tensor = file.get_slice(name)
-        spec = TensorSpec(name, tensor.get_dtype(), tuple(tensor.get_shape()))
+    for spec in _specs(file):
         if places and end + spec.nbytes > nbytes:
             yield places
             places, end = [], 0
-        places.append((spec, 0, end, spec.nbytes))
-        end = align_up(end + spec.nbytes)
+        for offset in range(0, spec.nbytes, nbytes):
+            if places and places[-1][0] == spec:
+                yield places
+                places, end = [], 0
+            length = min(spec.nbytes - offset, nbytes)
+            places.append((spec, offset, end, length))
+            end = align_up(end + length)
     yield places
 
 
+def _specs(file: Any) -> list[TensorSpec]:
+    slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+    return [TensorSpec(name, each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()]
+
+
 def specs_of(directory: Path) -> list[TensorSpec]:
-    return [place[0] for bucket in buckets(directory, 1 << 10, torch.device("cpu")) for place in bucket.places()]
+    found: list[TensorSpec] = []
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found += _specs(file)
+    return found
 
 
 class Updated:

@@ -64,5 +64,6 @@ CASES = (
     Case(reading.KnowsOneSender, ReadTransport, {"senders_take_turns": "described 0 regions"}),
     Case(reading.RoundsUp, ReadTransport, {"promised_memory": "70003 bytes were asked for"}),
     Case(reading.ProbeOpensFiles, ReadTransport, {"probe_is_cheap": "file descriptors"}),
+    Case(others.MarksWithoutOrder, SocketTransport, {"a_device_orders": "no stream that would order it"}),
     Case(others.LeaksOnClose, ShmTransport, {"nothing_leaks": "segments"}),
 )

@@ -78,3 +78,28 @@ class DoneWhenEnqueued(SocketTransport):
     """A receive is done when it has been handed to the library."""
 
     endpoint_type = _DoneWhenEnqueued
+
+
+class _Passed:
+    """A fence that nothing stands behind."""
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def wait(self, stream: torch.cuda.Stream) -> None: ...
+
+
+class _MarksWithoutOrder(SocketEndpoint):
+    def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
+        operation = super()._recv(transfer, region)
+        assert isinstance(operation, Operation)
+        operation._fence = _Passed
+        return operation
+
+
+class MarksWithoutOrder(SocketTransport):
+    """Receives have a fence, and there is no stream that would keep their order."""
+
+    endpoint_type = _MarksWithoutOrder

@@ -1,0 +1,47 @@
+"""Tensors that come in pieces, for loaders that take them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ckpt_transport import LoadedPiece
+
+
+@dataclass
+class _Partial:
+    """Memory for a tensor, and the bytes that are still missing."""
+
+    raw: torch.Tensor
+    missing: int
+
+
+class Gathering:
+    """Puts together what is larger than a bucket, in memory of its own on the device that the pieces are on."""
+
+    def __init__(self) -> None:
+        self._partial: dict[str, _Partial] = {}
+
+    def whole(self, pieces: Iterable[LoadedPiece]) -> Iterator[LoadedPiece]:
+        """The pieces that are whole, and those that others make whole with what came before; these last."""
+        for piece in pieces:
+            if piece.whole:
+                yield piece
+            elif (raw := self._add(piece)) is not None:
+                yield LoadedPiece(piece.spec, 0, raw, lasting=True)
+
+    def clear(self) -> None:
+        """Forget what is not whole."""
+        self._partial.clear()
+
+    def _add(self, piece: LoadedPiece) -> torch.Tensor | None:
+        name, nbytes = piece.spec.name, piece.raw.numel()
+        partial = self._partial.get(name)
+        if partial is None:
+            raw = torch.empty(piece.spec.nbytes, dtype=torch.uint8, device=piece.raw.device)
+            partial = self._partial[name] = _Partial(raw, raw.numel())
+        partial.raw[piece.offset : piece.offset + nbytes].copy_(piece.raw, non_blocking=True)
+        partial.missing -= nbytes
+        return None if partial.missing else self._partial.pop(name).raw
