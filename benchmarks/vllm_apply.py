@@ -197,6 +197,7 @@ def main(
     """Measure applying, and whole updates."""
     os.environ.update(ENVIRONMENT)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("CKPT_TRANSPORT_MEMORY_BUDGET", "2GiB")  # the first update keeps a whole layer
     import vllm
 
     arguments: dict[str, Any] = jsons.loads(os.environ.get("VLLM_ARGUMENTS", "{}"))

@@ -155,8 +155,20 @@ class _Layout:
             return cut(self._manifest, align_up(settings.bucket_bytes) * settings.ring_depth, None), ()
         if self._keepers:
             self._kept = most_kept(self._manifest, self._fit(settings, [])[0])
+            self._check_room_for_kept()
             notes.append(f"sinks keep up to {self._kept:,} bytes of layers that are not complete")
         return self._fit(settings, notes)
+
+    def _check_room_for_kept(self) -> None:
+        """Also of sinks that need no slots."""
+        for rank in sorted(self._keepers):
+            budget = self._topology.participants[rank].budget
+            if budget < self._kept:
+                raise BudgetError(
+                    f"a sink's loader keeps up to {self._kept:,} bytes until it has all of a layer, and its memory "
+                    f"budget is {budget:,} bytes; raise memory_budget on the sink, or use a transport that reads the source's "
+                    "memory in place"
+                )
 
     def _fit(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Buckets and rings that leave room for what loaders keep."""

@@ -31,13 +31,13 @@ def test_a_layer_is_the_name_up_to_its_first_number(name: str, layer: str) -> No
     assert layer_of(name) == layer
 
 
-def layers(*names: str, nbytes: int = 1024) -> Manifest:
+def layers(*names: str, nbytes: int = 1024, kind: MemoryKind = MemoryKind.SHARED) -> Manifest:
     """Tensors of the given names, one after the other."""
     placed = tuple(
         PlacedTensor(TensorSpec(name, "F32", (nbytes // 4,)), 0, number * nbytes, nbytes)
         for number, name in enumerate(names)
     )
-    return Manifest("v", (Extent(0, nbytes * len(names), MemoryKind.SHARED),), placed)
+    return Manifest("v", (Extent(0, nbytes * len(names), kind),), placed)
 
 
 def keeping(world: Topology) -> Topology:
@@ -72,6 +72,14 @@ def test_given_what_is_read_in_place_then_nothing_is_kept() -> None:
     assert made.rings == ()
     assert most_kept(made.manifest, made.buckets) == 0
     verify(made)
+
+
+def test_given_slots_that_a_sink_sees_and_a_budget_below_what_its_loader_keeps_then_both_are_named() -> None:
+    fleet = keeping(topology(["a"], ["a"], budget=2048))
+    filled = layers("l.0.a", "l.0.b", "l.0.c", kind=MemoryKind.PRIVATE)
+    settings = Settings(transport="window", bucket_bytes=1024, ring_depth=2)
+    with pytest.raises(BudgetError, match=r"keeps up to 3,072 bytes .* budget is 2,048 bytes; raise memory_budget"):
+        World(filled, fleet, INVENTED, settings).plan()
 
 
 def test_given_a_budget_for_the_kept_layer_and_one_slot_then_it_is_enough_and_one_byte_less_is_not() -> None:
