@@ -166,8 +166,8 @@ class _Layout:
             if budget < self._kept:
                 raise BudgetError(
                     f"a sink's loader keeps up to {self._kept:,} bytes until it has all of a layer, and its memory "
-                    f"budget is {budget:,} bytes; raise memory_budget on the sink, or use a transport that reads the source's "
-                    "memory in place"
+                    f"budget is {budget:,} bytes; raise memory_budget on the sink, or use a transport that reads the "
+                    "source's memory in place"
                 )
 
     def _fit(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
