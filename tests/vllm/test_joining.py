@@ -10,6 +10,7 @@ import pytest
 
 from ckpt_transport import Holder, Joiner
 from ckpt_transport_vllm import VllmFleet
+from tests.available import where_available
 from tests.vllm.servers import Replica, Started, Traffic, swift
 
 
@@ -31,7 +32,7 @@ def empty(started: Started, checkpoints: Path, tmp_path_factory: pytest.TempPath
     started.stop(replica)
 
 
-@pytest.mark.parametrize("transport", ["gloo", "shm"])
+@pytest.mark.parametrize("transport", ["gloo", "shm", *map(where_available, ("mooncake", "nixl", "ucx"))])
 def test_given_two_holders_then_an_engine_joins_from_both_and_the_other_one_serves_on(
     serving: Replica, empty: Replica, tmp_path: Path, transport: str
 ) -> None:
