@@ -45,6 +45,7 @@ class LayerwiseReload:
         with set_current_vllm_config(self._target.vllm_config):
             for module in self._modules:
                 forget_prepacked_experts(module)
+                _forget_attention_scales(module)
                 initialize_layerwise_reload(module)
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -172,6 +173,18 @@ def forget_prepacked_experts(model: torch.nn.Module) -> None:
         method: Any = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None
+
+
+def _forget_attention_scales(model: torch.nn.Module) -> None:
+    """Give attention the scales that it has where a version brings none, as when vLLM starts from that version's files.
+
+    A start without weights leaves random ones, which a reload would keep.
+    """
+    from vllm.model_executor.layers.attention.attention import set_default_quant_scales
+
+    for module in model.modules():
+        if waits_for_the_end(module) and hasattr(module, "_k_scale"):
+            set_default_quant_scales(module)
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:
