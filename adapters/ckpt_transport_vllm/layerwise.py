@@ -20,6 +20,8 @@ from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport_vllm.addresses import Addresses
 from ckpt_transport_vllm.target import Target
 
+ATTENTION_SCALES = frozenset({"_q_scale", "_k_scale", "_v_scale", "_prob_scale"})
+
 
 class LayerwiseReload:
     """One reload of one model: :meth:`begin`, then :meth:`load` as often as wanted, then :meth:`finish`.
@@ -42,10 +44,12 @@ class LayerwiseReload:
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
+        calculates = getattr(self._target.vllm_config.cache_config, "calculate_kv_scales", False)
         with set_current_vllm_config(self._target.vllm_config):
             for module in self._modules:
                 forget_prepacked_experts(module)
-                _forget_attention_scales(module)
+                if not calculates:
+                    _forget_attention_scales(module)
                 initialize_layerwise_reload(module)
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -180,11 +184,11 @@ def _forget_attention_scales(model: torch.nn.Module) -> None:
 
     A start without weights leaves random ones, which a reload would keep.
     """
-    from vllm.model_executor.layers.attention.attention import set_default_quant_scales
-
     for module in model.modules():
-        if waits_for_the_end(module) and hasattr(module, "_k_scale"):
-            set_default_quant_scales(module)
+        if waits_for_the_end(module):
+            for name in ATTENTION_SCALES & module._buffers.keys():
+                module.get_buffer(name).fill_(1.0)
+                setattr(module, f"{name}_float", 1.0)
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:
