@@ -18,6 +18,8 @@ from tests.gpu.test_conformance import NCCL_SHARES_A_GPU, needs_nccl
 MIB = 1 << 20
 SLACK = 32 * MIB
 """What CUDA itself may keep of a process that has ended, or take for its bookkeeping."""
+GROWTH = MIB
+"""What a driver may take once, for streams and events; less than anything that fifty updates could each leave behind."""
 ON_GPU = {"device": "cuda"}
 nccl = pytest.param("nccl", marks=needs_nccl)
 TRANSPORTS = ["cuda_ipc", nccl, "shm", "gloo"]
@@ -189,7 +191,7 @@ def test_fifty_updates_take_no_more_memory_than_five(transport: str) -> None:
         before = used()
         for turn in range(50):
             server.update(f"v{2 + turn % 2}", [sink.address])
-        assert used() == before
+        assert used() <= before + GROWTH
         assert sink.state().holds(weights(3))
 
 
