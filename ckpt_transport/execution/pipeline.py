@@ -271,7 +271,7 @@ class Pipeline:
             moved = True
             if not self._fill_streams and self._program.plan.buckets[step.bucket].nbytes < HANDED_OVER_BYTES:
                 started, _ = self._fill(step, free)
-                self._end(step, started)
+                self._finish(step, started)
                 continue
             filled = filler.submit(self._fill, step, free)
             filled.add_done_callback(lambda _: self._wake())
@@ -281,13 +281,13 @@ class Pipeline:
             started, end = future.result()
             moved = True
             if end is None:
-                self._end(step, started)
+                self._finish(step, started)
             else:
                 self._marks[step.stage][step] = end
                 self._filled.append((step, end, started))
         while self._filled and self._filled[0][1].query():
             step, _, started = self._filled.popleft()
-            self._end(step, started)
+            self._finish(step, started)
             moved = True
         return moved
 
@@ -346,7 +346,7 @@ class Pipeline:
         while flying and flying[0][1].done():
             step, _, posted = flying.popleft()
             self._marked[route] = max(self._marked[route] - 1, 0)
-            self._end(step, posted)
+            self._finish(step, posted)
             assert step.leg is not None
             if step.leg.sender == self._program.rank:
                 self._progress(self._program.plan.buckets[step.bucket].nbytes)
@@ -390,7 +390,7 @@ class Pipeline:
             step, _, started = self._reading.popleft()
             self._receipts.pop(step.bucket).release()
             self._progress(self._program.plan.buckets[step.bucket].nbytes)
-            self._end(step, started)
+            self._finish(step, started)
             moved = True
         return moved
 
@@ -398,7 +398,7 @@ class Pipeline:
         """Whether the bytes of a bucket have arrived and are not needed any more."""
         return (end is None or end.query()) and self._ready(step, ordered=False) is not None
 
-    def _end(self, step: Step, started: float) -> None:
+    def _finish(self, step: Step, started: float) -> None:
         """A step is over."""
         self.events.append(Event(self._program.rank, step.kind, step.bucket, started, now()))
         self._marks[step.stage].pop(step, None)
