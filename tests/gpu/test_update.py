@@ -19,7 +19,7 @@ MIB = 1 << 20
 SLACK = 32 * MIB
 """What CUDA itself may keep of a process that has ended, or take for its bookkeeping."""
 GROWTH = MIB
-"""What a driver may take once, for streams and events; less than anything that fifty updates could each leave behind."""
+"""What a driver may take once, for streams and events; less than what fifty updates could each leave behind."""
 ON_GPU = {"device": "cuda"}
 nccl = pytest.param("nccl", marks=needs_nccl)
 TRANSPORTS = ["cuda_ipc", nccl, "shm", "gloo"]
