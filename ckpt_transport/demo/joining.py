@@ -28,6 +28,7 @@ from ckpt_transport.demo.service import Service, ServiceError
 from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.planning import transports_of
 from ckpt_transport.planning.explain import size
+from ckpt_transport.session import available
 from ckpt_transport.transport import FanOut, Reach
 
 VERSION, EMPTY = "step-42", "nothing"
@@ -237,9 +238,12 @@ def main(
 ) -> None:
     """Let engines join a fleet that serves."""
     display = Display()
+    chosen = transport or over_the_network()
     try:
+        for name in chosen:
+            available.check(Config.load(transport=name))
         with tempfile.TemporaryDirectory(prefix="ckpt-transport-demo-") as folder:
-            found = _Demo(display, Path(folder), transport or over_the_network()).show()
+            found = _Demo(display, Path(folder), chosen).show()
     except (CkptTransportError, ServiceError, httpx.HTTPError, OSError) as error:
         display.heading("The demonstration failed")
         display.line(f"{type(error).__name__}: {error}", "bold red")

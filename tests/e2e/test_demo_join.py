@@ -9,22 +9,39 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ckpt_transport import registry
 from ckpt_transport.demo import latency
 from ckpt_transport.demo.client import Served
 from ckpt_transport.demo.joining import VERSION, Result
 
+LIBRARIES = ("mooncake", "ucx", "nixl")
+FOUND = [name for name in LIBRARIES if registry.available(name).ok]
 
-@pytest.mark.timeout(200)
-def test_engines_join_over_the_transports_that_are_named_and_the_fleet_serves_on(tmp_path: Path) -> None:
-    """Given a fleet of two, when engines join over gloo and shm, then they give its tokens, and nothing failed."""
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "transports",
+    [
+        pytest.param(["gloo", "shm"], id="gloo and shm"),
+        pytest.param(
+            FOUND,
+            id="transfer libraries",
+            marks=pytest.mark.skipif(len(FOUND) < 2, reason="fewer than two of mooncake, ucx and nixl are here"),
+        ),
+    ],
+)
+def test_engines_join_over_the_transports_that_are_named_and_the_fleet_serves_on(
+    tmp_path: Path, transports: list[str]
+) -> None:
+    """Given a fleet of two, when engines join over some transports, then they give its tokens, and nothing failed."""
     found = tmp_path / "result.json"
-    command = [sys.executable, "-m", "ckpt_transport.demo.joining", "--transport", "gloo", "--transport", "shm"]
-    ran = subprocess.run([*command, "--json", found], capture_output=True, text=True, timeout=180)
+    command = [sys.executable, "-m", "ckpt_transport.demo.joining", *(f"--transport={name}" for name in transports)]
+    ran = subprocess.run([*command, "--json", found], capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     result = msgspec.json.decode(found.read_bytes(), type=Result)
     assert result.ok
     assert result.versions == (VERSION, VERSION)
-    assert [joined.transports for joined in result.joined] == [("gloo",), ("shm",)]
+    assert [joined.transports for joined in result.joined] == [(name,) for name in transports]
     for joined in result.joined:
         assert joined.identical
         assert joined.comparison.elements
