@@ -82,9 +82,6 @@ class Recorded:
         Raises:
             RecordingError: it cannot be recorded.
         """
-        method = target.model_config.quantization
-        if method is not None:
-            raise RecordingError(f"weights that are quantized by '{method}' are not replayed exactly yet")
         began = time.perf_counter()
         parallel = target.vllm_config.parallel_config
         context = (
