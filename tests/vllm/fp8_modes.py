@@ -231,12 +231,12 @@ def check(case: Case, transport: str) -> str:
     else:
         other = Case(case.folder, "block", case.family, case.ranks)
         directories["FP8"] = other.served(2)
-    updates = 0
+    told: list[str] = []
     settings = {"transport": transport, "bucket_bytes": SMALL_BUCKET}
     with Source(settings, directories, *engine.sinks(), targets=targets) as source:
 
         def bring(version: str, expected: State) -> None:
-            source.update(version)
+            told.extend(source.update(version))
             found = engine.state()
             assert not found.differing(expected), f"{found.differing(expected)[:5]} differ after {version}"
             now = engine.pointers() if pointers else {}
@@ -246,12 +246,10 @@ def check(case: Case, transport: str) -> str:
         for _ in range(TIMES):
             for version, expected in (("v2", second), ("v1", first)):
                 bring(version, expected)
-                updates += 1
                 if targets:
                     other_seed = {"v2": "v1", "v1": "v2"}[version]
                     bring(f"{other_seed} from BF16", first if other_seed == "v1" else second)
                     bring(f"{version} from BF16", expected)
-                    updates += 2
         missing, wrong = f"lacks tensor {scale}", f"{scale} is F32 [3, 5]"
         if case.bare:
             missing, wrong = f"{scale} is missing", f"{scale} is of shape [3, 5]"
@@ -264,8 +262,10 @@ def check(case: Case, transport: str) -> str:
         source.fail_half_way("v2")
         assert any(ask_version(sink).tainted for sink in engine.sinks())
         bring("v2", second)
-        updates += 1
-    return f"{updates} updates, {len(second.checksums[0])} checksums, {len(pointers)} addresses"
+    updates = len(told) // case.ranks
+    replayed = sum(each.startswith("replayed in") for each in told) // case.ranks
+    compared = f"{len(second.checksums[0])} checksums, {len(pointers)} addresses"
+    return f"{updates} updates, {replayed} of them replayed, {compared}"
 
 
 def _reference(case: Case, seed: int) -> State:

@@ -44,9 +44,9 @@ class Source:
         self._process.start()
         theirs.close()
 
-    def update(self, version: str) -> float:
-        """Bring a version; return the seconds that it took."""
-        return float(self._ask("update", version))
+    def update(self, version: str) -> list[str]:
+        """Bring a version; return what each engine says of how it has applied that."""
+        return list(map(str, self._ask("update", version)))
 
     def fail_half_way(self, version: str) -> None:
         """Begin to bring a version, and give up when half of it is sent."""
@@ -101,10 +101,10 @@ def _serve(
                 pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _update(server: ParameterServer, version: str, sinks: Sequence[str]) -> float:
+def _update(server: ParameterServer, version: str, sinks: Sequence[str]) -> list[str]:
     report = server.update(version, sinks)
     assert report is not None
-    return report.seconds
+    return list(report.told.values())
 
 
 def _refuse(server: ParameterServer, version: str, sinks: Sequence[str]) -> str:
