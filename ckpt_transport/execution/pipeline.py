@@ -128,8 +128,8 @@ class Pipeline:
         self._marked = dict.fromkeys(attachments, 0)
         """Of the transfers of a route that are in flight, how many, from the oldest on, have a mark."""
         sent, received = self._streams(sends=True), self._streams(sends=False)
-        self._fill_streams = _streams_beside(sources.ring)
-        self._orders_fills = bool(self._fill_streams) and None not in sent
+        self._fill_stream = _stream_beside(sources.ring)
+        self._orders_fills = self._fill_stream is not None and None not in sent
         self._apply_stream = None if None in received else apply_stream
 
     def run(self) -> list[Event]:
@@ -214,8 +214,8 @@ class Pipeline:
                     self._let_go(error)
                     raise
         finally:
-            for stream in self._fill_streams:
-                drain(stream)
+            if self._fill_stream is not None:
+                drain(self._fill_stream)
 
     def _pump_until_done(self, filler: ThreadPoolExecutor) -> None:
         watched = 0.0
@@ -240,7 +240,7 @@ class Pipeline:
 
     @property
     def _fillers(self) -> int:
-        return FILL_THREADS if self._fill_streams and not self._orders_fills else 1
+        return 1 if self._fill_stream is None or self._orders_fills else FILL_THREADS
 
     def _patience(self) -> float:
         """How long nothing may happen without a message or a wake."""
@@ -269,7 +269,7 @@ class Pipeline:
         while self._fills and (free := self._ready(self._fills[0], ordered=self._orders_fills)) is not None:
             step = self._fills.popleft()
             moved = True
-            if not self._fill_streams and self._program.plan.buckets[step.bucket].nbytes < HANDED_OVER_BYTES:
+            if self._fill_stream is None and self._program.plan.buckets[step.bucket].nbytes < HANDED_OVER_BYTES:
                 started, _ = self._fill(step, free)
                 self._finish(step, started)
                 continue
@@ -300,13 +300,12 @@ class Pipeline:
         start = bucket.fill_slot * ring.slot_bytes
         slot = self._sources.ring[start : start + bucket.nbytes]
         backing = self._sources.extents[bucket.extent]
-        if not self._fill_streams:
+        if self._fill_stream is None:
             backing.fill(slot, bucket.offset)
             return started, None
-        stream = self._fill_streams[bucket.fill_slot % self._fillers]
         for fence in free:
-            fence.wait(stream)
-        with torch.cuda.stream(stream):
+            fence.wait(self._fill_stream)
+        with torch.cuda.stream(self._fill_stream):
             backing.fill(slot, bucket.offset)
             end = fence_of(slot.device)
         if self._orders_fills or end is None:
@@ -407,11 +406,11 @@ class Pipeline:
             del self._left[step.stage]
 
 
-def _streams_beside(ring: torch.Tensor | None) -> list[torch.cuda.Stream]:
-    """One for each thread that fills slots on a device."""
+def _stream_beside(ring: torch.Tensor | None) -> torch.cuda.Stream | None:
+    """A stream that only fills use, where slots are on a device."""
     if ring is None or not ring.is_cuda:
-        return []
-    return [torch.cuda.Stream(ring.device) for _ in range(FILL_THREADS)]  # type: ignore[no-untyped-call]
+        return None
+    return torch.cuda.Stream(ring.device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
