@@ -103,6 +103,7 @@ class LoaderEngine(TorchEngine):
     ) -> None:
         super().__init__(module, group, label)
         self.whole_tensors = True
+        self.enqueues = False
         self._loading = RecordedLoading(module, loader, always=verify_always)
 
     def prepare(self, specs: Sequence[TensorSpec]) -> None:

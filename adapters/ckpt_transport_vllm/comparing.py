@@ -30,6 +30,12 @@ class Comparing(Replaying):
         self._failed: dict[str, str] = {}
         self._loader_seconds = 0.0
         self._gathering = Gathering()
+        self._to_load = {name: set(sources) for name, sources in recorded.sources_of.items()}
+
+    def load(self, bucket: LoadedBucket) -> None:
+        super().load(bucket)
+        with torch.no_grad():
+            self._end(self._staged - self._done)
 
     def finish(self) -> None:
         super().finish()
@@ -58,14 +64,17 @@ class Comparing(Replaying):
         began = time.perf_counter()
         names = {self._recorded.layout.sources[number].name for number in sources}
         super()._by_loader(bucket, sources)
-        load_format.load(
-            self._target,
-            [
-                (piece.spec.name, piece.tensor())
-                for piece in self._gathering.whole(piece for piece in bucket if piece.spec.name not in names)
-            ],
-        )
+        pieces = self._gathering.whole(piece for piece in bucket if piece.spec.name not in names)
+        tensors = {piece.spec.name: piece.tensor() for piece in pieces}
+        if tensors:
+            load_format.load(self._target, tensors.items())
+        loaded = {number for number, spec in enumerate(self._recorded.layout.sources) if spec.name in tensors}
+        for left in self._to_load.values():
+            left -= loaded
         self._loader_seconds += time.perf_counter() - began
+
+    def _lacks(self, name: str) -> bool:
+        return super()._lacks(name) or bool(self._to_load.get(name))
 
     def _complete(self, name: str) -> None:
         difference = self._difference(name)

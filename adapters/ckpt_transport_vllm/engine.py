@@ -124,12 +124,13 @@ class VllmEngine(Engine):
     def taint(self, reason: str) -> None:
         """Put the model into a state that a later update can start from; its weights are a mix."""
         logger.error("%s must not serve: %s", self.label, reason)
-        for way in (self._replaying, self._loading):
-            if way is not None:
-                way.restore()
+        self._quiesce.taint(reason)
+        ways = self._replaying, self._loading
         self._loading = self._replaying = self._recorded = None
         self._cores.close()
-        self._quiesce.taint(reason)
+        for way in ways:
+            if way is not None:
+                way.restore()
 
     def _begin(self) -> None:
         target = self._find_target()

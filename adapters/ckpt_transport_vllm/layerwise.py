@@ -189,6 +189,9 @@ def _forget_attention_scales(model: torch.nn.Module) -> None:
             for name in ATTENTION_SCALES & module._buffers.keys():
                 module.get_buffer(name).fill_(1.0)
                 setattr(module, f"{name}_float", 1.0)
+                on_host = getattr(module, f"{name}_cpu", None)
+                if isinstance(on_host, torch.Tensor):
+                    on_host.fill_(1.0)
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:

@@ -33,7 +33,8 @@ class Loading:
         tensors = {piece.spec.name: _lasting(piece) for piece in self._gathering.whole(pieces)}
         for name in tensors.keys() - lent:
             self._copies[layer_of(name)].append(tensors[name])
-        self._reload.load(tensors.items())
+        if tensors:
+            self._reload.load(tensors.items())
         for name in tensors:
             layer = layer_of(name)
             self._missing[layer] -= 1

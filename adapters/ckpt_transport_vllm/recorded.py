@@ -164,13 +164,16 @@ class Recorded:
         self.targets_of: defaultdict[str, list[int]] = defaultdict(list)
         self.bytes_of: Counter[str] = Counter()
         self.programs_of: defaultdict[str, set[int]] = defaultdict(set)
+        self.sources_of: defaultdict[str, set[int]] = defaultdict(set)
         self._reached: defaultdict[int, set[int]] = defaultdict(set)
         for copy in layout.copies:
             self.bytes_of[self.module_of[copy.target]] += copy.nbytes
+            self.sources_of[self.module_of[copy.target]].add(copy.source)
             self._reached[copy.source].add(copy.target)
         for number, program in enumerate(layout.programs):
             for target in program.targets:
                 self.programs_of[self.module_of[target]].add(number)
+                self.sources_of[self.module_of[target]].update(program.sources)
                 for source in program.sources:
                     self._reached[source].add(target)
         loaded = {target for targets in self._reached.values() for target in targets}
@@ -189,6 +192,11 @@ class Recorded:
         for each in self.layout.refused:
             if each.place is Place.TARGET:
                 failed[self.module_of[each.index]] = each.reason
+        for program in self.layout.programs:
+            if not program.sources:
+                failed |= {
+                    self.module_of[target]: "the loader makes it of nothing that comes" for target in program.targets
+                }
         for name in self.ways:
             loaded = [self.layout.targets[number].name.rpartition(".")[2] for number in self._written(name)]
             if not can_be_staged(modules[name], loaded):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -114,6 +114,8 @@ class Replaying:
     def restore(self) -> None:
         """Put parameters back where they were, whatever is in them."""
         self._tensors.clear()
+        if self._loading is not None:
+            self._loading.restore()
         load_format.put_back(self._target.model)
 
     # -- modules ------------------------------------------------------------------------------------------------------
@@ -146,14 +148,23 @@ class Replaying:
                 name = self._recorded.module_of[target]
                 self._left_programs[name].discard(number)
                 reached.add(name)
-        for name in reached:
-            if not self._left_bytes[name] and not self._left_programs.get(name):
-                if self._ways[name] is Way.STAGED:
-                    self._replay.fill(self._recorded.targets_of[name])
-                    self._complete(name)
-                    for number in self._recorded.targets_of[name]:
-                        self._tensors.pop(number, None)
-                self._done.add(name)
+        self._end(reached)
+
+    def _end(self, names: Iterable[str]) -> None:
+        """See which of these modules have all of their weights."""
+        for name in names:
+            if name in self._done or self._lacks(name):
+                continue
+            if self._ways[name] is Way.STAGED:
+                self._replay.fill(self._recorded.targets_of[name])
+                self._complete(name)
+                for number in self._recorded.targets_of[name]:
+                    self._tensors.pop(number, None)
+            self._done.add(name)
+
+    def _lacks(self, name: str) -> bool:
+        """Whether something has not come that goes into this module."""
+        return bool(self._left_bytes[name] or self._left_programs.get(name))
 
     def _complete(self, name: str) -> None:
         """A staged module has all of its weights."""
@@ -162,7 +173,7 @@ class Replaying:
         self._processing += time.perf_counter() - began
 
     def _check_complete(self, name: str) -> None:
-        if self._left_bytes[name] or self._left_programs.get(name):
+        if self._lacks(name):
             raise RecordingError(f"{name} has not got all of its weights")
 
     def _by_loader(self, bucket: LoadedBucket, sources: set[int]) -> None:

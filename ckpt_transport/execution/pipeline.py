@@ -17,8 +17,9 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 
@@ -128,7 +129,7 @@ class Pipeline:
         self._marked = dict.fromkeys(attachments, 0)
         """Of the transfers of a route that are in flight, how many, from the oldest on, have a mark."""
         sent, received = self._streams(sends=True), self._streams(sends=False)
-        self._fill_stream = _stream_beside(sources.ring)
+        self._fill_stream = None if sources.ring is None or sources.ring.is_cpu else _fill_stream(sources.ring.device)
         self._orders_fills = self._fill_stream is not None and None not in sent
         self._apply_stream = None if None in received else apply_stream
 
@@ -160,6 +161,9 @@ class Pipeline:
                 self._apply_all(waiter)
         except BaseException as error:
             self._give_back(error)
+            pump.join()
+            if isinstance(error, Exception) and self._failure not in (None, error):
+                raise self._failure from error
             raise
         finally:
             pump.join()
@@ -236,7 +240,8 @@ class Pipeline:
         """Fail what a device orders: a fill or an apply may wait there for a transfer that will not end by itself."""
         for attachment in self._attachments.values():
             if attachment.endpoint.stream is not None:
-                attachment.endpoint.abort(reason)
+                with suppress(Exception):
+                    attachment.endpoint.abort(reason)
 
     @property
     def _fillers(self) -> int:
@@ -406,11 +411,10 @@ class Pipeline:
             del self._left[step.stage]
 
 
-def _stream_beside(ring: torch.Tensor | None) -> torch.cuda.Stream | None:
-    """A stream that only fills use, where slots are on a device."""
-    if ring is None or not ring.is_cuda:
-        return None
-    return torch.cuda.Stream(ring.device)  # type: ignore[no-untyped-call]
+@cache
+def _fill_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that only fills use."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

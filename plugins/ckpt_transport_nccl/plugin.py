@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 
 import torch
 
-from ckpt_transport.errors import RegistrationError, TransferTimeout
+from ckpt_transport.errors import EndpointClosedError, RegistrationError, TransferTimeout
 from ckpt_transport.families import CollectiveEndpoint, Poll
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of, drain, fence, may_have_devices
 from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
 from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, unique_id
 
+ABORT_SECONDS = 2.0
+"""Longest wait for a communicator to be gone; it takes milliseconds when nothing else holds it up."""
 LAUNCH_SECONDS = 30.0
 """Longest wait for a broadcast to be enqueued; the first one of a communicator connects its members."""
 
@@ -32,6 +35,7 @@ class NcclEndpoint(CollectiveEndpoint):
             raise RegistrationError(f"route {group.route}: {error}") from error
         if self._device.type != "cuda":
             raise RegistrationError(f"'nccl' moves GPU memory, and rank {group.rank} of {group.route} has no GPU")
+        self._ending: threading.Thread | None = None
         deadline = time.monotonic() + timeout
         proposed = control.exchange(unique_id() if group.index == 0 else b"", timeout)
         self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -93,10 +97,14 @@ class NcclEndpoint(CollectiveEndpoint):
         )
 
     def _interrupt(self, reason: BaseException) -> None:
-        self._shut()
+        """Abort beside this thread: it may have to wait for a broadcast of another route, which is aborted next."""
+        if self._ending is None:
+            self._ending = threading.Thread(target=self._communicator.abort, name="ckpt-transport-nccl", daemon=True)
+            self._ending.start()
+        self._ending.join(ABORT_SECONDS)
 
     def _shut(self) -> None:
-        self._communicator.abort()
+        self._interrupt(EndpointClosedError("closed"))
         drain(self.stream)
 
 
