@@ -29,6 +29,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._vllm_engine import names_of, start
 from ckpt_transport import dtypes
 from ckpt_transport_fp8 import Target as Quantized
 from ckpt_transport_fp8 import quantized
@@ -36,56 +37,10 @@ from ckpt_transport_fp8.config import parse
 from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.layerwise import LayerwiseReload
 from ckpt_transport_vllm.target import Target
-from tests.vllm.fp8_checkpoints import CONFIGS
 from tests.vllm.fp8_modes import MODES
 
-LAYERS = {"dense": 36, "mixture": 24}
 SHOWN = 25
 Weights = list[tuple[str, torch.Tensor]]
-
-
-def write_config(folder: Path, model: str, layers: int, checkpoint: str) -> Any:
-    """A directory with a configuration and nothing else; returns the model's, of transformers."""
-    import transformers
-
-    shared = {
-        "vocab_size": 151936,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 32,
-        "head_dim": 128,
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": False,
-        "dtype": "bfloat16",
-    }
-    if model == "dense":
-        config = transformers.Qwen3Config(
-            **shared,
-            hidden_size=4096,
-            intermediate_size=12288,
-            num_key_value_heads=8,
-            architectures=["Qwen3ForCausalLM"],
-        )
-    else:
-        config = transformers.Qwen3MoeConfig(
-            **shared,
-            hidden_size=2048,
-            intermediate_size=6144,
-            moe_intermediate_size=768,
-            num_key_value_heads=4,
-            num_experts=128,
-            num_experts_per_tok=8,
-            architectures=["Qwen3MoeForCausalLM"],
-        )
-    content = config.to_dict() | {"architectures": config.architectures}
-    if checkpoint:
-        kept = ["lm_head", *(f"model.layers.{layer}.mlp.gate" for layer in range(layers))]
-        chosen = dict(CONFIGS[checkpoint])
-        content["quantization_config"] = chosen | {key: kept for key in KEEPERS if key in chosen}
-    (folder / "config.json").write_text(json.dumps(content))
-    return config
-
-
-KEEPERS = ("modules_to_not_convert", "ignored_layers")
 
 
 def weights_of(config: Any, folder: Path, device: torch.device) -> Weights:
@@ -119,35 +74,6 @@ def _quantize(name: str, tensor: torch.Tensor, target: Quantized) -> Weights:
         )
         for place in loan.tensors
     ]
-
-
-def names_of(config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    hidden, head = config.hidden_size, config.head_dim
-    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
-    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        for name, shape in (
-            ("q", (queries, hidden)),
-            ("k", (keys, hidden)),
-            ("v", (keys, hidden)),
-            ("o", (hidden, queries)),
-        ):
-            yield f"{prefix}.self_attn.{name}_proj.weight", shape
-        for name in ("q_norm", "k_norm"):
-            yield f"{prefix}.self_attn.{name}.weight", (head,)
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            yield f"{prefix}.{name}.weight", (hidden,)
-        experts = getattr(config, "num_experts", 0)
-        if experts:
-            yield f"{prefix}.mlp.gate.weight", (experts, hidden)
-        inner = config.moe_intermediate_size if experts else config.intermediate_size
-        for part in [f"experts.{expert}." for expert in range(experts)] or [""]:
-            for name in ("gate", "up"):
-                yield f"{prefix}.mlp.{part}{name}_proj.weight", (inner, hidden)
-            yield f"{prefix}.mlp.{part}down_proj.weight", (hidden, inner)
-    yield "model.norm.weight", (hidden,)
-    yield "lm_head.weight", (config.vocab_size, hidden)
 
 
 class Measured:
@@ -279,22 +205,9 @@ def main(
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     import vllm
 
-    chosen = None if mode == "bf16" else MODES[mode]
-    arguments: dict[str, Any] = json.loads(os.environ.get("VLLM_ARGUMENTS", "{}"))
-    arguments |= {} if chosen is None else chosen.arguments
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        config = write_config(folder, model, layers or LAYERS[model], "" if chosen is None else chosen.checkpoint)
-        llm: Any = vllm.LLM(
-            str(folder),
-            load_format="dummy",
-            skip_tokenizer_init=True,
-            enforce_eager=True,
-            max_model_len=256,
-            max_num_seqs=4,
-            dtype="bfloat16",
-            **arguments,
-        )
+        llm, config = start(folder, model, mode, layers)
         (tables,) = llm.collective_rpc(lambda worker: profile(Measured(worker, config, folder), rounds))
     console = Console(width=140)
     console.print(f"vLLM {vllm.__version__}, torch {torch.__version__}: {model}, {mode}")

@@ -9,7 +9,6 @@ VLLM_ARGUMENTS may hold further arguments of LLM as JSON. On a CPU use ``--layer
 
 from __future__ import annotations
 
-import json as jsons
 import os
 import tempfile
 import time
@@ -28,7 +27,8 @@ from rich.console import Console
 from benchmarks._gpu_worker import Peer, host_to_device
 from benchmarks._models import Shapes, size, tensors
 from benchmarks._report import Row, report
-from benchmarks.fp8_reload import LAYERS, Measured, names_of, write_config
+from benchmarks._vllm_engine import names_of, start
+from benchmarks.fp8_reload import Measured
 from ckpt_transport import Config, LoadedBucket, ParameterServer
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.bucketing import align_up
@@ -198,26 +198,10 @@ def main(
     os.environ.update(ENVIRONMENT)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("CKPT_TRANSPORT_MEMORY_BUDGET", "2GiB")  # the first update keeps a whole layer
-    import vllm
-
-    arguments: dict[str, Any] = jsons.loads(os.environ.get("VLLM_ARGUMENTS", "{}"))
-    if mode != "bf16":
-        assert not MODES[mode].checkpoint, "only modes that quantize BF16 weights"
-        arguments |= MODES[mode].arguments
+    assert mode == "bf16" or not MODES[mode].checkpoint, "only modes that quantize BF16 weights"
     transports = transport or (["cuda_ipc", "shm"] if torch.cuda.is_available() else ["shm"])
     with tempfile.TemporaryDirectory() as scratch:
-        config = write_config(Path(scratch), model, layers or LAYERS[model], "")
-        llm: Any = vllm.LLM(
-            scratch,
-            load_format="dummy",
-            skip_tokenizer_init=True,
-            enforce_eager=True,
-            max_model_len=256,
-            max_num_seqs=4,
-            dtype="bfloat16",
-            worker_extension_cls=EXTENSION,
-            **arguments,
-        )
+        llm, config = start(Path(scratch), model, mode, layers, worker_extension_cls=EXTENSION)
         rows = measure(llm, f"{model}, {mode}", config, Path(scratch), transports, rounds)
     report(rows, json)
 

@@ -30,7 +30,8 @@ class Comparing(Replaying):
         self._failed: dict[str, str] = {}
         self._loader_seconds = 0.0
         self._gathering = Gathering()
-        self._to_load = {name: set(sources) for name, sources in recorded.sources_of.items()}
+        named = recorded.layout.sources
+        self._to_load = {name: {named[each].name for each in of} for name, of in recorded.sources_of.items()}
 
     def load(self, bucket: LoadedBucket) -> None:
         super().load(bucket)
@@ -68,9 +69,8 @@ class Comparing(Replaying):
         tensors = {piece.spec.name: piece.tensor() for piece in pieces}
         if tensors:
             load_format.load(self._target, tensors.items())
-        loaded = {number for number, spec in enumerate(self._recorded.layout.sources) if spec.name in tensors}
         for left in self._to_load.values():
-            left -= loaded
+            left.difference_update(tensors)
         self._loader_seconds += time.perf_counter() - began
 
     def _lacks(self, name: str) -> bool:

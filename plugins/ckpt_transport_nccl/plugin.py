@@ -36,6 +36,7 @@ class NcclEndpoint(CollectiveEndpoint):
         if self._device.type != "cuda":
             raise RegistrationError(f"'nccl' moves GPU memory, and rank {group.rank} of {group.route} has no GPU")
         self._ending: threading.Thread | None = None
+        self._last: Fence | None = None
         deadline = time.monotonic() + timeout
         proposed = control.exchange(unique_id() if group.index == 0 else b"", timeout)
         self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -56,7 +57,9 @@ class NcclEndpoint(CollectiveEndpoint):
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
         with torch.cuda.device(self._device):
             self._enqueue(tensor, root, time.monotonic() + LAUNCH_SECONDS, self._progress)
-        moved = self._enqueued()
+        with torch.cuda.stream(self.stream):
+            moved = self._last = fence(self._device)
+        assert moved is not None
 
         def ended() -> bool:
             self._communicator.check()
@@ -64,11 +67,8 @@ class NcclEndpoint(CollectiveEndpoint):
 
         return ended
 
-    def _enqueued(self) -> Fence:
-        with torch.cuda.stream(self.stream):
-            end = fence(self._device)
-        assert end is not None
-        return end
+    def _enqueued(self) -> Fence | None:
+        return self._last
 
     def _connect_members(self, deadline: float) -> None:
         """A first, small broadcast, so that the first bucket does not pay for it.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,41 +17,9 @@ from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Bucket, verify
 from ckpt_transport.testing import LoopbackTransport
 from ckpt_transport.transport import Control, Endpoint, Group
-from tests.unit.test_execution_pipeline import IN_PROCESS, LATE, PATIENCE, EngineError, Fleet, check, pumps
+from tests.unit.devices import PATIENCE, Mark, Stream
+from tests.unit.test_execution_pipeline import IN_PROCESS, EngineError, Fleet, check, pumps
 from tests.unit.worlds import chained
-
-
-class Stream:
-    """Does what it is given, one after the other, on a thread of its own and rather late."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1)
-
-    def put(self, work: Callable[[], object]) -> Mark:
-        def late() -> None:
-            time.sleep(LATE)
-            work()
-
-        return Mark(self._executor.submit(late))
-
-    def wait(self, ended: Future[None]) -> None:
-        self._executor.submit(ended.exception, PATIENCE)
-
-
-class Mark(Fence):
-    """The end of something that a stream was given."""
-
-    def __init__(self, ended: Future[None]) -> None:
-        self._ended = ended
-
-    def synchronize(self) -> None:
-        self._ended.exception(PATIENCE)
-
-    def query(self) -> bool:
-        return self._ended.done()
-
-    def wait(self, stream: Any) -> None:
-        stream.wait(self._ended)
 
 
 class Meeting:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,11 +25,8 @@ from ckpt_transport.testing import LoopbackTransport
 from ckpt_transport.transport import Completion, Control, Endpoint, Group, MemoryRegion, Receipt, Transfer, Transport
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_shm.plugin import ShmEndpoint, ShmTransport
+from tests.unit.devices import PATIENCE, Stream
 from tests.unit.worlds import INVENTED, World, chained, manifest, topology, worlds
-
-PATIENCE = 60.0
-LATE = 0.005
-"""Seconds after which a queue reads; whatever overwrites a slot too early has had time to."""
 
 
 class AnywhereTransport(ShmTransport):
@@ -295,42 +291,16 @@ def test_given_slow_sinks_then_nothing_is_overwritten_before_they_have_read_it()
     check(Fleet(plan, on_apply=slow))
 
 
-class Queue:
-    """Reads buckets some time after it was told to, as a device does."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1)
-
-    def put(self, read: Callable[[], object]) -> Fence:
-        def read_late() -> None:
-            time.sleep(LATE)
-            read()
-
-        ended = self._executor.submit(read_late)
-
-        class Ended:
-            def synchronize(self) -> None:
-                ended.result(PATIENCE)
-
-            def query(self) -> bool:
-                return ended.done()
-
-            def wait(self, stream: torch.cuda.Stream) -> None:
-                raise AssertionError("there is no device")
-
-        return Ended()
-
-
 class QueueingFleet(Fleet):
     """Its engines enqueue what they are given, and return."""
 
     anywhere = True
 
     def _apply(self, rank: int) -> Apply:
-        apply, queue = super()._apply(rank), Queue()
+        apply, stream = super()._apply(rank), Stream()
 
         def enqueue(bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence:
-            return queue.put(lambda: apply(bucket, views))
+            return stream.put(lambda: apply(bucket, views))
 
         return enqueue
 
