@@ -95,7 +95,7 @@ class Applied:
         """Seconds of one version, the device's work included."""
         _synchronize()
         began = time.perf_counter()
-        self.engine.prepare(self._specs)
+        self.engine.prepare(self._specs, None)
         for number, places in enumerate(self._buckets):
             self.engine.load(LoadedBucket(number, self._slot, partial(list, places)))
         self.engine.finish()

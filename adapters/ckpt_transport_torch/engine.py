@@ -9,7 +9,7 @@ import torch
 
 from ckpt_transport import Engine, Gate, LoadedBucket, dtypes
 from ckpt_transport.memory import Fence, copy_bytes, fence
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import Share, TensorSpec
 from ckpt_transport.recording import RecordedLoading
 
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
@@ -106,8 +106,11 @@ class LoaderEngine(TorchEngine):
         self.enqueues = False
         self._loading = RecordedLoading(module, loader, always=verify_always)
 
-    def prepare(self, specs: Sequence[TensorSpec]) -> None:
-        self._loading.prepare(specs)
+    def share(self) -> Share | None:
+        return self._loading.share()
+
+    def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
+        self._loading.prepare(specs, share)
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
         """Only the loader knows: its names and shapes are the checkpoint's, not the module's."""

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 import torch
 
 from ckpt_transport import Engine, LoadedBucket
-from ckpt_transport.errors import RecordingError
+from ckpt_transport.errors import PlanMismatchError, RecordingError
 from ckpt_transport.memory import Fence, fence
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import Share, TensorSpec
 from ckpt_transport_vllm.comparing import Comparing
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.layerwise import LayerwiseReload
@@ -61,6 +61,7 @@ class VllmEngine(Engine):
         self._known: dict[str, tuple[TensorSpec, ...]] = {}
         self._knows = False
         self._coming: tuple[TensorSpec, ...] | None = None
+        self._partial = False
         self._recorded: Recorded | None = None
         self._refused: tuple[tuple[TensorSpec, ...] | None, str] = None, ""
         self._seconds = 0.0
@@ -87,8 +88,16 @@ class VllmEngine(Engine):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def prepare(self, specs: Sequence[TensorSpec]) -> None:
-        self._coming = tuple(specs)
+    def share(self) -> Share | None:
+        recorded = self._recorded
+        if recorded is None or self._verify_always or not recorded.holds_for(self._find_target(), recorded.specs):
+            return None
+        return recorded.share
+
+    def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
+        self._coming, self._partial = tuple(specs), share is not None
+        if share is not None and share != self.share():
+            raise PlanMismatchError(f"{self.label} has changed since it was asked what it needs of a new version")
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
         if self._replaying is None and self._loading is None:
@@ -158,6 +167,8 @@ class VllmEngine(Engine):
             return None
         if self._recorded is not None and self._recorded.holds_for(target, coming):
             return self._recorded
+        if self._partial:
+            raise RecordingError(f"{self.label} has changed, and only a share of the version comes")
         self._recorded, reason = None, ""
         try:
             recorded = Recorded.of(target, coming)

@@ -11,8 +11,19 @@ from dataclasses import dataclass, field
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.planning import TensorSpec
-from ckpt_transport.recording import Part, Place, Recording, Script, Scripts, fingerprint, key_of, record, refusing
+from ckpt_transport.planning import Share, TensorSpec, digest_of
+from ckpt_transport.recording import (
+    Part,
+    Place,
+    Recording,
+    Script,
+    Scripts,
+    fingerprint,
+    key_of,
+    needs,
+    record,
+    refusing,
+)
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta
 from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import installed_version
@@ -69,6 +80,7 @@ class Recorded:
     loading: float = 0.0
     bound: tuple[object, ...] = ()
     acts: dict[object, Act] = field(default_factory=dict)
+    _needs: Share | None = None
 
     def __post_init__(self) -> None:
         self.layout = self.recording.layout
@@ -107,7 +119,7 @@ class Recorded:
         """Whether this is about the same tensors, and the model is as it was."""
         return (
             self.model is target.model
-            and self.specs == tuple(specs)
+            and (self.specs == tuple(specs) or digest_of(self.specs) == digest_of(specs))
             and self.recording.holds
             and (not self.verified or self.bound == self._bound(target.model))
         )
@@ -142,6 +154,15 @@ class Recorded:
         return known
 
     @property
+    def share(self) -> Share | None:
+        """What a version must bring; None for everything, as long as it was not seen that the rest is not needed."""
+        if not self.verified:
+            return None
+        if self._needs is None:
+            self._needs = needs(self.layout)
+        return self._needs
+
+    @property
     def empty(self) -> list[str]:
         """Parameters, or parts of them, that the loader has nothing for."""
         targets = self.layout.targets
@@ -158,6 +179,7 @@ class Recorded:
 
     def _derive(self) -> None:
         layout = self.layout
+        self._needs = None
         self.scripts = Scripts(layout)
         self.acts.clear()
         self.module_of = [target.name.rpartition(".")[0] for target in layout.targets]

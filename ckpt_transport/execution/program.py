@@ -50,12 +50,14 @@ class Program:
     def __init__(self, plan: Plan, rank: int) -> None:
         self.plan, self.rank = plan, rank
         legs = [[leg for leg in hop.legs if rank == leg.sender or rank in leg.receivers] for hop in plan.hops]
-        applies = rank in plan.topology.sinks
+        applies = [rank in audience for audience in plan.audiences]
         self.steps: list[Step] = []
         for number, stage in enumerate(plan.stages):
             if stage.kind is StageKind.TRANSFER:
                 self.steps += [Step(number, stage.kind, stage.bucket, leg) for leg in legs[stage.hop]]
-            elif applies if stage.kind is StageKind.APPLY else plan.owner(plan.buckets[stage.bucket]) == rank:
+                continue
+            bucket = plan.buckets[stage.bucket]
+            if applies[bucket.audience] if stage.kind is StageKind.APPLY else plan.owner(bucket) == rank:
                 self.steps.append(Step(number, stage.kind, stage.bucket))
         here = {step.stage for step in self.steps}
         self.needs = {number: [earlier for earlier in plan.stages[number].after if earlier in here] for number in here}

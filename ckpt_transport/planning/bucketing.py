@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from ckpt_transport.planning.audiences import Stretch
 from ckpt_transport.planning.manifest import Manifest
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece
 
@@ -19,19 +20,20 @@ def align_up(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def cut(manifest: Manifest, bucket_bytes: int, split_above: int | None) -> list[Bucket]:
-    """Buckets of whole tensors, at most ``bucket_bytes`` long where a tensor's size allows, in the order to send them.
+def cut(manifest: Manifest, stretches: Sequence[Stretch], bucket_bytes: int, split_above: int | None) -> list[Bucket]:
+    """Buckets of whole stretches, at most ``bucket_bytes`` long where their size allows, in the order to send them.
 
     Args:
-        manifest: what to cut.
+        manifest: where they lie.
+        stretches: what to cut.
         bucket_bytes: size to aim at, a multiple of 256.
-        split_above: tensors that take more than this many bytes in a bucket are cut; None never cuts one.
+        split_above: stretches that take more than this many bytes in a bucket are cut; None never cuts one.
 
     Returns:
         Buckets without slots; those of several owners take turns, so that all owners send from the start.
     """
     by_owner: dict[int, list[Bucket]] = {}
-    for bucket in _in_memory_order(manifest, bucket_bytes, split_above):
+    for bucket in _in_memory_order(manifest, stretches, bucket_bytes, split_above):
         by_owner.setdefault(manifest.extents[bucket.extent].owner, []).append(bucket)
     longest = max((len(buckets) for buckets in by_owner.values()), default=0)
     return [
@@ -39,38 +41,41 @@ def cut(manifest: Manifest, bucket_bytes: int, split_above: int | None) -> list[
     ]
 
 
-def _in_memory_order(manifest: Manifest, bucket_bytes: int, split_above: int | None) -> Iterator[Bucket]:
-    tensors = manifest.tensors
-    order = sorted(range(len(tensors)), key=lambda i: (tensors[i].extent, tensors[i].offset, tensors[i].nbytes))
-    extent, start, end = -1, 0, 0
+def _in_memory_order(
+    manifest: Manifest, stretches: Sequence[Stretch], bucket_bytes: int, split_above: int | None
+) -> Iterator[Bucket]:
+    placed = [(manifest.tensors[stretch.tensor], stretch) for stretch in stretches]
+    placed.sort(key=lambda pair: (pair[0].extent, pair[0].offset + pair[1].offset, pair[1].nbytes))
+    extent, start, end, audience = -1, 0, 0, -1
     pieces: list[Piece] = []
-    for index in order:
-        tensor = tensors[index]
-        tensor_end = tensor.offset + tensor.nbytes
-        apart = tensor.extent != extent or tensor.offset - end > ALIGNMENT
-        if pieces and (apart or tensor_end - start > bucket_bytes):
-            yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces))
+    for tensor, stretch in placed:
+        offset = tensor.offset + stretch.offset
+        stretch_end = offset + stretch.nbytes
+        apart = tensor.extent != extent or stretch.audience != audience or offset - end > ALIGNMENT
+        if pieces and (apart or stretch_end - start > bucket_bytes):
+            yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces), audience)
             pieces = []
         if not pieces:
-            extent, start = tensor.extent, align_down(tensor.offset)
-        if split_above is not None and tensor_end - start > split_above:
-            *whole, (start, last) = _split(index, tensor.offset, tensor.nbytes, start, split_above)
+            extent, start, audience = tensor.extent, align_down(offset), stretch.audience
+        if split_above is not None and stretch_end - start > split_above:
+            *whole, (start, last) = _split(stretch, offset, start, split_above)
             for piece_start, piece in whole:
-                yield Bucket(extent, piece_start, piece.bucket_offset + piece.nbytes, IN_PLACE, IN_PLACE, (piece,))
+                nbytes = piece.bucket_offset + piece.nbytes
+                yield Bucket(extent, piece_start, nbytes, IN_PLACE, IN_PLACE, (piece,), audience)
             pieces = [last]
         else:
-            pieces.append(Piece(index, 0, tensor.offset - start, tensor.nbytes))
-        end = tensor_end
+            pieces.append(Piece(stretch.tensor, stretch.offset, offset - start, stretch.nbytes))
+        end = stretch_end
     if pieces:
-        yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces))
+        yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces), audience)
 
 
-def _split(tensor: int, offset: int, nbytes: int, start: int, limit: int) -> Iterator[tuple[int, Piece]]:
-    """Pieces of one tensor, each with the start of the bucket it goes into."""
+def _split(stretch: Stretch, offset: int, start: int, limit: int) -> Iterator[tuple[int, Piece]]:
+    """Pieces of one stretch at ``offset`` of its extent, each with the start of the bucket it goes into."""
     done = 0
-    while done < nbytes:
+    while done < stretch.nbytes:
         into_bucket = offset + done - start
-        length = min(limit - into_bucket, nbytes - done)
-        yield start, Piece(tensor, done, into_bucket, length)
+        length = min(limit - into_bucket, stretch.nbytes - done)
+        yield start, Piece(stretch.tensor, stretch.offset + done, into_bucket, length)
         done += length
         start += limit

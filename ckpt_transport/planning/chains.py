@@ -1,9 +1,9 @@
-"""Ways to bring a bucket from its owner to every sink, and what each is expected to cost."""
+"""Ways to bring a bucket from its owner to the sinks that need it, and what each is expected to cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport.memory import MemoryKind
@@ -42,10 +42,15 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Hops from one owner to all sinks; the links of a hop carry a bucket at the same time."""
+    """Hops from one owner to an audience; the links of a hop carry a bucket at the same time."""
 
     name: str
     hops: tuple[tuple[Link, ...], ...]
+
+    @property
+    def ranks(self) -> frozenset[int]:
+        """Everybody who takes part."""
+        return frozenset(rank for hop in self.hops for link in hop for rank in link.ranks)
 
     def fills(self, kind: MemoryKind, traits: Mapping[str, Traits]) -> bool:
         """Whether a bucket in ``kind`` memory has to be copied into a slot before its first hop."""
@@ -73,25 +78,32 @@ class Rejected:
     reason: str
 
 
-def candidates(owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Iterator[Chain | Rejected]:
-    """Every chain that one or two transports make, by name: ``shm``, ``gloo+shm``, ``nccl+cuda_ipc``; without lines."""
+def candidates(
+    owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
+) -> Iterator[Chain | Rejected]:
+    """Every chain from ``owner`` to ``sinks`` that one or two transports make, by name; without lines.
+
+    They are called ``shm``, ``gloo+shm``, ``nccl+cuda_ipc``.
+    """
     for name in sorted(traits):
-        yield direct(name, owner, topology, traits)
+        yield direct(name, owner, sinks, topology, traits)
     for outer in sorted(traits):
         for inner in sorted(traits):
             if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is not Reach.NETWORK:
-                yield relayed(outer, inner, owner, topology, traits)
+                yield relayed(outer, inner, owner, sinks, topology, traits)
 
 
-def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
-    """One hop from the owner to all sinks."""
-    link = Link(name, owner, topology.sinks)
+def direct(
+    name: str, owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
+) -> Chain | Rejected:
+    """One hop from the owner to all ``sinks``."""
+    link = Link(name, owner, tuple(sinks))
     if traits[name].reach is not Reach.NETWORK:
-        far = [rank for rank in topology.sinks if topology.host(rank) != topology.host(owner)]
+        far = [rank for rank in sinks if topology.host(rank) != topology.host(owner)]
         if far:
             return Rejected(name, f"stays within a host, and sinks {far[:4]} are on other hosts than source {owner}")
     if traits[name].reach is Reach.DEVICE:
-        devices = {topology.participants[rank].device for rank in topology.sinks}
+        devices = {topology.participants[rank].device for rank in sinks}
         if len(devices) > 1:
             return Rejected(name, f"stays within a GPU, and sinks are on {len(devices)} of them")
         if not devices.issubset(topology.participants[owner].devices):
@@ -99,7 +111,9 @@ def direct(name: str, owner: int, topology: Topology, traits: Mapping[str, Trait
     return checked(name, ((link,),), topology, traits)
 
 
-def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapping[str, Traits]) -> Chain | Rejected:
+def relayed(
+    outer: str, inner: str, owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
+) -> Chain | Rejected:
     """``outer`` to one rank of every other site, ``inner`` within each. A site is as far as ``inner`` reaches.
 
     A source passes on at its site, so that sinks there need no slots; at a site without one the first sink does.
@@ -112,7 +126,7 @@ def relayed(outer: str, inner: str, owner: int, topology: Topology, traits: Mapp
         return Rejected(name, f"{outer} and {inner} do not move the same kind of memory")
     what = "GPU" if traits[inner].reach is Reach.DEVICE else "host"
     sites: dict[tuple[str, str], list[int]] = {}
-    for rank in topology.sinks:
+    for rank in sinks:
         sites.setdefault(_site(rank, topology, traits[inner].reach), []).append(rank)
     near = tuple(sites.pop(_site(owner, topology, traits[inner].reach), ()))
     if not sites:

@@ -27,9 +27,14 @@ def explain(plan: Plan) -> str:
     ]
     if len(manifest.owners) > 1:
         lines.append("owners    " + _shares(plan))
+    narrow = plan.moves_shares
+    if narrow:
+        lines.append("shares    " + _taken(plan))
+    carried = _carried(plan)
     for number, hop in enumerate(plan.hops[:HOPS_SHOWN]):
         then = "" if hop.legs[0].sender in topology.sources else "then "
-        lines.append(f"{'route' if number == 0 else '':<10}{then}{_describe(plan, hop)}")
+        nbytes = f", {size(carried[number])} of {size(manifest.nbytes)}" if narrow else ""
+        lines.append(f"{'route' if number == 0 else '':<10}{then}{_describe(plan, hop)}{nbytes}")
     if len(plan.hops) > HOPS_SHOWN:
         lines.append(f"{'':<10}and {len(plan.hops) - HOPS_SHOWN} more hops")
     filled = sum(1 for bucket in plan.buckets if bucket.fill_slot != IN_PLACE)
@@ -67,9 +72,28 @@ def _shares(plan: Plan) -> str:
     """What each owner sends."""
     sent: Counter[int] = Counter()
     for bucket in plan.buckets:
-        sent[plan.owner(bucket)] += sum(piece.nbytes for piece in bucket.pieces)
+        sent[plan.owner(bucket)] += bucket.payload
     shown = [f"{owner} sends {size(sent[owner])}" for owner in sorted(sent)]
     return ", ".join(shown[:8]) + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")
+
+
+def _taken(plan: Plan) -> str:
+    """How much goes to each sink."""
+    moved, total = plan.bytes_to, max(plan.manifest.nbytes, 1)
+    least, most = min(moved.values()), max(moved.values())
+    return (
+        f"each sink is sent what it needs, {size(least)} to {size(most)} of {size(total)} "
+        f"({least / total:.1%} to {most / total:.1%})"
+    )
+
+
+def _carried(plan: Plan) -> Counter[int]:
+    """The bytes that each hop carries."""
+    carried: Counter[int] = Counter()
+    for stage in plan.stages:
+        if stage.kind is StageKind.TRANSFER:
+            carried[stage.hop] += plan.buckets[stage.bucket].payload
+    return carried
 
 
 def _describe(plan: Plan, hop: Hop) -> str:

@@ -33,7 +33,12 @@ def transports_of(chain: str) -> tuple[str, ...]:
 
 
 def lines(
-    owner: int, owners: Sequence[int], topology: Topology, traits: Mapping[str, Traits], asked: str
+    owner: int,
+    owners: Sequence[int],
+    sinks: Sequence[int],
+    topology: Topology,
+    traits: Mapping[str, Traits],
+    asked: str,
 ) -> Iterator[Chain | Rejected]:
     """Every line, by name: ``read-line``, ``read-line+window``.
 
@@ -43,22 +48,23 @@ def lines(
     Args:
         owner: where it begins.
         owners: all that have a line.
+        sinks: where it goes.
         topology, traits: what there is.
         asked: the chain that was asked for.
     """
-    if len(topology.sinks) < 2:
+    if len(sinks) < 2:
         return
     for outer in sorted(traits):
         if traits[outer].maps_memory or traits[outer].reach is Reach.DEVICE:
             continue
         if traits[outer].fan_out is not FanOut.LINEAR and outer not in transports_of(asked):
             continue
-        heads = [[rank] for rank in _turned(topology.sinks, owner, owners)]
+        heads = [[rank] for rank in _turned(sinks, owner, owners)]
         yield _line(f"{outer}{SUFFIX}", outer, "", heads, (), owner, topology, traits)
         for inner in sorted(traits):
             if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is Reach.HOST:
                 hosts: dict[str, list[int]] = {}
-                for rank in topology.sinks:
+                for rank in sinks:
                     hosts.setdefault(topology.host(rank), []).append(rank)
                 near = tuple(hosts.pop(topology.host(owner), ()))
                 stops = [hosts[host] for host in _turned(list(hosts), owner, owners)]

@@ -8,7 +8,7 @@ layer, the name up to its first number, is taken for the unit. That is never too
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ckpt_transport.planning.manifest import Manifest
 from ckpt_transport.planning.plan import IN_PLACE, Bucket
@@ -26,14 +26,14 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def most_kept(manifest: Manifest, buckets: Iterable[Bucket]) -> int:
-    """The most bytes that are kept at once when ``buckets`` are applied in order.
+def most_kept(manifest: Manifest, buckets: Sequence[Bucket]) -> int:
+    """The most bytes that a sink keeps at once to which ``buckets`` come in this order.
 
     Only what passes through a slot is counted: what is read in place need not be copied to be kept. What is present
     of a layer that is not complete is kept from the beginning.
     """
-    tensors = manifest.tensors
-    missing = Counter(layer_of(tensor.spec.name) for tensor in tensors)
+    layers = [layer_of(tensor.spec.name) for tensor in manifest.tensors]
+    missing = Counter(layers[piece.tensor] for bucket in buckets for piece in bucket.pieces)
     kept: Counter[str] = Counter()
     for run in manifest.present:
         layer = layer_of(run.spec.name)
@@ -42,18 +42,14 @@ def most_kept(manifest: Manifest, buckets: Iterable[Bucket]) -> int:
     total = most = kept.total()
     for bucket in buckets:
         copied = not bucket.fill_slot == bucket.slot == IN_PLACE
-        touched = set()
         for piece in bucket.pieces:
-            tensor = tensors[piece.tensor]
-            layer = layer_of(tensor.spec.name)
-            touched.add(layer)
-            if piece.tensor_offset + piece.nbytes == tensor.nbytes:
-                missing[layer] -= 1
+            layer = layers[piece.tensor]
+            missing[layer] -= 1
             if copied:
                 kept[layer] += piece.nbytes
                 total += piece.nbytes
         most = max(most, total)
-        for layer in touched:
+        for layer in {layers[piece.tensor] for piece in bucket.pieces}:
             if not missing[layer]:
                 total -= kept.pop(layer, 0)
     return most

@@ -37,7 +37,7 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hop(msgspec.Struct, frozen=True, array_like=True):
-    """Legs that carry a bucket at the same time. A chain of hops brings it from its owner to every sink."""
+    """Legs that carry a bucket at the same time. A chain of hops brings it from its owner to its audience."""
 
     legs: tuple[Leg, ...]
 
@@ -72,6 +72,7 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
         fill_slot: the owner's slot it is filled into first, or IN_PLACE.
         slot: the slot it is received into, by ranks that do not map it, or IN_PLACE when all of them do.
         pieces: what it holds, ascending.
+        audience: index into the plan's audiences: the sinks that need it.
     """
 
     extent: int
@@ -80,6 +81,12 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
     fill_slot: int
     slot: int
     pieces: tuple[Piece, ...]
+    audience: int = 0
+
+    @property
+    def payload(self) -> int:
+        """Bytes of tensors in it, without what lies between them."""
+        return sum(piece.nbytes for piece in self.pieces)
 
 
 class StageKind(enum.IntEnum):
@@ -94,7 +101,7 @@ class Stage(msgspec.Struct, frozen=True, array_like=True):
     """One step for one bucket, on all ranks it concerns. Its number is its position in the plan.
 
     Attributes:
-        kind: FILL on the bucket's owner, TRANSFER along one hop, APPLY on every sink.
+        kind: FILL on the bucket's owner, TRANSFER along one hop, APPLY on every sink of its audience.
         bucket: index into the plan's buckets.
         hop: index into the plan's hops, for a transfer; else -1.
         after: numbers of earlier stages. On every rank that takes part in both, the earlier must be terminal first.
@@ -140,6 +147,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         manifest: what is moved.
         topology: between whom.
         routes, hops, buckets, stages, rings: how.
+        audiences: sets of sinks, ascending each; every bucket goes to one of them.
         notes: what the planner wants a person to know: why this transport, and what memory made it give up.
     """
 
@@ -150,6 +158,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     buckets: tuple[Bucket, ...]
     stages: tuple[Stage, ...]
     rings: tuple[Ring, ...]
+    audiences: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
 
     def encode(self) -> bytes:
@@ -183,6 +192,22 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         renamed = msgspec.structs.replace(self, manifest=msgspec.structs.replace(self.manifest, version=version))
         vars(renamed)["shape"] = self.shape
         return renamed
+
+    @property
+    def moves_shares(self) -> bool:
+        """Whether sinks are sent what they need, and not everything."""
+        return self.audiences != (self.topology.sinks,)
+
+    @property
+    def bytes_to(self) -> dict[int, int]:
+        """How many bytes of tensors every sink is sent."""
+        payloads = [0] * len(self.audiences)
+        for bucket in self.buckets:
+            payloads[bucket.audience] += bucket.payload
+        return {
+            rank: sum(nbytes for audience, nbytes in zip(self.audiences, payloads, strict=True) if rank in audience)
+            for rank in self.topology.sinks
+        }
 
     def owner(self, bucket: Bucket) -> int:
         """The source rank whose memory the bucket comes from."""

@@ -8,6 +8,10 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import PlanError
+from ckpt_transport.planning.share import Share
+
+EVERYTHING = -1
+"""The share of a sink that needs all of a version."""
 
 
 class Role(enum.StrEnum):
@@ -31,6 +35,7 @@ class Participant(msgspec.Struct, frozen=True):
         devices: UUIDs of the GPUs it can use: of a sink the one its engine is on, of a source its current one first.
         link: bytes per second of its link to other hosts; 0 when nobody said.
         keeps_tensors: its loader keeps tensors until it has all of a module; see :func:`most_kept`.
+        share: what a sink needs of the version, an index into the topology's shares, or EVERYTHING.
     """
 
     rank: int
@@ -43,6 +48,7 @@ class Participant(msgspec.Struct, frozen=True):
     keeps_tensors: bool = False
     devices: tuple[str, ...] = ()
     link: int = 0
+    share: int = EVERYTHING
 
     @property
     def device(self) -> str:
@@ -51,13 +57,16 @@ class Participant(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True, dict=True):
-    """All participants, in the order of their ranks."""
+    """All participants, in the order of their ranks, and what sinks need that do not need everything."""
 
     participants: tuple[Participant, ...]
+    shares: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:
         if [participant.rank for participant in self.participants] != list(range(len(self.participants))):
             raise PlanError("participants must have ranks 0, 1, 2, ... in order")
+        if not all(EVERYTHING <= participant.share < len(self.shares) for participant in self.participants):
+            raise PlanError("a participant has a share that is not there")
 
     @cached_property
     def sources(self) -> tuple[int, ...]:
@@ -69,6 +78,22 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
 
     def host(self, rank: int) -> str:
         return self.participants[rank].host
+
+    def share_of(self, rank: int) -> Share | None:
+        """What that sink needs; None for everything."""
+        share = self.participants[rank].share
+        return None if share == EVERYTHING else self.shares[share]
+
+    def for_specs(self, digest: str) -> Topology:
+        """The same, where shares of versions with other tensors do not count. ``digest``: see :func:`digest_of`."""
+        if all(share.specs == digest for share in self.shares):
+            return self
+        kept = {number for number, share in enumerate(self.shares) if share.specs == digest}
+        participants = tuple(
+            participant if participant.share in kept else msgspec.structs.replace(participant, share=EVERYTHING)
+            for participant in self.participants
+        )
+        return Topology(participants, self.shares)
 
     @cached_property
     def rates(self) -> dict[int, float]:

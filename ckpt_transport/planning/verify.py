@@ -2,9 +2,9 @@
 
 :func:`verify` shares no code with the planner but the values, so that a mistake in one is found by the other:
 
-* **coverage**: each byte of every tensor has exactly one owner, or is present at every sink; the pieces of what an
-  owner sends cover each of its bytes exactly once, and every bucket reaches every sink exactly once and is applied
-  there exactly once;
+* **coverage**: each byte of every tensor has exactly one owner, or is present at every sink; the pieces of the buckets
+  that a sink applies cover each byte that it needs exactly once, and every bucket reaches each sink of its audience
+  exactly once, is applied there exactly once, and reaches nobody else who does not pass it on;
 * **order**: a rank sends or applies a bucket only after it has it. Every stage waits for earlier stages only and posts
   along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock.
   A send of mapped memory ends when the bucket has been applied where it is mapped, so nothing earlier waits for it;
@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
@@ -37,6 +37,7 @@ def verify(plan: Plan) -> None:
     _check_routes(plan)
     _check_runs(plan)
     _check_pieces(plan)
+    _check_shares(plan)
     _check_memory(plan)
     _Flow(plan).check()
 
@@ -104,10 +105,11 @@ def _whole_tensors(plan: Plan) -> bool:
 
 
 def _check_pieces(plan: Plan) -> None:
-    """Every byte that has an owner lies in exactly one piece, and pieces lie where their bucket says."""
+    """Pieces lie where their bucket says."""
     tensors, extents = plan.manifest.tensors, plan.manifest.extents
-    covered: list[list[tuple[int, int]]] = [[] for _ in tensors]
     for number, bucket in enumerate(plan.buckets):
+        if not 0 <= bucket.audience < len(plan.audiences):
+            raise PlanError(f"bucket {number} names audience {bucket.audience}, which is not there")
         if not 0 <= bucket.extent < len(extents) or not (
             0 <= bucket.offset <= bucket.offset + bucket.nbytes <= extents[bucket.extent].nbytes
         ):
@@ -121,24 +123,75 @@ def _check_pieces(plan: Plan) -> None:
                 raise PlanError(f"bucket {number} names tensor {piece.tensor}, which is not there")
             tensor = tensors[piece.tensor]
             misplaced = bucket.offset + piece.bucket_offset != tensor.offset + piece.tensor_offset
-            inside = 0 <= piece.bucket_offset <= piece.bucket_offset + piece.nbytes <= bucket.nbytes
+            inside = (
+                0 <= piece.bucket_offset <= piece.bucket_offset + piece.nbytes <= bucket.nbytes
+                and 0 <= piece.tensor_offset <= piece.tensor_offset + piece.nbytes <= tensor.nbytes
+            )
             if misplaced or bucket.extent != tensor.extent or not inside:
                 raise CoverageError(f"bucket {number} does not lie over tensor {tensor.spec.name} where it says")
-            covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
+
+
+def _check_shares(plan: Plan) -> None:
+    """Every byte that a sink needs lies in exactly one piece of what it applies."""
+    sinks = set(plan.topology.sinks)
+    for audience in plan.audiences:
+        if not audience or not sinks.issuperset(audience):
+            raise PlanError(f"an audience is {audience}, which are not sinks")
+    alike: defaultdict[tuple[int, frozenset[int]], list[int]] = defaultdict(list)
+    for rank in plan.topology.sinks:
+        mine = frozenset(number for number, audience in enumerate(plan.audiences) if rank in audience)
+        alike[plan.topology.participants[rank].share, mine].append(rank)
     whole = _whole_tensors(plan)
-    for tensor, runs in zip(tensors, covered, strict=True):
-        reached = 0
-        for offset, nbytes in sorted(runs):
-            if offset != reached:
-                first, last = sorted((offset, reached))
-                fault = "are missed" if offset > reached else "move twice"
-                raise CoverageError(f"bytes {first} to {last} of {tensor.spec.name} {fault}")
-            reached += nbytes
-        if reached != tensor.nbytes or not runs:
-            raise CoverageError(f"bytes {reached} to {tensor.nbytes} of {tensor.spec.name} are missed")
-        if len(runs) > 1 and (whole or any(not nbytes for _, nbytes in runs)):
-            why = "a sink takes tensors whole" if whole else "one of them is empty"
-            raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and {why}")
+    for (_, audiences), ranks in alike.items():
+        covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for bucket in plan.buckets:
+            if bucket.audience in audiences:
+                for piece in bucket.pieces:
+                    covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
+        needed = _needed(plan, ranks[0])
+        for number, tensor in enumerate(plan.manifest.tensors):
+            runs = sorted(covered[number]) if number in covered else []
+            _check_once(tensor, runs, needed(tensor), f"sinks {ranks[:4]}")
+            if len(runs) > 1 and any(not nbytes for _, nbytes in runs):
+                raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and one of them is empty")
+            if whole and runs and runs != [(0, tensor.nbytes)]:
+                raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and a sink takes tensors whole")
+
+
+def _needed(plan: Plan, rank: int) -> Callable[[PlacedTensor], list[tuple[int, int]]]:
+    """A function that says which runs (start, length) of a placed tensor a sink needs."""
+    share = plan.topology.share_of(rank)
+    if share is None:
+        return lambda tensor: [(0, tensor.nbytes)]
+    by_name: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for name, start, nbytes in share.runs:
+        by_name[name].append((start, start + nbytes))
+
+    def within(tensor: PlacedTensor) -> list[tuple[int, int]]:
+        if not tensor.nbytes:
+            return [(0, 0)]
+        cut = (
+            (max(low - tensor.start, 0), min(high - tensor.start, tensor.nbytes))
+            for low, high in by_name.get(tensor.spec.name, ())
+        )
+        return [(low, high - low) for low, high in cut if low < high]
+
+    return within
+
+
+def _check_once(tensor: PlacedTensor, runs: list[tuple[int, int]], needed: list[tuple[int, int]], who: str) -> None:
+    """No byte lies in two of ``runs``, which ascend, and every byte of ``needed`` in one."""
+    joined: list[list[int]] = []
+    for start, nbytes in runs:
+        if joined and start < joined[-1][1]:
+            raise CoverageError(f"bytes {start} to {joined[-1][1]} of {tensor.spec.name} move twice to {who}")
+        if joined and start == joined[-1][1]:
+            joined[-1][1] += nbytes
+        else:
+            joined.append([start, start + nbytes])
+    for start, nbytes in needed:
+        if not any(low <= start and start + nbytes <= high for low, high in joined):
+            raise CoverageError(f"bytes {start} to {start + nbytes} of {tensor.spec.name} are missed by {who}")
 
 
 def _check_memory(plan: Plan) -> None:
@@ -149,9 +202,13 @@ def _check_memory(plan: Plan) -> None:
         if ring.depth < 0 or ring.slot_bytes < 0 or ring.slot_bytes % ALIGNMENT:
             raise PlanError(f"rank {ring.rank} has a ring of {ring.depth} slots of {ring.slot_bytes:,} bytes")
         used[ring.rank] += ring.nbytes
-    for participant in plan.topology.participants:
-        if participant.keeps_tensors:
-            used[participant.rank] += most_kept(plan.manifest, plan.buckets)
+    kept: dict[tuple[int, ...], int] = {}
+    for rank in plan.topology.sinks:
+        if plan.topology.participants[rank].keeps_tensors:
+            mine = tuple(number for number, audience in enumerate(plan.audiences) if rank in audience)
+            if mine not in kept:
+                kept[mine] = most_kept(plan.manifest, [each for each in plan.buckets if each.audience in mine])
+            used[rank] += kept[mine]
     for rank, nbytes in used.items():
         budget = plan.topology.participants[rank].budget
         if nbytes > budget:
@@ -190,7 +247,9 @@ class _Flow:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._sinks = _bits(plan.topology.sinks)
+        self._audiences = [_bits(audience) for audience in plan.audiences]
+        self._passed = [0] * len(plan.buckets)
+        """For each bucket: the ranks that have sent it on."""
         self._senders = [_bits(leg.sender for leg in hop.legs) for hop in plan.hops]
         self._receivers = [_bits(rank for leg in hop.legs for rank in leg.receivers) for hop in plan.hops]
         self._writes = [
@@ -236,6 +295,15 @@ class _Flow:
         for number, applied in enumerate(self._applied):
             if not applied:
                 raise CoverageError(f"bucket {number} is never applied")
+            reached = 0
+            for bringer, ranks in self._has[number].items():
+                reached |= ranks if bringer >= 0 and self._plan.stages[bringer].kind is StageKind.TRANSFER else 0
+            idle = reached & ~self._audience(number) & ~self._passed[number]
+            if idle:
+                raise PlanError(f"bucket {number} goes to ranks {_ranks(idle)}, which neither need it nor pass it on")
+
+    def _audience(self, bucket: int) -> int:
+        return self._audiences[self._plan.buckets[bucket].audience]
 
     def _check_waits(self, number: int, stage: Stage) -> None:
         """No rank waits for a mapped send of its own that ends only when a later stage has applied the bucket."""
@@ -256,7 +324,7 @@ class _Flow:
         if stage.kind is StageKind.FILL:
             return 1 << self._plan.owner(self._plan.buckets[stage.bucket])
         if stage.kind is StageKind.APPLY:
-            return self._sinks
+            return self._audience(stage.bucket)
         return self._senders[stage.hop] | self._receivers[stage.hop] if 0 <= stage.hop < len(self._senders) else 0
 
     def _fill(self, number: int, stage: Stage) -> None:
@@ -286,12 +354,14 @@ class _Flow:
         if self._lenders[stage.hop]:
             self._lent[stage.hop].append(stage.bucket)
         has[number] = receivers
+        self._passed[stage.bucket] |= senders
         self._note_reader(stage.bucket, senders, number)
 
     def _apply(self, number: int, stage: Stage) -> None:
         if self._applied[stage.bucket]:
             raise CoverageError(f"stage {number} applies bucket {stage.bucket} a second time")
-        self._check_present(number, stage, self._sinks)
+        audience = self._audience(stage.bucket)
+        self._check_present(number, stage, audience)
         self._applied[stage.bucket] = True
         for bringer in self._has[stage.bucket]:
             if bringer < 0 or self._plan.stages[bringer].kind is not StageKind.TRANSFER:
@@ -299,7 +369,7 @@ class _Flow:
             hop = self._plan.stages[bringer].hop
             if self._lenders[hop] and self._lent[hop].popleft() != stage.bucket:
                 raise CoverageError(f"stage {number} applies bucket {stage.bucket} before one that was lent earlier")
-        self._note_reader(stage.bucket, self._sinks, number)
+        self._note_reader(stage.bucket, audience, number)
 
     def _check_present(self, number: int, stage: Stage, ranks: int) -> None:
         """All ``ranks`` have the stage's bucket, and the stage waits for whatever brought it."""

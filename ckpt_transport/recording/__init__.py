@@ -8,6 +8,7 @@
 from ckpt_transport.recording.bindings import fingerprint
 from ckpt_transport.recording.layout import Copy, Fill, Gap, Layout, Place, Program, Refusal, Target
 from ckpt_transport.recording.loading import RecordedLoading
+from ckpt_transport.recording.needs import needs
 from ckpt_transport.recording.record import Load, Recording, key_of, record
 from ckpt_transport.recording.refusing import refusing
 from ckpt_transport.recording.replay import Replay
@@ -31,6 +32,7 @@ __all__ = [
     "Target",
     "fingerprint",
     "key_of",
+    "needs",
     "record",
     "refusing",
 ]

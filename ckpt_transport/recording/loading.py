@@ -10,9 +10,10 @@ from typing import Protocol
 
 import torch
 
-from ckpt_transport.errors import RecordingError
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.errors import PlanMismatchError, RecordingError
+from ckpt_transport.planning import Share, TensorSpec, digest_of
 from ckpt_transport.recording.bindings import fingerprint, named_tensors
+from ckpt_transport.recording.needs import needs
 from ckpt_transport.recording.record import Load, Recording, key_of, record
 from ckpt_transport.recording.replay import Replay
 from ckpt_transport.recording.script import Part, Script, Scripts
@@ -65,7 +66,12 @@ class _Known:
     recorded: float = 0.0
     loading: float = 0.0
     scripts: Scripts | None = None
+    share: Share | None = None
     buckets: dict[object, Script] = field(default_factory=dict)
+
+    def is_for(self, specs: tuple[TensorSpec, ...]) -> bool:
+        """Whether it is about these tensors, in whatever order they come."""
+        return self.specs == specs or digest_of(self.specs) == digest_of(specs)
 
 
 class RecordedLoading:
@@ -91,15 +97,31 @@ class RecordedLoading:
         self.told = ""
         self._module, self._load, self._always, self._context = module, load, always, tuple(context)
         self._specs: tuple[TensorSpec, ...] | None = None
+        self._share: Share | None = None
         self._known: _Known | None = None
         self._replay: Replay | None = None
         self._compares = self._begun = False
         self._used: set[object] = set()
         self._loading = self._replaying = 0.0
 
-    def prepare(self, specs: Iterable[TensorSpec]) -> None:
-        """What the next version brings."""
-        self._specs = tuple(specs)
+    def share(self) -> Share | None:
+        """What the next version must bring; None for everything."""
+        known = self._known
+        if known is None or not known.verified or self._always or not self._holds(known):
+            return None
+        assert known.recording is not None
+        known.share = known.share or needs(known.recording.layout)
+        return known.share
+
+    def prepare(self, specs: Iterable[TensorSpec], share: Share | None = None) -> None:
+        """What the next version has, and what comes of it.
+
+        Raises:
+            PlanMismatchError: more is needed by now.
+        """
+        self._specs, self._share = tuple(specs), share
+        if share is not None and share != self.share():
+            raise PlanMismatchError("the module has changed since it was asked what it needs of a new version")
 
     def load(self, bucket: Bucket) -> None:
         """Bring one bucket in."""
@@ -112,6 +134,7 @@ class RecordedLoading:
             assert self._known is not None
             script = self._script(self._known, bucket)
             if script is None:
+                self._check_all_comes()
                 self._give_up("a bucket brings a tensor that the version was not said to have")
                 self._by_loader(bucket)
             elif self._compares:
@@ -171,11 +194,10 @@ class RecordedLoading:
         self._used = set()
         if self._specs is None:
             return
-        tensors = dict(named_tensors(self._module))
-        bound, known = fingerprint(tensors), self._known
-        fits = known is not None and known.specs == self._specs and known.bound == bound
-        if known is None or not fits or (known.recording is not None and not known.recording.holds):
-            known = self._known = self._recorded(_Known(self._specs, bound))
+        known, tensors = self._known, dict(named_tensors(self._module))
+        if known is None or not known.is_for(self._specs) or not self._holds(known):
+            self._check_all_comes()
+            known = self._known = self._recorded(_Known(self._specs, fingerprint(tensors)))
         if known.refusal or known.recording is None:
             return
         targets = known.recording.layout.targets
@@ -184,6 +206,15 @@ class RecordedLoading:
         self._replay = Replay(
             known.scripts, {number: tensors[target.name].detach() for number, target in enumerate(targets)}
         )
+
+    def _holds(self, known: _Known) -> bool:
+        """Whether the module is as it was when this was recorded."""
+        bound = fingerprint(dict(named_tensors(self._module)))
+        return known.bound == bound and (known.recording is None or known.recording.holds)
+
+    def _check_all_comes(self) -> None:
+        if self._share is not None:
+            raise RecordingError("the module has changed, and only a share of the version comes")
 
     def _recorded(self, known: _Known) -> _Known:
         began = time.perf_counter()

@@ -22,8 +22,8 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.execution import Event
 from ckpt_transport.memory import Backing
+from ckpt_transport.planning import EVERYTHING, Plan, Present, Role, Settings, Topology
 from ckpt_transport.planning import Participant as Member
-from ckpt_transport.planning import Plan, Present, Role, Settings, Topology
 from ckpt_transport.planning.plan import Route
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.invitations import Guests, Invitations
@@ -158,6 +158,7 @@ class Coordinator:
 
     def _make_plan(self, present: Sequence[Present], transport: str) -> Plan:
         joins = self._members.joins
+        shares = list(dict.fromkeys(join.share for join in joins if join.share is not None))
         members = tuple(
             Member(
                 rank,
@@ -170,6 +171,7 @@ class Coordinator:
                 join.keeps_tensors,
                 join.devices,
                 join.link,
+                EVERYTHING if join.share is None else shares.index(join.share),
             )
             for rank, join in enumerate(joins)
         )
@@ -180,7 +182,7 @@ class Coordinator:
             ring_depth=self._config.ring_depth,
         )
         try:
-            return self._plans.make(shards, Topology(members), self._traits(), settings, present)
+            return self._plans.make(shards, Topology(members, tuple(shares)), self._traits(), settings, present)
         except CkptTransportError as error:
             for join in joins:
                 for name, reason in join.unavailable.items():

@@ -11,7 +11,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.memory import Fence
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import Share, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,23 @@ class Engine(ABC):
     device: torch.device = torch.device("cpu")
     told: str = ""
 
-    def prepare(self, specs: Sequence[TensorSpec]) -> None:
-        """Hear which tensors the next update brings, before anything is held. Forward passes still run."""
+    def share(self) -> Share | None:
+        """The bytes that a version must bring, where they are known and not all of it; None for everything.
+
+        An engine that names a share must take in versions of the share's tensors of which nothing else comes.
+        """
+        return None
+
+    def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
+        """Hear which tensors the next version has, before anything is held. Forward passes still run.
+
+        Args:
+            specs: all tensors of the version.
+            share: what comes of them at least, as :meth:`share` has said; None for everything.
+
+        Raises:
+            PlanMismatchError: the share is not what is needed any more.
+        """
 
     @abstractmethod
     def expects(self) -> tuple[TensorSpec, ...] | None:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from ckpt_transport.control import Message
 from ckpt_transport.execution import Event
-from ckpt_transport.planning import Manifest, Role
+from ckpt_transport.planning import Manifest, Role, Share
 
 
 class Invite(Message, frozen=True):
@@ -59,6 +59,7 @@ class Join(Message, frozen=True, kw_only=True):
         devices: UUIDs of the GPUs it can use.
         plan: the shape of the plan it knows; empty for none.
         link: bytes per second of its link to other hosts; 0 when nobody said.
+        share: what a sink needs of versions with certain tensors; None for everything.
     """
 
     update: str
@@ -79,6 +80,7 @@ class Join(Message, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     plan: str = ""
     link: int = 0
+    share: Share | None = None
 
 
 class Busy(Message, frozen=True):

@@ -60,6 +60,8 @@ class Participant:
         self._sources = Sources()
         self._has = Runs()
         self._given: list[Bucket] = []
+        self._needed: Runs | None = None
+        """What the engine needs; None for everything."""
         self._resumable = self._finished = False
         self.applying = False
         """Whether the engine has been given a byte."""
@@ -83,8 +85,10 @@ class Participant:
                 self._engine.check(tuple(plan.manifest.specs.values()))
                 _check_expected(plan, self._engine, expected)
                 self._plans.found_fit(plan, expected)
+            share = plan.topology.share_of(rank)
             if not plan.manifest.present:
-                self._engine.prepare(tuple(plan.manifest.specs.values()))
+                self._engine.prepare(tuple(plan.manifest.specs.values()), share)
+            self._needed = None if share is None else Runs(share.runs)
             for run in plan.manifest.present:
                 if self._has.lacking(run.spec.name, run.start, run.nbytes):
                     raise PlanMismatchError(
@@ -161,6 +165,10 @@ class Participant:
                 tensor = plan.manifest.tensors[piece.tensor]
                 self._has.add(tensor.spec.name, tensor.start + piece.tensor_offset, piece.nbytes)
         self._given.clear()
+        if plan is not None and self._needed is not None:
+            for name, spec in plan.manifest.specs.items():
+                for low, high in self._needed.lacking(name, 0, spec.nbytes):
+                    self._has.add(name, low, high - low)
         if plan is not None and self._has.covers({name: spec.nbytes for name, spec in plan.manifest.specs.items()}):
             self._finish()
         return self._has

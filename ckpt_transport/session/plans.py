@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import Program
-from ckpt_transport.planning import Manifest, Plan, Present, Settings, TensorSpec, Topology, plan, spread, verify
+from ckpt_transport.planning import (
+    Manifest,
+    Plan,
+    Present,
+    Settings,
+    TensorSpec,
+    Topology,
+    digest_of,
+    plan,
+    spread,
+    verify,
+)
 from ckpt_transport.transport import Traits
 
 Expected = tuple[TensorSpec, ...] | None
@@ -46,7 +57,9 @@ class Plans:
         made_from = held, topology, dict(traits), settings, tuple(present)
         if self._plan is None or made_from != self._made_from:
             whole = topology.whole_tensors
-            made = plan(spread(version, shards, topology.rates, present, whole=whole), topology, traits, settings)
+            manifest = spread(version, shards, topology.rates, present, whole=whole)
+            who = topology.for_specs(digest_of(manifest.specs.values()))
+            made = plan(manifest, who, traits, settings)
             verify(made)
             self._plan, self._made_from = made, made_from
         self._plan = self._plan.for_version(version)

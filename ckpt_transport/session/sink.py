@@ -78,6 +78,7 @@ class Sink(InvitedMember):
             devices=tuple(filter(None, [name_of(self._engine.device)])),
             plan=self._plans.shape,
             link=self.config.link,
+            share=self._engine.share(),
         )
 
     def _served(self) -> m.ServedVersion:

@@ -12,7 +12,7 @@ from ckpt_transport.errors import BudgetError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Extent, Manifest, PlacedTensor, Plan, TensorSpec, Topology, verify
 from ckpt_transport.planning.modules import layer_of, most_kept
-from ckpt_transport.planning.planner import Settings
+from ckpt_transport.planning.settings import Settings
 from tests.unit.worlds import INVENTED, World, topology, worlds
 
 
@@ -42,14 +42,13 @@ def layers(*names: str, nbytes: int = 1024, kind: MemoryKind = MemoryKind.SHARED
 
 def keeping(world: Topology) -> Topology:
     """The same participants, but sinks keep tensors."""
-    return Topology(
-        tuple(
-            msgspec.structs.replace(member, whole_tensors=True, keeps_tensors=True)
-            if member.rank in world.sinks
-            else member
-            for member in world.participants
-        )
+    members = tuple(
+        msgspec.structs.replace(member, whole_tensors=True, keeps_tensors=True)
+        if member.rank in world.sinks
+        else member
+        for member in world.participants
     )
+    return msgspec.structs.replace(world, participants=members)
 
 
 def planned(manifest: Manifest, budget: int, transport: str = "wire") -> Plan:

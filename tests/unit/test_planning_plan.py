@@ -107,7 +107,8 @@ def test_given_several_owners_then_they_take_turns_from_the_first_bucket_on(worl
 @swiftly
 @given(worlds(BUDGETS))
 def test_given_budgets_then_none_is_exceeded_and_only_a_slot_that_does_not_fit_is_an_error(world: World) -> None:
-    rich = Topology(tuple(msgspec.structs.replace(p, budget=PLENTY) for p in world.topology.participants))
+    members = tuple(msgspec.structs.replace(member, budget=PLENTY) for member in world.topology.participants)
+    rich = msgspec.structs.replace(world.topology, participants=members)
     unbounded = plan(world.manifest, rich, world.traits, world.settings)
     rings = Counter(ring.rank for ring in unbounded.rings)
     tightest = min((world.topology.participants[rank].budget // count for rank, count in rings.items()), default=PLENTY)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
     AUTO,
+    EVERYTHING,
     Extent,
     Manifest,
     Participant,
@@ -26,10 +28,13 @@ from ckpt_transport.planning import (
     Plan,
     RingUse,
     Role,
+    Runs,
     Settings,
+    Share,
     StageKind,
     TensorSpec,
     Topology,
+    digest_of,
     plan,
 )
 from ckpt_transport.planning.chains import Chain, candidates
@@ -186,6 +191,8 @@ def worlds(draw: st.DrawFn, budgets: st.SearchStrategy[int] | None = None) -> Wo
         )
         for rank in range(sources + sinks)
     )
+    drawn = draw(manifests(sources))
+    everybody = draw(shared(Topology(participants), drawn))
     names = draw(st.sets(st.sampled_from(sorted(INVENTED)))) | {"wire"}
     speeds = st.sampled_from([1e8, 1e9, 1e10, 1e11])
     known = {
@@ -199,13 +206,33 @@ def worlds(draw: st.DrawFn, budgets: st.SearchStrategy[int] | None = None) -> Wo
         )
         for name in sorted(names)
     }
-    drawn, everybody = draw(manifests(sources)), Topology(participants)
     settings = Settings(
         transport=draw(st.sampled_from([AUTO, *spanning(drawn, everybody, known)])),
         bucket_bytes=draw(st.sampled_from([1, 256, 500, 1024, 4096])),
         ring_depth=draw(st.integers(1, 4)),
+        run_bytes=draw(st.sampled_from([1, 100, 100_000])),
     )
     return World(drawn, everybody, known, settings)
+
+
+@st.composite
+def shared(draw: st.DrawFn, fleet: Topology, drawn: Manifest) -> Topology:
+    """The same fleet, in which some sinks need runs of some tensors only."""
+    shares = []
+    for _ in range(draw(st.integers(0, 3))):
+        runs = Runs()
+        for tensor in drawn.tensors:
+            for _ in range(draw(st.integers(0, 2)) if tensor.nbytes else 0):
+                start = draw(st.integers(0, tensor.nbytes - 1))
+                runs.add(tensor.spec.name, start, draw(st.integers(1, tensor.nbytes - start)))
+        shares.append(Share(digest_of(drawn.specs.values()), tuple(runs)))
+    everything = st.just(EVERYTHING)
+    chosen = st.one_of(everything, st.integers(0, len(shares) - 1)) if shares else everything
+    participants = tuple(
+        msgspec.structs.replace(member, share=draw(chosen)) if member.role is Role.SINK else member
+        for member in fleet.participants
+    )
+    return Topology(participants, tuple(shares))
 
 
 def spanning(manifest: Manifest, topology: Topology, known: Mapping[str, Traits]) -> list[str]:
@@ -214,7 +241,10 @@ def spanning(manifest: Manifest, topology: Topology, known: Mapping[str, Traits]
     found = [
         {
             chain.name
-            for chain in (*candidates(owner, topology, known), *lines(owner, manifest.owners, topology, known, every))
+            for chain in (
+                *candidates(owner, topology.sinks, topology, known),
+                *lines(owner, manifest.owners, topology.sinks, topology, known, every),
+            )
             if isinstance(chain, Chain)
         }
         for owner in manifest.owners
@@ -259,6 +289,16 @@ def simulate(plan: Plan, seed: int) -> None:
     _Simulation(plan, random.Random(seed)).run()
 
 
+def needed(plan: Plan, sink: int, tensor: PlacedTensor) -> npt.NDArray[np.bool_]:
+    """Which bytes of a tensor that sink must get; of a tensor without bytes, whether it must get that."""
+    share = plan.topology.share_of(sink)
+    needed = np.full(max(tensor.nbytes, 1), share is None or not tensor.nbytes)
+    for name, start, nbytes in () if share is None else share.runs:
+        if name == tensor.spec.name:
+            needed[max(start - tensor.start, 0) : max(start + nbytes - tensor.start, 0)] = True
+    return needed
+
+
 class _Simulation:
     """Steps are generators: True is a step that was taken, False one that has to wait."""
 
@@ -298,7 +338,9 @@ class _Simulation:
         for (sink, index), (bytes_, counts) in self.loaded.items():
             tensor = self.plan.manifest.tensors[index]
             wanted = self.extents[tensor.extent][tensor.offset : tensor.offset + tensor.nbytes]
-            if not np.array_equal(bytes_, wanted) or not (counts == 1).all():
+            came = counts[: tensor.nbytes] == 1
+            missed = counts[needed(self.plan, sink, tensor)] != 1
+            if missed.any() or (counts > 1).any() or (bytes_ != wanted)[came].any():
                 raise Corruption(f"tensor {tensor.spec.name} at rank {sink} is not what it should be")
 
     def _step(self, index: int, pace: list[int]) -> bool:
@@ -311,7 +353,7 @@ class _Simulation:
     def _cast(self) -> list[Iterator[bool]]:
         fills: dict[int, list[int]] = defaultdict(list)
         posts: dict[tuple[int, int], list[_Flight]] = defaultdict(list)
-        applies: list[int] = []
+        applies: dict[int, list[int]] = defaultdict(list)
         flights: list[_Flight] = []
         for number, stage in enumerate(self.plan.stages):
             if stage.kind is StageKind.FILL:
@@ -319,8 +361,8 @@ class _Simulation:
                 fills[owner].append(number)
                 self.left[owner, number] += 1
             elif stage.kind is StageKind.APPLY:
-                applies.append(number)
-                for sink in self.plan.topology.sinks:
+                for sink in self.plan.audiences[self.plan.buckets[stage.bucket].audience]:
+                    applies[sink].append(number)
                     self.left[sink, number] += 1
             else:
                 for leg in self.plan.hops[stage.hop].legs:
@@ -333,7 +375,7 @@ class _Simulation:
             *(self._post(rank, mine) for (rank, _), mine in posts.items()),
             *(self._poll(rank, mine) for (rank, _), mine in posts.items()),
             *(self._move(flight, receiver) for flight in flights for receiver in flight.leg.receivers),
-            *(self._apply(sink, applies) for sink in self.plan.topology.sinks),
+            *(self._apply(sink, stages) for sink, stages in applies.items()),
         ]
 
     # -- what a rank does -----------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class Updated:
 
     def update(self, directory: Path, specs: list[TensorSpec], nbytes: int) -> str:
         """Bring a version; what the engine says of how it did that."""
-        self.engine.prepare(specs)
+        self.engine.prepare(specs, None)
         for bucket in buckets(directory, nbytes, self.engine.device):
             fence = self.engine.load(bucket)
             if fence is not None:

@@ -1,0 +1,118 @@
+"""Who needs what: a version cut into stretches, each with the sinks that need it.
+
+::
+
+    tensor        |---- q_proj ----|------ experts.0 ------|------ experts.1 ------|
+    rank 1 needs   ------           -----------------------
+    rank 2 needs         ----------                         -----------------------
+    stretches     |--1--|----2-----|-----------1-----------|-----------2-----------|
+
+Stretches with equal audiences travel together, along chains of their own, and reach nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from ckpt_transport.planning.manifest import Manifest, PlacedTensor
+from ckpt_transport.planning.topology import EVERYTHING, Topology
+
+Interval = tuple[int, int]
+"""First byte, and the one behind the last."""
+
+
+class Stretch(NamedTuple):
+    """A run of bytes of one tensor.
+
+    Attributes:
+        tensor: index into the manifest's tensors.
+        offset: where it starts in the placed tensor, in bytes.
+        nbytes: its length.
+        audience: index into the audiences.
+    """
+
+    tensor: int
+    offset: int
+    nbytes: int
+    audience: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What has to be brought to whom.
+
+    Attributes:
+        audiences: sets of sinks, ascending each.
+        stretches: what is to be moved, in the order of the manifest. What no sink needs is in none of them.
+    """
+
+    audiences: tuple[tuple[int, ...], ...]
+    stretches: tuple[Stretch, ...]
+
+
+def everything_to_all(manifest: Manifest, topology: Topology) -> Demand:
+    """Every sink gets every byte."""
+    stretches = (Stretch(number, 0, tensor.nbytes, 0) for number, tensor in enumerate(manifest.tensors))
+    return Demand((topology.sinks,), tuple(stretches))
+
+
+def to_each_its_own(manifest: Manifest, topology: Topology, run_bytes: int) -> Demand:
+    """Every sink gets what its share names, and ``run_bytes`` at least. Tensors without bytes go to all."""
+    return _Sorting(manifest, topology, run_bytes).demand()
+
+
+class _Sorting:
+    def __init__(self, manifest: Manifest, topology: Topology, run_bytes: int) -> None:
+        self._manifest, self._topology, self._run_bytes = manifest, topology, run_bytes
+        self._ranks: dict[int, list[int]] = {}
+        for rank in topology.sinks:
+            self._ranks.setdefault(topology.participants[rank].share, []).append(rank)
+        self._wanted = {share: _by_name(topology, share) for share in self._ranks if share != EVERYTHING}
+        self._numbers: dict[tuple[int, ...], int] = {}
+
+    def demand(self) -> Demand:
+        stretches: list[Stretch] = []
+        for number, tensor in enumerate(self._manifest.tensors):
+            for low, high, takers in self._runs(tensor):
+                audience = self._numbers.setdefault(takers, len(self._numbers))
+                stretches.append(Stretch(number, low, high - low, audience))
+        audiences = (tuple(sorted(rank for share in takers for rank in self._ranks[share])) for takers in self._numbers)
+        return Demand(tuple(audiences), tuple(stretches))
+
+    def _runs(self, tensor: PlacedTensor) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Runs of one tensor, and the shares that have them."""
+        needs = {share: self._needed(share, tensor) for share in self._ranks}
+        edges = sorted({edge for intervals in needs.values() for interval in intervals for edge in interval})
+        if not tensor.nbytes:
+            yield 0, 0, tuple(needs)
+        start = 0
+        last: tuple[int, ...] = ()
+        for low, high in pairwise(edges):
+            takers = tuple(share for share, runs in needs.items() if any(a <= low and high <= b for a, b in runs))
+            if takers != last:
+                if last:
+                    yield start, low, last
+                start, last = low, takers
+        if last:
+            yield start, edges[-1], last
+
+    def _needed(self, share: int, tensor: PlacedTensor) -> Sequence[Interval]:
+        if share == EVERYTHING:
+            return [(0, tensor.nbytes)]
+        runs = self._wanted[share].get(tensor.spec.name, ())
+        first, end = tensor.start, tensor.start + tensor.nbytes
+        inside = [(max(low, first) - first, min(high, end) - first) for low, high in runs if low < end and first < high]
+        lengths = [high - low for low, high in inside] + [high - low for (_, low), (high, _) in pairwise(inside)]
+        if inside and (self._topology.whole_tensors or min(lengths) < self._run_bytes):
+            return [(0, tensor.nbytes)]
+        return inside
+
+
+def _by_name(topology: Topology, share: int) -> Mapping[str, Sequence[Interval]]:
+    found: dict[str, list[Interval]] = {}
+    for name, start, nbytes in topology.shares[share].runs:
+        found.setdefault(name, []).append((start, start + nbytes))
+    return found

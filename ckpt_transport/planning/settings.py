@@ -1,0 +1,37 @@
+"""What a person may choose about a plan."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport.planning.manifest import Manifest
+
+AUTO = "auto"
+ENOUGH_BUCKETS = 64
+"""A pipeline fills and drains in about a ring's worth of buckets; with this many in all, that is a few per cent."""
+SMALL_BUCKET = 1 << 20
+"""Buckets are not made smaller than this for the sake of their number: each costs some hundred microseconds."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person may choose about a plan.
+
+    Attributes:
+        transport: a name, a chain as ``gloo+shm`` or ``read-line+shm``, or ``auto``.
+        bucket_bytes: largest bucket, and slot, to aim at; a small version is cut finer, so that its stages overlap.
+        ring_depth: slots to aim at.
+        run_bytes: what a sink needs of a tensor in shorter runs, or with shorter gaps, it is sent whole: every run
+            costs a bucket.
+    """
+
+    transport: str = AUTO
+    bucket_bytes: int = 64 << 20
+    ring_depth: int = 4
+    run_bytes: int = 64 << 10
+
+
+def bucket_bytes(manifest: Manifest, settings: Settings) -> int:
+    """The size of bucket to aim at."""
+    finer = max(manifest.nbytes // ENOUGH_BUCKETS, SMALL_BUCKET)
+    return align_up(min(settings.bucket_bytes, finer))

@@ -1,0 +1,170 @@
+"""How buckets are cut, and which slots they pass through."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import msgspec
+
+from ckpt_transport.errors import BudgetError
+from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up, cut
+from ckpt_transport.planning.manifest import Manifest, PlacedTensor
+from ckpt_transport.planning.modules import most_kept
+from ckpt_transport.planning.plan import IN_PLACE, Bucket, Ring, RingUse
+from ckpt_transport.planning.settings import Settings, bucket_bytes
+from ckpt_transport.planning.topology import Topology
+from ckpt_transport.planning.ways import Way
+from ckpt_transport.transport import Traits
+
+
+class Cutting:
+    """How buckets are cut and which memory they pass through."""
+
+    def __init__(self, manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], way: Way) -> None:
+        self._manifest, self._topology, self._demand = manifest, topology, way.demand
+        self._fills = {
+            (number, audience): chain.fills(extent.kind, traits)
+            for number, extent in enumerate(manifest.extents)
+            for (owner, audience), chain in way.chains.items()
+            if owner == extent.owner
+        }
+        links = [link for chain in way.chains.values() for hop in chain.hops for link in hop]
+        self._receivers = {rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers}
+        self._fillers = {manifest.extents[number].owner for (number, _), fills in self._fills.items() if fills}
+        self._keepers = {participant.rank for participant in topology.participants if participant.keeps_tensors}
+        self._kept = 0
+
+    def cut(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
+        """Buckets with their slots, and the rings the slots are in.
+
+        What is read in place takes no slot, so a bucket may be as long as a ring, which saves control.
+        """
+        if not self._receivers and not self._fillers:
+            longest = align_up(settings.bucket_bytes) * settings.ring_depth
+            return cut(self._manifest, self._demand.stretches, longest, None), ()
+        if self._keepers:
+            self._kept = self._most_kept(self._fit(settings, [])[0])
+            self._check_room_for_kept()
+            notes.append(f"sinks keep up to {self._kept:,} bytes of layers that are not complete")
+        return self._fit(settings, notes)
+
+    def _most_kept(self, buckets: Sequence[Bucket]) -> int:
+        """By the sink that keeps most."""
+        alike = {self._memberships[rank]: rank for rank in self._keepers}
+        return max(
+            most_kept(self._manifest, [each for each in buckets if each.audience in audiences]) for audiences in alike
+        )
+
+    @cached_property
+    def _memberships(self) -> dict[int, frozenset[int]]:
+        """The audiences that each sink belongs to."""
+        found: defaultdict[int, set[int]] = defaultdict(set)
+        for number, audience in enumerate(self._demand.audiences):
+            for rank in audience:
+                found[rank].add(number)
+        return {rank: frozenset(found[rank]) for rank in self._topology.sinks}
+
+    def _check_room_for_kept(self) -> None:
+        """Also of sinks that need no slots."""
+        for rank in sorted(self._keepers):
+            budget = self._topology.participants[rank].budget
+            if budget < self._kept:
+                raise BudgetError(
+                    f"a sink's loader keeps up to {self._kept:,} bytes until it has all of a layer, and its memory "
+                    f"budget is {budget:,} bytes; raise memory_budget on the sink, or use a transport that reads the "
+                    "source's memory in place"
+                )
+
+    def _fit(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
+        """Buckets and rings that leave room for what loaders keep."""
+        wanted = bucket_bytes(self._manifest, settings)
+        smallest, largest = self._slot_limits(wanted)
+        tightest = self._tightest(smallest)
+        limit = min(largest, align_down(tightest))
+        buckets = cut(self._manifest, self._demand.stretches, min(wanted, limit), limit)
+        slot_bytes = max(align_up(max(bucket.nbytes for bucket in buckets)), ALIGNMENT)
+        depth = min(settings.ring_depth, tightest // slot_bytes)
+        if limit < wanted:
+            notes.append(f"degraded: slots of {limit:,} instead of {wanted:,} bytes, for want of memory")
+        if depth < settings.ring_depth:
+            how = f"a ring of {depth}" if depth > 1 else "one slot, so the stages run one after the other,"
+            notes.append(f"degraded: {how} instead of {settings.ring_depth} slots, for want of memory")
+        filled: defaultdict[int, int] = defaultdict(int)
+        placed = []
+        slots = _Slots(depth, self._memberships)
+        for bucket in buckets:
+            owner = self._manifest.extents[bucket.extent].owner
+            fill_slot = IN_PLACE
+            if self._fills[bucket.extent, bucket.audience]:
+                fill_slot = filled[owner] % depth
+                filled[owner] += 1
+            slot = slots.take(bucket.audience) if self._receivers else IN_PLACE
+            placed.append(msgspec.structs.replace(bucket, fill_slot=fill_slot, slot=slot))
+        return placed, (
+            *(Ring(rank, RingUse.FILL, depth, slot_bytes) for rank in sorted(self._fillers)),
+            *(Ring(rank, RingUse.RECEIVE, depth, slot_bytes) for rank in sorted(self._receivers)),
+        )
+
+    def _slot_limits(self, wanted: int) -> tuple[int, int]:
+        """The smallest slot that works, and the size to aim at, in bytes."""
+        if not any(participant.whole_tensors for participant in self._topology.participants):
+            return ALIGNMENT, wanted
+        biggest = max(ALIGNMENT, *map(_slot_bytes, self._manifest.tensors))
+        return biggest, max(wanted, biggest)
+
+    def _tightest(self, smallest: int) -> int:
+        """The bytes that every ring has room for, next to what loaders keep."""
+        room = {
+            rank: self._topology.participants[rank].budget - self._kept * (rank in self._keepers)
+            for rank in self._receivers | self._fillers
+        }
+        tightest = min(
+            room[rank] // ((rank in self._receivers) + (rank in self._fillers))
+            for rank in self._receivers | self._fillers
+        )
+        if tightest < smallest and self._kept:
+            raise BudgetError(
+                f"a sink's loader keeps up to {self._kept:,} bytes until it has all of a layer, and its memory budget "
+                f"leaves no room for a slot of {smallest:,} bytes beside them; raise memory_budget, or use a transport "
+                "that reads the source's memory in place"
+            )
+        if tightest < smallest:
+            tensor = max(self._manifest.tensors, key=_slot_bytes)
+            why = (
+                f"which tensor {tensor.spec} needs because a sink's loader takes tensors whole"
+                if smallest > ALIGNMENT
+                else "which is the smallest there is"
+            )
+            raise BudgetError(
+                f"a memory budget of {tightest:,} bytes per ring holds no slot of {smallest:,} bytes, {why}; "
+                "raise memory_budget"
+            )
+        return tightest
+
+
+class _Slots:
+    """Gives each bucket the slot that its audience has not used for longest. All of them receive it into the same."""
+
+    def __init__(self, depth: int, memberships: Mapping[int, frozenset[int]]) -> None:
+        alike = set(memberships.values())
+        self._used = {audiences: [-1] * depth for audiences in alike}
+        self._members: defaultdict[int, list[frozenset[int]]] = defaultdict(list)
+        for audiences in alike:
+            for audience in audiences:
+                self._members[audience].append(audiences)
+        self._taken = 0
+
+    def take(self, audience: int) -> int:
+        rings = [self._used[members] for members in self._members[audience]]
+        slot, _ = min(enumerate(map(max, zip(*rings, strict=True))), key=lambda pair: pair[1])
+        for ring in rings:
+            ring[slot] = self._taken
+        self._taken += 1
+        return slot
+
+
+def _slot_bytes(tensor: PlacedTensor) -> int:
+    """The smallest slot that holds a tensor whole."""
+    return align_up(tensor.offset % ALIGNMENT + tensor.nbytes)

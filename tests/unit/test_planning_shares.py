@@ -1,0 +1,237 @@
+"""Sinks that need a part of a version are sent that part, where that is cheaper, and it is proved that it suffices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace as changed
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as checked
+from hypothesis import strategies as st
+
+from ckpt_transport.errors import CoverageError, PlanError
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import (
+    EVERYTHING,
+    Extent,
+    Manifest,
+    PlacedTensor,
+    Plan,
+    Settings,
+    Share,
+    TensorSpec,
+    Topology,
+    digest_of,
+    explain,
+    verify,
+)
+from ckpt_transport.planning.audiences import to_each_its_own
+from tests.unit.worlds import INVENTED, World, needed, simulate, topology, worlds
+
+replace = msgspec.structs.replace
+EXPERT, COMMON = 4096, 512
+QUICK = {name: replace(known, latency=0.0) for name, known in INVENTED.items()}
+"""Transports for which the size of a version does not matter."""
+EXPERTS = 8
+
+
+def mixture(layers: int = 3) -> Manifest:
+    """Of each layer, a tensor that everybody needs, and eight experts."""
+    tensors: list[PlacedTensor] = []
+    offset = 0
+    for layer in range(layers):
+        for name, nbytes in [("attention", COMMON), *((f"experts.{n}", EXPERT) for n in range(EXPERTS))]:
+            spec = TensorSpec(f"layers.{layer}.{name}", "U8", (nbytes,))
+            tensors.append(PlacedTensor(spec, 0, offset, nbytes))
+            offset += nbytes
+    return Manifest("step-2", (Extent(0, offset, MemoryKind.SHARED),), tuple(tensors))
+
+
+def sharing(fleet: Topology, version: Manifest, *wanted: Sequence[tuple[str, int, int]] | None) -> Topology:
+    """The same fleet, whose sinks need these runs each, or everything."""
+    digest = digest_of(version.specs.values())
+    shares = tuple(Share(digest, tuple(runs)) for runs in wanted if runs is not None)
+    numbers = iter(range(len(shares)))
+    mine = dict(zip(fleet.sinks, (EVERYTHING if runs is None else next(numbers) for runs in wanted), strict=True))
+    members = tuple(replace(member, share=mine.get(member.rank, EVERYTHING)) for member in fleet.participants)
+    return Topology(members, shares)
+
+
+def experts_of(version: Manifest, rank: int, size: int) -> list[tuple[str, int, int]]:
+    """What rank ``rank`` of ``size`` needs when each has some of the experts of every layer."""
+    mine = range(rank * EXPERTS // size, (rank + 1) * EXPERTS // size)
+    return [
+        (tensor.spec.name, 0, tensor.nbytes)
+        for tensor in version.tensors
+        if "attention" in tensor.spec.name or int(tensor.spec.name.rpartition(".")[2]) in mine
+    ]
+
+
+def parallel(size: int, transport: str, hosts: str = "") -> World:
+    """An engine of ``size`` ranks that share the experts, and a source."""
+    version = mixture()
+    fleet = topology(["a"], hosts or "b" * size)
+    shared = sharing(fleet, version, *(experts_of(version, rank, size) for rank in range(size)))
+    return World(version, shared, QUICK, Settings(transport=transport, bucket_bytes=8192, ring_depth=2, run_bytes=256))
+
+
+@pytest.mark.parametrize("transport", ["wire", "read", "wire+window"])
+@pytest.mark.parametrize("size", [2, 8])
+def test_given_experts_on_all_ranks_then_each_is_sent_its_own_and_every_schedule_ends_well(
+    transport: str, size: int
+) -> None:
+    made = parallel(size, transport, "bbcc" * 2 if size == 8 else "bb").plan()
+    verify(made)
+    share = 3 * (COMMON + EXPERTS // size * EXPERT)
+    assert made.moves_shares
+    assert made.bytes_to == dict.fromkeys(made.topology.sinks, share)
+    for seed in range(10):
+        simulate(made, seed)
+
+
+def test_given_what_is_read_in_place_then_everything_is_shown_to_all() -> None:
+    """Nothing moves, whatever a sink leaves alone; more buckets would cost more."""
+    world = parallel(8, "window", "a" * 8)
+    made = changed(world, settings=replace(world.settings, transport="window")).plan()
+    verify(made)
+    assert not made.moves_shares
+
+
+def test_the_plan_says_what_goes_to_whom_and_what_all_to_all_would_take() -> None:
+    told = explain(parallel(8, "wire").plan())
+    assert "each sink is sent what it needs, 13.5 KiB to 13.5 KiB of 97.5 KiB (13.8% to 13.8%)" in told
+    assert "0 -> 1 over wire, 12 KiB of 97.5 KiB" in told
+    assert "everything to all in" in told
+
+
+def test_given_a_sink_that_needs_everything_then_it_gets_everything_beside_those_that_do_not() -> None:
+    version = mixture()
+    fleet = sharing(topology(["a"], "bbb"), version, experts_of(version, 0, 2), None, experts_of(version, 1, 2))
+    made = World(version, fleet, QUICK, Settings(transport="read", run_bytes=256)).plan()
+    verify(made)
+    assert made.bytes_to[2] == version.nbytes
+    assert made.bytes_to[1] == made.bytes_to[3] < version.nbytes
+    assert set(made.audiences) == {(1, 2, 3), (1, 2), (2, 3)}
+
+
+def test_given_tensors_that_no_sink_needs_then_they_are_not_moved() -> None:
+    version = mixture()
+    fleet = sharing(topology(["a"], "b"), version, experts_of(version, 0, 8))
+    made = World(version, fleet, QUICK, Settings(transport="wire", run_bytes=256)).plan()
+    verify(made)
+    assert made.audiences == ((1,),)
+    assert sum(bucket.payload for bucket in made.buckets) == made.bytes_to[1] == 3 * (COMMON + EXPERT)
+
+
+def test_given_versions_with_other_tensors_than_a_share_is_of_then_the_share_does_not_count() -> None:
+    version = mixture()
+    fleet = sharing(topology(["a"], "b"), version, experts_of(version, 0, 8))
+    assert fleet.for_specs(digest_of(version.specs.values())) is fleet
+    other = fleet.for_specs(digest_of(mixture(layers=4).specs.values()))
+    assert other.share_of(1) is None
+    assert fleet.share_of(1) is not None
+
+
+@pytest.mark.parametrize(
+    ("runs", "run_bytes", "sent"),
+    [
+        ([(0, 4096)], 256, [(0, 4096)]),
+        ([(1024, 1024)], 256, [(1024, 1024)]),
+        ([(0, 1024), (2048, 1024)], 256, [(0, 1024), (2048, 1024)]),
+        ([(0, 1024), (2048, 1024)], 2000, [(0, 4096)]),
+        ([(n * 64, 32) for n in range(64)], 256, [(0, 4096)]),
+        ([], 256, []),
+    ],
+)
+def test_runs_are_sent_as_they_are_unless_they_are_short(
+    runs: list[tuple[int, int]], run_bytes: int, sent: list[tuple[int, int]]
+) -> None:
+    version = Manifest(
+        "v", (Extent(0, 4096, MemoryKind.SHARED),), (PlacedTensor(TensorSpec("t", "U8", (4096,)), 0, 0, 4096),)
+    )
+    fleet = sharing(topology(["a"], "b"), version, [("t", start, nbytes) for start, nbytes in runs])
+    demand = to_each_its_own(version, fleet, run_bytes)
+    assert [(stretch.offset, stretch.nbytes) for stretch in demand.stretches] == sent
+
+
+def test_given_a_sink_that_takes_tensors_whole_then_none_is_cut() -> None:
+    version = mixture()
+    fleet = topology(["a"], "bb", whole_tensors=True)
+    shared = sharing(fleet, version, [("layers.0.experts.0", 0, 100)], [("layers.0.experts.0", 50, 2000)])
+    made = World(version, shared, QUICK, Settings(transport="wire", run_bytes=1)).plan()
+    verify(made)
+    assert made.bytes_to == {1: EXPERT, 2: EXPERT}
+
+
+# -- the proof ---------------------------------------------------------------------------------------------------------
+
+
+def with_audience(plan: Plan, number: int, audience: int) -> Plan:
+    buckets = list(plan.buckets)
+    buckets[number] = replace(buckets[number], audience=audience)
+    return replace(plan, buckets=tuple(buckets))
+
+
+def test_given_any_bucket_with_another_audience_then_the_proof_fails() -> None:
+    made = parallel(2, "read").plan()
+    for number, bucket in enumerate(made.buckets):
+        for audience in range(len(made.audiences)):
+            if audience != bucket.audience:
+                with pytest.raises((CoverageError, PlanError)):
+                    verify(with_audience(made, number, audience))
+
+
+def test_given_a_sink_that_needs_more_than_the_plan_brings_then_the_proof_names_bytes_and_sink() -> None:
+    made = parallel(2, "read").plan()
+    more = (*made.topology.shares[0].runs, ("layers.1.experts.7", 64, 64))
+    shares = (replace(made.topology.shares[0], runs=more), made.topology.shares[1])
+    with pytest.raises(CoverageError, match=r"bytes 64 to 128 of layers\.1\.experts\.7 are missed by sinks \[1\]"):
+        verify(replace(made, topology=replace(made.topology, shares=shares)))
+
+
+def test_given_a_rank_that_neither_needs_a_bucket_nor_passes_it_on_then_the_proof_fails() -> None:
+    made = parallel(2, "read").plan()
+    audience = next(number for number, ranks in enumerate(made.audiences) if ranks == (1, 2))
+    narrow = (*made.audiences[:audience], (1,), *made.audiences[audience + 1 :])
+    share = replace(made.topology.shares[1], runs=())
+    with pytest.raises((PlanError, CoverageError), match="neither need it nor pass it on"):
+        verify(
+            replace(made, audiences=narrow, topology=replace(made.topology, shares=(made.topology.shares[0], share)))
+        )
+
+
+@pytest.mark.parametrize("audiences", [((0,), (1, 2), (2,)), ((), (1, 2), (2,)), ((1,),)])
+def test_given_audiences_that_are_no_sinks_or_are_not_there_then_the_proof_fails(
+    audiences: tuple[tuple[int, ...], ...],
+) -> None:
+    with pytest.raises(PlanError, match="audience"):
+        verify(replace(parallel(2, "read").plan(), audiences=audiences))
+
+
+@checked(max_examples=100, deadline=None)
+@given(worlds(), st.data())
+def test_given_any_world_then_what_is_missing_from_a_share_is_found(world: World, data: st.DataObject) -> None:
+    """Given a plan, when one sink loses one bucket that holds bytes it needs, then the proof fails."""
+    made = world.plan()
+    verify(made)
+    losses = [
+        (number, rank)
+        for number, bucket in enumerate(made.buckets)
+        for rank in made.audiences[bucket.audience]
+        if any(_needs(made, rank, bucket.pieces[n].tensor, bucket.pieces[n]) for n in range(len(bucket.pieces)))
+    ]
+    if not losses:
+        return
+    number, rank = data.draw(st.sampled_from(losses))
+    left = tuple(other for other in made.audiences[made.buckets[number].audience] if other != rank)
+    broken = with_audience(replace(made, audiences=(*made.audiences, left)), number, len(made.audiences))
+    with pytest.raises((CoverageError, PlanError)):
+        verify(broken)
+
+
+def _needs(plan: Plan, rank: int, tensor: int, piece: object) -> bool:
+    asked = needed(plan, rank, plan.manifest.tensors[tensor])
+    start, nbytes = piece.tensor_offset, piece.nbytes  # type: ignore[attr-defined]
+    return bool(asked[start : start + max(nbytes, 1)].any())
