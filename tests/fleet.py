@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -20,7 +20,7 @@ from ckpt_transport.execution import Pipeline
 from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport.session.participant import Participant
 from ckpt_transport_torch import Attachment
-from ckpt_transport_torch.engine import LoaderEngine, TorchEngine
+from ckpt_transport_torch.engine import Loader, LoaderEngine, TorchEngine
 from tests.site import use
 
 DEADLINE = 60.0
@@ -116,7 +116,7 @@ class SinkSpec:
     Attributes:
         model: keyword arguments of ``make``.
         settings: of its Config.
-        by_callback: load through a callback that takes whole tensors.
+        loader: makes a loader for the model, which takes whole tensors, as :func:`by_name`; None to do without.
         fault: what goes wrong there.
         site: of :mod:`tests.site`; empty for none.
         engine: the name that ranks of one engine share.
@@ -125,12 +125,23 @@ class SinkSpec:
 
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    by_callback: bool = False
+    loader: Callable[[Any], Loader] | None = None
     fault: Fault | None = None
     address: str = ""
     site: str = ""
     engine: str = ""
     make: Callable[..., torch.nn.Module] | None = None
+
+
+def by_name(module: torch.nn.Module) -> Loader:
+    """A loader that takes everything."""
+    state = module.state_dict()
+
+    def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in pairs:
+            state[name].copy_(tensor)
+
+    return load
 
 
 def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
@@ -139,14 +150,11 @@ def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
     module = (spec.make or model)(1, **spec.model)
     state = module.state_dict()
 
-    def by_name(pairs: Any) -> None:
-        for name, tensor in pairs:
-            state[name].copy_(tensor)
-
     names = spec.engine, label
     engine: TorchEngine = TorchEngine(module, *names)
-    if spec.by_callback:
-        engine = LoaderEngine(module, by_name, *names, verify_always=spec.settings.get("verify_apply") == "always")
+    if spec.loader is not None:
+        always = spec.settings.get("verify_apply") == "always"
+        engine = LoaderEngine(module, spec.loader(module), *names, verify_always=always)
     inject_into(spec.fault, engine)
     sink = Sink(engine, spec.address, "v1", Config.load(**{**SWIFT, **spec.settings}))
     with Attachment(module, engine, sink) as attachment:

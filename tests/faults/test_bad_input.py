@@ -25,7 +25,7 @@ from ckpt_transport.errors import (
     UpdateError,
 )
 from ckpt_transport.memory.segment import free_bytes
-from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, fleet, left_behind, weights
+from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, left_behind, weights
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_an_unknown_transport_lists_those_there_are(sink: SinkProcess) -> None:
 
 
 def test_a_budget_smaller_than_a_whole_tensor_names_the_tensor() -> None:
-    poor = SinkSpec(by_callback=True, settings={"memory_budget": "100KiB"})
+    poor = SinkSpec(loader=by_name, settings={"memory_budget": "100KiB"})
     with fleet(poor) as (running,), server(transport="gloo") as source:
         source.register("v2", tensors=weights(2))
         with pytest.raises(UpdateAbortedError, match=r"\.weight \(F32 \[256, 256\]\).*memory_budget") as caught:
@@ -131,7 +131,7 @@ def test_a_peer_with_another_plan_is_refused_before_the_first_byte() -> None:
 
 
 def test_a_loader_that_raises_taints_and_its_error_reaches_the_source() -> None:
-    with fleet(SinkSpec(by_callback=True, fault=Fault("load", act="raise"))) as (running,), server() as source:
+    with fleet(SinkSpec(loader=by_name, fault=Fault("load", act="raise"))) as (running,), server() as source:
         source.register("v2", tensors=weights(2))
         with pytest.raises(UpdateError, match="injected into load") as caught:
             source.update("v2", [running.address])

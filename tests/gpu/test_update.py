@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ import torch
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
 from ckpt_transport.planning import RingUse
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, fleet, left_behind, weights
+from ckpt_transport_torch import Loader
+from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, by_name, fleet, left_behind, weights
 from tests.gpu.test_conformance import NCCL_SHARES_A_GPU, needs_nccl
 
 MIB = 1 << 20
@@ -142,17 +143,19 @@ def test_every_dtype_arrives_as_it_was(transport: str, dtype: torch.dtype) -> No
         assert sink.state().holds(weights(2, **shape))
 
 
-@pytest.mark.parametrize("by_callback", [False, True], ids=["in pieces", "whole"])
+@pytest.mark.parametrize("loader", [None, by_name], ids=["in pieces", "whole"])
 @pytest.mark.parametrize("transport", ["cuda_ipc", nccl])
-def test_tensors_larger_than_a_bucket_arrive(transport: str, by_callback: bool) -> None:
+def test_tensors_larger_than_a_bucket_arrive(
+    transport: str, loader: Callable[[torch.nn.Module], Loader] | None
+) -> None:
     settings = swift(transport=transport, bucket_bytes="100KiB", ring_depth=2)
-    with fleet(SinkSpec(ON_GPU, by_callback=by_callback)) as (sink,), ParameterServer(settings) as server:
+    with fleet(SinkSpec(ON_GPU, loader=loader)) as (sink,), ParameterServer(settings) as server:
         server.register("v2", tensors=weights(2))
         report = server.update("v2", [sink.address])
         assert report is not None
         ring = report.plan.ring(0, RingUse.FILL)
         assert ring is not None
-        assert (ring.slot_bytes < 256 * 256 * 4) == (not by_callback)
+        assert (ring.slot_bytes < 256 * 256 * 4) == (loader is None)
         assert sink.state().holds(weights(2))
 
 

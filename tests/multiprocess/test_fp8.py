@@ -20,7 +20,7 @@ from ckpt_transport.planning import StageKind
 from ckpt_transport.session.quantizers import quantizer_for
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_torch import attach
-from tests.fleet import SWIFT, SinkSpec, fleet, left_behind
+from tests.fleet import SWIFT, SinkSpec, by_name, fleet, left_behind
 from tests.fp8_models import CONFIG, fp8_model, fp8_weights, source_weights, target
 
 TRANSPORTS = ("shm", "gloo")
@@ -37,7 +37,7 @@ def _nothing_left_behind() -> Any:
 def test_models_with_fp8_weights_get_exactly_the_references_bytes(transport: str, bucket: str) -> None:
     """Given FP8 sinks, when BF16 weights are lent for them in whole and split buckets, then they hold the reference."""
     settings = Config.load(transport=transport, bucket_bytes=bucket, **SWIFT)
-    sinks = SinkSpec(make=fp8_model), SinkSpec(make=fp8_model, by_callback=bucket == "1MiB")
+    sinks = SinkSpec(make=fp8_model), SinkSpec(make=fp8_model, loader=by_name if bucket == "1MiB" else None)
     with fleet(*sinks) as running, ParameterServer(settings) as server:
         for seed in (2, 3):
             weights = source_weights(seed)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ckpt_transport import Config, Joiner, ParameterServer, Report
 from ckpt_transport.demo.joining import over_the_network
 from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.planning import Role, StageKind
-from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkSpec, fleet, holders, left_behind, weights
+from ckpt_transport_torch import Loader
+from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkSpec, by_name, fleet, holders, left_behind, weights
 from tests.site import READ, SOCKETS, make_site, use
 
 SHAPE = {"layers": 8, "width": 384}
@@ -73,13 +75,13 @@ def test_three_engines_join_one_holder_and_the_fleet_is_not_touched(site: str, t
 
 
 @pytest.mark.parametrize("transport", ["gloo", READ])
-@pytest.mark.parametrize("by_callback", [False, True])
+@pytest.mark.parametrize("loader", [None, by_name])
 def test_an_engine_reads_as_much_from_each_of_three_holders(
-    site: str, tmp_path: Path, transport: str, by_callback: bool
+    site: str, tmp_path: Path, transport: str, loader: Callable[[torch.nn.Module], Loader] | None
 ) -> None:
     """Given three holders of one version, when an engine joins, then each sends a third, within a tenth."""
     shape = {"layers": 24, "width": 192}
-    spec = SinkSpec(model=shape, site=site, by_callback=by_callback)
+    spec = SinkSpec(model=shape, site=site, loader=loader)
     with fleet(spec) as (sink,), holders(*[HolderSpec(model=shape, site=site)] * 3) as running:
         config = Config.load(transport=transport, **SMALL, **SWIFT)
         report = Joiner(files(running, tmp_path), config).update("v2", [sink.address])

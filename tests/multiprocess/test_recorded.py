@@ -8,7 +8,7 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
-from tests.fleet import SWIFT, Fault, SinkSpec, fleet, left_behind, weights
+from tests.fleet import SWIFT, Fault, SinkSpec, by_name, fleet, left_behind, weights
 
 TRANSPORTS = ("shm", "gloo")
 
@@ -23,7 +23,7 @@ def _nothing_left_behind() -> Any:
 def test_a_loader_runs_for_the_first_version_and_is_replayed_from_then_on(transport: str) -> None:
     """Given slots that hold a few tensors, when versions follow each other, then the second needs no loader."""
     settings = Config.load(transport=transport, bucket_bytes="600KiB", **SWIFT)
-    with fleet(SinkSpec(by_callback=True), SinkSpec()) as sinks, ParameterServer(settings) as server:
+    with fleet(SinkSpec(loader=by_name), SinkSpec()) as sinks, ParameterServer(settings) as server:
         told = []
         for seed in (2, 3, 4):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -38,7 +38,7 @@ def test_a_loader_runs_for_the_first_version_and_is_replayed_from_then_on(transp
 
 
 def test_verify_apply_always_compares_each_update() -> None:
-    spec = SinkSpec(by_callback=True, settings={"verify_apply": "always"})
+    spec = SinkSpec(loader=by_name, settings={"verify_apply": "always"})
     with fleet(spec) as sinks, ParameterServer(Config.load(**SWIFT)) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -51,7 +51,7 @@ def test_verify_apply_always_compares_each_update() -> None:
 def test_after_a_failure_half_way_the_next_update_records_again() -> None:
     """Given a replay that was proved, when an update breaks off in the middle, then the next one trusts nothing."""
     settings = Config.load(transport="gloo", bucket_bytes="600KiB", **SWIFT)
-    broken = SinkSpec(by_callback=True, fault=Fault("load", count=6, act="raise"))
+    broken = SinkSpec(loader=by_name, fault=Fault("load", count=6, act="raise"))
     with fleet(broken) as sinks, ParameterServer(settings) as server:
         sink = sinks[0]
         for seed in (2, 3, 4):

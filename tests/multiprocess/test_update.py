@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from tests.available import where_available
-from tests.fleet import SWIFT, SinkSpec, SourceProcess, fleet, left_behind, model, weights
+from tests.fleet import SWIFT, SinkSpec, SourceProcess, by_name, fleet, left_behind, model, weights
 
 TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
 
@@ -59,7 +59,7 @@ def test_the_second_update_uses_the_routes_and_the_memory_of_the_first() -> None
 def test_a_loader_that_takes_whole_tensors_gets_them_whole(transport: str) -> None:
     """Given a callback loader and buckets smaller than a tensor, then no tensor arrives in pieces."""
     settings = Config.load(transport=transport, bucket_bytes="64KiB", **SWIFT)
-    with fleet(SinkSpec(by_callback=True), SinkSpec()) as sinks, ParameterServer(settings) as server:
+    with fleet(SinkSpec(loader=by_name), SinkSpec()) as sinks, ParameterServer(settings) as server:
         server.register("v2", tensors=weights(2))
         report = server.update("v2", [sink.address for sink in sinks])
         assert report is not None
@@ -94,7 +94,7 @@ def test_less_memory_makes_the_pipeline_shallower_and_the_plan_says_so() -> None
 def test_weights_in_private_memory_are_filled_into_slots_where_the_transport_needs_it(transport: str) -> None:
     """Given a version outside shared memory, when shm carries it, then it is filled through a ring of shared slots."""
     settings = Config.load(transport=transport, pool="private", bucket_bytes="256KiB", **SWIFT)
-    with fleet(SinkSpec(), SinkSpec(by_callback=True)) as sinks, ParameterServer(settings) as server:
+    with fleet(SinkSpec(), SinkSpec(loader=by_name)) as sinks, ParameterServer(settings) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
             report = server.update(f"v{seed}", [sink.address for sink in sinks])
@@ -174,7 +174,7 @@ def test_models_the_same_after_update_compute_the_same() -> None:
 def test_lent_tensors_are_gathered_bucket_by_bucket(transport: str) -> None:
     """Given weights that are lent and not registered, when they are sent in small slots, then they arrive exactly."""
     settings = Config.load(transport=transport, bucket_bytes="100KiB", ring_depth=2, **SWIFT)
-    with fleet(SinkSpec(), SinkSpec(by_callback=True)) as sinks, ParameterServer(settings) as server:
+    with fleet(SinkSpec(), SinkSpec(loader=by_name)) as sinks, ParameterServer(settings) as server:
         for seed in (2, 3):
             server.lend(f"v{seed}", weights(seed))
             report = server.update(f"v{seed}", [sink.address for sink in sinks])

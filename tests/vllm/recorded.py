@@ -2,7 +2,8 @@
 
 No transport is in between: buckets are cut from the files and given to the engine. Works on CPUs and on a GPU:
 ``python -m tests.vllm.recorded [--family NAME ...] [--hidden N --layers N]``. Each family takes two processes: one
-starts from the second version and says what it answers, one from the first and is updated there and back, twice.
+starts from the second version and says what it answers, one from the first and is updated there and back, twice. The
+last two times only what the model says it needs is given to it.
 VLLM_ARGUMENTS may hold further arguments of LLM as JSON.
 """
 
@@ -23,7 +24,7 @@ import typer
 from safetensors import safe_open
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import Runs, Share, TensorSpec
 from ckpt_transport.planning.bucketing import align_up
 from ckpt_transport_vllm.demo import tiny
 from ckpt_transport_vllm.demo.serve import ENVIRONMENT
@@ -39,16 +40,30 @@ BUCKET_BYTES = 64 << 10
 Place = tuple[TensorSpec, int, int, int]
 
 
-def buckets(directory: Path, nbytes: int, device: torch.device) -> Iterator[LoadedBucket]:
-    """A checkpoint in buckets, on ``device``, in memory that is used again for the next. Large tensors are split."""
+def buckets(directory: Path, nbytes: int, device: torch.device, share: Share | None) -> Iterator[LoadedBucket]:
+    """A checkpoint in buckets, on ``device``, in memory that is used again for the next. Large tensors are split.
+
+    Of what ``share`` does not name, nothing is in them.
+    """
+    needed = None if share is None else Runs(share.runs)
     slot = torch.empty(nbytes, dtype=torch.uint8, device=device)
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            for number, places in enumerate(_cut(file, nbytes)):
+            for number, whole in enumerate(_cut(file, nbytes)):
+                slot.fill_(0xA5)
+                places = [place for each in whole for place in _needed(each, needed)]
                 for spec, offset, start, length in places:
                     raw = file.get_tensor(spec.name).reshape(-1).view(torch.uint8)
                     slot[start : start + length].copy_(raw[offset : offset + length])
-                yield LoadedBucket((path.name, number), slot, partial(list, places))
+                yield LoadedBucket((path.name, number, needed is None), slot, partial(list, places))
+
+
+def _needed(place: Place, needed: Runs | None) -> Iterator[Place]:
+    """The parts of a place that are needed."""
+    spec, offset, start, nbytes = place
+    given = Runs([(spec.name, offset, nbytes)])
+    for _, low, length in given if needed is None else given.common(needed):
+        yield spec, low, start + low - offset, length
 
 
 def _cut(file: Any, nbytes: int) -> Iterator[list[Place]]:
@@ -94,8 +109,9 @@ class Updated:
 
     def update(self, directory: Path, specs: list[TensorSpec], nbytes: int) -> str:
         """Bring a version; what the engine says of how it did that."""
-        self.engine.prepare(specs, None)
-        for bucket in buckets(directory, nbytes, self.engine.device):
+        share = self.engine.share()
+        self.engine.prepare(specs, share)
+        for bucket in buckets(directory, nbytes, self.engine.device, share):
             fence = self.engine.load(bucket)
             if fence is not None:
                 fence.synchronize()

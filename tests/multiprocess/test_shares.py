@@ -1,0 +1,99 @@
+"""Ranks that need a part of each version are sent that part once their loaders are known, between real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport.errors import UpdateError
+from ckpt_transport.planning import explain
+from tests.available import where_available
+from tests.experts import EXPERTS, WIDTH, loaded, loader, rank_of, weights_of
+from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, fleet, left_behind
+
+SIZE = 4
+MATRIX = WIDTH * WIDTH * 4
+ALL = WIDTH * 4 + (EXPERTS + 2) * MATRIX
+OWN = WIDTH * 4 + 2 * MATRIX + EXPERTS // SIZE * MATRIX
+"""Norm, both sliced matrices whole (this loader takes tensors whole), and the experts of one rank."""
+RANKS = tuple(
+    SinkSpec(make=rank_of, model={"rank": rank, "size": SIZE}, loader=loader, engine="engine") for rank in range(SIZE)
+)
+TRANSPORTS = tuple(map(where_available, ("gloo", "nixl", "mooncake", "ucx")))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    assert not left_behind()
+
+
+def update(server: ParameterServer, sinks: list[SinkProcess], seed: int) -> Report:
+    server.register(f"v{seed}", tensors=weights_of(seed))
+    report = server.update(f"v{seed}", [sink.address for sink in sinks])
+    assert report is not None
+    for rank, sink in enumerate(sinks):
+        assert sink.state().holds(loaded(seed, rank % SIZE, SIZE)), f"rank {rank} after v{seed}"
+    return report
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_first_version_goes_to_all_and_the_next_to_each_its_own(transport: str) -> None:
+    settings = Config.load(transport=transport, bucket_bytes="300KiB", **SWIFT)
+    with fleet(*RANKS) as sinks, ParameterServer(settings) as server:
+        first = update(server, sinks, 2)
+        assert not first.plan.moves_shares
+        for seed in (3, 4):
+            report = update(server, sinks, seed)
+            assert report.plan.bytes_to == dict.fromkeys(range(1, SIZE + 1), OWN)
+            assert f"{OWN / ALL:.1%}" in explain(report.plan)
+
+
+def test_ranks_that_do_not_say_what_they_need_get_everything_beside_those_that_do() -> None:
+    """Given two replicas, of which one compares every update with its loader, then that one is sent all."""
+    careful = tuple(
+        SinkSpec(make=rank_of, model=rank.model, loader=loader, engine="other", settings={"verify_apply": "always"})
+        for rank in RANKS
+    )
+    with fleet(*RANKS, *careful) as sinks, ParameterServer(Config.load(transport="gloo", **SWIFT)) as server:
+        update(server, sinks, 2)
+        report = update(server, sinks, 3)
+    assert report.plan.bytes_to == dict.fromkeys(range(1, 5), OWN) | dict.fromkeys(range(5, 9), ALL)
+
+
+def test_a_version_with_other_tensors_goes_to_all_again() -> None:
+    """Given shares of one set of tensors, when a version has one more, then shares do not count, and then again."""
+    with fleet(*RANKS) as sinks, ParameterServer(Config.load(transport="gloo", **SWIFT)) as server:
+        update(server, sinks, 2)
+        assert update(server, sinks, 3).plan.moves_shares
+        more = weights_of(4) | {"experts.99": weights_of(4)["experts.0"]}
+        server.register("more", tensors=more)
+        report = server.update("more", [sink.address for sink in sinks])
+        assert report is not None
+        assert not report.plan.moves_shares
+        assert all(sink.state().holds(loaded(4, rank, SIZE)) for rank, sink in enumerate(sinks))
+        assert not update(server, sinks, 5).plan.moves_shares
+        assert update(server, sinks, 6).plan.moves_shares
+
+
+@pytest.mark.parametrize("transport", ["gloo", "shm"])
+def test_after_a_failure_half_way_everything_goes_to_all(transport: str) -> None:
+    """Given a rank that fails while its share arrives, then none serves until everything was sent again."""
+    failing = SinkSpec(
+        make=rank_of,
+        model=RANKS[0].model,
+        loader=loader,
+        engine="engine",
+        fault=Fault("load", count=12 if transport == "gloo" else 5, act="raise"),
+    )
+    settings = Config.load(transport=transport, bucket_bytes="256KiB", **SWIFT)
+    with fleet(failing, *RANKS[1:]) as sinks, ParameterServer(settings) as server:
+        update(server, sinks, 2)
+        server.register("v3", tensors=weights_of(3))
+        with pytest.raises(UpdateError, match="injected into load"):
+            server.update("v3", [sink.address for sink in sinks])
+        report = update(server, sinks, 4)
+        assert report.plan.bytes_to[1] == ALL
+        assert (transport == "shm") != update(server, sinks, 5).plan.moves_shares
