@@ -1,28 +1,24 @@
-"""Given a vLLM whose ranks share out experts, when it is updated again and again, then each rank is sent its own."""
+"""Given a vLLM of two ranks, when it is updated again and again, then each rank is sent what it needs."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ckpt_transport.planning import explain
-from tests.vllm.servers import TWO_CORES, TWO_RANKS, Answers, Replica, Started, update
+from tests.vllm.servers import TWO_CORES, TWO_RANKS, Replica, Started, update
 
 EXPERT_PARALLEL = (*TWO_RANKS, "--enable-expert-parallel")
-FAMILIES = {"moe": EXPERT_PARALLEL, "qwen3": TWO_RANKS}
-LEAST = {"moe": 0.50, "qwen3": 0.50}
-MOST = {"moe": 0.60, "qwen3": 0.85}
-"""Of all bytes. Norms and embeddings' scales go to both ranks, and what is sliced by columns goes whole to both."""
 
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     """Servers of models for which buckets cost less than bytes."""
     folder = tmp_path_factory.mktemp("larger")
-    options = [f"--family={name}" for name in FAMILIES] + ["--seed=1", "--seed=2", "--hidden=512", "--layers=4"]
+    options = ["--family=qwen3", "--family=moe", "--seed=1", "--seed=2", "--hidden=512"]
     command = [sys.executable, "-m", "ckpt_transport_vllm.demo.tiny", str(folder), *options]
     subprocess.run(command, check=True, capture_output=True)
     running = Started(folder, tmp_path_factory.mktemp("logs"))
@@ -30,28 +26,38 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     running.close()
 
 
-@pytest.fixture(params=FAMILIES)
-def kinds(request: pytest.FixtureRequest, larger: Started) -> Iterator[tuple[Replica, Answers, Answers]]:
-    """A server of version 1, and what servers say that were started from version 1 and 2."""
-    arguments = FAMILIES[request.param]
-    one, two = (larger.start(request.param, seed, arguments, TWO_CORES) for seed in (1, 2))
-    first, second = one.wait().answers(), two.wait().answers()
-    larger.stop(two)
-    yield one, first, second
-    larger.stop(one)
-
-
-@pytest.mark.parametrize("transport", ["gloo", "nixl"])
-def test_the_first_update_goes_to_all_and_the_next_to_each_its_own(
-    kinds: tuple[Replica, Answers, Answers], transport: str
-) -> None:
-    replica, first, second = kinds
-    everything = update([replica], replica.checkpoint(2), "two", transport=transport).update.plan
-    assert replica.answers() == second
-    assert not everything.moves_shares
+def check(replica: Replica, transport: str, ask: Callable[[Replica], object]) -> list[float]:
+    """Update there, back, and there again; what each rank was sent of all bytes when its loader was known."""
+    first = ask(replica)
+    everything = update([replica], replica.checkpoint(2), "two", transport=transport).update
+    assert not everything.plan.moves_shares
+    assert all(told.startswith("recorded") for told in everything.told.values())
+    second = ask(replica)
+    assert second != first
+    sent: list[float] = []
     for seed, expected in ((1, first), (2, second)):
         done = update([replica], replica.checkpoint(seed), f"again {seed}", transport=transport).update
-        assert replica.answers() == expected
+        assert ask(replica) == expected
         assert all(told.startswith("replayed") for told in done.told.values())
-        shares = {nbytes / everything.manifest.nbytes for nbytes in done.plan.bytes_to.values()}
-        assert LEAST[replica.family] <= min(shares) <= max(shares) <= MOST[replica.family], explain(done.plan)
+        assert done.plan.moves_shares, explain(done.plan)
+        sent += [nbytes / done.plan.manifest.nbytes for nbytes in done.plan.bytes_to.values()]
+    return sent
+
+
+def test_given_tensor_parallel_ranks_then_rows_are_sent_to_whom_they_belong(larger: Started) -> None:
+    """What is sliced by columns goes whole to both: its runs are short."""
+    replica = larger.start("qwen3", 1, TWO_RANKS, TWO_CORES).wait()
+    first = replica.answers()
+    sent = check(replica, "gloo", Replica.answers)
+    assert 0.5 <= min(sent) <= max(sent) <= 0.8
+    update([replica], replica.checkpoint(1), "by another transport", transport="nixl")
+    assert replica.answers() == first
+    larger.stop(replica)
+
+
+def test_given_expert_parallel_ranks_then_each_is_sent_its_experts(larger: Started) -> None:
+    """Checksums only: forward passes of vLLM 0.32.0 for CPUs crash with expert parallelism, before any update."""
+    replica = larger.start("moe", 1, EXPERT_PARALLEL, TWO_CORES).wait()
+    sent = check(replica, "gloo", Replica.checksums)
+    assert 0.5 <= min(sent) <= max(sent) <= 0.6
+    larger.stop(replica)
