@@ -28,7 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     transport: str = AUTO
     bucket_bytes: int = 64 << 20
     ring_depth: int = 4
-    run_bytes: int = 64 << 10
+    run_bytes: int = SMALL_BUCKET
 
 
 def bucket_bytes(manifest: Manifest, settings: Settings) -> int:

@@ -18,7 +18,7 @@ EXPERT_PARALLEL = (*TWO_RANKS, "--enable-expert-parallel")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     """Servers of models for which buckets cost less than bytes."""
     folder = tmp_path_factory.mktemp("larger")
-    options = ["--family=qwen3", "--family=moe", "--seed=1", "--seed=2", "--hidden=512"]
+    options = ["--family=qwen3", "--family=moe", "--seed=1", "--seed=2", "--hidden=1024"]
     command = [sys.executable, "-m", "ckpt_transport_vllm.demo.tiny", str(folder), *options]
     subprocess.run(command, check=True, capture_output=True)
     running = Started(folder, tmp_path_factory.mktemp("logs"))
