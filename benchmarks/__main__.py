@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import control, planning, recorded_apply, registration, update_gloo, update_shm
+from benchmarks import control, p2p_transports, planning, recorded_apply, registration, update_gloo, update_shm
 from benchmarks._report import report
 
 
@@ -16,7 +16,7 @@ def main(json: Annotated[Path, typer.Option(help="Write the rows to this file.")
     """Measure everything, print one table, and write it as JSON."""
     console = Console(stderr=True)
     rows = []
-    for benchmark in (planning, control, registration, recorded_apply, update_shm, update_gloo):
+    for benchmark in (planning, control, registration, recorded_apply, update_shm, update_gloo, p2p_transports):
         console.print(f"{benchmark.__name__} ...")
         rows += benchmark.measure()
     report(rows, json)

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.console import Console
 
 from benchmarks._bare import BARE
 from benchmarks._report import Row, report
@@ -28,12 +29,17 @@ AGAINST = {"nixl": ("nixl",), "mooncake": ("mooncake",), "ucx": ("ucx", "ucx wit
 
 
 def measure(gib: float = 1.0, updates: int = 7, bucket_bytes: str = "", only: str = "") -> list[Row]:
-    """Rows of all transports that can run here."""
+    """Rows of all transports that can run here; of the others it is said why they cannot."""
     rows = []
     for name, libraries in AGAINST.items():
-        if only in ("", name) and registry.available(name).ok:
-            nbytes = int(gib * (1 << 30))
-            rows += [_compare(name, library, nbytes, updates, bucket_bytes) for library in libraries]
+        if only not in ("", name):
+            continue
+        state = registry.available(name)
+        if not state.ok:
+            Console(stderr=True).print(f"{name} is left out: {state.reason}; {state.hint}", markup=False)
+            continue
+        nbytes = int(gib * (1 << 30))
+        rows += [_compare(name, library, nbytes, updates, bucket_bytes) for library in libraries]
     return rows
 
 

@@ -56,7 +56,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
             that the endpoint allocated.
         maps_memory: a receiver sees the sender's own memory, so it needs no slot and no byte moves.
         fan_out: how the cost grows with the number of receivers.
-        bandwidth: bytes per second between one sender and one receiver, a conservative typical figure.
+        bandwidth: bytes per second between one sender and one receiver, a conservative typical figure; between hosts
+            see :meth:`Transport.expected_bandwidth`.
         latency: seconds one transfer costs whatever its size.
         one_rank_per_device: the members of a route must all be on different GPUs.
     """
@@ -455,6 +456,14 @@ class Transport(ABC):
     @abstractmethod
     def probe(cls) -> Availability:
         """Whether it can run here. Cheap; touches no device and starts nothing."""
+
+    def expected_bandwidth(self) -> float:
+        """Bytes per second to and from other hosts, as its options and what there is here let expect.
+
+        Override where that is known better than from the traits; as cheap as :meth:`probe`. Between several hosts a
+        transport counts as fast as the member of the update that expects least.
+        """
+        return self.traits.bandwidth
 
     @abstractmethod
     def open(self, group: Group, control: Control, timeout: float) -> Endpoint:

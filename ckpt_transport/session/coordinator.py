@@ -26,6 +26,7 @@ from ckpt_transport.planning import EVERYTHING, Plan, Present, Role, Settings, T
 from ckpt_transport.planning import Participant as Member
 from ckpt_transport.planning.plan import Route
 from ckpt_transport.session import messages as m
+from ckpt_transport.session.bandwidths import between_hosts
 from ckpt_transport.session.invitations import Guests, Invitations
 from ckpt_transport.session.members import TICK_SECONDS, Members
 from ckpt_transport.session.participant import Participant
@@ -197,7 +198,7 @@ class Coordinator:
         found = {}
         for name in names:
             with contextlib.suppress(PluginError):
-                found[name] = registry.load(name).traits
+                found[name] = between_hosts(name, registry.load(name).traits, self._members.joins)
         return found
 
     def _agree(self, made: Plan) -> None:

@@ -14,6 +14,7 @@ from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session import metas
 from ckpt_transport.session.available import uses_devices
+from ckpt_transport.session.bandwidths import bandwidths
 from ckpt_transport.session.member import InvitedMember
 from ckpt_transport.session.metas import HolderAddress, Metas
 from ckpt_transport.session.participant import Follower, Participant
@@ -92,6 +93,7 @@ class Holder(InvitedMember):
         return Follower(invite.update, participant, None, self.config.join_timeout)
 
     def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join:
+        usable = tuple(name for name, state in states.items() if state.ok)
         return m.Join(
             update=invite.update,
             role=Role.SOURCE,
@@ -100,13 +102,14 @@ class Holder(InvitedMember):
             label=self.label,
             host=self._host(),
             budget=self.config.memory_budget,
-            transports=tuple(name for name, state in states.items() if state.ok),
+            transports=usable,
             unavailable={name: state.reason for name, state in states.items() if not state.ok},
             routes=self._table.names,
             manifest=self._stored.manifest,
             devices=visible_devices() if self._pinned else (),
             plan=self._plans.shape,
             link=self.config.link,
+            bandwidths=bandwidths(usable, self.config),
         )
 
     def _served(self) -> m.ServedVersion:

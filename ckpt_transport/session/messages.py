@@ -28,6 +28,8 @@ Halt to all, hears from each what it has (Stopped again), and proposes a plan fo
 
 from __future__ import annotations
 
+import msgspec
+
 from ckpt_transport.control import Message
 from ckpt_transport.execution import Event
 from ckpt_transport.planning import Manifest, Role, Share
@@ -55,6 +57,7 @@ class Join(Message, frozen=True, kw_only=True):
         uid: unlike any other process's, so that a restarted one is not taken for the old one.
         manifest: what a source holds; None from a sink.
         unavailable: the other transports, each with the reason.
+        bandwidths: what those of ``transports`` expect here; see :meth:`Transport.expected_bandwidth`.
         routes: names of the routes it has kept open.
         devices: UUIDs of the GPUs it can use.
         plan: the shape of the plan it knows; empty for none.
@@ -81,6 +84,7 @@ class Join(Message, frozen=True, kw_only=True):
     plan: str = ""
     link: int = 0
     share: Share | None = None
+    bandwidths: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class Busy(Message, frozen=True):

@@ -21,6 +21,7 @@ from ckpt_transport.memory import MemoryKind, visible_devices
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.available import check, states, uses_devices
+from ckpt_transport.session.bandwidths import bandwidths
 from ckpt_transport.session.coordinator import Coordinator, Progress, RouteNames
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.invitations import Guests
@@ -199,6 +200,7 @@ class ParameterServer:
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
         found = states(self.config)
+        usable = tuple(name for name, state in found.items() if state.ok)
         return m.Join(
             update=update,
             role=Role.SOURCE,
@@ -206,7 +208,7 @@ class ParameterServer:
             label=f"source {self.rank}",
             host=self.config.host or host_name(),
             budget=self.config.memory_budget,
-            transports=tuple(name for name, state in found.items() if state.ok),
+            transports=usable,
             unavailable={name: state.reason for name, state in found.items() if not state.ok},
             routes=table.names,
             rank=self.rank,
@@ -214,6 +216,7 @@ class ParameterServer:
             devices=visible_devices() if uses_devices(self.config) else (),
             plan=self._plans.shape,
             link=self.config.link,
+            bandwidths=bandwidths(usable, self.config),
         )
 
     # -- where everybody is -------------------------------------------------------------------------------------

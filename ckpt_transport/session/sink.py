@@ -9,6 +9,7 @@ from ckpt_transport.control import addresses
 from ckpt_transport.memory import name_of
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
+from ckpt_transport.session.bandwidths import bandwidths
 from ckpt_transport.session.engine import Engine
 from ckpt_transport.session.member import InvitedMember
 from ckpt_transport.session.participant import Follower, Participant
@@ -61,6 +62,7 @@ class Sink(InvitedMember):
         return Follower(invite.update, participant, self._engine, self.config.join_timeout)
 
     def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join:
+        usable = tuple(name for name, state in states.items() if state.ok)
         return m.Join(
             update=invite.update,
             role=Role.SINK,
@@ -69,7 +71,7 @@ class Sink(InvitedMember):
             label=self._engine.label,
             host=self._host(),
             budget=self.config.memory_budget,
-            transports=tuple(name for name, state in states.items() if state.ok),
+            transports=usable,
             unavailable={name: state.reason for name, state in states.items() if not state.ok},
             routes=self._table.names,
             engine=self._engine.group,
@@ -79,6 +81,7 @@ class Sink(InvitedMember):
             plan=self._plans.shape,
             link=self.config.link,
             share=self._engine.share(),
+            bandwidths=bandwidths(usable, self.config),
         )
 
     def _served(self) -> m.ServedVersion:

@@ -14,6 +14,15 @@ import torch
 from ckpt_transport.errors import RegistrationError, TransferError
 from ckpt_transport.families import Calls, OneSidedEndpoint, Poll, ReadSpan
 from ckpt_transport.memory import ONE_RUN, Buffer, MemoryKind, device_of
+from ckpt_transport.rdma import (
+    Place,
+    RdmaDevice,
+    expected_bandwidth,
+    nearest,
+    place_of_cpus,
+    place_of_pci,
+    rdma_devices,
+)
 from ckpt_transport.transport import (
     Availability,
     Control,
@@ -25,7 +34,6 @@ from ckpt_transport.transport import (
     Traits,
     Transport,
 )
-from ckpt_transport_mooncake.devices import Place, nearest, place_of_cpus, place_of_pci, rdma_devices
 from ckpt_transport_mooncake.engine import VERBS, Engine, missing_library
 from ckpt_transport_mooncake.links import Offer, agree
 from ckpt_transport_mooncake.patterns import select
@@ -174,19 +182,28 @@ class MooncakeTransport(Transport):
         hint = "apt-get install libibverbs1" if VERBS in missing else "pip install 'ckpt-transport[mooncake]'"
         return Availability(False, missing, hint)
 
+    def expected_bandwidth(self) -> float:
+        return max(self.traits.bandwidth, expected_bandwidth(_allowed_devices(self.options)))
+
     def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
         return MooncakeEndpoint(group, control, timeout, self.options)
 
 
 def _chosen_devices(options: MooncakeOptions, device: torch.device) -> tuple[str, ...]:
     """The RDMA devices this rank would use: those that are named, else the nearest."""
+    allowed = _allowed_devices(options)
+    return tuple(found.name for found in (allowed if _pattern(options) else nearest(allowed, _place(device))))
+
+
+def _allowed_devices(options: MooncakeOptions) -> tuple[RdmaDevice, ...]:
     if options.protocol == "tcp":
         return ()
-    found = rdma_devices()
-    pattern = options.devices or os.environ.get("NCCL_IB_HCA", "")
-    if pattern.strip():
-        return select(pattern, {device.name: device.ports for device in found})
-    return tuple(device.name for device in nearest(found, _place(device)))
+    found = {device.name: device for device in rdma_devices()}
+    return tuple(found[name] for name in select(_pattern(options), {name: found[name].ports for name in found}))
+
+
+def _pattern(options: MooncakeOptions) -> str:
+    return (options.devices or os.environ.get("NCCL_IB_HCA", "")).strip()
 
 
 def _place(device: torch.device) -> Place:

@@ -11,6 +11,7 @@ import torch
 from ckpt_transport.errors import RegistrationError, TransferError
 from ckpt_transport.families import Calls, OneSidedEndpoint, Poll, ReadSpan
 from ckpt_transport.memory import ONE_RUN, Buffer, device_of
+from ckpt_transport.rdma import expected_bandwidth, ucx_devices
 from ckpt_transport.transport import (
     Availability,
     Control,
@@ -172,6 +173,9 @@ class NixlTransport(Transport):
         if package() is None:
             return Availability(False, "NIXL is not installed", "pip install 'ckpt-transport[nixl]'")
         return Availability(True)
+
+    def expected_bandwidth(self) -> float:
+        return max(self.traits.bandwidth, expected_bandwidth(ucx_devices()))
 
     def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
         return NixlEndpoint(group, control, timeout)

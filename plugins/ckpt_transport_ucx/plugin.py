@@ -9,6 +9,7 @@ import torch
 from ckpt_transport.errors import PeerLostError, RegistrationError, TransportError
 from ckpt_transport.families import MessageEndpoint, Poll
 from ckpt_transport.memory import ONE_RUN, Buffer, device_of
+from ckpt_transport.rdma import expected_bandwidth, ucx_devices
 from ckpt_transport.transport import (
     Availability,
     Control,
@@ -20,7 +21,7 @@ from ckpt_transport.transport import (
     Traits,
     Transport,
 )
-from ckpt_transport_ucx.worker import Worker, installed, make_current
+from ckpt_transport_ucx.worker import Worker, has_verbs, installed, make_current
 
 SEQ_BITS, SENDER_BITS, SPAN_BITS = 32, 12, 20
 """How the 64 bits of UCX's tag are shared out."""
@@ -108,7 +109,7 @@ def _lost(error: PeerLostError) -> Poll:
 
 
 class UcxTransport(Transport):
-    """Message transport over UCX: RDMA where there is some, else shared memory or TCP."""
+    """Message transport over UCX: RDMA where there is some and UCX was built for it, else shared memory or TCP."""
 
     name = "ucx"
     traits = Traits(
@@ -125,6 +126,9 @@ class UcxTransport(Transport):
         if not installed():
             return Availability(False, "UCXX is not installed", "pip install 'ckpt-transport[ucx]'")
         return Availability(True)
+
+    def expected_bandwidth(self) -> float:
+        return max(self.traits.bandwidth, expected_bandwidth(ucx_devices()) if has_verbs() else 0.0)
 
     def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
         return UcxEndpoint(group, control, timeout)

@@ -12,6 +12,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,18 @@ WITHOUT_GPU = {"RNDV_FRAG_MEM_TYPE": "host"}
 def installed() -> bool:
     """Whether UCXX is. Imports nothing."""
     return importlib.util.find_spec("ucxx") is not None
+
+
+def has_verbs() -> bool:
+    """Whether the UCX that is installed with UCXX can use RDMA: the wheels on PyPI cannot. Imports nothing.
+
+    A UCX that is not from a wheel counts as one that can.
+    """
+    wheel = importlib.util.find_spec("libucx")
+    if wheel is None:
+        return True
+    folders = wheel.submodule_search_locations or ()
+    return any(any(Path(folder).glob("lib/ucx/libuct_ib.so*")) for folder in folders)
 
 
 @cache

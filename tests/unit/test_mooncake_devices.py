@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_transport.errors import ConfigError, RegistrationError
-from ckpt_transport_mooncake.devices import (
+from ckpt_transport.rdma import (
     Distance,
     Place,
     distance,

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from ckpt_transport import ParameterServer, ask_version
 from ckpt_transport.errors import EngineError, TaintedError, UpdateAbortedError
 from ckpt_transport_vllm import VllmFleet
+from tests.vllm import dying
 from tests.vllm.servers import (
     SMALL_SLOTS,
     TWO_CORES,
@@ -216,30 +217,24 @@ def update_quickly(replicas: list[Replica], checkpoint: Path) -> None:
 
 
 @pytest.fixture
-def two_ranks(started: Started) -> Iterator[Replica]:
+def two_ranks(started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica]:
+    """A replica of which a worker can be ordered to die."""
+    for name, value in dying.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
     replica = started.start("qwen3", 1, TWO_RANKS, TWO_CORES).wait()
     yield replica
     started.stop(replica)
 
 
 def test_given_a_worker_that_is_killed_half_way_then_the_others_hold_and_a_new_update_serves(
-    pair: Pair, answers: tuple[Answers, Answers], two_ranks: Replica
+    pair: Pair, answers: tuple[Answers, Answers], two_ranks: Replica, tmp_path: Path
 ) -> None:
     """A vLLM that loses a worker ends by itself; the replica beside it must not suffer."""
     survivor = pair[1]
-    update([survivor, two_ranks], survivor.checkpoint(1), "one")
-    config = swift(**SMALL_SLOTS)
-    victim = two_ranks.workers()[1]
-
-    def strike(done: int, total: int) -> None:
-        if done > total // 2 and victim.is_running():
-            victim.send_signal(signal.SIGKILL)
-            victim.wait(10)
-
-    with ParameterServer(config) as server, VllmFleet([survivor.url, two_ranks.url], config) as fleet:
-        server.register("two", directory=survivor.checkpoint(2))
-        with pytest.raises((TaintedError, UpdateAbortedError)) as caught:
-            fleet.update(server, "two", strike)
+    buckets = update([survivor, two_ranks], survivor.checkpoint(1), "one", **SMALL_SLOTS).update.plan.buckets
+    dying.order(tmp_path, two_ranks.workers()[1], len(buckets) // 2)
+    with pytest.raises((TaintedError, UpdateAbortedError)) as caught:
+        update([survivor, two_ranks], survivor.checkpoint(2), "two", **SMALL_SLOTS)
     assert any(two_ranks.url in note for note in caught.value.__notes__)
     assert survivor.is_alive()
     if survivor.tainted() == [""]:

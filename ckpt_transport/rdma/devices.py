@@ -36,11 +36,15 @@ class RdmaDevice:
 
     Attributes:
         ports: those that are up.
+        rate: bytes per second of the fastest of these; 0 when unknown.
+        verbs: its file under ``/dev/infiniband``, through which a process uses it; empty when it has none.
     """
 
     name: str
     place: Place
     ports: tuple[int, ...]
+    rate: float = 0.0
+    verbs: str = ""
 
 
 class Distance(enum.IntEnum):
@@ -60,7 +64,8 @@ def rdma_devices(sys: Path = SYS) -> tuple[RdmaDevice, ...]:
     folder = sys / "class" / "infiniband"
     if not folder.is_dir():
         return ()
-    found = (RdmaDevice(path.name, _place(path / "device"), _ports_up(path)) for path in sorted(folder.iterdir()))
+    verbs = {_read(path / "ibdev"): path.name for path in (sys / "class" / "infiniband_verbs").glob("uverbs*")}
+    found = (_device(path, verbs.get(path.name, "")) for path in sorted(folder.iterdir()))
     return tuple(device for device in found if device.ports)
 
 
@@ -106,6 +111,18 @@ def _measure(one: Place, other: Place) -> tuple[Distance, int]:
 def _shared(one: Place, other: Place) -> int:
     pairs = zip(one.pci, other.pci, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _device(path: Path, verbs: str) -> RdmaDevice:
+    ports = _ports_up(path)
+    rate = max((_rate(path / "ports" / str(port) / "rate") for port in ports), default=0.0)
+    return RdmaDevice(path.name, _place(path / "device"), ports, rate, verbs)
+
+
+def _rate(file: Path) -> float:
+    """Of a port: the kernel writes ``100 Gb/sec (4X EDR)``."""
+    number, _, unit = _read(file).partition(" ")
+    return float(number) * 1e9 / 8 if unit.startswith("Gb/sec") else 0.0
 
 
 def _place(device: Path) -> Place:
