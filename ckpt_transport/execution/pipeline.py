@@ -42,9 +42,9 @@ POSTS_AT_ONCE = 8
 HANDED_OVER_BYTES = 256 << 10
 """A fill of less takes about as long as handing it to another thread would."""
 
-Apply = Callable[[Bucket, Sequence[torch.Tensor]], Fence | None]
-"""Puts one bucket into the engine: the bucket, and its bytes as uint8 tensors, one per span; returns when they have
-been read, where that is enqueued on a device."""
+Apply = Callable[[Bucket, torch.Tensor], Fence | None]
+"""Puts one bucket into the engine: the bucket, and its bytes as a uint8 tensor; returns when they have been read, where
+that is enqueued on a device."""
 
 
 @dataclass(slots=True)
@@ -120,6 +120,8 @@ class Pipeline:
         self._filling: deque[tuple[Step, Future[tuple[float, Fence | None]]]] = deque()
         self._filled: deque[tuple[Step, Fence, float]] = deque()
         self._receipts: dict[int, Receipt] = {}
+        self._landed: dict[int, torch.Tensor] = {}
+        """Of buckets of several runs, where they are received."""
         self._to_apply: queue.SimpleQueue[tuple[Step, Sequence[Fence]] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._applied: deque[Applied | BaseException] = deque()
@@ -179,13 +181,17 @@ class Pipeline:
             if self._apply_stream is not None:
                 for arrival in arrivals:
                     arrival.wait(self._apply_stream)
-            fence = self._apply(self._program.plan.buckets[step.bucket], self._receipts[step.bucket].views())
+            fence = self._apply(self._program.plan.buckets[step.bucket], self._bytes_of(step.bucket))
             if fence is None or self._apply_stream is not None:
                 self._give_back((step, fence, started))
             else:
                 waiter.submit(self._read_after, fence, step, started)
         if self._failure is not None:
             raise self._failure
+
+    def _bytes_of(self, bucket: int) -> torch.Tensor:
+        """A bucket that has been received. Its runs lie in a slot one behind the other, and are read as one."""
+        return self._landed[bucket] if bucket in self._landed else self._receipts[bucket].views()[0]
 
     def _read_after(self, fence: Fence, step: Step, started: float) -> None:
         try:
@@ -304,19 +310,23 @@ class Pipeline:
         assert self._sources.ring is not None
         start = bucket.fill_slot * ring.slot_bytes
         slot = self._sources.ring[start : start + bucket.nbytes]
-        backing = self._sources.extents[bucket.extent]
         if self._fill_stream is None:
-            backing.fill(slot, bucket.offset)
+            self._fill_slot(slot, bucket)
             return started, None
         for fence in free:
             fence.wait(self._fill_stream)
         with torch.cuda.stream(self._fill_stream):
-            backing.fill(slot, bucket.offset)
+            self._fill_slot(slot, bucket)
             end = fence_of(slot.device)
         if self._orders_fills or end is None:
             return started, end
         end.synchronize()
         return started, None
+
+    def _fill_slot(self, slot: torch.Tensor, bucket: Bucket) -> None:
+        backing = self._sources.extents[bucket.extent]
+        for run in bucket.runs:
+            backing.fill(slot[run.bucket_offset : run.bucket_offset + run.nbytes], run.offset)
 
     def _post(self, route: int) -> bool:
         waiting, attachment = self._transfers[route], self._attachments[route]
@@ -339,6 +349,10 @@ class Pipeline:
                 completion = attachment.endpoint.post_send(transfer, attachment.lent)
             else:
                 completion = self._receipts[step.bucket] = attachment.endpoint.post_recv(transfer, attachment.landing)
+                if len(transfer.spans) > 1:
+                    assert attachment.landing is not None
+                    nbytes = self._program.plan.buckets[step.bucket].nbytes
+                    self._landed[step.bucket] = attachment.landing.slice(transfer.spans[0].local, nbytes)
             self._in_flight[route].append((step, completion, now()))
             moved = True
         return moved
@@ -393,6 +407,7 @@ class Pipeline:
         while self._reading and self._has_read(*self._reading[0][:2]):
             step, _, started = self._reading.popleft()
             self._receipts.pop(step.bucket).release()
+            self._landed.pop(step.bucket, None)
             self._progress(self._program.plan.buckets[step.bucket].nbytes)
             self._finish(step, started)
             moved = True

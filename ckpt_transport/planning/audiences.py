@@ -12,7 +12,8 @@ Stretches with equal audiences travel together, along chains of their own, and r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -70,7 +71,10 @@ class _Sorting:
         self._ranks: dict[int, list[int]] = {}
         for rank in topology.sinks:
             self._ranks.setdefault(topology.participants[rank].share, []).append(rank)
-        self._wanted = {share: _by_name(topology, share) for share in self._ranks if share != EVERYTHING}
+        self._wanted: defaultdict[str, dict[int, list[Interval]]] = defaultdict(dict)
+        for share in sorted(self._ranks):
+            for name, start, nbytes in () if share == EVERYTHING else topology.shares[share].runs:
+                self._wanted[name].setdefault(share, []).append((start, start + nbytes))
         self._numbers: dict[tuple[int, ...], int] = {}
 
     def demand(self) -> Demand:
@@ -84,10 +88,13 @@ class _Sorting:
 
     def _runs(self, tensor: PlacedTensor) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """Runs of one tensor, and the shares that have them."""
-        needs = {share: self._needed(share, tensor) for share in self._ranks}
+        needs = {share: self._within(runs, tensor) for share, runs in self._wanted.get(tensor.spec.name, {}).items()}
+        if EVERYTHING in self._ranks:
+            needs[EVERYTHING] = [(0, tensor.nbytes)]
         edges = sorted({edge for intervals in needs.values() for interval in intervals for edge in interval})
         if not tensor.nbytes:
-            yield 0, 0, tuple(needs)
+            yield 0, 0, tuple(self._ranks)
+            return
         start = 0
         last: tuple[int, ...] = ()
         for low, high in pairwise(edges):
@@ -99,20 +106,11 @@ class _Sorting:
         if last:
             yield start, edges[-1], last
 
-    def _needed(self, share: int, tensor: PlacedTensor) -> Sequence[Interval]:
-        if share == EVERYTHING:
-            return [(0, tensor.nbytes)]
-        runs = self._wanted[share].get(tensor.spec.name, ())
+    def _within(self, runs: Sequence[Interval], tensor: PlacedTensor) -> Sequence[Interval]:
+        """What is needed of a placed tensor, of whose tensor these runs are."""
         first, end = tensor.start, tensor.start + tensor.nbytes
         inside = [(max(low, first) - first, min(high, end) - first) for low, high in runs if low < end and first < high]
         lengths = [high - low for low, high in inside] + [high - low for (_, low), (high, _) in pairwise(inside)]
         if inside and (self._topology.whole_tensors or min(lengths) < self._run_bytes):
             return [(0, tensor.nbytes)]
         return inside
-
-
-def _by_name(topology: Topology, share: int) -> Mapping[str, Sequence[Interval]]:
-    found: dict[str, list[Interval]] = {}
-    for name, start, nbytes in topology.shares[share].runs:
-        found.setdefault(name, []).append((start, start + nbytes))
-    return found

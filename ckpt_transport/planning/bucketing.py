@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Sequence
+
+from msgspec.structs import replace
 
 from ckpt_transport.planning.audiences import Stretch
 from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece
+from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Run
 
 ALIGNMENT = 256
 """Buckets start at multiples of this in their extent, so a tensor is as aligned in a slot as in its extent."""
@@ -20,8 +23,60 @@ def align_up(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def cut(manifest: Manifest, stretches: Sequence[Stretch], bucket_bytes: int, split_above: int | None) -> list[Bucket]:
-    """Buckets of whole stretches, at most ``bucket_bytes`` long where their size allows, in the order to send them.
+def in_turns(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
+    """The same buckets, those of several owners in turns, so that all owners send from the start."""
+    by_owner: dict[int, list[Bucket]] = {}
+    for bucket in buckets:
+        by_owner.setdefault(manifest.extents[bucket.extent].owner, []).append(bucket)
+    longest = max((len(own) for own in by_owner.values()), default=0)
+    return [
+        by_owner[owner][turn] for turn in range(longest) for owner in sorted(by_owner) if turn < len(by_owner[owner])
+    ]
+
+
+def gather(buckets: Sequence[Bucket], bucket_bytes: int, kept: Container[tuple[int, int]]) -> list[Bucket]:
+    """Buckets of several runs out of small ones: of one extent and one audience, at most ``bucket_bytes`` long.
+
+    Each comes where the last of those came that it is made of.
+
+    Args:
+        buckets: of one run each.
+        bucket_bytes: size to aim at.
+        kept: extents and audiences whose buckets stay as they are.
+    """
+    found: list[Bucket] = []
+    waiting: defaultdict[tuple[int, int], list[Bucket]] = defaultdict(list)
+    last = {(bucket.extent, bucket.audience): number for number, bucket in enumerate(buckets)}
+    for number, bucket in enumerate(buckets):
+        key = bucket.extent, bucket.audience
+        if waiting[key] and sum(align_up(each.nbytes) for each in waiting[key]) + bucket.nbytes > bucket_bytes:
+            found.append(_joined(waiting.pop(key)))
+        waiting[key].append(bucket)
+        if last[key] == number or key in kept:
+            found.append(_joined(waiting.pop(key)))
+    return found
+
+
+def _joined(buckets: Sequence[Bucket]) -> Bucket:
+    """One bucket of all these, one behind the other."""
+    first = buckets[0]
+    if len(buckets) == 1:
+        return first
+    runs: list[Run] = []
+    pieces: list[Piece] = []
+    end = 0
+    for bucket in buckets:
+        runs.append(Run(bucket.offset, end, bucket.nbytes))
+        pieces += (replace(piece, bucket_offset=end + piece.bucket_offset) for piece in bucket.pieces)
+        end = align_up(end + bucket.nbytes)
+    nbytes = runs[-1].bucket_offset + runs[-1].nbytes
+    return replace(first, nbytes=nbytes, pieces=tuple(pieces), gathered=tuple(runs))
+
+
+def cut(
+    manifest: Manifest, stretches: Sequence[Stretch], bucket_bytes: int, split_above: int | None
+) -> Iterator[Bucket]:
+    """Buckets of whole stretches, at most ``bucket_bytes`` long where their size allows, in the order of memory.
 
     Args:
         manifest: where they lie.
@@ -29,21 +84,8 @@ def cut(manifest: Manifest, stretches: Sequence[Stretch], bucket_bytes: int, spl
         bucket_bytes: size to aim at, a multiple of 256.
         split_above: stretches that take more than this many bytes in a bucket are cut; None never cuts one.
 
-    Returns:
-        Buckets without slots; those of several owners take turns, so that all owners send from the start.
+    Returns: buckets of one run each, without slots.
     """
-    by_owner: dict[int, list[Bucket]] = {}
-    for bucket in _in_memory_order(manifest, stretches, bucket_bytes, split_above):
-        by_owner.setdefault(manifest.extents[bucket.extent].owner, []).append(bucket)
-    longest = max((len(buckets) for buckets in by_owner.values()), default=0)
-    return [
-        by_owner[owner][turn] for turn in range(longest) for owner in sorted(by_owner) if turn < len(by_owner[owner])
-    ]
-
-
-def _in_memory_order(
-    manifest: Manifest, stretches: Sequence[Stretch], bucket_bytes: int, split_above: int | None
-) -> Iterator[Bucket]:
     placed = [(manifest.tensors[stretch.tensor], stretch) for stretch in stretches]
     placed.sort(key=lambda pair: (pair[0].extent, pair[0].offset + pair[1].offset, pair[1].nbytes))
     extent, start, end, audience = -1, 0, 0, -1

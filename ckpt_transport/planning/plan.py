@@ -62,17 +62,32 @@ IN_PLACE = -1
 """Slot number of a bucket that is used where it lies."""
 
 
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """A contiguous run of an extent in a bucket.
+
+    Attributes:
+        offset: where it starts in the extent, in bytes, a multiple of 256.
+        bucket_offset: where it starts in the bucket, in bytes, a multiple of 256.
+        nbytes: its length.
+    """
+
+    offset: int
+    bucket_offset: int
+    nbytes: int
+
+
 class Bucket(msgspec.Struct, frozen=True, array_like=True):
-    """A contiguous run of an extent, the unit that moves through the pipeline.
+    """A contiguous run of an extent, or several one behind the other: the unit that moves through the pipeline.
 
     Attributes:
         extent: index into the manifest's extents.
-        offset: where it starts in the extent, in bytes, a multiple of 256.
-        nbytes: its length.
+        offset: where its first run starts in the extent, in bytes, a multiple of 256.
+        nbytes: its length, with what lies between the runs.
         fill_slot: the owner's slot it is filled into first, or IN_PLACE.
         slot: the slot it is received into, by ranks that do not map it, or IN_PLACE when all of them do.
         pieces: what it holds, ascending.
         audience: index into the plan's audiences: the sinks that need it.
+        gathered: its runs, ascending, where it has several; it passes through slots then.
     """
 
     extent: int
@@ -82,6 +97,12 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
     slot: int
     pieces: tuple[Piece, ...]
     audience: int = 0
+    gathered: tuple[Run, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Its runs; most buckets have one."""
+        return self.gathered or (Run(self.offset, 0, self.nbytes),)
 
     @property
     def payload(self) -> int:

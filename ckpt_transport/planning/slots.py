@@ -9,7 +9,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up, cut
+from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up, cut, gather, in_turns
 from ckpt_transport.planning.manifest import Manifest, PlacedTensor
 from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Ring, RingUse
@@ -30,6 +30,13 @@ class Cutting:
             for (owner, audience), chain in way.chains.items()
             if owner == extent.owner
         }
+        self._shown = {
+            (number, audience)
+            for (number, audience), fills in self._fills.items()
+            for link in way.chains[manifest.extents[number].owner, audience].hops[0]
+            if traits[link.transport].maps_memory and not fills
+        }
+        """Extents and audiences of buckets that are mapped where they lie."""
         links = [link for chain in way.chains.values() for hop in chain.hops for link in hop]
         self._receivers = {rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers}
         self._fillers = {manifest.extents[number].owner for (number, _), fills in self._fills.items() if fills}
@@ -43,7 +50,7 @@ class Cutting:
         """
         if not self._receivers and not self._fillers:
             longest = align_up(settings.bucket_bytes) * settings.ring_depth
-            return cut(self._manifest, self._demand.stretches, longest, None), ()
+            return in_turns(self._manifest, cut(self._manifest, self._demand.stretches, longest, None)), ()
         if self._keepers:
             self._kept = self._most_kept(self._fit(settings, [])[0])
             self._check_room_for_kept()
@@ -83,7 +90,10 @@ class Cutting:
         smallest, largest = self._slot_limits(wanted)
         tightest = self._tightest(smallest)
         limit = min(largest, align_down(tightest))
-        buckets = cut(self._manifest, self._demand.stretches, min(wanted, limit), limit)
+        buckets = list(cut(self._manifest, self._demand.stretches, min(wanted, limit), limit))
+        if len(self._demand.audiences) > 1:
+            buckets = gather(buckets, min(wanted, limit), self._shown)
+        buckets = in_turns(self._manifest, buckets)
         slot_bytes = max(align_up(max(bucket.nbytes for bucket in buckets)), ALIGNMENT)
         depth = min(settings.ring_depth, tightest // slot_bytes)
         if limit < wanted:

@@ -16,14 +16,14 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.bucketing import ALIGNMENT
 from ckpt_transport.planning.manifest import PlacedTensor, Present, TensorSpec
 from ckpt_transport.planning.modules import most_kept
-from ckpt_transport.planning.plan import IN_PLACE, Plan, RingUse, Stage, StageKind
+from ckpt_transport.planning.plan import IN_PLACE, Bucket, Plan, RingUse, Stage, StageKind
 
 
 def verify(plan: Plan) -> None:
@@ -110,25 +110,40 @@ def _check_pieces(plan: Plan) -> None:
     for number, bucket in enumerate(plan.buckets):
         if not 0 <= bucket.audience < len(plan.audiences):
             raise PlanError(f"bucket {number} names audience {bucket.audience}, which is not there")
-        if not 0 <= bucket.extent < len(extents) or not (
-            0 <= bucket.offset <= bucket.offset + bucket.nbytes <= extents[bucket.extent].nbytes
-        ):
-            raise PlanError(f"bucket {number} lies outside its extent")
+        if not 0 <= bucket.extent < len(extents):
+            raise PlanError(f"bucket {number} lies outside its extent, {bucket.extent}, which is not there")
+        _check_run_by_run(number, bucket, extents[bucket.extent].nbytes)
+        runs = bucket.runs
         if extents[bucket.extent].kind is MemoryKind.LOOSE and bucket.fill_slot == IN_PLACE:
             raise CoverageError(f"bucket {number} is sent from where its tensors lie, and these lie apart")
-        if bucket.offset % ALIGNMENT:
-            raise PlanError(f"bucket {number} starts at {bucket.offset}, which is no multiple of {ALIGNMENT}")
         for piece in bucket.pieces:
             if not 0 <= piece.tensor < len(tensors):
                 raise PlanError(f"bucket {number} names tensor {piece.tensor}, which is not there")
             tensor = tensors[piece.tensor]
-            misplaced = bucket.offset + piece.bucket_offset != tensor.offset + piece.tensor_offset
-            inside = (
-                0 <= piece.bucket_offset <= piece.bucket_offset + piece.nbytes <= bucket.nbytes
-                and 0 <= piece.tensor_offset <= piece.tensor_offset + piece.nbytes <= tensor.nbytes
+            lies = any(
+                run.bucket_offset <= piece.bucket_offset
+                and piece.bucket_offset + piece.nbytes <= run.bucket_offset + run.nbytes
+                and run.offset + piece.bucket_offset - run.bucket_offset == tensor.offset + piece.tensor_offset
+                for run in runs
             )
-            if misplaced or bucket.extent != tensor.extent or not inside:
+            inside = 0 <= piece.tensor_offset <= piece.tensor_offset + piece.nbytes <= tensor.nbytes
+            if not lies or bucket.extent != tensor.extent or piece.nbytes < 0 or not inside:
                 raise CoverageError(f"bucket {number} does not lie over tensor {tensor.spec.name} where it says")
+
+
+def _check_run_by_run(number: int, bucket: Bucket, extent_bytes: int) -> None:
+    """The runs of a bucket lie in its extent, and one behind the other in the bucket."""
+    if bucket.offset != bucket.runs[0].offset or bucket.nbytes < 0:
+        raise PlanError(f"bucket {number} does not start where its first run does")
+    end = 0
+    for run in bucket.runs:
+        if not 0 <= run.offset <= run.offset + run.nbytes <= extent_bytes:
+            raise PlanError(f"bucket {number} lies outside its extent")
+        if run.offset % ALIGNMENT or run.bucket_offset % ALIGNMENT:
+            raise PlanError(f"bucket {number} has a run at {run.offset}, which is no multiple of {ALIGNMENT}")
+        if not end <= run.bucket_offset <= run.bucket_offset + run.nbytes <= bucket.nbytes:
+            raise PlanError(f"bucket {number} has runs that lie over each other, or outside of it")
+        end = run.bucket_offset + run.nbytes
 
 
 def _check_shares(plan: Plan) -> None:
@@ -141,42 +156,39 @@ def _check_shares(plan: Plan) -> None:
     for rank in plan.topology.sinks:
         mine = frozenset(number for number, audience in enumerate(plan.audiences) if rank in audience)
         alike[plan.topology.participants[rank].share, mine].append(rank)
-    whole = _whole_tensors(plan)
+    whole, tensors = _whole_tensors(plan), plan.manifest.tensors
+    named: defaultdict[str, list[int]] = defaultdict(list)
+    for number, tensor in enumerate(tensors):
+        named[tensor.spec.name].append(number)
     for (_, audiences), ranks in alike.items():
         covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for bucket in plan.buckets:
             if bucket.audience in audiences:
                 for piece in bucket.pieces:
                     covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
-        needed = _needed(plan, ranks[0])
-        for number, tensor in enumerate(plan.manifest.tensors):
-            runs = sorted(covered[number]) if number in covered else []
-            _check_once(tensor, runs, needed(tensor), f"sinks {ranks[:4]}")
+        needed = _needed(plan, ranks[0], named)
+        for number in sorted(covered.keys() | needed.keys()):
+            tensor, runs = tensors[number], sorted(covered.get(number, ()))
+            _check_once(tensor, runs, needed.get(number, []), f"sinks {ranks[:4]}")
             if len(runs) > 1 and any(not nbytes for _, nbytes in runs):
                 raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and one of them is empty")
             if whole and runs and runs != [(0, tensor.nbytes)]:
                 raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and a sink takes tensors whole")
 
 
-def _needed(plan: Plan, rank: int) -> Callable[[PlacedTensor], list[tuple[int, int]]]:
-    """A function that says which runs (start, length) of a placed tensor a sink needs."""
-    share = plan.topology.share_of(rank)
+def _needed(plan: Plan, rank: int, named: Mapping[str, Sequence[int]]) -> dict[int, list[tuple[int, int]]]:
+    """Which runs (start, length) a sink needs of placed tensors, by number. ``named``: numbers by name."""
+    share, tensors = plan.topology.share_of(rank), plan.manifest.tensors
     if share is None:
-        return lambda tensor: [(0, tensor.nbytes)]
-    by_name: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        return {number: [(0, tensor.nbytes)] for number, tensor in enumerate(tensors)}
+    needed = {number: [(0, 0)] for number, tensor in enumerate(tensors) if not tensor.nbytes}
     for name, start, nbytes in share.runs:
-        by_name[name].append((start, start + nbytes))
-
-    def within(tensor: PlacedTensor) -> list[tuple[int, int]]:
-        if not tensor.nbytes:
-            return [(0, 0)]
-        cut = (
-            (max(low - tensor.start, 0), min(high - tensor.start, tensor.nbytes))
-            for low, high in by_name.get(tensor.spec.name, ())
-        )
-        return [(low, high - low) for low, high in cut if low < high]
-
-    return within
+        for number in named.get(name, ()):
+            low = max(start - tensors[number].start, 0)
+            high = min(start + nbytes - tensors[number].start, tensors[number].nbytes)
+            if low < high:
+                needed.setdefault(number, []).append((low, high - low))
+    return needed
 
 
 def _check_once(tensor: PlacedTensor, runs: list[tuple[int, int]], needed: list[tuple[int, int]], who: str) -> None:
@@ -351,6 +363,12 @@ class _Flow:
                 raise CoverageError(f"stage {number} receives bucket {stage.bucket}, which has no slot")
             self._overwrite(number, stage, (RingUse.RECEIVE, bucket.slot), writes)
             self._in_slot[stage.bucket] |= writes
+        if (
+            bucket.gathered
+            and bucket.fill_slot == IN_PLACE
+            and self._lenders[stage.hop] & (1 << self._plan.owner(bucket))
+        ):
+            raise PlanError(f"stage {number} shows bucket {stage.bucket} where it lies, and it lies in several runs")
         if self._lenders[stage.hop]:
             self._lent[stage.hop].append(stage.bucket)
         has[number] = receivers

@@ -183,11 +183,11 @@ class Participant:
         """Give up: fail what is outstanding, close the routes."""
         self._table.abort(reason)
 
-    def _apply(self, bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence | None:
+    def _apply(self, bucket: Bucket, raw: torch.Tensor) -> Fence | None:
         assert self._engine is not None
-        (view,) = views
         plan = self._ready_program.plan
-        key: tuple[object, ...] = plan.shape, bucket.extent, bucket.offset
+        first = bucket.pieces[0]
+        key: tuple[object, ...] = plan.shape, first.tensor, first.tensor_offset
         if self._has:
             lacking = self._lacking(bucket)
             if not lacking:
@@ -195,7 +195,7 @@ class Participant:
             key = *key, tuple(lacking)
         lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
         self.applying = True
-        fence = self._engine.load(LoadedBucket(key, view, lambda: self._lacking(bucket), lasting))
+        fence = self._engine.load(LoadedBucket(key, raw, lambda: self._lacking(bucket), lasting))
         self._given.append(bucket)
         return fence
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -109,8 +108,8 @@ class OrderedFleet(Fleet):
     def _apply(self, rank: int) -> Apply:
         apply, stream = super()._apply(rank), self._streams[rank]
 
-        def enqueue(bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence:
-            return stream.put(lambda: apply(bucket, views))
+        def enqueue(bucket: Bucket, view: torch.Tensor) -> Fence:
+            return stream.put(lambda: apply(bucket, view))
 
         return enqueue
 
@@ -137,9 +136,9 @@ def test_given_an_engine_that_fails_while_others_wait_on_their_devices_then_all_
         def _apply(self, rank: int) -> Apply:
             apply, stream = Fleet._apply(self, rank), self._streams[rank]
 
-            def look(bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence:
+            def look(bucket: Bucket, view: torch.Tensor) -> Fence:
                 stream.put(lambda: None).synchronize()
-                apply(bucket, views)
+                apply(bucket, view)
                 return stream.put(lambda: None)
 
             return look

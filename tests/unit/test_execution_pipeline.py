@@ -188,10 +188,9 @@ class Fleet:
         outcome = self.outcomes[rank]
         thread = threading.current_thread()
 
-        def apply(bucket: Bucket, views: Sequence[torch.Tensor]) -> None:
+        def apply(bucket: Bucket, view: torch.Tensor) -> None:
             assert self.anywhere or threading.current_thread() is thread
             self.on_apply(rank, bucket)
-            (view,) = views
             for piece in bucket.pieces:
                 nbytes = self.plan.manifest.tensors[piece.tensor].nbytes
                 into = outcome.tensors.setdefault(piece.tensor, torch.zeros(nbytes, dtype=torch.uint8))
@@ -301,8 +300,8 @@ class QueueingFleet(Fleet):
     def _apply(self, rank: int) -> Apply:
         apply, stream = super()._apply(rank), Stream()
 
-        def enqueue(bucket: Bucket, views: Sequence[torch.Tensor]) -> Fence:
-            return stream.put(lambda: apply(bucket, views))
+        def enqueue(bucket: Bucket, view: torch.Tensor) -> Fence:
+            return stream.put(lambda: apply(bucket, view))
 
         return enqueue
 
@@ -395,7 +394,7 @@ def lonely(endpoint: type[_Silent], idle: Callable[[float], None]) -> Pipeline:
         control = RouteControl(mailbox, group, {0: mailbox.address, 1: mailbox.address})
         attachment = Attachment(endpoint(group, control))
 
-    def apply(bucket: Bucket, views: Sequence[torch.Tensor]) -> None:
+    def apply(bucket: Bucket, view: torch.Tensor) -> None:
         raise AssertionError("nothing has arrived")
 
     program = Program(world.plan(), 1)

@@ -235,3 +235,77 @@ def _needs(plan: Plan, rank: int, tensor: int, piece: object) -> bool:
     asked = needed(plan, rank, plan.manifest.tensors[tensor])
     start, nbytes = piece.tensor_offset, piece.nbytes  # type: ignore[attr-defined]
     return bool(asked[start : start + max(nbytes, 1)].any())
+
+
+# -- buckets of several runs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["wire", "read", "post", "wire+window"])
+def test_given_ranks_that_take_turns_in_memory_then_their_buckets_gather_several_runs(transport: str) -> None:
+    """Given experts of both ranks in turns, then a bucket holds several of one rank's, packed in its slot."""
+    version = mixture()
+    shared = [
+        [(tensor.spec.name, 0, tensor.nbytes) for number, tensor in enumerate(version.tensors) if number % 2 == rank]
+        for rank in range(2)
+    ]
+    hosts = "aa" if transport == "post" else "bb"
+    fleet = sharing(topology(["a"], hosts), version, *shared)
+    made = World(version, fleet, QUICK, Settings(transport=transport, bucket_bytes=8192, run_bytes=256)).plan()
+    verify(made)
+    assert made.moves_shares
+    assert max(len(bucket.runs) for bucket in made.buckets) > 1
+    assert len(made.buckets) < len(version.tensors)
+    for seed in range(10):
+        simulate(made, seed)
+
+
+def test_given_memory_that_sinks_map_then_each_bucket_is_one_run() -> None:
+    """Given sinks beside the source and elsewhere, then what is shown where it lies is not packed, the rest is."""
+    version = mixture()
+    shared = [
+        [
+            (tensor.spec.name, 0, tensor.nbytes)
+            for number, tensor in enumerate(version.tensors)
+            if number % 2 == rank % 2
+        ]
+        for rank in range(4)
+    ]
+    fleet = sharing(topology(["a"], "aabb"), version, *shared)
+    made = World(version, fleet, QUICK, Settings(transport="wire+window", bucket_bytes=8192, run_bytes=256)).plan()
+    verify(made)
+    for seed in range(10):
+        simulate(made, seed)
+
+
+def gathered() -> tuple[Plan, int]:
+    """A plan, and the number of a bucket of several runs."""
+    version = mixture()
+    shared = [
+        [(tensor.spec.name, 0, tensor.nbytes) for number, tensor in enumerate(version.tensors) if number % 2 == rank]
+        for rank in range(2)
+    ]
+    fleet = sharing(topology(["a"], "bb"), version, *shared)
+    made = World(version, fleet, QUICK, Settings(transport="wire", bucket_bytes=16384, run_bytes=256)).plan()
+    return made, next(number for number, bucket in enumerate(made.buckets) if len(bucket.runs) > 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [("offset", 256), ("offset", 8), ("bucket_offset", 256), ("bucket_offset", -256), ("nbytes", -1)],
+)
+def test_given_a_run_that_lies_elsewhere_then_the_proof_fails(field: str, change: int) -> None:
+    made, number = gathered()
+    bucket = made.buckets[number]
+    runs = list(bucket.gathered)
+    runs[1] = replace(runs[1], **{field: getattr(runs[1], field) + change})
+    buckets = list(made.buckets)
+    buckets[number] = replace(bucket, gathered=tuple(runs))
+    with pytest.raises((CoverageError, PlanError)):
+        verify(replace(made, buckets=tuple(buckets)))
+
+
+def test_given_runs_that_are_shown_where_they_lie_then_the_proof_fails() -> None:
+    made, _ = gathered()
+    routes = tuple(replace(route, maps_memory=True) for route in made.routes)
+    with pytest.raises(PlanError, match="it lies in several runs"):
+        verify(replace(made, routes=routes))

@@ -391,7 +391,9 @@ class _Simulation:
             slot = self._slot(rank, RingUse.FILL, bucket.fill_slot, bucket.nbytes)
             slot[:] = NOTHING
             yield True
-            slot[:] = self.extents[bucket.extent][bucket.offset : bucket.offset + bucket.nbytes]
+            for run in bucket.runs:
+                lies = self.extents[bucket.extent][run.offset : run.offset + run.nbytes]
+                slot[run.bucket_offset : run.bucket_offset + run.nbytes] = lies
             self.left[rank, number] -= 1
             yield True
 
@@ -470,8 +472,14 @@ class _Simulation:
         sender = flight.leg.sender
         if sender != self.plan.owner(bucket):
             return self._slot(sender, RingUse.RECEIVE, bucket.slot, bucket.nbytes)
-        if bucket.fill_slot == IN_PLACE:
+        if bucket.fill_slot == IN_PLACE and not bucket.gathered:
             return self.extents[bucket.extent][bucket.offset : bucket.offset + bucket.nbytes]
+        if bucket.fill_slot == IN_PLACE:
+            packed = np.zeros(bucket.nbytes, np.uint32)
+            for run in bucket.runs:
+                lies = self.extents[bucket.extent][run.offset : run.offset + run.nbytes]
+                packed[run.bucket_offset : run.bucket_offset + run.nbytes] = lies
+            return packed
         return self._slot(sender, RingUse.FILL, bucket.fill_slot, bucket.nbytes)
 
     def _slot(self, rank: int, use: RingUse, slot: int, nbytes: int) -> Memory:
