@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import torch
 
 from ckpt_transport import Engine, LoadedBucket
-from ckpt_transport.errors import PlanMismatchError, RecordingError
+from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import Fence, fence
 from ckpt_transport.planning import Share, TensorSpec
 from ckpt_transport_vllm.comparing import Comparing
@@ -96,8 +96,6 @@ class VllmEngine(Engine):
 
     def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
         self._coming, self._partial = tuple(specs), share is not None
-        if share is not None and share != self.share():
-            raise PlanMismatchError(f"{self.label} has changed since it was asked what it needs of a new version")
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
         if self._replaying is None and self._loading is None:

@@ -12,7 +12,7 @@ Stretches with equal audiences travel together, along chains of their own, and r
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -39,6 +39,10 @@ class Stretch(NamedTuple):
     offset: int
     nbytes: int
     audience: int
+
+
+AUDIENCES_PER_SINK = 2
+"""So many at most, on average: each is a route from every owner, with connections and registrations of its own."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class _Sorting:
             for name, start, nbytes in () if share == EVERYTHING else topology.shares[share].runs:
                 self._wanted[name].setdefault(share, []).append((start, start + nbytes))
         self._numbers: dict[tuple[int, ...], int] = {}
+        self._all = tuple(sorted(self._ranks))
+        self._most = AUDIENCES_PER_SINK * len(topology.sinks)
 
     def demand(self) -> Demand:
         stretches: list[Stretch] = []
@@ -83,8 +89,23 @@ class _Sorting:
             for low, high, takers in self._runs(tensor):
                 audience = self._numbers.setdefault(takers, len(self._numbers))
                 stretches.append(Stretch(number, low, high - low, audience))
+        stretches = self._widened(stretches)
         audiences = (tuple(sorted(rank for share in takers for rank in self._ranks[share])) for takers in self._numbers)
         return Demand(tuple(audiences), tuple(stretches))
+
+    def _widened(self, stretches: list[Stretch]) -> list[Stretch]:
+        """Not too many audiences: what goes to those with the fewest bytes goes to all."""
+        if len(self._numbers) <= self._most:
+            return stretches
+        nbytes: Counter[int] = Counter()
+        for stretch in stretches:
+            nbytes[stretch.audience] += stretch.nbytes
+        kept = sorted(number for number, _ in nbytes.most_common(self._most - 1))
+        takers = list(self._numbers)
+        self._numbers = {takers[number]: place for place, number in enumerate(kept)}
+        everybody = self._numbers.setdefault(self._all, len(self._numbers))
+        places = {number: place for place, number in enumerate(kept)}
+        return [stretch._replace(audience=places.get(stretch.audience, everybody)) for stretch in stretches]
 
     def _runs(self, tensor: PlacedTensor) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """Runs of one tensor, and the shares that have them."""
@@ -93,12 +114,14 @@ class _Sorting:
             needs[EVERYTHING] = [(0, tensor.nbytes)]
         edges = sorted({edge for intervals in needs.values() for interval in intervals for edge in interval})
         if not tensor.nbytes:
-            yield 0, 0, tuple(self._ranks)
+            yield 0, 0, self._all
             return
         start = 0
         last: tuple[int, ...] = ()
         for low, high in pairwise(edges):
-            takers = tuple(share for share, runs in needs.items() if any(a <= low and high <= b for a, b in runs))
+            takers = tuple(
+                sorted(share for share, runs in needs.items() if any(a <= low and high <= b for a, b in runs))
+            )
             if takers != last:
                 if last:
                     yield start, low, last

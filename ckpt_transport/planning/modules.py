@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from ckpt_transport.planning.manifest import Manifest
 from ckpt_transport.planning.plan import IN_PLACE, Bucket
+from ckpt_transport.planning.runs import Runs
+from ckpt_transport.planning.share import Share
 
 
 def layer_of(name: str) -> str:
@@ -26,19 +28,26 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def most_kept(manifest: Manifest, buckets: Sequence[Bucket]) -> int:
+def most_kept(manifest: Manifest, buckets: Sequence[Bucket], share: Share | None) -> int:
     """The most bytes that a sink keeps at once to which ``buckets`` come in this order.
 
     Only what passes through a slot is counted: what is read in place need not be copied to be kept. What is present
-    of a layer that is not complete is kept from the beginning.
+    of a layer that is not complete, and needed, is kept from the beginning.
+
+    Args:
+        manifest: what they are of.
+        buckets: those that come to the sink.
+        share: what the sink needs; None for everything.
     """
+    needed = None if share is None else Runs(share.runs)
     layers = [layer_of(tensor.spec.name) for tensor in manifest.tensors]
     missing = Counter(layers[piece.tensor] for bucket in buckets for piece in bucket.pieces)
     kept: Counter[str] = Counter()
     for run in manifest.present:
         layer = layer_of(run.spec.name)
         if layer in missing:
-            kept[layer] += run.nbytes
+            unneeded = () if needed is None else needed.lacking(run.spec.name, run.start, run.nbytes)
+            kept[layer] += run.nbytes - sum(high - low for low, high in unneeded)
     total = most = kept.total()
     for bucket in buckets:
         copied = not bucket.fill_slot == bucket.slot == IN_PLACE

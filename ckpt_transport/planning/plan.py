@@ -105,6 +105,11 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
         return self.gathered or (Run(self.offset, 0, self.nbytes),)
 
     @property
+    def first(self) -> tuple[int, int]:
+        """The tensor of its first piece, and where in it that starts: of no other bucket that a sink is sent."""
+        return self.pieces[0].tensor, self.pieces[0].tensor_offset
+
+    @property
     def payload(self) -> int:
         """Bytes of tensors in it, without what lies between them."""
         return sum(piece.nbytes for piece in self.pieces)

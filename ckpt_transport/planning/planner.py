@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ckpt_transport.errors import PlanError
+from ckpt_transport.errors import BudgetError, PlanError
 from ckpt_transport.planning.manifest import Manifest
 from ckpt_transport.planning.plan import Plan
 from ckpt_transport.planning.settings import Settings
-from ckpt_transport.planning.slots import Cutting
+from ckpt_transport.planning.slots import DEGRADED, Cutting
 from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.topology import Topology
 from ckpt_transport.planning.ways import choose
@@ -33,9 +33,20 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         raise PlanError("an update needs at least one sink")
     if not manifest.tensors:
         raise PlanError(f"version '{manifest.version}' holds no tensors")
-    name, way, notes = choose(manifest, topology, traits, settings)
+    name, (*narrower, to_all), notes = choose(manifest, topology, traits, settings)
+    way = next((way for way in narrower if _has_room(Cutting(manifest, topology, traits, way), settings)), to_all)
     buckets, rings = Cutting(manifest, topology, traits, way).cut(settings, notes)
     routes, hops, hops_of = routes_of(way.chains, topology, traits)
     stages = stages_of(manifest, buckets, hops, hops_of, routes)
     notes.insert(0, f"transport {name}")
     return Plan(manifest, topology, routes, hops, tuple(buckets), stages, rings, way.demand.audiences, tuple(notes))
+
+
+def _has_room(cutting: Cutting, settings: Settings) -> bool:
+    """Whether all that is wanted fits. Shares may be passed on by sinks that would not pass on everything."""
+    notes: list[str] = []
+    try:
+        cutting.cut(settings, notes)
+    except BudgetError:
+        return False
+    return not any(note.startswith(DEGRADED) for note in notes)

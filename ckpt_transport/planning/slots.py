@@ -18,6 +18,9 @@ from ckpt_transport.planning.topology import Topology
 from ckpt_transport.planning.ways import Way
 from ckpt_transport.transport import Traits
 
+DEGRADED = "degraded"
+"""How a note begins that says what memory made the planner give up."""
+
 
 class Cutting:
     """How buckets are cut and which memory they pass through."""
@@ -59,9 +62,14 @@ class Cutting:
 
     def _most_kept(self, buckets: Sequence[Bucket]) -> int:
         """By the sink that keeps most."""
-        alike = {self._memberships[rank]: rank for rank in self._keepers}
+        alike = {(self._memberships[rank], self._topology.participants[rank].share): rank for rank in self._keepers}
         return max(
-            most_kept(self._manifest, [each for each in buckets if each.audience in audiences]) for audiences in alike
+            most_kept(
+                self._manifest,
+                [bucket for bucket in buckets if bucket.audience in audiences],
+                self._topology.share_of(rank),
+            )
+            for (audiences, _), rank in alike.items()
         )
 
     @cached_property
@@ -97,10 +105,10 @@ class Cutting:
         slot_bytes = max(align_up(max(bucket.nbytes for bucket in buckets)), ALIGNMENT)
         depth = min(settings.ring_depth, tightest // slot_bytes)
         if limit < wanted:
-            notes.append(f"degraded: slots of {limit:,} instead of {wanted:,} bytes, for want of memory")
+            notes.append(f"{DEGRADED}: slots of {limit:,} instead of {wanted:,} bytes, for want of memory")
         if depth < settings.ring_depth:
             how = f"a ring of {depth}" if depth > 1 else "one slot, so the stages run one after the other,"
-            notes.append(f"degraded: {how} instead of {settings.ring_depth} slots, for want of memory")
+            notes.append(f"{DEGRADED}: {how} instead of {settings.ring_depth} slots, for want of memory")
         filled: defaultdict[int, int] = defaultdict(int)
         placed = []
         slots = _Slots(depth, self._memberships)

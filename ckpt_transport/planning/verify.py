@@ -24,6 +24,7 @@ from ckpt_transport.planning.bucketing import ALIGNMENT
 from ckpt_transport.planning.manifest import PlacedTensor, Present, TensorSpec
 from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Plan, RingUse, Stage, StageKind
+from ckpt_transport.planning.share import digest_of
 
 
 def verify(plan: Plan) -> None:
@@ -149,6 +150,9 @@ def _check_run_by_run(number: int, bucket: Bucket, extent_bytes: int) -> None:
 def _check_shares(plan: Plan) -> None:
     """Every byte that a sink needs lies in exactly one piece of what it applies."""
     sinks = set(plan.topology.sinks)
+    counted = {share for rank in sinks if (share := plan.topology.share_of(rank)) is not None}
+    if counted and any(share.specs != digest_of(plan.manifest.specs.values()) for share in counted):
+        raise PlanError("a sink says what it needs of a version with other tensors")
     for audience in plan.audiences:
         if not audience or not sinks.issuperset(audience):
             raise PlanError(f"an audience is {audience}, which are not sinks")
@@ -174,6 +178,9 @@ def _check_shares(plan: Plan) -> None:
                 raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and one of them is empty")
             if whole and runs and runs != [(0, tensor.nbytes)]:
                 raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and a sink takes tensors whole")
+    for number, bucket in enumerate(plan.buckets):
+        if not bucket.pieces:
+            raise PlanError(f"bucket {number} holds nothing")
 
 
 def _needed(plan: Plan, rank: int, named: Mapping[str, Sequence[int]]) -> dict[int, list[tuple[int, int]]]:
@@ -216,11 +223,14 @@ def _check_memory(plan: Plan) -> None:
         used[ring.rank] += ring.nbytes
     kept: dict[tuple[int, ...], int] = {}
     for rank in plan.topology.sinks:
-        if plan.topology.participants[rank].keeps_tensors:
+        member = plan.topology.participants[rank]
+        if member.keeps_tensors:
             mine = tuple(number for number, audience in enumerate(plan.audiences) if rank in audience)
-            if mine not in kept:
-                kept[mine] = most_kept(plan.manifest, [each for each in plan.buckets if each.audience in mine])
-            used[rank] += kept[mine]
+            alike = (member.share, *mine)
+            if alike not in kept:
+                come = [bucket for bucket in plan.buckets if bucket.audience in mine]
+                kept[alike] = most_kept(plan.manifest, come, plan.topology.share_of(rank))
+            used[rank] += kept[alike]
     for rank, nbytes in used.items():
         budget = plan.topology.participants[rank].budget
         if nbytes > budget:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ckpt_transport.errors import ConfigError, PlanError
 from ckpt_transport.planning.audiences import Demand, everything_to_all, to_each_its_own
+from ckpt_transport.planning.bucketing import cut
 from ckpt_transport.planning.chains import Chain, Rejected, candidates
 from ckpt_transport.planning.lines import lines, transports_of
 from ckpt_transport.planning.manifest import Manifest
@@ -36,10 +37,10 @@ class Way:
 
 def choose(
     manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings
-) -> tuple[str, Way, list[str]]:
-    """The name of the cheapest way that may be used, the way, and the reasons."""
+) -> tuple[str, list[Way], list[str]]:
+    """The name of the cheapest way that may be used, that way and everything to all by that name, and the reasons."""
     to_all = _Ways(manifest, topology, traits, settings, everything_to_all(manifest, topology))
-    ways: dict[str, Way] = {}
+    ways: dict[str, list[Way]] = {}
     reasons: list[str] = []
     narrower: dict[str, str] = {}
     to_each = None
@@ -51,16 +52,16 @@ def choose(
         if isinstance(found, Rejected):
             reasons.append(f"{name}: {found.reason}")
             continue
-        ways[name] = found
+        ways[name] = [found]
         narrow = None if to_each is None else to_each.named(name)
         if isinstance(narrow, Way):
             narrower[name] = (
                 f"to each sink its share in {narrow.seconds:.3g} s, everything to all in {found.seconds:.3g} s"
             )
             if narrow.seconds < found.seconds:
-                ways[name] = narrow
-        reasons.append(f"{name}: about {ways[name].seconds:.3g} s by the cost model")
-    chosen = min(ways, key=lambda name: (ways[name].seconds, name), default="")
+                ways[name].insert(0, narrow)
+        reasons.append(f"{name}: about {ways[name][0].seconds:.3g} s by the cost model")
+    chosen = min(ways, key=lambda name: (ways[name][0].seconds, name), default="")
     if settings.transport != AUTO:
         if settings.transport not in ways:
             raise ConfigError(
@@ -94,6 +95,7 @@ class _Ways:
         self._nbytes: Counter[tuple[int, int]] = Counter()
         for stretch in demand.stretches:
             self._nbytes[extents[manifest.tensors[stretch.tensor].extent].owner, stretch.audience] += stretch.nbytes
+        self._buckets = self._count()
         self._kinds = {extent.owner: extent.kind for extent in reversed(extents)}
         self._found = {
             (owner, audience): {
@@ -146,5 +148,11 @@ class _Ways:
         return min(others, key=lambda chain: (self._seconds(chain, key), chain.name), default=asked)
 
     def _seconds(self, chain: Chain, key: tuple[int, int]) -> float:
-        nbytes = self._nbytes[key]
-        return chain.seconds(nbytes, -(-nbytes // self._bucket_bytes), self._kinds[key[0]], self._traits)
+        return chain.seconds(self._nbytes[key], self._buckets[key], self._kinds[key[0]], self._traits)
+
+    def _count(self) -> Mapping[tuple[int, int], int]:
+        """How many buckets there are between each owner and audience: each run counts as one, whatever gathers them."""
+        if len(self._demand.audiences) == 1:
+            return {key: -(-nbytes // self._bucket_bytes) for key, nbytes in self._nbytes.items()}
+        cuts = cut(self._manifest, self._demand.stretches, self._bucket_bytes, self._bucket_bytes)
+        return Counter((self._manifest.extents[bucket.extent].owner, bucket.audience) for bucket in cuts)

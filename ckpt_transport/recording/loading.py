@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from ckpt_transport.errors import PlanMismatchError, RecordingError
+from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import Share, TensorSpec, digest_of
 from ckpt_transport.recording.bindings import fingerprint, named_tensors
 from ckpt_transport.recording.needs import needs
@@ -98,6 +98,7 @@ class RecordedLoading:
         self._module, self._load, self._always, self._context = module, load, always, tuple(context)
         self._specs: tuple[TensorSpec, ...] | None = None
         self._share: Share | None = None
+        self._copied = 0
         self._known: _Known | None = None
         self._replay: Replay | None = None
         self._compares = self._begun = False
@@ -114,14 +115,8 @@ class RecordedLoading:
         return known.share
 
     def prepare(self, specs: Iterable[TensorSpec], share: Share | None = None) -> None:
-        """What the next version has, and what comes of it.
-
-        Raises:
-            PlanMismatchError: more is needed by now.
-        """
+        """What the next version has, and what comes of it."""
         self._specs, self._share = tuple(specs), share
-        if share is not None and share != self.share():
-            raise PlanMismatchError("the module has changed since it was asked what it needs of a new version")
 
     def load(self, bucket: Bucket) -> None:
         """Bring one bucket in."""
@@ -141,7 +136,8 @@ class RecordedLoading:
                 self._compare(self._replay, script, bucket)
             else:
                 began = time.perf_counter()
-                self._replay.run(script, bucket.raw, lasting=bucket.lasting)
+                written = self._replay.run(script, bucket.raw, lasting=bucket.lasting)
+                self._copied += sum(written.copied.values())
                 self._replaying += time.perf_counter() - began
 
     def finish(self) -> None:
@@ -162,6 +158,9 @@ class RecordedLoading:
         replay.finish()
         assert known.recording is not None
         layout = known.recording.layout
+        expected = sum(copy.nbytes for copy in layout.copies)
+        if not self._compares and self._copied != expected:
+            raise RecordingError(f"{expected - self._copied:,} bytes did not come, which the loader needs")
         if self._compares and (misfits := replay.misfits()):
             self._give_up(f"the loader fills {misfits[0]} with another number than when it was recorded")
             self.told = f"loaded by the loader in {self._loading:.3f} s: {known.refusal}"
@@ -191,6 +190,7 @@ class RecordedLoading:
     def _begin(self) -> None:
         self._begun = True
         self._loading = self._replaying = 0.0
+        self._copied = 0
         self._used = set()
         if self._specs is None:
             return

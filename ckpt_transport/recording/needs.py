@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 
 from ckpt_transport import dtypes
 from ckpt_transport.planning import Runs, Share, digest_of
@@ -14,12 +15,18 @@ MOST_RUNS = 64
 
 
 def needs(layout: Layout) -> Share:
-    """What must come so that ``layout`` can be replayed: what is copied, and whole tensors for all else."""
+    """What must come so that ``layout`` can be replayed: what is copied, and whole tensors for all else.
+
+    A tensor that is read as elements of several sizes is needed whole: it might be cut within one of the larger."""
     runs = Runs()
     whole = {each.index for each in layout.refused if each.place is Place.SOURCE}
     whole.update(source for program in layout.programs for source in program.sources)
     geometry = {copy: _geometry(copy) for copy in layout.copies}
     whole.update(copy.source for copy, (_, dims) in geometry.items() if math.prod(n for _, n in dims) > MOST_RUNS)
+    sizes: defaultdict[int, set[int]] = defaultdict(set)
+    for copy in layout.copies:
+        sizes[copy.source].add(dtypes.TORCH[copy.read.dtype].itemsize)
+    whole.update(source for source, of_copies in sizes.items() if len(of_copies) > 1)
     for copy, (length, dims) in geometry.items():
         if copy.source not in whole:
             for place in itertools.product(*(range(0, stride * size, stride) for stride, size in dims)):

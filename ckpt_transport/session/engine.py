@@ -111,7 +111,8 @@ class Engine(ABC):
     def share(self) -> Share | None:
         """The bytes that a version must bring, where they are known and not all of it; None for everything.
 
-        An engine that names a share must take in versions of the share's tensors of which nothing else comes.
+        An engine that names a share must take in versions of the share's tensors of which nothing else comes. It is
+        asked again when its forward passes are held, and the update is refused if it says something else.
         """
         return None
 
@@ -121,9 +122,6 @@ class Engine(ABC):
         Args:
             specs: all tensors of the version.
             share: what comes of them at least, as :meth:`share` has said; None for everything.
-
-        Raises:
-            PlanMismatchError: the share is not what is needed any more.
         """
 
     @abstractmethod

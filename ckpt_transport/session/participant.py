@@ -166,12 +166,30 @@ class Participant:
                 self._has.add(tensor.spec.name, tensor.start + piece.tensor_offset, piece.nbytes)
         self._given.clear()
         if plan is not None and self._needed is not None:
-            for name, spec in plan.manifest.specs.items():
-                for low, high in self._needed.lacking(name, 0, spec.nbytes):
-                    self._has.add(name, low, high - low)
+            self._add_unneeded(plan, self._needed)
         if plan is not None and self._has.covers({name: spec.nbytes for name, spec in plan.manifest.specs.items()}):
             self._finish()
         return self._has
+
+    def _add_unneeded(self, plan: Plan, needed: Runs) -> None:
+        """What the engine does not need counts as had; where tensors are sent whole, only whole tensors."""
+        for name, spec in plan.manifest.specs.items():
+            unneeded = needed.lacking(name, 0, spec.nbytes)
+            if not plan.topology.whole_tensors or unneeded == [(0, spec.nbytes)]:
+                for low, high in unneeded:
+                    self._has.add(name, low, high - low)
+
+    def confirm(self) -> None:
+        """The engine stands still, and nothing has been moved.
+
+        Raises:
+            PlanMismatchError: it needs other bytes by now than the plan brings.
+        """
+        share = self._ready_program.plan.topology.share_of(self._ready_program.rank)
+        if self._engine is not None and share is not None and share != self._engine.share():
+            raise PlanMismatchError(
+                f"{self._engine.label} has changed since it said what it needs of a new version; update it again"
+            )
 
     def _finish(self) -> None:
         """The engine has everything."""
@@ -186,8 +204,7 @@ class Participant:
     def _apply(self, bucket: Bucket, raw: torch.Tensor) -> Fence | None:
         assert self._engine is not None
         plan = self._ready_program.plan
-        first = bucket.pieces[0]
-        key: tuple[object, ...] = plan.shape, first.tensor, first.tensor_offset
+        key: tuple[object, ...] = plan.shape, *bucket.first
         if self._has:
             lacking = self._lacking(bucket)
             if not lacking:
@@ -295,7 +312,8 @@ class Follower:
         deadline = time.monotonic() + self._timeout
         while True:
             try:
-                return engine.advance(forwards, TICK_SECONDS)
+                engine.advance(forwards, TICK_SECONDS)
+                return self._participant.confirm()
             except TimeoutError:
                 watch()
                 if time.monotonic() > deadline:

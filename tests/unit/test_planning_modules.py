@@ -58,9 +58,9 @@ def planned(manifest: Manifest, budget: int, transport: str = "wire") -> Plan:
 
 def test_given_a_layer_of_four_tensors_then_four_are_kept_and_given_interleaved_layers_then_more() -> None:
     in_order = planned(layers("l.0.a", "l.0.b", "l.0.c", "l.0.d", "l.1.a", "l.1.b"), 1 << 20)
-    assert most_kept(in_order.manifest, in_order.buckets) == 4 * 1024
+    assert most_kept(in_order.manifest, in_order.buckets, None) == 4 * 1024
     mixed = planned(layers("l.0.a", "l.1.a", "l.0.b", "l.1.b"), 1 << 20)
-    assert most_kept(mixed.manifest, mixed.buckets) == 3 * 1024
+    assert most_kept(mixed.manifest, mixed.buckets, None) == 3 * 1024
 
 
 def test_given_what_is_read_in_place_then_nothing_is_kept() -> None:
@@ -69,7 +69,7 @@ def test_given_what_is_read_in_place_then_nothing_is_kept() -> None:
         layers("l.0.a", "l.0.b"), fleet, INVENTED, Settings(transport="window", bucket_bytes=1024, ring_depth=2)
     ).plan()
     assert made.rings == ()
-    assert most_kept(made.manifest, made.buckets) == 0
+    assert most_kept(made.manifest, made.buckets, None) == 0
     verify(made)
 
 

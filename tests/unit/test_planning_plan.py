@@ -239,6 +239,16 @@ def test_given_memory_that_cannot_be_sent_from_then_its_owner_fills_and_the_othe
 
 @swiftly
 @given(worlds())
+def test_given_any_plan_then_no_two_buckets_of_a_sink_begin_with_the_same_byte(world: World) -> None:
+    """Offsets are rounded down to multiples of 256, so they tell buckets apart only where these are larger."""
+    made = world.plan()
+    for rank in made.topology.sinks:
+        first = [bucket.first for bucket in made.buckets if rank in made.audiences[bucket.audience]]
+        assert len(set(first)) == len(first)
+
+
+@swiftly
+@given(worlds())
 def test_given_auto_then_no_other_choice_is_cheaper(world: World) -> None:
     """The costs stand in the notes; the chosen one has the least of them."""
     auto = plan(world.manifest, world.topology, world.traits, Settings(bucket_bytes=world.settings.bucket_bytes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace as changed
 
@@ -19,6 +20,7 @@ from ckpt_transport.planning import (
     Manifest,
     PlacedTensor,
     Plan,
+    Present,
     Settings,
     Share,
     TensorSpec,
@@ -28,6 +30,7 @@ from ckpt_transport.planning import (
     verify,
 )
 from ckpt_transport.planning.audiences import to_each_its_own
+from ckpt_transport.planning.modules import most_kept
 from tests.unit.worlds import INVENTED, World, needed, simulate, topology, worlds
 
 replace = msgspec.structs.replace
@@ -309,3 +312,74 @@ def test_given_runs_that_are_shown_where_they_lie_then_the_proof_fails() -> None
     routes = tuple(replace(route, maps_memory=True) for route in made.routes)
     with pytest.raises(PlanError, match="it lies in several runs"):
         verify(replace(made, routes=routes))
+
+
+# -- where shares are not worth it, or do not count --------------------------------------------------------------------
+
+
+def test_given_relays_without_room_for_shares_then_everything_goes_to_all() -> None:
+    """Given hosts of which only the first sink has memory for slots, then shares would be relayed by the others."""
+    version = mixture()
+    fleet = sharing(topology(["a"], "bbcc"), version, *(experts_of(version, rank, 4) for rank in range(4)))
+    poor = tuple(replace(member, budget=0) if member.rank in (2, 4) else member for member in fleet.participants)
+    settings = Settings(transport="wire+window", bucket_bytes=8192, ring_depth=2, run_bytes=256)
+    assert World(version, fleet, QUICK, settings).plan().moves_shares
+    made = World(version, replace(fleet, participants=poor), QUICK, settings).plan()
+    verify(made)
+    assert not made.moves_shares
+
+
+def test_given_many_small_tensors_in_turns_then_their_number_is_counted() -> None:
+    """Given transfers that cost time whatever their size, then everything goes to all in large buckets."""
+    tensors = tuple(
+        PlacedTensor(TensorSpec(f"t{number}", "U8", (4096,)), 0, number * 4096, 4096) for number in range(2000)
+    )
+    version = Manifest("v", (Extent(0, 2000 * 4096, MemoryKind.SHARED),), tensors)
+    shared = [[(f"t{number}", 0, 4096) for number in range(rank, 2000, 4)] for rank in range(4)]
+    fleet = sharing(topology(["a"], "bbbb"), version, *shared)
+    made = World(version, fleet, INVENTED, Settings(transport="read", run_bytes=256)).plan()
+    assert not made.moves_shares
+
+
+def test_given_experts_in_random_places_then_there_are_not_more_audiences_than_routes_are_worth() -> None:
+    """Given each expert on two of sixteen ranks, then what goes to the rarest pairs goes to all."""
+    chance = random.Random(0)
+    tensors = tuple(PlacedTensor(TensorSpec(f"e{n}", "U8", (4096,)), 0, n * 4096, 4096) for n in range(400))
+    version = Manifest("v", (Extent(0, 400 * 4096, MemoryKind.SHARED),), tensors)
+    homes = [chance.sample(range(16), 2) for _ in tensors]
+    shared = [[(f"e{n}", 0, 4096) for n, home in enumerate(homes) if rank in home] for rank in range(16)]
+    fleet = sharing(topology(["a"], "b" * 16), version, *shared)
+    assert len({tuple(sorted(home)) for home in homes}) > 100
+    assert len(to_each_its_own(version, fleet, 256).audiences) <= 32
+    made = World(version, fleet, QUICK, Settings(transport="read", run_bytes=256)).plan()
+    verify(made)
+    simulate(made, 0)
+
+
+def test_given_what_is_present_and_not_needed_then_no_loader_keeps_it() -> None:
+    """Given a round of an update by P2P, when a sink has what it does not need, then its budget is not charged."""
+    version = mixture(1)
+    rest = tuple(tensor for tensor in version.tensors if tensor.spec.name.endswith((".0", "attention")))
+    present = tuple(Present(t.spec, 0, t.nbytes) for t in version.tensors if t not in rest)
+    partial = replace(version, tensors=rest, present=present)
+    fleet = sharing(topology(["a"], "b"), version, [(t.spec.name, 0, t.nbytes) for t in rest])
+    members = tuple(replace(m, keeps_tensors=m.rank > 0, budget=3 * 8192) for m in fleet.participants)
+    keeping = replace(fleet, participants=members)
+    made = World(partial, keeping, QUICK, Settings(transport="wire", bucket_bytes=4096, ring_depth=2)).plan()
+    verify(made)
+    assert most_kept(made.manifest, made.buckets, keeping.share_of(1)) == COMMON + EXPERT
+    assert most_kept(made.manifest, made.buckets, None) == COMMON + EXPERTS * EXPERT
+
+
+def test_given_a_share_of_other_tensors_then_the_proof_fails() -> None:
+    made = parallel(2, "wire").plan()
+    shares = tuple(replace(share, specs="of something else") for share in made.topology.shares)
+    with pytest.raises(PlanError, match="a version with other tensors"):
+        verify(replace(made, topology=replace(made.topology, shares=shares)))
+
+
+def test_given_a_bucket_without_pieces_then_the_proof_fails() -> None:
+    made = parallel(2, "wire").plan()
+    buckets = (replace(made.buckets[0], pieces=()), *made.buckets[1:])
+    with pytest.raises(PlanError, match="holds nothing"):
+        verify(replace(made, buckets=buckets))

@@ -63,3 +63,19 @@ def test_what_goes_through_a_program_is_needed_whole() -> None:
 def test_the_digest_of_tensors_does_not_depend_on_their_order() -> None:
     assert digest_of(SPECS) == digest_of(reversed(SPECS))
     assert digest_of(SPECS) != digest_of(SPECS[:1])
+
+
+def test_given_a_tensor_that_is_read_as_elements_of_two_sizes_then_it_is_needed_whole() -> None:
+    """It might be cut within the larger ones."""
+    spec = TensorSpec("packed", "U8", (64,))
+    module = torch.nn.Module()
+    module.register_buffer("bytes", torch.zeros(5, dtype=torch.uint8))
+    module.register_buffer("words", torch.zeros(4, dtype=torch.int32))
+
+    def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for _, tensor in pairs:
+            module.get_buffer("bytes").copy_(tensor[3:8])
+            module.get_buffer("words").copy_(tensor[16:32].view(torch.int32))
+
+    share = needs(record(module, load, [spec], key_of(module, [spec])).layout)
+    assert share.runs == (("packed", 0, 64),)
