@@ -231,8 +231,8 @@ def test_given_a_worker_that_is_killed_half_way_then_the_others_hold_and_a_new_u
 ) -> None:
     """A vLLM that loses a worker ends by itself; the replica beside it must not suffer."""
     survivor = pair[1]
-    buckets = update([survivor, two_ranks], survivor.checkpoint(1), "one", **SMALL_SLOTS).update.plan.buckets
-    dying.order(tmp_path, two_ranks.workers()[1], len(buckets) // 2)
+    update([survivor, two_ranks], survivor.checkpoint(1), "one")
+    dying.order(tmp_path, two_ranks.workers()[1], bucket=3)
     with pytest.raises((TaintedError, UpdateAbortedError)) as caught:
         update([survivor, two_ranks], survivor.checkpoint(2), "two", **SMALL_SLOTS)
     assert any(two_ranks.url in note for note in caught.value.__notes__)
