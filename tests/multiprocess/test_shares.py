@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from ckpt_transport import Config, ParameterServer, Report
-from ckpt_transport.errors import UpdateError
+from ckpt_transport.errors import UpdateAbortedError, UpdateError
 from ckpt_transport.planning import explain
+from ckpt_transport_torch import attach
 from tests.available import where_available
 from tests.experts import EXPERTS, WIDTH, loaded, loader, rank_of, weights_of
 from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, fleet, left_behind
@@ -97,3 +99,44 @@ def test_after_a_failure_half_way_everything_goes_to_all(transport: str) -> None
         report = update(server, sinks, 4)
         assert report.plan.bytes_to[1] == ALL
         assert (transport == "shm") != update(server, sinks, 5).plan.moves_shares
+
+
+def test_given_ranks_updated_by_p2p_when_one_dies_then_the_others_end_with_their_shares() -> None:
+    """Given engines of one rank each, when one is killed half-way, then a new plan serves the others."""
+    alone = [SinkSpec(make=rank_of, model={"rank": rank, "size": 2}, loader=loader) for rank in (0, 1)]
+    victim = SinkSpec(make=rank_of, model={"rank": 1, "size": 2}, loader=loader, fault=Fault("load", count=14))
+    settings = Config.load(transport="gloo", bucket_bytes="256KiB", **SWIFT)
+    with fleet(*alone, victim) as sinks, ParameterServer(settings) as server:
+        addresses = [sink.address for sink in sinks]
+        for seed in (2, 3):
+            server.register(f"v{seed}", tensors=weights_of(seed))
+        server.update("v2", addresses)
+        report = server.update("v3", addresses, ranks=[0, 1, 2])
+        assert report is not None
+        assert sinks[2].dies()
+        assert list(report.left) == [sinks[2].address]
+        for rank in (0, 1):
+            assert sinks[rank].state().holds(loaded(3, rank, 2))
+            assert not sinks[rank].state().tainted
+
+
+def test_given_a_module_that_changes_while_routes_are_opened_then_the_update_is_refused_and_nothing_is_lost() -> None:
+    """Given a share that was said, when a parameter is bound anew before requests are held, then no byte has moved."""
+    module = rank_of(1, 0, 4)
+    settings = Config.load(transport="gloo", **SWIFT)
+    with attach(module, loader=loader(module)) as serving, ParameterServer(settings) as server:
+        for seed in (2, 3, 4):
+            server.register(f"v{seed}", tensors=weights_of(seed))
+        server.update("v2", [serving.address])
+        server.update("v3", [serving.address])
+
+        def bind_anew() -> None:
+            module.norm = torch.nn.Parameter(module.norm.detach().clone())
+
+        with pytest.raises(UpdateAbortedError, match="has changed since it said what it needs"):
+            server.update("v4", [serving.address], before_hold=bind_anew)
+        assert (serving.version, serving.tainted) == ("v3", "")
+        report = server.update("v4", [serving.address])
+        assert report is not None
+        assert report.plan.bytes_to[1] == ALL
+        assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in loaded(4, 0, 4).items())
