@@ -79,6 +79,10 @@ def _check_runs(plan: Plan) -> None:
         if run.start < 0 or run.nbytes < 0:
             raise PlanError(f"a run of {name} begins at {run.start} and is {run.nbytes} bytes long")
         runs[name].append((run.start, run.nbytes))
+    for tensor in manifest.tensors:
+        inside = 0 <= tensor.extent < len(manifest.extents)
+        if not inside or not 0 <= tensor.offset <= manifest.extents[tensor.extent].nbytes - tensor.nbytes:
+            raise PlanError(f"{tensor.spec.name} lies outside its extent")
     for name, spec in specs.items():
         fault = _fault(runs[name], spec.nbytes)
         if fault:

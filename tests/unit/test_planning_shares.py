@@ -380,6 +380,15 @@ def test_given_a_share_of_other_tensors_then_the_proof_fails() -> None:
 
 def test_given_a_bucket_without_pieces_then_the_proof_fails() -> None:
     made = parallel(2, "wire").plan()
-    buckets = (replace(made.buckets[0], pieces=()), *made.buckets[1:])
+    buckets = (*made.buckets, replace(made.buckets[0], pieces=()))
     with pytest.raises(PlanError, match="holds nothing"):
         verify(replace(made, buckets=buckets))
+
+
+def test_given_a_tensor_outside_its_extent_that_nobody_needs_then_the_proof_fails() -> None:
+    version = mixture()
+    fleet = sharing(topology(["a"], "b"), version, experts_of(version, 0, 8))
+    made = World(version, fleet, QUICK, Settings(transport="wire", run_bytes=256)).plan()
+    last = replace(version.tensors[-1], offset=version.extents[0].nbytes - 1)
+    with pytest.raises(PlanError, match="lies outside its extent"):
+        verify(replace(made, manifest=replace(version, tensors=(*version.tensors[:-1], last))))
