@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import BudgetError, PlanError
 from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.plan import Plan
+from ckpt_transport.planning.plan import Bucket, Plan, Ring
 from ckpt_transport.planning.settings import Settings
 from ckpt_transport.planning.slots import DEGRADED, Cutting
 from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.topology import Topology
-from ckpt_transport.planning.ways import choose
+from ckpt_transport.planning.ways import Way, choose
 from ckpt_transport.transport import Traits
 
 
@@ -33,20 +33,45 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         raise PlanError("an update needs at least one sink")
     if not manifest.tensors:
         raise PlanError(f"version '{manifest.version}' holds no tensors")
-    name, (*narrower, to_all), notes = choose(manifest, topology, traits, settings)
-    way = next((way for way in narrower if _has_room(Cutting(manifest, topology, traits, way), settings)), to_all)
-    buckets, rings = Cutting(manifest, topology, traits, way).cut(settings, notes)
+    name, ways, reasons = choose(manifest, topology, traits, settings)
+    way, buckets, rings, notes = _fitting(ways, manifest, topology, traits, settings)
     routes, hops, hops_of = routes_of(way.chains, topology, traits)
     stages = stages_of(manifest, buckets, hops, hops_of, routes)
-    notes.insert(0, f"transport {name}")
-    return Plan(manifest, topology, routes, hops, tuple(buckets), stages, rings, way.demand.audiences, tuple(notes))
+    return Plan(
+        manifest,
+        topology,
+        routes,
+        hops,
+        tuple(buckets),
+        stages,
+        rings,
+        way.demand.audiences,
+        (f"transport {name}", *reasons, *notes),
+    )
 
 
-def _has_room(cutting: Cutting, settings: Settings) -> bool:
-    """Whether all that is wanted fits. Shares may be passed on by sinks that would not pass on everything."""
-    notes: list[str] = []
-    try:
-        cutting.cut(settings, notes)
-    except BudgetError:
-        return False
-    return not any(note.startswith(DEGRADED) for note in notes)
+def _fitting(
+    ways: Sequence[Way], manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings
+) -> tuple[Way, list[Bucket], tuple[Ring, ...], list[str]]:
+    """The first way that has all the memory it wants, else the one of fewest buckets. Shares may be passed on by sinks
+    that would not pass on everything.
+
+    Raises:
+        BudgetError: none has the memory for one slot.
+    """
+    degraded: list[tuple[Way, list[Bucket], tuple[Ring, ...], list[str]]] = []
+    failure: BudgetError | None = None
+    for way in ways:
+        notes: list[str] = []
+        try:
+            buckets, rings = Cutting(manifest, topology, traits, way).cut(settings, notes)
+        except BudgetError as error:
+            failure = error
+            continue
+        found = way, buckets, rings, notes
+        if not any(note.startswith(DEGRADED) for note in notes):
+            return found
+        degraded.append(found)
+    if failure is not None and not degraded:
+        raise failure
+    return min(degraded, key=lambda found: len(found[1]))

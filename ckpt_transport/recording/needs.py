@@ -17,7 +17,8 @@ MOST_RUNS = 64
 def needs(layout: Layout) -> Share:
     """What must come so that ``layout`` can be replayed: what is copied, and whole tensors for all else.
 
-    A tensor that is read as elements of several sizes is needed whole: it might be cut within one of the larger."""
+    A tensor that is read as elements of several sizes is needed whole: it might be cut within one of the larger.
+    """
     runs = Runs()
     whole = {each.index for each in layout.refused if each.place is Place.SOURCE}
     whole.update(source for program in layout.programs for source in program.sources)

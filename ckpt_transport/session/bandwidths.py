@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -11,15 +12,18 @@ from ckpt_transport.config import Config
 from ckpt_transport.session import messages as m
 from ckpt_transport.transport import Traits
 
+logger = logging.getLogger(__name__)
+
 
 def bandwidths(names: Iterable[str], config: Config) -> dict[str, float]:
-    """What each of these transports expects here; that of its traits when it cannot tell."""
+    """What each of these transports expects here; that of its traits when asking it fails, which is logged."""
     found = {}
     for name in names:
         try:
             found[name] = registry.make(name, config.transports).expected_bandwidth()
-        except Exception:
+        except Exception as error:
             found[name] = registry.load(name).traits.bandwidth
+            logger.warning("transport %s counts as it does without devices, because asking it failed: %s", name, error)
     return found
 
 

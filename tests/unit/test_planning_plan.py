@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 
@@ -15,6 +16,7 @@ from ckpt_transport.errors import BudgetError, ConfigError, PlanError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
     AUTO,
+    EVERYTHING,
     Plan,
     RingUse,
     Settings,
@@ -107,8 +109,9 @@ def test_given_several_owners_then_they_take_turns_from_the_first_bucket_on(worl
 @swiftly
 @given(worlds(BUDGETS))
 def test_given_budgets_then_none_is_exceeded_and_only_a_slot_that_does_not_fit_is_an_error(world: World) -> None:
-    members = tuple(msgspec.structs.replace(member, budget=PLENTY) for member in world.topology.participants)
-    rich = msgspec.structs.replace(world.topology, participants=members)
+    members = [msgspec.structs.replace(member, share=EVERYTHING) for member in world.topology.participants]
+    world = dataclasses.replace(world, topology=Topology(tuple(members)))
+    rich = Topology(tuple(msgspec.structs.replace(member, budget=PLENTY) for member in members))
     unbounded = plan(world.manifest, rich, world.traits, world.settings)
     rings = Counter(ring.rank for ring in unbounded.rings)
     tightest = min((world.topology.participants[rank].budget // count for rank, count in rings.items()), default=PLENTY)

@@ -329,6 +329,18 @@ def test_given_relays_without_room_for_shares_then_everything_goes_to_all() -> N
     assert not made.moves_shares
 
 
+def test_given_a_sink_without_memory_that_needs_nothing_then_the_others_get_their_shares_through_small_slots() -> None:
+    """Given memory for neither all slots of shares nor any of everything, then shares pass through what there is."""
+    version = mixture()
+    fleet = sharing(topology(["a"], "bb"), version, experts_of(version, 0, 8), [])
+    poor = tuple(replace(member, budget=0 if member.rank == 2 else 4096) for member in fleet.participants)
+    settings = Settings(transport="wire", bucket_bytes=8192, ring_depth=2, run_bytes=256)
+    made = World(version, replace(fleet, participants=poor), QUICK, settings).plan()
+    verify(made)
+    assert made.bytes_to == {1: 3 * (COMMON + EXPERT), 2: 0}
+    assert any(note.startswith("degraded") for note in made.notes)
+
+
 def test_given_many_small_tensors_in_turns_then_their_number_is_counted() -> None:
     """Given transfers that cost time whatever their size, then everything goes to all in large buckets."""
     tensors = tuple(

@@ -1,0 +1,172 @@
+"""The part of the proof that is about bytes: who has them, where they lie in buckets, and that every sink gets its own.
+
+Shares no code with the planner but the values; see :mod:`ckpt_transport.planning.verify`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from ckpt_transport.errors import CoverageError, PlanError
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.bucketing import ALIGNMENT
+from ckpt_transport.planning.manifest import PlacedTensor, Present, TensorSpec
+from ckpt_transport.planning.plan import IN_PLACE, Bucket, Plan
+from ckpt_transport.planning.share import digest_of
+
+
+def alike(plan: Plan) -> dict[tuple[int, frozenset[int]], list[int]]:
+    """Sinks by what they need and are sent: an index into the shares, and the audiences that they belong to."""
+    found: defaultdict[tuple[int, frozenset[int]], list[int]] = defaultdict(list)
+    for rank in plan.topology.sinks:
+        mine = frozenset(number for number, audience in enumerate(plan.audiences) if rank in audience)
+        found[plan.topology.participants[rank].share, mine].append(rank)
+    return found
+
+
+def check_runs(plan: Plan) -> None:
+    """Every byte of every tensor has one owner, or is present at every sink, and not both."""
+    manifest = plan.manifest
+    specs: dict[str, TensorSpec] = {}
+    runs: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    every: tuple[PlacedTensor | Present, ...] = (*manifest.tensors, *manifest.present)
+    for run in every:
+        name = run.spec.name
+        if specs.setdefault(name, run.spec) != run.spec:
+            raise CoverageError(f"{name} is {run.spec} at one place and {specs[name]} at another")
+        if run.start < 0 or run.nbytes < 0:
+            raise PlanError(f"a run of {name} begins at {run.start} and is {run.nbytes} bytes long")
+        runs[name].append((run.start, run.nbytes))
+    for tensor in manifest.tensors:
+        inside = 0 <= tensor.extent < len(manifest.extents)
+        if not inside or not 0 <= tensor.offset <= manifest.extents[tensor.extent].nbytes - tensor.nbytes:
+            raise PlanError(f"{tensor.spec.name} lies outside its extent")
+    for name, spec in specs.items():
+        fault = _fault(runs[name], spec.nbytes)
+        if fault:
+            raise CoverageError(f"{fault} of {name}: no owner, or more than one")
+    if _whole_tensors(plan) and not all(tensor.whole for tensor in manifest.tensors):
+        cut = next(tensor for tensor in manifest.tensors if not tensor.whole)
+        raise CoverageError(f"{cut.spec.name} has several owners, and a sink takes tensors whole")
+
+
+def _fault(runs: list[tuple[int, int]], nbytes: int) -> str:
+    """The first bytes, of ``nbytes`` in all, that ``runs`` of (start, length) do not cover exactly once."""
+    reached = 0
+    for start, length in sorted(runs):
+        if start != reached:
+            first, last = sorted((start, reached))
+            return f"bytes {first} to {last}"
+        reached += length
+    if reached != nbytes or not runs or (len(runs) > 1 and not all(length for _, length in runs)):
+        return f"bytes {min(reached, nbytes)} to {max(reached, nbytes)}"
+    return ""
+
+
+def _whole_tensors(plan: Plan) -> bool:
+    return any(plan.topology.participants[rank].whole_tensors for rank in plan.topology.sinks)
+
+
+def check_pieces(plan: Plan) -> None:
+    """Pieces lie where their bucket says."""
+    tensors, extents = plan.manifest.tensors, plan.manifest.extents
+    for number, bucket in enumerate(plan.buckets):
+        if not 0 <= bucket.audience < len(plan.audiences):
+            raise PlanError(f"bucket {number} names audience {bucket.audience}, which is not there")
+        if not 0 <= bucket.extent < len(extents):
+            raise PlanError(f"bucket {number} lies outside its extent, {bucket.extent}, which is not there")
+        _check_run_by_run(number, bucket, extents[bucket.extent].nbytes)
+        runs = bucket.runs
+        if extents[bucket.extent].kind is MemoryKind.LOOSE and bucket.fill_slot == IN_PLACE:
+            raise CoverageError(f"bucket {number} is sent from where its tensors lie, and these lie apart")
+        for piece in bucket.pieces:
+            if not 0 <= piece.tensor < len(tensors):
+                raise PlanError(f"bucket {number} names tensor {piece.tensor}, which is not there")
+            tensor = tensors[piece.tensor]
+            lies = any(
+                run.bucket_offset <= piece.bucket_offset
+                and piece.bucket_offset + piece.nbytes <= run.bucket_offset + run.nbytes
+                and run.offset + piece.bucket_offset - run.bucket_offset == tensor.offset + piece.tensor_offset
+                for run in runs
+            )
+            inside = 0 <= piece.tensor_offset <= piece.tensor_offset + piece.nbytes <= tensor.nbytes
+            if not lies or bucket.extent != tensor.extent or not inside:
+                raise CoverageError(f"bucket {number} does not lie over tensor {tensor.spec.name} where it says")
+
+
+def _check_run_by_run(number: int, bucket: Bucket, extent_bytes: int) -> None:
+    """The runs of a bucket lie in its extent, and one behind the other in the bucket."""
+    if bucket.offset != bucket.runs[0].offset or bucket.nbytes < 0:
+        raise PlanError(f"bucket {number} does not start where its first run does")
+    end = 0
+    for run in bucket.runs:
+        if not 0 <= run.offset <= run.offset + run.nbytes <= extent_bytes:
+            raise PlanError(f"bucket {number} lies outside its extent")
+        if run.offset % ALIGNMENT or run.bucket_offset % ALIGNMENT:
+            raise PlanError(f"bucket {number} has a run at {run.offset}, which is no multiple of {ALIGNMENT}")
+        if not end <= run.bucket_offset <= run.bucket_offset + run.nbytes <= bucket.nbytes:
+            raise PlanError(f"bucket {number} has runs that lie over each other, or outside of it")
+        end = run.bucket_offset + run.nbytes
+
+
+def check_shares(plan: Plan) -> None:
+    """Every byte that a sink needs lies in exactly one piece of what it applies."""
+    sinks = set(plan.topology.sinks)
+    digests = {share.specs for rank in sinks if (share := plan.topology.share_of(rank)) is not None}
+    if digests and digests != {digest_of(plan.manifest.specs.values())}:
+        raise PlanError("a sink says what it needs of a version with other tensors")
+    for audience in plan.audiences:
+        if not audience or not sinks.issuperset(audience):
+            raise PlanError(f"an audience is {audience}, which are not sinks")
+    whole, tensors = _whole_tensors(plan), plan.manifest.tensors
+    named: defaultdict[str, list[int]] = defaultdict(list)
+    for number, tensor in enumerate(tensors):
+        named[tensor.spec.name].append(number)
+    for (_, audiences), ranks in alike(plan).items():
+        covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for bucket in plan.buckets:
+            if bucket.audience in audiences:
+                for piece in bucket.pieces:
+                    covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
+        needed = _needed(plan, ranks[0], named)
+        for number in sorted(covered.keys() | needed.keys()):
+            tensor, runs = tensors[number], sorted(covered.get(number, ()))
+            _check_once(tensor, runs, needed.get(number, []), f"sinks {ranks[:4]}")
+            if len(runs) > 1 and any(not nbytes for _, nbytes in runs):
+                raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and one of them is empty")
+            if whole and runs and runs != [(0, tensor.nbytes)]:
+                raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and a sink takes tensors whole")
+    for number, bucket in enumerate(plan.buckets):
+        if not bucket.pieces:
+            raise PlanError(f"bucket {number} holds nothing")
+
+
+def _needed(plan: Plan, rank: int, named: Mapping[str, Sequence[int]]) -> dict[int, list[tuple[int, int]]]:
+    """Which runs (start, length) a sink needs of placed tensors, by number. ``named``: numbers by name."""
+    share, tensors = plan.topology.share_of(rank), plan.manifest.tensors
+    if share is None:
+        return {number: [(0, tensor.nbytes)] for number, tensor in enumerate(tensors)}
+    needed = {number: [(0, 0)] for number, tensor in enumerate(tensors) if not tensor.nbytes}
+    for name, start, nbytes in share.runs:
+        for number in named.get(name, ()):
+            low = max(start - tensors[number].start, 0)
+            high = min(start + nbytes - tensors[number].start, tensors[number].nbytes)
+            if low < high:
+                needed.setdefault(number, []).append((low, high - low))
+    return needed
+
+
+def _check_once(tensor: PlacedTensor, runs: list[tuple[int, int]], needed: list[tuple[int, int]], who: str) -> None:
+    """No byte lies in two of ``runs``, which ascend, and every byte of ``needed`` in one."""
+    joined: list[list[int]] = []
+    for start, nbytes in runs:
+        if joined and start < joined[-1][1]:
+            raise CoverageError(f"bytes {start} to {joined[-1][1]} of {tensor.spec.name} move twice to {who}")
+        if joined and start == joined[-1][1]:
+            joined[-1][1] += nbytes
+        else:
+            joined.append([start, start + nbytes])
+    for start, nbytes in needed:
+        if not any(low <= start and start + nbytes <= high for low, high in joined):
+            raise CoverageError(f"bytes {start} to {start + nbytes} of {tensor.spec.name} are missed by {who}")
