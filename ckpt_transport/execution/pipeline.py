@@ -34,11 +34,9 @@ WATCH_SECONDS = 0.05
 FILL_THREADS = 2
 """So that a device's copy engine has the next fill when one ends, where the end of a fill is waited for."""
 AHEAD = 16
-"""Transfers of a route that a device orders and that have not ended: so many that it never waits for the host."""
+"""Transfers of a route that are in flight at a time: so many that neither a device nor a peer waits for the host."""
 DEVICE_POLL_SECONDS = 0.0005
 """How often fences are looked at that nobody waits for."""
-POSTS_AT_ONCE = 8
-"""So that a long list of receives does not keep the first ones from being polled."""
 HANDED_OVER_BYTES = 256 << 10
 """A fill of less takes about as long as handing it to another thread would."""
 
@@ -332,9 +330,7 @@ class Pipeline:
         waiting, attachment = self._transfers[route], self._attachments[route]
         stream = attachment.endpoint.stream
         moved = False
-        for _ in range(POSTS_AT_ONCE):
-            if not waiting or (stream is not None and len(self._in_flight[route]) >= AHEAD):
-                break
+        while waiting and len(self._in_flight[route]) < AHEAD:
             before = self._ready(waiting[0], ordered=stream is not None)
             if before is None:
                 break
