@@ -78,8 +78,8 @@ def specs_of(folder: Path) -> list[TensorSpec]:
     return [TensorSpec(name, "BF16", shape) for name, shape in names_of(config)]
 
 
-def share_of(model: Any, specs: list[TensorSpec]) -> Share:
-    """What the model's loader takes of them."""
+def share_of(model: Any, specs: list[TensorSpec]) -> Share | None:
+    """What the model's loader takes of them; None for everything."""
     return needs(record(model, model.load_weights, specs, key_of(model, specs)).layout)
 
 

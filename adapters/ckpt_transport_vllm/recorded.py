@@ -24,6 +24,7 @@ from ckpt_transport.recording import (
     record,
     refusing,
 )
+from ckpt_transport_vllm.layerwise import waits_for_the_end
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta
 from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.versions import installed_version
@@ -68,6 +69,7 @@ class Recorded:
         verified: every module was found to be as its loader leaves it.
         seconds: that recording took.
         loading: seconds that the loader takes; 0 when it was not measured.
+        share: what a version must bring; None for everything, as long as it was not seen that the rest is not needed.
     """
 
     model: torch.nn.Module
@@ -78,9 +80,9 @@ class Recorded:
     reasons: dict[str, str] = field(default_factory=dict)
     verified: bool = False
     loading: float = 0.0
+    share: Share | None = None
     bound: tuple[object, ...] = ()
     acts: dict[object, Act] = field(default_factory=dict)
-    _needs: Share | None = None
 
     def __post_init__(self) -> None:
         self.layout = self.recording.layout
@@ -94,9 +96,6 @@ class Recorded:
         Raises:
             RecordingError: it cannot be recorded.
         """
-        method = target.model_config.quantization
-        if method is not None and not next(target.model.parameters()).is_cpu:
-            raise RecordingError(f"replaying weights that are quantized by '{method}' has been tried on CPUs only")
         began = time.perf_counter()
         parallel = target.vllm_config.parallel_config
         context = (
@@ -131,6 +130,7 @@ class Recorded:
             self._refuse(failed)
         self.verified = True
         self.bound = self._bound(target.model)
+        self.share = needs(self.layout)
 
     def act(self, key: object, places: Sequence[tuple[TensorSpec, int, int, int]]) -> Act:
         """What is to be done with a bucket.
@@ -154,19 +154,15 @@ class Recorded:
         return known
 
     @property
-    def share(self) -> Share | None:
-        """What a version must bring; None for everything, as long as it was not seen that the rest is not needed."""
-        if not self.verified:
-            return None
-        if self._needs is None:
-            self._needs = needs(self.layout)
-        return self._needs
-
-    @property
     def empty(self) -> list[str]:
-        """Parameters, or parts of them, that the loader has nothing for."""
+        """Parameters, or parts of them, that the loader has nothing for. Attention may do without any of its own."""
         targets = self.layout.targets
-        return [targets[gap.target].name for gap in self.layout.gaps if targets[gap.target].parameter]
+        attention = {name for name, module in self.model.named_modules() if waits_for_the_end(module)}
+        return [
+            targets[gap.target].name
+            for gap in self.layout.gaps
+            if targets[gap.target].parameter and self.module_of[gap.target] not in attention
+        ]
 
     def summary(self) -> str:
         """How many modules take which way, and why not a faster one."""
@@ -179,7 +175,6 @@ class Recorded:
 
     def _derive(self) -> None:
         layout = self.layout
-        self._needs = None
         self.scripts = Scripts(layout)
         self.acts.clear()
         self.module_of = [target.name.rpartition(".")[0] for target in layout.targets]

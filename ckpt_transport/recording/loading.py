@@ -110,8 +110,6 @@ class RecordedLoading:
         known = self._known
         if known is None or not known.verified or self._always or not self._holds(known):
             return None
-        assert known.recording is not None
-        known.share = known.share or needs(known.recording.layout)
         return known.share
 
     def prepare(self, specs: Iterable[TensorSpec], share: Share | None = None) -> None:
@@ -173,7 +171,7 @@ class RecordedLoading:
             f", {len(layout.programs)} programs" if layout.programs else ""
         )
         if self._compares:
-            known.verified, known.loading = True, self._loading
+            known.verified, known.loading, known.share = True, self._loading, needs(layout)
             self.told = (
                 f"recorded in {known.recorded:.3f} s ({what}), loaded by the loader in {self._loading:.3f} s, "
                 f"replayed in {self._replaying:.3f} s and found to be the same"

@@ -14,9 +14,10 @@ MOST_RUNS = 64
 """A tensor of which one copy reads more runs than this is needed whole: so many would cost more than they save."""
 
 
-def needs(layout: Layout) -> Share:
+def needs(layout: Layout) -> Share | None:
     """What must come so that ``layout`` can be replayed: what is copied, and whole tensors for all else.
 
+    None when that is every byte.
     A tensor that is read as elements of several sizes is needed whole: it might be cut within one of the larger.
     """
     runs = Runs()
@@ -35,6 +36,8 @@ def needs(layout: Layout) -> Share:
     for source in whole:
         spec = layout.sources[source]
         runs.add(spec.name, 0, spec.nbytes)
+    if runs.covers({spec.name: spec.nbytes for spec in layout.sources}):
+        return None
     return Share(digest_of(layout.sources), tuple(runs))
 
 

@@ -15,7 +15,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
-from ckpt_transport.planning import IN_PLACE, Bucket, Plan, Runs, TensorSpec
+from ckpt_transport.planning import IN_PLACE, Bucket, Plan, Runs, Share, TensorSpec
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedBucket
 from ckpt_transport.session.plans import Expected, Plans
@@ -60,7 +60,7 @@ class Participant:
         self._sources = Sources()
         self._has = Runs()
         self._given: list[Bucket] = []
-        self._needed: Runs | None = None
+        self._needed: Share | None = None
         """What the engine needs; None for everything."""
         self._resumable = self._finished = False
         self.applying = False
@@ -88,7 +88,7 @@ class Participant:
             share = plan.topology.share_of(rank)
             if not plan.manifest.present:
                 self._engine.prepare(tuple(plan.manifest.specs.values()), share)
-            self._needed = None if share is None else Runs(share.runs)
+            self._needed = share
             for run in plan.manifest.present:
                 if self._has.lacking(run.spec.name, run.start, run.nbytes):
                     raise PlanMismatchError(
@@ -166,7 +166,7 @@ class Participant:
                 self._has.add(tensor.spec.name, tensor.start + piece.tensor_offset, piece.nbytes)
         self._given.clear()
         if plan is not None and self._needed is not None:
-            self._add_unneeded(plan, self._needed)
+            self._add_unneeded(plan, Runs(self._needed.runs))
         if plan is not None and self._has.covers({name: spec.nbytes for name, spec in plan.manifest.specs.items()}):
             self._finish()
         return self._has

@@ -30,6 +30,7 @@ def needed(rows: slice, columns: slice, *, exp: bool = False) -> dict[str, list[
                 weight.data.copy_(block.exp() if exp else block)
 
     share = needs(record(module, load, SPECS, key_of(module, SPECS)).layout)
+    assert share is not None
     assert share.specs == digest_of(SPECS)
     found: dict[str, list[tuple[int, int]]] = {}
     for name, start, nbytes in share.runs:
@@ -67,15 +68,28 @@ def test_the_digest_of_tensors_does_not_depend_on_their_order() -> None:
 
 def test_given_a_tensor_that_is_read_as_elements_of_two_sizes_then_it_is_needed_whole() -> None:
     """It might be cut within the larger ones."""
-    spec = TensorSpec("packed", "U8", (64,))
+    specs = [TensorSpec("packed", "U8", (64,)), TensorSpec("other", "U8", (64,))]
     module = torch.nn.Module()
     module.register_buffer("bytes", torch.zeros(5, dtype=torch.uint8))
     module.register_buffer("words", torch.zeros(4, dtype=torch.int32))
 
     def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
-        for _, tensor in pairs:
-            module.get_buffer("bytes").copy_(tensor[3:8])
-            module.get_buffer("words").copy_(tensor[16:32].view(torch.int32))
+        for name, tensor in pairs:
+            if name == "packed":
+                module.get_buffer("bytes").copy_(tensor[3:8])
+                module.get_buffer("words").copy_(tensor[16:32].view(torch.int32))
 
-    share = needs(record(module, load, [spec], key_of(module, [spec])).layout)
+    share = needs(record(module, load, specs, key_of(module, specs)).layout)
+    assert share is not None
     assert share.runs == (("packed", 0, 64),)
+
+
+def test_given_a_loader_that_takes_every_byte_then_that_is_no_share() -> None:
+    module = torch.nn.Module()
+    module.register_buffer("both", torch.zeros(2, ROWS, COLUMNS))
+
+    def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in pairs:
+            module.get_buffer("both")["ab".index(name)].copy_(tensor)
+
+    assert needs(record(module, load, SPECS, key_of(module, SPECS)).layout) is None
