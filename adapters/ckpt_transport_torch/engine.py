@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from ckpt_transport import Engine, Gate, LoadedBucket, dtypes
-from ckpt_transport.memory import Fence, copy_bytes, fence
+from ckpt_transport.memory import Fence, Nearby, copy_bytes, fence
 from ckpt_transport.planning import Share, TensorSpec
 from ckpt_transport.recording import RecordedLoading
 
@@ -34,6 +34,7 @@ class TorchEngine(Engine):
         devices = (tensor.device for tensor in self._targets.values())
         self.device = next((device for device in devices if device.type == "cuda"), torch.device("cpu"))
         self.enqueues = all(tensor.device == self.device for tensor in self._targets.values())
+        self._nearby = Nearby(self.device)
         self._raw = {
             name: tensor.view(-1).view(torch.uint8) for name, tensor in self._targets.items() if tensor.is_contiguous()
         }
@@ -49,6 +50,8 @@ class TorchEngine(Engine):
         return tuple(frozenset(names) for names in sharing.values() if len(names) > 1)
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
+        if self.enqueues:
+            pieces = LoadedBucket(pieces.key, self._nearby.bring(pieces.raw), pieces.places)
         for piece in pieces:
             raw = self._raw.get(piece.spec.name)
             if raw is None:
@@ -71,6 +74,7 @@ class TorchEngine(Engine):
 
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
+        self._nearby.close()
 
     def resume(self) -> float:
         return self.gate.resume()

@@ -5,6 +5,7 @@ from ckpt_transport.memory.buffer import ONE_RUN, Buffer, MemoryKind
 from ckpt_transport.memory.copy import copy_bytes, copy_views, fill_runs
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
 from ckpt_transport.memory.fence import Fence, drain, fence
+from ckpt_transport.memory.nearby import Nearby
 from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
 
@@ -14,6 +15,7 @@ __all__ = [
     "Buffer",
     "Fence",
     "MemoryKind",
+    "Nearby",
     "Segment",
     "SegmentName",
     "copy_bytes",

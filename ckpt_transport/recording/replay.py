@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import copy_views
+from ckpt_transport.memory import Nearby, copy_views
 from ckpt_transport.recording.arguments import decode, operation, view
 from ckpt_transport.recording.layout import Fill, Place, Program, Ref
 from ckpt_transport.recording.memory_map import begin_of
 from ckpt_transport.recording.programs import written_by
 from ckpt_transport.recording.script import Part, Script, Scripts
-from ckpt_transport.recording.strided import BITS, Strided, alignment_of, bits_of, ready
+from ckpt_transport.recording.strided import BITS, Strided, Viewed, alignment_of, bits_of, ready
 
 
 class Written(NamedTuple):
@@ -40,6 +40,7 @@ class Replay:
         self._parts: dict[int, tuple[torch.Tensor, list[int]]] = {}
         self._waiting = {number: set(program.sources) for number, program in enumerate(layout.programs)}
         self._needed: dict[int, list[int]] = {}
+        self._nearby: dict[torch.device, Nearby] = {}
         for number, program in enumerate(layout.programs):
             for source in program.sources:
                 self._needed.setdefault(source, []).append(number)
@@ -52,9 +53,9 @@ class Replay:
             raw: its bytes: uint8, one-dimensional, read-only.
             lasting: they stay until the last bucket was brought in.
         """
-        device = self._device(script)
-        near = raw if device is None or raw.device == device else raw.to(device, non_blocking=True)
-        self._copy(self._strided(script, near), near)
+        if script.moves:
+            near = self._near(self._tensors[script.moves[0].target].device).bring(raw)
+            self._copy(self._strided(script, near), near)
         copied: Mapping[int, int] = script.copied
         for part in script.gathered:
             if self._take(part, raw):
@@ -98,7 +99,7 @@ class Replay:
         places = []
         for strided in self._strided(script, raw):
             tensor = self._tensors[strided.target]
-            places.append(bits_of(strided.write).of(tensor.untyped_storage(), begin_of(tensor)))
+            places.append(Viewed(tensor).at(bits_of(strided.write)))
         arriving = {part.source for part in script.gathered if self._completes(part)}
         for number, missing in self._waiting.items():
             if missing and missing <= arriving:
@@ -107,8 +108,8 @@ class Replay:
 
     # -- moves --------------------------------------------------------------------------------------------------------
 
-    def _device(self, script: Script) -> torch.device | None:
-        return self._tensors[script.moves[0].target].device if script.moves else None
+    def _near(self, device: torch.device) -> Nearby:
+        return self._nearby.setdefault(device, Nearby(device))
 
     def _strided(self, script: Script, raw: torch.Tensor) -> Sequence[Strided]:
         targets = {move.target for move in script.moves}
@@ -119,12 +120,10 @@ class Replay:
         return known
 
     def _copy(self, moves: Sequence[Strided], raw: torch.Tensor) -> None:
-        storage, begin = raw.untyped_storage(), begin_of(raw)
-        reads, writes = [], []
-        for move in moves:
-            tensor = self._tensors[move.target]
-            reads.append(move.read.of(storage, begin))
-            writes.append(move.write.of(tensor.untyped_storage(), begin_of(tensor)))
+        bucket = Viewed(raw)
+        targets = {target: Viewed(self._tensors[target]) for target in {move.target for move in moves}}
+        reads = [bucket.at(move.read) for move in moves]
+        writes = [targets[move.target].at(move.write) for move in moves]
         if raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
             copy_views(writes, reads)
         elif reads:

@@ -1,0 +1,42 @@
+"""Given runs of bytes on the host that take turns in two rooms on a GPU, then each is read as it was."""
+
+from __future__ import annotations
+
+import torch
+
+from ckpt_transport.memory import Nearby
+
+GPU = torch.device("cuda", 0)
+SIZES = [1 << 20, 3 << 20, 5, 2 << 20, 3 << 20, 1 << 10]
+CYCLES = 20_000_000
+"""About ten milliseconds."""
+
+
+def test_a_slow_reader_finds_every_run_as_it_was() -> None:
+    """Also when the host is far ahead: nothing here waits for the device before the end."""
+    runs = [torch.full((size,), number, dtype=torch.uint8).pin_memory() for number, size in enumerate(SIZES * 5)]
+    nearby = Nearby(GPU)
+    copies = []
+    for run in runs:
+        near = nearby.bring(run)
+        torch.cuda._sleep(CYCLES)  # type: ignore[no-untyped-call]
+        copies.append(near.clone())
+    torch.cuda.synchronize()
+    for run, copy in zip(runs, copies, strict=True):
+        assert torch.equal(copy.cpu(), run)
+
+
+def test_two_powers_of_two_are_all_the_memory_that_is_taken_and_they_are_given_back() -> None:
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(GPU)
+    nearby = Nearby(GPU)
+    for size in SIZES * 3:
+        nearby.bring(torch.zeros(size, dtype=torch.uint8).pin_memory())
+    assert torch.cuda.memory_allocated(GPU) - before <= 2 * (4 << 20)
+    nearby.close()
+    assert torch.cuda.memory_allocated(GPU) == before
+
+
+def test_what_is_on_the_gpu_stays_where_it_is() -> None:
+    there = torch.zeros(100, dtype=torch.uint8, device=GPU)
+    assert Nearby(GPU).bring(there) is there
