@@ -128,18 +128,21 @@ def measure(llm: Any, what: str, config: Any, folder: Path, transports: Sequence
     (attached,) = llm.collective_rpc("ckpt_transport_attach")
     assert not attached["error"], attached["error"]
     source = Peer(run_source, shapes, attached["address"])
-    loaded: list[torch.Tensor] = []
+
+    def bring(transport: str, version: int, times: int) -> Brought:
+        found: Brought = source.call("bring", transport, version, times)
+        for seconds, told in zip(found.updates, found.told, strict=True):
+            console.print(f"  {transport}: {seconds * 1e3:.0f} ms: {told}")
+        return found
+
+    bring(transports[0], 1, 1)
+    (loaded,) = llm.collective_rpc(_copies)
     for transport in transports:
-        first = source.call("bring", transport, 1, 1)
-        loaded = loaded or llm.collective_rpc(_copies)[0]
-        then = source.call("bring", transport, 2, rounds + 1)
-        back = source.call("bring", transport, 1, 1)
+        then = bring(transport, 2, rounds + 1)
+        bring(transport, 1, 1)
         (same,) = llm.collective_rpc(partial(_same, copies=loaded))
         assert same, "weights are not what the loader left"
-        for found in (first, then, back):
-            for seconds, told in zip(found.updates, found.told, strict=True):
-                console.print(f"  {transport}: {seconds * 1e3:.0f} ms: {told}")
-        taken, detail = median(then.updates[1:]), f"first {first.updates[0]:.2f} s"
+        taken, detail = median(then.updates[1:]), f"first {then.updates[0]:.2f} s"
         rows.append(Row(f"{transport}, {what}: update", taken, "a second", "", detail))
         if then.limits:
             limit = median(then.limits[1:])

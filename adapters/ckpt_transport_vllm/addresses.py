@@ -8,7 +8,7 @@ was captured goes on reading the old ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,15 +18,16 @@ DESCRIPTIONS = ("_a1", "_a2", "_w1", "_w2")
 
 
 class Addresses:
-    """Where such tensors of a model are now, to have new values brought there.
+    """Where such tensors of some modules are now, to have new values brought there.
 
     Args:
-        model: the model.
+        modules: that are loaded; their children are looked at, too.
         attends: whether a module is one of attention.
     """
 
-    def __init__(self, model: torch.nn.Module, attends: Callable[[torch.nn.Module], bool]) -> None:
-        self._model, self._attends = model, attends
+    def __init__(self, modules: Iterable[torch.nn.Module], attends: Callable[[torch.nn.Module], bool]) -> None:
+        self._modules = list(dict.fromkeys(each for module in modules for each in module.modules()))
+        self._attends = attends
         self._held = {key: getattr(owner, key[-1]) for key, owner in self._tensors()}
 
     def bring_back(self) -> None:
@@ -38,16 +39,16 @@ class Addresses:
                     held.copy_(now)
                     setattr(owner, key[-1], held)
 
-    def _tensors(self) -> Iterator[tuple[tuple[str, ...], Any]]:
-        """A name of each tensor, and the object that has it."""
-        for name, module in self._model.named_modules():
+    def _tensors(self) -> Iterator[tuple[tuple[torch.nn.Module, str, str], Any]]:
+        """What identifies each tensor, its attribute last, and the object that has it."""
+        for module in self._modules:
             if self._attends(module):
-                yield from (((name, key), module) for key in _tensors_of(module))
+                yield from (((module, "", key), module) for key in _tensors_of(module))
             config = getattr(getattr(module, "quant_method", None), "moe_quant_config", None)
             for part in DESCRIPTIONS:
                 description = getattr(config, part, None)
                 if description is not None:
-                    yield from (((name, part, key), description) for key in _tensors_of(description))
+                    yield from (((module, part, key), description) for key in _tensors_of(description))
 
 
 def _tensors_of(owner: Any) -> list[str]:

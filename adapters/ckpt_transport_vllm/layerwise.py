@@ -31,14 +31,20 @@ class LayerwiseReload:
     Args:
         target: the model.
         modules: what of it is reloaded; all of it by default.
+        beside: modules that are loaded otherwise at the same time.
     """
 
-    def __init__(self, target: Target, modules: Sequence[torch.nn.Module] | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        modules: Sequence[torch.nn.Module] | None = None,
+        beside: Sequence[torch.nn.Module] = (),
+    ) -> None:
         self._target = target
         self._modules = [target.model] if modules is None else modules
         self._parameters = {name for name, _ in target.model.named_parameters()}
         self._loaded: set[str] | None = set()
-        self._addresses = Addresses(target.model, waits_for_the_end)
+        self._addresses = Addresses([*self._modules, *beside], waits_for_the_end)
 
     def begin(self) -> None:
         from vllm.config import set_current_vllm_config
@@ -108,8 +114,9 @@ class LayerwiseReload:
             _default_dtype(self._target.model_config.dtype),
         ):
             finalize_layerwise_reload(self._target.model, self._target.model_config)
-            _repack_tied_heads(self._target.model)
-            _renew_unpacked_convolutions(self._target.model)
+            if next(self._target.model.parameters()).is_cpu:
+                _repack_tied_heads(self._target.model)
+                _renew_unpacked_convolutions(self._target.model)
         self._addresses.bring_back()
 
     def _check_complete(self) -> None:

@@ -32,6 +32,7 @@ class Replaying:
     def __init__(self, target: Target, recorded: Recorded) -> None:
         self._target, self._recorded = target, recorded
         self._modules = dict(target.model.named_modules())
+        self._deferred = [module for module in self._modules.values() if waits_for_the_end(module)]
         self._tensors: dict[int, torch.Tensor] = {}
         self._replay = Replay(recorded.scripts, self._tensors)
         self._left_bytes = Counter(recorded.bytes_of)
@@ -53,9 +54,7 @@ class Replaying:
                 for number in self._recorded.targets_of[name]:
                     short = layout.targets[number].name.rpartition(".")[2]
                     self._tensors[number] = own[short].detach()
-        aside = [self._modules[name] for name, way in self._ways.items() if way is Way.LOADER]
-        aside += [module for module in self._modules.values() if waits_for_the_end(module)]
-        reload = LayerwiseReload(self._target, aside)
+        reload = LayerwiseReload(self._target, [*self._taking(Way.LOADER), *self._deferred], self._taking(Way.STAGED))
         reload.begin()
         self._loading = Loading(reload, self._recorded.left)
         self._processing += time.perf_counter() - began
@@ -120,11 +119,13 @@ class Replaying:
 
     # -- modules ------------------------------------------------------------------------------------------------------
 
+    def _taking(self, way: Way) -> list[torch.nn.Module]:
+        return [self._modules[name] for name, taken in self._ways.items() if taken is way]
+
     def _stage(self, name: str) -> None:
         module = self._modules[name]
-        others = [self._modules[each] for each in self._staged - self._done]
-        others += [self._modules[each] for each, way in self._ways.items() if way is Way.LOADER]
-        others += [each for each in self._modules.values() if waits_for_the_end(each)]
+        staged = [self._modules[each] for each in self._staged - self._done]
+        others = [*staged, *self._taking(Way.LOADER), *self._deferred]
         before = load_format.tensors_of(module)
         tensors = load_format.stage(self._target, module, others)
         self._staged.add(name)

@@ -219,7 +219,7 @@ def test_given_tensors_that_graphs_refer_to_then_new_values_are_where_the_old_on
         return [module.W_UV, module.quant_method.moe_quant_config._w1.scale]
 
     before = tensors()
-    addresses = Addresses(torch.nn.Sequential(module), lambda each: isinstance(each, Attention))
+    addresses = Addresses([module], lambda each: isinstance(each, Attention))
     module.derive(2.0)
     addresses.bring_back()
     for old, now in zip(before, tensors(), strict=True):
