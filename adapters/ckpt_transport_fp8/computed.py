@@ -1,25 +1,34 @@
-"""The computed tensors of an extent, and filling a bucket with them."""
+"""What is computed of one version, and filling a bucket with it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from ckpt_transport.memory import copy_bytes
 from ckpt_transport_fp8 import cpu
-from ckpt_transport_fp8.part import Part
+from ckpt_transport_fp8.part import Parts
 
 
 class Computed(ABC):
-    """Some parts of an extent, ascending, and the device they are computed on."""
+    """The computed tensors of a version.
 
-    def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
-        self.device, self._parts = device, parts
-        self._offsets = [part.offset for part in parts]
+    Args:
+        parts: of its extent.
+        device: where they are computed.
+        tensors: all of the version.
+    """
+
+    def __init__(self, parts: Parts, device: torch.device, tensors: Sequence[torch.Tensor]) -> None:
+        self.device, self._parts, self._tensors = device, parts, tensors
+
+    @abstractmethod
+    def largest(self, groups: int) -> torch.Tensor:
+        """The largest magnitude of each of so many groups, float32, on ``device``: exact; infinity or NaN where a group
+        has one, and 0 where no part has the group."""
 
     @contextmanager
     def room_for(self, slot: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -32,24 +41,33 @@ class Computed(ABC):
         copy_bytes(slot, room)
 
     @abstractmethod
-    def fill(self, room: torch.Tensor, offset: int) -> None:
+    def fill(self, room: torch.Tensor, offset: int, factors: torch.Tensor) -> None:
         """Compute what lies at the bytes from ``offset`` on, as many as ``room`` holds; see
-        :meth:`ckpt_transport.memory.Backing.fill` for when."""
+        :meth:`ckpt_transport.memory.Backing.fill` for when.
 
-    def within(self, first: int, last: int) -> Iterator[Part]:
-        """The parts that have bytes between ``first`` and ``last``."""
-        for number in range(max(bisect_right(self._offsets, first) - 1, 0), len(self._parts)):
-            part = self._parts[number]
-            if part.offset >= last:
-                return
-            if part.offset + part.nbytes > first:
-                yield part
+        Args:
+            room: uint8, on ``device``.
+            offset: in the extent.
+            factors: of all groups, float32, on ``device``.
+        """
+
+
+Compute = Callable[[Sequence[torch.Tensor]], Computed]
+"""Given the tensors of a version, what is computed of it."""
 
 
 class OnCpu(Computed):
     """Computed by all cores."""
 
-    def fill(self, room: torch.Tensor, offset: int) -> None:
+    def largest(self, groups: int) -> torch.Tensor:
+        found = torch.zeros(groups)
+        cpu.largest(self._parts.scaled, self._tensors, found)
+        return found
+
+    def fill(self, room: torch.Tensor, offset: int, factors: torch.Tensor) -> None:
         end = offset + room.numel()
-        parts = self.within(offset, end)
-        cpu.run(step for part in parts for step in cpu.cast(part, part.runs(offset, end), room))
+        cpu.run(
+            step
+            for part in self._parts.within(offset, end)
+            for step in cpu.cast(part, part.source(self._tensors), factors, part.runs(offset, end), room)
+        )

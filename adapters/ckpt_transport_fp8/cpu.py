@@ -26,18 +26,18 @@ MAGNITUDE = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.floa
 """Integers whose order, without the sign bit, is that of the magnitudes; infinity and NaN come last."""
 
 
-def largest(matrices: Sequence[torch.Tensor], groups: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-    """The largest magnitude in each group of each matrix, float32, shape ``(down, across)``; exact.
-
-    Infinity or NaN where a group has one.
+def largest(parts: Iterable[Part], tensors: Sequence[torch.Tensor], found: torch.Tensor) -> None:
+    """Find the largest magnitude in each group of each part; exact, and infinity or NaN where a group has one.
 
     Args:
-        matrices: shape ``(rows, columns)``, bfloat16, float16 or float32, contiguous, on the CPU, not empty.
-        groups: for each matrix, rows and columns of a group.
+        parts: of bfloat16, float16 or float32.
+        tensors: of the version, those of the parts on the CPU.
+        found: for the values of all groups, float32, on the CPU.
     """
-    found = [_Maxima(matrix, *group) for matrix, group in zip(matrices, groups, strict=True)]
-    run(step for maxima in found for step in maxima.steps())
-    return [maxima.result() for maxima in found]
+    searches = [(part, _Maxima(part.source(tensors), *part.group)) for part in parts]
+    run(step for _, maxima in searches for step in maxima.steps())
+    for part, maxima in searches:
+        part.of_groups(found).copy_(maxima.result())
 
 
 class _Maxima:
@@ -71,28 +71,30 @@ class _Maxima:
         return torch.from_numpy(whole).view(self._dtype).to(torch.float32)
 
 
-def cast(part: Part, runs: Iterable[Run], slot: torch.Tensor) -> list[Callable[[], None]]:
+def cast(
+    part: Part, source: torch.Tensor, factors: torch.Tensor, runs: Iterable[Run], slot: torch.Tensor
+) -> list[Callable[[], None]]:
     """The steps that put ``runs`` of a part into ``slot``; for :func:`run`."""
     steps: list[Callable[[], None]] = []
     high, size = part.group[0], part.dtype.itemsize
+    own = None if part.first_group is None else part.of_groups(factors)
     for run in runs:
         width = run.columns.stop - run.columns.start
         for first, last in stretches(run.rows.start, run.rows.stop, high, CAST_ELEMENTS // width):
             start = run.start + (first - run.rows.start) * width * size
-            target = slot[start : start + (last - first) * width * size]
-            steps.append(partial(_cast, part, first, last, run.columns, target))
+            target = slot[start : start + (last - first) * width * size].view(part.dtype).view(last - first, width)
+            rows = None if own is None else own[first // high : -(-last // high)]
+            steps.append(partial(_cast, source[first:last, run.columns], rows, part.group[1], run.columns, target))
     return steps
 
 
-def _cast(part: Part, first: int, last: int, columns: slice, target: torch.Tensor) -> None:
-    elements = part.source[first:last, columns].to(torch.float32, copy=True)
-    if part.factors is not None:
-        high, wide = part.group
-        factors = part.factors[first // high : -(-last // high)]
+def _cast(source: torch.Tensor, factors: torch.Tensor | None, wide: int, columns: slice, target: torch.Tensor) -> None:
+    elements = source.to(torch.float32, copy=True)
+    if factors is not None:
         if factors.shape[1] > 1:
             factors = factors.repeat_interleave(wide, dim=1)[:, columns]
         elements.view(len(factors), -1, elements.shape[1]).mul_(factors.unsqueeze(1))
-    target.view(part.dtype).view(elements.shape).copy_(elements)
+    target.copy_(elements)
 
 
 def run(steps: Iterable[Callable[[], None]]) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
+from ckpt_transport_fp8 import cpu
 from ckpt_transport_fp8.bands import stretches
-from ckpt_transport_fp8.computed import Computed
+from ckpt_transport_fp8.computed import Compute, Computed
 from ckpt_transport_fp8.cpu import MAGNITUDE
-from ckpt_transport_fp8.part import Part, Run
+from ckpt_transport_fp8.part import Part, Parts, Run
+
+if TYPE_CHECKING:
+    from ckpt_transport_fp8.tiles import Tiles
 
 ELEMENTS = 4 << 20
 """As many are worked on at a time by torch's operations; each takes up to 14 bytes meanwhile."""
@@ -28,57 +33,30 @@ def has_kernels(device: torch.device) -> bool:
     )
 
 
-def largest(matrices: Sequence[torch.Tensor], groups: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-    """As :func:`ckpt_transport_fp8.cpu.largest`, of matrices on one GPU. Complete when it returns."""
-    device = matrices[0].device
-    found: dict[int, torch.Tensor] = {}
-    with torch.cuda.device(device):
-        if has_kernels(device):
-            from ckpt_transport_fp8.tiles import Tiles, kind_of
+def computed_on_gpu(device: torch.device, parts: Sequence[Part]) -> Compute:
+    """As :func:`ckpt_transport_fp8.devices.computed_on`."""
+    if not has_kernels(device):
+        return partial(OnCuda, Parts(parts), device)
+    from ckpt_transport_fp8.tiles import Tiles
 
-            kinds: defaultdict[object, list[int]] = defaultdict(list)
-            for number, (matrix, group) in enumerate(zip(matrices, groups, strict=True)):
-                kinds[kind_of(matrix, group)].append(number)
-            kinds.pop(None, None)
-            for numbers in kinds.values():
-                chosen, their = [matrices[number] for number in numbers], [groups[number] for number in numbers]
-                kind = kind_of(chosen[0], their[0])
-                assert kind is not None
-                found.update(zip(numbers, Tiles(kind, chosen, their, device).largest(), strict=True))
-        for number in set(range(len(matrices))) - found.keys():
-            found[number] = _largest(matrices[number], groups[number])
-    return [found[number] for number in range(len(matrices))]
-
-
-def _largest(matrix: torch.Tensor, group: tuple[int, int]) -> torch.Tensor:
-    bits = MAGNITUDE[matrix.dtype]
-    (rows, columns), (high, wide) = matrix.shape, group
-    magnitudes = matrix.view(bits) & torch.iinfo(bits).max
-    padded = torch.nn.functional.pad(magnitudes, (0, -columns % wide, 0, -rows % high))
-    most = padded.view(-1, high, padded.shape[1] // wide, wide).amax(dim=(1, 3))
-    return most.cpu().view(matrix.dtype).to(torch.float32)
+    tiles = Tiles([part for part in parts if part.source_device == device], device)
+    tabled = {part.number for part in tiles.parts}
+    return partial(Tiled, tiles, Parts([part for part in parts if part.number not in tabled]), device)
 
 
 class OnCuda(Computed):
     """Computed on one GPU: on the current stream where slots are there too, else on a stream of the thread's own."""
 
-    def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
-        self._casters = []
-        if has_kernels(device):
-            from ckpt_transport_fp8.tiles import Tiles, by_kind
-
-            with torch.cuda.device(device):
-                there = [part for part in parts if part.source.device == device]
-                elsewhere = [part for part in parts if part.source.device != device]
-                together, rest = by_kind(there)
-                for kind, chosen in together.items():
-                    tiles = Tiles(kind, [part.source for part in chosen], [part.group for part in chosen], device)
-                    factors = [part.factors for part in chosen if part.factors is not None]
-                    self._casters.append(tiles.caster([part.offset for part in chosen], factors))
-                torch.cuda.current_stream(device).synchronize()
-            parts = sorted(rest + elsewhere, key=lambda part: part.offset)
-        super().__init__(parts, device)
-        self._factors = {part.offset: part.factors.to(device) for part in parts if part.factors is not None}
+    def largest(self, groups: int) -> torch.Tensor:
+        found = torch.zeros(groups, device=self.device)
+        if on_host := [part for part in self._parts.scaled if part.source_device.type == "cpu"]:
+            maxima = torch.zeros(groups)
+            cpu.largest(on_host, self._tensors, maxima)
+            found.copy_(maxima)
+        for part in self._parts.scaled:
+            if part.source_device.type != "cpu":
+                part.of_groups(found).copy_(_largest(part.source(self._tensors), part.group))
+        return found
 
     @contextmanager
     def room_for(self, slot: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -90,27 +68,57 @@ class OnCuda(Computed):
                 yield room
                 torch.cuda.current_stream(self.device).synchronize()
 
-    def fill(self, room: torch.Tensor, offset: int) -> None:
+    def fill(self, room: torch.Tensor, offset: int, factors: torch.Tensor) -> None:
         end = offset + room.numel()
-        for cast in self._casters:
-            cast(room, offset)
-        for part in self.within(offset, end):
+        for part in self._parts.within(offset, end):
             for run in part.runs(offset, end):
-                self._cast(part, run, room)
+                self._cast(part, run, room, factors)
 
-    def _cast(self, part: Part, run: Run, room: torch.Tensor) -> None:
+    def _cast(self, part: Part, run: Run, room: torch.Tensor, factors: torch.Tensor) -> None:
         width, size, high = run.columns.stop - run.columns.start, part.dtype.itemsize, part.group[0]
+        source = part.source(self._tensors)
         for first, last in stretches(run.rows.start, run.rows.stop, high, ELEMENTS // width):
-            elements = part.source[first:last, run.columns].to(self.device, non_blocking=True).to(torch.float32)
-            factors = self._factors.get(part.offset)
-            if factors is not None:
-                factors = factors[first // high : -(-last // high)]
-                if factors.shape[1] > 1:
-                    factors = factors.repeat_interleave(part.group[1], dim=1)[:, run.columns]
-                elements = (elements.view(len(factors), -1, width) * factors.unsqueeze(1)).view(-1, width)
+            elements = source[first:last, run.columns].to(self.device, non_blocking=True).to(torch.float32)
+            if part.first_group is not None:
+                own = part.of_groups(factors)[first // high : -(-last // high)]
+                if own.shape[1] > 1:
+                    own = own.repeat_interleave(part.group[1], dim=1)[:, run.columns]
+                elements = (elements.view(len(own), -1, width) * own.unsqueeze(1)).view(-1, width)
             start = run.start + (first - run.rows.start) * width * size
             target = room[start : start + (last - first) * width * size]
             target.view(part.dtype).view(elements.shape).copy_(elements)
+
+
+class Tiled(OnCuda):
+    """Where there are kernels: what is in tables by few launches, the rest by torch's operations.
+
+    Args:
+        tiles: of the matrices in tables.
+        rest, device, tensors: as :class:`OnCuda`.
+    """
+
+    def __init__(self, tiles: Tiles, rest: Parts, device: torch.device, tensors: Sequence[torch.Tensor]) -> None:
+        super().__init__(rest, device, tensors)
+        self._tiles, self._addresses = tiles, tiles.addresses(tensors)
+
+    def largest(self, groups: int) -> torch.Tensor:
+        found = super().largest(groups)
+        self._tiles.search(found, self._addresses)
+        return found
+
+    def fill(self, room: torch.Tensor, offset: int, factors: torch.Tensor) -> None:
+        self._tiles.cast(room, offset, self._addresses, factors)
+        super().fill(room, offset, factors)
+
+
+def _largest(matrix: torch.Tensor, group: tuple[int, int]) -> torch.Tensor:
+    """As :func:`ckpt_transport_fp8.cpu.largest`, of one matrix on a GPU."""
+    bits = MAGNITUDE[matrix.dtype]
+    (rows, columns), (high, wide) = matrix.shape, group
+    magnitudes = matrix.view(bits) & torch.iinfo(bits).max
+    padded = torch.nn.functional.pad(magnitudes, (0, -columns % wide, 0, -rows % high))
+    most = padded.view(-1, high, padded.shape[1] // wide, wide).amax(dim=(1, 3))
+    return most.view(matrix.dtype).to(torch.float32)
 
 
 _own = threading.local()

@@ -1,7 +1,8 @@
 """Triton kernels: maxima and casts of many matrices in one launch.
 
 A program works on one tile of one matrix. Which, it finds in tables: ``tile_part`` says for each tile which matrix it
-is of, and the others describe the matrices. The tiles of a matrix are next to each other, row by row.
+is of, ``entries`` has eight numbers about each matrix, and ``addresses`` says where it lies. The tiles of a matrix are
+next to each other, row by row.
 
 Only what IEEE leaves no choice in is computed here: maxima, one multiplication, and rounding to the nearest even.
 Parameters have no annotations but tl.constexpr: Triton looks every other one up inside the kernel.
@@ -17,36 +18,40 @@ TILE = 128
 
 
 @triton.jit
-def _tile_of(tile, tile_part, first_tile, rows, columns, TILE: tl.constexpr):
+def _tile_of(tile, tile_part, entries, TILE: tl.constexpr):
     part = tl.load(tile_part + tile)
-    height, width = tl.load(rows + part), tl.load(columns + part)
-    across = tl.cdiv(width, TILE)
-    number = tile - tl.load(first_tile + part)
+    entry = entries + part.to(tl.int64) * 8
+    number = (tile - tl.load(entry)).to(tl.int32)
+    height, width = tl.load(entry + 1), tl.load(entry + 2)
+    high, wide = tl.load(entry + 3).to(tl.int32), tl.load(entry + 4).to(tl.int32)
+    across = tl.cdiv(width, TILE).to(tl.int32)
     row = (number // across) * TILE
     column = (number % across) * TILE
-    return part, height, width, row, column
+    groups_across = tl.load(entry + 5)
+    group = tl.load(entry + 6) + column // wide
+    return part, height, width, row, column, high, groups_across, group
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile"])
 def search(
     found,
+    tile,
     tile_part,
-    first_tile,
-    rows,
-    columns,
-    pointers,
-    high,
-    wide,
-    first_group,
+    entries,
+    addresses,
     BITS: tl.constexpr,
     MAGNITUDE: tl.constexpr,
+    FLOAT: tl.constexpr,
     PER_ROW: tl.constexpr,
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """The largest magnitude of each group, as the integer its bits are; ``found`` starts with zeros."""
-    part, height, width, row, column = _tile_of(tl.program_id(0), tile_part, first_tile, rows, columns, TILE)
-    source = tl.load(pointers + part).to(tl.pointer_type(BITS))
+    """The largest magnitude of each group, as the integer that its bits are as a float32; ``found`` has some already.
+
+    Magnitudes are in the order of their bits, with infinity and NaN last.
+    """
+    part, height, width, row, column, high, across, group = _tile_of(tile + tl.program_id(0), tile_part, entries, TILE)
+    source = tl.load(addresses + part).to(tl.pointer_type(BITS))
     if ALIGNED:
         width = tl.multiple_of(width, 16)
         source = tl.multiple_of(source, 16)
@@ -55,30 +60,22 @@ def search(
     inside = (down < height)[:, None] & (over < width)[None, :]
     index = down.to(tl.int64)[:, None] * width + over[None, :]
     bits = tl.load(source + index, mask=inside, other=0).to(tl.int32) & MAGNITUDE
-    most = tl.max(bits, axis=1)
-    across = tl.cdiv(width, tl.load(wide + part))
-    group = tl.load(first_group + part) + column // tl.load(wide + part)
+    most = tl.max(bits, axis=1).to(BITS).to(FLOAT, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True)
     if PER_ROW:
         tl.atomic_max(found + group + down * across, most, mask=down < height)
     else:
-        tl.atomic_max(found + group + (row // tl.load(high + part)) * across, tl.max(most, axis=0))
+        tl.atomic_max(found + group + (row // high) * across, tl.max(most, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile"])
 def cast(
     room,
     begin,
     end,
     tile,
     tile_part,
-    first_tile,
-    rows,
-    columns,
-    pointers,
-    high,
-    wide,
-    first_group,
-    offsets,
+    entries,
+    addresses,
     factors,
     FLOAT: tl.constexpr,
     PER_ROW: tl.constexpr,
@@ -86,9 +83,9 @@ def cast(
     TILE: tl.constexpr,
 ):
     """Elements times the factor of their group, as e4m3, into the bytes of ``room`` that hold ``begin`` to ``end``."""
-    part, height, width, row, column = _tile_of(tile + tl.program_id(0), tile_part, first_tile, rows, columns, TILE)
-    source = tl.load(pointers + part).to(tl.pointer_type(FLOAT))
-    offset = tl.load(offsets + part)
+    part, height, width, row, column, high, across, group = _tile_of(tile + tl.program_id(0), tile_part, entries, TILE)
+    source = tl.load(addresses + part).to(tl.pointer_type(FLOAT))
+    offset = tl.load(entries + part.to(tl.int64) * 8 + 7)
     if ALIGNED:
         width = tl.multiple_of(width, 16)
         source = tl.multiple_of(source, 16)
@@ -101,11 +98,9 @@ def cast(
     place = offset - begin + index
     inside = (down < height)[:, None] & (over < width)[None, :] & (place >= 0) & (place < end - begin)
     elements = tl.load(source + index, mask=inside, other=0.0).to(tl.float32)
-    across = tl.cdiv(width, tl.load(wide + part))
-    group = tl.load(first_group + part) + column // tl.load(wide + part)
     if PER_ROW:
         factor = tl.load(factors + group + down * across, mask=down < height, other=0.0)[:, None]
     else:
-        factor = tl.load(factors + group + (row // tl.load(high + part)) * across)
+        factor = tl.load(factors + group + (row // high) * across)
     rounded = (elements * factor).to(tl.float8e4nv)
     tl.store(room + place, rounded.to(tl.uint8, bitcast=True), mask=inside)

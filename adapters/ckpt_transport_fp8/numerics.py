@@ -7,8 +7,9 @@
 
 Where a checkpoint stores scales in a narrower type, as compressed-tensors does, the scale is rounded to that type
 first, so that elements are made for the scale they will be multiplied by. Elements are rounded to the nearest, ties to
-even. Scales are computed on the CPU, from exact maxima; so every device gives the same bits. (vLLM's own functions
-compute them on the device, where a division may be a multiplication, and the last bit of a scale another.)
+even. Maxima are exact, and what follows is written so that IEEE leaves no device a choice: every device gives the same
+bits. (In vLLM's own functions a division by a number may be a multiplication on a GPU, and the last bit of a scale
+another.)
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ SMALLEST_BLOCK = 1e-4
 SMALLEST_SCALE = 1.0 / (LARGEST * 512.0)
 """Of a channel or a tensor."""
 
+MANTISSA = (1 << 23) - 1
+"""The bits of a float32 that are 0 in a power of two."""
+
 
 def scales_for(largest: torch.Tensor, scheme: Scheme, dtype: torch.dtype) -> torch.Tensor:
     """The scales as a checkpoint stores them.
 
     Args:
-        largest: of each group the largest magnitude, float32, on the CPU, finite.
+        largest: of each group the largest magnitude, float32, finite.
         scheme: how the weight is quantized.
         dtype: float32, bfloat16 or float16.
     """
+    divisor = largest.new_full((), LARGEST)  # a number would become a multiplication by its inverse on a GPU
     if scheme.granularity is Granularity.BLOCK:
-        scales = largest.clamp(min=SMALLEST_BLOCK) / LARGEST
+        scales = largest.clamp(min=SMALLEST_BLOCK) / divisor
     else:
-        scales = (largest / LARGEST).clamp(min=SMALLEST_SCALE)
+        scales = (largest / divisor).clamp(min=SMALLEST_SCALE)
     if scheme.powers_of_two:
         scales = _power_above(scales)
     return scales.to(dtype)
@@ -48,6 +53,5 @@ def factors_for(scales: torch.Tensor) -> torch.Tensor:
 
 
 def _power_above(values: torch.Tensor) -> torch.Tensor:
-    """The smallest powers of two that are not less."""
-    mantissa, exponent = torch.frexp(values)
-    return torch.ldexp(torch.ones_like(values), exponent - (mantissa == 0.5).to(exponent.dtype))
+    """The smallest powers of two that are not less than ``values``, which are normal numbers above 0."""
+    return ((values.view(torch.int32) + MANTISSA) & ~MANTISSA).view(torch.float32)

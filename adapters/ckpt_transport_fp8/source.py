@@ -2,59 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import Conversion, PlacedTensor, TensorSpec
 from ckpt_transport.store import Loan, StoredVersion
-from ckpt_transport.store.copier import describe
-from ckpt_transport.store.loose import Loose
-from ckpt_transport.store.pool import lay_out
-from ckpt_transport_fp8.computed import Computed
-from ckpt_transport_fp8.devices import choose, computed_on, largest
-from ckpt_transport_fp8.numerics import factors_for, scales_for
-from ckpt_transport_fp8.part import Part
-from ckpt_transport_fp8.scheme import Scheme
-from ckpt_transport_fp8.target import Target, Wanted, read_target
-
-
-class Quantizing:
-    """An extent that is laid out as a pool of the quantized tensors would be; a
-    :class:`~ckpt_transport.memory.Backing`.
-
-    Args:
-        kept: what is sent as it is, scales included.
-        computed: the rest.
-    """
-
-    kind = MemoryKind.LOOSE
-
-    def __init__(self, kept: Loose, computed: Computed) -> None:
-        self._kept, self._computed = kept, computed
-        self.nbytes = kept.nbytes
-
-    def fill(self, slot: torch.Tensor, offset: int) -> None:
-        with self._computed.room_for(slot) as room:
-            self._kept.fill(room, offset)
-            self._computed.fill(room, offset)
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """One tensor of the extent: ``source`` as it is, or ``source`` times ``factors`` in another dtype."""
-
-    spec: TensorSpec
-    source: torch.Tensor
-    how: str = ""
-    factors: torch.Tensor | None = None
-    group: tuple[int, int] = (1, 1)
+from ckpt_transport_fp8.recipes import recipe_for
+from ckpt_transport_fp8.target import Target, read_target
 
 
 def quantized(
@@ -64,6 +20,9 @@ def quantized(
 
     Scales are computed here: one pass over the weights, before an engine stands still for them. Elements are computed
     bucket by bucket while the update runs, so nobody may change ``weights`` until the version is unregistered.
+
+    What names, shapes and types decide is worked out once and kept with ``target``: for the next version, give the same
+    one.
 
     Args:
         weights: this rank's tensors, contiguous, or a version that it has registered.
@@ -78,94 +37,13 @@ def quantized(
     tensors = weights.tensors() if isinstance(weights, StoredVersion) else weights
     if not tensors and isinstance(weights, StoredVersion):
         return Loan(None, ())
-    specs = describe(tensors)
-    for name, tensor in tensors.items():
-        if not tensor.is_contiguous():
-            raise CheckpointError(f"tensor '{name}' is not contiguous; give tensor.contiguous()")
-    for gpu in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+    recipe = recipe_for(tensors, target, device)
+    if not all(map(torch.Tensor.is_contiguous, tensors.values())):
+        name = next(name for name, tensor in tensors.items() if not tensor.is_contiguous())
+        raise CheckpointError(f"tensor '{name}' is not contiguous; give tensor.contiguous()")
+    for gpu in recipe.gpus:
         torch.cuda.current_stream(gpu).synchronize()
-    wanted = [target.wants(spec, tensors.keys()) for spec in specs]
-    device = choose(tensors.values()) if device is None else device
-    made = _make([tensor.detach() for tensor in tensors.values()], specs, wanted, device)
-    return _lay_out(made, device)
-
-
-def _make(
-    tensors: Sequence[torch.Tensor], specs: Sequence[TensorSpec], wanted: Sequence[Wanted], device: torch.device
-) -> list[_Made]:
-    chosen = [number for number, want in enumerate(wanted) if want.scheme is not None]
-    scaled = _scale({number: tensors[number] for number in chosen}, specs, wanted, device)
-    made: list[_Made] = []
-    for number, (tensor, spec, want) in enumerate(zip(tensors, specs, wanted, strict=True)):
-        if want.scheme is None or want.scale is None:
-            made.append(_Made(want.spec, tensor, "" if want.spec == spec else f"{want.spec.dtype} from {spec.dtype}"))
-            continue
-        scales, factors = scaled[number]
-        how = f"{want.scheme}, from {spec.dtype}"
-        factors = factors.view(want.scheme.grid(want.spec.shape))
-        made.append(_Made(want.spec, tensor, how, factors, want.scheme.group(want.spec.shape)))
-        made.append(_Made(want.scale, scales.view(want.scale.shape), how))
-    return made
-
-
-def _scale(
-    tensors: Mapping[int, torch.Tensor],
-    specs: Sequence[TensorSpec],
-    wanted: Sequence[Wanted],
-    device: torch.device,
-) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """Scales, on ``device``, and factors, on the CPU, of each tensor; those of one kind are computed together."""
-    alike: defaultdict[tuple[Scheme, str], list[int]] = defaultdict(list)
-    groups: dict[int, tuple[int, int]] = {}
-    for number, tensor in tensors.items():
-        want = wanted[number]
-        if want.scheme is not None and want.scale is not None:
-            alike[want.scheme, want.scale.dtype].append(number)
-            if tensor.numel():
-                groups[number] = want.scheme.group(want.spec.shape)
-    found = largest([tensors[number] for number in groups], list(groups.values()))
-    maxima = dict(zip(groups, found, strict=True))
-    scaled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    for (scheme, dtype), numbers in alike.items():
-        parts = [maxima.get(number, torch.zeros(scheme.grid(specs[number].shape))).view(-1) for number in numbers]
-        most, sizes = torch.cat(parts), [part.numel() for part in parts]
-        scales = scales_for(most, scheme, dtypes.TORCH[dtype])
-        for number in _not_finite(most, numbers, sizes):
-            raise CheckpointError(f"tensor {specs[number]} holds NaN or infinity, and cannot be quantized")
-        for number in _not_finite(scales, numbers, sizes):
-            raise CheckpointError(f"tensor {specs[number]} has scales too large for {dtype}")
-        pairs = zip(torch.split(scales.to(device), sizes), torch.split(factors_for(scales), sizes), strict=True)
-        scaled.update(zip(numbers, pairs, strict=True))
-    return scaled
-
-
-def _not_finite(values: torch.Tensor, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[int]:
-    """The tensors that have values which are not finite."""
-    finite = values.isfinite()
-    if not finite.all():
-        for number, part in zip(numbers, torch.split(finite, list(sizes)), strict=True):
-            if not part.all():
-                yield number
-
-
-def _lay_out(made: Sequence[_Made], device: torch.device) -> Loan:
-    offsets, nbytes = lay_out(each.spec.nbytes for each in made)
-    placed = [PlacedTensor(each.spec, 0, at, each.spec.nbytes) for each, at in zip(made, offsets, strict=True)]
-    conversions: defaultdict[str, list[str]] = defaultdict(list)
-    kept: list[tuple[torch.Tensor, int]] = []
-    parts: list[Part] = []
-    for each, offset in zip(made, offsets, strict=True):
-        if each.how:
-            conversions[each.how].append(each.spec.name)
-        dtype = dtypes.TORCH[each.spec.dtype]
-        if each.source.dtype == dtype:
-            kept.append((each.source.reshape(-1).view(torch.uint8), offset))
-        elif each.source.numel():
-            matrix = each.source.reshape(-1, each.source.shape[-1] if each.source.dim() else 1)
-            parts.append(Part(matrix, dtype, offset, each.factors, each.group))
-    loose = Loose([raw for raw, _ in kept], [offset for _, offset in kept], nbytes)
-    backing = Quantizing(loose, computed_on(device, parts))
-    return Loan(backing, placed, [Conversion(how, tuple(names)) for how, names in conversions.items()])
+    return recipe.loan(list(tensors.values()))
 
 
 def quantized_for(stored: StoredVersion, target: Path) -> Loan:

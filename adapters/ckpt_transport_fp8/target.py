@@ -35,9 +35,9 @@ class Wanted:
     scale: TensorSpec | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Target:
-    """What weights are made for.
+    """What weights are made for. Equal to itself only: what has been worked out for one is kept with it.
 
     Attributes:
         name: where this is from, for messages.
@@ -50,6 +50,10 @@ class Target:
     name: str
     quantization: Quantization
     tensors: Mapping[str, TensorSpec] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tensors is not None:
+            object.__setattr__(self, "tensors", dict(self.tensors))
 
     def wants(self, source: TensorSpec, brought: Collection[str]) -> Wanted:
         """What becomes of ``source``.

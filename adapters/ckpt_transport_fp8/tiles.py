@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import triton.language as tl
 
@@ -18,146 +19,168 @@ from ckpt_transport_fp8.part import Part
 
 ALIGNMENT = 16
 """In bytes and in columns, for loads of several elements at once."""
-Kind = tuple[torch.dtype, bool, bool]
-"""Dtype of the sources, whether every row has groups of its own, and whether all are aligned."""
+FLOAT = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
-def kind_of(matrix: torch.Tensor, group: tuple[int, int]) -> Kind | None:
-    """Which matrices can be in one table; None when a tile would have parts of several groups in a row or column."""
-    (rows, columns), (high, wide) = matrix.shape, group
+class Kind(NamedTuple):
+    """What the matrices of one launch have in common.
+
+    Attributes:
+        dtype: of the sources.
+        per_row: whether every row has groups of its own.
+        aligned: whether all rows are aligned if the first is.
+    """
+
+    dtype: torch.dtype
+    per_row: bool
+    aligned: bool
+
+
+def kind_of(part: Part) -> Kind | None:
+    """None when a tile would have parts of several groups in a row or column, or is not quantized."""
+    if part.first_group is None or part.dtype is not torch.float8_e4m3fn:
+        return None
+    (rows, columns), (high, wide) = part.shape, part.group
     fits = (high == 1 or high % TILE == 0 or high >= rows) and (wide % TILE == 0 or wide >= columns)
-    aligned = matrix.data_ptr() % ALIGNMENT == 0 and columns % ALIGNMENT == 0
-    return (matrix.dtype, high == 1, aligned) if fits else None
+    return Kind(part.source_dtype, high == 1, columns % ALIGNMENT == 0) if fits else None
+
+
+class Addresses(NamedTuple):
+    """Where the matrices of one version lie.
+
+    Attributes:
+        table: their addresses, int64, on the GPU.
+        aligned: for each kind of them, whether all are aligned.
+    """
+
+    table: torch.Tensor
+    aligned: tuple[bool, ...]
 
 
 class Tiles:
-    """Matrices of one kind.
+    """Matrices on one GPU, whatever their version: as far as they can be in tables.
 
     Args:
-        kind: of all of them.
-        matrices, groups: shape ``(rows, columns)``, contiguous, on ``device``; rows and columns of their groups.
-        device: a CUDA device.
+        parts: what is made of them, ascending in the extent.
+        device: the GPU.
     """
 
-    def __init__(
-        self, kind: Kind, matrices: Sequence[torch.Tensor], groups: Sequence[tuple[int, int]], device: torch.device
-    ) -> None:
-        self._dtype, self._per_row, self._aligned = kind
-        self._matrices, self._device = matrices, device
-        shapes = [tuple(matrix.shape) for matrix in matrices]
-        self.grids = [
-            (-(-rows // high), -(-columns // wide))
-            for (rows, columns), (high, wide) in zip(shapes, groups, strict=True)
-        ]
-        counts = [-(-rows // TILE) * -(-columns // TILE) for rows, columns in shapes]
-        self._tiles = sum(counts)
-        self.first_tiles = [0, *accumulate(counts)]
-        self._first_groups = [0, *accumulate(down * across for down, across in self.grids)]
-        part_of = torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(counts))
-        self._tables = (
-            part_of.to(device),
-            self._table(self.first_tiles[:-1]),
-            self._table([rows for rows, _ in shapes]),
-            self._table([columns for _, columns in shapes]),
-            self._table([matrix.data_ptr() for matrix in matrices]),
-            self._table([high for high, _ in groups]),
-            self._table([wide for _, wide in groups]),
-            self._table(self._first_groups[:-1]),
-        )
+    def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
+        alike: defaultdict[Kind | None, list[Part]] = defaultdict(list)
+        for part in parts:
+            alike[kind_of(part)].append(part)
+        self._batches: list[_Batch] = []
+        self.parts: list[Part] = []
+        """Those that are in the tables."""
+        tiles = 0
+        for kind, together in alike.items():
+            if kind is not None:
+                self._batches.append(_Batch(kind, together, len(self.parts), tiles))
+                self.parts += together
+                tiles = self._batches[-1].tiles.stop
+        counts = [_count(part) for part in self.parts]
+        part_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        firsts = accumulate(counts, initial=0)
+        entries = [_entry(part, first) for part, first in zip(self.parts, firsts, strict=False)]
+        self._tables = torch.from_numpy(part_of).to(device), torch.tensor(entries, dtype=torch.int64, device=device)
+        self._device = device
 
-    def _table(self, values: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
+    def addresses(self, tensors: Sequence[torch.Tensor]) -> Addresses:
+        """Those of a version that has these tensors."""
+        found = np.array([tensors[part.number].data_ptr() for part in self.parts], dtype=np.int64)
+        aligned = tuple(not (found[batch.matrices] % ALIGNMENT).any() for batch in self._batches)
+        return Addresses(torch.from_numpy(found).to(self._device), aligned)
 
-    def largest(self) -> list[torch.Tensor]:
-        """As :func:`ckpt_transport_fp8.cpu.largest`."""
-        found = torch.zeros(self._first_groups[-1], dtype=torch.int32, device=self._device)
-        narrow = self._dtype.itemsize == 2
-        bits, magnitude = (tl.int16, 0x7FFF) if narrow else (tl.int32, 0x7FFFFFFF)
-        launch: Any = kernels.search[(self._tiles,)]
+    def search(self, found: torch.Tensor, addresses: Addresses) -> None:
+        """Put the largest magnitudes into ``found``; see :meth:`ckpt_transport_fp8.computed.Computed.largest`."""
+        bits = found.view(torch.int32)
+        with torch.cuda.device(self._device):
+            for batch, aligned in zip(self._batches, addresses.aligned, strict=True):
+                batch.search(bits, (*self._tables, addresses.table), aligned)
+
+    def cast(self, room: torch.Tensor, offset: int, addresses: Addresses, factors: torch.Tensor) -> None:
+        """Fill ``room`` with the elements at the bytes from ``offset`` on."""
+        for batch, aligned in zip(self._batches, addresses.aligned, strict=True):
+            batch.cast(room, offset, (*self._tables, addresses.table), factors, aligned)
+
+
+class _Batch:
+    """Matrices of one kind. They and their tiles are next to each other in the tables, from these numbers on."""
+
+    def __init__(self, kind: Kind, parts: Sequence[Part], first: int, first_tile: int) -> None:
+        self._kind, self._parts = kind, parts
+        self.matrices = slice(first, first + len(parts))
+        self._offsets = [part.offset for part in parts]
+        self._first_tiles = list(accumulate(map(_count, parts), initial=first_tile))
+        self.tiles = range(first_tile, self._first_tiles[-1])
+
+    def search(self, found: torch.Tensor, tables: tuple[torch.Tensor, ...], aligned: bool) -> None:
+        narrow = self._kind.dtype.itemsize == 2
+        launch: Any = kernels.search[(len(self.tiles),)]
         launch(
             found,
-            *self._tables,
-            BITS=bits,
-            MAGNITUDE=magnitude,
-            PER_ROW=self._per_row,
-            ALIGNED=self._aligned,
+            self.tiles.start,
+            *tables,
+            BITS=tl.int16 if narrow else tl.int32,
+            MAGNITUDE=0x7FFF if narrow else 0x7FFFFFFF,
+            FLOAT=FLOAT[self._kind.dtype],
+            PER_ROW=self._kind.per_row,
+            ALIGNED=aligned and self._kind.aligned,
             TILE=TILE,
             num_warps=8,
         )
-        whole = found.cpu()
-        values = (whole.to(torch.int16) if narrow else whole).view(self._dtype).to(torch.float32)
-        sizes = [down * across for down, across in self.grids]
-        return [part.view(grid) for part, grid in zip(torch.split(values, sizes), self.grids, strict=True)]
 
-    def caster(self, offsets: Sequence[int], factors: Sequence[torch.Tensor]) -> Callable[[torch.Tensor, int], None]:
-        """What fills ``room`` with the elements at the bytes from ``offset`` on.
+    def cast(
+        self, room: torch.Tensor, offset: int, tables: tuple[torch.Tensor, ...], factors: torch.Tensor, aligned: bool
+    ) -> None:
+        end = offset + room.numel()
+        tiles = self._within(offset, end)
+        if not tiles:
+            return
+        aligned = aligned and self._kind.aligned and offset % ALIGNMENT == 0
+        if aligned and end % ALIGNMENT:
+            last = self._parts[bisect_left(self._offsets, end) - 1]
+            cut = end < last.offset + last.nbytes
+            aligned, end = not cut, end if cut else align_up(end)
+        launch: Any = kernels.cast[(len(tiles),)]
+        launch(
+            room,
+            offset,
+            end,
+            tiles.start,
+            *tables,
+            factors,
+            FLOAT=FLOAT[self._kind.dtype],
+            PER_ROW=self._kind.per_row,
+            ALIGNED=aligned,
+            TILE=TILE,
+            num_warps=8,
+        )
 
-        Args:
-            offsets: of each matrix's elements in the extent, ascending, in bytes.
-            factors: of each matrix, as in a :class:`Part`.
-        """
-        places = self._table(offsets)
-        flat = torch.cat([each.reshape(-1) for each in factors]).to(self._device)
-        float_type = {
-            torch.bfloat16: tl.bfloat16,
-            torch.float16: tl.float16,
-            torch.float32: tl.float32,
-        }[self._dtype]
-
-        def cast(room: torch.Tensor, offset: int) -> None:
-            end = offset + room.numel()
-            first, last = self._tiles_within(offsets, offset, end)
-            if first >= last:
-                return
-            aligned = self._aligned and offset % ALIGNMENT == 0
-            if aligned and end % ALIGNMENT:
-                number = bisect_left(offsets, end) - 1
-                cut = end < offsets[number] + self._matrices[number].numel()
-                aligned, end = not cut, end if cut else align_up(end)
-            launch: Any = kernels.cast[(last - first,)]
-            launch(
-                room,
-                offset,
-                end,
-                first,
-                *self._tables,
-                places,
-                flat,
-                FLOAT=float_type,
-                PER_ROW=self._per_row,
-                ALIGNED=aligned,
-                TILE=TILE,
-                num_warps=8,
-            )
-
-        return cast
-
-    def _tiles_within(self, offsets: Sequence[int], begin: int, end: int) -> tuple[int, int]:
-        """The tiles that have bytes between ``begin`` and ``end``: from the first to before the last."""
-        number = max(bisect_right(offsets, begin) - 1, 0)
-        until = bisect_left(offsets, end)
+    def _within(self, begin: int, end: int) -> range:
+        """The tiles that have bytes between ``begin`` and ``end``, and others of the same rows of tiles."""
+        number = max(bisect_right(self._offsets, begin) - 1, 0)
+        until = bisect_left(self._offsets, end)
         if number == until:
-            return 0, 0
-        first = self._tile_at(number, begin - offsets[number])
-        last = self._tile_at(until - 1, end - offsets[until - 1] - 1, after=1)
-        return first, last
+            return range(0)
+        first = self._tile_at(number, begin - self._offsets[number])
+        return range(first, self._tile_at(until - 1, end - self._offsets[until - 1] - 1, after=1))
 
     def _tile_at(self, number: int, element: int, after: int = 0) -> int:
         """The first tile of the row of tiles that has an element of a matrix, or of one so many rows after."""
-        rows, columns = self._matrices[number].shape
+        rows, columns = self._parts[number].shape
         down, across = -(-rows // TILE), -(-columns // TILE)
         row = max(element, 0) // columns // TILE + after
-        return self.first_tiles[number] + min(row, down) * across
+        return self._first_tiles[number] + min(row, down) * across
 
 
-def by_kind(parts: Sequence[Part]) -> tuple[dict[Kind, list[Part]], list[Part]]:
-    """The parts that can be in tables, and the rest."""
-    together: defaultdict[Kind, list[Part]] = defaultdict(list)
-    rest: list[Part] = []
-    for part in parts:
-        kind = kind_of(part.source, part.group) if part.factors is not None else None
-        if kind is None or part.dtype is not torch.float8_e4m3fn:
-            rest.append(part)
-        else:
-            together[kind].append(part)
-    return together, rest
+def _count(part: Part) -> int:
+    """How many tiles a matrix has."""
+    rows, columns = part.shape
+    return -(-rows // TILE) * -(-columns // TILE)
+
+
+def _entry(part: Part, first_tile: int) -> tuple[int, ...]:
+    """What the kernels read about a matrix, in the order of :func:`ckpt_transport_fp8.kernels._tile_of`."""
+    assert part.first_group is not None
+    return first_tile, *part.shape, *part.group, part.grid[1], part.first_group, part.offset

@@ -1,0 +1,115 @@
+"""What becomes of weights, as far as their names, shapes, types and devices decide it: the same for every version."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import Conversion, PlacedTensor, TensorSpec
+from ckpt_transport.store import Loan
+from ckpt_transport.store.loose import Loose
+from ckpt_transport.store.pool import lay_out
+from ckpt_transport_fp8.computed import Computed
+from ckpt_transport_fp8.devices import computed_on
+from ckpt_transport_fp8.look import Look
+from ckpt_transport_fp8.part import Part
+from ckpt_transport_fp8.scales import Scale, Scaled, Scales
+from ckpt_transport_fp8.target import Wanted
+
+
+class Quantizing:
+    """An extent that is laid out as a pool of the quantized tensors would be; a
+    :class:`~ckpt_transport.memory.Backing`.
+
+    Args:
+        kept: what is sent as it is.
+        scaled: the scales, and the factors that go with them.
+        computed: the rest.
+    """
+
+    kind = MemoryKind.LOOSE
+
+    def __init__(self, kept: Loose, scaled: Scaled, computed: Computed) -> None:
+        self._kept, self._scaled, self._computed = kept, scaled, computed
+        self.nbytes = kept.nbytes
+
+    def fill(self, slot: torch.Tensor, offset: int) -> None:
+        with self._computed.room_for(slot) as room:
+            self._kept.fill(room, offset)
+            for rows in self._scaled.rows:
+                rows.fill(room, offset)
+            self._computed.fill(room, offset, self._scaled.factors)
+
+
+class Recipe:
+    """How a version is made of weights that look so. It knows no weights.
+
+    Args:
+        looks: of the weights.
+        specs: of the weights.
+        wanted: what becomes of each.
+        device: where that is computed.
+    """
+
+    def __init__(
+        self, looks: Sequence[Look], specs: Sequence[TensorSpec], wanted: Sequence[Wanted], device: torch.device
+    ) -> None:
+        made = [spec for want in wanted for spec in (want.spec, want.scale) if spec is not None]
+        offsets, self._nbytes = lay_out(spec.nbytes for spec in made)
+        self._placed = tuple(PlacedTensor(spec, 0, at, spec.nbytes) for spec, at in zip(made, offsets, strict=True))
+        self._conversions = _conversions(specs, wanted)
+        places = {spec.name: offset for spec, offset in zip(made, offsets, strict=True)}
+        self._scales = Scales(
+            [
+                Scale(spec, want.scheme, want.scale, places[want.scale.name])
+                for spec, want in zip(specs, wanted, strict=True)
+                if want.scheme is not None and want.scale is not None
+            ],
+            device,
+        )
+        self._kept: list[tuple[int, int]] = []
+        parts: list[Part] = []
+        for number, (look, want) in enumerate(zip(looks, wanted, strict=True)):
+            offset = places[want.spec.name]
+            if look.dtype == dtypes.TORCH[want.spec.dtype]:
+                self._kept.append((number, offset))
+            elif look.shape.numel():
+                parts.append(_part(number, look, want, offset, self._scales))
+        self._compute = computed_on(device, parts)
+        self.gpus = {look.device for look in looks if look.device.type == "cuda"}
+        """Where weights lie."""
+
+    def loan(self, tensors: Sequence[torch.Tensor]) -> Loan:
+        """The version that is made of ``tensors``, contiguous; its scales are complete when this returns.
+
+        Raises:
+            CheckpointError: as :meth:`ckpt_transport_fp8.scales.Scales.of`.
+        """
+        computed = self._compute(tensors)
+        scaled = self._scales.of(computed.largest(self._scales.groups))
+        raw = [tensors[number].detach().reshape(-1).view(torch.uint8) for number, _ in self._kept]
+        kept = Loose(raw, [offset for _, offset in self._kept], self._nbytes)
+        return Loan(Quantizing(kept, scaled, computed), self._placed, list(self._conversions))
+
+
+def _part(number: int, look: Look, want: Wanted, offset: int, scales: Scales) -> Part:
+    columns = look.shape[-1] if look.shape else 1
+    shape, dtype = (look.shape.numel() // columns, columns), dtypes.TORCH[want.spec.dtype]
+    if want.scheme is None or want.scale is None:
+        return Part(number, look.dtype, look.device, shape, dtype, offset)
+    group, first = want.scheme.group(want.spec.shape), scales.first_groups[want.scale.name]
+    return Part(number, look.dtype, look.device, shape, dtype, offset, group, first)
+
+
+def _conversions(specs: Sequence[TensorSpec], wanted: Sequence[Wanted]) -> tuple[Conversion, ...]:
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for spec, want in zip(specs, wanted, strict=True):
+        if want.scheme is not None and want.scale is not None:
+            names[f"{want.scheme}, from {spec.dtype}"] += (want.spec.name, want.scale.name)
+        elif want.spec != spec:
+            names[f"{want.spec.dtype} from {spec.dtype}"].append(want.spec.name)
+    return tuple(Conversion(how, tuple(each)) for how, each in names.items())
