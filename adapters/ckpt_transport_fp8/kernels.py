@@ -18,11 +18,13 @@ TILE = 128
 
 
 @triton.jit
-def _tile_of(tile, tile_part, entries, TILE: tl.constexpr):
+def _tile_of(tile, tile_part, entries, ALIGNED: tl.constexpr, TILE: tl.constexpr):
     part = tl.load(tile_part + tile)
     entry = entries + part.to(tl.int64) * 8
     number = (tile - tl.load(entry)).to(tl.int32)
     height, width = tl.load(entry + 1), tl.load(entry + 2)
+    if ALIGNED:
+        width = tl.multiple_of(width, 16)
     high, wide = tl.load(entry + 3).to(tl.int32), tl.load(entry + 4).to(tl.int32)
     across = tl.cdiv(width, TILE).to(tl.int32)
     row = (number // across) * TILE
@@ -50,10 +52,11 @@ def search(
 
     Magnitudes are in the order of their bits, with infinity and NaN last.
     """
-    part, height, width, row, column, high, across, group = _tile_of(tile + tl.program_id(0), tile_part, entries, TILE)
+    part, height, width, row, column, high, across, group = _tile_of(
+        tile + tl.program_id(0), tile_part, entries, ALIGNED, TILE
+    )
     source = tl.load(addresses + part).to(tl.pointer_type(BITS))
     if ALIGNED:
-        width = tl.multiple_of(width, 16)
         source = tl.multiple_of(source, 16)
     down = row + tl.arange(0, TILE)
     over = column + tl.arange(0, TILE)
@@ -83,11 +86,12 @@ def cast(
     TILE: tl.constexpr,
 ):
     """Elements times the factor of their group, as e4m3, into the bytes of ``room`` that hold ``begin`` to ``end``."""
-    part, height, width, row, column, high, across, group = _tile_of(tile + tl.program_id(0), tile_part, entries, TILE)
+    part, height, width, row, column, high, across, group = _tile_of(
+        tile + tl.program_id(0), tile_part, entries, ALIGNED, TILE
+    )
     source = tl.load(addresses + part).to(tl.pointer_type(FLOAT))
     offset = tl.load(entries + part.to(tl.int64) * 8 + 7)
     if ALIGNED:
-        width = tl.multiple_of(width, 16)
         source = tl.multiple_of(source, 16)
         offset = tl.multiple_of(offset, 16)
         begin = tl.multiple_of(begin, 16)
