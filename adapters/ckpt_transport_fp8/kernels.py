@@ -65,9 +65,9 @@ def search(
     bits = tl.load(source + index, mask=inside, other=0).to(tl.int32) & MAGNITUDE
     most = tl.max(bits, axis=1).to(BITS).to(FLOAT, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True)
     if PER_ROW:
-        tl.atomic_max(found + group + down * across, most, mask=down < height)
+        tl.atomic_max(found + group + down * across, most, mask=down < height, sem="relaxed")
     else:
-        tl.atomic_max(found + group + (row // high) * across, tl.max(most, axis=0))
+        tl.atomic_max(found + group + (row // high) * across, tl.max(most, axis=0), sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["tile"])
