@@ -4,7 +4,8 @@ For the shapes of Qwen3-8B and of half of Qwen3-30B-A3B, in random BF16 weights 
 block of 128 x 128, per channel and per tensor:
 
 * the *rate*: bytes read per second, for scales and elements together, against a copy of the same bytes on the device;
-  elements are computed into slots of 64 MiB by two threads, as an update does it;
+  elements are computed into slots of 64 MiB by two threads, as an update does it. It is that of a version like the one
+  before, as in training; what the first one takes, and on a GPU how long kernels run, is said beside it;
 * the *bytes* of an update of a plain module in this process, against the same weights in BF16, and its time.
 
 Usage: ``python -m benchmarks.fp8 --device cuda``; ``--layers`` makes the models smaller.
@@ -99,21 +100,35 @@ def _rate(
 ) -> Row:
     target = _target(name)
     nbytes = sum(tensor.nbytes for tensor in weights.values())
-    scales, elements = [], []
-    for turn in range(rounds + 1):
-        made: list[Loan] = []
-        scaled = _timed(lambda made=made: made.append(quantized(weights, target)), device)  # type: ignore[misc]
-        filled = _timed(lambda made=made: _fill(made[0], device), device)  # type: ignore[misc]
-        if turn:
-            scales.append(scaled)
-            elements.append(filled)
+    loans: list[Loan] = []
+
+    def scale() -> None:
+        loans[:] = [quantized(weights, target)]
+
+    def fill() -> None:
+        _fill(loans[0], device)
+
+    first = _timed(scale, device)
+    _timed(fill, device)
+    scales, elements = zip(*((_timed(scale, device), _timed(fill, device)) for _ in range(rounds)), strict=True)
     together = median(scales) + median(elements)
     detail = (
-        f"{nbytes / together / 1e9:.1f} GB/s: scales {median(scales) * 1e3:.1f} ms, "
-        f"elements {median(elements) * 1e3:.1f} ms; copy {nbytes / copied / 1e9:.1f} GB/s"
+        f"{nbytes / together / 1e9:.1f} GB/s: scales {median(scales) * 1e3:.1f} ms{_kernels(scale, device)}, elements "
+        f"{median(elements) * 1e3:.1f} ms{_kernels(fill, device)}; scales of the first version {first * 1e3:.1f} ms; "
+        f"copy {nbytes / copied / 1e9:.1f} GB/s"
     )
     wanted = ">=0.5" if device.type == "cuda" else ""
     return Row(f"{name}, {what}: rate", copied / together, f"copy on {device.type}", wanted, detail)
+
+
+def _kernels(work: Callable[[], object], device: torch.device) -> str:
+    """How long the GPU itself is at work, in words; nothing for a CPU."""
+    if device.type != "cuda":
+        return ""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        _timed(work, device)
+    busy = sum(event.self_device_time_total for event in profile.key_averages())
+    return f" (kernels {busy / 1e3:.1f} ms)"
 
 
 def _fill(loan: Loan, device: torch.device) -> None:
