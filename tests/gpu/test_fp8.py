@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport_fp8 import cuda, quantized
+from ckpt_transport_fp8.numerics import factors_for, scales_for
+from ckpt_transport_fp8.scheme import Scheme
 from tests.fleet import SWIFT, SinkSpec, fleet, left_behind
 from tests.fp8_models import fp8_model, fp8_weights, source_weights
 from tests.fp8_models import target as model_target
@@ -35,22 +38,59 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
+def many(dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
+    weights = {NAME.replace("0", str(n)): weight(*shape, dtype, seed + n) for n, shape in enumerate(SHAPES)}
+    return weights | {"model.norm.weight": torch.randn(100, generator=torch.Generator().manual_seed(seed)).to(dtype)}
+
+
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def on_gpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(GPU)
+
+
+def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
+    """On the GPU, where no more than one element can be loaded at once."""
+    return torch.cat([tensor.new_zeros(1), tensor.view(-1)]).to(GPU)[1:].view(tensor.shape)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("where", ["weights on the GPU", "weights on the host"])
-def test_every_bit_is_as_on_the_cpu(way: str, scheme: Any, dtype: torch.dtype, where: str) -> None:
-    """Many matrices in one version, and buckets that end anywhere."""
-    weights = {NAME.replace("0", str(n)): weight(*shape, dtype, n) for n, shape in enumerate(SHAPES)}
-    weights["model.norm.weight"] = torch.randn(100).to(dtype)
+@pytest.mark.parametrize("where", [on_gpu, on_host, at_odd_address])
+def test_every_bit_is_as_on_the_cpu(
+    way: str, scheme: Any, dtype: torch.dtype, where: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Many matrices in one version, the second of its kind, and buckets that end anywhere."""
+    known = target(scheme)
+    before = quantized({name: where(tensor) for name, tensor in many(dtype, 100).items()}, known, GPU)
+    weights = many(dtype, 0)
     expected = bytes_of(quantized(weights, target(scheme), CPU))
-    moved = {name: tensor.to(GPU) for name, tensor in weights.items()} if where == "weights on the GPU" else weights
-    loan = quantized(moved, target(scheme), GPU)
+    loan = quantized({name: where(tensor) for name, tensor in weights.items()}, known, GPU)
     assert loan.backing is not None
-    for cuts in ([], [256], list(range(0, loan.backing.nbytes, 65536)), list(range(0, loan.backing.nbytes, 768 * 7))):
+    ends = [place.offset + place.nbytes for place in loan.tensors]
+    size = loan.backing.nbytes
+    for cuts in ([], [256], list(range(0, size, 65536)), list(range(0, size, 768 * 7)), ends):
         found = bytes_of(loan, cuts)
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
             assert torch.equal(found[name], tensor), f"{name} differs, by way of {way}"
+    found = bytes_of(before)
+    for name, tensor in bytes_of(quantized(many(dtype, 100), target(scheme), CPU)).items():
+        assert torch.equal(found[name], tensor), f"{name} of the version before differs, by way of {way}"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scales_and_factors_of_all_magnitudes_are_as_on_the_cpu(scheme: Scheme, dtype: torch.dtype) -> None:
+    """Every float32 of every 97th bit pattern, to the largest BF16."""
+    largest = torch.arange(0, 0x7F7F0000, 97, dtype=torch.int32).view(torch.float32)
+    expected = scales_for(largest, scheme, dtype)
+    found = scales_for(largest.to(GPU), scheme, dtype)
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    assert torch.equal(found.cpu().view(bits), expected.view(bits))
+    assert torch.equal(factors_for(found).cpu().view(torch.int32), factors_for(expected).view(torch.int32))
 
 
 def test_slots_on_the_gpu_are_filled_there(way: str) -> None:
