@@ -85,7 +85,7 @@ def _moe(hidden: int, layers: int) -> Any:
         head_dim=hidden // 4,
         tie_word_embeddings=False,
         moe_intermediate_size=hidden // 2,
-        num_experts=8,
+        num_experts=16,
         num_experts_per_tok=2,
     )
     return transformers.Qwen3MoeForCausalLM(config)
