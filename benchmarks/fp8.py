@@ -4,8 +4,8 @@ For the shapes of Qwen3-8B and of half of Qwen3-30B-A3B, in random BF16 weights 
 block of 128 x 128, per channel and per tensor:
 
 * the *rate*: bytes read per second, for scales and elements together, against a copy of the same bytes on the device;
-  elements are computed into slots of 64 MiB by two threads, as an update does it. It is that of a version like the one
-  before, as in training; what the first one takes, and on a GPU how long kernels run, is said beside it;
+  elements are computed into slots of 64 MiB, one after the other, as an update does it. It is that of a version like
+  the one before, as in training; what the first one takes, and on a GPU how long kernels run, is said beside it;
 * the *bytes* of an update of a plain module in this process, against the same weights in BF16, and its time.
 
 Usage: ``python -m benchmarks.fp8 --device cuda``; ``--layers`` makes the models smaller.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -34,7 +33,6 @@ from ckpt_transport_fp8.config import parse
 from ckpt_transport_torch import attach
 
 SLOT_BYTES = 64 << 20
-FILL_THREADS = 2
 LAYERS = {"cpu": (2, 1), "cuda": (36, 24)}
 """Dense and mixture, where nothing else is asked for."""
 LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
@@ -134,14 +132,9 @@ def _kernels(work: Callable[[], object], device: torch.device) -> str:
 def _fill(loan: Loan, device: torch.device) -> None:
     backing = loan.backing
     assert backing is not None
-    slots = [torch.empty(SLOT_BYTES, dtype=torch.uint8, device=device) for _ in range(FILL_THREADS)]
-
-    def fill(thread: int) -> None:
-        for offset in range(thread * SLOT_BYTES, backing.nbytes, FILL_THREADS * SLOT_BYTES):
-            backing.fill(slots[thread][: backing.nbytes - offset], offset)
-
-    with ThreadPoolExecutor(FILL_THREADS) as threads:
-        list(threads.map(fill, range(FILL_THREADS)))
+    slot = torch.empty(SLOT_BYTES, dtype=torch.uint8, device=device)
+    for offset in range(0, backing.nbytes, SLOT_BYTES):
+        backing.fill(slot[: backing.nbytes - offset], offset)
 
 
 def _update(what: str, weights: dict[str, torch.Tensor], device: torch.device, rounds: int) -> list[Row]:

@@ -31,8 +31,6 @@ from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
 WATCH_SECONDS = 0.05
-FILL_THREADS = 2
-"""So that a device's copy engine has the next fill when one ends, where the end of a fill is waited for."""
 AHEAD = 16
 """Transfers of a route that are in flight at a time: so many that neither a device nor a peer waits for the host."""
 DEVICE_POLL_SECONDS = 0.0005
@@ -215,9 +213,12 @@ class Pipeline:
 
     def _pump(self) -> None:
         try:
-            with ThreadPoolExecutor(self._fillers, "ckpt-transport-fill") as filler:
+            with (
+                ThreadPoolExecutor(1, "ckpt-transport-fill") as filler,
+                ThreadPoolExecutor(1, "ckpt-transport-filled") as waiter,
+            ):
                 try:
-                    self._pump_until_done(filler)
+                    self._pump_until_done(filler, waiter)
                 except BaseException as error:
                     self._let_go(error)
                     raise
@@ -225,13 +226,13 @@ class Pipeline:
             if self._fill_stream is not None:
                 drain(self._fill_stream)
 
-    def _pump_until_done(self, filler: ThreadPoolExecutor) -> None:
+    def _pump_until_done(self, filler: ThreadPoolExecutor, waiter: ThreadPoolExecutor) -> None:
         watched = 0.0
         while self._left:
             if now() - watched > WATCH_SECONDS:
                 self._watch()
                 watched = now()
-            moved = self._advance_fills(filler)
+            moved = self._advance_fills(filler, waiter)
             for route in self._attachments:
                 moved |= self._post(route)
                 moved |= self._poll(route)
@@ -247,15 +248,12 @@ class Pipeline:
                 with suppress(Exception):
                     attachment.endpoint.abort(reason)
 
-    @property
-    def _fillers(self) -> int:
-        return 1 if self._fill_stream is None or self._orders_fills else FILL_THREADS
-
     def _patience(self) -> float:
         """How long nothing may happen without a message or a wake."""
         flying = (self._attachments[route].endpoint for route, posted in self._in_flight.items() if posted)
         patience = min((endpoint.poll_seconds for endpoint in flying), default=WATCH_SECONDS)
-        return min(patience, DEVICE_POLL_SECONDS) if self._filled or self._reading else patience
+        unseen = self._reading or (self._filled and self._orders_fills)
+        return min(patience, DEVICE_POLL_SECONDS) if unseen else patience
 
     def _ready(self, step: Step, *, ordered: bool) -> Sequence[Fence] | None:
         """What a device must see the end of before a step; None when the step may not even be enqueued.
@@ -273,7 +271,7 @@ class Pipeline:
                 fences += marks.values()
         return fences
 
-    def _advance_fills(self, filler: ThreadPoolExecutor) -> bool:
+    def _advance_fills(self, filler: ThreadPoolExecutor, waiter: ThreadPoolExecutor) -> bool:
         moved = False
         while self._fills and (free := self._ready(self._fills[0], ordered=self._orders_fills)) is not None:
             step = self._fills.popleft()
@@ -294,6 +292,8 @@ class Pipeline:
             else:
                 self._marks[step.stage][step] = end
                 self._filled.append((step, end, started))
+                if not self._orders_fills:
+                    waiter.submit(self._wake_after, end)
         while self._filled and self._filled[0][1].query():
             step, _, started = self._filled.popleft()
             self._finish(step, started)
@@ -301,7 +301,10 @@ class Pipeline:
         return moved
 
     def _fill(self, step: Step, free: Sequence[Fence]) -> tuple[float, Fence | None]:
-        """Put a bucket into its slot, when that is free; return when that started, and when it ends, None for now."""
+        """Put a bucket into its slot, when that is free; return when that started, and when it ends, None for now.
+
+        One thread does this: what a device fills is only enqueued here, so that it has the next one when one ends.
+        """
         started, plan = now(), self._program.plan
         bucket, ring = plan.buckets[step.bucket], plan.ring(self._program.rank, RingUse.FILL)
         assert ring is not None
@@ -315,11 +318,12 @@ class Pipeline:
             fence.wait(self._fill_stream)
         with torch.cuda.stream(self._fill_stream):
             self._fill_slot(slot, bucket)
-            end = fence_of(slot.device)
-        if self._orders_fills or end is None:
-            return started, end
-        end.synchronize()
-        return started, None
+            return started, fence_of(slot.device)
+
+    def _wake_after(self, end: Fence) -> None:
+        with suppress(Exception):
+            end.synchronize()
+        self._wake()
 
     def _fill_slot(self, slot: torch.Tensor, bucket: Bucket) -> None:
         backing = self._sources.extents[bucket.extent]
