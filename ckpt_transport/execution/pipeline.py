@@ -32,7 +32,8 @@ from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
 WATCH_SECONDS = 0.05
 AHEAD = 16
-"""Transfers of a route that are in flight at a time: so many that neither a device nor a peer waits for the host."""
+"""Transfers of a route that are in flight: so many that neither a device nor a peer waits for the host, and so few that
+posting receives does not keep this host from applying. Sends that no device orders are posted when they may."""
 DEVICE_POLL_SECONDS = 0.0005
 """How often fences are looked at that nobody waits for."""
 HANDED_OVER_BYTES = 256 << 10
@@ -334,7 +335,7 @@ class Pipeline:
         waiting, attachment = self._transfers[route], self._attachments[route]
         stream = attachment.endpoint.stream
         moved = False
-        while waiting and len(self._in_flight[route]) < AHEAD:
+        while waiting and (len(self._in_flight[route]) < AHEAD or (stream is None and self._sends(waiting[0]))):
             before = self._ready(waiting[0], ordered=stream is not None)
             if before is None:
                 break
@@ -345,7 +346,7 @@ class Pipeline:
             transfer = self._program.transfer(step, attachment.next_seq)
             attachment.next_seq += 1
             completion: Completion
-            if transfer.sender == self._program.rank:
+            if self._sends(step):
                 completion = attachment.endpoint.post_send(transfer, attachment.lent)
             else:
                 completion = self._receipts[step.bucket] = attachment.endpoint.post_recv(transfer, attachment.landing)
@@ -357,6 +358,9 @@ class Pipeline:
             moved = True
         return moved
 
+    def _sends(self, step: Step) -> bool:
+        return step.leg is not None and step.leg.sender == self._program.rank
+
     def _poll(self, route: int) -> bool:
         """Take in what has ended, oldest first: transfers of a route end about in the order they were posted."""
         flying = self._in_flight[route]
@@ -365,8 +369,7 @@ class Pipeline:
             step, _, posted = flying.popleft()
             self._marked[route] = max(self._marked[route] - 1, 0)
             self._finish(step, posted)
-            assert step.leg is not None
-            if step.leg.sender == self._program.rank:
+            if self._sends(step):
                 self._progress(self._program.plan.buckets[step.bucket].nbytes)
             moved = True
         return self._mark_transfers(route) or moved
