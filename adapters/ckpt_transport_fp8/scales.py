@@ -80,13 +80,13 @@ class Scales:
             CheckpointError: a weight holds NaN or infinity, or its scales are too large for their dtype; names it.
         """
         made = [family.scales(largest) for family in self._families]
-        factors = [factors_for(scales) for scales in made]
+        factors = torch.cat([largest[:0], *(factors_for(scales) for scales in made)])
         finite = [values.isfinite().all() for values in (largest, *made)]
-        if not all(torch.stack(finite).tolist()):
+        if not all(torch.stack(finite).tolist()):  # the one wait for the device, after all that is enqueued on it
             for family, scales in zip(self._families, made, strict=True):
                 family.refuse(largest, scales)
         rows = [family.rows(scales) for family, scales in zip(self._families, made, strict=True)]
-        return Scaled(rows, factors[0] if len(factors) == 1 else torch.cat([largest[:0], *factors]))
+        return Scaled(rows, factors)
 
 
 class _Family:
