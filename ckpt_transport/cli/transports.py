@@ -10,54 +10,72 @@ from rich.table import Table
 
 from ckpt_transport import registry
 from ckpt_transport.cli.options import AsJson
+from ckpt_transport.config import Config
 from ckpt_transport.errors import PluginError
-from ckpt_transport.transport import Traits
+from ckpt_transport.session.bandwidths import bandwidths
+from ckpt_transport.transport import Reach, Traits
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """One transport as the command lists it."""
+    """One transport as the command lists it.
+
+    Attributes:
+        name, available, reason, cure: whether it can run here; why not, and what helps.
+        traits: what holds of it anywhere; None when it cannot run here.
+        expected_bandwidth: bytes per second to other hosts that it counts on here, as it is configured.
+    """
 
     name: str
     available: bool
     reason: str
     cure: str
     traits: Traits | None
+    expected_bandwidth: float = 0.0
 
 
 def transports(as_json: AsJson = False) -> None:
-    """List every transport plugin: can it run here, and if not, why and what to do."""
+    """List every transport plugin: can it run here, and if not, why and what to do.
+
+    GB/s is what a plan counts on within a host, GB/s out what it counts on to other hosts, as RDMA devices here allow.
+    """
     listed = [_look_at(name) for name in registry.names()]
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(listed)) + b"\n")
         return
-    table = Table("name", "available", "reach", "maps", "sends from", "fan-out", "GB/s", "µs")
+    table = Table("name", "here", "reach", "maps", "sends from", "fan-out", "GB/s", "GB/s out", "µs")
+    table.columns[0].no_wrap = True
+    table.columns[4].min_width = len("private,")
     for item in listed:
-        traits = item.traits
-        state = (
-            "[green]yes[/]"
-            if item.available
-            else f"[red]no[/]: {item.reason}" + (f"\n{item.cure}" if item.cure else "")
-        )
-        details = (
-            [
-                traits.reach.value,
-                "yes" if traits.maps_memory else "no",
-                ", ".join(sorted(traits.sends_from)),
-                traits.fan_out.value,
-                f"{traits.bandwidth / 1e9:g}",
-                f"{traits.latency * 1e6:g}",
-            ]
-            if traits
-            else [""] * 6
-        )
-        table.add_row(item.name, state, *details)
-    Console().print(table)
+        table.add_row(item.name, "[green]yes[/]" if item.available else "[red]no[/]", *_details(item))
+    console = Console()
+    console.print(table)
+    for item in listed:
+        if not item.available:
+            cure = f"; {item.cure}" if item.cure else ""
+            console.print(f"{item.name} cannot run here: {item.reason}{cure}", markup=False)
+
+
+def _details(item: Listed) -> list[str]:
+    traits = item.traits
+    if traits is None:
+        return []
+    return [
+        traits.reach.value,
+        "yes" if traits.maps_memory else "no",
+        ", ".join(sorted(traits.sends_from)),
+        traits.fan_out.value,
+        f"{traits.bandwidth / 1e9:g}",
+        f"{item.expected_bandwidth / 1e9:g}" if traits.reach is Reach.NETWORK else "",
+        f"{traits.latency * 1e6:g}",
+    ]
 
 
 def _look_at(name: str) -> Listed:
     try:
         state = registry.available(name)
-        traits = registry.load(name).traits if state.ok else None
+        if not state.ok:
+            return Listed(name, False, state.reason, state.hint, None)
+        traits = registry.load(name).traits
     except PluginError as error:
         return Listed(name, False, str(error), "", None)
-    return Listed(name, state.ok, state.reason, state.hint, traits)
+    return Listed(name, True, state.reason, state.hint, traits, bandwidths([name], Config.load())[name])
