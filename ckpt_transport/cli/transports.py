@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +43,8 @@ def transports(as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(listed)) + b"\n")
         return
-    table = Table("name", "here", "reach", "maps", "sends from", "fan-out", "GB/s", "GB/s out", "µs")
+    headings = ("name", "here", "reach", "maps", "sends from", "fan-out", "GB/s", "GB/s out", "µs")
+    table = Table(*headings, box=box.SIMPLE_HEAD)
     table.columns[0].no_wrap = True
     table.columns[4].min_width = len("private,")
     for item in listed:
