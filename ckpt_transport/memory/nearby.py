@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+LARGEST = 128 << 20
+"""Bytes of the largest room."""
+
 
 @dataclass
 class _Room:
@@ -22,7 +25,8 @@ class Nearby:
     """Two rooms on a device, which runs of bytes from elsewhere take in turns.
 
     They are copied on a stream of its own. So a run is on its way while the one before it is read, and the link to the
-    device carries one long copy after the other, whatever is made of them there.
+    device carries one long copy after the other, whatever is made of them there. A run too large for a room gets memory
+    of its own, and waits its turn.
 
     Args:
         device: where bytes are wanted.
@@ -42,6 +46,8 @@ class Nearby:
         """
         if raw.device == self._device:
             return raw
+        if raw.numel() > LARGEST:
+            return raw.to(self._device, non_blocking=True)
         reading = torch.cuda.current_stream(self._device)
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]

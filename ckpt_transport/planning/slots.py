@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import msgspec
@@ -47,18 +47,26 @@ class Cutting:
         self._kept = 0
 
     def cut(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
-        """Buckets with their slots, and the rings the slots are in.
-
-        What is read in place takes no slot, so a bucket may be as long as a ring, which saves control.
-        """
+        """Buckets with their slots, and the rings the slots are in."""
         if not self._receivers and not self._fillers:
-            longest = align_up(settings.bucket_bytes) * settings.ring_depth
-            return in_turns(self._manifest, cut(self._manifest, self._demand.stretches, longest, None)), ()
+            return in_turns(self._manifest, self._cut_in_place(settings)), ()
         if self._keepers:
             self._kept = self._most_kept(self._fit(settings, [])[0])
             self._check_room_for_kept()
             notes.append(f"sinks keep up to {self._kept:,} bytes of layers that are not complete")
         return self._fit(settings, notes)
+
+    def _cut_in_place(self, settings: Settings) -> Iterator[Bucket]:
+        """What is read in place takes no slot: a bucket may be as long as a ring, which saves control.
+
+        But a sink on a GPU brings two at a time there, so they are as long as a slot; and no longer, where neither it
+        needs whole tensors nor would have to keep the parts.
+        """
+        bucket_bytes, stretches = align_up(settings.bucket_bytes), self._demand.stretches
+        if not any(self._topology.participants[rank].device for rank in self._topology.sinks):
+            return cut(self._manifest, stretches, bucket_bytes * settings.ring_depth, None)
+        whole = self._keepers or self._topology.whole_tensors
+        return cut(self._manifest, stretches, bucket_bytes, None if whole else bucket_bytes)
 
     def _most_kept(self, buckets: Sequence[Bucket]) -> int:
         """By the sink that keeps most."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ckpt_transport.memory import Nearby
+from ckpt_transport.memory.nearby import LARGEST
 
 GPU = torch.device("cuda", 0)
 SIZES = [1 << 20, 3 << 20, 5, 2 << 20, 3 << 20, 1 << 10]
@@ -24,6 +25,13 @@ def test_a_slow_reader_finds_every_run_as_it_was() -> None:
     torch.cuda.synchronize()
     for run, copy in zip(runs, copies, strict=True):
         assert torch.equal(copy.cpu(), run)
+
+
+def test_a_run_too_large_for_a_room_is_brought_between_others() -> None:
+    runs = [torch.full((size,), size % 251, dtype=torch.uint8).pin_memory() for size in (1 << 20, LARGEST + 1, 3)]
+    nearby = Nearby(GPU)
+    for run in runs:
+        assert torch.equal(nearby.bring(run).cpu(), run)
 
 
 def test_two_powers_of_two_are_all_the_memory_that_is_taken_and_they_are_given_back() -> None:

@@ -18,6 +18,7 @@ from hypothesis import settings as checked
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.errors import TransferError, TransferTimeout, TransportError, UpdateAbortedError
 from ckpt_transport.execution import Apply, Attachment, Event, Lent, Memory, Pipeline, Program, Sources
+from ckpt_transport.execution.pipeline import AHEAD
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind, verify
 from ckpt_transport.planning.plan import IN_PLACE
@@ -386,9 +387,11 @@ class _Broken(_Silent):
         raise TransferError("the cable is out")
 
 
-def lonely(endpoint: type[_Silent], idle: Callable[[float], None]) -> Pipeline:
+FEW_BYTES = World(manifest([1000]), topology(["a"], ["a"]), INVENTED, Settings(transport="wire"))
+
+
+def lonely(endpoint: type[_Silent], idle: Callable[[float], None], world: World = FEW_BYTES) -> Pipeline:
     """The pipeline of a sink whose source does nothing."""
-    world = World(manifest([1000]), topology(["a"], ["a"]), INVENTED, Settings(transport="wire"))
     with Mailbox() as mailbox:
         group = Group("r", (0, 1), 1, ("a", "a"))
         control = RouteControl(mailbox, group, {0: mailbox.address, 1: mailbox.address})
@@ -409,6 +412,26 @@ def test_given_a_pump_that_fails_then_the_caller_who_waits_for_buckets_gets_its_
     with pytest.raises(TransferError, match="the cable is out"):
         lonely(_Broken, time.sleep).run()
     assert not pumps()
+
+
+def test_given_many_buckets_that_may_come_then_receives_are_posted_some_ahead_and_not_all() -> None:
+    """So that the first one is applied while the last are still to be posted."""
+    shared = manifest([256] * 100, kind=MemoryKind.SHARED)
+    world = World(shared, topology(["a"], ["a"]), INVENTED, Settings(transport="window", bucket_bytes=256))
+    assert len(world.plan().buckets) > AHEAD
+    posted = []
+
+    class Noting(_Silent):
+        def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
+            posted.append(transfer.seq)
+            return super()._recv(transfer, region)
+
+    def idle(seconds: float) -> None:
+        raise EngineError("nothing else to do")
+
+    with pytest.raises(EngineError):
+        lonely(Noting, idle, world).run()
+    assert posted == list(range(AHEAD))
 
 
 def test_given_an_interrupt_while_the_caller_waits_then_the_pump_ends_too() -> None:

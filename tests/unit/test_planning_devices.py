@@ -128,3 +128,18 @@ def test_a_transport_that_does_not_reach_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         made(topology, transport)
+
+
+@pytest.mark.parametrize("large", [256, 16 << 20])
+def test_given_what_is_read_in_place_then_only_sinks_on_gpus_have_it_in_buckets_as_short_as_a_slot(large: int) -> None:
+    """They bring two of them to the GPU at a time; on the host a bucket is as long as a ring, and no tensor is cut."""
+    sizes = [256 << 10] * 32 + [large]
+    tensors = [
+        PlacedTensor(TensorSpec(f"t{number}", "U8", (nbytes,)), 0, sum(sizes[:number]), nbytes)
+        for number, nbytes in enumerate(sizes)
+    ]
+    manifest = Manifest("step-1", (Extent(0, sum(sizes), MemoryKind.SHARED),), tuple(tensors))
+    for gpus, longest in (((), max(4 << 20, large)), (("GPU-a",), 1 << 20)):
+        found = plan(manifest, world(gpus, gpus), TRAITS, Settings(transport="shm", bucket_bytes=1 << 20))
+        verify(found)
+        assert max(bucket.nbytes for bucket in found.buckets) == longest
