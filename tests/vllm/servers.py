@@ -25,7 +25,7 @@ PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tensor-parallel-size=2",)
 CORES = "VLLM_CPU_OMP_THREADS_BIND"
 TWO_CORES = {CORES: "0|1"}
-SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 10.0, "join_timeout": 60.0, "update_timeout": 120.0}
+SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 20.0, "join_timeout": 60.0, "update_timeout": 120.0}
 SMALL_SLOTS = {"transport": "gloo", "bucket_bytes": "64KiB"}
 """Slots that hold less than a module, over a transport that copies into them."""
 
