@@ -51,7 +51,7 @@ class TorchEngine(Engine):
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
         if self.enqueues:
-            pieces = LoadedBucket(pieces.key, self._nearby.bring(pieces.raw), pieces.places)
+            pieces = pieces.brought(self._nearby.bring(pieces.raw))
         for piece in pieces:
             raw = self._raw.get(piece.spec.name)
             if raw is None:
@@ -80,6 +80,7 @@ class TorchEngine(Engine):
         return self.gate.resume()
 
     def taint(self, reason: str) -> None:
+        self._nearby.close()
         self.gate.taint(reason)
 
 

@@ -322,9 +322,11 @@ class Pipeline:
             return started, fence_of(slot.device)
 
     def _wake_after(self, end: Fence) -> None:
-        with suppress(Exception):
+        """Have the pump see that a fill has ended; or why it has not, which its fence tells the pump, too."""
+        try:
             end.synchronize()
-        self._wake()
+        finally:
+            self._wake()
 
     def _fill_slot(self, slot: torch.Tensor, bucket: Bucket) -> None:
         backing = self._sources.extents[bucket.extent]

@@ -65,6 +65,10 @@ class LoadedBucket(Sequence[LoadedPiece]):
         """Tensor, offset in the tensor, offset in ``raw`` and length of each piece."""
         return self._places()
 
+    def brought(self, raw: torch.Tensor) -> LoadedBucket:
+        """The same pieces in other memory, which holds the same bytes until the next bucket is brought."""
+        return self if raw is self.raw else LoadedBucket(self.key, raw, self._places)
+
     def _made(self) -> list[LoadedPiece]:
         if self._pieces is None:
             self._pieces = [
