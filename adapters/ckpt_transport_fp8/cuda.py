@@ -16,6 +16,7 @@ from ckpt_transport_fp8.bands import stretches
 from ckpt_transport_fp8.computed import Compute, Computed
 from ckpt_transport_fp8.cpu import MAGNITUDE
 from ckpt_transport_fp8.part import Part, Parts, Run
+from ckpt_transport_fp8.rows import Places
 
 if TYPE_CHECKING:
     from ckpt_transport_fp8.tiles import Tiles
@@ -42,6 +43,15 @@ def computed_on_gpu(device: torch.device, parts: Sequence[Part]) -> Compute:
     tiles = Tiles([part for part in parts if part.source_device == device], device)
     tabled = {part.number for part in tiles.parts}
     return partial(Tiled, tiles, Parts([part for part in parts if part.number not in tabled]), device)
+
+
+def places_on_gpu(device: torch.device, offsets: Sequence[int]) -> Places:
+    """As :func:`ckpt_transport_fp8.devices.places_on`."""
+    if not has_kernels(device):
+        return Places(offsets, device)
+    from ckpt_transport_fp8.placing import PlacesOnGpu
+
+    return PlacesOnGpu(offsets, device)
 
 
 class OnCuda(Computed):

@@ -1,4 +1,4 @@
-"""Where maxima and elements are computed."""
+"""Where maxima and elements are computed, and rows are put in their places."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ckpt_transport_fp8.computed import Compute, OnCpu
 from ckpt_transport_fp8.part import Part, Parts
+from ckpt_transport_fp8.rows import Places
 
 
 def choose(devices: Iterable[torch.device]) -> torch.device:
@@ -26,3 +27,12 @@ def computed_on(device: torch.device, parts: Sequence[Part]) -> Compute:
     from ckpt_transport_fp8.cuda import computed_on_gpu
 
     return computed_on_gpu(device, parts)
+
+
+def places_on(device: torch.device, offsets: Sequence[int]) -> Places:
+    """Where rows lie in an extent, to be put there on ``device``; see :class:`~ckpt_transport_fp8.rows.Places`."""
+    if device.type == "cpu":
+        return Places(offsets, device)
+    from ckpt_transport_fp8.cuda import places_on_gpu
+
+    return places_on_gpu(device, offsets)

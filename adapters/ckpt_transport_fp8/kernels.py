@@ -5,7 +5,9 @@ is of, ``entries`` has eight numbers about each matrix, and ``addresses`` says w
 next to each other, row by row.
 
 Only what IEEE leaves no choice in is computed here: maxima, one multiplication, and rounding to the nearest even.
-Parameters have no annotations but tl.constexpr: Triton looks every other one up inside the kernel.
+Parameters have no annotations but Triton's own types: it looks every other one up inside the kernel. None of them is
+specialized: what a kernel may suppose of its arguments is said by its constants; see
+:mod:`ckpt_transport_fp8.launch`.
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ def _tile_of(tile, tile_part, entries, ALIGNED: tl.constexpr, TILE: tl.constexpr
     return part, height, width, row, column, high, groups_across, group
 
 
-@triton.jit(do_not_specialize=["tile"])
+@triton.jit(do_not_specialize=["found", "tile", "tile_part", "entries", "addresses"])
 def search(
     found,
-    tile,
+    tile: tl.int64,
     tile_part,
     entries,
     addresses,
@@ -70,12 +72,12 @@ def search(
         tl.atomic_max(found + group + (row // high) * across, tl.max(most, axis=0), sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["tile"])
+@triton.jit(do_not_specialize=["room", "begin", "end", "tile", "tile_part", "entries", "addresses", "factors"])
 def cast(
-    room,
-    begin,
-    end,
-    tile,
+    room: tl.int64,
+    begin: tl.int64,
+    end: tl.int64,
+    tile: tl.int64,
     tile_part,
     entries,
     addresses,
@@ -85,17 +87,19 @@ def cast(
     ALIGNED: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Elements times the factor of their group, as e4m3, into the bytes of ``room`` that hold ``begin`` to ``end``."""
+    """Elements times the factor of their group, as e4m3, into the bytes from the address ``room`` on, which hold
+    ``begin`` to ``end``."""
     part, height, width, row, column, high, across, group = _tile_of(
         tile + tl.program_id(0), tile_part, entries, ALIGNED, TILE
     )
     source = tl.load(addresses + part).to(tl.pointer_type(FLOAT))
+    target = room.to(tl.pointer_type(tl.uint8))
     offset = tl.load(entries + part.to(tl.int64) * 8 + 7)
     if ALIGNED:
         source = tl.multiple_of(source, 16)
+        target = tl.multiple_of(target, 16)
         offset = tl.multiple_of(offset, 16)
-        begin = tl.multiple_of(begin, 16)
-        end = tl.multiple_of(end, 16)
+        begin, end = begin // 16 * 16, end // 16 * 16  # of parameters, multiple_of says nothing
     down = row + tl.arange(0, TILE)
     over = column + tl.arange(0, TILE)
     index = down.to(tl.int64)[:, None] * width + over[None, :]
@@ -107,4 +111,26 @@ def cast(
     else:
         factor = tl.load(factors + group + (row // high) * across)
     rounded = (elements * factor).to(tl.float8e4nv)
-    tl.store(room + place, rounded.to(tl.uint8, bitcast=True), mask=inside)
+    tl.store(target + place, rounded.to(tl.uint8, bitcast=True), mask=inside)
+
+
+@triton.jit(do_not_specialize=["room", "begin", "end", "first", "last", "numbers", "rows"])
+def place(
+    room,
+    begin: tl.int64,
+    end: tl.int64,
+    first: tl.int64,
+    last: tl.int64,
+    numbers,
+    rows,
+    ROW: tl.constexpr,
+    TOGETHER: tl.constexpr,
+):
+    """Rows of bytes, from the row ``first`` to before ``last``, into the bytes of ``room`` that hold ``begin`` to
+    ``end``: row n belongs at ``numbers[n] * ROW``. A program places so many ``TOGETHER``."""
+    row = first + tl.program_id(0) * TOGETHER + tl.arange(0, TOGETHER)
+    over = tl.arange(0, ROW)
+    to = (tl.load(numbers + row, mask=row < last, other=0) * ROW - begin)[:, None] + over[None, :]
+    inside = (row < last)[:, None] & (to >= 0) & (to < end - begin)
+    found = tl.load(rows + row[:, None] * ROW + over[None, :], mask=inside)
+    tl.store(room + to, found, mask=inside)

@@ -65,9 +65,10 @@ class Recipe:
             CheckpointError: as :meth:`ckpt_transport_fp8.scales.Scales.of`.
         """
         computed = self._compute(tensors)
-        scaled = self._scales.of(computed.largest(self._scales.groups))
+        largest = computed.largest(self._scales.groups)
         raw = [tensors[number].detach().reshape(-1).view(torch.uint8) for number, _ in self._kept]
         kept = Loose(raw, [offset for _, offset in self._kept], self._nbytes)
+        scaled = self._scales.of(largest)  # here it waits for a GPU
         return Loan(Quantizing(kept, scaled, computed), self._placed, list(self._conversions))
 
 

@@ -13,8 +13,9 @@ from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.bucketing import ALIGNMENT, align_up
+from ckpt_transport_fp8.devices import places_on
 from ckpt_transport_fp8.numerics import factors_for, scales_for
-from ckpt_transport_fp8.rows import Places, Rows
+from ckpt_transport_fp8.rows import Rows
 from ckpt_transport_fp8.scheme import Scheme
 
 
@@ -103,7 +104,7 @@ class _Family:
             offsets += range(scale.offset, scale.offset + padded, ALIGNMENT)
             first += padded // self._size
         self.last = first
-        self._places = Places(offsets, device)
+        self._places = places_on(device, offsets)
 
     def scales(self, largest: torch.Tensor) -> torch.Tensor:
         return scales_for(largest[self._first : self.last], self._scheme, dtypes.TORCH[self._dtype])

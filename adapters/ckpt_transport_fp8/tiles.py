@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ import triton.language as tl
 from ckpt_transport.planning.bucketing import align_up
 from ckpt_transport_fp8 import kernels
 from ckpt_transport_fp8.kernels import TILE
+from ckpt_transport_fp8.launch import Launch
 from ckpt_transport_fp8.part import Part
 
+WARPS = 8
+"""Of the program that works on a tile."""
 ALIGNMENT = 16
 """In bytes and in columns, for loads of several elements at once."""
 FLOAT = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
@@ -78,6 +81,7 @@ class Tiles:
                 self._batches.append(_Batch(kind, together, len(self.parts), tiles))
                 self.parts += together
                 tiles = self._batches[-1].tiles.stop
+        self._numbers = [part.number for part in self.parts]
         counts = [_count(part) for part in self.parts]
         part_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         firsts = accumulate(counts, initial=0)
@@ -87,7 +91,8 @@ class Tiles:
 
     def addresses(self, tensors: Sequence[torch.Tensor]) -> Addresses:
         """Those of a version that has these tensors."""
-        found = np.array([tensors[part.number].data_ptr() for part in self.parts], dtype=np.int64)
+        own = map(tensors.__getitem__, self._numbers)
+        found = np.fromiter(map(torch.Tensor.data_ptr, own), np.int64, len(self._numbers))
         aligned = tuple(not (found[batch.matrices] % ALIGNMENT).any() for batch in self._batches)
         return Addresses(torch.from_numpy(found).to(self._device), aligned)
 
@@ -113,22 +118,13 @@ class _Batch:
         self._offsets = [part.offset for part in parts]
         self._first_tiles = list(accumulate(map(_count, parts), initial=first_tile))
         self.tiles = range(first_tile, self._first_tiles[-1])
+        bits, magnitude = (tl.int16, 0x7FFF) if kind.dtype.itemsize == 2 else (tl.int32, 0x7FFFFFFF)
+        elements = {"FLOAT": FLOAT[kind.dtype], "PER_ROW": kind.per_row}
+        self._search = _launches(kernels.search, BITS=bits, MAGNITUDE=magnitude, **elements)
+        self._cast = _launches(kernels.cast, **elements)
 
     def search(self, found: torch.Tensor, tables: tuple[torch.Tensor, ...], aligned: bool) -> None:
-        narrow = self._kind.dtype.itemsize == 2
-        launch: Any = kernels.search[(len(self.tiles),)]
-        launch(
-            found,
-            self.tiles.start,
-            *tables,
-            BITS=tl.int16 if narrow else tl.int32,
-            MAGNITUDE=0x7FFF if narrow else 0x7FFFFFFF,
-            FLOAT=FLOAT[self._kind.dtype],
-            PER_ROW=self._kind.per_row,
-            ALIGNED=aligned and self._kind.aligned,
-            TILE=TILE,
-            num_warps=8,
-        )
+        self._search[aligned and self._kind.aligned](len(self.tiles), found, self.tiles.start, *tables)
 
     def cast(
         self, room: torch.Tensor, offset: int, tables: tuple[torch.Tensor, ...], factors: torch.Tensor, aligned: bool
@@ -137,25 +133,13 @@ class _Batch:
         tiles = self._within(offset, end)
         if not tiles:
             return
-        aligned = aligned and self._kind.aligned and offset % ALIGNMENT == 0
+        address = room.data_ptr()
+        aligned = aligned and self._kind.aligned and not (offset % ALIGNMENT or address % ALIGNMENT)
         if aligned and end % ALIGNMENT:
             last = self._parts[bisect_left(self._offsets, end) - 1]
             cut = end < last.offset + last.nbytes
             aligned, end = not cut, end if cut else align_up(end)
-        launch: Any = kernels.cast[(len(tiles),)]
-        launch(
-            room,
-            offset,
-            end,
-            tiles.start,
-            *tables,
-            factors,
-            FLOAT=FLOAT[self._kind.dtype],
-            PER_ROW=self._kind.per_row,
-            ALIGNED=aligned,
-            TILE=TILE,
-            num_warps=8,
-        )
+        self._cast[aligned](len(tiles), address, offset, end, tiles.start, *tables, factors)
 
     def _within(self, begin: int, end: int) -> range:
         """The tiles that have bytes between ``begin`` and ``end``, and others of the same rows of tiles."""
@@ -172,6 +156,11 @@ class _Batch:
         down, across = -(-rows // TILE), -(-columns // TILE)
         row = max(element, 0) // columns // TILE + after
         return self._first_tiles[number] + min(row, down) * across
+
+
+def _launches(kernel: object, **constants: object) -> dict[bool, Launch]:
+    """By whether all is aligned."""
+    return {aligned: Launch(kernel, WARPS, **constants, ALIGNED=aligned, TILE=TILE) for aligned in (False, True)}
 
 
 def _count(part: Part) -> int:

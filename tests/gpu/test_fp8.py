@@ -14,6 +14,7 @@ import torch
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport_fp8 import cuda, quantized
+from ckpt_transport_fp8.launch import Launch
 from ckpt_transport_fp8.numerics import factors_for, scales_for
 from ckpt_transport_fp8.scheme import Scheme
 from tests.fleet import SWIFT, SinkSpec, fleet, left_behind
@@ -54,6 +55,29 @@ def on_gpu(tensor: torch.Tensor) -> torch.Tensor:
 def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
     """On the GPU, where no more than one element can be loaded at once."""
     return torch.cat([tensor.new_zeros(1), tensor.view(-1)]).to(GPU)[1:].view(tensor.shape)
+
+
+def test_kernels_load_and_store_sixteen_bytes_at_once_where_all_is_aligned() -> None:
+    """What they may suppose of their arguments reaches the code that Triton makes."""
+    if not cuda.has_kernels(GPU):
+        pytest.skip("this GPU, or this environment, has none")
+    from ckpt_transport_fp8 import tiles
+
+    made: list[Launch] = []
+
+    def launch(kernel: Any, warps: int, **constants: object) -> Launch:
+        made.append(Launch(kernel, warps, **constants))
+        return made[-1]
+
+    wanted = {"search": ["ld.global.v4"], "cast": ["ld.global.v4", "st.global.v4"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "Launch", launch)
+        bytes_of(quantized({NAME: on_gpu(weight(256, 512, torch.bfloat16, 0))}, target(SCHEMES["block"]), GPU))
+    compiled = [launch.compiled for launch in made if launch.compiled is not None]
+    assert len(compiled) == len(wanted)
+    for kernel in compiled:
+        for instruction in wanted[kernel.name]:
+            assert instruction in kernel.asm["ptx"], f"{kernel.name} has no {instruction}"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
