@@ -24,9 +24,10 @@ from ckpt_transport.transport import (
     Transport,
 )
 from ckpt_transport_nixl.agent import Agent, Memory, package
+from ckpt_transport_nixl.agents import Agents
 
 READS_AT_ONCE = 2
-"""So that the next read is under way when one ends."""
+"""So that the next read is under way when one ends; into host memory each by an agent of its own."""
 NO_DEVICE = -1
 """What ``torch.cuda.device`` takes for "leave it as it is"."""
 
@@ -46,16 +47,15 @@ class Described(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NixlEndpoint(OneSidedEndpoint):
-    """An agent of its own. Reads run on threads of its own, as NIXL reads from the same host while it posts."""
+    """Agents of its own. Reads run on threads of its own, as NIXL reads from the same host while it posts."""
 
     poll_seconds = 0.02
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
         self._device = _device(group)
-        with torch.cuda.device(self._device if self._device.type == "cuda" else NO_DEVICE):
-            self._start_device()
-            self._agent = Agent(f"{group.route}/{group.rank}")
+        count = READS_AT_ONCE if self._device.type == "cpu" else 1
+        self._agents = Agents(self._agent, count, READS_AT_ONCE // count)
         self._reads = Calls("ckpt-transport-nixl", control, READS_AT_ONCE, self._use_device)
         self._lent: dict[int, list[Descriptor]] = {}
         self._known: dict[Descriptor, Described] = {}
@@ -66,16 +66,21 @@ class NixlEndpoint(OneSidedEndpoint):
             self._shut()
             raise
 
+    def _agent(self, number: int) -> Agent:
+        with torch.cuda.device(self._device if self._device.type == "cuda" else NO_DEVICE):
+            self._start_device()
+            return Agent(f"{self.group.route}/{self.group.rank}/{number}")
+
     def allocate(self, nbytes: int) -> Buffer:
         """Memory of the GPU that this rank uses on the route, else of the host."""
         return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
 
     def _describe(self, buffer: Buffer) -> Descriptor:
         memory, cuda = _memory(buffer.tensor), buffer.tensor.is_cuda
-        return msgspec.msgpack.encode(Described(memory, cuda, self._agent.register(memory, cuda=cuda)))
+        return msgspec.msgpack.encode(Described(memory, cuda, self._agents.register(memory, cuda=cuda)))
 
     def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
-        self._agent.unregister(_memory(buffer.tensor), cuda=buffer.tensor.is_cuda)
+        self._agents.unregister(_memory(buffer.tensor), cuda=buffer.tensor.is_cuda)
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         super()._connect(peers)
@@ -97,7 +102,7 @@ class NixlEndpoint(OneSidedEndpoint):
                 described = msgspec.msgpack.decode(descriptor, type=Described)
             except msgspec.DecodeError as error:
                 raise RegistrationError(f"rank {sender} described memory in another way: {error}") from error
-            self._names[sender] = self._agent.load(described.metadata)
+            self._names[sender] = self._agents.load(described.metadata)
             self._known[descriptor] = described
             lent.append(descriptor)
 
@@ -106,7 +111,7 @@ class NixlEndpoint(OneSidedEndpoint):
             del self._known[descriptor]
         name = self._names.pop(sender, None)
         if name is not None:
-            self._agent.forget(name)
+            self._agents.forget(name)
 
     def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
         reads = [self._started(sender, spans, from_cuda) for from_cuda in (False, True)]
@@ -119,7 +124,7 @@ class NixlEndpoint(OneSidedEndpoint):
             return lambda: True
         return self._reads.start(
             partial(
-                self._agent.read,
+                self._agents.read,
                 self._names[sender],
                 [_memory(span.into) for span in chosen],
                 [self._remote(sender, span) for span in chosen],
@@ -150,9 +155,9 @@ class NixlEndpoint(OneSidedEndpoint):
         self._shut()
 
     def _shut(self) -> None:
-        self._agent.stop()
+        self._agents.stop()
         self._reads.close()
-        self._agent.close()
+        self._agents.close()
 
 
 class NixlTransport(Transport):
