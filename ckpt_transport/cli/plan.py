@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
@@ -15,7 +16,9 @@ from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import AUTO, Participant, Role, Settings, Topology, explain, transports_of, verify
 from ckpt_transport.planning import plan as make_plan
+from ckpt_transport.session.bandwidths import bandwidths
 from ckpt_transport.store import from_path, outline
+from ckpt_transport.transport import Traits
 
 
 def plan(
@@ -32,7 +35,10 @@ def plan(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan an update of a checkpoint for an imagined fleet, prove the plan, and explain it. Reads headers only."""
+    """Plan an update of a checkpoint for an imagined fleet of hosts like this one, prove the plan, and explain it.
+
+    Reads headers only. Between hosts, transports count on the RDMA devices that are here.
+    """
     settings = Config.load(
         config, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, memory_budget=memory_budget
     )
@@ -62,7 +68,7 @@ def plan(
     made = make_plan(
         manifest,
         topology,
-        {name: registry.load(name).traits for name in available},
+        _traits(available, hosts, settings),
         Settings(transport=settings.transport, bucket_bytes=settings.bucket_bytes, ring_depth=settings.ring_depth),
     )
     planned = time.perf_counter()
@@ -73,3 +79,12 @@ def plan(
         return
     print(explain(made))
     print(f"proved    planned in {planned - started:.3f} s, verified in {verified - planned:.3f} s")
+
+
+def _traits(names: Collection[str], hosts: int, config: Config) -> dict[str, Traits]:
+    """Of the transports; between hosts with the bandwidth that they expect of this one."""
+    traits = {name: registry.load(name).traits for name in names}
+    if hosts == 1:
+        return traits
+    expected = bandwidths(names, config)
+    return {name: msgspec.structs.replace(own, bandwidth=expected[name]) for name, own in traits.items()}

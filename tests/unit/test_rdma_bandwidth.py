@@ -8,9 +8,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from ckpt_transport import registry
+from ckpt_transport.cli.app import app
 from ckpt_transport.config import Config
-from ckpt_transport.planning import Role, Settings, plan
+from ckpt_transport.planning import Plan, Role, Settings, plan
 from ckpt_transport.rdma import expected_bandwidth, rdma_devices, ucx_devices
 from ckpt_transport.session.bandwidths import bandwidths, between_hosts
 from ckpt_transport.session.messages import Join
@@ -164,3 +169,17 @@ def test_given_hosts_with_rdma_then_auto_takes_it_and_without_gloo(name: str, ex
     made = plan(manifest([64 << 20] * 8), topology(["a"], ["b"], transports=tuple(known)), known, Settings())
 
     assert {route.transport for route in made.routes} == {name if taken else "gloo"}
+
+
+@pytest.mark.skipif(not registry.available("nixl").ok, reason="NIXL is not installed")
+@pytest.mark.parametrize("state", ["4: ACTIVE", "1: DOWN"])
+def test_given_a_host_with_rdma_then_a_plan_for_several_such_hosts_takes_it(here: Path, state: str) -> None:
+    for device in RATES:
+        write(here / "sys" / "class" / "infiniband" / device / "ports" / "1" / "state", state)
+    save_file({"w": torch.zeros(16 << 20)}, here / "model.safetensors")
+    asked = ["plan", "--checkpoint", str(here), "--hosts", "2", "--sinks", "1", "--json"]
+    said = CliRunner().invoke(app, asked, catch_exceptions=False)
+
+    made = msgspec.json.decode(said.stdout_bytes, type=Plan)
+    over_rdma = {route.transport for route in made.routes} & set(OVER_RDMA)
+    assert bool(over_rdma) == (state == "4: ACTIVE")
