@@ -113,7 +113,7 @@ def _fp8(config: Mapping[str, Any], origin: str) -> Quantization:
         scheme = Scheme(Granularity.BLOCK, "weight_scale_inv", _block(block, origin), power == "ue8m0")
     static = config.get("activation_scheme", "dynamic") == "static"
     ignored = config.get("ignored_layers") or config.get("modules_to_not_convert") or ()
-    return Quantization(FP8, (Group((LINEAR,), scheme, static),), _strings(ignored, origin))
+    return Quantization(FP8, (Group((LINEAR,), scheme, static),), _entries(ignored, origin))
 
 
 def _compressed(config: Mapping[str, Any], origin: str) -> Quantization:
@@ -121,7 +121,7 @@ def _compressed(config: Mapping[str, Any], origin: str) -> Quantization:
     if not isinstance(groups, Mapping) or not groups:
         raise ConfigError(f"{origin} has no config_groups for {COMPRESSED}")
     parsed = tuple(_group(name, group, f"{origin}: config_groups.{name}") for name, group in groups.items())
-    return Quantization(COMPRESSED, parsed, _strings(config.get("ignore") or (), origin))
+    return Quantization(COMPRESSED, parsed, _entries(config.get("ignore") or (), origin))
 
 
 def _group(name: str, group: Any, origin: str) -> Group:
@@ -141,7 +141,7 @@ def _group(name: str, group: Any, origin: str) -> Group:
     scheme = Scheme(granularity, "weight_scale", _block(block, origin))
     activations = group.get("input_activations")
     static = isinstance(activations, Mapping) and not activations.get("dynamic", False)
-    return Group(_strings(group.get("targets") or (LINEAR,), origin), scheme, static)
+    return Group(_entries(group.get("targets") or (LINEAR,), origin), scheme, static)
 
 
 def _block(value: Any, origin: str) -> tuple[int, int]:
@@ -150,9 +150,14 @@ def _block(value: Any, origin: str) -> tuple[int, int]:
     return value[0], value[1]
 
 
-def _strings(value: Any, origin: str) -> tuple[str, ...]:
+def _entries(value: Any, origin: str) -> tuple[str, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(n, str) for n in value):
         raise ConfigError(f"{origin} has {value!r} where names of modules belong")
+    for pattern in (entry for entry in value if entry.startswith(PATTERN)):
+        try:
+            re.compile(pattern.removeprefix(PATTERN))
+        except re.error as error:
+            raise ConfigError(f"{origin} has '{pattern}', which is no regular expression: {error}") from error
     return tuple(value)
 
 

@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import Any
 
@@ -98,10 +98,13 @@ def _cast(source: torch.Tensor, factors: torch.Tensor | None, wide: int, columns
 
 
 def run(steps: Iterable[Callable[[], None]]) -> None:
-    """Do all ``steps``, in any order, on all cores."""
+    """Do all ``steps``, in any order, on all cores; when one raises, so does this, and no step runs any more."""
     waiting = deque(steps)
     pool, count = _threads()
     running = [pool.submit(_work, waiting) for _ in range(min(count, len(waiting)))]
+    wait(running, return_when=FIRST_EXCEPTION)
+    waiting.clear()
+    wait(running)
     for future in running:
         future.result()
 

@@ -20,6 +20,13 @@ def choose(devices: Iterable[torch.device]) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def numbered(device: torch.device) -> torch.device:
+    """``device`` as tensors on it say it: the current GPU has a number, too."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def computed_on(device: torch.device, parts: Sequence[Part]) -> Compute:
     """``parts``, ascending, of any version, to be computed on ``device``."""
     if device.type == "cpu":

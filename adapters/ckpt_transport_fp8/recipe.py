@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning import Conversion, PlacedTensor, TensorSpec
 from ckpt_transport.store import Loan
 from ckpt_transport.store.loose import Loose
@@ -47,6 +48,7 @@ class Recipe:
             device,
         )
         self._kept: list[tuple[int, int]] = []
+        self._narrowed: list[tuple[int, TensorSpec, torch.dtype]] = []
         parts: list[Part] = []
         for number, (look, want) in enumerate(zip(looks, wanted, strict=True)):
             offset = places[want.spec.name]
@@ -54,6 +56,8 @@ class Recipe:
                 self._kept.append((number, offset))
             elif look.shape.numel():
                 parts.append(_part(number, look, want, offset, self._scales))
+                if want.scheme is None and _reaches_less(want.spec.dtype, look.dtype):
+                    self._narrowed.append((number, specs[number], dtypes.TORCH[want.spec.dtype]))
         self._compute = computed_on(device, parts)
         self.gpus = {look.device for look in looks if look.device.type == "cuda"}
         """Where weights lie."""
@@ -62,8 +66,15 @@ class Recipe:
         """The version that is made of ``tensors``, contiguous; its scales are complete when this returns.
 
         Raises:
-            CheckpointError: as :meth:`ckpt_transport_fp8.scales.Scales.of`.
+            CheckpointError: as :meth:`ckpt_transport_fp8.scales.Scales.of`, or a weight without scales is too large for
+                its new dtype; names it.
         """
+        for number, spec, dtype in self._narrowed:
+            if not tensors[number].to(dtype).isfinite().all():
+                raise CheckpointError(
+                    f"tensor {spec} has elements that are not finite in {dtypes.name_of(dtype)}, which the target "
+                    "wants; look at the training run, or have the target in BF16"
+                )
         computed = self._compute(tensors)
         largest = computed.largest(self._scales.groups)
         raw = [tensors[number].detach().reshape(-1).view(torch.uint8) for number, _ in self._kept]
@@ -79,6 +90,11 @@ def _part(number: int, look: Look, want: Wanted, offset: int, scales: Scales) ->
         return Part(number, look.dtype, look.device, shape, dtype, offset)
     group, first = want.scheme.group(want.spec.shape), scales.first_groups[want.scale.name]
     return Part(number, look.dtype, look.device, shape, dtype, offset, group, first)
+
+
+def _reaches_less(name: str, than: torch.dtype) -> bool:
+    """Whether numbers of ``than`` may be too large for the dtype with this name."""
+    return torch.finfo(dtypes.TORCH[name]).max < torch.finfo(than).max
 
 
 def _conversions(specs: Sequence[TensorSpec], wanted: Sequence[Wanted]) -> tuple[Conversion, ...]:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ckpt_transport.store.copier import describe
-from ckpt_transport_fp8.devices import choose
+from ckpt_transport_fp8.devices import choose, numbered
 from ckpt_transport_fp8.look import Look, look_at
 from ckpt_transport_fp8.recipe import Recipe
 from ckpt_transport_fp8.target import Target
@@ -49,7 +49,7 @@ def recipe_for(tensors: Mapping[str, torch.Tensor], target: Target, device: torc
         PlanMismatchError: as :meth:`~ckpt_transport_fp8.target.Target.wants`.
     """
     names, recent = tuple(tensors), _recent.get(target, ())
-    device = choose(tensor.device for tensor in tensors.values()) if device is None else device
+    device = choose(tensor.device for tensor in tensors.values()) if device is None else numbered(device)
     found = next((known for known in recent if known.fits(names, tensors, device)), None)
     if found is None:
         specs = describe(tensors)

@@ -20,19 +20,26 @@ The tensors are read-only views of memory that is reused when the call returns: 
 
 
 class TorchEngine(Engine):
-    """Loads tensors into the parameters and persistent buffers of a module, by their names in its ``state_dict``."""
+    """Loads tensors into the parameters and persistent buffers of a module, by their names in its ``state_dict``.
+
+    What else a module keeps there, by ``get_extra_state``, stays as it is.
+    """
 
     def __init__(self, module: torch.nn.Module, group: str = "", label: str = "") -> None:
         self.gate = Gate()
         self.group, self.label = group, label
-        self._targets = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+        self._targets = {
+            name: tensor.detach()
+            for name, tensor in module.state_dict(keep_vars=True).items()
+            if isinstance(tensor, torch.Tensor)
+        }
         self._expected = tuple(
             TensorSpec(name, dtypes.name_of(tensor.dtype), dtypes.shape_of(tensor))
             for name, tensor in self._targets.items()
         )
         self.whole_tensors = not all(tensor.is_contiguous() for tensor in self._targets.values())
-        devices = (tensor.device for tensor in self._targets.values())
-        self.device = next((device for device in devices if device.type == "cuda"), torch.device("cpu"))
+        gpus = dict.fromkeys(tensor.device for tensor in self._targets.values() if tensor.is_cuda)
+        self.device, *self._other_gpus = gpus or [torch.device("cpu")]
         self.enqueues = all(tensor.device == self.device for tensor in self._targets.values())
         self._nearby = Nearby(self.device)
         self._raw = {
@@ -62,6 +69,12 @@ class TorchEngine(Engine):
                 part.copy_(piece.raw, non_blocking=True)
             else:
                 copy_bytes(part, piece.raw)
+        return self._read()
+
+    def _read(self) -> Fence | None:
+        """When nothing that was enqueued reads the pieces any more; on GPUs other than the engine's it has ended."""
+        for gpu in self._other_gpus:
+            torch.cuda.current_stream(gpu).synchronize()
         return fence(self.device)
 
     def hold(self) -> int:
@@ -69,8 +82,9 @@ class TorchEngine(Engine):
 
     def advance(self, forwards: int, timeout: float) -> None:
         self.gate.advance(forwards, timeout)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        for gpu in (self.device, *self._other_gpus):
+            if gpu.type == "cuda":
+                torch.cuda.synchronize(gpu)
 
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
@@ -123,7 +137,7 @@ class LoaderEngine(TorchEngine):
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
         self._loading.load(pieces)
-        return fence(self.device)
+        return self._read()
 
     def finish(self) -> None:
         self._loading.finish()

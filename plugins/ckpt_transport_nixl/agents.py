@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from queue import SimpleQueue
 
+from ckpt_transport.errors import TransportError
 from ckpt_transport_nixl.agent import Agent, Memory
+
+logger = logging.getLogger(__name__)
 
 
 class Agents:
@@ -15,7 +21,7 @@ class Agents:
 
     Args:
         make: makes the agent with this number, the first of them now.
-        count: how many there may be.
+        count: how many there may be. Where another cannot be made, those that there are read, and a warning is logged.
         each: how many reads one does at once.
     """
 
@@ -26,37 +32,38 @@ class Agents:
         self._registered: list[tuple[Memory, bool]] = []
         self._add()
 
-    def _add(self) -> None:
-        agent = self._make(len(self._all))
-        self._all.append(agent)
-        for memory, cuda in self._registered:
-            agent.register(memory, cuda=cuda)
-        for _ in range(self._each):
-            self._idle.put(agent)
-
     def register(self, memory: Memory, *, cuda: bool) -> bytes:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.register`, of the first; the others can read into it."""
-        metadata, *_ = [agent.register(memory, cuda=cuda) for agent in self._all]
+        described: list[bytes] = []
+        with ExitStack() as undo:
+            for agent in self._all:
+                described.append(agent.register(memory, cuda=cuda))
+                undo.callback(agent.unregister, memory, cuda=cuda)
+            undo.pop_all()
         self._registered.append((memory, cuda))
-        return metadata
+        return described[0]
 
     def unregister(self, memory: Memory, *, cuda: bool) -> None:
         """Undo :meth:`register`; does nothing once the agents are closed."""
         self._registered.remove((memory, cuda))
-        for agent in self._all:
-            agent.unregister(memory, cuda=cuda)
+        self._each_does(lambda agent: agent.unregister(memory, cuda=cuda))
 
     def load(self, metadata: bytes) -> str:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.load`, for all."""
         while len(self._all) < self._count:
-            self._add()
+            try:
+                self._add()
+            except TransportError as error:
+                logger.warning(
+                    "%d of %d agents of NIXL read, because another fails: %s", len(self._all), self._count, error
+                )
+                self._count = len(self._all)
         name, *_ = [agent.load(metadata) for agent in self._all]
         return name
 
     def forget(self, peer: str) -> None:
         """Unlearn all memory of a peer, and disconnect."""
-        for agent in self._all:
-            agent.forget(peer)
+        self._each_does(lambda agent: agent.forget(peer))
 
     def read(
         self, peer: str, local: Sequence[Memory], remote: Sequence[Memory], *, into_cuda: bool, from_cuda: bool
@@ -70,10 +77,25 @@ class Agents:
 
     def stop(self) -> None:
         """Have every :meth:`read` that waits return. Idempotent."""
-        for agent in self._all:
-            agent.stop()
+        self._each_does(Agent.stop)
 
     def close(self) -> None:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.close`, of all. Idempotent."""
-        for agent in self._all:
-            agent.close()
+        self._each_does(Agent.close)
+
+    def _add(self) -> None:
+        agent = self._make(len(self._all))
+        with ExitStack() as undo:
+            undo.callback(agent.close)
+            for memory, cuda in self._registered:
+                agent.register(memory, cuda=cuda)
+            undo.pop_all()
+        self._all.append(agent)
+        for _ in range(self._each):
+            self._idle.put(agent)
+
+    def _each_does(self, act: Callable[[Agent], None]) -> None:
+        """Also those after one that fails."""
+        with ExitStack() as acts:
+            for agent in reversed(self._all):
+                acts.callback(partial(act, agent))

@@ -73,11 +73,11 @@ def test_kernels_load_and_store_sixteen_bytes_at_once_where_all_is_aligned() -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "Launch", launch)
         bytes_of(quantized({NAME: on_gpu(weight(256, 512, torch.bfloat16, 0))}, target(SCHEMES["block"]), GPU))
-    compiled = [launch.compiled for launch in made if launch.compiled is not None]
-    assert len(compiled) == len(wanted)
-    for kernel in compiled:
-        for instruction in wanted[kernel.name]:
-            assert instruction in kernel.asm["ptx"], f"{kernel.name} has no {instruction}"
+    compiled = {launch.compiled.name: launch.compiled for launch in made if launch.compiled is not None}
+    assert compiled.keys() == wanted.keys()
+    for name, instructions in wanted.items():
+        for instruction in instructions:
+            assert instruction in compiled[name].asm["ptx"], f"{name} has no {instruction}"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
@@ -125,6 +125,27 @@ def test_slots_on_the_gpu_are_filled_there(way: str) -> None:
     slot = torch.zeros(loan.backing.nbytes, dtype=torch.uint8, device=GPU)
     loan.backing.fill(slot, 0)
     assert torch.equal(slot[: expected.numel()].cpu(), expected), way
+
+
+def test_a_slot_is_filled_in_the_order_of_its_stream_wherever_elements_are_computed() -> None:
+    """Given a slot that the device still reads, when it is filled from the host, then what is read is the old bytes."""
+    loan = quantized({NAME: weight(300, 200, torch.bfloat16, 0)}, target(SCHEMES["block"]), CPU)
+    assert loan.backing is not None
+    slot = torch.zeros(loan.backing.nbytes, dtype=torch.uint8, device=GPU)
+    with torch.cuda.stream(torch.cuda.Stream(GPU)):  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call]
+        read = slot.clone()
+        loan.backing.fill(slot, 0)
+        torch.cuda.current_stream(GPU).synchronize()
+    assert not read.any()
+    assert slot.any()
+
+
+def test_the_current_gpu_needs_no_number() -> None:
+    weights = {NAME: on_gpu(weight(300, 200, torch.bfloat16, 0))}
+    loan = quantized(weights, target(SCHEMES["block"]), torch.device("cuda"))
+    expected = bytes_of(quantized(weights, target(SCHEMES["block"]), GPU))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in bytes_of(loan).items())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -105,6 +105,10 @@ def test_the_config_of_a_text_model_counts() -> None:
         (DEEPSEEK | {"scale_fmt": "ue4m3"}, "scale_fmt 'ue4m3'"),
         (DEEPSEEK | {"weight_block_size": [128]}, "not two positive sizes"),
         (DEEPSEEK | {"ignored_layers": "lm_head"}, "where names of modules belong"),
+        (
+            CHANNEL | {"ignore": ["lm_head", "re:*gate"]},
+            r"config\.json has 're:\*gate', .* no regular expression: nothing",
+        ),
         (CHANNEL | {"config_groups": {}}, "no config_groups"),
         (CHANNEL | {"config_groups": {"g": {"targets": ["Linear"]}}}, r"config_groups\.g says nothing about weights"),
         (CHANNEL | {"config_groups": {"g": {"weights": {"num_bits": 4, "type": "int"}}}}, "4 bits and type int"),

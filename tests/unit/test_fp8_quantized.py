@@ -155,6 +155,15 @@ def test_a_target_with_files_decides_by_them_and_other_types_are_rounded_to_its_
         assert torch.equal(found[name].view(torch.bfloat16).view(source[name].shape), source[name].bfloat16())
 
 
+def test_a_weight_too_large_for_the_targets_own_type_is_refused_by_name() -> None:
+    norm = like(specs(TensorSpec("norm.weight", "F16", (3,))))
+    source = torch.tensor([65519.0, -65519.0, 1e-9])
+    assert bytes_of(quantized({"norm.weight": source}, norm, CPU))["norm.weight"].view(torch.float16)[0] == 65504
+    source[1] = -65520
+    with pytest.raises(CheckpointError, match=r"norm\.weight .* not finite in F16"):
+        quantized({"norm.weight": source}, norm, CPU)
+
+
 def test_tensors_that_are_fp8_already_travel_as_they_are() -> None:
     source = {NAME: torch.randn(130, 16).to(torch.float8_e4m3fn), SCALE.name: torch.rand(2, 1)}
     loan = quantized(source, like(specs(FP8, SCALE)), CPU)

@@ -1,0 +1,28 @@
+"""Given steps for all cores, when one raises, then nothing runs any more when that is said."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ckpt_transport_fp8.cpu import run
+
+
+def test_no_step_runs_after_an_error_is_raised() -> None:
+    """So that nobody writes into memory that its owner may free by then."""
+    ended: list[float] = []
+
+    def slow() -> None:
+        time.sleep(0.02)
+        ended.append(time.monotonic())
+
+    def fails() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        run([fails, *[slow] * 50])
+    raised = time.monotonic()
+    time.sleep(0.1)
+    assert len(ended) < 50
+    assert all(end <= raised for end in ended)
