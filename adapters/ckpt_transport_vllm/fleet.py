@@ -10,8 +10,8 @@ from typing import Self, TypeVar
 
 from ckpt_transport import Config, ask_version
 from ckpt_transport.errors import CkptTransportError, ConfigError
-from ckpt_transport.session.coordinator import Progress
 from ckpt_transport.session.fleet import FleetReport, Updates
+from ckpt_transport.session.onlookers import Progress
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer
 

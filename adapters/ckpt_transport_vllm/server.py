@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -14,6 +15,9 @@ from ckpt_transport_vllm.plugin import BACKEND
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
 POLL_SECONDS = 0.5
 CALL_SECONDS = 60.0
+TELL_SECONDS = 10.0
+"""How often it is said that a server is still waited for; the first time after half of it."""
+logger = logging.getLogger(__name__)
 
 
 class VllmServer:
@@ -27,18 +31,22 @@ class VllmServer:
 
     def wait(self, timeout: float) -> None:
         """Wait until it serves."""
-        deadline = time.monotonic() + timeout
-        reason = ""
+        deadline, told = time.monotonic() + timeout, time.monotonic() - TELL_SECONDS / 2
         while True:
             try:
                 answer = self._client.get("/health", timeout=5.0)
                 if answer.status_code == httpx.codes.OK:
                     return
                 reason = f"it answers {answer.status_code}"
+            except httpx.UnsupportedProtocol as error:
+                raise EngineError(f"{self.url} is no URL of an engine; give one as http://127.0.0.1:8000") from error
             except httpx.HTTPError as error:
                 reason = str(error) or type(error).__name__
             if time.monotonic() > deadline:
                 raise EngineError(f"{self.url} is not healthy after {timeout:g} s: {reason}")
+            if time.monotonic() > told + TELL_SECONDS:
+                told = time.monotonic()
+                logger.warning("waiting up to %.0f s more for %s: %s", deadline - told, self.url, reason)
             time.sleep(POLL_SECONDS)
 
     def configuration(self) -> Mapping[str, Any]:

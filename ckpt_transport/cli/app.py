@@ -13,9 +13,9 @@ from ckpt_transport.errors import CkptTransportError, TaintedError
 
 HELP = """Put new weights into running LLM inference engines, without a restart.
 
-Exit codes: 0 done; 1 refused or failed, and every sink still serves its old version; 2 wrong use;
-3 failed half-way, and the sinks that are named must not serve until an update succeeds; 4 done, but an engine was lost
-or could not be resumed.
+Exit codes: 0 done; 1 refused or failed, and every sink still serves its old version; 2 an option that does not exist
+or cannot be read; 3 failed half-way, and the sinks that are named must not serve until an update succeeds; 4 done, but
+an engine was lost or could not be resumed; 130 or 143 interrupted before or after an update.
 
 Settings come from a TOML file (--config, or CKPT_TRANSPORT_CONFIG), from CKPT_TRANSPORT_* variables, and from options,
 each overruling the one before.
@@ -33,7 +33,9 @@ app.command("demo")(demo.demo)
 
 def main() -> None:
     """Run a command; the entry point of ``ckpt-transport``."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _terminate)
     try:
         app()
     except CkptTransportError as error:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from ckpt_transport.cli import served
 from ckpt_transport.cli.options import BucketBytes, ConfigFile, EngineName, MemoryBudget, RingDepth, Transport
-from ckpt_transport.cli.update import INCOMPLETE, bring, run
+from ckpt_transport.cli.output import Output
+from ckpt_transport.cli.update import INCOMPLETE, KEEP, bring, run
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.session import Joiner
@@ -85,14 +86,14 @@ def join(
         trace=str(trace) if trace else None,
     )
     if bool(sink) == bool(endpoint):
-        raise ConfigError("give --endpoint for engines that are driven there, or --sink for sinks, and not both")
+        raise ConfigError("give one of both: --endpoint for engines that are driven there, or --sink with --metas")
     if metas and checkpoint is not None:
         raise ConfigError("the weights come from the holders in --metas, or from --checkpoint, not from both")
     if metas:
         joiner = Joiner(metas, settings)
         driven = engine if endpoint else None
         name = version or joiner.version
-        if run(settings, joiner, name, driven, tuple(endpoint or ()), "keep", draft=False, console=Console()):
+        if run(settings, joiner, name, driven, tuple(endpoint or ()), KEEP, draft=False, console=Output()):
             raise typer.Exit(INCOMPLETE)
         return
     if sink:
@@ -105,7 +106,7 @@ def join(
         known = _last_update(engine, settings)
         checkpoint, version = Path(known.checkpoint), known.version
         quantize_for = Path(known.quantized_for) if known.quantized_for else None
-    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), "keep", quantize_for, draft=False)
+    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), KEEP, quantize_for, draft=False)
 
 
 def _last_update(engine: str, settings: Config) -> served.Served:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.session import ParameterServer, Report
-from ckpt_transport.session.coordinator import Progress
 from ckpt_transport.session.fleet import Updates
+from ckpt_transport.session.onlookers import Progress
 from ckpt_transport.session.subset import chosen
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from ckpt_transport.cli.options import Checkpoint, ConfigFile, MemoryBudget, Transport
+from ckpt_transport.cli.options import Checkpoint, ConfigFile, MemoryBudget
+from ckpt_transport.cli.output import Output
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.planning.explain import size
@@ -24,7 +24,6 @@ def serve(
     address: Annotated[
         str, typer.Option(help="Where to listen, as tcp://HOST:PORT.", show_default="a new one on this host")
     ] = "",
-    transport: Transport = None,
     memory_budget: MemoryBudget = None,
     config: ConfigFile = None,
 ) -> None:
@@ -35,10 +34,10 @@ def serve(
         ckpt-transport join --metas step-42.json --endpoint http://127.0.0.1:8001
 
     Any number may be started, on any hosts: who joins reads from all of them at once. To be reached from another host,
-    it needs an address there, and all need the same secret_file.
+    it needs an address there, and all need the same secret_file. Who joins chooses the transport.
     """
-    settings = Config.load(config, transport=transport, memory_budget=memory_budget)
-    console = Console()
+    settings = Config.load(config, memory_budget=memory_budget)
+    console = Output()
     with progress(console, f"reading {checkpoint.name}") as shown:
         if checkpoint.is_dir():
             holder = Holder(version, directory=checkpoint, address=address, config=settings, progress=shown)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
 
 from ckpt_transport.cli import served
 from ckpt_transport.cli.methods import UpdateMethod, parse_ranks, steps
@@ -19,20 +18,23 @@ from ckpt_transport.cli.options import (
     RingDepth,
     Transport,
 )
+from ckpt_transport.cli.output import Output
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import count
 from ckpt_transport.session import ParameterServer
-from ckpt_transport.session.coordinator import Progress
 from ckpt_transport.session.fleet import FleetReport, Updates, make_fleet
+from ckpt_transport.session.onlookers import Progress
 from ckpt_transport.session.quantizers import quantizer_for
 from ckpt_transport.session.report import Report
 
 Done = TypeVar("Done")
 
 
+KEEP = "keep"
+"""What becomes of requests where nothing else is asked for."""
 INCOMPLETE = 4
 """Exit code: the new version stands, and an engine was lost or could not be resumed."""
 
@@ -56,7 +58,7 @@ def update(
             help="Requests that run at the endpoints: 'keep' freezes them and then goes on with them, 'wait' lets them "
             "end first, 'abort' ends them, 'none' holds only forward passes."
         ),
-    ] = "keep",
+    ] = KEEP,
     draft: Annotated[
         bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
     ] = False,
@@ -112,6 +114,8 @@ def update(
         raise ConfigError("--engine and --endpoint belong together: what runs there, and where")
     if engine is not None and sink:
         raise ConfigError("give --sink, or --engine and --endpoint, not both")
+    if engine is None and pause != KEEP:
+        raise ConfigError("--pause is for requests at --endpoint; sinks hold their forward passes by themselves")
     if ranks is not None and update_method is UpdateMethod.BROADCAST:
         raise ConfigError("a broadcast is to all sinks; with --ranks choose --update-method p2p, or all")
     if ranks is not None and engine is not None:
@@ -146,7 +150,7 @@ def bring(
     """Bring ``checkpoint`` to the sinks of the settings, or to the engines at ``endpoints``, and say what happened."""
     quantize = None if quantize_for is None else quantizer_for(quantize_for)
     with ParameterServer(settings) as server:
-        console = Console(quiet=server.rank != 0)
+        console = Output(quiet=server.rank != 0)
         register = _with_progress(console, f"reading {checkpoint.name}")
         name = version if quantize is None else f"{version} as it was read"
         if checkpoint.is_dir():
@@ -173,7 +177,7 @@ def run(
     pause: str,
     *,
     draft: bool,
-    console: Console,
+    console: Output,
 ) -> Sequence[str]:
     """Bring ``version`` by ``updates``, and say what happened; returns who was lost on the way."""
     updating = _with_progress(console, f"updating to {version}")
@@ -196,7 +200,7 @@ def run(
     return problems
 
 
-def _with_progress(console: Console, what: str) -> Callable[[Callable[[Progress], Done]], Done]:
+def _with_progress(console: Output, what: str) -> Callable[[Callable[[Progress], Done]], Done]:
     """Runs something that reports its progress, and shows that."""
 
     def run(act: Callable[[Progress], Done]) -> Done:
@@ -206,7 +210,7 @@ def _with_progress(console: Console, what: str) -> Callable[[Callable[[Progress]
     return run
 
 
-def _print(console: Console, report: Report) -> None:
+def _print(console: Output, report: Report) -> None:
     console.print(explain(report.plan), markup=False, highlight=False, soft_wrap=True)
     console.print(report.picture(min(console.width - 32, 100)), markup=False, highlight=False, soft_wrap=True)
     console.print(
@@ -219,7 +223,7 @@ def _print(console: Console, report: Report) -> None:
         console.print(f"forward passes were held for at most {max(report.paused.values()) * 1e3:.0f} ms")
 
 
-def _print_fleet(console: Console, done: FleetReport) -> None:
+def _print_fleet(console: Output, done: FleetReport) -> None:
     console.print(f"steps: {_seconds(done.steps)}", soft_wrap=True, highlight=False)
     for endpoint, held in done.held.items():
         requests = f"requests were held for {held * 1e3:.0f} ms" if held else "requests were not held"

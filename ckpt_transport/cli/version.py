@@ -7,12 +7,15 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from ckpt_transport.cli.options import AsJson, ConfigFile
+from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
+from ckpt_transport.errors import JoinError
 from ckpt_transport.session import ask_version
+from ckpt_transport.session.messages import ServedVersion
 
 
 def version(
@@ -21,19 +24,36 @@ def version(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask sinks which version they serve. Exit code 3 when one must not serve, 1 when one does not answer."""
+    """Ask sinks which version they serve. Exit code 3 when one must not serve, else 1 when one does not answer."""
     settings = Config.load(config)
-    answers = {address: ask_version(address, settings, timeout) for address in addresses}
+    answers: dict[str, ServedVersion | JoinError] = {}
+    for address in addresses:
+        try:
+            answers[address] = ask_version(address, settings, timeout)
+        except JoinError as error:
+            answers[address] = error
     if as_json:
-        rows = {address: msgspec.to_builtins(answer) for address, answer in answers.items()}
+        rows = {
+            address: {"error": str(answer)} if isinstance(answer, JoinError) else msgspec.to_builtins(answer)
+            for address, answer in answers.items()
+        }
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
     else:
-        table = Table("address", "sink", "version", "state")
+        table = Table(Column("address", overflow="fold"), "sink", "version", "state")
         for address, answer in answers.items():
-            state = f"[red]tainted[/]: {answer.tainted}" if answer.tainted else "[green]serves[/]"
-            if answer.update:
-                state = f"being updated to {answer.update}"
-            table.add_row(address, answer.label, answer.version or "(not named)", state)
-        Console().print(table)
-    if any(answer.tainted for answer in answers.values()):
+            table.add_row(address, *_row(answer))
+        Output().print(table)
+    if any(isinstance(answer, ServedVersion) and answer.tainted for answer in answers.values()):
         raise typer.Exit(3)
+    if any(isinstance(answer, JoinError) for answer in answers.values()):
+        raise typer.Exit(1)
+
+
+def _row(answer: ServedVersion | JoinError) -> tuple[str, str, str]:
+    """Sink, version and state, as rich marks them up."""
+    if isinstance(answer, JoinError):
+        return "", "", f"[red]{escape(str(answer))}[/]"
+    state = f"[red]tainted[/]: {escape(answer.tainted)}" if answer.tainted else "[green]serves[/]"
+    if answer.update:
+        state = f"being updated to {answer.update}"
+    return answer.label, answer.version or "(not named)", state

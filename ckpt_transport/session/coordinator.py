@@ -29,14 +29,12 @@ from ckpt_transport.session import messages as m
 from ckpt_transport.session.bandwidths import between_hosts
 from ckpt_transport.session.invitations import Guests, Invitations
 from ckpt_transport.session.members import TICK_SECONDS, Members
+from ckpt_transport.session.onlookers import Progress, heedless
 from ckpt_transport.session.participant import Participant
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.transport import Traits
-
-Progress = Callable[[int, int], None]
-"""Bytes done and bytes in all."""
 
 
 @dataclass(slots=True)
@@ -116,7 +114,7 @@ class Coordinator:
                     invitations.gather(myself)
                 finally:
                     self._reached = invitations.reached
-            made, events = self._bring(progress, before_hold)
+            made, events = self._bring(heedless(progress), before_hold)
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:

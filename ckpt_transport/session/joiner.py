@@ -14,11 +14,12 @@ from ckpt_transport.planning import Manifest, Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session import metas
 from ckpt_transport.session.available import check_known, states
-from ckpt_transport.session.coordinator import Progress, RouteNames
+from ckpt_transport.session.coordinator import RouteNames
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.invitations import Guests
 from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport.session.metas import Metas
+from ckpt_transport.session.onlookers import Progress, check_trace, keep_trace
 from ckpt_transport.session.peers import PeerCoordinator
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
@@ -75,6 +76,7 @@ class Joiner:
         if not invited or len(set(invited)) != len(invited):
             raise ConfigError(f"name the sinks that are to join, each once; named: {', '.join(invited) or 'none'}")
         check_known(self.config)
+        check_trace(self.config)
         holders = tuple(holder.address for holder in self._metas.holders)
         near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
         listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
@@ -93,8 +95,7 @@ class Joiner:
                 for address in (*invited, *holders):
                     mailbox.send(address, m.Goodbye())
                 table.close()
-        if self.config.trace:
-            report.write_trace(Path(self.config.trace))
+        keep_trace(report, self.config)
         return report
 
     def _introduce(self, update: str) -> m.Join:

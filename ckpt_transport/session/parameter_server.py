@@ -22,10 +22,11 @@ from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.available import check, states, uses_devices
 from ckpt_transport.session.bandwidths import bandwidths
-from ckpt_transport.session.coordinator import Coordinator, Progress, RouteNames
+from ckpt_transport.session.coordinator import Coordinator, RouteNames
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.invitations import Guests
 from ckpt_transport.session.mailbox import open_mailbox
+from ckpt_transport.session.onlookers import Progress, check_trace, keep_trace
 from ckpt_transport.session.peers import PeerCoordinator
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
@@ -135,7 +136,7 @@ class ParameterServer:
         Args:
             version: a registered one.
             sinks: addresses; by default those of the configuration. Only rank 0 needs to know them.
-            progress: told about the bytes this rank has sent.
+            progress: told about the bytes this rank has sent. What it raises is logged, and it is not told any more.
             before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
                 pause an engine by other means. What it raises aborts the update.
             ranks: which of ``sinks`` to update, counted from 0; the others are not touched. Such an update goes on when
@@ -178,6 +179,7 @@ class ParameterServer:
         before_hold: Callable[[], None],
     ) -> Report:
         check(self.config)
+        check_trace(self.config)
         mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
         self._publish(mailbox.address)
         for address in self._partners.difference(invited):
@@ -188,8 +190,7 @@ class ParameterServer:
         coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
         join = self._join(update, table, stored)
         report = coordinator.lead(join, Guests(self.world_size, invited), progress, before_hold)
-        if self.config.trace:
-            report.write_trace(Path(self.config.trace))
+        keep_trace(report, self.config)
         return report
 
     def _follow(self, stored: StoredVersion) -> None:

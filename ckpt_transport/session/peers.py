@@ -18,8 +18,9 @@ from ckpt_transport.errors import CkptTransportError, ConfigError, CoverageError
 from ckpt_transport.execution import Event
 from ckpt_transport.planning import AUTO, Plan, Present, Role, Runs, TensorSpec
 from ckpt_transport.session import messages as m
-from ckpt_transport.session.coordinator import Coordinator, Progress
+from ckpt_transport.session.coordinator import Coordinator
 from ckpt_transport.session.members import TICK_SECONDS
+from ckpt_transport.session.onlookers import Progress
 
 FRUITLESS_ROUNDS = 3
 """So many rounds in a row may fail in which nobody left and nothing arrived."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ckpt_transport.store.strict_json import parse_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{1,9})-of-(?P<count>\d{1,6})\.safetensors")
 
 
 class FileStamp(NamedTuple):
@@ -88,7 +90,20 @@ def from_directory(directory: Path) -> tuple[CheckpointFile, ...]:
     paths = list(directory.glob("*.safetensors"))
     if not paths:
         raise CheckpointError(f"{directory} holds no *.safetensors file; download the checkpoint in that format")
+    _check_complete(paths)
     return from_files(paths)
+
+
+def _check_complete(paths: Sequence[Path]) -> None:
+    """Shards say in their names how many there are."""
+    for path in paths:
+        if found := SHARD.fullmatch(path.name):
+            name, digits, count = found["name"], len(found["number"]), int(found["count"])
+            shards = [path.with_name(f"{name}-{n + 1:0{digits}}-of-{found['count']}.safetensors") for n in range(count)]
+            if missing := [shard for shard in shards if shard not in paths]:
+                raise CheckpointError(
+                    f"{missing[0]} is missing, of {count} files that {path.name} is one of; download all of them"
+                )
 
 
 def from_path(path: Path) -> tuple[CheckpointFile, ...]:
@@ -126,7 +141,10 @@ def _owners(nbytes: Sequence[int], world_size: int) -> Iterator[int]:
 def _from_index(index: Path) -> tuple[CheckpointFile, ...]:
     wanted: dict[Path, set[str]] = {}
     for name, file in _weight_map(index).items():
-        wanted.setdefault(index.parent / file, set()).add(name)
+        path = index.parent / file
+        if path not in wanted and not path.exists():
+            raise CheckpointError(f"{index} maps tensor {name!r} to {file}, which is missing; download that file")
+        wanted.setdefault(path, set()).add(name)
     return _checked([_only(_read_file(path), wanted[path], index) for path in sorted(wanted)])
 
 

@@ -235,6 +235,8 @@ class Store:
     def _check_free(self, version: str) -> None:
         if self._closed:
             raise StoreError("this store was closed")
+        if not version or not version.isprintable():
+            raise StoreError(f"a version cannot be called {version!r}; give a name of printable characters")
         if version in self._versions:
             raise StoreError(f"version '{version}' is registered already; unregister it, or choose another name")
 

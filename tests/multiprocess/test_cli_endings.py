@@ -1,0 +1,135 @@
+"""However a command is watched or interrupted, its exit code says what has become of the sinks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from safetensors.torch import save_file
+
+from ckpt_transport import Config, ParameterServer
+from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
+
+COMMAND = [sys.executable, "-m", "ckpt_transport"]
+ENVIRONMENT = {**os.environ, "CKPT_TRANSPORT_HEARTBEAT_INTERVAL": "0.1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "1.5"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    assert not left_behind()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    save_file(weights(2), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize("error", [OSError("no terminal"), SystemExit(1)], ids=repr)
+def test_an_update_goes_on_when_telling_its_progress_fails(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = []
+
+    def progress(done: int, total: int) -> None:
+        told.append(done)
+        raise error
+
+    with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(**{**SWIFT, "bucket_bytes": "4KiB"})) as server:
+        server.register("v2", tensors=weights(2))
+        server.update("v2", [sink.address], progress=progress)
+        assert sink.state().version == "v2"
+        assert sink.state().holds(weights(2))
+    assert len(told) == 1
+    assert "progress is not told any more" in caplog.text
+
+
+@pytest.mark.parametrize("reader", ["head -c 1", "true"])
+def test_a_reader_that_goes_away_changes_nothing(checkpoint: Path, reader: str) -> None:
+    with fleet(SinkSpec()) as (sink,):
+        update = f"update --checkpoint {checkpoint} --version v2 --sink {sink.address}"
+        script = f"set -o pipefail; {' '.join(COMMAND)} {update} | {reader}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert sink.state().version == "v2"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_is_full_is_said_and_changes_nothing(checkpoint: Path) -> None:
+    with fleet(SinkSpec()) as (sink,), open("/dev/full", "wb") as full:
+        update = [*COMMAND, "update", "--checkpoint", str(checkpoint), "--version", "v2", "--sink", sink.address]
+        done = subprocess.run(update, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+        assert "what follows is not printed: [Errno 28]" in done.stderr
+        assert sink.state().version == "v2"
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_the_update(checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for trace in (tmp_path, file / "trace.json"):
+        with fleet(SinkSpec()) as (sink,):
+            done = run("update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, "--trace", trace)
+            assert done.returncode == 1
+            assert "choose another place for the trace" in done.stderr
+            assert "Traceback" not in done.stderr
+            assert sink.state().version == "v1"
+
+
+def test_directories_for_a_trace_are_made(checkpoint: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "some" / "where" / "trace.json"
+    with fleet(SinkSpec()) as (sink,):
+        done = run("update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, "--trace", trace)
+        assert done.returncode == 0, done.stderr
+    assert msgspec.json.decode(trace.read_bytes())
+
+
+def test_a_sink_that_does_not_answer_hides_no_other() -> None:
+    with fleet(SinkSpec()) as (sink,):
+        asked = run("version", "--timeout", "0.3", "--json", "ipc:///tmp/nobody", sink.address)
+        assert asked.returncode == 1
+        answers = msgspec.json.decode(asked.stdout)
+        assert "no answer" in answers["ipc:///tmp/nobody"]["error"]
+        assert answers[sink.address]["version"] == "v1"
+        table = run("version", "--timeout", "0.3", "ipc:///tmp/nobody", sink.address)
+        assert "no answer" in " ".join(table.stdout.split())
+        assert "v1" in table.stdout
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines"], ids=repr)
+def test_a_version_needs_a_name_that_can_be_printed(checkpoint: Path, name: str) -> None:
+    done = run("serve", "--checkpoint", checkpoint, "--version", name)
+    assert done.returncode == 1
+    assert "give a name of printable characters" in done.stderr
+
+
+def test_what_is_to_become_of_requests_is_asked_of_engines_only(checkpoint: Path) -> None:
+    done = run("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", "ipc:///tmp/x", "--pause", "abort")
+    assert done.returncode == 1
+    assert "--pause is for requests at --endpoint" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_holder_that_is_interrupted_leaves_nothing(checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
+    metas = tmp_path / "metas.json"
+    serve = [*COMMAND, "serve", f"--checkpoint={checkpoint}", "--version=v2", f"--save-metas={metas}"]
+    with subprocess.Popen(serve, stdout=subprocess.DEVNULL, env=ENVIRONMENT) as process:
+        deadline = time.monotonic() + DEADLINE
+        while not metas.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(DEADLINE) == 128 + number
