@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
 
 from ckpt_transport.cli import demo, join, plan, serve, transports, update, version
-from ckpt_transport.errors import CkptTransportError, TaintedError
+from ckpt_transport.errors import CkptTransportError, TaintedError, UpdateAbortedError
 
 HELP = """Put new weights into running LLM inference engines, without a restart.
 
@@ -39,12 +40,31 @@ def main() -> None:
     try:
         app()
     except CkptTransportError as error:
-        console = Console(stderr=True)
-        console.print(f"[bold red]{type(error).__name__}[/]: ", end="", soft_wrap=True)
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        for note in getattr(error, "__notes__", ()):
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
-        sys.exit(3 if isinstance(error, TaintedError) else 1)
+        _fail(error)
+    except SystemExit as ending:
+        rolled_back = _rolled_back(ending)
+        if rolled_back is None:
+            raise
+        _fail(rolled_back)
+
+
+def _fail(error: CkptTransportError) -> NoReturn:
+    console = Console(stderr=True)
+    console.print(f"[bold red]{type(error).__name__}[/]: ", end="", soft_wrap=True)
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    for note in getattr(error, "__notes__", ()):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(3 if isinstance(error, TaintedError) else 1)
+
+
+def _rolled_back(ending: SystemExit) -> CkptTransportError | None:
+    """What became of the update that was interrupted, if one was; the interrupt's cause, that typer hands on."""
+    error: BaseException | None = ending
+    while error is not None:
+        error = error.__cause__ or error.__context__
+        if isinstance(error, UpdateAbortedError | TaintedError):
+            return error
+    return None
 
 
 def _terminate(number: int, _: object) -> None:

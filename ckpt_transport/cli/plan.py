@@ -14,8 +14,9 @@ from ckpt_transport import registry
 from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import AUTO, Participant, Role, Settings, Topology, explain, transports_of, verify
+from ckpt_transport.planning import Participant, Role, Settings, Topology, explain, verify
 from ckpt_transport.planning import plan as make_plan
+from ckpt_transport.session.available import check, states
 from ckpt_transport.session.bandwidths import bandwidths
 from ckpt_transport.store import from_path, outline
 from ckpt_transport.transport import Traits
@@ -43,10 +44,8 @@ def plan(
         config, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, memory_budget=memory_budget
     )
     manifest = outline(version, from_path(checkpoint), sources, MemoryKind(settings.pool))
-    if settings.transport != AUTO:
-        for name in transports_of(settings.transport):
-            registry.load(name)
-    available = tuple(name for name in registry.names() if registry.available(name).ok)
+    check(settings)
+    available = tuple(name for name, state in states(settings).items() if state.ok)
     topology = Topology(
         tuple(
             Participant(rank, Role.SOURCE, f"host{rank % hosts}", settings.memory_budget, available)

@@ -64,6 +64,8 @@ def choose(
     chosen = min(ways, key=lambda name: (ways[name][0].seconds, name), default="")
     if settings.transport != AUTO:
         if settings.transport not in ways:
+            own = f"{settings.transport}: "
+            reasons.sort(key=lambda reason: not reason.startswith(own))
             raise ConfigError(
                 f"transport '{settings.transport}' cannot carry this update; " + ("; ".join(reasons) or "there is none")
             )

@@ -118,8 +118,9 @@ class Coordinator:
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:
-            interrupt.add_note(str(self._roll_back(interrupt)))
-            raise
+            outcome = self._roll_back(interrupt)
+            interrupt.add_note(str(outcome))
+            raise interrupt from outcome
         with self._phase("commit"):
             paused, lost = self._commit()
         labels = {rank: join.label for rank, join in enumerate(self._members.joins)}

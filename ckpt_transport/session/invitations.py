@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from ckpt_transport.session.members import TICK_SECONDS, Members
 
 INVITE_SECONDS = 0.25
 """How often one that is busy with another update is invited again."""
+TELL_SECONDS = 5.0
+"""After so long it is said who is waited for."""
+logger = logging.getLogger(__name__)
 
 
 def _welcome(join: m.Join) -> str:
@@ -78,7 +82,7 @@ class Invitations:
         for address in everybody:
             invite(address)
         deadline = time.monotonic() + self.config.join_timeout
-        ask_again = time.monotonic() + INVITE_SECONDS
+        ask_again, tell = time.monotonic() + INVITE_SECONDS, time.monotonic() + TELL_SECONDS
         without_stragglers = float("inf")
         while self._missing():
             received = self.mailbox.receive(TICK_SECONDS)
@@ -89,6 +93,9 @@ class Invitations:
                 for address in self._busy:
                     invite(address)
                 ask_again = now + INVITE_SECONDS
+            if now > tell:
+                logger.warning("waiting up to %.0f s more for %s", deadline - now, ", ".join(self._missing()))
+                tell = float("inf")
             if self._enough():
                 without_stragglers = min(without_stragglers, now + self.config.heartbeat_timeout)
             if now > min(deadline, without_stragglers):

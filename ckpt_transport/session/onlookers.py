@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 
 
 def heedless(progress: Progress) -> Progress:
-    """``progress``, until it fails for the first time; that is logged. SystemExit counts, as of a closed output."""
+    """``progress``, until it raises an error for the first time; that is logged. An interrupt is none, and passes."""
     failed = False
 
     def show(done: int, total: int) -> None:
@@ -27,7 +27,7 @@ def heedless(progress: Progress) -> Progress:
             return
         try:
             progress(done, total)
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             failed = True
             logger.warning("progress is not told any more: %s: %s", type(error).__name__, error)
 

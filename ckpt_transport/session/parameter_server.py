@@ -136,7 +136,7 @@ class ParameterServer:
         Args:
             version: a registered one.
             sinks: addresses; by default those of the configuration. Only rank 0 needs to know them.
-            progress: told about the bytes this rank has sent. What it raises is logged, and it is not told any more.
+            progress: told about the bytes this rank has sent. Its first error is logged, and it is not told any more.
             before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
                 pause an engine by other means. What it raises aborts the update.
             ranks: which of ``sinks`` to update, counted from 0; the others are not touched. Such an update goes on when

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 from safetensors.torch import save_file
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport_torch.engine import Loader
 from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
 
 COMMAND = [sys.executable, "-m", "ckpt_transport"]
@@ -38,15 +40,12 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
 
 
-@pytest.mark.parametrize("error", [OSError("no terminal"), SystemExit(1)], ids=repr)
-def test_an_update_goes_on_when_telling_its_progress_fails(
-    error: BaseException, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_update_goes_on_when_telling_its_progress_fails(caplog: pytest.LogCaptureFixture) -> None:
     told = []
 
     def progress(done: int, total: int) -> None:
         told.append(done)
-        raise error
+        raise OSError("no terminal")
 
     with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(**{**SWIFT, "bucket_bytes": "4KiB"})) as server:
         server.register("v2", tensors=weights(2))
@@ -65,6 +64,44 @@ def test_a_reader_that_goes_away_changes_nothing(checkpoint: Path, reader: str) 
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
         assert (done.returncode, done.stderr) == (0, "")
         assert sink.state().version == "v2"
+
+
+def slowly(module: torch.nn.Module) -> Loader:
+    """A loader that takes everything, some seconds long."""
+    state = module.state_dict()
+
+    def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in pairs:
+            time.sleep(0.4)
+            state[name].copy_(tensor)
+
+    return load
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("others", "code", "said"),
+    [(["--sink", "ipc:///tmp/nobody"], 1, "UpdateAbortedError"), ([], 3, "TaintedError")],
+    ids=["before", "half-way"],
+)
+def test_an_interrupted_update_says_whether_sinks_must_not_serve(
+    checkpoint: Path, others: list[str], code: int, said: str, number: signal.Signals
+) -> None:
+    """Given a command that waits for a sink, or one whose sink is being loaded, when it is interrupted."""
+    with fleet(SinkSpec(loader=slowly)) as (sink,):
+        update = [*COMMAND, "update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, *others]
+        with subprocess.Popen(update, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+            deadline = time.monotonic() + DEADLINE
+            while not ask_version(sink.address).update:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(1.0)
+            process.send_signal(number)
+            errors = process.communicate(timeout=DEADLINE)[1]
+        assert process.returncode == code, errors
+        assert said in errors
+        assert "Traceback" not in errors
+        assert bool(ask_version(sink.address).tainted) == (code == 3)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

@@ -81,6 +81,12 @@ def missing_shard(directory: Path) -> Path:
     return directory
 
 
+def half_a_download(directory: Path) -> Path:
+    write_one(directory / "model-00002-of-00003.safetensors", "a")
+    write_one(directory / "model-00003-of-00003.safetensors", "b")
+    return directory
+
+
 def wrong_shard(directory: Path) -> Path:
     write_one(directory / "1.safetensors", "a")
     write_index(directory, {"a": "1.safetensors", "b": "1.safetensors"})
@@ -122,7 +128,8 @@ def no_tensors(directory: Path) -> Path:
         pytest.param(lambda directory: directory / "gone", ["gone is not a directory"], id="no such directory"),
         pytest.param(not_a_directory, ["is not a directory"], id="a file"),
         pytest.param(two_copies, ["tensor 'a'", "1.safetensors", "2.safetensors"], id="a tensor in two files"),
-        pytest.param(missing_shard, ["gone.safetensors cannot be opened", "No such file"], id="missing shard"),
+        pytest.param(missing_shard, [INDEX, "tensor 'a' to gone.safetensors, which is missing"], id="missing shard"),
+        pytest.param(half_a_download, ["model-00001-of-00003", "is missing, of 3 files"], id="shards without an index"),
         pytest.param(wrong_shard, [INDEX, "tensor 'b'", "1.safetensors, which does not hold it"], id="wrong shard"),
         pytest.param(broken_index, [INDEX, "not valid JSON"], id="broken index"),
         pytest.param(index_is_a_directory, [INDEX, "cannot be read"], id="index is a directory"),
