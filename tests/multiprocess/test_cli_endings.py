@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -33,6 +35,19 @@ def _nothing_left_behind() -> Iterator[None]:
 def checkpoint(tmp_path: Path) -> Path:
     save_file(weights(2), tmp_path / "model.safetensors")
     return tmp_path
+
+
+@contextmanager
+def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A command that can be interrupted, also where the tests themselves ignore a hangup."""
+    hang_up = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    command = [*COMMAND, *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=hang_up)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=DEADLINE)
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -89,8 +104,8 @@ def test_an_interrupted_update_says_whether_sinks_must_not_serve(
 ) -> None:
     """Given a command that waits for a sink, or one whose sink is being loaded, when it is interrupted."""
     with fleet(SinkSpec(loader=slowly)) as (sink,):
-        update = [*COMMAND, "update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, *others]
-        with subprocess.Popen(update, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        update = ["update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, *others]
+        with running(*update) as process:
             deadline = time.monotonic() + DEADLINE
             while not ask_version(sink.address).update:
                 assert time.monotonic() < deadline
@@ -162,8 +177,7 @@ def test_what_is_to_become_of_requests_is_asked_of_engines_only(checkpoint: Path
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_a_holder_that_is_interrupted_leaves_nothing(checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
     metas = tmp_path / "metas.json"
-    serve = [*COMMAND, "serve", f"--checkpoint={checkpoint}", "--version=v2", f"--save-metas={metas}"]
-    with subprocess.Popen(serve, stdout=subprocess.DEVNULL, env=ENVIRONMENT) as process:
+    with running("serve", f"--checkpoint={checkpoint}", "--version=v2", f"--save-metas={metas}") as process:
         deadline = time.monotonic() + DEADLINE
         while not metas.exists():
             assert time.monotonic() < deadline
