@@ -60,10 +60,14 @@ def _fail(error: CkptTransportError) -> NoReturn:
 def _rolled_back(ending: SystemExit) -> CkptTransportError | None:
     """What became of the update that was interrupted, if one was; the interrupt's cause, that typer hands on."""
     error: BaseException | None = ending
+    notes: list[str] = []
     while error is not None:
-        error = error.__cause__ or error.__context__
         if isinstance(error, UpdateAbortedError | TaintedError):
+            for note in notes:
+                error.add_note(note)
             return error
+        notes += getattr(error, "__notes__", ())
+        error = error.__cause__ or error.__context__
     return None
 
 

@@ -118,9 +118,7 @@ class Coordinator:
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:
-            outcome = self._roll_back(interrupt)
-            interrupt.add_note(str(outcome))
-            raise interrupt from outcome
+            raise interrupt from self._roll_back(interrupt)
         with self._phase("commit"):
             paused, lost = self._commit()
         labels = {rank: join.label for rank, join in enumerate(self._members.joins)}

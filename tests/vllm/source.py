@@ -17,7 +17,7 @@ ANSWER_SECONDS = 300
 context = multiprocessing.get_context("spawn")
 
 
-class Giving(Exception):
+class Giving(BaseException):
     """Raised in the middle of an update."""
 
 
@@ -122,6 +122,6 @@ def _fail_half_way(server: ParameterServer, version: str, sinks: Sequence[str]) 
 
     try:
         server.update(version, sinks, give_up)
-    except TaintedError:
-        return "tainted"
+    except Giving as interrupt:
+        return "tainted" if isinstance(interrupt.__cause__, TaintedError) else str(interrupt.__cause__)
     return "nothing failed"
