@@ -149,6 +149,7 @@ class ParameterServer:
             TaintedError: it failed half-way; names the sinks that must not serve.
             StoreError: there is no such version.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
+            KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two.
         """
         stored = self._store.get(version)
         if self.rank > 0:
