@@ -45,7 +45,7 @@ def measure(gib: float = 1.0, updates: int = 7, bucket_bytes: str = "", only: st
 
 def _compare(name: str, library: str, nbytes: int, updates: int, bucket_bytes: str) -> Row:
     settings = Config.load(transport=name, bucket_bytes=bucket_bytes or None)
-    bare_times, bare_work, copies, update_times, runs, largest = [], [], [], [], [], 0
+    bare_times, bare_work, copies, update_times, work, runs, largest = [], [], [], [], [], [], 0
     with sinks(1, nbytes) as (sink,), ParameterServer(settings) as server:
         sink.ask("bare", library, nbytes)
         theirs = sink.answer()
@@ -63,8 +63,10 @@ def _compare(name: str, library: str, nbytes: int, updates: int, bucket_bytes: s
             bare_times.append(time.perf_counter() - started)
             bare_work.append(_work(sink) - before)
             copies.append(ask_all([sink], "copy"))
+            before = _work(sink)
             done = server.update("v", [sink.address])
             assert done is not None, number
+            work.append(_work(sink) - before)
             update_times.append(done.seconds)
             runs.append(done.phases["run"])
             largest = max(bucket.nbytes for bucket in done.plan.buckets)
@@ -80,7 +82,8 @@ def _compare(name: str, library: str, nbytes: int, updates: int, bucket_bytes: s
         target=TARGET,
         detail=(
             f"bare {best * 1e3:.0f} ms = {nbytes / best / 1e9:.2f} GB/s with {median(bare_work[1:]) * 1e3:.0f} ms of "
-            f"processors, copy {copy * 1e3:.0f} ms, update {took * 1e3:.0f} ms (run {median(runs[1:]) * 1e3:.0f} ms), "
+            f"processors, copy {copy * 1e3:.0f} ms, update {took * 1e3:.0f} ms (run {median(runs[1:]) * 1e3:.0f} ms) "
+            f"with {median(work[1:]) * 1e3:.0f} ms of processors, "
             f"buckets of {largest >> 20} MiB; ceiling on {cores} cores {best / floor:.2f}"
         ),
     )

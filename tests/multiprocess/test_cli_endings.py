@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,9 +19,7 @@ from safetensors.torch import save_file
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport_torch.engine import Loader
 from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
-
-COMMAND = [sys.executable, "-m", "ckpt_transport"]
-ENVIRONMENT = {**os.environ, "CKPT_TRANSPORT_HEARTBEAT_INTERVAL": "0.1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "1.5"}
+from tests.multiprocess.commands import ENVIRONMENT, command, run
 
 
 @pytest.fixture(autouse=True)
@@ -41,18 +38,14 @@ def checkpoint(tmp_path: Path) -> Path:
 def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A command that can be interrupted, also where the tests themselves ignore a hangup."""
     hang_up = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
-    command = [*COMMAND, *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=hang_up)
+    process = subprocess.Popen(
+        command(*arguments), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=hang_up
+    )
     try:
         yield process
     finally:
         process.kill()
         process.communicate(timeout=DEADLINE)
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
 
 
 def test_an_update_goes_on_when_telling_its_progress_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -74,8 +67,8 @@ def test_an_update_goes_on_when_telling_its_progress_fails(caplog: pytest.LogCap
 @pytest.mark.parametrize("reader", ["head -c 1", "true"])
 def test_a_reader_that_goes_away_changes_nothing(checkpoint: Path, reader: str) -> None:
     with fleet(SinkSpec()) as (sink,):
-        update = f"update --checkpoint {checkpoint} --version v2 --sink {sink.address}"
-        script = f"set -o pipefail; {' '.join(COMMAND)} {update} | {reader}"
+        update = command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
+        script = f"set -o pipefail; {shlex.join(update)} | {reader}"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
         assert (done.returncode, done.stderr) == (0, "")
         assert sink.state().version == "v2"
@@ -110,7 +103,7 @@ def test_an_interrupted_update_says_whether_sinks_must_not_serve(
             while not ask_version(sink.address).update:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            time.sleep(1.0)
+            time.sleep(1.0)  # a sink that is being loaded answers nothing that would tell
             process.send_signal(number)
             errors = process.communicate(timeout=DEADLINE)[1]
         assert process.returncode == code, errors
@@ -122,7 +115,7 @@ def test_an_interrupted_update_says_whether_sinks_must_not_serve(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_an_output_that_is_full_is_said_and_changes_nothing(checkpoint: Path) -> None:
     with fleet(SinkSpec()) as (sink,), open("/dev/full", "wb") as full:
-        update = [*COMMAND, "update", "--checkpoint", str(checkpoint), "--version", "v2", "--sink", sink.address]
+        update = command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
         done = subprocess.run(update, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
         assert "what follows is not printed: [Errno 28]" in done.stderr

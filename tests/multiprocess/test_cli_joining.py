@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +15,7 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Metas
 from tests.fleet import DEADLINE, SinkSpec, fleet, left_behind, weights
-
-ENVIRONMENT = {**os.environ, "CKPT_TRANSPORT_HEARTBEAT_INTERVAL": "0.1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "1.5"}
+from tests.multiprocess.commands import ENVIRONMENT, command, run
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +30,6 @@ def checkpoint(tmp_path: Path) -> Path:
     folder.mkdir()
     save_file(weights(2), folder / "model.safetensors")
     return folder
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "ckpt_transport", *map(str, arguments)]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
 
 
 def sinks_of(addresses: Sequence[str]) -> list[str]:
