@@ -20,6 +20,8 @@ from ckpt_transport.control.security import Secret
 from ckpt_transport.errors import ConfigError, ControlError, MessageError, PeerLostError
 
 LINGER_MS = 500
+AT_ONCE = 32
+"""Messages of a socket that are filed before anything else is done: a peer may send faster than they are filed."""
 
 
 class Mailbox:
@@ -100,17 +102,21 @@ class Mailbox:
                 break
         return self._inbox.popleft() if self._inbox else None
 
-    def pump(self, timeout: float) -> None:
-        """File what has arrived; wait up to ``timeout`` seconds when nothing has since the last wait."""
+    def pump(self, timeout: float) -> bool:
+        """File what has arrived; wait up to ``timeout`` seconds when nothing has since the last wait.
+
+        Returns: whether something had arrived; then there may be more.
+        """
         waits = timeout > 0
         found = bool(self._poller.poll(0 if self._news else math.ceil(timeout * 1000)))
         self._news = found and not waits
         if not found:
-            return
+            return False
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 4096)
         for socket in (self._router, *self._dealers.values()):
             self._drain(socket)
+        return True
 
     def wake(self) -> None:
         """End the wait of whoever is in :meth:`pump`, from any thread."""
@@ -119,7 +125,7 @@ class Mailbox:
                 os.write(self._waker, b"!")
 
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
-        while True:
+        for _ in range(AT_ONCE):
             try:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -180,9 +186,8 @@ class Mailbox:
         """
         oldest = time.monotonic() - self._timeout
         for address in self._heard if watched is None else watched:
-            if self._heard.get(address, oldest) < oldest:
-                self.pump(0)
-                if self._heard[address] < oldest:
+            while self._heard.get(address, oldest) < oldest:
+                if not self.pump(0):
                     raise PeerLostError(f"no sign of life from {address} for {self._timeout:g} s")
 
     # -- the end ------------------------------------------------------------------------------------------------

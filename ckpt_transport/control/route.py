@@ -49,8 +49,9 @@ class RouteControl:
         self._send(rank, PLAIN, payload)
 
     def receive(self) -> tuple[int, bytes] | None:
-        self._mailbox.pump(0)
         arrived = self._mailbox.route_messages(self._group.route)
+        if not arrived:
+            self._mailbox.pump(0)
         while arrived:
             message = arrived.popleft()
             if message.round == PLAIN:

@@ -18,6 +18,10 @@ class Agreement:
         self._announced: dict[int, tuple[int, int]] = {}
         self._newest: dict[int, int] = {}
         self._expected: set[int] = set()
+        self._heard: list[int] = []
+        """Announced since the last check."""
+        self._passed = 0
+        """Of earlier transfers than this one, those announced were checked."""
 
     def hear(self, sender: int, seq: int, digest: int) -> None:
         """``sender`` says that it sends transfer ``seq``, whose digest is ``digest``.
@@ -29,6 +33,7 @@ class Agreement:
         if other != sender:
             raise self._differ(f"ranks {other} and {sender} both send transfer {seq}")
         self._newest[sender] = seq
+        self._heard.append(seq)
 
     def expect(self, transfer: Transfer) -> None:
         """This rank has posted the receive."""
@@ -40,9 +45,13 @@ class Agreement:
         Raises:
             TransferError: there is one.
         """
-        for seq, (sender, _) in self._announced.items():
-            if seq < next_seq and seq not in self._expected:
+        late = [seq for seq in self._heard if seq < self._passed]
+        for seq in (*late, *range(self._passed, next_seq)):
+            if seq in self._announced and seq not in self._expected:
+                sender = self._announced[seq][0]
                 raise self._differ(f"rank {sender} sends transfer {seq} to this rank, which does not expect it")
+        self._heard.clear()
+        self._passed = max(self._passed, next_seq)
 
     def reached(self, transfer: Transfer) -> bool:
         """Whether the sender has posted ``transfer`` too. Not called again after True.

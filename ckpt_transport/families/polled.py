@@ -24,6 +24,8 @@ from ckpt_transport.transport import Control, Endpoint, Group, MemoryRegion, Rec
 Poll = Callable[[], bool]
 """Whether one piece of work has ended. Raises a TransportError when it failed. Not called again after True."""
 
+AT_ONCE = 32
+"""Signals that are taken in before operations are looked at again: a sender may say more at once than that."""
 EXPLANATION_WAIT = 1.0
 """Seconds for which a lost connection may still be explained by its member's own ABORT, which says why."""
 
@@ -79,7 +81,28 @@ class Operation(Receipt):
         if self._finished:
             return True
         self._endpoint._raise_if_unusable()
-        self._endpoint._progress()
+        if not self._ended():
+            self._endpoint._progress()
+            if not self._ended():
+                return False
+        self._finished = True
+        self._endpoint._outstanding.remove(self)
+        self._let_go()
+        return True
+
+    def fence(self) -> Fence | None:
+        return self._fence()
+
+    def views(self) -> Sequence[torch.Tensor]:
+        return self._make_views()
+
+    def release(self) -> None:
+        on_release, self._on_release = self._on_release, None
+        if on_release is not None:
+            on_release()
+
+    def _ended(self) -> bool:
+        """Whether all polls have said True, by what the members have said so far."""
         if self._endpoint._suspicion is not None:
             return False
         try:
@@ -95,22 +118,7 @@ class Operation(Receipt):
             failure = TransferError(f"transfer {self.transfer.seq} on route {self._endpoint.group.route}: {error}")
             self._endpoint.abort(failure)
             raise failure from error
-        if not self._polls:
-            self._finished = True
-            self._endpoint._outstanding.remove(self)
-            self._let_go()
-        return self._finished
-
-    def fence(self) -> Fence | None:
-        return self._fence()
-
-    def views(self) -> Sequence[torch.Tensor]:
-        return self._make_views()
-
-    def release(self) -> None:
-        on_release, self._on_release = self._on_release, None
-        if on_release is not None:
-            on_release()
+        return not self._polls
 
     def _let_go(self) -> None:
         for region in self._regions:
@@ -162,7 +170,10 @@ class PolledEndpoint(Endpoint):
     def _progress(self) -> None:
         """Take in what the other members have said."""
         try:
-            while (message := self.control.receive()) is not None:
+            for _ in range(AT_ONCE):
+                message = self.control.receive()
+                if message is None:
+                    break
                 sender, payload = message
                 signal = _decode(payload)
                 if signal.kind is SignalKind.ABORT:
