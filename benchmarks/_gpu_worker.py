@@ -118,7 +118,7 @@ def run_bare_broadcast(
     while pipe.recv()[0] != "stop":
         started = time.perf_counter()
         for _ in range(-(-nbytes // slot_bytes)):
-            communicator.broadcast(slot.data_ptr(), slot_bytes, 0, stream.cuda_stream, deadline, lambda: None)
+            communicator.broadcast(slot.data_ptr(), slot_bytes, 0, stream.cuda_stream)
         stream.synchronize()
         pipe.send(time.perf_counter() - started)
     communicator.abort()
@@ -155,7 +155,7 @@ def run_broadcast_with_copies(
             if rank == 0:
                 copy(number)
             stream.wait_event(copied[number])
-            communicator.broadcast(slots[number].data_ptr(), slot_bytes, 0, stream.cuda_stream, deadline, lambda: None)
+            communicator.broadcast(slots[number].data_ptr(), slot_bytes, 0, stream.cuda_stream)
             moved[number].record(stream)
             if rank != 0:
                 copy(number)

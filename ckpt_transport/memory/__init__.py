@@ -4,7 +4,7 @@ from ckpt_transport.memory.backing import Backing
 from ckpt_transport.memory.buffer import ONE_RUN, Buffer, MemoryKind
 from ckpt_transport.memory.copy import copy_bytes, copy_views, fill_runs
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
-from ckpt_transport.memory.fence import Fence, drain, fence
+from ckpt_transport.memory.fence import Fence, drain, fence, fence_on
 from ckpt_transport.memory.nearby import Nearby
 from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
@@ -23,6 +23,7 @@ __all__ = [
     "device_of",
     "drain",
     "fence",
+    "fence_on",
     "fill_runs",
     "may_have_devices",
     "name_of",

@@ -27,10 +27,13 @@ class Fence(Protocol):
 
 def fence(device: torch.device) -> Fence | None:
     """The end of what this thread has enqueued on the current stream of ``device``; None where nothing is enqueued."""
-    if device.type != "cuda":
-        return None
+    return fence_on(torch.cuda.current_stream(device)) if device.type == "cuda" else None
+
+
+def fence_on(stream: torch.cuda.Stream) -> Fence:
+    """The end of what has been enqueued on ``stream``."""
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
+    event.record(stream)
     return event
 
 

@@ -1,4 +1,4 @@
-"""The few calls of NCCL that a broadcast needs, on a communicator that never blocks.
+"""The few calls of NCCL that a broadcast needs.
 
 Torch's own process groups are not used: their watchdog ends the process when a peer is late, and they wait for each
 other on a store of their own. Source of the calls: NCCL User Guide, "Communicator Creation and Management" and
@@ -25,8 +25,6 @@ MAGIC = 0xCAFEBEEF
 CONFIG_VERSION = 21800
 """NCCL 2.18.0: the first with all fields of :class:`Config`. Newer versions fill in the fields they have added."""
 POLL_SECONDS = 0.0005
-SPIN_SECONDS = 0.001
-"""NCCL takes some tens of microseconds to enqueue a broadcast; only what takes longer is worth a nap."""
 
 
 class Status(enum.IntEnum):
@@ -86,6 +84,11 @@ def unique_id() -> bytes:
 class Communicator:
     """One member of a communicator. One thread drives it, with its device current.
 
+    Members meet in one that never blocks, so that it can be given up while others are waited for. Broadcasts use a
+    second one, split off the first, where a call may block: NCCL starts a thread for each call that may not, and that
+    takes eight times as long as enqueuing a broadcast. Only the first broadcast waits for others: it connects them. The
+    meeting can be left then.
+
     Args:
         identity: from :func:`unique_id` of one member.
         rank, size: this member, and how many there are.
@@ -98,57 +101,68 @@ class Communicator:
     """
 
     def __init__(self, identity: bytes, rank: int, size: int, deadline: float, watch: Callable[[], object]) -> None:
-        self._comm = ctypes.c_void_p()
-        config = Config(
-            ctypes.sizeof(Config), MAGIC, CONFIG_VERSION, 0, UNDEFINED, UNDEFINED, UNDEFINED, None, UNDEFINED
-        )
-        status = library().ncclCommInitRankConfig(
-            ctypes.byref(self._comm), size, UniqueId.from_buffer_copy(identity), rank, ctypes.byref(config)
-        )
+        self._meeting, self._comm = ctypes.c_void_p(), ctypes.c_void_p()
         try:
-            self._finish(status, deadline, watch)
+            status = library().ncclCommInitRankConfig(
+                ctypes.byref(self._meeting), size, UniqueId.from_buffer_copy(identity), rank, _config(blocking=0)
+            )
+            _check(status, self._meeting)
+            self._wait_for_members(self._meeting, deadline, watch)
+            status = library().ncclCommSplit(self._meeting, 0, rank, ctypes.byref(self._comm), _config(blocking=1))
+            _check(status, self._meeting)
+            self._wait_for_members(self._comm, deadline, watch)
         except BaseException:
             self.abort()
             raise
 
-    def broadcast(
-        self, address: int, nbytes: int, root: int, stream: int, deadline: float, watch: Callable[[], object]
-    ) -> None:
+    def broadcast(self, address: int, nbytes: int, root: int, stream: int) -> None:
         """Enqueue a broadcast of device memory, in place, from member ``root`` on a CUDA stream."""
         memory = ctypes.c_void_p(address)
         status = library().ncclBroadcast(
             memory, memory, ctypes.c_size_t(nbytes), UINT8, root, self._comm, ctypes.c_void_p(stream)
         )
-        self._finish(status, deadline, watch)
+        _check(status, self._comm)
+
+    def leave_meeting(self) -> None:
+        """Free what only meeting needed: hundreds of MiB of the device. Sooner takes several times as long."""
+        meeting, self._meeting = self._meeting, ctypes.c_void_p()
+        _check(library().ncclCommDestroy(meeting), None)
 
     def check(self) -> None:
         """
         Raises:
             TransferError: something has gone wrong since.
         """
-        _check(self._state(), self._comm)
+        _check(_state(self._comm), self._comm)
 
     def abort(self) -> None:
         """End what is in flight and free everything. Idempotent, and needs no other member."""
-        comm, self._comm = self._comm, ctypes.c_void_p()
-        if comm:
-            library().ncclCommAbort(comm)
+        comms, self._comm, self._meeting = (self._comm, self._meeting), ctypes.c_void_p(), ctypes.c_void_p()
+        for comm in comms:
+            if comm:
+                library().ncclCommAbort(comm)
 
-    def _finish(self, status: int, deadline: float, watch: Callable[[], object]) -> None:
-        spin_until = time.monotonic() + SPIN_SECONDS
-        while status == Status.IN_PROGRESS:
-            if time.monotonic() > spin_until:
-                if time.monotonic() > deadline:
-                    raise TransferTimeout("NCCL's other members did not turn up in time")
-                watch()
-                time.sleep(POLL_SECONDS)
-            status = self._state()
-        _check(status, self._comm)
+    def _wait_for_members(self, made: ctypes.c_void_p, deadline: float, watch: Callable[[], object]) -> None:
+        """Until a communicator is made, and the one that makes it is idle."""
+        while (state := _state(self._meeting)) == Status.IN_PROGRESS or not made:
+            _check(state, self._meeting)
+            if time.monotonic() > deadline:
+                raise TransferTimeout("NCCL's other members did not turn up in time")
+            watch()
+            time.sleep(POLL_SECONDS)
+        _check(state, self._meeting)
 
-    def _state(self) -> int:
-        state = ctypes.c_int()
-        status: int = library().ncclCommGetAsyncError(self._comm, ctypes.byref(state))
-        return status or state.value
+
+def _config(blocking: int) -> ctypes._CArgObject:
+    return ctypes.byref(
+        Config(ctypes.sizeof(Config), MAGIC, CONFIG_VERSION, blocking, UNDEFINED, UNDEFINED, UNDEFINED, None, UNDEFINED)
+    )
+
+
+def _state(comm: ctypes.c_void_p) -> int:
+    state = ctypes.c_int()
+    status: int = library().ncclCommGetAsyncError(comm, ctypes.byref(state))
+    return status or state.value
 
 
 def _check(status: int, comm: ctypes.c_void_p | None) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import Future
 
 import torch
 
 from ckpt_transport.errors import EndpointClosedError, RegistrationError, TransferTimeout
 from ckpt_transport.families import CollectiveEndpoint, Poll
-from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of, drain, fence, may_have_devices
+from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of, drain, fence_on, may_have_devices
 from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
 from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, unique_id
 
 ABORT_SECONDS = 2.0
 """Longest wait for a communicator to be gone; it takes milliseconds when nothing else holds it up."""
-LAUNCH_SECONDS = 30.0
-"""Longest wait for a broadcast to be enqueued; the first one of a communicator connects its members."""
 
 
 class NcclEndpoint(CollectiveEndpoint):
@@ -55,11 +53,10 @@ class NcclEndpoint(CollectiveEndpoint):
         return b""
 
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
+        number = self.group.ranks.index(root)
         with torch.cuda.device(self._device):
-            self._enqueue(tensor, root, time.monotonic() + LAUNCH_SECONDS, self._progress)
-        with torch.cuda.stream(self.stream):
-            moved = self._last = fence(self._device)
-        assert moved is not None
+            self._communicator.broadcast(tensor.data_ptr(), tensor.numel(), number, self.stream.cuda_stream)
+        moved = self._last = fence_on(self.stream)
 
         def ended() -> bool:
             self._communicator.check()
@@ -71,30 +68,31 @@ class NcclEndpoint(CollectiveEndpoint):
         return self._last
 
     def _connect_members(self, deadline: float) -> None:
-        """A first, small broadcast, so that the first bucket does not pay for it.
+        """A first, small broadcast, which waits for the members, so that no later one does.
 
         Raises:
             TransferTimeout: a member did not take part; the communicator is gone then.
         """
         probe = torch.zeros(1, dtype=torch.uint8, device=self._device)
         self.stream.wait_stream(torch.cuda.current_stream(self._device))
+        enqueued: Future[Poll] = Future()
+        threading.Thread(target=self._enqueue, args=(probe, enqueued), name="ckpt-transport-nccl", daemon=True).start()
         try:
-            self._enqueue(probe, self.group.ranks[0], deadline, self.control.receive)
-            while not self.stream.query():
+            while not (enqueued.done() and enqueued.result()()):
                 if time.monotonic() > deadline:
                     raise TransferTimeout(f"route {self.group.route}: a member took no part in the first broadcast")
-                self._communicator.check()
                 self.control.receive()
                 time.sleep(POLL_SECONDS)
+            self._communicator.leave_meeting()
         except BaseException:
             self._communicator.abort()
             raise
 
-    def _enqueue(self, tensor: torch.Tensor, root: int, deadline: float, watch: Callable[[], object]) -> None:
-        number = self.group.ranks.index(root)
-        self._communicator.broadcast(
-            tensor.data_ptr(), tensor.numel(), number, self.stream.cuda_stream, deadline, watch
-        )
+    def _enqueue(self, probe: torch.Tensor, enqueued: Future[Poll]) -> None:
+        try:
+            enqueued.set_result(self._broadcast(probe, self.group.ranks[0]))
+        except Exception as error:
+            enqueued.set_exception(error)
 
     def _interrupt(self, reason: BaseException) -> None:
         """Abort beside this thread: it may have to wait for a broadcast of another route, which is aborted next."""
