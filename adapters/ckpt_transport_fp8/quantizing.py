@@ -21,6 +21,7 @@ class Quantizing:
     """
 
     kind = MemoryKind.LOOSE
+    only_enqueues = False
 
     def __init__(self, kept: Loose, scaled: Scaled, computed: Computed) -> None:
         self._kept, self._scaled, self._computed = kept, scaled, computed

@@ -2,8 +2,10 @@
 
 A few threads share the work. The *pump* posts and polls; it alone touches endpoints, so it is the one thread that
 drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it; what it enqueues
-on a device is waited for elsewhere. Fills too large to do in passing run on threads that only copy. Nothing waits
-without a deadline: the pump calls ``watch`` every 50 ms, which raises when the update has failed elsewhere or is late.
+on a device is waited for elsewhere. Where applying only enqueues what a device orders, that thread is the pump, too:
+two that take turns at such short work would wait for each other. Fills that take too long to do in passing run on a
+thread of their own. Nothing waits without a deadline: ``watch`` is called every 50 ms, and raises when the update has
+failed elsewhere or is late.
 
 Where a device can order two steps, a step begins when those before it are *enqueued*: it waits for their fences on its
 stream, and nobody on the host. A step ends when its fence has passed, and only then is anything reported of it.
@@ -25,19 +27,19 @@ import torch
 
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import Event, now
-from ckpt_transport.memory import Backing, Fence, drain
-from ckpt_transport.memory import fence as fence_of
+from ckpt_transport.memory import Backing, Fence, drain, fence_on
 from ckpt_transport.planning import Bucket, RingUse, StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
 WATCH_SECONDS = 0.05
 AHEAD = 16
-"""Transfers of a route that are in flight: so many that neither a device nor a peer waits for the host, and so few that
-posting receives does not keep this host from applying. Sends that no device orders are posted when they may."""
+"""Transfers of a route that are in flight, or received and not applied: so many that neither a device nor a peer waits
+for the host, and so few that receiving does not keep this host from applying. Sends that no device orders are posted
+when they may."""
 DEVICE_POLL_SECONDS = 0.0005
 """How often fences are looked at that nobody waits for."""
 HANDED_OVER_BYTES = 256 << 10
-"""A fill of less takes about as long as handing it to another thread would."""
+"""A fill on the host of less takes about as long as handing it to another thread would."""
 
 Apply = Callable[[Bucket, torch.Tensor], Fence | None]
 """Puts one bucket into the engine: the bucket, and its bytes as a uint8 tensor; returns when they have been read, where
@@ -70,7 +72,7 @@ class Sources:
 
 
 Applied = tuple[Step, Fence | None, float]
-"""An apply that has returned: when its bytes have been read, None for now; and when it started."""
+"""An apply that has returned: when its bytes will have been read, None where they have been; and when it started."""
 
 
 class Pipeline:
@@ -96,7 +98,7 @@ class Pipeline:
         sources: Sources,
         apply: Apply,
         watch: Callable[[], None],
-        idle: Callable[[float], None],
+        idle: Callable[[float], object],
         wake: Callable[[], None],
         progress: Callable[[int], None],
         apply_stream: torch.cuda.Stream | None = None,
@@ -119,8 +121,13 @@ class Pipeline:
         self._receipts: dict[int, Receipt] = {}
         self._landed: dict[int, torch.Tensor] = {}
         """Of buckets of several runs, where they are received."""
-        self._to_apply: queue.SimpleQueue[tuple[Step, Sequence[Fence]] | None] = queue.SimpleQueue()
+        self._unapplied: dict[int, set[int]] = {route: set() for route in attachments}
+        """Of each route, the buckets that have been received and not applied."""
+        self._applied_here = {step.bucket for step in self._applies}
+        self._to_apply: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
+        self._driving = threading.Lock()
+        """Held by the thread that drives endpoints, where that may be another while a bucket is applied."""
         self._applied: deque[Applied | BaseException] = deque()
         self._reading: deque[Applied] = deque()
         self._marks: defaultdict[int, dict[Step, Fence]] = defaultdict(dict)
@@ -153,6 +160,10 @@ class Pipeline:
         if not self._applies:
             self._pump()
             return
+        if self._apply_stream is not None:
+            with self._guarded():
+                self._pump()
+            return
         pump = threading.Thread(target=self._pump_beside, name="ckpt-transport-pump", daemon=True)
         pump.start()
         try:
@@ -170,27 +181,26 @@ class Pipeline:
     # -- the caller's thread ------------------------------------------------------------------------------------
 
     def _apply_all(self, waiter: ThreadPoolExecutor) -> None:
-        while (handed := self._to_apply.get()) is not None:
+        while (step := self._to_apply.get()) is not None:
             if self._failure is not None:
                 raise self._failure
-            step, arrivals = handed
-            started = now()
-            if self._apply_stream is not None:
-                for arrival in arrivals:
-                    arrival.wait(self._apply_stream)
-            fence = self._apply(self._program.plan.buckets[step.bucket], self._bytes_of(step.bucket))
-            if fence is None or self._apply_stream is not None:
-                self._give_back((step, fence, started))
+            _, end, started = applied = self._apply_step(step)
+            if end is None:
+                self._give_back(applied)
             else:
-                waiter.submit(self._read_after, fence, step, started)
+                waiter.submit(self._read_after, step, end, started)
         if self._failure is not None:
             raise self._failure
+
+    def _apply_step(self, step: Step) -> Applied:
+        started = now()
+        return step, self._apply(self._program.plan.buckets[step.bucket], self._bytes_of(step.bucket)), started
 
     def _bytes_of(self, bucket: int) -> torch.Tensor:
         """A bucket that has been received. Its runs lie in a slot one behind the other, and are read as one."""
         return self._landed[bucket] if bucket in self._landed else self._receipts[bucket].views()[0]
 
-    def _read_after(self, fence: Fence, step: Step, started: float) -> None:
+    def _read_after(self, step: Step, fence: Fence, started: float) -> None:
         try:
             fence.synchronize()
         except Exception as error:
@@ -202,6 +212,48 @@ class Pipeline:
         """Have the pump see what has become of a bucket."""
         self._applied.append(applied)
         self._wake()
+
+    # -- the guard, where the caller's thread is the pump, too ----------------------------------------------------
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """See to it that an apply which waits for a transfer does not do so for ever, should that not end."""
+        over = threading.Event()
+        guard = threading.Thread(target=self._guard, args=(over,), name="ckpt-transport-guard", daemon=True)
+        self._driving.acquire()
+        guard.start()
+        try:
+            yield
+        finally:
+            self._driving.release()
+            over.set()
+            guard.join()
+
+    def _guard(self, over: threading.Event) -> None:
+        while self._failure is None and not over.wait(WATCH_SECONDS):
+            if self._driving.acquire(blocking=False):
+                try:
+                    self._look_around()
+                except BaseException as error:
+                    self._failure = error
+                    self._let_go(error)
+                finally:
+                    self._driving.release()
+
+    def _look_around(self) -> None:
+        self._watch()
+        for flying in self._in_flight.values():
+            if flying:
+                flying[0][1].done()
+
+    def _apply_guarded(self, step: Step) -> Applied:
+        self._driving.release()
+        try:
+            return self._apply_step(step)
+        finally:
+            self._driving.acquire()
+            if self._failure is not None:
+                raise self._failure
 
     # -- the pump -----------------------------------------------------------------------------------------------
 
@@ -237,7 +289,7 @@ class Pipeline:
             for route in self._attachments:
                 moved |= self._post(route)
                 moved |= self._poll(route)
-            moved |= self._hand_over()
+            moved |= self._advance_applies()
             moved |= self._take_back()
             if not moved:
                 self._idle(self._patience())
@@ -277,34 +329,42 @@ class Pipeline:
         while self._fills and (free := self._ready(self._fills[0], ordered=self._orders_fills)) is not None:
             step = self._fills.popleft()
             moved = True
-            if self._fill_stream is None and self._program.plan.buckets[step.bucket].nbytes < HANDED_OVER_BYTES:
-                started, _ = self._fill(step, free)
-                self._finish(step, started)
+            if self._fills_in_passing(self._program.plan.buckets[step.bucket]):
+                self._take_filled(step, *self._fill(step, free), waiter)
                 continue
             filled = filler.submit(self._fill, step, free)
             filled.add_done_callback(lambda _: self._wake())
             self._filling.append((step, filled))
         while self._filling and self._filling[0][1].done():
             step, future = self._filling.popleft()
-            started, end = future.result()
+            self._take_filled(step, *future.result(), waiter)
             moved = True
-            if end is None:
-                self._finish(step, started)
-            else:
-                self._marks[step.stage][step] = end
-                self._filled.append((step, end, started))
-                if not self._orders_fills:
-                    waiter.submit(self._wake_after, end)
         while self._filled and self._filled[0][1].query():
             step, _, started = self._filled.popleft()
             self._finish(step, started)
             moved = True
         return moved
 
+    def _fills_in_passing(self, bucket: Bucket) -> bool:
+        """Whether a fill takes about as long as handing it to another thread would."""
+        if self._fill_stream is None:
+            return bucket.nbytes < HANDED_OVER_BYTES
+        return self._sources.extents[bucket.extent].only_enqueues
+
+    def _take_filled(self, step: Step, started: float, end: Fence | None, waiter: ThreadPoolExecutor) -> None:
+        if end is None:
+            self._finish(step, started)
+            return
+        self._marks[step.stage][step] = end
+        self._filled.append((step, end, started))
+        if not self._orders_fills:
+            waiter.submit(self._wake_after, end)
+
     def _fill(self, step: Step, free: Sequence[Fence]) -> tuple[float, Fence | None]:
         """Put a bucket into its slot, when that is free; return when that started, and when it ends, None for now.
 
-        One thread does this: what a device fills is only enqueued here, so that it has the next one when one ends.
+        One thread at a time does this: what a device fills is only enqueued here, so that it has the next one when one
+        ends.
         """
         started, plan = now(), self._program.plan
         bucket, ring = plan.buckets[step.bucket], plan.ring(self._program.rank, RingUse.FILL)
@@ -319,7 +379,7 @@ class Pipeline:
             fence.wait(self._fill_stream)
         with torch.cuda.stream(self._fill_stream):
             self._fill_slot(slot, bucket)
-            return started, fence_of(slot.device)
+        return started, fence_on(self._fill_stream)
 
     def _wake_after(self, end: Fence) -> None:
         """Have the pump see that a fill has ended; or why it has not, which its fence tells the pump, too."""
@@ -337,7 +397,7 @@ class Pipeline:
         waiting, attachment = self._transfers[route], self._attachments[route]
         stream = attachment.endpoint.stream
         moved = False
-        while waiting and (len(self._in_flight[route]) < AHEAD or (stream is None and self._sends(waiting[0]))):
+        while waiting and (self._ahead(route) < AHEAD or (stream is None and self._sends(waiting[0]))):
             before = self._ready(waiting[0], ordered=stream is not None)
             if before is None:
                 break
@@ -360,6 +420,9 @@ class Pipeline:
             moved = True
         return moved
 
+    def _ahead(self, route: int) -> int:
+        return len(self._in_flight[route]) + len(self._unapplied[route])
+
     def _sends(self, step: Step) -> bool:
         return step.leg is not None and step.leg.sender == self._program.rank
 
@@ -373,6 +436,8 @@ class Pipeline:
             self._finish(step, posted)
             if self._sends(step):
                 self._progress(self._program.plan.buckets[step.bucket].nbytes)
+            elif step.bucket in self._applied_here:
+                self._unapplied[route].add(step.bucket)
             moved = True
         return self._mark_transfers(route) or moved
 
@@ -390,11 +455,17 @@ class Pipeline:
             self._marked[route] += 1
         return self._marked[route] > before
 
-    def _hand_over(self) -> bool:
+    def _advance_applies(self) -> bool:
         moved = False
-        ordered = self._apply_stream is not None
-        while self._applies and (arrivals := self._ready(self._applies[0], ordered=ordered)) is not None:
-            self._to_apply.put((self._applies.popleft(), arrivals))
+        stream = self._apply_stream
+        while self._applies and (arrivals := self._ready(self._applies[0], ordered=stream is not None)) is not None:
+            step = self._applies.popleft()
+            if stream is None:
+                self._to_apply.put(step)
+            else:
+                for arrival in arrivals:
+                    arrival.wait(stream)
+                self._applied.append(self._apply_guarded(step))
             moved = True
         return moved
 
@@ -413,6 +484,8 @@ class Pipeline:
             step, _, started = self._reading.popleft()
             self._receipts.pop(step.bucket).release()
             self._landed.pop(step.bucket, None)
+            for buckets in self._unapplied.values():
+                buckets.discard(step.bucket)
             self._progress(self._program.plan.buckets[step.bucket].nbytes)
             self._finish(step, started)
             moved = True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ckpt_transport.memory.copy import fill_runs
-from ckpt_transport.memory.pinning import READ_ONLY, pin
+from ckpt_transport.memory.pinning import READ_ONLY, pin, pinned
 from ckpt_transport.memory.segment import Segment
 
 
@@ -50,6 +50,10 @@ class Buffer:
         if self.segment is not None:
             return MemoryKind.SHARED
         return MemoryKind.CUDA if self.tensor.is_cuda else MemoryKind.PRIVATE
+
+    @property
+    def only_enqueues(self) -> bool:
+        return self.tensor.is_cuda or pinned(self.tensor)
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Copy the bytes from ``offset`` on into ``slot``, as many as it holds; see :class:`Backing` for when."""

@@ -60,6 +60,8 @@ def fill_runs(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) 
             copy_bytes(target, source)
     elif targets[0].is_cpu:
         _copy_on_device(targets, sources)
+    elif len(targets) == 1:
+        targets[0].copy_(sources[0], non_blocking=True)
     else:
         torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
 

@@ -33,6 +33,11 @@ def pin(tensor: torch.Tensor, *, flags: int = 0) -> bool:
     return True
 
 
+def pinned(tensor: torch.Tensor) -> bool:
+    """Whether :func:`pin` has page-locked this tensor."""
+    return id(tensor) in _pins
+
+
 def _unpin(key: int, address: int) -> None:
     _pins.pop(key, None)
     _cudart().cudaHostUnregister(address)

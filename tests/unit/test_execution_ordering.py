@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -26,28 +27,28 @@ class Meeting:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._come = 0
         self._taken = 0
         self._sent: torch.Tensor | None = None
-        self.cancelled = False
+        self._cancelled: set[int] = set()
 
-    def send(self, tensor: torch.Tensor, size: int) -> None:
+    def send(self, tensor: torch.Tensor, rank: int, size: int) -> None:
         with self._changed:
             self._sent = tensor
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._taken == size - 1 or self.cancelled, PATIENCE)
+            self._changed.wait_for(lambda: self._taken == size - 1 or rank in self._cancelled, PATIENCE)
 
-    def take(self, tensor: torch.Tensor) -> None:
+    def take(self, tensor: torch.Tensor, rank: int) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._sent is not None or self.cancelled, PATIENCE)
+            self._changed.wait_for(lambda: self._sent is not None or rank in self._cancelled, PATIENCE)
             if self._sent is not None:
                 tensor.copy_(self._sent)
             self._taken += 1
             self._changed.notify_all()
 
-    def cancel(self) -> None:
+    def cancel(self, rank: int) -> None:
+        """That member does not wait any longer; nobody else hears of it."""
         with self._changed:
-            self.cancelled = True
+            self._cancelled.add(rank)
             self._changed.notify_all()
 
 
@@ -64,10 +65,11 @@ class OrderedEndpoint(CollectiveEndpoint):
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
         meeting = self._meetings[self.group.route, len(self._joined)]
         self._joined.append(meeting)
-        if root == self.group.rank:
-            self._last = self.stream.put(lambda: meeting.send(tensor, self.group.size))
+        rank, size = self.group.rank, self.group.size
+        if root == rank:
+            self._last = self.stream.put(lambda: meeting.send(tensor, rank, size))
         else:
-            self._last = self.stream.put(lambda: meeting.take(tensor))
+            self._last = self.stream.put(lambda: meeting.take(tensor, rank))
         return self._last.query
 
     def _enqueued(self) -> Fence | None:
@@ -75,7 +77,7 @@ class OrderedEndpoint(CollectiveEndpoint):
 
     def _interrupt(self, reason: BaseException) -> None:
         for meeting in self._joined:
-            meeting.cancel()
+            meeting.cancel(self.group.rank)
 
     def _shut(self) -> None:
         """Threads end with the test."""
@@ -84,13 +86,28 @@ class OrderedEndpoint(CollectiveEndpoint):
 class OrderedTransport(LoopbackTransport):
     """Makes them."""
 
+    endpoint: type[OrderedEndpoint] = OrderedEndpoint
+
     def __init__(self) -> None:
         super().__init__()
         self._meetings: defaultdict[tuple[str, int], Meeting] = defaultdict(Meeting)
 
     def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
         control.exchange(b"", timeout)
-        return OrderedEndpoint(group, control, self._meetings)
+        return self.endpoint(group, control, self._meetings)
+
+
+class StalledEndpoint(OrderedEndpoint):
+    """Its broadcasts have no sender: as if that had died when it had said that it sends."""
+
+    def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
+        return super()._broadcast(tensor, -1)
+
+
+class StalledTransport(OrderedTransport):
+    """Makes them."""
+
+    endpoint = StalledEndpoint
 
 
 class OrderedFleet(Fleet):
@@ -114,6 +131,20 @@ class OrderedFleet(Fleet):
         return enqueue
 
 
+class Looking(OrderedFleet):
+    """Engines whose loaders look at values, and so wait on the host for what is not there yet."""
+
+    def _apply(self, rank: int) -> Apply:
+        apply, stream = Fleet._apply(self, rank), self._streams[rank]
+
+        def look(bucket: Bucket, view: torch.Tensor) -> Fence:
+            stream.put(lambda: None).synchronize()
+            apply(bucket, view)
+            return stream.put(lambda: None)
+
+        return look
+
+
 @pytest.mark.parametrize("ring_depth", [1, 2, 4])
 @pytest.mark.parametrize("transport", ["wire", "wire+window", "wire-line"])
 def test_given_a_device_that_orders_then_nothing_is_read_too_early_or_overwritten_too_soon(
@@ -130,22 +161,26 @@ def test_given_an_engine_that_fails_while_others_wait_on_their_devices_then_all_
         if rank == 5 and bucket.extent == 1:
             raise EngineError("not this one")
 
-    class Looking(OrderedFleet):
-        """Engines whose loaders look at values, and so wait on the host for what is not there yet."""
-
-        def _apply(self, rank: int) -> Apply:
-            apply, stream = Fleet._apply(self, rank), self._streams[rank]
-
-            def look(bucket: Bucket, view: torch.Tensor) -> Fence:
-                stream.put(lambda: None).synchronize()
-                apply(bucket, view)
-                return stream.put(lambda: None)
-
-            return look
-
     plan = chained("wire", ring_depth=1).plan()
     outcomes = Looking(plan, {**IN_PROCESS, "wire": OrderedTransport()}, on_apply=picky).run()
     assert isinstance(outcomes[5].error, EngineError)
     others = [outcome.error for rank, outcome in outcomes.items() if rank != 5]
     assert all(isinstance(error, TransportError | threading.BrokenBarrierError) for error in others)
+    assert not pumps()
+
+
+def test_given_a_sender_that_gives_up_while_loaders_wait_for_its_bytes_then_they_end_too() -> None:
+    """The thread that waits in a loader is the one that drives transfers; somebody else must see that none will come."""
+    plan = chained("wire").plan()
+    owner = plan.owner(plan.buckets[0])
+    begun = time.monotonic()
+
+    def give_up(rank: int) -> None:
+        if rank == owner and time.monotonic() > begun + 0.5:
+            raise EngineError("enough")
+
+    outcomes = Looking(plan, {**IN_PROCESS, "wire": StalledTransport()}, on_watch=give_up).run()
+    assert time.monotonic() < begun + PATIENCE / 2
+    assert isinstance(outcomes[owner].error, EngineError)
+    assert all("gave up on route" in str(outcomes[rank].error) for rank in plan.topology.sinks)
     assert not pumps()
