@@ -170,7 +170,7 @@ def test_given_an_engine_that_fails_while_others_wait_on_their_devices_then_all_
 
 
 def test_given_a_sender_that_gives_up_while_loaders_wait_for_its_bytes_then_they_end_too() -> None:
-    """The thread that waits in a loader is the one that drives transfers; somebody else must see that none will come."""
+    """The thread that waits in a loader is the one that drives transfers: somebody else must see that none come."""
     plan = chained("wire").plan()
     owner = plan.owner(plan.buckets[0])
     begun = time.monotonic()
