@@ -18,7 +18,7 @@ from hypothesis import settings as checked
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.errors import TransferError, TransferTimeout, TransportError, UpdateAbortedError
 from ckpt_transport.execution import Apply, Attachment, Event, Lent, Memory, Pipeline, Program, Sources
-from ckpt_transport.execution.pipeline import AHEAD
+from ckpt_transport.execution.transfers import AHEAD
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind, verify
 from ckpt_transport.planning.plan import IN_PLACE

@@ -1,0 +1,232 @@
+"""Giving buckets to the engine, on the caller's thread, in the order of the plan."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from ckpt_transport.execution.ledger import Ledger
+from ckpt_transport.execution.program import Program, Step
+from ckpt_transport.execution.timeline import now
+from ckpt_transport.execution.transfers import Received
+from ckpt_transport.memory import Fence
+from ckpt_transport.planning import Bucket, StageKind
+
+Apply = Callable[[Bucket, torch.Tensor], Fence | None]
+"""Puts one bucket into the engine: the bucket, and its bytes as a uint8 tensor; returns when they have been read, where
+that is enqueued on a device."""
+
+Applied = tuple[Step, Fence | None, float]
+"""An apply that has returned: when its bytes will have been read, None where they have been; and when it started."""
+
+
+class Applies(ABC):
+    """The applies of a program.
+
+    Args:
+        program: whose.
+        apply: called for one bucket after the other.
+        received: the buckets, by number.
+        ledger: of the program.
+    """
+
+    def __init__(self, program: Program, apply: Apply, received: Mapping[int, Received], ledger: Ledger) -> None:
+        self._program, self._apply, self._received, self._ledger = program, apply, received, ledger
+        self._waiting = deque(step for step in program.steps if step.kind is StageKind.APPLY)
+        self._reading: deque[Applied] = deque()
+
+    @abstractmethod
+    def run(self, pump: Callable[[], None]) -> None:
+        """Apply while ``pump`` runs; returns or raises when both have ended."""
+
+    @abstractmethod
+    def advance(self) -> bool:
+        """Called by the pump: apply or hand over what may be, take in what has been; return whether anything was."""
+
+    @property
+    def unseen(self) -> bool:
+        """Whether bytes are being read whose end wakes nobody."""
+        return bool(self._reading)
+
+    def ended(self) -> Iterator[tuple[Step, float]]:
+        """Those that are over, oldest first: the bytes have arrived and are not needed any more; and their start."""
+        while self._reading:
+            step, end, started = self._reading[0]
+            if (end is not None and not end.query()) or self._ledger.ready(step, ordered=False) is None:
+                return
+            self._reading.popleft()
+            yield step, started
+
+    def _apply_step(self, step: Step) -> Applied:
+        started = now()
+        return step, self._apply(self._program.plan.buckets[step.bucket], self._received[step.bucket].raw), started
+
+
+class AppliesBeside(Applies):
+    """Applied beside the pump, which gets a thread of its own, when bytes have arrived: a loader may take its time.
+
+    Args:
+        program, apply, received, ledger: as for :class:`Applies`.
+        wake: has the pump look at applies, from any thread.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        apply: Apply,
+        received: Mapping[int, Received],
+        ledger: Ledger,
+        wake: Callable[[], None],
+    ) -> None:
+        super().__init__(program, apply, received, ledger)
+        self._wake = wake
+        self._handed_over: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._given_back: deque[Applied | BaseException] = deque()
+        self._failure: BaseException | None = None
+
+    def run(self, pump: Callable[[], None]) -> None:
+        beside = threading.Thread(target=self._pump, args=(pump,), name="ckpt-transport-pump", daemon=True)
+        beside.start()
+        try:
+            with ThreadPoolExecutor(1, "ckpt-transport-fence") as waiter:
+                self._apply_all(waiter)
+        except BaseException as error:
+            self._give_back(error)
+            beside.join()
+            if isinstance(error, Exception) and self._failure not in (None, error):
+                raise self._failure from error
+            raise
+        finally:
+            beside.join()
+
+    def advance(self) -> bool:
+        moved = False
+        while self._waiting and self._ledger.ready(self._waiting[0], ordered=False) is not None:
+            self._handed_over.put(self._waiting.popleft())
+            moved = True
+        while self._given_back:
+            applied = self._given_back.popleft()
+            if isinstance(applied, BaseException):
+                raise applied
+            self._reading.append(applied)
+            moved = True
+        return moved
+
+    def _pump(self, pump: Callable[[], None]) -> None:
+        try:
+            pump()
+        except BaseException as error:
+            self._failure = error
+        self._handed_over.put(None)
+
+    def _apply_all(self, waiter: ThreadPoolExecutor) -> None:
+        while (step := self._handed_over.get()) is not None:
+            if self._failure is not None:
+                raise self._failure
+            _, end, started = applied = self._apply_step(step)
+            if end is None:
+                self._give_back(applied)
+            else:
+                waiter.submit(self._read_after, step, end, started)
+        if self._failure is not None:
+            raise self._failure
+
+    def _read_after(self, step: Step, end: Fence, started: float) -> None:
+        try:
+            end.synchronize()
+        except Exception as error:
+            self._give_back(error)
+        else:
+            self._give_back((step, None, started))
+
+    def _give_back(self, applied: Applied | BaseException) -> None:
+        """Have the pump see what has become of a bucket."""
+        self._given_back.append(applied)
+        self._wake()
+
+
+class AppliesInOrder(Applies):
+    """Enqueued by the pump, on the caller's thread, before bytes have arrived: a device orders both.
+
+    A loader may look at a value nevertheless, and then waits for a transfer. So that it does not do so for ever, a
+    *guard* looks around in the pump's place while a bucket is applied.
+
+    Args:
+        program, apply, received, ledger: as for :class:`Applies`.
+        stream: where everything that reads the bytes is enqueued.
+        look_around: raises when the run must end.
+        let_go: fails transfers that will not end, so that nothing waits for them.
+        interval: seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        apply: Apply,
+        received: Mapping[int, Received],
+        ledger: Ledger,
+        stream: torch.cuda.Stream,
+        look_around: Callable[[], None],
+        let_go: Callable[[BaseException], None],
+        interval: float,
+    ) -> None:
+        super().__init__(program, apply, received, ledger)
+        self._stream, self._look_around, self._let_go, self._interval = stream, look_around, let_go, interval
+        self._failure: BaseException | None = None
+        self._driving = threading.Lock()
+        """Held by the thread that may touch endpoints."""
+
+    def run(self, pump: Callable[[], None]) -> None:
+        with self._driving, self._guarded():
+            pump()
+
+    def advance(self) -> bool:
+        moved = False
+        while self._waiting and (arrivals := self._ledger.ready(self._waiting[0], ordered=True)) is not None:
+            step = self._waiting.popleft()
+            for arrival in arrivals:
+                arrival.wait(self._stream)
+            _, end, _ = applied = self._apply_guarded(step)
+            if end is not None:
+                self._ledger.mark(step, end)
+            self._reading.append(applied)
+            moved = True
+        return moved
+
+    def _apply_guarded(self, step: Step) -> Applied:
+        self._driving.release()
+        try:
+            return self._apply_step(step)
+        finally:
+            self._driving.acquire()
+            if self._failure is not None:
+                raise self._failure
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        over = threading.Event()
+        guard = threading.Thread(target=self._guard, args=(over,), name="ckpt-transport-guard", daemon=True)
+        guard.start()
+        try:
+            yield
+        finally:
+            over.set()
+            guard.join()
+
+    def _guard(self, over: threading.Event) -> None:
+        while self._failure is None and not over.wait(self._interval):
+            if self._driving.acquire(blocking=False):
+                try:
+                    self._look_around()
+                except BaseException as error:
+                    self._failure = error
+                    self._let_go(error)
+                finally:
+                    self._driving.release()

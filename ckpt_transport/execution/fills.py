@@ -1,0 +1,153 @@
+"""Filling slots with buckets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from ckpt_transport.execution.ledger import Ledger
+from ckpt_transport.execution.program import Program, Step
+from ckpt_transport.execution.timeline import now
+from ckpt_transport.memory import Backing, Fence, drain, fence_on
+from ckpt_transport.planning import Bucket, RingUse, StageKind
+
+HANDED_OVER_BYTES = 256 << 10
+"""A fill on the host of less takes about as long as handing it to another thread would."""
+
+
+@dataclass(slots=True)
+class Sources:
+    """Memory that fills read from and write to: extents by number, and the ring of slots."""
+
+    extents: Mapping[int, Backing] = field(default_factory=dict)
+    ring: torch.Tensor | None = None
+
+
+class Fills:
+    """The fills of a program, in their order, driven by the pump. A context: of its threads, and of the device's work.
+
+    Fills that take too long to do in passing run on a thread. What fills a device's slot is only enqueued; where the
+    device also orders the transfers that follow, nobody waits for its end, else another thread does.
+
+    Args:
+        program: whose.
+        sources: what they need.
+        ledger: of the program.
+        ordered: the transfers of this rank are ordered by a device.
+        finish: called when a fill has ended, with when it started.
+        wake: has the pump look at fills, from any thread.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sources: Sources,
+        ledger: Ledger,
+        finish: Callable[[Step, float], None],
+        wake: Callable[[], None],
+        *,
+        ordered: bool,
+    ) -> None:
+        self._program, self._sources, self._ledger, self._finish, self._wake = program, sources, ledger, finish, wake
+        self._waiting = deque(step for step in program.steps if step.kind is StageKind.FILL)
+        self._filling: deque[tuple[Step, Future[tuple[float, Fence | None]]]] = deque()
+        self._filled: deque[tuple[Step, Fence, float]] = deque()
+        self._stream = None if sources.ring is None or sources.ring.is_cpu else _fill_stream(sources.ring.device)
+        self._ordered = ordered and self._stream is not None
+        self._filler = ThreadPoolExecutor(1, "ckpt-transport-fill")
+        self._waiter = ThreadPoolExecutor(1, "ckpt-transport-filled")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._filler.shutdown()
+        self._waiter.shutdown()
+        if self._stream is not None:
+            drain(self._stream)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether a fill is under way whose end wakes nobody."""
+        return self._ordered and bool(self._filled)
+
+    def advance(self) -> bool:
+        """Start those that may, take in those that have ended; return whether there were any."""
+        moved = False
+        while self._waiting and (free := self._ledger.ready(self._waiting[0], ordered=self._ordered)) is not None:
+            step = self._waiting.popleft()
+            moved = True
+            if self._in_passing(self._program.plan.buckets[step.bucket]):
+                self._take(step, *self._fill(step, free))
+                continue
+            filled = self._filler.submit(self._fill, step, free)
+            filled.add_done_callback(lambda _: self._wake())
+            self._filling.append((step, filled))
+        while self._filling and self._filling[0][1].done():
+            step, future = self._filling.popleft()
+            self._take(step, *future.result())
+            moved = True
+        while self._filled and self._filled[0][1].query():
+            step, _, started = self._filled.popleft()
+            self._finish(step, started)
+            moved = True
+        return moved
+
+    def _in_passing(self, bucket: Bucket) -> bool:
+        """Whether a fill takes about as long as handing it to another thread would."""
+        if self._stream is None:
+            return bucket.nbytes < HANDED_OVER_BYTES
+        return self._sources.extents[bucket.extent].only_enqueues
+
+    def _fill(self, step: Step, free: Sequence[Fence]) -> tuple[float, Fence | None]:
+        """Put a bucket into its slot, when that is free; return when that started, and when it ends, None for now."""
+        started, plan = now(), self._program.plan
+        bucket, ring = plan.buckets[step.bucket], plan.ring(self._program.rank, RingUse.FILL)
+        assert ring is not None
+        assert self._sources.ring is not None
+        start = bucket.fill_slot * ring.slot_bytes
+        slot = self._sources.ring[start : start + bucket.nbytes]
+        if self._stream is None:
+            self._fill_slot(slot, bucket)
+            return started, None
+        for fence in free:
+            fence.wait(self._stream)
+        with torch.cuda.stream(self._stream):
+            self._fill_slot(slot, bucket)
+        return started, fence_on(self._stream)
+
+    def _fill_slot(self, slot: torch.Tensor, bucket: Bucket) -> None:
+        backing = self._sources.extents[bucket.extent]
+        for run in bucket.runs:
+            backing.fill(slot[run.bucket_offset : run.bucket_offset + run.nbytes], run.offset)
+
+    def _take(self, step: Step, started: float, end: Fence | None) -> None:
+        if end is None:
+            self._finish(step, started)
+            return
+        self._ledger.mark(step, end)
+        self._filled.append((step, end, started))
+        if not self._ordered:
+            self._waiter.submit(self._wake_after, end)
+
+    def _wake_after(self, end: Fence) -> None:
+        """Have the pump see that a fill has ended; or why it has not, which its fence tells the pump, too."""
+        try:
+            end.synchronize()
+        finally:
+            self._wake()
+
+
+@cache
+def _fill_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that only fills use."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,0 +1,52 @@
+"""What of a program has been done."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ckpt_transport.execution.program import Program, Step
+from ckpt_transport.memory import Fence
+
+
+class Ledger:
+    """The steps of a program that are left; and of those, the ones that a device has been given."""
+
+    def __init__(self, program: Program) -> None:
+        self._needs = program.needs
+        self._left = dict.fromkeys(program.needs, 0)
+        for step in program.steps:
+            self._left[step.stage] += 1
+        self._marks: defaultdict[int, dict[Step, Fence]] = defaultdict(dict)
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything is done."""
+        return not self._left
+
+    def ready(self, step: Step, *, ordered: bool) -> Sequence[Fence] | None:
+        """What a device must see the end of before a step; None when the step may not even be enqueued.
+
+        Args:
+            step: the step.
+            ordered: what the step does is ordered by a device.
+        """
+        fences: list[Fence] = []
+        for earlier in self._needs[step.stage]:
+            if earlier in self._left:
+                marks = self._marks[earlier]
+                if not ordered or len(marks) < self._left[earlier]:
+                    return None
+                fences += marks.values()
+        return fences
+
+    def mark(self, step: Step, end: Fence) -> None:
+        """A step is enqueued on a device, and ends there."""
+        self._marks[step.stage][step] = end
+
+    def finish(self, step: Step) -> None:
+        """A step is over."""
+        self._marks[step.stage].pop(step, None)
+        self._left[step.stage] -= 1
+        if not self._left[step.stage]:
+            del self._left[step.stage]
