@@ -1,8 +1,7 @@
 """What the host needs to enqueue a broadcast, on an NCCL communicator that may block and on one that may not.
 
 Two ranks, on two GPUs or, with NCCL 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1, on one. Broadcasts are of 1 MiB, so that the
-device is never what is waited for. Also the GPU memory that the communicator takes which members meet in. Usage:
-``python -m benchmarks.nccl_calls``.
+device is never what is waited for. Usage: ``python -m benchmarks.nccl_calls``.
 """
 
 from __future__ import annotations
@@ -27,23 +26,22 @@ AT_ONCE = 8
 
 
 def measure() -> list[Row]:
-    """Both ways, and the memory."""
+    """Both ways."""
     from ckpt_transport_nccl.library import unique_id, version
 
     gpus = (0, torch.cuda.device_count() - 1)
     identity = unique_id()
     peers = [Peer(_run, rank, gpu, identity) for rank, gpu in enumerate(gpus)]
     took: dict[str, float] = {}
-    for what in ("may not block", "may block", "memory", "leave", "memory left"):
+    for what in ("may not block", "may block"):
         for peer in peers:
             peer.ask(what)
         took[what] = max(float(peer.answer()) for peer in peers)
     for peer in peers:
         peer.stop()
-    freed = (took["memory"] - took["memory left"]) * len(set(gpus)) / len(gpus) / (1 << 20)
     detail = (
         f"{took['may block'] * 1e6:.1f} µs where a call may block, {took['may not block'] * 1e6:.1f} µs where not; "
-        f"leaving the meeting frees {freed:.0f} MiB per rank in {took['leave'] * 1e3:.0f} ms; NCCL {version()}"
+        f"NCCL {version()}"
     )
     against = "on a communicator that may not block"
     return [Row("enqueuing a broadcast", took["may block"] / took["may not block"], against, "<=0.2", detail)]
@@ -58,16 +56,8 @@ def _run(rank: int, gpu: int, identity: bytes, pipe: Connection) -> None:
     communicator = Communicator(identity, rank, 2, time.monotonic() + ANSWER_SECONDS, lambda: None)
     comms = {"may not block": communicator._meeting, "may block": communicator._comm}
     while (order := pipe.recv()[0]) != "stop":
-        if order in comms:
-            _enqueue(comms[order], memory, stream)
-            pipe.send(median(_enqueue(comms[order], memory, stream) for _ in range(CALLS)))
-        elif order == "leave":
-            started = time.perf_counter()
-            communicator.leave_meeting()
-            pipe.send(time.perf_counter() - started)
-        else:
-            free, total = torch.cuda.mem_get_info()
-            pipe.send(total - free)
+        _enqueue(comms[order], memory, stream)
+        pipe.send(median(_enqueue(comms[order], memory, stream) for _ in range(CALLS)))
     communicator.abort()
 
 

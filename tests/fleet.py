@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ckpt_transport import Config, Holder, Metas, ParameterServer, Sink
-from ckpt_transport.execution import Pipeline
+from ckpt_transport.execution import Ledger
 from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport.session.participant import Participant
 from ckpt_transport_torch import Attachment
@@ -34,8 +34,8 @@ SWIFT: Mapping[str, Any] = {
 
 PHASES = ("propose", "open", "connect", "run", "abort")
 """Methods of a participant in which a fault can be placed."""
-STEPS = ("_finish",)
-"""Methods of a pipeline in which a fault can be placed: a fill, a transfer or an apply has ended."""
+STEPS = ("ended",)
+"""Methods of a ledger in which a fault can be placed: a fill, a transfer or an apply has ended."""
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.fleet"])
@@ -68,7 +68,7 @@ class Fault:
 
     Attributes:
         where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``), of the participant
-            (one of PHASES), of the pipeline (one of STEPS), or of the source's meter (``sent``).
+            (one of PHASES), of the ledger (one of STEPS), or of the source's meter (``sent``).
         count: at which call, counted from 1.
         act: ``kill`` the process, ``raise`` an error, ``hang`` for as long as the process lives, or ``lie``: return
             another digest.
@@ -104,9 +104,9 @@ def inject(fault: Fault, target: Any) -> None:
 
 
 def inject_into(fault: Fault | None, other: Any) -> None:
-    """Place a fault where it belongs; in ``other`` what is no method of participant or pipeline."""
+    """Place a fault where it belongs; in ``other`` what is no method of participant or ledger."""
     if fault is not None:
-        inject(fault, Participant if fault.where in PHASES else Pipeline if fault.where in STEPS else other)
+        inject(fault, Participant if fault.where in PHASES else Ledger if fault.where in STEPS else other)
 
 
 @dataclass(frozen=True)

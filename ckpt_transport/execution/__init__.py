@@ -2,6 +2,7 @@
 
 from ckpt_transport.execution.applies import Apply
 from ckpt_transport.execution.fills import Sources
+from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.pipeline import Pipeline
 from ckpt_transport.execution.program import Lent, Memory, Program, Step
 from ckpt_transport.execution.timeline import Event, draw, now, write_trace
@@ -11,6 +12,7 @@ __all__ = [
     "Apply",
     "Attachment",
     "Event",
+    "Ledger",
     "Lent",
     "Memory",
     "Pipeline",

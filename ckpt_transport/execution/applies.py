@@ -6,7 +6,7 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -15,9 +15,12 @@ import torch
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import now
-from ckpt_transport.execution.transfers import Received
+from ckpt_transport.execution.transfers import Received, Transfers
 from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Bucket, StageKind
+
+WATCH_SECONDS = 0.05
+"""How often somebody looks whether the run must end."""
 
 Apply = Callable[[Bucket, torch.Tensor], Fence | None]
 """Puts one bucket into the engine: the bucket, and its bytes as a uint8 tensor; returns when they have been read, where
@@ -161,9 +164,8 @@ class AppliesInOrder(Applies):
     Args:
         program, apply, received, ledger: as for :class:`Applies`.
         stream: where everything that reads the bytes is enqueued.
-        look_around: raises when the run must end.
-        let_go: fails transfers that will not end, so that nothing waits for them.
-        interval: seconds between two looks.
+        transfers: that may fail meanwhile.
+        watch: raises when the run must end.
     """
 
     def __init__(
@@ -173,12 +175,11 @@ class AppliesInOrder(Applies):
         received: Mapping[int, Received],
         ledger: Ledger,
         stream: torch.cuda.Stream,
-        look_around: Callable[[], None],
-        let_go: Callable[[BaseException], None],
-        interval: float,
+        transfers: Sequence[Transfers],
+        watch: Callable[[], None],
     ) -> None:
         super().__init__(program, apply, received, ledger)
-        self._stream, self._look_around, self._let_go, self._interval = stream, look_around, let_go, interval
+        self._stream, self._transfers, self._watch = stream, transfers, watch
         self._failure: BaseException | None = None
         self._driving = threading.Lock()
         """Held by the thread that may touch endpoints."""
@@ -221,12 +222,15 @@ class AppliesInOrder(Applies):
             guard.join()
 
     def _guard(self, over: threading.Event) -> None:
-        while self._failure is None and not over.wait(self._interval):
+        while self._failure is None and not over.wait(WATCH_SECONDS):
             if self._driving.acquire(blocking=False):
                 try:
-                    self._look_around()
+                    self._watch()
+                    for transfers in self._transfers:
+                        transfers.look()
                 except BaseException as error:
                     self._failure = error
-                    self._let_go(error)
+                    for transfers in self._transfers:
+                        transfers.let_go(error)
                 finally:
                     self._driving.release()

@@ -41,7 +41,6 @@ class Fills:
         sources: what they need.
         ledger: of the program.
         ordered: the transfers of this rank are ordered by a device.
-        finish: called when a fill has ended, with when it started.
         wake: has the pump look at fills, from any thread.
     """
 
@@ -50,12 +49,11 @@ class Fills:
         program: Program,
         sources: Sources,
         ledger: Ledger,
-        finish: Callable[[Step, float], None],
         wake: Callable[[], None],
         *,
         ordered: bool,
     ) -> None:
-        self._program, self._sources, self._ledger, self._finish, self._wake = program, sources, ledger, finish, wake
+        self._program, self._sources, self._ledger, self._wake = program, sources, ledger, wake
         self._waiting = deque(step for step in program.steps if step.kind is StageKind.FILL)
         self._filling: deque[tuple[Step, Future[tuple[float, Fence | None]]]] = deque()
         self._filled: deque[tuple[Step, Fence, float]] = deque()
@@ -98,7 +96,7 @@ class Fills:
             moved = True
         while self._filled and self._filled[0][1].query():
             step, _, started = self._filled.popleft()
-            self._finish(step, started)
+            self._ledger.ended(step, started)
             moved = True
         return moved
 
@@ -132,7 +130,7 @@ class Fills:
 
     def _take(self, step: Step, started: float, end: Fence | None) -> None:
         if end is None:
-            self._finish(step, started)
+            self._ledger.ended(step, started)
             return
         self._ledger.mark(step, end)
         self._filled.append((step, end, started))

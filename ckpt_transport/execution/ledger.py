@@ -1,4 +1,4 @@
-"""What of a program has been done."""
+"""What of a program has been done, and when."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ckpt_transport.execution.program import Program, Step
+from ckpt_transport.execution.timeline import Event, now
 from ckpt_transport.memory import Fence
 
 
 class Ledger:
-    """The steps of a program that are left; and of those, the ones that a device has been given."""
+    """The steps of a program that are left, and of those the ones that a device has been given.
+
+    Attributes:
+        events: what has ended.
+    """
 
     def __init__(self, program: Program) -> None:
-        self._needs = program.needs
+        self.events: list[Event] = []
+        self._rank, self._needs = program.rank, program.needs
         self._left = dict.fromkeys(program.needs, 0)
         for step in program.steps:
             self._left[step.stage] += 1
@@ -44,8 +50,9 @@ class Ledger:
         """A step is enqueued on a device, and ends there."""
         self._marks[step.stage][step] = end
 
-    def finish(self, step: Step) -> None:
-        """A step is over."""
+    def ended(self, step: Step, started: float) -> None:
+        """A step is over, which started at ``started``, in seconds since the epoch."""
+        self.events.append(Event(self._rank, step.kind, step.bucket, started, now()))
         self._marks[step.stage].pop(step, None)
         self._left[step.stage] -= 1
         if not self._left[step.stage]:

@@ -9,6 +9,8 @@ failed elsewhere or is late.
 
 Where a device can order two steps, a step begins when those before it are *enqueued*: it waits for their fences on its
 stream, and nobody on the host. A step ends when its fence has passed, and only then is anything reported of it.
+
+What a run is made of knows nothing of the pipeline, so no cycle of references keeps memory of a device when it is over.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ckpt_transport.execution.applies import Applies, AppliesBeside, AppliesInOrder, Apply
+from ckpt_transport.execution.applies import WATCH_SECONDS, Applies, AppliesBeside, AppliesInOrder, Apply
 from ckpt_transport.execution.fills import Fills, Sources
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.program import Program, Step
@@ -27,7 +29,6 @@ from ckpt_transport.execution.timeline import Event, now
 from ckpt_transport.execution.transfers import Attachment, Received, Transfers
 from ckpt_transport.planning import StageKind
 
-WATCH_SECONDS = 0.05
 DEVICE_POLL_SECONDS = 0.0005
 """How often fences are looked at that nobody waits for."""
 
@@ -60,7 +61,6 @@ class Pipeline:
         progress: Callable[[int], None],
         apply_stream: torch.cuda.Stream | None = None,
     ) -> None:
-        self.events: list[Event] = []
         self._program, self._watch, self._idle, self._progress = program, watch, idle, progress
         self._ledger = Ledger(program)
         self._received: dict[int, Received] = {}
@@ -73,23 +73,16 @@ class Pipeline:
                 stream = attachments[step.leg.route].endpoint.stream
                 (sent if step.leg.sender == program.rank else received).add(stream)
         self._transfers = [
-            Transfers(program, steps[route], attachment, self._ledger, self._received, self._finish, progress)
+            Transfers(program, steps[route], attachment, self._ledger, self._received, progress)
             for route, attachment in attachments.items()
         ]
-        self._fills = Fills(program, sources, self._ledger, self._finish, wake, ordered=None not in sent)
+        self._fills = Fills(program, sources, self._ledger, wake, ordered=None not in sent)
         self._applies: Applies
         if apply_stream is None or None in received:
             self._applies = AppliesBeside(program, apply, self._received, self._ledger, wake)
         else:
             self._applies = AppliesInOrder(
-                program,
-                apply,
-                self._received,
-                self._ledger,
-                apply_stream,
-                self._look_around,
-                self._let_go,
-                WATCH_SECONDS,
+                program, apply, self._received, self._ledger, apply_stream, self._transfers, watch
             )
 
     def run(self) -> list[Event]:
@@ -102,14 +95,15 @@ class Pipeline:
                 self._applies.run(self._pump)
             else:
                 self._pump()
-        return self.events
+        return self._ledger.events
 
     def _pump(self) -> None:
         with self._fills:
             try:
                 self._pump_until_done()
             except BaseException as error:
-                self._let_go(error)
+                for transfers in self._transfers:
+                    transfers.let_go(error)
                 raise
 
     def _pump_until_done(self) -> None:
@@ -134,29 +128,15 @@ class Pipeline:
             for transfers in self._transfers:
                 transfers.applied(step.bucket)
             self._progress(self._program.plan.buckets[step.bucket].nbytes)
-            self._finish(step, started)
+            self._ledger.ended(step, started)
             moved = True
         return moved
-
-    def _look_around(self) -> None:
-        self._watch()
-        for transfers in self._transfers:
-            transfers.look()
-
-    def _let_go(self, reason: BaseException) -> None:
-        for transfers in self._transfers:
-            transfers.let_go(reason)
 
     def _patience(self) -> float:
         """How long nothing may happen without a message or a wake."""
         polled = (transfers.poll_seconds for transfers in self._transfers)
         patience = min((seconds for seconds in polled if seconds is not None), default=WATCH_SECONDS)
         return min(patience, DEVICE_POLL_SECONDS) if self._fills.unseen or self._applies.unseen else patience
-
-    def _finish(self, step: Step, started: float) -> None:
-        """A step is over."""
-        self.events.append(Event(self._program.rank, step.kind, step.bucket, started, now()))
-        self._ledger.finish(step)
 
 
 @contextmanager

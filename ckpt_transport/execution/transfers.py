@@ -65,7 +65,6 @@ class Transfers:
         attachment: to the route.
         ledger: of the program.
         received: where buckets are put that are received, by number; who has applied one takes it out.
-        finish: called when a transfer has ended, with when it was posted.
         progress: called with the bytes of each bucket that has been sent.
     """
 
@@ -76,11 +75,10 @@ class Transfers:
         attachment: Attachment,
         ledger: Ledger,
         received: dict[int, Received],
-        finish: Callable[[Step, float], None],
         progress: Callable[[int], None],
     ) -> None:
         self._program, self._attachment, self._ledger, self._received = program, attachment, ledger, received
-        self._finish, self._progress = finish, progress
+        self._progress = progress
         self._waiting = deque(steps)
         self._in_flight: deque[tuple[Step, Completion, float]] = deque()
         self._marked = 0
@@ -131,7 +129,7 @@ class Transfers:
         while self._in_flight and self._in_flight[0][1].done():
             step, _, posted = self._in_flight.popleft()
             self._marked = max(self._marked - 1, 0)
-            self._finish(step, posted)
+            self._ledger.ended(step, posted)
             if self._sends(step):
                 self._progress(self._program.plan.buckets[step.bucket].nbytes)
             elif step.bucket in self._applies:

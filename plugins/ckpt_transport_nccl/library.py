@@ -86,7 +86,7 @@ class Communicator:
 
     Members meet in one that never blocks, so that it can be given up while others are waited for. Broadcasts use a
     second one, split off the first, where a call may block: NCCL starts a thread for each call that may not, and that
-    takes eight times as long as enqueuing a broadcast. Only the first broadcast waits for others: it connects them. The
+    takes seven times as long as enqueuing a broadcast. Only the first broadcast waits for others: it connects them. The
     meeting can be left then.
 
     Args:
@@ -124,7 +124,8 @@ class Communicator:
         _check(status, self._comm)
 
     def leave_meeting(self) -> None:
-        """Free what only meeting needed: hundreds of MiB of the device. Sooner takes several times as long."""
+        """Free what only meeting needed, most of it memory of the device; after the first broadcast, when no member needs
+        it any more."""
         meeting, self._meeting = self._meeting, ctypes.c_void_p()
         _check(library().ncclCommDestroy(meeting), None)
 

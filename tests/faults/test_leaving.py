@@ -59,9 +59,7 @@ def joiner(running: list[HolderProcess], folder: Path, transport: str, **setting
     return Joiner(paths, Config.load(transport=transport, **{**SMALL, **SWIFT, **settings}))
 
 
-@pytest.mark.parametrize(
-    "fault", [*EARLY, Fault("_finish", 5), Fault("_finish", 20)], ids=lambda f: f"{f.where}{f.count}"
-)
+@pytest.mark.parametrize("fault", [*EARLY, Fault("ended", 5), Fault("ended", 20)], ids=lambda f: f"{f.where}{f.count}")
 @pytest.mark.parametrize("transport", ["gloo", READ, f"{READ}-line", f"{SOCKETS}-line"])
 def test_a_holder_that_dies_is_named_and_the_others_send_the_rest(
     site: str, tmp_path: Path, transport: str, fault: Fault
@@ -101,7 +99,7 @@ def test_an_engine_that_dies_is_named_and_the_others_join(
 
 def test_what_an_engine_has_is_not_given_to_it_again(site: str, tmp_path: Path) -> None:
     """Given a holder that dies late, then the rest is planned from where it stood."""
-    dying = HolderSpec(model=SHAPE, site=site, fault=Fault("_finish", 20))
+    dying = HolderSpec(model=SHAPE, site=site, fault=Fault("ended", 20))
     spec = SinkSpec(model=SHAPE, site=site)
     with fleet(spec) as (sink,), holders(HolderSpec(model=SHAPE, site=site), dying) as running:
         report = joiner(running, tmp_path, READ).update("v2", [sink.address])
@@ -113,7 +111,7 @@ def test_what_an_engine_has_is_not_given_to_it_again(site: str, tmp_path: Path) 
 
 def test_when_the_last_holder_dies_the_engine_does_not_serve_a_mix(site: str, tmp_path: Path) -> None:
     """Given one holder, when it dies half-way, then the update fails, says so, and another holder heals the engine."""
-    dying = HolderSpec(model=SHAPE, site=site, fault=Fault("_finish", 8))
+    dying = HolderSpec(model=SHAPE, site=site, fault=Fault("ended", 8))
     with fleet(SinkSpec(model=SHAPE, site=site)) as (sink,):
         with holders(dying) as running, pytest.raises(TaintedError, match="holder of v2") as caught:
             joiner(running, tmp_path, READ).update("v2", [sink.address])
@@ -214,11 +212,11 @@ def test_whoever_dies_whenever_the_others_end_with_every_byte_or_none_serves_a_m
 ) -> None:
     """Given random deaths among three holders and three engines, then who survives holds v2, or v1, or refuses."""
     chance = random.Random(seed)
-    places = ["propose", "open", "connect", "_finish"]
+    places = ["propose", "open", "connect", "ended"]
     faults: list[Fault | None] = [None] * 6
     for victim in chance.sample(range(6), chance.randint(1, 3)):
         where = chance.choice(places if victim < 3 else [*places, "load", "load", "hold", "advance", "finish"])
-        faults[victim] = Fault(where, 1 if where not in ("_finish", "load") else chance.randint(1, 25))
+        faults[victim] = Fault(where, 1 if where not in ("ended", "load") else chance.randint(1, 25))
     names = [*over_the_network(), "gloo", READ, SOCKETS]
     transport = chance.choice([name + line for name in names for line in ("", "-line")])
     specs = [SinkSpec(model=SHAPE, settings=PATIENT, site=site, fault=fault) for fault in faults[3:]]

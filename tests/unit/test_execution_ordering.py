@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from ckpt_transport.errors import TransportError
-from ckpt_transport.execution import Apply
+from ckpt_transport.execution import Apply, Pipeline
+from ckpt_transport.execution.applies import Applies
+from ckpt_transport.execution.fills import Fills
+from ckpt_transport.execution.transfers import Transfers
 from ckpt_transport.families import CollectiveEndpoint, Poll
 from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Bucket, verify
@@ -184,3 +189,21 @@ def test_given_a_sender_that_gives_up_while_loaders_wait_for_its_bytes_then_they
     assert isinstance(outcomes[owner].error, EngineError)
     assert all("gave up on route" in str(outcomes[rank].error) for rank in plan.topology.sinks)
     assert not pumps()
+
+
+@pytest.fixture
+def _without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_without_collector")
+@pytest.mark.parametrize("fleet", [Fleet, OrderedFleet])
+def test_given_a_run_that_is_over_then_it_lets_go_of_its_memory_without_the_garbage_collector(
+    fleet: type[Fleet],
+) -> None:
+    """What a trainer has lent may be gigabytes of a GPU."""
+    check(fleet(chained("wire").plan(), {**IN_PROCESS, "wire": OrderedTransport()}))
+    assert not [each for each in gc.get_objects() if issubclass(type(each), (Pipeline, Fills, Transfers, Applies))]
