@@ -124,8 +124,8 @@ class Communicator:
         _check(status, self._comm)
 
     def leave_meeting(self) -> None:
-        """Free what only meeting needed, most of it memory of the device; after the first broadcast, when no member needs
-        it any more."""
+        """Free what only meeting needed, most of it memory of the device, when no member needs it any more: after the
+        first broadcast."""
         meeting, self._meeting = self._meeting, ctypes.c_void_p()
         _check(library().ncclCommDestroy(meeting), None)
 
