@@ -12,6 +12,7 @@ import socket
 import stat
 import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -80,6 +81,7 @@ def _is_abandoned(path: Path) -> bool:
     return False
 
 
+@lru_cache(maxsize=4096)
 def check(address: str) -> str:
     """``address``, if a mailbox can have it.
 

@@ -20,6 +20,9 @@ from ckpt_transport.control.security import Secret
 from ckpt_transport.errors import ConfigError, ControlError, MessageError, PeerLostError
 
 LINGER_MS = 500
+NOW = int(zmq.NOBLOCK)
+MORE = NOW | int(zmq.SNDMORE)
+"""Of ints, because combining pyzmq's enumerations takes longer than sending a frame."""
 AT_ONCE = 32
 """Messages of a socket that are filed before anything else is done: a peer may send faster than they are filed."""
 
@@ -90,7 +93,11 @@ class Mailbox:
 
     def send(self, address: str, message: Message) -> None:
         """Send to the mailbox at ``address``; returns at once."""
-        self._dealer(address).send_multipart(self._codec.frames(self.address, message), zmq.NOBLOCK)
+        dealer = self._dealer(address)
+        *first, last = self._codec.frames(self.address, message)
+        for frame in first:
+            dealer.send(frame, MORE)
+        dealer.send(last, NOW)
 
     def receive(self, timeout: float) -> tuple[str, Message] | None:
         """The next message and its sender's address, or None after ``timeout`` seconds."""
@@ -108,15 +115,14 @@ class Mailbox:
         Returns: whether something had arrived; then there may be more.
         """
         waits = timeout > 0
-        found = bool(self._poller.poll(0 if self._news else math.ceil(timeout * 1000)))
-        self._news = found and not waits
-        if not found:
-            return False
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._woken, 4096)
-        for socket in (self._router, *self._dealers.values()):
-            self._drain(socket)
-        return True
+        found = self._poller.poll(0 if self._news else math.ceil(timeout * 1000))
+        self._news = bool(found) and not waits
+        for source, _ in found:
+            if isinstance(source, zmq.Socket):
+                self._drain(source)
+            else:
+                os.read(self._woken, 4096)
+        return bool(found)
 
     def wake(self) -> None:
         """End the wait of whoever is in :meth:`pump`, from any thread."""
@@ -127,7 +133,7 @@ class Mailbox:
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
         for _ in range(AT_ONCE):
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
+                frames = socket.recv_multipart(NOW)
             except zmq.Again:
                 return
             identity = [frames.pop(0)] if socket is self._router else []

@@ -26,6 +26,9 @@ def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
     if not (target.is_cpu and source.is_cpu):
         _copy_on_device([target], [source])
         return
+    if target.numel() <= CHUNK_BYTES:
+        np.copyto(target.numpy(), source.numpy())
+        return
     _copy_on_host(deque(zip(torch.split(target, CHUNK_BYTES), torch.split(source, CHUNK_BYTES), strict=True)))
 
 
