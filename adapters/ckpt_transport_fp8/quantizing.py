@@ -21,11 +21,13 @@ class Quantizing:
     """
 
     kind = MemoryKind.LOOSE
-    only_enqueues = False
 
     def __init__(self, kept: Loose, scaled: Scaled, computed: Computed) -> None:
         self._kept, self._scaled, self._computed = kept, scaled, computed
         self.nbytes = kept.nbytes
+
+    def only_enqueues(self, device: torch.device) -> bool:
+        return False
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         with self._computed.room_for(slot) as room:

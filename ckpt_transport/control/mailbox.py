@@ -25,6 +25,8 @@ MORE = NOW | int(zmq.SNDMORE)
 """Of ints, because combining pyzmq's enumerations takes longer than sending a frame."""
 AT_ONCE = 32
 """Messages of a socket that are filed before anything else is done: a peer may send faster than they are filed."""
+LOOKS = 100
+"""How often somebody's sign of life is looked for behind what others send: sockets take turns among their peers."""
 
 
 class Mailbox:
@@ -104,8 +106,7 @@ class Mailbox:
         deadline = time.monotonic() + timeout
         while not self._inbox:
             left = deadline - time.monotonic()
-            self.pump(max(left, 0))
-            if left <= 0:
+            if not self.pump(max(left, 0)) and left <= 0:
                 break
         return self._inbox.popleft() if self._inbox else None
 
@@ -116,7 +117,7 @@ class Mailbox:
         """
         waits = timeout > 0
         found = self._poller.poll(0 if self._news else math.ceil(timeout * 1000))
-        self._news = bool(found) and not waits
+        self._news = (self._news or bool(found)) and not waits
         for source, _ in found:
             if isinstance(source, zmq.Socket):
                 self._drain(source)
@@ -192,9 +193,11 @@ class Mailbox:
         """
         oldest = time.monotonic() - self._timeout
         for address in self._heard if watched is None else watched:
-            while self._heard.get(address, oldest) < oldest:
-                if not self.pump(0):
-                    raise PeerLostError(f"no sign of life from {address} for {self._timeout:g} s")
+            looks = 0
+            while self._heard.get(address, oldest) < oldest and looks < LOOKS and self.pump(0):
+                looks += 1
+            if self._heard.get(address, oldest) < oldest:
+                raise PeerLostError(f"no sign of life from {address} for {self._timeout:g} s")
 
     # -- the end ------------------------------------------------------------------------------------------------
 

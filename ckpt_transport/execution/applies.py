@@ -54,12 +54,15 @@ class Applies(ABC):
         """Called by the pump: apply or hand over what may be, take in what has been; return whether anything was."""
 
     @property
-    def unseen(self) -> bool:
+    def needs_polling(self) -> bool:
         """Whether bytes are being read whose end wakes nobody."""
         return bool(self._reading)
 
     def ended(self) -> Iterator[tuple[Step, float]]:
-        """Those that are over, oldest first: the bytes have arrived and are not needed any more; and their start."""
+        """Those that are over, oldest first: the bytes have arrived and are not needed any more; and their start.
+
+        Enter each into the ledger before taking the next, which may wait for it.
+        """
         while self._reading:
             step, end, started = self._reading[0]
             if (end is not None and not end.query()) or self._ledger.ready(step, ordered=False) is None:
@@ -108,6 +111,7 @@ class AppliesBeside(Applies):
             raise
         finally:
             beside.join()
+            self._failure = None
 
     def advance(self) -> bool:
         moved = False
@@ -185,8 +189,12 @@ class AppliesInOrder(Applies):
         """Held by the thread that may touch endpoints."""
 
     def run(self, pump: Callable[[], None]) -> None:
-        with self._driving, self._guarded():
-            pump()
+        self._driving.acquire()  # for good: the guard, which would be kept out, is gone when this returns
+        try:
+            with self._guarded():
+                pump()
+        finally:
+            self._failure = None
 
     def advance(self) -> bool:
         moved = False
@@ -204,11 +212,17 @@ class AppliesInOrder(Applies):
     def _apply_guarded(self, step: Step) -> Applied:
         self._driving.release()
         try:
-            return self._apply_step(step)
-        finally:
-            self._driving.acquire()
+            try:
+                applied = self._apply_step(step)
+            finally:
+                self._driving.acquire()
+        except Exception as error:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure from error
+            raise
+        if self._failure is not None:
+            raise self._failure
+        return applied
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -227,7 +241,7 @@ class AppliesInOrder(Applies):
                 try:
                     self._watch()
                     for transfers in self._transfers:
-                        transfers.look()
+                        transfers.check()
                 except BaseException as error:
                     self._failure = error
                     for transfers in self._transfers:

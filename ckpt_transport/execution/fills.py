@@ -74,7 +74,7 @@ class Fills:
             drain(self._stream)
 
     @property
-    def unseen(self) -> bool:
+    def needs_polling(self) -> bool:
         """Whether a fill is under way whose end wakes nobody."""
         return self._ordered and bool(self._filled)
 
@@ -84,7 +84,7 @@ class Fills:
         while self._waiting and (free := self._ledger.ready(self._waiting[0], ordered=self._ordered)) is not None:
             step = self._waiting.popleft()
             moved = True
-            if self._in_passing(self._program.plan.buckets[step.bucket]):
+            if self._is_short(self._program.plan.buckets[step.bucket]):
                 self._take(step, *self._fill(step, free))
                 continue
             filled = self._filler.submit(self._fill, step, free)
@@ -100,11 +100,11 @@ class Fills:
             moved = True
         return moved
 
-    def _in_passing(self, bucket: Bucket) -> bool:
+    def _is_short(self, bucket: Bucket) -> bool:
         """Whether a fill takes about as long as handing it to another thread would."""
         if self._stream is None:
             return bucket.nbytes < HANDED_OVER_BYTES
-        return self._sources.extents[bucket.extent].only_enqueues
+        return self._sources.extents[bucket.extent].only_enqueues(self._stream.device)
 
     def _fill(self, step: Step, free: Sequence[Fence]) -> tuple[float, Fence | None]:
         """Put a bucket into its slot, when that is free; return when that started, and when it ends, None for now."""

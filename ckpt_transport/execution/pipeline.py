@@ -4,8 +4,8 @@ A few threads share the work. The *pump* posts and polls; it alone touches endpo
 drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it; what it enqueues
 on a device is waited for elsewhere. Where applying only enqueues what a device orders, that thread is the pump, too:
 two that take turns at such short work would wait for each other. Fills that take too long to do in passing run on a
-thread of their own. Nothing waits without a deadline: ``watch`` is called every 50 ms, and raises when the update has
-failed elsewhere or is late.
+thread of their own. Nobody waits for another rank without a deadline: ``watch`` is called every 50 ms, and raises when
+the update has failed elsewhere or is late.
 
 Where a device can order two steps, a step begins when those before it are *enqueued*: it waits for their fences on its
 stream, and nobody on the host. A step ends when its fence has passed, and only then is anything reported of it.
@@ -27,9 +27,8 @@ from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import Event, now
 from ckpt_transport.execution.transfers import Attachment, Received, Transfers
-from ckpt_transport.planning import StageKind
 
-DEVICE_POLL_SECONDS = 0.0005
+DEVICE_POLL_SECONDS = 0.001
 """How often fences are looked at that nobody waits for."""
 
 
@@ -91,7 +90,7 @@ class Pipeline:
         Raises: whatever ended it early; then operations may be outstanding, and the endpoints must be aborted.
         """
         with _no_collections():
-            if any(step.kind is StageKind.APPLY for step in self._program.steps):
+            if self._program.applied:
                 self._applies.run(self._pump)
             else:
                 self._pump()
@@ -136,7 +135,9 @@ class Pipeline:
         """How long nothing may happen without a message or a wake."""
         polled = (transfers.poll_seconds for transfers in self._transfers)
         patience = min((seconds for seconds in polled if seconds is not None), default=WATCH_SECONDS)
-        return min(patience, DEVICE_POLL_SECONDS) if self._fills.unseen or self._applies.unseen else patience
+        return (
+            min(patience, DEVICE_POLL_SECONDS) if self._fills.needs_polling or self._applies.needs_polling else patience
+        )
 
 
 @contextmanager

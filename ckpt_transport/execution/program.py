@@ -44,6 +44,7 @@ class Program:
 
     Attributes:
         steps: in the order of the plan.
+        applied: the buckets that are applied here.
         needs: for each stage done here, the stages done here that must be terminal first.
     """
 
@@ -59,6 +60,7 @@ class Program:
             bucket = plan.buckets[stage.bucket]
             if applies[bucket.audience] if stage.kind is StageKind.APPLY else plan.owner(bucket) == rank:
                 self.steps.append(Step(number, stage.kind, stage.bucket))
+        self.applied = frozenset(step.bucket for step in self.steps if step.kind is StageKind.APPLY)
         here = {step.stage for step in self.steps}
         self.needs = {number: [earlier for earlier in plan.stages[number].after if earlier in here] for number in here}
 

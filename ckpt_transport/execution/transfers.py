@@ -12,7 +12,6 @@ import torch
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import now
-from ckpt_transport.planning import StageKind
 from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
 
 AHEAD = 16
@@ -83,7 +82,6 @@ class Transfers:
         self._in_flight: deque[tuple[Step, Completion, float]] = deque()
         self._marked = 0
         """Of the transfers in flight, how many, from the oldest on, have a mark."""
-        self._applies = {step.bucket for step in program.steps if step.kind is StageKind.APPLY}
         self._unapplied: set[int] = set()
 
     @property
@@ -132,7 +130,7 @@ class Transfers:
             self._ledger.ended(step, posted)
             if self._sends(step):
                 self._progress(self._program.plan.buckets[step.bucket].nbytes)
-            elif step.bucket in self._applies:
+            elif step.bucket in self._program.applied:
                 self._unapplied.add(step.bucket)
             moved = True
         return self._mark() or moved
@@ -155,7 +153,7 @@ class Transfers:
         """A bucket, of this route or another, has been applied."""
         self._unapplied.discard(bucket)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Hear whether the route has failed.
 
         Raises: why, if it has.

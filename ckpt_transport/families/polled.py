@@ -24,7 +24,7 @@ from ckpt_transport.transport import Control, Endpoint, Group, MemoryRegion, Rec
 Poll = Callable[[], bool]
 """Whether one piece of work has ended. Raises a TransportError when it failed. Not called again after True."""
 
-AT_ONCE = 32
+SIGNALS_AT_ONCE = 32
 """Signals that are taken in before operations are looked at again: a sender may say more at once than that."""
 EXPLANATION_WAIT = 1.0
 """Seconds for which a lost connection may still be explained by its member's own ABORT, which says why."""
@@ -111,10 +111,11 @@ class Operation(Receipt):
         except PeerLostError as error:
             self._endpoint._suspect(error)
             return False
-        except TransportError as error:
-            self._endpoint.abort(error)
-            raise
         except Exception as error:
+            self._endpoint._progress()  # a member may have said why
+            if isinstance(error, TransportError):
+                self._endpoint.abort(error)
+                raise
             failure = TransferError(f"transfer {self.transfer.seq} on route {self._endpoint.group.route}: {error}")
             self._endpoint.abort(failure)
             raise failure from error
@@ -170,7 +171,7 @@ class PolledEndpoint(Endpoint):
     def _progress(self) -> None:
         """Take in what the other members have said."""
         try:
-            for _ in range(AT_ONCE):
+            for _ in range(SIGNALS_AT_ONCE):
                 message = self.control.receive()
                 if message is None:
                     break
@@ -182,6 +183,8 @@ class PolledEndpoint(Endpoint):
                     self._agreement.hear(sender, signal.seq, signal.digest)
                 else:
                     self._on_ack(sender, signal.seq)
+            else:
+                self.control.wake()
             self._agreement.check(self._next_seq)
             if self._suspicion is not None and time.monotonic() > self._suspicion[1]:
                 raise self._suspicion[0]

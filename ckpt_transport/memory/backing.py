@@ -22,9 +22,8 @@ class Backing(Protocol):
     @property
     def kind(self) -> MemoryKind: ...
 
-    @property
-    def only_enqueues(self) -> bool:
-        """Whether filling a slot on a device does no more than enqueue copies there, so that it returns at once."""
+    def only_enqueues(self, device: torch.device) -> bool:
+        """Whether filling a slot on that device only enqueues a few copies, so that it returns at once."""
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Put the extent's bytes from ``offset`` on into ``slot`` (uint8), as many as it holds.

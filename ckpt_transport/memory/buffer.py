@@ -51,8 +51,7 @@ class Buffer:
             return MemoryKind.SHARED
         return MemoryKind.CUDA if self.tensor.is_cuda else MemoryKind.PRIVATE
 
-    @property
-    def only_enqueues(self) -> bool:
+    def only_enqueues(self, device: torch.device) -> bool:
         return self.tensor.is_cuda or pinned(self.tensor)
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:

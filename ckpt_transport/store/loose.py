@@ -29,7 +29,10 @@ class Loose:
     def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int) -> None:
         self._tensors, self._offsets = tensors, offsets
         self.nbytes = nbytes
-        self.only_enqueues = all(tensor.is_cuda for tensor in tensors)
+        self._devices = {tensor.device for tensor in tensors}
+
+    def only_enqueues(self, device: torch.device) -> bool:
+        return self._devices == {device}
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Gather the bytes from ``offset`` on into ``slot``: one call for all tensors that lie there."""

@@ -121,11 +121,13 @@ class Communicator:
         status = library().ncclBroadcast(
             memory, memory, ctypes.c_size_t(nbytes), UINT8, root, self._comm, ctypes.c_void_p(stream)
         )
+        while status == Status.IN_PROGRESS:  # with NCCL_COMM_BLOCKING=0 in the environment
+            status = _state(self._comm)
         _check(status, self._comm)
 
     def leave_meeting(self) -> None:
         """Free what only meeting needed, most of it memory of the device, when no member needs it any more: after the
-        first broadcast."""
+        first broadcast. May wait for members on the same host."""
         meeting, self._meeting = self._meeting, ctypes.c_void_p()
         _check(library().ncclCommDestroy(meeting), None)
 
@@ -138,10 +140,12 @@ class Communicator:
 
     def abort(self) -> None:
         """End what is in flight and free everything. Idempotent, and needs no other member."""
-        comms, self._comm, self._meeting = (self._comm, self._meeting), ctypes.c_void_p(), ctypes.c_void_p()
-        for comm in comms:
-            if comm:
-                library().ncclCommAbort(comm)
+        meeting, self._meeting = self._meeting, ctypes.c_void_p()
+        if meeting:
+            library().ncclCommAbort(meeting)
+        comm, self._comm = self._comm, ctypes.c_void_p()  # later: a split under way is over then
+        if comm:
+            library().ncclCommAbort(comm)
 
     def _wait_for_members(self, made: ctypes.c_void_p, deadline: float, watch: Callable[[], object]) -> None:
         """Until a communicator is made, and the one that makes it is idle."""

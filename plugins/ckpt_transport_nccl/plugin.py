@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +17,7 @@ from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of, drain, f
 from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
 from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, unique_id
 
+T = TypeVar("T")
 ABORT_SECONDS = 2.0
 """Longest wait for a communicator to be gone; it takes milliseconds when nothing else holds it up."""
 
@@ -22,7 +25,7 @@ ABORT_SECONDS = 2.0
 class NcclEndpoint(CollectiveEndpoint):
     """A communicator and a stream of its own, on which the device orders broadcasts; nobody waits on the host."""
 
-    poll_seconds = 0.0005
+    poll_seconds = 0.001
     stream: torch.cuda.Stream
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
@@ -75,24 +78,36 @@ class NcclEndpoint(CollectiveEndpoint):
         """
         probe = torch.zeros(1, dtype=torch.uint8, device=self._device)
         self.stream.wait_stream(torch.cuda.current_stream(self._device))
-        enqueued: Future[Poll] = Future()
-        threading.Thread(target=self._enqueue, args=(probe, enqueued), name="ckpt-transport-nccl", daemon=True).start()
         try:
-            while not (enqueued.done() and enqueued.result()()):
-                if time.monotonic() > deadline:
-                    raise TransferTimeout(f"route {self.group.route}: a member took no part in the first broadcast")
-                self.control.receive()
-                time.sleep(POLL_SECONDS)
-            self._communicator.leave_meeting()
+            enqueued = self._beside(lambda: self._broadcast(probe, self.group.ranks[0]))
+            self._wait(lambda: enqueued.done() and enqueued.result()(), deadline)
+            left = self._beside(self._communicator.leave_meeting)
+            self._wait(left.done, deadline)
+            left.result()
         except BaseException:
             self._communicator.abort()
             raise
 
-    def _enqueue(self, probe: torch.Tensor, enqueued: Future[Poll]) -> None:
-        try:
-            enqueued.set_result(self._broadcast(probe, self.group.ranks[0]))
-        except Exception as error:
-            enqueued.set_exception(error)
+    def _beside(self, call: Callable[[], T]) -> Future[T]:
+        """Make a call that may block, for ever if a member does not do its part, on a thread of its own."""
+        made: Future[T] = Future()
+
+        def make() -> None:
+            try:
+                with torch.cuda.device(self._device):
+                    made.set_result(call())
+            except Exception as error:
+                made.set_exception(error)
+
+        threading.Thread(target=make, name="ckpt-transport-nccl", daemon=True).start()
+        return made
+
+    def _wait(self, ended: Poll, deadline: float) -> None:
+        while not ended():
+            if time.monotonic() > deadline:
+                raise TransferTimeout(f"route {self.group.route}: a member took no part in the first broadcast")
+            self.control.receive()
+            time.sleep(POLL_SECONDS)
 
     def _interrupt(self, reason: BaseException) -> None:
         """Abort beside this thread: it may have to wait for a broadcast of another route, which is aborted next."""

@@ -121,6 +121,16 @@ def test_given_a_stranger_that_has_hung_up_then_its_message_is_dropped(mailbox: 
     assert next_note(mailbox) == (peer.address, Note("still here"))
 
 
+def test_given_a_wake_that_was_seen_in_passing_then_the_next_wait_ends_too(mailbox: Mailbox) -> None:
+    """However often somebody has looked since: who woke meant the one that waits."""
+    mailbox.wake()
+    mailbox.pump(0)
+    mailbox.pump(0)
+    started = time.monotonic()
+    mailbox.pump(PATIENCE)
+    assert time.monotonic() < started + PATIENCE / 2
+
+
 def test_given_a_wake_from_another_thread_then_the_wait_ends(mailbox: Mailbox) -> None:
     waker = threading.Thread(target=mailbox.wake)
     started = time.monotonic()

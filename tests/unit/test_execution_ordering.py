@@ -191,6 +191,33 @@ def test_given_a_sender_that_gives_up_while_loaders_wait_for_its_bytes_then_they
     assert not pumps()
 
 
+def test_given_an_interrupt_in_a_loader_that_was_let_go_then_it_is_still_an_interrupt() -> None:
+    plan = chained("wire").plan()
+    owner, victim = plan.owner(plan.buckets[0]), plan.topology.sinks[-1]
+    begun = time.monotonic()
+
+    def give_up(rank: int) -> None:
+        if rank == owner and time.monotonic() > begun + 0.5:
+            raise EngineError("enough")
+
+    class Interrupted(Looking):
+        def _apply(self, rank: int) -> Apply:
+            look = super()._apply(rank)
+
+            def interrupted(bucket: Bucket, view: torch.Tensor) -> Fence | None:
+                try:
+                    return look(bucket, view)
+                finally:
+                    if rank == victim:
+                        raise KeyboardInterrupt
+
+            return interrupted
+
+    outcomes = Interrupted(plan, {**IN_PROCESS, "wire": StalledTransport()}, on_watch=give_up).run()
+    assert isinstance(outcomes[victim].error, KeyboardInterrupt)
+    assert not pumps()
+
+
 @pytest.fixture
 def _without_collector() -> Iterator[None]:
     gc.collect()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from ckpt_transport.errors import TransferError
+from ckpt_transport.errors import PeerLostError, TransferError
 from ckpt_transport.families import Calls, OneSidedEndpoint, Poll, ReadSpan
 from ckpt_transport.families.polled import Signal, SignalKind
 from ckpt_transport.memory import Buffer
@@ -163,3 +163,31 @@ def test_closing_waits_for_the_call_that_runs_and_starts_no_other(wire: Wire) ->
     assert ran == ["first"]
     assert prepared == [1]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("test-calls")]
+
+
+class Failing(Reads):
+    """Its reads fail when a test says so."""
+
+    fails = False
+
+    def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
+        def ended() -> bool:
+            if self.fails:
+                raise TransferError("connection reset")
+            return False
+
+        return ended
+
+
+def test_given_a_read_that_fails_because_its_sender_gave_up_then_the_senders_reason_is_named() -> None:
+    wire = Wire()
+    endpoint = Failing(Group("a", (0, 1), 1, ("here", "here")), wire)
+    endpoint.connect({0: [b""]})
+    transfer = Transfer(0, 0, (1,), (Span(0, 0, 0, 256),))
+    receipt = endpoint.post_recv(transfer, endpoint.register(Buffer.private(256)))
+    wire.announce(transfer)
+    assert not receipt.done()
+    endpoint.fails = True
+    wire.heard.append((0, msgspec.msgpack.encode(Signal(SignalKind.ABORT, reason="the engine has no such tensor"))))
+    with pytest.raises(PeerLostError, match="the engine has no such tensor"):
+        receipt.done()
