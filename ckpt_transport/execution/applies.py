@@ -44,6 +44,7 @@ class Applies(ABC):
         self._program, self._apply, self._received, self._ledger = program, apply, received, ledger
         self._waiting = deque(step for step in program.steps if step.kind is StageKind.APPLY)
         self._reading: deque[Applied] = deque()
+        self._failure: BaseException | None = None
 
     @abstractmethod
     def run(self, pump: Callable[[], None]) -> None:
@@ -95,7 +96,6 @@ class AppliesBeside(Applies):
         self._wake = wake
         self._handed_over: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         self._given_back: deque[Applied | BaseException] = deque()
-        self._failure: BaseException | None = None
 
     def run(self, pump: Callable[[], None]) -> None:
         beside = threading.Thread(target=self._pump, args=(pump,), name="ckpt-transport-pump", daemon=True)
@@ -184,7 +184,6 @@ class AppliesInOrder(Applies):
     ) -> None:
         super().__init__(program, apply, received, ledger)
         self._stream, self._transfers, self._watch = stream, transfers, watch
-        self._failure: BaseException | None = None
         self._driving = threading.Lock()
         """Held by the thread that may touch endpoints."""
 

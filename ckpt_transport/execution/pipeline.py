@@ -135,9 +135,9 @@ class Pipeline:
         """How long nothing may happen without a message or a wake."""
         polled = (transfers.poll_seconds for transfers in self._transfers)
         patience = min((seconds for seconds in polled if seconds is not None), default=WATCH_SECONDS)
-        return (
-            min(patience, DEVICE_POLL_SECONDS) if self._fills.needs_polling or self._applies.needs_polling else patience
-        )
+        if self._fills.needs_polling or self._applies.needs_polling:
+            return min(patience, DEVICE_POLL_SECONDS)
+        return patience
 
 
 @contextmanager
