@@ -97,7 +97,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             description="The addresses of the sinks to update; separated by commas in the environment.",
             extra={
                 "type": "list of addresses",
-                "expects": "a list of addresses, each as 'ipc:///run/sink.sock' or 'tcp://host:port'",
+                "expects": "a list of addresses, each as 'ipc:///run/sink.sock', 'tcp://host:port' or 'tcp://[IPv6]:port'",
             },
         ),
     ] = ()

@@ -97,19 +97,29 @@ def check(address: str) -> str:
         if tcp[1] in ("*", "0.0.0.0", "[::]"):
             raise ConfigError(f"'{address}' is every interface; name the address of the one that others reach")
         return address
-    raise ConfigError(f"'{address}' is not an address; use ipc:///absolute/path or tcp://host:port")
+    raise ConfigError(f"'{address}' is not an address; use ipc:///absolute/path, tcp://host:port or tcp://[IPv6]:port")
 
 
 def any_port(interface: str) -> str:
-    """A TCP address at an interface, given by address or host name, with any free port.
+    """A TCP address at an interface, given by its IPv4 or IPv6 address or by a host name, with any free port.
+
+    Of a name that has addresses of both families, an IPv4 address is taken.
 
     Raises:
         ConfigError: the name is not known.
     """
     try:
-        return f"tcp://{socket.gethostbyname(interface)}:0"
+        found = socket.getaddrinfo(interface, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ConfigError(f"interface '{interface}' is not an address or name of this host: {error}") from error
+    named = [str(place[0]) for _, _, _, _, place in found]
+    hosts = [interface] if ":" in interface else sorted(named, key=lambda host: ":" in host)
+    return f"tcp://[{hosts[0]}]:0" if ":" in hosts[0] else f"tcp://{hosts[0]}:0"
+
+
+def is_ipv6(address: str) -> bool:
+    """Whether a mailbox's address is of IPv6, which ZeroMQ must be told. A host name stands for an IPv4 address."""
+    return address.startswith("tcp://[")
 
 
 def stays_on_host(address: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import zmq
 
+from ckpt_transport.control import addresses
 from ckpt_transport.control.security import Secret
 
 SEND_HIGH_WATER = 100_000
@@ -35,6 +36,7 @@ class Heart:
         dealer.sndhwm = SEND_HIGH_WATER
         if self._secret is not None and address.startswith("tcp"):
             self._secret.present(dealer)
+        dealer.ipv6 = addresses.is_ipv6(address)
         dealer.connect(address)
         return dealer
 

@@ -34,7 +34,7 @@ class Mailbox:
 
     Args:
         address: where to listen: ``ipc://PATH``, ``tcp://HOST:PORT``, ``tcp://HOST:0`` for any free port, or empty for
-            a new address that only this user can reach.
+            a new address that only this user can reach. An IPv6 address stands in brackets: ``tcp://[::1]:0``.
         types: the messages understood here, besides the control plane's own.
         secret: needed as soon as the address can be reached from another host.
         interval: seconds between heartbeats to those who :meth:`watch` us.
@@ -70,6 +70,7 @@ class Mailbox:
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         if secret is not None and wanted.startswith("tcp"):
             secret.guard(self._router)
+        self._router.ipv6 = addresses.is_ipv6(wanted)
         try:
             self._router.bind(wanted)
         except zmq.ZMQError as error:

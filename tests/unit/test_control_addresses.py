@@ -33,6 +33,25 @@ def test_given_a_bad_address_then_it_is_named(address: str) -> None:
     assert f"'{address}'" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("interface", "address"),
+    [
+        ("127.0.0.1", "tcp://127.0.0.1:0"), ("localhost", "tcp://127.0.0.1:0"), ("::1", "tcp://[::1]:0"),
+        ("fe80::1%lo", "tcp://[fe80::1%lo]:0"), ("2001:db8::7", "tcp://[2001:db8::7]:0"),
+    ],
+)  # fmt: skip
+def test_given_an_interface_of_either_family_then_its_address_is_one_that_a_mailbox_can_have(
+    interface: str, address: str
+) -> None:
+    assert addresses.check(addresses.any_port(interface)) == address
+    assert addresses.is_ipv6(address) is (":" in interface)
+
+
+def test_given_an_interface_that_nobody_knows_then_it_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'no-such-host\.invalid' is not an address or name"):
+        addresses.any_port("no-such-host.invalid")
+
+
 def test_given_a_path_longer_than_a_socket_can_have_then_it_is_refused() -> None:
     assert addresses.check("ipc:///" + "x" * 93)
     for path in ("x" * 94, "ü" * 47):

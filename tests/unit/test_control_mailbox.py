@@ -21,6 +21,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import PROTOCOL, Codec, Heartbeat, Refused
 from ckpt_transport.control.security import Secret
 from ckpt_transport.errors import ConfigError, ControlError, PeerLostError
+from tests.addresses import has_ipv6
 
 PATIENCE = 60.0
 
@@ -61,9 +62,9 @@ def peer() -> Iterator[Mailbox]:
 def stranger() -> Iterator[zmq.Socket[bytes]]:
     """Another program's socket."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-    socket.rcvtimeo = int(PATIENCE * 1000)
-    yield socket
+    dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    dealer.rcvtimeo = int(PATIENCE * 1000)
+    yield dealer
     context.destroy(0)
 
 
@@ -206,21 +207,26 @@ SECRET = Secret.derive(b"correct horse battery staple")
 OTHER = Secret.derive(b"incorrect horse battery staple")
 
 
-def test_given_one_secret_then_mailboxes_talk_over_tcp() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+@pytest.mark.parametrize("peer_host", ["127.0.0.1", "[::1]"])
+def test_given_one_secret_then_mailboxes_talk_over_tcp(host: str, peer_host: str) -> None:
+    if "[::1]" in (host, peer_host) and not has_ipv6():
+        pytest.skip("this host has no IPv6")
     with (
-        Mailbox("tcp://127.0.0.1:0", [Note], secret=SECRET) as mailbox,
-        Mailbox("tcp://127.0.0.1:0", [Note], secret=SECRET) as peer,
+        Mailbox(f"tcp://{host}:0", [Note], secret=SECRET) as mailbox,
+        Mailbox(f"tcp://{peer_host}:0", [Note], secret=SECRET) as peer,
     ):
+        assert mailbox.address.startswith("tcp://[::1]:" if "::" in host else "tcp://127.0.0.1:")
         peer.send(mailbox.address, Note("hello"))
         assert next_note(mailbox) == (peer.address, Note("hello"))
         mailbox.send(peer.address, Note("answer"))
         assert next_note(peer) == (mailbox.address, Note("answer"))
 
 
-def unlock(socket: zmq.Socket[bytes], server: Secret, own: Secret) -> None:
-    socket.curve_serverkey = server.public
-    socket.curve_publickey = own.public
-    socket.curve_secretkey = own.private
+def unlock(dealer: zmq.Socket[bytes], server: Secret, own: Secret) -> None:
+    dealer.curve_serverkey = server.public
+    dealer.curve_publickey = own.public
+    dealer.curve_secretkey = own.private
 
 
 @pytest.mark.parametrize("knows", ["nothing", "another secret", "the server's public key"])
