@@ -6,21 +6,27 @@
 * Transports are plugins: see :mod:`ckpt_transport.transport` for the interface and :mod:`ckpt_transport.registry`.
 """
 
-from ckpt_transport.config import Config
-from ckpt_transport.session import (
-    Engine,
-    Gate,
-    Holder,
-    HolderAddress,
-    Joiner,
-    LoadedBucket,
-    LoadedPiece,
-    Metas,
-    ParameterServer,
-    Report,
-    Sink,
-    ask_version,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckpt_transport.config import Config
+    from ckpt_transport.session import (
+        Engine,
+        Gate,
+        Holder,
+        HolderAddress,
+        Joiner,
+        LoadedBucket,
+        LoadedPiece,
+        Metas,
+        ParameterServer,
+        Report,
+        Sink,
+        ask_version,
+    )
 
 __all__ = [
     "Config",
@@ -37,3 +43,12 @@ __all__ = [
     "Sink",
     "ask_version",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what users import when they ask for it: torch takes a second, in which a command must be interruptible."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "ckpt_transport.config" if name == "Config" else "ckpt_transport.session"
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value

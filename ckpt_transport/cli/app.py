@@ -7,16 +7,19 @@ import sys
 from typing import NoReturn
 
 import typer
-from rich.console import Console
 
 from ckpt_transport.cli import demo, join, plan, serve, transports, update, version
+from ckpt_transport.cli.encoding import write_anything
+from ckpt_transport.cli.options import OptionsError
+from ckpt_transport.cli.output import Output
 from ckpt_transport.errors import CkptTransportError, TaintedError, UpdateAbortedError
 
 HELP = """Put new weights into running LLM inference engines, without a restart.
 
-Exit codes: 0 done; 1 refused or failed, and every sink still serves its old version; 2 an option that does not exist
-or cannot be read; 3 failed half-way, and the sinks that are named must not serve until an update succeeds; 4 done, but
-an engine was lost or could not be resumed; 130 or 143 interrupted before or after an update.
+Exit codes: 0 done; 1 refused or failed, and every sink still serves its old version; 2 options that do not exist,
+cannot be read or do not go together; 3 failed half-way, and the sinks that are named must not serve until an update
+succeeds; 4 done, but an engine was lost or could not be resumed, or the second step of '--update-method all' failed;
+130 or 143 interrupted before or after an update.
 
 Settings come from a TOML file (--config, or CKPT_TRANSPORT_CONFIG), from CKPT_TRANSPORT_* variables, and from options,
 each overruling the one before.
@@ -33,7 +36,8 @@ app.command("demo")(demo.demo)
 
 
 def main() -> None:
-    """Run a command; the entry point of ``ckpt-transport``."""
+    """Run the command that the arguments ask for, and leave with its exit code."""
+    write_anything()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(number, _terminate)
@@ -41,6 +45,8 @@ def main() -> None:
         app()
     except CkptTransportError as error:
         _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except SystemExit as ending:
         rolled_back = _rolled_back(ending)
         if rolled_back is None:
@@ -49,12 +55,22 @@ def main() -> None:
 
 
 def _fail(error: CkptTransportError) -> NoReturn:
-    console = Console(stderr=True)
+    console = Output(stderr=True)
     console.print(f"[bold red]{type(error).__name__}[/]: ", end="", soft_wrap=True)
     console.print(str(error), markup=False, highlight=False, soft_wrap=True)
     for note in getattr(error, "__notes__", ()):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    sys.exit(3 if isinstance(error, TaintedError) else 1)
+    sys.exit(_exit_code(error))
+
+
+def _exit_code(error: CkptTransportError) -> int:
+    match error:
+        case TaintedError():
+            return 3
+        case OptionsError():
+            return 2
+        case _:
+            return 1
 
 
 def _rolled_back(ending: SystemExit) -> CkptTransportError | None:

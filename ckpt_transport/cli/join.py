@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ckpt_transport.cli import served
-from ckpt_transport.cli.options import BucketBytes, ConfigFile, EngineName, MemoryBudget, RingDepth, Transport
-from ckpt_transport.cli.output import Output
+from ckpt_transport.cli.options import (
+    BucketBytes,
+    ConfigFile,
+    EngineName,
+    MemoryBudget,
+    OptionsError,
+    RingDepth,
+    Transport,
+)
+from ckpt_transport.cli.output import Output, say_aside
 from ckpt_transport.cli.update import INCOMPLETE, KEEP, bring, run
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError
@@ -86,9 +93,9 @@ def join(
         trace=str(trace) if trace else None,
     )
     if bool(sink) == bool(endpoint):
-        raise ConfigError("give one of both: --endpoint for engines that are driven there, or --sink with --metas")
+        raise OptionsError("give one of both: --endpoint for engines that are driven there, or --sink with --metas")
     if metas and checkpoint is not None:
-        raise ConfigError("the weights come from the holders in --metas, or from --checkpoint, not from both")
+        raise OptionsError("the weights come from the holders in --metas, or from --checkpoint, not from both")
     if metas:
         joiner = Joiner(metas, settings)
         driven = engine if endpoint else None
@@ -97,11 +104,11 @@ def join(
             raise typer.Exit(INCOMPLETE)
         return
     if sink:
-        raise ConfigError("say where holders are with --metas; without holders use 'ckpt-transport update --sink'")
+        raise OptionsError("say where holders are with --metas; without holders use 'ckpt-transport update --sink'")
     if (checkpoint is None) != (version is None):
-        raise ConfigError("give both --checkpoint and --version, or neither")
+        raise OptionsError("give both --checkpoint and --version, or neither")
     if quantize_for is not None and checkpoint is None:
-        raise ConfigError("--quantize-for belongs to --checkpoint; the last update is joined as it was")
+        raise OptionsError("--quantize-for belongs to --checkpoint; the last update is joined as it was")
     if checkpoint is None or version is None:
         known = _last_update(engine, settings)
         checkpoint, version = Path(known.checkpoint), known.version
@@ -126,7 +133,7 @@ def _last_update(engine: str, settings: Config) -> served.Served:
         try:
             (serves,) = fleet.versions()
         except CkptTransportError as error:
-            Console(stderr=True).print(f"[yellow]{endpoint} is not asked[/]: {error}", soft_wrap=True, highlight=False)
+            say_aside(f"{endpoint} is not asked: {error}")
             continue
         finally:
             fleet.close()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ckpt_transport.errors import ConfigError
+from ckpt_transport.cli.options import OptionsError
 from ckpt_transport.session import ParameterServer, Report
 from ckpt_transport.session.fleet import Updates
 from ckpt_transport.session.onlookers import Progress
@@ -62,12 +62,12 @@ def parse_ranks(text: str) -> list[int]:
     """Numbers from text such as ``0,2`` or ``4-7``.
 
     Raises:
-        ConfigError: it is no list of numbers and ranges.
+        OptionsError: it is no list of numbers and ranges.
     """
     found: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None:
-            raise ConfigError(f"--ranks is '{text}' and must be numbers and ranges, as '0,2' or '4-7'")
+            raise OptionsError(f"--ranks is '{text}' and must be numbers and ranges, as '0,2' or '4-7'")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return found

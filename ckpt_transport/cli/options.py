@@ -7,6 +7,13 @@ from typing import Annotated
 
 import typer
 
+from ckpt_transport.errors import ConfigError
+
+
+class OptionsError(ConfigError):
+    """Options that do not go together, or one whose value cannot be read."""
+
+
 Checkpoint = Annotated[
     Path,
     typer.Option(

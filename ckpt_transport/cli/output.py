@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
 
 
 class Output(Console):
-    """Standard output. When nobody reads it, or it cannot be written, the command goes on without."""
+    """Standard output or standard error. When it is closed or cannot be written, the command goes on without."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         try:
             super().print(*objects, **options)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._drop()
-            Console(stderr=True).print(f"what follows is not printed: {error}", markup=False, soft_wrap=True)
+            if not self.stderr:
+                say_aside(f"what follows is not printed: {error}")
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write a line of JSON, or what else is not for people."""
+        try:
+            sys.stdout.buffer.write(data + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            self._drop()
 
     def on_broken_pipe(self) -> None:
         """Rich would end the program here."""
@@ -26,6 +37,25 @@ class Output(Console):
     def _drop(self) -> None:
         """Also what Python still has to write when it ends."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno())
+            os.close(nowhere)
+
+
+def say_aside(text: str) -> None:
+    """Print a line to standard error."""
+    Output(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def after_commit(what: str) -> Iterator[None]:
+    """For what is done when the new version stands: an error in it is printed, and decides nothing.
+
+    Args:
+        what: what cannot be done if it fails, as "the report cannot be shown".
+    """
+    try:
+        yield
+    except Exception as error:
+        say_aside(f"the update is done, but {what}: {type(error).__name__}: {error}")

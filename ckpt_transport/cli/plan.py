@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Collection
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 
 from ckpt_transport import registry
 from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
+from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Participant, Role, Settings, Topology, explain, verify
@@ -73,11 +73,12 @@ def plan(
     planned = time.perf_counter()
     verify(made)
     verified = time.perf_counter()
+    output = Output()
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(made) + b"\n")
+        output.write_bytes(msgspec.json.encode(made))
         return
-    print(explain(made))
-    print(f"proved    planned in {planned - started:.3f} s, verified in {verified - planned:.3f} s")
+    proved = f"proved    planned in {planned - started:.3f} s, verified in {verified - planned:.3f} s"
+    output.print(f"{explain(made)}\n{proved}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _traits(names: Collection[str], hosts: int, config: Config) -> dict[str, Traits]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import msgspec
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from ckpt_transport import registry
 from ckpt_transport.cli.options import AsJson
+from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
 from ckpt_transport.errors import PluginError
 from ckpt_transport.session.bandwidths import bandwidths
 from ckpt_transport.transport import Reach, Traits
+
+DETAILS = ("reach", "maps", "sends from", "fan-out", "GB/s", "GB/s out", "µs")
+LONGEST_WORD = {"sends from": len("private,")}
+EDGES = 2
+"""Columns of the terminal that rich's measure of a table leaves out."""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -40,21 +48,39 @@ def transports(as_json: AsJson = False) -> None:
     GB/s is what a plan counts on within a host, GB/s out what it counts on to other hosts, as RDMA devices here allow.
     """
     listed = [_look_at(name) for name in registry.names()]
+    console = Output()
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(listed)) + b"\n")
+        console.write_bytes(msgspec.json.format(msgspec.json.encode(listed)))
         return
-    headings = ("name", "here", "reach", "maps", "sends from", "fan-out", "GB/s", "GB/s out", "µs")
-    table = Table(*headings, box=box.SIMPLE_HEAD)
-    table.columns[0].no_wrap = True
-    table.columns[4].min_width = len("private,")
-    for item in listed:
-        table.add_row(item.name, "[green]yes[/]" if item.available else "[red]no[/]", *_details(item))
-    console = Console()
-    console.print(table)
+    table = _table(listed)
+    least = console.measure(table, options=console.options.update(width=sys.maxsize)).minimum
+    if least + EDGES <= console.width:
+        console.print(table)
+    else:
+        _print_list(console, listed)
     for item in listed:
         if not item.available:
             cure = f"; {item.cure}" if item.cure else ""
             console.print(f"{item.name} cannot run here: {item.reason}{cure}", markup=False)
+
+
+def _table(listed: Sequence[Listed]) -> Table:
+    """A row for each transport. Only what consists of several words may be wrapped."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("name", "here", *DETAILS):
+        table.add_column(heading, no_wrap=" " not in heading, min_width=LONGEST_WORD.get(heading))
+    for item in listed:
+        table.add_row(item.name, "[green]yes[/]" if item.available else "[red]no[/]", *_details(item))
+    return table
+
+
+def _print_list(console: Console, listed: Sequence[Listed]) -> None:
+    """The same for a terminal that the table does not fit in: a paragraph for each transport."""
+    for item in listed:
+        console.print(f"{item.name}: {'yes' if item.available else 'no'}", highlight=False)
+        details = [f"{name} {value}" for name, value in zip(DETAILS, _details(item), strict=False) if value]
+        if details:
+            console.print(Padding("; ".join(details), (0, 0, 0, 2)), highlight=False)
 
 
 def _details(item: Listed) -> list[str]:

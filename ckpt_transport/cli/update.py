@@ -15,13 +15,14 @@ from ckpt_transport.cli.options import (
     Checkpoint,
     ConfigFile,
     MemoryBudget,
+    OptionsError,
     RingDepth,
     Transport,
 )
-from ckpt_transport.cli.output import Output
+from ckpt_transport.cli.output import Output, after_commit, say_aside
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
-from ckpt_transport.errors import ConfigError
+from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import count
 from ckpt_transport.session import ParameterServer
@@ -36,7 +37,7 @@ Done = TypeVar("Done")
 KEEP = "keep"
 """What becomes of requests where nothing else is asked for."""
 INCOMPLETE = 4
-"""Exit code: the new version stands, and an engine was lost or could not be resumed."""
+"""Exit code: the new version stands, but not everywhere, or an engine was lost or could not be resumed."""
 
 
 def update(
@@ -111,15 +112,15 @@ def update(
         trace=str(trace) if trace else None,
     )
     if (engine is None) != (not endpoint):
-        raise ConfigError("--engine and --endpoint belong together: what runs there, and where")
+        raise OptionsError("--engine and --endpoint belong together: what runs there, and where")
     if engine is not None and sink:
-        raise ConfigError("give --sink, or --engine and --endpoint, not both")
+        raise OptionsError("give --sink, or --engine and --endpoint, not both")
     if engine is None and pause != KEEP:
-        raise ConfigError("--pause is for requests at --endpoint; sinks hold their forward passes by themselves")
+        raise OptionsError("--pause is for requests at --endpoint; sinks hold their forward passes by themselves")
     if ranks is not None and update_method is UpdateMethod.BROADCAST:
-        raise ConfigError("a broadcast is to all sinks; with --ranks choose --update-method p2p, or all")
+        raise OptionsError("a broadcast is to all sinks; with --ranks choose --update-method p2p, or all")
     if ranks is not None and engine is not None:
-        raise ConfigError("--ranks counts sinks; of engines choose some by their --endpoint")
+        raise OptionsError("--ranks counts sinks; of engines choose some by their --endpoint")
     bring(
         settings,
         checkpoint,
@@ -160,10 +161,19 @@ def bring(
         if quantize is not None and quantize_for is not None:
             server.lend(version, quantize(stored, quantize_for))
         problems: list[str] = []
-        for updates in steps(server, method, ranks):
-            problems += run(settings, updates, version, engine, endpoints, pause, draft=draft, console=console)
-        if engine is not None and server.rank == 0 and not draft:
-            served.remember(engine, version, checkpoint, endpoints, quantize_for)
+        for number, updates in enumerate(steps(server, method, ranks)):
+            try:
+                problems += run(settings, updates, version, engine, endpoints, pause, draft=draft, console=console)
+            except UpdateAbortedError as error:
+                if number == 0:
+                    raise
+                problems.append(str(error))
+                say_aside(f"the sinks that --ranks does not name serve '{version}', and the others do not: {error}")
+        with after_commit("it cannot be noted for those who join later"):
+            if engine is not None and server.rank == 0 and not draft:
+                served.remember(engine, version, checkpoint, endpoints, quantize_for)
+        with after_commit("its server could not be closed"):
+            server.close()
     if problems:
         raise typer.Exit(INCOMPLETE)
 
@@ -184,17 +194,21 @@ def run(
     if engine is None or console.quiet:
         report = updating(lambda shown: updates.update(version, progress=shown))
         problems: Sequence[str] = () if report is None else (*report.lost, *report.left.values())
-        if report is not None:
-            _print(console, report)
+        with after_commit("its report cannot be shown"):
+            if report is not None:
+                _print(console, report)
     else:
         fleet = make_fleet(engine, endpoints, settings, pause, draft)
         try:
             done = updating(lambda shown: fleet.update(updates, version, shown))
-        finally:
+        except BaseException:
             fleet.close()
+            raise
         problems = done.problems
-        _print(console, done.update)
-        _print_fleet(console, done)
+        with after_commit("its report cannot be shown"):
+            fleet.close()
+            _print(console, done.update)
+            _print_fleet(console, done)
     for problem in problems:
         console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
     return problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import msgspec
@@ -32,17 +31,18 @@ def version(
             answers[address] = ask_version(address, settings, timeout)
         except JoinError as error:
             answers[address] = error
+    output = Output()
     if as_json:
         rows = {
             address: {"error": str(answer)} if isinstance(answer, JoinError) else msgspec.to_builtins(answer)
             for address, answer in answers.items()
         }
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
+        output.write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
     else:
         table = Table(Column("address", overflow="fold"), "sink", "version", "state")
         for address, answer in answers.items():
             table.add_row(address, *_row(answer))
-        Output().print(table)
+        output.print(table)
     if any(isinstance(answer, ServedVersion) and answer.tainted for answer in answers.values()):
         raise typer.Exit(3)
     if any(isinstance(answer, JoinError) for answer in answers.values()):

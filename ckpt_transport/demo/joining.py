@@ -19,6 +19,7 @@ import msgspec
 import typer
 
 from ckpt_transport import Config, Joiner, registry
+from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.demo import checkpoint, latency
 from ckpt_transport.demo.client import Clients, Served, Summary
 from ckpt_transport.demo.display import Display, milliseconds
@@ -237,6 +238,7 @@ def main(
     json: Annotated[Path | None, typer.Option("--json", help="Write what happened to this file, for programs.")] = None,
 ) -> None:
     """Let engines join a fleet that serves."""
+    write_anything()
     display = Display()
     chosen = transport or over_the_network()
     try:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ckpt_transport import registry
+from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.errors import PluginError
 from ckpt_transport.testing.check import Factory
 from ckpt_transport.testing.conformance import CHECKS, Report, Result, Verdict, run
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--deadline", type=float, default=30.0, help="seconds each check may take (default: 30)")
     parser.add_argument("--threads", action="store_true", help="ranks are threads, for a transport within one process")
     options = parser.parse_args(arguments)
+    write_anything()
     console = Console()
     try:
         with console.status("starting ...") as status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -112,6 +113,43 @@ def test_an_interrupted_update_says_whether_sinks_must_not_serve(
         assert bool(ask_version(sink.address).tainted) == (code == 3)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_given_a_terminal_of_few_characters_when_an_update_ends_well_then_its_exit_code_says_so(
+    checkpoint: Path, encoding: str
+) -> None:
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
+    with fleet(SinkSpec()) as (sink,):
+        update = command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
+        done = subprocess.run(update, capture_output=True, timeout=DEADLINE, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert "#" in done.stdout.decode(encoding)
+        assert sink.state().version == "v2"
+    for other in (["plan", "--checkpoint", checkpoint], ["transports"], ["--help"], ["update", "--help"]):
+        shown = subprocess.run(command(*other), capture_output=True, timeout=DEADLINE, env=environment)
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        shown.stdout.decode(encoding)
+
+
+INTERRUPTED_WHILE_LOADING = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from ckpt_transport.__main__ import main
+main()
+"""
+
+
+def test_given_a_command_that_is_loading_when_it_is_interrupted_then_it_ends_without_a_traceback() -> None:
+    loading = [sys.executable, "-c", INTERRUPTED_WHILE_LOADING, "transports"]
+    done = subprocess.run(loading, capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_an_output_that_is_full_is_said_and_changes_nothing(checkpoint: Path) -> None:
     with fleet(SinkSpec()) as (sink,), open("/dev/full", "wb") as full:
@@ -161,10 +199,21 @@ def test_a_version_needs_a_name_that_can_be_printed(checkpoint: Path, name: str)
     assert "give a name of printable characters" in done.stderr
 
 
-def test_what_is_to_become_of_requests_is_asked_of_engines_only(checkpoint: Path) -> None:
-    done = run("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", "ipc:///tmp/x", "--pause", "abort")
-    assert done.returncode == 1
-    assert "--pause is for requests at --endpoint" in done.stderr
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sink", "ipc:///tmp/x", "--pause", "abort"], "--pause is for requests at --endpoint"),
+        (["--engine", "vllm"], "--engine and --endpoint belong together"),
+        (["--sink", "ipc:///tmp/x", "--ranks", "0"], "with --ranks choose --update-method"),
+        (["--sink", "ipc:///tmp/x", "--update-method", "p2p", "--ranks", "first"], "--ranks is 'first'"),
+    ],
+)
+def test_given_options_that_do_not_go_together_then_the_exit_code_is_that_of_wrong_options(
+    checkpoint: Path, options: list[str], said: str
+) -> None:
+    done = run("update", "--checkpoint", checkpoint, "--version", "v2", *options)
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])

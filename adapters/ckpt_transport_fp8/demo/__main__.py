@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import size
 from ckpt_transport_fp8 import Target, quantized
@@ -23,6 +24,7 @@ console = Console()
 
 def main() -> int:
     """Run the demonstration; 1 when a byte differs."""
+    write_anything()
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs,), daemon=True)

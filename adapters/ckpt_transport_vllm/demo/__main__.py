@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport_vllm.demo.demo import run
 
 
@@ -16,6 +17,7 @@ def main(
     keep: Annotated[Path | None, typer.Option(help="Keep the checkpoints and what vLLM wrote in this folder.")] = None,
 ) -> None:
     """Start vLLM with a tiny random model, replace its weights twice while it generates, and check the outcome."""
+    write_anything()
     if importlib.util.find_spec("vllm") is None:
         typer.echo(
             "vLLM is not installed here. 'make demo-vllm' installs it in .venv-vllm and runs this there.", err=True
