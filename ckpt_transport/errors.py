@@ -124,10 +124,15 @@ class UpdateAbortedError(UpdateError):
 
 
 class TaintedError(UpdateError):
-    """The update failed after some sinks had begun to apply it; those must not serve."""
+    """The update failed after some sinks had begun to apply it; those must not serve.
 
-    def __init__(self, message: str, sinks: tuple[str, ...] = ()) -> None:
-        self.sinks = sinks
+    Attributes:
+        sinks: labels of the sinks that must not serve.
+        serving: labels of sinks that serve the new version, where some had been told to before it failed.
+    """
+
+    def __init__(self, message: str, sinks: tuple[str, ...] = (), serving: tuple[str, ...] = ()) -> None:
+        self.sinks, self.serving = sinks, serving
         super().__init__(message)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -70,8 +71,8 @@ class Fault:
         where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``), of the participant
             (one of PHASES), of the ledger (one of STEPS), or of the source's meter (``sent``).
         count: at which call, counted from 1.
-        act: ``kill`` the process, ``raise`` an error, ``hang`` for as long as the process lives, or ``lie``: return
-            another digest.
+        act: ``kill`` the process, ``stop`` it for STOPPED seconds, ``raise`` an error, ``hang`` for as long as the
+            process lives, or ``lie``: return another digest.
     """
 
     where: str
@@ -79,6 +80,10 @@ class Fault:
     act: str = "kill"
 
     def strike(self) -> str:
+        """Raise, end, never return, or return what the method shall; empty when the method is to be called."""
+        if self.act == "stop":
+            stop_myself()
+            return ""
         if self.act == "lie":
             return "0" * 64
         if self.act == "kill":
@@ -86,6 +91,16 @@ class Fault:
         if self.act == "hang":
             time.sleep(DEADLINE * 10)
         raise RuntimeError(f"injected into {self.where}")
+
+
+STOPPED = 2.3
+
+
+def stop_myself(seconds: float = STOPPED) -> None:
+    """Stand still for so long, with all threads, as a process does whose host is out of memory."""
+    time.sleep(0.3)  # until what was sent has left
+    subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def inject(fault: Fault, target: Any) -> None:
@@ -96,8 +111,8 @@ def inject(fault: Fault, target: Any) -> None:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == fault.count:
-            return fault.strike()
+        if calls == fault.count and (struck := fault.strike()):
+            return struck
         return method(*args, **kwargs)
 
     setattr(target, fault.where, wrapped)
@@ -336,6 +351,11 @@ class Meter:
 
     def sent(self, done: int, total: int) -> None:
         assert done <= total
+        if done == total:
+            self.sent_all()
+
+    def sent_all(self) -> None:
+        """Every bucket has gone."""
 
 
 def run_source(
@@ -348,9 +368,12 @@ def run_source(
     shape: Mapping[str, Any],
     gpu: int,
     ranks: Sequence[int] | None,
+    prepare: Callable[[], None] | None,
     pipe: Connection,
 ) -> None:
     """A source's process: register, update once, report."""
+    if prepare is not None:
+        prepare()
     if torch.cuda.is_available():
         torch.cuda.set_device(gpu)
     meter = Meter()
@@ -360,8 +383,8 @@ def run_source(
     with ParameterServer(Config.load(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
         server.register(f"v{seed}", tensors=own)
         try:
-            server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total), ranks=ranks)
-            pipe.send("")
+            report = server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total), ranks=ranks)
+            pipe.send(f"lost: {', '.join(report.lost)}" if report is not None and report.lost else "")
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}")
 
@@ -381,16 +404,17 @@ class SourceProcess:
         shape: Mapping[str, Any] | None = None,
         gpu: int = 0,
         ranks: Sequence[int] | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self._pipe, theirs = context.Pipe()
-        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, ranks, theirs)
+        arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, ranks, prepare, theirs)
         self.process = context.Process(target=run_source, args=arguments, daemon=True)
         self.process.start()
         _pids.add(self.process.pid or 0)
         theirs.close()
 
     def outcome(self) -> str:
-        """The error of the update, empty when it was committed; ``killed`` when the process died."""
+        """The error of the update, empty when it was committed by all; ``killed`` when the process died."""
         try:
             assert self._pipe.poll(DEADLINE), "the source does not end"
             return str(self._pipe.recv())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Sequence
 
 import zmq
@@ -15,7 +16,17 @@ SEND_HIGH_WATER = 100_000
 
 
 class Heart:
-    """Sends one ready-made message to each of a set of addresses, every ``interval`` seconds."""
+    """Sends one ready-made message to each of a set of addresses, every ``interval`` seconds.
+
+    A process that is stopped, or whose threads all wait for one that keeps Python's lock, sends none. It looks dead to
+    its peers then, and :meth:`silence` tells it so.
+
+    Args:
+        context, secret: of the mailbox.
+        beat: the message, in frames.
+        interval: seconds from one to the next.
+        patience: seconds of silence after which peers give up.
+    """
 
     def __init__(
         self,
@@ -23,8 +34,12 @@ class Heart:
         secret: Secret | None,
         beat: Sequence[bytes],
         interval: float,
+        patience: float,
     ) -> None:
         self._context, self._secret, self._beat, self._interval = context, secret, list(beat), interval
+        self._patience = patience
+        self._beat_at = 0.0
+        self._silence, self._silent_until = 0.0, 0.0
         self._targets: frozenset[str] = frozenset()
         self._wake = threading.Event()
         self._stopped = False
@@ -50,6 +65,17 @@ class Heart:
     def stop_beating_to(self, address: str) -> None:
         self._targets -= {address}
 
+    def silence(self, since: float) -> float:
+        """For how many seconds peers have heard nothing, where that is longer than they wait; else 0.
+
+        Args:
+            since: silence that ended before is not counted; seconds of the monotonic clock.
+        """
+        now = time.monotonic()
+        if self._targets and self._beat_at and now - self._beat_at > self._patience:
+            return now - self._beat_at
+        return self._silence if self._silent_until > since else 0.0
+
     def stop(self) -> None:
         self._stopped = True
         self._wake.set()
@@ -59,6 +85,7 @@ class Heart:
     def _run(self) -> None:
         dealers: dict[str, zmq.Socket[bytes]] = {}
         while not self._stopped:
+            self._note_silence()
             for address in self._targets - dealers.keys():
                 dealers[address] = self.connect(address)
             for address in dealers.keys() - self._targets:
@@ -70,3 +97,9 @@ class Heart:
             self._wake.clear()
         for dealer in dealers.values():
             dealer.close(0)
+
+    def _note_silence(self) -> None:
+        now = time.monotonic()
+        if self._beat_at and now - self._beat_at > self._patience:
+            self._silence, self._silent_until = now - self._beat_at, now
+        self._beat_at = now

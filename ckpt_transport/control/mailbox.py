@@ -90,7 +90,7 @@ class Mailbox:
         self._heard: dict[str, float] = {}
         self._news = False
         """Something was filed by a pump that did not wait, so whoever waits next should look first."""
-        self._heart = Heart(self._context, secret, self._codec.frames(self.address, Heartbeat()), interval)
+        self._heart = Heart(self._context, secret, self._codec.frames(self.address, Heartbeat()), interval, timeout)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -199,6 +199,10 @@ class Mailbox:
                 looks += 1
             if self._heard.get(address, oldest) < oldest:
                 raise PeerLostError(f"no sign of life from {address} for {self._timeout:g} s")
+
+    def silence(self, since: float) -> float:
+        """For how long we looked dead to those we watch since then, where that is longer than ``timeout``; else 0."""
+        return self._heart.silence(since)
 
     # -- the end ------------------------------------------------------------------------------------------------
 

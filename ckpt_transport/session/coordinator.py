@@ -17,8 +17,6 @@ from ckpt_transport.errors import (
     CkptTransportError,
     PlanMismatchError,
     PluginError,
-    TaintedError,
-    UpdateAbortedError,
 )
 from ckpt_transport.execution import Event
 from ckpt_transport.memory import Backing
@@ -30,6 +28,7 @@ from ckpt_transport.session.bandwidths import between_hosts
 from ckpt_transport.session.invitations import Guests, Invitations
 from ckpt_transport.session.members import TICK_SECONDS, Members
 from ckpt_transport.session.onlookers import Progress, heedless
+from ckpt_transport.session.outcome import Outcome
 from ckpt_transport.session.participant import Participant
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
@@ -104,7 +103,7 @@ class Coordinator:
 
         Raises:
             UpdateAbortedError: it failed and changed nothing.
-            TaintedError: it failed when some sinks had begun to apply.
+            TaintedError: it failed when some sinks had begun to apply, or did not serve it when they were told to.
         """
         started = time.monotonic()
         invitations = Invitations(self._members, self._mailbox, self._config, guests)
@@ -120,17 +119,17 @@ class Coordinator:
         except BaseException as interrupt:
             raise interrupt from self._roll_back(interrupt)
         with self._phase("commit"):
-            paused, lost = self._commit()
+            outcome = self._commit(made.manifest.version)
         labels = {rank: join.label for rank, join in enumerate(self._members.joins)}
         return Report(
             made.manifest.version,
             made,
             time.monotonic() - started,
             self._phases,
-            paused,
+            outcome.paused,
             tuple(events),
             labels,
-            lost,
+            outcome.lost,
             dict(self._members.left),
             self._told,
         )
@@ -266,27 +265,45 @@ class Coordinator:
             events += ran.events
             if ran.told:
                 self._told[ran.rank] = ran.told
+        self._members.watch()
         return sorted(events, key=lambda event: event.start)
 
-    def _commit(self) -> tuple[dict[int, float], tuple[str, ...]]:
-        """Nobody can refuse any more. A sink that dies now is lost, and the update stands."""
+    def _commit(self, version: str) -> Outcome:
+        """Tell everybody to serve, and hear what became of it. An interrupt waits until that is known.
+
+        Raises:
+            TaintedError: a sink that lives does not serve the version; says which serve what.
+        """
         members = self._members
         members.tell(m.Commit(self._update), members.others)
-        answered: dict[int, float] = {}
-        deadline = time.monotonic() + self._config.join_timeout
-        waiting = set(members.others)
-        while waiting and time.monotonic() < deadline:
-            received = self._mailbox.receive(TICK_SECONDS)
-            if received is not None and received[0] in members.addresses:
-                rank = members.addresses.index(received[0])
-                match received[1]:
-                    case m.Committed(update=self._update, paused=paused):
-                        answered[rank] = paused
-                    case m.Aborted(update=self._update):
-                        waiting.discard(rank)
-            waiting = {rank for rank in waiting if rank not in answered and members.alive(rank)}
-        lost = tuple(members.joins[rank].label for rank in members.others if rank not in answered)
-        return {rank: answered[rank] for rank in self._sinks if rank in answered}, lost
+        interrupt = self._hear_ends(self._config.join_timeout)
+        outcome = Outcome(members, version)
+        fault = outcome.fault_of_commit()
+        if interrupt is not None:
+            raise interrupt from fault
+        if fault is not None:
+            raise fault
+        return outcome
+
+    def _hear_ends(self, timeout: float, interrupt: BaseException | None = None) -> BaseException | None:
+        """Wait until each member that lives has said how the update ended for it.
+
+        An interrupt is kept and returned, so that it can say what became of the update; a second one is raised.
+        """
+        members = self._members
+        deadline = time.monotonic() + timeout
+        while True:
+            late = time.monotonic() > deadline
+            try:
+                members.hear(0 if late else TICK_SECONDS)
+                if late or not any(not members.has_ended(rank) and members.alive(rank) for rank in members.others):
+                    return interrupt
+            except Exception:
+                raise
+            except BaseException as error:
+                if interrupt is not None:
+                    raise
+                interrupt = error
 
     def _roll_back(self, cause: BaseException) -> CkptTransportError:
         """Tell everybody to stop, hear who is tainted, and make the error that says so."""
@@ -296,27 +313,12 @@ class Coordinator:
         for address in self._reached:
             self._mailbox.send(address, m.Abort(self._update, reason))
         self._local.abort(cause)
-        deadline = time.monotonic() + self._config.heartbeat_timeout + self._config.join_timeout
-        waiting = set(members.others)
-        while waiting and time.monotonic() < deadline:
-            with contextlib.suppress(CkptTransportError):
-                members.take_in(TICK_SECONDS)
-            waiting = {r for r in waiting if members.addresses[r] not in members.aborted and members.alive(r)}
-        tainted = tuple(self._who(address) for address, aborted in members.aborted.items() if aborted.tainted)
-        silent = [members.label(rank) for rank in members.others if members.addresses[rank] not in members.aborted]
-        gone = f"; no answer from {', '.join(silent)}" if silent else ""
-        if tainted:
-            return TaintedError(
-                f"the update failed ({reason}){gone}; these sinks hold a mix of two versions and refuse to serve until "
-                f"an update succeeds: {', '.join(tainted)}",
-                tainted,
-            )
-        kept = "every sink that answered" if silent else "every sink"
-        return UpdateAbortedError(f"the update failed ({reason}){gone}; it changed nothing: {kept} is as it was before")
-
-    def _who(self, address: str) -> str:
-        known = self._members.addresses
-        return self._members.label(known.index(address)) if address in known else address
+        interrupt = None if isinstance(cause, Exception) else cause
+        later = self._hear_ends(self._config.heartbeat_timeout + self._config.join_timeout, interrupt)
+        error = Outcome(members, "").failure(reason)
+        if later is not interrupt and later is not None:
+            raise later from error
+        return error
 
     @property
     def _sinks(self) -> list[int]:

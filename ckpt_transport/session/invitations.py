@@ -119,12 +119,22 @@ class Invitations:
                     self.mailbox.watch(sender)
             case m.Busy(update=name, address=address, reason=reason) if name == update:
                 self._busy[address] = reason
+            case m.Aborted(update=name, reason=reason) if name == update:
+                self._part_with(sender, reason)
             case Refused(reason=reason):
                 raise MessageError(f"{sender} could not be talked to: {reason}")
             case m.Failed(update=name) if name == update:
                 if sender not in self.guests.holders:
                     raise self.members.rebuilt(message, sender)
                 self._out[sender] = message.reason
+
+    def _part_with(self, sender: str, reason: str) -> None:
+        """Somebody that had come has left: a holder is left out, and nobody else."""
+        address = next((invited for invited, (address, _) in self._invited.items() if address == sender), sender)
+        if address not in self.guests.holders:
+            raise JoinError(f"{address} has left while others were waited for: {reason}")
+        self._invited.pop(address, None)
+        self._out[address] = reason
 
     def _missing(self) -> list[str]:
         """Who is still waited for, by address."""

@@ -209,7 +209,7 @@ class InvitedMember(ABC):
         self._table.abort(reason)
         tainted = self._given_up(follower, reason)
         self._bringing = ""
-        self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted))
+        self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, str(reason)))
 
     def _part_from_coordinator(self) -> None:
         if self._coordinator:

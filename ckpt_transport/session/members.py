@@ -32,7 +32,8 @@ class Members:
     Attributes:
         addresses, joins: of each rank.
         left: who has left, by address, and why.
-        aborted: who has answered an abort, by address.
+        aborted: who has given the update up, told to or by itself, by address.
+        committed: who has committed, by address.
         stopped: who has ended the round that is halted, by address.
         round: how many plans were made before this one.
     """
@@ -44,9 +45,11 @@ class Members:
         self.joins: list[m.Join] = []
         self.left: dict[str, str] = {}
         self.aborted: dict[str, m.Aborted] = {}
+        self.committed: dict[str, m.Committed] = {}
         self.stopped: dict[str, m.Stopped] = {}
         self.round = 0
         self._pending: list[tuple[str, Step]] = []
+        self._sound_at = time.monotonic()
 
     @property
     def others(self) -> range:
@@ -94,7 +97,8 @@ class Members:
         return answers
 
     def watch(self) -> None:
-        """Raise when the update has failed elsewhere, or is late."""
+        """Raise when the update has failed elsewhere, or is late, or this process stood still for too long."""
+        self._check_own_silence()
         self.take_in(0)
         for rank in self.others:
             if not self.alive(rank):
@@ -104,43 +108,73 @@ class Members:
         if time.monotonic() > self._deadline:
             raise TransferTimeout(f"the update did not end within {self._config.update_timeout:g} s (update_timeout)")
 
+    def _check_own_silence(self) -> None:
+        """Members give up a coordinator that they hear nothing of: it must not go on as if they had not."""
+        silence = self._mailbox.silence(self._sound_at)
+        if silence:
+            self._sound_at = time.monotonic()
+            raise PeerLostError(
+                f"this process has stood still for {silence:.1f} s, longer than heartbeat_timeout "
+                f"({self._config.heartbeat_timeout:g} s), so that others take it for dead"
+            )
+
+    def hear(self, timeout: float) -> None:
+        """File what has arrived, after waiting up to ``timeout`` seconds for the first; nobody's report is raised."""
+        while True:
+            try:
+                return self.take_in(timeout)
+            except CkptTransportError:
+                timeout = 0
+
     def take_in(self, timeout: float) -> None:
         """File what has arrived, after waiting up to ``timeout`` seconds for the first.
 
         Raises:
-            CkptTransportError: what somebody reported.
+            CkptTransportError: what somebody reported, or that a member has given up.
         """
         received = self._mailbox.receive(timeout)
         while received is not None:
             sender, message = received
             match message:
                 case m.Failed(update=self.update):
-                    self.left.setdefault(sender, f"{self._name(sender)}: {message.error}: {message.reason}")
+                    self.left.setdefault(sender, f"{self.who(sender)}: {message.error}: {message.reason}")
                     raise self.rebuilt(message, sender)
+                case m.Committed(update=self.update):
+                    self.committed[sender] = message
                 case m.Aborted(update=self.update):
                     self.aborted[sender] = message
+                    if sender in self.addresses:
+                        gave_up = f"{self.who(sender)} has given up: {message.reason or 'it does not say why'}"
+                        self.left.setdefault(sender, gave_up)
+                        raise UpdateError(gave_up)
                 case m.Stopped(update=self.update, round=self.round) if sender in self.addresses:
                     self.stopped[sender] = message
                     if message.reason:
-                        raise TransferError(f"{self._name(sender)}: {message.reason}")
+                        raise TransferError(f"{self.who(sender)}: {message.reason}")
                 case m.Agree() | m.Opened() | m.Connected() | m.Held() | m.Still() | m.Ran():
                     if message.update == self.update:
                         self._pending.append((sender, message))
             received = self._mailbox.receive(0)
 
     def alive(self, rank: int) -> bool:
+        """Whether there was a sign of life within ``heartbeat_timeout``."""
         try:
             self._mailbox.check_alive([self.addresses[rank]])
         except PeerLostError:
             return False
         return True
 
+    def has_ended(self, rank: int) -> bool:
+        """Whether it has said how the update ended for it."""
+        return self.addresses[rank] in self.committed or self.addresses[rank] in self.aborted
+
     def rebuilt(self, failed: m.Failed, sender: str) -> CkptTransportError:
         """The error a participant reported, of its own class where that is one of ours."""
         kind = getattr(errors, failed.error, None)
         if isinstance(kind, type) and issubclass(kind, CkptTransportError) and kind.__init__ is Exception.__init__:
-            return kind(f"{self._name(sender)}: {failed.reason}")
-        return UpdateError(f"{self._name(sender)}: {failed.error}: {failed.reason}")
+            return kind(f"{self.who(sender)}: {failed.reason}")
+        return UpdateError(f"{self.who(sender)}: {failed.error}: {failed.reason}")
 
-    def _name(self, sender: str) -> str:
+    def who(self, sender: str) -> str:
+        """What people call the member at an address; the address itself of others."""
         return self.label(self.addresses.index(sender)) if sender in self.addresses else sender

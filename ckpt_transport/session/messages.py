@@ -230,11 +230,17 @@ class Abort(Message, frozen=True):
 
 
 class Aborted(Message, frozen=True):
-    """``tainted``: the sink holds a mix of two versions and must not serve."""
+    """This member has given the update up, because it was told to or by itself.
+
+    Attributes:
+        tainted: the sink holds a mix of two versions and must not serve.
+        reason: why it gave up.
+    """
 
     update: str
     rank: int
     tainted: bool
+    reason: str = ""
 
 
 class Goodbye(Message, frozen=True):

@@ -9,7 +9,6 @@ take a second time. The version is committed when every sink that remains has ev
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -124,8 +123,7 @@ class PeerCoordinator(Coordinator):
                     members.left[members.addresses[rank]] = f"{members.joins[rank].label} did not stop in time"
             if not waiting:
                 return
-            with contextlib.suppress(CkptTransportError):
-                members.take_in(TICK_SECONDS)
+            members.hear(TICK_SECONDS)
 
     def _part_with_engines(self) -> None:
         """Of an engine of several ranks, all go on or none: one without the others would serve a mix."""

@@ -21,7 +21,7 @@ class Report:
         paused: for each sink, by rank, the seconds for which its forward passes were held.
         timeline: every stage on every rank.
         labels: what people call each rank.
-        lost: labels of sinks that died after all had agreed to commit.
+        lost: labels of sinks that died when all had been told to commit.
         left: who left an update by P2P before its end, or a holder that did not come: address and why.
         told: how sinks have applied the version, by rank, in words; of those that say so.
     """

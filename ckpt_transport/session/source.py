@@ -79,5 +79,5 @@ def follow(
         if not isinstance(error, UpdateAbortedError):
             mailbox.send(coordinator, m.Failed(update, rank, type(error).__name__, str(error)))
         table.abort(error)
-        mailbox.send(coordinator, m.Aborted(update, rank, tainted=False))
+        mailbox.send(coordinator, m.Aborted(update, rank, tainted=False, reason=str(error)))
         raise

@@ -1,0 +1,125 @@
+"""A participant stands still for longer than heartbeats may be missing, as a stopped process does, and then goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.errors import TaintedError
+from ckpt_transport.memory import sweep_leftovers
+from tests import stalls
+from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, left_behind, weights
+
+SHAPE = {"layers": 8, "width": 128}
+SHM: dict[str, Any] = {"transport": "shm"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    sweep_leftovers()
+    assert not left_behind()
+
+
+def serves(state: State, seed: int) -> bool:
+    """Whether it serves that version, and every byte is of it."""
+    said = (state.version, state.tainted, state.served)
+    return said == (f"v{seed}", "", "") and state.holds(weights(seed, **SHAPE))
+
+
+@pytest.mark.parametrize("where", ["sent_all", "run"])
+def test_given_a_source_that_stands_still_when_sinks_then_give_up_the_update_has_failed(where: str) -> None:
+    """Given two sinks, when it stands still before or after the last byte, then what it says is what they do."""
+    with fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE)) as sinks:
+        addresses = [sink.address for sink in sinks]
+        said = SourceProcess(addresses, settings=SHM, shape=SHAPE, fault=Fault(where, act="stop")).outcome()
+        states = [sink.state() for sink in sinks]
+        assert "this process has stood still for" in said
+        if where == "run":
+            assert said.startswith("UpdateAbortedError")
+            assert all(serves(state, 1) for state in states)
+        else:
+            assert said.startswith("TaintedError")
+            assert all(address in said for address in addresses)
+            assert [(state.version, state.served) for state in states] == [("v1", "TaintedError")] * 2
+        assert SourceProcess(addresses, settings=SHM, seed=3, shape=SHAPE).outcome() == ""
+        assert all(serves(sink.state(), 3) for sink in sinks)
+
+
+def test_given_a_source_that_stands_still_when_some_were_told_to_commit_then_it_says_who_serves_what() -> None:
+    """Given two sinks, when only one of them hears in time that it may serve, then the update has failed."""
+    with fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE)) as (told, other):
+        addresses = [told.address, other.address]
+        said = SourceProcess(addresses, settings=SHM, shape=SHAPE, prepare=stalls.between_commits).outcome()
+        assert serves(told.state(), 2)
+        state = other.state()
+        assert (state.version, state.served) == ("v1", "TaintedError")
+        assert said.startswith("TaintedError: the update failed when it was committed (rank 2 ")
+        assert f"these serve 'v2': rank 1 (sink 0 at {told.address})" in said
+        assert f"refuse to serve until an update succeeds: rank 2 (sink 1 at {other.address})" in said
+        assert "gone" not in said
+
+
+def test_given_a_source_that_stands_still_when_all_were_told_to_commit_then_nobody_is_lost() -> None:
+    with fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE)) as sinks:
+        addresses = [sink.address for sink in sinks]
+        settings = {**SHM, "join_timeout": 2.0}
+        assert SourceProcess(addresses, settings=settings, shape=SHAPE, prepare=stalls.after_commits).outcome() == ""
+        assert all(serves(sink.state(), 2) for sink in sinks)
+
+
+def test_given_a_patient_sink_when_the_source_stood_still_then_it_says_so_and_does_not_commit() -> None:
+    """Given a sink that waits longer than the source promised to be silent, then the source's own clock decides."""
+    patient = SinkSpec(model=SHAPE, settings={"heartbeat_timeout": 20.0})
+    with fleet(patient) as (sink,):
+        fault = Fault("sent_all", act="stop")
+        said = SourceProcess([sink.address], settings=SHM, shape=SHAPE, fault=fault).outcome()
+        assert said.startswith("TaintedError: the update failed (this process has stood still for ")
+        assert "longer than heartbeat_timeout (1.5 s)" in said
+        assert sink.state().served == "TaintedError"
+
+
+def test_given_a_sink_that_stands_still_at_commit_when_it_goes_on_then_it_serves_the_new_version() -> None:
+    """Given two sinks, when one is stopped as it commits, then it is lost for the source, and serves later."""
+    with (
+        fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume", act="stop"))) as (sink, slow),
+        ParameterServer(Config.load(transport="shm", **SWIFT)) as server,
+    ):
+        server.register("v2", tensors=weights(2, **SHAPE))
+        report = server.update("v2", [sink.address, slow.address])
+        assert report is not None
+        assert report.lost == (slow.label,)
+        assert serves(sink.state(), 2)
+        slow.wait_until(lambda state: serves(state, 2))
+
+
+def test_given_a_sink_that_lives_and_does_not_commit_then_the_update_has_failed() -> None:
+    """Given two sinks, when one hangs in what it does at commit, then it is named, and not called lost."""
+    with (
+        fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume", act="hang"))) as (sink, stuck),
+        ParameterServer(Config.load(transport="shm", **{**SWIFT, "join_timeout": 2.0})) as server,
+    ):
+        server.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(TaintedError, match="these live and do not say what they serve: rank 2") as caught:
+            server.update("v2", [sink.address, stuck.address])
+        assert [stuck.address in label for label in caught.value.sinks] == [True]
+        assert [sink.address in label for label in caught.value.serving] == [True]
+        assert serves(sink.state(), 2)
+        stuck.process.kill()
+        stuck.process.join()
+
+
+def test_given_a_sink_that_fails_at_commit_then_the_update_has_failed_and_its_reason_is_said() -> None:
+    with (
+        fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume", act="raise"))) as (sink, failing),
+        ParameterServer(Config.load(transport="shm", **SWIFT)) as server,
+    ):
+        server.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(TaintedError, match="injected into resume") as caught:
+            server.update("v2", [sink.address, failing.address])
+        assert [failing.address in label for label in caught.value.sinks] == [True]
+        assert serves(sink.state(), 2)
+        assert failing.state().served == "TaintedError"

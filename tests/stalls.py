@@ -1,0 +1,36 @@
+"""Places in which a coordinator's process can stand still."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckpt_transport.session import messages as m
+from ckpt_transport.session.members import Members
+from tests.fleet import stop_myself
+
+
+def between_commits() -> None:
+    """Stand still when the first of the members has been told to commit, and no other."""
+    tell = Members.send
+    told = []
+
+    def send(self: Members, rank: int, message: Any) -> None:
+        tell(self, rank, message)
+        if isinstance(message, m.Commit):
+            told.append(rank)
+            if len(told) == 1:
+                stop_myself()
+
+    Members.send = send  # type: ignore[method-assign]
+
+
+def after_commits() -> None:
+    """Stand still when all have been told to commit."""
+    tell = Members.tell
+
+    def send_all(self: Members, message: Any, ranks: Any) -> None:
+        tell(self, message, ranks)
+        if isinstance(message, m.Commit):
+            stop_myself()
+
+    Members.tell = send_all  # type: ignore[method-assign]
