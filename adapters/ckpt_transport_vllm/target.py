@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.store.checkpoint import from_directory
+from ckpt_transport.store.directory import from_directory
 
 
 @dataclass(frozen=True, slots=True)

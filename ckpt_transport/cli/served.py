@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.store.checkpoint import from_directory, from_files
+from ckpt_transport.store.checkpoint import from_files
+from ckpt_transport.store.directory import from_directory
 
 
 class Served(msgspec.Struct, frozen=True):

@@ -19,7 +19,8 @@ from ckpt_transport.memory import Backing, Buffer, MemoryKind, Segment, sweep_le
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor
 from ckpt_transport.store import copier, reader
-from ckpt_transport.store.checkpoint import CheckpointFile, from_directory, from_files, share
+from ckpt_transport.store.checkpoint import CheckpointFile, from_files, share
+from ckpt_transport.store.directory import from_directory
 from ckpt_transport.store.loose import Loan, borrow
 from ckpt_transport.store.pool import Pools, lay_out
 
@@ -141,8 +142,8 @@ class Store:
         Args:
             version: its name, which must be new.
             files: safetensors files, shared out among the ranks of the world.
-            directory: a Hugging Face checkpoint, shared out among the ranks of the world. What an index does not list
-                is left out.
+            directory: a Hugging Face checkpoint, shared out among the ranks of the world; see
+                :func:`~ckpt_transport.store.directory.from_directory` for the files it consists of.
             tensors: this rank's own, any device, contiguous or not. They are copied; two names of one tensor are two
                 copies.
             progress: told how far it is. What it raises ends the registration. It must not call the store.

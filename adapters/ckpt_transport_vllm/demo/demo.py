@@ -17,7 +17,7 @@ import httpx
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.demo.display import Display
 from ckpt_transport.errors import CkptTransportError
-from ckpt_transport.store.checkpoint import from_directory
+from ckpt_transport.store.directory import from_directory
 from ckpt_transport_vllm.demo import report
 from ckpt_transport_vllm.demo.clients import Clients
 from ckpt_transport_vllm.demo.result import Answers, Updated
