@@ -81,6 +81,11 @@ def _is_abandoned(path: Path) -> bool:
     return False
 
 
+_LABEL = r"[A-Za-z0-9](?:[\w-]{0,61}[A-Za-z0-9])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.ASCII)
+"""RFC 1123, and underscores, which networks of containers have in names."""
+
+
 @lru_cache(maxsize=4096)
 def check(address: str) -> str:
     """``address``, if a mailbox can have it.
@@ -92,12 +97,23 @@ def check(address: str) -> str:
         if len(os.fsencode(address)) > MAX_IPC_PATH:
             raise ConfigError(f"{address} is longer than a socket's path may be ({MAX_IPC_PATH} characters)")
         return address
-    tcp = re.fullmatch(r"tcp://(\*|[\w.-]+|\[[\w:.%]+\]):(\d{1,5})", address, re.ASCII)
+    tcp = re.fullmatch(r"tcp://(\*|[\w.-]{1,253}|\[[\w:.%]{2,80}\]):(\d{1,5})", address, re.ASCII)
     if tcp is not None and int(tcp[2]) < 1 << 16:
         if tcp[1] in ("*", "0.0.0.0", "[::]"):
             raise ConfigError(f"'{address}' is every interface; name the address of the one that others reach")
-        return address
+        if _is_host(tcp[1]):
+            return address
     raise ConfigError(f"'{address}' is not an address; use ipc:///absolute/path, tcp://host:port or tcp://[IPv6]:port")
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be the name or the address of a host; an IPv6 address stands in brackets."""
+    if not text.startswith("["):
+        return _HOST_NAME.fullmatch(text) is not None
+    try:
+        return ipaddress.ip_address(text[1:-1]).version == 6
+    except ValueError:
+        return False
 
 
 def any_port(interface: str) -> str:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import zmq
 
 from ckpt_transport.control import addresses
+from ckpt_transport.control.messages import MAX_FRAME
 from ckpt_transport.control.security import Secret
+from ckpt_transport.errors import ControlError
 
 SEND_HIGH_WATER = 100_000
 
@@ -46,13 +48,24 @@ class Heart:
         self._thread: threading.Thread | None = None
 
     def connect(self, address: str) -> zmq.Socket[bytes]:
-        """A socket to the mailbox at ``address``."""
-        dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        dealer.sndhwm = SEND_HIGH_WATER
+        """A socket to the mailbox at ``address``.
+
+        Raises:
+            ControlError: there can be none: the address is no place to connect to, or descriptors have run out.
+        """
+        try:
+            dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        except zmq.ZMQError as error:
+            raise ControlError(f"cannot connect to {address}: {error}") from error
+        dealer.sndhwm, dealer.maxmsgsize = SEND_HIGH_WATER, MAX_FRAME
         if self._secret is not None and address.startswith("tcp"):
             self._secret.present(dealer)
         dealer.ipv6 = addresses.is_ipv6(address)
-        dealer.connect(address)
+        try:
+            dealer.connect(address)
+        except zmq.ZMQError as error:
+            dealer.close(0)
+            raise ControlError(f"cannot connect to {address}: {error}") from error
         return dealer
 
     def beat_to(self, address: str) -> None:
@@ -87,7 +100,8 @@ class Heart:
         while not self._stopped:
             self._note_silence()
             for address in self._targets - dealers.keys():
-                dealers[address] = self.connect(address)
+                with contextlib.suppress(ControlError):  # tried again with the next beat
+                    dealers[address] = self.connect(address)
             for address in dealers.keys() - self._targets:
                 dealers.pop(address).close(0)
             for dealer in dealers.values():

@@ -7,15 +7,16 @@ import math
 import os
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 import zmq
 
 from ckpt_transport.control import addresses
 from ckpt_transport.control.heart import Heart
-from ckpt_transport.control.messages import Codec, Heartbeat, Message, Refused, RouteMessage
+from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
+from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
 from ckpt_transport.control.security import Secret
 from ckpt_transport.errors import ConfigError, ControlError, MessageError, PeerLostError
 
@@ -27,6 +28,12 @@ AT_ONCE = 32
 """Messages of a socket that are filed before anything else is done: a peer may send faster than they are filed."""
 LOOKS = 100
 """How often somebody's sign of life is looked for behind what others send: sockets take turns among their peers."""
+MAX_SOCKETS = 16_384
+"""Connections of our own, and half of them carry heartbeats."""
+MAX_PARTING = 64
+"""Connections that are being closed, each within :data:`LINGER_MS`, after one message to somebody we do not know."""
+HANDSHAKE_MS = 5000
+"""Who connects has to say hello within that time."""
 
 
 class Mailbox:
@@ -54,6 +61,7 @@ class Mailbox:
         interval: float = 0.5,
         timeout: float = 5.0,
     ) -> None:
+        self._secret = secret
         wanted = addresses.check(address or addresses.new_ipc_address())
         if not addresses.stays_on_host(wanted) and secret is None:
             raise ConfigError(
@@ -63,11 +71,12 @@ class Mailbox:
         if addresses.is_taken(wanted):
             raise ControlError(f"cannot listen on {wanted}: somebody else does, or it is no socket")
         self._codec = Codec(types)
-        self._secret = secret
         self._timeout = timeout
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._authenticator = secret.authenticator(self._context) if secret is not None else None
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self._router.maxmsgsize, self._router.handshake_ivl = MAX_FRAME, HANDSHAKE_MS
         if secret is not None and wanted.startswith("tcp"):
             secret.guard(self._router)
         self._router.ipv6 = addresses.is_ipv6(wanted)
@@ -78,15 +87,17 @@ class Mailbox:
             raise ControlError(f"cannot listen on {wanted}: {error}") from error
         self.address: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
+        self._peers: dict[zmq.Socket[bytes], str] = {}
+        self._parting: deque[float] = deque(maxlen=MAX_PARTING)
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._waker: int | None = waker
         self._waking = threading.Lock()
         self._poller.register(self._woken, zmq.POLLIN)
-        self._inbox: deque[tuple[str, Message]] = deque()
-        self._routes: defaultdict[str, deque[RouteMessage]] = defaultdict(deque)
-        self._closed_routes: set[str] = set()
+        self._inbox = Inbox()
+        self._routes = RouteInboxes()
+        self._read_from = b""
         self._heard: dict[str, float] = {}
         self._news = False
         """Something was filed by a pump that did not wait, so whoever waits next should look first."""
@@ -95,21 +106,62 @@ class Mailbox:
     # -- messages -----------------------------------------------------------------------------------------------
 
     def send(self, address: str, message: Message) -> None:
-        """Send to the mailbox at ``address``; returns at once."""
-        dealer = self._dealer(address)
-        *first, last = self._codec.frames(self.address, message)
-        for frame in first:
-            dealer.send(frame, MORE)
-        dealer.send(last, NOW)
+        """Send to the mailbox at ``address``; returns at once.
+
+        Raises:
+            ControlError: there is no way there.
+            MessageError: the message is too large.
+        """
+        dealer = self._dealers.get(address)
+        if dealer is None:
+            dealer = self._dealers[address] = self._heart.connect(addresses.check(address))
+            self._peers[dealer] = address
+            self._poller.register(dealer, zmq.POLLIN)
+        self._post(dealer, message)
+
+    def send_once(self, address: str, message: Message) -> None:
+        """Send to somebody who is not known here: a new connection is closed as soon as the message has gone.
+
+        Raises:
+            ControlError: there is no way there, or many such messages are on their way already.
+        """
+        if address in self._dealers:
+            self.send(address, message)
+            return
+        now = time.monotonic()
+        if len(self._parting) == MAX_PARTING and now - self._parting[0] < LINGER_MS / 1000:
+            raise ControlError(f"{address} gets no answer: too many strangers are being answered")
+        self._parting.append(now)
+        dealer = self._heart.connect(addresses.check(address))
+        try:
+            self._post(dealer, message)
+        finally:
+            dealer.close(LINGER_MS)
+
+    def answer(self, message: Message) -> None:
+        """Answer what :meth:`receive` has returned last, on the connection on which it came.
+
+        Nothing is sent where that was one of our own connections, which carry answers already.
+        """
+        self._reply(self._read_from, message)
+
+    def refuse(self, reason: str, about: str = "") -> None:
+        """Say that what :meth:`receive` has returned last is not acted on."""
+        self.answer(Refused(reason[:MAX_REASON], about[:MAX_REASON]))
 
     def receive(self, timeout: float) -> tuple[str, Message] | None:
-        """The next message and its sender's address, or None after ``timeout`` seconds."""
+        """The next message and its sender's address, or None after ``timeout`` seconds.
+
+        The address is the sender's own word, save in what comes back on a connection of our own.
+        """
         deadline = time.monotonic() + timeout
         while not self._inbox:
             left = deadline - time.monotonic()
             if not self.pump(max(left, 0)) and left <= 0:
-                break
-        return self._inbox.popleft() if self._inbox else None
+                return None
+        letter = self._inbox.take()
+        self._read_from = letter.connection
+        return letter.sender, letter.message
 
     def pump(self, timeout: float) -> bool:
         """File what has arrived; wait up to ``timeout`` seconds when nothing has since the last wait.
@@ -138,42 +190,55 @@ class Mailbox:
                 frames = socket.recv_multipart(NOW)
             except zmq.Again:
                 return
-            identity = [frames.pop(0)] if socket is self._router else []
+            connection = frames.pop(0) if socket is self._router else b""
             try:
-                self._file(*self._codec.parse(frames))
+                sender, message = self._codec.parse(frames)
             except MessageError as error:
-                if identity:
-                    answer = self._codec.frames(self.address, Refused(str(error)))
-                    socket.send_multipart([*identity, *answer], zmq.NOBLOCK)
-                else:
-                    self._inbox.append((socket.getsockopt_string(zmq.LAST_ENDPOINT), Refused(str(error))))
+                self._reply(connection, Refused(str(error)))
+                if not connection:
+                    self._file(self._peers[socket], Refused(str(error)), connection, 0)
+                continue
+            self._file(sender if connection else self._peers[socket], message, connection, len(frames[2]))
 
-    def _file(self, sender: str, message: Message) -> None:
+    def _file(self, sender: str, message: Message, connection: bytes, nbytes: int) -> None:
         if sender in self._heard:
             self._heard[sender] = time.monotonic()
         if isinstance(message, RouteMessage):
-            if message.route not in self._closed_routes:
-                self._routes[message.route].append(message)
-        elif not isinstance(message, Heartbeat):
-            self._inbox.append((sender, message))
+            self._routes.file(sender, message)
+        elif isinstance(message, Heartbeat) or (connection and isinstance(message, Refused)):
+            return
+        elif not self._inbox.add(Letter(sender, message, connection, nbytes)):
+            self._reply(connection, Refused(f"too many messages wait at {self.address}"))
 
-    def _dealer(self, address: str) -> zmq.Socket[bytes]:
-        if address not in self._dealers:
-            dealer = self._heart.connect(addresses.check(address))
-            self._poller.register(dealer, zmq.POLLIN)
-            self._dealers[address] = dealer
-        return self._dealers[address]
+    def _post(self, dealer: zmq.Socket[bytes], message: Message) -> None:
+        *first, last = self._codec.frames(self.address, message)
+        if len(last) > MAX_FRAME:
+            kind = type(message).__name__
+            raise MessageError(f"a message ({kind}) has {len(last)} bytes, and {MAX_FRAME} is the most there may be")
+        for frame in first:
+            dealer.send(frame, MORE)
+        dealer.send(last, NOW)
+
+    def _reply(self, connection: bytes, message: Message) -> None:
+        """Whoever has hung up misses it."""
+        if connection:
+            with contextlib.suppress(zmq.ZMQError):
+                self._router.send_multipart([connection, *self._codec.frames(self.address, message)], zmq.NOBLOCK)
 
     # -- routes -------------------------------------------------------------------------------------------------
 
-    def route_messages(self, route: str) -> deque[RouteMessage]:
-        """What has arrived for one route, oldest first."""
-        return self._routes[route]
+    def open_route(self, route: str, members: Mapping[int, str]) -> deque[RouteMessage]:
+        """Where messages of ``route`` are filed from now on, oldest first; who reads them takes them out.
+
+        Args:
+            route: its name. Opening it again changes nothing but who its members are.
+            members: rank to mailbox address; what anybody else sends is dropped.
+        """
+        return self._routes.open(route, members)
 
     def close_route(self, route: str) -> None:
-        """Drop what has arrived and will arrive for that route."""
-        self._routes.pop(route, None)
-        self._closed_routes.add(route)
+        """Drop what has arrived for that route."""
+        self._routes.close(route)
 
     # -- liveness -----------------------------------------------------------------------------------------------
 
@@ -212,6 +277,7 @@ class Mailbox:
         dealer = self._dealers.pop(address, None)
         if dealer is not None:
             self._poller.unregister(dealer)
+            del self._peers[dealer]
             dealer.close(LINGER_MS)
 
     def close(self) -> None:

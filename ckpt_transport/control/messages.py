@@ -20,6 +20,12 @@ from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, MessageError
 
 PROTOCOL = b"ckpt-transport/1"
+MAX_FRAME = 128 << 20
+"""No frame is larger. The largest there is carries the plan of an update: 14 MB for a trillion parameters in 138,540
+tensors and buckets of 64 MiB, 30 MB with buckets of 4 MiB."""
+MAX_SENDER = 300
+MAX_REASON = 1000
+"""Characters of what is said about somebody else's words."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -31,9 +37,16 @@ class Heartbeat(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The receiver of an earlier message could not read it."""
+    """The receiver of an earlier message could not read it, or does not act on it.
+
+    It counts only when it comes back on the connection on which that message went, and is never answered.
+
+    Attributes:
+        about: what the message was about, as the update that it named; empty when that is not known.
+    """
 
     reason: str
+    about: str = ""
 
 
 class RouteMessage(Message, frozen=True):
@@ -63,7 +76,7 @@ class Codec:
         return [PROTOCOL, sender.encode(), self._encode(message)]
 
     def parse(self, frames: Sequence[bytes]) -> tuple[str, Message]:
-        """The sender's address and the message.
+        """The sender's address, as it says itself, and the message.
 
         Raises:
             MessageError: the frames are not a message of this protocol; says what they are instead.
@@ -76,6 +89,9 @@ class Codec:
             )
         try:
             message: Message = self._decode(frames[2])
+            if len(frames[1]) > MAX_SENDER:
+                raise ConfigError(f"an address of {len(frames[1])} bytes is none")
             return addresses.check(frames[1].decode()), message
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
-            raise MessageError(f"unreadable message of {len(frames[2])} bytes: {error}") from error
+            reason = str(error)[:MAX_REASON]
+            raise MessageError(f"unreadable message of {len(frames[2])} bytes: {reason}") from error

@@ -31,6 +31,7 @@ class RouteControl:
     def __init__(self, mailbox: Mailbox, group: Group, addresses: Mapping[int, str]) -> None:
         self._mailbox, self._group = mailbox, group
         self._addresses = {rank: addresses[rank] for rank in group.ranks}
+        self._arrived = mailbox.open_route(group.route, self._addresses)
         self._watched = [address for address in self._addresses.values() if address != mailbox.address]
         self._watch: Callable[[], None] = _nothing
         self._round = 0
@@ -49,14 +50,14 @@ class RouteControl:
         self._send(rank, PLAIN, payload)
 
     def receive(self) -> tuple[int, bytes] | None:
-        arrived = self._mailbox.route_messages(self._group.route)
+        arrived = self._arrived
         if not arrived:
             self._mailbox.pump(0)
         while arrived:
             message = arrived.popleft()
             if message.round == PLAIN:
                 return message.rank, message.payload
-            self._rounds[message.round][message.rank] = message.payload
+            self._take_in(message)
         self._check()
         return None
 
@@ -70,7 +71,7 @@ class RouteControl:
         for peer in self._group.peers:
             self._send(peer, current, payload)
         held: list[RouteMessage] = []
-        arrived = self._mailbox.route_messages(self._group.route)
+        arrived = self._arrived
         while len(self._rounds[current]) < self._group.size:
             self._mailbox.pump(0.01)
             self._check()
@@ -79,7 +80,7 @@ class RouteControl:
                 if message.round == PLAIN:
                     held.append(message)
                 else:
-                    self._rounds[message.round][message.rank] = message.payload
+                    self._take_in(message)
             if time.monotonic() > deadline:
                 missing = sorted(set(self._group.ranks) - self._rounds[current].keys())
                 raise TransferTimeout(f"route {self._group.route}: ranks {missing} did not turn up in {timeout:g} s")
@@ -89,6 +90,11 @@ class RouteControl:
     def close(self) -> None:
         """Drop what still arrives for this route."""
         self._mailbox.close_route(self._group.route)
+
+    def _take_in(self, message: RouteMessage) -> None:
+        """File what belongs to an exchange. Nobody can be further than the one that this member has not begun."""
+        if message.round in (self._round - 1, self._round):
+            self._rounds[message.round][message.rank] = message.payload
 
     def _check(self) -> None:
         self._mailbox.check_alive(self._watched)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ckpt_transport import registry
 from ckpt_transport.config import Config
-from ckpt_transport.errors import TransportUnavailableError
+from ckpt_transport.errors import TransportConflictError, TransportNotFoundError, TransportUnavailableError
 from ckpt_transport.planning import AUTO, transports_of
 from ckpt_transport.transport import Availability
 
@@ -14,6 +14,20 @@ from ckpt_transport.transport import Availability
 def wanted(config: Config) -> tuple[str, ...]:
     """Names worth probing for an update."""
     return registry.names() if config.transport == AUTO else transports_of(config.transport)
+
+
+def states_of(names: Iterable[str]) -> dict[str, Availability]:
+    """The state here of transports that somebody else has named: one that is not installed is not available."""
+    return {name: _state(name) for name in names}
+
+
+def _state(name: str) -> Availability:
+    try:
+        return registry.available(name)
+    except TransportNotFoundError:
+        return Availability(False, "it is not installed here")
+    except TransportConflictError as error:
+        return Availability(False, str(error))
 
 
 def states(config: Config) -> dict[str, Availability]:

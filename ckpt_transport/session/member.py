@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -14,6 +15,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PeerLostError, PluginError, UpdateAbortedError
 from ckpt_transport.session import messages as m
+from ckpt_transport.session.available import states_of
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport.session.participant import Follower, Halted
@@ -22,6 +24,7 @@ from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.transport import Availability
 
 TICK_SECONDS = 0.2
+logger = logging.getLogger(__name__)
 
 
 class InvitedMember(ABC):
@@ -72,7 +75,7 @@ class InvitedMember(ABC):
                 self._between()
                 received = self._mailbox.receive(TICK_SECONDS)
                 if received is not None:
-                    self._handle(*received)
+                    self._heed(*received)
                 self._check_coordinator()
         finally:
             if self._follower is not None:
@@ -119,10 +122,19 @@ class InvitedMember(ABC):
 
     # -- messages -----------------------------------------------------------------------------------------------
 
+    def _heed(self, sender: str, message: Message) -> None:
+        """Do as one message says, or refuse it: nothing that it says ends this member."""
+        try:
+            self._handle(sender, message)
+        except Exception as error:
+            kind, reason = type(message).__name__, f"{type(error).__name__}: {error}"
+            logger.warning("%s refuses a message (%s) of %s: %s", self.label, kind, sender, reason)
+            self._mailbox.refuse(reason, getattr(message, "update", ""))
+
     def _handle(self, sender: str, message: Message) -> None:
         match message:
             case m.AskVersion():
-                self._mailbox.send(sender, self._served())
+                self._mailbox.answer(self._served())
             case m.Goodbye() if sender == self._coordinator and self._follower is None:
                 self._part_from_coordinator()
             case m.Invite():
@@ -152,7 +164,7 @@ class InvitedMember(ABC):
         self._mailbox.watch(coordinator)
         self._give_up_at = time.monotonic() + self.config.update_timeout
         self._follower = self._follow(invite, self._give_up_at)
-        states = {name: registry.available(name) for name in invite.transports}
+        states = states_of(invite.transports)
         self._mailbox.send(coordinator, self._introduce(invite, states))
 
     def _step(self, message: Message) -> None:
@@ -179,7 +191,7 @@ class InvitedMember(ABC):
         while (received := self._mailbox.receive(0)) is not None:
             sender, message = received
             if isinstance(message, m.AskVersion):
-                self._mailbox.send(sender, self._served())
+                self._mailbox.answer(self._served())
             elif isinstance(message, m.Invite):
                 self._join(sender, message)
             elif isinstance(message, m.Abort) and self._concerns(sender, message.update):

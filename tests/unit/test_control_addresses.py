@@ -24,7 +24,8 @@ def test_given_a_good_address_then_it_is_itself(address: str) -> None:
     [
         "", "/run/sink.sock", "ipc://", "ipc://relative", "ipc://@abstract", "ipc:///with\0nul", "tcp://", "tcp://host",
         "tcp://:5", "tcp://host:", "tcp://host:http", "tcp://host:65536", "tcp://host:1/path", "tcp://two words:1",
-        "tcp://[::1:5", "http://host:1", "inproc://x", "tcp://host:1\n", "tcp://*:1", "tcp://0.0.0.0:1", "tcp://[::]:1",
+        "tcp://[::1:5", "http://host:1", "tcp://-:1", "tcp://..:1", "tcp://a..b:1", "tcp://-host:1", "tcp://host-:1", "tcp://[::1%]:1",
+        "tcp://[host]:1", "tcp://[127.0.0.1]:1", "inproc://x", "tcp://host:1\n", "tcp://*:1", "tcp://0.0.0.0:1", "tcp://[::]:1",
     ],
 )  # fmt: skip
 def test_given_a_bad_address_then_it_is_named(address: str) -> None:

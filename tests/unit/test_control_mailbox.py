@@ -18,9 +18,11 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.control.messages import PROTOCOL, Codec, Heartbeat, Refused
+from ckpt_transport.control.inbox import INBOX_BYTES, INBOX_MESSAGES, Inbox, Letter
+from ckpt_transport.control.mailbox import MAX_PARTING
+from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, PROTOCOL, Codec, Heartbeat, Refused
 from ckpt_transport.control.security import Secret
-from ckpt_transport.errors import ConfigError, ControlError, PeerLostError
+from ckpt_transport.errors import ConfigError, ControlError, MessageError, PeerLostError
 from tests.addresses import has_ipv6
 
 PATIENCE = 60.0
@@ -112,6 +114,86 @@ def test_given_a_strangers_message_then_it_is_told_so_and_nobody_is_disturbed(
     assert isinstance(answer, Refused)
     assert reason in answer.reason
     assert mailbox.receive(0) is None
+
+
+@pytest.mark.parametrize("size", [10 * MAX_REASON, MAX_FRAME // 2])
+def test_given_a_huge_address_then_the_refusal_is_short(
+    mailbox: Mailbox, stranger: zmq.Socket[bytes], size: int
+) -> None:
+    stranger.connect(mailbox.address)
+    stranger.send_multipart([PROTOCOL, b"tcp://" + b"a" * size, msgspec.msgpack.encode({"type": "Note", "text": ""})])
+    until(lambda: mailbox.receive(0.01) is None and bool(stranger.poll(0)))
+    assert len(stranger.recv_multipart()[2]) < 2 * MAX_REASON
+
+
+def test_given_a_frame_that_is_too_large_then_its_connection_ends_and_nobody_else_notices(
+    mailbox: Mailbox, peer: Mailbox, stranger: zmq.Socket[bytes]
+) -> None:
+    monitor = stranger.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    stranger.connect(mailbox.address)
+    stranger.send_multipart([PROTOCOL, b"ipc:///x", bytes(MAX_FRAME + 1)])
+    assert monitor.poll(int(PATIENCE * 1000))
+    peer.send(mailbox.address, Note("undisturbed"))
+    assert next_note(mailbox) == (peer.address, Note("undisturbed"))
+    with pytest.raises(MessageError, match=f"{MAX_FRAME} is the most"):
+        peer.send(mailbox.address, Note("x" * (MAX_FRAME + 1)))
+    stranger.disable_monitor()
+    monitor.close()
+
+
+def test_given_a_question_then_it_is_answered_on_its_connection_and_the_asker_is_forgotten(mailbox: Mailbox) -> None:
+    """However many ask, wherever they say they are."""
+    open_before = len(os.listdir("/proc/self/fd"))
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    asker: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    asker.connect(mailbox.address)
+    for number in range(1500):
+        asker.send_multipart(Codec([Note]).frames(f"ipc:///nobody/{number}", Note(str(number))))
+    for number in range(1500):
+        assert next_note(mailbox) == (f"ipc:///nobody/{number}", Note(str(number)))
+        mailbox.answer(Note("answer"))
+        assert asker.poll(int(PATIENCE * 1000))
+        assert Codec([Note]).parse(asker.recv_multipart()) == (mailbox.address, Note("answer"))
+    context.destroy(0)
+    assert len(os.listdir("/proc/self/fd")) < open_before + 20
+
+
+def test_given_a_refusal_then_it_counts_only_on_our_own_connection_and_is_not_answered(
+    mailbox: Mailbox, peer: Mailbox
+) -> None:
+    peer.send(mailbox.address, Refused("forged"))
+    peer.send(mailbox.address, Note("real"))
+    assert next_note(mailbox) == (peer.address, Note("real"))
+    mailbox.refuse("no", "this")
+    assert next_note(peer) == (mailbox.address, Refused("no", "this"))
+    peer.refuse("no, you")
+    assert mailbox.receive(0.2) is None
+    assert peer.receive(0) is None
+
+
+def test_given_many_strangers_then_so_many_connections_to_them_are_open_and_no_more(mailbox: Mailbox) -> None:
+    for number in range(MAX_PARTING):
+        mailbox.send_once(f"ipc:///nobody/{number}", Note(""))
+    with pytest.raises(ControlError, match="too many strangers"):
+        mailbox.send_once("ipc:///nobody/else", Note(""))
+
+
+def test_given_a_note_to_somebody_unknown_then_it_arrives_and_the_connection_is_closed(
+    mailbox: Mailbox, peer: Mailbox
+) -> None:
+    mailbox.send_once(peer.address, Note("once"))
+    assert next_note(peer) == (mailbox.address, Note("once"))
+    assert not mailbox._dealers
+
+
+def test_given_more_messages_than_anybody_reads_then_the_rest_is_refused() -> None:
+    inbox = Inbox()
+    letter = Letter("ipc:///a", Note(""), b"", INBOX_BYTES // 4)
+    assert [inbox.add(letter) for _ in range(6)] == [True] * 4 + [False] * 2
+    inbox.take()
+    assert inbox.add(letter)
+    small = Inbox()
+    assert sum(small.add(Letter("ipc:///a", Note(""), b"", 1)) for _ in range(2 * INBOX_MESSAGES)) == INBOX_MESSAGES
 
 
 def test_given_a_stranger_that_has_hung_up_then_its_message_is_dropped(mailbox: Mailbox, peer: Mailbox) -> None:

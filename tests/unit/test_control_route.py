@@ -10,6 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from ckpt_transport.control import Mailbox, RouteControl
+from ckpt_transport.control.inbox import EARLY_BYTES, ROUTE_BYTES, RouteInbox, RouteInboxes
+from ckpt_transport.control.messages import RouteMessage
+from ckpt_transport.control.route import PLAIN
 from ckpt_transport.errors import PeerLostError, TransferTimeout, UpdateAbortedError
 from ckpt_transport.transport import Group
 
@@ -96,7 +99,51 @@ def test_given_a_closed_route_then_its_messages_are_dropped_and_others_are_not(m
     old.send(3, b"too late")
     other.send(3, b"in time")
     assert next_message(control(mailboxes, 3, "other")) == (5, b"in time")
-    assert not mailboxes[3].route_messages("old")
+    assert sender.receive() is None
+
+
+def test_given_messages_for_a_route_that_is_not_open_yet_then_they_wait_for_it(mailboxes: dict[int, Mailbox]) -> None:
+    control(mailboxes, 5).send(3, b"early")
+    control(mailboxes, 5, "other").send(3, b"later")
+    assert next_message(control(mailboxes, 3, "other")) == (5, b"later")
+    assert next_message(control(mailboxes, 3)) == (5, b"early")
+
+
+def test_given_a_stranger_then_its_messages_for_a_route_are_dropped(mailboxes: dict[int, Mailbox]) -> None:
+    """Somebody who is no member, and a member that speaks for another."""
+    channel = control(mailboxes, 3)
+    with Mailbox() as stranger:
+        for mailbox in (stranger, mailboxes[8]):
+            mailbox.send(mailboxes[3].address, RouteMessage("r", 5, PLAIN, b"forged"))
+        mailboxes[8].send(mailboxes[3].address, RouteMessage("r", 8, PLAIN, b"its own"))
+        assert next_message(channel) == (8, b"its own")
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            assert channel.receive() is None
+
+
+def test_given_more_for_a_route_than_anybody_reads_then_the_rest_is_dropped() -> None:
+    inbox = RouteInbox({1: "ipc:///a"})
+    message = RouteMessage("r", 1, PLAIN, bytes(ROUTE_BYTES // 16))
+    for _ in range(100):
+        inbox.file("ipc:///a", message)
+    assert len(inbox.messages) == 16
+    for _ in range(1000):
+        inbox.messages.popleft()
+        inbox.file("ipc:///a", message)
+        assert len(inbox.messages) == 16, "what was read makes room"
+
+
+def test_given_messages_for_routes_that_nobody_opens_then_few_are_kept() -> None:
+    inboxes = RouteInboxes()
+    for number in range(5000):
+        inboxes.file("ipc:///a", RouteMessage(f"r{number}", 1, PLAIN, bytes(1000)))
+    kept = [number for number in range(5000) if inboxes.open(f"r{number}", {1: "ipc:///a"})]
+    assert kept == list(range(5000 - len(kept), 5000)), "the newest"
+    assert 0 < len(kept) <= EARLY_BYTES // 1000
+    for number in range(5000):
+        inboxes.close(f"r{number}")
+    assert not inboxes.open("r4999", {1: "ipc:///a"}), "what was filed is gone with its route"
 
 
 def test_given_a_wake_then_the_member_that_waits_looks_again(mailboxes: dict[int, Mailbox]) -> None:

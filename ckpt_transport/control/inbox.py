@@ -1,0 +1,130 @@
+"""What has arrived and was not read yet. Those who send decide how much there is, so all of it is bounded."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ckpt_transport.control.messages import Message, RouteMessage
+
+INBOX_MESSAGES = 10_000
+INBOX_BYTES = 1 << 30
+ROUTE_BYTES = 64 << 20
+"""Unread payload of one route: a member says READY for every bucket in tens of bytes."""
+EARLY_BYTES = 1 << 20
+"""Payload for routes that are not open, all together: of members that were a moment faster, and of strangers."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message that waits to be read.
+
+    Attributes:
+        sender: the address of its mailbox, as it says itself.
+        connection: what a router calls the connection it came on; empty when it came back on one of our own.
+        nbytes: how large it was.
+    """
+
+    sender: str
+    message: Message
+    connection: bytes
+    nbytes: int
+
+
+class Inbox:
+    """Messages for the participant itself, oldest first."""
+
+    def __init__(self) -> None:
+        self._letters: deque[Letter] = deque()
+        self._nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def add(self, letter: Letter) -> bool:
+        """Whether there was room for it."""
+        if len(self._letters) >= INBOX_MESSAGES or self._nbytes + letter.nbytes > INBOX_BYTES:
+            return False
+        self._letters.append(letter)
+        self._nbytes += letter.nbytes
+        return True
+
+    def take(self) -> Letter:
+        letter = self._letters.popleft()
+        self._nbytes -= letter.nbytes
+        return letter
+
+
+class RouteInbox:
+    """Messages of one open route.
+
+    Attributes:
+        members: the mailbox of each rank; what comes from anybody else is dropped.
+        messages: oldest first; who reads them takes them out.
+    """
+
+    __slots__ = ("_room", "members", "messages")
+
+    def __init__(self, members: Mapping[int, str]) -> None:
+        self.members = dict(members)
+        self.messages: deque[RouteMessage] = deque()
+        self._room = ROUTE_BYTES
+
+    def file(self, sender: str, message: RouteMessage) -> None:
+        if self.members.get(message.rank) != sender:
+            return
+        self._room -= len(message.payload)
+        if self._room < 0 and not self._makes_room(message):
+            logger.error("route %s: a message of rank %s is dropped: too much is unread", message.route, message.rank)
+            return
+        self.messages.append(message)
+
+    def _makes_room(self, message: RouteMessage) -> bool:
+        """Count again what is unread: messages are taken out without saying so."""
+        unread = sum(len(each.payload) for each in self.messages) + len(message.payload)
+        self._room = ROUTE_BYTES - unread
+        return self._room >= 0
+
+
+class RouteInboxes:
+    """The open routes of a mailbox, by name, and a little of what has come for others."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, RouteInbox] = {}
+        self._early: deque[tuple[str, RouteMessage]] = deque()
+        self._early_bytes = 0
+
+    def open(self, route: str, members: Mapping[int, str]) -> deque[RouteMessage]:
+        """Where the messages of ``route`` are filed from now on, beginning with those that came early."""
+        inbox = self._open.get(route)
+        if inbox is not None:
+            inbox.members = dict(members)
+            return inbox.messages
+        inbox = self._open[route] = RouteInbox(members)
+        for sender, message in self._early:
+            if message.route == route:
+                inbox.file(sender, message)
+        self._early = deque(each for each in self._early if each[1].route != route)
+        self._early_bytes = sum(_size(message) for _, message in self._early)
+        return inbox.messages
+
+    def close(self, route: str) -> None:
+        self._open.pop(route, None)
+
+    def file(self, sender: str, message: RouteMessage) -> None:
+        inbox = self._open.get(message.route)
+        if inbox is not None:
+            inbox.file(sender, message)
+            return
+        self._early.append((sender, message))
+        self._early_bytes += _size(message)
+        while self._early_bytes > EARLY_BYTES:
+            self._early_bytes -= _size(self._early.popleft()[1])
+
+
+def _size(message: RouteMessage) -> int:
+    """Of a message that is kept: its text, and some for the objects around it."""
+    return len(message.payload) + len(message.route) + 400
