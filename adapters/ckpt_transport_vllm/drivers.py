@@ -11,6 +11,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, EngineError
 from ckpt_transport.session import messages as m
+from ckpt_transport.session.endpoints import is_loopback
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport_vllm.server import EXTENSION, VllmServer, has_extension, has_native_engine
@@ -21,7 +22,6 @@ REPORT_SECONDS = 2.0
 STUCK_SECONDS = 5.0
 """How long a server may take to pause that has a forward pass waiting."""
 TICK_SECONDS = 0.1
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAUSES = ("keep", "wait", "abort", NO_PAUSE)
 
 
@@ -165,7 +165,7 @@ class NativeDriver(Driver):
 
     def _report_to(self) -> str:
         """Where this server's workers can reach a mailbox of this process; empty for a UNIX socket."""
-        if (urlsplit(self.server.url).hostname or "") in LOOPBACK:
+        if is_loopback(urlsplit(self.server.url).hostname or ""):
             return ""
         return addresses.any_port(self._config.interface)
 

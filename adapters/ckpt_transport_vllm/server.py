@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx
 
 from ckpt_transport.errors import EngineError
+from ckpt_transport.session.endpoints import client_of, proxy_for
 from ckpt_transport_vllm.plugin import BACKEND
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
@@ -21,11 +22,17 @@ logger = logging.getLogger(__name__)
 
 
 class VllmServer:
-    """A server at ``url``, as ``http://127.0.0.1:8000``. Every method may raise EngineError."""
+    """A server at ``url``, as ``http://127.0.0.1:8000``. Every method may raise EngineError.
+
+    Raises:
+        ConfigError: the URL makes no sense, or the proxy to it cannot be used.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self.url, timeout=CALL_SECONDS)
+        self._client = client_of(self.url, CALL_SECONDS)
+        proxy = proxy_for(self.url)
+        self._through = f", through {proxy}" if proxy is not None else ""
 
     # -- what it is -----------------------------------------------------------------------------------------------
 
@@ -37,11 +44,11 @@ class VllmServer:
                 answer = self._client.get("/health", timeout=5.0)
                 if answer.status_code == httpx.codes.OK:
                     return
-                reason = f"it answers {answer.status_code}"
+                reason = f"it answers {answer.status_code}{self._through}"
             except httpx.UnsupportedProtocol as error:
                 raise EngineError(f"{self.url} is no URL of an engine; give one as http://127.0.0.1:8000") from error
             except httpx.HTTPError as error:
-                reason = str(error) or type(error).__name__
+                reason = f"{str(error) or type(error).__name__}{self._through}"
             if time.monotonic() > deadline:
                 raise EngineError(f"{self.url} is not healthy after {timeout:g} s: {reason}")
             if time.monotonic() > told + TELL_SECONDS:
@@ -129,14 +136,16 @@ class VllmServer:
         try:
             answer = self._client.request(method, path, params=params, json=json, timeout=timeout)
         except httpx.HTTPError as error:
-            raise EngineError(f"{self.url}{path} does not answer: {error or type(error).__name__}") from error
+            reason = f"{str(error) or type(error).__name__}{self._through}"
+            raise EngineError(f"{self.url}{path} does not answer: {reason}") from error
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise NoRouteError(
                 f"{self.url} has no {path}: start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment, and reach it "
                 "from a trusted network only"
             )
         if answer.is_error:
-            raise EngineError(f"{self.url}{path} failed with {answer.status_code}: {answer.text[:500]}")
+            said = f"{answer.status_code}{self._through}: {answer.text[:500]}"
+            raise EngineError(f"{self.url}{path} failed with {said}")
         found: dict[str, Any] = answer.json() if answer.content else {}
         return found
 

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from ckpt_transport.demo.protocol import Generate, Generated, encode
+from ckpt_transport.session.endpoints import client_of
 
 TIMEOUT = 60.0
 
@@ -70,7 +71,7 @@ class Clients:
 
     def _run(self, seed: int) -> None:
         choice = random.Random(seed)
-        with httpx.Client(base_url=self._url, timeout=TIMEOUT) as client:
+        with client_of(self._url, TIMEOUT) as client:
             while not self._over:
                 prompt = tuple(choice.choices(range(self._vocabulary), k=8))
                 served = self._request(client, Generate(prompt, self._max_tokens))

@@ -20,9 +20,11 @@ from ckpt_transport.demo.protocol import (
     Serving,
     encode,
 )
+from ckpt_transport.session.endpoints import client_of
 
 START_TIMEOUT = 100.0
 STOP_TIMEOUT = 25.0
+ANSWER_TIMEOUT = 60.0
 
 
 class ServiceError(RuntimeError):
@@ -79,7 +81,8 @@ class Service:
         return msgspec.json.decode(self._post("/compare", Compare(str(directory))), type=tuple[Compared, ...])
 
     def inspect(self) -> tuple[Inspected, ...]:
-        answer = httpx.get(f"{self.url}/parameters", timeout=60.0)
+        with client_of(self.url, ANSWER_TIMEOUT) as client:
+            answer = client.get("/parameters")
         return msgspec.json.decode(answer.raise_for_status().content, type=tuple[Inspected, ...])
 
     def last_words(self) -> str:
@@ -101,7 +104,8 @@ class Service:
         self._process.stdout.close()
 
     def _post(self, path: str, request: Generate | Compare) -> bytes:
-        answer = httpx.post(f"{self.url}{path}", content=encode(request), timeout=60.0)
+        with client_of(self.url, ANSWER_TIMEOUT) as client:
+            answer = client.post(path, content=encode(request))
         if answer.status_code != httpx.codes.OK:
             raise ServiceError(f"the server refused {path}: {answer.text}\n{self.last_words()}")
         return answer.content

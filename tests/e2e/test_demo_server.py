@@ -118,12 +118,18 @@ def test_impossible_requests_are_refused(service: Service, prompt: tuple[int, ..
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"[]", b'{"prompt": "text"}', b'{"prompt": [1.5]}'])
 def test_malformed_requests_are_refused(service: Service, body: bytes) -> None:
-    assert httpx.post(f"{service.url}/generate", content=body, timeout=10.0).status_code == httpx.codes.BAD_REQUEST
+    assert (
+        httpx.post(f"{service.url}/generate", content=body, timeout=10.0, trust_env=False).status_code
+        == httpx.codes.BAD_REQUEST
+    )
 
 
 def test_unknown_pages_and_directories_are_refused(service: Service, tmp_path: Path) -> None:
-    assert httpx.get(f"{service.url}/nothing", timeout=10.0).status_code == httpx.codes.NOT_FOUND
-    assert httpx.post(f"{service.url}/nothing", content=b"{}", timeout=10.0).status_code == httpx.codes.NOT_FOUND
+    assert httpx.get(f"{service.url}/nothing", timeout=10.0, trust_env=False).status_code == httpx.codes.NOT_FOUND
+    assert (
+        httpx.post(f"{service.url}/nothing", content=b"{}", timeout=10.0, trust_env=False).status_code
+        == httpx.codes.NOT_FOUND
+    )
     with pytest.raises(ServiceError, match="cannot read the checkpoint"):
         service.compare(tmp_path / "nothing")
 
@@ -133,10 +139,10 @@ def test_a_lost_worker_is_reported(directory: Path, tmp_path: Path) -> None:
     service = Service(directory, "v1", tmp_path / "server.log")
     try:
         service.wait()
-        assert httpx.get(f"{service.url}/health", timeout=10.0).status_code == httpx.codes.OK
+        assert httpx.get(f"{service.url}/health", timeout=10.0, trust_env=False).status_code == httpx.codes.OK
         os.kill(service.serving.processes[1], signal.SIGKILL)
         deadline = time.monotonic() + 20
-        while httpx.get(f"{service.url}/health", timeout=10.0).status_code == httpx.codes.OK:
+        while httpx.get(f"{service.url}/health", timeout=10.0, trust_env=False).status_code == httpx.codes.OK:
             assert time.monotonic() < deadline
         with pytest.raises(ServiceError, match=r"gone|does not answer"):
             service.generate(PROMPT, 2)

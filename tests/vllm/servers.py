@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport.session.endpoints import client_of
 from ckpt_transport.session.fleet import FleetReport
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.demo.serve import EXTENDED, Serve
@@ -60,8 +61,8 @@ class Replica(Serve):
 
     def is_alive(self) -> bool:
         """Whether it is healthy, its engine core included."""
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/health", timeout=10.0).is_success
+        with contextlib.suppress(httpx.HTTPError), client_of(self.url, timeout=10.0) as client:
+            return client.get("/health").is_success
         return False
 
     def is_paused(self) -> bool:

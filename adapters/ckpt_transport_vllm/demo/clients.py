@@ -13,6 +13,7 @@ from typing import Self
 import httpx
 import msgspec
 
+from ckpt_transport.session.endpoints import client_of
 from ckpt_transport_vllm.demo.serve import COMPLETIONS, greedy
 
 TIMEOUT = 60.0
@@ -85,7 +86,7 @@ class Clients:
             thread.join(TIMEOUT if kind is None else LEAVE_TIMEOUT)
 
     def _run(self, number: int) -> None:
-        with httpx.Client(base_url=self._url, timeout=TIMEOUT) as client:
+        with client_of(self._url, TIMEOUT) as client:
             while not self._over:
                 completion = self._complete(client, f"client {number}")
                 with self._news:

@@ -18,10 +18,12 @@ import httpx
 import psutil
 
 from ckpt_transport.memory.segment import SHM
+from ckpt_transport.session.endpoints import client_of
 from ckpt_transport_vllm.server import EXTENSION, VllmServer
 
 START_SECONDS = 240.0
 STOP_SECONDS = 40.0
+HEALTH_SECONDS = 5.0
 TIDY_SECONDS = 5.0
 """What is left of a server when it has ended may still remove shared memory for so long."""
 MODEL = "tiny"
@@ -82,12 +84,13 @@ class Serve:
             ServeError: it does not serve; with what it wrote last.
         """
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health", timeout=5.0).is_success:
-                    self._segments = self._shared_memory()
-                    return self
-            time.sleep(0.3)
+        with client_of(self.url, HEALTH_SECONDS) as client:
+            while time.monotonic() < deadline and self.process.poll() is None:
+                with contextlib.suppress(httpx.HTTPError):
+                    if client.get("/health").is_success:
+                        self._segments = self._shared_memory()
+                        return self
+                time.sleep(0.3)
         raise ServeError(f"vLLM did not start:\n{self.last_words()}")
 
     def complete(self, prompt: str = "hello", tokens: int = 12, timeout: float = 60.0) -> list[int]:
@@ -97,7 +100,8 @@ class Serve:
             ServeError: it was refused.
             httpx.HTTPError: there was no answer.
         """
-        answer = httpx.post(f"{self.url}{COMPLETIONS}", json=greedy(prompt, tokens), timeout=timeout)
+        with client_of(self.url, timeout) as client:
+            answer = client.post(COMPLETIONS, json=greedy(prompt, tokens))
         if answer.is_error:
             raise ServeError(f"a completion was refused with {answer.status_code}: {answer.text[:300]}")
         found: list[int] = answer.json()["choices"][0]["token_ids"]
