@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ckpt_transport.errors import CheckpointError
 from ckpt_transport.store import Loan, StoredVersion
+from ckpt_transport.store.given import given_tensors
+from ckpt_transport.store.loose import check_readable
 from ckpt_transport_fp8.recipes import recipe_for
 from ckpt_transport_fp8.target import Target, read_target
 
@@ -32,15 +33,14 @@ def quantized(
 
     Raises:
         PlanMismatchError: the target wants something else than these weights can become; names the tensor.
-        CheckpointError: a tensor that is to be quantized holds NaN or infinity, or is not contiguous; names it.
+        CheckpointError: a tensor that is to be quantized holds NaN or infinity, is not contiguous, or is no plain
+            tensor, as a DTensor; names it.
     """
-    tensors = weights.tensors() if isinstance(weights, StoredVersion) else weights
+    tensors = weights.tensors() if isinstance(weights, StoredVersion) else given_tensors(weights)
     if not tensors and isinstance(weights, StoredVersion):
         return Loan(None, ())
     recipe = recipe_for(tensors, target, device)
-    if not all(map(torch.Tensor.is_contiguous, tensors.values())):
-        name = next(name for name, tensor in tensors.items() if not tensor.is_contiguous())
-        raise CheckpointError(f"tensor '{name}' is not contiguous; give tensor.contiguous()")
+    check_readable(tensors)
     for gpu in recipe.gpus:
         torch.cuda.current_stream(gpu).synchronize()
     return recipe.loan(list(tensors.values()))

@@ -92,6 +92,15 @@ class ParameterServer:
     ) -> StoredVersion:
         """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
 
+        Args:
+            version: its name.
+            files: safetensors files.
+            directory: a checkpoint as Hugging Face lays it out. Where its index and its files, or two files, do not go
+                together, it is refused.
+            tensors: by name, on any devices; as ``state_dict()`` returns them, but for DTensors, of which the
+                ``full_tensor()`` is needed. What is no tensor under ``_extra_state`` is left out.
+            progress: told how far it is.
+
         Raises:
             CheckpointError: the files or tensors are not what they claim to be.
             SharedMemoryError: ``/dev/shm`` is too small.
@@ -107,10 +116,11 @@ class ParameterServer:
 
         Args:
             version: its name.
-            tensors: contiguous, on any devices; or what an adapter makes of them, as ``ckpt_transport_fp8.quantized``.
+            tensors: as those of :meth:`register`, and contiguous; or what an adapter makes of them, as
+                ``ckpt_transport_fp8.quantized``.
 
         Raises:
-            CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
+            CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
             StoreError: there is a version of that name already.
         """
         return self._store.lend(version, tensors)

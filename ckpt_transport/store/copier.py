@@ -18,8 +18,11 @@ _RESERVE_NBYTES = 4 << 20
 def describe(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
     """What a checkpoint with these tensors would declare, in the order of the mapping.
 
+    Args:
+        tensors: as :func:`~ckpt_transport.store.given.given_tensors` returns them.
+
     Raises:
-        CheckpointError: there are none, or one is sparse, has no bytes, or has a dtype that safetensors cannot hold.
+        CheckpointError: there are none, or one has a dtype that safetensors cannot hold.
     """
     if not tensors:
         raise CheckpointError("a version needs at least one tensor, and the mapping of tensors is empty")
@@ -60,10 +63,6 @@ def copy(
 
 
 def _describe(name: str, tensor: torch.Tensor) -> TensorSpec:
-    if tensor.layout is not torch.strided:
-        raise CheckpointError(f"tensor '{name}' is {tensor.layout}; make it dense first")
-    if tensor.is_meta:
-        raise CheckpointError(f"tensor '{name}' is on the meta device and has no bytes; materialize it first")
     try:
         spec = TensorSpec(name, dtypes.name_of(tensor.dtype), dtypes.shape_of(tensor))
         dtypes.nbytes(spec.dtype, spec.shape)

@@ -12,6 +12,7 @@ from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Backing, MemoryKind, fill_runs
 from ckpt_transport.planning.manifest import Conversion, PlacedTensor, TensorSpec
 from ckpt_transport.store.copier import describe
+from ckpt_transport.store.given import given_tensors
 from ckpt_transport.store.pool import lay_out
 
 
@@ -71,15 +72,30 @@ def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
     What was enqueued on the current stream of their devices has ended when this returns.
 
     Raises:
-        CheckpointError: as :func:`~ckpt_transport.store.copier.describe`, or a tensor is not contiguous.
+        CheckpointError: as :func:`~ckpt_transport.store.given.given_tensors` and
+            :func:`~ckpt_transport.store.copier.describe`, or the bytes of a tensor do not lie as they are to be sent.
     """
+    tensors = given_tensors(tensors)
     specs: list[TensorSpec] = describe(tensors)
-    for name, tensor in tensors.items():
-        if not tensor.is_contiguous():
-            raise CheckpointError(f"tensor '{name}' is not contiguous; lend tensor.contiguous(), or register a copy")
+    check_readable(tensors)
     for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
     offsets, nbytes = lay_out(spec.nbytes for spec in specs)
     placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
     flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors.values()]
     return Loan(Loose(flat, offsets, nbytes), placed)
+
+
+def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:
+    """
+    Raises:
+        CheckpointError: the bytes of a tensor do not lie in its memory as they are to be sent; names it.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_contiguous():
+            raise CheckpointError(f"tensor '{name}' is not contiguous; lend tensor.contiguous(), or register a copy")
+        if tensor.is_conj() or tensor.is_neg():
+            raise CheckpointError(
+                f"tensor '{name}' is a conjugate or negative view, whose memory holds other values; lend "
+                "tensor.resolve_conj().resolve_neg(), or register a copy"
+            )

@@ -21,6 +21,7 @@ from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, Place
 from ckpt_transport.store import copier, reader
 from ckpt_transport.store.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.store.directory import from_directory
+from ckpt_transport.store.given import given_tensors
 from ckpt_transport.store.loose import Loan, borrow
 from ckpt_transport.store.pool import Pools, lay_out
 
@@ -291,6 +292,7 @@ class Store:
         undo: ExitStack,
         release: ExitStack,
     ) -> StoredVersion:
+        tensors = given_tensors(tensors)
         specs = copier.describe(tensors)
         offsets, pool_nbytes = lay_out(spec.nbytes for spec in specs)
         placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
