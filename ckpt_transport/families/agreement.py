@@ -45,9 +45,10 @@ class Agreement:
         Raises:
             TransferError: there is one.
         """
-        late = [seq for seq in self._heard if seq < self._passed]
-        for seq in (*late, *range(self._passed, next_seq)):
-            if seq in self._announced and seq not in self._expected:
+        late = [seq for seq in self._heard if seq < self._passed and seq in self._announced]
+        passed = [seq for seq in self._announced if self._passed <= seq] if self._passed < next_seq else []
+        for seq in (*late, *passed):
+            if seq < next_seq and seq not in self._expected:
                 sender = self._announced[seq][0]
                 raise self._differ(f"rank {sender} sends transfer {seq} to this rank, which does not expect it")
         self._heard.clear()
