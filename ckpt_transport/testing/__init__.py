@@ -10,7 +10,7 @@ Needs no test framework.
 """
 
 from ckpt_transport.testing.check import Check, ConformanceError
-from ckpt_transport.testing.conformance import CHECKS, Report, Result, run
+from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, Report, Result, run
 from ckpt_transport.testing.context import Failure, HangError, Outcome, RankContext
 from ckpt_transport.testing.loopback import LoopbackTransport
 from ckpt_transport.testing.processes import Launcher, launch
@@ -19,6 +19,7 @@ from ckpt_transport.testing.wrappers import Fault, FaultKind, FaultTransport, La
 
 __all__ = [
     "CHECKS",
+    "LONG_CHECKS",
     "Check",
     "ConformanceError",
     "Failure",

@@ -15,7 +15,7 @@ from ckpt_transport import registry
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.errors import PluginError
 from ckpt_transport.testing.check import Factory
-from ckpt_transport.testing.conformance import CHECKS, Report, Result, Verdict, run
+from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, Report, Result, Verdict, run
 from ckpt_transport.testing.processes import launch
 from ckpt_transport.testing.threads import launch_in_threads
 
@@ -26,9 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 when no check failed, else 1."""
     parser = argparse.ArgumentParser(prog="python -m ckpt_transport.testing", description=__doc__)
     parser.add_argument("transport", help="an installed transport's name, or module:Class")
-    names = [check.name for check in CHECKS]
+    names = [check.name for check in (*CHECKS, *LONG_CHECKS)]
     parser.add_argument("--only", action="append", choices=names, metavar="CHECK", help="this check; may be repeated")
-    parser.add_argument("--deadline", type=float, default=30.0, help="seconds each check may take (default: 30)")
+    parser.add_argument("--long", action="store_true", help="also run the checks that take minutes and gigabytes")
+    parser.add_argument("--deadline", type=float, help="seconds each check may take (default: 30, long ones 600)")
     parser.add_argument("--threads", action="store_true", help="ranks are threads, for a transport within one process")
     options = parser.parse_args(arguments)
     write_anything()
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=progress,
                 deadline=options.deadline,
                 launcher=launch_in_threads if options.threads else launch,
+                checks=(*CHECKS, *LONG_CHECKS) if options.long or options.only else CHECKS,
             )
     except (PluginError, ImportError, AttributeError) as error:
         console.print(f"{type(error).__name__}: {error}", style="red", markup=False)

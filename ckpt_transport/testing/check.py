@@ -16,6 +16,10 @@ from ckpt_transport.transport import Transport
 Factory = Callable[[], Transport]
 """A transport class, or a function that makes one; importable by its name, since other processes call it too."""
 
+DEADLINE = 30.0
+"""Seconds that a check may take."""
+LONG_DEADLINE = 600.0
+"""Seconds that a long one may take."""
 SILENCE = 2.0
 """Seconds without a heartbeat after which a killed rank is lost, in the checks that kill one."""
 
@@ -48,6 +52,7 @@ class Check:
         body: what every rank does.
         ranks: how many there are.
         killed: the ranks that end themselves by SIGKILL; such a check needs real processes.
+        deadline: seconds it may take, unless its caller says otherwise.
     """
 
     name: str
@@ -56,19 +61,21 @@ class Check:
     body: Callable[[Rank], None]
     ranks: int
     killed: frozenset[int]
+    deadline: float = DEADLINE
 
-    def __call__(self, factory: Factory, *, deadline: float = 30.0, launcher: Launcher = launch) -> None:
+    def __call__(self, factory: Factory, *, deadline: float | None = None, launcher: Launcher = launch) -> None:
         """Check one transport.
 
         Args:
             factory: makes the transport; must be importable.
-            deadline: seconds the check may take. It bounds what hangs, and decides nothing else.
+            deadline: seconds the check may take, its own by default. It bounds what hangs, and decides nothing else.
             launcher: how ranks are run; pass ``launch_in_threads`` for a transport that lives in one process.
 
         Raises:
             ConformanceError: the promise is not kept.
         """
-        name = factory().name
+        name = name_of(factory)
+        deadline = self.deadline if deadline is None else deadline
         try:
             outcomes = launcher(_run, self.ranks, self, factory, deadline, deadline=deadline, silence=SILENCE)
         except HangError as error:
@@ -79,7 +86,7 @@ class Check:
         wrong = [outcome for outcome in outcomes if not self._expected(outcome)]
         if wrong:
             wrong.sort(key=_rank_of_blame)
-            raise ConformanceError(self, name, "\n".join(_explain(outcome) for outcome in wrong))
+            raise ConformanceError(self, name, "\n".join(explain(outcome) for outcome in wrong))
 
     def _expected(self, outcome: Outcome) -> bool:
         if outcome.rank in self.killed:
@@ -91,14 +98,27 @@ class Check:
 
 
 def check(
-    promise: str, where: str, *, ranks: int = 3, killed: frozenset[int] = frozenset()
+    promise: str,
+    where: str,
+    *,
+    ranks: int = 3,
+    killed: frozenset[int] = frozenset(),
+    deadline: float = DEADLINE,
 ) -> Callable[[Callable[[Rank], None]], Check]:
     """Make a :class:`Check` of the function ``check_NAME(rank)``, which every rank calls."""
 
     def make(body: Callable[[Rank], None]) -> Check:
-        return Check(body.__name__.removeprefix("check_"), promise, where, body, ranks, killed)
+        return Check(body.__name__.removeprefix("check_"), promise, where, body, ranks, killed, deadline)
 
     return make
+
+
+def name_of(factory: Factory) -> str:
+    """The name of the transport that ``factory`` makes. A class is not asked to make one."""
+    made_by: object = factory
+    if isinstance(made_by, type) and issubclass(made_by, Transport):
+        return made_by.name
+    return factory().name
 
 
 def _find(module: str, name: str) -> object:
@@ -117,7 +137,8 @@ def _rank_of_blame(outcome: Outcome) -> int:
     return {Broken.__name__: 0, Abandoned.__name__: 3}.get(outcome.failure.kind, 2)
 
 
-def _explain(outcome: Outcome) -> str:
+def explain(outcome: Outcome) -> str:
+    """What became of a rank that was to do something else, as text."""
     if outcome.failure is None:
         return f"{outcome}, which was not to happen"
     if outcome.failure.kind in (Broken.__name__, Abandoned.__name__):

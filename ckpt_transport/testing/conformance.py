@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport.errors import TransportUnavailableError
-from ckpt_transport.testing.check import Check, ConformanceError, Factory
+from ckpt_transport.testing.check import Check, ConformanceError, Factory, name_of
 from ckpt_transport.testing.checks.delivery import (
     check_bytes_arrive,
     check_every_span_arrives,
@@ -29,6 +29,15 @@ from ckpt_transport.testing.checks.delivery import (
     check_promised_memory,
     check_senders_take_turns,
     check_transfers_stay_apart,
+)
+from ckpt_transport.testing.checks.endurance import (
+    check_any_seq,
+    check_many_in_flight,
+    check_many_ranks,
+    check_seventeen_ranks,
+    check_transfer_after_transfer,
+    check_transfers_past_16_bits,
+    check_two_routes,
 )
 from ckpt_transport.testing.checks.failures import (
     check_abort_reaches_everyone,
@@ -52,6 +61,18 @@ from ckpt_transport.testing.checks.lifetimes import (
     check_reconnect,
 )
 from ckpt_transport.testing.checks.ordering import check_a_device_orders
+from ckpt_transport.testing.checks.scale import (
+    check_any_number_of_spans,
+    check_any_offset,
+    check_any_size,
+    check_bytes_past_32_bits,
+    check_equal_neighbours,
+    check_many_regions,
+    check_offsets_past_32_bits,
+    check_registered_again,
+    check_spans_past_16_bits,
+)
+from ckpt_transport.testing.probing import ask
 from ckpt_transport.testing.processes import Launcher, launch
 from ckpt_transport.testing.threads import launch_in_threads
 
@@ -78,8 +99,28 @@ CHECKS: tuple[Check, ...] = (
     check_broken_endpoint,
     check_reconnect,
     check_nothing_leaks,
+    check_equal_neighbours,
+    check_any_size,
+    check_any_offset,
+    check_any_number_of_spans,
+    check_any_seq,
+    check_many_regions,
+    check_registered_again,
+    check_many_in_flight,
+    check_transfer_after_transfer,
+    check_two_routes,
+    check_many_ranks,
 )
 """All checks, the plainest first."""
+
+LONG_CHECKS: tuple[Check, ...] = (
+    check_seventeen_ranks,
+    check_spans_past_16_bits,
+    check_transfers_past_16_bits,
+    check_bytes_past_32_bits,
+    check_offsets_past_32_bits,
+)
+"""What takes minutes or gigabytes: for when a transport or its library changes, not for every run of a test suite."""
 
 
 class Verdict(enum.StrEnum):
@@ -128,8 +169,9 @@ def run(
     *,
     only: Collection[str] | None = None,
     progress: Callable[[Result], None] | None = None,
-    deadline: float = 30.0,
+    deadline: float | None = None,
     launcher: Launcher = launch,
+    checks: Sequence[Check] = CHECKS,
 ) -> Report:
     """Run the checks one after the other.
 
@@ -137,32 +179,45 @@ def run(
         factory: makes the transport; must be importable, since other processes call it too.
         only: names of checks; all by default.
         progress: called with each result as it comes.
-        deadline: seconds each check may take.
+        deadline: seconds each check may take; by default what the check itself says.
         launcher: how ranks are run. With ``launch_in_threads``, checks that kill a process are skipped.
+        checks: which there are; add :data:`LONG_CHECKS` for those that take minutes.
+
+    Returns:
+        What came of each check. A probe that raises, hangs or gives no answer has failed ``probe_is_cheap``, whatever
+        ``only`` says, and the others are run all the same.
 
     Raises:
         TransportUnavailableError: the transport's own probe says that it cannot run here.
         ValueError: ``only`` names a check that there is not.
     """
-    transport = factory()
-    known = {check.name: check for check in CHECKS}
+    known = {check.name: check for check in checks}
     if unknown := set(only or ()) - known.keys():
         raise ValueError(f"there are no checks {sorted(unknown)}; there are {sorted(known)}")
-    available = transport.probe()
-    if not available.ok:
-        raise TransportUnavailableError(transport.name, available.reason, available.hint)
-    results = []
-    for check in CHECKS:
-        if only is not None and check.name not in only:
-            continue
-        result = _result(check, factory, deadline, launcher)
+    name = name_of(factory)
+    results: list[Result] = []
+
+    def report(result: Result) -> None:
         results.append(result)
         if progress is not None:
             progress(result)
-    return Report(transport.name, tuple(results))
+
+    began = time.monotonic()
+    try:
+        available = ask(factory, check_probe_is_cheap.deadline if deadline is None else deadline, launcher)
+    except ConformanceError as error:
+        report(Result(check_probe_is_cheap, Verdict.FAILED, time.monotonic() - began, str(error)))
+    else:
+        if not available.ok:
+            raise TransportUnavailableError(name, available.reason, available.hint)
+    known_to_fail = {result.check for result in results}
+    for check in checks:
+        if check not in known_to_fail and (only is None or check.name in only):
+            report(_result(check, factory, deadline, launcher))
+    return Report(name, tuple(results))
 
 
-def _result(check: Check, factory: Factory, deadline: float, launcher: Launcher) -> Result:
+def _result(check: Check, factory: Factory, deadline: float | None, launcher: Launcher) -> Result:
     if check.killed and launcher is launch_in_threads:
         return Result(
             check, Verdict.SKIPPED, explanation=f"{check.name} kills a process, and the ranks are not processes"

@@ -23,6 +23,8 @@ from ckpt_transport.transport import Transport
 
 __all__ = ["POLLS", "Abandoned", "Broken", "Lane", "Rank", "refuses"]
 
+PIECE = 8 * 1024**2
+"""Bytes of an inbox that are written at once."""
 PATIENCE = 0.7
 """Which part of a check's deadline a rank waits before it says what it was waiting for."""
 
@@ -68,7 +70,8 @@ class Rank:
             lane.offer(*(endpoint.allocate(nbytes) for nbytes in regions))
         if not self.transport.traits.maps_memory:
             lane.inbox = endpoint.allocate(inbox)
-            copy_bytes(lane.inbox.tensor, torch.full((lane.inbox.nbytes,), UNTOUCHED, dtype=torch.uint8))
+            for piece in torch.split(lane.inbox.tensor, PIECE):
+                copy_bytes(piece, torch.full((piece.numel(),), UNTOUCHED, dtype=torch.uint8))
             lane.inbox_region = endpoint.register(lane.inbox)
         lane.connect()
         return lane

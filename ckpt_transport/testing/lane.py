@@ -19,10 +19,34 @@ UNTOUCHED = 0xA5
 """What a receiver's memory holds before anything arrives."""
 
 
-@functools.lru_cache(maxsize=32)
-def pattern(seed: int, nbytes: int) -> torch.Tensor:
-    """Bytes that are the same on every rank and different for every seed. Do not write to it."""
-    return torch.randint(0, 256, (nbytes,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+PRIME = 65_521
+"""Positions after which the bytes of a region repeat: a prime, so that nothing cut at a power of two looks right."""
+REGION_STEP, USES_STEP = 12_289, 7_919
+"""Positions by which two regions, and two runs of 256 uses, lie apart."""
+
+
+@functools.cache
+def _tile() -> torch.Tensor:
+    one = torch.randint(0, 256, (PRIME,), dtype=torch.uint8, generator=torch.Generator().manual_seed(18))
+    return one.repeat(4)
+
+
+def pattern(use: int, region: int, offset: int, nbytes: int) -> torch.Tensor:
+    """What a region that is filled for ``use`` holds from ``offset`` on: the same bytes on every rank.
+
+    They tell where they belong. Among the uses of one run of 256, every byte differs from the one at the same place.
+    Runs of bytes from different places, regions or runs of uses are different.
+    """
+    tile = _tile()
+    start = (offset + region * REGION_STEP + use // 256 * USES_STEP) % PRIME
+    if start + nbytes > tile.numel():
+        tile = tile[:PRIME].repeat((start + nbytes) // PRIME + 1)
+    return tile[start : start + nbytes] + torch.tensor(use % 256, dtype=torch.uint8)
+
+
+def sent(use: int, span: Span) -> torch.Tensor:
+    """The bytes that ``span`` sends from a region that is filled for ``use``."""
+    return pattern(use, span.region, span.offset, span.nbytes)
 
 
 def refuses(what: str, action: Callable[[], object], *kinds: type[Exception]) -> Exception:
@@ -80,13 +104,18 @@ class Lane:
 
     def fill(self, seed: int, transfer: Transfer | None = None) -> None:
         """Write the pattern of ``seed`` where this rank sends from: to all of it, or to what ``transfer`` sends."""
-        for index, source in enumerate(self.sources):
-            if transfer is None:
-                copy_bytes(source.tensor, self.pattern(seed, index))
-        if transfer is not None and transfer.sender == self.number:
+        if transfer is None:
+            for index, source in enumerate(self.sources):
+                copy_bytes(source.tensor, pattern(seed, index, 0, source.nbytes))
+        elif transfer.sender == self.number:
             for span in transfer.spans:
-                into = self.sources[span.region].tensor[span.offset : span.offset + span.nbytes]
-                copy_bytes(into, self.pattern(seed, span.region)[span.offset : span.offset + span.nbytes])
+                copy_bytes(self.sources[span.region].tensor[span.offset : span.offset + span.nbytes], sent(seed, span))
+
+    def poison(self, seed: int, transfer: Transfer) -> None:
+        """Write, where this rank is to receive ``transfer``, bytes of which none is the one that belongs there."""
+        if self.inbox is not None and transfer.sender != self.number:
+            for span in transfer.spans:
+                copy_bytes(self.inbox.tensor[span.local : span.local + span.nbytes], ~sent(seed, span))
 
     def replace(self, sizes: Sequence[int], make: Callable[[int], Buffer]) -> None:
         """Close what the senders have registered, and register and describe other memory. All ranks call it."""
@@ -99,7 +128,7 @@ class Lane:
 
     def pattern(self, seed: int, region: int) -> torch.Tensor:
         """What a region that is filled with ``seed`` holds, on the host."""
-        return pattern(seed * 100 + region, self.sizes[region])
+        return pattern(seed, region, 0, self.sizes[region])
 
     # -- transfers ----------------------------------------------------------------------------------------------
 
@@ -120,7 +149,8 @@ class Lane:
         self.aside.until(completion.done, f"{self._side(transfer)} to be done")
 
     def carry(self, transfer: Transfer, seed: int) -> None:
-        """The whole of one transfer, of bytes filled with ``seed``: post, wait, compare, release."""
+        """The whole of one transfer, of bytes filled with ``seed``: poison, post, wait, compare, release."""
+        self.poison(seed, transfer)
         posted = self.post(transfer)
         self.wait(posted, transfer)
         self.compare(posted, transfer, seed)
@@ -134,11 +164,12 @@ class Lane:
         if len(views) != len(transfer.spans):
             raise Broken(f"{self._side(transfer)} has {len(views)} views for {len(transfer.spans)} spans")
         for index, (span, view) in enumerate(zip(transfer.spans, views, strict=True)):
-            sent = self.pattern(seed, span.region)[span.offset : span.offset + span.nbytes]
-            self.same(view, sent, f"view {index} of {self._side(transfer)}")
+            expected = sent(seed, span)
+            self.same(view, expected, f"view {index} of {self._side(transfer)}")
             if self.inbox is not None:
                 landed = self.inbox.tensor[span.local : span.local + span.nbytes]
-                self.same(landed, sent, f"the memory at span {index} of {self._side(transfer)}")
+                if landed.data_ptr() != view.data_ptr():
+                    self.same(landed, expected, f"the memory at span {index} of {self._side(transfer)}")
 
     def untouched(self, transfers: Iterable[Transfer]) -> None:
         """At a receiver with an inbox: was nothing written outside the spans of these transfers?"""
@@ -153,22 +184,22 @@ class Lane:
         if wrong.numel():
             raise Broken(f"{wrong.numel()} bytes outside all spans were overwritten, the first at {int(wrong[0])}")
 
-    def same(self, got: torch.Tensor, sent: torch.Tensor, what: str) -> None:
+    def same(self, got: torch.Tensor, expected: torch.Tensor, what: str) -> None:
         """
         Raises:
             Broken: these are not the same bytes.
         """
-        if got.dtype is not torch.uint8 or got.shape != sent.shape:
+        if got.dtype is not torch.uint8 or got.shape != expected.shape:
             raise Broken(
-                f"{what} has shape {tuple(got.shape)} and dtype {got.dtype}; {sent.numel()} uint8 are promised"
+                f"{what} has shape {tuple(got.shape)} and dtype {got.dtype}; {expected.numel()} uint8 are promised"
             )
         got = got.cpu()
-        if not torch.equal(got, sent):
-            wrong = (got != sent).nonzero()
-            first = int(wrong[0])
+        if not torch.equal(got, expected):
+            wrong = (got != expected).numpy()
+            first = int(wrong.argmax())
             raise Broken(
-                f"{wrong.numel()} of {sent.numel()} bytes in {what} are not those that were sent; "
-                f"byte {first} is {int(got[first]):#04x} instead of {int(sent[first]):#04x}"
+                f"{wrong.sum()} of {expected.numel()} bytes in {what} are not those that were sent; "
+                f"byte {first} is {int(got[first]):#04x} instead of {int(expected[first]):#04x}"
             )
 
     def end(self, completion: Receipt, transfer: Transfer, seed: int) -> None:

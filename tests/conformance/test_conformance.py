@@ -12,11 +12,11 @@ from ckpt_transport_shm import ShmTransport
 from tests.available import where_available
 from tests.conformance.transports import ReadTransport, SocketTransport
 
+BETWEEN_PROCESSES: tuple[type[Transport], ...] = (ShmTransport, GlooTransport, ReadTransport, SocketTransport)
+
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-@pytest.mark.parametrize(
-    "transport", [ShmTransport, GlooTransport, ReadTransport, SocketTransport], ids=lambda transport: transport.name
-)
+@pytest.mark.parametrize("transport", BETWEEN_PROCESSES, ids=lambda transport: transport.name)
 def test_between_processes(transport: type[Transport], check: Check) -> None:
     check(transport)
 

@@ -13,10 +13,25 @@ from ckpt_transport.errors import EndpointClosedError, RegionBusyError, Transfer
 from ckpt_transport.memory import Buffer
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import Broken, Lane, Rank, refuses
-from ckpt_transport.transport import Availability, Span
+from ckpt_transport.transport import Availability, Span, Transport
 
 SIZE = 40_009
 CYCLES = 8
+
+
+def probe(transport: type[Transport]) -> Availability:
+    """What its probe says.
+
+    Raises:
+        Broken: it raises, or says something that is not an answer.
+    """
+    try:
+        answer: object = transport.probe()
+    except Exception as error:
+        raise Broken(f"probe() raised {type(error).__name__}: {error}") from error
+    if not isinstance(answer, Availability):
+        raise Broken(f"probe() returned {answer!r}, and an Availability is promised")
+    return answer
 
 
 @check(
@@ -24,10 +39,8 @@ CYCLES = 8
 )
 def check_probe_is_cheap(rank: Rank) -> None:
     before = _holds()
-    answers = [type(rank.transport).probe() for _ in range(CYCLES)]
+    answers = [probe(type(rank.transport)) for _ in range(CYCLES)]
     for answer in answers:
-        if not isinstance(answer, Availability):
-            raise Broken(f"probe() returned {answer!r}")
         if not answer.ok:
             raise Broken(f"the transport cannot be checked here: {answer.reason}; {answer.hint}")
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

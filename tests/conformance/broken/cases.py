@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ckpt_transport.transport import Transport
 from ckpt_transport_shm import ShmTransport
-from tests.conformance.broken import others, reading
+from tests.conformance.broken import others, probes, reading, scale
 from tests.conformance.transports import ReadTransport, SocketTransport
 
 WRONG_BYTES = "are not those that were sent"
@@ -21,11 +21,13 @@ class Case:
         transport: it.
         twin: the same without the defect.
         found_by: the checks that must fail, each with a part of its explanation.
+        deadline: seconds for a check. Some fail by waiting until the end.
     """
 
     transport: type[Transport]
     twin: type[Transport]
     found_by: Mapping[str, str]
+    deadline: float = 8.0
 
     @property
     def name(self) -> str:
@@ -63,7 +65,31 @@ CASES = (
     Case(reading.ConnectsOnce, ReadTransport, {"reconnect": "rank 1"}),
     Case(reading.KnowsOneSender, ReadTransport, {"senders_take_turns": "described 0 regions"}),
     Case(reading.RoundsUp, ReadTransport, {"promised_memory": "70003 bytes were asked for"}),
-    Case(reading.ProbeOpensFiles, ReadTransport, {"probe_is_cheap": "file descriptors"}),
+    Case(probes.ProbeOpensFiles, ReadTransport, {"probe_is_cheap": "file descriptors"}),
+    Case(probes.ProbeRaises, ReadTransport, {"probe_is_cheap": "probe() raised OSError: no such device"}),
+    Case(probes.ProbeHangs, ReadTransport, {"probe_is_cheap": "probe() does not return"}, deadline=2.0),
+    Case(probes.ProbeSaysTrue, ReadTransport, {"probe_is_cheap": "probe() returned True"}),
+    Case(probes.ProbeDies, ReadTransport, {"probe_is_cheap": "exit code 3"}),
     Case(others.MarksWithoutOrder, SocketTransport, {"a_device_orders": "no stream that would order it"}),
     Case(others.LeaksOnClose, ShmTransport, {"nothing_leaks": "segments"}),
+    Case(scale.FlipsABit, ReadTransport, {"transfer_after_transfer": "1 of 1"}),
+    Case(scale.TiresOfASlot, ReadTransport, {"transfer_after_transfer": WRONG_BYTES}),
+    Case(scale.EightRequests, ReadTransport, {"many_in_flight": WRONG_BYTES}),
+    Case(scale.EightMiBOfASpan, ReadTransport, {"any_size": WRONG_BYTES}),
+    Case(scale.LosesAByteAtPowers, ReadTransport, {"any_size": "1 of 65536 bytes"}),
+    Case(scale.OddIsEven, ReadTransport, {"any_size": "1 of 1 bytes", "any_number_of_spans": "1 of 1 bytes"}),
+    Case(scale.SixtyFourSpans, ReadTransport, {"any_number_of_spans": "in view 64 of"}),
+    Case(scale.ThreeMembers, ReadTransport, {"many_ranks": "rank 3"}),
+    Case(scale.OffsetsOf24Bits, ReadTransport, {"any_offset": WRONG_BYTES}),
+    Case(scale.SwapsTwins, ReadTransport, {"equal_neighbours": WRONG_BYTES}),
+    Case(scale.ReadsOnce, ReadTransport, {"equal_neighbours": WRONG_BYTES}),
+    Case(scale.RoundsToLines, ReadTransport, {"registered_again": WRONG_BYTES}),
+    Case(scale.ShortOfTheEnd, ReadTransport, {"any_size": WRONG_BYTES}),
+    Case(scale.EightBitRegions, ReadTransport, {"many_regions": WRONG_BYTES}),
+    Case(scale.SixteenBitSeq, ReadTransport, {"any_seq": "which does not expect it"}),
+    Case(scale.OnePeerEach, ReadTransport, {"two_routes": WRONG_BYTES}),
+    Case(scale.ForgetsOthers, ReadTransport, {"two_routes": "described 0 regions"}),
+    Case(scale.RemembersRegions, ReadTransport, {"registered_again": WRONG_BYTES}),
 )
+
+LONG_CASES = (Case(scale.ShortCount, ReadTransport, {"spans_past_16_bits": WRONG_BYTES}, deadline=200.0),)

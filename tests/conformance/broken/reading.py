@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import PeerLostError, TransportError
@@ -10,7 +9,7 @@ from ckpt_transport.families import Poll, ReadSpan
 from ckpt_transport.families.agreement import Agreement
 from ckpt_transport.memory import Buffer
 from ckpt_transport.testing.wrappers import ForwardingReceipt
-from ckpt_transport.transport import Availability, Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transport import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
 from tests.conformance.transports.one_sided import ReadEndpoint, ReadTransport
 
 
@@ -230,12 +229,3 @@ class RoundsUp(ReadTransport):
     """Memory comes in whole pages, and says so."""
 
     endpoint_type = _RoundsUp
-
-
-class ProbeOpensFiles(ReadTransport):
-    """Each probe leaves a descriptor behind."""
-
-    @classmethod
-    def probe(cls) -> Availability:
-        os.open("/dev/null", os.O_RDONLY)
-        return Availability(True)
