@@ -14,6 +14,7 @@
     ├── PlanError
     │   ├── PlanMismatchError        two participants hold different plans, or a plan a sink cannot apply
     │   ├── RecordingError           what a loader does cannot be recorded; says why
+    │   ├── UnwritableError          a tensor of an engine cannot be written; names it, why, and the cure
     │   ├── BudgetError              the memory budget holds not even one slot
     │   └── CoverageError            a byte is missed, or written twice, or read too early
     ├── ControlError
@@ -89,6 +90,10 @@ class PlanMismatchError(PlanError):
 
 class RecordingError(PlanError):
     """What a loader does with a checkpoint cannot be recorded, or a record does not hold."""
+
+
+class UnwritableError(PlanError):
+    """A tensor of an engine cannot be written in place. Nothing was written."""
 
 
 class BudgetError(PlanError):

@@ -21,7 +21,9 @@ from ckpt_transport.execution import Ledger
 from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport.session.participant import Participant
 from ckpt_transport_torch import Attachment
-from ckpt_transport_torch.engine import Loader, LoaderEngine, TorchEngine
+from ckpt_transport_torch.engine import TorchEngine
+from ckpt_transport_torch.loader_engine import Loader, LoaderEngine
+from ckpt_transport_torch.module_engine import ModuleEngine
 from tests.site import use
 
 DEADLINE = 60.0
@@ -166,7 +168,7 @@ def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
     state = module.state_dict()
 
     names = spec.engine, label
-    engine: TorchEngine = TorchEngine(module, *names)
+    engine: ModuleEngine = TorchEngine(module, *names)
     if spec.loader is not None:
         always = spec.settings.get("verify_apply") == "always"
         engine = LoaderEngine(module, spec.loader(module), *names, verify_always=always)

@@ -8,14 +8,16 @@ from typing import Self
 import torch
 
 from ckpt_transport import Config, Gate, Sink
-from ckpt_transport_torch.engine import Loader, LoaderEngine, TorchEngine
+from ckpt_transport_torch.engine import TorchEngine
+from ckpt_transport_torch.loader_engine import Loader, LoaderEngine
+from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.passes import passes_through
 
 
 class Attachment:
     """A module that can be updated; made by :func:`attach`, ended by :meth:`close`."""
 
-    def __init__(self, module: torch.nn.Module, engine: TorchEngine, sink: Sink) -> None:
+    def __init__(self, module: torch.nn.Module, engine: ModuleEngine, sink: Sink) -> None:
         self._sink = sink
         self.gate: Gate = engine.gate
         """For engines that bypass ``module(...)``: run each forward pass in ``with gate.forward_pass():``."""
@@ -62,12 +64,17 @@ def attach(
 
     Every call of ``module(...)`` is a forward pass; an update is applied between two of them.
 
+    Between updates the module's tensors may be moved, converted or replaced, and layers may be swapped or wrapped: they
+    are looked up anew when an update begins. An update during which that happens fails. Who replaces a tensor after an
+    update was committed replaces the new version's.
+
     Args:
         module: any module; it is updated in place and its parameters keep their storage.
         address: where to listen; empty for a new address that only this user can reach.
         loader: takes (name, whole tensor) pairs and copies its shard; by default tensors are copied by name, and
             names, dtypes and shapes must be exactly those of the module. It is first run on stand-ins, to record what
-            it does; where that can be replayed exactly, later updates do without it.
+            it does; where that can be replayed exactly, later updates do without it. It must look tensors up when it is
+            called and not keep those of an earlier time.
         engine: ranks of one tensor-parallel engine give the same name, and are updated before the same forward pass.
         version: what the module holds now.
         label: what to call it in messages; by default the module's class and the process id.
@@ -76,9 +83,11 @@ def attach(
     Raises:
         ConfigError: the address cannot be had, or a setting is wrong.
         ControlError: somebody else listens there.
+        UnwritableError: a tensor of the module cannot be written in place; names it, why, and the cure.
     """
     label = label or f"{type(module).__name__} in process {os.getpid()}"
     config = Config.load() if config is None else config
+    way_in: ModuleEngine
     if loader is None:
         way_in = TorchEngine(module, engine, label)
     else:

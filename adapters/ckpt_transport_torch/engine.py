@@ -1,148 +1,149 @@
-"""The way into a plain PyTorch module."""
+"""The way into a plain PyTorch module by the names of its tensors."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
 
 import torch
 
-from ckpt_transport import Engine, Gate, LoadedBucket, dtypes
-from ckpt_transport.memory import Fence, Nearby, copy_bytes, fence
-from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.recording import RecordedLoading
+from ckpt_transport import LoadedBucket, dtypes
+from ckpt_transport.errors import CheckpointError, PlanMismatchError, UnwritableError
+from ckpt_transport.memory import Fence, Nearby, copy_bytes, read_only, unwritable, why_not_plain
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.recording import Bound, refuse_unwritable
+from ckpt_transport_torch.module_engine import ModuleEngine
 
-Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
-"""Takes (name, whole tensor) pairs and copies what it wants of them, as the ``load_weights`` of inference engines does.
-
-The tensors are read-only views of memory that is reused when the call returns: copy out of them, keep none of them.
-"""
+MADE_ANEW = "state_dict() makes it anew each time, so what is written to it does not reach the module: pass a loader"
 
 
-class TorchEngine(Engine):
+class TorchEngine(ModuleEngine):
     """Loads tensors into the parameters and persistent buffers of a module, by their names in its ``state_dict``.
 
     What else a module keeps there, by ``get_extra_state``, stays as it is.
+
+    Args:
+        module: what is updated. Its tensors may be replaced by others between updates, and must not during one.
+        group, label: see :class:`~ckpt_transport.Engine`.
+
+    Raises:
+        UnwritableError: a tensor cannot be written; names it, why, and the cure.
     """
 
     def __init__(self, module: torch.nn.Module, group: str = "", label: str = "") -> None:
-        self.gate = Gate()
-        self.group, self.label = group, label
-        self._targets = {
-            name: tensor.detach()
-            for name, tensor in module.state_dict(keep_vars=True).items()
-            if isinstance(tensor, torch.Tensor)
-        }
-        self._expected = tuple(
-            TensorSpec(name, dtypes.name_of(tensor.dtype), dtypes.shape_of(tensor))
-            for name, tensor in self._targets.items()
-        )
-        self.whole_tensors = not all(tensor.is_contiguous() for tensor in self._targets.values())
-        gpus = dict.fromkeys(tensor.device for tensor in self._targets.values() if tensor.is_cuda)
-        self.device, *self._other_gpus = gpus or [torch.device("cpu")]
-        self.enqueues = all(tensor.device == self.device for tensor in self._targets.values())
+        super().__init__(module, group, label)
+        self._expected: tuple[TensorSpec, ...] = ()
+        self._ties: tuple[frozenset[str], ...] = ()
         self._nearby = Nearby(self.device)
-        self._raw = {
-            name: tensor.view(-1).view(torch.uint8) for name, tensor in self._targets.items() if tensor.is_contiguous()
-        }
+        self._bound: Bound | None = None
+        self._stamp: object = None
+        self._raw: dict[str, torch.Tensor] = {}
+        self.begin()
+        self._release()
+
+    def begin(self) -> None:
+        self._release()
+        self._lay_hold()
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
         return self._expected
 
     def ties(self) -> tuple[frozenset[str], ...]:
-        sharing: defaultdict[tuple[int, torch.Size, tuple[int, ...]], set[str]] = defaultdict(set)
-        for name, tensor in self._targets.items():
-            if tensor.numel():
-                sharing[tensor.data_ptr(), tensor.shape, tensor.stride()].add(name)
-        return tuple(frozenset(names) for names in sharing.values() if len(names) > 1)
+        return self._ties
+
+    def confirm(self) -> None:
+        if self._bound is not None and not self._bound.moved():
+            return
+        said = self._said()
+        self._lay_hold()
+        if said != self._said():
+            raise PlanMismatchError(
+                f"{self.label} has changed since it said what it needs of a new version; update it again"
+            )
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
+        if self._bound is None:
+            self.confirm()
+        assert self._bound is not None
         if self.enqueues:
             pieces = pieces.brought(self._nearby.bring(pieces.raw))
-        for piece in pieces:
-            raw = self._raw.get(piece.spec.name)
-            if raw is None:
-                self._targets[piece.spec.name].copy_(piece.tensor())
-                continue
-            part = raw if piece.whole else raw[piece.offset : piece.offset + piece.raw.numel()]
-            if part.is_cuda:
-                part.copy_(piece.raw, non_blocking=True)
-            else:
-                copy_bytes(part, piece.raw)
+        with torch.inference_mode():
+            for piece in pieces:
+                raw = self._raw.get(piece.spec.name)
+                if raw is None:
+                    self._bound.memory[piece.spec.name].copy_(piece.tensor())
+                    continue
+                part = raw if piece.whole else raw[piece.offset : piece.offset + piece.raw.numel()]
+                if part.is_cuda:
+                    part.copy_(piece.raw, non_blocking=True)
+                else:
+                    copy_bytes(part, piece.raw)
         return self._read()
-
-    def _read(self) -> Fence | None:
-        """When nothing that was enqueued reads the pieces any more; on GPUs other than the engine's it has ended."""
-        for gpu in self._other_gpus:
-            torch.cuda.current_stream(gpu).synchronize()
-        return fence(self.device)
-
-    def hold(self) -> int:
-        return self.gate.hold()
-
-    def advance(self, forwards: int, timeout: float) -> None:
-        self.gate.advance(forwards, timeout)
-        for gpu in (self.device, *self._other_gpus):
-            if gpu.type == "cuda":
-                torch.cuda.synchronize(gpu)
 
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
         self._nearby.close()
+        self.certify()
 
-    def resume(self) -> float:
-        return self.gate.resume()
+    def certify(self) -> None:
+        if self._bound is not None:
+            self._bound.check()
 
-    def taint(self, reason: str) -> None:
+    def _release(self) -> None:
         self._nearby.close()
-        self.gate.taint(reason)
+        self._bound, self._raw = None, {}
+
+    def _said(self) -> tuple[object, ...]:
+        return self._expected, self._ties, self.whole_tensors, self.device
+
+    def _lay_hold(self) -> None:
+        """Look the tensors up; where they are others than the last time, find out what there is to say of them."""
+        bound = Bound(self._module, self._look)
+        memory = bound.memory
+        if bound.stamp == self._stamp:
+            refuse_unwritable(read_only(memory))
+        else:
+            refuse_unwritable(unwritable(memory))
+            refuse_unwritable(dict.fromkeys(bound.moved(), MADE_ANEW))
+            self._describe(memory)
+            self._stamp = bound.stamp
+        self._bound = bound
+        self._raw = {
+            name: tensor.view(-1).view(torch.uint8) for name, tensor in memory.items() if _is_a_run_of_bytes(tensor)
+        }
+
+    def _look(self) -> Mapping[str, torch.Tensor]:
+        state = self._module.state_dict(keep_vars=True)
+        tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+        refuse_unwritable({name: reason for name, each in tensors.items() if (reason := why_not_plain(each))})
+        return tensors
+
+    def _describe(self, memory: Mapping[str, torch.Tensor]) -> None:
+        expected = tuple(_spec(name, tensor) for name, tensor in memory.items())
+        if expected != self._expected:
+            self._expected = expected
+        self._ties = _ties(memory)
+        self.whole_tensors = not all(map(_is_a_run_of_bytes, memory.values()))
+        self._is_on(memory)
+        self.enqueues = all(tensor.device == self.device for tensor in memory.values())
+        self._nearby = Nearby(self.device)
 
 
-class LoaderEngine(TorchEngine):
-    """Loads through a loader of the engine's own, which slices its shard out of whole tensors.
+def _is_a_run_of_bytes(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
 
-    What it does is recorded at the first update, and replayed without it from then on, where that is proved to leave
-    the same bytes; see :class:`~ckpt_transport.recording.RecordedLoading`.
 
-    Args:
-        module: what is loaded.
-        loader: its loader.
-        group, label: see :class:`~ckpt_transport.Engine`.
-        verify_always: compare each replay with the loader.
-    """
+def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
+    try:
+        return TensorSpec(name, dtypes.name_of(tensor.dtype), dtypes.shape_of(tensor))
+    except CheckpointError as error:
+        raise UnwritableError(f"{name} cannot be updated: {error}") from error
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        loader: Loader,
-        group: str = "",
-        label: str = "",
-        *,
-        verify_always: bool = False,
-    ) -> None:
-        super().__init__(module, group, label)
-        self.whole_tensors = True
-        self.enqueues = False
-        self._loading = RecordedLoading(module, loader, always=verify_always)
 
-    def share(self) -> Share | None:
-        return self._loading.share()
-
-    def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
-        self._loading.prepare(specs, share)
-
-    def expects(self) -> tuple[TensorSpec, ...] | None:
-        """Only the loader knows: its names and shapes are the checkpoint's, not the module's."""
-        return None
-
-    def load(self, pieces: LoadedBucket) -> Fence | None:
-        self._loading.load(pieces)
-        return self._read()
-
-    def finish(self) -> None:
-        self._loading.finish()
-        self.told = self._loading.told
-
-    def taint(self, reason: str) -> None:
-        self._loading.abandon()
-        super().taint(reason)
+def _ties(memory: Mapping[str, torch.Tensor]) -> tuple[frozenset[str], ...]:
+    """Names that share memory."""
+    sharing: defaultdict[tuple[int, torch.Size, tuple[int, ...]], set[str]] = defaultdict(set)
+    for name, tensor in memory.items():
+        if tensor.numel():
+            sharing[tensor.data_ptr(), tensor.shape, tensor.stride()].add(name)
+    return tuple(frozenset(names) for names in sharing.values() if len(names) > 1)

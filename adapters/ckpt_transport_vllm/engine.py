@@ -13,6 +13,8 @@ from ckpt_transport import Engine, LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import Fence, fence
 from ckpt_transport.planning import Share, TensorSpec
+from ckpt_transport.recording import Bound
+from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.comparing import Comparing
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.layerwise import LayerwiseReload
@@ -63,6 +65,7 @@ class VllmEngine(Engine):
         self._coming: tuple[TensorSpec, ...] | None = None
         self._partial = False
         self._recorded: Recorded | None = None
+        self._served: Bound | None = None
         self._refused: tuple[tuple[TensorSpec, ...] | None, str] = None, ""
         self._seconds = 0.0
         self.device = next(find_target().model.parameters()).device
@@ -111,7 +114,9 @@ class VllmEngine(Engine):
     def finish(self) -> None:
         began = time.perf_counter()
         if self._replaying is not None:
+            assert self._recorded is not None
             self._replaying.finish()
+            self._recorded.check_bound()
             self.told = self._replaying.told()
         elif self._loading is not None:
             self._loading.finish(complete=not self._knows)
@@ -122,10 +127,16 @@ class VllmEngine(Engine):
         self._loading = self._replaying = None
         self._cores.close()
         self._reset()
+        self._served = load_format.bound(self._find_target().model)
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
 
+    def certify(self) -> None:
+        if self._served is not None:
+            self._served.check()
+
     def resume(self) -> float:
+        self._served = None
         return self._quiesce.resume()
 
     def taint(self, reason: str) -> None:
@@ -133,7 +144,7 @@ class VllmEngine(Engine):
         logger.error("%s must not serve: %s", self.label, reason)
         self._quiesce.taint(reason)
         ways = self._replaying, self._loading
-        self._loading = self._replaying = self._recorded = None
+        self._loading = self._replaying = self._recorded = self._served = None
         self._cores.close()
         for way in ways:
             if way is not None:

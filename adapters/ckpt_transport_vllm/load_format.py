@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ckpt_transport.memory import why_not_plain
+from ckpt_transport.recording import Bound, named_tensors
 from ckpt_transport_vllm.layerwise import forget_prepacked_experts, waits_for_the_end
 from ckpt_transport_vllm.target import Target
 
@@ -57,6 +59,11 @@ def tensors_of(module: torch.nn.Module) -> Tensors:
     """Parameters and buffers of the module itself."""
     own = {**module._parameters, **module._buffers}
     return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def bound(model: torch.nn.Module) -> Bound:
+    """What the model computes with now, as far as it lies in plain memory: kernels pack some weights."""
+    return Bound(model, lambda: {name: each for name, each in named_tensors(model) if not why_not_plain(each)})
 
 
 def can_be_staged(module: torch.nn.Module, loaded: Collection[str]) -> bool:

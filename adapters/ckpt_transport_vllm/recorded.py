@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ckpt_transport.errors import RecordingError
+from ckpt_transport.errors import RecordingError, UpdateError
 from ckpt_transport.planning import Share, TensorSpec, digest_of
 from ckpt_transport.recording import (
     Part,
@@ -131,6 +131,17 @@ class Recorded:
         self.verified = True
         self.bound = self._bound(target.model)
         self.share = needs(self.layout)
+
+    def check_bound(self) -> None:
+        """
+        Raises:
+            UpdateError: the weights that were written in place are not where they were when the update began.
+        """
+        if self.verified and self.bound != self._bound(self.model):
+            raise UpdateError(
+                "parameters of the model got other memory while an update was applied, so what was loaded is not used; "
+                "change them between updates"
+            )
 
     def act(self, key: object, places: Sequence[tuple[TensorSpec, int, int, int]]) -> Act:
         """What is to be done with a bucket.

@@ -8,6 +8,7 @@ from ckpt_transport.memory.fence import Fence, drain, fence, fence_on
 from ckpt_transport.memory.nearby import Nearby
 from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
+from ckpt_transport.memory.writable import read_only, unwritable, why_not_plain
 
 __all__ = [
     "ONE_RUN",
@@ -28,6 +29,9 @@ __all__ = [
     "may_have_devices",
     "name_of",
     "pin",
+    "read_only",
     "sweep_leftovers",
+    "unwritable",
     "visible_devices",
+    "why_not_plain",
 ]

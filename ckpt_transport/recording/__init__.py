@@ -5,7 +5,8 @@
 :class:`RecordedLoading` does all of it for a plain module, and proves it; where it cannot, the loader itself runs.
 """
 
-from ckpt_transport.recording.bindings import fingerprint
+from ckpt_transport.recording.bindings import fingerprint, named_tensors
+from ckpt_transport.recording.bound import Bound, refuse_unwritable
 from ckpt_transport.recording.layout import Copy, Fill, Gap, Layout, Place, Program, Refusal, Target
 from ckpt_transport.recording.loading import RecordedLoading
 from ckpt_transport.recording.needs import needs
@@ -15,6 +16,7 @@ from ckpt_transport.recording.replay import Replay
 from ckpt_transport.recording.script import Part, Script, Scripts
 
 __all__ = [
+    "Bound",
     "Copy",
     "Fill",
     "Gap",
@@ -32,7 +34,9 @@ __all__ = [
     "Target",
     "fingerprint",
     "key_of",
+    "named_tensors",
     "needs",
     "record",
+    "refuse_unwritable",
     "refusing",
 ]

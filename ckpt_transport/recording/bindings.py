@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import why_not_plain
+
+Entry = tuple[str, int, torch.Size, tuple[int, ...], torch.dtype]
+"""Name, address, and the form that the memory there is seen in."""
 
 
 def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -16,7 +19,7 @@ def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def fingerprint(tensors: dict[str, torch.Tensor]) -> tuple[object, ...]:
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
     """Differs when a tensor has moved, or changed its shape or type; not when its values changed."""
     return tuple(
         (name, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in tensors.items()
@@ -27,15 +30,15 @@ class Bindings:
     """What every name of a module was bound to at one time, to be compared and put back.
 
     Raises:
-        RecordingError: a parameter has no memory yet.
+        RecordingError: a tensor is not plain memory; names it.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._slots = [(each, dict(each._parameters), dict(each._buffers)) for each in module.modules()]
         self.tensors = dict(named_tensors(module))
-        lazy = [name for name, tensor in self.tensors.items() if is_lazy(tensor)]
-        if lazy:
-            raise RecordingError(f"{lazy[0]} has no shape before it is first loaded")
+        for name, tensor in self.tensors.items():
+            if reason := why_not_plain(tensor):
+                raise RecordingError(f"{name} cannot be watched: {reason}")
         self._data = {name: tensor.detach() for name, tensor in self.tensors.items()}
         self._module = module
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import read_only, unwritable, why_not_plain
 from ckpt_transport.planning import Share, TensorSpec, digest_of
-from ckpt_transport.recording.bindings import fingerprint, named_tensors
+from ckpt_transport.recording.bindings import named_tensors
+from ckpt_transport.recording.bound import Bound, refuse_unwritable
+from ckpt_transport.recording.former import Former
 from ckpt_transport.recording.needs import needs
 from ckpt_transport.recording.record import Load, Recording, key_of, record
 from ckpt_transport.recording.replay import Replay
 from ckpt_transport.recording.script import Part, Script, Scripts
 
 logger = logging.getLogger(__name__)
+
+LOOK_UP = "look tensors up when the loader is called, as by module.get_parameter(name)"
+LEFT = f"the loader writes to memory that it had before and has no more: {LOOK_UP}"
+ELSEWHERE = f"the loader writes to other memory instead, which is not the module's: {LOOK_UP}"
 
 
 class Piece(Protocol):
@@ -81,6 +89,9 @@ class RecordedLoading:
     if one byte differs, the loader's stays, and replays end. Later versions are only replayed, unless ``always``. When
     the module or what a version brings has changed, all that begins again.
 
+    The module's tensors are looked up when an update begins, and again before the first byte. They must be the same
+    ones until it is over.
+
     Args:
         module: what is loaded.
         load: its loader. It is given whole tensors, and must not need those of another bucket.
@@ -104,6 +115,32 @@ class RecordedLoading:
         self._compares = self._begun = False
         self._used: set[object] = set()
         self._loading = self._replaying = 0.0
+        self._bound: Bound | None = None
+        self._inference = False
+        self._former = Former()
+
+    def begin(self) -> Mapping[str, torch.Tensor]:
+        """Look up the module's tensors, because an update begins, and return them.
+
+        Raises:
+            UnwritableError: one that the loader writes cannot be written any more; names it.
+        """
+        self.release()
+        bound, known = self._here(), self._known
+        if known is not None and known.recording is not None and known.bound == bound.stamp:
+            refuse_unwritable(read_only(_written(known.recording, bound)))
+        return bound.memory
+
+    def confirm(self) -> None:
+        """Lay hold of the module's tensors, and record the loader where that is to be done. Nothing was loaded yet.
+
+        Raises:
+            UnwritableError: the loader writes a tensor that cannot be written, or misses one; names it.
+            RecordingError: the module has changed, and only a share of the version comes.
+        """
+        if not self._begun:
+            with torch.no_grad():
+                self._begin()
 
     def share(self) -> Share | None:
         """What the next version must bring; None for everything."""
@@ -118,9 +155,8 @@ class RecordedLoading:
 
     def load(self, bucket: Bucket) -> None:
         """Bring one bucket in."""
-        with torch.no_grad():
-            if not self._begun:
-                self._begin()
+        self.confirm()
+        with self._writing():
             if self._replay is None:
                 self._by_loader(bucket)
                 return
@@ -143,11 +179,38 @@ class RecordedLoading:
 
         Raises:
             RecordingError: something waits for a tensor that did not come.
+            UpdateError: the module has other tensors than those that were loaded; names them.
         """
         known, replay, began = self._known, self._replay, self._begun
         self._begun, self._replay = False, None
         if not began:
             return
+        with self._writing():
+            self._finish(known, replay)
+        self._check_bound(known)
+
+    def certify(self) -> None:
+        """
+        Raises:
+            UpdateError: the module has other tensors now than when all was in; names them.
+        """
+        if self._bound is not None:
+            self._bound.check()
+
+    def release(self) -> None:
+        """The update is over: keep no tensor of the module."""
+        self._begun, self._replay, self._bound = False, None, None
+
+    def abandon(self) -> None:
+        """The update has failed; the next one does not rely on anything."""
+        self.release()
+        self._known = None
+
+    def _writing(self) -> AbstractContextManager[object]:
+        """How torch lets the module's tensors be written: those made in inference mode only in it."""
+        return torch.inference_mode() if self._inference else torch.no_grad()
+
+    def _finish(self, known: _Known | None, replay: Replay | None) -> None:
         if replay is None or known is None:
             self.told = f"loaded by the loader in {self._loading:.3f} s" + (
                 f": {known.refusal}" if known and known.refusal else ""
@@ -179,10 +242,6 @@ class RecordedLoading:
         else:
             self.told = f"replayed in {self._replaying:.3f} s ({what}); the loader took {known.loading:.3f} s"
 
-    def abandon(self) -> None:
-        """The update has failed; the next one does not rely on anything."""
-        self._begun, self._replay, self._known = False, None, None
-
     # -- which way ----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -190,31 +249,50 @@ class RecordedLoading:
         self._loading = self._replaying = 0.0
         self._copied = 0
         self._used = set()
+        bound = self._here()
+        self._inference = any(tensor.is_inference() for tensor in bound.memory.values())
         if self._specs is None:
             return
-        known, tensors = self._known, dict(named_tensors(self._module))
+        known = self._known
         if known is None or not known.is_for(self._specs) or not self._holds(known):
             self._check_all_comes()
-            known = self._known = self._recorded(_Known(self._specs, fingerprint(tensors)))
+            known = self._known = self._recorded(_Known(self._specs, bound.stamp), bound)
         if known.refusal or known.recording is None:
             return
         targets = known.recording.layout.targets
         self._compares = self._always or not known.verified
         known.scripts = known.scripts or Scripts(known.recording.layout)
         self._replay = Replay(
-            known.scripts, {number: tensors[target.name].detach() for number, target in enumerate(targets)}
+            known.scripts, {number: bound.memory[target.name] for number, target in enumerate(targets)}
         )
 
     def _holds(self, known: _Known) -> bool:
         """Whether the module is as it was when this was recorded."""
-        bound = fingerprint(dict(named_tensors(self._module)))
-        return known.bound == bound and (known.recording is None or known.recording.holds)
+        return known.bound == self._here().stamp and (known.recording is None or known.recording.holds)
+
+    def _here(self) -> Bound:
+        """The module's tensors now."""
+        if self._bound is None or self._bound.moved():
+            self._bound = Bound(self._module, self._look)
+            self._former.remember(self._bound.memory)
+        return self._bound
+
+    def _look(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in named_tensors(self._module) if not why_not_plain(tensor)}
+
+    def _check_bound(self, known: _Known | None) -> None:
+        """The module has the tensors that were loaded, but for those that the loader itself has replaced."""
+        assert self._bound is not None
+        moved = self._bound.moved()
+        if known is not None and known.recording is not None and not known.recording.rebound.issuperset(moved):
+            self._bound.check()
+        self._here()
 
     def _check_all_comes(self) -> None:
         if self._share is not None:
             raise RecordingError("the module has changed, and only a share of the version comes")
 
-    def _recorded(self, known: _Known) -> _Known:
+    def _recorded(self, known: _Known, bound: Bound) -> _Known:
         began = time.perf_counter()
         try:
             key = key_of(self._module, known.specs, *self._context)
@@ -222,11 +300,26 @@ class RecordedLoading:
         except RecordingError as error:
             known.refusal = str(error)
         else:
+            refuse_unwritable(unwritable(_written(known.recording, bound)))
+            refuse_unwritable(self._missed(known.recording))
             known.refusal = _doubt(known.recording)
         known.recorded = time.perf_counter() - began
         if known.refusal:
             logger.warning("weights are loaded by the loader and not replayed: %s", known.refusal)
         return known
+
+    def _missed(self, recording: Recording) -> dict[str, str]:
+        """Tensors of the module that the loader takes itself to write, and does not: it writes memory of another."""
+        targets = recording.layout.targets
+        missed: dict[str, str] = {}
+        own = {name: n for n, target in enumerate(targets) for name in (target.name, *target.also)}
+        for memory, sources in recording.astray:
+            if former := self._former.name_of(memory):
+                missed[former] = LEFT
+            for name in (recording.layout.sources[source].name for source in sources):
+                if name in own and own[name] not in recording.written:
+                    missed.setdefault(name, ELSEWHERE)
+        return missed
 
     def _give_up(self, reason: str) -> None:
         assert self._known is not None
@@ -269,6 +362,12 @@ class RecordedLoading:
             for place, value in zip(places, expected, strict=True):
                 place.copy_(value)
             self._give_up("the replay did not leave the bytes that the loader leaves")
+
+
+def _written(recording: Recording, bound: Bound) -> dict[str, torch.Tensor]:
+    """The tensors that the loader writes, by name."""
+    names = {recording.layout.targets[number].name for number in recording.written} - recording.rebound
+    return {name: tensor for name, tensor in bound.memory.items() if name in names}
 
 
 def _doubt(recording: Recording) -> str:

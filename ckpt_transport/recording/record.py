@@ -34,10 +34,16 @@ class Recording:
     Attributes:
         layout: what the loader does.
         guards: tensors whose values the loader looked at, and what they were; others may make another layout.
+        written: targets that the loader writes, or may write, by index.
+        rebound: names that it binds to other tensors.
+        astray: memory that is not the module's and that sources are written to: its key, and these sources.
     """
 
     layout: Layout
     guards: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+    written: frozenset[int] = frozenset()
+    rebound: frozenset[str] = frozenset()
+    astray: tuple[tuple[int, frozenset[int]], ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -129,7 +135,13 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
     layout = refusing(everything, {(owner.place, owner.index): reason for owner, reason in refused.items()})
     looked_at = {storage_key(tensor): tensor for tensor in recorder.guards}
     memory = [_memory_of(tensor) for tensor in looked_at.values()]
-    return Recording(layout, tuple((tensor, tensor.clone()) for tensor in memory))
+    return Recording(
+        layout,
+        tuple((tensor, tensor.clone()) for tensor in memory),
+        frozenset(written | recorder.written),
+        frozenset(changed),
+        tuple(recorder.astray),
+    )
 
 
 @contextmanager

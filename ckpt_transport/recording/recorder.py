@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ckpt_transport import dtypes
 from ckpt_transport.recording.arguments import encode
 from ckpt_transport.recording.layout import Copy, Fill, Place, Ref, Step
-from ckpt_transport.recording.memory_map import MemoryMap, Owner, Targets
+from ckpt_transport.recording.memory_map import MemoryMap, Owner, Targets, storage_key
 from ckpt_transport.recording.runs import TooFineError, intervals, merged, remainder, runs
 from ckpt_transport.recording.standins import StandIns
 
@@ -51,6 +51,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         origins: for each result, the sources it comes from.
         rewritten: targets that steps read and write again.
         guards: tensors whose values the loader looked at, and that belong to nobody.
+        written: targets that were written, or may have been.
+        astray: memory that is not the module's and that sources were written to: its key, and these sources.
     """
 
     def __init__(self, standins: StandIns, targets: Targets) -> None:
@@ -61,6 +63,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.origins: list[frozenset[int]] = []
         self.rewritten: set[int] = set()
         self.guards: list[torch.Tensor] = []
+        self.written: set[int] = set()
+        self.astray: list[tuple[int, frozenset[int]]] = []
         self._murky: dict[int, str] = {}
         self._targets = targets
         self.memory = MemoryMap(standins, targets)
@@ -86,6 +90,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result: torch.Tensor = self._write(aten.copy_.default, (written, read), {})
             return result
         if read.is_conj() or read.is_neg() or written.is_conj() or written.is_neg():
+            self.written.add(to.index)
             self._refuse("is copied from a lazily conjugated or negated view", to, of)
             return written
         read = read.expand(written.shape)
@@ -106,11 +111,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         to = None if written is None else self.memory.owner(written)
         returned = func._schema.returns
         if func.namespace != "aten" or len(returned) != 1 or not name.split(".")[1].endswith("_"):
+            self.written |= {owner.index for owner in owned if owner.place is Place.TARGET}
             self._refuse(f"goes through {name}, which may write any of its arguments", *owned)
             return written
         assert written is not None
         if to is None:
             if any(owner.place is not Place.TARGET for owner in owned):
+                self.astray.append((storage_key(written), self._sources(owned)))
                 self._refuse("is written to a tensor that is neither a parameter nor a buffer", *owned)
             else:
                 self._refuse("is read before it is loaded", *owned)
@@ -118,6 +125,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if to.place is Place.SOURCE:
             self._refuse(f"is overwritten by the loader itself, by {name}", *owned)
             return written
+        if to.place is Place.TARGET:
+            self.written.add(to.index)
         constant = _constant(func, args, self.memory)
         if constant is not None:
             func, args, kwargs = aten.fill_.Scalar, (written, constant), {}
@@ -220,14 +229,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _derive(self, result: int, owned: list[Owner], reason: str) -> None:
         """``result`` now depends on these as well."""
-        sources = {owner.index for owner in owned if owner.place is Place.SOURCE}
         for owner in owned:
             if owner.place is Place.RESULT:
-                sources |= self.origins[owner.index]
                 reason = reason or self._murky.get(owner.index, "")
-        self.origins[result] |= sources
+        self.origins[result] |= self._sources(owned)
         if reason:
             self._murky.setdefault(result, reason)
+
+    def _sources(self, owned: list[Owner]) -> frozenset[int]:
+        """The sources that these are, or were made of."""
+        sources = {owner.index for owner in owned if owner.place is Place.SOURCE}
+        return frozenset(sources).union(*(self.origins[each.index] for each in owned if each.place is Place.RESULT))
 
     def _refuse(self, reason: str, *owners: Owner) -> None:
         for owner in owners:

@@ -91,6 +91,11 @@ class LoadedBucket(Sequence[LoadedPiece]):
 class Engine(ABC):
     """One sink's engine. All methods are called on the sink's thread, never two at a time.
 
+    In an update they are called in this order: :meth:`begin`, then the questions (:meth:`share`, :meth:`expects`,
+    :meth:`check`, :meth:`ties`, :meth:`prepare`), :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`load` for each
+    bucket, :meth:`finish`, :meth:`certify`, :meth:`resume`. One that fails is ended by :meth:`resume` where nothing was
+    loaded, and by :meth:`taint` otherwise.
+
     Attributes:
         whole_tensors: the loader cannot take a tensor in pieces.
         keeps_tensors: the loader keeps whole tensors until it has all of a module. What does not last is copied by
@@ -111,6 +116,15 @@ class Engine(ABC):
     label: str = ""
     device: torch.device = torch.device("cpu")
     told: str = ""
+
+    def begin(self) -> None:
+        """Look at what is served now, because an update begins. Forward passes still run.
+
+        The attributes, and the answers to all questions, are about what was found here.
+
+        Raises:
+            UnwritableError: a tensor cannot be written; names it.
+        """
 
     def share(self) -> Share | None:
         """The bytes that a version must bring, where they are known and not all of it; None for everything.
@@ -155,6 +169,14 @@ class Engine(ABC):
             TimeoutError: that did not happen within ``timeout`` seconds.
         """
 
+    def confirm(self) -> None:
+        """Get ready to be given bytes: no forward pass runs, and nothing has been moved to any sink.
+
+        Raises:
+            PlanMismatchError: what is served is not as :meth:`begin` found it; the update must begin again.
+            UnwritableError: a tensor cannot be written; names it.
+        """
+
     @abstractmethod
     def load(self, pieces: LoadedBucket) -> Fence | None:
         """Put one bucket's tensors into the engine, in place.
@@ -164,7 +186,18 @@ class Engine(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Every tensor was loaded: do what must be done before the engine serves them."""
+        """Every tensor was loaded: do what must be done before the engine serves them.
+
+        Raises:
+            UpdateError: what forward passes use is not what was loaded; names it.
+        """
+
+    def certify(self) -> None:
+        """Look whether forward passes still use what was loaded, because they are about to run again.
+
+        Raises:
+            UpdateError: they use something else; names it.
+        """
 
     @abstractmethod
     def resume(self) -> float:

@@ -111,7 +111,10 @@ class InvitedMember(ABC):
 
     @abstractmethod
     def _committed(self) -> None:
-        """The version is served from now on."""
+        """The version is served from now on.
+
+        Raises: why it is not.
+        """
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
         """The update has failed; whether a mix of two versions is left."""
@@ -170,10 +173,10 @@ class InvitedMember(ABC):
     def _step(self, message: Message) -> None:
         follower = self._follower
         assert follower is not None
-        if isinstance(message, m.Commit):
-            self._committed()
-            self._bringing, self._follower = "", None
         try:
+            if isinstance(message, m.Commit):
+                self._committed()
+                self._bringing, self._follower = "", None
             answer = follower.answer(message, self._watch)
         except UpdateAbortedError as aborted:
             self._end(follower, aborted)

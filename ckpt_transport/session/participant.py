@@ -184,12 +184,15 @@ class Participant:
 
         Raises:
             PlanMismatchError: it needs other bytes by now than the plan brings.
+            UnwritableError: it has a tensor that cannot be written.
         """
         share = self._ready_program.plan.topology.share_of(self._ready_program.rank)
         if self._engine is not None and share is not None and share != self._engine.share():
             raise PlanMismatchError(
                 f"{self._engine.label} has changed since it said what it needs of a new version; update it again"
             )
+        if self._engine is not None:
+            self._engine.confirm()
 
     def _finish(self) -> None:
         """The engine has everything."""

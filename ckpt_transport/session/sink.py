@@ -6,6 +6,7 @@ from collections import deque
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
+from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.memory import name_of
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
@@ -55,6 +56,12 @@ class Sink(InvitedMember):
         self._announcing.append(addresses.check(address))
 
     def _refuses(self, invite: m.Invite) -> str:
+        try:
+            self._engine.begin()
+        except CkptTransportError as error:
+            return f"{self.label}: {error}"
+        except Exception as error:
+            return f"{self.label} cannot be looked at: {type(error).__name__}: {error}"
         return ""
 
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
@@ -88,6 +95,7 @@ class Sink(InvitedMember):
         return m.ServedVersion(self._engine.label, self._version, self._tainted, self._bringing, self._engine.group)
 
     def _committed(self) -> None:
+        self._engine.certify()
         self._version, self._tainted = self._bringing, ""
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:

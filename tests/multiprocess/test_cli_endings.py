@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
-from ckpt_transport_torch.engine import Loader
+from ckpt_transport_torch import Loader
 from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
 from tests.multiprocess.commands import ENVIRONMENT, command, run
 

@@ -6,6 +6,7 @@ import torch
 
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport_torch.engine import TorchEngine
+from tests.unit.torch_modules import assign, net
 
 
 class Remembers(torch.nn.Linear):
@@ -21,3 +22,28 @@ class Remembers(torch.nn.Linear):
 def test_what_is_no_tensor_is_not_expected() -> None:
     engine = TorchEngine(torch.nn.Sequential(Remembers(2, 3, bias=False)))
     assert engine.expects() == (TensorSpec("0.weight", "F32", (3, 2)),)
+
+
+def test_what_is_expected_is_the_same_object_until_the_module_changes() -> None:
+    """Given that plans are known by what was expected, then it is made anew only for other names, types or shapes."""
+    module = net()
+    engine = TorchEngine(module)
+    first = engine.expects()
+    engine.begin()
+    assert engine.expects() is first
+    assign(module)
+    engine.begin()
+    assert engine.expects() is first
+    module.half()
+    engine.begin()
+    assert engine.expects() == tuple(TensorSpec(spec.name, "F16", spec.shape) for spec in first or ())
+
+
+def test_ties_are_those_of_today() -> None:
+    module = net()
+    engine = TorchEngine(module)
+    assert engine.ties() == ()
+    module.append(torch.nn.Linear(16, 16))
+    module[3].weight = module[0].weight
+    engine.begin()
+    assert engine.ties() == (frozenset({"0.weight", "3.weight"}),)

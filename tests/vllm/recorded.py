@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ import typer
 from safetensors import safe_open
 
 from ckpt_transport import LoadedBucket
+from ckpt_transport.errors import UpdateError
 from ckpt_transport.planning import Runs, Share, TensorSpec
 from ckpt_transport.planning.bucketing import align_up
 from ckpt_transport_vllm.demo import tiny
@@ -107,20 +108,35 @@ class Updated:
         target = Target(worker.model_runner.get_model(), config.model_config, config)
         self.engine = VllmEngine(lambda: target, WorkerGate(worker), lambda: None, "", "vLLM")
 
-    def update(self, directory: Path, specs: list[TensorSpec], nbytes: int) -> str:
-        """Bring a version; what the engine says of how it did that."""
+    def move(self) -> None:
+        """Give every parameter that is written in place other memory, as offloading and bringing back does."""
+        recorded = self.engine._recorded
+        assert recorded is not None
+        modules = dict(recorded.model.named_modules())
+        for name in (name for name, way in recorded.ways.items() if way is Way.IN_PLACE):
+            for parameter in modules[name]._parameters.values():
+                if parameter is not None:
+                    parameter.data = parameter.data.clone()
+
+    def update(
+        self, directory: Path, specs: list[TensorSpec], nbytes: int, before: Callable[[], None] = lambda: None
+    ) -> str:
+        """Bring a version; what the engine says of how it did that. ``before`` is called when all of it is loaded."""
         share = self.engine.share()
         self.engine.prepare(specs, share)
         for bucket in buckets(directory, nbytes, self.engine.device, share):
             fence = self.engine.load(bucket)
             if fence is not None:
                 fence.synchronize()
+        before()
         self.engine.finish()
+        self.engine.certify()
+        self.engine.resume()
         return self.engine.told
 
 
 def check(folder: Path, family: str, nbytes: int) -> None:
-    """Update there, back, and there again."""
+    """Update there and back twice, and with parameters that were replaced before an update and during one."""
     directories = [folder / f"{family}-{seed}" for seed in (1, 2)]
     second = _reference(directories[1])
     updated = Updated(directories[0])
@@ -132,6 +148,19 @@ def check(folder: Path, family: str, nbytes: int) -> None:
         _compare(updated.served.answers(), expected)
         assert told.startswith("recorded in" if number == 0 else "replayed in"), told
         print(f"{family} {number}: {told}", flush=True)
+    updated.move()
+    told = updated.update(directories[1], specs, nbytes)
+    assert told.startswith("recorded in"), told
+    _compare(updated.served.answers(), second)
+    try:
+        updated.update(directories[0], specs, nbytes, updated.move)
+    except UpdateError as error:
+        updated.engine.taint(str(error))
+    else:
+        raise AssertionError("parameters that were replaced during an update went unnoticed")
+    updated.update(directories[0], specs, nbytes)
+    updated.engine.resume()
+    _compare(updated.served.answers(), first)
     recorded = updated.engine._recorded
     assert recorded is not None
     loaded = [name for name, way in recorded.ways.items() if way is Way.LOADER]

@@ -1,0 +1,84 @@
+"""The way into a plain PyTorch module through a loader of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from ckpt_transport import LoadedBucket
+from ckpt_transport.memory import Fence
+from ckpt_transport.planning import Share, TensorSpec
+from ckpt_transport.recording import RecordedLoading
+from ckpt_transport_torch.module_engine import ModuleEngine
+
+Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
+"""Takes (name, whole tensor) pairs and copies what it wants of them, as the ``load_weights`` of inference engines does.
+
+The tensors are read-only views of memory that is reused when the call returns: copy out of them, keep none of them.
+Look parameters up when it is called, as by ``module.get_parameter(name)``: the module may have got others.
+"""
+
+
+class LoaderEngine(ModuleEngine):
+    """Loads through a loader of the engine's own, which slices its shard out of whole tensors.
+
+    What it does is recorded at the first update, and replayed without it from then on, where that is proved to leave
+    the same bytes; see :class:`~ckpt_transport.recording.RecordedLoading`.
+
+    Args:
+        module: what is loaded.
+        loader: its loader.
+        group, label: see :class:`~ckpt_transport.Engine`.
+        verify_always: compare each replay with the loader.
+    """
+
+    whole_tensors = True
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        loader: Loader,
+        group: str = "",
+        label: str = "",
+        *,
+        verify_always: bool = False,
+    ) -> None:
+        super().__init__(module, group, label)
+        self._loading = RecordedLoading(module, loader, always=verify_always)
+        self.begin()
+        self._release()
+
+    def begin(self) -> None:
+        self._is_on(self._loading.begin())
+
+    def share(self) -> Share | None:
+        return self._loading.share()
+
+    def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
+        self._loading.prepare(specs, share)
+
+    def expects(self) -> tuple[TensorSpec, ...] | None:
+        """Only the loader knows: its names and shapes are the checkpoint's, not the module's."""
+        return None
+
+    def confirm(self) -> None:
+        self._loading.confirm()
+
+    def load(self, pieces: LoadedBucket) -> Fence | None:
+        self._loading.load(pieces)
+        return self._read()
+
+    def finish(self) -> None:
+        self._loading.finish()
+        self.told = self._loading.told
+
+    def certify(self) -> None:
+        self._loading.certify()
+
+    def taint(self, reason: str) -> None:
+        self._loading.abandon()
+        super().taint(reason)
+
+    def _release(self) -> None:
+        self._loading.release()

@@ -1,0 +1,58 @@
+"""What the ways into a plain PyTorch module have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+
+from ckpt_transport import Engine, Gate
+from ckpt_transport.memory import Fence, fence
+
+
+class ModuleEngine(Engine):
+    """Holds the forward passes of a module. Its tensors are looked up when an update begins, and not kept after it.
+
+    Args:
+        module: what is updated.
+        group, label: see :class:`~ckpt_transport.Engine`.
+    """
+
+    def __init__(self, module: torch.nn.Module, group: str = "", label: str = "") -> None:
+        self.gate = Gate()
+        self.group, self.label = group, label
+        self._module = module
+        self._other_gpus: list[torch.device] = []
+
+    def hold(self) -> int:
+        return self.gate.hold()
+
+    def advance(self, forwards: int, timeout: float) -> None:
+        self.gate.advance(forwards, timeout)
+        for gpu in (self.device, *self._other_gpus):
+            if gpu.type == "cuda":
+                torch.cuda.synchronize(gpu)
+
+    def resume(self) -> float:
+        self._release()
+        return self.gate.resume()
+
+    def taint(self, reason: str) -> None:
+        self._release()
+        self.gate.taint(reason)
+
+    @abstractmethod
+    def _release(self) -> None:
+        """The update is over: keep no tensor of the module, so that its owner can free them."""
+
+    def _is_on(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Find out the devices of the module from its tensors."""
+        gpus = dict.fromkeys(tensor.device for tensor in tensors.values() if tensor.is_cuda)
+        self.device, *self._other_gpus = gpus or [torch.device("cpu")]
+
+    def _read(self) -> Fence | None:
+        """When nothing that was enqueued reads the pieces any more; on GPUs other than the engine's it has ended."""
+        for gpu in self._other_gpus:
+            torch.cuda.current_stream(gpu).synchronize()
+        return fence(self.device)

@@ -1,0 +1,105 @@
+"""Which tensors cannot be written in place, why, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.parameter import is_lazy
+
+MAPS = Path("/proc/self/maps")
+
+
+def why_not_plain(tensor: torch.Tensor) -> str:
+    """Why ``tensor`` is not an array in memory of its own; empty when it is one."""
+    if is_lazy(tensor):
+        return "it has no shape before the module is first called: call the module once"
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        kind = type(tensor).__name__
+        return f"it is a {kind}, which has no memory of its own: pass a loader that writes what the {kind} is made of"
+    if tensor.layout is not torch.strided:
+        return f"its layout is {tensor.layout}: replace it by its to_dense()"
+    return ""
+
+
+def unwritable(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Those of ``tensors`` that cannot be written, each with the reason and the cure, in words."""
+    found = {name: reason for name, tensor in tensors.items() if (reason := _why_not(tensor))}
+    return found | read_only({name: tensor for name, tensor in tensors.items() if name not in found})
+
+
+def read_only(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Those of ``tensors``, all :func:`plain <why_not_plain>`, that lie in memory which is mapped read-only.
+
+    To write there would end the process. Torch does not know of it: ``from_numpy`` takes an array of a file that is
+    mapped read-only.
+    """
+    on_host = [name for name, tensor in tensors.items() if tensor.is_cpu and tensor.numel()]
+    if not on_host:
+        return {}
+    begins = np.array([tensors[name].data_ptr() for name in on_host], np.uint64)
+    ends = begins + np.array([_reach(tensors[name]) for name in on_host], np.uint64)
+    low, high = _read_only_ranges()
+    following = np.searchsorted(high, begins, side="right")
+    hit = np.flatnonzero((following < len(high)) & (np.append(low, np.uint64(0))[following] < ends))
+    return {
+        on_host[index]: "its memory is mapped read-only, as that of a file may be: replace it by its clone()"
+        for index in hit.tolist()
+    }
+
+
+def _why_not(tensor: torch.Tensor) -> str:
+    reason = why_not_plain(tensor)
+    if reason or not tensor.numel():
+        return reason
+    if tensor.is_meta:
+        return "it is on the meta device and has no memory: call to_empty(device=...), or bring back what was offloaded"
+    if not tensor.data_ptr():
+        return "its memory was freed: bring back what was offloaded before the update"
+    if _overlaps(tensor):
+        return (
+            f"some of its elements share memory (shape {list(tensor.shape)}, strides {list(tensor.stride())}), as "
+            "those of expand() do: replace it by its clone()"
+        )
+    return ""
+
+
+def _overlaps(tensor: torch.Tensor) -> bool:
+    """Whether two elements lie at one place."""
+    if tensor.is_contiguous():
+        return False
+    reach, apart = 0, True
+    for stride, count in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if count > 1:
+            apart = apart and stride > reach
+            reach += stride * (count - 1)
+    if apart:
+        return False
+    if torch._debug_has_internal_overlap(tensor) == 1:
+        return True
+    places = torch.zeros(reach + 1, dtype=torch.bool)
+    places.as_strided(tensor.shape, tensor.stride()).fill_(True)
+    return int(places.count_nonzero()) < tensor.numel()
+
+
+def _reach(tensor: torch.Tensor) -> int:
+    """Bytes from the first element to the end of the last."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    last = sum(stride * (count - 1) for stride, count in zip(tensor.stride(), tensor.shape, strict=True))
+    return (last + 1) * tensor.itemsize
+
+
+def _read_only_ranges() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """First and last address (exclusive) of all memory of this process that is mapped and must not be written."""
+    ranges = []
+    for line in MAPS.read_text().splitlines():
+        addresses, permissions = line.split(maxsplit=2)[:2]
+        if permissions[1] != "w":
+            low, _, high = addresses.partition("-")
+            ranges.append((int(low, 16), int(high, 16)))
+    found = np.array(ranges, np.uint64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
