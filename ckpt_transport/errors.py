@@ -4,6 +4,7 @@
 
     CkptTransportError
     ├── ConfigError                  a setting is unknown, of the wrong type, or cannot be met
+    ├── UsageError                   an object is used after close(), in a forked child, or inside its own call
     ├── StoreError                   a version cannot be registered, found or freed
     │   ├── CheckpointError          a file, an index or a tensor is not what it claims to be
     │   └── SharedMemoryError        shared memory is full, missing, or belongs to somebody else
@@ -45,6 +46,10 @@ class CkptTransportError(Exception):
 
 class ConfigError(CkptTransportError):
     """A setting is unknown, has the wrong type, or cannot be met."""
+
+
+class UsageError(CkptTransportError):
+    """An object is used after ``close()``, in another process than the one that made it, or inside its own call."""
 
 
 class StoreError(CkptTransportError):

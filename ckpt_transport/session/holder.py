@@ -78,9 +78,8 @@ class Holder(InvitedMember):
         here = HolderAddress(self.address, self._host())
         return metas.now(manifest.version, manifest.fingerprint, len(manifest.tensors), manifest.nbytes, [here])
 
-    def close(self) -> None:
-        """Stop serving and free the version. Idempotent."""
-        super().close()
+    def _release(self) -> None:
+        super()._release()
         self._store.close()
 
     def _refuses(self, invite: m.Invite) -> str:

@@ -14,6 +14,7 @@ from ckpt_transport.planning import Manifest, Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session import metas
 from ckpt_transport.session.available import check_known, states
+from ckpt_transport.session.calls import Calls
 from ckpt_transport.session.coordinator import RouteNames
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.invitations import Guests
@@ -30,7 +31,8 @@ class Joiner:
     """Leads updates from holders to sinks, by P2P, and holds no byte itself.
 
     All holders send at once, each its share, and sinks pass on to each other where that is faster. Engines that are not
-    named are not touched. Who dies on the way is left out and named in the report.
+    named are not touched. Who dies on the way is left out and named in the report. Any thread may call; updates are
+    made one after the other.
 
     Args:
         files: where holders can be found, each saved by ``ckpt-transport serve``; all of one version.
@@ -41,6 +43,7 @@ class Joiner:
     """
 
     def __init__(self, files: Sequence[Path], config: Config | None = None) -> None:
+        self._calls = Calls("Joiner")
         self.config = config if config is not None else Config.load()
         self._metas = metas.combine([(str(path), Metas.load(path, self.config)) for path in files])
         self._where = ", ".join(map(str, files))
@@ -69,7 +72,14 @@ class Joiner:
             ConfigError: the holders hold another version, or there are no sinks.
             UpdateAbortedError: it failed and every sink serves what it did before.
             TaintedError: it failed half-way; names the sinks that must not serve.
+            UsageError: another process made the joiner, or another call has not ended within ``update_timeout``.
         """
+        with self._calls.one(f"update('{version}')", self.config.update_timeout):
+            return self._update(version, sinks, progress or (lambda done, total: None), before_hold or (lambda: None))
+
+    def _update(
+        self, version: str, sinks: Sequence[str] | None, progress: Progress, before_hold: Callable[[], None]
+    ) -> Report:
         invited = self.config.sinks if sinks is None else tuple(sinks)
         if version != self._metas.version:
             raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._metas.version}'")
@@ -88,8 +98,8 @@ class Joiner:
                 report = coordinator.lead(
                     self._introduce(update),
                     Guests(1, invited, holders, self._objection),
-                    progress or (lambda done, total: None),
-                    before_hold or (lambda: None),
+                    progress,
+                    before_hold,
                 )
             finally:
                 for address in (*invited, *holders):

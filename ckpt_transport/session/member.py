@@ -13,9 +13,10 @@ from typing import Self
 from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.errors import PeerLostError, PluginError, UpdateAbortedError
+from ckpt_transport.errors import PeerLostError, PluginError, UpdateAbortedError, UsageError
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.available import states_of
+from ckpt_transport.session.calls import Calls
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport.session.participant import Follower, Halted
@@ -38,6 +39,7 @@ class InvitedMember(ABC):
     """
 
     def __init__(self, address: str = "", config: Config | None = None) -> None:
+        self._calls = Calls(self._kind)
         self.config = config if config is not None else Config.load()
         self._mailbox: Mailbox = open_mailbox(address, m.PARTICIPANT, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
@@ -62,35 +64,60 @@ class InvitedMember(ABC):
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Serve on a thread of its own until :meth:`close`."""
-        self._thread = threading.Thread(target=self.serve, name=f"ckpt-transport-{self._kind}", daemon=True)
+        """Serve on a thread of its own until :meth:`close`.
+
+        Raises:
+            UsageError: it was started already, was closed, or was made in another process.
+        """
+        self._calls.check()
+        if self._thread is not None:
+            raise UsageError(f"this {self._kind} was started already")
+        self._thread = threading.Thread(target=self._serve_on_thread, name=f"ckpt-transport-{self._kind}", daemon=True)
         self._thread.start()
         return self
 
     def serve(self) -> None:
-        """Serve on the caller's thread until :meth:`close` is called from another."""
-        _load_transports()
-        try:
-            while not self._stopping.is_set():
-                self._between()
-                received = self._mailbox.receive(TICK_SECONDS)
-                if received is not None:
-                    self._heed(*received)
-                self._check_coordinator()
-        finally:
-            if self._follower is not None:
-                self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
-            self._table.close()
-            self._mailbox.close()
+        """Serve on the caller's thread until :meth:`close` is called from another, or in a signal handler.
+
+        Raises:
+            UsageError: it is served already, was closed, or was made in another process.
+        """
+        with self._calls.one("serve()", 0):
+            _load_transports()
+            try:
+                while not self._stopping.is_set():
+                    self._between()
+                    received = self._mailbox.receive(TICK_SECONDS)
+                    if received is not None:
+                        self._heed(*received)
+                    self._check_coordinator()
+            finally:
+                if self._follower is not None:
+                    self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
+                self._release()
+
+    def _serve_on_thread(self) -> None:
+        with suppress(UsageError):  # it was closed before the thread ran
+            self.serve()
 
     def close(self) -> None:
-        """Stop serving and release everything. Idempotent."""
-        self._stopping.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        elif self._thread is None:
-            self._table.close()
-            self._mailbox.close()
+        """Stop serving and release everything. Idempotent.
+
+        Waits until serving has ended, except inside :meth:`serve`, which ends then. In a child after a fork nothing
+        happens, because all of it is the parent's.
+        """
+        if self._calls.here:
+            self._stopping.set()
+            if not self._calls.inside:
+                with self._calls.last():
+                    self._release()
+                if self._thread is not None:
+                    self._thread.join()
+
+    def _release(self) -> None:
+        """Give back sockets, routes and memory. Idempotent."""
+        self._table.close()
+        self._mailbox.close()
 
     # -- what differs -------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.available import check, states, uses_devices
 from ckpt_transport.session.bandwidths import bandwidths
+from ckpt_transport.session.calls import Calls
 from ckpt_transport.session.coordinator import Coordinator, RouteNames
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.invitations import Guests
@@ -49,6 +50,10 @@ def _at_once() -> None:
 class ParameterServer:
     """One source rank. All ranks make the same calls in the same order.
 
+    Any thread may call. ``update``, ``unregister`` and ``close`` are served one after the other: a call waits until the
+    one that runs has ended, for at most ``update_timeout``. ``register`` and ``lend`` do not wait for an update, only
+    for each other. A child after a fork makes a server of its own; it is refused here.
+
     Args:
         config: settings; by default from the environment.
         rank, world_size: of this source among the sources; by default ``RANK`` and ``WORLD_SIZE`` as torchrun sets
@@ -58,6 +63,7 @@ class ParameterServer:
     """
 
     def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
+        self._calls = Calls("ParameterServer")
         self.config = config if config is not None else Config.load()
         self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         self.world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
@@ -105,7 +111,9 @@ class ParameterServer:
             CheckpointError: the files or tensors are not what they claim to be.
             SharedMemoryError: ``/dev/shm`` is too small.
             StoreError: there is a version of that name already.
+            UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
+        self._calls.check()
         return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
 
     def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
@@ -123,13 +131,15 @@ class ParameterServer:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
             StoreError: there is a version of that name already.
         """
+        self._calls.check()
         return self._store.lend(version, tensors)
 
     def unregister(self, version: str) -> None:
-        """Let a version go; its memory is reused by the next version of the same size."""
-        if self._table is not None:
-            self._table.forget(self._store.get(version).buffers)
-        self._store.unregister(version)
+        """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
+        with self._calls.one(f"unregister('{version}')", self.config.update_timeout):
+            if self._table is not None:
+                self._table.forget(self._store.get(version).buffers)
+            self._store.unregister(version)
 
     # -- updates ------------------------------------------------------------------------------------------------
 
@@ -159,8 +169,20 @@ class ParameterServer:
             TaintedError: it failed half-way; names the sinks that must not serve.
             StoreError: there is no such version.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
+            UsageError: another call has not ended within ``update_timeout``, or is one that this thread is in.
             KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two.
         """
+        with self._calls.one(f"update('{version}')", self.config.update_timeout):
+            return self._update(version, sinks, progress or _quiet, before_hold or _at_once, ranks)
+
+    def _update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None,
+        progress: Progress,
+        before_hold: Callable[[], None],
+        ranks: Sequence[int] | None,
+    ) -> Report | None:
         stored = self._store.get(version)
         if self.rank > 0:
             self._updates += 1
@@ -179,7 +201,7 @@ class ParameterServer:
             everybody, invited, leader = invited, chosen(invited, ranks), PeerCoordinator
             if len(invited) < len(everybody):
                 check_engines(everybody, invited, self.config)
-        return self._lead(leader, stored, invited, progress or _quiet, before_hold or _at_once)
+        return self._lead(leader, stored, invited, progress, before_hold)
 
     def _lead(
         self,
@@ -276,9 +298,18 @@ class ParameterServer:
     # -- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Part from the sinks and free every version. Idempotent."""
-        self._let_go()
-        self._store.close()
+        """Part from the sinks and free every version. Idempotent.
+
+        Waits until a running call has ended: an update that is broken off may leave sinks tainted. In a child after a
+        fork nothing happens, because all of it is the parent's.
+
+        Raises:
+            UsageError: it is called inside another call, as in ``before_hold`` or a signal handler.
+        """
+        with self._calls.last() as mine:
+            if mine:
+                self._let_go()
+                self._store.close()
 
     def _let_go(self) -> None:
         mailbox, table = self._mailbox, self._table

@@ -10,6 +10,7 @@ from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.execution import Attachment, Lent, Memory, Program
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Plan, RingUse
+from ckpt_transport.session.forks import leave_to_parent
 from ckpt_transport.transport import Descriptor, Group, MemoryRegion, Transport
 
 LoadTransport = Callable[[str], Transport]
@@ -45,6 +46,7 @@ class RouteTable:
         self._mailbox, self._load_transport = mailbox, load_transport
         self._open: dict[str, OpenRoute] = {}
         self._rings: dict[tuple[str, RingUse, int], Buffer] = {}
+        leave_to_parent(self)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -53,6 +53,7 @@ class Sink(InvitedMember):
 
     def announce(self, address: str) -> None:
         """Tell the mailbox at ``address`` where this sink is and what it serves; from any thread."""
+        self._calls.check()
         self._announcing.append(addresses.check(address))
 
     def _refuses(self, invite: m.Invite) -> str:

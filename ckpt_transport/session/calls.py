@@ -1,0 +1,102 @@
+"""The public calls of one object: in the process that made it, one after the other, until it is closed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ckpt_transport.errors import UsageError
+
+
+class Calls:
+    """Admits the calls of one object. All methods may be called from any thread.
+
+    Sockets, threads and locks do not survive a fork: a child that used its parent's would hang, or speak for it. So a
+    child is refused, and what it closes is left alone, because it is the parent's.
+
+    Args:
+        owner: what the object is called in messages, as ``ParameterServer``.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner, self._process = owner, os.getpid()
+        self._turn = threading.Lock()
+        self._running = ""
+        self._thread = 0
+        self._closed = False
+
+    @property
+    def here(self) -> bool:
+        """Whether this process made the object."""
+        return os.getpid() == self._process
+
+    @property
+    def inside(self) -> bool:
+        """Whether this thread is in a call, as a callback or a signal handler is."""
+        return self._thread == threading.get_ident()
+
+    def check(self) -> None:
+        """Admit a call that need not wait for others.
+
+        Raises:
+            UsageError: another process made the object, or it was closed.
+        """
+        if not self.here:
+            raise UsageError(
+                f"this {self._owner} was made in process {self._process}, and this is process {os.getpid()}: its "
+                "sockets and threads do not survive a fork; make one in this process"
+            )
+        if self._closed:
+            raise UsageError(f"this {self._owner} was closed; make another one")
+
+    @contextmanager
+    def one(self, call: str, timeout: float) -> Iterator[None]:
+        """Admit ``call`` when no other runs; another that comes meanwhile waits until the block ends.
+
+        Raises:
+            UsageError: as :meth:`check`; or this thread is in a call already; or the call that runs did not end within
+                ``timeout`` seconds.
+        """
+        self.check()
+        self._refuse_inside(call)
+        self._wait(call, timeout)
+        try:
+            self.check()
+            yield
+        finally:
+            self._leave()
+
+    @contextmanager
+    def last(self) -> Iterator[bool]:
+        """Admit no further call, and wait until the one that runs has ended.
+
+        Yields: whether to close the object; False in a child after a fork, which must leave it to its parent.
+
+        Raises:
+            UsageError: this thread is in a call.
+        """
+        if not self.here:
+            yield False
+            return
+        self._refuse_inside("close()")
+        self._closed = True
+        self._wait("close()", -1)
+        try:
+            yield True
+        finally:
+            self._leave()
+
+    def _refuse_inside(self, call: str) -> None:
+        if self.inside:
+            raise UsageError(f"{call} was called inside {self._running} of the same {self._owner}; call it afterwards")
+
+    def _wait(self, call: str, timeout: float) -> None:
+        if not self._turn.acquire(timeout=timeout):
+            raise UsageError(f"{call} has waited {timeout:g} s for {self._running} of the same {self._owner} to end")
+        self._running, self._thread = call, threading.get_ident()
+
+    def _leave(self) -> None:
+        self._running, self._thread = "", 0
+        self._turn.release()

@@ -1,0 +1,185 @@
+"""Calls of one object from several threads, after its end, and from inside itself."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ckpt_transport import Config, Holder, Joiner, ParameterServer, Report, ask_version
+from ckpt_transport.errors import UpdateAbortedError, UsageError
+from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
+
+CONFIG = Config.load(**SWIFT)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    assert not left_behind()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@contextmanager
+def updating(
+    server: ParameterServer, version: str, address: str, threads: ThreadPoolExecutor
+) -> Iterator[Future[Report | None]]:
+    """An update on another thread that has everybody ready, and goes on when the block ends."""
+    ready, go = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        ready.set()
+        assert go.wait(DEADLINE)
+
+    running = threads.submit(server.update, version, [address], None, wait)
+    try:
+        assert ready.wait(DEADLINE)
+        yield running
+    finally:
+        go.set()
+
+
+def test_updates_of_two_threads_are_made_one_after_the_other(threads: ThreadPoolExecutor) -> None:
+    """Given one server, when two threads update two sinks by it again and again, then all updates succeed."""
+    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(CONFIG) as server:
+        for seed in (2, 3):
+            server.register(f"v{seed}", tensors=weights(seed))
+        for _ in range(5):
+            updates = [threads.submit(server.update, f"v{2 + k}", [sink.address]) for k, sink in enumerate(sinks)]
+            assert all(update.result(DEADLINE) for update in updates)
+        assert sinks[0].state().holds(weights(2))
+        assert sinks[1].state().holds(weights(3))
+
+
+def test_a_version_is_registered_while_an_update_runs(threads: ThreadPoolExecutor) -> None:
+    """Given an update that runs, then ``register`` does not wait for it, and the version arrives with the next."""
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        server.register("v2", tensors=weights(2))
+        with updating(server, "v2", sink.address, threads) as running:
+            server.register("v3", tensors=weights(3))
+            assert not running.done()
+        assert running.result(DEADLINE)
+        assert sink.state().holds(weights(2))
+        server.update("v3", [sink.address])
+        assert sink.state().holds(weights(3))
+
+
+def test_a_version_that_is_sent_is_not_let_go_of(threads: ThreadPoolExecutor) -> None:
+    """Given an update that runs, when another thread unregisters its version, then that happens afterwards."""
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        server.register("v2", tensors=weights(2))
+        with updating(server, "v2", sink.address, threads) as running:
+            letting_go = threads.submit(server.unregister, "v2")
+            with pytest.raises(TimeoutError):
+                letting_go.result(0.3)
+        assert running.result(DEADLINE)
+        letting_go.result(DEADLINE)
+        assert sink.state().holds(weights(2))
+
+
+def test_close_lets_a_running_update_end_and_refuses_what_comes_after(threads: ThreadPoolExecutor) -> None:
+    """Given an update that runs and another that waits, when the server is closed, then the first one succeeds."""
+    with fleet(SinkSpec()) as (sink,):
+        server = ParameterServer(CONFIG)
+        server.register("v2", tensors=weights(2))
+        with updating(server, "v2", sink.address, threads) as running:
+            closing = threads.submit(server.close)
+            with pytest.raises(TimeoutError):
+                closing.result(0.3)
+            calls: tuple[Callable[[], Any], ...] = (
+                lambda: server.update("v2", [sink.address]),
+                lambda: server.register("v3", tensors=weights(3)),
+                lambda: server.lend("v3", weights(3)),
+                lambda: server.unregister("v2"),
+            )
+            for call in calls:
+                with pytest.raises(UsageError, match="this ParameterServer was closed; make another one"):
+                    call()
+        assert running.result(DEADLINE)
+        closing.result(DEADLINE)
+        server.close()
+        assert sink.state().holds(weights(2))
+
+
+def test_who_waits_for_another_call_can_be_interrupted(threads: ThreadPoolExecutor) -> None:
+    """Given an update that runs, when Ctrl-C comes to a thread that waits with its own, then only that one ends."""
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        server.register("v2", tensors=weights(2))
+        with updating(server, "v2", sink.address, threads) as running:
+            main = threading.main_thread().ident
+            assert main is not None
+            interrupt = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+            interrupt.start()
+            with pytest.raises(KeyboardInterrupt):
+                server.update("v2", [sink.address])
+        assert running.result(DEADLINE)
+        assert sink.state().holds(weights(2))
+
+
+def test_who_waits_for_another_call_too_long_is_told_for_which(threads: ThreadPoolExecutor) -> None:
+    """Given an update that runs, when another waits for longer than ``update_timeout``, then the first is named."""
+    config = Config.load(**{**SWIFT, "update_timeout": 1.5})
+    with fleet(SinkSpec()) as (sink,), ParameterServer(config) as server:
+        server.register("v2", tensors=weights(2))
+        waited = pytest.raises(UsageError, match=r"unregister\('v2'\) has waited 1.5 s for update\('v2'\)")
+        with updating(server, "v2", sink.address, threads) as running, waited:
+            server.unregister("v2")
+        assert isinstance(running.exception(DEADLINE), UpdateAbortedError)
+
+
+@pytest.mark.parametrize("name", ["update", "unregister", "close"])
+def test_a_call_from_inside_an_update_is_refused_and_ends_it(name: str) -> None:
+    """Given a callback that calls the server which calls it, then it is refused by name, and the old version stays."""
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        server.register("v2", tensors=weights(2))
+        arguments = {"update": ("v2", [sink.address]), "unregister": ("v2",), "close": ()}[name]
+
+        def calls_back() -> None:
+            getattr(server, name)(*arguments)
+
+        with pytest.raises(UpdateAbortedError, match=rf"{name}\(.*\) was called inside update\('v2'\)"):
+            server.update("v2", [sink.address], before_hold=calls_back)
+        assert sink.state().version == "v1"
+        server.update("v2", [sink.address])
+
+
+def test_a_joiner_brings_engines_of_two_threads_in_one_after_the_other(
+    threads: ThreadPoolExecutor, tmp_path: Any
+) -> None:
+    """Given a holder, which can follow one update at a time, when two threads join two sinks, then both arrive."""
+    with fleet(SinkSpec(), SinkSpec()) as sinks, Holder("v2", tensors=weights(2), config=CONFIG).start() as holder:
+        holder.metas.save(tmp_path / "metas", CONFIG)
+        joiner = Joiner([tmp_path / "metas"], CONFIG)
+        joining = [threads.submit(joiner.update, "v2", [sink.address]) for sink in sinks]
+        assert all(join.result(DEADLINE).paused for join in joining)
+        assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
+def test_a_holder_that_another_thread_serves_is_closed(threads: ThreadPoolExecutor) -> None:
+    """Given a holder on a thread of its own making, when it is closed, then it ends, and cannot be used any more."""
+    holder = Holder("v2", tensors=weights(2), config=CONFIG)
+    serving = threads.submit(holder.serve)
+    assert ask_version(holder.address, CONFIG).version == "v2"
+    with pytest.raises(UsageError, match=r"serve\(\)"):
+        holder.serve()
+    holder.close()
+    serving.result(DEADLINE)
+    for call in (holder.start, holder.serve):
+        with pytest.raises(UsageError, match="this holder was closed"):
+            call()
+
+
+def test_a_holder_is_started_once() -> None:
+    twice = pytest.raises(UsageError, match="this holder was started already")
+    with Holder("v2", tensors=weights(2), config=CONFIG).start() as holder, twice:
+        holder.start()

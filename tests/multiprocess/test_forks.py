@@ -1,0 +1,83 @@
+"""Children that a trainer or an engine forks: they harm nothing of their parent's, and are refused by name."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckpt_transport import Config, Holder, Joiner, ParameterServer
+from ckpt_transport.errors import UsageError
+from ckpt_transport_torch import attach
+from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
+
+CONFIG = Config.load(**SWIFT)
+context = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    assert not left_behind()
+
+
+def in_a_child(act: Callable[[], object]) -> None:
+    child = context.Process(target=act)
+    child.start()
+    child.join(DEADLINE / 3)
+    hangs = child.is_alive()
+    if hangs:
+        child.kill()
+        child.join()
+    assert not hangs, "the child hangs"
+    assert child.exitcode == 0
+
+
+def refused(owner: str, *calls: Callable[[], object]) -> None:
+    for call in calls:
+        with pytest.raises(UsageError, match=f"this {owner} was made in process {os.getppid()}"):
+            call()
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_what_children_of_a_trainer_do_does_not_reach_its_updates(transport: str) -> None:
+    """Given a server with open routes, when children exit, collect garbage, close or call, then updates go on."""
+    with fleet(SinkSpec(), SinkSpec()) as sinks:
+        command = [sys.executable, "-m", "tests.multiprocess.forking", transport, *[sink.address for sink in sinks]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+        assert done.returncode == 0, done.stderr
+        assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
+def test_a_child_of_an_engine_is_no_sink() -> None:
+    """Given an attached module, when a child is told to serve or close, then only its parent is a sink, as before."""
+    module = torch.nn.Linear(4, 4)
+    with attach(module, version="v1", config=CONFIG) as served, ParameterServer(CONFIG) as server:
+        in_a_child(lambda: refused("sink", served._sink.start, served._sink.serve))
+        in_a_child(served.close)
+        server.register("v2", tensors={name: torch.ones_like(tensor) for name, tensor in module.state_dict().items()})
+        server.update("v2", [served.address])
+        assert served.version == "v2"
+        assert bool((module.weight == 1).all())
+
+
+def test_a_child_of_a_holder_or_a_joiner_is_refused(tmp_path: Path) -> None:
+    """Given a holder and a joiner, when a child uses and closes them, then the parent's go on."""
+    with fleet(SinkSpec()) as (sink,), Holder("v2", tensors=weights(2), config=CONFIG).start() as holder:
+        holder.metas.save(tmp_path / "metas", CONFIG)
+        joiner = Joiner([tmp_path / "metas"], CONFIG)
+
+        def child() -> None:
+            refused("holder", holder.start, holder.serve)
+            refused("Joiner", lambda: joiner.update("v2", [sink.address]))
+            holder.close()
+
+        in_a_child(child)
+        joiner.update("v2", [sink.address])
+        assert sink.state().holds(weights(2))
