@@ -1,12 +1,14 @@
 """Pure functions from what there is to what will be done. No process, socket or plugin is needed to test them.
 
-:func:`plan` makes a :class:`Plan`, :func:`verify` proves it, :func:`explain` tells a person about it.
+:func:`plan` makes a :class:`Plan`, :func:`verify` proves it, :func:`verify_part` proves what
+one rank does of it, :func:`explain` tells a person about it.
 """
 
 from ckpt_transport.planning.assignment import spread
 from ckpt_transport.planning.explain import explain
 from ckpt_transport.planning.lines import transports_of
 from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor, Present, TensorSpec, merge
+from ckpt_transport.planning.own_part import verify_part
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
 from ckpt_transport.planning.planner import plan
 from ckpt_transport.planning.runs import Runs
@@ -45,4 +47,5 @@ __all__ = [
     "spread",
     "transports_of",
     "verify",
+    "verify_part",
 ]

@@ -6,7 +6,7 @@ Shares no code with the planner but the values; see :mod:`ckpt_transport.plannin
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from ckpt_transport.errors import CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
@@ -68,10 +68,10 @@ def _whole_tensors(plan: Plan) -> bool:
     return any(plan.topology.participants[rank].whole_tensors for rank in plan.topology.sinks)
 
 
-def check_pieces(plan: Plan) -> None:
-    """Pieces lie where their bucket says."""
+def check_pieces(plan: Plan, buckets: Iterable[tuple[int, Bucket]]) -> None:
+    """Pieces lie where their bucket says. ``buckets``: those to look at, each with its number."""
     tensors, extents = plan.manifest.tensors, plan.manifest.extents
-    for number, bucket in enumerate(plan.buckets):
+    for number, bucket in buckets:
         if not 0 <= bucket.audience < len(plan.audiences):
             raise PlanError(f"bucket {number} names audience {bucket.audience}, which is not there")
         if not 0 <= bucket.extent < len(extents):
@@ -119,34 +119,49 @@ def check_shares(plan: Plan) -> None:
     for audience in plan.audiences:
         if not audience or not sinks.issuperset(audience):
             raise PlanError(f"an audience is {audience}, which are not sinks")
-    whole, tensors = _whole_tensors(plan), plan.manifest.tensors
-    named: defaultdict[str, list[int]] = defaultdict(list)
-    for number, tensor in enumerate(tensors):
-        named[tensor.spec.name].append(number)
     for (_, audiences), ranks in alike(plan).items():
-        covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        for bucket in plan.buckets:
-            if bucket.audience in audiences:
-                for piece in bucket.pieces:
-                    covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
-        needed = _needed(plan, ranks[0], named)
-        for number in sorted(covered.keys() | needed.keys()):
-            tensor, runs = tensors[number], sorted(covered.get(number, ()))
-            _check_once(tensor, runs, needed.get(number, []), f"sinks {ranks[:4]}")
-            if len(runs) > 1 and any(not nbytes for _, nbytes in runs):
-                raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and one of them is empty")
-            if whole and runs and runs != [(0, tensor.nbytes)]:
-                raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and a sink takes tensors whole")
+        check_needs(plan, ranks, audiences)
     for number, bucket in enumerate(plan.buckets):
         if not bucket.pieces:
             raise PlanError(f"bucket {number} holds nothing")
 
 
-def _needed(plan: Plan, rank: int, named: Mapping[str, Sequence[int]]) -> dict[int, list[tuple[int, int]]]:
-    """Which runs (start, length) a sink needs of placed tensors, by number. ``named``: numbers by name."""
+def check_needs(plan: Plan, ranks: Sequence[int], audiences: frozenset[int]) -> None:
+    """Every byte that these sinks need, which all need the same, lies in exactly one piece of what they apply.
+
+    Args:
+        plan: what is done.
+        ranks: the sinks.
+        audiences: which of the plan's audiences they belong to.
+    """
+    whole, tensors = _whole_tensors(plan), plan.manifest.tensors
+    covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    for bucket in plan.buckets:
+        if bucket.audience in audiences:
+            for piece in bucket.pieces:
+                covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
+    needed = _needed(plan, ranks[0])
+    for number, tensor in enumerate(tensors):
+        runs = covered.get(number, [])
+        if runs == [(0, tensor.nbytes)]:
+            continue
+        runs.sort()
+        wanted = [(0, tensor.nbytes)] if needed is None else needed.get(number, [])
+        _check_once(tensor, runs, wanted, f"sinks {ranks[:4]}")
+        if len(runs) > 1 and any(not nbytes for _, nbytes in runs):
+            raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and one of them is empty")
+        if whole and runs and runs != [(0, tensor.nbytes)]:
+            raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and a sink takes tensors whole")
+
+
+def _needed(plan: Plan, rank: int) -> dict[int, list[tuple[int, int]]] | None:
+    """Which runs (start, length) a sink needs of placed tensors, by number; None for all of all."""
     share, tensors = plan.topology.share_of(rank), plan.manifest.tensors
     if share is None:
-        return {number: [(0, tensor.nbytes)] for number, tensor in enumerate(tensors)}
+        return None
+    named: defaultdict[str, list[int]] = defaultdict(list)
+    for number, tensor in enumerate(tensors):
+        named[tensor.spec.name].append(number)
     needed = {number: [(0, 0)] for number, tensor in enumerate(tensors) if not tensor.nbytes}
     for name, start, nbytes in share.runs:
         for number in named.get(name, ()):

@@ -33,15 +33,16 @@ def verify(plan: Plan) -> None:
         BudgetError: a ring is larger than its rank's budget, or a bucket than its slot.
         PlanError: the plan refers to something it does not contain, or is not one that can be run.
     """
-    _check_routes(plan)
+    check_routes(plan)
     check_runs(plan)
-    check_pieces(plan)
+    check_pieces(plan, enumerate(plan.buckets))
     check_shares(plan)
     _check_memory(plan)
     _Flow(plan).check()
 
 
-def _check_routes(plan: Plan) -> None:
+def check_routes(plan: Plan) -> None:
+    """Legs use routes of their own, whose members they are, and bring nothing to a rank twice."""
     size = len(plan.topology.participants)
     wanting = {*plan.topology.sinks, *(leg.sender for hop in plan.hops for leg in hop.legs)}
     used: set[int] = set()
@@ -65,12 +66,9 @@ def _check_routes(plan: Plan) -> None:
 
 
 def _check_memory(plan: Plan) -> None:
+    check_rings(plan)
     used: defaultdict[int, int] = defaultdict(int)
     for ring in plan.rings:
-        if not 0 <= ring.rank < len(plan.topology.participants):
-            raise PlanError(f"a ring names rank {ring.rank}, which is not there")
-        if ring.depth < 0 or ring.slot_bytes < 0 or ring.slot_bytes % ALIGNMENT:
-            raise PlanError(f"rank {ring.rank} has a ring of {ring.depth} slots of {ring.slot_bytes:,} bytes")
         used[ring.rank] += ring.nbytes
     for (_, audiences), ranks in alike(plan).items():
         keepers = [rank for rank in ranks if plan.topology.participants[rank].keeps_tensors]
@@ -83,11 +81,7 @@ def _check_memory(plan: Plan) -> None:
         if nbytes > budget:
             raise BudgetError(f"rank {rank} would need {nbytes:,} bytes of memory and has a budget of {budget:,}")
     rings = {(ring.rank, ring.use): ring for ring in plan.rings}
-    if len(rings) != len(plan.rings):
-        raise PlanError("a rank has two rings of one use")
     receiving = [ring for ring in plan.rings if ring.use is RingUse.RECEIVE]
-    if len({ring.slot_bytes for ring in receiving}) > 1:
-        raise PlanError("slots to receive into differ in size, and a transfer has one offset for all who receive it")
     depth = min((ring.depth for ring in receiving), default=0)
     slot_bytes = receiving[0].slot_bytes if receiving else 0
     for number, bucket in enumerate(plan.buckets):
@@ -98,6 +92,19 @@ def _check_memory(plan: Plan) -> None:
             raise BudgetError(f"bucket {number} has no slot of its size to be filled into")
         if bucket.slot != IN_PLACE and (bucket.nbytes > slot_bytes or not 0 <= bucket.slot < depth):
             raise BudgetError(f"bucket {number} has no slot of its size to be received into")
+
+
+def check_rings(plan: Plan) -> None:
+    """Every rank has one ring of a use, and all have slots of one size to receive into."""
+    for ring in plan.rings:
+        if not 0 <= ring.rank < len(plan.topology.participants):
+            raise PlanError(f"a ring names rank {ring.rank}, which is not there")
+        if ring.depth < 0 or ring.slot_bytes < 0 or ring.slot_bytes % ALIGNMENT:
+            raise PlanError(f"rank {ring.rank} has a ring of {ring.depth} slots of {ring.slot_bytes:,} bytes")
+    if len({(ring.rank, ring.use) for ring in plan.rings}) != len(plan.rings):
+        raise PlanError("a rank has two rings of one use")
+    if len({ring.slot_bytes for ring in plan.rings if ring.use is RingUse.RECEIVE}) > 1:
+        raise PlanError("slots to receive into differ in size, and a transfer has one offset for all who receive it")
 
 
 def _bits(ranks: Iterable[int]) -> int:

@@ -93,7 +93,8 @@ class Joiner:
         with open_mailbox(listen, m.COORDINATOR, self.config) as mailbox:
             table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
             update = secrets.token_hex(8)
-            coordinator = PeerCoordinator(update, mailbox, self.config, table, RouteNames(), Plans(), ())
+            plans = Plans(self.config.memory_budget)
+            coordinator = PeerCoordinator(update, mailbox, self.config, table, RouteNames(), plans, ())
             try:
                 report = coordinator.lead(
                     self._introduce(update),

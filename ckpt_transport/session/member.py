@@ -43,7 +43,7 @@ class InvitedMember(ABC):
         self.config = config if config is not None else Config.load()
         self._mailbox: Mailbox = open_mailbox(address, m.PARTICIPANT, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
-        self._plans = Plans()
+        self._plans = Plans(self.config.memory_budget)
         self._uid = secrets.token_hex(8)
         self._coordinator = ""
         self._bringing = ""

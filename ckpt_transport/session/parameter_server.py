@@ -80,7 +80,7 @@ class ParameterServer:
         self._mailbox: Mailbox | None = None
         self._table: RouteTable | None = None
         self._names = RouteNames()
-        self._plans = Plans()
+        self._plans = Plans(self.config.memory_budget)
         self._partners: set[str] = set()
         self._rendezvous: TorchStore | None = None
         self._updates = 0

@@ -15,7 +15,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
-from ckpt_transport.planning import IN_PLACE, Bucket, Plan, Runs, Share, TensorSpec
+from ckpt_transport.planning import IN_PLACE, Bucket, Plan, Role, Runs, Share, TensorSpec
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedBucket
 from ckpt_transport.session.plans import Expected, Plans
@@ -78,7 +78,10 @@ class Participant:
 
         Raises:
             PlanMismatchError: this rank's engine cannot take what the plan brings, or would lack something; names it.
+            PlanError: what the plan does here does not hold; see :func:`verify_part`.
         """
+        program = self._plans.program(plan, rank)
+        _check_place(plan, rank, self._engine)
         if self._engine is not None:
             expected = self._engine.expects()
             if not self._plans.fits(plan, expected):
@@ -95,7 +98,7 @@ class Participant:
                         f"the plan leaves out bytes of {run.spec}, which {self._engine.label} lacks"
                     )
         self._resumable = resumable
-        self._program, self._addresses, self._names = self._plans.program(plan, rank), addresses, names
+        self._program, self._addresses, self._names = program, addresses, names
         return plan.digest
 
     def take(self, proposed: m.Propose) -> Plan:
@@ -321,6 +324,20 @@ class Follower:
                 watch()
                 if time.monotonic() > deadline:
                     raise
+
+
+def _check_place(plan: Plan, rank: int, engine: Engine | None) -> None:
+    """The plan takes this rank for what it is."""
+    taken = plan.topology.participants[rank]
+    for what, planned, is_so in (
+        ("is a sink", taken.role is Role.SINK, engine is not None),
+        ("takes tensors whole", taken.whole_tensors, engine is not None and engine.whole_tensors),
+        ("keeps tensors", taken.keeps_tensors, engine is not None and engine.keeps_tensors),
+    ):
+        if planned != is_so:
+            raise PlanMismatchError(
+                f"the plan was made for another rank {rank}: '{what}' is {planned} in it and {is_so} here"
+            )
 
 
 def _check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:

@@ -17,6 +17,7 @@ from ckpt_transport.planning import (
     plan,
     spread,
     verify,
+    verify_part,
 )
 from ckpt_transport.transport import Traits
 
@@ -24,12 +25,19 @@ Expected = tuple[TensorSpec, ...] | None
 
 
 class Plans:
-    """The last plan, what it was made from, and what was derived from it. A version's name is all that may differ."""
+    """The last plan, what it was made from, and what was derived from it. A version's name is all that may differ.
 
-    def __init__(self) -> None:
+    Args:
+        budget: bytes of memory that an update may take here.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
         self._plan: Plan | None = None
         self._made_from: object = None
         self._program: Program | None = None
+        self._proved = ""
+        """The shape of the plan that was made and proved here as a whole."""
         self._fits: tuple[str, Expected] = "", None
 
     @property
@@ -61,7 +69,7 @@ class Plans:
             who = topology.for_specs(digest_of(manifest.specs.values()))
             made = plan(manifest, who, traits, settings)
             verify(made)
-            self._plan, self._made_from = made, made_from
+            self._plan, self._made_from, self._proved = made, made_from, made.shape
         self._plan = self._plan.for_version(version)
         return self._plan
 
@@ -81,9 +89,14 @@ class Plans:
         return self._plan
 
     def program(self, plan: Plan, rank: int) -> Program:
-        """That rank's part of ``plan``."""
+        """That rank's part of ``plan``, proved when it is first asked for.
+
+        Raises: as :func:`verify_part`.
+        """
         known = self._program
         if known is None or known.rank != rank or known.plan.shape != plan.shape:
+            if plan.shape != self._proved:
+                verify_part(plan, rank, self._budget)
             known = self._program = Program(plan, rank)
         return known
 

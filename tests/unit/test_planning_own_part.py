@@ -1,0 +1,106 @@
+"""What every member proves of its own part is enough: together they refuse each plan that would do harm."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as checked
+from hypothesis import strategies as st
+
+from ckpt_transport.errors import BudgetError, CoverageError, PlanError
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import Plan, RingUse, Settings, verify_part
+from tests.unit import faulty_plans as faulty
+from tests.unit.worlds import INVENTED, World, chained, manifest, simulate, topology, worlds
+
+replace = msgspec.structs.replace
+
+
+def verify_parts(plan: Plan) -> None:
+    """Every rank proves its part."""
+    for participant in plan.topology.participants:
+        verify_part(plan, participant.rank, participant.budget)
+
+
+def filled() -> Plan:
+    """One source that has to fill slots first, two sinks, five buckets."""
+    return World(
+        manifest([1000, 1000, 1000, 1000, 1000], kind=MemoryKind.PRIVATE),
+        topology(["a"], ["a", "a"]),
+        INVENTED,
+        Settings(transport="post", bucket_bytes=1024, ring_depth=2),
+    ).plan()
+
+
+@checked(max_examples=100, deadline=None)
+@given(worlds())
+def test_given_any_plan_that_holds_then_every_member_agrees(world: World) -> None:
+    verify_parts(world.plan())
+
+
+@checked(max_examples=250, deadline=None)
+@given(
+    worlds(),
+    st.lists(st.tuples(st.sampled_from(faulty.FAULTS), st.integers(0, 2**32)), min_size=1, max_size=3),
+    st.integers(0, 2**32),
+)
+def test_given_faults_in_a_plan_then_a_member_refuses_or_they_do_no_harm(
+    world: World, faults: list[tuple[Callable[[Plan, random.Random], Plan], int]], seed: int
+) -> None:
+    made = world.plan()
+    for make, chance in faults:
+        made = make(made, random.Random(chance))
+    try:
+        verify_parts(made)
+    except PlanError:
+        return
+    for nth in range(6):
+        simulate(made, seed + nth)
+
+
+@pytest.mark.parametrize("transport", ["wire", "wire+window", "read+post", "screen", "read-line", "read-line+window"])
+def test_given_any_dependency_is_lost_then_a_member_refuses(transport: str) -> None:
+    for made in (chained(transport).plan(), filled()):
+        for number, stage in enumerate(made.stages):
+            for lost in stage.after:
+                left = tuple(earlier for earlier in stage.after if earlier != lost)
+                with pytest.raises(CoverageError):
+                    verify_parts(faulty.with_stage(made, number, after=left))
+
+
+def test_given_a_bucket_or_a_piece_is_left_out_then_each_sink_refuses() -> None:
+    for made in (chained().plan(), filled()):
+        last = len(made.buckets) - 1
+        shorter = replace(
+            made, buckets=made.buckets[:last], stages=tuple(stage for stage in made.stages if stage.bucket != last)
+        )
+        pieces = made.buckets[last].pieces
+        for wrong in (shorter, faulty.with_bucket(made, last, pieces=pieces[:-1])):
+            for sink in made.topology.sinks:
+                with pytest.raises(CoverageError, match="missed"):
+                    verify_part(wrong, sink, 1 << 30)
+
+
+def test_given_less_memory_than_the_plan_counts_on_then_that_rank_refuses() -> None:
+    made = filled()
+    for ring in made.rings:
+        verify_part(made, ring.rank, ring.nbytes)
+        with pytest.raises(BudgetError, match="has a budget of"):
+            verify_part(made, ring.rank, ring.nbytes - 1)
+
+
+def test_given_a_bucket_that_is_larger_than_its_slot_then_those_who_receive_it_refuse() -> None:
+    made = filled()
+    smaller = tuple(replace(ring, slot_bytes=512) if ring.use is RingUse.RECEIVE else ring for ring in made.rings)
+    for sink in made.topology.sinks:
+        with pytest.raises(BudgetError, match="no slot of its size"):
+            verify_part(replace(made, rings=smaller), sink, 1 << 30)
+
+
+def test_given_a_rank_that_is_not_there_then_it_is_refused() -> None:
+    with pytest.raises(PlanError, match="no rank 7"):
+        verify_part(filled(), 7, 1 << 30)
