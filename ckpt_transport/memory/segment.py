@@ -4,6 +4,10 @@ A segment is a file in ``/dev/shm``. Its owner holds an exclusive ``flock`` on i
 process ends, however it ends. So a file with our name and no lock is a leftover, in any container that shares the
 mount, and :func:`sweep_leftovers` removes it. The file gets its name only after it is locked (``O_TMPFILE`` and
 ``linkat``), so no sweep can meet it half made.
+
+Only segments are mapped, and no file that somebody else keeps: whoever reads a mapped file dies of SIGBUS once it was
+made shorter. The mode of a segment lets nobody open it for writing, not even its user
+(docs/adr/0017-only-own-segments-are-mapped.md).
 """
 
 from __future__ import annotations
@@ -27,13 +31,14 @@ from ckpt_transport.errors import SharedMemoryError
 
 SHM = Path("/dev/shm")
 PREFIX = "ckpt-transport-"
+_MODE = 0o400
 
 
 class SegmentName(msgspec.Struct, frozen=True):
     """What another process of this host needs to map a segment, and to notice that it is another one.
 
     Attributes:
-        name: file name, or path relative to ``/dev/shm``.
+        name: its file name in ``/dev/shm``.
         inode: the file's inode; a file put in its place later has another.
         nbytes: its size.
     """
@@ -46,7 +51,7 @@ class SegmentName(msgspec.Struct, frozen=True):
 class Segment:
     """Shared memory of one name, mapped into this process.
 
-    Use :meth:`create`, :meth:`open_file` or :meth:`attach`. Views made by :meth:`tensor` stay readable after
+    Use :meth:`create` or :meth:`attach`. Views made by :meth:`tensor` stay readable after
     :meth:`close`; the memory goes back when the last view in the last process is gone.
     """
 
@@ -54,7 +59,7 @@ class Segment:
         self.path = path
         self.writable = owned
         status = os.fstat(fd)
-        self.name = SegmentName(str(path.relative_to(SHM)), status.st_ino, len(mapping))
+        self.name = SegmentName(path.name, status.st_ino, len(mapping))
         self._fd = fd
         self._mapping: mmap.mmap | None = mapping
         self._release = weakref.finalize(self, _release, fd, path if owned else None, status.st_ino, os.getpid())
@@ -73,7 +78,7 @@ class Segment:
         free = free_bytes()
         if nbytes > free:
             raise _full(nbytes, free)
-        fd = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, _MODE)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(fd, max(nbytes, 1))
@@ -86,40 +91,27 @@ class Segment:
             raise
 
     @classmethod
-    def open_file(cls, path: Path) -> Segment:
-        """Map a file somebody else keeps under ``/dev/shm``, read-only. It is never unlinked by us.
-
-        Raises:
-            SharedMemoryError: the file is not there, or not a plain file.
-        """
-        try:
-            resolved = path.resolve()
-            if SHM not in resolved.parents:
-                raise SharedMemoryError(f"{path} does not lie under {SHM}")
-            fd = os.open(resolved, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except (OSError, ValueError) as error:
-            raise SharedMemoryError(f"{path}: {getattr(error, 'strerror', error)}") from error
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or not status.st_size:
-                raise SharedMemoryError(f"{path} is not a plain file, or is empty")
-            return cls(resolved, fd, mmap.mmap(fd, 0, access=mmap.ACCESS_READ), owned=False)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    @classmethod
     def attach(cls, name: SegmentName) -> Segment:
         """Map another process's segment, read-only.
 
         Raises:
-            SharedMemoryError: it is gone, or the file of that name is not the one that was described.
+            SharedMemoryError: it is no segment, it is gone, or the file of that name is not the one that was described.
         """
-        segment = cls.open_file(SHM / name.name)
-        if segment.name != name:
-            segment.close()
-            raise SharedMemoryError(f"{segment.path} was replaced since it was described; register the version again")
-        return segment
+        path = SHM / name.name
+        if path.parent != SHM or not path.name.startswith(PREFIX):
+            raise SharedMemoryError(f"{name.name!r} is not called as a segment is, and nothing else is mapped")
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            raise SharedMemoryError(f"{path}: {getattr(error, 'strerror', error)}") from error
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or (status.st_ino, status.st_size) != (name.inode, name.nbytes):
+                raise SharedMemoryError(f"{path} was replaced or cut short; register the version again")
+            return cls(path, fd, mmap.mmap(fd, 0, access=mmap.ACCESS_READ), owned=False)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def tensor(self) -> torch.Tensor:
         """The whole segment: shape ``(nbytes,)``, dtype uint8. Do not write to a segment that was attached."""
@@ -155,6 +147,10 @@ class Segment:
             return os.stat(self.path).st_ino == self.name.inode
         except FileNotFoundError:
             return False
+
+    def was_cut(self) -> bool:
+        """Whether somebody has made it shorter, so that reading its tensor ends in SIGBUS."""
+        return os.fstat(self._fd).st_size < self.name.nbytes
 
     def close(self) -> None:
         """Unlink it if we own it, and let go of it. Idempotent."""
@@ -192,7 +188,7 @@ def _ours() -> Iterator[Path]:
 
 def _remove_if_orphan(path: Path) -> bool:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

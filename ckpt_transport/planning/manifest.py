@@ -34,7 +34,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """A contiguous run of memory in which a source keeps tensors: its pool, or one mapped file.
+    """A contiguous run of memory in which a source keeps tensors: its pool, or tensors that it was lent.
 
     Attributes:
         owner: the source's rank.

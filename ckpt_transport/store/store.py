@@ -14,8 +14,8 @@ from types import TracebackType
 import torch
 
 from ckpt_transport import dtypes
-from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
-from ckpt_transport.memory import Backing, Buffer, MemoryKind, Segment, sweep_leftovers
+from ckpt_transport.errors import ConfigError, StoreError
+from ckpt_transport.memory import Backing, Buffer, MemoryKind, sweep_leftovers
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor
 from ckpt_transport.store import copier, reader
@@ -39,9 +39,9 @@ class StoredVersion:
     the store's, but for lent tensors, which are their owner's.
 
     Attributes:
-        manifest: this rank's part; every extent is owned by this rank. Mapped files come first, each an extent of its
-            own, then the pool, if any tensor was copied. Tensors are in the order of extents and offsets.
-        extents: what is behind each extent, in the same order.
+        manifest: this rank's part; it has one extent, the pool, owned by this rank. Tensors are in the order of
+            offsets.
+        extents: what is behind the extent.
     """
 
     manifest: Manifest
@@ -80,9 +80,8 @@ class Store:
     """The versions one rank holds.
 
     Tensors of files and of memory are copied into one pool per version, each at a multiple of 256 bytes, in the order
-    of files (by name) and bytes, or in that of the mapping. Files that already lie in ``/dev/shm`` are mapped where
-    they are, when the pool is shared and every tensor in them is aligned for its dtype: nobody may change or shorten
-    such a file until its version is unregistered.
+    of files (by name) and bytes, or in that of the mapping. Files are copied wherever they lie, in ``/dev/shm`` too, so
+    that nobody who changes or shortens one changes a version.
 
     The pool of an unregistered version is kept and reused by the next version of exactly its size. Methods may be
     called from any thread; registering one version waits for another that is being registered.
@@ -206,7 +205,7 @@ class Store:
         return self._held(version).stored
 
     def unregister(self, version: str) -> None:
-        """Forget a version. Its pool is kept for the next version of the same size; its mapped files are let go of.
+        """Forget a version. Its pool is kept for the next version of the same size.
 
         No endpoint's region may cover its memory any more.
 
@@ -257,32 +256,19 @@ class Store:
         undo: ExitStack,
         release: ExitStack,
     ) -> StoredVersion:
-        own = share(files, self._rank, self._world_size)
-        mapped = [file for file in own if self._kind is MemoryKind.SHARED and _can_be_mapped(file)]
-        copied = [file for file in own if file not in mapped]
-        report = _Report(progress, sum(entry.nbytes for file in own for entry in file.tensors))
-
-        buffers: list[Buffer] = []
-        tensors: list[PlacedTensor] = []
-        for file in mapped:
-            segment = _map(file, undo, release)
-            tensors += [PlacedTensor(entry.spec, len(buffers), entry.offset, entry.nbytes) for entry in file.tensors]
-            buffers.append(Buffer.of(segment))
-        report.start(sum(tensor.nbytes for tensor in tensors))
-        if copied:
-            wanted = [(file, entry) for file in copied for entry in file.tensors]
-            offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
-            pool = self._take(pool_nbytes, undo, release)
-            placements = [
-                reader.Placement(file, entry, offset) for (file, entry), offset in zip(wanted, offsets, strict=True)
-            ]
-            reader.read(placements, pool, self._executor, report.add)
-            tensors += [
-                PlacedTensor(placement.entry.spec, len(buffers), placement.offset, placement.entry.nbytes)
-                for placement in placements
-            ]
-            buffers.append(pool)
-        return self._stored(version, buffers, tensors)
+        wanted = [(file, entry) for file in share(files, self._rank, self._world_size) for entry in file.tensors]
+        report = _Report(progress, sum(entry.nbytes for _, entry in wanted))
+        report.start()
+        if not wanted:
+            return self._stored(version, [], [])
+        offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
+        pool = self._take(pool_nbytes, undo, release)
+        placements = [
+            reader.Placement(file, entry, offset) for (file, entry), offset in zip(wanted, offsets, strict=True)
+        ]
+        reader.read(placements, pool, self._executor, report.add)
+        placed = [PlacedTensor(place.entry.spec, 0, place.offset, place.entry.nbytes) for place in placements]
+        return self._stored(version, [pool], placed)
 
     def _copy(
         self,
@@ -297,7 +283,7 @@ class Store:
         offsets, pool_nbytes = lay_out(spec.nbytes for spec in specs)
         placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
         report = _Report(progress, sum(tensor.nbytes for tensor in placed))
-        report.start(0)
+        report.start()
         pool = self._take(pool_nbytes, undo, release)
         copier.copy(tensors.values(), placed, pool, self._executor, report.add)
         return self._stored(version, [pool], placed)
@@ -332,25 +318,10 @@ class _Report:
         self._total = total
         self._done = 0
 
-    def start(self, done: int) -> None:
-        self.add(done)
+    def start(self) -> None:
+        self.add(0)
 
     def add(self, nbytes: int) -> None:
         self._done += nbytes
         if self._progress is not None:
             self._progress(self._done, self._total)
-
-
-def _can_be_mapped(file: CheckpointFile) -> bool:
-    return SHM in file.path.resolve().parents and all(
-        entry.offset % dtypes.alignment(entry.spec.dtype) == 0 for entry in file.tensors
-    )
-
-
-def _map(file: CheckpointFile, undo: ExitStack, release: ExitStack) -> Segment:
-    segment = Segment.open_file(file.path)
-    undo.callback(segment.close)
-    release.callback(segment.close)
-    if (segment.name.inode, segment.name.nbytes) != (file.stamp.inode, file.stamp.nbytes):
-        raise CheckpointError(f"{file.path} changed while it was registered; register it when it is complete")
-    return segment

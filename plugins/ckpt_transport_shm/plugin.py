@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 import torch
 
@@ -43,6 +45,13 @@ class ShmEndpoint(MappedEndpoint):
             )
         return msgspec.msgpack.encode(buffer.segment.name)
 
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        described = {descriptor for descriptors in peers.values() for descriptor in descriptors}
+        for descriptor, segment in self._attached.items():
+            if descriptor in described and segment.was_cut():
+                raise RegistrationError(f"somebody has cut {segment.path} short; register the version again")
+        super()._connect(peers)
+
     def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
         try:
             segment = Segment.attach(msgspec.msgpack.decode(descriptor, type=SegmentName))
@@ -58,7 +67,7 @@ class ShmEndpoint(MappedEndpoint):
         self._attached.pop(descriptor).close()
 
     def _keep(self, descriptor: Descriptor) -> bool:
-        return self._attached[descriptor].still_named()
+        return self._attached[descriptor].still_named() and not self._attached[descriptor].was_cut()
 
     def _shut(self) -> None:
         super()._shut()

@@ -96,9 +96,9 @@ def test_given_an_empty_segment_then_it_has_a_name_like_any_other() -> None:
     empty.close()
 
 
-def test_given_a_segment_then_only_its_user_can_open_it() -> None:
+def test_given_a_segment_then_only_its_user_can_open_it_and_nobody_to_write() -> None:
     segment = Segment.create(10)
-    assert segment.path.stat().st_mode & 0o777 == 0o600
+    assert segment.path.stat().st_mode & 0o777 == 0o400
     segment.close()
 
 
@@ -119,7 +119,7 @@ def test_given_another_file_of_the_same_name_then_it_is_refused() -> None:
     os.unlink(owned.path)
     owned.path.write_bytes(b"x" * 1000)
     assert not owned.still_named()
-    with pytest.raises(SharedMemoryError, match="was replaced"):
+    with pytest.raises(SharedMemoryError, match="was replaced or cut short"):
         Segment.attach(name)
     owned.close()
     assert owned.path.read_bytes() == b"x" * 1000, "a file that is not ours is not ours to remove"
@@ -128,11 +128,14 @@ def test_given_another_file_of_the_same_name_then_it_is_refused() -> None:
 
 def test_given_a_file_that_was_cut_then_it_is_refused() -> None:
     owned = Segment.create(1000)
+    owned.path.chmod(0o600)
+    assert not owned.was_cut()
     os.truncate(owned.path, 500)
-    with pytest.raises(SharedMemoryError, match="was replaced"):
+    assert owned.was_cut()
+    with pytest.raises(SharedMemoryError, match="was replaced or cut short"):
         Segment.attach(owned.name)
     os.truncate(owned.path, 0)
-    with pytest.raises(SharedMemoryError, match="is empty"):
+    with pytest.raises(SharedMemoryError, match="was replaced or cut short"):
         Segment.attach(owned.name)
     owned.close()
 
@@ -143,28 +146,33 @@ def test_given_a_name_that_is_no_segment_then_it_is_refused(name: str) -> None:
         Segment.attach(SegmentName(name, 1, 1))
 
 
-def test_given_a_link_out_of_shared_memory_then_it_is_refused(place: Path, tmp_path: Path) -> None:
+def test_given_a_link_of_a_segments_name_then_it_is_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
-    place.symlink_to(secret)
-    with pytest.raises(SharedMemoryError, match="does not lie under"):
-        Segment.open_file(place)
+    link = SHM / f"{PREFIX}{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}"
+    link.symlink_to(secret)
+    try:
+        with pytest.raises(SharedMemoryError, match="symbolic links"):
+            Segment.attach(SegmentName(link.name, secret.stat().st_ino, 6))
+    finally:
+        link.unlink()
 
 
-def test_given_a_pipe_then_it_is_refused_and_not_waited_for(place: Path) -> None:
-    os.mkfifo(place)
-    with pytest.raises(SharedMemoryError, match="not a plain file"):
-        Segment.open_file(place)
+def test_given_a_pipe_of_a_segments_name_then_it_is_refused_and_not_waited_for() -> None:
+    pipe = SHM / f"{PREFIX}{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}"
+    os.mkfifo(pipe)
+    try:
+        with pytest.raises(SharedMemoryError, match="was replaced or cut short"):
+            Segment.attach(SegmentName(pipe.name, pipe.stat().st_ino, 0))
+    finally:
+        pipe.unlink()
 
 
-def test_given_a_file_of_somebody_else_then_it_is_mapped_and_never_removed(place: Path) -> None:
+def test_given_a_file_that_somebody_else_keeps_in_shared_memory_then_it_is_not_mapped(place: Path) -> None:
+    """Whoever keeps it may make it shorter, which kills those who read it."""
     place.write_bytes(b"theirs")
-    with pytest.raises(SharedMemoryError, match="was replaced"):
-        Segment.attach(SegmentName(place.name, place.stat().st_ino + 1, 6))
-    segment = Segment.open_file(place)
-    assert bytes(segment.view()) == b"theirs"
-    segment.close()
-    assert place.exists()
+    with pytest.raises(SharedMemoryError, match="is not called as a segment is"):
+        Segment.attach(SegmentName(place.name, place.stat().st_ino, 6))
 
 
 def test_given_too_little_shared_memory_then_the_error_says_how_much_there_is() -> None:

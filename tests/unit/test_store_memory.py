@@ -1,4 +1,4 @@
-"""Where versions lie: pools that are reused, files that are mapped, and nothing left behind."""
+"""Where versions lie: in pools that are reused, out of reach of who keeps the files, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,8 @@ from ckpt_transport.errors import CheckpointError, SharedMemoryError, StoreError
 from ckpt_transport.memory import MemoryKind, Segment
 from ckpt_transport.memory.segment import SHM, free_bytes
 from ckpt_transport.store import Store
-from ckpt_transport.store.header import read_header
 from ckpt_transport.store.reader import CHUNK_NBYTES
-from tests.unit.safetensors_files import content, entry, every_dtype, held, oracle, segments, write, write_sparse
+from tests.unit.safetensors_files import entry, every_dtype, held, oracle, segments, write, write_sparse
 
 
 @pytest.fixture
@@ -31,12 +30,6 @@ def shm_path() -> Iterator[Path]:
     for file in path.iterdir():
         file.unlink()
     path.rmdir()
-
-
-def aligned(header: object) -> bytes:
-    """The header padded so that the data starts at a multiple of 8, as the library itself does."""
-    text = content(header)[8:]
-    return text + b" " * (-len(text) % 8)
 
 
 def segment_path(store: Store, version: str) -> Path:
@@ -142,64 +135,47 @@ def test_given_a_damaged_file_among_good_ones_then_nothing_is_left(tmp_path: Pat
         assert not segments()
 
 
-def test_given_a_file_in_shared_memory_then_it_is_mapped_and_not_copied(tmp_path: Path, shm_path: Path) -> None:
+def overwritten(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"x" * path.stat().st_size)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def replaced(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"y")
+
+
+@pytest.mark.parametrize("kind", [MemoryKind.SHARED, MemoryKind.PRIVATE])
+@pytest.mark.parametrize("change", [overwritten, cut, replaced, Path.unlink])
+def test_given_a_file_in_shared_memory_then_what_is_done_to_it_later_changes_no_version(
+    tmp_path: Path, shm_path: Path, change: Callable[[Path], None], kind: MemoryKind
+) -> None:
     header, data = every_dtype()
-    path = write(shm_path / "m.safetensors", aligned(header), data)
-    other = write(tmp_path / "other.safetensors", {"x": entry("U8", [3], 0, 3)}, b"abc")
-    told: list[tuple[int, int]] = []
-    with Store() as store:
-        stored = store.register("step-1", files=[other, path], progress=lambda done, of: told.append((done, of)))
-        mapped, pool = stored.buffers
-        assert mapped.segment is not None
-        assert mapped.segment.path == path
-        assert [extent.nbytes for extent in stored.manifest.extents] == [path.stat().st_size, 256]
-        assert segments() == {segment_path(store, "step-1")}
-        assert pool.nbytes == 256
-        with path.open("rb") as file:
-            expected = {found.spec.name: found.offset for found in read_header(path, file.fileno())}
-        assert {p.spec.name: p.offset for p in stored.manifest.tensors if p.extent == 0} == expected
-        assert held(stored) == oracle(path, other)
-        assert told == [(len(data), len(data) + 3), (len(data) + 3, len(data) + 3)]
-        with path.open("r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            file.write(b"!")
-        assert bytes([int(mapped.tensor[-1])]) == b"!", "the pages are the file's own"
-        store.unregister("step-1")
-        assert path.exists()
-        assert mapped.segment.closed
-
-
-def test_given_a_link_to_shared_memory_then_its_target_is_mapped(tmp_path: Path, shm_path: Path) -> None:
-    path = write(shm_path / "m.safetensors", {"x": entry("U8", [3], 0, 3)}, b"abc")
+    path = write(shm_path / "m.safetensors", header, data)
     (tmp_path / "model.safetensors").symlink_to(path)
+    with Store(pool=kind) as store:
+        versions = [store.register("file", files=[path]), store.register("link", directory=tmp_path)]
+        expected = oracle(path)
+        change(path)
+        for stored in versions:
+            assert held(stored) == expected
+            assert [buffer.kind for buffer in stored.buffers] == [kind]
+
+
+@pytest.mark.parametrize("change", [overwritten, cut])
+def test_given_a_file_in_shared_memory_that_is_changed_while_it_is_registered_then_it_is_refused(
+    shm_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = write_sparse(shm_path / "m.safetensors", {"a": 3 * CHUNK_NBYTES})
+    os.utime(path, (0, 0))
     with Store() as store:
-        store.register("step-1", directory=tmp_path)
-        assert segment_path(store, "step-1") == path
-
-
-def test_given_a_tensor_that_is_not_aligned_in_shared_memory_then_the_file_is_copied(shm_path: Path) -> None:
-    header = aligned({"byte": entry("U8", [1], 0, 1), "word": entry("F32", [1], 1, 5)})
-    path = write(shm_path / "m.safetensors", header, b"12345")
-    with Store() as store:
-        stored = store.register("step-1", files=[path])
-        assert segment_path(store, "step-1") in segments()
-        assert held(stored) == oracle(path)
-
-
-def test_given_a_private_pool_then_a_file_in_shared_memory_is_copied(shm_path: Path) -> None:
-    path = write(shm_path / "m.safetensors", {"x": entry("U8", [3], 0, 3)}, b"abc")
-    with Store(pool=MemoryKind.PRIVATE) as store:
-        stored = store.register("step-1", files=[path])
-        assert [buffer.kind for buffer in stored.buffers] == [MemoryKind.PRIVATE]
-        assert held(stored) == oracle(path)
-
-
-def test_given_two_ranks_then_both_map_a_file_they_share(shm_path: Path) -> None:
-    path = write(shm_path / "m.safetensors", {"x": entry("U8", [3], 0, 3), "y": entry("U8", [3], 3, 6)}, b"abcdef")
-    with Store(rank=0, world_size=2) as first, Store(rank=1, world_size=2) as second:
-        parts = [store.register("step-1", files=[path]) for store in (first, second)]
-        assert [[tensor.spec.name for tensor in part.manifest.tensors] for part in parts] == [["x"], ["y"]]
-        assert held(*parts) == oracle(path)
+        with pytest.raises(CheckpointError, match=r"m\.safetensors.* (changed while|was cut short while)"):
+            store.register("step-1", files=[path], progress=lambda done, total: change(path))
+        assert not segments()
 
 
 def test_given_a_killed_process_then_the_next_store_removes_its_segment() -> None:
