@@ -1,4 +1,10 @@
-"""Gathering those who take part in an update."""
+"""Gathering those who take part in an update.
+
+A sink or a holder takes part in one update at a time, and says Busy to the coordinators of others, which invite it
+again. Two coordinators that want the same ones would wait for each other if each had got one of them. So all have one
+order, that of the addresses at which the invited listen: a coordinator that waits for one gives back those behind it,
+and invites them again when it has got it. Whoever has the first of them gets all.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +67,10 @@ class Invitations:
     _invited: dict[str, tuple[str, m.Join]] = field(default_factory=dict)
     _busy: dict[str, str] = field(default_factory=dict)
     _out: dict[str, str] = field(default_factory=dict)
+    _given_back: dict[str, str] = field(default_factory=dict)
+    """Those that wait for their turn: where they listen, by the address at which they are invited."""
+    _order: dict[str, str] = field(default_factory=dict)
+    """Where those listen that are busy, by the address at which they are invited."""
 
     def gather(self, myself: m.Join) -> None:
         """Fill in the members: rank 0 itself, the other sources, holders, sinks.
@@ -88,13 +98,16 @@ class Invitations:
             received = self.mailbox.receive(TICK_SECONDS)
             if received is not None:
                 self._take_in(*received)
+                self._give_back_those_behind()
             now = time.monotonic()
             if now > ask_again:
-                for address in self._busy:
+                for address in self._to_ask():
                     invite(address)
                 ask_again = now + INVITE_SECONDS
             if now > tell:
-                logger.warning("waiting up to %.0f s more for %s", deadline - now, ", ".join(self._missing()))
+                if deadline - now > 1:
+                    missing = [self._busy.get(address, address) for address in self._missing()]
+                    logger.warning("waiting up to %.0f s more for %s", deadline - now, ", ".join(missing))
                 tell = float("inf")
             if self._enough():
                 without_stragglers = min(without_stragglers, now + self.config.heartbeat_timeout)
@@ -110,16 +123,20 @@ class Invitations:
                 self.reached.append(sender)
                 self.mailbox.watch(sender)
             case m.Join(update=name) if name == update:
+                self._check_once(sender, message)
                 objection = self.guests.objection(message) if message.role is Role.SOURCE else ""
-                self._busy.pop(message.invited, None)
+                for waiting in (self._busy, self._order, self._given_back):
+                    waiting.pop(message.invited, None)
                 if objection:
                     self._out[message.invited] = objection
                 else:
                     self._invited[message.invited] = sender, message
                     self.mailbox.watch(sender)
             case m.Busy(update=name, address=address, reason=reason) if name == update:
-                self._busy[address] = reason
-            case m.Aborted(update=name, reason=reason) if name == update:
+                self._check_not_here(sender, address)
+                self._busy[address], self._order[address] = reason, sender
+                self._given_back.pop(address, None)
+            case m.Aborted(update=name, reason=reason) if name == update and sender not in self._given_back.values():
                 self._part_with(sender, reason)
             case Refused(reason=reason):
                 raise MessageError(f"{sender} could not be talked to: {reason}")
@@ -127,6 +144,37 @@ class Invitations:
                 if sender not in self.guests.holders:
                     raise self.members.rebuilt(message, sender)
                 self._out[sender] = message.reason
+
+    def _check_once(self, sender: str, join: m.Join) -> None:
+        """Nobody is invited under two addresses."""
+        for address, (_, other) in self._invited.items():
+            if address != join.invited and other.uid == join.uid:
+                self._refuse_twice(address, join.invited, sender, join.label)
+
+    def _check_not_here(self, sender: str, address: str) -> None:
+        """Nobody is busy with this very update, because it has been invited under another address, too."""
+        for other, (known, join) in self._invited.items():
+            if other != address and known == sender:
+                self._refuse_twice(other, address, sender, join.label)
+
+    def _refuse_twice(self, one: str, other: str, sender: str, label: str) -> None:
+        raise ConfigError(f"{one} and {other} are the same one, {label} at {sender}: name it once")
+
+    def _give_back_those_behind(self) -> None:
+        """Let others have who listens behind the first that is waited for, until it has come."""
+        if not self._order:
+            return
+        first = min(self._order.values())
+        for address, (sender, _) in list(self._invited.items()):
+            if sender > first:
+                del self._invited[address]
+                self._given_back[address] = sender
+                self.mailbox.send(sender, m.Abort(self.members.update, f"{first} takes part in another update first"))
+
+    def _to_ask(self) -> list[str]:
+        """Who is invited again: the busy, and those given back whose turn it is."""
+        first = min(self._order.values(), default="")
+        return [*self._busy, *(address for address, at in self._given_back.items() if not first or at < first)]
 
     def _part_with(self, sender: str, reason: str) -> None:
         """Somebody that had come has left: a holder is left out, and nobody else."""
@@ -151,11 +199,10 @@ class Invitations:
         if set(missing) <= set(self.guests.holders):
             self._out.update({address: self._busy.get(address, "it does not answer") for address in missing})
             return
-        named = [self._busy.get(address, address) for address in missing]
-        raise JoinError(
-            f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}; "
-            "is it running, and is the address right?"
-        )
+        named = [self._busy.get(address, address) for address in missing if address not in self._given_back]
+        silent = any(address not in self._busy and address not in self._given_back for address in missing)
+        doubt = "; is it running, and is the address right?" if silent else "; update again when that has ended"
+        raise JoinError(f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}{doubt}")
 
     def _enter(self) -> None:
         guests = self.guests
@@ -172,7 +219,3 @@ class Invitations:
             self.members.addresses.append(address)
             self.members.joins.append(join)
         self.members.left.update({address: f"holder at {address}: {why}" for address, why in self._out.items()})
-        if len(set(self.members.addresses)) != len(self.members.addresses):
-            raise ConfigError(
-                f"two of the sinks are the same one: {', '.join(self.members.addresses[guests.sources :])}"
-            )
