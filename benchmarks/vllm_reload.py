@@ -54,6 +54,7 @@ def measure(hidden: int = 2048, layers: int = 14, rounds: int = 5) -> list[Row]:
                 for _ in range(rounds + 1):
                     copies.append(_timed(lambda: target.copy_(source)))
                     done = fleet.update(server, "new")
+                    assert done is not None, "the only source leads"
                     updates.append(done.steps["update"])
                     held.append(done.held[engine.url])
                     new = engine.complete()

@@ -11,12 +11,16 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, EngineError
 from ckpt_transport.session import messages as m
+from ckpt_transport.session.claims import Claim
 from ckpt_transport.session.endpoints import is_loopback
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.mailbox import open_mailbox
+from ckpt_transport_vllm.plugin import UPDATE
 from ckpt_transport_vllm.server import EXTENSION, VllmServer, has_extension, has_native_engine
 
 NO_PAUSE = "none"
+PAUSE = "pause"
+"""What is noted at a sink while a server is paused for an update."""
 REPORT_SECONDS = 2.0
 """How long workers have to say where their sinks are before they are asked again."""
 STUCK_SECONDS = 5.0
@@ -26,23 +30,31 @@ PAUSES = ("keep", "wait", "abort", NO_PAUSE)
 
 
 class Driver(ABC):
-    """Drives one server through one update after another."""
+    """Drives one server through one update after another: :meth:`find`, :meth:`begin`, :meth:`pause`, and then
+    :meth:`serve` or :meth:`give_up`.
+
+    Attributes:
+        sinks: of all workers.
+        keeper: the sink at which the server is claimed.
+        held: seconds for which the last update held requests.
+    """
 
     def __init__(self, server: VllmServer, config: Config, pause: str, draft: bool) -> None:
         self.server, self._config, self._mode, self._draft = server, config, pause, draft
         self.sinks: tuple[str, ...] = ()
-        self._was_tainted = self._was_paused = self._paused = self._stuck = False
-        self._held_since = 0.0
+        self.keeper = ""
         self.held = 0.0
+        self._claim: Claim | None = None
+        self._paused = self._stuck = False
+        self._held_since = 0.0
 
-    def open(self) -> None:
+    def find(self) -> None:
         """Find the sinks of all workers.
 
         A server whose forward pass waits for an update answers nothing: its sinks are those that it had.
         """
         self.held = 0.0
         if self._stuck:
-            self._was_tainted, self._was_paused = True, False
             return
         found = self._find_sinks()
         expected = self.server.world_size()
@@ -51,41 +63,44 @@ class Driver(ABC):
                 f"{self.server.url} has {expected} workers, and {len(found)} of them can be updated; replicas behind "
                 "one endpoint (data parallelism) must be given an endpoint each"
             )
-        self.sinks = tuple(address for address, _ in found)
-        self._was_tainted = any(tainted for _, tainted in found)
-        self._was_paused = self.server.is_paused()
+        self.sinks = tuple(found)
+
+    def begin(self, claim: Claim) -> None:
+        """This program drives the server from now on. A pause that another one has left is ended with the update."""
+        self._claim = claim
+        self._paused = PAUSE in claim.begun
 
     def pause(self) -> None:
-        """Hold requests, as far as that was asked for."""
+        """Hold requests, as far as that was asked for. Who has paused the server by other means keeps that pause."""
         self._held_since = time.monotonic()
         if self._mode != NO_PAUSE:
-            self._paused = True
+            if self._paused or not self.server.is_paused():
+                self._mine.begin(PAUSE)
+                self._paused = True
             self.server.pause(self._mode, self._config.update_timeout)
 
-    def serve(self, version: str) -> None:
-        """The update was committed: serve requests from the new weights."""
+    def serve(self, version: str) -> str:
+        """The update was committed: serve requests from the new weights. Returns what keeps the server from that."""
+        self._mine.check()
         self._stuck = False
         self._label(version)
         self.server.reset_caches()
-        if self._was_tainted or not self._was_paused:
-            self.resume()
-
-    def resume(self) -> None:
-        """Let requests go on, if they were held."""
-        if self._paused or self._was_tainted:
-            self.server.resume()
-            self.held = time.monotonic() - self._held_since
-        self._paused = self._was_tainted = False
+        self._resume()
+        return self._why_paused()
 
     def give_up(self, tainted: bool) -> str:
         """The update failed: serve on, unless the weights are a mix. Returns what was done, for people."""
+        if self._claim is None:
+            return f"{self.server.url} was not touched"
+        self._mine.check()
         self._abandon()
-        if not tainted and not self._was_tainted:
-            if self._paused and not self._was_paused:
-                self.resume()
-            return f"{self.server.url} serves the old version"
+        if not tainted:
+            self._resume()
+            return self._why_paused() or f"{self.server.url} serves the old version"
         try:
             if not self._paused:
+                self._mine.begin(PAUSE)
+                self._paused = True
                 self.server.pause("keep", timeout=STUCK_SECONDS)
         except EngineError:
             self._stuck = True
@@ -95,22 +110,50 @@ class Driver(ABC):
             )
         return f"{self.server.url} holds a mix of two versions and is left paused until an update succeeds"
 
+    def end(self) -> None:
+        """Let others drive the server."""
+        if self._claim is not None:
+            self._claim.release()
+        self._claim = None
+
+    @property
+    def _mine(self) -> Claim:
+        assert self._claim is not None, "the server was not claimed"
+        return self._claim
+
+    def _resume(self) -> None:
+        """End the pause, if a program like this one has begun it."""
+        if self._paused:
+            self.server.resume()
+            self.held = time.monotonic() - self._held_since if self._held_since else 0.0
+            self._mine.end(PAUSE)
+        self._paused, self._held_since = False, 0.0
+
+    def _why_paused(self) -> str:
+        """Why the server serves nobody; empty when it does."""
+        if not self.server.is_paused():
+            return ""
+        return (
+            f"{self.server.url} is left paused, as others have asked of it while no update went on: "
+            f"POST {self.server.url}/resume when it may serve"
+        )
+
     @abstractmethod
-    def _find_sinks(self) -> list[tuple[str, str]]:
-        """The address of every worker's sink, and why it is tainted, if it is."""
+    def _find_sinks(self) -> list[str]:
+        """The address of every worker's sink; :attr:`keeper` is known then."""
 
     @abstractmethod
     def _label(self, version: str) -> None:
         """Name what is served now."""
 
     def _abandon(self) -> None:
-        """End what :meth:`open` and :meth:`pause` have begun in the server."""
+        """End what :meth:`begin` and :meth:`pause` have begun in the server, other than the pause."""
 
 
 class ExtensionDriver(Driver):
     """Through the worker extension."""
 
-    def _find_sinks(self) -> list[tuple[str, str]]:
+    def _find_sinks(self) -> list[str]:
         answers = self.server.call_workers(
             "ckpt_transport_attach",
             host=self._config.host or host_name(),
@@ -121,7 +164,8 @@ class ExtensionDriver(Driver):
         for rank, answer in enumerate(answers):
             if answer["error"]:
                 raise EngineError(f"rank {rank} of {self.server.url}: {answer['error']}")
-        return [(answer["address"], answer["tainted"]) for answer in answers]
+        self.keeper = answers[0]["keeper"]
+        return [answer["address"] for answer in answers]
 
     def _label(self, version: str) -> None:
         if not self._draft:
@@ -142,8 +186,8 @@ class NativeDriver(Driver):
         self._updating: Future[None] | None = None
         self._started = False
 
-    def _find_sinks(self) -> list[tuple[str, str]]:
-        found: dict[str, str] = {}
+    def _find_sinks(self) -> list[str]:
+        found: set[str] = set()
         workers, version = self.server.world_size(), self.server.weight_version()
         deadline = time.monotonic() + self._config.join_timeout
         with open_mailbox(self._report_to(), (m.Here,), self._config) as mailbox:
@@ -158,10 +202,16 @@ class NativeDriver(Driver):
                 while len(found) < workers and time.monotonic() < until:
                     received = mailbox.receive(TICK_SECONDS)
                     if received is not None and isinstance(received[1], m.Here):
-                        found[received[1].address] = received[1].served.tainted
+                        found.add(received[1].address)
+        self.keeper = min(found, default="")
+        return sorted(found)
+
+    def begin(self, claim: Claim) -> None:
+        super().begin(claim)
+        if UPDATE in claim.begun:
+            self.server.finish_native(None)
         self.server.start_native(self._draft)
         self._started = True
-        return sorted(found.items())
 
     def _report_to(self) -> str:
         """Where this server's workers can reach a mailbox of this process; empty for a UNIX socket."""

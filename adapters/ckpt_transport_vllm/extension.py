@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from multiprocessing.util import Finalize
 from typing import Any
@@ -28,6 +29,7 @@ class Attached:
         label: what people call it.
         version: what it serves; empty when nobody has said.
         tainted: why it must not serve; empty when it may.
+        keeper: where the engine is claimed, be it for the model that is served or for its draft model.
     """
 
     error: str = ""
@@ -35,6 +37,7 @@ class Attached:
     label: str = ""
     version: str = ""
     tainted: str = ""
+    keeper: str = ""
 
 
 class WorkerExtension:
@@ -90,7 +93,7 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> A
     check_quantization(_target(worker, draft), installed_version())
     sinks = _sinks(worker)
 
-    def make_engine() -> VllmEngine:
+    def make_engine(draft: bool) -> VllmEngine:
         return VllmEngine(
             lambda: _target(worker, draft),
             WorkerGate(worker),
@@ -100,11 +103,14 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> A
             verify_always=Config.load().verify_apply == "always",
         )
 
-    before = sinks.get(draft)
-    sink = sinks[draft] = listen(before, host, version, make_engine)
-    if sink is not before:
-        Finalize(None, sink.close, exitpriority=10)
-    return Attached("", sink.address, sink.label, sink.version, sink.tainted)
+    keeper = next(iter(sinks), draft)
+    for each in dict.fromkeys((keeper, draft)):
+        before = sinks.get(each)
+        sinks[each] = listen(before, host, version, functools.partial(make_engine, each))
+        if sinks[each] is not before:
+            Finalize(None, sinks[each].close, exitpriority=10)
+    sink = sinks[draft]
+    return Attached("", sink.address, sink.label, sink.version, sink.tainted, sinks[keeper].address)
 
 
 def _target(worker: Any, draft: bool) -> Target:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +12,10 @@ from typing import Self, TypeVar
 
 from ckpt_transport import Config, ask_version
 from ckpt_transport.errors import CkptTransportError, ConfigError
+from ckpt_transport.session.claims import Claims
 from ckpt_transport.session.fleet import FleetReport, Updates
 from ckpt_transport.session.onlookers import Progress
+from ckpt_transport.session.report import Report
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer
 
@@ -55,10 +59,14 @@ class VllmFleet:
         self._config = config if config is not None else Config.load()
         self._pause, self._draft, self._patience = pause, draft, patience
         self._drivers: list[Driver] = []
+        self._claims = Claims(self._config)
         self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")
 
-    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport:
+    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
         """See :meth:`ckpt_transport.session.fleet.Fleet.update`."""
+        if server.rank > 0:
+            server.update(version, progress=progress)
+            return None
         steps: dict[str, float] = {}
         with _step(steps, "health"):
             self._each(self._servers, lambda each: each.wait(self._patience))
@@ -72,25 +80,48 @@ class VllmFleet:
                 self._each(self._drivers, lambda driver: driver.pause())
 
         try:
-            with _step(steps, "attach"):
-                self._each(self._drivers, lambda driver: driver.open())
-            with _step(steps, "update"):
-                sinks = [address for driver in self._drivers for address in driver.sinks]
-                report = server.update(version, sinks, progress, pause)
-        except BaseException as error:
-            for line in self._give_up(self._drivers):
-                error.add_note(line)
-            raise
-        assert report is not None, "source rank 0 drives the engines"
-        left = [driver for driver in self._drivers if report.left.keys() & set(driver.sinks)]
-        with _step(steps, "resume"):
-            there = [driver for driver in self._drivers if driver not in left]
-            problems = [problem for problem in self._each(there, _serving(version)) if problem]
-            problems += self._give_up(left)
+            report = self._bring(server, version, progress, pause, steps)
+            left = [driver for driver in self._drivers if report.left.keys() & set(driver.sinks)]
+            with _step(steps, "resume"):
+                there = [driver for driver in self._drivers if driver not in left]
+                problems = [problem for problem in self._each(there, _serving(version)) if problem]
+                problems += self._give_up(left)
+        finally:
+            for driver in self._drivers:
+                driver.end()
         problems += [f"{label} died after all had agreed to the new version" for label in report.lost]
         problems += report.left.values()
         held = {driver.server.url: driver.held for driver in self._drivers}
         return FleetReport(report, steps, held, tuple(problems))
+
+    def _bring(
+        self,
+        server: Updates,
+        version: str,
+        progress: Progress | None,
+        pause: Callable[[], None],
+        steps: dict[str, float],
+    ) -> Report:
+        """Attach, update, and have every server serve on when that fails."""
+        try:
+            with _step(steps, "attach"):
+                self._attach(version)
+            with _step(steps, "update"):
+                sinks = [address for driver in self._drivers for address in driver.sinks]
+                report = server.update(version, sinks, progress, pause)
+                assert report is not None, "who leads gets a report"
+                return report
+        except BaseException as error:
+            for line in self._give_up(self._drivers):
+                error.add_note(line)
+            raise
+
+    def _attach(self, version: str) -> None:
+        """Find the sinks of every server, and claim them all."""
+        self._each(self._drivers, lambda driver: driver.find())
+        leader = f"the update to '{version}' by process {os.getpid()} on {socket.gethostname()}"
+        claims = self._claims.take({driver.server.url: driver.keeper for driver in self._drivers}, leader)
+        self._each(self._drivers, lambda driver: driver.begin(claims[driver.server.url]))
 
     def versions(self) -> tuple[str, ...]:
         """See :meth:`ckpt_transport.session.fleet.Fleet.versions`."""
@@ -115,6 +146,7 @@ class VllmFleet:
         return list(self._threads.map(act, things))
 
     def close(self) -> None:
+        self._claims.close()
         for server in self._servers:
             server.close()
         self._threads.shutdown()
@@ -131,10 +163,9 @@ def _serving(version: str) -> Callable[[Driver], str]:
 
     def serve(driver: Driver) -> str:
         try:
-            driver.serve(version)
+            return driver.serve(version)
         except CkptTransportError as error:
             return f"{driver.server.url} has {version} and may not serve it: {error}"
-        return ""
 
     return serve
 

@@ -20,7 +20,8 @@ def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[],
         make_engine: makes the way into the worker.
 
     Raises:
-        ConfigError: a setting is wrong, or the sink is tainted and would have to listen elsewhere.
+        ConfigError: a setting is wrong; or the sink would have to listen elsewhere, and is tainted or somebody drives
+            its engine.
     """
     config = Config.load()
     near = host in ("", config.host or host_name())
@@ -29,7 +30,11 @@ def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[],
             return sink
         if sink.tainted:
             raise ConfigError(f"{sink.label} holds a mix of two versions; update it from its own host first")
+        if sink.claim.holder:
+            raise ConfigError(f"{sink.label} is driven by {sink.claim.leader} from its own host; wait until that ends")
         version = sink.version or version
         sink.close()
-    address = "" if near else addresses.any_port(config.interface)
-    return Sink(make_engine(), address, version, config).start()
+    opened = Sink(make_engine(), "" if near else addresses.any_port(config.interface), version, config)
+    if sink is not None:
+        opened.claim = sink.claim
+    return opened.start()

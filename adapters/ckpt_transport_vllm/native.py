@@ -22,6 +22,7 @@ from ckpt_transport import Config, Sink
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.extension import check_parallel
 from ckpt_transport_vllm.listening import listen
+from ckpt_transport_vllm.plugin import UPDATE
 from ckpt_transport_vllm.quantization import check_quantization
 from ckpt_transport_vllm.quiesce import Turn
 from ckpt_transport_vllm.target import Target
@@ -96,6 +97,8 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def start_weight_update(self) -> None:
         """The sink does what is needed when the first bytes come."""
+        if self._sink is not None:
+            self._sink.claim.begun.add(UPDATE)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Stand still until an update has ended, well or not."""
@@ -103,6 +106,8 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def finish_weight_update(self) -> None:
         """The sink did what is needed after the last bytes."""
+        if self._sink is not None:
+            self._sink.claim.begun.discard(UPDATE)
 
     @staticmethod
     def trainer_send_weights(iterator: Any, trainer_args: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 BACKEND = "ckpt_transport"
+UPDATE = "weight update"
+"""What is noted at a sink between vLLM's ``start_weight_update`` and ``finish_weight_update``."""
 
 
 def register() -> None:

@@ -30,6 +30,10 @@ class _Some:
     ranks: Sequence[int] | None
     by_p2p: bool
 
+    @property
+    def rank(self) -> int:
+        return self.server.rank
+
     def update(
         self,
         version: str,

@@ -191,7 +191,7 @@ def run(
 ) -> Sequence[str]:
     """Bring ``version`` by ``updates``, and say what happened; returns who was lost on the way."""
     updating = _with_progress(console, f"updating to {version}")
-    if engine is None or console.quiet:
+    if engine is None:
         report = updating(lambda shown: updates.update(version, progress=shown))
         problems: Sequence[str] = () if report is None else (*report.lost, *report.left.values())
         with after_commit("its report cannot be shown"):
@@ -204,11 +204,12 @@ def run(
         except BaseException:
             fleet.close()
             raise
-        problems = done.problems
+        problems = () if done is None else done.problems
         with after_commit("its report cannot be shown"):
             fleet.close()
-            _print(console, done.update)
-            _print_fleet(console, done)
+            if done is not None:
+                _print(console, done.update)
+                _print_fleet(console, done)
     for problem in problems:
         console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
     return problems

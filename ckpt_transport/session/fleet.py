@@ -37,7 +37,14 @@ class FleetReport:
 
 
 class Updates(Protocol):
-    """What brings versions to sinks: a :class:`ParameterServer`, or a :class:`Joiner`."""
+    """What brings versions to sinks: a :class:`ParameterServer`, or a :class:`Joiner`.
+
+    Attributes:
+        rank: of this one among those that make the same calls; rank 0 leads.
+    """
+
+    @property
+    def rank(self) -> int: ...
 
     def update(
         self,
@@ -51,11 +58,14 @@ class Updates(Protocol):
 class Fleet(Protocol):
     """Some engines, for one update or many."""
 
-    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport:
-        """Bring ``version`` of ``server`` to every engine.
+    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
+        """Bring ``version`` of ``server`` to every engine. All ranks of ``server`` call it.
+
+        Returns: what happened, on rank 0; None on the others, which take part in the update and ask no engine.
 
         Raises:
-            EngineError: an engine's control interface is not there, or refused; nothing has changed.
+            EngineError: an engine's control interface is not there, or refused, or another program has driven the
+                engine for all of ``join_timeout``; nothing has changed.
             UpdateAbortedError, TaintedError: as :meth:`ParameterServer.update`. Engines on the old version go on
                 serving; tainted ones are left paused. Notes on the error say which.
         """

@@ -49,6 +49,11 @@ class Joiner:
         self._where = ", ".join(map(str, files))
 
     @property
+    def rank(self) -> int:
+        """0: it leads, and nobody follows."""
+        return 0
+
+    @property
     def version(self) -> str:
         """What the holders hold."""
         return self._metas.version

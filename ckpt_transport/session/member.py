@@ -150,6 +150,13 @@ class InvitedMember(ABC):
     def _between(self) -> None:
         """Something to do between messages."""
 
+    def _answers(self, sender: str, message: Message) -> bool:
+        """Answer what may be asked at any time; whether that was it."""
+        if isinstance(message, m.AskVersion):
+            self._mailbox.answer(self._served())
+            return True
+        return False
+
     # -- messages -----------------------------------------------------------------------------------------------
 
     def _heed(self, sender: str, message: Message) -> None:
@@ -162,9 +169,9 @@ class InvitedMember(ABC):
             self._mailbox.refuse(reason, getattr(message, "update", ""))
 
     def _handle(self, sender: str, message: Message) -> None:
+        if self._answers(sender, message):
+            return
         match message:
-            case m.AskVersion():
-                self._mailbox.answer(self._served())
             case m.Goodbye() if sender == self._coordinator and self._follower is None:
                 self._part_from_coordinator()
             case m.Invite():
@@ -220,9 +227,9 @@ class InvitedMember(ABC):
         assert self._follower is not None
         while (received := self._mailbox.receive(0)) is not None:
             sender, message = received
-            if isinstance(message, m.AskVersion):
-                self._mailbox.answer(self._served())
-            elif isinstance(message, m.Invite):
+            if self._answers(sender, message):
+                continue
+            if isinstance(message, m.Invite):
                 self._join(sender, message)
             elif isinstance(message, m.Abort) and self._concerns(sender, message.update):
                 raise UpdateAbortedError(message.reason)
@@ -234,7 +241,7 @@ class InvitedMember(ABC):
 
     def _check_coordinator(self) -> None:
         try:
-            self._mailbox.check_alive()
+            self._mailbox.check_alive([self._coordinator] if self._coordinator else [])
             if self._follower is not None and time.monotonic() > self._give_up_at:
                 raise PeerLostError(f"the update by {self._coordinator} did not end before its deadline")
         except PeerLostError as lost:

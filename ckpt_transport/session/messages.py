@@ -273,7 +273,54 @@ class Here(Message, frozen=True):
     served: ServedVersion
 
 
-PARTICIPANT = (Invite, Propose, Open, Connect, Hold, Advance, Run, Halt, Commit, Abort, Goodbye, AskVersion)
+class Claim(Message, frozen=True):
+    """The sender drives the engine of this sink from outside, as long as its heartbeats come; see ``claims.py``.
+
+    Attributes:
+        number: of this claim, which the answer repeats.
+        leader: what people call the sender.
+        begun: what it begins there, as a pause, from now on.
+        ended: what it has ended.
+    """
+
+    number: int
+    leader: str
+    begun: tuple[str, ...]
+    ended: tuple[str, ...]
+
+
+class Claimed(Message, frozen=True):
+    """Attributes:
+    number: of the claim that is answered.
+    leader: who drives the engine, where that is another than the asker; empty when it is the asker.
+    begun: what was begun in the engine and has not been ended, whoever has begun it.
+    """
+
+    number: int
+    leader: str
+    begun: tuple[str, ...]
+
+
+class Release(Message, frozen=True):
+    """The sender drives the engine no more."""
+
+
+PARTICIPANT = (
+    Invite,
+    Propose,
+    Open,
+    Connect,
+    Hold,
+    Advance,
+    Run,
+    Halt,
+    Commit,
+    Abort,
+    Goodbye,
+    AskVersion,
+    Claim,
+    Release,
+)
 """What a participant understands."""
 COORDINATOR = (
     Join,

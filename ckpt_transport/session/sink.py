@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from ckpt_transport.config import Config
-from ckpt_transport.control import addresses
-from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.control import Message, addresses
+from ckpt_transport.errors import CkptTransportError, PeerLostError
 from ckpt_transport.memory import name_of
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.bandwidths import bandwidths
+from ckpt_transport.session.claims import ClaimRecord
 from ckpt_transport.session.engine import Engine
 from ckpt_transport.session.member import InvitedMember
 from ckpt_transport.session.participant import Follower, Participant
@@ -25,6 +26,9 @@ class Sink(InvitedMember):
         address: where it can be invited; empty for a new address that only this user can reach.
         version: what the engine serves now.
         config: deadlines, budget and secret; by default from the environment.
+
+    Attributes:
+        claim: who drives the engine from outside.
     """
 
     _kind = "sink"
@@ -33,6 +37,7 @@ class Sink(InvitedMember):
         super().__init__(address, config)
         self._engine = engine
         self._version, self._tainted = version, ""
+        self.claim = ClaimRecord()
         self._announcing: deque[str] = deque()
         self._announced = ""
 
@@ -108,7 +113,33 @@ class Sink(InvitedMember):
             self._engine.resume()
         return bool(self._tainted)
 
+    def _answers(self, sender: str, message: Message) -> bool:
+        match message:
+            case m.Claim():
+                self._forget_silent_holder()
+                self._mailbox.answer(self.claim.take(sender, message))
+                if self.claim.holder == sender:
+                    self._mailbox.watch(sender)
+            case m.Release():
+                if self.claim.holder == sender:
+                    self._forget_holder()
+            case _:
+                return super()._answers(sender, message)
+        return True
+
+    def _forget_silent_holder(self) -> None:
+        """Whoever has driven the engine and shows no sign of life drives it no more."""
+        try:
+            self._mailbox.check_alive([self.claim.holder] if self.claim.holder else [])
+        except PeerLostError:
+            self._forget_holder()
+
+    def _forget_holder(self) -> None:
+        self._mailbox.forget(self.claim.holder)
+        self.claim.release()
+
     def _between(self) -> None:
+        self._forget_silent_holder()
         while self._announcing:
             address = self._announcing.popleft()
             if self._announced not in ("", address, self._coordinator):

@@ -142,7 +142,9 @@ def update(
     config = swift(**settings)
     with ParameterServer(config) as server, VllmFleet([each.url for each in replicas], config, pause) as fleet:
         server.register(version, directory=checkpoint)
-        return fleet.update(server, version)
+        done = fleet.update(server, version)
+        assert done is not None
+        return done
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def test_given_two_holders_then_an_engine_joins_from_both_and_the_other_one_serv
         with Traffic([serving]) as traffic, VllmFleet([empty.url], config) as fleet:
             done = fleet.update(Joiner(paths, config), "step-42")
             traffic.wait(3)
+    assert done is not None
     assert done.problems == ()
     assert len(done.update.plan.manifest.owners) == 2
     assert empty.version() == "step-42"

@@ -149,6 +149,7 @@ class _Demo:
                     progress(done, total)
 
                 done = fleet.update(source, new, follow)
+                assert done is not None, "the only source leads"
             ended = time.monotonic()
             clients.wait(ENOUGH_REQUESTS, since=ended)
             (served,) = fleet.versions()

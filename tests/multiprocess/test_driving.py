@@ -1,0 +1,223 @@
+"""Given programs that drive an engine from outside, when one dies or two want it, then the engine serves in the end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.control import addresses
+from ckpt_transport.errors import EngineError, UpdateAbortedError
+from ckpt_transport.session.claims import Claims
+from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport_vllm import VllmFleet
+from tests.fleet import SWIFT, weights
+from tests.vllm_stub import StubServer, urls
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config.load(**SWIFT)
+
+
+@pytest.fixture
+def engine(config: Config) -> Iterator[StubServer]:
+    with StubServer(config) as server:
+        yield server
+
+
+def update(
+    engines: list[StubServer], version: str, seed: int, config: Config, pause: str = "keep"
+) -> FleetReport | None:
+    with ParameterServer(config) as server, VllmFleet(urls(engines), config, pause) as fleet:
+        server.register(version, tensors=weights(seed))
+        return fleet.update(server, version)
+
+
+def serves(engine: StubServer, seed: int) -> bool:
+    """Whether that is what it serves, to everybody who asks."""
+    held = engine.model.state_dict()
+    return not engine.paused and all(torch.equal(held[name], tensor) for name, tensor in weights(seed).items())
+
+
+KILLED = """
+import os, signal, sys
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport_vllm import VllmFleet, drivers
+
+pause = drivers.Driver.pause
+
+def pause_and_die(driver):
+    pause(driver)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+drivers.Driver.pause = pause_and_die
+config = Config.load(heartbeat_interval=0.1, heartbeat_timeout=1.5)
+with ParameterServer(config) as server, VllmFleet(sys.argv[2:], config) as fleet:
+    server.register("two", files=[sys.argv[1]])
+    fleet.update(server, "two")
+"""
+
+
+def pause_and_die(engine: StubServer, folder: Path) -> None:
+    """An update whose program is killed just after it has paused the engine."""
+    save_file(weights(2), folder / "two.safetensors")
+    command = [sys.executable, "-c", KILLED, str(folder / "two.safetensors"), engine.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert engine.paused
+
+
+def test_given_a_leader_that_was_killed_when_it_had_paused_then_the_next_update_ends_the_pause(
+    engine: StubServer, config: Config, tmp_path: Path
+) -> None:
+    pause_and_die(engine, tmp_path)
+    done = update([engine], "three", 3, config)
+    assert done is not None
+    assert done.problems == ()
+    assert serves(engine, 3)
+
+
+def test_given_such_a_leader_and_an_update_that_is_refused_then_the_pause_is_ended_too(
+    engine: StubServer, config: Config, tmp_path: Path
+) -> None:
+    pause_and_die(engine, tmp_path)
+    with ParameterServer(config) as server, VllmFleet([engine.url], config, "none") as fleet:
+        server.register("spoilt", tensors={"another": torch.zeros(4)})
+        with pytest.raises(UpdateAbortedError, match="lacks tensor") as caught:
+            fleet.update(server, "spoilt")
+    assert caught.value.__notes__ == [f"{engine.url} serves the old version"]
+    assert serves(engine, 1)
+
+
+@pytest.mark.parametrize("pause", ["keep", "wait", "none"])
+def test_given_a_server_that_somebody_has_paused_by_hand_then_it_stays_paused_and_that_is_a_problem(
+    engine: StubServer, config: Config, pause: str
+) -> None:
+    engine.post("/pause", {})
+    for version in (2, 3):
+        done = update([engine], f"v{version}", version, config, pause)
+        assert done is not None
+        (problem,) = done.problems
+        assert problem.startswith(f"{engine.url} is left paused")
+        assert "/resume" not in engine.asked
+    engine.post("/resume", {})
+    done = update([engine], "v4", 4, config, pause)
+    assert done is not None
+    assert done.problems == ()
+    assert serves(engine, 4)
+
+
+def test_given_a_living_leader_then_another_one_waits_for_it_and_both_versions_are_served_in_turn(
+    engine: StubServer, config: Config
+) -> None:
+    claims, began, served = Claims(config), threading.Event(), []
+    claim = claims.take({engine.url: engine.attached.address}, "a program")[engine.url]
+
+    def second() -> FleetReport | None:
+        began.set()
+        done = update([engine], "v2", 2, config)
+        served.append("second")
+        return done
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(second)
+        began.wait()
+        with pytest.raises(TimeoutError):
+            following.result(2.0)
+        assert "/pause" not in engine.asked
+        served.append("first")
+        claim.release()
+        done = following.result(30)
+    claims.close()
+    assert done is not None
+    assert done.problems == ()
+    assert served == ["first", "second"]
+    assert serves(engine, 2)
+
+
+def test_given_a_leader_that_does_not_end_then_another_one_is_refused_by_its_name_and_nothing_is_touched(
+    config: Config,
+) -> None:
+    impatient = Config.load(**{**SWIFT, "join_timeout": 0.5})
+    with StubServer(config) as one, StubServer(config) as two:
+        claims = Claims(config)
+        last = max((one, two), key=lambda each: each.attached.address)
+        other = one if last is two else two
+        claims.take({last.url: last.attached.address}, "a program that takes its time")
+        with pytest.raises(EngineError, match=rf"{last.url} is driven by a program that takes its time") as caught:
+            update([one, two], "v2", 2, impatient)
+        assert caught.value.__notes__ == [f"{one.url} was not touched", f"{two.url} was not touched"]
+        assert {"/pause", "/resume"}.isdisjoint([*one.asked, *two.asked])
+        assert update([other], "v2", 2, impatient) is not None, "it was claimed, and is not let go"
+        claims.close()
+
+
+def test_given_a_leader_that_shows_no_sign_of_life_then_its_engine_is_anothers_and_it_is_told_so(
+    engine: StubServer, config: Config
+) -> None:
+    stalled, other = Claims(config), Claims(config)
+    claim = stalled.take({engine.url: engine.attached.address}, "a stalled program")[engine.url]
+    claim.begin("pause")
+    assert stalled._mailbox is not None
+    stalled._mailbox._heart.stop()
+    taken = other.take({engine.url: engine.attached.address}, "another program")[engine.url]
+    assert taken.begun == {"pause"}
+    with pytest.raises(EngineError, match="is driven by another program by now, and is left to it"):
+        claim.check()
+    claim.release()
+    taken.check()
+    taken.end("pause")
+    taken.release()
+    assert other.take({engine.url: engine.attached.address}, "it again")[engine.url].begun == frozenset()
+    stalled.close()
+    other.close()
+
+
+def test_given_updates_that_overlap_then_all_are_made_one_after_the_other_and_the_last_one_is_served(
+    engine: StubServer, config: Config
+) -> None:
+    patient = Config.load(**{**SWIFT, "join_timeout": 30, "transport": "shm"})
+    with ThreadPoolExecutor(3) as pool:
+        updates = [pool.submit(update, [engine], f"v{seed}", seed, patient) for seed in (2, 3, 4)]
+        for each in updates:
+            done = each.result(50)
+            assert done is not None
+            assert done.problems == ()
+    assert engine.label == engine.attached.version
+    assert serves(engine, int(engine.label.removeprefix("v")))
+
+
+def test_given_two_source_ranks_then_both_call_the_fleet_and_only_rank_0_drives(
+    engine: StubServer, config: Config
+) -> None:
+    settings = {**SWIFT, "coordinator": addresses.new_ipc_address()}
+    asked: list[int] = []
+
+    def rank(number: int) -> FleetReport | None:
+        mine = Config.load(**settings)
+        urls = [engine.url] if number == 0 else ["http://127.0.0.1:9"]
+        with ParameterServer(mine, rank=number, world_size=2) as server, VllmFleet(urls, mine) as fleet:
+            tensors = weights(2)
+            server.register("v2", tensors={name: tensors[name] for name in list(tensors)[number::2]})
+            done = fleet.update(server, "v2")
+            asked.append(number)
+            return done
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(rank, range(2), timeout=50)
+    assert first is not None
+    assert second is None
+    assert first.problems == ()
+    assert serves(engine, 2)

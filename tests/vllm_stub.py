@@ -1,0 +1,94 @@
+"""As much of a vLLM server as a fleet talks to, around the real sink of a plain module."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from ckpt_transport import Config
+from ckpt_transport_torch import Attachment, attach
+from ckpt_transport_vllm.server import EXTENSION
+from tests.fleet import model
+
+
+class StubServer:
+    """A server with one sink.
+
+    Attributes:
+        attached: the module that is served, and its sink.
+        paused: whether requests wait.
+        label: what the server calls its weights.
+        asked: the paths that were posted to, in order.
+    """
+
+    def __init__(self, config: Config, seed: int = 1) -> None:
+        self.model = model(seed)
+        self.attached: Attachment = attach(self.model, version=f"v{seed}", config=config)
+        self.paused, self.label = False, f"v{seed}"
+        self.asked: list[str] = []
+        stub = self
+
+        class Routes(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = {
+                    "/server_info": {"vllm_config": {"parallel_config": {"worker_extension_cls": EXTENSION}}},
+                    "/get_world_size": {"world_size": 1},
+                    "/weight_info": {"weight_version": stub.label},
+                    "/is_paused": {"is_paused": stub.paused},
+                }
+                self._answer(found.get(urlsplit(self.path).path, {}))
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+                self._answer(stub.post(urlsplit(self.path).path, body))
+
+            def _answer(self, found: Any) -> None:
+                encoded = json.dumps(found).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(encoded)))
+                self.end_headers()
+                self.wfile.write(encoded)
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Routes)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        self.asked.append(path)
+        match path:
+            case "/pause" | "/resume":
+                self.paused = path == "/pause"
+            case "/update_weight_version":
+                self.label = body["new_version"]
+            case "/collective_rpc":
+                address = self.attached.address
+                found = {"error": "", "address": address, "keeper": address, "tainted": self.attached.tainted}
+                return {"results": [found]}
+        return {}
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self.attached.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def urls(servers: Sequence[StubServer]) -> list[str]:
+    return [server.url for server in servers]
