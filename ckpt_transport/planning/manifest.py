@@ -101,6 +101,7 @@ class Manifest(msgspec.Struct, frozen=True):
         digests: of what one source holds, the digest of each tensor's bytes, in the order of ``tensors``, where the
             source has computed them; empty otherwise.
         conversions: what is known about tensors that the sources compute.
+        same: of what one source holds, names that were given for one and the same tensor.
     """
 
     version: str
@@ -109,6 +110,7 @@ class Manifest(msgspec.Struct, frozen=True):
     present: tuple[Present, ...] = ()
     digests: tuple[bytes, ...] = ()
     conversions: tuple[Conversion, ...] = ()
+    same: tuple[tuple[str, ...], ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -33,6 +33,7 @@ from ckpt_transport.session.participant import Participant
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
+from ckpt_transport.session.ties import Ties
 from ckpt_transport.transport import Traits
 
 
@@ -202,6 +203,7 @@ class Coordinator:
         unknown = {rank for rank in self._members.others if self._members.joins[rank].plan != made.shape}
         encoded = made.encode() if unknown else b""
         names = self._names.names(made.routes, self._members.joins)
+        ties = Ties(self._members.joins, made.manifest)
         for rank in self._members.others:
             needed = encoded if rank in unknown else b""
             version = made.manifest.version
@@ -215,15 +217,19 @@ class Coordinator:
                 names,
                 self.resumable,
                 self._members.round,
+                tied=ties.asked_of(rank),
             )
             self._members.send(rank, proposed)
         digest = self._local.propose(made, 0, addresses, names, resumable=self.resumable)
+        answers = {0: self._local.digests(ties.asked_of(0))}
         for rank, agreed in self._members.gather(m.Agree, self._members.others).items():
+            answers[rank] = agreed.tied
             if agreed.digest != digest:
                 raise PlanMismatchError(
                     f"{self._members.label(rank)} holds plan {agreed.digest[:16]} and rank 0 holds {digest[:16]}; "
                     "do all participants run the same version of ckpt-transport?"
                 )
+        ties.check(answers, made.manifest.version)
 
     def _connect(self) -> None:
         self._members.tell(m.Open(self._update), self._members.others)

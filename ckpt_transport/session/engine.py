@@ -154,7 +154,7 @@ class Engine(ABC):
         """
 
     def ties(self) -> tuple[frozenset[str], ...]:
-        """Names that share memory (tied weights): of each set, a version must bring at least one."""
+        """Names that share memory (tied weights): of each set, a version must bring at least one, and one value."""
         return ()
 
     @abstractmethod

@@ -32,7 +32,7 @@ import msgspec
 
 from ckpt_transport.control import Message
 from ckpt_transport.execution import Event
-from ckpt_transport.planning import Manifest, Role, Share
+from ckpt_transport.planning import Manifest, PlacedTensor, Role, Share
 
 
 class Invite(Message, frozen=True):
@@ -63,6 +63,7 @@ class Join(Message, frozen=True, kw_only=True):
         plan: the shape of the plan it knows; empty for none.
         link: bytes per second of its link to other hosts; 0 when nobody said.
         share: what a sink needs of versions with certain tensors; None for everything.
+        ties: sets of names that share memory in a sink's engine.
     """
 
     update: str
@@ -85,6 +86,7 @@ class Join(Message, frozen=True, kw_only=True):
     link: int = 0
     share: Share | None = None
     bandwidths: dict[str, float] = msgspec.field(default_factory=dict)
+    ties: tuple[tuple[str, ...], ...] = ()
 
 
 class Busy(Message, frozen=True):
@@ -104,6 +106,7 @@ class Propose(Message, frozen=True):
         version: the plan's.
         resumable: members may leave, and what is missing then is planned again.
         round: which plan of the update it is, from 0.
+        tied: tensors of which a source is to say digests, with numbers of its own extents.
     """
 
     update: str
@@ -115,12 +118,19 @@ class Propose(Message, frozen=True):
     routes: tuple[str, ...]
     resumable: bool = False
     round: int = 0
+    tied: tuple[PlacedTensor, ...] = ()
 
 
 class Agree(Message, frozen=True):
+    """Attributes:
+    digest: of the plan.
+    tied: of the tensors that were asked for.
+    """
+
     update: str
     rank: int
     digest: str
+    tied: tuple[bytes, ...] = ()
 
 
 class Open(Message, frozen=True):

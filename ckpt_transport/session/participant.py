@@ -15,11 +15,12 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
 from ckpt_transport.execution import Event, Pipeline, Program, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
-from ckpt_transport.planning import IN_PLACE, Bucket, Plan, Role, Runs, Share, TensorSpec
+from ckpt_transport.planning import IN_PLACE, Bucket, PlacedTensor, Plan, Role, Runs, Share, TensorSpec
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedBucket
 from ckpt_transport.session.plans import Expected, Plans
 from ckpt_transport.session.routes import OpenRoute, RouteTable, Watch
+from ckpt_transport.session.ties import digests_of
 
 Progress = Callable[[int], None]
 TICK_SECONDS = 0.1
@@ -100,6 +101,10 @@ class Participant:
         self._resumable = resumable
         self._program, self._addresses, self._names = program, addresses, names
         return plan.digest
+
+    def digests(self, tensors: Sequence[PlacedTensor]) -> tuple[bytes, ...]:
+        """Of tensors that lie in this rank's own extents; see :func:`~ckpt_transport.session.ties.digests_of`."""
+        return digests_of(tensors, self._extents)
 
     def take(self, proposed: m.Propose) -> Plan:
         """The plan that the coordinator means."""
@@ -296,7 +301,7 @@ class Follower:
                 digest = participant.propose(
                     plan, message.rank, message.addresses, message.routes, resumable=message.resumable
                 )
-                return m.Agree(self.update, self._rank, digest)
+                return m.Agree(self.update, self._rank, digest, participant.digests(message.tied))
             case m.Open():
                 return m.Opened(self.update, self._rank, participant.open(watch))
             case m.Connect():

@@ -94,6 +94,7 @@ class Sink(InvitedMember):
             plan=self._plans.shape,
             link=self.config.link,
             share=self._engine.share(),
+            ties=tuple(tuple(sorted(names)) for names in self._engine.ties()),
             bandwidths=bandwidths(usable, self.config),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 
@@ -40,6 +41,20 @@ def given_tensors(tensors: object) -> dict[str, torch.Tensor]:
         elif name.rpartition(".")[2] != EXTRA_STATE:
             raise CheckpointError(f"'{name}' is {_what(value)}")
     return found
+
+
+def same_tensors(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], ...]:
+    """Names under which the same elements were given, as tied weights are by ``state_dict()``."""
+    by_address: defaultdict[int, list[str]] = defaultdict(list)
+    for name, tensor in tensors.items():
+        by_address[tensor.data_ptr()].append(name)
+    found: defaultdict[object, list[str]] = defaultdict(list)
+    for names in by_address.values():
+        for name in names if len(names) > 1 else ():
+            tensor = tensors[name]
+            elements = tensor.dtype, tensor.device, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()
+            found[tensor.data_ptr(), elements].append(name)
+    return tuple(tuple(names) for names in found.values() if len(names) > 1)
 
 
 def _check_plain(name: str, tensor: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Backing, MemoryKind, fill_runs
 from ckpt_transport.planning.manifest import Conversion, PlacedTensor, TensorSpec
 from ckpt_transport.store.copier import describe
-from ckpt_transport.store.given import given_tensors
+from ckpt_transport.store.given import given_tensors, same_tensors
 from ckpt_transport.store.pool import lay_out
 
 
@@ -59,11 +59,13 @@ class Loan:
         backing: the one extent; None when this rank has no tensors.
         tensors: where each of them is in it, with 0 as the extent.
         conversions: which of them are computed, and how; see :class:`~ckpt_transport.planning.manifest.Manifest`.
+        same: which of them are known to have the same bytes; see the same.
     """
 
     backing: Backing | None
     tensors: Sequence[PlacedTensor]
     conversions: Sequence[Conversion] = ()
+    same: tuple[tuple[str, ...], ...] = ()
 
 
 def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
@@ -83,7 +85,7 @@ def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
     offsets, nbytes = lay_out(spec.nbytes for spec in specs)
     placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
     flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors.values()]
-    return Loan(Loose(flat, offsets, nbytes), placed)
+    return Loan(Loose(flat, offsets, nbytes), placed, same=same_tensors(tensors))
 
 
 def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:

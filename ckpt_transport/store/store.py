@@ -21,7 +21,7 @@ from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, Place
 from ckpt_transport.store import copier, reader
 from ckpt_transport.store.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.store.directory import from_directory
-from ckpt_transport.store.given import given_tensors
+from ckpt_transport.store.given import given_tensors, same_tensors
 from ckpt_transport.store.loose import Loan, borrow
 from ckpt_transport.store.pool import Pools, lay_out
 
@@ -192,7 +192,7 @@ class Store:
             self._check_free(version)
             loan = tensors if isinstance(tensors, Loan) else borrow(tensors)
             backings = [] if loan.backing is None else [loan.backing]
-            stored = self._stored(version, backings, loan.tensors, loan.conversions)
+            stored = self._stored(version, backings, loan.tensors, loan.conversions, loan.same)
             self._versions[version] = _Held(stored, ExitStack())
             return stored
 
@@ -286,7 +286,7 @@ class Store:
         report.start()
         pool = self._take(pool_nbytes, undo, release)
         copier.copy(tensors.values(), placed, pool, self._executor, report.add)
-        return self._stored(version, [pool], placed)
+        return self._stored(version, [pool], placed, same=same_tensors(tensors))
 
     def _take(self, nbytes: int, undo: ExitStack, release: ExitStack) -> Buffer:
         pool = self._pools.take(nbytes, undo)
@@ -299,10 +299,11 @@ class Store:
         backings: Sequence[Backing],
         tensors: Sequence[PlacedTensor],
         conversions: Sequence[Conversion] = (),
+        same: tuple[tuple[str, ...], ...] = (),
     ) -> StoredVersion:
         extents = tuple(Extent(self._rank, backing.nbytes, backing.kind) for backing in backings)
         stored = StoredVersion(
-            Manifest(version, extents, tuple(tensors), conversions=tuple(conversions)), tuple(backings)
+            Manifest(version, extents, tuple(tensors), conversions=tuple(conversions), same=same), tuple(backings)
         )
         if self._pinned:
             for buffer in stored.buffers:
