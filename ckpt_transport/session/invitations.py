@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ckpt_transport.config import Config
@@ -42,12 +42,16 @@ class Guests:
         sinks: addresses of sinks to invite; all must come.
         holders: addresses of holders of the version to invite; who does not come is left out, so long as one does.
         objection: why a holder that has come may not take part; empty when it may.
+        expectation: why there are other sources, in words.
+        absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
     """
 
     sources: int
     sinks: tuple[str, ...]
     holders: tuple[str, ...] = ()
     objection: Callable[[m.Join], str] = _welcome
+    expectation: str = ""
+    absent: Callable[[], Mapping[int, str]] = dict
 
 
 @dataclass(slots=True)
@@ -63,6 +67,7 @@ class Invitations:
     config: Config
     guests: Guests
     reached: list[str] = field(default_factory=list)
+    _version: str = ""
     _sources: dict[int, tuple[str, m.Join]] = field(default_factory=dict)
     _invited: dict[str, tuple[str, m.Join]] = field(default_factory=dict)
     _busy: dict[str, str] = field(default_factory=dict)
@@ -87,6 +92,7 @@ class Invitations:
         def invite(address: str) -> None:
             self.mailbox.send(address, m.Invite(self.members.update, version, address, transports))
 
+        self._version = version
         self._sources[0] = self.mailbox.address, myself
         self.reached.extend(everybody)
         for address in everybody:
@@ -101,6 +107,7 @@ class Invitations:
                 self._give_back_those_behind()
             now = time.monotonic()
             if now > ask_again:
+                self._check_sources()
                 for address in self._to_ask():
                     invite(address)
                 ask_again = now + INVITE_SECONDS
@@ -138,6 +145,8 @@ class Invitations:
                 self._given_back.pop(address, None)
             case m.Aborted(update=name, reason=reason) if name == update and sender not in self._given_back.values():
                 self._part_with(sender, reason)
+            case m.Absent(rank=rank, version=version, reason=reason) if version in ("", self._version) and reason:
+                raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
             case Refused(reason=reason):
                 raise MessageError(f"{sender} could not be talked to: {reason}")
             case m.Failed(update=name) if name == update:
@@ -184,6 +193,16 @@ class Invitations:
         self._invited.pop(address, None)
         self._out[address] = reason
 
+    def _check_sources(self) -> None:
+        """
+        Raises:
+            JoinError: a source rank that is waited for does not come.
+        """
+        if len(self._sources) < self.guests.sources:
+            for rank, reason in self.guests.absent().items():
+                if rank not in self._sources:
+                    raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
+
     def _missing(self) -> list[str]:
         """Who is still waited for, by address."""
         missing = [f"source rank {rank}" for rank in range(self.guests.sources) if rank not in self._sources]
@@ -201,8 +220,10 @@ class Invitations:
             return
         named = [self._busy.get(address, address) for address in missing if address not in self._given_back]
         silent = any(address not in self._busy and address not in self._given_back for address in missing)
-        doubt = "; is it running, and is the address right?" if silent else "; update again when that has ended"
-        raise JoinError(f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}{doubt}")
+        cure = "is it running, and is the address right?" if silent else "update again when that has ended"
+        if len(self._sources) < self.guests.sources:
+            cure = self.guests.expectation
+        raise JoinError(f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}; {cure}")
 
     def _enter(self) -> None:
         guests = self.guests

@@ -89,6 +89,14 @@ class Join(Message, frozen=True, kw_only=True):
     ties: tuple[tuple[str, ...], ...] = ()
 
 
+class Absent(Message, frozen=True):
+    """A source rank takes no part in updates to ``version`` (empty: in any); with an empty reason it does again."""
+
+    rank: int
+    version: str
+    reason: str
+
+
 class Busy(Message, frozen=True):
     """A sink cannot join yet, because another update is still going on; invite it again."""
 
@@ -334,6 +342,7 @@ PARTICIPANT = (
 """What a participant understands."""
 COORDINATOR = (
     Join,
+    Absent,
     Busy,
     Agree,
     Opened,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import os
+import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import torch
-from torch._C._distributed_c10d import Store as TorchStore
-from torch.distributed.rendezvous import rendezvous
 
 from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import ConfigError, JoinError
+from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.memory import MemoryKind, visible_devices
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
@@ -30,13 +28,15 @@ from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport.session.onlookers import Progress, check_trace, keep_trace
 from ckpt_transport.session.peers import PeerCoordinator
 from ckpt_transport.session.plans import Plans
+from ckpt_transport.session.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.session.source import follow
 from ckpt_transport.session.subset import check_engines, chosen
+from ckpt_transport.session.world import World
 from ckpt_transport.store import Loan, Store, StoredVersion
 
-ADDRESS_KEY = "ckpt_transport/coordinator"
+logger = logging.getLogger(__name__)
 
 
 def _quiet(done: int, total: int) -> None:
@@ -65,10 +65,8 @@ class ParameterServer:
     def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
         self._calls = Calls("ParameterServer")
         self.config = config if config is not None else Config.load()
-        self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
-        if not 0 <= self.rank < self.world_size:
-            raise ConfigError(f"rank {self.rank} is not one of {self.world_size} sources")
+        self._world = World.find(rank, world_size)
+        self.rank, self.world_size = self._world.rank, self._world.size
         self._store = Store(
             rank=self.rank,
             world_size=self.world_size,
@@ -82,8 +80,8 @@ class ParameterServer:
         self._names = RouteNames()
         self._plans = Plans(self.config.memory_budget)
         self._partners: set[str] = set()
-        self._rendezvous: TorchStore | None = None
-        self._updates = 0
+        self._excused: set[str] = set()
+        self._rendezvous = self._meet() if self.world_size > 1 else None
 
     # -- versions -----------------------------------------------------------------------------------------------
 
@@ -114,7 +112,8 @@ class ParameterServer:
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
         self._calls.check()
-        return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
+        with self._excusing(version):
+            return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
 
     def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
         """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
@@ -132,7 +131,28 @@ class ParameterServer:
             StoreError: there is a version of that name already.
         """
         self._calls.check()
-        return self._store.lend(version, tensors)
+        with self._excusing(version):
+            return self._store.lend(version, tensors)
+
+    @contextmanager
+    def _excusing(self, version: str) -> Iterator[None]:
+        """Within the block a version is taken in; if that fails, the other ranks hear why it is not sent."""
+        try:
+            yield
+        except Exception as error:
+            self._excuse(version, f"it could not take the version in: {type(error).__name__}: {error}")
+            self._excused.add(version)
+            raise
+        if version in self._excused:
+            self._excuse(version, "")
+            self._excused.remove(version)
+
+    def _excuse(self, version: str, reason: str) -> None:
+        if self._rendezvous is not None:
+            try:
+                self._rendezvous.excuse(version, reason)
+            except CkptTransportError as error:
+                logger.warning("the other source ranks cannot be told that this one has failed: %s", error)
 
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
@@ -183,11 +203,24 @@ class ParameterServer:
         before_hold: Callable[[], None],
         ranks: Sequence[int] | None,
     ) -> Report | None:
-        stored = self._store.get(version)
         if self.rank > 0:
-            self._updates += 1
-            self._follow(stored)
+            self._follow(self._store.get(version))
             return None
+        if self._rendezvous is None:
+            return self._lead(version, sinks, progress, before_hold, ranks, lambda address: None)
+        with self._rendezvous.leading(version) as announce:
+            return self._lead(version, sinks, progress, before_hold, ranks, announce)
+
+    def _lead(
+        self,
+        version: str,
+        sinks: Sequence[str] | None,
+        progress: Progress,
+        before_hold: Callable[[], None],
+        ranks: Sequence[int] | None,
+        announce: Callable[[str], None],
+    ) -> Report:
+        stored = self._store.get(version)
         invited = self.config.sinks if sinks is None else tuple(sinks)
         if not invited:
             raise ConfigError("an update needs sinks: pass their addresses, or set sinks")
@@ -195,26 +228,15 @@ class ParameterServer:
             raise ConfigError(f"the same sink is named twice in {', '.join(invited)}")
         for address in invited:
             addresses.check(address)
-        self._updates += 1
         leader = Coordinator
         if ranks is not None:
             everybody, invited, leader = invited, chosen(invited, ranks), PeerCoordinator
             if len(invited) < len(everybody):
                 check_engines(everybody, invited, self.config)
-        return self._lead(leader, stored, invited, progress, before_hold)
-
-    def _lead(
-        self,
-        leader: type[Coordinator],
-        stored: StoredVersion,
-        invited: tuple[str, ...],
-        progress: Progress,
-        before_hold: Callable[[], None],
-    ) -> Report:
         check(self.config)
         check_trace(self.config)
         mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
-        self._publish(mailbox.address)
+        announce(mailbox.address)
         for address in self._partners.difference(invited):
             mailbox.send(address, m.Goodbye())
             mailbox.forget(address)
@@ -222,12 +244,21 @@ class ParameterServer:
         update = secrets.token_hex(8)
         coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
         join = self._join(update, table, stored)
-        report = coordinator.lead(join, Guests(self.world_size, invited), progress, before_hold)
+        report = coordinator.lead(join, self._guests(version, invited), progress, before_hold)
         keep_trace(report, self.config)
         return report
 
+    def _guests(self, version: str, sinks: tuple[str, ...]) -> Guests:
+        meeting = self._rendezvous
+        if meeting is None:
+            return Guests(1, sinks)
+        return Guests(
+            self.world_size, sinks, expectation=self._world.expectation, absent=lambda: meeting.absent(version)
+        )
+
     def _follow(self, stored: StoredVersion) -> None:
-        coordinator = self._find_coordinator()
+        assert self._rendezvous is not None, "a rank above 0 is not alone"
+        coordinator = self._rendezvous.find(stored.manifest.version)
         mailbox, table = self._open(addresses.stays_on_host(coordinator))
         join = self._join("", table, stored)
         follow(mailbox, table, self._plans, stored.extents, coordinator, join, self.config.update_timeout)
@@ -269,31 +300,16 @@ class ParameterServer:
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         return self._mailbox, self._table
 
-    def _publish(self, address: str) -> None:
-        if self.world_size > 1 and not self.config.coordinator:
-            self._torch_store().set(f"{ADDRESS_KEY}/{self._updates}", address)
-
-    def _find_coordinator(self) -> str:
+    def _meet(self) -> Rendezvous:
+        """Where the source ranks find each other."""
         if self.config.coordinator:
-            return self.config.coordinator
-        key = f"{ADDRESS_KEY}/{self._updates}"
-        try:
-            self._torch_store().wait([key], datetime.timedelta(seconds=self.config.update_timeout))
-        except RuntimeError as error:
-            raise JoinError(f"source rank 0 did not announce itself: {error}") from error
-        return str(self._torch_store().get(key).decode())
+            return AtAddress(self.config.coordinator, self._send_excuse)
+        return InStore(self._world, self.config)
 
-    def _torch_store(self) -> TorchStore:
-        """torchrun's own store, found as ``env://`` finds it; no process group is made."""
-        if self._rendezvous is None:
-            if "MASTER_ADDR" not in os.environ:
-                raise ConfigError(
-                    f"{self.world_size} sources must find each other: start them with torchrun, or set 'coordinator' "
-                    "to an address that source rank 0 can listen on"
-                )
-            found = rendezvous("env://", rank=self.rank, world_size=self.world_size)
-            self._rendezvous = next(iter(found))[0]
-        return self._rendezvous
+    def _send_excuse(self, version: str, reason: str) -> None:
+        if self.rank > 0:
+            mailbox, _ = self._open(addresses.stays_on_host(self.config.coordinator))
+            mailbox.send(self.config.coordinator, m.Absent(self.rank, version, reason))
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -323,5 +339,7 @@ class ParameterServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and self._calls.here:
+            self._excuse("", f"it was closed after {type(error).__name__}: {error}")
         self.close()

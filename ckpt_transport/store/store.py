@@ -190,11 +190,15 @@ class Store:
         """
         with self._lock:
             self._check_free(version)
-            loan = tensors if isinstance(tensors, Loan) else borrow(tensors)
+            loan = tensors if isinstance(tensors, Loan) else self._borrow(tensors)
             backings = [] if loan.backing is None else [loan.backing]
             stored = self._stored(version, backings, loan.tensors, loan.conversions, loan.same)
             self._versions[version] = _Held(stored, ExitStack())
             return stored
+
+    def _borrow(self, tensors: Mapping[str, torch.Tensor]) -> Loan:
+        holds_nothing = isinstance(tensors, Mapping) and not tensors
+        return Loan(None, ()) if holds_nothing and self._world_size > 1 else borrow(tensors)
 
     def get(self, version: str) -> StoredVersion:
         """The version of that name.
@@ -279,6 +283,8 @@ class Store:
         release: ExitStack,
     ) -> StoredVersion:
         tensors = given_tensors(tensors)
+        if not tensors and self._world_size > 1:
+            return self._stored(version, [], [])
         specs = copier.describe(tensors)
         offsets, pool_nbytes = lay_out(spec.nbytes for spec in specs)
         placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
