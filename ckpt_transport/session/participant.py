@@ -18,7 +18,8 @@ from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, PlacedTensor, Plan, Role, Runs, Share, TensorSpec
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.engine import Engine, LoadedBucket
-from ckpt_transport.session.plans import Expected, Plans
+from ckpt_transport.session.expected import check_expected
+from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import OpenRoute, RouteTable, Watch
 from ckpt_transport.session.ties import digests_of
 
@@ -87,7 +88,7 @@ class Participant:
             expected = self._engine.expects()
             if not self._plans.fits(plan, expected):
                 self._engine.check(tuple(plan.manifest.specs.values()))
-                _check_expected(plan, self._engine, expected)
+                check_expected(plan, self._engine, expected)
                 self._plans.found_fit(plan, expected)
             share = plan.topology.share_of(rank)
             if not plan.manifest.present:
@@ -343,27 +344,3 @@ def _check_place(plan: Plan, rank: int, engine: Engine | None) -> None:
             raise PlanMismatchError(
                 f"the plan was made for another rank {rank}: '{what}' is {planned} in it and {is_so} here"
             )
-
-
-def _check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
-    """The plan brings what the engine expects, no more and no less."""
-    if expected is None:
-        return
-    brought = dict(plan.manifest.specs)
-    version = plan.manifest.version
-    tied = {name: names for names in engine.ties() for name in names}
-    arriving = frozenset(brought)
-    for spec in expected:
-        if spec.name not in brought:
-            if tied.get(spec.name, frozenset()) & arriving:
-                continue
-            raise PlanMismatchError(f"version '{version}' lacks tensor {spec}, which {engine.label} has")
-        other = brought.pop(spec.name)
-        if other != spec:
-            raise PlanMismatchError(
-                f"tensor {spec.name} is {other.dtype} {list(other.shape)} in version '{version}' and "
-                f"{spec.dtype} {list(spec.shape)} in {engine.label}"
-            )
-    if brought:
-        names = ", ".join(sorted(brought)[:5])
-        raise PlanMismatchError(f"version '{version}' has tensors that {engine.label} does not: {names}")

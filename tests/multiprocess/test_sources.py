@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CkptTransportError, JoinError, UpdateAbortedError
