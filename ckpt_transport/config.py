@@ -166,6 +166,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"type": "first | always", "expects": "'first' or 'always'"},
         ),
     ] = "first"
+    integrity: Annotated[
+        Literal["always", "never"],
+        Meta(
+            description="When sinks compare a digest of the bytes of each bucket with its owner's before they commit; "
+            "what source rank 0, or who leads a join, has set holds for all.",
+            extra={"type": "always | never", "expects": "'always' or 'never'"},
+        ),
+    ] = "always"
     trace: Annotated[
         str,
         Meta(

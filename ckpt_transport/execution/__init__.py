@@ -1,6 +1,7 @@
 """Running a plan: one rank's program, the pipeline that runs it, and the timeline of what happened."""
 
 from ckpt_transport.execution.applies import Apply
+from ckpt_transport.execution.digests import Channel, Digests, OwnerDigests, SinkDigests
 from ckpt_transport.execution.fills import Sources
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.pipeline import Pipeline
@@ -11,12 +12,16 @@ from ckpt_transport.execution.transfers import Attachment
 __all__ = [
     "Apply",
     "Attachment",
+    "Channel",
+    "Digests",
     "Event",
     "Ledger",
     "Lent",
     "Memory",
+    "OwnerDigests",
     "Pipeline",
     "Program",
+    "SinkDigests",
     "Sources",
     "Step",
     "draw",

@@ -24,10 +24,18 @@ HANDED_OVER_BYTES = 256 << 10
 
 @dataclass(slots=True)
 class Sources:
-    """Memory that fills read from and write to: extents by number, and the ring of slots."""
+    """Memory that fills read from and write to.
+
+    Attributes:
+        extents: by number.
+        ring: of slots.
+        filled: called with the number of each bucket and its slot, when it has been filled, or in the order of the
+            stream on which it is; by any thread.
+    """
 
     extents: Mapping[int, Backing] = field(default_factory=dict)
     ring: torch.Tensor | None = None
+    filled: Callable[[int, torch.Tensor], None] = lambda bucket, slot: None
 
 
 class Fills:
@@ -115,18 +123,20 @@ class Fills:
         start = bucket.fill_slot * ring.slot_bytes
         slot = self._sources.ring[start : start + bucket.nbytes]
         if self._stream is None:
-            self._fill_slot(slot, bucket)
+            self._fill_slot(slot, step.bucket)
             return started, None
         for fence in free:
             fence.wait(self._stream)
         with torch.cuda.stream(self._stream):
-            self._fill_slot(slot, bucket)
+            self._fill_slot(slot, step.bucket)
         return started, fence_on(self._stream)
 
-    def _fill_slot(self, slot: torch.Tensor, bucket: Bucket) -> None:
+    def _fill_slot(self, slot: torch.Tensor, number: int) -> None:
+        bucket = self._program.plan.buckets[number]
         backing = self._sources.extents[bucket.extent]
         for run in bucket.runs:
             backing.fill(slot[run.bucket_offset : run.bucket_offset + run.nbytes], run.offset)
+        self._sources.filled(number, slot)
 
     def _take(self, step: Step, started: float, end: Fence | None) -> None:
         if end is None:

@@ -70,6 +70,11 @@ class Program:
         return [number for number, route in enumerate(self.plan.routes) if self.rank in route.ranks]
 
     @cached_property
+    def numbers(self) -> dict[tuple[int, int], int]:
+        """The numbers of the buckets that are applied here, by what they bring first (:attr:`Bucket.first`)."""
+        return {self.plan.buckets[number].first: number for number in self.applied}
+
+    @cached_property
     def lent(self) -> dict[int, list[Lent]]:
         """For each route of the plan, what its sender lends; a span's region is an index into this list."""
         lent: defaultdict[int, list[Lent]] = defaultdict(list)

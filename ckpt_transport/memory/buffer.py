@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 import torch
 
@@ -36,10 +37,12 @@ class Buffer:
     Attributes:
         tensor: shape ``(nbytes,)``, dtype uint8.
         segment: the named memory behind it, when it has a name.
+        digests: those of its bytes that have been computed, by what they are of; whoever writes to it clears them.
     """
 
     tensor: torch.Tensor
     segment: Segment | None = None
+    digests: dict[Hashable, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def nbytes(self) -> int:

@@ -204,6 +204,7 @@ class Coordinator:
         encoded = made.encode() if unknown else b""
         names = self._names.names(made.routes, self._members.joins)
         ties = Ties(self._members.joins, made.manifest)
+        digests = f"digests-{secrets.token_hex(8)}" if self._config.integrity == "always" else ""
         for rank in self._members.others:
             needed = encoded if rank in unknown else b""
             version = made.manifest.version
@@ -217,10 +218,11 @@ class Coordinator:
                 names,
                 self.resumable,
                 self._members.round,
-                tied=ties.asked_of(rank),
+                ties.asked_of(rank),
+                digests,
             )
             self._members.send(rank, proposed)
-        digest = self._local.propose(made, 0, addresses, names, resumable=self.resumable)
+        digest = self._local.propose(made, 0, addresses, names, resumable=self.resumable, digests=digests)
         answers = {0: self._local.digests(ties.asked_of(0))}
         for rank, agreed in self._members.gather(m.Agree, self._members.others).items():
             answers[rank] = agreed.tied

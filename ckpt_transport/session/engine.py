@@ -48,6 +48,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
         raw: the bytes of the bucket: uint8, one-dimensional, read-only; valid as those of its pieces.
         places: for each piece its tensor, and where it starts in the tensor and in ``raw``, and its length, in bytes.
         lasting: see :attr:`LoadedPiece.lasting`.
+        on_brought: called with the memory that :meth:`brought` is given.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class LoadedBucket(Sequence[LoadedPiece]):
         raw: torch.Tensor,
         places: Callable[[], Sequence[tuple[TensorSpec, int, int, int]]],
         lasting: bool = False,
+        on_brought: Callable[[torch.Tensor], None] = lambda raw: None,
     ) -> None:
         self.key, self.raw, self.lasting = key, raw, lasting
-        self._places = places
+        self._places, self._on_brought = places, on_brought
         self._pieces: list[LoadedPiece] | None = None
 
     def places(self) -> Sequence[tuple[TensorSpec, int, int, int]]:
@@ -66,7 +68,11 @@ class LoadedBucket(Sequence[LoadedPiece]):
         return self._places()
 
     def brought(self, raw: torch.Tensor) -> LoadedBucket:
-        """The same pieces in other memory, which holds the same bytes until the next bucket is brought."""
+        """The same pieces in other memory, which holds the same bytes until the next bucket is brought.
+
+        Where that is a device's, it holds them in the order of its current stream.
+        """
+        self._on_brought(raw)
         return self if raw is self.raw else LoadedBucket(self.key, raw, self._places)
 
     def _made(self) -> list[LoadedPiece]:

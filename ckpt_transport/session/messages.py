@@ -115,6 +115,7 @@ class Propose(Message, frozen=True):
         resumable: members may leave, and what is missing then is planned again.
         round: which plan of the update it is, from 0.
         tied: tensors of which a source is to say digests, with numbers of its own extents.
+        digests: the name of the channel on which owners say the digests of buckets; empty where nobody compares.
     """
 
     update: str
@@ -127,6 +128,7 @@ class Propose(Message, frozen=True):
     resumable: bool = False
     round: int = 0
     tied: tuple[PlacedTensor, ...] = ()
+    digests: str = ""
 
 
 class Agree(Message, frozen=True):

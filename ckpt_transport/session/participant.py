@@ -13,7 +13,7 @@ import torch
 
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
-from ckpt_transport.execution import Event, Pipeline, Program, Sources
+from ckpt_transport.execution import Digests, Event, OwnerDigests, Pipeline, Program, SinkDigests, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, PlacedTensor, Plan, Role, Runs, Share, TensorSpec
 from ckpt_transport.session import messages as m
@@ -60,6 +60,8 @@ class Participant:
         self._names: Sequence[str] = ()
         self._routes: dict[int, OpenRoute] = {}
         self._sources = Sources()
+        self._channel = ""
+        self._digests = Digests()
         self._has = Runs()
         self._given: list[Bucket] = []
         self._needed: Share | None = None
@@ -69,7 +71,14 @@ class Participant:
         """Whether the engine has been given a byte."""
 
     def propose(
-        self, plan: Plan, rank: int, addresses: Sequence[str], names: Sequence[str], *, resumable: bool = False
+        self,
+        plan: Plan,
+        rank: int,
+        addresses: Sequence[str],
+        names: Sequence[str],
+        *,
+        resumable: bool = False,
+        digests: str = "",
     ) -> str:
         """Look at the plan and return its digest.
 
@@ -77,6 +86,7 @@ class Participant:
             plan, rank: what is done, and which rank of it this is.
             addresses, names: of all members, and of the plan's routes.
             resumable: the update may go on with another plan when this one cannot be ended.
+            digests: the name of the channel on which the digests of buckets are said; empty for none.
 
         Raises:
             PlanMismatchError: this rank's engine cannot take what the plan brings, or would lack something; names it.
@@ -99,7 +109,7 @@ class Participant:
                     raise PlanMismatchError(
                         f"the plan leaves out bytes of {run.spec}, which {self._engine.label} lacks"
                     )
-        self._resumable = resumable
+        self._resumable, self._channel = resumable, digests
         self._program, self._addresses, self._names = program, addresses, names
         return plan.digest
 
@@ -119,8 +129,21 @@ class Participant:
         extents = dict(zip(numbers, self._extents, strict=True)) if self._extents else {}
         buffers = {number: extent for number, extent in extents.items() if isinstance(extent, Buffer)}
         descriptors, ring = self._table.lend(program, self._names, buffers)
-        self._sources = Sources(extents, None if ring is None else ring.tensor)
+        self._digests = self._new_digests(program, extents)
+        self._sources = Sources(extents, None if ring is None else ring.tensor, self._digests.filled)
         return descriptors
+
+    def _new_digests(self, program: Program, extents: Mapping[int, Backing]) -> Digests:
+        if not self._channel:
+            return Digests()
+        channel = self._table.channel(program, self._channel, self._addresses)
+        made: OwnerDigests | SinkDigests
+        if self._engine is None:
+            made = OwnerDigests(program, channel, extents, self._mailbox.wake)
+        else:
+            made = SinkDigests(program, channel, self._engine.label, self._mailbox.wake)
+        self._table.round.callback(made.close)
+        return made
 
     def connect(self, descriptors: Mapping[int, Mapping[int, Sequence[bytes]]]) -> None:
         """Learn what the senders of this rank's routes lend."""
@@ -138,6 +161,7 @@ class Participant:
             watch()
             if time.monotonic() > self._deadline:
                 raise TransferTimeout("the update did not end before its deadline; see update_timeout")
+            self._digests.advance()
 
         pipeline = Pipeline(
             self._ready_program,
@@ -151,6 +175,7 @@ class Participant:
             self._apply_stream(),
         )
         events = pipeline.run()
+        self._digests.finish(guarded, self._mailbox.pump)
         self._finish()
         return events
 
@@ -166,9 +191,10 @@ class Participant:
 
     def stop(self, reason: BaseException) -> Runs:
         """End this round: give up the routes, and return what the engine was given so far. Another plan may follow."""
+        self._digests.settle()
         self._table.abort(reason)
         plan = None if self._program is None else self._program.plan
-        for bucket in self._given:
+        for bucket in filter(self._digests.agrees, self._given):
             for piece in bucket.pieces:
                 assert plan is not None
                 tensor = plan.manifest.tensors[piece.tensor]
@@ -224,9 +250,16 @@ class Participant:
             key = *key, tuple(lacking)
         lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
         self.applying = True
-        fence = self._engine.load(LoadedBucket(key, raw, lambda: self._lacking(bucket), lasting))
+
+        def look(seen: torch.Tensor) -> None:
+            self._digests.look(bucket, seen)
+
+        if raw.is_cuda or self._engine.device.type == "cpu":
+            look(raw)
+        end = self._engine.load(LoadedBucket(key, raw, lambda: self._lacking(bucket), lasting, look))
+        look(raw)
         self._given.append(bucket)
-        return fence
+        return self._digests.read(bucket, raw, end)
 
     def _lacking(self, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
         """What the engine was not given in an earlier round: tensor, first byte, where in the bucket, and length."""
@@ -300,7 +333,12 @@ class Follower:
                 self._rank, self._round, self._resumable = message.rank, message.round, message.resumable
                 plan = participant.take(message)
                 digest = participant.propose(
-                    plan, message.rank, message.addresses, message.routes, resumable=message.resumable
+                    plan,
+                    message.rank,
+                    message.addresses,
+                    message.routes,
+                    resumable=message.resumable,
+                    digests=message.digests,
                 )
                 return m.Agree(self.update, self._rank, digest, participant.digests(message.tied))
             case m.Open():

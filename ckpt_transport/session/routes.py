@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ckpt_transport.control import Mailbox, RouteControl
@@ -46,6 +47,8 @@ class RouteTable:
         self._mailbox, self._load_transport = mailbox, load_transport
         self._open: dict[str, OpenRoute] = {}
         self._rings: dict[tuple[str, RingUse, int], Buffer] = {}
+        self.round = ExitStack()
+        """What ends with the plan that the routes are open for: when another one opens them, or when they close."""
         leave_to_parent(self)
 
     @property
@@ -60,6 +63,7 @@ class RouteTable:
 
         Raises: what ``watch`` raises while others are waited for, and what the transport does.
         """
+        self.round.close()
         plan = program.plan
         wanted = {number: names[number] for number in program.routes}
         for name in [name for name in self._open if name not in wanted.values()]:
@@ -94,6 +98,15 @@ class RouteTable:
                 descriptors[number] = [region.descriptor for region in route.attachment.lent]
         return descriptors, rings.get(RingUse.FILL)
 
+    def channel(self, program: Program, name: str, addresses: Sequence[str]) -> RouteControl:
+        """A control channel between all ranks of the plan, until the round ends."""
+        topology = program.plan.topology
+        ranks = tuple(range(len(addresses)))
+        group = Group(name, ranks, program.rank, tuple(topology.host(rank) for rank in ranks))
+        control = RouteControl(self._mailbox, group, dict(enumerate(addresses)))
+        self.round.callback(control.close)
+        return control
+
     def forget(self, buffers: Sequence[Buffer]) -> None:
         """Undo the registration of memory that is about to be freed."""
         for route in self._open.values():
@@ -101,12 +114,14 @@ class RouteTable:
 
     def abort(self, reason: BaseException) -> None:
         """Fail everything that is outstanding and close every route."""
+        self.round.close()
         for route in self._open.values():
             route.attachment.endpoint.abort(reason)
         self.close()
 
     def close(self) -> None:
         """Close every route. Idempotent."""
+        self.round.close()
         for name in list(self._open):
             self._close(name)
         self._rings.clear()

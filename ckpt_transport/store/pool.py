@@ -60,6 +60,7 @@ class Pools:
     def give_back(self, buffer: Buffer) -> None:
         """No version uses ``buffer`` any more; it takes the place of the free pool there was."""
         self.close()
+        buffer.digests.clear()
         self._free = buffer
 
     def close(self) -> None:

@@ -1,0 +1,363 @@
+"""Digests of buckets: said by who owns them, compared by who applies them.
+
+Nobody waits for a digest while buckets move. Owners say theirs in batches, straight to the sinks that get a bucket.
+Sinks compute theirs of the bytes that the engine is given, beside the engine, and compare when both are there. At the
+end each waits for what is left.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from typing import Protocol
+
+import msgspec
+import torch
+
+from ckpt_transport.errors import MessageError, TransferError
+from ckpt_transport.execution.program import Program
+from ckpt_transport.memory import Backing, Buffer, Fence, fence
+from ckpt_transport.memory.digest import Digest, as_bytes, digest
+from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
+
+PATIENCE_SECONDS = 0.05
+NAMED = 3
+"""So many tensors of a bucket are named in an error."""
+
+Said = list[tuple[int, Digest]]
+"""The message: numbers of buckets, and their digests."""
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Said).decode
+
+
+class Channel(Protocol):
+    """Small messages between the ranks of an update."""
+
+    def send(self, rank: int, payload: bytes) -> None: ...
+
+    def receive(self) -> tuple[int, bytes] | None: ...
+
+
+class Digests:
+    """What one rank does about the digests of one round: nothing, where nobody compares them.
+
+    Driven by the pump, but for what says otherwise.
+    """
+
+    def filled(self, bucket: int, slot: torch.Tensor) -> None:
+        """A bucket of this rank's has been put into ``slot``, or will have been in the order of the current stream.
+
+        Called by any thread.
+        """
+
+    def look(self, bucket: Bucket, raw: torch.Tensor) -> None:
+        """The engine is given these bytes, now or in the order of the current stream. Only the first call counts.
+
+        Called by the thread that applies.
+        """
+
+    def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
+        """When a bucket has been read here, too, which the engine has read by ``end``."""
+        return end
+
+    def agrees(self, bucket: Bucket) -> bool:
+        """Whether the bytes that the engine was given are known to be the owner's."""
+        return True
+
+    def advance(self) -> None:
+        """Say what there is to say, compare what there is to compare.
+
+        Raises:
+            TransferError: the bytes of a bucket are not the owner's.
+        """
+
+    def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
+        """Do all that is left.
+
+        Args:
+            watch: called often; raises to end the wait.
+            idle: waits up to that many seconds, or until a message arrives.
+
+        Raises: as :meth:`advance` and ``watch``.
+        """
+
+    def settle(self) -> None:
+        """The round has failed: compare what has arrived, so that :meth:`agrees` says what may be kept."""
+
+    def close(self) -> None:
+        """Stop. No bytes are read any more when this returns. Idempotent."""
+
+
+class _Working(Digests):
+    """With threads that compute."""
+
+    def __init__(self, program: Program, channel: Channel) -> None:
+        self._program, self._plan, self._channel = program, program.plan, channel
+        self._workers = ThreadPoolExecutor(torch.get_num_threads(), "ckpt-transport-digest")
+
+    @property
+    @abstractmethod
+    def _left(self) -> bool:
+        """Whether something is left to do."""
+
+    def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
+        self.advance()
+        while self._left:
+            watch()
+            idle(PATIENCE_SECONDS)
+            self.advance()
+        self.close()
+
+    def close(self) -> None:
+        self._workers.shutdown(cancel_futures=True)
+
+
+class OwnerDigests(_Working):
+    """Says the digests of a source's buckets.
+
+    Those of bytes that are sent from where they lie are known for as long as nobody writes there
+    (:attr:`~ckpt_transport.memory.Buffer.digests`); what is not known is computed from now on, beside everything else.
+
+    Args:
+        program: of this rank.
+        channel: to the sinks.
+        extents: of this rank, by number.
+        wake: ends the wait in ``idle``, from any thread.
+    """
+
+    def __init__(
+        self, program: Program, channel: Channel, extents: Mapping[int, Backing], wake: Callable[[], None]
+    ) -> None:
+        super().__init__(program, channel)
+        self._unsaid = {
+            number for number, bucket in enumerate(self._plan.buckets) if self._plan.owner(bucket) == program.rank
+        }
+        self._made: deque[tuple[int, Digest]] = deque()
+        self._coming: deque[tuple[int, torch.Tensor, Fence]] = deque()
+        """On their way from a device."""
+        self._computing: deque[Future[None]] = deque()
+        for extent, numbers in self._in_place().items():
+            buffer = extents[extent]
+            assert isinstance(buffer, Buffer)
+            self._start(buffer, numbers, wake)
+
+    def _in_place(self) -> Mapping[int, Sequence[int]]:
+        """Buckets that are sent from where they lie, by extent."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for number in sorted(self._unsaid):
+            bucket = self._plan.buckets[number]
+            if bucket.fill_slot == IN_PLACE:
+                found[bucket.extent].append(number)
+        return found
+
+    def _start(self, buffer: Buffer, numbers: Sequence[int], wake: Callable[[], None]) -> None:
+        kept = {runs: buffer.digests[runs] for runs in self._runs(numbers) if runs in buffer.digests}
+        buffer.digests.clear()
+        buffer.digests.update(kept)
+        for number in numbers:
+            known = kept.get(self._plan.buckets[number].runs)
+            if known is not None:
+                self._made.append((number, known))
+                continue
+            computing = self._workers.submit(self._compute, buffer, number)
+            computing.add_done_callback(lambda _: wake())
+            self._computing.append(computing)
+
+    def _runs(self, numbers: Sequence[int]) -> list[object]:
+        return [self._plan.buckets[number].runs for number in numbers]
+
+    def _compute(self, buffer: Buffer, number: int) -> None:
+        runs = self._plan.buckets[number].runs
+        bytes_of = [buffer.tensor[run.offset : run.offset + run.nbytes] for run in runs]
+        if buffer.tensor.is_cuda:
+            with torch.cuda.stream(_stream(buffer.tensor.device)):
+                found = as_bytes(digest(bytes_of))
+        else:
+            found = as_bytes(digest(bytes_of))
+        buffer.digests[runs] = found
+        self._made.append((number, found))
+
+    def filled(self, bucket: int, slot: torch.Tensor) -> None:
+        sums = digest(_in_bucket(self._plan.buckets[bucket], slot))
+        if not sums.is_cuda:
+            self._made.append((bucket, as_bytes(sums)))
+            return
+        on_host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
+        on_host.copy_(sums, non_blocking=True)
+        end = fence(sums.device)
+        assert end is not None
+        self._coming.append((bucket, on_host, end))
+
+    @property
+    def _left(self) -> bool:
+        return bool(self._unsaid)
+
+    def advance(self) -> None:
+        while self._computing and self._computing[0].done():
+            self._computing.popleft().result()
+        while self._coming and self._coming[0][2].query():
+            number, sums, _ = self._coming.popleft()
+            self._made.append((number, as_bytes(sums)))
+        by_audience: defaultdict[int, Said] = defaultdict(list)
+        while self._made:
+            number, found = self._made.popleft()
+            by_audience[self._plan.buckets[number].audience].append((number, found))
+            self._unsaid.discard(number)
+        for audience, said in by_audience.items():
+            for rank in self._plan.audiences[audience]:
+                self._channel.send(rank, _encode(said))
+
+
+class SinkDigests(_Working):
+    """Compares what a sink's engine is given with what the owners say.
+
+    Args:
+        program: of this rank.
+        channel: from the owners.
+        label: what people call this sink.
+        wake: ends the wait in ``idle``, from any thread.
+    """
+
+    def __init__(self, program: Program, channel: Channel, label: str, wake: Callable[[], None]) -> None:
+        super().__init__(program, channel)
+        self._label, self._wake = label, wake
+        self._said: dict[int, Digest] = {}
+        self._on_host: dict[int, Future[Digest]] = {}
+        self._on_device: dict[int, torch.Tensor] = {}
+        self._begun: set[int] = set()
+        self._agreed: set[int] = set()
+
+    def look(self, bucket: Bucket, raw: torch.Tensor) -> None:
+        number = self._program.numbers[bucket.first]
+        if number in self._begun:
+            return
+        runs = _in_bucket(bucket, raw)
+        if raw.is_cuda:
+            self._on_device[number] = digest(runs)
+        else:
+            computing = self._on_host[number] = self._workers.submit(lambda: as_bytes(digest(runs)))
+            computing.add_done_callback(lambda _: self._wake())
+        self._begun.add(number)
+
+    def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
+        computing = self._on_host.get(self._program.numbers[bucket.first])
+        if computing is not None:
+            return _ReadTwice(end, computing)
+        return fence(raw.device) if end is None else end
+
+    def agrees(self, bucket: Bucket) -> bool:
+        return self._program.numbers[bucket.first] in self._agreed
+
+    @property
+    def _left(self) -> bool:
+        return len(self._agreed) < len(self._begun)
+
+    def advance(self) -> None:
+        self._take_in()
+        for number, computed in list(self._on_host.items()):
+            if number in self._said and computed.done():
+                del self._on_host[number]
+                self._compare(number, computed.result())
+
+    def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
+        self._fetch()
+        super().finish(watch, idle)
+
+    def settle(self) -> None:
+        self.close()
+        self._fetch()
+        self._take_in()
+        for number, computed in self._on_host.items():
+            if number in self._said and not computed.cancelled():
+                with suppress(Exception):
+                    self._compare(number, computed.result())
+
+    def _fetch(self) -> None:
+        """Bring what devices have computed, all at once."""
+        if not self._on_device:
+            return
+        by_device: defaultdict[torch.device, list[int]] = defaultdict(list)
+        for number, sums in self._on_device.items():
+            by_device[sums.device].append(number)
+        for numbers in by_device.values():
+            brought = torch.stack([self._on_device[number] for number in numbers]).cpu()
+            for number, sums in zip(numbers, brought, strict=True):
+                computed: Future[Digest] = Future()
+                computed.set_result(as_bytes(sums))
+                self._on_host[number] = computed
+        self._on_device.clear()
+
+    def _take_in(self) -> None:
+        while (message := self._channel.receive()) is not None:
+            rank, payload = message
+            try:
+                said = _decode(payload)
+            except msgspec.DecodeError as error:
+                raise MessageError(f"rank {rank} says digests that cannot be read: {error}") from error
+            for number, found in said:
+                if number in self._program.applied and self._plan.owner(self._plan.buckets[number]) == rank:
+                    self._said.setdefault(number, found)
+
+    def _compare(self, number: int, found: Digest) -> None:
+        if found != self._said[number]:
+            raise TransferError(f"{self._label} got {_differing(self._plan, number, self._program.rank)}")
+        self._agreed.add(number)
+
+
+class _ReadTwice:
+    """The end of what an engine reads and of a digest that is computed on the host beside it."""
+
+    def __init__(self, end: Fence | None, computing: Future[Digest]) -> None:
+        self._end, self._computing = end, computing
+
+    def synchronize(self) -> None:
+        if self._end is not None:
+            self._end.synchronize()
+        self._computing.result()
+
+    def query(self) -> bool:
+        return (self._end is None or self._end.query()) and self._computing.done()
+
+    def wait(self, stream: torch.cuda.Stream) -> None:
+        if self._end is not None:
+            self._end.wait(stream)
+        self._computing.result()
+
+
+def _in_bucket(bucket: Bucket, raw: torch.Tensor) -> list[torch.Tensor]:
+    """The runs of a bucket where its bytes lie as in a slot. What lies between runs is nobody's."""
+    return [raw[run.bucket_offset : run.bucket_offset + run.nbytes] for run in bucket.runs]
+
+
+def _differing(plan: Plan, number: int, rank: int) -> str:
+    """What is wrong when the digest of a bucket differs at ``rank``."""
+    bucket = plan.buckets[number]
+    names = list(dict.fromkeys(plan.manifest.tensors[piece.tensor].spec.name for piece in bucket.pieces))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    way: list[str] = []
+    at, owner = rank, plan.owner(bucket)
+    while at != owner:
+        leg = next(
+            leg
+            for stage in plan.stages
+            if stage.kind is StageKind.TRANSFER and stage.bucket == number
+            for leg in plan.hops[stage.hop].legs
+            if at in leg.receivers
+        )
+        way.insert(0, f"by '{plan.routes[leg.route].transport}' from rank {leg.sender} to rank {at}")
+        at = leg.sender
+    return (
+        f"bytes of {', '.join(names[:NAMED])}{more} (bucket {number}) that are not those of source rank {owner}: "
+        f"their digests differ. They came {', then '.join(way)}. Either that transport gives wrong bytes "
+        "(python -m ckpt_transport.testing tries it), or the version's memory or files were changed during the update"
+    )
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which digests are computed of bytes that nobody writes to."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

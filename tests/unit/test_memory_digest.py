@@ -1,0 +1,155 @@
+"""Digests: whatever happens to bytes changes them, and every way to compute one gives the same."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckpt_transport.memory.device_digest import add_by_torch
+from ckpt_transport.memory.digest import (
+    COLUMN_SALT,
+    COLUMNS,
+    GOLDEN,
+    MASK,
+    MULTIPLIERS,
+    PAGE_BYTES,
+    ROWS,
+    SHIFTS,
+    as_bytes,
+    digest,
+    keys,
+    page_count,
+)
+
+SIZES = st.one_of(
+    st.integers(0, 70),
+    st.sampled_from([PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, 3 * PAGE_BYTES + 12_345]),
+    st.integers(1, 2 * PAGE_BYTES),
+)
+ROW_BYTES = COLUMNS * 8
+CHECKED = settings(deadline=None, max_examples=60)
+
+
+def some(nbytes: int, seed: int = 0) -> torch.Tensor:
+    """Bytes as they are in a model: at random, or all alike."""
+    if seed % 3 == 0:
+        return torch.full((nbytes,), seed % 256, dtype=torch.uint8)
+    return torch.randint(0, 256, (nbytes,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def of(*runs: torch.Tensor) -> bytes:
+    return as_bytes(digest(runs))
+
+
+def by_the_book(runs: list[bytes]) -> bytes:
+    """The definition, word by word, in whole numbers."""
+
+    def mix(number: int) -> int:
+        for shift, factor in zip(SHIFTS, (*MULTIPLIERS, 1), strict=True):
+            number = (number ^ (number >> shift)) * factor & MASK
+        return number
+
+    rows = columns = first = 0
+    for run in runs:
+        pages = -(-len(run) // PAGE_BYTES)
+        words = np.frombuffer(run.ljust(pages * PAGE_BYTES, b"\0"), np.uint64).reshape(pages, ROWS, COLUMNS)
+        for number, page in enumerate(words, start=first):
+            for row in range(ROWS):
+                along = sum(int(word) * int(key) for word, key in zip(page[row], keys(), strict=True))
+                rows += mix(along + (number * ROWS + row + 1) * GOLDEN & MASK)
+            for column in range(COLUMNS):
+                down = sum(map(int, page[:, column]))
+                columns += mix(down + (number * COLUMNS + column + 1) * GOLDEN + COLUMN_SALT & MASK)
+        first += pages
+    return (rows & MASK).to_bytes(8, "little") + (columns & MASK).to_bytes(8, "little")
+
+
+def test_it_is_what_its_definition_says() -> None:
+    runs = [some(PAGE_BYTES + 1001, 1), some(77, 2), some(0)]
+    assert of(*runs) == by_the_book([bytes(run.numpy()) for run in runs])
+    assert {int(key) % 2 for key in keys()} == {1}
+    assert len(set(map(int, keys()))) == COLUMNS
+
+
+@CHECKED
+@given(SIZES, st.integers(0, 5))
+def test_operations_that_every_device_has_agree_with_those_of_a_cpu(nbytes: int, seed: int) -> None:
+    runs = some(nbytes, seed), some(nbytes // 3, seed + 1)
+    sums, first = torch.zeros(2, dtype=torch.int64), 0
+    for run in runs:
+        add_by_torch(sums, run, first)
+        first += page_count(run.numel())
+    assert as_bytes(sums) == of(*runs)
+
+
+@CHECKED
+@given(SIZES.filter(bool), st.integers(0, 5), st.data())
+def test_any_flipped_bit_changes_both_sums(nbytes: int, seed: int, data: st.DataObject) -> None:
+    raw = some(nbytes, seed)
+    before = of(raw)
+    raw[data.draw(st.integers(0, nbytes - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    after = of(raw)
+    assert before[:8] != after[:8]
+    assert before[8:] != after[8:]
+
+
+@CHECKED
+@given(st.data(), st.sampled_from([1, 8, 64, 256, ROW_BYTES, PAGE_BYTES]))
+def test_swapped_spans_change_it(data: st.DataObject, span: int) -> None:
+    """Given two spans that differ, in one bit at least, when they change places, then it is noticed."""
+    count = data.draw(st.integers(2, 9))
+    raw = some(span * count + 5, data.draw(st.integers(0, 5)))
+    one, other = sorted(data.draw(st.lists(st.integers(0, count - 1), min_size=2, max_size=2, unique=True)))
+    first, second = raw[one * span :][:span], raw[other * span :][:span]
+    place = data.draw(st.integers(0, span - 1))
+    second.copy_(first)
+    second[place] ^= 1 << data.draw(st.integers(0, 7))
+    before, kept = of(raw), first.clone()
+    first.copy_(second)
+    second.copy_(kept)
+    assert of(raw) != before
+
+
+@CHECKED
+@given(SIZES.filter(lambda nbytes: nbytes > 1), st.integers(1, 300))
+def test_shifted_and_missing_bytes_change_it(nbytes: int, by: int) -> None:
+    raw = some(nbytes, 1)
+    raw[0], raw[-1] = 1, 2
+    before = of(raw)
+    assert of(raw.roll(by % (nbytes - 1) + 1)) != before or torch.equal(raw.roll(by % (nbytes - 1) + 1), raw)
+    short = raw.clone()
+    short[-min(by, nbytes) :] = 0
+    assert of(short) != before
+
+
+def test_stale_rows_columns_and_pages_change_it() -> None:
+    """Given pages of two versions, when any rectangle of the old one stays, then it is noticed."""
+    old, new = some(4 * PAGE_BYTES, 1), some(4 * PAGE_BYTES, 2)
+    found = {of(old), of(new)}
+    chance = random.Random(3)
+    for _ in range(200):
+        mixed = new.clone().view(4 * ROWS, ROW_BYTES)
+        top, left = chance.randrange(4 * ROWS), chance.randrange(0, ROW_BYTES, 8)
+        stale = slice(top, top + chance.randrange(1, 2 * ROWS)), slice(left, left + chance.randrange(8, ROW_BYTES))
+        mixed[stale] = old.view(4 * ROWS, ROW_BYTES)[stale]
+        found.add(of(mixed.flatten()))
+    assert len(found) == 202
+
+
+def test_runs_in_another_order_have_another_digest() -> None:
+    one, other = some(PAGE_BYTES, 1), some(PAGE_BYTES, 2)
+    assert of(one, other) != of(other, one)
+    assert of(one, other) == of(torch.cat([one, other]))
+
+
+@pytest.mark.parametrize("offset", [1, 4, 8])
+def test_where_bytes_lie_makes_no_difference(offset: int) -> None:
+    raw = some(PAGE_BYTES + 100, 4)
+    elsewhere = torch.zeros(raw.numel() + offset, dtype=torch.uint8)
+    elsewhere[offset:] = raw
+    assert of(elsewhere[offset:]) == of(raw)
