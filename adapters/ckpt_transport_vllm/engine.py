@@ -24,6 +24,7 @@ from ckpt_transport_vllm.quiesce import Quiesce
 from ckpt_transport_vllm.recorded import Recorded
 from ckpt_transport_vllm.replaying import Replaying
 from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.ties import check_brought, tied_names
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class VllmEngine(Engine):
         self._replaying: Replaying | None = None
         self._cores = ExitStack()
         self._known: dict[str, tuple[TensorSpec, ...]] = {}
+        self._tied: tuple[tuple[TensorSpec, ...] | None, tuple[frozenset[str], ...]] | None = None
         self._knows = False
         self._coming: tuple[TensorSpec, ...] | None = None
         self._partial = False
@@ -82,6 +84,16 @@ class VllmEngine(Engine):
 
     def check(self, tensors: Sequence[TensorSpec]) -> None:
         check_tensors(self._find_target(), tensors, self.expects(), self.label)
+        check_brought(self.ties(), [spec.name for spec in tensors], self.label)
+
+    def ties(self) -> tuple[frozenset[str], ...]:
+        expected = self.expects()
+        if self._tied is None or self._tied[0] is not expected:
+            target = self._find_target()
+            parameters = (name for name, _ in target.model.named_parameters())
+            names = parameters if expected is None else (spec.name for spec in expected)
+            self._tied = expected, tied_names(target, names)
+        return self._tied[1]
 
     def hold(self) -> int:
         return self._quiesce.hold()

@@ -16,7 +16,8 @@ WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapp
 def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
     """
     Raises:
-        PlanMismatchError: the plan brings less than the engine expects, or more, or something else; names it.
+        PlanMismatchError: the plan brings less than the engine expects, or more, or something else; names it. Another
+            name of a tensor that the engine expects is not more.
     """
     if expected is None:
         return
@@ -36,8 +37,10 @@ def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
                 f"tensor {spec.name} is {other.dtype} {list(other.shape)} in {version} and "
                 f"{spec.dtype} {list(spec.shape)} in {engine.label}"
             )
-    if brought:
-        names = ", ".join(sorted(brought)[:5])
+    known = {spec.name for spec in expected}
+    more = sorted(name for name in brought if not tied.get(name, frozenset()) & known)
+    if more:
+        names = ", ".join(more[:5])
         raise PlanMismatchError(f"{version} has tensors that {engine.label} does not: {names}")
 
 

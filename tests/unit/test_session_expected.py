@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from ckpt_transport import ParameterServer
-from ckpt_transport.errors import UpdateAbortedError
-from ckpt_transport.session.expected import in_the_way
+from ckpt_transport.errors import PlanMismatchError, UpdateAbortedError
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.session.expected import check_expected, in_the_way
 from ckpt_transport_torch import attach
 
 NAMES = ("model.layers.0.weight", "model.layers.1.weight", "lm_head.weight")
@@ -50,3 +54,26 @@ def test_the_names_of_a_wrapped_module_are_refused_with_the_cure(wrapped_side: s
         server.register("v3", tensors=inner if wrapped_side == "version" else outer)
         server.update("v3", [served.address])
         assert served.version == "v3"
+
+
+EMBEDDING, HEAD, NORM = (TensorSpec(name, "BF16", (4,)) for name in ("embed_tokens.weight", "lm_head.weight", "norm"))
+
+
+@pytest.mark.parametrize(
+    ("brought", "said"),
+    [
+        ([EMBEDDING, NORM], ""),
+        ([EMBEDDING, NORM, HEAD], ""),
+        ([HEAD, NORM], ""),
+        ([NORM], "lacks tensor embed_tokens.weight"),
+        ([EMBEDDING, NORM, TensorSpec("other", "BF16", (4,))], "has tensors that the engine does not: other"),
+    ],
+)
+def test_another_name_of_a_tied_tensor_is_not_too_much(brought: list[TensorSpec], said: str) -> None:
+    plan: Any = SimpleNamespace(manifest=SimpleNamespace(version="v2", specs={spec.name: spec for spec in brought}))
+    engine: Any = SimpleNamespace(label="the engine", ties=lambda: (frozenset([EMBEDDING.name, HEAD.name]),))
+    if not said:
+        check_expected(plan, engine, (EMBEDDING, NORM))
+        return
+    with pytest.raises(PlanMismatchError, match=said):
+        check_expected(plan, engine, (EMBEDDING, NORM))
