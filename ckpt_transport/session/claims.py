@@ -22,6 +22,8 @@ from ckpt_transport.session.mailbox import open_mailbox
 
 ASK_AGAIN_SECONDS = 0.25
 """How often an engine is claimed again that another program drives."""
+MAX_BEGUN, MAX_NAME = 16, 64
+"""What is noted is bounded, whoever sends what."""
 
 
 @dataclass
@@ -51,8 +53,8 @@ class ClaimRecord:
         self.holder = self.leader = ""
 
     def _note(self, begun: Collection[str], ended: Collection[str]) -> None:
-        self.begun.update(begun)
         self.begun.difference_update(ended)
+        self.begun.update([what for what in begun if len(what) <= MAX_NAME][: MAX_BEGUN - len(self.begun)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Claim:
 
     def release(self) -> None:
         """Let others drive the engine. What was begun and not ended is left to them."""
-        self._claims.release(self)
+        self._claims.release(self.sink)
 
 
 class Claims:
@@ -124,8 +126,8 @@ class Claims:
             for engine, sink in sorted(engines.items(), key=lambda each: each[1]):
                 taken[engine] = self._take(engine, sink, leader, deadline)
         except BaseException:
-            for claim in taken.values():
-                claim.release()
+            for sink in engines.values():
+                self.release(sink)
             raise
         return taken
 
@@ -148,12 +150,12 @@ class Claims:
         if claimed.leader:
             raise EngineError(f"{claim.engine} is driven by {claimed.leader} by now, and is left to it")
 
-    def release(self, claim: Claim) -> None:
-        """See :meth:`Claim.release`. A sink that is gone is not missed."""
+    def release(self, sink: str) -> None:
+        """See :meth:`Claim.release`. A sink that is gone is not missed, and one that is another's is not touched."""
         with self._lock, contextlib.suppress(CkptTransportError):
             if self._mailbox is not None:
-                self._mailbox.unwatch(claim.sink)
-                self._mailbox.send(claim.sink, m.Release())
+                self._mailbox.unwatch(sink)
+                self._mailbox.send(sink, m.Release())
 
     def _ask(
         self,
