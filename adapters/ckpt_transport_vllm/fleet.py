@@ -32,7 +32,9 @@ class VllmFleet:
         endpoints: their URLs, as ``http://127.0.0.1:8000``.
         config: settings; by default from the environment.
         pause: what becomes of running requests: ``keep`` freezes them and goes on with them afterwards, ``wait`` lets
-            them end first, ``abort`` ends them, ``none`` does not pause and only keeps forward passes from running.
+            them end first, ``abort`` ends them, ``none`` does not pause and only keeps forward passes from running. No
+            forward pass sees two versions. With ``keep`` and ``none`` an answer may be begun by one version and ended
+            by the next.
         draft: update the draft models that they speculate with, and not the models that they serve.
         patience: seconds to wait for engines that are still starting.
 

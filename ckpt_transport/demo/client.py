@@ -98,14 +98,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         requests, failed: how many.
         longest: seconds the longest took.
         slowest_token: seconds the slowest single token took.
-        mixed: answers to which both versions contributed tokens.
+        spanning: answers that one version has begun and the next one ended.
     """
 
     requests: int
     failed: int
     longest: float
     slowest_token: float
-    mixed: int
+    spanning: int
 
     @classmethod
     def of(cls, served: Sequence[Served]) -> Summary:
@@ -116,5 +116,5 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             failed=len(served) - len(answers),
             longest=max((request.seconds for request in served), default=0.0),
             slowest_token=max((answer.slowest_token for answer in answers), default=0.0),
-            mixed=sum(1 for answer in answers if len(set(answer.versions)) > 1),
+            spanning=sum(1 for answer in answers if len(set(answer.versions)) > 1),
         )

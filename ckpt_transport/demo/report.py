@@ -42,11 +42,14 @@ def show(display: Display, result: Result, picture: Callable[[int], str]) -> Non
         "after": requests.after,
     }
     display.table(
-        ["", "requests", "failed", "longest", "slowest token", "mixed"],
+        ["", "requests", "failed", "longest", "slowest token", "spanning"],
         [_row(name, summary) for name, summary in spans.items()],
     )
     pauses = ", ".join(f"{label} {milliseconds(seconds)}" for label, seconds in result.paused.items())
-    display.line(f"mixed: answers begun by {BEFORE} and ended by {AFTER}, which computes all keys and values anew")
+    display.line(
+        f"spanning: answers that were under way during the update, begun by {BEFORE} and ended by {AFTER}, which "
+        "computes all their keys and values anew. No forward pass sees two versions."
+    )
     display.line(f"{requests.total} requests in all, {requests.failed} failed. Forward passes were held for: {pauses}")
 
     display.heading("Bit-exact comparison with the files")
@@ -68,7 +71,7 @@ def _row(name: str, summary: Summary) -> list[str]:
         str(summary.failed),
         milliseconds(summary.longest),
         milliseconds(summary.slowest_token),
-        str(summary.mixed),
+        str(summary.spanning),
     ]
 
 

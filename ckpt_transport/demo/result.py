@@ -128,6 +128,11 @@ def problems_of_requests(requests: Requests, served: Sequence[Served], end: floa
     )
     if stale:
         yield f"{stale} requests that began after the update were answered by the old version"
+    back = sum(
+        1 for request in served if request.answer and list(request.answer.versions) != sorted(request.answer.versions)
+    )
+    if back:
+        yield f"{back} answers went back from {AFTER} to {BEFORE}"
 
 
 def problems_of_comparison(comparison: Comparison, version: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ def problems(served: list[Served]) -> list[str]:
 def test_requests_are_sorted_by_when_they_were_under_way() -> None:
     requests = Requests.of(GOOD, REGISTER, UPDATE, UPDATED)
     assert [requests.before.requests, requests.registering.requests, requests.updating.requests] == [1, 1, 1]
-    assert requests.updating.mixed == 1
+    assert requests.updating.spanning == 1
     assert requests.updating.longest == 2.5
     assert requests.versions == {"v1": 1, "v2": 2}
     assert problems(GOOD) == []
@@ -47,6 +47,10 @@ def test_an_update_that_nobody_was_served_in_is_a_problem() -> None:
 def test_an_old_answer_to_a_new_request_is_a_problem() -> None:
     (problem,) = problems([*GOOD, answered(12.5, 13, "v1", "v2")])
     assert "answered by the old version" in problem
+
+
+def test_an_answer_that_goes_back_to_the_old_version_is_a_problem() -> None:
+    assert problems([*GOOD, answered(9, 11.5, "v1", "v2", "v1")]) == ["1 answers went back from v2 to v1"]
 
 
 def test_a_comparison_that_differs_or_compares_nothing_is_a_problem() -> None:

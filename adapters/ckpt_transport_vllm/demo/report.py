@@ -34,6 +34,10 @@ def show(display: Display, updated: Updated) -> None:
         f"{_each(update.paused.values())}; the {len(frozen)} requests that were under way meanwhile waited at most "
         f"{milliseconds(max((each.longest_wait(updated.held) for each in frozen), default=0.0))} for their next token"
     )
+    display.line(
+        f"These were begun by {updated.old} and ended by {updated.new}, as requests are frozen and then go on (keep). "
+        "No forward pass sees two versions. So that no answer spans two either, pause with wait or abort."
+    )
 
     for prompt, before, after in zip(PROMPTS, updated.before.tokens, updated.after.tokens, strict=True):
         display.line(f"prompt '{prompt}'")
