@@ -37,18 +37,22 @@ def engine(config: Config) -> Iterator[StubServer]:
         yield server
 
 
+WEIGHTS = {seed: weights(seed) for seed in (1, 2, 3, 4)}
+"""Made beforehand, because threads share the generator of random numbers."""
+
+
 def update(
     engines: list[StubServer], version: str, seed: int, config: Config, pause: str = "keep"
 ) -> FleetReport | None:
     with ParameterServer(config) as server, VllmFleet(urls(engines), config, pause) as fleet:
-        server.register(version, tensors=weights(seed))
+        server.register(version, tensors=WEIGHTS[seed])
         return fleet.update(server, version)
 
 
 def serves(engine: StubServer, seed: int) -> bool:
     """Whether that is what it serves, to everybody who asks."""
     held = engine.model.state_dict()
-    return not engine.paused and all(torch.equal(held[name], tensor) for name, tensor in weights(seed).items())
+    return not engine.paused and all(torch.equal(held[name], tensor) for name, tensor in WEIGHTS[seed].items())
 
 
 KILLED = """
@@ -72,7 +76,7 @@ with ParameterServer(config) as server, VllmFleet(sys.argv[2:], config) as fleet
 
 def pause_and_die(engine: StubServer, folder: Path) -> None:
     """An update whose program is killed just after it has paused the engine."""
-    save_file(weights(2), folder / "two.safetensors")
+    save_file(WEIGHTS[2], folder / "two.safetensors")
     command = [sys.executable, "-c", KILLED, str(folder / "two.safetensors"), engine.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -209,8 +213,7 @@ def test_given_two_source_ranks_then_both_call_the_fleet_and_only_rank_0_drives(
         mine = Config.load(**settings)
         urls = [engine.url] if number == 0 else ["http://127.0.0.1:9"]
         with ParameterServer(mine, rank=number, world_size=2) as server, VllmFleet(urls, mine) as fleet:
-            tensors = weights(2)
-            server.register("v2", tensors={name: tensors[name] for name in list(tensors)[number::2]})
+            server.register("v2", tensors=dict(list(WEIGHTS[2].items())[number::2]))
             done = fleet.update(server, "v2")
             asked.append(number)
             return done
