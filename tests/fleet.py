@@ -144,6 +144,7 @@ class SinkSpec:
         site: of :mod:`tests.site`; empty for none.
         engine: the name that ranks of one engine share.
         make: makes the model from a seed; a function of some module, by default :func:`model`.
+        prepare: called in the sink's process before anything else.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -154,6 +155,7 @@ class SinkSpec:
     site: str = ""
     engine: str = ""
     make: Callable[..., torch.nn.Module] | None = None
+    prepare: Callable[[], None] | None = None
 
 
 def by_name(module: torch.nn.Module) -> Loader:
@@ -169,6 +171,8 @@ def by_name(module: torch.nn.Module) -> Loader:
 
 def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
     """The sink's process: serve forward passes, answer questions about the weights."""
+    if spec.prepare is not None:
+        spec.prepare()
     use(spec.site)
     module = (spec.make or model)(1, **spec.model)
     state = module.state_dict()

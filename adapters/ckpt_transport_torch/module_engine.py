@@ -42,6 +42,13 @@ class ModuleEngine(Engine):
         self._release()
         self.gate.taint(reason)
 
+    def give_up(self, taint: str) -> None:
+        """Leave the tensors to the thread that may be at work on them."""
+        if taint:
+            self.gate.taint(taint)
+        else:
+            self.gate.resume()
+
     @abstractmethod
     def _release(self) -> None:
         """The update is over: keep no tensor of the module, so that its owner can free them."""

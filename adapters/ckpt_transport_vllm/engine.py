@@ -151,6 +151,14 @@ class VllmEngine(Engine):
         self._served = None
         return self._quiesce.resume()
 
+    def give_up(self, taint: str) -> None:
+        """Leave the model to the thread that may be at work on it."""
+        logger.error("%s: an update was given up while a call does not return: %s", self.label, taint or "it serves on")
+        if taint:
+            self._quiesce.taint(taint)
+        else:
+            self._quiesce.resume()
+
     def taint(self, reason: str) -> None:
         """Put the model into a state that a later update can start from; its weights are a mix."""
         logger.error("%s must not serve: %s", self.label, reason)

@@ -56,4 +56,6 @@ def _row(answer: ServedVersion | JoinError) -> tuple[str, str, str]:
     state = f"[red]tainted[/]: {escape(answer.tainted)}" if answer.tainted else "[green]serves[/]"
     if answer.update:
         state = f"being updated to {answer.update}"
+    if answer.stuck:
+        state += f", [red]and takes no update[/]: {escape(answer.stuck)}"
     return answer.label, answer.version or "(not named)", state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ckpt_transport.control.messages import Message, RouteMessage
@@ -44,6 +44,9 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._letters)
 
+    def __iter__(self) -> Iterator[Letter]:
+        return iter(tuple(self._letters))
+
     def add(self, letter: Letter) -> bool:
         """Whether there was room for it."""
         if len(self._letters) >= INBOX_MESSAGES or self._nbytes + letter.nbytes > INBOX_BYTES:
@@ -51,6 +54,14 @@ class Inbox:
         self._letters.append(letter)
         self._nbytes += letter.nbytes
         return True
+
+    def take_all(self, kind: type[Message]) -> list[Letter]:
+        """Those of one type, oldest first; the others stay."""
+        found = [letter for letter in self._letters if isinstance(letter.message, kind)]
+        if found:
+            self._letters = deque(letter for letter in self._letters if not isinstance(letter.message, kind))
+            self._nbytes -= sum(letter.nbytes for letter in found)
+        return found
 
     def take(self) -> Letter:
         letter = self._letters.popleft()

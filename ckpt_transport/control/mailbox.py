@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import zmq
@@ -37,7 +37,7 @@ HANDSHAKE_MS = 5000
 
 
 class Mailbox:
-    """Receives every message addressed to this participant. Driven by one thread at a time.
+    """Receives every message addressed to this participant. Driven by one thread at a time; see also :meth:`borrowed`.
 
     Args:
         address: where to listen: ``ipc://PATH``, ``tcp://HOST:PORT``, ``tcp://HOST:0`` for any free port, or empty for
@@ -98,6 +98,7 @@ class Mailbox:
         self._inbox = Inbox()
         self._routes = RouteInboxes()
         self._read_from = b""
+        self._driving = threading.RLock()
         self._heard: dict[str, float] = {}
         self._news = False
         """Something was filed by a pump that did not wait, so whoever waits next should look first."""
@@ -106,18 +107,21 @@ class Mailbox:
     # -- messages -----------------------------------------------------------------------------------------------
 
     def send(self, address: str, message: Message) -> None:
-        """Send to the mailbox at ``address``; returns at once.
+        """Send to the mailbox at ``address``; returns at once. What is sent after :meth:`close` goes nowhere.
 
         Raises:
             ControlError: there is no way there.
             MessageError: the message is too large.
         """
-        dealer = self._dealers.get(address)
-        if dealer is None:
-            dealer = self._dealers[address] = self._heart.connect(addresses.check(address))
-            self._peers[dealer] = address
-            self._poller.register(dealer, zmq.POLLIN)
-        self._post(dealer, message)
+        with self._driving:
+            if self._context.closed:
+                return
+            dealer = self._dealers.get(address)
+            if dealer is None:
+                dealer = self._dealers[address] = self._heart.connect(addresses.check(address))
+                self._peers[dealer] = address
+                self._poller.register(dealer, zmq.POLLIN)
+            self._post(dealer, message)
 
     def send_once(self, address: str, message: Message) -> None:
         """Send to somebody who is not known here: a new connection is closed as soon as the message has gone.
@@ -169,14 +173,39 @@ class Mailbox:
         Returns: whether something had arrived; then there may be more.
         """
         waits = timeout > 0
-        found = self._poller.poll(0 if self._news else math.ceil(timeout * 1000))
-        self._news = (self._news or bool(found)) and not waits
-        for source, _ in found:
-            if isinstance(source, zmq.Socket):
-                self._drain(source)
-            else:
-                os.read(self._woken, 4096)
-        return bool(found)
+        with self._driving:
+            if self._context.closed:
+                time.sleep(timeout)
+                return False
+            found = self._poller.poll(0 if self._news else math.ceil(timeout * 1000))
+            self._news = (self._news or bool(found)) and not waits
+            for source, _ in found:
+                if isinstance(source, zmq.Socket):
+                    self._drain(source)
+                else:
+                    os.read(self._woken, 4096)
+            return bool(found)
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Drive this mailbox in place of its thread, which is stuck elsewhere and has to wait if it comes back."""
+        with self._driving:
+            read_from = self._read_from
+            try:
+                yield
+            finally:
+                self._read_from = read_from
+
+    def receive_all(self, kind: type[Message]) -> Iterator[Message]:
+        """What has arrived of one type, oldest first; :meth:`answer` answers each before the next is taken."""
+        for letter in self._inbox.take_all(kind):
+            self._read_from = letter.connection
+            yield letter.message
+
+    def unread(self) -> Iterator[tuple[str, Message]]:
+        """What has arrived and was not received yet, oldest first; it stays there."""
+        for letter in self._inbox:
+            yield letter.sender, letter.message
 
     def wake(self) -> None:
         """End the wait of whoever is in :meth:`pump`, from any thread."""
@@ -221,8 +250,8 @@ class Mailbox:
 
     def _reply(self, connection: bytes, message: Message) -> None:
         """Whoever has hung up misses it."""
-        if connection:
-            with contextlib.suppress(zmq.ZMQError):
+        if connection and not self._context.closed:
+            with self._driving, contextlib.suppress(zmq.ZMQError):
                 self._router.send_multipart([connection, *self._codec.frames(self.address, message)], zmq.NOBLOCK)
 
     # -- routes -------------------------------------------------------------------------------------------------
@@ -274,16 +303,20 @@ class Mailbox:
     def forget(self, address: str) -> None:
         """Close the connection to a peer that is not needed any more."""
         self.unwatch(address)
-        dealer = self._dealers.pop(address, None)
-        if dealer is not None:
-            self._poller.unregister(dealer)
-            del self._peers[dealer]
-            dealer.close(LINGER_MS)
+        with self._driving:
+            dealer = self._dealers.pop(address, None)
+            if dealer is not None:
+                self._poller.unregister(dealer)
+                del self._peers[dealer]
+                dealer.close(LINGER_MS)
 
     def close(self) -> None:
         """Send what is queued, then close. Idempotent."""
-        if self._context.closed:
-            return
+        with self._driving:
+            if not self._context.closed:
+                self._close()
+
+    def _close(self) -> None:
         self._heart.stop()
         for dealer in self._dealers.values():
             dealer.close(LINGER_MS)

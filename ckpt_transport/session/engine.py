@@ -95,7 +95,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
 
 
 class Engine(ABC):
-    """One sink's engine. All methods are called on the sink's thread, never two at a time.
+    """One sink's engine. All methods are called on the sink's thread, never two at a time, but for :meth:`give_up`.
 
     In an update they are called in this order: :meth:`begin`, then the questions (:meth:`share`, :meth:`expects`,
     :meth:`check`, :meth:`ties`, :meth:`prepare`), :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`load` for each
@@ -212,3 +212,19 @@ class Engine(ABC):
     @abstractmethod
     def taint(self, reason: str) -> None:
         """The weights are a mix of two versions: refuse every forward pass, with ``reason``."""
+
+    def give_up(self, taint: str) -> None:
+        """Say what may be served while the sink's thread is stuck, in a method of this engine or elsewhere.
+
+        Called from another thread, when the update was aborted or is late and the thread does not take that in. It must
+        not wait for the thread, and touch nothing that the other methods use but what holds forward passes. When the
+        thread comes back, it calls :meth:`taint` or :meth:`resume`, too. Override it where these do more.
+
+        Args:
+            taint: why every forward pass must be refused, since the weights may be a mix of two versions; empty when
+                nothing was loaded, so that they may run again.
+        """
+        if taint:
+            self.taint(taint)
+        else:
+            self.resume()

@@ -112,7 +112,7 @@ class Holder(InvitedMember):
         )
 
     def _served(self) -> m.ServedVersion:
-        return m.ServedVersion(self.label, self.version, "", self._bringing)
+        return m.ServedVersion(self.label, self.version, "", self._bringing, "", self._watchdog.stuck)
 
     def _committed(self) -> None:
         """Others serve it, too."""

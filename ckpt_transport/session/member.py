@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import suppress
 from typing import Self
 
@@ -22,13 +22,14 @@ from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport.session.participant import Follower, Halted
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import RouteTable
+from ckpt_transport.session.stuck import MayBeStuck
 from ckpt_transport.transport import Availability
 
 TICK_SECONDS = 0.2
 logger = logging.getLogger(__name__)
 
 
-class InvitedMember(ABC):
+class InvitedMember(MayBeStuck):
     """Listens at an address and follows one update after the other.
 
     Args:
@@ -49,6 +50,7 @@ class InvitedMember(ABC):
         self._bringing = ""
         self._follower: Follower | None = None
         self._give_up_at = 0.0
+        self._watch_over(self.config.heartbeat_timeout)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -83,18 +85,27 @@ class InvitedMember(ABC):
             UsageError: it is served already, was closed, or was made in another process.
         """
         with self._calls.one("serve()", 0):
-            _load_transports()
+            self._idle.clear()
             try:
+                _load_transports()
                 while not self._stopping.is_set():
                     self._between()
                     received = self._mailbox.receive(TICK_SECONDS)
-                    if received is not None:
-                        self._heed(*received)
-                    self._check_coordinator()
+                    self._doomed = ""
+                    with self._watchdog.watching():
+                        if received is not None:
+                            self._heed(*received)
+                        self._check_coordinator()
+                    if self._watchdog.came_back():
+                        self._come_back()
             finally:
-                if self._follower is not None:
-                    self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
-                self._release()
+                try:
+                    with self._watchdog.watching():
+                        if self._follower is not None:
+                            self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
+                        self._release()
+                finally:
+                    self._idle.set()
 
     def _serve_on_thread(self) -> None:
         with suppress(UsageError):  # it was closed before the thread ran
@@ -103,16 +114,22 @@ class InvitedMember(ABC):
     def close(self) -> None:
         """Stop serving and release everything. Idempotent.
 
-        Waits until serving has ended, except inside :meth:`serve`, which ends then. In a child after a fork nothing
-        happens, because all of it is the parent's.
+        Waits until serving has ended, except inside :meth:`serve`, which ends then. Where a call into a library, a
+        loader or the engine does not return, that is logged after two ``heartbeat_timeout``: the address is free then,
+        and what the call may still use is given back when it returns. In a child after a fork nothing happens, because
+        all of it is the parent's.
         """
         if self._calls.here:
             self._stopping.set()
             if not self._calls.inside:
+                if not self._has_ended():
+                    self._leave_behind()
+                    return
                 with self._calls.last():
                     self._release()
                 if self._thread is not None:
                     self._thread.join()
+                self._watchdog.stop()
 
     def _release(self) -> None:
         """Give back sockets, routes and memory. Idempotent."""
@@ -224,6 +241,10 @@ class InvitedMember(ABC):
 
     def _watch(self) -> None:
         """Called while the pipeline runs: serve questions, notice an abort or a dead coordinator."""
+        with self._seen():
+            self._look_around()
+
+    def _look_around(self) -> None:
         assert self._follower is not None
         while (received := self._mailbox.receive(0)) is not None:
             sender, message = received
@@ -254,10 +275,11 @@ class InvitedMember(ABC):
     def _end(self, follower: Follower | None, reason: BaseException) -> None:
         """The update failed, here or elsewhere."""
         assert follower is not None
-        self._follower = None
+        self._follower, self._ending, self._doomed = None, follower, str(reason)
         self._table.abort(reason)
         tainted = self._given_up(follower, reason)
-        self._bringing = ""
+        self._bringing = self._doomed = ""
+        self._ending = None
         self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, str(reason)))
 
     def _part_from_coordinator(self) -> None:

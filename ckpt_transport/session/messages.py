@@ -277,6 +277,7 @@ class ServedVersion(Message, frozen=True):
     tainted: why it must not serve; empty when it may.
     update: name of the version an update is bringing at the moment; empty when none is.
     engine: the name that ranks of one engine share; empty when it has one rank.
+    stuck: which call does not return, so that it takes no update; empty when it takes them.
     """
 
     label: str
@@ -284,6 +285,7 @@ class ServedVersion(Message, frozen=True):
     tainted: str
     update: str
     engine: str = ""
+    stuck: str = ""
 
 
 class Here(Message, frozen=True):

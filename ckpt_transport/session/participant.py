@@ -6,13 +6,14 @@ The coordinator calls these methods on its own participant and sends the same wo
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateError
+from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateAbortedError, UpdateError
 from ckpt_transport.execution import Digests, Event, OwnerDigests, Pipeline, Program, SinkDigests, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, PlacedTensor, Plan, Role, Runs, Share, TensorSpec
@@ -69,6 +70,8 @@ class Participant:
         self._resumable = self._finished = False
         self.applying = False
         """Whether the engine has been given a byte."""
+        self._revoked = False
+        self._giving = threading.Lock()
 
     def propose(
         self,
@@ -231,9 +234,20 @@ class Participant:
 
     def _finish(self) -> None:
         """The engine has everything."""
+        self._check_not_revoked()
         if self._engine is not None and not self._finished:
             self._engine.finish()
         self._finished = True
+
+    def revoke(self) -> bool:
+        """Give the engine nothing from now on, whatever comes; return whether it was given a byte. From any thread."""
+        with self._giving:
+            self._revoked = True
+            return self.applying
+
+    def _check_not_revoked(self) -> None:
+        if self._revoked:
+            raise UpdateAbortedError("the update was given up while a call did not return")
 
     def abort(self, reason: BaseException) -> None:
         """Give up: fail what is outstanding, close the routes."""
@@ -249,7 +263,9 @@ class Participant:
                 return None
             key = *key, tuple(lacking)
         lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
-        self.applying = True
+        with self._giving:
+            self._check_not_revoked()
+            self.applying = True
 
         def look(seen: torch.Tensor) -> None:
             self._digests.look(bucket, seen)
@@ -302,6 +318,10 @@ class Follower:
     @property
     def applying(self) -> bool:
         return self._participant.applying
+
+    def revoke(self) -> bool:
+        """Give the engine nothing from now on; return whether it was given a byte. From any thread."""
+        return self._participant.revoke()
 
     def answer(self, message: Message, watch: Watch) -> Message | None:
         """Do what ``message`` asks for and return the answer; None when it needs none, or is not a step of an update.

@@ -99,7 +99,14 @@ class Sink(InvitedMember):
         )
 
     def _served(self) -> m.ServedVersion:
-        return m.ServedVersion(self._engine.label, self._version, self._tainted, self._bringing, self._engine.group)
+        return m.ServedVersion(
+            self._engine.label,
+            self._version,
+            self._tainted,
+            "" if self._watchdog.stuck else self._bringing,
+            self._engine.group,
+            self._watchdog.stuck,
+        )
 
     def _committed(self) -> None:
         self._engine.certify()
@@ -138,6 +145,12 @@ class Sink(InvitedMember):
     def _forget_holder(self) -> None:
         self._mailbox.forget(self.claim.holder)
         self.claim.release()
+
+    def _given_up_elsewhere(self, follower: Follower, reason: str) -> bool:
+        if follower.revoke():
+            self._tainted = f"an update to '{self._bringing}' failed half-way: {reason}"
+        self._engine.give_up(self._tainted)
+        return bool(self._tainted)
 
     def _between(self) -> None:
         self._forget_silent_holder()

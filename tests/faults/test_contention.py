@@ -15,7 +15,7 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import ConfigError, JoinError, UpdateAbortedError
 from tests.fleet import DEADLINE, SWIFT, Fault, SinkSpec, context, fleet, left_behind, weights
 
-ROUNDS = 6
+ROUNDS = 4
 
 
 @pytest.fixture(autouse=True)
