@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ckpt_transport import ParameterServer, ask_version
 from ckpt_transport.errors import EngineError, TaintedError, UpdateAbortedError
 from ckpt_transport_vllm import VllmFleet
-from tests.vllm import dying
+from tests.vllm import disturbed, dying
 from tests.vllm.servers import (
     SMALL_SLOTS,
     TWO_CORES,
@@ -190,6 +191,26 @@ def test_given_a_source_that_is_killed_half_way_then_engines_live_and_wait_and_t
         update(pair, pair[0].checkpoint(2), "two")
     for replica in pair:
         assert replica.answers() == answers[1]
+
+
+def test_given_sources_that_are_killed_or_stopped_at_random_then_no_mix_is_served_and_the_next_update_repairs(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    seed = int(os.environ.get("CKPT_TEST_SEED", "18"))
+    update(pair, pair[0].checkpoint(1), "one")
+    seconds = disturbed.Source(pair, "two", pair[0].checkpoint(2)).ends()
+    for number in range(int(os.environ.get("CKPT_TEST_ROUNDS", "3"))):
+        update(pair, pair[0].checkpoint(1), "one")
+        act, after = disturbed.choose(seed, number, seconds)
+        said = disturbed.Source(pair, "two", pair[0].checkpoint(2)).is_disturbed(act, after)
+        serves = [disturbed.settled(replica, {"one": answers[0], "two": answers[1]}) for replica in pair]
+        what = f"seed {seed}, round {number}: {act.name} after {after:.2f} s of {seconds:.2f} s: {serves}; {said}"
+        print(what)
+        assert said or serves == ["two", "two"], what
+        assert all(replica.is_alive() for replica in pair), what
+        update(pair, pair[0].checkpoint(2), "two")
+        assert [replica.answers() for replica in pair] == [answers[1]] * 2, what
+        assert not any(replica.is_paused() for replica in pair), what
 
 
 def test_given_an_endpoint_that_cannot_be_updated_then_the_error_says_how_to_start_it(
