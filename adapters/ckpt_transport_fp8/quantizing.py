@@ -15,7 +15,7 @@ class Quantizing:
     :class:`~ckpt_transport.memory.Backing`.
 
     Args:
-        kept: what is sent as it is.
+        kept: what is sent as it is; it watches the tensors that the rest is computed from as well.
         scaled: the scales, and the factors that go with them.
         computed: the rest.
     """
@@ -35,3 +35,6 @@ class Quantizing:
             for rows in self._scaled.rows:
                 rows.fill(room, offset)
             self._computed.fill(room, offset, self._scaled.factors)
+
+    def check(self) -> None:
+        self._kept.check()

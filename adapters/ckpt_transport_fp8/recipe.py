@@ -13,6 +13,7 @@ from ckpt_transport.planning import Conversion, PlacedTensor, TensorSpec
 from ckpt_transport.store import Loan
 from ckpt_transport.store.loose import Loose
 from ckpt_transport.store.pool import lay_out
+from ckpt_transport.store.watched import Watched
 from ckpt_transport_fp8.devices import computed_on
 from ckpt_transport_fp8.look import Look
 from ckpt_transport_fp8.part import Part
@@ -62,8 +63,12 @@ class Recipe:
         self.gpus = {look.device for look in looks if look.device.type == "cuda"}
         """Where weights lie."""
 
-    def loan(self, tensors: Sequence[torch.Tensor]) -> Loan:
+    def loan(self, tensors: Sequence[torch.Tensor], watched: Watched) -> Loan:
         """The version that is made of ``tensors``, contiguous; its scales are complete when this returns.
+
+        Args:
+            tensors: in the order of their looks.
+            watched: the same.
 
         Raises:
             CheckpointError: as :meth:`ckpt_transport_fp8.scales.Scales.of`, or a weight without scales is too large for
@@ -78,7 +83,7 @@ class Recipe:
         computed = self._compute(tensors)
         largest = computed.largest(self._scales.groups)
         raw = [tensors[number].detach().reshape(-1).view(torch.uint8) for number, _ in self._kept]
-        kept = Loose(raw, [offset for _, offset in self._kept], self._nbytes)
+        kept = Loose(raw, [offset for _, offset in self._kept], self._nbytes, watched)
         scaled = self._scales.of(largest)  # here it waits for a GPU
         return Loan(Quantizing(kept, scaled, computed), self._placed, list(self._conversions))
 

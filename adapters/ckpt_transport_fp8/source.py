@@ -10,6 +10,7 @@ import torch
 from ckpt_transport.store import Loan, StoredVersion
 from ckpt_transport.store.given import given_tensors
 from ckpt_transport.store.loose import check_readable
+from ckpt_transport.store.watched import Watched
 from ckpt_transport_fp8.recipes import recipe_for
 from ckpt_transport_fp8.target import Target, read_target
 
@@ -20,7 +21,8 @@ def quantized(
     """``weights`` as ``target`` wants them, to be given to :meth:`ckpt_transport.ParameterServer.lend`.
 
     Scales are computed here: one pass over the weights, before an engine stands still for them. Elements are computed
-    bucket by bucket while the update runs, so nobody may change ``weights`` until the version is unregistered.
+    bucket by bucket while the update runs, so nobody may change ``weights`` until the version is unregistered: an
+    update that sees it fails.
 
     What names, shapes and types decide is worked out once and kept with ``target``: for the next version, give the same
     one.
@@ -41,9 +43,10 @@ def quantized(
         return Loan(None, ())
     recipe = recipe_for(tensors, target, device)
     check_readable(tensors)
+    watched = Watched(tensors)
     for gpu in recipe.gpus:
         torch.cuda.current_stream(gpu).synchronize()
-    return recipe.loan(list(tensors.values()))
+    return recipe.loan(list(tensors.values()), watched)
 
 
 def quantized_for(stored: StoredVersion, target: Path) -> Loan:

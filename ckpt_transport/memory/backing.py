@@ -32,3 +32,10 @@ class Backing(Protocol):
         returns; else in the order of the calling thread's current stream of the slot's device, to which all work on
         the slot belongs. What lies between tensors may be left as it is.
         """
+
+    def check(self) -> None:
+        """
+        Raises:
+            CheckpointError: somebody was seen to change what the bytes are made of since the version was taken in;
+                names the tensor.
+        """

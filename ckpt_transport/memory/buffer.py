@@ -61,6 +61,9 @@ class Buffer:
         """Copy the bytes from ``offset`` on into ``slot``, as many as it holds; see :class:`Backing` for when."""
         fill_runs([slot], [self.tensor[offset : offset + slot.numel()]])
 
+    def check(self) -> None:
+        """Nothing: nobody writes to the memory of a version."""
+
     def pin(self) -> bool:
         """Page-lock host memory for as long as ``tensor`` lives; see :func:`~ckpt_transport.memory.pinning.pin`."""
         return pin(self.tensor, flags=READ_ONLY if self.segment is not None and not self.segment.writable else 0)

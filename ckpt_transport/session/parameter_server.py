@@ -119,7 +119,9 @@ class ParameterServer:
         """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
 
         Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
-        unregistered.
+        unregistered. An update looks before and after it sends them, and fails where torch has counted a write, or
+        where some bytes that it compares differ; it does not see single elements that are written past torch, as
+        through ``tensor.data`` or NumPy.
 
         Args:
             version: its name.

@@ -127,6 +127,7 @@ class Participant:
     def open(self, watch: Watch) -> dict[int, list[bytes]]:
         """Attach to the routes and register memory; the descriptors of what this rank lends."""
         program = self._ready_program
+        self._check_lent()
         self._routes = self._table.open(program, self._names, self._addresses, self._time_left(), watch)
         numbers = [n for n, extent in enumerate(program.plan.manifest.extents) if extent.owner == program.rank]
         extents = dict(zip(numbers, self._extents, strict=True)) if self._extents else {}
@@ -179,8 +180,17 @@ class Participant:
         )
         events = pipeline.run()
         self._digests.finish(guarded, self._mailbox.pump)
+        self._check_lent()
         self._finish()
         return events
+
+    def _check_lent(self) -> None:
+        """
+        Raises:
+            CheckpointError: the owner of lent tensors has changed them.
+        """
+        for extent in self._extents:
+            extent.check()
 
     def _apply_stream(self) -> torch.cuda.Stream | None:
         """The stream on which the engine reads what it is given; None when it may read at once.

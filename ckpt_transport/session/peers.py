@@ -13,7 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from ckpt_transport.errors import CkptTransportError, ConfigError, CoverageError, JoinError, TransportError
+from ckpt_transport.errors import (
+    CheckpointError,
+    CkptTransportError,
+    ConfigError,
+    CoverageError,
+    JoinError,
+    TransportError,
+)
 from ckpt_transport.execution import Event
 from ckpt_transport.planning import AUTO, Plan, Present, Role, Runs, TensorSpec
 from ckpt_transport.session import messages as m
@@ -54,6 +61,8 @@ class PeerCoordinator(Coordinator):
                         standing = True
                 with self._phase("run"):
                     return made, self._run(made, progress)
+            except CheckpointError:
+                raise
             except CkptTransportError as error:
                 members = len(self._members.addresses)
                 with self._phase("regroup"):

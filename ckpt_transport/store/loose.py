@@ -14,6 +14,7 @@ from ckpt_transport.planning.manifest import Conversion, PlacedTensor, TensorSpe
 from ckpt_transport.store.copier import describe
 from ckpt_transport.store.given import given_tensors, same_tensors
 from ckpt_transport.store.pool import lay_out
+from ckpt_transport.store.watched import Watched
 
 
 class Loose:
@@ -23,12 +24,13 @@ class Loose:
         tensors: uint8, one-dimensional, contiguous, on any devices.
         offsets: where each starts in the extent, ascending, in bytes.
         nbytes: size of the extent.
+        watched: what tells that their owner has changed them.
     """
 
     kind = MemoryKind.LOOSE
 
-    def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int) -> None:
-        self._tensors, self._offsets = tensors, offsets
+    def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched) -> None:
+        self._tensors, self._offsets, self._watched = tensors, offsets, watched
         self.nbytes = nbytes
         self._devices = {tensor.device for tensor in tensors}
 
@@ -49,6 +51,9 @@ class Loose:
                 targets.append(slot[starts + first - offset : starts + last - offset])
                 sources.append(tensor[first:last])
         fill_runs(targets, sources)
+
+    def check(self) -> None:
+        self._watched.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,9 @@ def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
     offsets, nbytes = lay_out(spec.nbytes for spec in specs)
     placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
     flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors.values()]
-    return Loan(Loose(flat, offsets, nbytes), placed, same=same_tensors(tensors))
+    return Loan(
+        Loose(flat, offsets, nbytes, Watched(dict(zip(tensors, flat, strict=True)))), placed, same=same_tensors(tensors)
+    )
 
 
 def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:

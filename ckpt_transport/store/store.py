@@ -179,6 +179,8 @@ class Store:
     def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
         """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
 
+        Changes are noticed as far as :class:`~ckpt_transport.store.watched.Watched` sees them.
+
         Args:
             version: its name, which must be new.
             tensors: this rank's own, contiguous, on any devices. What is enqueued on the current streams of their

@@ -1,0 +1,80 @@
+"""Noticing that somebody has written to tensors which he has lent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+
+import torch
+
+from ckpt_transport.errors import CheckpointError
+from ckpt_transport.memory import fill_runs
+
+SAMPLES = 32
+SAMPLE_BYTES = 256
+
+_writes = attrgetter("_version")
+
+
+class Watched:
+    """Tensors that their owner keeps, and must not change for as long as a version is made of them.
+
+    Torch counts the writes to a tensor's memory, also through its views. It does not count what goes past it: writes by
+    fused optimizers, through ``tensor.data`` or NumPy, by a kernel of one's own or another process, or to tensors that
+    were made in inference mode. So the middles of some tensors are compared as well, which tells of a step of training.
+    What is written elsewhere and past torch is not seen.
+
+    Args:
+        tensors: contiguous, by name, as they are now.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = dict(tensors)
+        self._counting = {name: tensor for name, tensor in tensors.items() if not tensor.is_inference()}
+        filled = [name for name, tensor in tensors.items() if tensor.nbytes]
+        step = max(1, -(-len(filled) // SAMPLES))
+        self._middles = {name: _middle(tensors[name]) for name in filled[::step]}
+        self._addresses, self._counts, self._samples = self._addresses_now(), self._counts_now(), self._samples_now()
+
+    def check(self) -> None:
+        """
+        Raises:
+            CheckpointError: a tensor was written to, or its memory was freed, since this was made; names it.
+        """
+        _compare(self._tensors, self._addresses, self._addresses_now())
+        _compare(self._counting, self._counts, self._counts_now())
+        _compare(self._middles, self._samples, self._samples_now())
+
+    def _addresses_now(self) -> list[int]:
+        return list(map(torch.Tensor.data_ptr, self._tensors.values()))
+
+    def _counts_now(self) -> list[int]:
+        return list(map(_writes, self._counting.values()))
+
+    def _samples_now(self) -> list[bytes]:
+        """Copied by torch on the host: memory that NumPy has seen cannot be freed by its owner any more."""
+        copies = {
+            name: middle.clone() if middle.is_cpu else torch.empty(middle.numel(), dtype=torch.uint8)
+            for name, middle in self._middles.items()
+        }
+        if elsewhere := [name for name, middle in self._middles.items() if not middle.is_cpu]:
+            fill_runs([copies[name] for name in elsewhere], [self._middles[name] for name in elsewhere])
+        return [copy.numpy().tobytes() for copy in copies.values()]
+
+
+def _middle(tensor: torch.Tensor) -> torch.Tensor:
+    """Some bytes from the middle of a tensor, as a view."""
+    raw = tensor.detach().reshape(-1).view(torch.uint8)
+    start = max(raw.numel() - SAMPLE_BYTES, 0) // 2
+    return raw[start : start + SAMPLE_BYTES]
+
+
+def _compare(names: Iterable[str], then: Sequence[object], now: Sequence[object]) -> None:
+    if now == then:
+        return
+    changed = [name for name, was, stands in zip(names, then, now, strict=True) if was != stands]
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    raise CheckpointError(
+        f"tensor '{changed[0]}'{more} was changed or freed by its owner since the version was lent; leave lent tensors "
+        "as they are until the version is unregistered, or register a copy"
+    )
