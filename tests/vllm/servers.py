@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import torch
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.session.endpoints import client_of
@@ -139,9 +143,29 @@ def update(
     replicas: Sequence[Replica], checkpoint: Path, version: str, *, pause: str = "keep", **settings: Any
 ) -> FleetReport:
     """Update once, as a program would that then ends."""
-    config = swift(**settings)
+    return _update(
+        replicas, version, pause, swift(**settings), lambda server: server.register(version, directory=checkpoint)
+    )
+
+
+def bring(
+    replicas: Sequence[Replica], tensors: Mapping[str, torch.Tensor], version: str, **settings: Any
+) -> FleetReport:
+    """The same with tensors."""
+    return _update(
+        replicas, version, "keep", swift(**settings), lambda server: server.register(version, tensors=tensors)
+    )
+
+
+def _update(
+    replicas: Sequence[Replica],
+    version: str,
+    pause: str,
+    config: Config,
+    register: Callable[[ParameterServer], object],
+) -> FleetReport:
     with ParameterServer(config) as server, VllmFleet([each.url for each in replicas], config, pause) as fleet:
-        server.register(version, directory=checkpoint)
+        register(server)
         done = fleet.update(server, version)
         assert done is not None
         return done
@@ -214,3 +238,30 @@ def unanswered(replica: Replica, seconds: float) -> Iterator[None]:
     yield
     assert answered.wait(60), "the request that was held is never answered"
     thread.join()
+
+
+PAUSING = """
+import os, signal, sys
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport_vllm import VllmFleet, drivers
+
+pause = drivers.Driver.pause
+
+def pause_and_die(driver):
+    pause(driver)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+drivers.Driver.pause = pause_and_die
+config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=10.0, join_timeout=5.0)
+with ParameterServer(config) as server, VllmFleet(sys.argv[2:], config) as fleet:
+    server.register("two", directory=sys.argv[1])
+    fleet.update(server, "two")
+"""
+
+
+def pause_and_die(replica: Replica) -> None:
+    """An update whose program is killed when it has paused the server and moved nothing."""
+    command = [sys.executable, "-c", PAUSING, str(replica.checkpoint(2)), replica.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert replica.is_paused()

@@ -1,4 +1,4 @@
-"""Given an update of a real vLLM that fails, then a mix is never served and the engine lives."""
+"""Given an update of a real vLLM that fails, then no forward pass runs with a mix and the engine lives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from ckpt_transport import ParameterServer, ask_version
 from ckpt_transport.errors import EngineError, TaintedError, UpdateAbortedError
 from ckpt_transport_vllm import VllmFleet
+from ckpt_transport_vllm.server import VllmServer
 from tests.vllm import disturbed, dying
 from tests.vllm.servers import (
     SMALL_SLOTS,
@@ -27,6 +29,7 @@ from tests.vllm.servers import (
     Replica,
     Started,
     Traffic,
+    pause_and_die,
     swift,
     unanswered,
     update,
@@ -211,6 +214,41 @@ def test_given_sources_that_are_killed_or_stopped_at_random_then_no_mix_is_serve
         update(pair, pair[0].checkpoint(2), "two")
         assert [replica.answers() for replica in pair] == [answers[1]] * 2, what
         assert not any(replica.is_paused() for replica in pair), what
+
+
+def test_given_a_source_that_is_killed_when_it_had_paused_then_the_next_update_ends_the_pause(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    replica = pair[0]
+    update([replica], replica.checkpoint(1), "one")
+    pause_and_die(replica)
+    with unanswered(replica, 1.0):
+        done = update([replica], replica.checkpoint(2), "two")
+    assert done.problems == ()
+    assert replica.answers() == answers[1]
+
+
+def test_given_a_server_that_was_paused_by_hand_then_it_is_updated_and_stays_paused_and_the_report_says_so(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    replica = pair[0]
+    with VllmServer(replica.url) as control:
+        control.pause("keep", 30.0)
+        (problem,) = update([replica], replica.checkpoint(1), "one").problems
+        assert problem.startswith(f"{replica.url} is left paused")
+        assert replica.is_paused()
+        control.resume()
+    assert replica.answers() == answers[0]
+
+
+def test_given_updates_that_overlap_then_each_is_made_and_the_server_serves_the_one_that_it_names(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    replica = pair[0]
+    with ThreadPoolExecutor(2) as pool:
+        done = pool.map(lambda seed: update([replica], replica.checkpoint(seed), str(seed)), (1, 2), timeout=120)
+        assert [each.problems for each in done] == [(), ()]
+    assert replica.answers() == answers[int(replica.version()) - 1]
 
 
 def test_given_an_endpoint_that_cannot_be_updated_then_the_error_says_how_to_start_it(

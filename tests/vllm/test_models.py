@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from safetensors.torch import load_file
 
+from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport_vllm.demo.serve import NATIVE
 from tests.vllm.servers import (
     CORES,
@@ -15,8 +17,12 @@ from tests.vllm.servers import (
     Answers,
     Replica,
     Started,
+    bring,
+    pause_and_die,
     update,
 )
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 ON_TWO_RANKS = ("qwen3 on two ranks", "moe on two ranks")
 
@@ -62,6 +68,28 @@ def test_given_an_update_there_and_back_then_nothing_tells_it_from_an_engine_sta
     assert replica.answers() == first
 
 
+def test_given_a_tied_head_that_a_version_brings_too_then_it_is_taken_if_it_is_the_same_and_else_refused(
+    kinds: tuple[Replica, Answers, Answers],
+) -> None:
+    """By the recorded loader, through shared memory, and through slots that split the embedding."""
+    replica, first, second = kinds
+    if replica.family != "tied":
+        pytest.skip("its head has a weight of its own")
+    weights = load_file(replica.checkpoint(2) / "model.safetensors")
+    with_head = {**weights, HEAD: weights[EMBEDDING].clone()}
+    other = {**weights, HEAD: weights[EMBEDDING] + 1}
+    alone = {name: tensor for name, tensor in other.items() if name != EMBEDDING}
+    for settings in ({"transport": "shm"}, SMALL_SLOTS):
+        bring([replica], with_head, "with head", **settings)
+        assert replica.answers() == second
+        update([replica], replica.checkpoint(1), "one", **settings)
+        assert replica.answers() == first
+    for tensors, said in ((other, rf"{HEAD}.* different values"), (alone, rf"lacks tensor {EMBEDDING}")):
+        with pytest.raises(UpdateAbortedError, match=said):
+            bring([replica], tensors, "spoilt")
+    assert replica.answers() == first
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_given_vllms_own_weight_transfer_then_an_update_through_it_does_the_same(started: Started, ranks: int) -> None:
     arguments, environment = ((), {CORES: "auto"}) if ranks == 1 else (TWO_RANKS, TWO_CORES)
@@ -78,4 +106,7 @@ def test_given_vllms_own_weight_transfer_then_an_update_through_it_does_the_same
         assert done.problems == ()
         update([native], native.checkpoint(1), "one", pause=pause, transport=transport)
         assert native.tokens() == first
+    pause_and_die(native)
+    assert update([native], native.checkpoint(2), "after a leader that has begun and died").problems == ()
+    assert native.tokens() == second
     started.stop(native)
