@@ -30,8 +30,9 @@ PAUSES = ("keep", "wait", "abort", NO_PAUSE)
 
 
 class Driver(ABC):
-    """Drives one server through one update after another: :meth:`find`, :meth:`begin`, :meth:`pause`, and then
-    :meth:`serve` or :meth:`give_up`.
+    """Drives one server through one update after another.
+
+    In each: :meth:`find`, :meth:`take`, :meth:`begin`, :meth:`pause`, :meth:`serve` or :meth:`give_up`, :meth:`end`.
 
     Attributes:
         sinks: of all workers.
@@ -65,10 +66,13 @@ class Driver(ABC):
             )
         self.sinks = tuple(found)
 
-    def begin(self, claim: Claim) -> None:
+    def take(self, claim: Claim) -> None:
         """This program drives the server from now on. A pause that another one has left is ended with the update."""
         self._claim = claim
         self._paused = PAUSE in claim.begun
+
+    def begin(self) -> None:
+        """Do what the server needs before an update. Requests do not notice."""
 
     def pause(self) -> None:
         """Hold requests, as far as that was asked for. Who has paused the server by other means keeps that pause."""
@@ -206,9 +210,8 @@ class NativeDriver(Driver):
         self.keeper = min(found, default="")
         return sorted(found)
 
-    def begin(self, claim: Claim) -> None:
-        super().begin(claim)
-        if UPDATE in claim.begun:
+    def begin(self) -> None:
+        if UPDATE in self._mine.begun:
             self.server.finish_native(None)
         self.server.start_native(self._draft)
         self._started = True

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Self, TypeVar
 
@@ -123,7 +123,9 @@ class VllmFleet:
         self._each(self._drivers, lambda driver: driver.find())
         leader = f"the update to '{version}' by process {os.getpid()} on {socket.gethostname()}"
         claims = self._claims.take({driver.server.url: driver.keeper for driver in self._drivers}, leader)
-        self._each(self._drivers, lambda driver: driver.begin(claims[driver.server.url]))
+        for driver in self._drivers:
+            driver.take(claims[driver.server.url])
+        self._each(self._drivers, lambda driver: driver.begin())
 
     def versions(self) -> tuple[str, ...]:
         """See :meth:`ckpt_transport.session.fleet.Fleet.versions`."""
@@ -145,7 +147,10 @@ class VllmFleet:
         return any(ask_version(sink, self._config, ASK_SECONDS).tainted for sink in driver.sinks)
 
     def _each(self, things: Sequence[Thing], act: Callable[[Thing], Found]) -> list[Found]:
-        return list(self._threads.map(act, things))
+        """Do it with all at once, and wait for all, before an error of one is raised."""
+        futures = [self._threads.submit(act, thing) for thing in things]
+        wait(futures)
+        return [future.result() for future in futures]
 
     def close(self) -> None:
         self._claims.close()
