@@ -64,6 +64,8 @@ class Rendezvous(ABC):
 class AtAddress(Rendezvous):
     """At an address that all know. Ranks tell the coordinator there what they have to say.
 
+    What a rank says before rank 0 leads its first update arrives only if the rank lives until then.
+
     Args:
         address: where rank 0 listens, once it leads an update.
         send: sends an excuse to it.

@@ -197,17 +197,11 @@ def test_ranks_above_0_hear_that_the_update_of_rank_0_was_refused(store: TCPStor
     assert followed == f"JoinError: source rank 0 has given up the update to 'v2': {led}"
 
 
-@pytest.mark.parametrize("where", ["store", "address"])
-def test_rank_0_hears_that_another_has_left_with_an_error(where: str, store: TCPStore) -> None:
+def test_rank_0_hears_that_another_has_left_with_an_error(store: TCPStore) -> None:
     """Given a rank that an error ends before it has registered anything, then rank 0 says which."""
     with fleet(SinkSpec()) as (sink,):
-        settings = {"coordinator": f"{sink.address}-c"} if where == "address" else {}
-        ranks = [
-            Rank(number, store.port, settings, sink.address, kind) for number, kind in enumerate(("holds", "escapes"))
-        ]
+        ranks = [Rank(number, store.port, {}, sink.address, kind) for number, kind in enumerate(("holds", "escapes"))]
         assert ranks[1].outcome() == "escaped"
-        assert (
-            "source rank 1 takes no part in the update: it was closed after ValueError: no weights"
-            in ranks[0].outcome()
-        )
+        told = "source rank 1 takes no part in the update: it was closed after ValueError: no weights"
+        assert told in ranks[0].outcome()
         ranks[0].end()
