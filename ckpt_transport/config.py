@@ -74,6 +74,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         float,
         Meta(description="How long to wait for all participants to turn up.", gt=0, le=WEEK, extra=_SECONDS),
     ] = 30.0
+    endpoint_timeout: Annotated[
+        float,
+        Meta(
+            description="How long to wait for engines that are driven at their endpoints and do not answer yet.",
+            gt=0,
+            le=WEEK,
+            extra=_SECONDS,
+        ),
+    ] = 30.0
     update_timeout: Annotated[
         float,
         Meta(description="How long one update may take before it is aborted.", gt=0, le=WEEK, extra=_SECONDS),

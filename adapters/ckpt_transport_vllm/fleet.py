@@ -21,7 +21,6 @@ from ckpt_transport_vllm.server import VllmServer
 
 Thing = TypeVar("Thing")
 Found = TypeVar("Found")
-HEALTH_SECONDS = 300.0
 ASK_SECONDS = 30.0
 
 
@@ -36,7 +35,7 @@ class VllmFleet:
             forward pass sees two versions. With ``keep`` and ``none`` an answer may be begun by one version and ended
             by the next.
         draft: update the draft models that they speculate with, and not the models that they serve.
-        patience: seconds to wait for engines that are still starting.
+        patience: seconds to wait for engines that are still starting; by default ``endpoint_timeout``.
 
     Raises:
         ConfigError: no endpoint, one named twice, or another ``pause``.
@@ -48,7 +47,7 @@ class VllmFleet:
         config: Config | None = None,
         pause: str = "keep",
         draft: bool = False,
-        patience: float = HEALTH_SECONDS,
+        patience: float | None = None,
     ) -> None:
         if not endpoints:
             raise ConfigError("name at least one endpoint, as http://127.0.0.1:8000")
@@ -59,7 +58,8 @@ class VllmFleet:
         if len(set(urls)) != len(urls):
             raise ConfigError(f"an endpoint is named twice in {', '.join(urls)}")
         self._config = config if config is not None else Config.load()
-        self._pause, self._draft, self._patience = pause, draft, patience
+        self._pause, self._draft = pause, draft
+        self._patience = self._config.endpoint_timeout if patience is None else patience
         self._drivers: list[Driver] = []
         self._claims = Claims(self._config)
         self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")

@@ -14,6 +14,7 @@ from ckpt_transport.session.endpoints import client_of, proxy_for
 from ckpt_transport_vllm.plugin import BACKEND
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
+CURE = "is it running? wait longer for one that starts: endpoint_timeout, or --endpoint-timeout 600"
 POLL_SECONDS = 0.5
 CALL_SECONDS = 60.0
 TELL_SECONDS = 10.0
@@ -50,7 +51,7 @@ class VllmServer:
             except httpx.HTTPError as error:
                 reason = f"{str(error) or type(error).__name__}{self._through}"
             if time.monotonic() > deadline:
-                raise EngineError(f"{self.url} is not healthy after {timeout:g} s: {reason}")
+                raise EngineError(f"{self.url} is not healthy after {timeout:g} s: {reason}; {CURE}")
             if time.monotonic() > told + TELL_SECONDS:
                 told = time.monotonic()
                 logger.warning("waiting up to %.0f s more for %s: %s", deadline - told, self.url, reason)

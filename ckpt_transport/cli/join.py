@@ -11,11 +11,14 @@ from ckpt_transport.cli import served
 from ckpt_transport.cli.options import (
     BucketBytes,
     ConfigFile,
+    EndpointTimeout,
     EngineName,
     MemoryBudget,
     OptionsError,
     RingDepth,
+    SourceRank,
     Transport,
+    WorldSize,
 )
 from ckpt_transport.cli.output import Output, say_aside
 from ckpt_transport.cli.update import INCOMPLETE, KEEP, bring, run
@@ -66,6 +69,9 @@ def join(
     bucket_bytes: BucketBytes = None,
     ring_depth: RingDepth = None,
     memory_budget: MemoryBudget = None,
+    endpoint_timeout: EndpointTimeout = None,
+    rank: SourceRank = None,
+    world_size: WorldSize = None,
     trace: Annotated[Path | None, typer.Option(help="Write the timeline there, for ui.perfetto.dev.")] = None,
     config: ConfigFile = None,
 ) -> None:
@@ -90,6 +96,7 @@ def join(
         bucket_bytes=bucket_bytes,
         ring_depth=ring_depth,
         memory_budget=memory_budget,
+        endpoint_timeout=endpoint_timeout,
         trace=str(trace) if trace else None,
     )
     if bool(sink) == bool(endpoint):
@@ -113,7 +120,18 @@ def join(
         known = _last_update(engine, settings)
         checkpoint, version = Path(known.checkpoint), known.version
         quantize_for = Path(known.quantized_for) if known.quantized_for else None
-    bring(settings, checkpoint, version, engine, tuple(endpoint or ()), KEEP, quantize_for, draft=False)
+    bring(
+        settings,
+        checkpoint,
+        version,
+        engine,
+        tuple(endpoint or ()),
+        KEEP,
+        quantize_for,
+        draft=False,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def _last_update(engine: str, settings: Config) -> served.Served:

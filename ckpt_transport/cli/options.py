@@ -38,4 +38,20 @@ Endpoints = Annotated[
         "--endpoint", help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False
     ),
 ]
+EndpointTimeout = Annotated[
+    float | None,
+    typer.Option(help="How long to wait for engines that do not answer yet, in seconds.", show_default="30"),
+]
+SourceRank = Annotated[
+    int | None,
+    typer.Option("--rank", help="Which source rank this is, from 0.", show_default="RANK, as torchrun sets it, else 0"),
+]
+WorldSize = Annotated[
+    int | None,
+    typer.Option(
+        help="How many source ranks share the checkpoint. Where RANK and WORLD_SIZE are another job's: --rank 0 "
+        "--world-size 1.",
+        show_default="WORLD_SIZE, else 1",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

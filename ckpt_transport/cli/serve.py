@@ -13,6 +13,7 @@ from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.planning.explain import size
 from ckpt_transport.session import Holder
+from ckpt_transport.session.metas import check_place
 
 
 def serve(
@@ -37,6 +38,8 @@ def serve(
     it needs an address there, and all need the same secret_file. Who joins chooses the transport.
     """
     settings = Config.load(config, memory_budget=memory_budget)
+    if save_metas is not None:
+        check_place(save_metas)
     console = Output()
     with progress(console, f"reading {checkpoint.name}") as shown:
         if checkpoint.is_dir():

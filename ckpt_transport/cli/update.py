@@ -9,15 +9,19 @@ from typing import Annotated, TypeVar
 import typer
 
 from ckpt_transport.cli import served
+from ckpt_transport.cli.before import check_before
 from ckpt_transport.cli.methods import UpdateMethod, parse_ranks, steps
 from ckpt_transport.cli.options import (
     BucketBytes,
     Checkpoint,
     ConfigFile,
+    EndpointTimeout,
     MemoryBudget,
     OptionsError,
     RingDepth,
+    SourceRank,
     Transport,
+    WorldSize,
 )
 from ckpt_transport.cli.output import Output, after_commit, say_aside
 from ckpt_transport.cli.progress import progress
@@ -88,6 +92,9 @@ def update(
     bucket_bytes: BucketBytes = None,
     ring_depth: RingDepth = None,
     memory_budget: MemoryBudget = None,
+    endpoint_timeout: EndpointTimeout = None,
+    rank: SourceRank = None,
+    world_size: WorldSize = None,
     trace: Annotated[Path | None, typer.Option(help="Write the timeline there, for ui.perfetto.dev.")] = None,
     config: ConfigFile = None,
 ) -> None:
@@ -109,6 +116,7 @@ def update(
         bucket_bytes=bucket_bytes,
         ring_depth=ring_depth,
         memory_budget=memory_budget,
+        endpoint_timeout=endpoint_timeout,
         trace=str(trace) if trace else None,
     )
     if (engine is None) != (not endpoint):
@@ -132,6 +140,8 @@ def update(
         draft=draft,
         method=update_method,
         ranks=None if ranks is None else parse_ranks(ranks),
+        rank=rank,
+        world_size=world_size,
     )
 
 
@@ -147,11 +157,15 @@ def bring(
     draft: bool,
     method: UpdateMethod = UpdateMethod.BROADCAST,
     ranks: Sequence[int] | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
 ) -> None:
     """Bring ``checkpoint`` to the sinks of the settings, or to the engines at ``endpoints``, and say what happened."""
     quantize = None if quantize_for is None else quantizer_for(quantize_for)
-    with ParameterServer(settings) as server:
+    with ParameterServer(settings, rank=rank, world_size=world_size) as server:
         console = Output(quiet=server.rank != 0)
+        if server.rank == 0:
+            check_before(settings, engine, endpoints, pause, draft, ranks)
         register = _with_progress(console, f"reading {checkpoint.name}")
         name = version if quantize is None else f"{version} as it was read"
         if checkpoint.is_dir():

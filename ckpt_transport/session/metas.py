@@ -108,6 +108,16 @@ class Metas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return found
 
 
+def check_place(path: Path) -> None:
+    """Look, before a version is read, whether its file can be written there.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: it is no file in a directory of yours; choose another place")
+
+
 def now(version: str, fingerprint: str, tensors: int, nbytes: int, holders: Sequence[HolderAddress]) -> Metas:
     """An address file of this moment."""
     return Metas(

@@ -14,7 +14,7 @@ import torch
 from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import CkptTransportError, ConfigError
+from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.memory import MemoryKind, visible_devices
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
@@ -32,7 +32,7 @@ from ckpt_transport.session.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.session.report import Report
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.session.source import follow
-from ckpt_transport.session.subset import check_engines, chosen
+from ckpt_transport.session.subset import check_engines, check_sinks, chosen
 from ckpt_transport.session.world import World
 from ckpt_transport.store import Loan, Store, StoredVersion
 
@@ -59,7 +59,12 @@ class ParameterServer:
         rank, world_size: of this source among the sources; by default ``RANK`` and ``WORLD_SIZE`` as torchrun sets
             them, else 0 of 1.
 
-    Ranks above 0 find rank 0 at ``config.coordinator``, or through torchrun's store when that is empty.
+    Ranks above 0 find rank 0 at ``config.coordinator``, or through the store at ``MASTER_ADDR`` and ``MASTER_PORT``
+    when that is empty. Rank 0 waits for them for ``join_timeout``, and they for rank 0 for ``update_timeout``. A rank
+    whose ``register`` fails, or that an error ends, tells the others, who do not wait then.
+
+    Raises:
+        ConfigError: the rank is not one of the world, or several sources could not find each other.
     """
 
     def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
@@ -95,6 +100,9 @@ class ParameterServer:
         progress: Progress | None = None,
     ) -> StoredVersion:
         """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
+
+        With several source ranks, the ranks share out ``files`` and ``directory``; ``tensors`` are this rank's own, and
+        may be none.
 
         Args:
             version: its name.
@@ -224,12 +232,7 @@ class ParameterServer:
     ) -> Report:
         stored = self._store.get(version)
         invited = self.config.sinks if sinks is None else tuple(sinks)
-        if not invited:
-            raise ConfigError("an update needs sinks: pass their addresses, or set sinks")
-        if len(set(invited)) != len(invited):
-            raise ConfigError(f"the same sink is named twice in {', '.join(invited)}")
-        for address in invited:
-            addresses.check(address)
+        check_sinks(invited)
         leader = Coordinator
         if ranks is not None:
             everybody, invited, leader = invited, chosen(invited, ranks), PeerCoordinator

@@ -1,4 +1,4 @@
-"""Some sinks of a list, and not others."""
+"""Which sinks an update is for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ckpt_transport.config import Config
+from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.session.query import ask_version
+
+
+def check_sinks(sinks: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: there are none, one is named twice, or one is no address.
+    """
+    if not sinks:
+        raise ConfigError("an update needs sinks: pass their addresses (--sink), or set sinks")
+    if len(set(sinks)) != len(sinks):
+        raise ConfigError(f"the same sink is named twice in {', '.join(sinks)}")
+    for address in sinks:
+        addresses.check(address)
 
 
 def chosen(sinks: Sequence[str], ranks: Sequence[int]) -> tuple[str, ...]:

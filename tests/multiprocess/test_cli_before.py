@@ -1,0 +1,77 @@
+"""Commands refuse what cannot be before they read a checkpoint."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from ckpt_transport.cli.app import app
+from ckpt_transport.errors import CkptTransportError, ConfigError
+from tests.fleet import DEADLINE, SinkSpec, fleet, weights
+from tests.multiprocess.commands import ENVIRONMENT, command, run
+
+DEAD = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    save_file(weights(2), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ("", "an update needs sinks"),
+        ("--sink ipc:///tmp/a --sink ipc:///tmp/a", "the same sink is named twice"),
+        ("--sink nowhere", "bad value for 'sinks'"),
+        ("--sink ipc:///tmp/a --update-method p2p --ranks 1", "ranks 1 were asked for, and there are 1 sinks"),
+        ("--sink ipc:///tmp/a --transport carrier-pigeon", "carrier-pigeon"),
+        ("--sink ipc:///tmp/a --trace /proc/none/trace", "choose another place for the trace"),
+        (f"--engine abacus --endpoint {DEAD}", "no adapter drives engines called 'abacus'"),
+        (f"--engine vllm --endpoint {DEAD} --endpoint {DEAD}", "an endpoint is named twice"),
+        (f"--engine vllm --endpoint {DEAD} --pause maybe", "pause is 'maybe'"),
+    ],
+)
+def test_an_update_that_cannot_be_reads_nothing(checkpoint: Path, options: str, refusal: str) -> None:
+    done = CliRunner().invoke(app, ["update", "--checkpoint", str(checkpoint), "--version", "v2", *options.split()])
+    assert isinstance(done.exception, CkptTransportError)
+    assert refusal in str(done.exception)
+    assert "reading" not in done.output
+
+
+def test_a_holder_whose_file_cannot_be_written_reads_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    metas = tmp_path / "missing" / "metas.json"
+    options = ["serve", "--checkpoint", str(checkpoint), "--version", "v2", "--save-metas", str(metas)]
+    done = CliRunner().invoke(app, options)
+    assert isinstance(done.exception, ConfigError)
+    assert f"{metas} cannot be written" in str(done.exception)
+    assert "reading" not in done.output
+
+
+def test_an_engine_that_is_not_there_is_waited_for_as_long_as_asked(checkpoint: Path) -> None:
+    update = ("update", "--checkpoint", checkpoint, "--version", "v2", "--engine", "vllm", "--endpoint", DEAD)
+    done = run(*update, "--endpoint-timeout", "0.5")
+    assert done.returncode == 1
+    assert f"{DEAD} is not healthy after 0.5 s" in done.stderr
+    assert "--endpoint-timeout 600" in done.stderr
+
+
+def test_rank_and_world_size_of_another_job_are_overruled(checkpoint: Path) -> None:
+    """Given a pod with RANK and WORLD_SIZE of its training job, then one source updates by itself when told to."""
+    leftover = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    with fleet(SinkSpec()) as (sink,):
+        update = command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
+        done = subprocess.run(
+            [*update, "--rank", "0", "--world-size", "1"],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            env={**ENVIRONMENT, **leftover},
+        )
+        assert done.returncode == 0, done.stderr
+        assert sink.state().holds(weights(2))
