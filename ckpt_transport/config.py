@@ -148,10 +148,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     secret_file: Annotated[
         str,
         Meta(
-            description="The file with the shared secret that encrypts and authenticates TCP beyond loopback.",
+            description="The file with the shared secret that encrypts and authenticates TCP; the same for all "
+            "participants.",
             extra=_TEXT,
         ),
     ] = ""
+    insecure: Annotated[
+        bool,
+        Meta(
+            description="Whether TCP over loopback may do without a secret, so that every user of the host can pose as "
+            "a participant.",
+            extra={"type": "true | false", "expects": "true or false"},
+        ),
+    ] = False
     pool: Annotated[
         Literal["shared", "private"],
         Meta(

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ckpt_transport.errors import ConfigError
+from ckpt_transport.errors import ConfigError, ControlError
 
 MAX_IPC_PATH = 100
 """A UNIX socket's path fits about 107 bytes."""
@@ -136,6 +136,27 @@ def any_port(interface: str) -> str:
 def is_ipv6(address: str) -> bool:
     """Whether a mailbox's address is of IPv6, which ZeroMQ must be told. A host name stands for an IPv4 address."""
     return address.startswith("tcp://[")
+
+
+def make_private(address: str) -> None:
+    """Let nobody but this user connect to the ``ipc`` address that was just bound."""
+    if address.startswith("ipc://"):
+        Path(address.removeprefix("ipc://")).chmod(0o600)
+
+
+def check_owner(address: str) -> None:
+    """
+    Raises:
+        ControlError: another user listens at an ``ipc`` address.
+    """
+    if not address.startswith("ipc://"):
+        return
+    with contextlib.suppress(OSError):  # nobody is there yet
+        owner = os.stat(address.removeprefix("ipc://")).st_uid
+        if os.geteuid() not in (0, owner) and owner != 0:
+            raise ControlError(
+                f"{address} belongs to another user (uid {owner}), and UNIX sockets are for one user only"
+            )
 
 
 def stays_on_host(address: str) -> bool:

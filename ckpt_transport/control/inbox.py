@@ -11,6 +11,8 @@ from ckpt_transport.control.messages import Message, RouteMessage
 
 INBOX_MESSAGES = 10_000
 INBOX_BYTES = 1 << 30
+LATER_MESSAGES = 1000
+"""Messages that were read and set aside for another time."""
 ROUTE_BYTES = 64 << 20
 """Unread payload of one route: a member says READY for every bucket in tens of bytes."""
 EARLY_BYTES = 1 << 20
@@ -39,6 +41,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._letters: deque[Letter] = deque()
+        self._later: deque[Letter] = deque(maxlen=LATER_MESSAGES)
         self._nbytes = 0
 
     def __len__(self) -> int:
@@ -67,6 +70,17 @@ class Inbox:
         letter = self._letters.popleft()
         self._nbytes -= letter.nbytes
         return letter
+
+    def keep(self, letter: Letter) -> None:
+        """Set a letter that was taken aside; of very many the newest."""
+        self._later.append(letter)
+
+    def bring_back(self) -> None:
+        """What was set aside is read next, in its order."""
+        while self._later:
+            letter = self._later.pop()
+            self._letters.appendleft(letter)
+            self._nbytes += letter.nbytes
 
 
 class RouteInbox:

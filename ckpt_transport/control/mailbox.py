@@ -17,8 +17,8 @@ from ckpt_transport.control import addresses
 from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
 from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
-from ckpt_transport.control.security import Secret
-from ckpt_transport.errors import ConfigError, ControlError, MessageError, PeerLostError
+from ckpt_transport.control.security import Secret, admit_own_user, check_secured
+from ckpt_transport.errors import ControlError, MessageError, PeerLostError
 
 LINGER_MS = 500
 NOW = int(zmq.NOBLOCK)
@@ -43,12 +43,13 @@ class Mailbox:
         address: where to listen: ``ipc://PATH``, ``tcp://HOST:PORT``, ``tcp://HOST:0`` for any free port, or empty for
             a new address that only this user can reach. An IPv6 address stands in brackets: ``tcp://[::1]:0``.
         types: the messages understood here, besides the control plane's own.
-        secret: needed as soon as the address can be reached from another host.
+        secret: needed for TCP.
+        insecure: TCP over loopback may do without.
         interval: seconds between heartbeats to those who :meth:`watch` us.
         timeout: seconds without a sign of life after which a watched peer counts as lost.
 
     Raises:
-        ConfigError: the address is malformed, or open to the network without a secret.
+        ConfigError: the address is malformed, or open to others without a secret.
         ControlError: somebody else listens there.
     """
 
@@ -58,16 +59,13 @@ class Mailbox:
         types: Sequence[type[Message]] = (),
         *,
         secret: Secret | None = None,
+        insecure: bool = False,
         interval: float = 0.5,
         timeout: float = 5.0,
     ) -> None:
-        self._secret = secret
+        self._secret, self._insecure = secret, insecure
         wanted = addresses.check(address or addresses.new_ipc_address())
-        if not addresses.stays_on_host(wanted) and secret is None:
-            raise ConfigError(
-                f"{wanted} can be reached from other hosts; give all participants the same secret_file, "
-                "or listen on ipc:// or tcp://127.0.0.1"
-            )
+        check_secured(wanted, secret, insecure)
         if addresses.is_taken(wanted):
             raise ControlError(f"cannot listen on {wanted}: somebody else does, or it is no socket")
         self._codec = Codec(types)
@@ -79,10 +77,12 @@ class Mailbox:
         self._router.maxmsgsize, self._router.handshake_ivl = MAX_FRAME, HANDSHAKE_MS
         if secret is not None and wanted.startswith("tcp"):
             secret.guard(self._router)
+        admit_own_user(self._router)
         self._router.ipv6 = addresses.is_ipv6(wanted)
         try:
             self._router.bind(wanted)
-        except zmq.ZMQError as error:
+            addresses.make_private(wanted)
+        except (zmq.ZMQError, OSError) as error:
             self._stop_context()
             raise ControlError(f"cannot listen on {wanted}: {error}") from error
         self.address: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -97,7 +97,7 @@ class Mailbox:
         self._poller.register(self._woken, zmq.POLLIN)
         self._inbox = Inbox()
         self._routes = RouteInboxes()
-        self._read_from = b""
+        self._read: Letter | None = None
         self._driving = threading.RLock()
         self._heard: dict[str, float] = {}
         self._news = False
@@ -106,10 +106,20 @@ class Mailbox:
 
     # -- messages -----------------------------------------------------------------------------------------------
 
+    def check(self, address: str) -> None:
+        """Whether something may be sent there; nothing is.
+
+        Raises:
+            ConfigError: the address is malformed, or open to others without a secret.
+            ControlError: it belongs to another user.
+        """
+        check_secured(addresses.check(address), self._secret, self._insecure)
+        addresses.check_owner(address)
+
     def send(self, address: str, message: Message) -> None:
         """Send to the mailbox at ``address``; returns at once. What is sent after :meth:`close` goes nowhere.
 
-        Raises:
+        Raises: as :meth:`check`, and
             ControlError: there is no way there.
             MessageError: the message is too large.
         """
@@ -118,7 +128,7 @@ class Mailbox:
                 return
             dealer = self._dealers.get(address)
             if dealer is None:
-                dealer = self._dealers[address] = self._heart.connect(addresses.check(address))
+                dealer = self._dealers[address] = self._connect(address)
                 self._peers[dealer] = address
                 self._poller.register(dealer, zmq.POLLIN)
             self._post(dealer, message)
@@ -135,19 +145,23 @@ class Mailbox:
         now = time.monotonic()
         if len(self._parting) == MAX_PARTING and now - self._parting[0] < LINGER_MS / 1000:
             raise ControlError(f"{address} gets no answer: too many strangers are being answered")
-        self._parting.append(now)
-        dealer = self._heart.connect(addresses.check(address))
-        try:
-            self._post(dealer, message)
-        finally:
-            dealer.close(LINGER_MS)
+        with self._driving:
+            if self._context.closed:
+                return
+            self._parting.append(now)
+            dealer = self._connect(address)
+            try:
+                self._post(dealer, message)
+            finally:
+                dealer.close(LINGER_MS)
 
     def answer(self, message: Message) -> None:
         """Answer what :meth:`receive` has returned last, on the connection on which it came.
 
         Nothing is sent where that was one of our own connections, which carry answers already.
         """
-        self._reply(self._read_from, message)
+        if self._read is not None:
+            self._reply(self._read.connection, message)
 
     def refuse(self, reason: str, about: str = "") -> None:
         """Say that what :meth:`receive` has returned last is not acted on."""
@@ -163,9 +177,17 @@ class Mailbox:
             left = deadline - time.monotonic()
             if not self.pump(max(left, 0)) and left <= 0:
                 return None
-        letter = self._inbox.take()
-        self._read_from = letter.connection
-        return letter.sender, letter.message
+        self._read = self._inbox.take()
+        return self._read.sender, self._read.message
+
+    def keep_for_later(self) -> None:
+        """Set aside what :meth:`receive` has returned last, until :meth:`bring_back`."""
+        if self._read is not None:
+            self._inbox.keep(self._read)
+
+    def bring_back(self) -> None:
+        """Have :meth:`receive` return again what was set aside, before all else."""
+        self._inbox.bring_back()
 
     def pump(self, timeout: float) -> bool:
         """File what has arrived; wait up to ``timeout`` seconds when nothing has since the last wait.
@@ -190,16 +212,16 @@ class Mailbox:
     def borrowed(self) -> Iterator[None]:
         """Drive this mailbox in place of its thread, which is stuck elsewhere and has to wait if it comes back."""
         with self._driving:
-            read_from = self._read_from
+            read = self._read
             try:
                 yield
             finally:
-                self._read_from = read_from
+                self._read = read
 
     def receive_all(self, kind: type[Message]) -> Iterator[Message]:
         """What has arrived of one type, oldest first; :meth:`answer` answers each before the next is taken."""
         for letter in self._inbox.take_all(kind):
-            self._read_from = letter.connection
+            self._read = letter
             yield letter.message
 
     def unread(self) -> Iterator[tuple[str, Message]]:
@@ -238,6 +260,10 @@ class Mailbox:
             return
         elif not self._inbox.add(Letter(sender, message, connection, nbytes)):
             self._reply(connection, Refused(f"too many messages wait at {self.address}"))
+
+    def _connect(self, address: str) -> zmq.Socket[bytes]:
+        self.check(address)
+        return self._heart.connect(address)
 
     def _post(self, dealer: zmq.Socket[bytes], message: Message) -> None:
         *first, last = self._codec.frames(self.address, message)

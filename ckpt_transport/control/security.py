@@ -1,12 +1,15 @@
-"""Encryption and authentication of TCP mailboxes: CURVE, with one key pair that is derived from a shared secret.
+"""Who gets through to a mailbox: over TCP who knows the shared secret, over UNIX sockets the same user.
 
-Who knows the secret can connect and be connected to; nobody else gets past the handshake. Protocol: CurveZMQ
+TCP mailboxes are encrypted and authenticated by CURVE, with one key pair that is derived from the secret. Who knows it
+can connect and be connected to; nobody else gets past the handshake. Protocol: CurveZMQ
 (https://rfc.zeromq.org/spec/26/), with the client's key checked by a ZAP handler (https://rfc.zeromq.org/spec/27/).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +19,7 @@ import zmq.auth
 import zmq.auth.thread
 from zmq.utils import z85
 
+from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError
 
 MIN_SECRET_BYTES = 16
@@ -74,6 +78,33 @@ class Secret:
         handler.start()
         handler.configure_curve_callback("ckpt-transport", _OnlyKey(self.public))
         return handler
+
+
+def check_secured(address: str, secret: Secret | None, insecure: bool) -> None:
+    """Look at an address that is about to be bound or connected to.
+
+    Raises:
+        ConfigError: others could listen there, or pose as a participant.
+    """
+    if secret is not None or not address.startswith("tcp"):
+        return
+    if not addresses.stays_on_host(address):
+        raise ConfigError(
+            f"{address} can be reached from other hosts; give all participants the same secret_file, or use ipc:// "
+            "addresses of one host"
+        )
+    if not insecure:
+        raise ConfigError(
+            f"{address} can be reached by every user of this host; give all participants the same secret_file, use an "
+            "ipc:// address, or set insecure = true where you trust every user of this host"
+        )
+
+
+def admit_own_user(server: zmq.Socket[bytes]) -> None:
+    """Make ``server`` accept, over UNIX sockets, processes of this user and of root only. Call before bind."""
+    for uid in {os.geteuid(), 0}:
+        with contextlib.suppress(zmq.ZMQError):  # a libzmq without the filter; the socket's file has mode 600
+            server.setsockopt(zmq.IPC_FILTER_UID, uid)
 
 
 class _OnlyKey:

@@ -135,6 +135,11 @@ class Coordinator:
             self._told,
         )
 
+    @property
+    def nonces(self) -> dict[str, str]:
+        """What is said to each member carries, by address."""
+        return self._members.nonces
+
     # -- phases -------------------------------------------------------------------------------------------------
 
     def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[Event]]:
@@ -319,7 +324,8 @@ class Coordinator:
         reason = str(cause) if isinstance(cause, CkptTransportError) else f"{type(cause).__name__}: {cause}"
         reason = "; ".join([reason, *getattr(cause, "__notes__", ())])
         for address in self._reached:
-            self._mailbox.send(address, m.Abort(self._update, reason))
+            with contextlib.suppress(CkptTransportError):  # whoever cannot be reached has not joined
+                self._members.order(address, m.Abort(self._update, reason))
         self._local.abort(cause)
         interrupt = None if isinstance(cause, Exception) else cause
         later = self._hear_ends(self._config.heartbeat_timeout + self._config.join_timeout, interrupt)

@@ -15,9 +15,10 @@ from ckpt_transport.session import messages as m
 from ckpt_transport.session import metas
 from ckpt_transport.session.available import uses_devices
 from ckpt_transport.session.bandwidths import bandwidths
+from ckpt_transport.session.follower import Follower
 from ckpt_transport.session.member import InvitedMember
 from ckpt_transport.session.metas import HolderAddress, Metas
-from ckpt_transport.session.participant import Follower, Participant
+from ckpt_transport.session.participant import Participant
 from ckpt_transport.store import Progress, Store, StoredVersion, with_digests
 from ckpt_transport.transport import Availability
 
@@ -89,7 +90,7 @@ class Holder(InvitedMember):
 
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
         participant = Participant(self._mailbox, self._table, self._plans, self._stored.extents, None, deadline)
-        return Follower(invite.update, participant, None, self.config.join_timeout)
+        return Follower(invite.update, invite.nonce, participant, None, self.config.join_timeout)
 
     def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join:
         usable = tuple(name for name, state in states.items() if state.ok)

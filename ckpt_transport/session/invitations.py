@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
 from ckpt_transport.control.messages import Refused
-from ckpt_transport.errors import ConfigError, JoinError, MessageError
+from ckpt_transport.errors import ConfigError, JoinError, MessageError, PeerLostError
 from ckpt_transport.planning import Role
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.members import TICK_SECONDS, Members
@@ -68,6 +69,7 @@ class Invitations:
     guests: Guests
     reached: list[str] = field(default_factory=list)
     _version: str = ""
+    _invites: dict[str, m.Invite] = field(default_factory=dict)
     _sources: dict[int, tuple[str, m.Join]] = field(default_factory=dict)
     _invited: dict[str, tuple[str, m.Join]] = field(default_factory=dict)
     _busy: dict[str, str] = field(default_factory=dict)
@@ -89,14 +91,13 @@ class Invitations:
         version, transports = myself.manifest.version, (*myself.transports, *myself.unavailable)
         everybody = (*self.guests.holders, *self.guests.sinks)
 
-        def invite(address: str) -> None:
-            self.mailbox.send(address, m.Invite(self.members.update, version, address, transports))
-
+        self.mailbox.bring_back()
         self._version = version
         self._sources[0] = self.mailbox.address, myself
         self.reached.extend(everybody)
         for address in everybody:
-            invite(address)
+            self._invites[address] = m.Invite(self.members.update, version, address, transports)
+            self._invite(address)
         deadline = time.monotonic() + self.config.join_timeout
         ask_again, tell = time.monotonic() + INVITE_SECONDS, time.monotonic() + TELL_SECONDS
         without_stragglers = float("inf")
@@ -109,7 +110,7 @@ class Invitations:
             if now > ask_again:
                 self._check_sources()
                 for address in self._to_ask():
-                    invite(address)
+                    self._invite(address)
                 ask_again = now + INVITE_SECONDS
             if now > tell:
                 if deadline - now > 1:
@@ -122,15 +123,23 @@ class Invitations:
                 self._give_up_on(self._missing())
         self._enter()
 
+    def _invite(self, address: str) -> None:
+        self.members.order(address, self._invites[address])
+
     def _take_in(self, sender: str, message: object) -> None:
-        update = self.members.update
+        update, nonces = self.members.update, self.members.nonces
         match message:
-            case m.Join(role=Role.SOURCE, rank=rank, invited=""):
-                self._sources[rank] = sender, message
-                self.reached.append(sender)
-                self.mailbox.watch(sender)
+            case m.Challenge(update=name, address=address, nonce=nonce) if name == update and address in self._invites:
+                nonces[address] = nonce
+                self._invite(address)
+            case m.Join(role=Role.SOURCE, invited=""):
+                self._seat(sender, message)
             case m.Join(update=name) if name == update:
+                if not message.nonce or message.nonce != nonces.get(message.invited):
+                    self.mailbox.refuse(f"nobody has invited {message.label}", name)
+                    return
                 self._check_once(sender, message)
+                nonces[sender] = message.nonce
                 objection = self.guests.objection(message) if message.role is Role.SOURCE else ""
                 for waiting in (self._busy, self._order, self._given_back):
                     waiting.pop(message.invited, None)
@@ -145,9 +154,11 @@ class Invitations:
                 self._given_back.pop(address, None)
             case m.Aborted(update=name, reason=reason) if name == update and sender not in self._given_back.values():
                 self._part_with(sender, reason)
-            case m.Absent(rank=rank, version=version, reason=reason) if version in ("", self._version) and reason:
+            case m.Absent(rank=rank, version=version, reason=reason) if (
+                reason and version in ("", self._version) and self._speaks_for(sender, rank)
+            ):
                 raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
-            case Refused(reason=reason):
+            case Refused(about=about, reason=reason) if sender in self._invites and about in ("", update):
                 raise MessageError(f"{sender} could not be talked to: {reason}")
             case m.Failed(update=name) if name == update:
                 if sender not in self.guests.holders:
@@ -178,12 +189,33 @@ class Invitations:
             if sender > first:
                 del self._invited[address]
                 self._given_back[address] = sender
-                self.mailbox.send(sender, m.Abort(self.members.update, f"{first} takes part in another update first"))
+                self.members.order(sender, m.Abort(self.members.update, f"{first} takes part in another update first"))
 
     def _to_ask(self) -> list[str]:
         """Who is invited again: the busy, and those given back whose turn it is."""
         first = min(self._order.values(), default="")
         return [*self._busy, *(address for address, at in self._given_back.items() if not first or at < first)]
+
+    def _speaks_for(self, sender: str, rank: int) -> bool:
+        """Whether it can be that source rank, as far as is known."""
+        return 0 < rank < self.guests.sources and (rank not in self._sources or self._sources[rank][0] == sender)
+
+    def _seat(self, sender: str, join: m.Join) -> None:
+        """Another source has come by itself: it gets its rank, unless that is nobody's, or another's that lives."""
+        reason = ""
+        if not 0 < join.rank < self.guests.sources:
+            reason = f"there are {self.guests.sources} sources, and rank {join.rank} is none of those that join rank 0"
+        elif join.rank in self._sources and self._sources[join.rank][1].uid != join.uid:
+            with suppress(PeerLostError):
+                self.mailbox.check_alive([self._sources[join.rank][0]])
+                reason = f"another process is source rank {join.rank} already"
+        if reason:
+            self.mailbox.refuse(reason, join.update)
+            return
+        self._sources[join.rank] = sender, join
+        self.members.nonces[sender] = join.nonce
+        self.reached.append(sender)
+        self.mailbox.watch(sender)
 
     def _part_with(self, sender: str, reason: str) -> None:
         """Somebody that had come has left: a holder is left out, and nobody else."""

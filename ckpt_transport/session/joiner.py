@@ -96,6 +96,8 @@ class Joiner:
         near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
         listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
         with open_mailbox(listen, m.COORDINATOR, self.config) as mailbox:
+            for address in (*invited, *holders):
+                mailbox.check(address)
             table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
             update = secrets.token_hex(8)
             plans = Plans(self.config.memory_budget)
@@ -109,7 +111,7 @@ class Joiner:
                 )
             finally:
                 for address in (*invited, *holders):
-                    mailbox.send(address, m.Goodbye())
+                    mailbox.send(address, m.Goodbye(nonce=coordinator.nonces.get(address, "")))
                 table.close()
         keep_trace(report, self.config)
         return report

@@ -19,6 +19,7 @@ def open_mailbox(address: str, types: Sequence[type[Message]], config: Config) -
         address,
         types,
         secret=Secret.load(Path(config.secret_file)) if config.secret_file else None,
+        insecure=config.insecure,
         interval=config.heartbeat_interval,
         timeout=config.heartbeat_timeout,
     )

@@ -8,18 +8,24 @@ import threading
 import time
 from abc import abstractmethod
 from contextlib import suppress
+from hmac import compare_digest
 from typing import Self
+
+import msgspec
 
 from ckpt_transport import registry
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.errors import PeerLostError, PluginError, UpdateAbortedError, UsageError
+from ckpt_transport.control.messages import Refused
+from ckpt_transport.errors import PeerLostError, PluginError, TransferTimeout, UpdateAbortedError, UsageError
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.available import states_of
 from ckpt_transport.session.calls import Calls
+from ckpt_transport.session.challenges import Challenges
+from ckpt_transport.session.follower import Follower, State
 from ckpt_transport.session.host import host_name
 from ckpt_transport.session.mailbox import open_mailbox
-from ckpt_transport.session.participant import Follower, Halted
+from ckpt_transport.session.participant import Halted
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import RouteTable
 from ckpt_transport.session.stuck import MayBeStuck
@@ -46,8 +52,9 @@ class InvitedMember(MayBeStuck):
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         self._plans = Plans(self.config.memory_budget)
         self._uid = secrets.token_hex(8)
-        self._coordinator = ""
-        self._bringing = ""
+        self._challenges = Challenges()
+        self._coordinator = self._nonce = self._bringing = self._left = ""
+        self._introduction: m.Join | None = None
         self._follower: Follower | None = None
         self._give_up_at = 0.0
         self._watch_over(self.config.heartbeat_timeout)
@@ -181,54 +188,108 @@ class InvitedMember(MayBeStuck):
         try:
             self._handle(sender, message)
         except Exception as error:
-            kind, reason = type(message).__name__, f"{type(error).__name__}: {error}"
-            logger.warning("%s refuses a message (%s) of %s: %s", self.label, kind, sender, reason)
-            self._mailbox.refuse(reason, getattr(message, "update", ""))
+            self._refuse(sender, message, error)
+
+    def _refuse(self, sender: str, message: Message, error: Exception) -> None:
+        kind, reason = type(message).__name__, f"{type(error).__name__}: {error}"
+        logger.warning("%s refuses a message (%s) of %s: %s", self.label, kind, sender, reason)
+        self._mailbox.refuse(reason, getattr(message, "update", ""))
 
     def _handle(self, sender: str, message: Message) -> None:
         if self._answers(sender, message):
             return
+        follower = self._follower
         match message:
-            case m.Goodbye() if sender == self._coordinator and self._follower is None:
-                self._part_from_coordinator()
             case m.Invite():
-                self._join(sender, message)
-            case m.Abort() if self._concerns(sender, message.update):
-                self._end(self._follower, UpdateAbortedError(message.reason))
-            case m.Propose() | m.Open() | m.Connect() | m.Hold() | m.Advance() | m.Run() | m.Halt() | m.Commit() if (
-                self._concerns(sender, message.update)
+                try:
+                    self._consider(sender, message)
+                except UpdateAbortedError as superseded:
+                    self._end(follower, superseded)
+            case m.Goodbye() if self._is_mine(sender, message) and follower is None:
+                self._part_from_coordinator()
+            case Refused(about=about) if follower is not None and (sender, about) == (
+                self._coordinator,
+                follower.update,
             ):
-                self._step(message)
+                self._end(follower, UpdateAbortedError(f"{sender} refuses: {message.reason}"))
+            case m.Order() if self._may_say(sender, message):
+                if isinstance(message, m.Abort):
+                    self._end(follower, UpdateAbortedError(message.reason))
+                else:
+                    self._step(message)
 
-    def _concerns(self, sender: str, update: str) -> bool:
-        return self._follower is not None and sender == self._coordinator and update == self._follower.update
+    def _is_mine(self, sender: str, goodbye: m.Goodbye) -> bool:
+        """Whether it comes from the coordinator of the last update."""
+        return sender == self._coordinator and compare_digest(goodbye.nonce.encode(), self._nonce.encode())
+
+    def _has_left(self, order: m.Order) -> bool:
+        """Whether this member gave up the update before its coordinator could know."""
+        is_meant = order.update == self._left and compare_digest(order.nonce.encode(), self._nonce.encode())
+        return self._follower is None and is_meant
+
+    def _concerns(self, sender: str, order: m.Order) -> bool:
+        """Whether an order is to be followed."""
+        return self._follower is not None and sender == self._coordinator and not self._follower.objection(order)
+
+    def _may_say(self, sender: str, order: m.Order) -> bool:
+        """Whether an order is followed; else its sender is told why not, unless it was told that this member left."""
+        if self._has_left(order):
+            return False
+        if self._follower is None or sender != self._coordinator:
+            objection = f"{self.label} takes part in no update that {sender} leads"
+        else:
+            objection = self._follower.objection(order)
+        if objection:
+            logger.info("%s refuses a message (%s) of %s: %s", self.label, type(order).__name__, sender, objection)
+            self._mailbox.refuse(objection, order.update)
+        return not objection
+
+    def _consider(self, coordinator: str, invite: m.Invite) -> None:
+        """An invitation: it counts when whoever sent it reads what is sent to that address.
+
+        Raises:
+            UpdateAbortedError: the coordinator leads another update by now than the one this member takes part in.
+        """
+        if not self._challenges.is_met(coordinator, invite):
+            nonce = self._challenges.nonce(coordinator, invite.update)
+            self._mailbox.send_once(coordinator, m.Challenge(invite.update, invite.address, nonce))
+            return
+        follower = self._follower
+        if follower is None:
+            self._join(coordinator, invite)
+        elif (coordinator, invite.update, follower.state) == (self._coordinator, follower.update, State.INVITED):
+            assert self._introduction is not None
+            self._mailbox.send(coordinator, msgspec.structs.replace(self._introduction, invited=invite.address))
+        else:
+            reason = f"{self.label} takes part in an update to '{self._bringing}' led by {self._coordinator}"
+            self._mailbox.send_once(coordinator, m.Busy(invite.update, invite.address, reason))
+            if coordinator == self._coordinator and invite.update != follower.update:
+                raise UpdateAbortedError(f"{coordinator} leads another update now")
 
     def _join(self, coordinator: str, invite: m.Invite) -> None:
-        if self._follower is not None:
-            reason = f"{self.label} takes part in an update to '{self._bringing}' led by {self._coordinator}"
-            self._mailbox.send(coordinator, m.Busy(invite.update, invite.address, reason))
-            return
         refusal = self._refuses(invite)
         if refusal:
-            self._mailbox.send(coordinator, m.Failed(invite.update, -1, "JoinError", refusal))
+            self._mailbox.send_once(coordinator, m.Failed(invite.update, -1, "JoinError", refusal))
             return
         if coordinator != self._coordinator:
             self._part_from_coordinator()
-        self._coordinator, self._bringing = coordinator, invite.version
+        deadline = time.monotonic() + self.config.update_timeout
+        introduction = self._introduce(invite, states_of(invite.transports))
+        self._introduction = msgspec.structs.replace(introduction, nonce=invite.nonce)
+        self._follower = self._follow(invite, deadline)
+        self._coordinator, self._bringing, self._nonce = coordinator, invite.version, invite.nonce
+        self._give_up_at = deadline
         self._mailbox.watch(coordinator)
-        self._give_up_at = time.monotonic() + self.config.update_timeout
-        self._follower = self._follow(invite, self._give_up_at)
-        states = states_of(invite.transports)
-        self._mailbox.send(coordinator, self._introduce(invite, states))
+        self._mailbox.send(coordinator, self._introduction)
 
-    def _step(self, message: Message) -> None:
+    def _step(self, order: m.Order) -> None:
         follower = self._follower
         assert follower is not None
         try:
-            if isinstance(message, m.Commit):
+            if isinstance(order, m.Commit):
                 self._committed()
-                self._bringing, self._follower = "", None
-            answer = follower.answer(message, self._watch)
+                self._leave()
+            answer = follower.answer(order, self._watch)
         except UpdateAbortedError as aborted:
             self._end(follower, aborted)
         except Exception as error:
@@ -245,27 +306,38 @@ class InvitedMember(MayBeStuck):
             self._look_around()
 
     def _look_around(self) -> None:
-        assert self._follower is not None
         while (received := self._mailbox.receive(0)) is not None:
-            sender, message = received
-            if self._answers(sender, message):
-                continue
-            if isinstance(message, m.Invite):
-                self._join(sender, message)
-            elif isinstance(message, m.Abort) and self._concerns(sender, message.update):
-                raise UpdateAbortedError(message.reason)
-            elif isinstance(message, m.Halt) and self._concerns(sender, message.update):
-                raise Halted(message.reason)
+            try:
+                self._handle_while_running(*received)
+            except (UpdateAbortedError, Halted):
+                raise
+            except Exception as error:
+                self._refuse(*received, error)
         self._mailbox.check_alive([self._coordinator])
         if self._stopping.is_set():
             raise UpdateAbortedError(f"the {self._kind} was closed")
+
+    def _handle_while_running(self, sender: str, message: Message) -> None:
+        if self._answers(sender, message):
+            return
+        match message:
+            case m.Invite():
+                self._consider(sender, message)
+            case m.Abort() if self._may_say(sender, message):
+                raise UpdateAbortedError(message.reason)
+            case m.Halt() if self._may_say(sender, message):
+                raise Halted(message.reason)
+            case m.Order() if not isinstance(message, m.Abort | m.Halt):
+                self._mailbox.refuse(f"{self.label} is in the middle of something", message.update)
 
     def _check_coordinator(self) -> None:
         try:
             self._mailbox.check_alive([self._coordinator] if self._coordinator else [])
             if self._follower is not None and time.monotonic() > self._give_up_at:
                 raise PeerLostError(f"the update by {self._coordinator} did not end before its deadline")
-        except PeerLostError as lost:
+            if self._follower is not None:
+                self._follower.check_patience()
+        except (PeerLostError, TransferTimeout) as lost:
             if self._follower is not None:
                 self._end(self._follower, lost)
             self._part_from_coordinator()
@@ -278,9 +350,15 @@ class InvitedMember(MayBeStuck):
         self._follower, self._ending, self._doomed = None, follower, str(reason)
         self._table.abort(reason)
         tainted = self._given_up(follower, reason)
-        self._bringing = self._doomed = ""
-        self._ending = None
+        self._left = follower.update
+        self._leave()
+        self._doomed, self._ending = "", None
         self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, str(reason)))
+
+    def _leave(self) -> None:
+        """The update is over; what was said in it counts no more."""
+        self._follower, self._bringing = None, ""
+        self._challenges.renew()
 
     def _part_from_coordinator(self) -> None:
         if self._coordinator:

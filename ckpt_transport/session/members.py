@@ -10,8 +10,16 @@ import msgspec
 
 from ckpt_transport import errors
 from ckpt_transport.config import Config
-from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.errors import CkptTransportError, PeerLostError, TransferError, TransferTimeout, UpdateError
+from ckpt_transport.control import Mailbox
+from ckpt_transport.control.messages import Refused
+from ckpt_transport.errors import (
+    CkptTransportError,
+    MessageError,
+    PeerLostError,
+    TransferError,
+    TransferTimeout,
+    UpdateError,
+)
 from ckpt_transport.session import messages as m
 
 TICK_SECONDS = 0.05
@@ -31,6 +39,7 @@ class Members:
 
     Attributes:
         addresses, joins: of each rank.
+        nonces: what is said to each carries, by address: the one it was invited at, and the one it sends from.
         left: who has left, by address, and why.
         aborted: who has given the update up, told to or by itself, by address.
         committed: who has committed, by address.
@@ -43,6 +52,7 @@ class Members:
         self._mailbox, self._config, self._deadline = mailbox, config, deadline
         self.addresses: list[str] = []
         self.joins: list[m.Join] = []
+        self.nonces: dict[str, str] = {}
         self.left: dict[str, str] = {}
         self.aborted: dict[str, m.Aborted] = {}
         self.committed: dict[str, m.Committed] = {}
@@ -69,10 +79,14 @@ class Members:
 
     # -- talking ------------------------------------------------------------------------------------------------
 
-    def send(self, rank: int, message: Message) -> None:
-        self._mailbox.send(self.addresses[rank], message)
+    def order(self, address: str, message: m.Told) -> None:
+        """Say it to the member at ``address``, with its nonce."""
+        self._mailbox.send(address, msgspec.structs.replace(message, nonce=self.nonces.get(address, "")))
 
-    def tell(self, message: Message, ranks: Iterable[int]) -> None:
+    def send(self, rank: int, message: m.Told) -> None:
+        self.order(self.addresses[rank], message)
+
+    def tell(self, message: m.Told, ranks: Iterable[int]) -> None:
         for rank in ranks:
             self.send(rank, message)
 
@@ -139,6 +153,10 @@ class Members:
                 case m.Failed(update=self.update):
                     self.left.setdefault(sender, f"{self.who(sender)}: {message.error}: {message.reason}")
                     raise self.rebuilt(message, sender)
+                case m.Join(update=""):
+                    self._mailbox.keep_for_later()
+                case Refused(about=self.update, reason=reason) if sender in self.addresses:
+                    raise MessageError(f"{self.who(sender)} refuses what it was told: {reason}")
                 case m.Committed(update=self.update):
                     self.committed[sender] = message
                 case m.Aborted(update=self.update):

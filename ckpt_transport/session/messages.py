@@ -4,6 +4,8 @@
 
     coordinator                         participant
     Invite      ─────────────────────►              (sinks and holders that listen; other sources come by themselves)
+                ◄───────────────────── Challenge    a nonce, sent to the address that the invitation claims
+    Invite      ─────────────────────►              with the nonce
                 ◄───────────────────── Join         who I am, what I hold, what I can use
     Propose     ─────────────────────►              the plan
                 ◄───────────────────── Agree        its digest
@@ -20,7 +22,9 @@
     Commit      ─────────────────────►              serve the new version
                 ◄───────────────────── Committed
 
-At any point a participant may say Failed, and the coordinator Abort, which is answered by Aborted.
+At any point a participant may say Failed, and the coordinator Abort, which is answered by Aborted. Everything that the
+coordinator says to a participant after Join carries the nonce of that participant; what lacks it, or comes in another
+order, is refused. :mod:`ckpt_transport.session.follower` has the table of what may follow what.
 
 An update by P2P goes on when members leave. Whoever cannot go on because of others says Stopped; the coordinator says
 Halt to all, hears from each what it has (Stopped again), and proposes a plan for what is missing to those that remain.
@@ -35,18 +39,45 @@ from ckpt_transport.execution import Event
 from ckpt_transport.planning import Manifest, PlacedTensor, Role, Share
 
 
-class Invite(Message, frozen=True):
-    """Take part in an update.
+class Told(Message, frozen=True, kw_only=True):
+    """Base of what the coordinator says to a participant.
+
+    Attributes:
+        nonce: the participant's own, which it has told nobody but this coordinator.
+    """
+
+    nonce: str = ""
+
+
+class Order(Told, frozen=True):
+    """Base of the steps of one update."""
+
+    update: str
+
+
+class Invite(Order, frozen=True):
+    """Take part in an update. Without the right nonce it is answered by a :class:`Challenge`.
 
     Attributes:
         address: the sink's or holder's, as the coordinator was given it.
         transports: the names worth probing.
     """
 
-    update: str
     version: str
     address: str
     transports: tuple[str, ...]
+
+
+class Challenge(Message, frozen=True):
+    """Whoever can read this is at the address that the invitation claims to come from: invite again, with this nonce.
+
+    Attributes:
+        address: of the invitation.
+    """
+
+    update: str
+    address: str
+    nonce: str
 
 
 class Join(Message, frozen=True, kw_only=True):
@@ -55,6 +86,7 @@ class Join(Message, frozen=True, kw_only=True):
     Attributes:
         invited: the address that a sink or a holder was invited at.
         uid: unlike any other process's, so that a restarted one is not taken for the old one.
+        nonce: what the coordinator's messages to it carry.
         manifest: what a source holds; None from a sink.
         unavailable: the other transports, each with the reason.
         bandwidths: what those of ``transports`` expect here; see :meth:`Transport.expected_bandwidth`.
@@ -70,6 +102,7 @@ class Join(Message, frozen=True, kw_only=True):
     role: Role
     invited: str = ""
     uid: str
+    nonce: str = ""
     label: str
     host: str
     budget: int
@@ -105,7 +138,7 @@ class Busy(Message, frozen=True):
     reason: str
 
 
-class Propose(Message, frozen=True):
+class Propose(Order, frozen=True):
     """The plan, which rank of it the receiver is, where everybody is, and the names of the plan's routes.
 
     Attributes:
@@ -118,7 +151,6 @@ class Propose(Message, frozen=True):
         digests: the name of the channel on which owners say the digests of buckets; empty where nobody compares.
     """
 
-    update: str
     plan: bytes
     shape: str
     version: str
@@ -143,8 +175,8 @@ class Agree(Message, frozen=True):
     tied: tuple[bytes, ...] = ()
 
 
-class Open(Message, frozen=True):
-    update: str
+class Open(Order, frozen=True):
+    """Attach to the routes of the plan, and register memory."""
 
 
 class Opened(Message, frozen=True):
@@ -155,10 +187,9 @@ class Opened(Message, frozen=True):
     descriptors: dict[int, list[bytes]]
 
 
-class Connect(Message, frozen=True):
+class Connect(Order, frozen=True):
     """Descriptors of what each sender lends, by route, then by rank."""
 
-    update: str
     descriptors: dict[int, dict[int, list[bytes]]]
 
 
@@ -167,8 +198,8 @@ class Connected(Message, frozen=True):
     rank: int
 
 
-class Hold(Message, frozen=True):
-    update: str
+class Hold(Order, frozen=True):
+    """Start no further forward pass."""
 
 
 class Held(Message, frozen=True):
@@ -177,8 +208,9 @@ class Held(Message, frozen=True):
     forwards: int
 
 
-class Advance(Message, frozen=True):
-    update: str
+class Advance(Order, frozen=True):
+    """Finish so many forward passes, then stand still."""
+
     forwards: int
 
 
@@ -187,8 +219,8 @@ class Still(Message, frozen=True):
     rank: int
 
 
-class Run(Message, frozen=True):
-    update: str
+class Run(Order, frozen=True):
+    """Do your part of the plan."""
 
 
 class Ran(Message, frozen=True):
@@ -200,8 +232,8 @@ class Ran(Message, frozen=True):
     told: str = ""
 
 
-class Commit(Message, frozen=True):
-    update: str
+class Commit(Order, frozen=True):
+    """Serve the new version."""
 
 
 class Committed(Message, frozen=True):
@@ -212,10 +244,9 @@ class Committed(Message, frozen=True):
     paused: float
 
 
-class Halt(Message, frozen=True):
+class Halt(Order, frozen=True):
     """A member has left, or a route broke: end this round, keep what has arrived, and wait for another plan."""
 
-    update: str
     round: int
     reason: str
 
@@ -244,8 +275,9 @@ class Failed(Message, frozen=True):
     reason: str
 
 
-class Abort(Message, frozen=True):
-    update: str
+class Abort(Order, frozen=True):
+    """The update has failed: go back."""
+
     reason: str
 
 
@@ -263,7 +295,7 @@ class Aborted(Message, frozen=True):
     reason: str = ""
 
 
-class Goodbye(Message, frozen=True):
+class Goodbye(Told, frozen=True):
     """The coordinator ends; routes need not be kept."""
 
 
@@ -345,6 +377,7 @@ PARTICIPANT = (
 )
 """What a participant understands."""
 COORDINATOR = (
+    Challenge,
     Join,
     Absent,
     Busy,

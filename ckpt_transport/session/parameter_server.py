@@ -79,12 +79,13 @@ class ParameterServer:
             threads=self.config.read_threads or None,
             pinned=uses_devices(self.config),
         )
-        self._uid = secrets.token_hex(8)
+        self._uid, self._nonce = secrets.token_hex(8), secrets.token_hex(16)
         self._mailbox: Mailbox | None = None
         self._table: RouteTable | None = None
         self._names = RouteNames()
         self._plans = Plans(self.config.memory_budget)
-        self._partners: set[str] = set()
+        self._partners: dict[str, str] = {}
+        """Sinks of the last update, and the nonce that what is said to each carries."""
         self._excused: set[str] = set()
         self._rendezvous = self._meet() if self.world_size > 1 else None
 
@@ -241,15 +242,20 @@ class ParameterServer:
         check(self.config)
         check_trace(self.config)
         mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
+        for address in invited:
+            mailbox.check(address)
         announce(mailbox.address)
-        for address in self._partners.difference(invited):
-            mailbox.send(address, m.Goodbye())
+        for address in self._partners.keys() - set(invited):
+            mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
             mailbox.forget(address)
-        self._partners = set(invited)
         update = secrets.token_hex(8)
         coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
         join = self._join(update, table, stored)
-        report = coordinator.lead(join, self._guests(version, invited), progress, before_hold)
+        try:
+            report = coordinator.lead(join, self._guests(version, invited), progress, before_hold)
+        finally:
+            known = {**self._partners, **coordinator.nonces}
+            self._partners = {address: known.get(address, "") for address in invited}
         keep_trace(report, self.config)
         return report
 
@@ -275,6 +281,7 @@ class ParameterServer:
             update=update,
             role=Role.SOURCE,
             uid=self._uid,
+            nonce=self._nonce,
             label=f"source {self.rank}",
             host=self.config.host or host_name(),
             budget=self.config.memory_budget,
@@ -336,8 +343,8 @@ class ParameterServer:
         mailbox, table = self._mailbox, self._table
         self._mailbox = self._table = None
         if mailbox is not None and table is not None:
-            for address in self._partners:
-                mailbox.send(address, m.Goodbye())
+            for address, nonce in self._partners.items():
+                mailbox.send(address, m.Goodbye(nonce=nonce))
             table.close()
             mailbox.close()
 

@@ -1,7 +1,7 @@
 """One rank's part in one update, phase by phase: propose, open, connect, run, then commit or abort.
 
 The coordinator calls these methods on its own participant and sends the same words to everybody else, whose
-:class:`Follower` calls them when the messages arrive.
+:class:`~ckpt_transport.session.follower.Follower` calls them when the messages arrive.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.errors import PlanMismatchError, TransferTimeout, TransportError, UpdateAbortedError, UpdateError
+from ckpt_transport.control import Mailbox
+from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateAbortedError, UpdateError
 from ckpt_transport.execution import Digests, Event, OwnerDigests, Pipeline, Program, SinkDigests, Sources
 from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, PlacedTensor, Plan, Role, Runs, Share, TensorSpec
@@ -114,11 +114,17 @@ class Participant:
                     )
         self._resumable, self._channel = resumable, digests
         self._program, self._addresses, self._names = program, addresses, names
+        self._table.expect(program, names, addresses)
         return plan.digest
 
     def digests(self, tensors: Sequence[PlacedTensor]) -> tuple[bytes, ...]:
         """Of tensors that lie in this rank's own extents; see :func:`~ckpt_transport.session.ties.digests_of`."""
         return digests_of(tensors, self._extents)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a run has ended that brought everything."""
+        return self._finished
 
     def take(self, proposed: m.Propose) -> Plan:
         """The plan that the coordinator means."""
@@ -308,96 +314,6 @@ class Participant:
 
     def _time_left(self) -> float:
         return max(self._deadline - time.monotonic(), 0.0)
-
-
-class Follower:
-    """Does as the coordinator's messages say, and answers each."""
-
-    def __init__(self, update: str, participant: Participant, engine: Engine | None, timeout: float) -> None:
-        self.update = update
-        self._participant, self._engine, self._timeout = participant, engine, timeout
-        self._rank = -1
-        self._round = self._stopped = -1
-        self._resumable = False
-
-    @property
-    def rank(self) -> int:
-        """This participant's rank in the update, -1 before a plan was proposed."""
-        return self._rank
-
-    @property
-    def applying(self) -> bool:
-        return self._participant.applying
-
-    def revoke(self) -> bool:
-        """Give the engine nothing from now on; return whether it was given a byte. From any thread."""
-        return self._participant.revoke()
-
-    def answer(self, message: Message, watch: Watch) -> Message | None:
-        """Do what ``message`` asks for and return the answer; None when it needs none, or is not a step of an update.
-
-        Raises: whatever went wrong; the caller tells the coordinator.
-        """
-        if isinstance(message, m.Halt):
-            return self._stop(message.round, Halted(message.reason), "")
-        try:
-            return self._do(message, watch)
-        except Halted as halted:
-            return self._stop(self._round, halted, "")
-        except TransportError as error:
-            if not self._resumable:
-                raise
-            return self._stop(self._round, error, f"{type(error).__name__}: {error}")
-
-    def _stop(self, number: int, cause: BaseException, reason: str) -> Message | None:
-        """End a round, once; it may be one whose plan has never come."""
-        if number <= self._stopped:
-            return None
-        self._stopped = number
-        return m.Stopped(self.update, self._rank, number, reason, list(self._participant.stop(cause)))
-
-    def _do(self, message: Message, watch: Watch) -> Message | None:
-        participant, engine = self._participant, self._engine
-        match message:
-            case m.Propose():
-                self._rank, self._round, self._resumable = message.rank, message.round, message.resumable
-                plan = participant.take(message)
-                digest = participant.propose(
-                    plan,
-                    message.rank,
-                    message.addresses,
-                    message.routes,
-                    resumable=message.resumable,
-                    digests=message.digests,
-                )
-                return m.Agree(self.update, self._rank, digest, participant.digests(message.tied))
-            case m.Open():
-                return m.Opened(self.update, self._rank, participant.open(watch))
-            case m.Connect():
-                participant.connect(message.descriptors)
-                return m.Connected(self.update, self._rank)
-            case m.Hold() if engine is not None:
-                return m.Held(self.update, self._rank, engine.hold())
-            case m.Advance() if engine is not None:
-                self._advance(engine, message.forwards, watch)
-                return m.Still(self.update, self._rank)
-            case m.Run():
-                events = participant.run(watch)
-                return m.Ran(self.update, self._rank, events, "" if engine is None else engine.told)
-            case m.Commit():
-                return m.Committed(self.update, self._rank, 0.0 if engine is None else engine.resume())
-        return None
-
-    def _advance(self, engine: Engine, forwards: int, watch: Watch) -> None:
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                engine.advance(forwards, TICK_SECONDS)
-                return self._participant.confirm()
-            except TimeoutError:
-                watch()
-                if time.monotonic() > deadline:
-                    raise
 
 
 def _check_place(plan: Plan, rank: int, engine: Engine | None) -> None:

@@ -98,7 +98,7 @@ class PeerCoordinator(Coordinator):
         self._part_with_engines()
         for address in members.left:
             if address in members.addresses:
-                self._mailbox.send(address, m.Abort(self._update, "it has left the update"))
+                members.order(address, m.Abort(self._update, "it has left the update"))
         kept = [0, *(rank for rank in members.others if members.addresses[rank] not in members.left)]
         has = [
             Runs(members.stopped[members.addresses[rank]].has) for rank in kept if members.joins[rank].role is Role.SINK

@@ -46,6 +46,7 @@ class RouteTable:
     def __init__(self, mailbox: Mailbox, load_transport: LoadTransport) -> None:
         self._mailbox, self._load_transport = mailbox, load_transport
         self._open: dict[str, OpenRoute] = {}
+        self._expected: set[str] = set()
         self._rings: dict[tuple[str, RingUse, int], Buffer] = {}
         self.round = ExitStack()
         """What ends with the plan that the routes are open for: when another one opens them, or when they close."""
@@ -55,6 +56,13 @@ class RouteTable:
     def names(self) -> tuple[str, ...]:
         """The routes that are open."""
         return tuple(self._open)
+
+    def expect(self, program: Program, names: Sequence[str], addresses: Sequence[str]) -> None:
+        """Keep from now on what members of the program's routes send: some open theirs a moment earlier."""
+        for number in program.routes:
+            members = {rank: addresses[rank] for rank in program.plan.routes[number].ranks}
+            self._mailbox.open_route(names[number], members)
+            self._expected.add(names[number])
 
     def open(
         self, program: Program, names: Sequence[str], addresses: Sequence[str], timeout: float, watch: Watch
@@ -69,6 +77,7 @@ class RouteTable:
         for name in [name for name in self._open if name not in wanted.values()]:
             self._close(name)
         for number, name in wanted.items():
+            self._expected.discard(name)
             if name not in self._open:
                 self._open[name] = self._attach(plan, number, name, program.rank, addresses, timeout, watch)
         return {number: self._open[name] for number, name in wanted.items()}
@@ -124,6 +133,9 @@ class RouteTable:
         self.round.close()
         for name in list(self._open):
             self._close(name)
+        for name in self._expected:
+            self._mailbox.close_route(name)
+        self._expected.clear()
         self._rings.clear()
 
     def _close(self, name: str) -> None:

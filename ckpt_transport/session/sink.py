@@ -13,8 +13,9 @@ from ckpt_transport.session import messages as m
 from ckpt_transport.session.bandwidths import bandwidths
 from ckpt_transport.session.claims import ClaimRecord
 from ckpt_transport.session.engine import Engine
+from ckpt_transport.session.follower import Follower
 from ckpt_transport.session.member import InvitedMember
-from ckpt_transport.session.participant import Follower, Participant
+from ckpt_transport.session.participant import Participant
 from ckpt_transport.transport import Availability
 
 
@@ -72,7 +73,7 @@ class Sink(InvitedMember):
 
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
         participant = Participant(self._mailbox, self._table, self._plans, (), self._engine, deadline)
-        return Follower(invite.update, participant, self._engine, self.config.join_timeout)
+        return Follower(invite.update, invite.nonce, participant, self._engine, self.config.join_timeout)
 
     def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join:
         usable = tuple(name for name, state in states.items() if state.ok)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from hmac import compare_digest
 
-from ckpt_transport.control import Mailbox
-from ckpt_transport.errors import TransferTimeout, UpdateAbortedError
+from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.control.messages import Refused
+from ckpt_transport.errors import JoinError, TransferTimeout, UpdateAbortedError
 from ckpt_transport.memory import Backing
 from ckpt_transport.session import messages as m
-from ckpt_transport.session.participant import Follower, Halted, Participant
+from ckpt_transport.session.follower import Follower
+from ckpt_transport.session.participant import Halted, Participant
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import RouteTable
 
@@ -38,18 +41,35 @@ def follow(
     participant = Participant(mailbox, table, plans, extents, None, deadline)
     follower: Follower | None = None
 
+    def accepts(sender: str, message: Message) -> bool:
+        """Whether it is an order to be followed; what else there is is refused, unless it is a refusal itself."""
+        nonlocal follower
+        if isinstance(message, Refused):
+            if sender == coordinator and message.about == join.update:
+                raise JoinError(f"{coordinator} refuses: {message.reason}")
+            return False
+        objection = f"only {coordinator} leads this source"
+        if sender == coordinator and isinstance(message, m.Order):
+            if follower is None and compare_digest(message.nonce.encode(), join.nonce.encode()):
+                mailbox.watch(coordinator)
+                follower = Follower(message.update, join.nonce, participant, None, timeout)
+            objection = "it is not said to this source" if follower is None else follower.objection(message)
+        if objection:
+            mailbox.refuse(objection, getattr(message, "update", ""))
+        return not objection
+
     def watch() -> None:
         while (received := mailbox.receive(0)) is not None:
-            if received[0] != coordinator:
+            if not accepts(*received):
                 continue
-            if isinstance(received[1], m.Abort):
-                raise UpdateAbortedError(received[1].reason)
-            if isinstance(received[1], m.Halt):
-                raise Halted(received[1].reason)
+            match received[1]:
+                case m.Abort(reason=reason):
+                    raise UpdateAbortedError(reason)
+                case m.Halt(reason=reason):
+                    raise Halted(reason)
         mailbox.check_alive([coordinator])
 
     mailbox.send(coordinator, join)
-    update, rank = "", -1
     try:
         while True:
             if follower is not None:
@@ -57,25 +77,20 @@ def follow(
             if time.monotonic() > deadline:
                 raise TransferTimeout(f"the update led by {coordinator} was not committed within {timeout:g} s")
             received = mailbox.receive(TICK_SECONDS)
-            if received is None or received[0] != coordinator:
+            if received is None or not accepts(*received):
                 continue
-            message = received[1]
-            if isinstance(message, m.Abort):
-                update = message.update
-                raise UpdateAbortedError(message.reason)
-            if isinstance(message, m.Propose | m.Halt):
-                update = message.update
-                if follower is None:
-                    mailbox.watch(coordinator)
-                    follower = Follower(update, participant, None, timeout)
-            if follower is not None:
-                answer = follower.answer(message, watch)
-                rank = follower.rank
-                if answer is not None:
-                    mailbox.send(coordinator, answer)
-                if isinstance(message, m.Commit):
-                    return
+            order = received[1]
+            assert follower is not None
+            assert isinstance(order, m.Order)
+            if isinstance(order, m.Abort):
+                raise UpdateAbortedError(order.reason)
+            answer = follower.answer(order, watch)
+            if answer is not None:
+                mailbox.send(coordinator, answer)
+            if isinstance(order, m.Commit):
+                return
     except BaseException as error:
+        update, rank = ("", -1) if follower is None else (follower.update, follower.rank)
         if not isinstance(error, UpdateAbortedError):
             mailbox.send(coordinator, m.Failed(update, rank, type(error).__name__, str(error)))
         table.abort(error)

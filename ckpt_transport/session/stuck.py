@@ -13,7 +13,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PeerLostError, UpdateAbortedError
 from ckpt_transport.session import messages as m
-from ckpt_transport.session.participant import Follower
+from ckpt_transport.session.follower import Follower
 from ckpt_transport.session.watchdog import Watchdog
 
 TICK_SECONDS = 0.2
@@ -56,7 +56,7 @@ class MayBeStuck(ABC):
     def _answers(self, sender: str, message: Message) -> bool: ...
 
     @abstractmethod
-    def _concerns(self, sender: str, update: str) -> bool: ...
+    def _concerns(self, sender: str, order: m.Order) -> bool: ...
 
     @abstractmethod
     def _end(self, follower: Follower | None, reason: BaseException) -> None: ...
@@ -105,7 +105,7 @@ class MayBeStuck(ABC):
             except PeerLostError as lost:
                 return str(lost)
             for sender, message in self._mailbox.unread():
-                if isinstance(message, m.Abort) and self._concerns(sender, message.update):
+                if isinstance(message, m.Abort) and self._concerns(sender, message):
                     return message.reason
         return ""
 

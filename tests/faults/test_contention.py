@@ -112,9 +112,9 @@ def test_given_a_sink_with_two_paths_then_both_are_named_at_once(tmp_path: Path,
 
 
 def test_given_a_sink_with_two_host_names_then_both_are_named_at_once() -> None:
-    with fleet(SinkSpec(address="tcp://127.0.0.1:0")) as (sink,):
+    with fleet(SinkSpec(address="tcp://127.0.0.1:0", settings={"insecure": True})) as (sink,):
         other = f"tcp://localhost:{sink.address.rpartition(':')[2]}"
-        refused_at_once([sink.address, other], (sink.address, other))
+        refused_at_once([sink.address, other], (sink.address, other), insecure=True)
 
 
 def refused_at_once(addresses: Sequence[str], twice: tuple[str, str], **settings: Any) -> None:

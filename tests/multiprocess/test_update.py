@@ -155,8 +155,8 @@ def test_a_sharded_directory_is_served_over_tcp(tmp_path: Path) -> None:
     names = list(tensors)
     save_file({name: tensors[name] for name in names[:5]}, tmp_path / "a.safetensors")
     save_file({name: tensors[name] for name in names[5:]}, tmp_path / "b.safetensors")
-    spec = SinkSpec(model={"dtype": torch.bfloat16}, address="tcp://127.0.0.1:0")
-    with fleet(spec) as sinks, ParameterServer(Config.load(**SWIFT)) as server:
+    spec = SinkSpec(model={"dtype": torch.bfloat16}, address="tcp://127.0.0.1:0", settings={"insecure": True})
+    with fleet(spec) as sinks, ParameterServer(Config.load(**SWIFT, insecure=True)) as server:
         assert sinks[0].address.startswith("tcp://127.0.0.1:")
         server.register("v2", directory=tmp_path)
         server.update("v2", [sinks[0].address])

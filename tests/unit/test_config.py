@@ -74,12 +74,14 @@ def test_every_kind_of_value_can_be_written_in_every_source(tmp_path: Path) -> N
         heartbeat_timeout = 9
         sinks = ["ipc:///run/a.sock", "tcp://host:5555"]
         pool = "private"
+        insecure = true
     """
     environ = {
         "CKPT_TRANSPORT_BUCKET_BYTES": "1073741824",
         "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "9.0",
         "CKPT_TRANSPORT_SINKS": "ipc:///run/a.sock, tcp://host:5555",
         "CKPT_TRANSPORT_POOL": "private",
+        "CKPT_TRANSPORT_INSECURE": "true",
     }
 
     # When
@@ -92,6 +94,7 @@ def test_every_kind_of_value_can_be_written_in_every_source(tmp_path: Path) -> N
         heartbeat_timeout=9,
         sinks=["ipc:///run/a.sock", "tcp://host:5555"],
         pool="private",
+        insecure=True,
     )
 
     # Then they are the same

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.control import Mailbox, Message, addresses
 from ckpt_transport.control.inbox import INBOX_BYTES, INBOX_MESSAGES, Inbox, Letter
 from ckpt_transport.control.mailbox import MAX_PARTING
 from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, PROTOCOL, Codec, Heartbeat, Refused
@@ -245,10 +247,10 @@ def test_given_messages_and_an_immediate_close_then_they_still_arrive(mailbox: M
 
 def test_given_an_address_where_somebody_listens_then_a_second_mailbox_is_refused(tmp_path: Path) -> None:
     for address in (f"ipc://{tmp_path}/taken", "tcp://127.0.0.1:0"):
-        with Mailbox(address, [Note]) as first:
+        with Mailbox(address, [Note], insecure=True) as first:
             with pytest.raises(ControlError, match="cannot listen on"):
-                Mailbox(first.address)
-            with Mailbox(types=[Note]) as peer:
+                Mailbox(first.address, insecure=True)
+            with Mailbox(types=[Note], insecure=True) as peer:
                 peer.send(first.address, Note("the first still listens"))
                 assert next_note(first)[1] == Note("the first still listens")
 
@@ -278,8 +280,95 @@ def test_given_a_directory_that_is_not_there_then_the_error_names_the_address(tm
 
 @pytest.mark.parametrize("address", ["tcp://10.0.0.5:0", "tcp://engine-7:5555", "tcp://0.0.0.0:0"])
 def test_given_an_address_that_others_reach_then_it_is_refused_without_a_secret(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"secret_file|every interface"):
+    for insecure in (False, True):
+        with pytest.raises(ConfigError, match=r"secret_file|every interface"):
+            Mailbox(address, insecure=insecure)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "tcp://127.8.9.1:0", "tcp://[::1]:0", "tcp://localhost:0"])
+def test_given_an_address_that_others_of_this_host_reach_then_it_needs_a_secret_or_to_be_called_insecure(
+    address: str,
+) -> None:
+    with pytest.raises(ConfigError, match=r"every user of this host.*insecure = true"):
         Mailbox(address)
+
+
+def test_given_no_secret_then_nothing_is_sent_over_tcp_either(mailbox: Mailbox) -> None:
+    for address in ("tcp://127.0.0.1:1", "tcp://10.0.0.5:1"):
+        for send in (mailbox.send, mailbox.send_once):
+            with pytest.raises(ConfigError, match="secret_file"):
+                send(address, Note("in the clear"))
+
+
+# -- other users
+
+
+def hears_greeting_as_nobody(path: str) -> bool:
+    """Whether a process of another user that connects to a UNIX socket is talked to."""
+    child = os.fork()
+    if child == 0:
+        heard = 2
+        try:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.settimeout(PATIENCE)
+                try:
+                    stranger.connect(path)
+                    heard = int(bool(stranger.recv(10)))
+                except (PermissionError, ConnectionError):
+                    heard = 0
+        finally:
+            os._exit(heard)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 1)
+    return bool(code)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_given_a_socket_in_a_folder_of_everybody_then_another_user_is_not_talked_to(open_folder: Path) -> None:
+    path = str(open_folder / "sink")
+    with Mailbox(f"ipc://{path}", [Note]) as mailbox, Mailbox(types=[Note]) as peer:
+        assert os.stat(path).st_mode & 0o777 == 0o600
+        assert not hears_greeting_as_nobody(path)
+        os.chmod(path, 0o777)
+        assert not hears_greeting_as_nobody(path), "whoever may connect is looked at"
+        peer.send(mailbox.address, Note("the same user"))
+        assert next_note(mailbox)[1] == Note("the same user")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_given_a_socket_of_another_user_then_it_is_not_talked_to(open_folder: Path) -> None:
+    path = str(open_folder / "theirs")
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(path)
+        theirs.listen()
+        os.chown(path, 65534, 65534)
+        child = os.fork()
+        if child == 0:
+            code = 2
+            try:
+                os.setresuid(1000, 1000, 1000)
+                try:
+                    addresses.check_owner(f"ipc://{path}")
+                except ControlError:
+                    code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os.chown(path, 0, 0)
+        addresses.check_owner(f"ipc://{path}")
+        addresses.check_owner(f"ipc://{path}/nobody")
 
 
 # -- the secret
@@ -430,3 +519,19 @@ def alive_at_last(mailbox: Mailbox, address: str) -> bool:
     except PeerLostError:
         return mailbox.receive(0) is not None
     return mailbox.receive(0) is not None
+
+
+def test_given_messages_that_were_kept_for_later_then_they_come_back_first_and_can_be_answered(
+    mailbox: Mailbox, peer: Mailbox
+) -> None:
+    for text in ("first", "second", "third"):
+        peer.send(mailbox.address, Note(text))
+    for _ in range(2):
+        next_note(mailbox)
+        mailbox.keep_for_later()
+    mailbox.bring_back()
+    for text in ("first", "second", "third"):
+        assert next_note(mailbox) == (peer.address, Note(text))
+        mailbox.answer(Note(f"answer to {text}"))
+        assert next_note(peer)[1] == Note(f"answer to {text}")
+    assert mailbox.receive(0) is None
