@@ -113,6 +113,7 @@ class InvitedMember(MayBeStuck):
                         self._release()
                 finally:
                     self._idle.set()
+                    self._watchdog.stop()
 
     def _serve_on_thread(self) -> None:
         with suppress(UsageError):  # it was closed before the thread ran
@@ -136,7 +137,6 @@ class InvitedMember(MayBeStuck):
                     self._release()
                 if self._thread is not None:
                     self._thread.join()
-                self._watchdog.stop()
 
     def _release(self) -> None:
         """Give back sockets, routes and memory. Idempotent."""

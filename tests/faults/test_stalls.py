@@ -30,12 +30,15 @@ def serves(state: State, seed: int) -> bool:
     return said == (f"v{seed}", "", "") and state.holds(weights(seed, **SHAPE))
 
 
-@pytest.mark.parametrize("where", ["sent_all", "run"])
-def test_given_a_source_that_stands_still_when_sinks_then_give_up_the_update_has_failed(where: str) -> None:
+@pytest.mark.parametrize(("where", "ranks"), [("sent_all", None), ("run", (0, 1))], ids=["after", "before-by-p2p"])
+def test_given_a_source_that_stands_still_when_sinks_then_give_up_the_update_has_failed(
+    where: str, ranks: tuple[int, ...] | None
+) -> None:
     """Given two sinks, when it stands still before or after the last byte, then what it says is what they do."""
     with fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE)) as sinks:
         addresses = [sink.address for sink in sinks]
-        said = SourceProcess(addresses, settings=SHM, shape=SHAPE, fault=Fault(where, act="stop")).outcome()
+        fault = Fault(where, act="stop")
+        said = SourceProcess(addresses, settings=SHM, shape=SHAPE, fault=fault, ranks=ranks).outcome()
         states = [sink.state() for sink in sinks]
         assert "this process has stood still for" in said
         if where == "run":
