@@ -24,6 +24,7 @@ from msgspec import Meta
 from ckpt_transport import options
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.options import Chosen, Gathered, Given
+from ckpt_transport.paths import without_nul
 
 ENV_PREFIX = "CKPT_TRANSPORT_"
 ENV_FILE = f"{ENV_PREFIX}CONFIG"
@@ -318,6 +319,9 @@ def _convert(name: str, value: object, source: str, *, is_text: bool = False) ->
         own = Gathered()
         own.add_tables(value, source)
         return own.chosen()
+    texts = value if isinstance(value, list | tuple) else [value]
+    if any("\0" in str(text) for text in texts if isinstance(text, str | Path)):
+        raise ConfigError(f"'{name}' {source} has a NUL character in it: {_quoted(value)} was given; take it out")
     try:
         plain = value
         if _kind(name) == "size" and isinstance(value, str):
@@ -336,7 +340,7 @@ def _convert(name: str, value: object, source: str, *, is_text: bool = False) ->
 
 def _read_toml(path: Path, source: str) -> dict[str, object]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = without_nul(path, ConfigError).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}{source}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

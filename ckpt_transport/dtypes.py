@@ -7,6 +7,7 @@ Types torch has no name for (``F6_*``) travel as their raw bytes.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 
 import torch
@@ -30,6 +31,9 @@ TORCH: dict[str, torch.dtype] = {
     "C64": torch.complex64, "F64": torch.float64, "I64": torch.int64, "U64": torch.uint64,
 }  # fmt: skip
 
+_BITS_LIMIT = 8 * 2**63
+"""Torch counts bytes in signed integers of 64 bits, also those of strides where a size is 0."""
+
 _NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in TORCH.items()}
 
 
@@ -37,11 +41,14 @@ def nbytes(dtype: str, shape: Sequence[int]) -> int:
     """Bytes of a tensor of ``dtype`` and ``shape``.
 
     Raises:
-        CheckpointError: the type is unknown, or its elements do not fill whole bytes.
+        CheckpointError: the type is unknown, its elements do not fill whole bytes, or sizes other than 0 multiply to
+            2^63 bytes or more.
     """
     if dtype not in BITS:
         raise CheckpointError(f"dtype '{dtype}' is unknown; known are {', '.join(sorted(BITS))}")
     bits = math.prod(shape) * BITS[dtype]
+    if bits >= _BITS_LIMIT or (not bits and math.prod(filter(None, shape)) * BITS[dtype] >= _BITS_LIMIT):
+        raise CheckpointError(f"a {dtype} tensor of shape {reprlib.repr(list(shape))} is larger than can be counted")
     if bits % 8:
         raise CheckpointError(f"a {dtype} tensor of shape {list(shape)} does not fill whole bytes")
     return bits // 8

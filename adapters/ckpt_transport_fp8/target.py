@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckpt_transport.errors import ConfigError, PlanMismatchError
+from ckpt_transport.paths import without_nul
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.store.directory import INDEX, from_directory
 from ckpt_transport.store.strict_json import parse_object
@@ -125,6 +126,7 @@ def read_target(path: Path) -> Target:
         ConfigError: there is no ``config.json``, or it does not say how weights become FP8.
         CheckpointError: a file is damaged.
     """
+    without_nul(path, ConfigError)
     file = path / CONFIG if path.is_dir() else path
     try:
         text = file.read_bytes()

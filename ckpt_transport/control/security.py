@@ -21,6 +21,7 @@ from zmq.utils import z85
 
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.paths import without_nul
 
 MIN_SECRET_BYTES = 16
 
@@ -48,7 +49,7 @@ class Secret:
             ConfigError: the file is missing, readable by others, or too short.
         """
         try:
-            status = path.stat()
+            status = without_nul(path, ConfigError).stat()
             content = path.read_bytes().strip()
         except OSError as error:
             raise ConfigError(f"secret_file {path}: {error.strerror}") from error

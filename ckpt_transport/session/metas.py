@@ -20,6 +20,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.control.security import Secret
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.paths import without_nul
 from ckpt_transport.session.host import host_name
 
 FORMAT = "ckpt-transport metas 1"
@@ -61,7 +62,7 @@ class Metas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             ConfigError: it cannot be written there.
         """
         sealed = msgspec.structs.replace(self, seal=_seal(self, config))
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh = without_nul(path, ConfigError).with_name(f".{path.name}.{os.getpid()}")
         try:
             with open(fresh, "wb") as file:
                 file.write(msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
@@ -81,7 +82,7 @@ class Metas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 that this host cannot reach.
         """
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=Metas)
+            found = msgspec.json.decode(without_nul(path, ConfigError).read_bytes(), type=Metas)
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; give the file that serve has saved") from error
         except msgspec.DecodeError as error:

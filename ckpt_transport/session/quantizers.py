@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.paths import without_nul
 from ckpt_transport.store import Loan, StoredVersion
 from ckpt_transport.store.strict_json import parse_object
 
@@ -44,6 +45,7 @@ def quantizer_for(target: Path) -> Quantize:
 
 
 def _method(target: Path) -> str:
+    without_nul(target, ConfigError)
     path = target / CONFIG if target.is_dir() else target
     try:
         config = parse_object(path.read_bytes(), str(path))

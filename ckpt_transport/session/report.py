@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ckpt_transport.errors import ConfigError
 from ckpt_transport.execution import Event, draw, write_trace
+from ckpt_transport.paths import without_nul
 from ckpt_transport.planning import Plan
 
 
@@ -42,5 +44,10 @@ class Report:
         return draw(self.timeline, self.labels, width)
 
     def write_trace(self, path: Path) -> None:
-        """The timeline as a file for Perfetto."""
-        write_trace(path, self.timeline, self.labels)
+        """The timeline as a file for Perfetto.
+
+        Raises:
+            ConfigError: no file can be called so.
+            OSError: it cannot be written.
+        """
+        write_trace(without_nul(path, ConfigError), self.timeline, self.labels)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckpt_transport.errors import CheckpointError
+from ckpt_transport.paths import without_nul
 from ckpt_transport.store.header import TensorEntry, read_header
 
 
@@ -119,18 +120,9 @@ def read_file(path: Path) -> CheckpointFile:
         return CheckpointFile(path, _stamp(fd), read_header(path, fd))
 
 
-def no_nul(path: Path) -> None:
-    """
-    Raises:
-        CheckpointError: the path has a NUL in it, as no file has.
-    """
-    if "\0" in str(path):
-        raise CheckpointError(f"{str(path)!r} has a NUL character in it, and no file is called so; give another path")
-
-
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    no_nul(path)
+    without_nul(path, CheckpointError)
     try:
         # Opening a pipe would wait for a writer without O_NONBLOCK.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.store.checkpoint import CheckpointFile, from_files, no_nul, read_file
+from ckpt_transport.paths import without_nul
+from ckpt_transport.store.checkpoint import CheckpointFile, from_files, read_file
 from ckpt_transport.store.strict_json import parse_object
 
 INDEX = "model.safetensors.index.json"
@@ -42,7 +43,7 @@ def from_directory(directory: Path) -> tuple[CheckpointFile, ...]:
         CheckpointError: it is no directory or holds no checkpoint, the index is malformed, a file is damaged, or the
             index and the files, or two files, do not go together; names both.
     """
-    no_nul(directory)
+    without_nul(directory, CheckpointError)
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory; give the directory of the checkpoint, or its files")
     paths = [path for path in directory.glob("*.safetensors") if not path.name.startswith(".")]

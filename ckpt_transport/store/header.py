@@ -138,7 +138,7 @@ def _parse_entry(name: str, value: object, data_start: int, path: Path) -> Tenso
     try:
         nbytes = dtypes.nbytes(dtype, shape)
     except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}; save it in a type that safetensors knows") from error
+        raise CheckpointError(f"{where}: {error}; save it with a shape and a type that safetensors knows") from error
     if nbytes != end - begin:
         raise CheckpointError(
             f"{where}: data_offsets [{begin}, {end}] span {end - begin} bytes, and {dtype} {shape} takes {nbytes}; "

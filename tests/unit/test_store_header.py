@@ -165,6 +165,13 @@ def test_files_of_noise_are_refused_with_a_checkpoint_error(noise: bytes) -> Non
             content({"a": {**ONE["a"], "shape": [True] * 3}}, b"abc"), "shape [True", id="size is a truth value"
         ),
         pytest.param(content({"a": entry("U8", [1] * 65, 0, 1)}, b"a"), "at most 64", id="too many dimensions"),
+        pytest.param(
+            content({"a": entry("U8", [2**62] * 8 + [0], 0, 0)}), "larger than can be counted", id="no bytes, huge"
+        ),
+        pytest.param(
+            content({"a": entry("F32", [2**61, 0], 0, 0)}), "larger than can be counted", id="no bytes, just too large"
+        ),
+        pytest.param(content({"a": entry("U8", [2**62] * 8, 0, 3)}, b"abc"), "larger than can be counted", id="huge"),
         pytest.param(content({"a": {**ONE["a"], "data_offsets": [0]}}, b"abc"), "not two integers", id="one offset"),
         pytest.param(content({"a": entry("U8", [3], -3, 0)}, b"abc"), "negative", id="negative offset"),
         pytest.param(content({"a": entry("U8", [3], 3, 0)}, b"abc"), "run backwards", id="end before begin"),
