@@ -26,6 +26,12 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
     )
 
 
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of ``tensor``, without its class and its history."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach()
+
+
 class Bindings:
     """What every name of a module was bound to at one time, to be compared and put back.
 
@@ -39,7 +45,7 @@ class Bindings:
         for name, tensor in self.tensors.items():
             if reason := why_not_plain(tensor):
                 raise RecordingError(f"{name} cannot be watched: {reason}")
-        self._data = {name: tensor.detach() for name, tensor in self.tensors.items()}
+        self._data = {name: plain(tensor) for name, tensor in self.tensors.items()}
         self._module = module
 
     @property

@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 
 from ckpt_transport.errors import UnwritableError, UpdateError
-from ckpt_transport.recording.bindings import Entry, fingerprint
+from ckpt_transport.recording.bindings import Entry, fingerprint, plain
 
 MOST = 3
 """Names in a message."""
@@ -34,9 +34,8 @@ class Bound:
         self._look, self._modules = look, list(module.modules())
         self._names = self._names_now()
         self.tensors = dict(look())
-        with torch._C.DisableTorchFunctionSubclass():
-            self.memory = {name: tensor.detach() for name, tensor in self.tensors.items()}
-            self.stamp = fingerprint(self.memory)
+        self.memory = {name: plain(tensor) for name, tensor in self.tensors.items()}
+        self.stamp = fingerprint(self.memory)
         own = {
             id(tensor) for each in self._modules for tensor in chain(each._parameters.values(), each._buffers.values())
         }

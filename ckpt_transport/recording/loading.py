@@ -18,7 +18,14 @@ from ckpt_transport.recording.bindings import named_tensors
 from ckpt_transport.recording.bound import Bound, refuse_unwritable
 from ckpt_transport.recording.former import Former
 from ckpt_transport.recording.needs import needs
-from ckpt_transport.recording.record import Load, Recording, key_of, record
+from ckpt_transport.recording.record import (
+    Load,
+    LoaderFailedError,
+    Recording,
+    RefusedWriteError,
+    key_of,
+    record,
+)
 from ckpt_transport.recording.replay import Replay
 from ckpt_transport.recording.script import Part, Script, Scripts
 
@@ -136,7 +143,7 @@ class RecordedLoading:
 
         Raises:
             UnwritableError: the loader writes a tensor that cannot be written, or misses one; names it.
-            RecordingError: the module has changed, and only a share of the version comes.
+            RecordingError: the module has changed, and only a share of the version comes, or the loader fails on it.
         """
         if not self._begun:
             with torch.no_grad():
@@ -297,6 +304,12 @@ class RecordedLoading:
         try:
             key = key_of(self._module, known.specs, *self._context)
             known.recording = record(self._module, self._load, known.specs, key)
+        except RefusedWriteError as error:
+            refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
+        except LoaderFailedError as error:
+            if self._known is not None and self._known.recording is not None:
+                raise RecordingError(f"the loader does not work with the module as it is now; {error}") from error
+            known.refusal = str(error)
         except RecordingError as error:
             known.refusal = str(error)
         else:

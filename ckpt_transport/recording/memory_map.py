@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.recording.bindings import plain
 from ckpt_transport.recording.layout import Place, Target, Walk
 from ckpt_transport.recording.standins import StandIns
 
@@ -44,7 +45,7 @@ class Targets:
         self.in_storage: dict[int, list[int]] = {}
         known: dict[tuple[int, int, torch.Size, tuple[int, ...]], int] = {}
         for name, tensor in named.items():
-            tensor = tensor.detach()
+            tensor = plain(tensor)
             storage = storage_key(tensor)
             same = storage, begin_of(tensor), tensor.shape, tensor.stride()
             if tensor.numel() and same in known:

@@ -20,11 +20,24 @@ from ckpt_transport.recording.layout import Copy, Layout, Place, Program
 from ckpt_transport.recording.memory_map import Owner, Targets, storage_key
 from ckpt_transport.recording.programs import gather
 from ckpt_transport.recording.recorder import Recorder
+from ckpt_transport.recording.refused_writes import RefusedWrites
 from ckpt_transport.recording.refusing import refusing, touched
 from ckpt_transport.recording.standins import StandIns
 
 Load = Callable[[Iterable[tuple[str, torch.Tensor]]], object]
 """A loader: takes (name, whole tensor) pairs and copies what it wants of them."""
+
+
+class LoaderFailedError(RecordingError):
+    """The loader raised an error on stand-ins."""
+
+
+class RefusedWriteError(LoaderFailedError):
+    """It did so because it may not write a tensor of the module."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -97,11 +110,16 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
     standins = StandIns(specs)
     recorder = Recorder(standins, targets)
     watch = _Watch(list(standins.tensors))
+    writes = RefusedWrites(recorder.memory)
     try:
-        with torch.no_grad(), recorder:
+        with torch.no_grad(), recorder, writes:
             load((spec.name, tensor) for spec, tensor in zip(specs, standins.tensors, strict=True))
     except Exception as error:
-        raise RecordingError(f"the loader failed on stand-ins: {type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        if writes.refused is not None:
+            name = targets.values[writes.refused.index].name
+            raise RefusedWriteError(f"the loader may not write {name}: {why}", name) from error
+        raise LoaderFailedError(f"the loader failed on stand-ins: {why}") from error
     finally:
         changed = bound.changed()
         bound.put_back()

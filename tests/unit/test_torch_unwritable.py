@@ -16,7 +16,7 @@ from ckpt_transport_torch import attach
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from tests.fleet import SWIFT
-from tests.unit.torch_modules import Change, bring, holds, looks_up, net, version
+from tests.unit.torch_modules import Change, Pairs, bring, holds, looks_up, net, version
 
 
 def expand(module: Any) -> None:
@@ -133,21 +133,62 @@ def test_a_loader_may_leave_out_what_cannot_be_written() -> None:
         assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in tensors.items())
 
 
+class Guarded(torch.nn.Parameter):
+    """A parameter with operations of its own, which allow no copies."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.copy_, torch.Tensor.detach):
+            raise RuntimeError("this parameter has a loader")
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
 def test_a_parameter_whose_class_refuses_copies_is_written_all_the_same() -> None:
-    """Given a parameter with operations of its own, then its memory is written, not through them."""
-
-    class Guarded(torch.nn.Parameter):
-        @classmethod
-        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in (torch.Tensor.copy_, torch.Tensor.detach):
-                raise RuntimeError("use the loader of this parameter")
-            return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
-
     module = net()
     module[0].weight = Guarded(torch.zeros(16, 16).t())
     engine = TorchEngine(module)
     bring(engine, {name: torch.full(tuple(spec), 0.5) for name, spec in shapes(engine).items()})
     assert bool((module[0].weight == 0.5).all())
+
+
+def test_a_loader_that_copies_into_such_a_parameter_is_refused_before_the_first_byte() -> None:
+    module = net()
+    tensors = version(module, 0.5)
+    module[0].weight = Guarded(torch.zeros(16, 16))
+
+    def load(pairs: Pairs) -> None:
+        for name, tensor in pairs:
+            module.get_parameter(name).copy_(tensor)
+
+    with (
+        attach(module, version="old", loader=load) as served,
+        ParameterServer(Config.load(**SWIFT)) as server,
+    ):
+        server.register("new", tensors=tensors)
+        for _ in range(2):
+            with pytest.raises(UpdateAbortedError, match=r"0\.weight cannot be updated.*this parameter has a loader"):
+                server.update("new", [served.address])
+        assert (served.version, served.tainted) == ("old", "")
+
+
+def test_a_loader_that_does_not_know_the_module_any_more_is_refused_before_the_first_byte() -> None:
+    """Given a loader that was recorded, when a layer is swapped for one it cannot load, then nothing is tainted."""
+    module = net()
+    tensors = version(module, 0.5)
+    with (
+        attach(module, version="old", loader=looks_up(module)) as served,
+        ParameterServer(Config.load(**SWIFT)) as server,
+    ):
+        server.register("new", tensors=tensors)
+        server.update("new", [served.address])
+        module[2] = torch.nn.Identity()
+        server.register("newer", tensors=tensors)
+        for _ in range(2):
+            with pytest.raises(
+                UpdateAbortedError, match=r"the loader does not work with the module as it is now.*KeyError"
+            ):
+                server.update("newer", [served.address])
+        assert (served.version, served.tainted) == ("new", "")
 
 
 def shapes(engine: TorchEngine) -> dict[str, tuple[int, ...]]:
