@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -85,7 +86,9 @@ class _Spoiling(ForwardingEndpoint):
         return _Spoiled(receipt, self._kind, slot) if wrong else receipt
 
 
-def _kind(inner: type[Transport], wrong: Wrong) -> type[Transport]:
+def spoiled(inner: type[Transport], wrong: Wrong) -> type[Transport]:
+    """``inner``, of which some transfers are wrong."""
+
     def open_spoiling(self: Transport, group: Group, control: Control, timeout: float) -> Endpoint:
         return _Spoiling(inner.open(self, group, control, timeout), wrong, every=5)
 
@@ -99,7 +102,7 @@ def name(wrong: Wrong, inner: type[Transport]) -> str:
 KINDS: Mapping[str, type[Transport]] = {
     kind.name: kind
     for wrong in Wrong
-    for kind in [_kind(inner, wrong) for inner in (ShmTransport, GlooTransport, ReadTransport, SocketTransport)]
+    for kind in [spoiled(inner, wrong) for inner in (ShmTransport, GlooTransport, ReadTransport, SocketTransport)]
 }
 """All of them, by name."""
 
@@ -112,11 +115,16 @@ def __getattr__(attribute: str) -> type[Transport]:
     return found
 
 
-def make_site(folder: Path) -> str:
-    """A folder that installs them where it is on the path; see :func:`tests.site.use`."""
+def make_site(folder: Path, others: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A folder that installs them where it is on the path; see :func:`tests.site.use`.
+
+    Args:
+        others: more transports, by name: where each is, as an entry point says it.
+    """
     info = folder / "wrong_transports-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong-transports\nVersion: 1.0\n")
     lines = [f"{name} = tests.corrupting:{name.replace('-', '_')}" for name in KINDS]
+    lines += [f"{name} = {where}" for name, where in others.items()]
     (info / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines]))
     return str(folder)

@@ -1,7 +1,14 @@
 """Running a plan: one rank's program, the pipeline that runs it, and the timeline of what happened."""
 
 from ckpt_transport.execution.applies import Apply
-from ckpt_transport.execution.digests import Channel, Digests, OwnerDigests, SinkDigests
+from ckpt_transport.execution.digests import (
+    Channel,
+    Digests,
+    FirstSinkDigests,
+    OwnerDigests,
+    PromptOwnerDigests,
+    SinkDigests,
+)
 from ckpt_transport.execution.fills import Sources
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.pipeline import Pipeline
@@ -15,12 +22,14 @@ __all__ = [
     "Channel",
     "Digests",
     "Event",
+    "FirstSinkDigests",
     "Ledger",
     "Lent",
     "Memory",
     "OwnerDigests",
     "Pipeline",
     "Program",
+    "PromptOwnerDigests",
     "SinkDigests",
     "Sources",
     "Step",

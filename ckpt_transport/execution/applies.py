@@ -26,6 +26,9 @@ Apply = Callable[[Bucket, torch.Tensor], Fence | None]
 """Puts one bucket into the engine: the bucket, and its bytes as a uint8 tensor; returns when they have been read, where
 that is enqueued on a device."""
 
+Admit = Callable[[int, torch.Tensor], bool]
+"""Whether a bucket that has arrived may be applied: its number and its bytes. Asked again until it may."""
+
 Applied = tuple[Step, Fence | None, float]
 """An apply that has returned: when its bytes will have been read, None where they have been; and when it started."""
 
@@ -81,6 +84,7 @@ class AppliesBeside(Applies):
 
     Args:
         program, apply, received, ledger: as for :class:`Applies`.
+        admits: asked by the pump, in the order of the plan.
         wake: has the pump look at applies, from any thread.
     """
 
@@ -90,10 +94,11 @@ class AppliesBeside(Applies):
         apply: Apply,
         received: Mapping[int, Received],
         ledger: Ledger,
+        admits: Admit,
         wake: Callable[[], None],
     ) -> None:
         super().__init__(program, apply, received, ledger)
-        self._wake = wake
+        self._admits, self._wake = admits, wake
         self._handed_over: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         self._given_back: deque[Applied | BaseException] = deque()
 
@@ -115,7 +120,7 @@ class AppliesBeside(Applies):
 
     def advance(self) -> bool:
         moved = False
-        while self._waiting and self._ledger.ready(self._waiting[0], ordered=False) is not None:
+        while self._waiting and self._may_be_applied(self._waiting[0]):
             self._handed_over.put(self._waiting.popleft())
             moved = True
         while self._given_back:
@@ -125,6 +130,11 @@ class AppliesBeside(Applies):
             self._reading.append(applied)
             moved = True
         return moved
+
+    def _may_be_applied(self, step: Step) -> bool:
+        if self._ledger.ready(step, ordered=False) is None:
+            return False
+        return self._admits(step.bucket, self._received[step.bucket].raw)
 
     def _pump(self, pump: Callable[[], None]) -> None:
         try:

@@ -1,8 +1,9 @@
 """Digests of buckets: said by who owns them, compared by who applies them.
 
-Nobody waits for a digest while buckets move. Owners say theirs in batches, straight to the sinks that get a bucket.
-Sinks compute theirs of the bytes that the engine is given, beside the engine, and compare when both are there. At the
-end each waits for what is left.
+Owners say theirs straight to the sinks that get a bucket. Sinks compute theirs of the bytes that the engine is given,
+beside the engine, and compare when both are there. At the end each waits for what is left, and before that nobody waits
+for a digest. In an update that goes on after a failure a bucket that differs comes again, and an engine may be given
+nothing twice: there a bucket waits until its digests agree.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
 from typing import Protocol
 
@@ -64,12 +64,18 @@ class Digests:
         """When a bucket has been read here, too, which the engine has read by ``end``."""
         return end
 
-    def agrees(self, bucket: Bucket) -> bool:
-        """Whether the bytes that the engine was given are known to be the owner's."""
+    def admits(self, number: int, raw: torch.Tensor) -> bool:
+        """Whether a bucket that has arrived may be given to the engine. Asked again until it may.
+
+        Raises: as :meth:`advance`.
+        """
         return True
 
+    def turn(self) -> None:
+        """The pump has gone round: do what cannot wait for :meth:`advance`."""
+
     def advance(self) -> None:
-        """Say what there is to say, compare what there is to compare.
+        """Say what there is to say, compare what there is to compare. Called now and then.
 
         Raises:
             TransferError: the bytes of a bucket are not the owner's.
@@ -84,9 +90,6 @@ class Digests:
 
         Raises: as :meth:`advance` and ``watch``.
         """
-
-    def settle(self) -> None:
-        """The round has failed: compare what has arrived, so that :meth:`agrees` says what may be kept."""
 
     def close(self) -> None:
         """Stop. No bytes are read any more when this returns. Idempotent."""
@@ -173,12 +176,7 @@ class OwnerDigests(_Working):
     def _compute(self, buffer: Buffer, number: int) -> None:
         runs = self._plan.buckets[number].runs
         bytes_of = [buffer.tensor[run.offset : run.offset + run.nbytes] for run in runs]
-        if buffer.tensor.is_cuda:
-            with torch.cuda.stream(_stream(buffer.tensor.device)):
-                found = as_bytes(digest(bytes_of))
-        else:
-            found = as_bytes(digest(bytes_of))
-        buffer.digests[runs] = found
+        found = buffer.digests[runs] = _computed(bytes_of)
         self._made.append((number, found))
 
     def filled(self, bucket: int, slot: torch.Tensor) -> None:
@@ -212,6 +210,14 @@ class OwnerDigests(_Working):
                 self._channel.send(rank, _encode(said))
 
 
+class PromptOwnerDigests(OwnerDigests):
+    """For sinks that wait for each: said at once, not in batches."""
+
+    def turn(self) -> None:
+        if self._made or self._coming or self._computing:
+            self.advance()
+
+
 class SinkDigests(_Working):
     """Compares what a sink's engine is given with what the owners say.
 
@@ -239,18 +245,18 @@ class SinkDigests(_Working):
         if raw.is_cuda:
             self._on_device[number] = digest(runs)
         else:
-            computing = self._on_host[number] = self._workers.submit(lambda: as_bytes(digest(runs)))
-            computing.add_done_callback(lambda _: self._wake())
+            self._compute(number, runs)
         self._begun.add(number)
+
+    def _compute(self, number: int, runs: Sequence[torch.Tensor]) -> None:
+        computing = self._on_host[number] = self._workers.submit(_computed, runs)
+        computing.add_done_callback(lambda _: self._wake())
 
     def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
         computing = self._on_host.get(self._program.numbers[bucket.first])
         if computing is not None:
             return _ReadTwice(end, computing)
         return fence(raw.device) if end is None else end
-
-    def agrees(self, bucket: Bucket) -> bool:
-        return self._program.numbers[bucket.first] in self._agreed
 
     @property
     def _left(self) -> bool:
@@ -266,15 +272,6 @@ class SinkDigests(_Working):
     def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
         self._fetch()
         super().finish(watch, idle)
-
-    def settle(self) -> None:
-        self.close()
-        self._fetch()
-        self._take_in()
-        for number, computed in self._on_host.items():
-            if number in self._said and not computed.cancelled():
-                with suppress(Exception):
-                    self._compare(number, computed.result())
 
     def _fetch(self) -> None:
         """Bring what devices have computed, all at once."""
@@ -308,6 +305,23 @@ class SinkDigests(_Working):
         self._agreed.add(number)
 
 
+class FirstSinkDigests(SinkDigests):
+    """Compares before the engine is given a bucket."""
+
+    def look(self, bucket: Bucket, raw: torch.Tensor) -> None:
+        """It was compared."""
+
+    def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
+        return end
+
+    def admits(self, number: int, raw: torch.Tensor) -> bool:
+        if number not in self._begun:
+            self._begun.add(number)
+            self._compute(number, _in_bucket(self._plan.buckets[number], raw))
+        self.advance()
+        return number in self._agreed
+
+
 class _ReadTwice:
     """The end of what an engine reads and of a digest that is computed on the host beside it."""
 
@@ -326,6 +340,14 @@ class _ReadTwice:
         if self._end is not None:
             self._end.wait(stream)
         self._computing.result()
+
+
+def _computed(runs: Sequence[torch.Tensor]) -> Digest:
+    """The digest of bytes that nobody writes to; waits for it."""
+    if not runs[0].is_cuda:
+        return as_bytes(digest(runs))
+    with torch.cuda.stream(_stream(runs[0].device)):
+        return as_bytes(digest(runs))
 
 
 def _in_bucket(bucket: Bucket, raw: torch.Tensor) -> list[torch.Tensor]:

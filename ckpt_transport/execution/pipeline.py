@@ -22,6 +22,7 @@ from contextlib import contextmanager
 import torch
 
 from ckpt_transport.execution.applies import WATCH_SECONDS, Applies, AppliesBeside, AppliesInOrder, Apply
+from ckpt_transport.execution.digests import Digests
 from ckpt_transport.execution.fills import Fills, Sources
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.program import Program, Step
@@ -46,6 +47,7 @@ class Pipeline:
         progress: called with the bytes of each bucket this rank has sent or applied.
         apply_stream: where ``apply`` enqueues everything that reads the bytes, so that they need not have arrived when
             it is called; None where they must have.
+        digests: what else may have to be right before a bucket is applied.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Pipeline:
         wake: Callable[[], None],
         progress: Callable[[int], None],
         apply_stream: torch.cuda.Stream | None = None,
+        digests: Digests | None = None,
     ) -> None:
         self._program, self._watch, self._idle, self._progress = program, watch, idle, progress
+        self._digests = Digests() if digests is None else digests
         self._ledger = Ledger(program)
         self._received: dict[int, Received] = {}
         steps: dict[int, list[Step]] = {route: [] for route in attachments}
@@ -78,7 +82,7 @@ class Pipeline:
         self._fills = Fills(program, sources, self._ledger, wake, ordered=None not in sent)
         self._applies: Applies
         if apply_stream is None or None in received:
-            self._applies = AppliesBeside(program, apply, self._received, self._ledger, wake)
+            self._applies = AppliesBeside(program, apply, self._received, self._ledger, self._digests.admits, wake)
         else:
             self._applies = AppliesInOrder(
                 program, apply, self._received, self._ledger, apply_stream, self._transfers, watch
@@ -117,6 +121,7 @@ class Pipeline:
                 moved |= transfers.poll()
             moved |= self._applies.advance()
             moved |= self._take_applied()
+            self._digests.turn()
             if not moved:
                 self._idle(self._patience())
 

@@ -21,11 +21,13 @@ from ckpt_transport.memory.digest import (
     PAGE_BYTES,
     ROWS,
     SHIFTS,
-    WORD_BYTES,
     keys,
     page_count,
 )
 
+ALIGNMENT = 16
+"""Bytes; the kernel reads two words at a time."""
+WARPS = 8
 PAGES = 64
 """As many are worked on at a time by torch's operations."""
 
@@ -37,9 +39,9 @@ def digest_on_device(runs: Sequence[torch.Tensor]) -> torch.Tensor:
         sums = torch.zeros(2, dtype=torch.int64, device=device)
         first = 0
         for run in runs:
-            run = run if run.data_ptr() % WORD_BYTES == 0 else run.clone()
+            run = run if run.data_ptr() % ALIGNMENT == 0 else run.clone()
             if has_kernels():
-                _launch(sums, run, first)
+                _launch_on(device)(sums, run, first)
             else:
                 add_by_torch(sums, run, first)
             first += page_count(run.numel())
@@ -84,13 +86,26 @@ def _keys(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(keys().view(np.int64)).to(device)
 
 
-@cache
-def _kernel() -> Any:
-    from ckpt_transport.memory.digest_kernel import add_pages
+class Launch:
+    """The kernel on one device. The first launch compiles; later ones skip what Triton does to find the compilation."""
 
-    return add_pages
+    def __init__(self, device: torch.device) -> None:
+        from ckpt_transport.memory.digest_kernel import add_pages
+
+        self._kernel: Any = add_pages
+        self._keys = _keys(device)
+        self._compiled: Any = None
+
+    def __call__(self, sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
+        """As :func:`add_by_torch`, of bytes at a multiple of :data:`ALIGNMENT`, on the current device."""
+        grid = (page_count(raw.numel()), 1, 1)
+        if grid[0] == 0:
+            return
+        arguments = sums, raw, raw.numel(), first, self._keys
+        if self._compiled is None:
+            self._compiled = self._kernel[grid](*arguments, num_warps=WARPS)
+        else:
+            self._compiled[grid](*arguments)
 
 
-def _launch(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
-    if raw.numel():
-        _kernel()[(page_count(raw.numel()),)](sums, raw, raw.numel(), first, _keys(raw.device), num_warps=8)
+_launch_on = cache(Launch)

@@ -14,7 +14,17 @@ import torch
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateAbortedError, UpdateError
-from ckpt_transport.execution import Digests, Event, OwnerDigests, Pipeline, Program, SinkDigests, Sources
+from ckpt_transport.execution import (
+    Digests,
+    Event,
+    FirstSinkDigests,
+    OwnerDigests,
+    Pipeline,
+    Program,
+    PromptOwnerDigests,
+    SinkDigests,
+    Sources,
+)
 from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, PlacedTensor, Plan, Role, Runs, Share, TensorSpec
 from ckpt_transport.session import messages as m
@@ -147,11 +157,12 @@ class Participant:
         if not self._channel:
             return Digests()
         channel = self._table.channel(program, self._channel, self._addresses)
+        wake = self._mailbox.wake
         made: OwnerDigests | SinkDigests
         if self._engine is None:
-            made = OwnerDigests(program, channel, extents, self._mailbox.wake)
+            made = (PromptOwnerDigests if self._resumable else OwnerDigests)(program, channel, extents, wake)
         else:
-            made = SinkDigests(program, channel, self._engine.label, self._mailbox.wake)
+            made = (FirstSinkDigests if self._resumable else SinkDigests)(program, channel, self._engine.label, wake)
         self._table.round.callback(made.close)
         return made
 
@@ -183,6 +194,7 @@ class Participant:
             self._mailbox.wake,
             progress,
             self._apply_stream(),
+            self._digests,
         )
         events = pipeline.run()
         self._digests.finish(guarded, self._mailbox.pump)
@@ -210,10 +222,9 @@ class Participant:
 
     def stop(self, reason: BaseException) -> Runs:
         """End this round: give up the routes, and return what the engine was given so far. Another plan may follow."""
-        self._digests.settle()
         self._table.abort(reason)
         plan = None if self._program is None else self._program.plan
-        for bucket in filter(self._digests.agrees, self._given):
+        for bucket in self._given:
             for piece in bucket.pieces:
                 assert plan is not None
                 tensor = plan.manifest.tensors[piece.tensor]

@@ -17,7 +17,7 @@ from hypothesis import settings as checked
 
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.errors import TransferError, TransferTimeout, TransportError, UpdateAbortedError
-from ckpt_transport.execution import Apply, Attachment, Event, Lent, Memory, Pipeline, Program, Sources
+from ckpt_transport.execution import Apply, Attachment, Digests, Event, Lent, Memory, Pipeline, Program, Sources
 from ckpt_transport.execution.transfers import AHEAD
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind, verify
@@ -140,10 +140,25 @@ class Fleet:
             for number, attachment in attachments.items():
                 sender = next(leg.sender for hop in self.plan.hops for leg in hop.legs if leg.route == number)
                 attachment.endpoint.connect({sender: self.described[number, sender]})
+            digests = self.digests(program, mailbox, mailboxes)
+            sources.filled = digests.filled
             apply = self._apply(rank)
+
+            def looked_at(bucket: Bucket, view: torch.Tensor) -> Fence | None:
+                digests.look(bucket, view)
+                return digests.read(bucket, view, apply(bucket, view))
+
             pump, wake, stream = mailbox.pump, mailbox.wake, self.apply_stream(rank)
-            pipeline = Pipeline(program, attachments, sources, apply, watch, pump, wake, progress, stream)
+
+            def compared() -> None:
+                watch()
+                digests.advance()
+
+            pipeline = Pipeline(
+                program, attachments, sources, looked_at, compared, pump, wake, progress, stream, digests
+            )
             outcome.events = pipeline.run()
+            digests.finish(compared, pump)
             self.barrier.wait(PATIENCE)
         except BaseException as error:
             outcome.error = error
@@ -184,6 +199,10 @@ class Fleet:
     def apply_stream(self, rank: int) -> torch.cuda.Stream | None:
         """Where a rank's engine reads what it is given, if it does so later."""
         return None
+
+    def digests(self, program: Program, mailbox: Mailbox, mailboxes: Sequence[Mailbox]) -> Digests:
+        """What a rank does about digests."""
+        return Digests()
 
     def _apply(self, rank: int) -> Apply:
         outcome = self.outcomes[rank]
