@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 
 from ckpt_transport import Config, ask_version
 from ckpt_transport.errors import CkptTransportError, ConfigError
+from ckpt_transport.session.calls import Calls
 from ckpt_transport.session.claims import Claims
 from ckpt_transport.session.fleet import FleetReport, Updates
 from ckpt_transport.session.onlookers import Progress
@@ -53,6 +54,7 @@ class VllmFleet:
             raise ConfigError("name at least one endpoint, as http://127.0.0.1:8000")
         if pause not in PAUSES:
             raise ConfigError(f"pause is '{pause}' and must be one of {', '.join(PAUSES)}")
+        self._calls = Calls("VllmFleet")
         self._servers = [VllmServer(url) for url in endpoints]
         urls = [server.url for server in self._servers]
         if len(set(urls)) != len(urls):
@@ -65,7 +67,11 @@ class VllmFleet:
         self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")
 
     def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
-        """See :meth:`ckpt_transport.session.fleet.Fleet.update`."""
+        """See :meth:`ckpt_transport.session.fleet.Fleet.update`. Any thread may call; updates take turns."""
+        with self._calls.one(f"update('{version}')", self._config.update_timeout):
+            return self._update(server, version, progress)
+
+    def _update(self, server: Updates, version: str, progress: Progress | None) -> FleetReport | None:
         if server.rank > 0:
             server.update(version, progress=progress)
             return None
@@ -129,6 +135,7 @@ class VllmFleet:
 
     def versions(self) -> tuple[str, ...]:
         """See :meth:`ckpt_transport.session.fleet.Fleet.versions`."""
+        self._calls.check()
         return tuple(self._each(self._servers, lambda server: server.weight_version()))
 
     def _give_up(self, drivers: Sequence[Driver]) -> list[str]:
@@ -153,10 +160,12 @@ class VllmFleet:
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        self._claims.close()
-        for server in self._servers:
-            server.close()
-        self._threads.shutdown()
+        with self._calls.last() as mine:
+            if mine:
+                self._claims.close()
+                for server in self._servers:
+                    server.close()
+                self._threads.shutdown()
 
     def __enter__(self) -> Self:
         return self

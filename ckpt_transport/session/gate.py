@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 from ckpt_transport.errors import TaintedError
 
@@ -26,6 +28,7 @@ class Gate:
         self._held_since = 0.0
         self._tainted = ""
         self._nesting = threading.local()
+        _gates.add(self)
 
     def enter(self) -> None:
         """Begin a forward pass; waits while an update is applied. Passes within a pass go straight through.
@@ -98,3 +101,25 @@ class Gate:
         with self._condition:
             self._tainted = reason
             self._condition.notify_all()
+
+    def _go_on_in_child(self) -> None:
+        """After a fork: nobody updates this copy of the weights any more, nor ends what other threads had begun."""
+        self._condition = threading.Condition()
+        self._active = int(getattr(self._nesting, "depth", 0) > 0)
+        if self._limit is not None and not self._tainted:
+            self._tainted = (
+                f"process {os.getpid()} was forked while an update was applied, so its copy of the weights may be a "
+                "mix of two versions; fork between updates"
+            )
+        self._limit = None
+
+
+_gates: WeakSet[Gate] = WeakSet()
+
+
+def _go_on() -> None:
+    for gate in _gates:
+        gate._go_on_in_child()
+
+
+os.register_at_fork(after_in_child=_go_on)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.control import addresses
-from ckpt_transport.errors import EngineError, UpdateAbortedError
+from ckpt_transport.errors import EngineError, UpdateAbortedError, UsageError
 from ckpt_transport.session.claims import Claims
 from ckpt_transport.session.fleet import FleetReport
 from ckpt_transport_vllm import VllmFleet
@@ -224,3 +224,20 @@ def test_given_two_source_ranks_then_both_call_the_fleet_and_only_rank_0_drives(
     assert second is None
     assert first.problems == ()
     assert serves(engine, 2)
+
+
+def test_given_two_threads_when_both_update_by_one_fleet_then_they_take_turns(
+    engine: StubServer, config: Config
+) -> None:
+    with (
+        ParameterServer(config) as server,
+        VllmFleet(urls([engine]), config) as fleet,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        for seed in (2, 3):
+            server.register(f"v{seed}", tensors=weights(seed))
+        updates = [threads.submit(fleet.update, server, f"v{seed}") for seed in (2, 3, 2, 3)]
+        assert all(update.result() for update in updates)
+        assert serves(engine, 2) or serves(engine, 3)
+    with pytest.raises(UsageError, match="this VllmFleet was closed"):
+        fleet.versions()

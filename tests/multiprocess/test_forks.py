@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ckpt_transport import Config, Holder, Joiner, ParameterServer
-from ckpt_transport.errors import UsageError
+from ckpt_transport.errors import TaintedError, UsageError
 from ckpt_transport_torch import attach
 from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
 
@@ -81,3 +81,22 @@ def test_a_child_of_a_holder_or_a_joiner_is_refused(tmp_path: Path) -> None:
         in_a_child(child)
         joiner.update("v2", [sink.address])
         assert sink.state().holds(weights(2))
+
+
+def test_a_child_of_an_engine_computes_with_its_copy_unless_that_may_be_a_mix() -> None:
+    """Given an engine that forks between updates and during one, then no child waits for an update to end."""
+    module = torch.nn.Linear(4, 4)
+    inputs = torch.zeros(1, 4)
+    with attach(module, version="v1", config=CONFIG) as served:
+        in_a_child(lambda: module(inputs))
+        with served.gate.forward_pass():
+            in_a_child(lambda: module(inputs))
+        served.gate.advance(served.gate.hold(), timeout=1.0)
+
+        def refused_to_compute() -> None:
+            with pytest.raises(TaintedError, match=f"process {os.getpid()} was forked while an update was applied"):
+                module(inputs)
+
+        in_a_child(refused_to_compute)
+        served.gate.resume()
+        module(inputs)
