@@ -115,7 +115,8 @@ class Invitations:
             if now > tell:
                 if deadline - now > 1:
                     missing = [self._busy.get(address, address) for address in self._missing()]
-                    logger.warning("waiting up to %.0f s more for %s", deadline - now, ", ".join(missing))
+                    why = f"; {self.guests.expectation}" if len(self._sources) < self.guests.sources else ""
+                    logger.warning("waiting up to %.0f s more for %s%s", deadline - now, ", ".join(missing), why)
                 tell = float("inf")
             if self._enough():
                 without_stragglers = min(without_stragglers, now + self.config.heartbeat_timeout)
