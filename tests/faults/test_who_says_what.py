@@ -111,6 +111,12 @@ def test_given_an_order_that_comes_too_early_then_it_is_refused(
     assert hear(leader, Refused).about == "u"
 
 
+def test_given_a_plan_of_another_version_than_the_invitation_then_it_is_refused(sink: Sink, leader: Mailbox) -> None:
+    nonce = join(leader, sink)
+    leader.send(sink.address, m.Propose("u", b"", "", "v3", 1, ("a", "b"), (), nonce=nonce))
+    assert "of version 'v3', and the invitation was to 'v2'" in hear(leader, Refused).reason
+
+
 @pytest.mark.parametrize("order", [*ORDERS, lambda update, nonce: m.Abort(update, "", nonce=nonce)])
 def test_given_an_order_in_the_name_of_the_coordinator_then_it_is_refused_without_the_nonce(
     sink: Sink, leader: Mailbox, order: Callable[[str, str], m.Order]
