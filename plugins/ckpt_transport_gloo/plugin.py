@@ -20,7 +20,11 @@ ProcessGroupGloo: Any = dist.ProcessGroupGloo
 """Any, because torch's type stubs lack most of it."""
 
 LONGEST = datetime.timedelta(hours=24)
-"""How long a thread of gloo may wait for a peer. Deadlines are the executor's, and an abort ends the connections."""
+"""How long a broadcast may wait for a peer. Deadlines are the executor's, and an abort ends the connections."""
+
+LONGEST_CONNECT = 8.0
+"""Seconds to connect to members that have said where they listen. One that is gone by then cannot be told from one that
+is slow, and nothing ends the wait."""
 
 LONGEST_CLOSE = 1.0
 """Seconds to wait for gloo's threads to end; one that hangs is left behind, with nothing to read from."""
@@ -35,7 +39,7 @@ class GlooEndpoint(CollectiveEndpoint):
         super().__init__(group, control)
         self._connections = Connections()
         options = ProcessGroupGloo._Options()
-        options._timeout = LONGEST
+        options._timeout = datetime.timedelta(seconds=min(timeout, LONGEST_CONNECT))
         options._devices = [
             ProcessGroupGloo.create_device(hostname="127.0.0.1")
             if group.on_one_host
@@ -50,6 +54,7 @@ class GlooEndpoint(CollectiveEndpoint):
             if store.failure is not None:
                 raise store.failure from error
             raise TransferTimeout(f"gloo could not connect route {group.route}: {first_line(error)}") from error
+        self._processes._set_default_timeout(LONGEST)
         ports = control.exchange(self._connections.listening_port().to_bytes(2), timeout)
         self._connections.find({int.from_bytes(port) for port in ports.values()})
 
