@@ -24,18 +24,13 @@ class Quiesce(Protocol):
 
 
 class WorkerGate(Gate):
-    """Every step of a vLLM worker that runs a model is a pass through this gate.
+    """Every step of a vLLM worker is a pass through this gate.
 
     A tainted gate keeps passes waiting instead of refusing them: an exception in a step ends the engine's process.
-    Steps that run no model go on: vLLM tells its workers by one that a client has hung up, and while that waited, a
-    paused server could not be asked for its sinks any more.
     """
 
     def __init__(self, worker: Any) -> None:
         super().__init__()
-        parallel = getattr(getattr(worker, "vllm_config", None), "parallel_config", None)
-        self._fills_in = getattr(parallel, "data_parallel_size", 1) > 1
-        """With data parallelism, a rank that has nothing to do may run the model for the others' sake."""
         for name in STEPS:
             method = getattr(worker, name, None)
             if method is not None:
@@ -44,17 +39,10 @@ class WorkerGate(Gate):
     def _through(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def gated(*args: Any, **kwargs: Any) -> Any:
-            if args and self._runs_no_model(args[0]):
-                return method(*args, **kwargs)
             with self.forward_pass():
                 return method(*args, **kwargs)
 
         return gated
-
-    def _runs_no_model(self, scheduled: Any) -> bool:
-        """Whether a step schedules nothing: no token, and no image to encode."""
-        tokens = getattr(scheduled, "total_num_scheduled_tokens", None)
-        return tokens == 0 and not getattr(scheduled, "scheduled_encoder_inputs", None) and not self._fills_in
 
     def taint(self, reason: str) -> None:
         """Stay held, until an update succeeds."""

@@ -24,8 +24,6 @@ from ckpt_transport.memory import Backing, Buffer, Fence, fence
 from ckpt_transport.memory.digest import Digest, as_bytes, digest
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
 
-HANDED_OVER_BYTES = 256 << 10
-"""The digest of fewer bytes on the host takes about as long as handing them to another thread would."""
 PATIENCE_SECONDS = 0.05
 NAMED = 3
 """So many tensors of a bucket are named in an error."""
@@ -251,16 +249,13 @@ class SinkDigests(_Working):
         self._begun.add(number)
 
     def _compute(self, number: int, runs: Sequence[torch.Tensor]) -> None:
-        if not runs[0].is_cuda and sum(run.numel() for run in runs) < HANDED_OVER_BYTES:
-            self._on_host[number] = _known(as_bytes(digest(runs)))
-            return
         computing = self._on_host[number] = self._workers.submit(_computed, runs)
         computing.add_done_callback(lambda _: self._wake())
 
     def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
         computing = self._on_host.get(self._program.numbers[bucket.first])
         if computing is not None:
-            return end if computing.done() else _ReadTwice(end, computing)
+            return _ReadTwice(end, computing)
         return fence(raw.device) if end is None else end
 
     @property
@@ -288,7 +283,9 @@ class SinkDigests(_Working):
         for numbers in by_device.values():
             brought = torch.stack([self._on_device[number] for number in numbers]).cpu()
             for number, sums in zip(numbers, brought, strict=True):
-                self._on_host[number] = _known(as_bytes(sums))
+                computed: Future[Digest] = Future()
+                computed.set_result(as_bytes(sums))
+                self._on_host[number] = computed
         self._on_device.clear()
 
     def _take_in(self) -> None:
@@ -351,13 +348,6 @@ def _computed(runs: Sequence[torch.Tensor]) -> Digest:
         return as_bytes(digest(runs))
     with torch.cuda.stream(_stream(runs[0].device)):
         return as_bytes(digest(runs))
-
-
-def _known(found: Digest) -> Future[Digest]:
-    """One that need not be waited for."""
-    known: Future[Digest] = Future()
-    known.set_result(found)
-    return known
 
 
 def _in_bucket(bucket: Bucket, raw: torch.Tensor) -> list[torch.Tensor]:

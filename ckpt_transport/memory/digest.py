@@ -16,15 +16,15 @@ It protects from faults, not from forgers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 ROWS, COLUMNS = 64, 512
-ROW_BYTES = COLUMNS * 8
-PAGE_BYTES = ROWS * ROW_BYTES
+WORD_BYTES = 8
+PAGE_BYTES = ROWS * COLUMNS * WORD_BYTES
 MASK = (1 << 64) - 1
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -51,14 +51,12 @@ def digest(runs: Sequence[torch.Tensor]) -> torch.Tensor:
         from ckpt_transport.memory.device_digest import digest_on_device
 
         return digest_on_device(runs)
-    rows = columns = first = 0
-    for run in runs:
-        if count := page_count(run.numel()):
-            mixed = mix(_summed(run.numpy(), count) + _numbers(first, count))
-            rows += int(mixed[:, :ROWS].sum())
-            columns += int(mixed[:, ROWS:].sum())
-            first += count
-    return torch.from_numpy(np.array([rows & MASK, columns & MASK], np.uint64).view(np.int64))
+    sums = np.zeros(2, np.uint64)
+    first = 0
+    with np.errstate(over="ignore"):
+        for run in runs:
+            first = _add(sums, run.numpy(), first)
+    return torch.from_numpy(sums.view(np.int64))
 
 
 def as_bytes(sums: torch.Tensor) -> Digest:
@@ -89,31 +87,29 @@ def mix(numbers: Words) -> Words:
     return numbers
 
 
-def _summed(raw: npt.NDArray[np.uint8], count: int) -> Words:
-    """For each of the pages of a run the sums of its rows, and behind those the sums of its columns."""
+def _add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
+    """Add the pages of a run to both sums; its first is page ``first``. Returns the number of the next page."""
     whole = raw.size // PAGE_BYTES
-    pages = list(raw[: whole * PAGE_BYTES].view(np.uint64).reshape(whole, ROWS, COLUMNS))
-    if whole < count:
-        pages.append(_rows(raw[whole * PAGE_BYTES :]))
-    sums = np.zeros((count, ROWS + COLUMNS), np.uint64)
-    for page, found in zip(pages, sums, strict=True):
-        np.dot(page, keys(), out=found[: len(page)])
-        np.add.reduce(page, axis=0, out=found[ROWS:])
-    return sums
+    pages = [raw[: whole * PAGE_BYTES].view(np.uint64).reshape(whole, ROWS, COLUMNS)]
+    if rest := raw[whole * PAGE_BYTES :].size:
+        last = np.zeros(PAGE_BYTES, np.uint8)
+        last[:rest] = raw[whole * PAGE_BYTES :]
+        pages.append(last.view(np.uint64).reshape(1, ROWS, COLUMNS))
+    count = page_count(raw.size)
+    rows, columns = np.empty((count, ROWS), np.uint64), np.empty((count, COLUMNS), np.uint64)
+    for number, page in enumerate(page for some in pages for page in some):
+        np.dot(page, keys(), out=rows[number])
+        np.add.reduce(page, axis=0, out=columns[number])
+    sums[0] += mix(_numbered(rows, first, 0)).sum()
+    sums[1] += mix(_numbered(columns, first, COLUMN_SALT)).sum()
+    return first + count
 
 
-def _rows(rest: npt.NDArray[np.uint8]) -> Words:
-    """The rows of a page that does not come to its end; the last is filled up with zeros."""
-    rows = np.zeros(-(-rest.size // ROW_BYTES) * ROW_BYTES, np.uint8)
-    rows[: rest.size] = rest
-    return rows.view(np.uint64).reshape(-1, COLUMNS)
-
-
-@lru_cache(maxsize=16)
-def _numbers(first: int, count: int) -> Words:
-    """Of the rows and columns of pages from page ``first`` on, spread over 64 bits, in the order of their sums."""
-    pages = np.arange(first, first + count, dtype=np.uint64)[:, None]
-    rows = pages * np.uint64(ROWS) + np.arange(1, ROWS + 1, dtype=np.uint64)
-    columns = pages * np.uint64(COLUMNS) + np.arange(1, COLUMNS + 1, dtype=np.uint64)
-    golden = np.uint64(GOLDEN)
-    return np.concatenate([rows * golden, columns * golden + np.uint64(COLUMN_SALT)], axis=1)
+def _numbered(along: Words, first: int, salt: int) -> Words:
+    """Add its number, spread over 64 bits, to each."""
+    pages, each = along.shape
+    numbers = np.arange(first * each + 1, (first + pages) * each + 1, dtype=np.uint64)
+    numbers *= np.uint64(GOLDEN)
+    numbers += np.uint64(salt)
+    along += numbers.reshape(along.shape)
+    return along

@@ -239,8 +239,6 @@ class InvitedMember(MayBeStuck):
             objection = f"{self.label} takes part in no update that {sender} leads"
         else:
             objection = self._follower.objection(order)
-        if isinstance(order, m.Propose) and order.version != self._bringing and not objection:
-            objection = f"the plan is of version '{order.version}', and the invitation was to '{self._bringing}'"
         if objection:
             logger.info("%s refuses a message (%s) of %s: %s", self.label, type(order).__name__, sender, objection)
             self._mailbox.refuse(objection, order.update)

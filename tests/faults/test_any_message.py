@@ -6,7 +6,7 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -25,8 +25,6 @@ from ckpt_transport.session.engine import LoadedBucket
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import SWIFT, model, weights
 
-CALM: Mapping[str, Any] = {**SWIFT, "heartbeat_timeout": 30}
-"""Nobody is taken for dead because this machine is busy."""
 SHAPE: dict[str, Any] = {"layers": 2, "width": 16}
 KINDS: list[type[Message]] = [*m.PARTICIPANT, *m.COORDINATOR, Heartbeat, Refused, RouteMessage]
 NAMES = ["", "u", "v1", "v9", "THE UPDATE", "ipc:///nobody", "THE SINK", "nosuch", "shm", "0" * 32]
@@ -148,7 +146,7 @@ class Stormy(TorchEngine):
 
 @pytest.fixture(scope="module")
 def sink() -> Iterator[Sink]:
-    running = Sink(Stormy(model(1, **SHAPE)), version="v1", config=Config.load(**CALM)).start()
+    running = Sink(Stormy(model(1, **SHAPE)), version="v1", config=Config.load(**SWIFT)).start()
     yield running
     running.close()
 
@@ -161,7 +159,7 @@ def test_given_an_update_then_no_stranger_stops_or_changes_it(
     """Given anything that is said to both in every phase, in each other's name, and to the sink with its update."""
     engine = sink._engine
     assert isinstance(engine, Stormy)
-    with ParameterServer(Config.load(**CALM, bucket_bytes=1024)) as source:
+    with ParameterServer(Config.load(**SWIFT, bucket_bytes=1024)) as source:
         source.register(f"v{version}", tensors=weights(version, **SHAPE))
         source.register("v1", tensors=weights(1, **SHAPE))
         source.update("v1", [sink.address])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from ckpt_transport.session import messages as m
 from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, left_behind, weights
 from tests.site import SOCKETS, make_site, use
 
-CALM: Mapping[str, Any] = {**SWIFT, "heartbeat_timeout": 30}
-"""Nobody is taken for dead because this machine is busy."""
 PATIENCE = 30_000
 """Milliseconds."""
 
@@ -32,9 +30,9 @@ def _nothing_left_behind() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def sink() -> Iterator[SinkProcess]:
     """One for all tests: nothing that is said to it changes what it serves."""
-    with fleet(SinkSpec(settings=CALM)) as (running,):
+    with fleet(SinkSpec()) as (running,):
         yield running
-        with ParameterServer(Config.load(**CALM)) as source:
+        with ParameterServer(Config.load(**SWIFT)) as source:
             source.register("v2", tensors=weights(2))
             source.update("v2", [running.address])
         assert running.state().holds(weights(2))
@@ -90,11 +88,11 @@ def test_given_a_transport_that_only_the_source_has_then_another_one_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a plugin of a third party at the source alone, and no transport by name."""
-    with fleet(SinkSpec(settings=CALM), SinkSpec(settings=CALM)) as sinks:
+    with fleet(SinkSpec(), SinkSpec()) as sinks:
         site = make_site(tmp_path / "site")
         monkeypatch.syspath_prepend(site)
         use(site)
-        with ParameterServer(Config.load(**CALM)) as source:
+        with ParameterServer(Config.load(**SWIFT)) as source:
             source.register("v2", tensors=weights(2))
             report = source.update("v2", [running.address for running in sinks])
         assert report is not None

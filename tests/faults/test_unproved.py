@@ -13,9 +13,6 @@ from ckpt_transport.planning import Plan, plan
 from ckpt_transport.session import plans
 from tests.fleet import SWIFT, SinkSpec, by_name, fleet, weights
 
-PATIENT: dict[str, Any] = {**SWIFT, "heartbeat_timeout": 8.0}
-"""Recording a loader for the first time keeps Python's lock for a while."""
-
 replace = msgspec.structs.replace
 
 
@@ -46,8 +43,8 @@ def test_given_a_plan_that_nobody_proved_when_it_is_wrong_then_sinks_refuse_it(
     """Given a source without a verifier, when its plan leaves bytes out or cuts tensors, then no sink takes it."""
     monkeypatch.setattr(plans, "plan", wrong)
     monkeypatch.setattr(plans, "verify", lambda made: None)
-    settings = Config.load(transport=transport, bucket_bytes="64KiB", **PATIENT)
-    with fleet(SinkSpec(loader=by_name, settings=PATIENT)) as (sink,):
+    settings = Config.load(transport=transport, bucket_bytes="64KiB", **SWIFT)
+    with fleet(SinkSpec(loader=by_name)) as (sink,):
         with ParameterServer(settings) as server:
             server.register("v2", tensors=weights(2))
             with pytest.raises(UpdateAbortedError, match=match) as caught:

@@ -7,10 +7,11 @@ import copy
 import pytest
 import torch
 
-from ckpt_transport import ParameterServer
+from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UnwritableError, UpdateAbortedError
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.loader_engine import LoaderEngine
+from tests.fleet import SWIFT
 from tests.unit.torch_modules import Pairs, assign, bring, holds, net, version
 
 
@@ -23,7 +24,7 @@ def test_a_loader_that_kept_old_tensors_is_refused_before_the_first_byte() -> No
         for name, tensor in pairs:
             state[name].copy_(tensor)
 
-    with attach(module, loader=load, version="old") as served, ParameterServer() as server:
+    with attach(module, loader=load, version="old") as served, ParameterServer(Config.load(**SWIFT)) as server:
         server.register("v1", tensors=version(module, 0.5))
         server.update("v1", [served.address])
         assign(module)

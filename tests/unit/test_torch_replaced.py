@@ -17,6 +17,7 @@ from ckpt_transport_torch.attach import Attachment
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
+from tests.fleet import SWIFT
 from tests.unit.recorded import specs_of
 from tests.unit.torch_modules import (
     Change,
@@ -70,7 +71,7 @@ def test_whatever_became_of_the_module_the_new_bytes_are_where_it_computes(chang
 @pytest.mark.parametrize("loader", [None, looks_up], ids=["by name", "by a loader"])
 def test_a_module_with_other_tensors_is_updated_by_a_server(loader: Any) -> None:
     module = net()
-    with attach(module, loader=loader and loader(module)) as served, ParameterServer() as server:
+    with attach(module, loader=loader and loader(module)) as served, ParameterServer(Config.load(**SWIFT)) as server:
         for number, change in enumerate((assign, offload, half)):
             change(module)
             server.register(f"v{number}", tensors=version(module, number + 0.5))
@@ -143,7 +144,7 @@ def test_tensors_replaced_while_bytes_come_are_found_before_anything_is_served(
 
 @contextmanager
 def serving(module: torch.nn.Module, engine: ModuleEngine) -> Iterator[Attachment]:
-    sink = Sink(engine, "", "old", Config.load())
+    sink = Sink(engine, "", "old", Config.load(**SWIFT))
     with Attachment(module, engine, sink) as served:
         sink.start()
         yield served
@@ -154,7 +155,7 @@ def test_a_sink_whose_tensors_were_replaced_during_an_update_does_not_say_that_i
     """Given tensors replaced before the commit, or after it, then the sink is tainted, and the next update cures it."""
     module = net()
     engine = TorchEngine(module)
-    with serving(module, engine) as served, ParameterServer() as server:
+    with serving(module, engine) as served, ParameterServer(Config.load(**SWIFT)) as server:
         target: Any = engine if when == "finish" else served._sink
         undisturbed = getattr(target, when)
 

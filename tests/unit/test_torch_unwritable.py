@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt_transport import ParameterServer
+from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UnwritableError, UpdateAbortedError
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
+from tests.fleet import SWIFT
 from tests.unit.torch_modules import Change, Pairs, bring, holds, looks_up, net, version
 
 
@@ -74,7 +75,7 @@ def test_a_tensor_that_cannot_be_written_any_more_is_found_before_the_first_byte
     """Given a module that became unwritable, then the update changes nothing, and the sink is not tainted for ever."""
     module = net()
     tensors = version(module, 0.5)
-    with attach(module, version="old") as served, ParameterServer() as server:
+    with attach(module, version="old") as served, ParameterServer(Config.load(**SWIFT)) as server:
         change(module)
         server.register("new", tensors=tensors)
         for _ in range(2):
@@ -111,7 +112,7 @@ def test_a_loader_that_writes_what_cannot_be_written_is_refused_before_the_first
     tensors = version(module, 0.5)
     with (
         attach(module, version="old", loader=looks_up(module)) as served,
-        ParameterServer() as server,
+        ParameterServer(Config.load(**SWIFT)) as server,
     ):
         change(module)
         server.register("new", tensors={**tensors, **({"mask": torch.zeros(3, 4, 4)} if change is expand else {})})
@@ -161,7 +162,7 @@ def test_a_loader_that_copies_into_such_a_parameter_is_refused_before_the_first_
 
     with (
         attach(module, version="old", loader=load) as served,
-        ParameterServer() as server,
+        ParameterServer(Config.load(**SWIFT)) as server,
     ):
         server.register("new", tensors=tensors)
         for _ in range(2):
@@ -176,7 +177,7 @@ def test_a_loader_that_does_not_know_the_module_any_more_is_refused_before_the_f
     tensors = version(module, 0.5)
     with (
         attach(module, version="old", loader=looks_up(module)) as served,
-        ParameterServer() as server,
+        ParameterServer(Config.load(**SWIFT)) as server,
     ):
         server.register("new", tensors=tensors)
         server.update("new", [served.address])

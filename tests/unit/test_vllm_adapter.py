@@ -102,40 +102,6 @@ def test_given_a_tainted_worker_then_its_steps_wait_and_do_not_raise_until_an_up
     assert worker.steps == 2
 
 
-def test_given_a_tainted_worker_then_a_step_that_schedules_nothing_does_not_wait() -> None:
-    """By such a step vLLM says that a client has hung up; an engine whose worker waits in it answers nothing more."""
-    worker: Any = Worker()
-    gate = WorkerGate(worker)
-    gate.hold()
-    gate.taint("a mix")
-    with ThreadPoolExecutor(1) as thread:
-        nothing = SimpleNamespace(total_num_scheduled_tokens=0, scheduled_encoder_inputs={})
-        thread.submit(worker.execute_model, nothing).result(5.0)
-        for something in (
-            SimpleNamespace(total_num_scheduled_tokens=1),
-            SimpleNamespace(total_num_scheduled_tokens=0, scheduled_encoder_inputs={"a request": [0]}),
-        ):
-            waiting = thread.submit(worker.execute_model, something)
-            with pytest.raises(TimeoutError):
-                waiting.result(0.1)
-            gate.resume()
-            waiting.result(5.0)
-            gate.hold()
-
-
-def test_given_data_parallelism_then_a_step_that_schedules_nothing_may_run_the_model_and_waits() -> None:
-    worker: Any = Worker()
-    worker.vllm_config = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_size=2))
-    gate = WorkerGate(worker)
-    gate.hold()
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(worker.execute_model, SimpleNamespace(total_num_scheduled_tokens=0))
-        with pytest.raises(TimeoutError):
-            waiting.result(0.1)
-        gate.resume()
-        waiting.result(5.0)
-
-
 class Bare(BaseHTTPRequestHandler):
     """A server that is healthy and has nothing else, as a vLLM without its development routes."""
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -123,9 +122,6 @@ def test_given_an_update_that_fails_half_way_then_the_engines_are_held_until_one
             assert replica.is_alive()
             assert replica.is_paused()
             assert "failed half-way" in replica.tainted()[0]
-            with pytest.raises(httpx.TimeoutException):
-                replica.complete(timeout=0.5)
-            assert "failed half-way" in replica.tainted()[0], "a client that hangs up must not take the engine with it"
         with unanswered(pair[0], 2.0), unanswered(pair[1], 2.0):
             fleet.update(server, "two")
     for replica in pair:
@@ -158,8 +154,7 @@ def test_given_no_pause_and_an_update_that_fails_half_way_then_forward_passes_wa
             traffic.wait(3)
             with pytest.raises(Giving) as caught:
                 fleet.update(server, "one", give_up)
-            (note,) = caught.value.__notes__
-            assert "a forward pass waits there until its sinks are updated: ipc://" in note or "is left paused" in note
+            assert "a forward pass waits there until its sinks are updated: ipc://" in caught.value.__notes__[0]
             fleet.update(server, "one")
             traffic.wait(3)
     assert not any(completion.error for completion in traffic.done[replica.url])

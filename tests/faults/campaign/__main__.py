@@ -56,7 +56,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
     """Print how updates ended, by what was done to whom."""
     table = Table(title=f"{len(outcomes)} disturbed updates, each repaired by the next")
     for column in ("done", "to", "updates", *ENDINGS.values(), "engines that refuse", "violated"):
-        table.add_column(column, justify="left" if column in ("done", "to") else "right")
+        table.add_column(column, justify="left" if column in ("done", "to") else "right", no_wrap=column == "done")
     grouped: dict[tuple[str, str], list[Outcome]] = collections.defaultdict(list)
     for outcome in outcomes:
         grouped[str(outcome.disturbance.act), outcome.disturbance.victim].append(outcome)

@@ -61,8 +61,9 @@ class Outcome:
 
     def __str__(self) -> str:
         end = f"; VIOLATION: {self.violation}" if self.violation else ""
+        why = f" ({self.said.message or self.said.lost})" if self.said.message or self.said.lost else ""
         return (
-            f"{self.number}: {self.kind} over {self.transport}, {self.disturbance}: {self.said.kind}, "
+            f"{self.number}: {self.kind} over {self.transport}, {self.disturbance}: {self.said.kind}{why}, "
             f"{self.tainted} of {self.alive} engines tainted, {self.seconds:.1f} s{end}"
         )
 

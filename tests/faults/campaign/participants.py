@@ -26,7 +26,7 @@ HEARTBEAT_TIMEOUT = 1.5
 SETTINGS: Mapping[str, Any] = {
     "heartbeat_interval": 0.1,
     "heartbeat_timeout": HEARTBEAT_TIMEOUT,
-    "join_timeout": 8.0,
+    "join_timeout": 12.0,
     "update_timeout": 20.0,
     "bucket_bytes": "300KiB",
     "ring_depth": 3,
