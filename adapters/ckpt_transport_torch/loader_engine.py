@@ -65,6 +65,10 @@ class LoaderEngine(ModuleEngine):
     def confirm(self) -> None:
         self._loading.confirm()
 
+    @property
+    def spoiled(self) -> bool:
+        return self._loading.spoiled
+
     def load(self, pieces: LoadedBucket) -> Fence | None:
         self._loading.load(pieces)
         return self._read()

@@ -26,6 +26,7 @@ from ckpt_transport.recording.record import (
     key_of,
     record,
 )
+from ckpt_transport.recording.rehearsal import Rehearsal
 from ckpt_transport.recording.replay import Replay
 from ckpt_transport.recording.script import Part, Script, Scripts
 
@@ -125,6 +126,12 @@ class RecordedLoading:
         self._bound: Bound | None = None
         self._inference = False
         self._former = Former()
+        self._rehearsal = Rehearsal()
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether recording the loader has changed what the module holds, or may be doing so just now."""
+        return self._rehearsal.spoiled
 
     def begin(self) -> Mapping[str, torch.Tensor]:
         """Look up the module's tensors, because an update begins, and return them.
@@ -133,6 +140,7 @@ class RecordedLoading:
             UnwritableError: one that the loader writes cannot be written any more; names it.
         """
         self.release()
+        self._rehearsal.spoiled = False
         bound, known = self._here(), self._known
         if known is not None and known.recording is not None and known.bound == bound.stamp:
             refuse_unwritable(read_only(_written(known.recording, bound)))
@@ -303,7 +311,8 @@ class RecordedLoading:
         began = time.perf_counter()
         try:
             key = key_of(self._module, known.specs, *self._context)
-            known.recording = record(self._module, self._load, known.specs, key)
+            with self._rehearsal.watching(bound.memory.values()):
+                known.recording = record(self._module, self._load, known.specs, key)
         except RefusedWriteError as error:
             refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
         except LoaderFailedError as error:

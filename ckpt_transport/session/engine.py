@@ -183,6 +183,11 @@ class Engine(ABC):
             UnwritableError: a tensor cannot be written; names it.
         """
 
+    @property
+    def spoiled(self) -> bool:
+        """Whether getting ready may have changed what is served, so that only the new version may be served now."""
+        return False
+
     @abstractmethod
     def load(self, pieces: LoadedBucket) -> Fence | None:
         """Put one bucket's tensors into the engine, in place.

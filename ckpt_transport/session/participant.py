@@ -78,8 +78,7 @@ class Participant:
         self._needed: Share | None = None
         """What the engine needs; None for everything."""
         self._resumable = self._finished = False
-        self.applying = False
-        """Whether the engine has been given a byte."""
+        self._applying = False
         self._revoked = False
         self._giving = threading.Lock()
 
@@ -130,6 +129,11 @@ class Participant:
     def digests(self, tensors: Sequence[PlacedTensor]) -> tuple[bytes, ...]:
         """Of tensors that lie in this rank's own extents; see :func:`~ckpt_transport.session.ties.digests_of`."""
         return digests_of(tensors, self._extents)
+
+    @property
+    def applying(self) -> bool:
+        """Whether the engine may not hold the old version any more: it has been given a byte, or was changed before."""
+        return self._applying or (self._engine is not None and self._engine.spoiled)
 
     @property
     def complete(self) -> bool:
@@ -292,7 +296,7 @@ class Participant:
         lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
         with self._giving:
             self._check_not_revoked()
-            self.applying = True
+            self._applying = True
 
         def look(seen: torch.Tensor) -> None:
             self._digests.look(bucket, seen)

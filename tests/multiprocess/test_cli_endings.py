@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -75,16 +75,24 @@ def test_a_reader_that_goes_away_changes_nothing(checkpoint: Path, reader: str) 
         assert sink.state().version == "v2"
 
 
-def slowly(module: torch.nn.Module) -> Loader:
-    """A loader that takes everything, some seconds long."""
-    state = module.state_dict()
+def slowly(module: torch.nn.Module, begun: Path) -> Loader:
+    """A loader that takes everything, some seconds long; a file says that it has begun. It cannot be recorded."""
+    state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
     def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
         for name, tensor in pairs:
+            state[name][...] = tensor.numpy()
+            begun.touch()
             time.sleep(0.4)
-            state[name].copy_(tensor)
 
     return load
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -94,17 +102,14 @@ def slowly(module: torch.nn.Module) -> Loader:
     ids=["before", "half-way"],
 )
 def test_an_interrupted_update_says_whether_sinks_must_not_serve(
-    checkpoint: Path, others: list[str], code: int, said: str, number: signal.Signals
+    checkpoint: Path, tmp_path: Path, others: list[str], code: int, said: str, number: signal.Signals
 ) -> None:
     """Given a command that waits for a sink, or one whose sink is being loaded, when it is interrupted."""
-    with fleet(SinkSpec(loader=slowly)) as (sink,):
+    begun = tmp_path / "begun"
+    with fleet(SinkSpec(loader=partial(slowly, begun=begun))) as (sink,):
         update = ["update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, *others]
         with running(*update) as process:
-            deadline = time.monotonic() + DEADLINE
-            while not ask_version(sink.address).update:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            time.sleep(1.0)  # a sink that is being loaded answers nothing that would tell
+            wait_until((lambda: ask_version(sink.address).update) if others else begun.exists)
             process.send_signal(number)
             errors = process.communicate(timeout=DEADLINE)[1]
         assert process.returncode == code, errors
@@ -220,9 +225,6 @@ def test_given_options_that_do_not_go_together_then_the_exit_code_is_that_of_wro
 def test_a_holder_that_is_interrupted_leaves_nothing(checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
     metas = tmp_path / "metas.json"
     with running("serve", f"--checkpoint={checkpoint}", "--version=v2", f"--save-metas={metas}") as process:
-        deadline = time.monotonic() + DEADLINE
-        while not metas.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(metas.exists)
         process.send_signal(number)
         assert process.wait(DEADLINE) == 128 + number

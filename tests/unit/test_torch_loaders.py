@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer
-from ckpt_transport.errors import UnwritableError, UpdateAbortedError
+from ckpt_transport import Config, ParameterServer, Sink
+from ckpt_transport.errors import TaintedError, UnwritableError, UpdateAbortedError
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from tests.fleet import SWIFT
@@ -89,3 +89,50 @@ def test_a_loader_may_replace_tensors_itself() -> None:
         bring(engine, version(module, value))
         assert holds(module, version(module, value))
         assert "is bound to another tensor by the loader" in engine.told
+
+
+def test_a_loader_that_writes_past_torch_never_leaves_what_recording_it_wrote_to_be_served() -> None:
+    """Given one that writes through NumPy, when an update ends before the first byte, then nothing is served."""
+    module = net()
+
+    def load(pairs: Pairs) -> None:
+        state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+        for name, tensor in pairs:
+            state[name][...] = tensor.numpy()
+
+    def give_up() -> None:
+        raise RuntimeError("no room")
+
+    class GivesUp(LoaderEngine):
+        def confirm(self) -> None:
+            super().confirm()
+            give_up()
+
+    engine = GivesUp(module, load)
+    sink = Sink(engine, version="old").start()
+    try:
+        with ParameterServer() as server:
+            server.register("v1", tensors=version(module, 0.5))
+            with pytest.raises(TaintedError, match="no room"):
+                server.update("v1", [sink.address])
+            assert sink.tainted
+            with pytest.raises(TaintedError), engine.gate.forward_pass():
+                pass
+    finally:
+        sink.close()
+
+
+def test_a_loader_that_writes_past_torch_loads_every_version_itself() -> None:
+    module = net()
+
+    def load(pairs: Pairs) -> None:
+        state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+        for name, tensor in pairs:
+            state[name][...] = tensor.numpy()
+
+    with attach(module, loader=load, version="old") as served, ParameterServer() as server:
+        for number in (0.5, 0.7):
+            server.register(str(number), tensors=version(module, number))
+            server.update(str(number), [served.address])
+            assert served.version == str(number)
+            assert holds(module, version(module, number))
