@@ -20,7 +20,7 @@ import torch
 
 from ckpt_transport.errors import MessageError, TransferError
 from ckpt_transport.execution.program import Program
-from ckpt_transport.memory import Backing, Buffer, Fence, fence
+from ckpt_transport.memory import Backing, Buffer, Fence, fence, usable_cores
 from ckpt_transport.memory.digest import Digest, as_bytes, digest
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
 
@@ -100,7 +100,7 @@ class _Working(Digests):
 
     def __init__(self, program: Program, channel: Channel) -> None:
         self._program, self._plan, self._channel = program, program.plan, channel
-        self._workers = ThreadPoolExecutor(torch.get_num_threads(), "ckpt-transport-digest")
+        self._workers = ThreadPoolExecutor(usable_cores(), "ckpt-transport-digest")
 
     @property
     @abstractmethod

@@ -3,6 +3,7 @@
 from ckpt_transport.memory.backing import Backing
 from ckpt_transport.memory.buffer import ONE_RUN, Buffer, MemoryKind
 from ckpt_transport.memory.copy import copy_bytes, copy_views, fill_runs
+from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
 from ckpt_transport.memory.fence import Fence, drain, fence, fence_on
 from ckpt_transport.memory.nearby import Nearby
@@ -32,6 +33,7 @@ __all__ = [
     "read_only",
     "sweep_leftovers",
     "unwritable",
+    "usable_cores",
     "visible_devices",
     "why_not_plain",
 ]

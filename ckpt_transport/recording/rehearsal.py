@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ckpt_transport.memory import usable_cores
 from ckpt_transport.memory.digest import as_bytes, digest
 from ckpt_transport.recording.memory_map import storage_key
 
@@ -43,5 +44,5 @@ def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _digests(storages: list[torch.Tensor]) -> list[bytes]:
-    with ThreadPoolExecutor(torch.get_num_threads(), "ckpt-transport-digest") as threads:
+    with ThreadPoolExecutor(usable_cores(), "ckpt-transport-digest") as threads:
         return list(threads.map(lambda raw: as_bytes(digest([raw])), storages))

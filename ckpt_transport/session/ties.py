@@ -8,7 +8,6 @@ knows to be one tensor, nor for what holders have told the digests of; of the re
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from ckpt_transport.errors import PlanMismatchError
-from ckpt_transport.memory import Backing
+from ckpt_transport.memory import Backing, usable_cores
 from ckpt_transport.planning import Manifest, PlacedTensor
 from ckpt_transport.session import messages as m
 from ckpt_transport.store.digests import DIGEST_BYTES
@@ -116,7 +115,7 @@ def digests_of(tensors: Sequence[PlacedTensor], extents: Sequence[Backing]) -> t
             raise PlanMismatchError(f"{tensor.spec} does not lie where the coordinator says")
     if not tensors:
         return ()
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, len(tensors)), "ckpt-transport-ties") as threads:
+    with ThreadPoolExecutor(usable_cores(), "ckpt-transport-ties") as threads:
         return tuple(threads.map(lambda tensor: _digest(tensor, extents[tensor.extent]), tensors))
 
 

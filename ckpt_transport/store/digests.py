@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from ckpt_transport.memory import usable_cores
 from ckpt_transport.store.store import StoredVersion
 
 DIGEST_BYTES = 16
@@ -24,6 +24,6 @@ def with_digests(stored: StoredVersion) -> StoredVersion:
         raw = stored.buffers[tensor.extent].tensor[tensor.offset : tensor.offset + tensor.nbytes]
         return hashlib.blake2b(raw.numpy().data, digest_size=DIGEST_BYTES).digest()
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "ckpt-transport-digest") as threads:
+    with ThreadPoolExecutor(usable_cores(), "ckpt-transport-digest") as threads:
         digests = tuple(threads.map(digest, range(len(stored.manifest.tensors))))
     return StoredVersion(msgspec.structs.replace(stored.manifest, digests=digests), stored.buffers)
