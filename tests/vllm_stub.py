@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from ckpt_transport import Config
-from ckpt_transport_torch import Attachment, attach
+from ckpt_transport import Config, Sink
+from ckpt_transport_torch import Attachment, TorchEngine
 from ckpt_transport_vllm.server import EXTENSION
 from tests.fleet import model
 
@@ -26,9 +26,10 @@ class StubServer:
         asked: the paths that were posted to, in order.
     """
 
-    def __init__(self, config: Config, seed: int = 1) -> None:
+    def __init__(self, config: Config, seed: int = 1, engine: type[TorchEngine] = TorchEngine) -> None:
         self.model = model(seed)
-        self.attached: Attachment = attach(self.model, version=f"v{seed}", config=config)
+        way_in = engine(self.model)
+        self.attached = Attachment(self.model, way_in, Sink(way_in, version=f"v{seed}", config=config).start())
         self.paused, self.label = False, f"v{seed}"
         self.asked: list[str] = []
         stub = self

@@ -49,6 +49,11 @@ class Driver(ABC):
         self._paused = self._stuck = False
         self._held_since = 0.0
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this program drives the server."""
+        return self._claim is not None
+
     def find(self) -> None:
         """Find the sinks of all workers.
 
@@ -84,7 +89,7 @@ class Driver(ABC):
             self.server.pause(self._mode, self._config.update_timeout)
 
     def serve(self, version: str) -> str:
-        """The update was committed: serve requests from the new weights. Returns what keeps the server from that."""
+        """All workers have committed: serve requests from the new weights. Returns what keeps the server from that."""
         self._mine.check()
         self._stuck = False
         self._label(version)
@@ -94,7 +99,7 @@ class Driver(ABC):
 
     def give_up(self, tainted: bool) -> str:
         """The update failed: serve on, unless the weights are a mix. Returns what was done, for people."""
-        if self._claim is None:
+        if not self.is_claimed:
             return f"{self.server.url} was not touched"
         self._mine.check()
         self._abandon()
@@ -231,7 +236,8 @@ class NativeDriver(Driver):
     def _label(self, version: str) -> None:
         if self._updating is not None:
             self._updating.result(self._config.join_timeout)
-        self.server.finish_native(None if self._draft else version)
+        if self._started:
+            self.server.finish_native(None if self._draft else version)
         self._updating, self._started = None, False
 
     def _abandon(self) -> None:

@@ -93,7 +93,7 @@ class VllmFleet:
             with _step(steps, "resume"):
                 there = [driver for driver in self._drivers if driver not in left]
                 problems = [problem for problem in self._each(there, _serving(version)) if problem]
-                problems += self._give_up(left)
+                problems += self._go_on(left, version)
         finally:
             for driver in self._drivers:
                 driver.end()
@@ -120,7 +120,7 @@ class VllmFleet:
                 assert report is not None, "who leads gets a report"
                 return report
         except BaseException as error:
-            for line in self._give_up(self._drivers):
+            for line in self._go_on(self._drivers, version):
                 error.add_note(line)
             raise
 
@@ -138,20 +138,24 @@ class VllmFleet:
         self._calls.check()
         return tuple(self._each(self._servers, lambda server: server.weight_version()))
 
-    def _give_up(self, drivers: Sequence[Driver]) -> list[str]:
-        """Have every engine serve on that can; one line about each."""
+    def _go_on(self, drivers: Sequence[Driver], version: str) -> list[str]:
+        """The update to ``version`` failed: have every engine serve what it holds, if it may; one line about each.
 
-        def give_up(driver: Driver) -> str:
+        An update that fails while it is committed leaves some engines with the new version.
+        """
+
+        def go_on(driver: Driver) -> str:
             try:
-                return driver.give_up(self._is_tainted(driver))
+                workers = [ask_version(sink, self._config, ASK_SECONDS) for sink in driver.sinks]
+                versions = {worker.version for worker in workers}
+                tainted = any(worker.tainted for worker in workers) or len(versions) > 1
+                if driver.is_claimed and not tainted and versions == {version}:
+                    return driver.serve(version) or f"{driver.server.url} serves '{version}'"
+                return driver.give_up(tainted)
             except CkptTransportError as error:
                 return f"{driver.server.url} could not be brought back to service: {error}"
 
-        return self._each(drivers, give_up)
-
-    def _is_tainted(self, driver: Driver) -> bool:
-        """Whether a worker holds a mix, or does not say."""
-        return any(ask_version(sink, self._config, ASK_SECONDS).tainted for sink in driver.sinks)
+        return self._each(drivers, go_on)
 
     def _each(self, things: Sequence[Thing], act: Callable[[Thing], Found]) -> list[Found]:
         """Do it with all at once, and wait for all, before an error of one is raised."""

@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.control import addresses
-from ckpt_transport.errors import EngineError, UpdateAbortedError, UsageError
+from ckpt_transport.errors import EngineError, TaintedError, UpdateAbortedError, UpdateError, UsageError
 from ckpt_transport.session.claims import Claims
 from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport_torch import TorchEngine
 from ckpt_transport_vllm import VllmFleet
 from tests.fleet import SWIFT, weights
 from tests.vllm_stub import StubServer, urls
@@ -201,6 +202,37 @@ def test_given_updates_that_overlap_then_all_are_made_one_after_the_other_and_th
             assert done.problems == ()
     assert engine.label == engine.attached.version
     assert serves(engine, int(engine.label.removeprefix("v")))
+
+
+class Uncertain(TorchEngine):
+    """At commit it finds that forward passes use something else than what was loaded."""
+
+    sure = True
+
+    def certify(self) -> None:
+        super().certify()
+        if not self.sure:
+            raise UpdateError("forward passes use another tensor")
+
+    def finish(self) -> None:
+        super().finish()
+        self.sure = False
+
+
+def test_given_an_update_that_fails_as_it_is_committed_then_each_server_is_labelled_with_what_it_holds(
+    config: Config,
+) -> None:
+    with StubServer(config) as fine, StubServer(config, engine=Uncertain) as failing:
+        with pytest.raises(TaintedError, match="forward passes use another tensor") as caught:
+            update([fine, failing], "v2", 2, config)
+        assert caught.value.__notes__ == [
+            f"{fine.url} serves 'v2'",
+            f"{failing.url} holds a mix of two versions and is left paused until an update succeeds",
+        ]
+        assert fine.label == fine.attached.version == "v2"
+        assert "/reset_prefix_cache" in fine.asked
+        assert serves(fine, 2)
+        assert (failing.label, failing.paused) == ("v1", True)
 
 
 def test_given_two_source_ranks_then_both_call_the_fleet_and_only_rank_0_drives(
