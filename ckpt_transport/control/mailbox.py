@@ -36,6 +36,12 @@ HANDSHAKE_MS = 5000
 """Who connects has to say hello within that time."""
 
 
+class _Reading(threading.local):
+    """What each thread has received last."""
+
+    letter: Letter | None = None
+
+
 class Mailbox:
     """Receives every message addressed to this participant. Driven by one thread at a time; see also :meth:`borrowed`.
 
@@ -97,7 +103,7 @@ class Mailbox:
         self._poller.register(self._woken, zmq.POLLIN)
         self._inbox = Inbox()
         self._routes = RouteInboxes()
-        self._read: Letter | None = None
+        self._reading = _Reading()
         self._driving = threading.RLock()
         self._heard: dict[str, float] = {}
         self._news = False
@@ -156,12 +162,13 @@ class Mailbox:
                 dealer.close(LINGER_MS)
 
     def answer(self, message: Message) -> None:
-        """Answer what :meth:`receive` has returned last, on the connection on which it came.
+        """Answer what :meth:`receive` has returned last to this thread, on the connection on which it came.
 
         Nothing is sent where that was one of our own connections, which carry answers already.
         """
-        if self._read is not None:
-            self._reply(self._read.connection, message)
+        read = self._reading.letter
+        if read is not None:
+            self._reply(read.connection, message)
 
     def refuse(self, reason: str, about: str = "") -> None:
         """Say that what :meth:`receive` has returned last is not acted on."""
@@ -173,17 +180,19 @@ class Mailbox:
         The address is the sender's own word, save in what comes back on a connection of our own.
         """
         deadline = time.monotonic() + timeout
-        while not self._inbox:
+        while True:
+            with self._driving:
+                if self._inbox:
+                    read = self._reading.letter = self._inbox.take()
+                    return read.sender, read.message
             left = deadline - time.monotonic()
             if not self.pump(max(left, 0)) and left <= 0:
                 return None
-        self._read = self._inbox.take()
-        return self._read.sender, self._read.message
 
     def keep_for_later(self) -> None:
         """Set aside what :meth:`receive` has returned last, until :meth:`bring_back`."""
-        if self._read is not None:
-            self._inbox.keep(self._read)
+        if self._reading.letter is not None:
+            self._inbox.keep(self._reading.letter)
 
     def bring_back(self) -> None:
         """Have :meth:`receive` return again what was set aside, before all else."""
@@ -212,16 +221,12 @@ class Mailbox:
     def borrowed(self) -> Iterator[None]:
         """Drive this mailbox in place of its thread, which is stuck elsewhere and has to wait if it comes back."""
         with self._driving:
-            read = self._read
-            try:
-                yield
-            finally:
-                self._read = read
+            yield
 
     def receive_all(self, kind: type[Message]) -> Iterator[Message]:
         """What has arrived of one type, oldest first; :meth:`answer` answers each before the next is taken."""
         for letter in self._inbox.take_all(kind):
-            self._read = letter
+            self._reading.letter = letter
             yield letter.message
 
     def unread(self) -> Iterator[tuple[str, Message]]:

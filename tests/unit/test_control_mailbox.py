@@ -75,6 +75,25 @@ def stranger() -> Iterator[zmq.Socket[bytes]]:
 # -- messages
 
 
+def test_given_another_thread_that_receives_then_each_answers_what_it_has_received_itself(mailbox: Mailbox) -> None:
+    """Given two who ask, when another thread drives the mailbox meanwhile, then each gets its own answer."""
+    with Mailbox(types=[Note]) as first, Mailbox(types=[Note]) as second:
+        first.send(mailbox.address, Note("first asks"))
+        next_note(mailbox)
+
+        def stand_in() -> None:
+            second.send(mailbox.address, Note("second asks"))
+            next_note(mailbox)
+            mailbox.answer(Note("to the second"))
+
+        other = threading.Thread(target=stand_in)
+        other.start()
+        other.join(PATIENCE)
+        mailbox.answer(Note("to the first"))
+        assert next_note(first)[1] == Note("to the first")
+        assert next_note(second)[1] == Note("to the second")
+
+
 def test_given_two_mailboxes_then_messages_arrive_in_order_with_the_address_to_answer(
     mailbox: Mailbox, peer: Mailbox
 ) -> None:
