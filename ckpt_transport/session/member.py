@@ -28,7 +28,7 @@ from ckpt_transport.session.mailbox import open_mailbox
 from ckpt_transport.session.participant import Halted
 from ckpt_transport.session.plans import Plans
 from ckpt_transport.session.routes import RouteTable
-from ckpt_transport.session.stuck import MayBeStuck
+from ckpt_transport.session.stuck import MayBeStuck, reason_of
 from ckpt_transport.transport import Availability
 
 TICK_SECONDS = 0.2
@@ -123,9 +123,9 @@ class InvitedMember(MayBeStuck):
         """Stop serving and release everything. Idempotent.
 
         Waits until serving has ended, except inside :meth:`serve`, which ends then. Where a call into a library, a
-        loader or the engine does not return, that is logged after two ``heartbeat_timeout``: the address is free then,
-        and what the call may still use is given back when it returns. In a child after a fork nothing happens, because
-        all of it is the parent's.
+        loader or the engine does not return, that is logged within two ``heartbeat_timeout`` and 2 s. The address is
+        free then, and what the call may still use is given back when it returns. In a child after a fork nothing
+        happens, because all of it is the parent's.
         """
         if self._calls.here:
             self._stopping.set()
@@ -347,7 +347,7 @@ class InvitedMember(MayBeStuck):
     def _end(self, follower: Follower | None, reason: BaseException) -> None:
         """The update failed, here or elsewhere."""
         assert follower is not None
-        self._follower, self._ending, self._doomed = None, follower, str(reason)
+        self._follower, self._ending, self._doomed = None, follower, reason_of(reason)
         self._table.abort(reason)
         tainted = self._given_up(follower, reason)
         self._left = follower.update

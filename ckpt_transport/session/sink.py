@@ -111,6 +111,7 @@ class Sink(InvitedMember):
 
     def _committed(self) -> None:
         self._engine.certify()
+        self._check_not_given_up()
         self._version, self._tainted = self._bringing, ""
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:

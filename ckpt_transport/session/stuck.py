@@ -14,7 +14,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PeerLostError, UpdateAbortedError
 from ckpt_transport.session import messages as m
 from ckpt_transport.session.follower import Follower
-from ckpt_transport.session.watchdog import Watchdog
+from ckpt_transport.session.watchdog import UNSEEN_SECONDS, Watchdog
 
 TICK_SECONDS = 0.2
 logger = logging.getLogger(__name__)
@@ -71,14 +71,21 @@ class MayBeStuck(ABC):
     @contextmanager
     def _seen(self) -> Iterator[None]:
         """Around what looks whether the update must end: remembers that, for whom it cannot stop."""
-        if self._watchdog.stuck:
-            raise UpdateAbortedError(f"the update was given up: {self._watchdog.stuck}")
+        self._check_not_given_up()
         self._watchdog.looked()
         try:
             yield
         except (UpdateAbortedError, PeerLostError) as error:
-            self._doomed = str(error)
+            self._doomed = reason_of(error)
             raise
+
+    def _check_not_given_up(self) -> None:
+        """
+        Raises:
+            UpdateAbortedError: the update was given up while a call did not return; what it would end is over.
+        """
+        if self._watchdog.stuck:
+            raise UpdateAbortedError(f"the update was given up: {self._watchdog.stuck}")
 
     def _come_back(self) -> None:
         """The call has returned, and the update that it was for is over."""
@@ -106,7 +113,7 @@ class MayBeStuck(ABC):
                 return str(lost)
             for sender, message in self._mailbox.unread():
                 if isinstance(message, m.Abort) and self._concerns(sender, message):
-                    return message.reason
+                    return message.reason or "it was aborted"
         return ""
 
     def _end_elsewhere(self, reason: str) -> None:
@@ -133,7 +140,7 @@ class MayBeStuck(ABC):
 
     def _has_ended(self) -> bool:
         """Whether serving has ended, or does so in time."""
-        deadline = time.monotonic() + 2 * self.config.heartbeat_timeout + TICK_SECONDS
+        deadline = time.monotonic() + 2 * (self.config.heartbeat_timeout + UNSEEN_SECONDS)
         while not self._idle.wait(TICK_SECONDS):
             if self._watchdog.stuck or time.monotonic() > deadline:
                 return False
@@ -145,3 +152,8 @@ class MayBeStuck(ABC):
         logger.error("%s was closed and does not end, because %s", self.label, stuck)
         self._watchdog.stop()
         self._mailbox.close()
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says; never empty."""
+    return str(error) or type(error).__name__

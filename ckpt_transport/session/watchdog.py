@@ -8,6 +8,7 @@ sleeps, and looks a few times a second whether the member's thread looks around.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ UNSEEN_SECONDS = 1.0
 """A thread that has looked around so lately is not stuck."""
 HELPERS = ("ckpt-transport-pump", "ckpt-transport-fence", "ckpt-transport-fill")
 """Threads in which a call may hang that the member's thread waits for."""
+logger = logging.getLogger(__name__)
 
 
 class Watchdog:
@@ -91,7 +93,14 @@ class Watchdog:
             self._at_work.wait()
             with self._lock:
                 if self._at_work.is_set() and not self._stopped.is_set():
-                    self._look()
+                    self._look_and_go_on()
+
+    def _look_and_go_on(self) -> None:
+        """Whatever an engine or a message does, this thread is needed again."""
+        try:
+            self._look()
+        except Exception:
+            logger.exception("a watchdog goes on after an error")
 
     def _look(self) -> None:
         now = time.monotonic()

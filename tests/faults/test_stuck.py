@@ -154,3 +154,45 @@ def test_given_a_stuck_sink_when_it_is_closed_then_that_ends_and_its_address_is_
         assert thread is not None
         thread.join(DEADLINE)
         assert not thread.is_alive()
+
+
+class LateToCommit(TorchEngine):
+    """Looks at what was loaded for as long as it is told to."""
+
+    def __init__(self, module: torch.nn.Module, returns: threading.Event) -> None:
+        super().__init__(module)
+        self._returns, self._commits = returns, False
+
+    def finish(self) -> None:
+        super().finish()
+        self._commits = True
+
+    def certify(self) -> None:
+        super().certify()
+        if self._commits:
+            self._returns.wait(DEADLINE)
+
+
+def test_given_a_commit_that_does_not_return_when_it_was_given_up_and_returns_then_the_sink_stays_tainted() -> None:
+    """Given a source that was told that a sink must not serve, then the sink does not serve after all."""
+    module, returns = model(1, **SHAPE), threading.Event()
+    engine, config = LateToCommit(module, returns), Config.load(**HASTY)
+    sink = Sink(engine, "", "v1", config)
+    with ParameterServer(Config.load(transport="shm", **{**HASTY, "join_timeout": 10.0})) as source:
+        served = Attachment(module, engine, sink)
+        sink.start()
+        source.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(TaintedError) as caught:
+            source.update("v2", [served.address])
+        assert any(served.address in label for label in caught.value.sinks)
+        returns.set()
+        deadline = time.monotonic() + DEADLINE
+        while ask_version(served.address, config).stuck:
+            assert time.monotonic() < deadline
+        assert (sink.version, bool(sink.tainted)) == ("v1", True)
+        with pytest.raises(TaintedError):
+            module(torch.zeros(1, 128))
+        source.update("v2", [served.address])
+        assert (sink.version, sink.tainted) == ("v2", "")
+        module(torch.zeros(1, 128))
+        served.close()
