@@ -270,6 +270,11 @@ class SinkDigests(_Working):
                 self._compare(number, computed.result())
 
     def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
+        if unseen := self._program.applied - self._begun:
+            raise TransferError(
+                f"{self._label} has applied bucket {min(unseen)} and not computed its digest, so nobody knows whether "
+                "its bytes are right; report this as a fault of ckpt-transport"
+            )
         self._fetch()
         super().finish(watch, idle)
 

@@ -98,3 +98,14 @@ def test_given_a_bucket_that_differs_when_sinks_compare_first_then_their_engines
     assert all(outcomes[rank].error is not None for rank in plan.topology.sinks)
     if first:
         assert all(not outcomes[rank].applied for rank in plan.topology.sinks)
+
+
+def test_given_a_bucket_whose_digest_was_not_computed_then_the_run_does_not_end_well() -> None:
+    plan = small("window")
+    rank = min(plan.topology.sinks)
+    with Mailbox() as mailbox:
+        channel = RouteControl(mailbox, Group("digests", (rank,), rank, ("here",)), {rank: mailbox.address})
+        made = SinkDigests(Program(plan, rank), channel, "a sink", mailbox.wake)
+        with pytest.raises(TransferError, match="a sink has applied bucket 0 and not computed its digest"):
+            made.finish(lambda: None, mailbox.pump)
+        made.close()
