@@ -288,8 +288,8 @@ class Coordinator:
             TaintedError: a sink that lives does not serve the version; says which serve what.
         """
         members = self._members
-        members.tell(m.Commit(self._update), members.others)
-        interrupt = self._hear_ends(self._config.join_timeout)
+        interrupt = self._tell_commit()
+        interrupt = self._hear_ends(self._config.join_timeout, interrupt)
         outcome = Outcome(members, version)
         fault = outcome.fault_of_commit()
         if interrupt is not None:
@@ -297,6 +297,19 @@ class Coordinator:
         if fault is not None:
             raise fault
         return outcome
+
+    def _tell_commit(self) -> BaseException | None:
+        """Once one member may have been told to serve, all are; an interrupt is kept and returned."""
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                self._members.tell(m.Commit(self._update), self._members.others)
+            except Exception:
+                raise
+            except BaseException as error:
+                interrupt = error
+            else:
+                return interrupt
 
     def _hear_ends(self, timeout: float, interrupt: BaseException | None = None) -> BaseException | None:
         """Wait until each member that lives has said how the update ended for it.

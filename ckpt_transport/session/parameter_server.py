@@ -201,7 +201,8 @@ class ParameterServer:
             StoreError: there is no such version.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
             UsageError: another call has not ended within ``update_timeout``, or is one that this thread is in.
-            KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two.
+            KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two, or None when every
+                sink serves the new version.
         """
         with self._calls.one(f"update('{version}')", self.config.update_timeout):
             return self._update(version, sinks, progress or _quiet, before_hold or _at_once, ranks)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ from ckpt_transport.errors import (
     UpdateError,
 )
 from ckpt_transport.memory.segment import free_bytes
+from ckpt_transport.session import messages as m
+from ckpt_transport.session.members import Members
 from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, left_behind, weights
 
 
@@ -183,6 +186,27 @@ def test_an_interrupt_during_an_update_is_still_an_interrupt(sink: SinkProcess) 
             source.update("v2", [sink.address], progress=interrupt)
         source.register("v1", tensors=weights(1))
         source.update("v1", [sink.address])
+
+
+def test_given_an_interrupt_when_one_of_two_sinks_was_told_to_commit_then_both_serve_the_new_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send, told = Members.send, []
+
+    def interrupted(self: Members, rank: int, message: Any) -> None:
+        send(self, rank, message)
+        if isinstance(message, m.Commit):
+            told.append(rank)
+            if len(told) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Members, "send", interrupted)
+    with fleet(SinkSpec(), SinkSpec()) as sinks, server() as source:
+        source.register("v2", tensors=weights(2))
+        with pytest.raises(KeyboardInterrupt) as caught:
+            source.update("v2", [sink.address for sink in sinks])
+        assert caught.value.__cause__ is None
+        assert [(sink.state().version, sink.state().served) for sink in sinks] == [("v2", "")] * 2
 
 
 @pytest.mark.parametrize("arguments", [["update", "--checkpoint", "CHECKPOINT", "--version", "v2"], ["plan"]])
