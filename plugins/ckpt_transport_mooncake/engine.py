@@ -9,8 +9,10 @@ import ctypes
 import importlib
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from ckpt_transport.errors import PeerLostError, RegistrationError, TransferError, TransportError
@@ -18,6 +20,13 @@ from ckpt_transport.errors import PeerLostError, RegistrationError, TransferErro
 VERBS = "libibverbs.so.1"
 PAUSE_SECONDS = 0.0001
 """Between two looks at a read that is under way."""
+
+BATCH = 512
+"""How many reads one :meth:`Engine.read` has under way at once.
+
+Over TCP, Mooncake 0.3.13 queues up to 1,024 per peer (``MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER``). As many again wait for
+a second, the others are rejected, and then those in the queue may never end.
+"""
 
 NO_SERVER = "P2PHANDSHAKE"
 """Instead of the address of a metadata server: peers ask each other."""
@@ -113,7 +122,7 @@ class Engine:
             raise RegistrationError(f"memory cannot be unregistered from Mooncake: {meaning(code)}")
 
     def read(self, peer: str, local: Sequence[int], remote: Sequence[int], nbytes: Sequence[int]) -> None:
-        """Read a scatter list from a peer; returns when all of it is here.
+        """Read a scatter list from a peer, one batch after another; returns when all of it is here.
 
         Args:
             peer: the address of its engine.
@@ -124,20 +133,36 @@ class Engine:
             TransferError: Mooncake failed in another way; or the engine was stopped meanwhile, and goes on reading
                 until :meth:`close`, because Mooncake cannot call a read back.
         """
-        requests = []
-        for source, target, length in zip(remote, local, nbytes, strict=True):
-            request = self._engine.batch_transfer_async_read(peer, [target], [source], [length])
-            if not request:
-                raise PeerLostError(f"Mooncake cannot reach {peer}")
-            requests.append(request)
-        for request in requests:
-            while (status := self._engine.transfer_check_status(request)) == RUNNING:
-                if self._closing.wait(PAUSE_SECONDS):
-                    raise TransferError(f"stopped reading from {peer}")
-            if status != DONE:
+        spans = zip(local, remote, nbytes, strict=True)
+        while batch := tuple(islice(spans, BATCH)):
+            self._pause(peer, 0)
+            self._finish(peer, [self._start(peer, *span) for span in batch])
+
+    def _start(self, peer: str, local: int, remote: int, nbytes: int) -> int:
+        """Submit one read. Each is a request of its own: Mooncake reports on no more than the first of several."""
+        request: int = self._engine.batch_transfer_async_read(peer, [local], [remote], [nbytes])
+        if not request:
+            raise PeerLostError(f"Mooncake cannot reach {peer}")
+        return request
+
+    def _finish(self, peer: str, requests: Iterable[int]) -> None:
+        """Wait for all of them, looking at each in turn: one that has failed is seen behind one that never ends."""
+        running = deque(requests)
+        while running:
+            request = running.popleft()
+            status = self._engine.transfer_check_status(request)
+            if status == RUNNING:
+                running.append(request)
+                self._pause(peer, PAUSE_SECONDS)
+            elif status != DONE:
                 raise PeerLostError(
-                    f"Mooncake could not read from {peer} (status {status}): it is gone, or lends that memory no more"
+                    f"Mooncake could not read from {peer} (status {status}): it is gone, lends that memory no more, or "
+                    f"there was no room in the queue (is MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER set below {BATCH}?)"
                 )
+
+    def _pause(self, peer: str, seconds: float) -> None:
+        if self._closing.wait(seconds):
+            raise TransferError(f"stopped reading from {peer}")
 
     def stop(self) -> None:
         """Have every :meth:`read` that waits return. Idempotent."""
