@@ -194,6 +194,11 @@ class OwnerDigests(_Working):
     def _left(self) -> bool:
         return bool(self._unsaid)
 
+    def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
+        for _, _, end in self._coming:
+            end.synchronize()
+        super().finish(watch, idle)
+
     def advance(self) -> None:
         while self._computing and self._computing[0].done():
             self._computing.popleft().result()
