@@ -234,18 +234,26 @@ class NativeDriver(Driver):
         )
 
     def _label(self, version: str) -> None:
-        if self._updating is not None:
-            self._updating.result(self._config.join_timeout)
+        self._await_update(self._config.join_timeout)
         if self._started:
             self.server.finish_native(None if self._draft else version)
         self._updating, self._started = None, False
 
     def _abandon(self) -> None:
-        if self._updating is not None:
-            self._updating.result(2 * self._config.join_timeout)
+        self._await_update(2 * self._config.join_timeout)
         if self._started:
             self.server.finish_native(None)
         self._updating, self._started = None, False
+
+    def _await_update(self, timeout: float) -> None:
+        """Wait until the server has ended the update, if it has begun it."""
+        try:
+            if self._updating is not None:
+                self._updating.result(timeout)
+        except TimeoutError as error:
+            raise EngineError(
+                f"{self.server.url} has not ended its update within {timeout:g} s; update again, or restart it"
+            ) from error
 
 
 def driver_for(server: VllmServer, config: Config, pause: str, draft: bool) -> Driver:

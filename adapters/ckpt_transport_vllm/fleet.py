@@ -152,8 +152,8 @@ class VllmFleet:
                 if driver.is_claimed and not tainted and versions == {version}:
                     return driver.serve(version) or f"{driver.server.url} serves '{version}'"
                 return driver.give_up(tainted)
-            except CkptTransportError as error:
-                return f"{driver.server.url} could not be brought back to service: {error}"
+            except Exception as error:
+                return f"{driver.server.url} could not be brought back to service: {_said(error)}"
 
         return self._each(drivers, go_on)
 
@@ -184,10 +184,15 @@ def _serving(version: str) -> Callable[[Driver], str]:
     def serve(driver: Driver) -> str:
         try:
             return driver.serve(version)
-        except CkptTransportError as error:
-            return f"{driver.server.url} has {version} and may not serve it: {error}"
+        except Exception as error:
+            return f"{driver.server.url} has {version} and may not serve it: {_said(error)}"
 
     return serve
+
+
+def _said(error: Exception) -> str:
+    """An error in words: all that goes wrong after sinks have committed is reported, and ends nothing."""
+    return str(error) if isinstance(error, CkptTransportError) else f"{type(error).__name__}: {error}"
 
 
 @contextmanager

@@ -147,7 +147,10 @@ class VllmServer:
         if answer.is_error:
             said = f"{answer.status_code}{self._through}: {answer.text[:500]}"
             raise EngineError(f"{self.url}{path} failed with {said}")
-        found: dict[str, Any] = answer.json() if answer.content else {}
+        try:
+            found: dict[str, Any] = answer.json() if answer.content else {}
+        except ValueError as error:
+            raise EngineError(f"{self.url}{path} does not answer in JSON{self._through}; is it vLLM?") from error
         return found
 
     def close(self) -> None:

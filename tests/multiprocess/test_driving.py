@@ -204,6 +204,18 @@ def test_given_updates_that_overlap_then_all_are_made_one_after_the_other_and_th
     assert serves(engine, int(engine.label.removeprefix("v")))
 
 
+def test_given_a_server_that_answers_nonsense_when_all_have_committed_then_that_is_a_problem_and_no_failure(
+    engine: StubServer, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = engine.post
+    monkeypatch.setattr(engine, "post", lambda path, body: ["?"] if path == "/reset_prefix_cache" else post(path, body))
+    done = update([engine], "v2", 2, config)
+    assert done is not None
+    (problem,) = done.problems
+    assert problem.startswith(f"{engine.url} has v2 and may not serve it: AttributeError")
+    assert engine.attached.version == "v2"
+
+
 class Uncertain(TorchEngine):
     """At commit it finds that forward passes use something else than what was loaded."""
 
