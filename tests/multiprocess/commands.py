@@ -8,7 +8,7 @@ import sys
 
 from tests.fleet import DEADLINE
 
-ENVIRONMENT = {**os.environ, "CKPT_TRANSPORT_HEARTBEAT_INTERVAL": "0.1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "1.5"}
+ENVIRONMENT = {**os.environ, "CKPT_TRANSPORT_HEARTBEAT_INTERVAL": "0.1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "3"}
 
 
 def command(*arguments: object) -> list[str]:
