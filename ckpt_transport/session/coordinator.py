@@ -92,6 +92,8 @@ class Coordinator:
         self._update = update
         self._phases: dict[str, float] = {}
         self._told: dict[int, str] = {}
+        self._applying = False
+        """Members were told to run."""
 
     def lead(self, myself: m.Join, guests: Guests, progress: Progress, before_hold: Callable[[], None]) -> Report:
         """Run the whole update.
@@ -272,6 +274,7 @@ class Coordinator:
             done += nbytes
             progress(min(done, total), total)
 
+        self._applying = True
         self._members.tell(m.Run(self._update), self._members.others)
         events = self._local.run(self._members.watch, sent)
         for ran in self._members.gather(m.Ran, self._members.others).values():
@@ -342,7 +345,7 @@ class Coordinator:
         self._local.abort(cause)
         interrupt = None if isinstance(cause, Exception) else cause
         later = self._hear_ends(self._config.heartbeat_timeout + self._config.join_timeout, interrupt)
-        error = Outcome(members, "").failure(reason)
+        error = Outcome(members, "").failure(reason, applying=self._applying)
         if later is not interrupt and later is not None:
             raise later from error
         return error

@@ -8,6 +8,8 @@ from ckpt_transport.errors import CkptTransportError, TaintedError, UpdateAborte
 from ckpt_transport.planning import Role
 from ckpt_transport.session.members import Members
 
+MUTE = "these live and do not say what they serve"
+
 
 class Outcome:
     """Sorts the members of an update that has ended by what they have said.
@@ -32,6 +34,7 @@ class Outcome:
         self._kept = [rank for rank, aborted in ended.items() if aborted is not None and not aborted.tainted]
         self._dead = [rank for rank in silent if not members.alive(rank)]
         self._mute = [rank for rank in silent if rank not in self._dead]
+        self._mute_sinks = [rank for rank in self._mute if rank in sinks]
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -41,36 +44,45 @@ class Outcome:
     def fault_of_commit(self) -> TaintedError | None:
         """Why the update is no success although Commit was sent; None when each sink that lives serves the version."""
         members = self._members
-        mute = [rank for rank in self._mute if members.joins[rank].role is Role.SINK]
-        if not (self._tainted or self._kept or mute):
+        if not (self._tainted or self._kept or self._mute_sinks):
             return None
         reasons = [why for address, why in members.left.items() if address in members.addresses]
         said = {
             f"these serve '{self._version}'": list(self.paused),
             "these have new weights and refuse to serve until an update succeeds": self._tainted,
             "these serve what they did before": self._kept,
-            "these live and do not say what they serve": mute,
+            MUTE: self._mute_sinks,
             "these are gone": self._dead,
         }
         parts = "; ".join(f"{what}: {self._labels(ranks)}" for what, ranks in said.items() if ranks)
         because = f" ({'; '.join(reasons)})" if reasons else ""
         return TaintedError(
             f"the update failed when it was committed{because}; {parts}; update all of them again",
-            tuple(map(members.label, (*self._tainted, *mute))),
+            tuple(map(members.label, (*self._tainted, *self._mute_sinks))),
             tuple(map(members.label, self.paused)),
         )
 
-    def failure(self, reason: str) -> CkptTransportError:
-        """The error of an update that was rolled back because of ``reason``."""
+    def failure(self, reason: str, *, applying: bool) -> CkptTransportError:
+        """The error of an update that was rolled back because of ``reason``.
+
+        Args:
+            reason: in words.
+            applying: sinks may have been given bytes, so that of one which says nothing nobody knows what it holds.
+        """
         members = self._members
         silent = self._labels(sorted((*self._dead, *self._mute)))
         gone = f"; no answer from {silent}" if silent else ""
+        mute = tuple(map(members.label, self._mute_sinks)) if applying else ()
         tainted = tuple(members.who(address) for address, aborted in members.aborted.items() if aborted.tainted)
         if tainted:
             return TaintedError(
                 f"the update failed ({reason}){gone}; these sinks hold a mix of two versions and refuse to serve until "
                 f"an update succeeds: {', '.join(tainted)}",
-                tainted,
+                (*tainted, *mute),
+            )
+        if mute:
+            return TaintedError(
+                f"the update failed ({reason}){gone}; {MUTE}: {', '.join(mute)}; update all sinks again", mute
             )
         kept = "every sink that answered" if silent else "every sink"
         return UpdateAbortedError(f"the update failed ({reason}){gone}; it changed nothing: {kept} is as it was before")

@@ -115,6 +115,22 @@ def test_given_a_sink_that_lives_and_does_not_commit_then_the_update_has_failed(
         stuck.process.join()
 
 
+def test_given_a_sink_that_hangs_half_way_and_says_nothing_then_nobody_says_that_it_is_as_it_was() -> None:
+    """Given a sink that lives and does not answer an abort, then it is among those that must not serve."""
+    settings = {**SHM, **SWIFT, "update_timeout": 3.0, "join_timeout": 1.0}
+    hanging = SinkSpec(model=SHAPE, fault=Fault("load", 1, act="hang"), settings={"heartbeat_timeout": 30.0})
+    with (
+        fleet(hanging) as (mute,),
+        ParameterServer(Config.load(**settings)) as server,
+    ):
+        server.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(TaintedError, match="these live and do not say what they serve: rank 1") as caught:
+            server.update("v2", [mute.address])
+        assert [mute.address in label for label in caught.value.sinks] == [True]
+        mute.process.kill()
+        mute.process.join()
+
+
 def test_given_a_sink_that_fails_at_commit_then_the_update_has_failed_and_its_reason_is_said() -> None:
     with (
         fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume", act="raise"))) as (sink, failing),
