@@ -362,7 +362,7 @@ class InvitedMember(MayBeStuck):
 
     def _part_from_coordinator(self) -> None:
         if self._coordinator:
-            self._table.close()
+            self._table.part()
             self._mailbox.forget(self._coordinator)
             self._coordinator = ""
 

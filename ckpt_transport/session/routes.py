@@ -47,6 +47,8 @@ class RouteTable:
         self._mailbox, self._load_transport = mailbox, load_transport
         self._open: dict[str, OpenRoute] = {}
         self._expected: set[str] = set()
+        self._fellows: set[str] = set()
+        """Mailboxes of those who took part in the last update."""
         self._rings: dict[tuple[str, RingUse, int], Buffer] = {}
         self.round = ExitStack()
         """What ends with the plan that the routes are open for: when another one opens them, or when they close."""
@@ -76,6 +78,7 @@ class RouteTable:
         wanted = {number: names[number] for number in program.routes}
         for name in [name for name in self._open if name not in wanted.values()]:
             self._close(name)
+        self._forget_all_but(addresses)
         for number, name in wanted.items():
             self._expected.discard(name)
             if name not in self._open:
@@ -137,6 +140,16 @@ class RouteTable:
             self._mailbox.close_route(name)
         self._expected.clear()
         self._rings.clear()
+
+    def part(self) -> None:
+        """Close every route, and the connections to all who took part in the last update."""
+        self.close()
+        self._forget_all_but(())
+
+    def _forget_all_but(self, addresses: Sequence[str]) -> None:
+        for address in self._fellows.difference(addresses):
+            self._mailbox.forget(address)
+        self._fellows = set(addresses)
 
     def _close(self, name: str) -> None:
         route = self._open.pop(name)

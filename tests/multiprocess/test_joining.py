@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt_transport import Config, Joiner, ParameterServer, Report
+from ckpt_transport import Config, Holder, Joiner, ParameterServer, Report
 from ckpt_transport.demo.joining import over_the_network
 from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.planning import Role, StageKind
-from ckpt_transport_torch import Loader
-from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkSpec, by_name, fleet, holders, left_behind, weights
+from ckpt_transport_torch import Loader, attach
+from tests.fleet import (
+    SWIFT,
+    HolderProcess,
+    HolderSpec,
+    SinkSpec,
+    by_name,
+    fleet,
+    holders,
+    left_behind,
+    model,
+    weights,
+)
 from tests.site import READ, SOCKETS, make_site, use
 
 SHAPE = {"layers": 8, "width": 384}
@@ -118,3 +130,17 @@ def test_some_sinks_of_a_list_are_updated_and_the_others_are_not(site: str) -> N
         server.register("v4", tensors=weights(4, **SHAPE))
         server.update("v4", addresses)
         assert all(sink.state().holds(weights(4, **SHAPE)) for sink in sinks)
+
+
+def test_given_a_holder_when_one_engine_after_the_other_joins_then_it_keeps_no_connection(tmp_path: Path) -> None:
+    config = Config.load(transport="shm", **SWIFT)
+    with Holder("v2", tensors=weights(2), config=config) as holder:
+        holder.start()
+        holder.metas.save(tmp_path / "metas.json", config)
+        for _ in range(3):
+            with attach(model(1), config=config) as engine:
+                Joiner([tmp_path / "metas.json"], config).update("v2", [engine.address])
+        deadline = time.monotonic() + 20
+        while holder._mailbox._dealers:
+            assert time.monotonic() < deadline, holder._mailbox._dealers
+            time.sleep(0.05)
