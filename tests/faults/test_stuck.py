@@ -99,7 +99,7 @@ def test_given_a_library_that_hangs_when_it_is_aborted_then_the_engine_is_told_a
     """Given two sinks, when one fails half-way and the other hangs as it lets go, then both are named as tainted."""
     until = tmp_path / "returns"
     spec = SinkSpec(model=SHAPE, site=site, settings=HASTY, prepare=partial(stuck.abort_hangs, until))
-    failing = SinkSpec(model=SHAPE, site=site, settings=HASTY, fault=Fault("load", 4, act="raise"))
+    failing = SinkSpec(model=SHAPE, site=site, settings=HASTY, fault=Fault("load", 7, act="raise"))
     with fleet(spec, failing) as (sink, other):
         with server(update_timeout=30.0) as source:
             source.register("v2", tensors=weights(2, **SHAPE))
