@@ -101,7 +101,7 @@ def _ours(
 ) -> tuple[Sequence[float], Sequence[float], float, int]:
     """Seconds of the limit and of updates, those of the first update, and bytes of extra GPU memory."""
     copies, updates, phases = [], [], []
-    with ParameterServer(Config(transport=transport), rank=0, world_size=1) as server:
+    with ParameterServer(Config.load(transport=transport), rank=0, world_size=1) as server:
         stored = server.register("v1", tensors=tensors(shapes, 1))
         pool = stored.buffers[0]
         pool.pin()
@@ -132,7 +132,7 @@ def _ours(
 
 def _handed_over(what: str, shapes: Shapes, address: str, worker: Peer, rounds: int, copy: float) -> Row:
     """Updates from tensors that lie on the GPU already, as a trainer's beside the engine do."""
-    with ParameterServer(Config(transport="cuda_ipc"), rank=0, world_size=1) as server:
+    with ParameterServer(Config.load(transport="cuda_ipc"), rank=0, world_size=1) as server:
         server.lend("v1", {name: tensor.cuda().contiguous() for name, tensor in tensors(shapes, 1).items()})
         seconds = []
         for _ in range(rounds + 1):
@@ -200,7 +200,7 @@ def _broadcast(shapes: Shapes, rounds: int, what: str, gpus: Sequence[int]) -> l
     addresses = [worker.answer() for worker in workers]
     rows = []
     torch.cuda.set_device(gpus[0])
-    with ParameterServer(Config(transport="nccl"), rank=0, world_size=1) as server:
+    with ParameterServer(Config.load(transport="nccl"), rank=0, world_size=1) as server:
         on_gpu = {name: tensor.cuda().contiguous() for name, tensor in tensors(shapes, 1).items()}
         server.lend("v1", on_gpu)
         del on_gpu
