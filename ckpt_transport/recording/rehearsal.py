@@ -29,7 +29,7 @@ class Rehearsal:
     @contextmanager
     def watching(self, tensors: Iterable[torch.Tensor]) -> Iterator[None]:
         """Within the block a loader runs. The memory of ``tensors`` is read once before and once after it."""
-        storages = list({storage_key(tensor): _bytes_of(tensor) for tensor in tensors}.values())
+        storages = list({storage_key(each): _bytes_of(each) for each in tensors if not each.is_meta}.values())
         before = _digests(storages)
         self.spoiled = True
         try:
