@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 
 
 def heedless(progress: Progress) -> Progress:
-    """``progress``, until it raises an error for the first time; that is logged. An interrupt is none, and passes."""
+    """``progress``, until it raises an error for the first time; that error is logged. An interrupt is raised."""
     failed = False
 
     def show(done: int, total: int) -> None:

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ckpt_transport.control import Mailbox, RouteControl
-from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.execution import Attachment, Lent, Memory, Program
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Plan, RingUse
@@ -177,7 +176,7 @@ class RouteTable:
         try:
             with control.watched_by(watch):
                 endpoint = self._load_transport(route.transport).open(group, control, timeout)
-        except CkptTransportError:
+        except BaseException:
             control.close()
             raise
         return OpenRoute(Attachment(endpoint), control)

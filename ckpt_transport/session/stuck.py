@@ -123,8 +123,11 @@ class MayBeStuck(ABC):
         follower = self._follower or self._ending
         if follower is not None:
             why = f"{reason}; {stuck}"
-            tainted = self._given_up_elsewhere(follower, why)
-            self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, why))
+            tainted = True
+            try:
+                tainted = self._given_up_elsewhere(follower, why)
+            finally:
+                self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, why))
 
     def _stand_in(self) -> None:
         """Say what is served, and that no update can be taken."""
