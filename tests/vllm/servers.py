@@ -29,7 +29,8 @@ from ckpt_transport_vllm.server import VllmServer
 PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tensor-parallel-size=2",)
 CORES = "VLLM_CPU_OMP_THREADS_BIND"
-TWO_CORES = {CORES: "0|1"}
+TWO_CORES = {CORES: "0|1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "20"}
+"""For a server of two ranks: it keeps two cores busy, and who brings weights may be silent for longer than usual."""
 SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 20.0, "join_timeout": 60.0, "update_timeout": 120.0}
 SMALL_SLOTS = {"transport": "gloo", "bucket_bytes": "64KiB"}
 """Slots that hold less than a module, over a transport that copies into them."""
