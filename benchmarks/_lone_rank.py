@@ -18,7 +18,7 @@ import typer
 
 from benchmarks._vllm_engine import names_of
 from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.recording import key_of, needs, record
+from ckpt_transport.replay import key_of, needs, record
 
 COMMUNICATOR = "vllm.distributed.device_communicators.base_device_communicator.DeviceCommunicatorBase"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from ckpt_transport.errors import TransferTimeout
-from ckpt_transport.registry import GROUP
-from ckpt_transport.transport import Availability, FanOut, Reach, Traits
+from ckpt_transport.transports.interface import Availability, FanOut, Reach, Traits
+from ckpt_transport.transports.registry import GROUP
 from tests.conformance.transports.message import SocketEndpoint, SocketTransport
 
 ADDRESS = "BENCHMARK_ADDRESS"

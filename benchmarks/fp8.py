@@ -26,8 +26,8 @@ from rich.console import Console
 from benchmarks._models import Shapes, dense, mixture
 from benchmarks._report import Row, report
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.checkpoint import Loan
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.store import Loan
 from ckpt_transport_fp8 import Target, quantized
 from ckpt_transport_fp8.config import parse
 from ckpt_transport_torch import attach

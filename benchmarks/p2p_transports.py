@@ -22,7 +22,8 @@ from rich.console import Console
 from benchmarks._bare import BARE
 from benchmarks._report import Row, report
 from benchmarks._sinks import SinkProcess, ask_all, sinks, tensors
-from ckpt_transport import Config, ParameterServer, registry
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.transports import registry
 
 TARGET = ">=0.9"
 AGAINST = {"nixl": ("nixl",), "mooncake": ("mooncake",), "ucx": ("ucx", "ucx without error handling")}

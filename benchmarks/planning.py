@@ -16,7 +16,6 @@ from typing import Annotated
 import typer
 
 from benchmarks._report import Row, report
-from ckpt_transport import registry
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
     Extent,
@@ -32,6 +31,7 @@ from ckpt_transport.planning import (
     verify,
     verify_part,
 )
+from ckpt_transport.transports import registry
 
 LIMIT_SECONDS = 2.0
 CHAIN = ("gloo", "shm")

@@ -22,7 +22,7 @@ from benchmarks._report import Row, report
 from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.bucketing import align_up
-from ckpt_transport.recording import Part, Replay, Scripts, record
+from ckpt_transport.replay import Part, Replay, Scripts, record
 
 BUCKET_BYTES = 64 << 20
 EXPERT = re.compile(r"layers\.(\d+)\.experts\.(\d+)\.(gate|up|down)_proj\.weight")

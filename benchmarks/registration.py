@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks._report import Row, report
-from ckpt_transport.store import Store
+from ckpt_transport.checkpoint import Store
 
 SHARD_BYTES = 256 << 20
 TENSOR_BYTES = 32 << 20

@@ -22,7 +22,6 @@ from rich.console import Console
 from benchmarks._lone_rank import specs_of
 from benchmarks._report import Row, report
 from benchmarks._vllm_engine import write_config
-from ckpt_transport import registry
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
     Extent,
@@ -39,6 +38,7 @@ from ckpt_transport.planning import (
     plan,
     verify,
 )
+from ckpt_transport.transports import registry
 
 SIZE = 8
 AT_ONCE = 2

@@ -21,7 +21,7 @@ import typer
 
 from benchmarks._report import Row, report
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport.store.directory import from_directory
+from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.demo.serve import Serve
 from ckpt_transport_vllm.server import VllmServer

@@ -3,7 +3,7 @@
 * :class:`ParameterServer` holds versions of a model and brings them to sinks.
 * :class:`Sink` makes an :class:`Engine` updatable; the adapters (``ckpt_transport_torch``, ...) bring engines.
 * :class:`Holder` keeps a version for engines that come later, and :class:`Joiner` brings them to it.
-* Transports are plugins: see :mod:`ckpt_transport.transport` for the interface and :mod:`ckpt_transport.registry`.
+* Transports are plugins: see :mod:`ckpt_transport.transports`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckpt_transport.config import Config
-    from ckpt_transport.session import (
-        Engine,
-        Gate,
-        Holder,
-        HolderAddress,
-        Joiner,
-        LoadedBucket,
-        LoadedPiece,
-        Metas,
-        ParameterServer,
-        Report,
-        Sink,
-        ask_version,
-    )
+    from ckpt_transport.engine import Engine, Gate, LoadedBucket, LoadedPiece
+    from ckpt_transport.service import Holder, HolderAddress, Joiner, Metas, ParameterServer, Sink, ask_version
+    from ckpt_transport.update import Report
 
 __all__ = [
     "Config",
@@ -44,11 +33,17 @@ __all__ = [
     "ask_version",
 ]
 
+_HOMES = {
+    "Config": "config",
+    **dict.fromkeys(("Engine", "Gate", "LoadedBucket", "LoadedPiece"), "engine"),
+    "Report": "update",
+}
+
 
 def __getattr__(name: str) -> Any:
     """Load what users import when they ask for it: torch takes a second, in which a command must be interruptible."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "ckpt_transport.config" if name == "Config" else "ckpt_transport.session"
-    value = globals()[name] = getattr(importlib.import_module(home), name)
+    home = importlib.import_module(f"ckpt_transport.{_HOMES.get(name, 'service')}")
+    value = globals()[name] = getattr(home, name)
     return value

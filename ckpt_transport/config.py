@@ -21,10 +21,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ckpt_transport import options
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.options import Chosen, Gathered, Given
 from ckpt_transport.paths import without_nul
+from ckpt_transport.transports import options
+from ckpt_transport.transports.options import Chosen, Gathered, Given
 
 ENV_PREFIX = "CKPT_TRANSPORT_"
 ENV_FILE = f"{ENV_PREFIX}CONFIG"

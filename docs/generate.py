@@ -21,10 +21,11 @@ from importlib.metadata import distribution
 from pathlib import Path
 from types import ModuleType
 
-from ckpt_transport import config, errors, options, registry
+from ckpt_transport import config, errors
 from ckpt_transport.cli import app as cli
 from ckpt_transport.control import messages as wire
-from ckpt_transport.session import messages
+from ckpt_transport.transports import options, registry
+from ckpt_transport.update import messages
 
 REFERENCE = Path(__file__).parent / "reference"
 NOTICE = "<!-- Written by docs/generate.py from the code. Do not edit. -->"
@@ -38,15 +39,15 @@ PYTHON = (
     ("ckpt_transport_fp8", ""),
     ("ckpt_transport_torch", ""),
     ("ckpt_transport_vllm", ""),
-    ("ckpt_transport.session.fleet", "Fleet FleetReport"),
-    ("ckpt_transport.session.messages", "ServedVersion"),
+    ("ckpt_transport.service.fleet", "Fleet FleetReport"),
+    ("ckpt_transport.update.messages", "ServedVersion"),
 )
 INTERFACE = (
-    ("ckpt_transport.transport", ""),
-    ("ckpt_transport.families", ""),
+    ("ckpt_transport.transports.interface", ""),
+    ("ckpt_transport.transports", ""),
     ("ckpt_transport.memory", ""),
-    ("ckpt_transport.options", "describe Chosen"),
-    ("ckpt_transport.registry", "Registry names load make available"),
+    ("ckpt_transport.transports.options", "describe Chosen"),
+    ("ckpt_transport.transports.registry", "Registry names load make available"),
 )
 PLANNING = (("ckpt_transport.planning", ""),)
 TESTING = (("ckpt_transport.testing", ""),)
@@ -222,9 +223,11 @@ def _members(kind: type) -> Iterator[str]:
 
 def _for_authors(kind: type, function: Callable[..., object]) -> bool:
     """Whether an underscored method is part of what plugin authors write."""
-    if kind.__module__.startswith("ckpt_transport.families"):
-        return getattr(function, "__isabstractmethod__", False) or "override" in (function.__doc__ or "")
-    return kind.__module__ == "ckpt_transport.transport" and kind.__name__ == "Endpoint" and bool(function.__doc__)
+    if kind.__module__ == "ckpt_transport.transports.interface":
+        return kind.__name__ == "Endpoint" and bool(function.__doc__)
+    return kind.__module__.startswith("ckpt_transport.transports") and (
+        getattr(function, "__isabstractmethod__", False) or "override" in (function.__doc__ or "")
+    )
 
 
 def _marks(member: object, function: Callable[..., object]) -> dict[str, bool]:

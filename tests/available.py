@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from _pytest.mark import ParameterSet
 
-from ckpt_transport import registry
+from ckpt_transport.transports import registry
 
 
 def where_available(name: str) -> ParameterSet:

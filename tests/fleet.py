@@ -20,7 +20,7 @@ import torch
 from ckpt_transport import Config, Holder, Metas, ParameterServer, Sink
 from ckpt_transport.execution import Ledger
 from ckpt_transport.memory.segment import PREFIX, SHM
-from ckpt_transport.session.participant import Participant
+from ckpt_transport.update.participant import Participant
 from ckpt_transport_torch import Attachment
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import Loader, LoaderEngine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ckpt_transport.registry import GROUP
+from ckpt_transport.transports.registry import GROUP
 from tests.conformance.transports import ReadTransport, SocketTransport
 
 READ, SOCKETS = ReadTransport.name, SocketTransport.name

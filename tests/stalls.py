@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckpt_transport.session import messages as m
-from ckpt_transport.session.members import Members
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.members import Members
 from tests.fleet import stop_myself
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ckpt_transport.families import Poll, ReadSpan
+from ckpt_transport.transports import Poll, ReadSpan
 from tests.conformance.transports.one_sided import ReadEndpoint
 
 

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ckpt_transport.store.copier import describe
+from ckpt_transport.checkpoint.copier import describe
 from ckpt_transport_fp8.devices import choose, numbered
 from ckpt_transport_fp8.look import Look, look_at
 from ckpt_transport_fp8.recipe import Recipe
@@ -45,7 +45,7 @@ def recipe_for(tensors: Mapping[str, torch.Tensor], target: Target, device: torc
         device: where elements are computed; None chooses.
 
     Raises:
-        CheckpointError: as :func:`~ckpt_transport.store.copier.describe`.
+        CheckpointError: as :func:`~ckpt_transport.checkpoint.copier.describe`.
         PlanMismatchError: as :meth:`~ckpt_transport_fp8.target.Target.wants`.
     """
     names, recent = tuple(tensors), _recent.get(target, ())

@@ -11,7 +11,7 @@ from ckpt_transport import LoadedBucket, dtypes
 from ckpt_transport.errors import CheckpointError, PlanMismatchError, UnwritableError
 from ckpt_transport.memory import Fence, Nearby, copy_bytes, read_only, unwritable, why_not_plain
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.recording import Bound, refuse_unwritable
+from ckpt_transport.replay import Bound, refuse_unwritable
 from ckpt_transport_torch.module_engine import ModuleEngine
 
 MADE_ANEW = "state_dict() makes it anew each time, so what is written to it does not reach the module: pass a loader"

@@ -9,7 +9,7 @@ import torch
 from ckpt_transport import LoadedBucket
 from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.recording import RecordedLoading
+from ckpt_transport.replay import RecordedLoading
 from ckpt_transport_torch.module_engine import ModuleEngine
 
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
@@ -24,7 +24,7 @@ class LoaderEngine(ModuleEngine):
     """Loads through a loader of the engine's own, which slices its shard out of whole tensors.
 
     What it does is recorded at the first update, and replayed without it from then on, where that is proved to leave
-    the same bytes; see :class:`~ckpt_transport.recording.RecordedLoading`.
+    the same bytes; see :class:`~ckpt_transport.replay.RecordedLoading`.
 
     Args:
         module: what is loaded.

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, EngineError
-from ckpt_transport.session import messages as m
-from ckpt_transport.session.claims import Claim
-from ckpt_transport.session.endpoints import is_loopback
-from ckpt_transport.session.host import host_name
-from ckpt_transport.session.mailbox import open_mailbox
+from ckpt_transport.service.claims import Claim
+from ckpt_transport.service.endpoints import is_loopback
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.host import host_name
+from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport_vllm.plugin import UPDATE
 from ckpt_transport_vllm.server import EXTENSION, VllmServer, has_extension, has_native_engine
 

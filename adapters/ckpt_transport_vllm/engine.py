@@ -13,7 +13,7 @@ from ckpt_transport import Engine, LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import Fence, fence
 from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.recording import Bound
+from ckpt_transport.replay import Bound
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.comparing import Comparing
 from ckpt_transport_vllm.cores import all_cores

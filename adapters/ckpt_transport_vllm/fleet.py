@@ -12,11 +12,11 @@ from typing import Self, TypeVar
 
 from ckpt_transport import Config, ask_version
 from ckpt_transport.errors import CkptTransportError, ConfigError
-from ckpt_transport.session.calls import Calls
-from ckpt_transport.session.claims import Claims
-from ckpt_transport.session.fleet import FleetReport, Updates
-from ckpt_transport.session.onlookers import Progress
-from ckpt_transport.session.report import Report
+from ckpt_transport.service.calls import Calls
+from ckpt_transport.service.claims import Claims
+from ckpt_transport.service.fleet import FleetReport, Updates
+from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.report import Report
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer
 
@@ -67,7 +67,7 @@ class VllmFleet:
         self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")
 
     def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
-        """See :meth:`ckpt_transport.session.fleet.Fleet.update`. Any thread may call; updates take turns."""
+        """See :meth:`ckpt_transport.service.fleet.Fleet.update`. Any thread may call; updates take turns."""
         with self._calls.one(f"update('{version}')", self._config.update_timeout):
             return self._update(server, version, progress)
 
@@ -134,7 +134,7 @@ class VllmFleet:
         self._each(self._drivers, lambda driver: driver.begin())
 
     def versions(self) -> tuple[str, ...]:
-        """See :meth:`ckpt_transport.session.fleet.Fleet.versions`."""
+        """See :meth:`ckpt_transport.service.fleet.Fleet.versions`."""
         self._calls.check()
         return tuple(self._each(self._servers, lambda server: server.weight_version()))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ckpt_transport import Config, Engine, Sink
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.session.host import host_name
+from ckpt_transport.update.host import host_name
 
 
 def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[], Engine]) -> Sink:

@@ -12,18 +12,7 @@ import torch
 
 from ckpt_transport.errors import RecordingError, UpdateError
 from ckpt_transport.planning import Share, TensorSpec, digest_of
-from ckpt_transport.recording import (
-    Part,
-    Place,
-    Recording,
-    Script,
-    Scripts,
-    fingerprint,
-    key_of,
-    needs,
-    record,
-    refusing,
-)
+from ckpt_transport.replay import Part, Place, Recording, Script, Scripts, fingerprint, key_of, needs, record, refusing
 from ckpt_transport_vllm.layerwise import waits_for_the_end
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta
 from ckpt_transport_vllm.target import Target

@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport import LoadedBucket
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.recording import Replay
+from ckpt_transport.replay import Replay
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.layerwise import LayerwiseReload, waits_for_the_end
 from ckpt_transport_vllm.loading import Loading

@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx
 
 from ckpt_transport.errors import EngineError
-from ckpt_transport.session.endpoints import client_of, proxy_for
+from ckpt_transport.service.endpoints import client_of, proxy_for
 from ckpt_transport_vllm.plugin import BACKEND
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"

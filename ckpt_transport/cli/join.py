@@ -24,8 +24,8 @@ from ckpt_transport.cli.output import Output, say_aside
 from ckpt_transport.cli.update import INCOMPLETE, KEEP, bring, run
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError
-from ckpt_transport.session import Joiner
-from ckpt_transport.session.fleet import make_fleet
+from ckpt_transport.service import Joiner
+from ckpt_transport.service.fleet import make_fleet
 
 
 def join(

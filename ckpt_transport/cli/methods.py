@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport.cli.options import OptionsError
-from ckpt_transport.session import ParameterServer, Report
-from ckpt_transport.session.fleet import Updates
-from ckpt_transport.session.onlookers import Progress
-from ckpt_transport.session.subset import chosen
+from ckpt_transport.service import ParameterServer
+from ckpt_transport.service.fleet import Updates
+from ckpt_transport.service.subset import chosen
+from ckpt_transport.update import Report
+from ckpt_transport.update.onlookers import Progress
 
 
 class UpdateMethod(enum.StrEnum):

@@ -9,17 +9,17 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ckpt_transport import registry
+from ckpt_transport.checkpoint import from_path, outline
 from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
 from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Participant, Role, Settings, Topology, explain, verify
 from ckpt_transport.planning import plan as make_plan
-from ckpt_transport.session.available import check, states
-from ckpt_transport.session.bandwidths import bandwidths
-from ckpt_transport.store import from_path, outline
-from ckpt_transport.transport import Traits
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import Traits
+from ckpt_transport.update.available import check, states
+from ckpt_transport.update.bandwidths import bandwidths
 
 
 def plan(

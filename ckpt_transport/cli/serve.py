@@ -12,8 +12,8 @@ from ckpt_transport.cli.output import Output
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.planning.explain import size
-from ckpt_transport.session import Holder
-from ckpt_transport.session.metas import check_place
+from ckpt_transport.service import Holder
+from ckpt_transport.service.metas import check_place
 
 
 def serve(

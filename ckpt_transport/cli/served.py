@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from ckpt_transport.checkpoint.checkpoint import from_files
+from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.store.checkpoint import from_files
-from ckpt_transport.store.directory import from_directory
 
 
 class Served(msgspec.Struct, frozen=True):

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from ckpt_transport import registry
 from ckpt_transport.cli.options import AsJson
 from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
 from ckpt_transport.errors import PluginError
-from ckpt_transport.session.bandwidths import bandwidths
-from ckpt_transport.transport import Reach, Traits
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import Reach, Traits
+from ckpt_transport.update.bandwidths import bandwidths
 
 DETAILS = ("reach", "maps", "sends from", "fan-out", "GB/s", "GB/s out", "µs")
 LONGEST_WORD = {"sends from": len("private,")}

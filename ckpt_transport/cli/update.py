@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.cli import served
 from ckpt_transport.cli.before import check_before
 from ckpt_transport.cli.methods import UpdateMethod, parse_ranks, steps
@@ -29,11 +30,10 @@ from ckpt_transport.config import Config
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import count
-from ckpt_transport.session import ParameterServer
-from ckpt_transport.session.fleet import FleetReport, Updates, make_fleet
-from ckpt_transport.session.onlookers import Progress
-from ckpt_transport.session.quantizers import quantizer_for
-from ckpt_transport.session.report import Report
+from ckpt_transport.service import ParameterServer
+from ckpt_transport.service.fleet import FleetReport, Updates, make_fleet
+from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.report import Report
 
 Done = TypeVar("Done")
 

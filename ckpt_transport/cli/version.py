@@ -13,8 +13,8 @@ from ckpt_transport.cli.options import AsJson, ConfigFile
 from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
 from ckpt_transport.errors import JoinError
-from ckpt_transport.session import ask_version
-from ckpt_transport.session.messages import ServedVersion
+from ckpt_transport.service import ask_version
+from ckpt_transport.update.messages import ServedVersion
 
 
 def version(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ckpt_transport.control.mailbox import Mailbox
 from ckpt_transport.control.messages import RouteMessage
 from ckpt_transport.errors import TransferTimeout
-from ckpt_transport.transport import Group
+from ckpt_transport.transports.interface import Group
 
 PLAIN = -1
 
@@ -20,7 +20,7 @@ def _nothing() -> None:
 
 
 class RouteControl:
-    """Implements :class:`ckpt_transport.transport.Control` on a mailbox.
+    """Implements :class:`ckpt_transport.transports.interface.Control` on a mailbox.
 
     Args:
         mailbox: this participant's.

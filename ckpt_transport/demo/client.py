@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from ckpt_transport.demo.protocol import Generate, Generated, encode
-from ckpt_transport.session.endpoints import client_of
+from ckpt_transport.service.endpoints import client_of
 
 TIMEOUT = 60.0
 

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import torch
 
-from ckpt_transport import Config, ParameterServer, Report, registry
+from ckpt_transport import Config, ParameterServer, Report
 from ckpt_transport.demo import checkpoint, report
 from ckpt_transport.demo.client import Clients, Served
 from ckpt_transport.demo.display import Display
@@ -32,6 +32,7 @@ from ckpt_transport.demo.result import (
 from ckpt_transport.demo.service import Service, ServiceError
 from ckpt_transport.demo.shards import Loader
 from ckpt_transport.planning import AUTO, explain, transports_of
+from ckpt_transport.transports import registry
 
 PROMPT = (11, 222, 1333, 404)
 MAX_TOKENS = 12

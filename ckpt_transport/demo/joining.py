@@ -18,7 +18,7 @@ import httpx
 import msgspec
 import typer
 
-from ckpt_transport import Config, Joiner, registry
+from ckpt_transport import Config, Joiner
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.demo import checkpoint, latency
 from ckpt_transport.demo.client import Clients, Served, Summary
@@ -29,8 +29,9 @@ from ckpt_transport.demo.service import Service, ServiceError
 from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.planning import transports_of
 from ckpt_transport.planning.explain import size
-from ckpt_transport.session import available
-from ckpt_transport.transport import FanOut, Reach
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import FanOut, Reach
+from ckpt_transport.update import available
 
 VERSION, EMPTY = "step-42", "nothing"
 FLEET = 2

@@ -20,7 +20,7 @@ from ckpt_transport.demo.protocol import (
     Serving,
     encode,
 )
-from ckpt_transport.session.endpoints import client_of
+from ckpt_transport.service.endpoints import client_of
 
 START_TIMEOUT = 100.0
 STOP_TIMEOUT = 25.0

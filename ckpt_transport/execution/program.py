@@ -10,7 +10,7 @@ from functools import cached_property
 
 from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, StageKind
 from ckpt_transport.planning.plan import IN_PLACE, Leg, Run
-from ckpt_transport.transport import Span, Transfer
+from ckpt_transport.transports.interface import Span, Transfer
 
 
 class Memory(enum.StrEnum):

@@ -12,7 +12,7 @@ import torch
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import now
-from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt
+from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion, Receipt
 
 AHEAD = 16
 """Transfers of a route that are in flight, or received and not applied: so many that neither a device nor a peer waits

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.plan import Leg
 from ckpt_transport.planning.topology import Topology
-from ckpt_transport.transport import FanOut, Reach, Traits
+from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
 FILL_BANDWIDTH = 6e9
 """Bytes per second of a copy into a slot, for comparing chains; a plain one-thread ``copy_`` on a server CPU."""

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from ckpt_transport.planning.chains import Chain, Link, Rejected, checked
 from ckpt_transport.planning.topology import Topology
-from ckpt_transport.transport import FanOut, Reach, Traits
+from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
 Item = TypeVar("Item")
 SUFFIX = "-line"

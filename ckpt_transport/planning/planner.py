@@ -12,7 +12,7 @@ from ckpt_transport.planning.slots import DEGRADED, Cutting
 from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.topology import Topology
 from ckpt_transport.planning.ways import Way, choose
-from ckpt_transport.transport import Traits
+from ckpt_transport.transports.interface import Traits
 
 
 def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings) -> Plan:

@@ -16,7 +16,7 @@ from ckpt_transport.planning.plan import IN_PLACE, Bucket, Ring, RingUse
 from ckpt_transport.planning.settings import Settings, bucket_bytes
 from ckpt_transport.planning.topology import Topology
 from ckpt_transport.planning.ways import Way
-from ckpt_transport.transport import Traits
+from ckpt_transport.transports.interface import Traits
 
 DEGRADED = "degraded"
 """How a note begins that says what memory made the planner give up."""

@@ -10,7 +10,7 @@ from ckpt_transport.planning.manifest import Manifest
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Hop, Route, Stage, StageKind
 from ckpt_transport.planning.topology import Topology
 from ckpt_transport.planning.ways import Chains
-from ckpt_transport.transport import Reach, Traits
+from ckpt_transport.transports.interface import Reach, Traits
 
 
 def routes_of(

@@ -14,7 +14,7 @@ from ckpt_transport.planning.lines import lines, transports_of
 from ckpt_transport.planning.manifest import Manifest
 from ckpt_transport.planning.settings import AUTO, Settings, bucket_bytes
 from ckpt_transport.planning.topology import EVERYTHING, Topology
-from ckpt_transport.transport import Traits
+from ckpt_transport.transports.interface import Traits
 
 Chains = Mapping[tuple[int, int], Chain]
 """For each owner and audience between which bytes move, the way that these take."""

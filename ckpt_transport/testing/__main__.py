@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ckpt_transport import registry
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.errors import PluginError
 from ckpt_transport.testing.check import Factory
 from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, Report, Result, Verdict, run
 from ckpt_transport.testing.processes import launch
 from ckpt_transport.testing.threads import launch_in_threads
+from ckpt_transport.transports import registry
 
 STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "yellow"}
 

@@ -11,7 +11,7 @@ from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.testing.context import HangError, Outcome, RankContext
 from ckpt_transport.testing.harness import Abandoned, Broken, Rank
 from ckpt_transport.testing.processes import Launcher, launch
-from ckpt_transport.transport import Transport
+from ckpt_transport.transports.interface import Transport
 
 Factory = Callable[[], Transport]
 """A transport class, or a function that makes one; importable by its name, since other processes call it too."""

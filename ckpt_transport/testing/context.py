@@ -10,7 +10,7 @@ from typing import Any
 
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.memory.devices import HOST
-from ckpt_transport.transport import Group
+from ckpt_transport.transports.interface import Group
 
 
 @dataclass(frozen=True, slots=True)

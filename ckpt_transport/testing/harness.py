@@ -19,7 +19,7 @@ from ckpt_transport.memory.devices import HOST
 from ckpt_transport.testing.aside import FAILED, Abandoned, Aside, Broken
 from ckpt_transport.testing.context import RankContext
 from ckpt_transport.testing.lane import POLLS, UNTOUCHED, Lane, refuses
-from ckpt_transport.transport import Transport
+from ckpt_transport.transports.interface import Transport
 
 __all__ = ["POLLS", "Abandoned", "Broken", "Lane", "Rank", "refuses"]
 

@@ -11,7 +11,7 @@ import torch
 from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import Buffer, Fence, copy_bytes
 from ckpt_transport.testing.aside import Aside, Broken
-from ckpt_transport.transport import Completion, Endpoint, MemoryRegion, Receipt, Span, Transfer
+from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion, Receipt, Span, Transfer
 
 POLLS = 100
 """How many chances something that must not happen is given."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from ckpt_transport.errors import RegistrationError, TransferError
-from ckpt_transport.families import OneSidedEndpoint, Poll, ReadSpan
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.transport import (
+from ckpt_transport.transports import OneSidedEndpoint, Poll, ReadSpan
+from ckpt_transport.transports.interface import (
     Availability,
     Control,
     Descriptor,

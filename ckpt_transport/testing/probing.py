@@ -6,7 +6,7 @@ from ckpt_transport.testing.check import ConformanceError, Factory, explain, nam
 from ckpt_transport.testing.checks.lifetimes import check_probe_is_cheap, probe
 from ckpt_transport.testing.context import HangError, RankContext
 from ckpt_transport.testing.processes import Launcher
-from ckpt_transport.transport import Availability
+from ckpt_transport.transports.interface import Availability
 
 
 def ask(factory: Factory, deadline: float, launcher: Launcher) -> Availability:

@@ -20,7 +20,7 @@ import torch
 
 from ckpt_transport.errors import TransferError
 from ckpt_transport.memory import Buffer
-from ckpt_transport.transport import (
+from ckpt_transport.transports.interface import (
     Availability,
     Completion,
     Control,

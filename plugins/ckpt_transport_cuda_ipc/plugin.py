@@ -9,9 +9,9 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import RegistrationError
-from ckpt_transport.families import MappedEndpoint
 from ckpt_transport.memory import Buffer, MemoryKind, device_of, may_have_devices
-from ckpt_transport.transport import (
+from ckpt_transport.transports import MappedEndpoint
+from ckpt_transport.transports.interface import (
     Availability,
     Control,
     Descriptor,

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from ckpt_transport.errors import PeerLostError, TransferError, TransferTimeout, TransportError
-from ckpt_transport.families import CollectiveEndpoint, Poll
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
+from ckpt_transport.transports import CollectiveEndpoint, Poll
+from ckpt_transport.transports.interface import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
 from ckpt_transport_gloo.rendezvous import ControlStore
 from ckpt_transport_gloo.sockets import Connections
 

@@ -12,18 +12,9 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import RegistrationError, TransferError
-from ckpt_transport.families import Calls, OneSidedEndpoint, Poll, ReadSpan
 from ckpt_transport.memory import ONE_RUN, Buffer, MemoryKind, device_of
-from ckpt_transport.rdma import (
-    Place,
-    RdmaDevice,
-    expected_bandwidth,
-    nearest,
-    place_of_cpus,
-    place_of_pci,
-    rdma_devices,
-)
-from ckpt_transport.transport import (
+from ckpt_transport.transports import Calls, OneSidedEndpoint, Poll, ReadSpan
+from ckpt_transport.transports.interface import (
     Availability,
     Control,
     Descriptor,
@@ -33,6 +24,15 @@ from ckpt_transport.transport import (
     Reach,
     Traits,
     Transport,
+)
+from ckpt_transport.transports.rdma import (
+    Place,
+    RdmaDevice,
+    expected_bandwidth,
+    nearest,
+    place_of_cpus,
+    place_of_pci,
+    rdma_devices,
 )
 from ckpt_transport_mooncake.engine import VERBS, Engine, missing_library
 from ckpt_transport_mooncake.links import Offer, agree

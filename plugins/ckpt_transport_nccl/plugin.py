@@ -12,9 +12,9 @@ from typing import TypeVar
 import torch
 
 from ckpt_transport.errors import EndpointClosedError, RegistrationError, TransferTimeout
-from ckpt_transport.families import CollectiveEndpoint, Poll
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of, drain, fence_on, may_have_devices
-from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
+from ckpt_transport.transports import CollectiveEndpoint, Poll
+from ckpt_transport.transports.interface import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
 from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, unique_id
 
 T = TypeVar("T")

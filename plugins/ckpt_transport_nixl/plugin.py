@@ -9,10 +9,9 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import RegistrationError, TransferError
-from ckpt_transport.families import Calls, OneSidedEndpoint, Poll, ReadSpan
 from ckpt_transport.memory import ONE_RUN, Buffer, device_of
-from ckpt_transport.rdma import expected_bandwidth, ucx_devices
-from ckpt_transport.transport import (
+from ckpt_transport.transports import Calls, OneSidedEndpoint, Poll, ReadSpan
+from ckpt_transport.transports.interface import (
     Availability,
     Control,
     Descriptor,
@@ -23,6 +22,7 @@ from ckpt_transport.transport import (
     Traits,
     Transport,
 )
+from ckpt_transport.transports.rdma import expected_bandwidth, ucx_devices
 from ckpt_transport_nixl.agent import Agent, Memory, package
 from ckpt_transport_nixl.agents import Agents
 

@@ -8,10 +8,10 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import RegistrationError, SharedMemoryError
-from ckpt_transport.families import MappedEndpoint
 from ckpt_transport.memory import Buffer, MemoryKind, Segment, SegmentName, sweep_leftovers
 from ckpt_transport.memory.segment import SHM
-from ckpt_transport.transport import (
+from ckpt_transport.transports import MappedEndpoint
+from ckpt_transport.transports.interface import (
     Availability,
     Control,
     Descriptor,

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ckpt_transport.errors import PeerLostError, RegistrationError, TransportError
-from ckpt_transport.families import MessageEndpoint, Poll
 from ckpt_transport.memory import ONE_RUN, Buffer, device_of
-from ckpt_transport.rdma import expected_bandwidth, ucx_devices
-from ckpt_transport.transport import (
+from ckpt_transport.transports import MessageEndpoint, Poll
+from ckpt_transport.transports.interface import (
     Availability,
     Control,
     Descriptor,
@@ -21,6 +20,7 @@ from ckpt_transport.transport import (
     Traits,
     Transport,
 )
+from ckpt_transport.transports.rdma import expected_bandwidth, ucx_devices
 from ckpt_transport_ucx.worker import Worker, has_verbs, installed, make_current
 
 SEQ_BITS, SENDER_BITS, SPAN_BITS = 32, 12, 20

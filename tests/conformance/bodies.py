@@ -13,7 +13,7 @@ from pathlib import Path
 from ckpt_transport.errors import TransferError, TransportError
 from ckpt_transport.testing import Fault, FaultKind, FaultTransport, LatencyTransport, RankContext, launch
 from ckpt_transport.testing.harness import Rank, refuses
-from ckpt_transport.transport import Span, Transport
+from ckpt_transport.transports.interface import Span, Transport
 from ckpt_transport_shm import ShmTransport
 from tests.conformance.transports import ReadTransport, SocketTransport
 

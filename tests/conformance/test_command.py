@@ -7,7 +7,7 @@ import pytest
 from ckpt_transport.errors import TransportUnavailableError
 from ckpt_transport.testing import CHECKS, LONG_CHECKS, run
 from ckpt_transport.testing.__main__ import main
-from ckpt_transport.transport import Availability
+from ckpt_transport.transports.interface import Availability
 from tests.conformance.broken import LONG_CASES, Case
 from tests.conformance.transports import ReadTransport
 

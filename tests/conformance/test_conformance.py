@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ckpt_transport import registry
 from ckpt_transport.testing import CHECKS, Check, LoopbackTransport, launch_in_threads
-from ckpt_transport.transport import Transport
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import Transport
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_shm import ShmTransport
 from tests.available import where_available

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckpt_transport import registry
 from ckpt_transport.control import RouteControl
 from ckpt_transport.errors import TransferError, TransportError
 from ckpt_transport.testing import RankContext, launch
-from ckpt_transport.transport import Endpoint, Span, Transfer
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import Endpoint, Span, Transfer
 from tests.available import where_available
 
 DEADLINE = 60.0

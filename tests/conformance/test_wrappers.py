@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ckpt_transport.testing import CHECKS, Check, FaultKind, launch
-from ckpt_transport.transport import Transport
+from ckpt_transport.transports.interface import Transport
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_shm import ShmTransport
 from tests.conformance import bodies

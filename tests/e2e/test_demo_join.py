@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ckpt_transport import registry
 from ckpt_transport.demo import latency
 from ckpt_transport.demo.client import Served
 from ckpt_transport.demo.joining import VERSION, Result
+from ckpt_transport.transports import registry
 
 LIBRARIES = ("mooncake", "ucx", "nixl")
 FOUND = [name for name in LIBRARIES if registry.available(name).ok]

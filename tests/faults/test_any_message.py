@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from ckpt_transport import Config, ParameterServer, Sink, ask_version
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import PROTOCOL, Heartbeat, Refused, RouteMessage
+from ckpt_transport.engine.engine import LoadedBucket
 from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Role
-from ckpt_transport.session import messages as m
-from ckpt_transport.session.engine import LoadedBucket
+from ckpt_transport.update import messages as m
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import SWIFT, model, weights
 

@@ -26,8 +26,8 @@ from ckpt_transport.errors import (
     UpdateError,
 )
 from ckpt_transport.memory.segment import free_bytes
-from ckpt_transport.session import messages as m
-from ckpt_transport.session.members import Members
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.members import Members
 from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, left_behind, weights
 
 

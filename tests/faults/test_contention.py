@@ -131,7 +131,7 @@ def refused_at_once(addresses: Sequence[str], twice: tuple[str, str], **settings
 def test_given_a_short_deadline_when_a_sink_does_not_come_then_no_time_below_zero_is_said(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ckpt_transport.session.invitations.TELL_SECONDS", 0.5)
+    monkeypatch.setattr("ckpt_transport.update.invitations.TELL_SECONDS", 0.5)
     with ParameterServer(Config.load(**{**SWIFT, "join_timeout": 0.5})) as server:
         server.register("v2", tensors=weights(2))
         with pytest.raises(UpdateAbortedError, match="is it running"):

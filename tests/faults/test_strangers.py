@@ -13,7 +13,7 @@ import zmq
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.control.messages import PROTOCOL, Codec, Refused
-from ckpt_transport.session import messages as m
+from ckpt_transport.update import messages as m
 from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, left_behind, weights
 from tests.site import SOCKETS, make_site, use
 

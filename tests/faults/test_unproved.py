@@ -10,7 +10,7 @@ import pytest
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CoverageError, PlanMismatchError, UpdateAbortedError
 from ckpt_transport.planning import Plan, plan
-from ckpt_transport.session import plans
+from ckpt_transport.update import plans
 from tests.fleet import SWIFT, SinkSpec, by_name, fleet, weights
 
 replace = msgspec.structs.replace

@@ -16,9 +16,9 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Codec, Refused
 from ckpt_transport.errors import ConfigError, JoinError, TaintedError
 from ckpt_transport.planning import Manifest, Role
-from ckpt_transport.session import messages as m
-from ckpt_transport.session.invitations import Guests, Invitations
-from ckpt_transport.session.members import Members
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.invitations import Guests, Invitations
+from ckpt_transport.update.members import Members
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import SWIFT, Fault, SinkSpec, by_name, fleet, model, weights
 

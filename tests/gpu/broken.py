@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from ckpt_transport.errors import TransportError
-from ckpt_transport.families import Poll
-from ckpt_transport.families.polled import Operation
 from ckpt_transport.memory import Fence, fence
-from ckpt_transport.transport import Control, Descriptor, Endpoint, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports import Poll
+from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.polled import Operation
 from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_cuda_ipc.plugin import CudaIpcEndpoint
 from ckpt_transport_nccl import NcclTransport

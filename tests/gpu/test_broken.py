@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from ckpt_transport.testing import run
-from ckpt_transport.transport import Transport
+from ckpt_transport.transports.interface import Transport
 from tests.conformance.broken.cases import WRONG_BYTES
 from tests.gpu import broken
 from tests.gpu.test_conformance import needs_nccl

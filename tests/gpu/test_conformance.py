@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ckpt_transport.testing import CHECKS, Check
-from ckpt_transport.transport import Transport
+from ckpt_transport.transports.interface import Transport
 from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_nccl import NcclTransport
 from ckpt_transport_nccl.library import version

@@ -9,11 +9,11 @@ import torch
 
 from ckpt_transport import ParameterServer
 from ckpt_transport.errors import TaintedError
-from ckpt_transport.families import Poll
 from ckpt_transport.memory import fence_on
 from ckpt_transport.memory.device_digest import Launch, add_by_torch, digest_on_device, has_kernels
 from ckpt_transport.memory.digest import PAGE_BYTES, as_bytes, digest, page_count
-from ckpt_transport.transport import Control, Endpoint, Group
+from ckpt_transport.transports import Poll
+from ckpt_transport.transports.interface import Control, Endpoint, Group
 from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_nccl import NcclTransport
 from ckpt_transport_nccl.plugin import NcclEndpoint

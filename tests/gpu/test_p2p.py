@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from ckpt_transport import ParameterServer, registry
+from ckpt_transport import ParameterServer
 from ckpt_transport.errors import TaintedError
 from ckpt_transport.memory import MemoryKind, visible_devices
 from ckpt_transport.memory.devices import HOST
 from ckpt_transport.testing import CHECKS, Check
-from ckpt_transport.transport import Control, Endpoint, Group, Transport
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import Control, Endpoint, Group, Transport
 from tests.available import where_available
 from tests.fleet import Fault, SinkSpec, fleet, left_behind, weights
 from tests.gpu.test_update import ON_GPU, swift

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import EngineError, TaintedError, UpdateAbortedError, UpdateError, UsageError
-from ckpt_transport.session.claims import Claims
-from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport.service.claims import Claims
+from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_torch import TorchEngine
 from ckpt_transport_vllm import VllmFleet
 from tests.fleet import SWIFT, weights

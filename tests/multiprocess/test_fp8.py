@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.errors import CheckpointError, ConfigError, UpdateAbortedError
 from ckpt_transport.execution.timeline import Event
 from ckpt_transport.planning import StageKind
-from ckpt_transport.session.quantizers import quantizer_for
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_torch import attach
 from tests.fleet import SWIFT, SinkSpec, by_name, fleet, left_behind

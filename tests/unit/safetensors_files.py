@@ -11,8 +11,8 @@ import safetensors
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.memory.segment import PREFIX, SHM
-from ckpt_transport.store import StoredVersion
 
 
 def content(header: object, data: bytes = b"") -> bytes:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ckpt_transport import Config, Holder, Metas
+from ckpt_transport.checkpoint import Store, from_path
+from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.control.security import Secret
 from ckpt_transport.errors import CheckpointError, CkptTransportError, ConfigError
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.session import metas
-from ckpt_transport.session.quantizers import quantizer_for
-from ckpt_transport.store import Store, from_path
+from ckpt_transport.service import metas
 from ckpt_transport_fp8 import read_target
 
 NUL = Path("/tmp/a\0b")

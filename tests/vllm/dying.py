@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import psutil
 
 if TYPE_CHECKING:
+    from ckpt_transport.engine.engine import LoadedBucket
     from ckpt_transport.memory import Fence
-    from ckpt_transport.session.engine import LoadedBucket
 
 ORDER = "TESTS_VLLM_DYING"
 """Where the file is that says who dies."""

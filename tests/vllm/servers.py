@@ -20,8 +20,8 @@ import psutil
 import torch
 
 from ckpt_transport import Config, ParameterServer, ask_version
-from ckpt_transport.session.endpoints import client_of
-from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport.service.endpoints import client_of
+from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.demo.serve import EXTENDED, Serve
 from ckpt_transport_vllm.server import VllmServer

@@ -7,7 +7,7 @@ import torch
 
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_fp8.scheme import Scheme
-from tests.unit.test_fp8_quantized import CPU, NAME, SCHEMES, bytes_of, target, weight
+from tests.unit.adapters.test_fp8_quantized import CPU, NAME, SCHEMES, bytes_of, target, weight
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 """Importing vLLM warns of what it does itself."""

@@ -13,7 +13,7 @@ from typing import Self
 import httpx
 import msgspec
 
-from ckpt_transport.session.endpoints import client_of
+from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_vllm.demo.serve import COMPLETIONS, greedy
 
 TIMEOUT = 60.0

@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.demo.display import Display
 from ckpt_transport.errors import CkptTransportError
-from ckpt_transport.store.directory import from_directory
 from ckpt_transport_vllm.demo import report
 from ckpt_transport_vllm.demo.clients import Clients
 from ckpt_transport_vllm.demo.result import Answers, Updated

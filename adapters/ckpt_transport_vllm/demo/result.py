@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from ckpt_transport.session.fleet import FleetReport
+from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_vllm.demo.clients import Completion
 from ckpt_transport_vllm.demo.serve import Serve
 

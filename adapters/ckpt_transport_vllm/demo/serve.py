@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 from ckpt_transport.memory.segment import SHM
-from ckpt_transport.session.endpoints import client_of
+from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_vllm.server import EXTENSION, VllmServer
 
 START_SECONDS = 240.0

@@ -7,7 +7,7 @@ import torch
 from ckpt_transport.memory import Buffer, MemoryKind, Segment
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import Broken, Rank
-from ckpt_transport.transport import Span
+from ckpt_transport.transports.interface import Span
 
 MIB = 1024**2
 SIZES = (0, 1, 2, 3, 255, 256, 257, 4097, 65537, MIB + 1, 6 * MIB + 5)

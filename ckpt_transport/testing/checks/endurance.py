@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ckpt_transport.testing.check import LONG_DEADLINE, check
 from ckpt_transport.testing.checks.scale import around
 from ckpt_transport.testing.harness import Lane, Rank
-from ckpt_transport.transport import Receipt, Span, Transfer
+from ckpt_transport.transports.interface import Receipt, Span, Transfer
 
 SLOT = 401
 SLOTS = 8

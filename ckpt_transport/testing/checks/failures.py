@@ -9,7 +9,7 @@ from functools import partial
 from ckpt_transport.errors import TransferError, TransportError
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import Broken, Lane, Rank, refuses
-from ckpt_transport.transport import Span, Transfer
+from ckpt_transport.transports.interface import Span, Transfer
 
 MIB = 1024**2
 REASON = "the reason of rank %d is that this is a test"

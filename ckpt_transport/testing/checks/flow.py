@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import POLLS, Lane, Rank
-from ckpt_transport.transport import Completion, Receipt, Span, Transfer
+from ckpt_transport.transports.interface import Completion, Receipt, Span, Transfer
 
 MIB = 1024**2
 

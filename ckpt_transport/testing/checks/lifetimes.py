@@ -13,7 +13,7 @@ from ckpt_transport.errors import EndpointClosedError, RegionBusyError, Transfer
 from ckpt_transport.memory import Buffer
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import Broken, Lane, Rank, refuses
-from ckpt_transport.transport import Availability, Span, Transport
+from ckpt_transport.transports.interface import Availability, Span, Transport
 
 SIZE = 40_009
 CYCLES = 8

@@ -7,7 +7,7 @@ import torch
 from ckpt_transport.memory import fence
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import Broken, Lane, Rank
-from ckpt_transport.transport import Span, Transfer
+from ckpt_transport.transports.interface import Span, Transfer
 
 NBYTES = 1024**2 + 5
 LATE_CYCLES = 200_000_000

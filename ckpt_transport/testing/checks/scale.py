@@ -12,7 +12,7 @@ import torch
 from ckpt_transport.memory import Buffer, MemoryKind
 from ckpt_transport.testing.check import LONG_DEADLINE, check
 from ckpt_transport.testing.harness import Lane, Rank
-from ckpt_transport.transport import Span
+from ckpt_transport.transports.interface import Span
 
 MIB = 1024**2
 GIB = 1024**3

@@ -14,9 +14,9 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import RegistrationError, TransferTimeout, TransportError
-from ckpt_transport.families import MessageEndpoint, Poll
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.transport import (
+from ckpt_transport.transports import MessageEndpoint, Poll
+from ckpt_transport.transports.interface import (
     Availability,
     Control,
     Descriptor,

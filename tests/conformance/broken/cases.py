@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckpt_transport.transport import Transport
+from ckpt_transport.transports.interface import Transport
 from ckpt_transport_shm import ShmTransport
 from tests.conformance.broken import others, probes, reading, scale
 from tests.conformance.transports import ReadTransport, SocketTransport

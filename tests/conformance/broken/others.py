@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ckpt_transport.families import Poll
-from ckpt_transport.families.polled import Operation
 from ckpt_transport.memory import Segment
-from ckpt_transport.transport import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports import Poll
+from ckpt_transport.transports.interface import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.polled import Operation
 from ckpt_transport_shm import ShmTransport
 from ckpt_transport_shm.plugin import ShmEndpoint
 from tests.conformance.transports.message import Message, SocketEndpoint, SocketTransport, Tag, Wire

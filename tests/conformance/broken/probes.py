@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from ckpt_transport.transport import Availability
+from ckpt_transport.transports.interface import Availability
 from tests.conformance.transports.one_sided import ReadTransport
 
 

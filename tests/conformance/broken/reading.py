@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import PeerLostError, TransportError
-from ckpt_transport.families import Poll, ReadSpan
-from ckpt_transport.families.agreement import Agreement
 from ckpt_transport.memory import Buffer
 from ckpt_transport.testing.wrappers import ForwardingReceipt
-from ckpt_transport.transport import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports import Poll, ReadSpan
+from ckpt_transport.transports.agreement import Agreement
+from ckpt_transport.transports.interface import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
 from tests.conformance.transports.one_sided import ReadEndpoint, ReadTransport
 
 

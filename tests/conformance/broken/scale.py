@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from ckpt_transport.families import Poll, ReadSpan
 from ckpt_transport.memory import Buffer
-from ckpt_transport.transport import Control, Descriptor, Group, Transfer
+from ckpt_transport.transports import Poll, ReadSpan
+from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
 from tests.conformance.transports.one_sided import Address, ReadEndpoint, ReadTransport
 
 MIB = 1024**2

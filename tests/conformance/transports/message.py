@@ -16,9 +16,9 @@ from typing import ClassVar
 import torch
 
 from ckpt_transport.errors import PeerLostError, TransferError, TransferTimeout
-from ckpt_transport.families import MessageEndpoint, Poll
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.transport import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
+from ckpt_transport.transports import MessageEndpoint, Poll
+from ckpt_transport.transports.interface import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
 
 Tag = tuple[int, int]
 HEADER = struct.Struct("!qqq")

@@ -12,9 +12,9 @@ from typing import ClassVar
 import msgspec
 
 from ckpt_transport.errors import PeerLostError, RegistrationError, TransferError, TransportError
-from ckpt_transport.families import OneSidedEndpoint, Poll, ReadSpan
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.transport import (
+from ckpt_transport.transports import OneSidedEndpoint, Poll, ReadSpan
+from ckpt_transport.transports.interface import (
     Availability,
     Control,
     Descriptor,

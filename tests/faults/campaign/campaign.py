@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from ckpt_transport import registry
 from ckpt_transport.demo.joining import over_the_network
 from ckpt_transport.memory import sweep_leftovers
+from ckpt_transport.transports import registry
 from tests.faults.campaign import participants
 from tests.faults.campaign.disturbance import SIGNALS, Disturbance, Strike
 from tests.faults.campaign.participants import BOUND, Hang, Process, Said, Served

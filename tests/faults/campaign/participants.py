@@ -17,7 +17,7 @@ import torch
 
 from ckpt_transport import Config, Holder, Joiner, ParameterServer
 from ckpt_transport.errors import CkptTransportError, TaintedError
-from ckpt_transport.session.report import Report
+from ckpt_transport.update.report import Report
 from ckpt_transport_torch import attach
 from tests.faults.campaign.witness import Witness, fingerprint, passed
 from tests.fleet import context, started_here

@@ -1,0 +1,9 @@
+"""Where a source keeps the weights it sends: versions, read from files or copied from tensors into reused memory."""
+
+from ckpt_transport.checkpoint.digests import with_digests
+from ckpt_transport.checkpoint.directory import from_path
+from ckpt_transport.checkpoint.loose import Loan
+from ckpt_transport.checkpoint.outline import outline
+from ckpt_transport.checkpoint.store import Progress, Store, StoredVersion
+
+__all__ = ["Loan", "Progress", "Store", "StoredVersion", "from_path", "outline", "with_digests"]

@@ -1,0 +1,29 @@
+"""What the bytes of a stored version are, in a form that holders can compare."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from ckpt_transport.checkpoint.store import StoredVersion
+from ckpt_transport.memory import usable_cores
+
+DIGEST_BYTES = 16
+
+
+def with_digests(stored: StoredVersion) -> StoredVersion:
+    """The same version, whose manifest says the digest of every tensor's bytes.
+
+    BLAKE2b (RFC 7693), about a gigabyte per second on each core; Python lets go of its lock meanwhile.
+    """
+
+    def digest(number: int) -> bytes:
+        tensor = stored.manifest.tensors[number]
+        raw = stored.buffers[tensor.extent].tensor[tensor.offset : tensor.offset + tensor.nbytes]
+        return hashlib.blake2b(raw.numpy().data, digest_size=DIGEST_BYTES).digest()
+
+    with ThreadPoolExecutor(usable_cores(), "ckpt-transport-digest") as threads:
+        digests = tuple(threads.map(digest, range(len(stored.manifest.tensors))))
+    return StoredVersion(msgspec.structs.replace(stored.manifest, digests=digests), stored.buffers)

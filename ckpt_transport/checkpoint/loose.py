@@ -1,0 +1,110 @@
+"""Tensors that a version borrows: they stay where they are, and buckets are gathered from them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ckpt_transport.checkpoint.copier import describe
+from ckpt_transport.checkpoint.given import given_tensors, same_tensors
+from ckpt_transport.checkpoint.pool import lay_out
+from ckpt_transport.checkpoint.watched import Watched
+from ckpt_transport.errors import CheckpointError
+from ckpt_transport.memory import Backing, MemoryKind, fill_runs
+from ckpt_transport.planning.manifest import Conversion, PlacedTensor, TensorSpec
+
+
+class Loose:
+    """An extent that is laid out as a pool of these tensors would be, without the pool.
+
+    Args:
+        tensors: uint8, one-dimensional, contiguous, on any devices.
+        offsets: where each starts in the extent, ascending, in bytes.
+        nbytes: size of the extent.
+        watched: what tells that their owner has changed them.
+    """
+
+    kind = MemoryKind.LOOSE
+
+    def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched) -> None:
+        self._tensors, self._offsets, self._watched = tensors, offsets, watched
+        self.nbytes = nbytes
+        self._devices = {tensor.device for tensor in tensors}
+
+    def only_enqueues(self, device: torch.device) -> bool:
+        return self._devices == {device}
+
+    def fill(self, slot: torch.Tensor, offset: int) -> None:
+        """Gather the bytes from ``offset`` on into ``slot``: one call for all tensors that lie there."""
+        end = offset + slot.numel()
+        targets: list[torch.Tensor] = []
+        sources: list[torch.Tensor] = []
+        for number in range(max(bisect_right(self._offsets, offset) - 1, 0), len(self._tensors)):
+            tensor, starts = self._tensors[number], self._offsets[number]
+            if starts >= end:
+                break
+            first, last = max(offset - starts, 0), min(end - starts, tensor.numel())
+            if first < last:
+                targets.append(slot[starts + first - offset : starts + last - offset])
+                sources.append(tensor[first:last])
+        fill_runs(targets, sources)
+
+    def check(self) -> None:
+        self._watched.check()
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """What a version can be made of that the store does not own.
+
+    Attributes:
+        backing: the one extent; None when this rank has no tensors.
+        tensors: where each of them is in it, with 0 as the extent.
+        conversions: which of them are computed, and how; see :class:`~ckpt_transport.planning.manifest.Manifest`.
+        same: which of them are known to have the same bytes; see the same.
+    """
+
+    backing: Backing | None
+    tensors: Sequence[PlacedTensor]
+    conversions: Sequence[Conversion] = ()
+    same: tuple[tuple[str, ...], ...] = ()
+
+
+def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
+    """An extent over ``tensors``.
+
+    What was enqueued on the current stream of their devices has ended when this returns.
+
+    Raises:
+        CheckpointError: as :func:`~ckpt_transport.checkpoint.given.given_tensors` and
+            :func:`~ckpt_transport.checkpoint.copier.describe`, or the bytes of a tensor do not lie as they are sent.
+    """
+    tensors = given_tensors(tensors)
+    specs: list[TensorSpec] = describe(tensors)
+    check_readable(tensors)
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    offsets, nbytes = lay_out(spec.nbytes for spec in specs)
+    placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
+    flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors.values()]
+    return Loan(
+        Loose(flat, offsets, nbytes, Watched(dict(zip(tensors, flat, strict=True)))), placed, same=same_tensors(tensors)
+    )
+
+
+def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:
+    """
+    Raises:
+        CheckpointError: the bytes of a tensor do not lie in its memory as they are to be sent; names it.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_contiguous():
+            raise CheckpointError(f"tensor '{name}' is not contiguous; lend tensor.contiguous(), or register a copy")
+        if tensor.is_conj() or tensor.is_neg():
+            raise CheckpointError(
+                f"tensor '{name}' is a conjugate or negative view, whose memory holds other values; lend "
+                "tensor.resolve_conj().resolve_neg(), or register a copy"
+            )

@@ -1,0 +1,22 @@
+"""The manifest a checkpoint will have once it is registered, from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ckpt_transport.checkpoint.checkpoint import CheckpointFile, share
+from ckpt_transport.checkpoint.pool import lay_out
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import Extent, Manifest, PlacedTensor, merge
+
+
+def outline(version: str, files: Sequence[CheckpointFile], sources: int, kind: MemoryKind) -> Manifest:
+    """What ``sources`` source ranks will hold of a checkpoint, each in one pool of ``kind`` memory."""
+    return merge(version, [_shard(version, share(files, rank, sources), rank, kind) for rank in range(sources)])
+
+
+def _shard(version: str, files: Sequence[CheckpointFile], rank: int, kind: MemoryKind) -> Manifest:
+    entries = [entry for file in files for entry in file.tensors]
+    offsets, nbytes = lay_out(entry.nbytes for entry in entries)
+    placed = [PlacedTensor(entry.spec, 0, offset, entry.nbytes) for entry, offset in zip(entries, offsets, strict=True)]
+    return Manifest(version, (Extent(rank, nbytes, kind),) if placed else (), tuple(placed))

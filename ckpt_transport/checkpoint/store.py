@@ -1,0 +1,336 @@
+"""Registered versions: weights in memory that transports can send from."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.checkpoint import copier, reader
+from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
+from ckpt_transport.checkpoint.directory import from_directory
+from ckpt_transport.checkpoint.given import given_tensors, same_tensors
+from ckpt_transport.checkpoint.loose import Loan, borrow
+from ckpt_transport.checkpoint.pool import Pools, lay_out
+from ckpt_transport.errors import ConfigError, StoreError
+from ckpt_transport.memory import Backing, Buffer, MemoryKind, sweep_leftovers
+from ckpt_transport.memory.segment import SHM
+from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all, in the thread that registers, at the start and whenever bytes are there."""
+
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """A version as one rank holds it.
+
+    The memory stays as it is until the version is unregistered, and no region of an endpoint may cover it then. It is
+    the store's, but for lent tensors, which are their owner's.
+
+    Attributes:
+        manifest: this rank's part; it has one extent, the pool, owned by this rank. Tensors are in the order of
+            offsets.
+        extents: what is behind the extent.
+    """
+
+    manifest: Manifest
+    extents: tuple[Backing, ...]
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """Those extents that are one run of memory."""
+        return tuple(extent for extent in self.extents if isinstance(extent, Buffer))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Views of the tensors, by name. They last until the version is unregistered.
+
+        Raises:
+            StoreError: the version is lent: its owner has the tensors.
+        """
+        if len(self.buffers) != len(self.extents):
+            raise StoreError(f"version '{self.manifest.version}' is lent, and its tensors are with their owner")
+        return {
+            place.spec.name: dtypes.as_tensor(
+                self.buffers[place.extent].tensor[place.offset : place.offset + place.nbytes],
+                place.spec.dtype,
+                place.spec.shape,
+            )
+            for place in self.manifest.tensors
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    stored: StoredVersion
+    release: ExitStack
+
+
+class Store:
+    """The versions one rank holds.
+
+    Tensors of files and of memory are copied into one pool per version, each at a multiple of 256 bytes, in the order
+    of files (by name) and bytes, or in that of the mapping. Files are copied wherever they lie, in ``/dev/shm`` too, so
+    that nobody who changes or shortens one changes a version.
+
+    The pool of an unregistered version is kept and reused by the next version of exactly its size. Methods may be
+    called from any thread; registering one version waits for another that is being registered.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        pool: MemoryKind = MemoryKind.SHARED,
+        threads: int | None = None,
+        pinned: bool = False,
+    ) -> None:
+        """Make an empty store; with a shared pool, remove what dead processes of this user left in ``/dev/shm``.
+
+        Args:
+            rank: of this process.
+            world_size: how many ranks share the checkpoints that are registered from files.
+            pool: ``SHARED`` or ``PRIVATE`` host memory.
+            threads: how many read at once; by default one per processor, at most 8.
+            pinned: page-lock registered memory, so that GPUs read it at full speed.
+
+        Raises:
+            ConfigError: an argument is out of range.
+        """
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank is {rank} and must be at least 0 and less than world_size, which is {world_size}")
+        if pool not in (MemoryKind.SHARED, MemoryKind.PRIVATE):
+            raise ConfigError(f"pool is '{pool}' and must be 'shared' or 'private'")
+        if threads is None:
+            threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        if threads < 1:
+            raise ConfigError(f"threads is {threads} and must be at least 1")
+        self._rank = rank
+        self._world_size = world_size
+        self._kind = pool
+        self._pinned = pinned
+        self._pools = Pools(pool)
+        self._versions: dict[str, _Held] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ckpt-transport-store")
+        if pool is MemoryKind.SHARED and SHM.is_dir():
+            sweep_leftovers()
+
+    def register(
+        self,
+        version: str,
+        *,
+        files: Sequence[Path] | None = None,
+        directory: Path | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        progress: Progress | None = None,
+    ) -> StoredVersion:
+        """Load a version. Exactly one of ``files``, ``directory`` and ``tensors`` says from where.
+
+        Args:
+            version: its name, which must be new.
+            files: safetensors files, shared out among the ranks of the world.
+            directory: a Hugging Face checkpoint, shared out among the ranks of the world; see
+                :func:`~ckpt_transport.checkpoint.directory.from_directory` for the files it consists of.
+            tensors: this rank's own, any device, contiguous or not. They are copied; two names of one tensor are two
+                copies.
+            progress: told how far it is. What it raises ends the registration. It must not call the store.
+
+        Returns:
+            This rank's part, which has no extents when the world is larger than the checkpoint has tensors.
+
+        Raises:
+            CheckpointError: a file, an index or a tensor is not what it claims to be.
+            SharedMemoryError: ``/dev/shm`` is missing or too small.
+            StoreError: the name is taken, the store is closed, or not exactly one source is given.
+                After any error the store is as it was, but for a free pool of another size, which is gone.
+        """
+        if sum(source is not None for source in (files, directory, tensors)) != 1:
+            raise StoreError("give exactly one of files, directory and tensors")
+        with self._lock:
+            self._check_free(version)
+            with ExitStack() as undo:
+                release = ExitStack()
+                if tensors is not None:
+                    stored = self._copy(version, tensors, progress, undo, release)
+                else:
+                    found = (
+                        from_directory(Path(directory))
+                        if directory is not None
+                        else from_files([Path(path) for path in files or ()])
+                    )
+                    stored = self._load(version, found, progress, undo, release)
+                undo.pop_all()
+            self._versions[version] = _Held(stored, release)
+            return stored
+
+    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
+        """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
+
+        Changes are noticed as far as :class:`~ckpt_transport.checkpoint.watched.Watched` sees them.
+
+        Args:
+            version: its name, which must be new.
+            tensors: this rank's own, contiguous, on any devices. What is enqueued on the current streams of their
+                devices has ended when this returns. Or what an adapter makes of them.
+
+        Raises:
+            CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
+            StoreError: the name is taken, or the store is closed.
+        """
+        with self._lock:
+            self._check_free(version)
+            loan = tensors if isinstance(tensors, Loan) else self._borrow(tensors)
+            backings = [] if loan.backing is None else [loan.backing]
+            stored = self._stored(version, backings, loan.tensors, loan.conversions, loan.same)
+            self._versions[version] = _Held(stored, ExitStack())
+            return stored
+
+    def _borrow(self, tensors: Mapping[str, torch.Tensor]) -> Loan:
+        holds_nothing = isinstance(tensors, Mapping) and not tensors
+        return Loan(None, ()) if holds_nothing and self._world_size > 1 else borrow(tensors)
+
+    def get(self, version: str) -> StoredVersion:
+        """The version of that name.
+
+        Raises:
+            StoreError: there is none; lists those there are.
+        """
+        return self._held(version).stored
+
+    def unregister(self, version: str) -> None:
+        """Forget a version. Its pool is kept for the next version of the same size.
+
+        No endpoint's region may cover its memory any more.
+
+        Raises:
+            StoreError: there is none of that name; lists those there are.
+        """
+        with self._lock:
+            self._held(version).release.close()
+            del self._versions[version]
+
+    def close(self) -> None:
+        """Release all versions and the free pool. Idempotent."""
+        with self._lock:
+            self._closed = True
+            while self._versions:
+                self._versions.popitem()[1].release.close()
+            self._pools.close()
+            self._executor.shutdown()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_free(self, version: str) -> None:
+        if self._closed:
+            raise StoreError("this store was closed")
+        if not version or not version.isprintable():
+            raise StoreError(f"a version cannot be called {version!r}; give a name of printable characters")
+        if version in self._versions:
+            raise StoreError(f"version '{version}' is registered already; unregister it, or choose another name")
+
+    def _held(self, version: str) -> _Held:
+        held = self._versions.get(version)
+        if held is None:
+            names = ", ".join(f"'{name}'" for name in self._versions) or "none"
+            raise StoreError(f"no version '{version}' is registered; registered: {names}")
+        return held
+
+    def _load(
+        self,
+        version: str,
+        files: Sequence[CheckpointFile],
+        progress: Progress | None,
+        undo: ExitStack,
+        release: ExitStack,
+    ) -> StoredVersion:
+        wanted = [(file, entry) for file in share(files, self._rank, self._world_size) for entry in file.tensors]
+        report = _Report(progress, sum(entry.nbytes for _, entry in wanted))
+        report.start()
+        if not wanted:
+            return self._stored(version, [], [])
+        offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
+        pool = self._take(pool_nbytes, undo, release)
+        placements = [
+            reader.Placement(file, entry, offset) for (file, entry), offset in zip(wanted, offsets, strict=True)
+        ]
+        reader.read(placements, pool, self._executor, report.add)
+        placed = [PlacedTensor(place.entry.spec, 0, place.offset, place.entry.nbytes) for place in placements]
+        return self._stored(version, [pool], placed)
+
+    def _copy(
+        self,
+        version: str,
+        tensors: Mapping[str, torch.Tensor],
+        progress: Progress | None,
+        undo: ExitStack,
+        release: ExitStack,
+    ) -> StoredVersion:
+        tensors = given_tensors(tensors)
+        if not tensors and self._world_size > 1:
+            return self._stored(version, [], [])
+        specs = copier.describe(tensors)
+        offsets, pool_nbytes = lay_out(spec.nbytes for spec in specs)
+        placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
+        report = _Report(progress, sum(tensor.nbytes for tensor in placed))
+        report.start()
+        pool = self._take(pool_nbytes, undo, release)
+        copier.copy(tensors.values(), placed, pool, self._executor, report.add)
+        return self._stored(version, [pool], placed, same=same_tensors(tensors))
+
+    def _take(self, nbytes: int, undo: ExitStack, release: ExitStack) -> Buffer:
+        pool = self._pools.take(nbytes, undo)
+        release.callback(self._pools.give_back, pool)
+        return pool
+
+    def _stored(
+        self,
+        version: str,
+        backings: Sequence[Backing],
+        tensors: Sequence[PlacedTensor],
+        conversions: Sequence[Conversion] = (),
+        same: tuple[tuple[str, ...], ...] = (),
+    ) -> StoredVersion:
+        extents = tuple(Extent(self._rank, backing.nbytes, backing.kind) for backing in backings)
+        stored = StoredVersion(
+            Manifest(version, extents, tuple(tensors), conversions=tuple(conversions), same=same), tuple(backings)
+        )
+        if self._pinned:
+            for buffer in stored.buffers:
+                buffer.pin()
+        return stored
+
+
+class _Report:
+    """Adds up what is done, for a :data:`Progress`."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def start(self) -> None:
+        self.add(0)
+
+    def add(self, nbytes: int) -> None:
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)

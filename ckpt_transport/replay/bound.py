@@ -1,0 +1,86 @@
+"""The tensors that a module has at one time, and whether it still has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+
+import torch
+
+from ckpt_transport.errors import UnwritableError, UpdateError
+from ckpt_transport.replay.bindings import Entry, fingerprint, plain
+
+MOST = 3
+"""Names in a message."""
+
+Look = Callable[[], Mapping[str, torch.Tensor]]
+"""Finds the tensors of a module that matter, by name, anew each time it is called."""
+
+
+class Bound:
+    """The tensors that names of a module are bound to. As long as it lives no other tensor can take their addresses.
+
+    Args:
+        module: whose tensors.
+        look: finds those that matter.
+
+    Attributes:
+        tensors: what was found, by name.
+        memory: the same as plain tensors without history, to be written.
+        stamp: where they lie, and in which form; equal stamps mean equal places.
+    """
+
+    def __init__(self, module: torch.nn.Module, look: Look) -> None:
+        self._look, self._modules = look, list(module.modules())
+        self._names = self._names_now()
+        self.tensors = dict(look())
+        self.memory = {name: plain(tensor) for name, tensor in self.tensors.items()}
+        self.stamp = fingerprint(self.memory)
+        own = {
+            id(tensor) for each in self._modules for tensor in chain(each._parameters.values(), each._buffers.values())
+        }
+        self._registered = all(id(tensor) in own for tensor in self.tensors.values())
+
+    def moved(self) -> list[str]:
+        """Names that are bound to other memory now, to memory in another form, or to none, and those that are new."""
+        if self._registered and self._names == self._names_now() and self._stamp_of(self.tensors) == self.stamp:
+            return []
+        before = {entry[0]: entry for entry in self.stamp}
+        now = {entry[0]: entry for entry in self._stamp_of(self._look())}
+        return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+    def check(self) -> None:
+        """
+        Raises:
+            UpdateError: names are bound to something else.
+        """
+        if moved := self.moved():
+            raise UpdateError(
+                f"{_some(moved)} got other memory while an update was applied, so what was loaded is not used; move, "
+                "convert or replace the tensors of a module between updates"
+            )
+
+    def _names_now(self) -> tuple[list[int], list[int]]:
+        """What every module's names are bound to: how many each has, and which objects these are."""
+        tables = [table for each in self._modules for table in (each._parameters, each._buffers, each._modules)]
+        return list(map(len, tables)), list(map(id, chain.from_iterable(table.values() for table in tables)))
+
+    @staticmethod
+    def _stamp_of(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
+        with torch._C.DisableTorchFunctionSubclass():
+            return fingerprint(tensors)
+
+
+def refuse_unwritable(reasons: Mapping[str, str]) -> None:
+    """
+    Raises:
+        UnwritableError: there is a tensor in ``reasons``; names a few.
+    """
+    if reasons:
+        raise UnwritableError(_some([f"{name} cannot be updated: {reason}" for name, reason in reasons.items()], "; "))
+
+
+def _some(told: Sequence[str], between: str = ", ") -> str:
+    """A few of these, and how many more there are."""
+    more = f" (and {len(told) - MOST} more)" if len(told) > MOST else ""
+    return between.join(told[:MOST]) + more

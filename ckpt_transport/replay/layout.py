@@ -1,0 +1,218 @@
+"""What a loader does with a checkpoint: values only, the same on every machine that runs the same loader."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from functools import cached_property
+
+import msgspec
+
+from ckpt_transport import dtypes
+from ckpt_transport.planning import TensorSpec
+
+
+class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where the elements of a copy lie in a tensor's memory.
+
+    Attributes:
+        offset: of the first, in bytes from the start of the tensor.
+        strides: of each dimension, in bytes.
+        dtype: safetensors' name of their type.
+    """
+
+    offset: int
+    strides: tuple[int, ...]
+    dtype: str
+
+
+class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Elements of one tensor of the checkpoint that end up in one target; converted where the types differ.
+
+    Attributes:
+        source: index into the layout's sources.
+        target: index into its targets.
+        shape: in elements, of what is copied.
+        read, write: where it lies in the source and in the target.
+    """
+
+    source: int
+    target: int
+    shape: tuple[int, ...]
+    read: Walk
+    write: Walk
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes written."""
+        return math.prod(self.shape) * dtypes.TORCH[self.write.dtype].itemsize
+
+
+class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Elements of a target that the loader sets to a constant."""
+
+    target: int
+    shape: tuple[int, ...]
+    write: Walk
+    value: bool | int | float
+
+
+class Place(enum.StrEnum):
+    """Whose memory an argument of a step is in."""
+
+    SOURCE = "source"
+    TARGET = "target"
+    RESULT = "result"
+
+
+class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref"):
+    """A tensor as a step sees it.
+
+    Attributes:
+        place: what it is a view of.
+        index: which source or target, or which result of an earlier step of the same program.
+        shape: in elements.
+        walk: where they lie in that tensor's memory.
+    """
+
+    place: Place
+    index: int
+    shape: tuple[int, ...]
+    walk: Walk
+
+
+class Named(msgspec.Struct, frozen=True, array_like=True, tag="named"):
+    """An argument with a name: a ``dtype``, ``memory_format`` or ``layout`` of torch, or the targets' ``device``."""
+
+    kind: str
+    name: str
+
+
+class Items(msgspec.Struct, frozen=True, array_like=True, tag="items"):
+    """A list or tuple of arguments."""
+
+    items: tuple[Argument, ...]
+
+
+Argument = None | bool | int | float | str | Ref | Named | Items
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """One operation of torch.
+
+    Attributes:
+        op: its name with overload, as ``aten::exp.default``.
+        args, kwargs: what it is called with.
+        results: numbers of the results that it makes; empty when it writes its first argument.
+    """
+
+    op: str
+    args: tuple[Argument, ...]
+    kwargs: dict[str, Argument]
+    results: tuple[int, ...]
+
+
+class Program(msgspec.Struct, frozen=True, array_like=True):
+    """Operations that must run in this order, once all of ``sources`` are there."""
+
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+    steps: tuple[Step, ...]
+
+
+class Target(msgspec.Struct, frozen=True, array_like=True):
+    """A parameter or buffer.
+
+    Attributes:
+        name: its name in the module.
+        also: other names of the same memory: tied weights.
+        dtype: safetensors' name of its type.
+        shape, strides: in elements.
+        parameter: it is a parameter, not a buffer.
+    """
+
+    name: str
+    also: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    parameter: bool
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor that only the loader itself can load, and why.
+
+    Attributes:
+        place: SOURCE or TARGET.
+        index: into the layout's sources or targets.
+        reason: in words.
+    """
+
+    place: Place
+    index: int
+    reason: str
+
+
+class Gap(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes of a target that the loader does not write, and why that is right."""
+
+    target: int
+    nbytes: int
+    reason: str
+
+
+class Layout(msgspec.Struct, frozen=True, dict=True):
+    """Which slice of which tensor a loader puts where.
+
+    Attributes:
+        key: what it holds for: see :func:`~ckpt_transport.replay.key.key_of`.
+        sources: the tensors of the checkpoint.
+        targets: the parameters and buffers that can be loaded.
+        copies, fills, programs: all that the loader does. Each byte is written by one of them, or by none.
+        gaps: what none of them writes.
+        unread: sources that the loader was not seen to use.
+        refused: what is not understood; it is in no copy, fill or program.
+    """
+
+    key: str
+    sources: tuple[TensorSpec, ...]
+    targets: tuple[Target, ...]
+    copies: tuple[Copy, ...]
+    fills: tuple[Fill, ...]
+    programs: tuple[Program, ...]
+    gaps: tuple[Gap, ...]
+    unread: tuple[int, ...]
+    refused: tuple[Refusal, ...]
+
+    def encode(self) -> bytes:
+        """The layout as msgpack."""
+        return _encoder.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> Layout:
+        """The layout from msgpack.
+
+        Raises:
+            msgspec.DecodeError: the bytes are not a layout.
+        """
+        return _decoder.decode(data)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the encoded layout, in hexadecimal."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    def name_of(self, place: Place, index: int) -> str:
+        """The name of a source or target."""
+        return (self.sources if place is Place.SOURCE else self.targets)[index].name
+
+    def why(self, limit: int = 3) -> str:
+        """The refusals in one line; empty when there are none."""
+        told = sorted({f"{self.name_of(each.place, each.index)}: {each.reason}" for each in self.refused})
+        more = f" (and {len(told) - limit} more)" if len(told) > limit else ""
+        return "; ".join(told[:limit]) + more
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Layout)

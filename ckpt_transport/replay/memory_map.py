@@ -1,0 +1,145 @@
+"""Whose memory a tensor is in, while a loader is being recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.replay.bindings import plain
+from ckpt_transport.replay.layout import Place, Target, Walk
+from ckpt_transport.replay.standins import StandIns
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A tensor of the checkpoint, the memory of targets, or what an operation made.
+
+    Attributes:
+        place: which of these.
+        index: of the source; of the first target in that memory; of the result.
+    """
+
+    place: Place
+    index: int
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """The same for tensors that share memory, as long as one of them lives."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+class Targets:
+    """Parameters and buffers by their memory; tied ones are one target.
+
+    Args:
+        named: every parameter and buffer, by name.
+        parameters: which names are parameters.
+    """
+
+    def __init__(self, named: Mapping[str, torch.Tensor], parameters: frozenset[str]) -> None:
+        self.tensors: list[torch.Tensor] = []
+        self.values: list[Target] = []
+        self.in_storage: dict[int, list[int]] = {}
+        known: dict[tuple[int, int, torch.Size, tuple[int, ...]], int] = {}
+        for name, tensor in named.items():
+            tensor = plain(tensor)
+            storage = storage_key(tensor)
+            same = storage, begin_of(tensor), tensor.shape, tensor.stride()
+            if tensor.numel() and same in known:
+                index = known[same]
+                first = self.values[index]
+                self.values[index] = Target(
+                    first.name,
+                    (*first.also, name),
+                    first.dtype,
+                    first.shape,
+                    first.strides,
+                    first.parameter or name in parameters,
+                )
+                continue
+            known[same] = len(self.values)
+            self.in_storage.setdefault(storage, []).append(len(self.values))
+            self.tensors.append(tensor)
+            dtype = dtypes.name_of(tensor.dtype)
+            self.values.append(Target(name, (), dtype, tuple(tensor.shape), tensor.stride(), name in parameters))
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Where in its storage a target begins and ends, in bytes."""
+        tensor = self.tensors[index]
+        return span(walk_of(tensor), tensor.shape, tensor.itemsize)
+
+    def at(self, storage: int, begin: int, end: int) -> int:
+        """The target in that storage which holds these bytes; the first one when none of them does."""
+        indices = self.in_storage[storage]
+        if len(indices) > 1:
+            for index in indices:
+                first, last = self.span(index)
+                if first <= begin and end <= last:
+                    return index
+        return indices[0]
+
+
+def begin_of(tensor: torch.Tensor) -> int:
+    """Where a tensor starts in its storage, in bytes."""
+    return int(tensor.storage_offset()) * tensor.itemsize
+
+
+def walk_of(tensor: torch.Tensor) -> Walk:
+    """Where the elements of a tensor lie in its storage."""
+    size = tensor.itemsize
+    strides = tuple(stride * size for stride in tensor.stride())
+    return Walk(begin_of(tensor), strides, dtypes.name_of(tensor.dtype))
+
+
+def span(walk: Walk, shape: tuple[int, ...] | torch.Size, itemsize: int) -> tuple[int, int]:
+    """First and last byte (exclusive) that a walk touches."""
+    if 0 in shape:
+        return walk.offset, walk.offset
+    last = sum((count - 1) * stride for count, stride in zip(shape, walk.strides, strict=True))
+    return walk.offset, walk.offset + last + itemsize
+
+
+class MemoryMap:
+    """Finds the owner of any tensor. What it knows of keeps its memory until it is dropped."""
+
+    def __init__(self, standins: StandIns, targets: Targets) -> None:
+        self._standins, self._targets = standins, targets
+        self._owners: dict[int, Owner] = {}
+        self.results: list[torch.Tensor] = []
+        for index, tensor in enumerate(standins.tensors):
+            self._owners[storage_key(tensor)] = Owner(Place.SOURCE, index)
+        for storage, indices in targets.in_storage.items():
+            self._owners[storage] = Owner(Place.TARGET, indices[0])
+
+    def owner(self, tensor: torch.Tensor) -> Owner | None:
+        """Whose memory it is; None when nobody knows."""
+        storage = storage_key(tensor)
+        found = self._owners.get(storage)
+        if found is None and tensor.is_cpu and tensor.numel():
+            at = self._standins.at(tensor.data_ptr())
+            return None if at is None else Owner(Place.SOURCE, at[0])
+        if found is not None and found.place is Place.TARGET and len(self._targets.in_storage[storage]) > 1:
+            begin, end = span(walk_of(tensor), tensor.shape, tensor.itemsize)
+            return Owner(Place.TARGET, self._targets.at(storage, begin, end))
+        return found
+
+    def walk(self, tensor: torch.Tensor, owner: Owner) -> Walk:
+        """Where its elements lie in the owner's memory."""
+        walk = walk_of(tensor)
+        start = 0
+        if owner.place is Place.TARGET:
+            start = begin_of(self._targets.tensors[owner.index])
+        elif owner.place is Place.SOURCE and storage_key(tensor) not in self._owners:
+            at = self._standins.at(tensor.data_ptr())
+            assert at is not None
+            return Walk(at[1], walk.strides, walk.dtype)
+        return Walk(walk.offset - start, walk.strides, walk.dtype)
+
+    def add_result(self, tensor: torch.Tensor) -> int:
+        """Take the memory of ``tensor`` as a new result."""
+        self.results.append(tensor)
+        self._owners[storage_key(tensor)] = Owner(Place.RESULT, len(self.results) - 1)
+        return len(self.results) - 1

@@ -1,0 +1,215 @@
+"""From a loader to its layout."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from ckpt_transport.errors import RecordingError
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.replay.bindings import Bindings
+from ckpt_transport.replay.coverage import check
+from ckpt_transport.replay.layout import Copy, Layout, Place, Program
+from ckpt_transport.replay.memory_map import Owner, Targets, storage_key
+from ckpt_transport.replay.programs import gather
+from ckpt_transport.replay.recorder import Recorder
+from ckpt_transport.replay.refused_writes import RefusedWrites
+from ckpt_transport.replay.refusing import refusing, touched
+from ckpt_transport.replay.standins import StandIns
+
+Load = Callable[[Iterable[tuple[str, torch.Tensor]]], object]
+"""A loader: takes (name, whole tensor) pairs and copies what it wants of them."""
+
+
+class LoaderFailedError(RecordingError):
+    """The loader raised an error on stand-ins."""
+
+
+class RefusedWriteError(LoaderFailedError):
+    """It did so because it may not write a tensor of the module."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A layout, and what it was made from besides the loader.
+
+    Attributes:
+        layout: what the loader does.
+        guards: tensors whose values the loader looked at, and what they were; others may make another layout.
+        written: targets that the loader writes, or may write, by index.
+        rebound: names that it binds to other tensors.
+        astray: memory that is not the module's and that sources are written to: its key, and these sources.
+    """
+
+    layout: Layout
+    guards: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+    written: frozenset[int] = frozenset()
+    rebound: frozenset[str] = frozenset()
+    astray: tuple[tuple[int, frozenset[int]], ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the tensors that the loader looked at are as they were."""
+        return all(torch.equal(tensor, before) for tensor, before in self.guards)
+
+
+def key_of(module: torch.nn.Module, specs: Sequence[TensorSpec], *context: str) -> str:
+    """What a layout holds for, as a hash: the tensors of a checkpoint, those of a module, and its engine.
+
+    Args:
+        module: its parameters and buffers count by name, type and geometry.
+        specs: the tensors of the checkpoint.
+        context: configuration of the model, version of the engine, parallel layout: whatever else decides.
+    """
+    bound = Bindings(module)
+    have = [
+        (name, str(tensor.dtype), tuple(tensor.shape), tensor.stride(), name in bound.parameters)
+        for name, tensor in bound.tensors.items()
+    ]
+    return hashlib.sha256(msgspec.msgpack.encode([list(context), list(specs), have])).hexdigest()
+
+
+def record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key: str = "") -> Recording:
+    """Run ``load`` twice on stand-ins for the checkpoint's tensors and return what it did.
+
+    The loader sees host tensors of the right types and shapes that hold zeros. No value of a target changes, as long as
+    all that the loader does goes through torch. Names that it binds to other tensors are put back.
+
+    Args:
+        module: what it loads into; may be on the ``meta`` device.
+        load: the loader. For one that counts its calls, this is like two updates.
+        specs: what a version brings.
+        key: see :func:`key_of`.
+
+    Raises:
+        RecordingError: the loader failed on stand-ins, or did two different things.
+    """
+    with _no_collections():
+        first = _record(module, load, specs, key)
+        second = _record(module, load, specs, key)
+    if first.layout != second.layout:
+        why = first.layout.why() or second.layout.why()
+        raise RecordingError("the loader does not do the same each time" + (f"; {why}" if why else ""))
+    return second
+
+
+def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key: str) -> Recording:
+    bound = Bindings(module)
+    targets = Targets(bound.tensors, bound.parameters)
+    standins = StandIns(specs)
+    recorder = Recorder(standins, targets)
+    watch = _Watch(list(standins.tensors))
+    writes = RefusedWrites(recorder.memory)
+    try:
+        with torch.no_grad(), recorder, writes:
+            load((spec.name, tensor) for spec, tensor in zip(specs, standins.tensors, strict=True))
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        if writes.refused is not None:
+            name = targets.values[writes.refused.index].name
+            raise RefusedWriteError(f"the loader may not write {name}: {why}", name) from error
+        raise LoaderFailedError(f"the loader failed on stand-ins: {why}") from error
+    finally:
+        changed = bound.changed()
+        bound.put_back()
+    refused = dict(recorder.refused)
+    _refuse_changed(changed, targets, refused)
+    for index in watch.kept():
+        refused.setdefault(Owner(Place.SOURCE, index), "is kept by the loader after it has returned")
+    for result in _Watch(recorder.memory.results).kept_results():
+        for index in recorder.origins[result]:
+            refused.setdefault(Owner(Place.SOURCE, index), "is in something that the loader keeps")
+    writers = gather(recorder.events, recorder.rewritten)
+    coverage = check(targets, writers, [spec.name for spec in specs])
+    for target, reason in coverage.clashes.items():
+        refused.setdefault(Owner(Place.TARGET, target), reason)
+    written = {target for writer in writers for target in touched(writer)[1]}
+    for guard in recorder.guards:
+        owner = recorder.memory.owner(guard)
+        if owner is not None and owner.place is Place.TARGET and owner.index in written:
+            refused.setdefault(owner, "is looked at by the loader before it is loaded")
+    everything = Layout(
+        key,
+        tuple(specs),
+        tuple(targets.values),
+        tuple(writer for writer in writers if isinstance(writer, Copy)),
+        coverage.fills,
+        tuple(writer for writer in writers if isinstance(writer, Program)),
+        coverage.gaps,
+        tuple(n for n, spec in enumerate(specs) if spec.nbytes and n not in recorder.used),
+        (),
+    )
+    layout = refusing(everything, {(owner.place, owner.index): reason for owner, reason in refused.items()})
+    looked_at = {storage_key(tensor): tensor for tensor in recorder.guards}
+    memory = [_memory_of(tensor) for tensor in looked_at.values()]
+    return Recording(
+        layout,
+        tuple((tensor, tensor.clone()) for tensor in memory),
+        frozenset(written | recorder.written),
+        frozenset(changed),
+        tuple(recorder.astray),
+    )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep the garbage collector from looking through an engine's process each time that some notes were taken."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _memory_of(tensor: torch.Tensor) -> torch.Tensor:
+    """All that a tensor is a view of, as bytes."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owner, str]) -> None:
+    index = {name: n for n, target in enumerate(targets.values) for name in (target.name, *target.also)}
+    for name in changed:
+        if name not in index:
+            raise RecordingError(f"the loader adds {name} to the module")
+        refused.setdefault(Owner(Place.TARGET, index[name]), "is bound to another tensor by the loader")
+
+
+class _Watch:
+    """Finds out who else holds tensors: objects by Python's count of references, memory by torch's."""
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self._tensors = tensors
+        self._before = [self._holders(n) for n in range(len(tensors))]
+
+    def _holders(self, index: int) -> tuple[int, int]:
+        storage = self._tensors[index].untyped_storage()._cdata
+        return sys.getrefcount(self._tensors[index]), torch._C._storage_Use_Count(storage)
+
+    def kept(self) -> list[int]:
+        """Tensors that have more holders than when the watch began."""
+        held = [n for n, before in enumerate(self._before) if self._holders(n) > before]
+        if held:
+            gc.collect()
+            held = [n for n in held if self._holders(n) > self._before[n]]
+        return held
+
+    def kept_results(self) -> list[int]:
+        """Tensors that have holders besides the list they were given in."""
+        if not self._tensors:
+            return []
+        alone = _Watch([torch.empty(1, device="meta")])._before[0]
+        self._before = [alone] * len(self._tensors)
+        return self.kept()

@@ -1,0 +1,329 @@
+"""Watches a loader's operations on stand-ins and notes what they do. Nothing it notes is carried out.
+
+A loader is Python that cuts, joins and copies tensors, so all it does to them passes through torch's dispatcher
+(:class:`torch.utils._python_dispatch.TorchDispatchMode`). Views need no note: any tensor's memory, offset and strides
+say what it is a view of. Copies into a target are noted; operations that make or change tensors on the way become
+steps of a program, their results on the ``meta`` device. What an allow-list does not hold is *murky*: it does no harm
+until it is written to a target, or a value is read out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ckpt_transport import dtypes
+from ckpt_transport.replay.arguments import encode
+from ckpt_transport.replay.layout import Copy, Fill, Place, Ref, Step
+from ckpt_transport.replay.memory_map import MemoryMap, Owner, Targets, storage_key
+from ckpt_transport.replay.runs import TooFineError, intervals, merged, remainder, runs
+from ckpt_transport.replay.standins import StandIns
+
+aten = torch.ops.aten
+
+MAKES = frozenset(
+    op
+    for packet in (
+        aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.zeros,
+        aten.zeros_like, aten.new_zeros, aten.ones, aten.ones_like, aten.new_ones, aten.full, aten.full_like,
+        aten.new_full, aten.arange, aten.eye, aten._to_copy, aten.clone, aten.cat, aten.stack, aten.flip, aten.roll,
+        aten.repeat, aten.constant_pad_nd, aten.index_select, aten.amax, aten.amin,
+    )
+    for op in (getattr(packet, name) for name in packet.overloads())  # type: ignore[no-untyped-call]
+)  # fmt: skip
+"""Operations that make a new tensor, the same bits each time from the same bits; element-wise ones are known by tag."""
+
+WRITES = frozenset({aten.copy_.default, aten.fill_.Scalar, aten.zero_.default})
+
+Event = Copy | Fill | Step
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """One recording.
+
+    Attributes:
+        events: what the loader did, in order.
+        refused: sources and targets that something was done with which is not understood, with the first reason.
+        used: sources that were seen to be used.
+        origins: for each result, the sources it comes from.
+        rewritten: targets that steps read and write again.
+        guards: tensors whose values the loader looked at, and that belong to nobody.
+        written: targets that were written, or may have been.
+        astray: memory that is not the module's and that sources were written to: its key, and these sources.
+    """
+
+    def __init__(self, standins: StandIns, targets: Targets) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.events: list[Event] = []
+        self.refused: dict[Owner, str] = {}
+        self.used: set[int] = set()
+        self.origins: list[frozenset[int]] = []
+        self.rewritten: set[int] = set()
+        self.guards: list[torch.Tensor] = []
+        self.written: set[int] = set()
+        self.astray: list[tuple[int, frozenset[int]]] = []
+        self._murky: dict[int, str] = {}
+        self._targets = targets
+        self.memory = MemoryMap(standins, targets)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten.copy_.default:
+            return self._copy(*args)
+        if func.is_view:
+            return func(*args, **kwargs)
+        if func._schema.is_mutable or func.namespace not in ("aten", "prims", "prim"):
+            return self._write(func, args, kwargs)
+        if torch.Tag.data_dependent_output in func.tags:
+            self._look(func, args, kwargs)
+            return func(*_zeros_for_meta(args), **_zeros_for_meta(kwargs))
+        return self._compute(func, args, kwargs)
+
+    # -- what operations do ---------------------------------------------------------------------------------------
+
+    def _copy(self, written: torch.Tensor, read: torch.Tensor, *_: Any) -> torch.Tensor:
+        to, of = self.memory.owner(written), self.memory.owner(read)
+        if to is None or to.place is not Place.TARGET or of is None or of.place is not Place.SOURCE:
+            result: torch.Tensor = self._write(aten.copy_.default, (written, read), {})
+            return result
+        if read.is_conj() or read.is_neg() or written.is_conj() or written.is_neg():
+            self.written.add(to.index)
+            self._refuse("is copied from a lazily conjugated or negated view", to, of)
+            return written
+        read = read.expand(written.shape)
+        self.used.add(of.index)
+        walks = self.memory.walk(read, of), self.memory.walk(written, to)
+        self.events.append(Copy(of.index, to.index, tuple(written.shape), *walks))
+        return written
+
+    def _write(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operation that writes arguments: note it if it writes its first argument only, and is understood."""
+        if torch.Tag.inplace_view in func.tags and func.__name__.split(".")[0] not in ("set_", "resize_"):
+            return func(*args, **kwargs)
+        owned = [owner for tensor in _tensors(args, kwargs) if (owner := self.memory.owner(tensor)) is not None]
+        if not owned:
+            return func(*args, **kwargs)
+        name = str(func)
+        written = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        to = None if written is None else self.memory.owner(written)
+        returned = func._schema.returns
+        if func.namespace != "aten" or len(returned) != 1 or not name.split(".")[1].endswith("_"):
+            self.written |= {owner.index for owner in owned if owner.place is Place.TARGET}
+            self._refuse(f"goes through {name}, which may write any of its arguments", *owned)
+            return written
+        assert written is not None
+        if to is None:
+            if any(owner.place is not Place.TARGET for owner in owned):
+                self.astray.append((storage_key(written), self._sources(owned)))
+                self._refuse("is written to a tensor that is neither a parameter nor a buffer", *owned)
+            else:
+                self._refuse("is read before it is loaded", *owned)
+            return written
+        if to.place is Place.SOURCE:
+            self._refuse(f"is overwritten by the loader itself, by {name}", *owned)
+            return written
+        if to.place is Place.TARGET:
+            self.written.add(to.index)
+        constant = _constant(func, args, self.memory)
+        if constant is not None:
+            func, args, kwargs = aten.fill_.Scalar, (written, constant), {}
+            if to.place is Place.TARGET:
+                walk = self.memory.walk(written, to)
+                self.events.append(Fill(to.index, tuple(written.shape), walk, constant))
+                return written
+        reason = self._reason(func, [*args[1:], *kwargs.values()])
+        if func is not aten.copy_.default and func not in WRITES and not reason and to.place is Place.TARGET:
+            reason = self._reason(func, [written])
+        if to.place is Place.TARGET and reason:
+            self._refuse(reason, to, *owned)
+            return written
+        if to.place is Place.RESULT:
+            if self._constants(owned):
+                func(*args, **kwargs)
+            self._derive(to.index, owned, reason)
+        self._step(func, args, kwargs, ())
+        return written
+
+    def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tensors = list(_tensors(args, kwargs))
+        owned = [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
+        if tensors and not owned:
+            return func(*args, **kwargs)
+        if owned and all(owner.place is Place.TARGET for owner in owned) and not self._loaded(tensors):
+            self._guard(tensors)
+            return func(*args, **kwargs)
+        reason = self._reason(func, [*args, *kwargs.values()])
+        if self._constants(owned) and not reason:
+            output = func(*args, **kwargs)
+        else:
+            placed = {"device": torch.device("meta")} if "device" in kwargs else {}
+            output = func(*_on_meta(args), **_on_meta({**kwargs, **placed}))
+        made = list(_tensors((output,), {}))
+        if all(self.memory.owner(tensor) is not None for tensor in made):
+            return output
+        numbers = []
+        for tensor in made:
+            numbers.append(self.memory.add_result(tensor))
+            self.origins.append(frozenset())
+            self._derive(numbers[-1], owned, reason)
+        self._step(func, args, kwargs, tuple(numbers))
+        return output
+
+    def _look(self, func: Any, args: Any, kwargs: Any) -> None:
+        """A value is read out of a tensor, so what the loader does next may depend on it."""
+        tensors = list(_tensors(args, kwargs))
+        owned = [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
+        if owned and all(owner.place is Place.TARGET for owner in owned) and not self._loaded(tensors):
+            self._guard(tensors)
+        elif not self._constants(owned):
+            self._refuse(f"is looked at by the loader ({func}), which may then do something else", *owned)
+
+    # -- whether it is understood -----------------------------------------------------------------------------------
+
+    def _reason(self, func: Any, values: Any) -> str:
+        """Why what ``func`` makes of ``values`` is not known to be the same each time; empty when it is."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            return f"gets random numbers from {func}"
+        if torch.Tag.pointwise not in func.tags and func not in MAKES and func not in WRITES:
+            return f"goes through {func}, which is not understood"
+        for tensor in _tensors(values, {}):
+            owner = self.memory.owner(tensor)
+            if owner is None:
+                return "is made with a tensor of unknown origin"
+            if owner.place is Place.RESULT and owner.index in self._murky:
+                return self._murky[owner.index]
+            if owner.place is Place.TARGET:
+                if not self._loaded([tensor]):
+                    return "is made with the old value of " + self._targets.values[owner.index].name
+                self.rewritten.add(owner.index)
+        return ""
+
+    def _constants(self, owned: list[Owner]) -> bool:
+        """Whether these are results that depend on nothing, so that their values are at hand."""
+        return all(
+            owner.place is Place.RESULT
+            and not self.origins[owner.index]
+            and owner.index not in self._murky
+            and not self.memory.results[owner.index].is_meta
+            for owner in owned
+        )
+
+    def _loaded(self, tensors: list[torch.Tensor]) -> bool:
+        """Whether all that these views of targets show has been written in this recording."""
+        for tensor in tensors:
+            owner = self.memory.owner(tensor)
+            if owner is None or owner.place is not Place.TARGET:
+                continue
+            walk = self.memory.walk(tensor, owner)
+            try:
+                begin, end = merged(*intervals(_written(self.events, owner.index))[:2])
+                wanted = runs(walk.offset, tensor.shape, walk.strides, tensor.itemsize)
+            except TooFineError:
+                return False
+            if any(remainder(begin, end, start, start + wanted.nbytes) for start in wanted.starts.tolist()):
+                return False
+        return True
+
+    def _derive(self, result: int, owned: list[Owner], reason: str) -> None:
+        """``result`` now depends on these as well."""
+        for owner in owned:
+            if owner.place is Place.RESULT:
+                reason = reason or self._murky.get(owner.index, "")
+        self.origins[result] |= self._sources(owned)
+        if reason:
+            self._murky.setdefault(result, reason)
+
+    def _sources(self, owned: list[Owner]) -> frozenset[int]:
+        """The sources that these are, or were made of."""
+        sources = {owner.index for owner in owned if owner.place is Place.SOURCE}
+        return frozenset(sources).union(*(self.origins[each.index] for each in owned if each.place is Place.RESULT))
+
+    def _refuse(self, reason: str, *owners: Owner) -> None:
+        for owner in owners:
+            if owner.place is Place.RESULT:
+                for source in self.origins[owner.index]:
+                    self.refused.setdefault(Owner(Place.SOURCE, source), self._murky.get(owner.index, "") or reason)
+            else:
+                self.refused.setdefault(owner, reason)
+
+    def _guard(self, tensors: list[torch.Tensor]) -> None:
+        self.guards += [tensor for tensor in tensors if not tensor.is_meta]
+
+    # -- notes ------------------------------------------------------------------------------------------------------
+
+    def _step(self, func: Any, args: Any, kwargs: Any, results: tuple[int, ...]) -> None:
+        def place(tensor: torch.Tensor) -> Ref | None:
+            owner = self.memory.owner(tensor)
+            if owner is None:
+                return None
+            if owner.place is Place.SOURCE:
+                self.used.add(owner.index)
+            return Ref(owner.place, owner.index, tuple(tensor.shape), self.memory.walk(tensor, owner))
+
+        encoded = tuple(encode(value, place) for value in args)
+        named = {name: encode(value, place) for name, value in kwargs.items()}
+        self.events.append(Step(f"{func.namespace}::{func.__name__}", encoded, named, results))
+
+
+def _tensors(args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value, {})
+
+
+def _on_meta(values: Any) -> Any:
+    """The same arguments, tensors replaced by ones of their geometry that have no memory."""
+    return _each(values, lambda tensor: _like(tensor, torch.device("meta")))
+
+
+def _zeros_for_meta(values: Any) -> Any:
+    """The same arguments, with zeros to look at where a tensor has no memory."""
+    return _each(values, lambda one: torch.zeros((), dtype=one.dtype).expand(one.shape) if one.is_meta else one)
+
+
+def _like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if tensor.device == device:
+        return tensor
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+def _each(values: Any, act: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(values, torch.Tensor):
+        return act(values)
+    if isinstance(values, dict):
+        return {name: _each(value, act) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return type(values)(_each(value, act) for value in values)
+    return values
+
+
+def _constant(func: Any, args: Any, memory: MemoryMap) -> bool | int | float | None:
+    """The number that an operation fills its first argument with, if it does that."""
+    if func is aten.zero_.default:
+        return 0
+    if func not in (aten.fill_.Scalar, aten.fill_.Tensor, aten.copy_.default):
+        return None
+    value = args[1]
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.is_meta or memory.owner(value) is not None:
+            return None
+        value = value.item()
+    return value if isinstance(value, (bool, int, float)) else None
+
+
+def _written(events: list[Event], target: int) -> Iterator[Any]:
+    """Runs of bytes of a target that were written so far."""
+    for event in events:
+        if isinstance(event, (Copy, Fill)) and event.target == target:
+            yield runs(event.write.offset, event.shape, event.write.strides, dtypes.TORCH[event.write.dtype].itemsize)
+        elif isinstance(event, Step) and not event.results:
+            written = event.args[0]
+            if isinstance(written, Ref) and written.place is Place.TARGET and written.index == target:
+                yield runs(
+                    written.walk.offset, written.shape, written.walk.strides, dtypes.TORCH[written.walk.dtype].itemsize
+                )

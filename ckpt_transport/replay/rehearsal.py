@@ -1,0 +1,48 @@
+"""Whether running a loader on stand-ins has changed a module that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from ckpt_transport.memory import usable_cores
+from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.replay.memory_map import storage_key
+
+
+class Rehearsal:
+    """Watches the bytes of a module while its loader runs on stand-ins.
+
+    What a loader does through torch is kept from them. What it does past torch, as through NumPy, is not, and is
+    noticed here only when it has happened.
+
+    Attributes:
+        spoiled: the module may not hold what it held before: bytes differ, or a loader is running just now.
+    """
+
+    def __init__(self) -> None:
+        self.spoiled = False
+
+    @contextmanager
+    def watching(self, tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+        """Within the block a loader runs. The memory of ``tensors`` is read once before and once after it."""
+        storages = list({storage_key(each): _bytes_of(each) for each in tensors if not each.is_meta}.values())
+        before = _digests(storages)
+        self.spoiled = True
+        try:
+            yield
+        finally:
+            self.spoiled = _digests(storages) != before
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """All of the memory that a tensor is a view of."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _digests(storages: list[torch.Tensor]) -> list[bytes]:
+    with ThreadPoolExecutor(usable_cores(), "ckpt-transport-digest") as threads:
+        return list(threads.map(lambda raw: as_bytes(digest([raw])), storages))

@@ -1,0 +1,204 @@
+"""Doing what a loader did, to new bytes, without the loader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import Nearby, copy_views
+from ckpt_transport.replay.arguments import decode, operation, view
+from ckpt_transport.replay.layout import Fill, Place, Program, Ref
+from ckpt_transport.replay.memory_map import begin_of
+from ckpt_transport.replay.programs import written_by
+from ckpt_transport.replay.script import Part, Script, Scripts
+from ckpt_transport.replay.strided import BITS, Strided, Viewed, alignment_of, bits_of, ready
+
+
+class Written(NamedTuple):
+    """What one bucket wrote: bytes copied by target, and numbers of programs that were run."""
+
+    copied: Mapping[int, int]
+    programs: Sequence[int]
+
+
+class Replay:
+    """Brings one version in, bucket by bucket.
+
+    Args:
+        scripts: of the layout.
+        tensors: what each target of the layout is now, by its index; only those that a bucket reaches are needed.
+    """
+
+    def __init__(self, scripts: Scripts, tensors: Mapping[int, torch.Tensor]) -> None:
+        layout = scripts.layout
+        self._layout, self._scripts, self._tensors = layout, scripts, tensors
+        self._whole: dict[int, torch.Tensor] = {}
+        self._parts: dict[int, tuple[torch.Tensor, list[int]]] = {}
+        self._waiting = {number: set(program.sources) for number, program in enumerate(layout.programs)}
+        self._needed: dict[int, list[int]] = {}
+        self._nearby: dict[torch.device, Nearby] = {}
+        for number, program in enumerate(layout.programs):
+            for source in program.sources:
+                self._needed.setdefault(source, []).append(number)
+
+    def run(self, script: Script, raw: torch.Tensor, *, lasting: bool = False) -> Written:
+        """Bring one bucket in, and say what that wrote.
+
+        Args:
+            script: made for this bucket.
+            raw: its bytes: uint8, one-dimensional, read-only.
+            lasting: they stay until the last bucket was brought in.
+        """
+        if script.moves:
+            near = self._near(self._tensors[script.moves[0].target].device).bring(raw)
+            self._copy(self._strided(script, near), near)
+        copied: Mapping[int, int] = script.copied
+        for part in script.gathered:
+            if self._take(part, raw):
+                copied = Counter(copied)
+                for copy in self._scripts.copies_of(part.source):
+                    copied[copy.target] += copy.nbytes
+        performed = self._ready_programs()
+        for number in performed:
+            self._perform(self._layout.programs[number])
+        self._tidy(raw, lasting)
+        return Written(copied, performed)
+
+    def fill(self, targets: Container[int]) -> None:
+        """Set what is constant in these targets."""
+        for fill in self._layout.fills:
+            if fill.target in targets:
+                place = Ref(Place.TARGET, fill.target, fill.shape, fill.write)
+                self._find(place, ()).fill_(fill.value)
+
+    def misfits(self) -> list[str]:
+        """Targets in which something is not the constant that :meth:`fill` would set."""
+        fills = self._layout.fills
+        return [self._layout.targets[fill.target].name for fill in fills if not self._is_filled(fill)]
+
+    def _is_filled(self, fill: Fill) -> bool:
+        place = self._find(Ref(Place.TARGET, fill.target, fill.shape, fill.write), ())
+        return torch.equal(place, torch.full_like(place, fill.value))
+
+    def finish(self) -> None:
+        """
+        Raises:
+            RecordingError: something waits for a tensor that did not come.
+        """
+        for number, missing in self._waiting.items():
+            if missing and self._layout.programs[number].sources:
+                name = self._layout.sources[min(missing)].name
+                raise RecordingError(f"{name} did not come, which the loader needs")
+
+    def writes(self, script: Script, raw: torch.Tensor) -> list[torch.Tensor]:
+        """Everything that :meth:`run` would write now, as integers; different tensors share no memory."""
+        places = []
+        for strided in self._strided(script, raw):
+            tensor = self._tensors[strided.target]
+            places.append(Viewed(tensor).at(bits_of(strided.write)))
+        arriving = {part.source for part in script.gathered if self._completes(part)}
+        for number, missing in self._waiting.items():
+            if missing and missing <= arriving:
+                places += self._written(self._layout.programs[number])
+        return places
+
+    # -- moves --------------------------------------------------------------------------------------------------------
+
+    def _near(self, device: torch.device) -> Nearby:
+        return self._nearby.setdefault(device, Nearby(device))
+
+    def _strided(self, script: Script, raw: torch.Tensor) -> Sequence[Strided]:
+        targets = {move.target for move in script.moves}
+        alignment = alignment_of(begin_of(raw), *(begin_of(self._tensors[target]) for target in targets))
+        known = script.ready.get(alignment)
+        if known is None:
+            known = script.ready[alignment] = [ready(move, alignment) for move in script.moves]
+        return known
+
+    def _copy(self, moves: Sequence[Strided], raw: torch.Tensor) -> None:
+        bucket = Viewed(raw)
+        targets = {target: Viewed(self._tensors[target]) for target in {move.target for move in moves}}
+        reads = [bucket.at(move.read) for move in moves]
+        writes = [targets[move.target].at(move.write) for move in moves]
+        if raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
+            copy_views(writes, reads)
+        elif reads:
+            torch._foreach_copy_(writes, reads, non_blocking=True)
+
+    # -- programs -----------------------------------------------------------------------------------------------------
+
+    def _completes(self, part: Part) -> bool:
+        known = self._parts.get(part.source)
+        missing = self._layout.sources[part.source].nbytes if known is None else known[1][0]
+        return part.nbytes == missing
+
+    def _take(self, part: Part, raw: torch.Tensor) -> bool:
+        """Keep a part until the rest of its tensor is there; return whether it is, and what is copied of it was."""
+        nbytes = self._layout.sources[part.source].nbytes
+        piece = raw[part.at : part.at + part.nbytes]
+        if part.nbytes == nbytes:
+            aligned = begin_of(piece) % WORD == 0
+            self._whole[part.source] = piece if aligned else piece.clone()
+        else:
+            buffer, missing = self._parts.setdefault(
+                part.source, (torch.empty(nbytes, dtype=torch.uint8, device=raw.device), [nbytes])
+            )
+            buffer[part.offset : part.offset + part.nbytes].copy_(piece, non_blocking=True)
+            missing[0] -= part.nbytes
+            if missing[0]:
+                return False
+            self._whole[part.source] = self._parts.pop(part.source)[0]
+        if part.source in self._needed:
+            for number in self._needed[part.source]:
+                self._waiting[number].discard(part.source)
+        for copy in self._scripts.copies_of(part.source):
+            source = Ref(Place.SOURCE, copy.source, copy.shape, copy.read)
+            target = Ref(Place.TARGET, copy.target, copy.shape, copy.write)
+            self._find(target, ()).copy_(self._find(source, ()), non_blocking=True)
+        return True
+
+    def _ready_programs(self) -> list[int]:
+        due = [number for number, missing in self._waiting.items() if not missing]
+        for number in due:
+            del self._waiting[number]
+        return due
+
+    def _tidy(self, raw: torch.Tensor, lasting: bool) -> None:
+        """Drop tensors that nothing waits for any more, and copy those that will not last."""
+        for source in list(self._whole):
+            if not any(number in self._waiting for number in self._needed.get(source, ())):
+                del self._whole[source]
+            elif not lasting and self._whole[source].untyped_storage()._cdata == raw.untyped_storage()._cdata:
+                self._whole[source] = self._whole[source].clone()
+
+    def _perform(self, program: Program) -> None:
+        results: list[torch.Tensor] = []
+        device = self._tensors[program.targets[0]].device
+
+        def find(ref: Ref) -> torch.Tensor:
+            return self._find(ref, results)
+
+        for step in program.steps:
+            args = [decode(value, find, device) for value in step.args]
+            kwargs = {name: decode(value, find, device) for name, value in step.kwargs.items()}
+            made = operation(step.op)(*args, **kwargs)
+            if step.results:
+                results += [made] if isinstance(made, torch.Tensor) else list(made)
+
+    def _find(self, ref: Ref, results: Sequence[torch.Tensor]) -> torch.Tensor:
+        if ref.place is Place.SOURCE:
+            return view(self._whole[ref.index], ref)
+        return view(self._tensors[ref.index] if ref.place is Place.TARGET else results[ref.index], ref)
+
+    def _written(self, program: Program) -> Iterator[torch.Tensor]:
+        for ref in written_by(program):
+            tensor = self._find(ref, ())
+            yield tensor.view(BITS[tensor.itemsize])
+
+
+WORD = 16
+"""Programs see tensors whose addresses are multiples of this."""

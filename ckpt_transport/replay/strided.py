@@ -1,0 +1,110 @@
+"""Moves as torch does them: typed views, elements as wide as the geometry allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.replay.memory_map import begin_of
+from ckpt_transport.replay.moves import Move
+
+WIDEST = 8
+"""Bytes of the widest element that bits are copied in."""
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class View(NamedTuple):
+    """A strided view of memory: offset and strides in elements of ``dtype``."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+
+class Viewed:
+    """The memory of a tensor, from where that starts on, of which many views are taken.
+
+    To torch a view of a view costs half of what one of bare memory does.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._storage, self._begin = tensor.untyped_storage(), begin_of(tensor)
+        self._typed: dict[torch.dtype, torch.Tensor] = {}
+
+    def at(self, view: View) -> torch.Tensor:
+        """One of them."""
+        typed = self._typed.get(view.dtype)
+        if typed is None:
+            empty = torch.empty(0, dtype=view.dtype, device=self._storage.device)
+            typed = self._typed[view.dtype] = empty.set_(self._storage, 0, (0,), (1,))
+        return typed.as_strided(view.shape, view.strides, self._begin // view.dtype.itemsize + view.offset)
+
+
+class Strided(NamedTuple):
+    """A move, ready to be done."""
+
+    target: int
+    read: View
+    write: View
+
+
+def ready(move: Move, alignment: int) -> Strided:
+    """``move`` in elements as wide as possible.
+
+    Args:
+        move: what to copy.
+        alignment: a power of two that divides the addresses of bucket and target.
+
+    Raises:
+        ValueError: the memory is not aligned for the types that must be converted.
+    """
+    if move.read_dtype != move.write_dtype:
+        of, to = dtypes.TORCH[move.read_dtype], dtypes.TORCH[move.write_dtype]
+        if alignment % max(of.itemsize, to.itemsize):
+            raise ValueError(f"{move.read_dtype} at an address that is a multiple of {alignment} only")
+        return Strided(
+            move.target,
+            _view(of, move.shape, move.read_strides, move.read),
+            _view(to, move.shape, move.write_strides, move.write),
+        )
+    size = dtypes.TORCH[move.write_dtype].itemsize
+    shape, reads, writes = list(move.shape), list(move.read_strides), list(move.write_strides)
+    run = size
+    if shape and reads[-1] == writes[-1] == size:
+        run *= shape.pop()
+        reads.pop()
+        writes.pop()
+    unit = min(alignment, WIDEST)
+    while any(number % unit for number in (run, move.read, move.write, *reads, *writes)):
+        unit //= 2
+    dtype = BITS[unit]
+    bits = (*shape, run // unit)
+    return Strided(
+        move.target,
+        _view(dtype, bits, (*reads, unit), move.read),
+        _view(dtype, bits, (*writes, unit), move.write),
+    )
+
+
+def _view(dtype: torch.dtype, shape: Sequence[int], strides: Sequence[int], offset: int) -> View:
+    size = dtype.itemsize
+    return View(dtype, tuple(shape), tuple(stride // size for stride in strides), offset // size)
+
+
+def bits_of(view: View) -> View:
+    """The same memory as integers."""
+    return view._replace(dtype=BITS[view.dtype.itemsize]) if view.dtype.itemsize in BITS else view
+
+
+def alignment_of(*offsets: int) -> int:
+    """The largest power of two, at most WIDEST, that divides all of these."""
+    least = WIDEST
+    for offset in offsets:
+        while offset % least:
+            least //= 2
+    return least

@@ -1,0 +1,199 @@
+"""Engines that are driven from outside, by one program at a time: who drives one now, and what it has left behind.
+
+A program claims an engine at one of its sinks, before it pauses or resumes it, and says there what it has begun. The
+sink hears the program's heartbeats: whoever claims the engine next waits while the other lives, and ends what one has
+begun that lives no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox, addresses
+from ckpt_transport.control.messages import Refused
+from ckpt_transport.errors import CkptTransportError, EngineError
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.mailbox import open_mailbox
+
+ASK_AGAIN_SECONDS = 0.25
+"""How often an engine is claimed again that another program drives."""
+MAX_BEGUN, MAX_NAME = 16, 64
+"""What is noted is bounded, whoever sends what."""
+
+
+@dataclass
+class ClaimRecord:
+    """What a sink knows of the program that drives its engine.
+
+    Attributes:
+        holder: the program's mailbox; empty when nobody drives the engine.
+        leader: what people call it.
+        begun: what was begun in the engine and has not been ended, whoever has begun it. Safe to use from any thread.
+    """
+
+    holder: str = ""
+    leader: str = ""
+    begun: set[str] = field(default_factory=set)
+
+    def take(self, sender: str, claim: m.Claim) -> m.Claimed:
+        """Answer a claim; it is the sender's unless another has it."""
+        if self.holder not in ("", sender):
+            return m.Claimed(claim.number, self.leader, ())
+        self.holder, self.leader = sender, claim.leader
+        self._note(claim.begun, claim.ended)
+        return m.Claimed(claim.number, "", tuple(sorted(self.begun)))
+
+    def release(self) -> None:
+        """Nobody drives the engine any more. What was begun and not ended is left to the next."""
+        self.holder = self.leader = ""
+
+    def _note(self, begun: Collection[str], ended: Collection[str]) -> None:
+        self.begun.difference_update(ended)
+        self.begun.update([what for what in begun if len(what) <= MAX_NAME][: MAX_BEGUN - len(self.begun)])
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An engine that this program drives, until :meth:`release`.
+
+    Attributes:
+        engine: what people call it.
+        sink: where it was claimed.
+        leader: what others are told of who drives it.
+        begun: what others had begun there and not ended, when it was claimed.
+    """
+
+    engine: str
+    sink: str
+    leader: str
+    begun: frozenset[str]
+    _claims: Claims
+
+    def begin(self, what: str) -> None:
+        """Say that ``what`` is about to be begun in the engine.
+
+        Raises:
+            EngineError: another program drives it now, or its sink does not answer.
+        """
+        self._claims.note(self, begun=(what,))
+
+    def end(self, what: str) -> None:
+        """Say that ``what`` has been ended; raises as :meth:`begin`."""
+        self._claims.note(self, ended=(what,))
+
+    def check(self) -> None:
+        """Raises as :meth:`begin` when the engine is another's by now."""
+        self._claims.note(self)
+
+    def release(self) -> None:
+        """Let others drive the engine. What was begun and not ended is left to them."""
+        self._claims.release(self.sink)
+
+
+class Claims:
+    """The engines that this program drives. Any thread may call.
+
+    Args:
+        config: deadlines and secret.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._mailbox: Mailbox | None = None
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def take(self, engines: Mapping[str, str], leader: str) -> dict[str, Claim]:
+        """Claim all of ``engines``, in the same order as everybody else does.
+
+        Args:
+            engines: for each, by what people call it, the address of the sink at which it is claimed.
+            leader: what others are told of who drives it.
+
+        Raises:
+            EngineError: another program has driven one for all of ``join_timeout``, or a sink does not answer; names
+                it. Nothing is claimed then.
+        """
+        taken: dict[str, Claim] = {}
+        deadline = time.monotonic() + self._config.join_timeout
+        self._open(all(addresses.stays_on_host(sink) for sink in engines.values()))
+        try:
+            for engine, sink in sorted(engines.items(), key=lambda each: each[1]):
+                taken[engine] = self._take(engine, sink, leader, deadline)
+        except BaseException:
+            for sink in engines.values():
+                self.release(sink)
+            raise
+        return taken
+
+    def _take(self, engine: str, sink: str, leader: str, deadline: float) -> Claim:
+        while True:
+            left = max(deadline - time.monotonic(), self._config.heartbeat_timeout)
+            claimed = self._ask(engine, sink, leader, timeout=left)
+            if not claimed.leader:
+                return Claim(engine, sink, leader, frozenset(claimed.begun), self)
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"{engine} is driven by {claimed.leader}, which has not ended within "
+                    f"{self._config.join_timeout:g} s (join_timeout); wait for it, or end that process"
+                )
+            time.sleep(ASK_AGAIN_SECONDS)
+
+    def note(self, claim: Claim, begun: tuple[str, ...] = (), ended: tuple[str, ...] = ()) -> None:
+        """See :meth:`Claim.begin`."""
+        claimed = self._ask(claim.engine, claim.sink, claim.leader, begun, ended, self._config.heartbeat_timeout)
+        if claimed.leader:
+            raise EngineError(f"{claim.engine} is driven by {claimed.leader} by now, and is left to it")
+
+    def release(self, sink: str) -> None:
+        """See :meth:`Claim.release`. A sink that is gone is not missed, and one that is another's is not touched."""
+        with self._lock, contextlib.suppress(CkptTransportError):
+            if self._mailbox is not None:
+                self._mailbox.unwatch(sink)
+                self._mailbox.send(sink, m.Release())
+
+    def _ask(
+        self,
+        engine: str,
+        sink: str,
+        leader: str,
+        begun: tuple[str, ...] = (),
+        ended: tuple[str, ...] = (),
+        timeout: float = 0.0,
+    ) -> m.Claimed:
+        with self._lock:
+            mailbox = self._mailbox
+            assert mailbox is not None, "nothing was claimed"
+            self._number += 1
+            mailbox.watch(sink)
+            mailbox.send(sink, m.Claim(self._number, leader, begun, ended))
+            deadline = time.monotonic() + timeout
+            while (received := mailbox.receive(max(deadline - time.monotonic(), 0.0))) is not None:
+                match received[1]:
+                    case m.Claimed(number=self._number) as claimed:
+                        return claimed
+                    case Refused(reason=reason) if received[0] == sink:
+                        raise EngineError(f"{engine} cannot be claimed at its sink {sink}: {reason}")
+        raise EngineError(f"{engine}: its sink {sink} has not answered within {timeout:.0f} s")
+
+    def _open(self, near: bool) -> None:
+        """A mailbox from which heartbeats reach every sink, kept for later updates."""
+        with self._lock:
+            if self._mailbox is not None and not near and self._mailbox.address.startswith("ipc"):
+                self._mailbox.close()
+                self._mailbox = None
+            if self._mailbox is None:
+                address = "" if near else addresses.any_port(self._config.interface)
+                self._mailbox = open_mailbox(address, (m.Claimed,), self._config)
+
+    def close(self) -> None:
+        """Part from all sinks. Idempotent."""
+        with self._lock:
+            if self._mailbox is not None:
+                self._mailbox.close()
+                self._mailbox = None

@@ -1,0 +1,103 @@
+"""Running engines that are driven from outside, each through a control interface of its own.
+
+An adapter registers a :data:`MakeFleet` under the entry point group ``ckpt_transport.engines``; the commands find it
+there by the name of the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from ckpt_transport.config import Config
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.report import Report
+
+GROUP = "ckpt_transport.engines"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetReport:
+    """A committed update of a fleet.
+
+    Attributes:
+        update: of the sinks.
+        steps: seconds that each step took, in order.
+        held: seconds for which each engine held requests, by endpoint; 0 where it was not paused.
+        problems: what went wrong after all had the new version, as an engine that could not be resumed.
+    """
+
+    update: Report
+    steps: dict[str, float]
+    held: dict[str, float]
+    problems: tuple[str, ...] = ()
+
+
+class Updates(Protocol):
+    """What brings versions to sinks: a :class:`ParameterServer`, or a :class:`Joiner`.
+
+    Attributes:
+        rank: of this one among those that make the same calls; rank 0 leads.
+    """
+
+    @property
+    def rank(self) -> int: ...
+
+    def update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report | None: ...
+
+
+class Fleet(Protocol):
+    """Some engines, for one update or many."""
+
+    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
+        """Bring ``version`` of ``server`` to every engine. All ranks of ``server`` call it.
+
+        Returns: what happened, on rank 0; None on the others, which take part in the update and ask no engine.
+
+        Raises:
+            EngineError: an engine's control interface is not there, or refused, or another program has driven the
+                engine for all of ``join_timeout``; nothing has changed.
+            UpdateAbortedError, TaintedError: as :meth:`ParameterServer.update`. Engines on the old version go on
+                serving; tainted ones are left paused. Notes on the error say which.
+        """
+        ...
+
+    def versions(self) -> tuple[str, ...]:
+        """What each engine says it serves; empty when it has no name for it.
+
+        Raises:
+            EngineError: one does not answer.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+MakeFleet = Callable[[Sequence[str], Config, str, bool], Fleet]
+"""Makes a fleet from endpoints, settings, how to pause, and whether the draft models are meant."""
+
+
+def make_fleet(engine: str, endpoints: Sequence[str], config: Config, pause: str, draft: bool) -> Fleet:
+    """The fleet of engines of one kind.
+
+    Raises:
+        ConfigError: no adapter has that name, or two have.
+    """
+    found = [point for point in entry_points(group=GROUP) if point.name == engine]
+    if not found:
+        names = ", ".join(sorted({point.name for point in entry_points(group=GROUP)})) or "none"
+        raise ConfigError(f"no adapter drives engines called '{engine}'; there are: {names}")
+    if len({point.value for point in found}) > 1:
+        who = " and ".join(f"{point.value} of {point.dist.name if point.dist else '?'}" for point in found)
+        raise ConfigError(f"two adapters drive engines called '{engine}': {who}; uninstall one")
+    make: MakeFleet = found[0].load()
+    return make(endpoints, config, pause, draft)

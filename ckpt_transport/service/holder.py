@@ -1,0 +1,125 @@
+"""A holder: keeps a version available to those who join later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from ckpt_transport.checkpoint import Progress, Store, StoredVersion, with_digests
+from ckpt_transport.config import Config
+from ckpt_transport.memory import MemoryKind, visible_devices
+from ckpt_transport.planning import Role
+from ckpt_transport.service import metas
+from ckpt_transport.service.member import InvitedMember
+from ckpt_transport.service.metas import HolderAddress, Metas
+from ckpt_transport.transports.interface import Availability
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.available import uses_devices
+from ckpt_transport.update.bandwidths import bandwidths
+from ckpt_transport.update.follower import Follower
+from ckpt_transport.update.participant import Participant
+
+
+class Holder(InvitedMember):
+    """Serves one version to whoever is brought to it. Exactly one of ``files``, ``directory`` and ``tensors``.
+
+    Args:
+        version: its name.
+        files, directory, tensors: as :meth:`ParameterServer.register`.
+        address: where it can be invited; empty for a new address that only this user can reach.
+        config: by default from the environment.
+        progress: told how much has been read.
+
+    Raises:
+        CheckpointError, SharedMemoryError: as :meth:`ParameterServer.register`.
+        ConfigError, ControlError: the address cannot be had.
+    """
+
+    _kind = "holder"
+
+    def __init__(
+        self,
+        version: str,
+        *,
+        files: Sequence[Path] | None = None,
+        directory: Path | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        address: str = "",
+        config: Config | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(address, config)
+        self._pinned = uses_devices(self.config)
+        self._store = Store(
+            pool=MemoryKind(self.config.pool), threads=self.config.read_threads or None, pinned=self._pinned
+        )
+        try:
+            stored = self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
+            self._stored: StoredVersion = with_digests(stored)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def version(self) -> str:
+        """What it serves."""
+        return self._stored.manifest.version
+
+    @property
+    def label(self) -> str:
+        return f"holder of {self.version} at {self.address}"
+
+    @property
+    def metas(self) -> Metas:
+        """Where this version can be had, for a file."""
+        manifest = self._stored.manifest
+        here = HolderAddress(self.address, self._host())
+        return metas.now(manifest.version, manifest.fingerprint, len(manifest.tensors), manifest.nbytes, [here])
+
+    def _release(self) -> None:
+        super()._release()
+        self._store.close()
+
+    def _refuses(self, invite: m.Invite) -> str:
+        if invite.version == self.version:
+            return ""
+        return f"it holds '{self.version}' now, and '{invite.version}' is asked for; use the file that it wrote last"
+
+    def _follow(self, invite: m.Invite, deadline: float) -> Follower:
+        participant = Participant(self._mailbox, self._table, self._plans, self._stored.extents, None, deadline)
+        return Follower(invite.update, invite.nonce, participant, None, self.config.join_timeout)
+
+    def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join:
+        usable = tuple(name for name, state in states.items() if state.ok)
+        return m.Join(
+            update=invite.update,
+            role=Role.SOURCE,
+            invited=invite.address,
+            uid=self._uid,
+            label=self.label,
+            host=self._host(),
+            budget=self.config.memory_budget,
+            transports=usable,
+            unavailable={name: state.reason for name, state in states.items() if not state.ok},
+            routes=self._table.names,
+            manifest=self._stored.manifest,
+            devices=visible_devices() if self._pinned else (),
+            plan=self._plans.shape,
+            link=self.config.link,
+            bandwidths=bandwidths(usable, self.config),
+        )
+
+    def _served(self) -> m.ServedVersion:
+        return m.ServedVersion(self.label, self.version, "", self._bringing, "", self._watchdog.stuck)
+
+    def _committed(self) -> None:
+        """Others serve it, too."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,143 @@
+"""Bringing engines to a version that others hold."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ckpt_transport.config import Config
+from ckpt_transport.control import addresses
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.planning import Manifest, Role
+from ckpt_transport.service import metas
+from ckpt_transport.service.calls import Calls
+from ckpt_transport.service.metas import Metas
+from ckpt_transport.transports import registry
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.available import check_known, states
+from ckpt_transport.update.coordinator import RouteNames
+from ckpt_transport.update.host import host_name
+from ckpt_transport.update.invitations import Guests
+from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.onlookers import Progress, check_trace, keep_trace
+from ckpt_transport.update.peers import PeerCoordinator
+from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.report import Report
+from ckpt_transport.update.routes import RouteTable
+
+
+class Joiner:
+    """Leads updates from holders to sinks, by P2P, and holds no byte itself.
+
+    All holders send at once, each its share, and sinks pass on to each other where that is faster. Engines that are not
+    named are not touched. Who dies on the way is left out and named in the report. Any thread may call; updates are
+    made one after the other.
+
+    Args:
+        files: where holders can be found, each saved by ``ckpt-transport serve``; all of one version.
+        config: by default from the environment.
+
+    Raises:
+        ConfigError: a file is missing, damaged, of another version than the others, or of a host that is out of reach.
+    """
+
+    def __init__(self, files: Sequence[Path], config: Config | None = None) -> None:
+        self._calls = Calls("Joiner")
+        self.config = config if config is not None else Config.load()
+        self._metas = metas.combine([(str(path), Metas.load(path, self.config)) for path in files])
+        self._where = ", ".join(map(str, files))
+
+    @property
+    def rank(self) -> int:
+        """0: it leads, and nobody follows."""
+        return 0
+
+    @property
+    def version(self) -> str:
+        """What the holders hold."""
+        return self._metas.version
+
+    def update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report:
+        """Bring ``version`` to the sinks.
+
+        Args:
+            version: the one that the holders hold.
+            sinks: addresses; by default those of the configuration.
+            progress: told when all bytes have arrived.
+            before_hold: as in :meth:`ParameterServer.update`.
+
+        Raises:
+            ConfigError: the holders hold another version, or there are no sinks.
+            UpdateAbortedError: it failed and every sink serves what it did before.
+            TaintedError: it failed half-way; names the sinks that must not serve.
+            UsageError: another process made the joiner, or another call has not ended within ``update_timeout``.
+        """
+        with self._calls.one(f"update('{version}')", self.config.update_timeout):
+            return self._update(version, sinks, progress or (lambda done, total: None), before_hold or (lambda: None))
+
+    def _update(
+        self, version: str, sinks: Sequence[str] | None, progress: Progress, before_hold: Callable[[], None]
+    ) -> Report:
+        invited = self.config.sinks if sinks is None else tuple(sinks)
+        if version != self._metas.version:
+            raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._metas.version}'")
+        if not invited or len(set(invited)) != len(invited):
+            raise ConfigError(f"name the sinks that are to join, each once; named: {', '.join(invited) or 'none'}")
+        check_known(self.config)
+        check_trace(self.config)
+        holders = tuple(holder.address for holder in self._metas.holders)
+        near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
+        listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
+        with open_mailbox(listen, m.COORDINATOR, self.config) as mailbox:
+            for address in (*invited, *holders):
+                mailbox.check(address)
+            table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
+            update = secrets.token_hex(8)
+            plans = Plans(self.config.memory_budget)
+            coordinator = PeerCoordinator(update, mailbox, self.config, table, RouteNames(), plans, ())
+            try:
+                report = coordinator.lead(
+                    self._introduce(update),
+                    Guests(1, invited, holders, self._objection),
+                    progress,
+                    before_hold,
+                )
+            finally:
+                for address in (*invited, *holders):
+                    mailbox.send(address, m.Goodbye(nonce=coordinator.nonces.get(address, "")))
+                table.close()
+        keep_trace(report, self.config)
+        return report
+
+    def _introduce(self, update: str) -> m.Join:
+        found = states(self.config)
+        return m.Join(
+            update=update,
+            role=Role.SOURCE,
+            uid=secrets.token_hex(8),
+            label="coordinator",
+            host=self.config.host or host_name(),
+            budget=self.config.memory_budget,
+            transports=tuple(name for name, state in found.items() if state.ok),
+            unavailable={name: state.reason for name, state in found.items() if not state.ok},
+            routes=(),
+            rank=0,
+            manifest=Manifest(self._metas.version, (), ()),
+        )
+
+    def _objection(self, join: m.Join) -> str:
+        """Why a holder is not what the file says."""
+        held = join.manifest
+        if held is not None and (held.version, held.fingerprint) == (self._metas.version, self._metas.fingerprint):
+            return ""
+        return (
+            f"it holds other weights than {self._where} says; the file is stale or was changed: use the one that the "
+            "holder wrote last"
+        )

@@ -1,0 +1,377 @@
+"""Who waits for invitations to updates: what sinks and holders have in common."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from abc import abstractmethod
+from contextlib import suppress
+from hmac import compare_digest
+from typing import Self
+
+import msgspec
+
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.control.messages import Refused
+from ckpt_transport.errors import PeerLostError, PluginError, TransferTimeout, UpdateAbortedError, UsageError
+from ckpt_transport.service.calls import Calls
+from ckpt_transport.service.stuck import MayBeStuck, reason_of
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import Availability
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.available import states_of
+from ckpt_transport.update.challenges import Challenges
+from ckpt_transport.update.follower import Follower, State
+from ckpt_transport.update.host import host_name
+from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.participant import Halted
+from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.routes import RouteTable
+
+TICK_SECONDS = 0.2
+logger = logging.getLogger(__name__)
+
+
+class InvitedMember(MayBeStuck):
+    """Listens at an address and follows one update after the other.
+
+    Args:
+        address: where it can be invited; empty for a new address that only this user can reach.
+        config: deadlines, budget and secret; by default from the environment.
+
+    Drive it with :meth:`start` (a thread of its own) or :meth:`serve` (yours).
+    """
+
+    def __init__(self, address: str = "", config: Config | None = None) -> None:
+        self._calls = Calls(self._kind)
+        self.config = config if config is not None else Config.load()
+        self._mailbox: Mailbox = open_mailbox(address, m.PARTICIPANT, self.config)
+        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
+        self._plans = Plans(self.config.memory_budget)
+        self._uid = secrets.token_hex(8)
+        self._challenges = Challenges()
+        self._coordinator = self._nonce = self._bringing = self._left = ""
+        self._introduction: m.Join | None = None
+        self._follower: Follower | None = None
+        self._give_up_at = 0.0
+        self._watch_over(self.config.heartbeat_timeout)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> str:
+        return self._mailbox.address
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What people call it."""
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Serve on a thread of its own until :meth:`close`.
+
+        Raises:
+            UsageError: it was started already, was closed, or was made in another process.
+        """
+        self._calls.check()
+        if self._thread is not None:
+            raise UsageError(f"this {self._kind} was started already")
+        self._thread = threading.Thread(target=self._serve_on_thread, name=f"ckpt-transport-{self._kind}", daemon=True)
+        self._thread.start()
+        return self
+
+    def serve(self) -> None:
+        """Serve on the caller's thread until :meth:`close` is called from another, or in a signal handler.
+
+        Raises:
+            UsageError: it is served already, was closed, or was made in another process.
+        """
+        with self._calls.one("serve()", 0):
+            self._idle.clear()
+            try:
+                _load_transports()
+                while not self._stopping.is_set():
+                    self._between()
+                    received = self._mailbox.receive(TICK_SECONDS)
+                    self._doomed = ""
+                    with self._watchdog.watching():
+                        if received is not None:
+                            self._heed(*received)
+                        self._check_coordinator()
+                    if self._watchdog.came_back():
+                        self._come_back()
+            finally:
+                try:
+                    with self._watchdog.watching():
+                        if self._follower is not None:
+                            self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
+                        self._release()
+                finally:
+                    self._idle.set()
+                    self._watchdog.stop()
+
+    def _serve_on_thread(self) -> None:
+        with suppress(UsageError):  # it was closed before the thread ran
+            self.serve()
+
+    def close(self) -> None:
+        """Stop serving and release everything. Idempotent.
+
+        Waits until serving has ended, except inside :meth:`serve`, which ends then. Where a call into a library, a
+        loader or the engine does not return, that is logged within two ``heartbeat_timeout`` and 2 s. The address is
+        free then, and what the call may still use is given back when it returns. In a child after a fork nothing
+        happens, because all of it is the parent's.
+        """
+        if self._calls.here:
+            self._stopping.set()
+            if not self._calls.inside:
+                if not self._has_ended():
+                    self._leave_behind()
+                    return
+                with self._calls.last():
+                    self._release()
+                if self._thread is not None:
+                    self._thread.join()
+
+    def _release(self) -> None:
+        """Give back sockets, routes and memory. Idempotent."""
+        self._table.close()
+        self._mailbox.close()
+
+    # -- what differs -------------------------------------------------------------------------------------------
+
+    _kind: str
+
+    @abstractmethod
+    def _refuses(self, invite: m.Invite) -> str:
+        """Why it cannot take part; empty when it can."""
+
+    @abstractmethod
+    def _follow(self, invite: m.Invite, deadline: float) -> Follower: ...
+
+    @abstractmethod
+    def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join: ...
+
+    @abstractmethod
+    def _served(self) -> m.ServedVersion: ...
+
+    @abstractmethod
+    def _committed(self) -> None:
+        """The version is served from now on.
+
+        Raises: why it is not.
+        """
+
+    def _given_up(self, follower: Follower, reason: BaseException) -> bool:
+        """The update has failed; whether a mix of two versions is left."""
+        return False
+
+    def _between(self) -> None:
+        """Something to do between messages."""
+
+    def _answers(self, sender: str, message: Message) -> bool:
+        """Answer what may be asked at any time; whether that was it."""
+        if isinstance(message, m.AskVersion):
+            self._mailbox.answer(self._served())
+            return True
+        return False
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    def _heed(self, sender: str, message: Message) -> None:
+        """Do as one message says, or refuse it: nothing that it says ends this member."""
+        try:
+            self._handle(sender, message)
+        except Exception as error:
+            self._refuse(sender, message, error)
+
+    def _refuse(self, sender: str, message: Message, error: Exception) -> None:
+        kind, reason = type(message).__name__, f"{type(error).__name__}: {error}"
+        logger.warning("%s refuses a message (%s) of %s: %s", self.label, kind, sender, reason)
+        self._mailbox.refuse(reason, getattr(message, "update", ""))
+
+    def _handle(self, sender: str, message: Message) -> None:
+        if self._answers(sender, message):
+            return
+        follower = self._follower
+        match message:
+            case m.Invite():
+                try:
+                    self._consider(sender, message)
+                except UpdateAbortedError as superseded:
+                    self._end(follower, superseded)
+            case m.Goodbye() if self._is_mine(sender, message) and follower is None:
+                self._part_from_coordinator()
+            case Refused(about=about) if follower is not None and (sender, about) == (
+                self._coordinator,
+                follower.update,
+            ):
+                self._end(follower, UpdateAbortedError(f"{sender} refuses: {message.reason}"))
+            case m.Order() if self._may_say(sender, message):
+                if isinstance(message, m.Abort):
+                    self._end(follower, UpdateAbortedError(message.reason))
+                else:
+                    self._step(message)
+
+    def _is_mine(self, sender: str, goodbye: m.Goodbye) -> bool:
+        """Whether it comes from the coordinator of the last update."""
+        return sender == self._coordinator and compare_digest(goodbye.nonce.encode(), self._nonce.encode())
+
+    def _has_left(self, order: m.Order) -> bool:
+        """Whether this member gave up the update before its coordinator could know."""
+        is_meant = order.update == self._left and compare_digest(order.nonce.encode(), self._nonce.encode())
+        return self._follower is None and is_meant
+
+    def _concerns(self, sender: str, order: m.Order) -> bool:
+        """Whether an order is to be followed."""
+        return self._follower is not None and sender == self._coordinator and not self._follower.objection(order)
+
+    def _may_say(self, sender: str, order: m.Order) -> bool:
+        """Whether an order is followed; else its sender is told why not, unless it was told that this member left."""
+        if self._has_left(order):
+            return False
+        if self._follower is None or sender != self._coordinator:
+            objection = f"{self.label} takes part in no update that {sender} leads"
+        else:
+            objection = self._follower.objection(order)
+        if objection:
+            logger.info("%s refuses a message (%s) of %s: %s", self.label, type(order).__name__, sender, objection)
+            self._mailbox.refuse(objection, order.update)
+        return not objection
+
+    def _consider(self, coordinator: str, invite: m.Invite) -> None:
+        """An invitation: it counts when whoever sent it reads what is sent to that address.
+
+        Raises:
+            UpdateAbortedError: the coordinator leads another update by now than the one this member takes part in.
+        """
+        if not self._challenges.is_met(coordinator, invite):
+            nonce = self._challenges.nonce(coordinator, invite.update)
+            self._mailbox.send_once(coordinator, m.Challenge(invite.update, invite.address, nonce))
+            return
+        follower = self._follower
+        if follower is None:
+            self._join(coordinator, invite)
+        elif (coordinator, invite.update, follower.state) == (self._coordinator, follower.update, State.INVITED):
+            assert self._introduction is not None
+            self._mailbox.send(coordinator, msgspec.structs.replace(self._introduction, invited=invite.address))
+        else:
+            reason = f"{self.label} takes part in an update to '{self._bringing}' led by {self._coordinator}"
+            self._mailbox.send_once(coordinator, m.Busy(invite.update, invite.address, reason))
+            if coordinator == self._coordinator and invite.update != follower.update:
+                raise UpdateAbortedError(f"{coordinator} leads another update now")
+
+    def _join(self, coordinator: str, invite: m.Invite) -> None:
+        refusal = self._refuses(invite)
+        if refusal:
+            self._mailbox.send_once(coordinator, m.Failed(invite.update, -1, "JoinError", refusal))
+            return
+        if coordinator != self._coordinator:
+            self._part_from_coordinator()
+        deadline = time.monotonic() + self.config.update_timeout
+        introduction = self._introduce(invite, states_of(invite.transports))
+        self._introduction = msgspec.structs.replace(introduction, nonce=invite.nonce)
+        self._follower = self._follow(invite, deadline)
+        self._coordinator, self._bringing, self._nonce = coordinator, invite.version, invite.nonce
+        self._give_up_at = deadline
+        self._mailbox.watch(coordinator)
+        self._mailbox.send(coordinator, self._introduction)
+
+    def _step(self, order: m.Order) -> None:
+        follower = self._follower
+        assert follower is not None
+        try:
+            if isinstance(order, m.Commit):
+                self._committed()
+                self._leave()
+            answer = follower.answer(order, self._watch)
+        except UpdateAbortedError as aborted:
+            self._end(follower, aborted)
+        except Exception as error:
+            failed = m.Failed(follower.update, follower.rank, type(error).__name__, str(error))
+            self._mailbox.send(self._coordinator, failed)
+            self._end(follower, error)
+        else:
+            if answer is not None:
+                self._mailbox.send(self._coordinator, answer)
+
+    def _watch(self) -> None:
+        """Called while the pipeline runs: serve questions, notice an abort or a dead coordinator."""
+        with self._seen():
+            self._look_around()
+
+    def _look_around(self) -> None:
+        while (received := self._mailbox.receive(0)) is not None:
+            try:
+                self._handle_while_running(*received)
+            except (UpdateAbortedError, Halted):
+                raise
+            except Exception as error:
+                self._refuse(*received, error)
+        self._mailbox.check_alive([self._coordinator])
+        if self._stopping.is_set():
+            raise UpdateAbortedError(f"the {self._kind} was closed")
+
+    def _handle_while_running(self, sender: str, message: Message) -> None:
+        if self._answers(sender, message):
+            return
+        match message:
+            case m.Invite():
+                self._consider(sender, message)
+            case m.Abort() if self._may_say(sender, message):
+                raise UpdateAbortedError(message.reason)
+            case m.Halt() if self._may_say(sender, message):
+                raise Halted(message.reason)
+            case m.Order() if not isinstance(message, m.Abort | m.Halt):
+                self._mailbox.refuse(f"{self.label} is in the middle of something", message.update)
+
+    def _check_coordinator(self) -> None:
+        try:
+            self._mailbox.check_alive([self._coordinator] if self._coordinator else [])
+            if self._follower is not None and time.monotonic() > self._give_up_at:
+                raise PeerLostError(f"the update by {self._coordinator} did not end before its deadline")
+            if self._follower is not None:
+                self._follower.check_patience()
+        except (PeerLostError, TransferTimeout) as lost:
+            if self._follower is not None:
+                self._end(self._follower, lost)
+            self._part_from_coordinator()
+
+    # -- the end of an update -----------------------------------------------------------------------------------
+
+    def _end(self, follower: Follower | None, reason: BaseException) -> None:
+        """The update failed, here or elsewhere."""
+        assert follower is not None
+        self._follower, self._ending, self._doomed = None, follower, reason_of(reason)
+        self._table.abort(reason)
+        tainted = self._given_up(follower, reason)
+        self._left = follower.update
+        self._leave()
+        self._doomed, self._ending = "", None
+        self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, str(reason)))
+
+    def _leave(self) -> None:
+        """The update is over; what was said in it counts no more."""
+        self._follower, self._bringing = None, ""
+        self._challenges.renew()
+
+    def _part_from_coordinator(self) -> None:
+        if self._coordinator:
+            self._table.part()
+            self._mailbox.forget(self._coordinator)
+            self._coordinator = ""
+
+    def _host(self) -> str:
+        return self.config.host or host_name()
+
+
+def _load_transports() -> None:
+    """Import and probe them before somebody waits for it. What is wrong with one is said when it is asked for."""
+    for name in registry.names():
+        with suppress(PluginError):
+            registry.available(name)

@@ -1,0 +1,358 @@
+"""The source side: holds versions and brings them to sinks."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from ckpt_transport.checkpoint import Loan, Store, StoredVersion
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox, addresses
+from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.memory import MemoryKind, visible_devices
+from ckpt_transport.planning import Role
+from ckpt_transport.service.calls import Calls
+from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
+from ckpt_transport.service.subset import check_engines, check_sinks, chosen
+from ckpt_transport.service.world import World
+from ckpt_transport.transports import registry
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.available import check, states, uses_devices
+from ckpt_transport.update.bandwidths import bandwidths
+from ckpt_transport.update.coordinator import Coordinator, RouteNames
+from ckpt_transport.update.host import host_name
+from ckpt_transport.update.invitations import Guests
+from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.onlookers import Progress, check_trace, keep_trace
+from ckpt_transport.update.peers import PeerCoordinator
+from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.report import Report
+from ckpt_transport.update.routes import RouteTable
+from ckpt_transport.update.source import follow
+
+logger = logging.getLogger(__name__)
+
+
+def _quiet(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def _at_once() -> None:
+    """Nothing is to be done before forward passes are held."""
+
+
+class ParameterServer:
+    """One source rank. All ranks make the same calls in the same order.
+
+    Any thread may call. ``update``, ``unregister`` and ``close`` are served one after the other: a call waits until the
+    one that runs has ended, for at most ``update_timeout``. ``register`` and ``lend`` do not wait for an update, only
+    for each other. A child after a fork makes a server of its own; it is refused here.
+
+    Args:
+        config: settings; by default from the environment.
+        rank, world_size: of this source among the sources; by default ``RANK`` and ``WORLD_SIZE`` as torchrun sets
+            them, else 0 of 1.
+
+    Ranks above 0 find rank 0 at ``config.coordinator``, or through the store at ``MASTER_ADDR`` and ``MASTER_PORT``
+    when that is empty. Rank 0 waits for them for ``join_timeout``, and they for rank 0 for ``update_timeout``. A rank
+    whose ``register`` fails, or that an error ends, tells the others, who do not wait then.
+
+    Raises:
+        ConfigError: the rank is not one of the world, or several sources could not find each other.
+    """
+
+    def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
+        self._calls = Calls("ParameterServer")
+        self.config = config if config is not None else Config.load()
+        self._world = World.find(rank, world_size)
+        self.rank, self.world_size = self._world.rank, self._world.size
+        self._store = Store(
+            rank=self.rank,
+            world_size=self.world_size,
+            pool=MemoryKind(self.config.pool),
+            threads=self.config.read_threads or None,
+            pinned=uses_devices(self.config),
+        )
+        self._uid, self._nonce = secrets.token_hex(8), secrets.token_hex(16)
+        self._mailbox: Mailbox | None = None
+        self._table: RouteTable | None = None
+        self._names = RouteNames()
+        self._plans = Plans(self.config.memory_budget)
+        self._partners: dict[str, str] = {}
+        """Sinks of the last update, and the nonce that what is said to each carries."""
+        self._excused: set[str] = set()
+        self._rendezvous = self._meet() if self.world_size > 1 else None
+
+    # -- versions -----------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        version: str,
+        *,
+        files: Sequence[Path] | None = None,
+        directory: Path | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        progress: Progress | None = None,
+    ) -> StoredVersion:
+        """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
+
+        With several source ranks, the ranks share out ``files`` and ``directory``; ``tensors`` are this rank's own, and
+        may be none.
+
+        Args:
+            version: its name.
+            files: safetensors files.
+            directory: a checkpoint as Hugging Face lays it out. Where its index and its files, or two files, do not go
+                together, it is refused.
+            tensors: by name, on any devices; as ``state_dict()`` returns them, but for DTensors, of which the
+                ``full_tensor()`` is needed. What is no tensor under ``_extra_state`` is left out.
+            progress: told how far it is.
+
+        Raises:
+            CheckpointError: the files or tensors are not what they claim to be.
+            SharedMemoryError: ``/dev/shm`` is too small.
+            StoreError: there is a version of that name already.
+            UsageError: the server was closed, or another process made it. All other calls raise it, too.
+        """
+        self._calls.check()
+        with self._excusing(version):
+            return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
+
+    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
+        """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
+
+        Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
+        unregistered. An update looks before and after it sends them, and fails where torch has counted a write, or
+        where some bytes that it compares differ; it does not see single elements that are written past torch, as
+        through ``tensor.data`` or NumPy.
+
+        Args:
+            version: its name.
+            tensors: as those of :meth:`register`, and contiguous; or what an adapter makes of them, as
+                ``ckpt_transport_fp8.quantized``.
+
+        Raises:
+            CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
+            StoreError: there is a version of that name already.
+        """
+        self._calls.check()
+        with self._excusing(version):
+            return self._store.lend(version, tensors)
+
+    @contextmanager
+    def _excusing(self, version: str) -> Iterator[None]:
+        """Within the block a version is taken in; if that fails, the other ranks hear why it is not sent."""
+        try:
+            yield
+        except Exception as error:
+            self._excuse(version, f"it could not take the version in: {type(error).__name__}: {error}")
+            self._excused.add(version)
+            raise
+        if version in self._excused:
+            self._excuse(version, "")
+            self._excused.remove(version)
+
+    def _excuse(self, version: str, reason: str) -> None:
+        if self._rendezvous is not None:
+            try:
+                self._rendezvous.excuse(version, reason)
+            except CkptTransportError as error:
+                logger.warning("the other source ranks cannot be told that this one has failed: %s", error)
+
+    def unregister(self, version: str) -> None:
+        """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
+        with self._calls.one(f"unregister('{version}')", self.config.update_timeout):
+            if self._table is not None:
+                self._table.forget(self._store.get(version).buffers)
+            self._store.unregister(version)
+
+    # -- updates ------------------------------------------------------------------------------------------------
+
+    def update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+        ranks: Sequence[int] | None = None,
+    ) -> Report | None:
+        """Bring ``version`` to every sink, everywhere or nowhere; or to some of them, by P2P.
+
+        Args:
+            version: a registered one.
+            sinks: addresses; by default those of the configuration. Only rank 0 needs to know them.
+            progress: told about the bytes this rank has sent. Its first error is logged, and it is not told any more.
+            before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
+                pause an engine by other means. What it raises aborts the update.
+            ranks: which of ``sinks`` to update, counted from 0; the others are not touched. Such an update goes on when
+                a sink dies, or a source whose bytes another has: the report says who left.
+
+        Returns: what happened, on rank 0; None on the others.
+
+        Raises:
+            UpdateAbortedError: it failed and every sink still serves its old version.
+            TaintedError: it failed half-way; names the sinks that must not serve.
+            StoreError: there is no such version.
+            ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
+            UsageError: another call has not ended within ``update_timeout``, or is one that this thread is in.
+            KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two, or None when every
+                sink serves the new version.
+        """
+        with self._calls.one(f"update('{version}')", self.config.update_timeout):
+            return self._update(version, sinks, progress or _quiet, before_hold or _at_once, ranks)
+
+    def _update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None,
+        progress: Progress,
+        before_hold: Callable[[], None],
+        ranks: Sequence[int] | None,
+    ) -> Report | None:
+        if self.rank > 0:
+            self._follow(self._store.get(version))
+            return None
+        if self._rendezvous is None:
+            return self._lead(version, sinks, progress, before_hold, ranks, lambda address: None)
+        with self._rendezvous.leading(version) as announce:
+            return self._lead(version, sinks, progress, before_hold, ranks, announce)
+
+    def _lead(
+        self,
+        version: str,
+        sinks: Sequence[str] | None,
+        progress: Progress,
+        before_hold: Callable[[], None],
+        ranks: Sequence[int] | None,
+        announce: Callable[[str], None],
+    ) -> Report:
+        stored = self._store.get(version)
+        invited = self.config.sinks if sinks is None else tuple(sinks)
+        check_sinks(invited)
+        leader = Coordinator
+        if ranks is not None:
+            everybody, invited, leader = invited, chosen(invited, ranks), PeerCoordinator
+            if len(invited) < len(everybody):
+                check_engines(everybody, invited, self.config)
+        check(self.config)
+        check_trace(self.config)
+        mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
+        for address in invited:
+            mailbox.check(address)
+        announce(mailbox.address)
+        for address in self._partners.keys() - set(invited):
+            mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
+            mailbox.forget(address)
+        update = secrets.token_hex(8)
+        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
+        join = self._join(update, table, stored)
+        try:
+            report = coordinator.lead(join, self._guests(version, invited), progress, before_hold)
+        finally:
+            known = {**self._partners, **coordinator.nonces}
+            self._partners = {address: known.get(address, "") for address in invited}
+        keep_trace(report, self.config)
+        return report
+
+    def _guests(self, version: str, sinks: tuple[str, ...]) -> Guests:
+        meeting = self._rendezvous
+        if meeting is None:
+            return Guests(1, sinks)
+        return Guests(
+            self.world_size, sinks, expectation=self._world.expectation, absent=lambda: meeting.absent(version)
+        )
+
+    def _follow(self, stored: StoredVersion) -> None:
+        assert self._rendezvous is not None, "a rank above 0 is not alone"
+        coordinator = self._rendezvous.find(stored.manifest.version)
+        mailbox, table = self._open(addresses.stays_on_host(coordinator))
+        join = self._join("", table, stored)
+        follow(mailbox, table, self._plans, stored.extents, coordinator, join, self.config.update_timeout)
+
+    def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
+        found = states(self.config)
+        usable = tuple(name for name, state in found.items() if state.ok)
+        return m.Join(
+            update=update,
+            role=Role.SOURCE,
+            uid=self._uid,
+            nonce=self._nonce,
+            label=f"source {self.rank}",
+            host=self.config.host or host_name(),
+            budget=self.config.memory_budget,
+            transports=usable,
+            unavailable={name: state.reason for name, state in found.items() if not state.ok},
+            routes=table.names,
+            rank=self.rank,
+            manifest=stored.manifest,
+            devices=visible_devices() if uses_devices(self.config) else (),
+            plan=self._plans.shape,
+            link=self.config.link,
+            bandwidths=bandwidths(usable, self.config),
+        )
+
+    # -- where everybody is -------------------------------------------------------------------------------------
+
+    def _open(self, near: bool) -> tuple[Mailbox, RouteTable]:
+        """This rank's mailbox, reachable by everybody in the update, and its routes. Kept while it serves."""
+        if self._mailbox is not None and self._table is not None:
+            if near or not self._mailbox.address.startswith("ipc"):
+                return self._mailbox, self._table
+            self._let_go()
+        address = self.config.coordinator if self.rank == 0 else ""
+        if not address and not near:
+            address = addresses.any_port(self.config.interface)
+        types = m.COORDINATOR if self.rank == 0 else m.PARTICIPANT
+        self._mailbox = open_mailbox(address, types, self.config)
+        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
+        return self._mailbox, self._table
+
+    def _meet(self) -> Rendezvous:
+        """Where the source ranks find each other."""
+        if self.config.coordinator:
+            return AtAddress(self.config.coordinator, self._send_excuse)
+        return InStore(self._world, self.config)
+
+    def _send_excuse(self, version: str, reason: str) -> None:
+        if self.rank > 0:
+            mailbox, _ = self._open(addresses.stays_on_host(self.config.coordinator))
+            mailbox.send(self.config.coordinator, m.Absent(self.rank, version, reason))
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Part from the sinks and free every version. Idempotent.
+
+        Waits until a running call has ended: an update that is broken off may leave sinks tainted. In a child after a
+        fork nothing happens, because all of it is the parent's.
+
+        Raises:
+            UsageError: it is called inside another call, as in ``before_hold`` or a signal handler.
+        """
+        with self._calls.last() as mine:
+            if mine:
+                self._let_go()
+                self._store.close()
+
+    def _let_go(self) -> None:
+        mailbox, table = self._mailbox, self._table
+        self._mailbox = self._table = None
+        if mailbox is not None and table is not None:
+            for address, nonce in self._partners.items():
+                mailbox.send(address, m.Goodbye(nonce=nonce))
+            table.close()
+            mailbox.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and self._calls.here:
+            self._excuse("", f"it was closed after {type(error).__name__}: {error}")
+        self.close()

@@ -1,0 +1,215 @@
+"""How source ranks find each other, and hear why one of them does not come."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+import msgspec
+from torch._C._distributed_c10d import TCPStore
+
+from ckpt_transport.config import Config
+from ckpt_transport.errors import ConfigError, JoinError
+from ckpt_transport.service.interruptible import Patience
+from ckpt_transport.service.torch_store import Answer, SharedStore
+from ckpt_transport.service.world import World
+
+SWIFT_SECONDS, SLOW_SECONDS = 0.002, 0.1
+"""How often it is looked whether rank 0 leads an update: at first, and when that takes long."""
+TELL_SECONDS = 5.0
+"""After so long it is said who is waited for."""
+EXCUSE_SECONDS = 5.0
+"""For so long a rank that has failed looks for others to tell."""
+logger = logging.getLogger(__name__)
+_numbers = itertools.count()
+"""Tells apart the servers that a process makes one after the other; all ranks make the same ones."""
+
+
+class Rendezvous(ABC):
+    """Where source ranks meet. Every method ends within ``join_timeout``, except :meth:`find`."""
+
+    @abstractmethod
+    def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
+        """Within the block, rank 0 leads an update; others are told if it fails.
+
+        Yields: what tells them the coordinator's address.
+        """
+
+    @abstractmethod
+    def find(self, version: str) -> str:
+        """Wait until rank 0 leads an update to ``version``; the coordinator's address.
+
+        Raises:
+            JoinError: it does not within ``update_timeout``, it has given up, or a rank does not take part.
+        """
+
+    @abstractmethod
+    def excuse(self, version: str, reason: str) -> None:
+        """Tell the others why this rank takes no part in updates to ``version``; an empty reason takes that back.
+
+        An empty version means all of them.
+        """
+
+    @abstractmethod
+    def absent(self, version: str) -> dict[int, str]:
+        """The ranks that have said that they do not take part, and why."""
+
+
+class AtAddress(Rendezvous):
+    """At an address that all know. Ranks tell the coordinator there what they have to say.
+
+    What a rank says before rank 0 leads its first update arrives only if the rank lives until then.
+
+    Args:
+        address: where rank 0 listens, once it leads an update.
+        send: sends an excuse to it.
+    """
+
+    def __init__(self, address: str, send: Callable[[str, str], None]) -> None:
+        self._address, self._send = address, send
+
+    @contextmanager
+    def leading(self, version: str) -> Iterator[Callable[[str], None]]:
+        yield lambda address: None
+
+    def find(self, version: str) -> str:
+        return self._address
+
+    def excuse(self, version: str, reason: str) -> None:
+        self._send(version, reason)
+
+    def absent(self, version: str) -> dict[int, str]:
+        return {}
+
+
+class Lead(msgspec.Struct, frozen=True):
+    """Rank 0 leads an update.
+
+    Attributes:
+        token: a new one for each.
+        address: of the coordinator; empty when it was given up before there was one.
+        failure: why it was given up; empty before that.
+    """
+
+    token: str
+    version: str
+    address: str = ""
+    failure: str = ""
+
+
+class Excuse(msgspec.Struct, frozen=True):
+    """A source rank takes no part in updates to ``version`` (empty: in any); with an empty reason it does again."""
+
+    rank: int
+    version: str
+    reason: str
+
+
+class InStore(Rendezvous):
+    """In torch's store at ``MASTER_ADDR`` and ``MASTER_PORT``: torchrun's, a trainer's, else one of rank 0's.
+
+    Raises:
+        ConfigError: these variables are missing, or do not name a port.
+    """
+
+    def __init__(self, world: World, config: Config) -> None:
+        host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+        if not host or not port.isascii() or not port.isdigit() or int(port) >= 1 << 16:
+            raise ConfigError(
+                f"{world.size} sources must find each other: start them with torchrun, which sets MASTER_ADDR and "
+                f"MASTER_PORT, or set 'coordinator' to an address that source rank 0 can listen on; {world.expectation}"
+            )
+        self._world, self._config = world, config
+        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        self._store = SharedStore(
+            host, int(port), may_listen=world.rank == 0 and not agent, hint=f"is it running? {world.expectation}"
+        )
+        prefix = f"ckpt_transport/{next(_numbers)}"
+        self._lead_key, self._absent_key = f"{prefix}/lead", f"{prefix}/absent"
+        self._seen = ""
+        self._excuses: list[Excuse] = []
+
+    @contextmanager
+    def leading(self, version: str) -> Iterator[Callable[[str], None]]:
+        lead = Lead(secrets.token_hex(8), version)
+        try:
+            yield lambda address: self._set(msgspec.structs.replace(lead, address=address))
+        except Exception as error:
+            with suppress(JoinError):
+                self._set(msgspec.structs.replace(lead, failure=f"{type(error).__name__}: {error}"))
+            raise
+
+    def _set(self, lead: Lead) -> None:
+        self._ask(lambda store: store.set(self._lead_key, msgspec.json.encode(lead).decode()))
+
+    def excuse(self, version: str, reason: str) -> None:
+        said = msgspec.json.encode(Excuse(self._world.rank, version, reason)).decode()
+
+        def say(store: TCPStore) -> None:
+            store.set(f"{self._absent_key}/{store.add(self._absent_key, 1)}", said)
+
+        self._ask(say, EXCUSE_SECONDS)
+
+    def absent(self, version: str) -> dict[int, str]:
+        return self._ask(lambda store: self._absent(store, version))
+
+    def _ask(self, act: Callable[[TCPStore], Answer], patience: float = float("inf")) -> Answer:
+        patience = min(patience, self._config.join_timeout)
+        try:
+            return self._store.ask(lambda store, _: act(store), patience, patience)
+        except TimeoutError as error:
+            raise JoinError(
+                f"torch's store does not answer within {patience:g} s; {self._world.expectation}"
+            ) from error
+
+    def _absent(self, store: TCPStore, version: str) -> dict[int, str]:
+        while store.check([f"{self._absent_key}/{len(self._excuses) + 1}"]):
+            said = store.get(f"{self._absent_key}/{len(self._excuses) + 1}")
+            self._excuses.append(msgspec.json.decode(said, type=Excuse))
+        reasons = {excuse.rank: excuse.reason for excuse in self._excuses if excuse.version in ("", version)}
+        return {rank: reason for rank, reason in reasons.items() if reason}
+
+    def find(self, version: str) -> str:
+        patience = self._config.update_timeout
+        deadline = time.monotonic() + patience
+        for wait in (min(TELL_SECONDS, patience), patience):
+            left = min(wait, deadline - time.monotonic())
+            try:
+                lead = self._store.ask(
+                    lambda store, waits: self._wait(store, version, waits), self._config.join_timeout, left
+                )
+            except TimeoutError:
+                logger.warning(
+                    "waiting up to %.0f s more for source rank 0 to lead an update to '%s'; %s",
+                    max(deadline - time.monotonic(), 0.0),
+                    version,
+                    self._world.expectation,
+                )
+                continue
+            if lead.failure:
+                raise JoinError(f"source rank 0 has given up the update to '{version}': {lead.failure}")
+            return lead.address
+        raise JoinError(
+            f"source rank 0 did not lead an update to '{version}' within {patience:g} s (update_timeout); "
+            f"{self._world.expectation}"
+        )
+
+    def _wait(self, store: TCPStore, version: str, patience: Patience) -> Lead:
+        pause = SWIFT_SECONDS
+        while True:
+            if store.check([self._lead_key]):
+                lead = msgspec.json.decode(store.get(self._lead_key), type=Lead)
+                if lead.token != self._seen and lead.version == version:
+                    self._seen = lead.token
+                    return lead
+            for rank, reason in self._absent(store, version).items():
+                raise JoinError(f"source rank {rank} takes no part in the update to '{version}': {reason}")
+            if not patience.pause(pause):
+                raise TimeoutError
+            pause = min(2 * pause, SLOW_SECONDS)

@@ -1,0 +1,71 @@
+"""torch's key-value store, asked so that every wait has a deadline and can be interrupted."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from torch._C._distributed_c10d import TCPStore
+
+from ckpt_transport.errors import JoinError
+from ckpt_transport.service.interruptible import Patience, interruptible
+
+Answer = TypeVar("Answer")
+
+
+class SharedStore:
+    """The store that listens at ``host`` and ``port``, else one that is made there.
+
+    torch blocks in C++ where no signal gets through, so it is called on other threads.
+
+    Args:
+        host, port: of the store.
+        may_listen: make it, if nobody has.
+        hint: what to do where it is not there, for messages.
+    """
+
+    def __init__(self, host: str, port: int, *, may_listen: bool, hint: str) -> None:
+        self._host, self._port, self._may_listen, self._hint = host, port, may_listen, hint
+        self._store: TCPStore | None = None
+
+    def ask(self, act: Callable[[TCPStore, Patience], Answer], patience: float, timeout: float) -> Answer:
+        """What ``act`` returns; it may wait with its second argument, which says when nobody waits for it any more.
+
+        Args:
+            act: asks the store.
+            patience: how many seconds to wait for the store to be there.
+            timeout: how many seconds ``act`` may take.
+
+        Raises:
+            JoinError: the store is not there, or broke.
+            TimeoutError: ``act`` did not end in time.
+        """
+        if self._store is None:
+            self._store = self._connect(patience)
+        store = self._store
+        try:
+            return interruptible(lambda waits: act(store, waits), timeout)
+        except RuntimeError as error:
+            self._store = None
+            raise JoinError(f"torch's store at {self._host}:{self._port} failed: {error}; {self._hint}") from error
+
+    def _connect(self, timeout: float) -> TCPStore:
+        def connect(_: Patience) -> TCPStore:
+            if self._may_listen:
+                with suppress(RuntimeError):  # somebody listens there, as the process group of a trainer
+                    return self._open(timeout, listen=True)
+            return self._open(timeout, listen=False)
+
+        try:
+            return interruptible(connect, timeout)
+        except (RuntimeError, TimeoutError) as error:
+            raise JoinError(
+                f"torch's store at {self._host}:{self._port} (MASTER_ADDR, MASTER_PORT) does not answer within "
+                f"{timeout:g} s; {self._hint}"
+            ) from error
+
+    def _open(self, timeout: float, *, listen: bool) -> TCPStore:
+        patience = datetime.timedelta(seconds=timeout)
+        return TCPStore(self._host, self._port, None, listen, patience, wait_for_workers=False, multi_tenant=listen)

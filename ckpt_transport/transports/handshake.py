@@ -1,0 +1,49 @@
+"""READY and ACK: how a sender lends its memory to its receivers and learns when it has it back."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from ckpt_transport.errors import TransferError
+from ckpt_transport.transports.interface import Completion, Control, Descriptor, Group, MemoryRegion, Transfer
+from ckpt_transport.transports.polled import Operation, PolledEndpoint, Signal, SignalKind
+
+
+class HandshakeEndpoint(PolledEndpoint):
+    """Sends by saying READY to every receiver; terminal when each of them has said ACK."""
+
+    def __init__(self, group: Group, control: Control) -> None:
+        super().__init__(group, control)
+        self._peers: dict[int, Sequence[Descriptor]] = {}
+        self._acks: defaultdict[int, set[int]] = defaultdict(set)
+
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        self._peers = dict(peers)
+
+    def _on_ack(self, receiver: int, seq: int) -> None:
+        self._acks[seq].add(receiver)
+
+    def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
+        self._sources(transfer, regions)
+        self._announce(transfer)
+        used = [regions[span.region] for span in transfer.spans]
+        return Operation(self, transfer, [lambda: self._all_acknowledged(transfer)], used)
+
+    def _all_acknowledged(self, transfer: Transfer) -> bool:
+        if not self._acks[transfer.seq].issuperset(transfer.receivers):
+            return False
+        del self._acks[transfer.seq]
+        return True
+
+    def _acknowledge(self, transfer: Transfer) -> None:
+        self._signal(transfer.sender, Signal(SignalKind.ACK, transfer.seq))
+
+    def _descriptor(self, sender: int, region: int) -> Descriptor:
+        descriptors = self._peers.get(sender, ())
+        if not 0 <= region < len(descriptors):
+            raise TransferError(
+                f"rank {sender} described {len(descriptors)} regions on route {self.group.route}, "
+                f"and the transfer names region {region}"
+            )
+        return descriptors[region]

@@ -1,0 +1,80 @@
+"""Transports where a receiver sees the sender's own memory, so that no byte moves."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ckpt_transport.errors import TransferError
+from ckpt_transport.transports.handshake import HandshakeEndpoint
+from ckpt_transport.transports.interface import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.polled import Operation
+
+POLL_SECONDS = 0.05
+"""READY and ACK are messages, so nothing ends between two of them."""
+
+
+class MappedEndpoint(HandshakeEndpoint):
+    """Write :meth:`~ckpt_transport.transports.interface.Endpoint._describe` and :meth:`_map`.
+
+    A receiver's slot *is* the sender's, and the receiver's release is the sender's completion. Mappings are kept while
+    the sender goes on describing the same memory.
+    """
+
+    poll_seconds = POLL_SECONDS
+
+    def __init__(self, group: Group, control: Control) -> None:
+        super().__init__(group, control)
+        self._mapped: dict[Descriptor, torch.Tensor] = {}
+
+    @abstractmethod
+    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
+        """The sender's region as a uint8 tensor in this process. Called once per descriptor, off the data path."""
+
+    def _unmap(self, descriptor: Descriptor) -> None:
+        """The mapping of ``descriptor`` is not used any more; override where dropping the tensor is not enough."""
+
+    def _keep(self, descriptor: Descriptor) -> bool:
+        """Whether a mapping that no peer describes now may be described again; override to keep some."""
+        return False
+
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        super()._connect(peers)
+        wanted = {
+            descriptor: sender
+            for sender, descriptors in peers.items()
+            if sender != self.group.rank
+            for descriptor in descriptors
+        }
+        for descriptor in [known for known in self._mapped if known not in wanted and not self._keep(known)]:
+            self._drop(descriptor)
+        for descriptor, sender in wanted.items():
+            if descriptor not in self._mapped:
+                self._mapped[descriptor] = self._map(sender, descriptor)
+
+    def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
+        views = []
+        for span in transfer.spans:
+            mapped = self._mapped[self._descriptor(transfer.sender, span.region)]
+            if span.offset < 0 or span.offset + span.nbytes > mapped.numel():
+                raise TransferError(
+                    f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described"
+                )
+            views.append(mapped[span.offset : span.offset + span.nbytes])
+        return Operation(
+            self,
+            transfer,
+            [self._agreed(transfer)],
+            views=lambda: views,
+            on_release=lambda: self._acknowledge(transfer),
+        )
+
+    def _drop(self, descriptor: Descriptor) -> None:
+        del self._mapped[descriptor]
+        self._unmap(descriptor)
+
+    def _shut(self) -> None:
+        for descriptor in list(self._mapped):
+            self._drop(descriptor)

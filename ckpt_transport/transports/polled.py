@@ -1,0 +1,244 @@
+"""What the four families share: operations that are polled, and signals between the members of a route."""
+
+from __future__ import annotations
+
+import enum
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import torch
+
+from ckpt_transport.errors import (
+    EndpointBrokenError,
+    EndpointClosedError,
+    PeerLostError,
+    TransferError,
+    TransportError,
+)
+from ckpt_transport.memory import Fence
+from ckpt_transport.transports.agreement import Agreement
+from ckpt_transport.transports.interface import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
+
+Poll = Callable[[], bool]
+"""Whether one piece of work has ended. Raises a TransportError when it failed. Not called again after True."""
+
+SIGNALS_AT_ONCE = 32
+"""Signals that are taken in before operations are looked at again: a sender may say more at once than that."""
+EXPLANATION_WAIT = 1.0
+"""Seconds for which a lost connection may still be explained by its member's own ABORT, which says why."""
+
+
+class SignalKind(enum.IntEnum):
+    """What one member of a route tells another."""
+
+    READY = 0
+    """The sender has posted a transfer, whose bytes may be read; carries the digest of its record."""
+    ACK = 1
+    """The receiver does not need the sender's bytes of a transfer any more."""
+    ABORT = 2
+    """The route has failed at the member that says so."""
+
+
+class Signal(msgspec.Struct, frozen=True, array_like=True):
+    kind: SignalKind
+    seq: int = -1
+    digest: int = 0
+    reason: str = ""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Signal).decode
+
+
+class Operation(Receipt):
+    """One posted send or receive: terminal once every one of its polls has said True."""
+
+    def __init__(
+        self,
+        endpoint: PolledEndpoint,
+        transfer: Transfer,
+        polls: Iterable[Poll],
+        regions: Sequence[MemoryRegion] = (),
+        views: Callable[[], Sequence[torch.Tensor]] = tuple,
+        on_release: Callable[[], None] | None = None,
+        fence: Callable[[], Fence | None] = lambda: None,
+    ) -> None:
+        self.transfer = transfer
+        self._endpoint = endpoint
+        self._polls = list(polls)
+        self._regions = list(regions)
+        self._make_views = views
+        self._on_release = on_release
+        self._fence = fence
+        self._finished = False
+        for region in self._regions:
+            region.acquire()
+        endpoint._outstanding.append(self)
+
+    def done(self) -> bool:
+        if self._finished:
+            return True
+        self._endpoint._raise_if_unusable()
+        if not self._ended():
+            self._endpoint._progress()
+            if not self._ended():
+                return False
+        self._finished = True
+        self._endpoint._outstanding.remove(self)
+        self._let_go()
+        return True
+
+    def fence(self) -> Fence | None:
+        return self._fence()
+
+    def views(self) -> Sequence[torch.Tensor]:
+        return self._make_views()
+
+    def release(self) -> None:
+        on_release, self._on_release = self._on_release, None
+        if on_release is not None:
+            on_release()
+
+    def _ended(self) -> bool:
+        """Whether all polls have said True, by what the members have said so far."""
+        if self._endpoint._suspicion is not None:
+            return False
+        try:
+            while self._polls and self._polls[0]():
+                self._polls.pop(0)
+        except PeerLostError as error:
+            self._endpoint._suspect(error)
+            return False
+        except Exception as error:
+            self._endpoint._progress()  # a member may have said why
+            if isinstance(error, TransportError):
+                self._endpoint.abort(error)
+                raise
+            failure = TransferError(f"transfer {self.transfer.seq} on route {self._endpoint.group.route}: {error}")
+            self._endpoint.abort(failure)
+            raise failure from error
+        return not self._polls
+
+    def _let_go(self) -> None:
+        for region in self._regions:
+            region.release()
+
+
+class PolledEndpoint(Endpoint):
+    """Keeps the operations in flight and deals with signals; the base of all families."""
+
+    def __init__(self, group: Group, control: Control) -> None:
+        super().__init__(group, control)
+        self._outstanding: list[Operation] = []
+        self._agreement = Agreement(group.route)
+        self._suspicion: tuple[PeerLostError, float] | None = None
+
+    # -- for the families ---------------------------------------------------------------------------------------
+
+    def _announce(self, transfer: Transfer) -> None:
+        """Tell the receivers that this rank has posted its send of ``transfer``."""
+        signal = Signal(SignalKind.READY, transfer.seq, transfer.digest)
+        for receiver in transfer.receivers:
+            self._signal(receiver, signal)
+
+    def _agreed(self, transfer: Transfer) -> Poll:
+        """The first poll of a receive: True once the sender has announced exactly this transfer."""
+        self._agreement.expect(transfer)
+        return lambda: self._agreement.reached(transfer)
+
+    def _sources(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> list[torch.Tensor]:
+        """The bytes that each span of ``transfer`` sends.
+
+        Raises:
+            TransportError: a span names a region, or bytes, that there are not.
+        """
+        for span in transfer.spans:
+            if not 0 <= span.region < len(regions):
+                raise TransportError(
+                    f"transfer {transfer.seq} names region {span.region} of rank {transfer.sender}, "
+                    f"which posts it with {len(regions)} regions"
+                )
+        return [regions[span.region].slice(span.offset, span.nbytes) for span in transfer.spans]
+
+    def _signal(self, rank: int, signal: Signal) -> None:
+        self.control.send(rank, _encode(signal))
+
+    def _on_ack(self, receiver: int, seq: int) -> None:
+        """An ACK arrived; override where the family uses them."""
+
+    def _progress(self) -> None:
+        """Take in what the other members have said."""
+        try:
+            for _ in range(SIGNALS_AT_ONCE):
+                message = self.control.receive()
+                if message is None:
+                    break
+                sender, payload = message
+                signal = _decode(payload)
+                if signal.kind is SignalKind.ABORT:
+                    raise PeerLostError(f"rank {sender} gave up on route {self.group.route}: {signal.reason}")
+                if signal.kind is SignalKind.READY:
+                    self._agreement.hear(sender, signal.seq, signal.digest)
+                else:
+                    self._on_ack(sender, signal.seq)
+            else:
+                self.control.wake()
+            self._agreement.check(self._next_seq)
+            if self._suspicion is not None and time.monotonic() > self._suspicion[1]:
+                raise self._suspicion[0]
+        except TransportError as error:
+            self.abort(error)
+            raise
+        except msgspec.DecodeError as error:
+            failure = TransferError(f"route {self.group.route} received a signal that is not one: {error}")
+            self.abort(failure)
+            raise failure from error
+
+    def _suspect(self, error: PeerLostError) -> None:
+        """A connection is gone. Fails the route, as soon as its member has said why or is not going to."""
+        if self._suspicion is None:
+            self._suspicion = error, time.monotonic() + EXPLANATION_WAIT
+
+    def _raise_if_unusable(self) -> None:
+        if self._broken is not None:
+            if isinstance(self._broken, TransportError):
+                raise self._broken
+            raise EndpointBrokenError(f"route {self.group.route} broke: {self._broken}") from self._broken
+        if self._closed:
+            raise EndpointClosedError(f"route {self.group.route} was closed")
+
+    def _in_flight(self) -> int:
+        return len(self._outstanding)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _abort(self, reason: BaseException) -> None:
+        outstanding, self._outstanding = self._outstanding, []
+        try:
+            for peer in self.group.peers:
+                try:
+                    self._signal(peer, Signal(SignalKind.ABORT, reason=str(reason)))
+                except TransportError:
+                    continue
+        finally:
+            self._interrupt(reason)
+            for operation in outstanding:
+                operation._let_go()
+
+    def _close(self) -> None:
+        self._outstanding.clear()
+        self._shut()
+
+    # -- for plugins --------------------------------------------------------------------------------------------
+
+    def _interrupt(self, reason: BaseException) -> None:
+        """Make the library underneath give up on what is in flight; override where it needs telling.
+
+        When it returns, the library touches the memory of those operations no more: their regions can be closed.
+        """
+
+    @abstractmethod
+    def _shut(self) -> None:
+        """Release what the library underneath holds."""

@@ -1,0 +1,211 @@
+"""Transports by name, found through the entry-point group ``ckpt_transport.transports``.
+
+The project's own transports go through the same door as anybody's. Asking for one imports that one and no other;
+asking which names there are imports none.
+
+Loading is stevedore's ``DriverManager``; finding is not. stevedore looks entry points up in a cache on disk, which
+
+* was written in place before its later 5.x releases, so that many ranks starting cold can read half a file and crash;
+* can only be switched off by a file in the user's home, which is not a library's to write;
+* keeps neither the distribution an entry point came from nor two entry points that look the same.
+
+So :class:`_Driver` overrides the public ``list_entry_points`` and is given what :mod:`importlib.metadata` says now.
+Nothing is read from or written to that cache, and every rank sees what is installed. Three more things are settled
+here and not left to stevedore: two plugins with one name are refused before either is imported; the class is never
+instantiated (``invoke_on_load`` hands back the class when the instance is falsy); and ``AssertionError``, which it
+lets through, is treated like any other failure to import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
+
+import msgspec
+import stevedore
+
+from ckpt_transport.errors import (
+    PluginError,
+    TransportConflictError,
+    TransportNotFoundError,
+    TransportUnavailableError,
+)
+from ckpt_transport.transports.interface import API_VERSION, Availability, Transport
+
+if TYPE_CHECKING:
+    Manager = stevedore.DriverManager[Transport]
+else:
+    Manager = stevedore.DriverManager
+
+GROUP = "ckpt_transport.transports"
+
+
+class _Driver(Manager):
+    """A ``DriverManager`` that chooses among the entry points it is given."""
+
+    def __init__(self, entry_point: EntryPoint) -> None:
+        self._found = [entry_point]
+        super().__init__(GROUP, entry_point.name)
+
+    def list_entry_points(self) -> list[EntryPoint]:
+        return self._found
+
+
+class Registry:
+    """What is installed, and which of it failed to import.
+
+    The module's own functions use one registry for the whole process. A failed import is kept: whoever asks for that
+    transport again gets the same reason, and the plugin is not imported a second time.
+    """
+
+    def __init__(self) -> None:
+        self._failed: dict[tuple[str, str], Exception] = {}
+
+    @cached_property
+    def _installed(self) -> Sequence[EntryPoint]:
+        """Kept until somebody asks for all names, or for one that is not in it: the search takes milliseconds."""
+        return tuple(importlib.metadata.entry_points(group=GROUP))
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all installed transports, sorted. Imports no plugin."""
+        self.__dict__.pop("_installed", None)
+        return tuple(sorted({entry_point.name for entry_point in self._installed}))
+
+    def load(self, name: str) -> type[Transport]:
+        """Import one transport and return its class. Imports no other plugin, and does not probe it.
+
+        Raises:
+            TransportNotFoundError: nobody registers ``name``; lists the names there are.
+            TransportConflictError: more than one entry point registers it; names the distributions.
+            TransportUnavailableError: its module, or a library it imports, is missing; carries the cure.
+            PluginError: it cannot be imported for another reason, or is not a transport of this API version.
+        """
+        return _checked(self._import(self._find(name)), name)
+
+    def available(self, name: str) -> Availability:
+        """Load and probe one transport. Whatever is wrong with the plugin is in the answer.
+
+        Raises:
+            TransportNotFoundError: nobody registers ``name``.
+            TransportConflictError: more than one entry point registers it.
+        """
+        entry_point = self._find(name)
+        try:
+            return _checked(self._import(entry_point), name).probe()
+        except TransportUnavailableError as error:
+            return Availability(False, error.reason, error.hint)
+        except PluginError as error:
+            return Availability(False, str(error))
+        except Exception as error:
+            return Availability(False, f"its probe failed: {_summary(error)}", _complain(entry_point))
+
+    def make(self, name: str, options: Mapping[str, msgspec.Struct]) -> Transport:
+        """Load one transport and make one of it, with its own settings where ``options`` has any.
+
+        Raises: as :meth:`load`.
+        """
+        kind = self.load(name)
+        return kind(options[name]) if name in options else kind()
+
+    def _find(self, name: str) -> EntryPoint:
+        if all(entry_point.name != name for entry_point in self._installed):
+            self.names()
+        installed = self._installed
+        matches = [entry_point for entry_point in installed if entry_point.name == name]
+        if not matches:
+            names = sorted({entry_point.name for entry_point in installed})
+            close = difflib.get_close_matches(name, names, n=1)
+            suggestion = f"; did you mean '{close[0]}'?" if close else "."
+            listed = ", ".join(names) or "none at all; reinstall ckpt-transport"
+            raise TransportNotFoundError(f"no transport is called '{name}'{suggestion} Installed: {listed}")
+        if len(matches) > 1:
+            origins = " and ".join(sorted(_origin(entry_point) for entry_point in matches))
+            raise TransportConflictError(f"transport '{name}' is registered by {origins}; uninstall all but one")
+        return matches[0]
+
+    def _import(self, entry_point: EntryPoint) -> object:
+        key = entry_point.name, entry_point.value
+        if key not in self._failed:
+            try:
+                return _Driver(entry_point).extensions[0].plugin
+            except Exception as error:
+                self._failed[key] = error
+        cause = self._failed[key]
+        if isinstance(cause, ImportError | OSError):
+            raise TransportUnavailableError(entry_point.name, _summary(cause), _cure(entry_point, cause)) from cause
+        raise PluginError(
+            f"transport '{entry_point.name}' ({_origin(entry_point)}) cannot be loaded: {_summary(cause)}"
+        ) from cause
+
+
+def _checked(plugin: object, name: str) -> type[Transport]:
+    if not (isinstance(plugin, type) and issubclass(plugin, Transport)):
+        raise PluginError(f"transport '{name}' names {plugin!r}, which is not a subclass of ckpt_transport's Transport")
+    if plugin.api_version != API_VERSION:
+        raise PluginError(
+            f"transport '{name}' was written for version {plugin.api_version} of the transport API, "
+            f"and this ckpt_transport has version {API_VERSION}; install versions that match"
+        )
+    own_name = getattr(plugin, "name", None)
+    if own_name != name:
+        raise PluginError(
+            f"transport '{name}' is a class that calls itself {own_name!r}; the two names must be the same"
+        )
+    if inspect.isabstract(plugin):
+        missing = ", ".join(sorted(plugin.__abstractmethods__))
+        raise PluginError(f"transport '{name}' is a class that does not define {missing}")
+    return plugin
+
+
+def _cure(entry_point: EntryPoint, error: ImportError | OSError) -> str:
+    """What to install: an extra of the plugin's distribution, the plugin itself, or the module that is missing."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and (entry_point.module == missing or entry_point.module.startswith(f"{missing}.")):
+        return f"pip install --force-reinstall {_distribution(entry_point)}"
+    extra = _extra(entry_point)
+    if extra:
+        return f"pip install '{_distribution(entry_point)}[{extra}]'"
+    if missing:
+        module = missing.partition(".")[0]
+        return f"pip install {module} (or whichever package provides the module '{module}')"
+    return ""
+
+
+def _extra(entry_point: EntryPoint) -> str | None:
+    """The extra that brings a transport's library: the one its entry point names, or the one of its own name."""
+    if entry_point.extras:
+        return ",".join(entry_point.extras)
+    if entry_point.dist is None:
+        return None
+    provided = entry_point.dist.metadata.get_all("Provides-Extra") or []
+    wanted = entry_point.name.replace("_", "-")
+    return next((extra for extra in provided if extra.replace("_", "-").lower() == wanted), None)
+
+
+def _distribution(entry_point: EntryPoint) -> str:
+    return entry_point.dist.name if entry_point.dist is not None else "the distribution it came from"
+
+
+def _origin(entry_point: EntryPoint) -> str:
+    version = f" {entry_point.dist.version}" if entry_point.dist is not None else ""
+    return f"{_distribution(entry_point)}{version} as {entry_point.value}"
+
+
+def _complain(entry_point: EntryPoint) -> str:
+    return f"report this to the authors of {_distribution(entry_point)}"
+
+
+def _summary(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+_registry = Registry()
+names = _registry.names
+load = _registry.load
+make = _registry.make
+available = _registry.available

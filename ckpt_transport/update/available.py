@@ -1,0 +1,65 @@
+"""Which transports are worth trying, and which of them can run here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ckpt_transport.config import Config
+from ckpt_transport.errors import TransportConflictError, TransportNotFoundError, TransportUnavailableError
+from ckpt_transport.planning import AUTO, transports_of
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import Availability
+
+
+def wanted(config: Config) -> tuple[str, ...]:
+    """Names worth probing for an update."""
+    return registry.names() if config.transport == AUTO else transports_of(config.transport)
+
+
+def states_of(names: Iterable[str]) -> dict[str, Availability]:
+    """The state here of transports that somebody else has named: one that is not installed is not available."""
+    return {name: _state(name) for name in names}
+
+
+def _state(name: str) -> Availability:
+    try:
+        return registry.available(name)
+    except TransportNotFoundError:
+        return Availability(False, "it is not installed here")
+    except TransportConflictError as error:
+        return Availability(False, str(error))
+
+
+def states(config: Config) -> dict[str, Availability]:
+    """The state of each of them here."""
+    return {name: registry.available(name) for name in wanted(config)}
+
+
+def check_known(config: Config) -> None:
+    """
+    Raises:
+        TransportNotFoundError: a transport that was asked for is not installed.
+    """
+    if config.transport != AUTO:
+        for name in wanted(config):
+            registry.load(name)
+
+
+def check(config: Config) -> None:
+    """
+    Raises:
+        TransportNotFoundError, TransportUnavailableError: a transport that was asked for cannot run here.
+    """
+    if config.transport == AUTO:
+        return
+    for name in wanted(config):
+        registry.load(name)
+        state = registry.available(name)
+        if not state.ok:
+            raise TransportUnavailableError(name, state.reason, state.hint)
+
+
+def uses_devices(config: Config) -> bool:
+    """Whether a transport that moves GPU memory may be chosen."""
+    installed: Sequence[str] = [name for name in wanted(config) if name in registry.names()]
+    return any(registry.available(name).ok and registry.load(name).traits.on_device for name in installed)

@@ -1,0 +1,35 @@
+"""What transports can count on between the hosts of an update: each member says it, the slowest counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from ckpt_transport.config import Config
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import Traits
+from ckpt_transport.update import messages as m
+
+logger = logging.getLogger(__name__)
+
+
+def bandwidths(names: Iterable[str], config: Config) -> dict[str, float]:
+    """What each of these transports expects here; that of its traits when asking it fails, which is logged."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = registry.make(name, config.transports).expected_bandwidth()
+        except Exception as error:
+            found[name] = registry.load(name).traits.bandwidth
+            logger.warning("transport %s counts as it does without devices, because asking it failed: %s", name, error)
+    return found
+
+
+def between_hosts(name: str, traits: Traits, joins: Sequence[m.Join]) -> Traits:
+    """The traits of a transport with the bandwidth that all who have it expect; as they are within a host."""
+    told = [expected for join in joins if (expected := join.bandwidths.get(name, 0.0)) > 0]
+    if not told or len({join.host for join in joins}) == 1:
+        return traits
+    return msgspec.structs.replace(traits, bandwidth=min(told))

@@ -1,0 +1,84 @@
+"""Whether a version brings what an engine expects, and what is in the way of the names if it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from ckpt_transport.engine.engine import Engine
+from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport.planning import Plan
+from ckpt_transport.update.plans import Expected
+
+WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch puts into names, for ``torch.compile``, ``DistributedDataParallel``, FSDP and checkpointed activations."""
+
+
+def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
+    """
+    Raises:
+        PlanMismatchError: the plan brings less than the engine expects, or more, or something else; names it. Another
+            name of a tensor that the engine expects is not more.
+    """
+    if expected is None:
+        return
+    brought = dict(plan.manifest.specs)
+    version = f"version '{plan.manifest.version}'"
+    tied = {name: names for names in engine.ties() for name in names}
+    arriving = frozenset(brought)
+    for spec in expected:
+        if spec.name not in brought:
+            if tied.get(spec.name, frozenset()) & arriving:
+                continue
+            cure = in_the_way(version, arriving, engine.label, {each.name for each in expected})
+            raise PlanMismatchError(f"{version} lacks tensor {spec}, which {engine.label} has{cure}")
+        other = brought.pop(spec.name)
+        if other != spec:
+            raise PlanMismatchError(
+                f"tensor {spec.name} is {other.dtype} {list(other.shape)} in {version} and "
+                f"{spec.dtype} {list(spec.shape)} in {engine.label}"
+            )
+    known = {spec.name for spec in expected}
+    more = sorted(name for name in brought if not tied.get(name, frozenset()) & known)
+    if more:
+        names = ", ".join(more[:5])
+        raise PlanMismatchError(f"{version} has tensors that {engine.label} does not: {names}")
+
+
+def in_the_way(version: str, arriving: Collection[str], engine: str, expected: Collection[str]) -> str:
+    """What the names of one side have in addition to those of the other, and the cure; empty when that is not all."""
+    if extra := _extra(arriving, expected):
+        where, part, without = extra
+        return (
+            f": {where.format(version)} '{part}', and those of {engine} do not; take it out: "
+            f"{{name.{without}: tensor for name, tensor in tensors.items()}}"
+        )
+    if extra := _extra(expected, arriving):
+        where, part, _ = extra
+        return (
+            f": {where.format(engine)} '{part}', and those of {version} do not; attach the module inside of the one "
+            f"that adds it (as model.{part.rstrip('.')}), or give the version such names"
+        )
+    return ""
+
+
+def _extra(names: Collection[str], others: Collection[str]) -> tuple[str, str, str] | None:
+    """Where ``names`` have something that ``others`` do not, what, and the call of str that takes it out.
+
+    None where most of ``others`` are not found like this.
+    """
+    wanted = frozenset(others)
+    prefix = ""
+    for one, other in zip(min(names, default="").split("."), max(names, default="").split("."), strict=False):
+        if one != other:
+            break
+        prefix += f"{one}."
+        if _mostly(wanted, (name.removeprefix(prefix) for name in names)):
+            return "all names of {} begin with", prefix, f"removeprefix('{prefix}')"
+    for part in WRAPPERS:
+        if any(part in name for name in names) and _mostly(wanted, (name.replace(part, "") for name in names)):
+            return "names of {} contain", part, f"replace('{part}', '')"
+    return None
+
+
+def _mostly(wanted: frozenset[str], names: Iterable[str]) -> bool:
+    return 2 * len(wanted.intersection(names)) > len(wanted)

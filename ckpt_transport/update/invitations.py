@@ -1,0 +1,275 @@
+"""Gathering those who take part in an update.
+
+A sink or a holder takes part in one update at a time, and says Busy to the coordinators of others, which invite it
+again. Two coordinators that want the same ones would wait for each other if each had got one of them. So all have one
+order, that of the addresses at which the invited listen: a coordinator that waits for one gives back those behind it,
+and invites them again when it has got it. Whoever has the first of them gets all.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox
+from ckpt_transport.control.messages import Refused
+from ckpt_transport.errors import ConfigError, JoinError, MessageError, PeerLostError
+from ckpt_transport.planning import Role
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.members import TICK_SECONDS, Members
+
+INVITE_SECONDS = 0.25
+"""How often one that is busy with another update is invited again."""
+TELL_SECONDS = 5.0
+"""After so long it is said who is waited for."""
+logger = logging.getLogger(__name__)
+
+
+def _welcome(join: m.Join) -> str:
+    """Anybody may take part."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Guests:
+    """Who is to take part.
+
+    Attributes:
+        sources: how many source ranks there are, rank 0 included; the others come by themselves.
+        sinks: addresses of sinks to invite; all must come.
+        holders: addresses of holders of the version to invite; who does not come is left out, so long as one does.
+        objection: why a holder that has come may not take part; empty when it may.
+        expectation: why there are other sources, in words.
+        absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
+    """
+
+    sources: int
+    sinks: tuple[str, ...]
+    holders: tuple[str, ...] = ()
+    objection: Callable[[m.Join], str] = _welcome
+    expectation: str = ""
+    absent: Callable[[], Mapping[int, str]] = dict
+
+
+@dataclass(slots=True)
+class Invitations:
+    """Invites, and waits until everybody is there.
+
+    Attributes:
+        reached: addresses of all who have heard of the update.
+    """
+
+    members: Members
+    mailbox: Mailbox
+    config: Config
+    guests: Guests
+    reached: list[str] = field(default_factory=list)
+    _version: str = ""
+    _invites: dict[str, m.Invite] = field(default_factory=dict)
+    _sources: dict[int, tuple[str, m.Join]] = field(default_factory=dict)
+    _invited: dict[str, tuple[str, m.Join]] = field(default_factory=dict)
+    _busy: dict[str, str] = field(default_factory=dict)
+    _out: dict[str, str] = field(default_factory=dict)
+    _given_back: dict[str, str] = field(default_factory=dict)
+    """Those that wait for their turn: where they listen, by the address at which they are invited."""
+    _order: dict[str, str] = field(default_factory=dict)
+    """Where those listen that are busy, by the address at which they are invited."""
+
+    def gather(self, myself: m.Join) -> None:
+        """Fill in the members: rank 0 itself, the other sources, holders, sinks.
+
+        Raises:
+            JoinError: somebody who must come has not come within ``join_timeout``; names all of them.
+            ConfigError: two of the sinks are the same one.
+            CkptTransportError: what a participant reported instead.
+        """
+        assert myself.manifest is not None
+        version, transports = myself.manifest.version, (*myself.transports, *myself.unavailable)
+        everybody = (*self.guests.holders, *self.guests.sinks)
+
+        self.mailbox.bring_back()
+        self._version = version
+        self._sources[0] = self.mailbox.address, myself
+        self.reached.extend(everybody)
+        for address in everybody:
+            self._invites[address] = m.Invite(self.members.update, version, address, transports)
+            self._invite(address)
+        deadline = time.monotonic() + self.config.join_timeout
+        ask_again, tell = time.monotonic() + INVITE_SECONDS, time.monotonic() + TELL_SECONDS
+        without_stragglers = float("inf")
+        while self._missing():
+            received = self.mailbox.receive(TICK_SECONDS)
+            if received is not None:
+                self._take_in(*received)
+                self._give_back_those_behind()
+            now = time.monotonic()
+            if now > ask_again:
+                self._check_sources()
+                for address in self._to_ask():
+                    self._invite(address)
+                ask_again = now + INVITE_SECONDS
+            if now > tell:
+                if deadline - now > 1:
+                    missing = [self._busy.get(address, address) for address in self._missing()]
+                    why = f"; {self.guests.expectation}" if len(self._sources) < self.guests.sources else ""
+                    logger.warning("waiting up to %.0f s more for %s%s", deadline - now, ", ".join(missing), why)
+                tell = float("inf")
+            if self._enough():
+                without_stragglers = min(without_stragglers, now + self.config.heartbeat_timeout)
+            if now > min(deadline, without_stragglers):
+                self._give_up_on(self._missing())
+        self._enter()
+
+    def _invite(self, address: str) -> None:
+        self.members.order(address, self._invites[address])
+
+    def _take_in(self, sender: str, message: object) -> None:
+        update, nonces = self.members.update, self.members.nonces
+        match message:
+            case m.Challenge(update=name, address=address, nonce=nonce) if name == update and address in self._invites:
+                nonces[address] = nonce
+                self._invite(address)
+            case m.Join(role=Role.SOURCE, invited=""):
+                self._seat(sender, message)
+            case m.Join(update=name) if name == update:
+                if not message.nonce or message.nonce != nonces.get(message.invited):
+                    self.mailbox.refuse(f"nobody has invited {message.label}", name)
+                    return
+                self._check_once(sender, message)
+                nonces[sender] = message.nonce
+                objection = self.guests.objection(message) if message.role is Role.SOURCE else ""
+                for waiting in (self._busy, self._order, self._given_back):
+                    waiting.pop(message.invited, None)
+                if objection:
+                    self._out[message.invited] = objection
+                else:
+                    self._invited[message.invited] = sender, message
+                    self.mailbox.watch(sender)
+            case m.Busy(update=name, address=address, reason=reason) if name == update:
+                self._check_not_here(sender, address)
+                self._busy[address], self._order[address] = reason, sender
+                self._given_back.pop(address, None)
+            case m.Aborted(update=name, reason=reason) if name == update and sender not in self._given_back.values():
+                self._part_with(sender, reason)
+            case m.Absent(rank=rank, version=version, reason=reason) if (
+                reason and version in ("", self._version) and self._speaks_for(sender, rank)
+            ):
+                raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
+            case Refused(about=about, reason=reason) if sender in self._invites and about in ("", update):
+                raise MessageError(f"{sender} could not be talked to: {reason}")
+            case m.Failed(update=name) if name == update:
+                if sender not in self.guests.holders:
+                    raise self.members.rebuilt(message, sender)
+                self._out[sender] = message.reason
+
+    def _check_once(self, sender: str, join: m.Join) -> None:
+        """Nobody is invited under two addresses."""
+        for address, (_, other) in self._invited.items():
+            if address != join.invited and other.uid == join.uid:
+                self._refuse_twice(address, join.invited, sender, join.label)
+
+    def _check_not_here(self, sender: str, address: str) -> None:
+        """Nobody is busy with this very update, because it has been invited under another address, too."""
+        for other, (known, join) in self._invited.items():
+            if other != address and known == sender:
+                self._refuse_twice(other, address, sender, join.label)
+
+    def _refuse_twice(self, one: str, other: str, sender: str, label: str) -> None:
+        raise ConfigError(f"{one} and {other} are the same one, {label} at {sender}: name it once")
+
+    def _give_back_those_behind(self) -> None:
+        """Let others have who listens behind the first that is waited for, until it has come."""
+        if not self._order:
+            return
+        first = min(self._order.values())
+        for address, (sender, _) in list(self._invited.items()):
+            if sender > first:
+                del self._invited[address]
+                self._given_back[address] = sender
+                self.members.order(sender, m.Abort(self.members.update, f"{first} takes part in another update first"))
+
+    def _to_ask(self) -> list[str]:
+        """Who is invited again: the busy, and those given back whose turn it is."""
+        first = min(self._order.values(), default="")
+        return [*self._busy, *(address for address, at in self._given_back.items() if not first or at < first)]
+
+    def _speaks_for(self, sender: str, rank: int) -> bool:
+        """Whether it can be that source rank, as far as is known."""
+        return 0 < rank < self.guests.sources and (rank not in self._sources or self._sources[rank][0] == sender)
+
+    def _seat(self, sender: str, join: m.Join) -> None:
+        """Another source has come by itself: it gets its rank, unless that is nobody's, or another's that lives."""
+        reason = ""
+        if not 0 < join.rank < self.guests.sources:
+            reason = f"there are {self.guests.sources} sources, and rank {join.rank} is none of those that join rank 0"
+        elif join.rank in self._sources and self._sources[join.rank][1].uid != join.uid:
+            with suppress(PeerLostError):
+                self.mailbox.check_alive([self._sources[join.rank][0]])
+                reason = f"another process is source rank {join.rank} already"
+        if reason:
+            self.mailbox.refuse(reason, join.update)
+            return
+        self._sources[join.rank] = sender, join
+        self.members.nonces[sender] = join.nonce
+        self.reached.append(sender)
+        self.mailbox.watch(sender)
+
+    def _part_with(self, sender: str, reason: str) -> None:
+        """Somebody that had come has left: a holder is left out, and nobody else."""
+        address = next((invited for invited, (address, _) in self._invited.items() if address == sender), sender)
+        if address not in self.guests.holders:
+            raise JoinError(f"{address} has left while others were waited for: {reason}")
+        self._invited.pop(address, None)
+        self._out[address] = reason
+
+    def _check_sources(self) -> None:
+        """
+        Raises:
+            JoinError: a source rank that is waited for does not come.
+        """
+        if len(self._sources) < self.guests.sources:
+            for rank, reason in self.guests.absent().items():
+                if rank not in self._sources:
+                    raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
+
+    def _missing(self) -> list[str]:
+        """Who is still waited for, by address."""
+        missing = [f"source rank {rank}" for rank in range(self.guests.sources) if rank not in self._sources]
+        awaited = (*self.guests.sinks, *self.guests.holders)
+        return missing + [address for address in awaited if address not in self._invited and address not in self._out]
+
+    def _enough(self) -> bool:
+        """Whether only holders are missing, and there is one."""
+        late = set(self._missing())
+        return late <= set(self.guests.holders) and any(holder in self._invited for holder in self.guests.holders)
+
+    def _give_up_on(self, missing: list[str]) -> None:
+        if set(missing) <= set(self.guests.holders):
+            self._out.update({address: self._busy.get(address, "it does not answer") for address in missing})
+            return
+        named = [self._busy.get(address, address) for address in missing if address not in self._given_back]
+        silent = any(address not in self._busy and address not in self._given_back for address in missing)
+        cure = "is it running, and is the address right?" if silent else "update again when that has ended"
+        if len(self._sources) < self.guests.sources:
+            cure = self.guests.expectation
+        raise JoinError(f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}; {cure}")
+
+    def _enter(self) -> None:
+        guests = self.guests
+        holders = [address for address in guests.holders if address in self._invited]
+        if guests.holders and not holders:
+            reasons = "; ".join(f"{address}: {reason}" for address, reason in self._out.items())
+            raise JoinError(
+                f"no holder can serve this version ({reasons}); start one with 'ckpt-transport serve', and use the "
+                "file that it writes"
+            )
+        came = [self._sources[rank] for rank in range(guests.sources)]
+        came += [self._invited[address] for address in (*holders, *guests.sinks)]
+        for address, join in came:
+            self.members.addresses.append(address)
+            self.members.joins.append(join)
+        self.members.left.update({address: f"holder at {address}: {why}" for address, why in self._out.items()})

@@ -1,0 +1,198 @@
+"""Those who take part in one update, as the coordinator talks to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from ckpt_transport import errors
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox
+from ckpt_transport.control.messages import Refused
+from ckpt_transport.errors import (
+    CkptTransportError,
+    MessageError,
+    PeerLostError,
+    TransferError,
+    TransferTimeout,
+    UpdateError,
+)
+from ckpt_transport.update import messages as m
+
+TICK_SECONDS = 0.05
+
+Step = m.Agree | m.Opened | m.Connected | m.Held | m.Still | m.Ran
+Answer = TypeVar("Answer", m.Agree, m.Opened, m.Connected, m.Held, m.Still, m.Ran)
+
+
+class Members:
+    """The ranks of an update; rank 0 is the coordinator's own.
+
+    Args:
+        update: its name.
+        mailbox: the coordinator's.
+        config: deadlines.
+        deadline: seconds of the monotonic clock after which the update has failed.
+
+    Attributes:
+        addresses, joins: of each rank.
+        nonces: what is said to each carries, by address: the one it was invited at, and the one it sends from.
+        left: who has left, by address, and why.
+        aborted: who has given the update up, told to or by itself, by address.
+        committed: who has committed, by address.
+        stopped: who has ended the round that is halted, by address.
+        round: how many plans were made before this one.
+    """
+
+    def __init__(self, update: str, mailbox: Mailbox, config: Config, deadline: float) -> None:
+        self.update = update
+        self._mailbox, self._config, self._deadline = mailbox, config, deadline
+        self.addresses: list[str] = []
+        self.joins: list[m.Join] = []
+        self.nonces: dict[str, str] = {}
+        self.left: dict[str, str] = {}
+        self.aborted: dict[str, m.Aborted] = {}
+        self.committed: dict[str, m.Committed] = {}
+        self.stopped: dict[str, m.Stopped] = {}
+        self.round = 0
+        self._pending: list[tuple[str, Step]] = []
+        self._sound_at = time.monotonic()
+
+    @property
+    def others(self) -> range:
+        return range(1, len(self.addresses))
+
+    def label(self, rank: int) -> str:
+        """What people call it, and where it is."""
+        return f"rank {rank} ({self.joins[rank].label} at {self.addresses[rank]})"
+
+    def keep(self, ranks: Sequence[int]) -> None:
+        """Go on with these, who become ranks 0, 1, ...; they have no routes and no plan any more."""
+        self.addresses = [self.addresses[rank] for rank in ranks]
+        self.joins = [msgspec.structs.replace(self.joins[rank], routes=(), plan="") for rank in ranks]
+        self.stopped.clear()
+        self._pending.clear()
+        self.round += 1
+
+    # -- talking ------------------------------------------------------------------------------------------------
+
+    def order(self, address: str, message: m.Told) -> None:
+        """Say it to the member at ``address``, with its nonce."""
+        self._mailbox.send(address, msgspec.structs.replace(message, nonce=self.nonces.get(address, "")))
+
+    def send(self, rank: int, message: m.Told) -> None:
+        self.order(self.addresses[rank], message)
+
+    def tell(self, message: m.Told, ranks: Iterable[int]) -> None:
+        for rank in ranks:
+            self.send(rank, message)
+
+    def gather(self, kind: type[Answer], ranks: Iterable[int]) -> dict[int, Answer]:
+        """One message of ``kind`` from every one of ``ranks``.
+
+        Raises:
+            PeerLostError, TransferTimeout: somebody did not answer; names them.
+            CkptTransportError: what somebody reported instead.
+        """
+        waiting = set(ranks)
+        answers: dict[int, Answer] = {}
+        while waiting:
+            self.watch()
+            for sender, message in self._pending:
+                if isinstance(message, kind) and sender in self.addresses:
+                    answers[self.addresses.index(sender)] = message
+            waiting.difference_update(answers)
+            self._pending = [each for each in self._pending if not isinstance(each[1], kind)]
+            if waiting:
+                self.take_in(TICK_SECONDS)
+        return answers
+
+    def watch(self) -> None:
+        """Raise when the update has failed elsewhere, or is late, or this process stood still for too long."""
+        self._check_own_silence()
+        self.take_in(0)
+        for rank in self.others:
+            if not self.alive(rank):
+                silence = f"is gone: no sign of life for {self._config.heartbeat_timeout:g} s"
+                self.left.setdefault(self.addresses[rank], f"{self.joins[rank].label} {silence}")
+                raise PeerLostError(f"{self.label(rank)} {silence}")
+        if time.monotonic() > self._deadline:
+            raise TransferTimeout(f"the update did not end within {self._config.update_timeout:g} s (update_timeout)")
+
+    def _check_own_silence(self) -> None:
+        """Members give up a coordinator that they hear nothing of: it must not go on as if they had not."""
+        silence = self._mailbox.silence(self._sound_at)
+        if silence:
+            self._sound_at = time.monotonic()
+            raise PeerLostError(
+                f"this process has stood still for {silence:.1f} s, longer than heartbeat_timeout "
+                f"({self._config.heartbeat_timeout:g} s), so that others take it for dead"
+            )
+
+    def hear(self, timeout: float) -> None:
+        """File what has arrived, after waiting up to ``timeout`` seconds for the first; nobody's report is raised."""
+        while True:
+            try:
+                return self.take_in(timeout)
+            except CkptTransportError:
+                timeout = 0
+
+    def take_in(self, timeout: float) -> None:
+        """File what has arrived, after waiting up to ``timeout`` seconds for the first.
+
+        Raises:
+            CkptTransportError: what somebody reported, or that a member has given up.
+        """
+        received = self._mailbox.receive(timeout)
+        while received is not None:
+            sender, message = received
+            match message:
+                case m.Failed(update=self.update):
+                    self.left.setdefault(sender, f"{self.who(sender)}: {message.error}: {message.reason}")
+                    raise self.rebuilt(message, sender)
+                case m.Join(update=""):
+                    self._mailbox.keep_for_later()
+                case Refused(about=self.update, reason=reason) if sender in self.addresses:
+                    raise MessageError(f"{self.who(sender)} refuses what it was told: {reason}")
+                case m.Committed(update=self.update):
+                    self.committed[sender] = message
+                case m.Aborted(update=self.update):
+                    self.aborted[sender] = message
+                    if sender in self.addresses:
+                        gave_up = f"{self.who(sender)} has given up: {message.reason or 'it does not say why'}"
+                        self.left.setdefault(sender, gave_up)
+                        raise UpdateError(gave_up)
+                case m.Stopped(update=self.update, round=self.round) if sender in self.addresses:
+                    self.stopped[sender] = message
+                    if message.reason:
+                        raise TransferError(f"{self.who(sender)}: {message.reason}")
+                case m.Agree() | m.Opened() | m.Connected() | m.Held() | m.Still() | m.Ran():
+                    if message.update == self.update:
+                        self._pending.append((sender, message))
+            received = self._mailbox.receive(0)
+
+    def alive(self, rank: int) -> bool:
+        """Whether there was a sign of life within ``heartbeat_timeout``."""
+        try:
+            self._mailbox.check_alive([self.addresses[rank]])
+        except PeerLostError:
+            return False
+        return True
+
+    def has_ended(self, rank: int) -> bool:
+        """Whether it has said how the update ended for it."""
+        return self.addresses[rank] in self.committed or self.addresses[rank] in self.aborted
+
+    def rebuilt(self, failed: m.Failed, sender: str) -> CkptTransportError:
+        """The error a participant reported, of its own class where that is one of ours."""
+        kind = getattr(errors, failed.error, None)
+        if isinstance(kind, type) and issubclass(kind, CkptTransportError) and kind.__init__ is Exception.__init__:
+            return kind(f"{self.who(sender)}: {failed.reason}")
+        return UpdateError(f"{self.who(sender)}: {failed.error}: {failed.reason}")
+
+    def who(self, sender: str) -> str:
+        """What people call the member at an address; the address itself of others."""
+        return self.label(self.addresses.index(sender)) if sender in self.addresses else sender

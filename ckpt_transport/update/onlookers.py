@@ -1,0 +1,61 @@
+"""Those who look on while an update runs: nothing that happens to them ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ckpt_transport.config import Config
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.update.report import Report
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Bytes done and bytes in all."""
+
+
+def heedless(progress: Progress) -> Progress:
+    """``progress``, until it raises an error for the first time; that error is logged. An interrupt is raised."""
+    failed = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            progress(done, total)
+        except Exception as error:
+            failed = True
+            logger.warning("progress is not told any more: %s: %s", type(error).__name__, error)
+
+    return show
+
+
+def check_trace(config: Config) -> None:
+    """Make the directory for the trace of an update that is to come.
+
+    Raises:
+        ConfigError: it could not be written.
+    """
+    path = Path(config.trace)
+    if not config.trace:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}; choose another place for the trace") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be a file that is written; choose another place for the trace")
+
+
+def keep_trace(report: Report, config: Config) -> None:
+    """Write the trace of an update that has been; if that fails, it is logged."""
+    if not config.trace:
+        return
+    try:
+        report.write_trace(Path(config.trace))
+    except OSError as error:
+        logger.warning("the update is done, and its trace cannot be written to %s: %s", config.trace, error)

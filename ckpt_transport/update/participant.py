@@ -1,0 +1,345 @@
+"""One rank's part in one update, phase by phase: propose, open, connect, run, then commit or abort.
+
+The coordinator calls these methods on its own participant and sends the same words to everybody else, whose
+:class:`~ckpt_transport.update.follower.Follower` calls them when the messages arrive.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from ckpt_transport.control import Mailbox
+from ckpt_transport.engine.engine import Engine, LoadedBucket
+from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateAbortedError, UpdateError
+from ckpt_transport.execution import (
+    Digests,
+    Event,
+    FirstSinkDigests,
+    OwnerDigests,
+    Pipeline,
+    Program,
+    PromptOwnerDigests,
+    SinkDigests,
+    Sources,
+)
+from ckpt_transport.memory import Backing, Buffer, Fence
+from ckpt_transport.planning import IN_PLACE, Bucket, PlacedTensor, Plan, Role, Runs, Share, TensorSpec
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.expected import check_expected
+from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
+from ckpt_transport.update.ties import digests_of
+
+Progress = Callable[[int], None]
+TICK_SECONDS = 0.1
+
+
+class Halted(UpdateError):
+    """The coordinator has ended this round of an update; another may follow. Raised by a :data:`Watch`."""
+
+
+class Participant:
+    """The phases of an update on one rank.
+
+    Args:
+        mailbox: this participant's.
+        table: the routes it keeps open.
+        plans: what it knows from the last update.
+        extents: what is behind the version's extents that this rank owns, in the order of the manifest; none on a sink.
+        engine: where weights go; None on a source.
+        deadline: seconds of the monotonic clock after which the update has failed.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        table: RouteTable,
+        plans: Plans,
+        extents: Sequence[Backing],
+        engine: Engine | None,
+        deadline: float,
+    ) -> None:
+        self._mailbox, self._table, self._extents, self._engine = mailbox, table, extents, engine
+        self._plans = plans
+        self._deadline = deadline
+        self._program: Program | None = None
+        self._addresses: Sequence[str] = ()
+        self._names: Sequence[str] = ()
+        self._routes: dict[int, OpenRoute] = {}
+        self._sources = Sources()
+        self._channel = ""
+        self._digests = Digests()
+        self._has = Runs()
+        self._given: list[Bucket] = []
+        self._needed: Share | None = None
+        """What the engine needs; None for everything."""
+        self._resumable = self._finished = False
+        self._applying = False
+        self._revoked = False
+        self._giving = threading.Lock()
+
+    def propose(
+        self,
+        plan: Plan,
+        rank: int,
+        addresses: Sequence[str],
+        names: Sequence[str],
+        *,
+        resumable: bool = False,
+        digests: str = "",
+    ) -> str:
+        """Look at the plan and return its digest.
+
+        Args:
+            plan, rank: what is done, and which rank of it this is.
+            addresses, names: of all members, and of the plan's routes.
+            resumable: the update may go on with another plan when this one cannot be ended.
+            digests: the name of the channel on which the digests of buckets are said; empty for none.
+
+        Raises:
+            PlanMismatchError: this rank's engine cannot take what the plan brings, or would lack something; names it.
+            PlanError: what the plan does here does not hold; see :func:`verify_part`.
+        """
+        program = self._plans.program(plan, rank)
+        _check_place(plan, rank, self._engine)
+        if self._engine is not None:
+            expected = self._engine.expects()
+            if not self._plans.fits(plan, expected):
+                self._engine.check(tuple(plan.manifest.specs.values()))
+                check_expected(plan, self._engine, expected)
+                self._plans.found_fit(plan, expected)
+            share = plan.topology.share_of(rank)
+            if not plan.manifest.present:
+                self._engine.prepare(tuple(plan.manifest.specs.values()), share)
+            self._needed = share
+            for run in plan.manifest.present:
+                if self._has.lacking(run.spec.name, run.start, run.nbytes):
+                    raise PlanMismatchError(
+                        f"the plan leaves out bytes of {run.spec}, which {self._engine.label} lacks"
+                    )
+        self._resumable, self._channel = resumable, digests
+        self._program, self._addresses, self._names = program, addresses, names
+        self._table.expect(program, names, addresses)
+        return plan.digest
+
+    def digests(self, tensors: Sequence[PlacedTensor]) -> tuple[bytes, ...]:
+        """Of tensors that lie in this rank's own extents; see :func:`~ckpt_transport.update.ties.digests_of`."""
+        return digests_of(tensors, self._extents)
+
+    @property
+    def applying(self) -> bool:
+        """Whether the engine may not hold the old version any more: it has been given a byte, or was changed before."""
+        return self._applying or (self._engine is not None and self._engine.spoiled)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a run has ended that brought everything."""
+        return self._finished
+
+    def take(self, proposed: m.Propose) -> Plan:
+        """The plan that the coordinator means."""
+        return self._plans.take(proposed.plan, proposed.shape, proposed.version)
+
+    def open(self, watch: Watch) -> dict[int, list[bytes]]:
+        """Attach to the routes and register memory; the descriptors of what this rank lends."""
+        program = self._ready_program
+        self._check_lent()
+        self._routes = self._table.open(program, self._names, self._addresses, self._time_left(), watch)
+        numbers = [n for n, extent in enumerate(program.plan.manifest.extents) if extent.owner == program.rank]
+        extents = dict(zip(numbers, self._extents, strict=True)) if self._extents else {}
+        buffers = {number: extent for number, extent in extents.items() if isinstance(extent, Buffer)}
+        descriptors, ring = self._table.lend(program, self._names, buffers)
+        self._digests = self._new_digests(program, extents)
+        self._sources = Sources(extents, None if ring is None else ring.tensor, self._digests.filled)
+        return descriptors
+
+    def _new_digests(self, program: Program, extents: Mapping[int, Backing]) -> Digests:
+        if not self._channel:
+            return Digests()
+        channel = self._table.channel(program, self._channel, self._addresses)
+        wake = self._mailbox.wake
+        made: OwnerDigests | SinkDigests
+        if self._engine is None:
+            made = (PromptOwnerDigests if self._resumable else OwnerDigests)(program, channel, extents, wake)
+        else:
+            made = (FirstSinkDigests if self._resumable else SinkDigests)(program, channel, self._engine.label, wake)
+        self._table.round.callback(made.close)
+        return made
+
+    def connect(self, descriptors: Mapping[int, Mapping[int, Sequence[bytes]]]) -> None:
+        """Learn what the senders of this rank's routes lend."""
+        for number, route in self._routes.items():
+            route.attachment.endpoint.connect(descriptors.get(number, {}))
+
+    def run(self, watch: Watch, progress: Progress = lambda nbytes: None) -> list[Event]:
+        """Run this rank's part of the plan.
+
+        Raises: whatever ended it early.
+        """
+        attachments = {number: route.attachment for number, route in self._routes.items()}
+
+        def guarded() -> None:
+            watch()
+            if time.monotonic() > self._deadline:
+                raise TransferTimeout("the update did not end before its deadline; see update_timeout")
+            self._digests.advance()
+
+        pipeline = Pipeline(
+            self._ready_program,
+            attachments,
+            self._sources,
+            self._apply,
+            guarded,
+            self._mailbox.pump,
+            self._mailbox.wake,
+            progress,
+            self._apply_stream(),
+            self._digests,
+        )
+        events = pipeline.run()
+        self._digests.finish(guarded, self._mailbox.pump)
+        self._check_lent()
+        self._finish()
+        return events
+
+    def _check_lent(self) -> None:
+        """
+        Raises:
+            CheckpointError: the owner of lent tensors has changed them.
+        """
+        for extent in self._extents:
+            extent.check()
+
+    def _apply_stream(self) -> torch.cuda.Stream | None:
+        """The stream on which the engine reads what it is given; None when it may read at once.
+
+        Also None when the update may go on after a failure: what was given must have arrived then.
+        """
+        engine = self._engine
+        if engine is None or not engine.enqueues or engine.device.type != "cuda" or self._resumable:
+            return None
+        return torch.cuda.current_stream(engine.device)
+
+    def stop(self, reason: BaseException) -> Runs:
+        """End this round: give up the routes, and return what the engine was given so far. Another plan may follow."""
+        self._table.abort(reason)
+        plan = None if self._program is None else self._program.plan
+        for bucket in self._given:
+            for piece in bucket.pieces:
+                assert plan is not None
+                tensor = plan.manifest.tensors[piece.tensor]
+                self._has.add(tensor.spec.name, tensor.start + piece.tensor_offset, piece.nbytes)
+        self._given.clear()
+        if plan is not None and self._needed is not None:
+            self._add_unneeded(plan, Runs(self._needed.runs))
+        if plan is not None and self._has.covers({name: spec.nbytes for name, spec in plan.manifest.specs.items()}):
+            self._finish()
+        return self._has
+
+    def _add_unneeded(self, plan: Plan, needed: Runs) -> None:
+        """What the engine does not need counts as had; where tensors are sent whole, only whole tensors."""
+        for name, spec in plan.manifest.specs.items():
+            unneeded = needed.lacking(name, 0, spec.nbytes)
+            if not plan.topology.whole_tensors or unneeded == [(0, spec.nbytes)]:
+                for low, high in unneeded:
+                    self._has.add(name, low, high - low)
+
+    def confirm(self) -> None:
+        """The engine stands still, and nothing has been moved.
+
+        Raises:
+            PlanMismatchError: it needs other bytes by now than the plan brings.
+            UnwritableError: it has a tensor that cannot be written.
+        """
+        share = self._ready_program.plan.topology.share_of(self._ready_program.rank)
+        if self._engine is not None and share is not None and share != self._engine.share():
+            raise PlanMismatchError(
+                f"{self._engine.label} has changed since it said what it needs of a new version; update it again"
+            )
+        if self._engine is not None:
+            self._engine.confirm()
+
+    def _finish(self) -> None:
+        """The engine has everything."""
+        self._check_not_revoked()
+        if self._engine is not None and not self._finished:
+            self._engine.finish()
+        self._finished = True
+
+    def revoke(self) -> bool:
+        """Give the engine nothing from now on, whatever comes; return whether it was given a byte. From any thread."""
+        with self._giving:
+            self._revoked = True
+            return self.applying
+
+    def _check_not_revoked(self) -> None:
+        if self._revoked:
+            raise UpdateAbortedError("the update was given up while a call did not return")
+
+    def abort(self, reason: BaseException) -> None:
+        """Give up: fail what is outstanding, close the routes."""
+        self._table.abort(reason)
+
+    def _apply(self, bucket: Bucket, raw: torch.Tensor) -> Fence | None:
+        assert self._engine is not None
+        plan = self._ready_program.plan
+        key: tuple[object, ...] = plan.shape, *bucket.first
+        if self._has:
+            lacking = self._lacking(bucket)
+            if not lacking:
+                return None
+            key = *key, tuple(lacking)
+        lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
+        with self._giving:
+            self._check_not_revoked()
+            self._applying = True
+
+        def look(seen: torch.Tensor) -> None:
+            self._digests.look(bucket, seen)
+
+        if raw.is_cuda or self._engine.device.type == "cpu":
+            look(raw)
+        end = self._engine.load(LoadedBucket(key, raw, lambda: self._lacking(bucket), lasting, look))
+        look(raw)
+        self._given.append(bucket)
+        return self._digests.read(bucket, raw, end)
+
+    def _lacking(self, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
+        """What the engine was not given in an earlier round: tensor, first byte, where in the bucket, and length."""
+        tensors = self._ready_program.plan.manifest.tensors
+        found = []
+        for piece in bucket.pieces:
+            place = tensors[piece.tensor]
+            start = place.start + piece.tensor_offset
+            if not self._has:
+                found.append((place.spec, start, piece.bucket_offset, piece.nbytes))
+                continue
+            for low, high in self._has.lacking(place.spec.name, start, piece.nbytes):
+                found.append((place.spec, low, piece.bucket_offset + low - start, high - low))
+        return found
+
+    @property
+    def _ready_program(self) -> Program:
+        assert self._program is not None, "no plan was proposed"
+        return self._program
+
+    def _time_left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.0)
+
+
+def _check_place(plan: Plan, rank: int, engine: Engine | None) -> None:
+    """The plan takes this rank for what it is."""
+    taken = plan.topology.participants[rank]
+    for what, planned, is_so in (
+        ("is a sink", taken.role is Role.SINK, engine is not None),
+        ("takes tensors whole", taken.whole_tensors, engine is not None and engine.whole_tensors),
+        ("keeps tensors", taken.keeps_tensors, engine is not None and engine.keeps_tensors),
+    ):
+        if planned != is_so:
+            raise PlanMismatchError(
+                f"the plan was made for another rank {rank}: '{what}' is {planned} in it and {is_so} here"
+            )

@@ -1,0 +1,109 @@
+"""What a participant knows from the last update, so that the next version of the same weights needs no new plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport.execution import Program
+from ckpt_transport.planning import (
+    Manifest,
+    Plan,
+    Present,
+    Settings,
+    TensorSpec,
+    Topology,
+    digest_of,
+    plan,
+    spread,
+    verify,
+    verify_part,
+)
+from ckpt_transport.transports.interface import Traits
+
+Expected = tuple[TensorSpec, ...] | None
+
+
+class Plans:
+    """The last plan, what it was made from, and what was derived from it. A version's name is all that may differ.
+
+    Args:
+        budget: bytes of memory that an update may take here.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._plan: Plan | None = None
+        self._made_from: object = None
+        self._program: Program | None = None
+        self._proved = ""
+        """The shape of the plan that was made and proved here as a whole."""
+        self._fits: tuple[str, Expected] = "", None
+
+    @property
+    def shape(self) -> str:
+        """:attr:`Plan.shape` of the last plan; empty when there is none."""
+        return "" if self._plan is None else self._plan.shape
+
+    def make(
+        self,
+        shards: Sequence[Manifest],
+        topology: Topology,
+        traits: Mapping[str, Traits],
+        settings: Settings,
+        present: Sequence[Present] = (),
+    ) -> Plan:
+        """The proved plan for the version that ``shards`` hold, but for what is ``present`` at every sink.
+
+        Raises: as :func:`spread`, :func:`plan` and :func:`verify`.
+        """
+        version = shards[0].version
+        held = [
+            (shard.version == version, shard.extents, shard.tensors, shard.fingerprint, shard.conversions)
+            for shard in shards
+        ]
+        made_from = held, topology, dict(traits), settings, tuple(present)
+        if self._plan is None or made_from != self._made_from:
+            whole = topology.whole_tensors
+            manifest = spread(version, shards, topology.rates, present, whole=whole)
+            who = topology.for_specs(digest_of(manifest.specs.values()))
+            made = plan(manifest, who, traits, settings)
+            verify(made)
+            self._plan, self._made_from, self._proved = made, made_from, made.shape
+        self._plan = self._plan.for_version(version)
+        return self._plan
+
+    def take(self, encoded: bytes, shape: str, version: str) -> Plan:
+        """The plan that the coordinator proposes; ``encoded`` is empty when it should be known.
+
+        Raises:
+            PlanMismatchError: it is not.
+            msgspec.DecodeError: the bytes are not a plan.
+        """
+        if encoded:
+            self._plan = Plan.decode(encoded)
+        elif self._plan is None or self._plan.shape != shape:
+            raise PlanMismatchError(f"the coordinator counts on plan {shape[:16]}, which is not known here")
+        else:
+            self._plan = self._plan.for_version(version)
+        return self._plan
+
+    def program(self, plan: Plan, rank: int) -> Program:
+        """That rank's part of ``plan``, proved when it is first asked for.
+
+        Raises: as :func:`verify_part`.
+        """
+        known = self._program
+        if known is None or known.rank != rank or known.plan.shape != plan.shape:
+            if plan.shape != self._proved:
+                verify_part(plan, rank, self._budget)
+            known = self._program = Program(plan, rank)
+        return known
+
+    def fits(self, plan: Plan, expected: Expected) -> bool:
+        """Whether a plan of this shape was found to bring what the engine expects, in these very specs."""
+        return self._fits[0] == plan.shape and self._fits[1] is expected
+
+    def found_fit(self, plan: Plan, expected: Expected) -> None:
+        """Remember that it does."""
+        self._fits = plan.shape, expected

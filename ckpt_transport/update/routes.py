@@ -1,0 +1,208 @@
+"""The routes a participant keeps open between updates, and the memory that belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from ckpt_transport.control import Mailbox, RouteControl
+from ckpt_transport.execution import Attachment, Lent, Memory, Program
+from ckpt_transport.memory import Buffer
+from ckpt_transport.planning import Plan, RingUse
+from ckpt_transport.transports.interface import Descriptor, Group, MemoryRegion, Transport
+from ckpt_transport.update.forks import leave_to_parent
+
+LoadTransport = Callable[[str], Transport]
+Watch = Callable[[], None]
+"""Called while something is waited for; raises when the update has failed."""
+
+
+@dataclass(slots=True)
+class OpenRoute:
+    """One route: its attachment, its control channel, and every region registered with it."""
+
+    attachment: Attachment
+    control: RouteControl
+    regions: dict[int, tuple[Buffer, MemoryRegion]] = field(default_factory=dict)
+
+    def region(self, buffer: Buffer) -> MemoryRegion:
+        """The region of ``buffer``, registered now if it is not yet."""
+        if id(buffer) not in self.regions:
+            self.regions[id(buffer)] = buffer, self.attachment.endpoint.register(buffer)
+        return self.regions[id(buffer)][1]
+
+    def keep_only(self, buffers: Sequence[Buffer]) -> None:
+        """Undo the registration of every other buffer."""
+        kept = {id(buffer) for buffer in buffers}
+        for key in [key for key in self.regions if key not in kept]:
+            self.regions.pop(key)[1].close()
+
+
+class RouteTable:
+    """Register once, post many: endpoints, regions and rings outlive an update as long as its routes are kept."""
+
+    def __init__(self, mailbox: Mailbox, load_transport: LoadTransport) -> None:
+        self._mailbox, self._load_transport = mailbox, load_transport
+        self._open: dict[str, OpenRoute] = {}
+        self._expected: set[str] = set()
+        self._fellows: set[str] = set()
+        """Mailboxes of those who took part in the last update."""
+        self._rings: dict[tuple[str, RingUse, int], Buffer] = {}
+        self.round = ExitStack()
+        """What ends with the plan that the routes are open for: when another one opens them, or when they close."""
+        leave_to_parent(self)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The routes that are open."""
+        return tuple(self._open)
+
+    def expect(self, program: Program, names: Sequence[str], addresses: Sequence[str]) -> None:
+        """Keep from now on what members of the program's routes send: some open theirs a moment earlier."""
+        for number in program.routes:
+            members = {rank: addresses[rank] for rank in program.plan.routes[number].ranks}
+            self._mailbox.open_route(names[number], members)
+            self._expected.add(names[number])
+
+    def open(
+        self, program: Program, names: Sequence[str], addresses: Sequence[str], timeout: float, watch: Watch
+    ) -> dict[int, OpenRoute]:
+        """Attach to every route of the program, close those it does not use; by number of the route.
+
+        Raises: what ``watch`` raises while others are waited for, and what the transport does.
+        """
+        self.round.close()
+        plan = program.plan
+        wanted = {number: names[number] for number in program.routes}
+        for name in [name for name in self._open if name not in wanted.values()]:
+            self._close(name)
+        self._forget_all_but(addresses)
+        for number, name in wanted.items():
+            self._expected.discard(name)
+            if name not in self._open:
+                self._open[name] = self._attach(plan, number, name, program.rank, addresses, timeout, watch)
+        return {number: self._open[name] for number, name in wanted.items()}
+
+    def lend(
+        self, program: Program, names: Sequence[str], extents: Mapping[int, Buffer]
+    ) -> tuple[dict[int, list[Descriptor]], Buffer | None]:
+        """Register what this rank sends from and receives into; the descriptors of what it lends, and its fill ring."""
+        plan, rank = program.plan, program.rank
+        sends = [number for number in program.routes if self._sends(plan, number, rank)]
+        lands = [number for number in program.routes if self._lands(plan, number, rank)]
+        rings = {
+            use: self._ring(plan, rank, use, names, [*sends, *lands])
+            for use in RingUse
+            if plan.ring(rank, use) is not None
+        }
+        self._drop_rings(rings.values())
+        descriptors: dict[int, list[Descriptor]] = {}
+        for number in program.routes:
+            route = self._open[names[number]]
+            used = [_resolve(lent, extents, rings) for lent in program.lent[number]] if number in sends else []
+            landing = [rings[RingUse.RECEIVE]] if number in lands else []
+            route.keep_only([*used, *landing])
+            route.attachment.lent = [route.region(buffer) for buffer in used]
+            route.attachment.landing = route.region(landing[0]) if landing else None
+            if used:
+                descriptors[number] = [region.descriptor for region in route.attachment.lent]
+        return descriptors, rings.get(RingUse.FILL)
+
+    def channel(self, program: Program, name: str, addresses: Sequence[str]) -> RouteControl:
+        """A control channel between all ranks of the plan, until the round ends."""
+        topology = program.plan.topology
+        ranks = tuple(range(len(addresses)))
+        group = Group(name, ranks, program.rank, tuple(topology.host(rank) for rank in ranks))
+        control = RouteControl(self._mailbox, group, dict(enumerate(addresses)))
+        self.round.callback(control.close)
+        return control
+
+    def forget(self, buffers: Sequence[Buffer]) -> None:
+        """Undo the registration of memory that is about to be freed."""
+        for route in self._open.values():
+            route.keep_only([kept for kept, _ in route.regions.values() if kept not in buffers])
+
+    def abort(self, reason: BaseException) -> None:
+        """Fail everything that is outstanding and close every route."""
+        self.round.close()
+        for route in self._open.values():
+            route.attachment.endpoint.abort(reason)
+        self.close()
+
+    def close(self) -> None:
+        """Close every route. Idempotent."""
+        self.round.close()
+        for name in list(self._open):
+            self._close(name)
+        for name in self._expected:
+            self._mailbox.close_route(name)
+        self._expected.clear()
+        self._rings.clear()
+
+    def part(self) -> None:
+        """Close every route, and the connections to all who took part in the last update."""
+        self.close()
+        self._forget_all_but(())
+
+    def _forget_all_but(self, addresses: Sequence[str]) -> None:
+        for address in self._fellows.difference(addresses):
+            self._mailbox.forget(address)
+        self._fellows = set(addresses)
+
+    def _close(self, name: str) -> None:
+        route = self._open.pop(name)
+        for key in [key for key in self._rings if key[0] == name]:
+            del self._rings[key]
+        try:
+            route.attachment.endpoint.close()
+        finally:
+            route.control.close()
+
+    def _attach(
+        self,
+        plan: Plan,
+        number: int,
+        name: str,
+        rank: int,
+        addresses: Sequence[str],
+        timeout: float,
+        watch: Watch,
+    ) -> OpenRoute:
+        route = plan.routes[number]
+        hosts = tuple(plan.topology.host(member) for member in route.ranks)
+        group = Group(name, route.ranks, rank, hosts, route.devices)
+        control = RouteControl(self._mailbox, group, dict(enumerate(addresses)))
+        try:
+            with control.watched_by(watch):
+                endpoint = self._load_transport(route.transport).open(group, control, timeout)
+        except BaseException:
+            control.close()
+            raise
+        return OpenRoute(Attachment(endpoint), control)
+
+    def _sends(self, plan: Plan, number: int, rank: int) -> bool:
+        return any(leg.route == number and leg.sender == rank for hop in plan.hops for leg in hop.legs)
+
+    def _lands(self, plan: Plan, number: int, rank: int) -> bool:
+        return not plan.routes[number].maps_memory and not self._sends(plan, number, rank)
+
+    def _ring(self, plan: Plan, rank: int, use: RingUse, names: Sequence[str], routes: Sequence[int]) -> Buffer:
+        """The memory of a ring, from the endpoint that must own what it sends, where there is one."""
+        ring = plan.ring(rank, use)
+        assert ring is not None
+        name = names[min(routes, key=lambda number: not plan.routes[number].maps_memory)]
+        key = (name, use, ring.nbytes)
+        if key not in self._rings:
+            self._rings[key] = self._open[name].attachment.endpoint.allocate(ring.nbytes)
+        return self._rings[key]
+
+    def _drop_rings(self, kept: Iterable[Buffer]) -> None:
+        alive = {id(buffer) for buffer in kept}
+        self._rings = {key: buffer for key, buffer in self._rings.items() if id(buffer) in alive}
+
+
+def _resolve(lent: Lent, extents: Mapping[int, Buffer], rings: Mapping[RingUse, Buffer]) -> Buffer:
+    if lent.memory is Memory.EXTENT:
+        return extents[lent.extent]
+    return rings[RingUse.FILL if lent.memory is Memory.FILL else RingUse.RECEIVE]

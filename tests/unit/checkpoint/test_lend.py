@@ -1,0 +1,77 @@
+"""Given tensors that are lent, when buckets are filled from them, then these hold what a copied pool would."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpt_transport.checkpoint import Store
+from ckpt_transport.errors import CheckpointError, StoreError
+from ckpt_transport.memory import MemoryKind
+
+POISON = 0xA5
+
+
+def some_tensors(lengths: list[int]) -> dict[str, torch.Tensor]:
+    return {f"t{number}": torch.randint(0, 256, (length,), dtype=torch.uint8) for number, length in enumerate(lengths)}
+
+
+@given(st.lists(st.integers(0, 1500), min_size=1, max_size=8), st.data())
+def test_any_range_of_the_extent_is_as_in_a_pool(lengths: list[int], data: st.DataObject) -> None:
+    tensors = some_tensors(lengths)
+    with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
+        copied, lent = store.register("copied", tensors=tensors), store.lend("lent", tensors)
+        assert lent.manifest.tensors == copied.manifest.tensors
+        (pool,), (loose,) = copied.buffers, lent.extents
+        assert (lent.buffers, loose.kind, loose.nbytes) == ((), MemoryKind.LOOSE, pool.nbytes)
+        first = data.draw(st.integers(0, pool.nbytes))
+        last = data.draw(st.integers(first, pool.nbytes))
+        slots = [torch.full((last - first,), POISON, dtype=torch.uint8) for _ in range(2)]
+        pool.fill(slots[0], first)
+        loose.fill(slots[1], first)
+        for place in copied.manifest.tensors:
+            start, end = max(place.offset - first, 0), max(min(place.offset + place.nbytes, last) - first, 0)
+            assert torch.equal(slots[0][start:end], slots[1][start:end])
+
+
+def test_nothing_is_copied_until_a_bucket_is_filled() -> None:
+    tensor = torch.zeros(1000)
+    with Store(threads=1) as store:
+        (loose,) = store.lend("v1", {"a": tensor}).extents
+        tensor.fill_(7)
+        slot = torch.empty(4000, dtype=torch.uint8)
+        loose.fill(slot, 0)
+        assert slot.view(torch.float32).eq(7).all()
+
+
+def test_shapes_and_dtypes_are_those_of_the_tensors() -> None:
+    tensors = {"a": torch.zeros((), dtype=torch.float64), "b": torch.zeros(2, 3, dtype=torch.float8_e4m3fn)}
+    with Store(threads=1) as store:
+        placed = store.lend("v1", tensors).manifest.tensors
+        assert [(tensor.spec.dtype, tensor.spec.shape) for tensor in placed] == [("F64", ()), ("F8_E4M3", (2, 3))]
+
+
+def test_what_cannot_be_lent_is_named_and_the_name_stays_free() -> None:
+    with Store(threads=1) as store:
+        with pytest.raises(CheckpointError, match=r"'b' is not contiguous; lend tensor\.contiguous\(\)"):
+            store.lend("v1", {"a": torch.zeros(4), "b": torch.zeros(4, 4).t()})
+        store.lend("v1", {"a": torch.zeros(4)})
+        with pytest.raises(StoreError, match="'v1' is registered already"):
+            store.lend("v1", {"a": torch.zeros(4)})
+        store.unregister("v1")
+        store.lend("v1", {"a": torch.zeros(4)})
+    with pytest.raises(StoreError, match="closed"):
+        store.lend("v2", {"a": torch.zeros(4)})
+
+
+def test_no_shared_memory_is_taken() -> None:
+    before = set(Path("/dev/shm").iterdir())
+    with Store(threads=1) as store:
+        store.lend("v1", {"a": torch.zeros(1 << 20)})
+        taken = {path.name for path in Path("/dev/shm").iterdir() if path not in before}
+        assert not any(f"-{os.getpid()}-" in name for name in taken)

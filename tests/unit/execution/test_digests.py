@@ -1,0 +1,111 @@
+"""Whatever a plan does with buckets, owners and sinks find the same digests; and not where a byte has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as checked
+
+from ckpt_transport.control import Mailbox, RouteControl
+from ckpt_transport.errors import TransferError
+from ckpt_transport.execution import Digests, FirstSinkDigests, OwnerDigests, Program, PromptOwnerDigests, SinkDigests
+from ckpt_transport.memory import Buffer, MemoryKind
+from ckpt_transport.planning import Plan
+from ckpt_transport.transports.interface import Group
+from tests.unit.execution.test_pipeline import Fleet, Outcome, check, small
+from tests.unit.worlds import World, chained, worlds
+
+
+class ComparingFleet(Fleet):
+    """Every sink compares everything, beside its engine or before it."""
+
+    def __init__(self, plan: Plan, *, first: bool = False, **others: Any) -> None:
+        super().__init__(plan, **others)
+        self.kinds = (PromptOwnerDigests, FirstSinkDigests) if first else (OwnerDigests, SinkDigests)
+        self.made: dict[int, Digests] = {}
+
+    def digests(self, program: Program, mailbox: Mailbox, mailboxes: Sequence[Mailbox]) -> Digests:
+        ranks = tuple(range(self.size))
+        group = Group("digests", ranks, program.rank, tuple("here" for _ in ranks))
+        channel = RouteControl(mailbox, group, {rank: other.address for rank, other in enumerate(mailboxes)})
+        owner, sink = self.kinds
+        if program.rank in self.plan.topology.sinks:
+            made: Digests = sink(program, channel, f"sink {program.rank}", mailbox.wake)
+        else:
+            made = owner(program, channel, self.own(program), mailbox.wake)
+        self.made[program.rank] = made
+        self.barrier.wait(10)
+        return made
+
+    def own(self, program: Program) -> Mapping[int, Buffer]:
+        extents = enumerate(self.plan.manifest.extents)
+        return {number: self.extents[number] for number, extent in extents if extent.owner == program.rank}
+
+    def run(self) -> dict[int, Outcome]:
+        outcomes = super().run()
+        for made in self.made.values():
+            made.close()
+        return outcomes
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("transport", ["wire", "screen", "wire+window", "read+post"])
+@pytest.mark.parametrize("ring_depth", [1, 3])
+def test_given_chains_and_small_rings_then_all_digests_agree(transport: str, ring_depth: int, first: bool) -> None:
+    check(ComparingFleet(chained(transport, ring_depth=ring_depth).plan(), first=first))
+
+
+@checked(max_examples=25, deadline=None)
+@given(worlds())
+def test_given_any_world_then_all_digests_agree(world: World) -> None:
+    check(ComparingFleet(world.plan()))
+
+
+@pytest.mark.parametrize("transport", ["wire", "window", "read"])
+def test_given_a_second_run_then_bytes_that_are_sent_where_they_lie_are_not_read_again(transport: str) -> None:
+    plan = small(transport, kind=MemoryKind.PRIVATE if transport == "read" else MemoryKind.SHARED)
+    fleet = ComparingFleet(plan)
+    check(fleet)
+    known = [dict(extent.digests) for extent in fleet.extents]
+    assert [len(each) for each in known] == [len(plan.buckets)]
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("transport", ["wire", "window"])
+def test_given_a_byte_that_changes_on_its_way_then_each_sink_names_it(transport: str, first: bool) -> None:
+    """Given digests from before a byte was changed, when buckets move, then sinks say which tensor, and which way."""
+    plan = small(transport)
+    fleet = ComparingFleet(plan, first=first)
+    fleet.extents[0].digests[plan.buckets[3].runs] = bytes(16)
+    outcomes = fleet.run()
+    errors = [outcomes[rank].error for rank in plan.topology.sinks]
+    wrong = [str(error) for error in errors if isinstance(error, TransferError)]
+    name = plan.manifest.tensors[plan.buckets[3].first[0]].spec.name
+    assert any(
+        f"got bytes of {name} (bucket 3)" in error and f"by '{transport}' from rank 0" in error for error in wrong
+    )
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_given_a_bucket_that_differs_when_sinks_compare_first_then_their_engines_are_not_given_it(first: bool) -> None:
+    plan = small("window")
+    fleet = ComparingFleet(plan, first=first)
+    fleet.extents[0].digests[plan.buckets[0].runs] = bytes(16)
+    outcomes = fleet.run()
+    assert all(outcomes[rank].error is not None for rank in plan.topology.sinks)
+    if first:
+        assert all(not outcomes[rank].applied for rank in plan.topology.sinks)
+
+
+def test_given_a_bucket_whose_digest_was_not_computed_then_the_run_does_not_end_well() -> None:
+    plan = small("window")
+    rank = min(plan.topology.sinks)
+    with Mailbox() as mailbox:
+        channel = RouteControl(mailbox, Group("digests", (rank,), rank, ("here",)), {rank: mailbox.address})
+        made = SinkDigests(Program(plan, rank), channel, "a sink", mailbox.wake)
+        with pytest.raises(TransferError, match="a sink has applied bucket 0 and not computed its digest"):
+            made.finish(lambda: None, mailbox.pump)
+        made.close()

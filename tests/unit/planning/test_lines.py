@@ -1,0 +1,128 @@
+"""Lines: each sink passes on to the next, nobody sends twice, and all links carry about as much."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import pytest
+
+from ckpt_transport.errors import ConfigError, CoverageError, PlanError
+from ckpt_transport.planning import Plan, Settings, explain, plan, transports_of, verify
+from ckpt_transport.planning.plan import Hop
+from ckpt_transport.transports.interface import FanOut
+from tests.unit.worlds import INVENTED, manifest, simulate, topology, traits
+
+replace = msgspec.structs.replace
+READ_ONLY = {"read": INVENTED["read"]}
+
+
+def line(sources: list[str], sinks: list[str], transport: str = "read-line", bucket_bytes: int = 1024) -> Plan:
+    sizes = [[1000, 300, 2500, 40]] * len(sources)
+    settings = Settings(transport=transport, bucket_bytes=bucket_bytes, ring_depth=2)
+    return plan(manifest(*sizes), topology(sources, sinks), INVENTED, settings)
+
+
+def carried(made: Plan) -> tuple[Counter[int], Counter[int]]:
+    """Bytes that each rank sends and receives."""
+    sent: Counter[int] = Counter()
+    received: Counter[int] = Counter()
+    for stage in made.stages:
+        if stage.hop >= 0:
+            for leg in made.hops[stage.hop].legs:
+                sent[leg.sender] += made.buckets[stage.bucket].nbytes
+                for rank in leg.receivers:
+                    received[rank] += made.buckets[stage.bucket].nbytes
+    return sent, received
+
+
+def test_given_one_holder_and_many_sinks_then_everybody_sends_each_byte_at_most_once() -> None:
+    made = line(["a"], ["b", "c", "d", "e", "f", "g", "h", "i"])
+    verify(made)
+    assert [(leg.sender, leg.receivers) for hop in made.hops for leg in hop.legs] == [
+        (rank, (rank + 1,)) for rank in range(8)
+    ]
+    sent, received = carried(made)
+    total = sum(bucket.nbytes for bucket in made.buckets)
+    assert set(sent.values()) == {total} == set(received.values())
+
+
+@pytest.mark.parametrize(("holders", "sinks"), [(2, 8), (3, 6), (4, 4)])
+def test_given_several_holders_then_each_line_begins_elsewhere_and_links_carry_the_same(
+    holders: int, sinks: int
+) -> None:
+    made = line([f"s{n}" for n in range(holders)], [f"j{n}" for n in range(sinks)])
+    verify(made)
+    firsts = [hop.legs[0].receivers[0] for hop in made.hops if hop.legs[0].sender < holders]
+    assert len(set(firsts)) == holders
+    sent, received = carried(made)
+    total = sum(bucket.nbytes for bucket in made.buckets)
+    assert all(received[rank] == total for rank in made.topology.sinks)
+    assert max(sent.values()) <= total
+    simulate(made, seed=holders)
+
+
+def test_given_hosts_of_several_sinks_then_the_line_goes_over_their_heads() -> None:
+    made = line(["a"], ["a", "b", "b", "b", "c", "c"], "read-line+window")
+    verify(made)
+    assert [[(leg.sender, leg.receivers) for leg in hop.legs] for hop in made.hops] == [
+        [(0, (2,)), (0, (1,))],
+        [(2, (5,)), (2, (3, 4))],
+        [(5, (6,))],
+    ]
+    for seed in range(20):
+        simulate(made, seed)
+
+
+def test_given_many_sinks_and_a_transport_that_slows_with_each_then_auto_takes_a_line() -> None:
+    fleet = topology(["a"], [f"h{n}" for n in range(8)], transports=("read",))
+    made = plan(manifest([1 << 20] * 200), fleet, READ_ONLY, Settings())
+    assert made.notes[0] == "transport read-line"
+    costs = {
+        note.split(":")[0]: float(note.split("about ")[1].split(" s")[0]) for note in made.notes if "about" in note
+    }
+    assert costs["read"] > 6 * costs["read-line"]
+    assert "1 -> 2 over read" in explain(made)
+
+
+def test_given_a_collective_then_a_line_is_taken_only_when_it_is_named() -> None:
+    fleet = topology(["a"], ["b", "c", "d"], transports=("wire",))
+    known = {"wire": traits(fan_out=FanOut.TREE)}
+    version = manifest([1 << 20] * 200)
+    assert not any("line" in note for note in plan(version, fleet, known, Settings()).notes)
+    assert plan(version, fleet, known, Settings(transport="wire-line")).hops[1].legs[0].sender == 1
+
+
+@pytest.mark.parametrize(
+    ("transport", "sinks", "reason"),
+    [
+        ("read-line+window", ["a", "a", "b"], "nobody to pass on to"),
+        ("read-line+window", ["b", "c"], "every host has one sink"),
+        ("post-line", ["a", "b"], r"post stays within a host, and sinks \[2\]"),
+        ("screen-line", ["a", "b"], "cannot carry this update"),
+        ("read-line", [f"h{n}" for n in range(300)], "longer than 256"),
+    ],
+)
+def test_given_a_line_that_cannot_be_then_the_reason_is_named(transport: str, sinks: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        line(["a"], sinks, transport)
+
+
+def test_given_a_line_that_is_broken_then_it_is_refused() -> None:
+    """The hops are out of order; a sink is left out; a sink gets a bucket twice."""
+    made = line(["a"], ["b", "c", "d"])
+    hops = made.hops
+    with pytest.raises(CoverageError, match="which lack it"):
+        verify(replace(made, hops=(hops[0], hops[2], hops[1])))
+    with pytest.raises(PlanError):
+        verify(replace(made, hops=hops[:2], routes=made.routes[:2]))
+    back = replace(hops[2].legs[0], receivers=(1,))
+    routes = (*made.routes[:2], replace(made.routes[2], ranks=(2, 1)))
+    broken = replace(made, hops=(*hops[:2], Hop((replace(back, sender=2),))), routes=routes)
+    with pytest.raises(CoverageError, match="has it already"):
+        verify(broken)
+
+
+def test_a_chains_name_tells_its_transports() -> None:
+    assert transports_of("read-line+window") == ("read", "window")
+    assert transports_of("gloo") == ("gloo",)

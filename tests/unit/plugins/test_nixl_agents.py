@@ -1,0 +1,121 @@
+"""Given a peer's memory, when several agents of NIXL read it, then they read at once, and the same."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+
+import pytest
+import torch
+
+from ckpt_transport.errors import RegistrationError
+from ckpt_transport.transports import registry
+from ckpt_transport_nixl.agent import Agent, Memory
+from ckpt_transport_nixl.agents import Agents
+
+pytestmark = pytest.mark.skipif(not registry.available("nixl").ok, reason="NIXL is not installed")
+NBYTES = 1 << 20
+DEADLINE = 20.0
+
+
+class Reader(Agent):
+    """Says when it reads, and waits until it may."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"reader/{number}")
+        self.reads, self.may = threading.Event(), threading.Event()
+
+    def read(
+        self, peer: str, local: Sequence[Memory], remote: Sequence[Memory], *, into_cuda: bool, from_cuda: bool
+    ) -> None:
+        self.reads.set()
+        assert self.may.wait(DEADLINE)
+        super().read(peer, local, remote, into_cuda=into_cuda, from_cuda=from_cuda)
+
+
+class Unable(Agent):
+    """Cannot register memory."""
+
+    def register(self, memory: Memory, *, cuda: bool) -> bytes:
+        raise RegistrationError("no more")
+
+
+def memory(tensor: torch.Tensor) -> Memory:
+    return Memory(tensor.data_ptr(), tensor.numel(), 0)
+
+
+def room() -> torch.Tensor:
+    return torch.zeros(NBYTES, dtype=torch.uint8)
+
+
+@pytest.fixture
+def lent() -> Iterator[tuple[torch.Tensor, bytes]]:
+    """A peer's memory, and what it says of it."""
+    tensor = torch.randint(1, 256, (NBYTES,), dtype=torch.uint8)
+    with closing(Agent("lender")) as lender:
+        yield tensor, lender.register(memory(tensor), cuda=False)
+
+
+def making(made: list[Agent], *kinds: Callable[[int], Agent]) -> Callable[[int], Agent]:
+    """Makes one agent of each kind, and keeps them in a list."""
+
+    def make(number: int) -> Agent:
+        made.append(kinds[number](number))
+        return made[-1]
+
+    return make
+
+
+def test_who_only_lends_has_one_agent(lent: tuple[torch.Tensor, bytes]) -> None:
+    made: list[Agent] = []
+    with closing(Agents(making(made, Reader, Reader), 2, 1)) as agents:
+        agents.register(memory(room()), cuda=False)
+        assert len(made) == 1
+        agents.load(lent[1])
+        assert len(made) == 2
+
+
+def test_two_reads_are_under_way_at_once_into_memory_registered_before_and_after(
+    lent: tuple[torch.Tensor, bytes],
+) -> None:
+    source, metadata = lent
+    made: list[Agent] = []
+    with closing(Agents(making(made, Reader, Reader), 2, 1)) as agents, ThreadPoolExecutor(2) as threads:
+        before, after = room(), room()
+        agents.register(memory(before), cuda=False)
+        peer = agents.load(metadata)
+        agents.register(memory(after), cuda=False)
+        read = partial(agents.read, peer, remote=[memory(source)], into_cuda=False, from_cuda=False)
+        reading = [threads.submit(read, [memory(target)]) for target in (before, after)]
+        for agent in made:
+            assert isinstance(agent, Reader)
+            assert agent.reads.wait(DEADLINE)
+        for agent in made:
+            assert isinstance(agent, Reader)
+            agent.may.set()
+        for future, target in zip(reading, (before, after), strict=True):
+            future.result(DEADLINE)
+            assert torch.equal(target, source)
+            agents.unregister(memory(target), cuda=False)
+        agents.forget(peer)
+
+
+def test_where_a_second_agent_cannot_be_had_the_first_reads(
+    lent: tuple[torch.Tensor, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, metadata = lent
+    with closing(Agents(making([], lambda _: Agent("reader"), lambda _: Unable("other")), 2, 1)) as agents:
+        target = room()
+        agents.register(memory(target), cuda=False)
+        with caplog.at_level(logging.WARNING):
+            peer = agents.load(metadata)
+        assert "1 of 2 agents of NIXL read, because another fails: no more" in caplog.text
+        for _ in range(2):
+            target.zero_()
+            agents.read(peer, [memory(target)], [memory(source)], into_cuda=False, from_cuda=False)
+            assert torch.equal(target, source)
+        agents.unregister(memory(target), cuda=False)

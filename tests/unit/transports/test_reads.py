@@ -1,0 +1,193 @@
+"""One-sided reads: when they start; and calls of libraries that block."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from ckpt_transport.errors import PeerLostError, TransferError
+from ckpt_transport.memory import Buffer
+from ckpt_transport.transports import Calls, OneSidedEndpoint, Poll, ReadSpan
+from ckpt_transport.transports.interface import Group, Span, Transfer
+from ckpt_transport.transports.polled import Signal, SignalKind
+
+DEADLINE = 20.0
+
+
+class Wire:
+    """A control channel that a test feeds."""
+
+    def __init__(self) -> None:
+        self.heard: deque[tuple[int, bytes]] = deque()
+        self.said: list[Signal] = []
+        self.woken = threading.Event()
+
+    def announce(self, transfer: Transfer) -> None:
+        signal = Signal(SignalKind.READY, transfer.seq, transfer.digest)
+        self.heard.append((transfer.sender, msgspec.msgpack.encode(signal)))
+
+    def send(self, rank: int, payload: bytes) -> None:
+        self.said.append(msgspec.msgpack.decode(payload, type=Signal))
+
+    def receive(self) -> tuple[int, bytes] | None:
+        return self.heard.popleft() if self.heard else None
+
+    def wake(self) -> None:
+        self.woken.set()
+
+    def exchange(self, payload: bytes, timeout: float) -> dict[int, bytes]:
+        raise NotImplementedError
+
+
+class Reads(OneSidedEndpoint):
+    """Reads that end when a test says so."""
+
+    def __init__(self, group: Group, wire: Wire) -> None:
+        super().__init__(group, wire)
+        self.started: list[int] = []
+        self.ended: set[int] = set()
+
+    def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
+        offset = spans[0].offset
+        self.started.append(offset)
+        return lambda: offset in self.ended
+
+    def _shut(self) -> None:
+        pass
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+def transfers(count: int) -> list[Transfer]:
+    return [Transfer(seq, 0, (1,), (Span(0, seq * 10, seq * 10, 10),)) for seq in range(count)]
+
+
+def test_every_read_that_was_announced_is_under_way_before_the_first_ends(wire: Wire) -> None:
+    """Given three posted receives, when only the oldest is polled, then all that the sender announced are read."""
+    endpoint = Reads(Group("route", (0, 1), 1, ("here", "here")), wire)
+    endpoint.connect({0: [b"memory"]})
+    region = endpoint.register(Buffer.private(100))
+    asked = transfers(3)
+    receipts = [endpoint.post_recv(transfer, region) for transfer in asked]
+
+    wire.announce(asked[0])
+    wire.announce(asked[1])
+    assert not receipts[0].done()
+    assert endpoint.started == [0, 10]
+
+    wire.announce(asked[2])
+    assert not receipts[0].done()
+    assert endpoint.started == [0, 10, 20]
+
+    endpoint.ended = {0, 10, 20}
+    assert all(receipt.done() for receipt in receipts)
+    assert [(signal.kind, signal.seq) for signal in wire.said] == [(SignalKind.ACK, seq) for seq in range(3)]
+
+
+def test_reads_of_two_senders_do_not_wait_for_each_other(wire: Wire) -> None:
+    """Given receives from two senders, when the later one's sender is ready first, then that is read."""
+    endpoint = Reads(Group("route", (0, 1, 2), 1, ("here",) * 3), wire)
+    endpoint.connect({0: [b"memory"], 2: [b"more"]})
+    region = endpoint.register(Buffer.private(100))
+    first = endpoint.post_recv(Transfer(0, 0, (1,), (Span(0, 0, 0, 10),)), region)
+    other = Transfer(1, 2, (1,), (Span(0, 50, 50, 10),))
+    second = endpoint.post_recv(other, region)
+
+    wire.announce(other)
+    endpoint.ended = {50}
+
+    assert not first.done()
+    assert endpoint.started == [50]
+    assert second.done()
+
+
+# -- libraries that block -------------------------------------------------------------------------------------------
+
+
+def test_a_call_runs_elsewhere_and_its_end_wakes_the_pump(wire: Wire) -> None:
+    calls, go = Calls("test-calls", wire), threading.Event()
+    ran_on: list[str] = []
+
+    def call() -> None:
+        ran_on.append(threading.current_thread().name)
+        assert go.wait(DEADLINE)
+
+    ended = calls.start(call)
+    assert not ended()
+    assert not wire.woken.is_set()
+    go.set()
+
+    assert wire.woken.wait(DEADLINE)
+    assert ended()
+    assert ran_on[0].startswith("test-calls")
+    calls.close()
+
+
+def test_what_a_call_raises_is_raised_by_its_poll(wire: Wire) -> None:
+    calls = Calls("test-calls", wire)
+
+    def call() -> None:
+        raise TransferError("no")
+
+    ended = calls.start(call)
+    assert wire.woken.wait(DEADLINE)
+    with pytest.raises(TransferError, match="no"):
+        ended()
+    calls.close()
+
+
+def test_closing_waits_for_the_call_that_runs_and_starts_no_other(wire: Wire) -> None:
+    prepared: list[int] = []
+    ran: list[str] = []
+    calls, began = Calls("test-calls", wire, 1, lambda: prepared.append(1)), threading.Event()
+
+    def call() -> None:
+        began.set()
+        time.sleep(0.05)
+        ran.append("first")
+
+    calls.start(call)
+    calls.start(lambda: ran.append("second"))
+    assert began.wait(DEADLINE)
+    calls.close()
+    calls.close()
+
+    assert ran == ["first"]
+    assert prepared == [1]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("test-calls")]
+
+
+class Failing(Reads):
+    """Its reads fail when a test says so."""
+
+    fails = False
+
+    def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
+        def ended() -> bool:
+            if self.fails:
+                raise TransferError("connection reset")
+            return False
+
+        return ended
+
+
+def test_given_a_read_that_fails_because_its_sender_gave_up_then_the_senders_reason_is_named() -> None:
+    wire = Wire()
+    endpoint = Failing(Group("a", (0, 1), 1, ("here", "here")), wire)
+    endpoint.connect({0: [b""]})
+    transfer = Transfer(0, 0, (1,), (Span(0, 0, 0, 256),))
+    receipt = endpoint.post_recv(transfer, endpoint.register(Buffer.private(256)))
+    wire.announce(transfer)
+    assert not receipt.done()
+    endpoint.fails = True
+    wire.heard.append((0, msgspec.msgpack.encode(Signal(SignalKind.ABORT, reason="the engine has no such tensor"))))
+    with pytest.raises(PeerLostError, match="the engine has no such tensor"):
+        receipt.done()

@@ -1,0 +1,403 @@
+"""Real distributions on disk, found by real importlib.metadata. Nothing is replaced."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from ckpt_transport.errors import (
+    PluginError,
+    TransportConflictError,
+    TransportNotFoundError,
+    TransportUnavailableError,
+)
+from ckpt_transport.transports import registry
+from ckpt_transport.transports.interface import API_VERSION, Transport
+from ckpt_transport.transports.registry import GROUP, Registry
+
+PLUGIN = """
+from ckpt_transport.transports.interface import Availability, Transport
+
+class Plugin(Transport):
+    name = "{name}"
+
+    @classmethod
+    def probe(cls):
+        return Availability(True, "made for a test")
+
+    def open(self, group, control, timeout):
+        raise NotImplementedError
+"""
+
+Install = Callable[..., None]
+
+
+def plugin(name: str) -> str:
+    """The source of a module with a transport ``Plugin`` that calls itself ``name``."""
+    return PLUGIN.format(name=name)
+
+
+def write_distribution(
+    site: Path,
+    name: str,
+    transports: Sequence[tuple[str, str]],
+    modules: Mapping[str, str] | None = None,
+    extras: Sequence[str] = (),
+) -> None:
+    """A distribution as pip leaves it: its metadata, its entry points and its modules."""
+    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    provided = "".join(f"Provides-Extra: {extra}\n" for extra in extras)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{provided}")
+    lines = "".join(f"{transport} = {target}\n" for transport, target in transports)
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{lines}")
+    for module, source in (modules or {}).items():
+        (site / f"{module}.py").write_text(textwrap.dedent(source))
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Puts distributions on this process's path until the test ends."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+
+    def write(
+        name: str,
+        transports: Sequence[tuple[str, str]],
+        modules: Mapping[str, str] | None = None,
+        extras: Sequence[str] = (),
+    ) -> None:
+        write_distribution(site, name, transports, modules, extras)
+        importlib.invalidate_caches()
+
+    yield write
+    for module in [name for name in sys.modules if name.startswith("mod_")]:
+        del sys.modules[module]
+
+
+def in_a_fresh_process(site: Path, cache: Path, program: str) -> dict[str, list[str]]:
+    """Run ``program`` where ``site`` is on the path and nothing was imported yet; it prints a JSON object."""
+    paths = [str(site), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment,
+        cwd=Path(registry.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, list[str]] = json.loads(done.stdout)
+    return answer
+
+
+# -- only what was asked for ----------------------------------------------------------------------------------------
+
+
+def test_only_the_transport_that_was_asked_for_is_imported_and_no_cache_is_written(tmp_path: Path) -> None:
+    # Given three plugins, one of which cannot even be imported
+    site, cache = tmp_path / "site", tmp_path / "cache"
+    for name in ("first", "second"):
+        write_distribution(site, f"dist-{name}", [(name, f"mod_{name}:Plugin")], {f"mod_{name}": plugin(name)})
+    write_distribution(site, "dist-third", [("third", "mod_third:Plugin")], {"mod_third": "raise SystemExit('no')"})
+
+    # When a fresh process lists the names, and then loads one
+    seen = in_a_fresh_process(
+        site,
+        cache,
+        """
+        import json, sys
+        from ckpt_transport import registry
+
+        def imported():
+            return sorted(name for name in sys.modules if name.startswith("mod_") or name.startswith("ckpt_transport_"))
+
+        names = registry.names()
+        after_names = imported()
+        registry.load("second")
+        print(json.dumps({"names": names, "after_names": after_names, "after_load": imported()}))
+        """,
+    )
+
+    # Then listing imported nothing, loading imported that one, and stevedore left no file in the user's cache
+    assert {"first", "second", "third"} <= set(seen["names"])
+    assert seen["names"] == sorted(seen["names"])
+    assert seen["after_names"] == []
+    assert seen["after_load"] == ["mod_second"]
+    assert not cache.exists()
+
+
+def test_a_cache_that_another_process_left_half_written_does_no_harm(tmp_path: Path) -> None:
+    # Given stevedore's cache as two processes that wrote it at once have left it: JSON, but not entry points
+    site, cache = tmp_path / "site", tmp_path / "cache"
+    write_distribution(site, "dist-calm", [("calm", "mod_calm:Plugin")], {"mod_calm": plugin("calm")})
+    program = """
+        import json, stevedore._cache
+        from ckpt_transport import registry
+        {spoil}
+        print(json.dumps({{"names": registry.names(), "loaded": [registry.load("calm").name]}}))
+        """
+    spoil = f"""
+        import os, sys
+        digest, _ = stevedore._cache._hash_settings_for_path(tuple(sys.path))
+        os.makedirs({str(cache / "python-entrypoints")!r})
+        with open(os.path.join({str(cache / "python-entrypoints")!r}, digest), "w") as file:
+            json.dump({{"groups": {{{GROUP!r}: [["torn"]]}}}}, file)
+        """
+
+    # When a fresh process looks for a transport
+    seen = in_a_fresh_process(site, cache, program.format(spoil=spoil.strip()))
+
+    # Then it finds what is installed
+    assert "calm" in seen["names"]
+    assert seen["loaded"] == ["calm"]
+
+
+def test_a_plugin_installed_while_the_process_runs_is_found(install: Install) -> None:
+    # Given a registry that was used before a plugin came
+    transports = Registry()
+    assert "latecomer" not in transports.names()
+
+    # When the plugin is installed
+    install("late-dist", [("latecomer", "mod_latecomer:Plugin")], {"mod_latecomer": plugin("latecomer")})
+
+    # Then it is there
+    assert "latecomer" in transports.names()
+    assert issubclass(transports.load("latecomer"), Transport)
+
+
+def test_the_projects_own_transports_come_through_the_same_door() -> None:
+    assert {"gloo", "mooncake", "nixl", "shm", "ucx"} <= set(registry.names())
+    assert registry.load("gloo").name == "gloo"
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_nobody_registers_is_answered_with_the_names_there_are(install: Install) -> None:
+    # Given a transport called 'carrier'
+    install("pigeon-dist", [("carrier", "mod_carrier:Plugin"), ("owl", "mod_owl:Plugin")])
+
+    # When somebody misspells it
+    with pytest.raises(TransportNotFoundError) as caught:
+        Registry().load("carier")
+
+    # Then the answer lists what there is and guesses what was meant
+    assert "no transport is called 'carier'; did you mean 'carrier'?" in str(caught.value)
+    assert "carrier" in str(caught.value).partition("Installed:")[2]
+    assert "owl" in str(caught.value).partition("Installed:")[2]
+
+
+def test_two_distributions_with_one_name_are_both_named_and_neither_is_imported(install: Install) -> None:
+    # Given two distributions that register 'twin', with other entry points between them
+    trap = "raise SystemExit('must not be imported')"
+    install("alpha-dist", [("twin", "mod_alpha:One"), ("between", "mod_alpha:Two")], {"mod_alpha": trap})
+    install("beta-dist", [("betwixt", "mod_beta:Plugin")], {"mod_beta": trap})
+    install("gamma-dist", [("amid", "mod_gamma:Three"), ("twin", "mod_gamma:Four")], {"mod_gamma": trap})
+
+    # When somebody asks for it, in whatever way
+    for ask in (Registry().load, Registry().available):
+        with pytest.raises(TransportConflictError) as caught:
+            ask("twin")
+
+        # Then both owners and both targets are named
+        for part in ("alpha-dist 1.0", "mod_alpha:One", "gamma-dist 1.0", "mod_gamma:Four"):
+            assert part in str(caught.value)
+
+
+def test_one_distribution_that_registers_a_name_twice_is_a_conflict_too(install: Install) -> None:
+    # Given a distribution with the same name on two adjacent lines
+    install("echo-dist", [("echo", "mod_echo:One"), ("echo", "mod_echo:Two")])
+
+    # When and then
+    with pytest.raises(TransportConflictError, match=r"mod_echo:One and .*mod_echo:Two"):
+        Registry().load("echo")
+
+
+# -- a library is missing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("transport", "target", "source", "extras", "hint"),
+    [
+        pytest.param(
+            "fast_link",
+            "mod_fast_link:Plugin",
+            "import a_library_nobody_has",
+            ["other", "fast-link"],
+            "pip install 'acme-dist[fast-link]'",
+            id="the distribution has an extra of the transport's name",
+        ),
+        pytest.param(
+            "wire",
+            "mod_wire:Plugin [wirelib]",
+            "import a_library_nobody_has",
+            ["wirelib", "wire"],
+            "pip install 'acme-dist[wirelib]'",
+            id="the entry point names its extra",
+        ),
+        pytest.param(
+            "bare",
+            "mod_bare:Plugin",
+            "import a_library_nobody_has.part",
+            ["other"],
+            "pip install a_library_nobody_has (or whichever package provides the module 'a_library_nobody_has')",
+            id="no extra",
+        ),
+        pytest.param(
+            "hollow",
+            "mod_hollow_is_not_there:Plugin",
+            None,
+            ["hollow"],
+            "pip install --force-reinstall acme-dist",
+            id="the plugin itself",
+        ),
+        pytest.param(
+            "native",
+            "mod_native:Plugin",
+            "import ctypes; ctypes.CDLL('libnobody_has_this.so.1')",
+            [],
+            "",
+            id="a shared object",
+        ),
+    ],
+)
+def test_a_missing_library_comes_with_its_cure(
+    install: Install, transport: str, target: str, source: str | None, extras: list[str], hint: str
+) -> None:
+    # Given a plugin that imports what is not installed
+    install("acme-dist", [(transport, target)], {f"mod_{transport}": source} if source else {}, extras)
+    transports = Registry()
+
+    # When it is asked for
+    with pytest.raises(TransportUnavailableError) as caught:
+        transports.load(transport)
+
+    # Then the error says what is missing and what to do, and the cause is chained
+    assert caught.value.name == transport
+    assert caught.value.hint == hint
+    assert isinstance(caught.value.__cause__, ImportError | OSError)
+    assert str(caught.value.__cause__) in caught.value.reason
+
+    # And asking whether it is available answers the same, and does not raise
+    answer = transports.available(transport)
+    assert (answer.ok, answer.reason, answer.hint) == (False, caught.value.reason, hint)
+
+
+def test_a_failed_import_is_kept_and_shown_to_whoever_asks_next(install: Install, tmp_path: Path) -> None:
+    # Given a plugin that notes each time it is imported, and fails
+    diary = tmp_path / "diary"
+    source = f"with open({str(diary)!r}, 'a') as diary: diary.write('imported ')\nimport a_library_nobody_has"
+    install("moody-dist", [("moody", "mod_moody:Plugin")], {"mod_moody": source})
+    transports = Registry()
+
+    # When it is asked for three times
+    with pytest.raises(TransportUnavailableError) as first:
+        transports.load("moody")
+    with pytest.raises(TransportUnavailableError) as second:
+        transports.load("moody")
+    answer = transports.available("moody")
+
+    # Then it was imported once, and everybody gets the same reason
+    assert diary.read_text() == "imported "
+    assert first.value.__cause__ is second.value.__cause__
+    assert answer.reason == second.value.reason == first.value.reason
+
+
+# -- a plugin is wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "complaint"),
+    [
+        pytest.param(
+            "class Plugin: pass",
+            "Plugin",
+            "not a subclass of ckpt_transport's Transport",
+            id="another class",
+        ),
+        pytest.param("Plugin = 7", "Plugin", "names 7, which is not", id="no class"),
+        pytest.param(plugin("odd") + "\nmade = Plugin()", "made", "not a subclass", id="an instance"),
+        pytest.param(plugin("even"), "Plugin", "calls itself 'even'", id="another name"),
+        pytest.param(
+            "from ckpt_transport.transports.interface import Transport\nclass Plugin(Transport): pass",
+            "Plugin",
+            "calls itself None",
+            id="no name",
+        ),
+        pytest.param(
+            "from ckpt_transport.transports.interface import Transport\nclass Plugin(Transport): name = 'odd'",
+            "Plugin",
+            "does not define open, probe",
+            id="abstract",
+        ),
+        pytest.param(
+            plugin("odd") + f"\n    api_version = {API_VERSION + 41}",
+            "Plugin",
+            f"for version {API_VERSION + 41} of the transport API, and this ckpt_transport has version {API_VERSION}",
+            id="another API",
+        ),
+        pytest.param("", "Plugin", "cannot be loaded: AttributeError", id="nothing of that name"),
+        pytest.param("raise RuntimeError('bad day')", "Plugin", "RuntimeError: bad day", id="raises"),
+        pytest.param("assert 1 > 2, 'arithmetic'", "Plugin", "AssertionError: arithmetic", id="asserts"),
+    ],
+)
+def test_a_plugin_that_is_not_a_transport_is_refused(
+    install: Install, source: str, target: str, complaint: str
+) -> None:
+    # Given an entry point 'odd' that names something that will not do
+    install("odd-dist", [("odd", f"mod_odd:{target}")], {"mod_odd": source})
+    transports = Registry()
+
+    # When it is loaded, then the error says what is wrong with it
+    with pytest.raises(PluginError) as caught:
+        transports.load("odd")
+    assert "'odd'" in str(caught.value)
+    assert complaint in str(caught.value)
+
+    # And a list of what is available is not spoiled by it
+    answer = transports.available("odd")
+    assert not answer.ok
+    assert complaint in answer.reason
+
+
+# -- probing --------------------------------------------------------------------------------------------------------
+
+
+def test_available_gives_what_the_probe_says(install: Install) -> None:
+    install("fine-dist", [("fine", "mod_fine:Plugin")], {"mod_fine": plugin("fine")})
+
+    answer = Registry().available("fine")
+
+    assert answer.ok
+    assert answer.reason == "made for a test"
+
+
+def test_a_probe_that_raises_is_an_answer_and_no_crash(install: Install) -> None:
+    # Given a plugin whose probe has a bug
+    source = plugin("rash").replace('return Availability(True, "made for a test")', "return 1 / 0")
+    install("rash-dist", [("rash", "mod_rash:Plugin")], {"mod_rash": source})
+
+    # When
+    answer = Registry().available("rash")
+
+    # Then
+    assert not answer.ok
+    assert answer.reason == "its probe failed: ZeroDivisionError: division by zero"
+    assert answer.hint == "report this to the authors of rash-dist"
+
+
+def test_asking_whether_an_unknown_transport_is_available_is_an_error() -> None:
+    with pytest.raises(TransportNotFoundError):
+        Registry().available("a_name_nobody_registers")

@@ -1,0 +1,98 @@
+"""Given an update, when the next version has the same tensors, then its plan is the last one under another name."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ckpt_transport.errors import BudgetError, CheckpointError, CoverageError, PlanMismatchError
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import (
+    Extent,
+    Manifest,
+    Participant,
+    PlacedTensor,
+    Role,
+    Settings,
+    TensorSpec,
+    Topology,
+    plan,
+)
+from ckpt_transport.update.plans import Plans
+from ckpt_transport_gloo import GlooTransport
+from ckpt_transport_shm import ShmTransport
+
+TRAITS = {"shm": ShmTransport.traits}
+TOPOLOGY = Topology(
+    tuple(Participant(rank, role, "here", 1 << 20, ("shm",)) for rank, role in enumerate((Role.SOURCE, Role.SINK)))
+)
+
+
+def shard(version: str, rows: int = 4) -> Manifest:
+    spec = TensorSpec("weight", "F32", (rows, 64))
+    return Manifest(version, (Extent(0, 4096, MemoryKind.SHARED),), (PlacedTensor(spec, 0, 0, rows * 256),))
+
+
+def make(plans: Plans, manifest: Manifest, settings: Settings | None = None) -> str:
+    return plans.make([manifest], TOPOLOGY, TRAITS, settings or Settings()).digest
+
+
+def test_the_next_version_has_the_shape_of_the_last_and_a_digest_of_its_own() -> None:
+    plans = Plans(1 << 20)
+    first, second = make(plans, shard("one")), make(plans, shard("two"))
+    assert first != second
+    assert second == plan(shard("two"), TOPOLOGY, TRAITS, Settings()).digest
+    assert make(plans, shard("one")) == first
+
+
+def test_other_tensors_or_settings_make_another_plan() -> None:
+    plans = Plans(1 << 20)
+    make(plans, shard("one"))
+    before = plans.shape
+    make(plans, shard("one", rows=8))
+    assert plans.shape != before
+    make(plans, shard("one"), Settings(transport="shm"))
+    assert plans.shape != before
+
+
+def test_a_shard_of_another_version_is_refused_also_when_the_plan_is_known() -> None:
+    plans = Plans(1 << 20)
+    make(plans, shard("one"))
+    with pytest.raises(CheckpointError, match="'two' where 'one' was asked for"):
+        plans.make([shard("one"), shard("two")], TOPOLOGY, TRAITS, Settings())
+
+
+def test_a_follower_renames_the_plan_it_knows_and_refuses_one_it_does_not() -> None:
+    leading, following = Plans(1 << 20), Plans(1 << 20)
+    made = leading.make([shard("one")], TOPOLOGY, TRAITS, Settings())
+    with pytest.raises(PlanMismatchError, match="is not known here"):
+        following.take(b"", made.shape, "one")
+    assert following.take(made.encode(), made.shape, "one").digest == made.digest
+    program = following.program(made, 1)
+    again = following.take(b"", made.shape, "two")
+    assert again.digest == make(leading, shard("two"))
+    assert again.manifest.version == "two"
+    assert following.program(again, 1) is program
+    assert following.program(again, 0) is not program
+
+
+def test_a_follower_proves_its_part_of_each_new_plan_and_not_again() -> None:
+    """Given a plan in which a byte is missing, then it is refused each time; one that holds is proved once."""
+    leading, following = Plans(1 << 20), Plans(1 << 20)
+    made = leading.make([shard("one")], TOPOLOGY, TRAITS, Settings())
+    wrong = msgspec.structs.replace(made, buckets=(), stages=())
+    for _ in range(2):
+        with pytest.raises(CoverageError, match="of weight are missed"):
+            following.program(following.take(wrong.encode(), wrong.shape, "one"), 1)
+    program = following.program(following.take(made.encode(), made.shape, "one"), 1)
+    assert following.program(following.take(b"", made.shape, "two"), 1) is program
+
+
+def test_a_follower_refuses_a_plan_that_takes_more_memory_than_it_has() -> None:
+    gloo = {"gloo": GlooTransport.traits}
+    topology = Topology(
+        tuple(Participant(rank, role, "here", 1 << 20, ("gloo",)) for rank, role in enumerate((Role.SOURCE, Role.SINK)))
+    )
+    made = Plans(1 << 20).make([shard("one")], topology, gloo, Settings())
+    with pytest.raises(BudgetError, match="has a budget of 1,000"):
+        Plans(1000).program(made, 1)
