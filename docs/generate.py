@@ -30,6 +30,9 @@ from ckpt_transport.update import messages
 REFERENCE = Path(__file__).parent / "reference"
 NOTICE = "<!-- Written by docs/generate.py from the code. Do not edit. -->"
 
+NESTED = "    "
+"""What every reader of markdown takes for a part of the item above."""
+
 SECTIONS = ("Args", "Attributes", "Raises", "Returns")
 
 OWN_TRANSPORTS = {entry.name for entry in distribution("ckpt-transport").entry_points if entry.group == registry.GROUP}
@@ -49,7 +52,12 @@ INTERFACE = (
     ("ckpt_transport.transports.options", "describe Chosen"),
     ("ckpt_transport.transports.registry", "Registry names load make available"),
 )
-PLANNING = (("ckpt_transport.planning", ""),)
+PLANNING = (
+    (
+        "ckpt_transport.planning",
+        "plan verify explain Settings Plan Manifest TensorSpec Conversion Topology Participant Role",
+    ),
+)
 TESTING = (("ckpt_transport.testing", ""),)
 
 
@@ -128,7 +136,14 @@ def error_tree() -> str:
         kind = getattr(errors, name)
         if kind.__module__ == errors.__name__:
             parents = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
-            rows.append((f"`{name}`", parents, _inline(inspect.getdoc(kind) or "")))
+            meaning, _, attributes = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+            rows.append(
+                (
+                    f"`{name}`",
+                    parents,
+                    " ".join([_flat(meaning), *(_items(attributes.splitlines()) if attributes else ())]),
+                )
+            )
     return _page(
         "Errors",
         _prose(errors.__doc__ or ""),
@@ -218,7 +233,7 @@ def _members(kind: type) -> Iterator[str]:
                 f" ({', '.join(marks)})" if marks else ""
             )
             if function.__doc__:
-                yield textwrap.indent(_prose(inspect.getdoc(function) or ""), "  ")
+                yield textwrap.indent(_prose(inspect.getdoc(function) or ""), NESTED)
 
 
 def _for_authors(kind: type, function: Callable[..., object]) -> bool:
@@ -281,11 +296,20 @@ def _signature(function: Callable[..., object], *, drop_self: bool = False) -> s
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())[1 if drop_self else 0 :]
     shown = [p.replace(annotation=_Bare(p.annotation)) if isinstance(p.annotation, str) else p for p in parameters]
+    shown = [p.replace(default=_short(p.default, function)) for p in shown]
     returns = signature.return_annotation
     bare = _Bare(returns) if isinstance(returns, str) else returns
     text = str(signature.replace(parameters=shown, return_annotation=bare))
     text = re.sub(r"<function [\w.]+\.<lambda> at 0x\w+>", "...", text)
     return re.sub(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?(?: at 0x\w+)?>", r"\1", text)
+
+
+def _short(default: object, function: Callable[..., object]) -> object:
+    """A default as a signature shows it: a tuple that its module has a name for, by that name."""
+    if not isinstance(default, tuple) or not default:
+        return default
+    names = (name for name, value in inspect.unwrap(function).__globals__.items() if value is default)
+    return next(map(_Bare, names), default)
 
 
 def _messages(module: ModuleType) -> Iterator[str]:

@@ -6,41 +6,21 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-)
+from tests.docs.pages import ROOT, broken_links, code, links, outside_nav, pages
 
-BLOCK = re.compile(r"^(?P<marker><!-- no-run: [^\n]+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
-IN_LINE = re.compile(r"`[^`\n]*`")
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+PAGES = pages()
 
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def code(page: Path) -> str:
-    """All blocks that run, as one program whose line numbers are those of the page."""
-    text = page.read_text(encoding="utf-8")
-    lines = [""] * text.count("\n")
-    for block in BLOCK.finditer(text):
-        if block["marker"] is None:
-            first = text.count("\n", 0, block.start("code"))
-            run = block["code"].splitlines()
-            lines[first : first + len(run)] = run
-    return "\n".join(lines).rstrip()
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if code(page)], ids=name)
-def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+def test_given_a_page_with_code_then_the_code_runs(page: Path, tmp_path: Path) -> None:
     program = tmp_path / f"{page.stem}.py"
     program.write_text(code(page) + "\n", encoding="utf-8")
     environ = {key: value for key, value in os.environ.items() if not key.startswith("CKPT_TRANSPORT_")}
@@ -53,7 +33,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 QUOTED = re.compile(r"^<!-- no-run: part of the example -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def test_quotations_are_the_examples_own_lines() -> None:
+def test_given_quotations_of_the_example_then_they_are_its_own_lines() -> None:
     guide = (ROOT / "docs" / "how-to" / "write-a-transport.md").read_text(encoding="utf-8")
     example = (ROOT / "examples" / "third_party_transport" / "acme_pipes" / "transport.py").read_text(encoding="utf-8")
     quotations = QUOTED.findall(guide)
@@ -64,29 +44,38 @@ def test_quotations_are_the_examples_own_lines() -> None:
         assert not missing, f"not in the example, or in another order: {missing[0]}"
 
 
-def links(page: Path) -> Iterator[str]:
-    text = IN_LINE.sub("", FENCED.sub("", page.read_text(encoding="utf-8")))
-    return (found[1] for found in LINK.finditer(text) if "://" not in found[1])
-
-
-def anchors(page: Path) -> set[str]:
-    """The anchors of headings, as GitHub makes them."""
-    headings = HEADING.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for link in links(page):
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), f"{name(page)} links to {link}, which is not there"
-        assert target.is_relative_to(ROOT), f"{name(page)} links to {link}, outside the project"
-        if anchor:
-            assert anchor in anchors(target), f"{name(page)} links to {link}, which has no such heading"
+def test_given_a_page_when_its_links_are_followed_then_each_leads_somewhere(page: Path) -> None:
+    assert not broken_links(page)
 
 
-def test_every_page_can_be_found() -> None:
+def test_given_broken_links_when_they_are_followed_then_each_is_found(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other.md").write_text("# A heading\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](other.md#a-heading) [b](gone.md) [c](other.md#gone) [d](folder) [e](/etc/hostname) [f](#gone)\n"
+    )
+    found = broken_links(page, tmp_path)
+    assert [link.partition(":")[0] for link in found] == [
+        "gone.md",
+        "other.md#gone",
+        "folder",
+        "/etc/hostname",
+        "#gone",
+    ]
+
+
+def test_given_the_navigation_of_the_site_then_it_has_every_page() -> None:
+    assert not outside_nav(PAGES), "give each a line under nav in mkdocs.yml"
+
+
+def test_given_a_page_that_the_navigation_lacks_then_it_is_found(tmp_path: Path) -> None:
+    (tmp_path / "mkdocs.yml").write_text("site_name: gone.md\nnav:\n  - Here: here.md\n  - Part:\n      - In: in.md\n")
+    assert outside_nav([tmp_path / "here.md", tmp_path / "in.md", tmp_path / "gone.md"], tmp_path) == ["gone.md"]
+
+
+def test_given_the_readme_when_links_are_followed_then_every_page_is_reached() -> None:
     reached: set[Path] = set()
     waiting = [ROOT / "README.md"]
     while waiting:
@@ -99,7 +88,7 @@ def test_every_page_can_be_found() -> None:
     assert not [name(page) for page in PAGES if page not in reached]
 
 
-def test_the_reference_is_current() -> None:
+def test_given_the_code_then_the_reference_is_current() -> None:
     compared = subprocess.run(
         [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, timeout=60
     )
