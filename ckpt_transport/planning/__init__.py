@@ -8,14 +8,13 @@ from ckpt_transport.planning.assignment import spread
 from ckpt_transport.planning.explain import explain
 from ckpt_transport.planning.lines import transports_of
 from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor, Present, TensorSpec, merge
-from ckpt_transport.planning.own_part import verify_part
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
 from ckpt_transport.planning.planner import plan
 from ckpt_transport.planning.runs import Runs
 from ckpt_transport.planning.settings import AUTO, Settings
 from ckpt_transport.planning.share import Share, digest_of
 from ckpt_transport.planning.topology import EVERYTHING, Participant, Role, Topology
-from ckpt_transport.planning.verify import verify
+from ckpt_transport.planning.verify import verify, verify_part
 
 __all__ = [
     "AUTO",

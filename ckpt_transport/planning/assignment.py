@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up
+from ckpt_transport.planning.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.manifest import (
     Extent,
     Manifest,

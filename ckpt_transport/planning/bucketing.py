@@ -7,20 +7,12 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
+from ckpt_transport.planning.alignment import ALIGNMENT as ALIGNMENT
+from ckpt_transport.planning.alignment import align_down as align_down
+from ckpt_transport.planning.alignment import align_up as align_up
 from ckpt_transport.planning.audiences import Stretch
 from ckpt_transport.planning.manifest import Manifest
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Run
-
-ALIGNMENT = 256
-"""Buckets start at multiples of this in their extent, so a tensor is as aligned in a slot as in its extent."""
-
-
-def align_down(offset: int) -> int:
-    return offset - offset % ALIGNMENT
-
-
-def align_up(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
 def in_turns(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:

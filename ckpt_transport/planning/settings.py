@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport.planning.alignment import align_up
 from ckpt_transport.planning.manifest import Manifest
 
 AUTO = "auto"

@@ -9,7 +9,8 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.planning.bucketing import ALIGNMENT, align_down, align_up, cut, gather, in_turns
+from ckpt_transport.planning.alignment import ALIGNMENT, align_down, align_up
+from ckpt_transport.planning.bucketing import cut, gather, in_turns
 from ckpt_transport.planning.manifest import Manifest, PlacedTensor
 from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Ring, RingUse

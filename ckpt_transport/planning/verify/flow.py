@@ -1,110 +1,12 @@
-"""The proof that a plan does what it should, made before the first byte moves.
-
-:func:`verify` shares no code with the planner but the values, so that a mistake in one is found by the other:
-
-* **coverage**: each byte of every tensor has exactly one owner, or is present at every sink; the pieces of the buckets
-  that a sink applies cover each byte that it needs exactly once, and every bucket reaches each sink of its audience
-  exactly once, is applied there exactly once, and reaches nobody else who does not pass it on;
-* **order**: a rank sends or applies a bucket only after it has it. Every stage waits for earlier stages only and posts
-  along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock.
-  A send of mapped memory ends when the bucket has been applied where it is mapped, so nothing earlier waits for it;
-* **slots**: a slot is not overwritten while a stage may still read it, nor before every stage that needs it has;
-* **memory**: every bucket fits its slot, starts where tensors stay aligned, and every rank's rings fit its budget,
-  together with what its loader keeps until it has all of a layer.
-"""
+"""The part of the proof that is about order and slots: it follows every bucket through the stages of all ranks."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
 
-from ckpt_transport.errors import BudgetError, CoverageError, PlanError
-from ckpt_transport.planning.bucketing import ALIGNMENT
-from ckpt_transport.planning.coverage import alike, check_pieces, check_runs, check_shares
-from ckpt_transport.planning.modules import most_kept
+from ckpt_transport.errors import CoverageError, PlanError
 from ckpt_transport.planning.plan import IN_PLACE, Plan, RingUse, Stage, StageKind
-
-
-def verify(plan: Plan) -> None:
-    """Prove ``plan``.
-
-    Raises:
-        CoverageError: a byte is missed, moved twice, or read before it is there; names the tensor or the stage.
-        BudgetError: a ring is larger than its rank's budget, or a bucket than its slot.
-        PlanError: the plan refers to something it does not contain, or is not one that can be run.
-    """
-    check_routes(plan)
-    check_runs(plan)
-    check_pieces(plan, enumerate(plan.buckets))
-    check_shares(plan)
-    _check_memory(plan)
-    _Flow(plan).check()
-
-
-def check_routes(plan: Plan) -> None:
-    """Legs use routes of their own, whose members they are, and bring nothing to a rank twice."""
-    size = len(plan.topology.participants)
-    wanting = {*plan.topology.sinks, *(leg.sender for hop in plan.hops for leg in hop.legs)}
-    used: set[int] = set()
-    for number, hop in enumerate(plan.hops):
-        receivers: list[int] = []
-        for leg in hop.legs:
-            if not 0 <= leg.route < len(plan.routes):
-                raise PlanError(f"hop {number} names route {leg.route}, which is not there")
-            if leg.route in used:
-                raise PlanError(f"hop {number} uses route {leg.route}, which another leg uses")
-            used.add(leg.route)
-            members = (leg.sender, *leg.receivers)
-            if sorted(members) != sorted(plan.routes[leg.route].ranks) or not all(0 <= rank < size for rank in members):
-                raise PlanError(f"hop {number} connects ranks {members}, which are not those of route {leg.route}")
-            receivers.extend(leg.receivers)
-        if len(receivers) != len(set(receivers)):
-            raise CoverageError(f"hop {number} sends a bucket to a rank twice")
-        if not wanting.issuperset(receivers):
-            idle = sorted(set(receivers) - wanting)
-            raise PlanError(f"hop {number} sends to ranks {idle}, which are not sinks and pass nothing on")
-
-
-def _check_memory(plan: Plan) -> None:
-    check_rings(plan)
-    used: defaultdict[int, int] = defaultdict(int)
-    for ring in plan.rings:
-        used[ring.rank] += ring.nbytes
-    for (_, audiences), ranks in alike(plan).items():
-        keepers = [rank for rank in ranks if plan.topology.participants[rank].keeps_tensors]
-        if keepers:
-            come = [bucket for bucket in plan.buckets if bucket.audience in audiences]
-            kept = most_kept(plan.manifest, come, plan.topology.share_of(keepers[0]))
-            used.update({rank: used[rank] + kept for rank in keepers})
-    for rank, nbytes in used.items():
-        budget = plan.topology.participants[rank].budget
-        if nbytes > budget:
-            raise BudgetError(f"rank {rank} would need {nbytes:,} bytes of memory and has a budget of {budget:,}")
-    rings = {(ring.rank, ring.use): ring for ring in plan.rings}
-    receiving = [ring for ring in plan.rings if ring.use is RingUse.RECEIVE]
-    depth = min((ring.depth for ring in receiving), default=0)
-    slot_bytes = receiving[0].slot_bytes if receiving else 0
-    for number, bucket in enumerate(plan.buckets):
-        fill = rings.get((plan.owner(bucket), RingUse.FILL))
-        if bucket.fill_slot != IN_PLACE and (
-            fill is None or bucket.nbytes > fill.slot_bytes or not 0 <= bucket.fill_slot < fill.depth
-        ):
-            raise BudgetError(f"bucket {number} has no slot of its size to be filled into")
-        if bucket.slot != IN_PLACE and (bucket.nbytes > slot_bytes or not 0 <= bucket.slot < depth):
-            raise BudgetError(f"bucket {number} has no slot of its size to be received into")
-
-
-def check_rings(plan: Plan) -> None:
-    """Every rank has one ring of a use, and all have slots of one size to receive into."""
-    for ring in plan.rings:
-        if not 0 <= ring.rank < len(plan.topology.participants):
-            raise PlanError(f"a ring names rank {ring.rank}, which is not there")
-        if ring.depth < 0 or ring.slot_bytes < 0 or ring.slot_bytes % ALIGNMENT:
-            raise PlanError(f"rank {ring.rank} has a ring of {ring.depth} slots of {ring.slot_bytes:,} bytes")
-    if len({(ring.rank, ring.use) for ring in plan.rings}) != len(plan.rings):
-        raise PlanError("a rank has two rings of one use")
-    if len({ring.slot_bytes for ring in plan.rings if ring.use is RingUse.RECEIVE}) > 1:
-        raise PlanError("slots to receive into differ in size, and a transfer has one offset for all who receive it")
 
 
 def _bits(ranks: Iterable[int]) -> int:
@@ -118,7 +20,7 @@ def _ranks(bits: int) -> list[int]:
     return [rank for rank in range(bits.bit_length()) if bits >> rank & 1]
 
 
-class _Flow:
+class Flow:
     """Walks the stages in their order and follows every bucket. Sets of ranks are the bits of integers."""
 
     def __init__(self, plan: Plan) -> None:

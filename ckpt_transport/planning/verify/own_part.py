@@ -1,6 +1,6 @@
 """The proof of one rank's part of a plan, made by that rank before it agrees.
 
-Rank 0 proves the whole of a plan before it proposes it; see :mod:`ckpt_transport.planning.verify`. A member does not
+Rank 0 proves the whole of a plan (:mod:`ckpt_transport.planning.verify.whole`) before it proposes it. A member does not
 take its word for it: another version of the library, or a mistake in it, would leave a mix of two versions there. What
 concerns one rank is a small part of the proof, and shares no code with the planner either:
 
@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections import defaultdict, deque
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
-from ckpt_transport.planning.coverage import check_needs, check_pieces, check_runs
-from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Leg, Plan, RingUse, StageKind
-from ckpt_transport.planning.verify import check_rings, check_routes
+from ckpt_transport.planning.verify.coverage import check_needs, check_pieces, check_runs
+from ckpt_transport.planning.verify.kept import most_kept
+from ckpt_transport.planning.verify.structure import check_rings, check_routes
 
 
 def verify_part(plan: Plan, rank: int, budget: int) -> None:

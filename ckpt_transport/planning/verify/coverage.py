@@ -1,6 +1,6 @@
 """The part of the proof that is about bytes: who has them, where they lie in buckets, and that every sink gets its own.
 
-Shares no code with the planner but the values; see :mod:`ckpt_transport.planning.verify`.
+Shares no code with the planner but the values; see :mod:`ckpt_transport.planning.verify.whole`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from ckpt_transport.errors import CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning.bucketing import ALIGNMENT
+from ckpt_transport.planning.alignment import ALIGNMENT
 from ckpt_transport.planning.manifest import PlacedTensor, Present, TensorSpec
 from ckpt_transport.planning.plan import IN_PLACE, Bucket, Plan
 from ckpt_transport.planning.share import digest_of

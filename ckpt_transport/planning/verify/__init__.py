@@ -1,0 +1,9 @@
+"""The proof that a plan does what it should. It imports values and nothing of the planner.
+
+:func:`verify` proves the whole of a plan, and :func:`verify_part` what one rank does of it.
+"""
+
+from ckpt_transport.planning.verify.own_part import verify_part
+from ckpt_transport.planning.verify.whole import verify
+
+__all__ = ["verify", "verify_part"]

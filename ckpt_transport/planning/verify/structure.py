@@ -1,0 +1,44 @@
+"""The part of the proof that is about routes and rings: a leg has a route of its own, a rank one ring of a use."""
+
+from __future__ import annotations
+
+from ckpt_transport.errors import CoverageError, PlanError
+from ckpt_transport.planning.alignment import ALIGNMENT
+from ckpt_transport.planning.plan import Plan, RingUse
+
+
+def check_routes(plan: Plan) -> None:
+    """Legs use routes of their own, whose members they are, and bring nothing to a rank twice."""
+    size = len(plan.topology.participants)
+    wanting = {*plan.topology.sinks, *(leg.sender for hop in plan.hops for leg in hop.legs)}
+    used: set[int] = set()
+    for number, hop in enumerate(plan.hops):
+        receivers: list[int] = []
+        for leg in hop.legs:
+            if not 0 <= leg.route < len(plan.routes):
+                raise PlanError(f"hop {number} names route {leg.route}, which is not there")
+            if leg.route in used:
+                raise PlanError(f"hop {number} uses route {leg.route}, which another leg uses")
+            used.add(leg.route)
+            members = (leg.sender, *leg.receivers)
+            if sorted(members) != sorted(plan.routes[leg.route].ranks) or not all(0 <= rank < size for rank in members):
+                raise PlanError(f"hop {number} connects ranks {members}, which are not those of route {leg.route}")
+            receivers.extend(leg.receivers)
+        if len(receivers) != len(set(receivers)):
+            raise CoverageError(f"hop {number} sends a bucket to a rank twice")
+        if not wanting.issuperset(receivers):
+            idle = sorted(set(receivers) - wanting)
+            raise PlanError(f"hop {number} sends to ranks {idle}, which are not sinks and pass nothing on")
+
+
+def check_rings(plan: Plan) -> None:
+    """Every rank has one ring of a use, and all have slots of one size to receive into."""
+    for ring in plan.rings:
+        if not 0 <= ring.rank < len(plan.topology.participants):
+            raise PlanError(f"a ring names rank {ring.rank}, which is not there")
+        if ring.depth < 0 or ring.slot_bytes < 0 or ring.slot_bytes % ALIGNMENT:
+            raise PlanError(f"rank {ring.rank} has a ring of {ring.depth} slots of {ring.slot_bytes:,} bytes")
+    if len({(ring.rank, ring.use) for ring in plan.rings}) != len(plan.rings):
+        raise PlanError("a rank has two rings of one use")
+    if len({ring.slot_bytes for ring in plan.rings if ring.use is RingUse.RECEIVE}) > 1:
+        raise PlanError("slots to receive into differ in size, and a transfer has one offset for all who receive it")
