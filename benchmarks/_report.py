@@ -1,48 +1,22 @@
-"""What every benchmark hands in: ratios, each with the target it is held against."""
+"""What every benchmark hands in: ratios, printed as a table and kept as JSON and as a page."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
-}  # fmt: skip
+from benchmarks._results import here, page
+from benchmarks._row import Row
 
-
-class Row(msgspec.Struct, frozen=True):
-    """One measured ratio.
-
-    Attributes:
-        name: what was measured.
-        ratio: of its figure to that of ``against``; no unit.
-        against: what was measured next to it, in the same run.
-        target: what the ratio should be, as ``>=0.7``; empty where there is no target.
-        detail: the figures behind it, with units.
-    """
-
-    name: str
-    ratio: float
-    against: str
-    target: str
-    detail: str
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the ratio meets its target; None without one."""
-        for sign, compare in _COMPARISONS.items():
-            if self.target.startswith(sign):
-                return compare(self.ratio, float(self.target.removeprefix(sign)))
-        return None
+__all__ = ["Row", "report"]
 
 
 def report(rows: Sequence[Row], json_path: Path | None = None) -> None:
-    """Print ``rows`` as a table, and write them to ``json_path`` as a JSON list of objects."""
+    """Print ``rows`` as a table; write them to ``json_path`` as a JSON list, and as a page of Markdown beside it."""
     table = Table()
     for column in ("measured", "ratio", "against", "target", "met", "figures"):
         table.add_column(column, justify="right" if column == "ratio" else "left")
@@ -53,3 +27,4 @@ def report(rows: Sequence[Row], json_path: Path | None = None) -> None:
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_bytes(msgspec.json.format(msgspec.json.encode(list(rows))) + b"\n")
+        json_path.with_suffix(".md").write_text(page(f"Results: {json_path.stem}", rows, here()), encoding="utf-8")
