@@ -21,7 +21,7 @@ import typer
 from benchmarks._report import Row, report
 from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.replay import Part, Replay, Scripts, record
 
 BUCKET_BYTES = 64 << 20

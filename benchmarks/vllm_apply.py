@@ -31,7 +31,7 @@ from benchmarks._vllm_engine import names_of, start
 from benchmarks.fp8_reload import Measured
 from ckpt_transport import Config, LoadedBucket, ParameterServer
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate

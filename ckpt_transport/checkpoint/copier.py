@@ -10,7 +10,7 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Buffer
-from ckpt_transport.planning.manifest import PlacedTensor, TensorSpec
+from ckpt_transport.planning.values.manifest import PlacedTensor, TensorSpec
 
 _RESERVE_NBYTES = 4 << 20
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.strict_json import parse_object
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning.manifest import TensorSpec
+from ckpt_transport.planning.values.manifest import TensorSpec
 
 LENGTH_NBYTES = 8
 HEADER_LIMIT = 100_000_000

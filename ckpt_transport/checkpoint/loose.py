@@ -14,7 +14,7 @@ from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Backing, MemoryKind, fill_runs
-from ckpt_transport.planning.manifest import Conversion, PlacedTensor, TensorSpec
+from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor, TensorSpec
 
 
 class Loose:
@@ -63,7 +63,7 @@ class Loan:
     Attributes:
         backing: the one extent; None when this rank has no tensors.
         tensors: where each of them is in it, with 0 as the extent.
-        conversions: which of them are computed, and how; see :class:`~ckpt_transport.planning.manifest.Manifest`.
+        conversions: which of them are computed, and how; see :class:`~ckpt_transport.planning.Manifest`.
         same: which of them are known to have the same bytes; see the same.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 
 from ckpt_transport.memory import Buffer, MemoryKind, Segment
-from ckpt_transport.planning.bucketing import ALIGNMENT, align_up
+from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
 
 
 def lay_out(sizes: Iterable[int]) -> tuple[list[int], int]:

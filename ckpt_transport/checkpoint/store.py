@@ -23,7 +23,7 @@ from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.errors import ConfigError, StoreError
 from ckpt_transport.memory import Backing, Buffer, MemoryKind, sweep_leftovers
 from ckpt_transport.memory.segment import SHM
-from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor
+from ckpt_transport.planning.values.manifest import Conversion, Extent, Manifest, PlacedTensor
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, in the thread that registers, at the start and whenever bytes are there."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, StageKind
-from ckpt_transport.planning.plan import IN_PLACE, Leg, Run
+from ckpt_transport.planning.values.plan import IN_PLACE, Leg, Run
 from ckpt_transport.transports.interface import Span, Transfer
 
 

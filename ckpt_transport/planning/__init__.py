@@ -7,13 +7,21 @@ one rank does of it, :func:`explain` tells a person about it.
 from ckpt_transport.planning.assignment import spread
 from ckpt_transport.planning.explain import explain
 from ckpt_transport.planning.lines import transports_of
-from ckpt_transport.planning.manifest import Conversion, Extent, Manifest, PlacedTensor, Present, TensorSpec, merge
-from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
 from ckpt_transport.planning.planner import plan
-from ckpt_transport.planning.runs import Runs
-from ckpt_transport.planning.settings import AUTO, Settings
-from ckpt_transport.planning.share import Share, digest_of
-from ckpt_transport.planning.topology import EVERYTHING, Participant, Role, Topology
+from ckpt_transport.planning.values.manifest import (
+    Conversion,
+    Extent,
+    Manifest,
+    PlacedTensor,
+    Present,
+    TensorSpec,
+    merge,
+)
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
+from ckpt_transport.planning.values.runs import Runs
+from ckpt_transport.planning.values.settings import AUTO, Settings
+from ckpt_transport.planning.values.share import Share, digest_of
+from ckpt_transport.planning.values.topology import EVERYTHING, Participant, Role, Topology
 from ckpt_transport.planning.verify import verify, verify_part
 
 __all__ = [

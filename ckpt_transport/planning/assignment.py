@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning.alignment import ALIGNMENT, align_down, align_up
-from ckpt_transport.planning.manifest import (
+from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
+from ckpt_transport.planning.values.manifest import (
     Extent,
     Manifest,
     PlacedTensor,
@@ -29,7 +29,7 @@ from ckpt_transport.planning.manifest import (
     conversions_of,
     merge,
 )
-from ckpt_transport.planning.runs import Runs
+from ckpt_transport.planning.values.runs import Runs
 
 UNITS_PER_HOLDER = 24
 """So many units make up a fair share, so that one more or less is a few per cent."""

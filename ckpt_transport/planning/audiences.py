@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from ckpt_transport.planning.manifest import Manifest, PlacedTensor
-from ckpt_transport.planning.topology import EVERYTHING, Topology
+from ckpt_transport.planning.values.manifest import Manifest, PlacedTensor
+from ckpt_transport.planning.values.topology import EVERYTHING, Topology
 
 Interval = tuple[int, int]
 """First byte, and the one behind the last."""

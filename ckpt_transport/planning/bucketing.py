@@ -7,12 +7,10 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from ckpt_transport.planning.alignment import ALIGNMENT as ALIGNMENT
-from ckpt_transport.planning.alignment import align_down as align_down
-from ckpt_transport.planning.alignment import align_up as align_up
 from ckpt_transport.planning.audiences import Stretch
-from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.plan import IN_PLACE, Bucket, Piece, Run
+from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
+from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Piece, Run
 
 
 def in_turns(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:

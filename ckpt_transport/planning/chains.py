@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning.plan import Leg
-from ckpt_transport.planning.topology import Topology
+from ckpt_transport.planning.values.plan import Leg
+from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
 FILL_BANDWIDTH = 6e9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ckpt_transport.planning.plan import IN_PLACE, Hop, Plan, StageKind
+from ckpt_transport.planning.values.plan import IN_PLACE, Hop, Plan, StageKind
 
 HOPS_SHOWN = 12
 """Of a long line, so many."""

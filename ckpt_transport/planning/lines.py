@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from ckpt_transport.planning.chains import Chain, Link, Rejected, checked
-from ckpt_transport.planning.topology import Topology
+from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
 Item = TypeVar("Item")

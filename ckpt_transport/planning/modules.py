@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.plan import IN_PLACE, Bucket
-from ckpt_transport.planning.runs import Runs
-from ckpt_transport.planning.share import Share
+from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket
+from ckpt_transport.planning.values.runs import Runs
+from ckpt_transport.planning.values.share import Share
 
 
 def layer_of(name: str) -> str:

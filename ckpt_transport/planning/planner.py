@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import BudgetError, PlanError
-from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.plan import Bucket, Plan, Ring
-from ckpt_transport.planning.settings import Settings
 from ckpt_transport.planning.slots import DEGRADED, Cutting
 from ckpt_transport.planning.stages import routes_of, stages_of
-from ckpt_transport.planning.topology import Topology
+from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.plan import Bucket, Plan, Ring
+from ckpt_transport.planning.values.settings import Settings
+from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.planning.ways import Way, choose
 from ckpt_transport.transports.interface import Traits
 

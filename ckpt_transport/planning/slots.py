@@ -9,13 +9,13 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.planning.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.bucketing import cut, gather, in_turns
-from ckpt_transport.planning.manifest import Manifest, PlacedTensor
 from ckpt_transport.planning.modules import most_kept
-from ckpt_transport.planning.plan import IN_PLACE, Bucket, Ring, RingUse
-from ckpt_transport.planning.settings import Settings, bucket_bytes
-from ckpt_transport.planning.topology import Topology
+from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
+from ckpt_transport.planning.values.manifest import Manifest, PlacedTensor
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Ring, RingUse
+from ckpt_transport.planning.values.settings import Settings, bucket_bytes
+from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.planning.ways import Way
 from ckpt_transport.transports.interface import Traits
 

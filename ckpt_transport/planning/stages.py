@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from ckpt_transport.planning.chains import Link
-from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.plan import IN_PLACE, Bucket, Hop, Route, Stage, StageKind
-from ckpt_transport.planning.topology import Topology
+from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Hop, Route, Stage, StageKind
+from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.planning.ways import Chains
 from ckpt_transport.transports.interface import Reach, Traits
 

@@ -11,9 +11,9 @@ from ckpt_transport.planning.audiences import Demand, everything_to_all, to_each
 from ckpt_transport.planning.bucketing import cut
 from ckpt_transport.planning.chains import Chain, Rejected, candidates
 from ckpt_transport.planning.lines import lines, transports_of
-from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.settings import AUTO, Settings, bucket_bytes
-from ckpt_transport.planning.topology import EVERYTHING, Topology
+from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.settings import AUTO, Settings, bucket_bytes
+from ckpt_transport.planning.values.topology import EVERYTHING, Topology
 from ckpt_transport.transports.interface import Traits
 
 Chains = Mapping[tuple[int, int], Chain]

@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport.planning.values.alignment import align_up
 
 MAP_NORESERVE = 0x4000
 """Linux: pages nobody touches take no memory, whatever the size. Not in Python's mmap module."""

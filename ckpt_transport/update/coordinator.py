@@ -21,7 +21,7 @@ from ckpt_transport.execution import Event
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import EVERYTHING, Plan, Present, Role, Settings, Topology
 from ckpt_transport.planning import Participant as Member
-from ckpt_transport.planning.plan import Route
+from ckpt_transport.planning.values.plan import Route
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ckpt_transport.planning import Plan, Stage
-from ckpt_transport.planning.plan import IN_PLACE, Hop
+from ckpt_transport.planning.values.plan import IN_PLACE, Hop
 
 replace = msgspec.structs.replace
 

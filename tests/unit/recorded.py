@@ -8,7 +8,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.replay import Load, Part, Recording, Replay, Scripts, record
 
 Tensors = Mapping[str, torch.Tensor]

@@ -39,7 +39,7 @@ from ckpt_transport.planning import (
 )
 from ckpt_transport.planning.chains import Chain, candidates
 from ckpt_transport.planning.lines import lines
-from ckpt_transport.planning.plan import IN_PLACE, Leg
+from ckpt_transport.planning.values.plan import IN_PLACE, Leg
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
 PLENTY = 1 << 40

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from ckpt_transport import LoadedBucket
 from ckpt_transport.errors import UpdateError
 from ckpt_transport.planning import Runs, Share, TensorSpec
-from ckpt_transport.planning.bucketing import align_up
+from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.demo import tiny
 from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.engine import VllmEngine

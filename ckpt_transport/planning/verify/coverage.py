@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from ckpt_transport.errors import CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning.alignment import ALIGNMENT
-from ckpt_transport.planning.manifest import PlacedTensor, Present, TensorSpec
-from ckpt_transport.planning.plan import IN_PLACE, Bucket, Plan
-from ckpt_transport.planning.share import digest_of
+from ckpt_transport.planning.values.alignment import ALIGNMENT
+from ckpt_transport.planning.values.manifest import PlacedTensor, Present, TensorSpec
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Plan
+from ckpt_transport.planning.values.share import digest_of
 
 
 def alike(plan: Plan) -> dict[tuple[int, frozenset[int]], list[int]]:

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from ckpt_transport.errors import CoverageError, PlanError
-from ckpt_transport.planning.plan import IN_PLACE, Plan, RingUse, Stage, StageKind
+from ckpt_transport.planning.values.plan import IN_PLACE, Plan, RingUse, Stage, StageKind
 
 
 def _bits(ranks: Iterable[int]) -> int:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.plan import IN_PLACE, Bucket
-from ckpt_transport.planning.share import Share
+from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket
+from ckpt_transport.planning.values.share import Share
 
 _NUMBERED = re.compile(r"(?:[^.]*\.)*?\d+(?=\.|$)")
 """The name of a tensor up to the first part that is a number."""

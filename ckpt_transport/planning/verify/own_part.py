@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
-from ckpt_transport.planning.plan import IN_PLACE, Bucket, Leg, Plan, RingUse, StageKind
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Leg, Plan, RingUse, StageKind
 from ckpt_transport.planning.verify.coverage import check_needs, check_pieces, check_runs
 from ckpt_transport.planning.verify.kept import most_kept
 from ckpt_transport.planning.verify.structure import check_rings, check_routes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ckpt_transport.errors import CoverageError, PlanError
-from ckpt_transport.planning.alignment import ALIGNMENT
-from ckpt_transport.planning.plan import Plan, RingUse
+from ckpt_transport.planning.values.alignment import ALIGNMENT
+from ckpt_transport.planning.values.plan import Plan, RingUse
 
 
 def check_routes(plan: Plan) -> None:

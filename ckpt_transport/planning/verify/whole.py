@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.planning.plan import IN_PLACE, Plan, RingUse
+from ckpt_transport.planning.values.plan import IN_PLACE, Plan, RingUse
 from ckpt_transport.planning.verify.coverage import alike, check_pieces, check_runs, check_shares
 from ckpt_transport.planning.verify.flow import Flow
 from ckpt_transport.planning.verify.kept import most_kept

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, FileStamp, from_files, share
 from ckpt_transport.checkpoint.header import TensorEntry
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning.manifest import TensorSpec
+from ckpt_transport.planning.values.manifest import TensorSpec
 from tests.unit.safetensors_files import entry, write
 
 

@@ -19,7 +19,7 @@ from ckpt_transport.checkpoint.header import TensorEntry
 from ckpt_transport.checkpoint.reader import CHUNK_NBYTES, Placement, cut_chunks, read
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.planning.manifest import TensorSpec, merge
+from ckpt_transport.planning.values.manifest import TensorSpec, merge
 from tests.unit.safetensors_files import entry, every_dtype, held, oracle, raw, segments, write, write_sparse
 
 both_kinds = pytest.mark.parametrize("kind", [MemoryKind.SHARED, MemoryKind.PRIVATE])

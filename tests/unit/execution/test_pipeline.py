@@ -21,7 +21,7 @@ from ckpt_transport.execution import Apply, Attachment, Digests, Event, Lent, Me
 from ckpt_transport.execution.transfers import AHEAD
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind, verify
-from ckpt_transport.planning.plan import IN_PLACE
+from ckpt_transport.planning.values.plan import IN_PLACE
 from ckpt_transport.testing import LoopbackTransport
 from ckpt_transport.transports.interface import (
     Completion,

@@ -15,7 +15,7 @@ from ckpt_transport.errors import CheckpointError, CoverageError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Extent, Manifest, PlacedTensor, Present, Settings, TensorSpec, plan, spread, verify
 from ckpt_transport.planning.assignment import Unit, assign
-from ckpt_transport.planning.runs import Runs
+from ckpt_transport.planning.values.runs import Runs
 from tests.unit.worlds import INVENTED, simulate, topology
 
 replace = msgspec.structs.replace

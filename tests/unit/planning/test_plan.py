@@ -26,7 +26,7 @@ from ckpt_transport.planning import (
     plan,
     verify,
 )
-from ckpt_transport.planning.plan import IN_PLACE
+from ckpt_transport.planning.values.plan import IN_PLACE
 from ckpt_transport.transports.interface import FanOut, Reach
 from tests.unit.worlds import INVENTED, PLENTY, World, chained, manifest, topology, traits, worlds
 

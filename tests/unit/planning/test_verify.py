@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, Settings, StageKind, verify
-from ckpt_transport.planning.plan import IN_PLACE, Leg, Piece
+from ckpt_transport.planning.values.plan import IN_PLACE, Leg, Piece
 from tests.unit.faulty_plans import (
     FAULTS,
     forgetful,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ckpt_transport.planning.manifest import TensorSpec
+from ckpt_transport.planning.values.manifest import TensorSpec
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ckpt_transport.planning.alignment import align_up
-from ckpt_transport.planning.manifest import Manifest
+from ckpt_transport.planning.values.alignment import align_up
+from ckpt_transport.planning.values.manifest import Manifest
 
 AUTO = "auto"
 ENOUGH_BUCKETS = 64

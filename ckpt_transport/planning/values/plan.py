@@ -8,8 +8,8 @@ from functools import cached_property
 
 import msgspec
 
-from ckpt_transport.planning.manifest import Manifest
-from ckpt_transport.planning.topology import Topology
+from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.topology import Topology
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):

@@ -8,7 +8,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import PlanError
-from ckpt_transport.planning.share import Share
+from ckpt_transport.planning.values.share import Share
 
 EVERYTHING = -1
 """The share of a sink that needs all of a version."""
