@@ -26,14 +26,17 @@ RDMA_LIBRARY := $(PYTHON) -c "import ctypes; ctypes.CDLL('libibverbs.so.1')" 2>/
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends libibverbs1; } || \
 	echo "libibverbs1 is missing: tests of the transport mooncake are skipped"
 
+# Options of a demonstration, as in: make demo DEMO='--transport gloo --keep build/kept'; --help lists them.
+DEMO ?=
+
 demo: venv ## update the weights of a running model on this machine
-	$(BIN)/ckpt-transport demo
+	$(BIN)/python -m examples.live_update $(DEMO)
 
 demo-fp8: venv ## update a model that serves FP8 from BF16 weights
-	$(BIN)/python -m ckpt_transport_fp8.demo
+	$(BIN)/python -m examples.fp8 $(DEMO)
 
 demo-join: venv ## let engines join a fleet that serves, on this machine
-	$(BIN)/python -m ckpt_transport.demo.joining
+	$(BIN)/python -m examples.joining $(DEMO)
 
 test: venv ## run the tests
 	$(BIN)/python -m pytest tests/e2e
@@ -86,7 +89,7 @@ venv-vllm: .venv-vllm/.installed ## make .venv-vllm with the library, its tests 
 	touch $@
 
 demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
-	$(VLLM_BIN)/python -m ckpt_transport_vllm.demo
+	$(VLLM_BIN)/python -m examples.vllm $(DEMO)
 
 e2e: venv-vllm ## run the tests that need vLLM
 	$(VLLM_BIN)/python -m pytest -o faulthandler_timeout=500 tests/vllm

@@ -34,9 +34,9 @@ from ckpt_transport import dtypes
 from ckpt_transport_fp8 import Target as Quantized
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_fp8.config import parse
-from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.layerwise import LayerwiseReload
 from ckpt_transport_vllm.target import Target
+from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm.fp8_modes import MODES
 
 SHOWN = 25

@@ -32,11 +32,11 @@ from benchmarks.fp8_reload import Measured
 from ckpt_transport import Config, LoadedBucket, ParameterServer
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
-from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.server import EXTENSION
 from ckpt_transport_vllm.target import Target
+from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm.fp8_modes import MODES
 
 SLOT_BYTES = 64 << 20

@@ -23,8 +23,8 @@ from benchmarks._report import Row, report
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport_vllm import VllmFleet
-from ckpt_transport_vllm.demo.serve import Serve
 from ckpt_transport_vllm.server import VllmServer
+from tests.support.vllm_server import Serve
 
 FAMILY = "qwen3"
 READ_BYTES = 16 << 20
@@ -79,7 +79,7 @@ def measure(hidden: int = 2048, layers: int = 14, rounds: int = 5) -> list[Row]:
 
 def _write(folder: Path, hidden: int, layers: int) -> tuple[Path, Path]:
     """Two checkpoints, written by a process that gives its memory back."""
-    command = [sys.executable, "-m", "ckpt_transport_vllm.demo.tiny", str(folder), f"--family={FAMILY}"]
+    command = [sys.executable, "-m", "tests.support.tiny_models", str(folder), f"--family={FAMILY}"]
     command += ["--seed=1", "--seed=2", f"--hidden={hidden}", f"--layers={layers}"]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     return folder / f"{FAMILY}-1", folder / f"{FAMILY}-2"

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from ckpt_transport.cli import demo, join, plan, serve, transports, update, version
+from ckpt_transport.cli import join, plan, serve, transports, update, version
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.cli.options import OptionsError
 from ckpt_transport.cli.output import Output
@@ -32,7 +32,6 @@ app.command("update")(update.update)
 app.command("serve")(serve.serve)
 app.command("join")(join.join)
 app.command("version")(version.version)
-app.command("demo")(demo.demo)
 
 
 def main() -> None:

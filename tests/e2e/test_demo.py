@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ckpt_transport.demo import checkpoint
-from ckpt_transport.demo.model import ModelConfig
-from ckpt_transport.demo.result import Result
 from ckpt_transport.memory.segment import PREFIX, SHM
+from examples.live_update.result import Result
+from examples.llama import checkpoint
+from examples.llama.model import ModelConfig
 
 LIMIT = 100.0
 """Seconds; the demonstration promises two minutes."""
@@ -45,7 +45,7 @@ def orphans() -> set[Path]:
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     """The demonstration in a session of its own, so that its processes can be found."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ckpt_transport", "demo", *arguments],
+        [sys.executable, "-m", "examples.live_update", *arguments],
         env={**os.environ, "TMPDIR": str(home), "XDG_RUNTIME_DIR": str(home)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

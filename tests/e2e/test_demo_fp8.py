@@ -7,7 +7,7 @@ import sys
 
 
 def test_it_halves_the_bytes_and_finds_every_one_as_it_should_be() -> None:
-    command = [sys.executable, "-m", "ckpt_transport_fp8.demo"]
+    command = [sys.executable, "-m", "examples.fp8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every byte is what an independent quantization gives" in done.stdout

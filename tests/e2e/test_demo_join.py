@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ckpt_transport.demo import latency
-from ckpt_transport.demo.client import Served
-from ckpt_transport.demo.joining import VERSION, Result
 from ckpt_transport.transports import registry
+from examples.joining.__main__ import VERSION, Result
+from examples.shared import latency
+from examples.shared.clients import Served
 
 LIBRARIES = ("mooncake", "ucx", "nixl")
 FOUND = [name for name in LIBRARIES if registry.available(name).ok]
@@ -35,7 +35,7 @@ def test_engines_join_over_the_transports_that_are_named_and_the_fleet_serves_on
 ) -> None:
     """Given a fleet of two, when engines join over some transports, then they give its tokens, and nothing failed."""
     found = tmp_path / "result.json"
-    command = [sys.executable, "-m", "ckpt_transport.demo.joining", *(f"--transport={name}" for name in transports)]
+    command = [sys.executable, "-m", "examples.joining", *(f"--transport={name}" for name in transports)]
     ran = subprocess.run([*command, "--json", found], capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     result = msgspec.json.decode(found.read_bytes(), type=Result)
@@ -53,7 +53,7 @@ def test_engines_join_over_the_transports_that_are_named_and_the_fleet_serves_on
 
 
 def test_a_transport_that_is_not_there_is_named(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ckpt_transport.demo.joining", "--transport", "pigeon"]
+    command = [sys.executable, "-m", "examples.joining", "--transport", "pigeon"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 1
     assert "pigeon" in ran.stdout

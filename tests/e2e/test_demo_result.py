@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ckpt_transport.demo.client import Served
-from ckpt_transport.demo.protocol import Compared, Generated, Inspected
-from ckpt_transport.demo.result import (
+from examples.live_update.result import (
     Comparison,
     Requests,
     problems_of_comparison,
     problems_of_requests,
     problems_of_workers,
 )
+from examples.llama.protocol import Compared, Generated, Inspected
+from examples.shared.clients import Served
 
 REGISTER, UPDATE, UPDATED = 10.0, 11.0, 12.0
 

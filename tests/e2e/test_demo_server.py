@@ -15,12 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ckpt_transport.demo import checkpoint
-from ckpt_transport.demo.engine import Engine
-from ckpt_transport.demo.model import ModelConfig
-from ckpt_transport.demo.parallel import TensorParallel
-from ckpt_transport.demo.protocol import Generate, Generated
-from ckpt_transport.demo.service import Service, ServiceError
+from examples.llama import checkpoint
+from examples.llama.engine import Engine
+from examples.llama.model import ModelConfig
+from examples.llama.parallel import TensorParallel
+from examples.llama.protocol import Generate, Generated
+from examples.llama.service import Service, ServiceError
 
 SMALL = ModelConfig(
     vocab_size=64,

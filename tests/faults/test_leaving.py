@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ckpt_transport import Config, Joiner, ParameterServer
-from ckpt_transport.demo.joining import over_the_network
 from ckpt_transport.errors import TaintedError, UpdateAbortedError, UpdateError
 from ckpt_transport.memory import sweep_leftovers
 from tests.fleet import (
@@ -27,6 +26,7 @@ from tests.fleet import (
     weights,
 )
 from tests.site import READ, SOCKETS, make_site, use
+from tests.support.transports import over_the_network
 
 SHAPE = {"layers": 8, "width": 384}
 SMALL: dict[str, Any] = {"bucket_bytes": "96KiB", "ring_depth": 3}

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from ckpt_transport import Config, Holder, Joiner, ParameterServer, Report
-from ckpt_transport.demo.joining import over_the_network
 from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.planning import Role, StageKind
 from ckpt_transport_torch import Loader, attach
@@ -29,6 +28,7 @@ from tests.fleet import (
     weights,
 )
 from tests.site import READ, SOCKETS, make_site, use
+from tests.support.transports import over_the_network
 
 SHAPE = {"layers": 8, "width": 384}
 SMALL: dict[str, Any] = {"bucket_bytes": "96KiB", "ring_depth": 3}

@@ -7,13 +7,19 @@ from typing import Any
 
 import transformers
 
-from ckpt_transport_vllm.demo import tiny
+from tests.support import tiny_models
 
 HIDDEN = 128
 
 
 def _small(**more: Any) -> dict[str, Any]:
-    return {**tiny._shared(HIDDEN, 2), "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": False, **more}
+    return {
+        **tiny_models.shared(HIDDEN, 2),
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "tie_word_embeddings": False,
+        **more,
+    }
 
 
 def _gpt2() -> Any:
@@ -159,11 +165,11 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "olmo2": _olmo2,
     "phi3": _phi3,
 }
-"""Beside :data:`ckpt_transport_vllm.demo.tiny.FAMILIES`."""
+"""Beside :data:`tests.support.tiny_models.FAMILIES`."""
 
 
 def _of_any_size(make: Callable[[], Any]) -> Callable[[int, int], Any]:
     return lambda hidden, layers: make()
 
 
-tiny.FAMILIES.update({name: _of_any_size(make) for name, make in ARCHITECTURES.items()})
+tiny_models.FAMILIES.update({name: _of_any_size(make) for name, make in ARCHITECTURES.items()})

@@ -29,7 +29,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     families = [f"--family={name}" for name in ("qwen3", "tied", "moe", "neox")]
     seeds = [f"--seed={seed}" for seed in (1, 2)]
-    command = [sys.executable, "-m", "ckpt_transport_vllm.demo.tiny", str(folder), *families, *seeds]
+    command = [sys.executable, "-m", "tests.support.tiny_models", str(folder), *families, *seeds]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 

@@ -25,9 +25,9 @@ import torch
 import typer
 
 from ckpt_transport import ask_version
-from ckpt_transport_vllm.demo.serve import ENVIRONMENT
-from ckpt_transport_vllm.demo.tiny import write
 from ckpt_transport_vllm.server import EXTENSION
+from tests.support.tiny_models import write
+from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm.fp8_checkpoints import CONFIGS, spoil, write_quantized
 from tests.vllm.source import Source
 

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from ckpt_transport import ask_version
-from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.server import EXTENSION
+from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm.source import Source
 
 PROMPT = [1, 22, 133, 44, 5]
@@ -127,7 +127,7 @@ def main(
         print(f"vLLM {vllm.__version__}")
         with tempfile.TemporaryDirectory() as folder:
             names = [f"--family={name}" for name in families]
-            write = [sys.executable, "-m", "ckpt_transport_vllm.demo.tiny", folder, *names, "--seed=1", "--seed=2"]
+            write = [sys.executable, "-m", "tests.support.tiny_models", folder, *names, "--seed=1", "--seed=2"]
             subprocess.run(write, check=True)
             for name in families:
                 again = [sys.executable, "-m", "tests.vllm.in_process", "--only", folder, "--family", name]

@@ -27,12 +27,12 @@ from ckpt_transport import LoadedBucket
 from ckpt_transport.errors import UpdateError
 from ckpt_transport.planning import Runs, Share, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
-from ckpt_transport_vllm.demo import tiny
-from ckpt_transport_vllm.demo.serve import ENVIRONMENT
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.recorded import Way
 from ckpt_transport_vllm.target import Target
+from tests.support import tiny_models
+from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm import architectures as architectures
 from tests.vllm.in_process import Answers, Engine, reference
 
@@ -191,7 +191,7 @@ def main(
     """Check and time recorded loaders."""
     os.environ.update(ENVIRONMENT)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    families = family or sorted(tiny.FAMILIES)
+    families = family or sorted(tiny_models.FAMILIES)
     if from_directory is not None:
         reference(from_directory)
     elif only is not None:
@@ -201,7 +201,7 @@ def main(
         for name in families:
             with tempfile.TemporaryDirectory() as folder:
                 for seed in (1, 2):
-                    tiny.write(Path(folder) / f"{name}-{seed}", seed, name, hidden, layers)
+                    tiny_models.write(Path(folder) / f"{name}-{seed}", seed, name, hidden, layers)
                 again = ["-m", "tests.vllm.recorded", "--only", folder, "--family", name, f"--bucket={bucket}"]
                 if subprocess.run([sys.executable, *again]).returncode:
                     failed.append(name)

@@ -23,8 +23,8 @@ from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.service.endpoints import client_of
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_vllm import VllmFleet
-from ckpt_transport_vllm.demo.serve import EXTENDED, Serve
 from ckpt_transport_vllm.server import VllmServer
+from tests.support.vllm_server import EXTENDED, Serve
 
 PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tensor-parallel-size=2",)

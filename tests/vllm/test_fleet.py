@@ -16,8 +16,8 @@ from ckpt_transport import ParameterServer
 from ckpt_transport.errors import TaintedError
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport_vllm import VllmFleet
-from ckpt_transport_vllm.demo.serve import NATIVE
 from ckpt_transport_vllm.server import VllmServer
+from tests.support.vllm_server import NATIVE
 from tests.vllm.servers import Answers, Replica, Started, Traffic, swift, update
 
 Pair = tuple[Replica, Replica]

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ckpt_transport.errors import UpdateAbortedError
-from ckpt_transport_vllm.demo.serve import NATIVE
+from tests.support.vllm_server import NATIVE
 from tests.vllm.servers import (
     CORES,
     SMALL_SLOTS,

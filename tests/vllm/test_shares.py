@@ -19,7 +19,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     """Servers of models for which buckets cost less than bytes."""
     folder = tmp_path_factory.mktemp("larger")
     options = ["--family=qwen3", "--family=moe", "--seed=1", "--seed=2", "--hidden=1024"]
-    command = [sys.executable, "-m", "ckpt_transport_vllm.demo.tiny", str(folder), *options]
+    command = [sys.executable, "-m", "tests.support.tiny_models", str(folder), *options]
     subprocess.run(command, check=True, capture_output=True)
     running = Started(folder, tmp_path_factory.mktemp("logs"))
     yield running

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from ckpt_transport.demo.joining import over_the_network
 from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.transports import registry
 from tests.faults.campaign import participants
@@ -19,6 +18,7 @@ from tests.faults.campaign.disturbance import SIGNALS, Disturbance, Strike
 from tests.faults.campaign.participants import BOUND, Hang, Process, Said, Served
 from tests.faults.campaign.witness import expected
 from tests.fleet import left_behind
+from tests.support.transports import over_the_network
 
 SINKS, HOLDERS = 2, 2
 JOINS = 0.25

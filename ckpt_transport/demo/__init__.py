@@ -1,1 +1,0 @@
-"""The demonstration: a small transformer served by two tensor-parallel workers gets new weights while it generates."""

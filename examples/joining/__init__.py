@@ -1,0 +1,1 @@
+"""``make demo-join``: engines join a fleet that serves."""

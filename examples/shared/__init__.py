@@ -1,0 +1,1 @@
+"""What demonstrations have in common: what they show, and clients that keep a server busy."""

@@ -1,0 +1,28 @@
+"""``python -m examples.vllm``: new weights for a vLLM that serves, compared with loading them from disk."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from examples.shared import entry
+from examples.vllm.demo import run
+
+
+def main(
+    keep: Annotated[Path | None, typer.Option(help="Keep the checkpoints and what vLLM wrote in this folder.")] = None,
+) -> None:
+    """Start vLLM with a tiny random model, replace its weights twice while it generates, and check the outcome."""
+    if importlib.util.find_spec("vllm") is None:
+        typer.echo(
+            "vLLM is not installed here. 'make demo-vllm' installs it in .venv-vllm and runs this there.", err=True
+        )
+        raise typer.Exit(1)
+    raise typer.Exit(run(keep))
+
+
+if __name__ == "__main__":
+    entry.run(main)
