@@ -24,8 +24,6 @@ LAYERS = (
     ("__main__", "testing"),
 )
 """From the bottom to the top. Rooms of one layer do not know each other."""
-DEMONSTRATION = "demo"
-"""Leaves the package; until then it is no room."""
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -48,8 +46,8 @@ def rooms() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for file in CORE.rglob("*.py"):
         room = file.relative_to(CORE).parts[0].removesuffix(".py")
-        if room not in ("__init__", DEMONSTRATION):
-            found.setdefault(room, set()).update(rooms_of(imports(file)) - {room, DEMONSTRATION})
+        if room != "__init__":
+            found.setdefault(room, set()).update(rooms_of(imports(file)) - {room})
     return found
 
 
