@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Self
-
-import httpx
 
 from ckpt_transport.errors import EngineError
 from ckpt_transport.service.endpoints import client_of, proxy_for
@@ -39,11 +38,13 @@ class VllmServer:
 
     def wait(self, timeout: float) -> None:
         """Wait until it serves."""
+        import httpx
+
         deadline, told = time.monotonic() + timeout, time.monotonic() - TELL_SECONDS / 2
         while True:
             try:
                 answer = self._client.get("/health", timeout=5.0)
-                if answer.status_code == httpx.codes.OK:
+                if answer.status_code == HTTPStatus.OK:
                     return
                 reason = f"it answers {answer.status_code}{self._through}"
             except httpx.UnsupportedProtocol as error:
@@ -134,12 +135,14 @@ class VllmServer:
         json: Any = None,
         timeout: float = CALL_SECONDS,
     ) -> dict[str, Any]:
+        import httpx
+
         try:
             answer = self._client.request(method, path, params=params, json=json, timeout=timeout)
         except httpx.HTTPError as error:
             reason = f"{str(error) or type(error).__name__}{self._through}"
             raise EngineError(f"{self.url}{path} does not answer: {reason}") from error
-        if answer.status_code == httpx.codes.NOT_FOUND:
+        if answer.status_code == HTTPStatus.NOT_FOUND:
             raise NoRouteError(
                 f"{self.url} has no {path}: start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment, and reach it "
                 "from a trusted network only"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-import httpx
-
 from ckpt_transport.errors import ConfigError
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,14 @@ def client_of(url: str, timeout: float) -> httpx.Client:
         timeout: of a request, in seconds.
 
     Raises:
-        ConfigError: ``url`` is none, or its proxy cannot be used; says what to install or to unset.
+        ConfigError: ``url`` is none, its proxy cannot be used, or httpx is missing; says what to install or to unset.
     """
+    try:
+        import httpx
+    except ImportError as error:
+        raise ConfigError(
+            f"{url} is reached over HTTP, which needs the package httpx: pip install 'ckpt-transport[http]'"
+        ) from error
     try:
         proxy, _ = proxy_for(url), urlsplit(url).port  # which raises for a port that no socket can have
         transport = httpx.HTTPTransport(proxy=None if proxy is None else proxy.url)
