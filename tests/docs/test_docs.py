@@ -25,7 +25,7 @@ def test_given_a_page_with_code_then_the_code_runs(page: Path, tmp_path: Path) -
     program.write_text(code(page) + "\n", encoding="utf-8")
     environ = {key: value for key, value in os.environ.items() if not key.startswith("CKPT_TRANSPORT_")}
     ran = subprocess.run(
-        [sys.executable, program], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=100
+        [sys.executable, program], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=250
     )
     assert ran.returncode == 0, f"{name(page)}\n{ran.stdout}\n{ran.stderr}"
 
