@@ -158,11 +158,11 @@ class OwnerDigests(_Working):
         return found
 
     def _start(self, buffer: Buffer, numbers: Sequence[int], wake: Callable[[], None]) -> None:
-        kept = {runs: buffer.digests[runs] for runs in self._runs(numbers) if runs in buffer.digests}
+        kept = {ranges: buffer.digests[ranges] for ranges in self._ranges(numbers) if ranges in buffer.digests}
         buffer.digests.clear()
         buffer.digests.update(kept)
         for number in numbers:
-            known = kept.get(self._plan.buckets[number].runs)
+            known = kept.get(self._plan.buckets[number].ranges)
             if known is not None:
                 self._made.append((number, known))
                 continue
@@ -170,13 +170,13 @@ class OwnerDigests(_Working):
             computing.add_done_callback(lambda _: wake())
             self._computing.append(computing)
 
-    def _runs(self, numbers: Sequence[int]) -> list[object]:
-        return [self._plan.buckets[number].runs for number in numbers]
+    def _ranges(self, numbers: Sequence[int]) -> list[object]:
+        return [self._plan.buckets[number].ranges for number in numbers]
 
     def _compute(self, buffer: Buffer, number: int) -> None:
-        runs = self._plan.buckets[number].runs
-        bytes_of = [buffer.tensor[run.offset : run.offset + run.nbytes] for run in runs]
-        found = buffer.digests[runs] = _computed(bytes_of)
+        ranges = self._plan.buckets[number].ranges
+        bytes_of = [buffer.tensor[part.offset : part.offset + part.nbytes] for part in ranges]
+        found = buffer.digests[ranges] = _computed(bytes_of)
         self._made.append((number, found))
 
     def filled(self, bucket: int, slot: torch.Tensor) -> None:
@@ -246,15 +246,15 @@ class SinkDigests(_Working):
         number = self._program.numbers[bucket.first]
         if number in self._begun:
             return
-        runs = _in_bucket(bucket, raw)
+        parts = _in_bucket(bucket, raw)
         if raw.is_cuda:
-            self._on_device[number] = digest(runs)
+            self._on_device[number] = digest(parts)
         else:
-            self._compute(number, runs)
+            self._compute(number, parts)
         self._begun.add(number)
 
-    def _compute(self, number: int, runs: Sequence[torch.Tensor]) -> None:
-        computing = self._on_host[number] = self._workers.submit(_computed, runs)
+    def _compute(self, number: int, parts: Sequence[torch.Tensor]) -> None:
+        computing = self._on_host[number] = self._workers.submit(_computed, parts)
         computing.add_done_callback(lambda _: self._wake())
 
     def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
@@ -352,17 +352,17 @@ class _ReadTwice:
         self._computing.result()
 
 
-def _computed(runs: Sequence[torch.Tensor]) -> Digest:
+def _computed(parts: Sequence[torch.Tensor]) -> Digest:
     """The digest of bytes that nobody writes to; waits for it."""
-    if not runs[0].is_cuda:
-        return as_bytes(digest(runs))
-    with torch.cuda.stream(_stream(runs[0].device)):
-        return as_bytes(digest(runs))
+    if not parts[0].is_cuda:
+        return as_bytes(digest(parts))
+    with torch.cuda.stream(_stream(parts[0].device)):
+        return as_bytes(digest(parts))
 
 
 def _in_bucket(bucket: Bucket, raw: torch.Tensor) -> list[torch.Tensor]:
-    """The runs of a bucket where its bytes lie as in a slot. What lies between runs is nobody's."""
-    return [raw[run.bucket_offset : run.bucket_offset + run.nbytes] for run in bucket.runs]
+    """The ranges of a bucket whose bytes lie as in a slot. Nobody owns what lies between them."""
+    return [raw[part.bucket_offset : part.bucket_offset + part.nbytes] for part in bucket.ranges]
 
 
 def _differing(plan: Plan, number: int, rank: int) -> str:

@@ -134,8 +134,8 @@ class Fills:
     def _fill_slot(self, slot: torch.Tensor, number: int) -> None:
         bucket = self._program.plan.buckets[number]
         backing = self._sources.extents[bucket.extent]
-        for run in bucket.runs:
-            backing.fill(slot[run.bucket_offset : run.bucket_offset + run.nbytes], run.offset)
+        for part in bucket.ranges:
+            backing.fill(slot[part.bucket_offset : part.bucket_offset + part.nbytes], part.offset)
         self._sources.filled(number, slot)
 
     def _take(self, step: Step, started: float, end: Fence | None) -> None:

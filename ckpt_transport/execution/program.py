@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, StageKind
-from ckpt_transport.planning.values.plan import IN_PLACE, Leg, Run
+from ckpt_transport.planning.values.plan import IN_PLACE, ExtentRange, Leg
 from ckpt_transport.transports.interface import Span, Transfer
 
 
@@ -88,11 +88,11 @@ class Program:
         """The request record of a transfer step, equal on every member of its route."""
         assert step.leg is not None
         bucket, leg = self.plan.buckets[step.bucket], step.leg
-        memory, runs = self._sent_from(bucket, leg)
+        memory, ranges = self._sent_from(bucket, leg)
         mapped = self.plan.routes[leg.route].maps_memory
         local = 0 if mapped else self._ring_offset(leg.receivers[0], RingUse.RECEIVE, bucket.slot)
         region = self.lent[leg.route].index(memory)
-        spans = (Span(region, run.offset, local + run.bucket_offset, run.nbytes) for run in runs)
+        spans = (Span(region, part.offset, local + part.bucket_offset, part.nbytes) for part in ranges)
         return Transfer(seq, leg.sender, leg.receivers, tuple(spans))
 
     def _carried(self) -> Iterator[tuple[Bucket, Leg]]:
@@ -105,15 +105,15 @@ class Program:
                 for leg in self.plan.hops[stage.hop].legs:
                     yield bucket, leg
 
-    def _sent_from(self, bucket: Bucket, leg: Leg) -> tuple[Lent, tuple[Run, ...]]:
+    def _sent_from(self, bucket: Bucket, leg: Leg) -> tuple[Lent, tuple[ExtentRange, ...]]:
         """The memory a leg sends a bucket from, and where in it the bucket lies."""
         if leg.sender == self.plan.owner(bucket) and bucket.fill_slot == IN_PLACE:
-            return Lent(Memory.EXTENT, bucket.extent), bucket.runs
+            return Lent(Memory.EXTENT, bucket.extent), bucket.ranges
         if leg.sender == self.plan.owner(bucket):
             memory, start = Lent(Memory.FILL), self._ring_offset(leg.sender, RingUse.FILL, bucket.fill_slot)
         else:
             memory, start = Lent(Memory.RECEIVE), self._ring_offset(leg.sender, RingUse.RECEIVE, bucket.slot)
-        return memory, (Run(start, 0, bucket.nbytes),)
+        return memory, (ExtentRange(start, 0, bucket.nbytes),)
 
     def _ring_offset(self, rank: int, use: RingUse, slot: int) -> int:
         ring = self._rings[rank, use]

@@ -43,7 +43,7 @@ class Received:
 
     Attributes:
         receipt: of its transfer.
-        landed: where it lies, if it is of several runs: in a slot one behind the other, to be read as one.
+        landed: where it lies in a slot, if it is made of several ranges, which are read as one; else None.
     """
 
     receipt: Receipt

@@ -8,17 +8,17 @@ from ckpt_transport.planning.assignment import spread
 from ckpt_transport.planning.explain import explain
 from ckpt_transport.planning.lines import transports_of
 from ckpt_transport.planning.planner import plan
+from ckpt_transport.planning.values.byte_ranges import ByteRange, ByteRangeSet
 from ckpt_transport.planning.values.manifest import (
     Conversion,
     Extent,
     Manifest,
     PlacedTensor,
-    Present,
+    TensorRange,
     TensorSpec,
     merge,
 )
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
-from ckpt_transport.planning.values.runs import Runs
 from ckpt_transport.planning.values.settings import AUTO, Settings
 from ckpt_transport.planning.values.share import Share, digest_of
 from ckpt_transport.planning.values.topology import EVERYTHING, Participant, Role, Topology
@@ -29,6 +29,8 @@ __all__ = [
     "EVERYTHING",
     "IN_PLACE",
     "Bucket",
+    "ByteRange",
+    "ByteRangeSet",
     "Conversion",
     "Extent",
     "Manifest",
@@ -36,15 +38,14 @@ __all__ = [
     "Piece",
     "PlacedTensor",
     "Plan",
-    "Present",
     "Ring",
     "RingUse",
     "Role",
-    "Runs",
     "Settings",
     "Share",
     "Stage",
     "StageKind",
+    "TensorRange",
     "TensorSpec",
     "Topology",
     "digest_of",

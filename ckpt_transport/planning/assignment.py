@@ -1,6 +1,6 @@
 """Which holder sends what, where several hold the same bytes.
 
-The version is laid out in *units*: contiguous runs that the same holders have, small beside a holder's fair share.
+The version is laid out in *units*: ranges of bytes that the same holders have, small beside a holder's fair share.
 :func:`assign` gives every unit to one of its holders so that all of them end at about the same time:
 
 1. the units that fewest hold come first, the larger before the smaller, each to the holder that would end first with it
@@ -20,16 +20,16 @@ from dataclasses import dataclass
 
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
+from ckpt_transport.planning.values.byte_ranges import ByteRangeSet
 from ckpt_transport.planning.values.manifest import (
     Extent,
     Manifest,
     PlacedTensor,
-    Present,
+    TensorRange,
     check_version,
     conversions_of,
     merge,
 )
-from ckpt_transport.planning.values.runs import Runs
 
 UNITS_PER_HOLDER = 24
 """So many units make up a fair share, so that one more or less is a few per cent."""
@@ -173,8 +173,8 @@ class _Copy:
 
 
 @dataclass(slots=True)
-class _Stretch:
-    """A run of bytes that lies in one piece at every holder: entries of one unit."""
+class _HeldRange:
+    """A range of bytes that every holder has in one piece: entries of one unit."""
 
     entries: list[PlacedTensor]
     copies: list[_Copy]
@@ -183,9 +183,9 @@ class _Stretch:
 
 
 def spread(
-    version: str, shards: Sequence[Manifest], rates: Mapping[int, float], present: Sequence[Present], *, whole: bool
+    version: str, shards: Sequence[Manifest], rates: Mapping[int, float], present: Sequence[TensorRange], *, whole: bool
 ) -> Manifest:
-    """The manifest of a version in which every run of bytes has one owner, although several may hold it.
+    """The manifest of a version in which every range of bytes has one owner, although several may hold it.
 
     Args:
         version: its name.
@@ -203,19 +203,19 @@ def spread(
         return merge(version, shards)
     extents, copies, known = _collect(version, shards)
     holders = {copy.owner for of_tensor in copies.values() for copy in of_tensor}
-    nbytes = sum(tensor.nbytes for tensor in known.values()) - sum(run.nbytes for run in present)
+    nbytes = sum(tensor.nbytes for tensor in known.values()) - sum(held.nbytes for held in present)
     grain = max(align_up(nbytes // (UNITS_PER_HOLDER * max(len(holders), 1))), ALIGNMENT)
-    done = Runs((run.spec.name, run.start, run.nbytes) for run in present)
-    stretches = list(_stretches(copies, known, grain, done, whole=whole))
-    units = [Unit(each.nbytes, tuple(sorted(copy.owner for copy in each.copies))) for each in stretches]
+    done = ByteRangeSet((held.spec.name, held.start, held.nbytes) for held in present)
+    ranges = list(_held_ranges(copies, known, grain, done, whole=whole))
+    units = [Unit(each.nbytes, tuple(sorted(copy.owner for copy in each.copies))) for each in ranges]
     owners = assign(units, {rank: rates[rank] for rank in holders})
     tensors: list[PlacedTensor] = []
-    for stretch, owner in zip(stretches, owners, strict=True):
-        mine = next(copy for copy in stretch.copies if copy.owner == owner)
-        first = stretch.entries[0].offset
+    for held, owner in zip(ranges, owners, strict=True):
+        mine = next(copy for copy in held.copies if copy.owner == owner)
+        first = held.entries[0].offset
         tensors += [
             PlacedTensor(entry.spec, mine.extent, mine.offset + entry.offset - first, entry.nbytes, entry.start)
-            for entry in stretch.entries
+            for entry in held.entries
         ]
     computed = conversions_of(shards)
     return Manifest(version, tuple(extents), tuple(tensors), tuple(present), conversions=computed)
@@ -263,15 +263,15 @@ def _check_same(first: PlacedTensor, tensor: PlacedTensor, others: Sequence[_Cop
         )
 
 
-def _stretches(
+def _held_ranges(
     copies: Mapping[str, Sequence[_Copy]],
     known: Mapping[str, PlacedTensor],
     grain: int,
-    present: Runs,
+    present: ByteRangeSet,
     *,
     whole: bool,
-) -> Iterator[_Stretch]:
-    current: _Stretch | None = None
+) -> Iterator[_HeldRange]:
+    current: _HeldRange | None = None
     for name, of_tensor in copies.items():
         tensor = known[name]
         for entry in _parts(tensor, of_tensor[0], grain, present, whole=whole):
@@ -282,14 +282,16 @@ def _stretches(
             else:
                 if current is not None:
                     yield current
-                current = _Stretch([entry], here, entry.nbytes)
+                current = _HeldRange([entry], here, entry.nbytes)
     if current is not None:
         yield current
 
 
-def _parts(tensor: PlacedTensor, first: _Copy, grain: int, present: Runs, *, whole: bool) -> Iterator[PlacedTensor]:
-    """What is missing of a tensor, in runs of at most a grain where it may be cut, as its first holder has it."""
-    for low, high in present.lacking(tensor.spec.name, 0, tensor.nbytes):
+def _parts(
+    tensor: PlacedTensor, first: _Copy, grain: int, present: ByteRangeSet, *, whole: bool
+) -> Iterator[PlacedTensor]:
+    """What is missing of a tensor, in ranges of at most a grain where it may be cut, as its first holder has it."""
+    for low, high in present.missing(tensor.spec.name, 0, tensor.nbytes):
         if whole:
             low, high = 0, tensor.nbytes
         while True:
@@ -302,14 +304,14 @@ def _parts(tensor: PlacedTensor, first: _Copy, grain: int, present: Runs, *, who
             return
 
 
-def _continues(stretch: _Stretch, entry: PlacedTensor, copies: Sequence[_Copy], grain: int) -> bool:
-    """Whether an entry lies right behind a stretch at everybody who holds either."""
-    last = stretch.entries[-1]
+def _continues(held: _HeldRange, entry: PlacedTensor, copies: Sequence[_Copy], grain: int) -> bool:
+    """Whether an entry lies right behind a range at everybody who holds either."""
+    last = held.entries[-1]
     gap = entry.offset - (last.offset + last.nbytes)
-    if stretch.nbytes + entry.nbytes > grain or not 0 <= gap < ALIGNMENT or len(copies) != len(stretch.copies):
+    if held.nbytes + entry.nbytes > grain or not 0 <= gap < ALIGNMENT or len(copies) != len(held.copies):
         return False
-    behind = entry.offset - stretch.entries[0].offset
+    behind = entry.offset - held.entries[0].offset
     return all(
         (now.owner, now.extent, now.offset) == (then.owner, then.extent, then.offset + behind)
-        for then, now in zip(stretch.copies, copies, strict=True)
+        for then, now in zip(held.copies, copies, strict=True)
     )

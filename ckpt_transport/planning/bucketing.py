@@ -7,10 +7,10 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from ckpt_transport.planning.audiences import Stretch
+from ckpt_transport.planning.audiences import DemandedRange
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.values.manifest import Manifest
-from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Piece, Run
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, ExtentRange, Piece
 
 
 def in_turns(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
@@ -25,12 +25,12 @@ def in_turns(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
 
 
 def gather(buckets: Sequence[Bucket], bucket_bytes: int, kept: Container[tuple[int, int]]) -> list[Bucket]:
-    """Buckets of several runs out of small ones: of one extent and one audience, at most ``bucket_bytes`` long.
+    """Buckets of several ranges out of small ones: of one extent and one audience, at most ``bucket_bytes`` long.
 
     Each comes where the last of those came that it is made of.
 
     Args:
-        buckets: of one run each.
+        buckets: of one range each.
         bucket_bytes: size to aim at.
         kept: extents and audiences whose buckets stay as they are.
     """
@@ -52,62 +52,62 @@ def _joined(buckets: Sequence[Bucket]) -> Bucket:
     first = buckets[0]
     if len(buckets) == 1:
         return first
-    runs: list[Run] = []
+    ranges: list[ExtentRange] = []
     pieces: list[Piece] = []
     end = 0
     for bucket in buckets:
-        runs.append(Run(bucket.offset, end, bucket.nbytes))
+        ranges.append(ExtentRange(bucket.offset, end, bucket.nbytes))
         pieces += (replace(piece, bucket_offset=end + piece.bucket_offset) for piece in bucket.pieces)
         end = align_up(end + bucket.nbytes)
-    nbytes = runs[-1].bucket_offset + runs[-1].nbytes
-    return replace(first, nbytes=nbytes, pieces=tuple(pieces), gathered=tuple(runs))
+    nbytes = ranges[-1].bucket_offset + ranges[-1].nbytes
+    return replace(first, nbytes=nbytes, pieces=tuple(pieces), gathered=tuple(ranges))
 
 
 def cut(
-    manifest: Manifest, stretches: Sequence[Stretch], bucket_bytes: int, split_above: int | None
+    manifest: Manifest, ranges: Sequence[DemandedRange], bucket_bytes: int, split_above: int | None
 ) -> Iterator[Bucket]:
-    """Buckets of whole stretches, at most ``bucket_bytes`` long where their size allows, in the order of memory.
+    """Buckets of whole ranges, at most ``bucket_bytes`` long where their size allows, in the order of memory.
 
     Args:
         manifest: where they lie.
-        stretches: what to cut.
+        ranges: what to cut.
         bucket_bytes: size to aim at, a multiple of 256.
-        split_above: stretches that take more than this many bytes in a bucket are cut; None never cuts one.
+        split_above: ranges that take more than this many bytes in a bucket are cut; None never cuts one.
 
-    Returns: buckets of one run each, without slots.
+    Returns: buckets of one range each, without slots.
     """
-    placed = [(manifest.tensors[stretch.tensor], stretch) for stretch in stretches]
+    placed = [(manifest.tensors[demanded.tensor], demanded) for demanded in ranges]
     placed.sort(key=lambda pair: (pair[0].extent, pair[0].offset + pair[1].offset, pair[1].nbytes))
     extent, start, end, audience = -1, 0, 0, -1
     pieces: list[Piece] = []
-    for tensor, stretch in placed:
-        offset = tensor.offset + stretch.offset
-        stretch_end = offset + stretch.nbytes
-        apart = tensor.extent != extent or stretch.audience != audience or offset - end > ALIGNMENT
-        if pieces and (apart or stretch_end - start > bucket_bytes):
+    for tensor, demanded in placed:
+        offset = tensor.offset + demanded.offset
+        range_end = offset + demanded.nbytes
+        apart = tensor.extent != extent or demanded.audience != audience or offset - end > ALIGNMENT
+        if pieces and (apart or range_end - start > bucket_bytes):
             yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces), audience)
             pieces = []
         if not pieces:
-            extent, start, audience = tensor.extent, align_down(offset), stretch.audience
-        if split_above is not None and stretch_end - start > split_above:
-            *whole, (start, last) = _split(stretch, offset, start, split_above)
+            extent, start, audience = tensor.extent, align_down(offset), demanded.audience
+        if split_above is not None and range_end - start > split_above:
+            *whole, (start, last) = _split(demanded, offset, start, split_above)
             for piece_start, piece in whole:
                 nbytes = piece.bucket_offset + piece.nbytes
                 yield Bucket(extent, piece_start, nbytes, IN_PLACE, IN_PLACE, (piece,), audience)
             pieces = [last]
         else:
-            pieces.append(Piece(stretch.tensor, stretch.offset, offset - start, stretch.nbytes))
-        end = stretch_end
+            pieces.append(Piece(demanded.tensor, demanded.offset, offset - start, demanded.nbytes))
+        end = range_end
     if pieces:
         yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces), audience)
 
 
-def _split(stretch: Stretch, offset: int, start: int, limit: int) -> Iterator[tuple[int, Piece]]:
-    """Pieces of one stretch at ``offset`` of its extent, each with the start of the bucket it goes into."""
+def _split(demanded: DemandedRange, offset: int, start: int, limit: int) -> Iterator[tuple[int, Piece]]:
+    """Pieces of one range at ``offset`` of its extent, each with the start of the bucket it goes into."""
     done = 0
-    while done < stretch.nbytes:
+    while done < demanded.nbytes:
         into_bucket = offset + done - start
-        length = min(limit - into_bucket, stretch.nbytes - done)
-        yield start, Piece(stretch.tensor, stretch.offset + done, into_bucket, length)
+        length = min(limit - into_bucket, demanded.nbytes - done)
+        yield start, Piece(demanded.tensor, demanded.offset + done, into_bucket, length)
         done += length
         start += limit

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ckpt_transport.planning.values.byte_ranges import ByteRangeSet
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket
-from ckpt_transport.planning.values.runs import Runs
 from ckpt_transport.planning.values.share import Share
 
 
@@ -39,15 +39,15 @@ def most_kept(manifest: Manifest, buckets: Sequence[Bucket], share: Share | None
         buckets: those that come to the sink.
         share: what the sink needs; None for everything.
     """
-    needed = None if share is None else Runs(share.runs)
+    needed = None if share is None else ByteRangeSet(share.ranges)
     layers = [layer_of(tensor.spec.name) for tensor in manifest.tensors]
     missing = Counter(layers[piece.tensor] for bucket in buckets for piece in bucket.pieces)
     kept: Counter[str] = Counter()
-    for run in manifest.present:
-        layer = layer_of(run.spec.name)
+    for held in manifest.present:
+        layer = layer_of(held.spec.name)
         if layer in missing:
-            unneeded = () if needed is None else needed.lacking(run.spec.name, run.start, run.nbytes)
-            kept[layer] += run.nbytes - sum(high - low for low, high in unneeded)
+            unneeded = () if needed is None else needed.missing(held.spec.name, held.start, held.nbytes)
+            kept[layer] += held.nbytes - sum(high - low for low, high in unneeded)
     total = most = kept.total()
     for bucket in buckets:
         copied = not bucket.fill_slot == bucket.slot == IN_PLACE

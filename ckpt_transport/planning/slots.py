@@ -63,11 +63,11 @@ class Cutting:
         But a sink on a GPU brings two at a time there, so they are as long as a slot; and no longer, where neither it
         needs whole tensors nor would have to keep the parts.
         """
-        bucket_bytes, stretches = align_up(settings.bucket_bytes), self._demand.stretches
+        bucket_bytes, ranges = align_up(settings.bucket_bytes), self._demand.ranges
         if not any(self._topology.participants[rank].device for rank in self._topology.sinks):
-            return cut(self._manifest, stretches, bucket_bytes * settings.ring_depth, None)
+            return cut(self._manifest, ranges, bucket_bytes * settings.ring_depth, None)
         whole = self._keepers or self._topology.whole_tensors
-        return cut(self._manifest, stretches, bucket_bytes, None if whole else bucket_bytes)
+        return cut(self._manifest, ranges, bucket_bytes, None if whole else bucket_bytes)
 
     def _most_kept(self, buckets: Sequence[Bucket]) -> int:
         """By the sink that keeps most."""
@@ -107,7 +107,7 @@ class Cutting:
         smallest, largest = self._slot_limits(wanted)
         tightest = self._tightest(smallest)
         limit = min(largest, align_down(tightest))
-        buckets = list(cut(self._manifest, self._demand.stretches, min(wanted, limit), limit))
+        buckets = list(cut(self._manifest, self._demand.ranges, min(wanted, limit), limit))
         if len(self._demand.audiences) > 1:
             buckets = gather(buckets, min(wanted, limit), self._shown)
         buckets = in_turns(self._manifest, buckets)

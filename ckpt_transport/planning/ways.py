@@ -45,8 +45,8 @@ def choose(
     narrower: dict[str, str] = {}
     to_each = None
     if any(topology.participants[rank].share != EVERYTHING for rank in topology.sinks):
-        demand = to_each_its_own(manifest, topology, settings.run_bytes)
-        to_each = _Ways(manifest, topology, traits, settings, demand) if demand.stretches else None
+        demand = to_each_its_own(manifest, topology, settings.range_bytes)
+        to_each = _Ways(manifest, topology, traits, settings, demand) if demand.ranges else None
     for name in to_all.names:
         found = to_all.named(name)
         if isinstance(found, Rejected):
@@ -95,8 +95,8 @@ class _Ways:
         self._bucket_bytes = bucket_bytes(manifest, settings)
         extents = manifest.extents
         self._nbytes: Counter[tuple[int, int]] = Counter()
-        for stretch in demand.stretches:
-            self._nbytes[extents[manifest.tensors[stretch.tensor].extent].owner, stretch.audience] += stretch.nbytes
+        for demanded in demand.ranges:
+            self._nbytes[extents[manifest.tensors[demanded.tensor].extent].owner, demanded.audience] += demanded.nbytes
         self._buckets = self._count()
         self._kinds = {extent.owner: extent.kind for extent in reversed(extents)}
         self._found = {
@@ -153,8 +153,8 @@ class _Ways:
         return chain.seconds(self._nbytes[key], self._buckets[key], self._kinds[key[0]], self._traits)
 
     def _count(self) -> Mapping[tuple[int, int], int]:
-        """How many buckets there are between each owner and audience: each run counts as one, whatever gathers them."""
+        """How many buckets go from each owner to each audience. Each range counts as one, though it may be gathered."""
         if len(self._demand.audiences) == 1:
             return {key: -(-nbytes // self._bucket_bytes) for key, nbytes in self._nbytes.items()}
-        cuts = cut(self._manifest, self._demand.stretches, self._bucket_bytes, self._bucket_bytes)
+        cuts = cut(self._manifest, self._demand.ranges, self._bucket_bytes, self._bucket_bytes)
         return Counter((self._manifest.extents[bucket.extent].owner, bucket.audience) for bucket in cuts)

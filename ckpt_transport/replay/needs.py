@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 
 from ckpt_transport import dtypes
-from ckpt_transport.planning import Runs, Share, digest_of
+from ckpt_transport.planning import ByteRangeSet, Share, digest_of
 from ckpt_transport.replay.layout import Copy, Layout, Place
 
 MOST_RUNS = 64
@@ -20,7 +20,7 @@ def needs(layout: Layout) -> Share | None:
     None when that is every byte.
     A tensor that is read as elements of several sizes is needed whole: it might be cut within one of the larger.
     """
-    runs = Runs()
+    runs = ByteRangeSet()
     whole = {each.index for each in layout.refused if each.place is Place.SOURCE}
     whole.update(source for program in layout.programs for source in program.sources)
     geometry = {copy: _geometry(copy) for copy in layout.copies}

@@ -19,7 +19,7 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.execution import Event
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import EVERYTHING, Plan, Present, Role, Settings, Topology
+from ckpt_transport.planning import EVERYTHING, Plan, Role, Settings, TensorRange, Topology
 from ckpt_transport.planning import Participant as Member
 from ckpt_transport.planning.values.plan import Route
 from ckpt_transport.transports import registry
@@ -161,7 +161,7 @@ class Coordinator:
         with self._phase("connect"):
             self._connect()
 
-    def _make_plan(self, present: Sequence[Present], transport: str) -> Plan:
+    def _make_plan(self, present: Sequence[TensorRange], transport: str) -> Plan:
         joins = self._members.joins
         shares = list(dict.fromkeys(join.share for join in joins if join.share is not None))
         members = tuple(

@@ -27,7 +27,7 @@ from ckpt_transport.execution import (
     Sources,
 )
 from ckpt_transport.memory import Backing, Buffer, Fence
-from ckpt_transport.planning import IN_PLACE, Bucket, PlacedTensor, Plan, Role, Runs, Share, TensorSpec
+from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.expected import check_expected
 from ckpt_transport.update.plans import Plans
@@ -73,7 +73,7 @@ class Participant:
         self._sources = Sources()
         self._channel = ""
         self._digests = Digests()
-        self._has = Runs()
+        self._has = ByteRangeSet()
         self._given: list[Bucket] = []
         self._needed: Share | None = None
         """What the engine needs; None for everything."""
@@ -116,10 +116,10 @@ class Participant:
             if not plan.manifest.present:
                 self._engine.prepare(tuple(plan.manifest.specs.values()), share)
             self._needed = share
-            for run in plan.manifest.present:
-                if self._has.lacking(run.spec.name, run.start, run.nbytes):
+            for held in plan.manifest.present:
+                if self._has.missing(held.spec.name, held.start, held.nbytes):
                     raise PlanMismatchError(
-                        f"the plan leaves out bytes of {run.spec}, which {self._engine.label} lacks"
+                        f"the plan leaves out bytes of {held.spec}, which {self._engine.label} lacks"
                     )
         self._resumable, self._channel = resumable, digests
         self._program, self._addresses, self._names = program, addresses, names
@@ -224,7 +224,7 @@ class Participant:
             return None
         return torch.cuda.current_stream(engine.device)
 
-    def stop(self, reason: BaseException) -> Runs:
+    def stop(self, reason: BaseException) -> ByteRangeSet:
         """End this round: give up the routes, and return what the engine was given so far. Another plan may follow."""
         self._table.abort(reason)
         plan = None if self._program is None else self._program.plan
@@ -235,15 +235,15 @@ class Participant:
                 self._has.add(tensor.spec.name, tensor.start + piece.tensor_offset, piece.nbytes)
         self._given.clear()
         if plan is not None and self._needed is not None:
-            self._add_unneeded(plan, Runs(self._needed.runs))
+            self._add_unneeded(plan, ByteRangeSet(self._needed.ranges))
         if plan is not None and self._has.covers({name: spec.nbytes for name, spec in plan.manifest.specs.items()}):
             self._finish()
         return self._has
 
-    def _add_unneeded(self, plan: Plan, needed: Runs) -> None:
+    def _add_unneeded(self, plan: Plan, needed: ByteRangeSet) -> None:
         """What the engine does not need counts as had; where tensors are sent whole, only whole tensors."""
         for name, spec in plan.manifest.specs.items():
-            unneeded = needed.lacking(name, 0, spec.nbytes)
+            unneeded = needed.missing(name, 0, spec.nbytes)
             if not plan.topology.whole_tensors or unneeded == [(0, spec.nbytes)]:
                 for low, high in unneeded:
                     self._has.add(name, low, high - low)
@@ -318,7 +318,7 @@ class Participant:
             if not self._has:
                 found.append((place.spec, start, piece.bucket_offset, piece.nbytes))
                 continue
-            for low, high in self._has.lacking(place.spec.name, start, piece.nbytes):
+            for low, high in self._has.missing(place.spec.name, start, piece.nbytes):
                 found.append((place.spec, low, piece.bucket_offset + low - start, high - low))
         return found
 

@@ -22,7 +22,7 @@ from ckpt_transport.errors import (
     TransportError,
 )
 from ckpt_transport.execution import Event
-from ckpt_transport.planning import AUTO, Plan, Present, Role, Runs, TensorSpec
+from ckpt_transport.planning import AUTO, ByteRangeSet, Plan, Role, TensorRange, TensorSpec
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.members import TICK_SECONDS
@@ -38,7 +38,7 @@ class PeerCoordinator(Coordinator):
     resumable: ClassVar[bool] = True
 
     def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[Event]]:
-        present: tuple[Present, ...] = ()
+        present: tuple[TensorRange, ...] = ()
         specs: dict[str, TensorSpec] = {}
         made: Plan | None = None
         told = standing = False
@@ -76,16 +76,16 @@ class PeerCoordinator(Coordinator):
                     raise
                 if everywhere.covers({name: spec.nbytes for name, spec in specs.items()}):
                     return made, []
-                present = tuple(Present(specs[name], start, nbytes) for name, start, nbytes in everywhere)
+                present = tuple(TensorRange(specs[name], start, nbytes) for name, start, nbytes in everywhere)
 
-    def _plan_for_who_is_left(self, present: Sequence[Present]) -> Plan:
+    def _plan_for_who_is_left(self, present: Sequence[TensorRange]) -> Plan:
         """By the chain that was asked for; where it does not fit, as a line with one sink, by whatever fits of it."""
         try:
             return self._make_plan(present, self._config.transport)
         except ConfigError:
             return self._make_plan(present, AUTO)
 
-    def _regroup(self, error: CkptTransportError) -> Runs:
+    def _regroup(self, error: CkptTransportError) -> ByteRangeSet:
         """End the round everywhere, leave out who is gone, and return what every sink has that is left.
 
         Raises:
@@ -101,7 +101,9 @@ class PeerCoordinator(Coordinator):
                 members.order(address, m.Abort(self._update, "it has left the update"))
         kept = [0, *(rank for rank in members.others if members.addresses[rank] not in members.left)]
         has = [
-            Runs(members.stopped[members.addresses[rank]].has) for rank in kept if members.joins[rank].role is Role.SINK
+            ByteRangeSet(members.stopped[members.addresses[rank]].has)
+            for rank in kept
+            if members.joins[rank].role is Role.SINK
         ]
         if not has:
             raise error
@@ -111,7 +113,7 @@ class PeerCoordinator(Coordinator):
         members.keep(kept)
         everywhere = has[0]
         for other in has[1:]:
-            everywhere = everywhere.common(other)
+            everywhere = everywhere.intersection(other)
         return everywhere
 
     def _hear_all(self) -> None:

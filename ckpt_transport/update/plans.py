@@ -9,8 +9,8 @@ from ckpt_transport.execution import Program
 from ckpt_transport.planning import (
     Manifest,
     Plan,
-    Present,
     Settings,
+    TensorRange,
     TensorSpec,
     Topology,
     digest_of,
@@ -51,7 +51,7 @@ class Plans:
         topology: Topology,
         traits: Mapping[str, Traits],
         settings: Settings,
-        present: Sequence[Present] = (),
+        present: Sequence[TensorRange] = (),
     ) -> Plan:
         """The proved plan for the version that ``shards`` hold, but for what is ``present`` at every sink.
 

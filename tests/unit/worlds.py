@@ -21,6 +21,7 @@ from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
     AUTO,
     EVERYTHING,
+    ByteRangeSet,
     Extent,
     Manifest,
     Participant,
@@ -28,7 +29,6 @@ from ckpt_transport.planning import (
     Plan,
     RingUse,
     Role,
-    Runs,
     Settings,
     Share,
     StageKind,
@@ -210,17 +210,17 @@ def worlds(draw: st.DrawFn, budgets: st.SearchStrategy[int] | None = None) -> Wo
         transport=draw(st.sampled_from([AUTO, *spanning(drawn, everybody, known)])),
         bucket_bytes=draw(st.sampled_from([1, 256, 500, 1024, 4096])),
         ring_depth=draw(st.integers(1, 4)),
-        run_bytes=draw(st.sampled_from([1, 100, 100_000])),
+        range_bytes=draw(st.sampled_from([1, 100, 100_000])),
     )
     return World(drawn, everybody, known, settings)
 
 
 @st.composite
 def shared(draw: st.DrawFn, fleet: Topology, drawn: Manifest) -> Topology:
-    """The same fleet, in which some sinks need runs of some tensors only."""
+    """The same fleet, in which some sinks need ranges of some tensors only."""
     shares = []
     for _ in range(draw(st.integers(0, 3))):
-        runs = Runs()
+        runs = ByteRangeSet()
         for tensor in drawn.tensors:
             for _ in range(draw(st.integers(0, 2)) if tensor.nbytes else 0):
                 start = draw(st.integers(0, tensor.nbytes - 1))
@@ -293,7 +293,7 @@ def needed(plan: Plan, sink: int, tensor: PlacedTensor) -> npt.NDArray[np.bool_]
     """Which bytes of a tensor that sink must get; of a tensor without bytes, whether it must get that."""
     share = plan.topology.share_of(sink)
     needed = np.full(max(tensor.nbytes, 1), share is None or not tensor.nbytes)
-    for name, start, nbytes in () if share is None else share.runs:
+    for name, start, nbytes in () if share is None else share.ranges:
         if name == tensor.spec.name:
             needed[max(start - tensor.start, 0) : max(start + nbytes - tensor.start, 0)] = True
     return needed
@@ -391,7 +391,7 @@ class _Simulation:
             slot = self._slot(rank, RingUse.FILL, bucket.fill_slot, bucket.nbytes)
             slot[:] = NOTHING
             yield True
-            for run in bucket.runs:
+            for run in bucket.ranges:
                 lies = self.extents[bucket.extent][run.offset : run.offset + run.nbytes]
                 slot[run.bucket_offset : run.bucket_offset + run.nbytes] = lies
             self.left[rank, number] -= 1
@@ -476,7 +476,7 @@ class _Simulation:
             return self.extents[bucket.extent][bucket.offset : bucket.offset + bucket.nbytes]
         if bucket.fill_slot == IN_PLACE:
             packed = np.zeros(bucket.nbytes, np.uint32)
-            for run in bucket.runs:
+            for run in bucket.ranges:
                 lies = self.extents[bucket.extent][run.offset : run.offset + run.nbytes]
                 packed[run.bucket_offset : run.bucket_offset + run.nbytes] = lies
             return packed

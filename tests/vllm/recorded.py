@@ -25,7 +25,7 @@ from safetensors import safe_open
 
 from ckpt_transport import LoadedBucket
 from ckpt_transport.errors import UpdateError
-from ckpt_transport.planning import Runs, Share, TensorSpec
+from ckpt_transport.planning import ByteRangeSet, Share, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate
@@ -46,7 +46,7 @@ def buckets(directory: Path, nbytes: int, device: torch.device, share: Share | N
 
     Of what ``share`` does not name, nothing is in them.
     """
-    needed = None if share is None else Runs(share.runs)
+    needed = None if share is None else ByteRangeSet(share.ranges)
     slot = torch.empty(nbytes, dtype=torch.uint8, device=device)
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
@@ -59,11 +59,11 @@ def buckets(directory: Path, nbytes: int, device: torch.device, share: Share | N
                 yield LoadedBucket((path.name, number, needed is None), slot, partial(list, places))
 
 
-def _needed(place: Place, needed: Runs | None) -> Iterator[Place]:
+def _needed(place: Place, needed: ByteRangeSet | None) -> Iterator[Place]:
     """The parts of a place that are needed."""
     spec, offset, start, nbytes = place
-    given = Runs([(spec.name, offset, nbytes)])
-    for _, low, length in given if needed is None else given.common(needed):
+    given = ByteRangeSet([(spec.name, offset, nbytes)])
+    for _, low, length in given if needed is None else given.intersection(needed):
         yield spec, low, start + low - offset, length
 
 

@@ -48,7 +48,7 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PlacedTensor(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor, or a run of its bytes, and where they are.
+    """A tensor, or a range of its bytes, and where they lie.
 
     Attributes:
         spec: name, dtype and shape of the whole tensor.
@@ -69,8 +69,14 @@ class PlacedTensor(msgspec.Struct, frozen=True, array_like=True):
         return self.start == 0 and self.nbytes == self.spec.nbytes
 
 
-class Present(msgspec.Struct, frozen=True, array_like=True):
-    """A run of bytes of one tensor that every sink has already, from an earlier plan of the same update."""
+class TensorRange(msgspec.Struct, frozen=True, array_like=True):
+    """A range of bytes of one tensor.
+
+    Attributes:
+        spec: name, dtype and shape of the tensor.
+        start: the first byte.
+        nbytes: how many bytes.
+    """
 
     spec: TensorSpec
     start: int
@@ -96,8 +102,8 @@ class Manifest(msgspec.Struct, frozen=True):
         version: its name, as ``step-42``.
         extents: the memory it lies in; those of one owner are next to each other, in the order in which the owner
             registers them with a transport.
-        tensors: what is to be moved: every tensor once, whole or in runs, but for what is present.
-        present: what every sink has already.
+        tensors: what is to be moved: every tensor once, whole or in ranges of bytes, without what is present.
+        present: what every sink has already, from an earlier plan of the same update.
         digests: of what one source holds, the digest of each tensor's bytes, in the order of ``tensors``, where the
             source has computed them; empty otherwise.
         conversions: what is known about tensors that the sources compute.
@@ -107,7 +113,7 @@ class Manifest(msgspec.Struct, frozen=True):
     version: str
     extents: tuple[Extent, ...]
     tensors: tuple[PlacedTensor, ...]
-    present: tuple[Present, ...] = ()
+    present: tuple[TensorRange, ...] = ()
     digests: tuple[bytes, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     same: tuple[tuple[str, ...], ...] = ()
@@ -121,7 +127,7 @@ class Manifest(msgspec.Struct, frozen=True):
     def specs(self) -> dict[str, TensorSpec]:
         """Every tensor of the version, by name."""
         found = {tensor.spec.name: tensor.spec for tensor in self.tensors}
-        return found | {run.spec.name: run.spec for run in self.present}
+        return found | {held.spec.name: held.spec for held in self.present}
 
     @property
     def fingerprint(self) -> str:

@@ -43,11 +43,11 @@ class Hop(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """A run of bytes of one tensor in a bucket.
+    """A range of bytes of one tensor in a bucket.
 
     Attributes:
         tensor: index into the manifest's tensors.
-        tensor_offset: where the run starts in the tensor, in bytes.
+        tensor_offset: where the range starts in the tensor, in bytes.
         bucket_offset: where it starts in the bucket, in bytes.
         nbytes: its length.
     """
@@ -62,8 +62,8 @@ IN_PLACE = -1
 """Slot number of a bucket that is used where it lies."""
 
 
-class Run(msgspec.Struct, frozen=True, array_like=True):
-    """A contiguous run of an extent in a bucket.
+class ExtentRange(msgspec.Struct, frozen=True, array_like=True):
+    """A range of bytes of an extent in a bucket.
 
     Attributes:
         offset: where it starts in the extent, in bytes, a multiple of 256.
@@ -77,17 +77,17 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Bucket(msgspec.Struct, frozen=True, array_like=True):
-    """A contiguous run of an extent, or several one behind the other: the unit that moves through the pipeline.
+    """A range of bytes of an extent, or several one behind the other: the unit that moves through the pipeline.
 
     Attributes:
         extent: index into the manifest's extents.
-        offset: where its first run starts in the extent, in bytes, a multiple of 256.
-        nbytes: its length, with what lies between the runs.
+        offset: where its first range starts in the extent, in bytes, a multiple of 256.
+        nbytes: its length, with what lies between the ranges.
         fill_slot: the owner's slot it is filled into first, or IN_PLACE.
         slot: the slot it is received into, by ranks that do not map it, or IN_PLACE when all of them do.
         pieces: what it holds, ascending.
         audience: index into the plan's audiences: the sinks that need it.
-        gathered: its runs, ascending, where it has several; it passes through slots then.
+        gathered: its ranges, ascending, where it has several; it passes through slots then.
     """
 
     extent: int
@@ -97,12 +97,12 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
     slot: int
     pieces: tuple[Piece, ...]
     audience: int = 0
-    gathered: tuple[Run, ...] = ()
+    gathered: tuple[ExtentRange, ...] = ()
 
     @property
-    def runs(self) -> tuple[Run, ...]:
-        """Its runs; most buckets have one."""
-        return self.gathered or (Run(self.offset, 0, self.nbytes),)
+    def ranges(self) -> tuple[ExtentRange, ...]:
+        """The ranges that it is made of; most buckets have one."""
+        return self.gathered or (ExtentRange(self.offset, 0, self.nbytes),)
 
     @property
     def first(self) -> tuple[int, int]:

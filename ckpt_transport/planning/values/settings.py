@@ -21,14 +21,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         transport: a name, a chain as ``gloo+shm`` or ``read-line+shm``, or ``auto``.
         bucket_bytes: largest bucket, and slot, to aim at; a small version is cut finer, so that its stages overlap.
         ring_depth: slots to aim at.
-        run_bytes: what a sink needs of a tensor in shorter runs, or with shorter gaps, it is sent whole: every run
-            costs a bucket.
+        range_bytes: a sink that needs shorter ranges of a tensor than this, or ranges with shorter gaps, is sent the
+            whole tensor: every range costs a bucket.
     """
 
     transport: str = AUTO
     bucket_bytes: int = 64 << 20
     ring_depth: int = 4
-    run_bytes: int = SMALL_BUCKET
+    range_bytes: int = SMALL_BUCKET
 
 
 def bucket_bytes(manifest: Manifest, settings: Settings) -> int:

@@ -15,11 +15,11 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         specs: :func:`digest_of` the tensors of the versions that it holds for.
-        runs: (tensor, first byte, number of bytes) each; those of one tensor ascend and do not touch each other.
+        ranges: (tensor, first byte, number of bytes) each; those of one tensor ascend and do not touch each other.
     """
 
     specs: str
-    runs: tuple[tuple[str, int, int], ...]
+    ranges: tuple[tuple[str, int, int], ...]
 
 
 def digest_of(specs: Iterable[TensorSpec]) -> str:

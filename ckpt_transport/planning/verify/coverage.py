@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from ckpt_transport.errors import CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.alignment import ALIGNMENT
-from ckpt_transport.planning.values.manifest import PlacedTensor, Present, TensorSpec
+from ckpt_transport.planning.values.manifest import PlacedTensor, TensorRange, TensorSpec
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Plan
 from ckpt_transport.planning.values.share import digest_of
 
@@ -25,25 +25,25 @@ def alike(plan: Plan) -> dict[tuple[int, frozenset[int]], list[int]]:
     return found
 
 
-def check_runs(plan: Plan) -> None:
+def check_ownership(plan: Plan) -> None:
     """Every byte of every tensor has one owner, or is present at every sink, and not both."""
     manifest = plan.manifest
     specs: dict[str, TensorSpec] = {}
-    runs: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-    every: tuple[PlacedTensor | Present, ...] = (*manifest.tensors, *manifest.present)
-    for run in every:
-        name = run.spec.name
-        if specs.setdefault(name, run.spec) != run.spec:
-            raise CoverageError(f"{name} is {run.spec} at one place and {specs[name]} at another")
-        if run.start < 0 or run.nbytes < 0:
-            raise PlanError(f"a run of {name} begins at {run.start} and is {run.nbytes} bytes long")
-        runs[name].append((run.start, run.nbytes))
+    ranges: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    every: tuple[PlacedTensor | TensorRange, ...] = (*manifest.tensors, *manifest.present)
+    for part in every:
+        name = part.spec.name
+        if specs.setdefault(name, part.spec) != part.spec:
+            raise CoverageError(f"{name} is {part.spec} at one place and {specs[name]} at another")
+        if part.start < 0 or part.nbytes < 0:
+            raise PlanError(f"a range of {name} begins at {part.start} and is {part.nbytes} bytes long")
+        ranges[name].append((part.start, part.nbytes))
     for tensor in manifest.tensors:
         inside = 0 <= tensor.extent < len(manifest.extents)
         if not inside or not 0 <= tensor.offset <= manifest.extents[tensor.extent].nbytes - tensor.nbytes:
             raise PlanError(f"{tensor.spec.name} lies outside its extent")
     for name, spec in specs.items():
-        fault = _fault(runs[name], spec.nbytes)
+        fault = _fault(ranges[name], spec.nbytes)
         if fault:
             raise CoverageError(f"{fault} of {name}: no owner, or more than one")
     if _whole_tensors(plan) and not all(tensor.whole for tensor in manifest.tensors):
@@ -51,15 +51,15 @@ def check_runs(plan: Plan) -> None:
         raise CoverageError(f"{cut.spec.name} has several owners, and a sink takes tensors whole")
 
 
-def _fault(runs: list[tuple[int, int]], nbytes: int) -> str:
-    """The first bytes, of ``nbytes`` in all, that ``runs`` of (start, length) do not cover exactly once."""
+def _fault(ranges: list[tuple[int, int]], nbytes: int) -> str:
+    """The first bytes, of ``nbytes`` in all, that ``ranges`` of (start, length) do not cover exactly once."""
     reached = 0
-    for start, length in sorted(runs):
+    for start, length in sorted(ranges):
         if start != reached:
             first, last = sorted((start, reached))
             return f"bytes {first} to {last}"
         reached += length
-    if reached != nbytes or not runs or (len(runs) > 1 and not all(length for _, length in runs)):
+    if reached != nbytes or not ranges or (len(ranges) > 1 and not all(length for _, length in ranges)):
         return f"bytes {min(reached, nbytes)} to {max(reached, nbytes)}"
     return ""
 
@@ -76,8 +76,8 @@ def check_pieces(plan: Plan, buckets: Iterable[tuple[int, Bucket]]) -> None:
             raise PlanError(f"bucket {number} names audience {bucket.audience}, which is not there")
         if not 0 <= bucket.extent < len(extents):
             raise PlanError(f"bucket {number} lies outside its extent, {bucket.extent}, which is not there")
-        _check_run_by_run(number, bucket, extents[bucket.extent].nbytes)
-        runs = bucket.runs
+        _check_ranges(number, bucket, extents[bucket.extent].nbytes)
+        ranges = bucket.ranges
         if extents[bucket.extent].kind is MemoryKind.LOOSE and bucket.fill_slot == IN_PLACE:
             raise CoverageError(f"bucket {number} is sent from where its tensors lie, and these lie apart")
         for piece in bucket.pieces:
@@ -85,29 +85,29 @@ def check_pieces(plan: Plan, buckets: Iterable[tuple[int, Bucket]]) -> None:
                 raise PlanError(f"bucket {number} names tensor {piece.tensor}, which is not there")
             tensor = tensors[piece.tensor]
             lies = any(
-                run.bucket_offset <= piece.bucket_offset
-                and piece.bucket_offset + piece.nbytes <= run.bucket_offset + run.nbytes
-                and run.offset + piece.bucket_offset - run.bucket_offset == tensor.offset + piece.tensor_offset
-                for run in runs
+                part.bucket_offset <= piece.bucket_offset
+                and piece.bucket_offset + piece.nbytes <= part.bucket_offset + part.nbytes
+                and part.offset + piece.bucket_offset - part.bucket_offset == tensor.offset + piece.tensor_offset
+                for part in ranges
             )
             inside = 0 <= piece.tensor_offset <= piece.tensor_offset + piece.nbytes <= tensor.nbytes
             if not lies or bucket.extent != tensor.extent or not inside:
                 raise CoverageError(f"bucket {number} does not lie over tensor {tensor.spec.name} where it says")
 
 
-def _check_run_by_run(number: int, bucket: Bucket, extent_bytes: int) -> None:
-    """The runs of a bucket lie in its extent, and one behind the other in the bucket."""
-    if bucket.offset != bucket.runs[0].offset or bucket.nbytes < 0:
-        raise PlanError(f"bucket {number} does not start where its first run does")
+def _check_ranges(number: int, bucket: Bucket, extent_bytes: int) -> None:
+    """The ranges of a bucket lie in its extent, and one behind the other in the bucket."""
+    if bucket.offset != bucket.ranges[0].offset or bucket.nbytes < 0:
+        raise PlanError(f"bucket {number} does not start where its first range does")
     end = 0
-    for run in bucket.runs:
-        if not 0 <= run.offset <= run.offset + run.nbytes <= extent_bytes:
+    for part in bucket.ranges:
+        if not 0 <= part.offset <= part.offset + part.nbytes <= extent_bytes:
             raise PlanError(f"bucket {number} lies outside its extent")
-        if run.offset % ALIGNMENT or run.bucket_offset % ALIGNMENT:
-            raise PlanError(f"bucket {number} has a run at {run.offset}, which is no multiple of {ALIGNMENT}")
-        if not end <= run.bucket_offset <= run.bucket_offset + run.nbytes <= bucket.nbytes:
-            raise PlanError(f"bucket {number} has runs that lie over each other, or outside of it")
-        end = run.bucket_offset + run.nbytes
+        if part.offset % ALIGNMENT or part.bucket_offset % ALIGNMENT:
+            raise PlanError(f"bucket {number} has a range at {part.offset}, which is no multiple of {ALIGNMENT}")
+        if not end <= part.bucket_offset <= part.bucket_offset + part.nbytes <= bucket.nbytes:
+            raise PlanError(f"bucket {number} has ranges that lie over each other, or outside of it")
+        end = part.bucket_offset + part.nbytes
 
 
 def check_shares(plan: Plan) -> None:
@@ -142,20 +142,20 @@ def check_needs(plan: Plan, ranks: Sequence[int], audiences: frozenset[int]) -> 
                 covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
     needed = _needed(plan, ranks[0])
     for number, tensor in enumerate(tensors):
-        runs = covered.get(number, [])
-        if runs == [(0, tensor.nbytes)]:
+        ranges = covered.get(number, [])
+        if ranges == [(0, tensor.nbytes)]:
             continue
-        runs.sort()
+        ranges.sort()
         wanted = [(0, tensor.nbytes)] if needed is None else needed.get(number, [])
-        _check_once(tensor, runs, wanted, f"sinks {ranks[:4]}")
-        if len(runs) > 1 and any(not nbytes for _, nbytes in runs):
-            raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and one of them is empty")
-        if whole and runs and runs != [(0, tensor.nbytes)]:
-            raise CoverageError(f"{tensor.spec.name} moves in {len(runs)} pieces, and a sink takes tensors whole")
+        _check_once(tensor, ranges, wanted, f"sinks {ranks[:4]}")
+        if len(ranges) > 1 and any(not nbytes for _, nbytes in ranges):
+            raise CoverageError(f"{tensor.spec.name} moves in {len(ranges)} pieces, and one of them is empty")
+        if whole and ranges and ranges != [(0, tensor.nbytes)]:
+            raise CoverageError(f"{tensor.spec.name} moves in {len(ranges)} pieces, and a sink takes tensors whole")
 
 
 def _needed(plan: Plan, rank: int) -> dict[int, list[tuple[int, int]]] | None:
-    """Which runs (start, length) a sink needs of placed tensors, by number; None for all of all."""
+    """Which ranges (start, length) a sink needs of placed tensors, by number; None for all of all."""
     share, tensors = plan.topology.share_of(rank), plan.manifest.tensors
     if share is None:
         return None
@@ -163,7 +163,7 @@ def _needed(plan: Plan, rank: int) -> dict[int, list[tuple[int, int]]] | None:
     for number, tensor in enumerate(tensors):
         named[tensor.spec.name].append(number)
     needed = {number: [(0, 0)] for number, tensor in enumerate(tensors) if not tensor.nbytes}
-    for name, start, nbytes in share.runs:
+    for name, start, nbytes in share.ranges:
         for number in named.get(name, ()):
             low = max(start - tensors[number].start, 0)
             high = min(start + nbytes - tensors[number].start, tensors[number].nbytes)
@@ -172,10 +172,10 @@ def _needed(plan: Plan, rank: int) -> dict[int, list[tuple[int, int]]] | None:
     return needed
 
 
-def _check_once(tensor: PlacedTensor, runs: list[tuple[int, int]], needed: list[tuple[int, int]], who: str) -> None:
-    """No byte lies in two of ``runs``, which ascend, and every byte of ``needed`` in one."""
+def _check_once(tensor: PlacedTensor, ranges: list[tuple[int, int]], needed: list[tuple[int, int]], who: str) -> None:
+    """No byte lies in two of ``ranges``, which ascend, and every byte of ``needed`` in one."""
     joined: list[list[int]] = []
-    for start, nbytes in runs:
+    for start, nbytes in ranges:
         if joined and start < joined[-1][1]:
             raise CoverageError(f"bytes {start} to {joined[-1][1]} of {tensor.spec.name} move twice to {who}")
         if joined and start == joined[-1][1]:

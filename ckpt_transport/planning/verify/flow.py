@@ -134,7 +134,7 @@ class Flow:
             and bucket.fill_slot == IN_PLACE
             and self._lenders[stage.hop] & (1 << self._plan.owner(bucket))
         ):
-            raise PlanError(f"stage {number} shows bucket {stage.bucket} where it lies, and it lies in several runs")
+            raise PlanError(f"stage {number} shows bucket {stage.bucket} where it lies, and it lies in several ranges")
         if self._lenders[stage.hop]:
             self._lent[stage.hop].append(stage.bucket)
         has[number] = receivers

@@ -57,7 +57,7 @@ def _needed(share: Share | None, name: str, start: int, nbytes: int) -> int:
     """How many of ``nbytes`` bytes of a tensor, from ``start`` on, a sink needs."""
     if share is None:
         return nbytes
-    ranges = ((low, low + length) for tensor, low, length in share.runs if tensor == name)
+    ranges = ((low, low + length) for tensor, low, length in share.ranges if tensor == name)
     return _overlap(ranges, start, start + nbytes)
 
 

@@ -18,7 +18,7 @@ from collections import defaultdict, deque
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Leg, Plan, RingUse, StageKind
-from ckpt_transport.planning.verify.coverage import check_needs, check_pieces, check_runs
+from ckpt_transport.planning.verify.coverage import check_needs, check_ownership, check_pieces
 from ckpt_transport.planning.verify.kept import most_kept
 from ckpt_transport.planning.verify.structure import check_rings, check_routes
 
@@ -35,7 +35,7 @@ def verify_part(plan: Plan, rank: int, budget: int) -> None:
         raise PlanError(f"the plan has no rank {rank}")
     check_routes(plan)
     check_rings(plan)
-    check_runs(plan)
+    check_ownership(plan)
     mine = frozenset(number for number, audience in enumerate(plan.audiences) if rank in audience)
     owned = {number for number, extent in enumerate(plan.manifest.extents) if extent.owner == rank}
     check_pieces(plan, [b for b in enumerate(plan.buckets) if b[1].audience in mine or b[1].extent in owned])
@@ -148,7 +148,7 @@ class _Part:
             raise PlanError(f"stage {number} sends bucket {which} from rank {self._rank}, which maps it")
         if maps:
             if bucket.gathered and bucket.fill_slot == IN_PLACE and self._owns(bucket):
-                raise PlanError(f"stage {number} shows bucket {which} where it lies, and it lies in several runs")
+                raise PlanError(f"stage {number} shows bucket {which} where it lies, and it lies in several ranges")
             self._lent[number] = which
         self._read(number, which, after, bucket)
 

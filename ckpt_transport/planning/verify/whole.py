@@ -19,7 +19,7 @@ from collections import defaultdict
 
 from ckpt_transport.errors import BudgetError
 from ckpt_transport.planning.values.plan import IN_PLACE, Plan, RingUse
-from ckpt_transport.planning.verify.coverage import alike, check_pieces, check_runs, check_shares
+from ckpt_transport.planning.verify.coverage import alike, check_ownership, check_pieces, check_shares
 from ckpt_transport.planning.verify.flow import Flow
 from ckpt_transport.planning.verify.kept import most_kept
 from ckpt_transport.planning.verify.structure import check_rings, check_routes
@@ -34,7 +34,7 @@ def verify(plan: Plan) -> None:
         PlanError: the plan refers to something it does not contain, or is not one that can be run.
     """
     check_routes(plan)
-    check_runs(plan)
+    check_ownership(plan)
     check_pieces(plan, enumerate(plan.buckets))
     check_shares(plan)
     _check_memory(plan)

@@ -79,7 +79,7 @@ def test_given_a_byte_that_changes_on_its_way_then_each_sink_names_it(transport:
     """Given digests from before a byte was changed, when buckets move, then sinks say which tensor, and which way."""
     plan = small(transport)
     fleet = ComparingFleet(plan, first=first)
-    fleet.extents[0].digests[plan.buckets[3].runs] = bytes(16)
+    fleet.extents[0].digests[plan.buckets[3].ranges] = bytes(16)
     outcomes = fleet.run()
     errors = [outcomes[rank].error for rank in plan.topology.sinks]
     wrong = [str(error) for error in errors if isinstance(error, TransferError)]
@@ -93,7 +93,7 @@ def test_given_a_byte_that_changes_on_its_way_then_each_sink_names_it(transport:
 def test_given_a_bucket_that_differs_when_sinks_compare_first_then_their_engines_are_not_given_it(first: bool) -> None:
     plan = small("window")
     fleet = ComparingFleet(plan, first=first)
-    fleet.extents[0].digests[plan.buckets[0].runs] = bytes(16)
+    fleet.extents[0].digests[plan.buckets[0].ranges] = bytes(16)
     outcomes = fleet.run()
     assert all(outcomes[rank].error is not None for rank in plan.topology.sinks)
     if first:

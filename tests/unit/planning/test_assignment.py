@@ -13,9 +13,19 @@ from hypothesis import strategies as st
 
 from ckpt_transport.errors import CheckpointError, CoverageError
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import Extent, Manifest, PlacedTensor, Present, Settings, TensorSpec, plan, spread, verify
+from ckpt_transport.planning import (
+    Extent,
+    Manifest,
+    PlacedTensor,
+    Settings,
+    TensorRange,
+    TensorSpec,
+    plan,
+    spread,
+    verify,
+)
 from ckpt_transport.planning.assignment import Unit, assign
-from ckpt_transport.planning.values.runs import Runs
+from ckpt_transport.planning.values.byte_ranges import ByteRangeSet
 from tests.unit.worlds import INVENTED, simulate, topology
 
 replace = msgspec.structs.replace
@@ -153,17 +163,19 @@ def test_given_full_replicas_then_holders_send_the_same_within_a_tenth(sizes: li
 @given(SIZES, st.data())
 def test_given_bytes_that_are_present_then_only_the_others_have_an_owner(sizes: list[int], data: st.DataObject) -> None:
     """A plan for what is left covers exactly that, and the verifier knows."""
-    have = Runs()
+    have = ByteRangeSet()
     for number, nbytes in enumerate(sizes):
         if nbytes and data.draw(st.booleans()):
             start = data.draw(st.integers(0, nbytes - 1))
             have.add(f"t{number}", start, data.draw(st.integers(1, nbytes - start)))
-    present = [Present(TensorSpec(name, "U8", (sizes[int(name[1:])],)), start, length) for name, start, length in have]
+    present = [
+        TensorRange(TensorSpec(name, "U8", (sizes[int(name[1:])],)), start, length) for name, start, length in have
+    ]
     made = spread("step-2", [holder(0, sizes), holder(1, sizes)], {0: 1e9, 1: 1e9}, present, whole=False)
-    moved = Runs((run.spec.name, run.start, run.nbytes) for run in made.tensors)
+    moved = ByteRangeSet((run.spec.name, run.start, run.nbytes) for run in made.tensors)
     for number, nbytes in enumerate(sizes):
         name = f"t{number}"
-        gaps = [(name, low, high - low) for low, high in have.lacking(name, 0, nbytes)]
+        gaps = [(name, low, high - low) for low, high in have.missing(name, 0, nbytes)]
         assert [run for run in moved if run[0] == name] == gaps
     if made.tensors:
         planned = plan(made, topology(["a", "a"], ["a", "b"]), INVENTED, Settings(transport="wire", bucket_bytes=512))

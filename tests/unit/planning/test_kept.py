@@ -16,9 +16,9 @@ from ckpt_transport.planning import (
     Extent,
     Manifest,
     PlacedTensor,
-    Present,
     Settings,
     Share,
+    TensorRange,
     TensorSpec,
     Topology,
     modules,
@@ -112,8 +112,8 @@ def test_given_tensors_of_a_layer_that_are_present_then_what_is_needed_of_them_c
     share: Share | None, expected: int
 ) -> None:
     made = two_layers(1 << 20).plan()
-    first = Present(made.manifest.tensors[0].spec, 0, NBYTES)
-    other = Present(TensorSpec("l.0.c", "U8", (NBYTES,)), 0, NBYTES)
+    first = TensorRange(made.manifest.tensors[0].spec, 0, NBYTES)
+    other = TensorRange(TensorSpec("l.0.c", "U8", (NBYTES,)), 0, NBYTES)
     manifest = msgspec.structs.replace(made.manifest, present=(first, other))
     third = [made.buckets[2]]
     for count in (kept.most_kept, modules.most_kept):

@@ -20,9 +20,9 @@ from ckpt_transport.planning import (
     Manifest,
     PlacedTensor,
     Plan,
-    Present,
     Settings,
     Share,
+    TensorRange,
     TensorSpec,
     Topology,
     digest_of,
@@ -53,7 +53,7 @@ def mixture(layers: int = 3) -> Manifest:
 
 
 def sharing(fleet: Topology, version: Manifest, *wanted: Sequence[tuple[str, int, int]] | None) -> Topology:
-    """The same fleet, whose sinks need these runs each, or everything."""
+    """The same fleet, whose sinks need these ranges each, or everything."""
     digest = digest_of(version.specs.values())
     shares = tuple(Share(digest, tuple(runs)) for runs in wanted if runs is not None)
     numbers = iter(range(len(shares)))
@@ -77,7 +77,9 @@ def parallel(size: int, transport: str, hosts: str = "") -> World:
     version = mixture()
     fleet = topology(["a"], hosts or "b" * size)
     shared = sharing(fleet, version, *(experts_of(version, rank, size) for rank in range(size)))
-    return World(version, shared, QUICK, Settings(transport=transport, bucket_bytes=8192, ring_depth=2, run_bytes=256))
+    return World(
+        version, shared, QUICK, Settings(transport=transport, bucket_bytes=8192, ring_depth=2, range_bytes=256)
+    )
 
 
 @pytest.mark.parametrize("transport", ["wire", "read", "wire+window"])
@@ -112,7 +114,7 @@ def test_the_plan_says_what_goes_to_whom_and_what_all_to_all_would_take() -> Non
 def test_given_a_sink_that_needs_everything_then_it_gets_everything_beside_those_that_do_not() -> None:
     version = mixture()
     fleet = sharing(topology(["a"], "bbb"), version, experts_of(version, 0, 2), None, experts_of(version, 1, 2))
-    made = World(version, fleet, QUICK, Settings(transport="read", run_bytes=256)).plan()
+    made = World(version, fleet, QUICK, Settings(transport="read", range_bytes=256)).plan()
     verify(made)
     assert made.bytes_to[2] == version.nbytes
     assert made.bytes_to[1] == made.bytes_to[3] < version.nbytes
@@ -122,7 +124,7 @@ def test_given_a_sink_that_needs_everything_then_it_gets_everything_beside_those
 def test_given_tensors_that_no_sink_needs_then_they_are_not_moved() -> None:
     version = mixture()
     fleet = sharing(topology(["a"], "b"), version, experts_of(version, 0, 8))
-    made = World(version, fleet, QUICK, Settings(transport="wire", run_bytes=256)).plan()
+    made = World(version, fleet, QUICK, Settings(transport="wire", range_bytes=256)).plan()
     verify(made)
     assert made.audiences == ((1,),)
     assert sum(bucket.payload for bucket in made.buckets) == made.bytes_to[1] == 3 * (COMMON + EXPERT)
@@ -138,7 +140,7 @@ def test_given_versions_with_other_tensors_than_a_share_is_of_then_the_share_doe
 
 
 @pytest.mark.parametrize(
-    ("runs", "run_bytes", "sent"),
+    ("runs", "range_bytes", "sent"),
     [
         ([(0, 4096)], 256, [(0, 4096)]),
         ([(1024, 1024)], 256, [(1024, 1024)]),
@@ -149,21 +151,21 @@ def test_given_versions_with_other_tensors_than_a_share_is_of_then_the_share_doe
     ],
 )
 def test_runs_are_sent_as_they_are_unless_they_are_short(
-    runs: list[tuple[int, int]], run_bytes: int, sent: list[tuple[int, int]]
+    runs: list[tuple[int, int]], range_bytes: int, sent: list[tuple[int, int]]
 ) -> None:
     version = Manifest(
         "v", (Extent(0, 4096, MemoryKind.SHARED),), (PlacedTensor(TensorSpec("t", "U8", (4096,)), 0, 0, 4096),)
     )
     fleet = sharing(topology(["a"], "b"), version, [("t", start, nbytes) for start, nbytes in runs])
-    demand = to_each_its_own(version, fleet, run_bytes)
-    assert [(stretch.offset, stretch.nbytes) for stretch in demand.stretches] == sent
+    demand = to_each_its_own(version, fleet, range_bytes)
+    assert [(demanded.offset, demanded.nbytes) for demanded in demand.ranges] == sent
 
 
 def test_given_a_sink_that_takes_tensors_whole_then_none_is_cut() -> None:
     version = mixture()
     fleet = topology(["a"], "bb", whole_tensors=True)
     shared = sharing(fleet, version, [("layers.0.experts.0", 0, 100)], [("layers.0.experts.0", 50, 2000)])
-    made = World(version, shared, QUICK, Settings(transport="wire", run_bytes=1)).plan()
+    made = World(version, shared, QUICK, Settings(transport="wire", range_bytes=1)).plan()
     verify(made)
     assert made.bytes_to == {1: EXPERT, 2: EXPERT}
 
@@ -188,7 +190,7 @@ def test_given_any_bucket_with_another_audience_then_the_proof_fails() -> None:
 
 def test_given_a_sink_that_needs_more_than_the_plan_brings_then_the_proof_names_bytes_and_sink() -> None:
     made = parallel(2, "read").plan()
-    more = (*made.topology.shares[0].runs, ("layers.1.experts.7", 64, 64))
+    more = (*made.topology.shares[0].ranges, ("layers.1.experts.7", 64, 64))
     shares = (replace(made.topology.shares[0], runs=more), made.topology.shares[1])
     with pytest.raises(CoverageError, match=r"bytes 64 to 128 of layers\.1\.experts\.7 are missed by sinks \[1\]"):
         verify(replace(made, topology=replace(made.topology, shares=shares)))
@@ -253,10 +255,10 @@ def test_given_ranks_that_take_turns_in_memory_then_their_buckets_gather_several
     ]
     hosts = "aa" if transport == "post" else "bb"
     fleet = sharing(topology(["a"], hosts), version, *shared)
-    made = World(version, fleet, QUICK, Settings(transport=transport, bucket_bytes=8192, run_bytes=256)).plan()
+    made = World(version, fleet, QUICK, Settings(transport=transport, bucket_bytes=8192, range_bytes=256)).plan()
     verify(made)
     assert made.moves_shares
-    assert max(len(bucket.runs) for bucket in made.buckets) > 1
+    assert max(len(bucket.ranges) for bucket in made.buckets) > 1
     assert len(made.buckets) < len(version.tensors)
     for seed in range(10):
         simulate(made, seed)
@@ -274,22 +276,22 @@ def test_given_memory_that_sinks_map_then_each_bucket_is_one_run() -> None:
         for rank in range(4)
     ]
     fleet = sharing(topology(["a"], "aabb"), version, *shared)
-    made = World(version, fleet, QUICK, Settings(transport="wire+window", bucket_bytes=8192, run_bytes=256)).plan()
+    made = World(version, fleet, QUICK, Settings(transport="wire+window", bucket_bytes=8192, range_bytes=256)).plan()
     verify(made)
     for seed in range(10):
         simulate(made, seed)
 
 
 def gathered() -> tuple[Plan, int]:
-    """A plan, and the number of a bucket of several runs."""
+    """A plan, and the number of a bucket of several ranges."""
     version = mixture()
     shared = [
         [(tensor.spec.name, 0, tensor.nbytes) for number, tensor in enumerate(version.tensors) if number % 2 == rank]
         for rank in range(2)
     ]
     fleet = sharing(topology(["a"], "bb"), version, *shared)
-    made = World(version, fleet, QUICK, Settings(transport="wire", bucket_bytes=16384, run_bytes=256)).plan()
-    return made, next(number for number, bucket in enumerate(made.buckets) if len(bucket.runs) > 1)
+    made = World(version, fleet, QUICK, Settings(transport="wire", bucket_bytes=16384, range_bytes=256)).plan()
+    return made, next(number for number, bucket in enumerate(made.buckets) if len(bucket.ranges) > 1)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_given_a_run_that_lies_elsewhere_then_the_proof_fails(field: str, change
 def test_given_runs_that_are_shown_where_they_lie_then_the_proof_fails() -> None:
     made, _ = gathered()
     routes = tuple(replace(route, maps_memory=True) for route in made.routes)
-    with pytest.raises(PlanError, match="it lies in several runs"):
+    with pytest.raises(PlanError, match="it lies in several ranges"):
         verify(replace(made, routes=routes))
 
 
@@ -322,7 +324,7 @@ def test_given_relays_without_room_for_shares_then_everything_goes_to_all() -> N
     version = mixture()
     fleet = sharing(topology(["a"], "bbcc"), version, *(experts_of(version, rank, 4) for rank in range(4)))
     poor = tuple(replace(member, budget=0) if member.rank in (2, 4) else member for member in fleet.participants)
-    settings = Settings(transport="wire+window", bucket_bytes=8192, ring_depth=2, run_bytes=256)
+    settings = Settings(transport="wire+window", bucket_bytes=8192, ring_depth=2, range_bytes=256)
     assert World(version, fleet, QUICK, settings).plan().moves_shares
     made = World(version, replace(fleet, participants=poor), QUICK, settings).plan()
     verify(made)
@@ -334,7 +336,7 @@ def test_given_a_sink_without_memory_that_needs_nothing_then_the_others_get_thei
     version = mixture()
     fleet = sharing(topology(["a"], "bb"), version, experts_of(version, 0, 8), [])
     poor = tuple(replace(member, budget=0 if member.rank == 2 else 4096) for member in fleet.participants)
-    settings = Settings(transport="wire", bucket_bytes=8192, ring_depth=2, run_bytes=256)
+    settings = Settings(transport="wire", bucket_bytes=8192, ring_depth=2, range_bytes=256)
     made = World(version, replace(fleet, participants=poor), QUICK, settings).plan()
     verify(made)
     assert made.bytes_to == {1: 3 * (COMMON + EXPERT), 2: 0}
@@ -349,7 +351,7 @@ def test_given_many_small_tensors_in_turns_then_their_number_is_counted() -> Non
     version = Manifest("v", (Extent(0, 2000 * 4096, MemoryKind.SHARED),), tensors)
     shared = [[(f"t{number}", 0, 4096) for number in range(rank, 2000, 4)] for rank in range(4)]
     fleet = sharing(topology(["a"], "bbbb"), version, *shared)
-    made = World(version, fleet, INVENTED, Settings(transport="read", run_bytes=256)).plan()
+    made = World(version, fleet, INVENTED, Settings(transport="read", range_bytes=256)).plan()
     assert not made.moves_shares
 
 
@@ -363,7 +365,7 @@ def test_given_experts_in_random_places_then_there_are_not_more_audiences_than_r
     fleet = sharing(topology(["a"], "b" * 16), version, *shared)
     assert len({tuple(sorted(home)) for home in homes}) > 100
     assert len(to_each_its_own(version, fleet, 256).audiences) <= 32
-    made = World(version, fleet, QUICK, Settings(transport="read", run_bytes=256)).plan()
+    made = World(version, fleet, QUICK, Settings(transport="read", range_bytes=256)).plan()
     verify(made)
     simulate(made, 0)
 
@@ -372,7 +374,7 @@ def test_given_what_is_present_and_not_needed_then_no_loader_keeps_it() -> None:
     """Given a round of an update by P2P, when a sink has what it does not need, then its budget is not charged."""
     version = mixture(1)
     rest = tuple(tensor for tensor in version.tensors if tensor.spec.name.endswith((".0", "attention")))
-    present = tuple(Present(t.spec, 0, t.nbytes) for t in version.tensors if t not in rest)
+    present = tuple(TensorRange(t.spec, 0, t.nbytes) for t in version.tensors if t not in rest)
     partial = replace(version, tensors=rest, present=present)
     fleet = sharing(topology(["a"], "b"), version, [(t.spec.name, 0, t.nbytes) for t in rest])
     members = tuple(replace(m, keeps_tensors=m.rank > 0, budget=3 * 8192) for m in fleet.participants)
@@ -400,7 +402,7 @@ def test_given_a_bucket_without_pieces_then_the_proof_fails() -> None:
 def test_given_a_tensor_outside_its_extent_that_nobody_needs_then_the_proof_fails() -> None:
     version = mixture()
     fleet = sharing(topology(["a"], "b"), version, experts_of(version, 0, 8))
-    made = World(version, fleet, QUICK, Settings(transport="wire", run_bytes=256)).plan()
+    made = World(version, fleet, QUICK, Settings(transport="wire", range_bytes=256)).plan()
     last = replace(version.tensors[-1], offset=version.extents[0].nbytes - 1)
     with pytest.raises(PlanError, match="lies outside its extent"):
         verify(replace(made, manifest=replace(version, tensors=(*version.tensors[:-1], last))))

@@ -33,7 +33,7 @@ def needed(rows: slice, columns: slice, *, exp: bool = False) -> dict[str, list[
     assert share is not None
     assert share.specs == digest_of(SPECS)
     found: dict[str, list[tuple[int, int]]] = {}
-    for name, start, nbytes in share.runs:
+    for name, start, nbytes in share.ranges:
         found.setdefault(name, []).append((start, nbytes))
     return found
 
@@ -81,7 +81,7 @@ def test_given_a_tensor_that_is_read_as_elements_of_two_sizes_then_it_is_needed_
 
     share = needs(record(module, load, specs, key_of(module, specs)).layout)
     assert share is not None
-    assert share.runs == (("packed", 0, 64),)
+    assert share.ranges == (("packed", 0, 64),)
 
 
 def test_given_a_loader_that_takes_every_byte_then_that_is_no_share() -> None:

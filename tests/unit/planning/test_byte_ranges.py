@@ -1,4 +1,4 @@
-"""Sets of runs behave as sets of bytes."""
+"""Sets of ranges behave as sets of bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.planning import Runs
+from ckpt_transport.planning import ByteRangeSet
 
 SIZE = 40
 RUNS = st.lists(
@@ -24,7 +24,7 @@ def positions(runs: object) -> set[tuple[str, int]]:
 
 @given(RUNS)
 def test_what_was_added_is_in_it_in_runs_that_do_not_touch(added: list[tuple[str, int, int]]) -> None:
-    runs = Runs(added)
+    runs = ByteRangeSet(added)
     assert positions(runs) == positions(added)
     found = list(runs)
     for (name, start, nbytes), (other, behind, _) in itertools.pairwise(found):
@@ -34,7 +34,7 @@ def test_what_was_added_is_in_it_in_runs_that_do_not_touch(added: list[tuple[str
 
 @given(RUNS, st.sampled_from("abc"), st.integers(0, SIZE), st.integers(0, SIZE))
 def test_what_is_lacking_is_the_rest(added: list[tuple[str, int, int]], name: str, start: int, nbytes: int) -> None:
-    lacking = Runs(added).lacking(name, start, nbytes)
+    lacking = ByteRangeSet(added).missing(name, start, nbytes)
     found = {(name, at) for low, high in lacking for at in range(low, high)}
     assert found == {(name, at) for at in range(start, start + nbytes)} - positions(added)
     assert lacking == sorted(lacking)
@@ -44,16 +44,16 @@ def test_what_is_lacking_is_the_rest(added: list[tuple[str, int, int]], name: st
 def test_what_two_have_in_common_is_the_intersection(
     one: list[tuple[str, int, int]], two: list[tuple[str, int, int]]
 ) -> None:
-    common = Runs(one).common(Runs(two))
+    common = ByteRangeSet(one).intersection(ByteRangeSet(two))
     assert positions(common) == positions(one) & positions(two)
-    assert common == Runs(two).common(Runs(one))
+    assert common == ByteRangeSet(two).intersection(ByteRangeSet(one))
 
 
 def test_an_empty_tensor_is_there_or_not() -> None:
-    nothing, there = Runs(), Runs([("empty", 0, 0)])
-    assert nothing.lacking("empty", 0, 0)
-    assert not there.lacking("empty", 0, 0)
+    nothing, there = ByteRangeSet(), ByteRangeSet([("empty", 0, 0)])
+    assert nothing.missing("empty", 0, 0)
+    assert not there.missing("empty", 0, 0)
     assert there.covers({"empty": 0})
     assert not nothing.covers({"empty": 0})
-    assert list(there.common(Runs([("empty", 0, 0), ("a", 0, 3)]))) == [("empty", 0, 0)]
-    assert not list(there.common(nothing))
+    assert list(there.intersection(ByteRangeSet([("empty", 0, 0), ("a", 0, 3)]))) == [("empty", 0, 0)]
+    assert not list(there.intersection(nothing))
