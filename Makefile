@@ -92,7 +92,7 @@ demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
 	$(VLLM_BIN)/python -m examples.vllm $(DEMO)
 
 e2e: venv-vllm ## run the tests that need vLLM
-	$(VLLM_BIN)/python -m pytest -o faulthandler_timeout=500 tests/vllm
+	$(VLLM_BIN)/python -m pytest tests/vllm
 
 fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
 	$(VLLM_BIN)/python -m tests.vllm.fp8_modes

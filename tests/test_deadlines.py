@@ -1,0 +1,106 @@
+"""Tests that hang, in sessions of their own that have the project's settings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HANGING = """
+import threading
+import pytest
+
+hangs = pytest.mark.timeout(0.5)
+
+def waits_elsewhere(event):
+    event.wait()
+
+@hangs
+def test_waits():
+    event = threading.Event()
+    threading.Thread(target=waits_elsewhere, args=(event,), daemon=True).start()
+    try:
+        event.wait()
+    finally:
+        event.set()
+
+@hangs
+def test_catches_everything_once():
+    try:
+        threading.Event().wait()
+    except BaseException:
+        threading.Event().wait()
+
+@hangs
+def test_never_ends_to_count():
+    while True:
+        sum(range(1000))
+
+@pytest.fixture
+def hangs_afterwards():
+    yield
+    threading.Event().wait()
+
+@hangs
+def test_fails_and_then_hangs(hangs_afterwards):
+    raise ValueError
+
+def test_comes_after():
+    pass
+"""
+STUCK = """
+import ctypes
+import pytest
+
+@pytest.mark.timeout(0.5)
+def test_never_comes_back_from_a_library():
+    lock = ctypes.PyDLL(None).pthread_mutex_lock  # keeps Python's own lock, too
+    mutex = ctypes.create_string_buffer(256)
+    lock(mutex)
+    lock(mutex)
+
+def test_comes_after():
+    pass
+"""
+
+
+def session(folder: Path, tests: str, *options: str) -> tuple[str, str]:
+    """What pytest prints on stdout and stderr for these tests."""
+    file = folder / "test_hanging.py"
+    file.write_text(tests)
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        ROOT / "pyproject.toml",
+        "-p",
+        "tests.deadlines",
+        "-v",
+        file,
+    ]
+    command += ["-o", "timeout_grace=0.5", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=["by-itself", "by-a-worker"])
+def test_given_tests_that_hang_then_each_fails_with_its_stacks_and_the_others_pass(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    printed, _ = session(tmp_path, HANGING, *options)
+    assert "4 failed, 1 passed, 1 error" in printed
+    assert printed.count("the test has run for 0.5 s, and hangs") >= 4
+    assert "in waits_elsewhere" in printed
+
+
+def test_given_a_test_that_hangs_in_a_library_then_its_process_ends_with_its_stack_and_the_next_test_runs(
+    tmp_path: Path,
+) -> None:
+    printed, errors = session(tmp_path, STUCK, "-n", "1")
+    assert "in test_never_comes_back_from_a_library" in errors
+    assert "1 failed, 1 passed" in printed
