@@ -94,7 +94,7 @@ class Measured:
         reload = LayerwiseReload(self._target)
         reload.begin()
         reload.load(self._weights)
-        reload.finish(complete=False)
+        reload.finish()
         self._synchronize()
         return time.perf_counter() - started
 

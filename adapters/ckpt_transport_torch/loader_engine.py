@@ -9,7 +9,7 @@ import torch
 from ckpt_transport import LoadedBucket
 from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.replay import RecordedLoading
+from ckpt_transport.replay import ModuleLoading
 from ckpt_transport_torch.module_engine import ModuleEngine
 
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
@@ -24,7 +24,7 @@ class LoaderEngine(ModuleEngine):
     """Loads through a loader of the engine's own, which slices its shard out of whole tensors.
 
     What it does is recorded at the first update, and replayed without it from then on, where that is proved to leave
-    the same bytes; see :class:`~ckpt_transport.replay.RecordedLoading`.
+    the same bytes; see :class:`~ckpt_transport.replay.ModuleLoading`.
 
     Args:
         module: what is loaded.
@@ -45,7 +45,7 @@ class LoaderEngine(ModuleEngine):
         verify_always: bool = False,
     ) -> None:
         super().__init__(module, group, label)
-        self._loading = RecordedLoading(module, loader, always=verify_always)
+        self._loading = ModuleLoading(module, loader, label or "the module", verify_always=verify_always)
         self.begin()
         self._release()
 
@@ -63,7 +63,7 @@ class LoaderEngine(ModuleEngine):
         return None
 
     def confirm(self) -> None:
-        self._loading.confirm()
+        self._loading.start()
 
     @property
     def spoiled(self) -> bool:

@@ -1,4 +1,4 @@
-"""One update through loader and replay at once, to see that both do the same."""
+"""One version through loader and replay at once, to see that both do the same."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from ckpt_transport import LoadedBucket
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.gathering import Gathering
 from ckpt_transport_vllm.processing import process_watched
-from ckpt_transport_vllm.recorded import Recorded, Way
-from ckpt_transport_vllm.replaying import Replaying
+from ckpt_transport_vllm.recorded import ApplyMode, RecordedModel
+from ckpt_transport_vllm.replaying import ReplayPass
 from ckpt_transport_vllm.target import Target
 
 
-class Comparing(Replaying):
-    """Brings one version in by the model's own loaders, and replays it into other memory.
+class ComparedPass(ReplayPass):
+    """The model's own loaders load, and the replay loads into other memory.
 
     Every module is staged twice: the loader writes what the module has, and the replay a copy that begins with each bit
     inverted. A module whose two copies do not end up equal is left to the loader from the next update on. Of the others
     it is seen whether vLLM's processing does anything to them; when not, they can be written in place.
     """
 
-    def __init__(self, target: Target, recorded: Recorded) -> None:
+    def __init__(self, target: Target, recorded: RecordedModel) -> None:
         super().__init__(target, recorded)
-        self._ways = {name: Way.STAGED if way is Way.IN_PLACE else way for name, way in self._ways.items()}
-        self._found: dict[str, Way] = {}
+        self._found: dict[str, ApplyMode] = {}
         self._failed: dict[str, str] = {}
         self._loader_seconds = 0.0
         self._gathering = Gathering()
@@ -36,20 +35,21 @@ class Comparing(Replaying):
     def load(self, bucket: LoadedBucket) -> None:
         super().load(bucket)
         with torch.no_grad():
-            self._end(self._staged - self._done)
+            self._complete(self._staged - self._done)
 
-    def finish(self) -> None:
+    def finish(self) -> str:
         super().finish()
-        self._recorded.loading = self._loader_seconds
-        self._recorded.settle(self._target, self._found, self._failed)
-
-    def told(self) -> str:
-        recorded = self._recorded
+        self._recorded.loader_seconds = self._loader_seconds
+        self._recorded.settle(self._found, self._failed)
         same = "found to be the same" if not self._failed else f"{len(self._failed)} modules found to differ"
         return (
-            f"recorded in {recorded.seconds:.3f} s, loaded by the loader in {self._loader_seconds:.3f} s, "
-            f"replayed and {same}; {recorded.summary()}"
+            f"recorded in {self._recorded.recording_seconds:.3f} s, loaded by the loader in "
+            f"{self._loader_seconds:.3f} s, replayed and {same}; {self._recorded.summary()}"
         )
+
+    def _modes_now(self) -> dict[str, ApplyMode]:
+        modes = super()._modes_now()
+        return {name: ApplyMode.STAGED if mode is ApplyMode.IN_PLACE else mode for name, mode in modes.items()}
 
     def _stage(self, name: str) -> None:
         super()._stage(name)
@@ -76,7 +76,7 @@ class Comparing(Replaying):
     def _lacks(self, name: str) -> bool:
         return super()._lacks(name) or bool(self._to_load.get(name))
 
-    def _complete(self, name: str) -> None:
+    def _process(self, name: str) -> None:
         difference = self._difference(name)
         if difference:
             self._failed[name] = difference
@@ -84,16 +84,14 @@ class Comparing(Replaying):
             for number in self._recorded.targets_of[name]:
                 self._tensors.pop(number, None)
         reason = process_watched(self._target, self._modules[name])
-        self._found[name] = Way.STAGED if reason else Way.IN_PLACE
+        self._found[name] = ApplyMode.STAGED if reason else ApplyMode.IN_PLACE
         self._recorded.reasons[name] = reason
 
     def _difference(self, name: str) -> str:
         """What the replay has left otherwise than the loader; empty when nothing."""
-        layout = self._recorded.layout
-        gaps = {gap.target: gap.nbytes for gap in layout.gaps}
+        gaps = {gap.target: gap.nbytes for gap in self._recorded.layout.gaps}
         own = load_format.tensors_of(self._modules[name])
-        for number in self._recorded.targets_of[name]:
-            short = layout.targets[number].name.rpartition(".")[2]
+        for number, short in self._targets(name):
             if number not in self._tensors:
                 continue
             differing = _raw(own[short].detach()) ^ _raw(self._tensors[number])

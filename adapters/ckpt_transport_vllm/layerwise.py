@@ -10,7 +10,7 @@ It is not a public interface of vLLM. What is used of it is in this file, and ``
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,20 +94,11 @@ class LayerwiseReload:
                 if kept <= complete:
                     layerwise._layerwise_process(module, info)
 
-    def finish(self, *, complete: bool) -> None:
-        """Finish what is not finished.
-
-        Args:
-            complete: nobody knew which tensors to expect, so see that every parameter was loaded.
-
-        Raises:
-            PlanMismatchError: one was not, or only in part.
-        """
+    def finish(self) -> None:
+        """Finish what is not finished."""
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-        if complete:
-            self._check_complete()
         with (
             set_current_vllm_config(self._target.vllm_config),
             torch.no_grad(),
@@ -119,8 +110,14 @@ class LayerwiseReload:
                 _renew_unpacked_convolutions(self._target.model)
         self._addresses.bring_back()
 
-    def _check_complete(self) -> None:
-        """As far as that can be told: not for quantized weights, and not where parameters are padded."""
+    def check_complete(self) -> None:
+        """See that every parameter was loaded, as nobody knew which tensors to expect.
+
+        As far as that can be told: not for quantized weights, and not where parameters are padded.
+
+        Raises:
+            PlanMismatchError: one was not, or only in part.
+        """
         from vllm.model_executor.model_loader.reload import layerwise
 
         if self._target.model_config.quantization is not None or self._target.vllm_config.lora_config:
@@ -135,19 +132,25 @@ class LayerwiseReload:
 
     def restore(self) -> None:
         """Put parameters back where they were, whatever is in them, so that the model can be reloaded again."""
-        from vllm.model_executor.model_loader.reload import layerwise
-
-        for module in self._target.model.modules():
-            info = layerwise.get_layerwise_info(module)
-            if info.can_load():
-                if info.kernel_tensors is not None:
-                    layerwise._place_kernel_tensors(module, info)
-                info.reset()
+        put_back(self._target.model)
         self._addresses.bring_back()
-        layerwise.LOADING_LAYERS.clear()
-        model: Any = self._target.model
-        if hasattr(model, "_original_do_torchao_reload"):
-            model._do_torchao_reload = model._original_do_torchao_reload
+
+
+def put_back(model: torch.nn.Module, but: Collection[torch.nn.Module] = ()) -> None:
+    """Give modules the tensors that kernels read, whatever is in them; all but some."""
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    kept = set(but)
+    for module in model.modules():
+        info = layerwise.get_layerwise_info(module)
+        if info.can_load() and module not in kept:
+            if info.kernel_tensors is not None:
+                layerwise._place_kernel_tensors(module, info)
+            info.reset()
+    layerwise.LOADING_LAYERS.clear()
+    root: Any = model
+    if hasattr(root, "_original_do_torchao_reload"):
+        root._do_torchao_reload = root._original_do_torchao_reload
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 
 from ckpt_transport.memory import why_not_plain
 from ckpt_transport.replay import Bound, named_tensors
-from ckpt_transport_vllm.layerwise import forget_prepacked_experts, waits_for_the_end
+from ckpt_transport_vllm.layerwise import forget_prepacked_experts, put_back, waits_for_the_end
 from ckpt_transport_vllm.target import Target
 
 Tensors = Mapping[str, torch.Tensor]
@@ -36,23 +36,6 @@ def everything_on_meta(target: Target) -> Iterator[None]:
             yield
         finally:
             put_back(target.model)
-
-
-def put_back(model: torch.nn.Module, but: Collection[torch.nn.Module] = ()) -> None:
-    """Give modules the tensors that kernels read, whatever is in them; all but some."""
-    from vllm.model_executor.model_loader.reload import layerwise
-
-    kept = set(but)
-    for module in model.modules():
-        info = layerwise.get_layerwise_info(module)
-        if info.can_load() and module not in kept:
-            if info.kernel_tensors is not None:
-                layerwise._place_kernel_tensors(module, info)
-            info.reset()
-    layerwise.LOADING_LAYERS.clear()
-    root: Any = model
-    if hasattr(root, "_original_do_torchao_reload"):
-        root._do_torchao_reload = root._original_do_torchao_reload
 
 
 def tensors_of(module: torch.nn.Module) -> Tensors:

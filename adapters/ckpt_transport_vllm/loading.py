@@ -1,36 +1,45 @@
-"""One update through the model's own loader."""
+"""One version through the model's own loader."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from ckpt_transport import LoadedPiece
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.modules import layer_of
+from ckpt_transport.replay import LoadPass, by_loader_in_words
 from ckpt_transport_vllm.gathering import Gathering
 from ckpt_transport_vllm.layerwise import LayerwiseReload
 
 
-class Loading:
+class LoaderPass(LoadPass):
     """Gives the loader whole tensors, in memory that lasts until it has all of a layer.
 
     Args:
-        reload: begun.
-        coming: the tensors that it will be given, as far as that is known.
+        reload: what the loader loads into.
+        coming: the tensors that it will be given; None when that is not known, so that all parameters are checked.
+        refusal: why the loader has to load.
     """
 
-    def __init__(self, reload: LayerwiseReload, coming: Iterable[TensorSpec]) -> None:
-        self._reload = reload
-        self._missing = Counter(layer_of(spec.name) for spec in coming)
+    def __init__(self, reload: LayerwiseReload, coming: Sequence[TensorSpec] | None, refusal: str = "") -> None:
+        self._reload, self._refusal = reload, refusal
+        self._checks = coming is None
+        self._missing = Counter(layer_of(spec.name) for spec in coming or ())
         self._gathering = Gathering()
         self._copies: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        self._seconds = 0.0
 
-    def load(self, pieces: Sequence[LoadedPiece]) -> None:
-        lent = {piece.spec.name for piece in pieces if piece.lasting and piece.whole}
-        tensors = {piece.spec.name: _lasting(piece) for piece in self._gathering.whole(pieces)}
+    def begin(self) -> None:
+        self._reload.begin()
+
+    def load(self, bucket: Sequence[LoadedPiece]) -> None:
+        began = time.perf_counter()
+        lent = {piece.spec.name for piece in bucket if piece.lasting and piece.whole}
+        tensors = {piece.spec.name: _lasting(piece) for piece in self._gathering.whole(bucket)}
         for name in tensors.keys() - lent:
             self._copies[layer_of(name)].append(tensors[name])
         if tensors:
@@ -40,14 +49,22 @@ class Loading:
             self._missing[layer] -= 1
             if not self._missing[layer] and layer in self._copies:
                 self._reload.settle(self._copies.pop(layer))
+        self._seconds += time.perf_counter() - began
 
-    def finish(self, *, complete: bool) -> None:
-        """See :meth:`LayerwiseReload.finish`."""
-        self._reload.finish(complete=complete)
+    def finish(self) -> str:
+        """See :meth:`LoadPass.finish`.
+
+        Raises:
+            PlanMismatchError: a parameter was not loaded, or only in part, where it was not known what comes.
+        """
+        began = time.perf_counter()
+        if self._checks:
+            self._reload.check_complete()
+        self._reload.finish()
         self._copies.clear()
+        return by_loader_in_words(self._seconds + time.perf_counter() - began, self._refusal)
 
     def restore(self) -> None:
-        """See :meth:`LayerwiseReload.restore`."""
         self._copies.clear()
         self._gathering.clear()
         self._reload.restore()

@@ -8,11 +8,11 @@
 from ckpt_transport.replay.bindings import fingerprint, named_tensors
 from ckpt_transport.replay.bound import Bound, refuse_unwritable
 from ckpt_transport.replay.layout import Copy, Fill, Gap, Layout, Place, Program, Refusal, Target
-from ckpt_transport.replay.loading import RecordedLoading
+from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, by_loader_in_words
+from ckpt_transport.replay.module_loading import ModuleLoading
 from ckpt_transport.replay.needs import needs
 from ckpt_transport.replay.record import Load, Recording, key_of, record
-from ckpt_transport.replay.refusing import refusing
-from ckpt_transport.replay.replay import Replay
+from ckpt_transport.replay.replay import Replay, Written
 from ckpt_transport.replay.script import Part, Script, Scripts
 
 __all__ = [
@@ -22,9 +22,12 @@ __all__ = [
     "Gap",
     "Layout",
     "Load",
+    "LoadPass",
+    "ModuleLoading",
     "Part",
     "Place",
     "Program",
+    "RecordedLoader",
     "RecordedLoading",
     "Recording",
     "Refusal",
@@ -32,11 +35,12 @@ __all__ = [
     "Script",
     "Scripts",
     "Target",
+    "Written",
+    "by_loader_in_words",
     "fingerprint",
     "key_of",
     "named_tensors",
     "needs",
     "record",
     "refuse_unwritable",
-    "refusing",
 ]

@@ -1,401 +1,266 @@
-"""Loading a plain module: by replay where that is proved to be the same, else by its loader."""
+"""The life cycle of a recorded loader: it is recorded, its replay is verified, and from then on only the replay runs.
+
+Where a loader cannot be recorded, or its replay does not leave what it leaves, the loader itself loads.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-import torch
-
+from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import read_only, unwritable, why_not_plain
 from ckpt_transport.planning import Share, TensorSpec, digest_of
-from ckpt_transport.replay.bindings import named_tensors
-from ckpt_transport.replay.bound import Bound, refuse_unwritable
-from ckpt_transport.replay.former import Former
-from ckpt_transport.replay.needs import needs
-from ckpt_transport.replay.record import Load, LoaderFailedError, Recording, RefusedWriteError, key_of, record
-from ckpt_transport.replay.rehearsal import Rehearsal
-from ckpt_transport.replay.replay import Replay
-from ckpt_transport.replay.script import Part, Script, Scripts
+from ckpt_transport.replay.record import Recording
+from ckpt_transport.replay.refusing import Tensor, refusing
+from ckpt_transport.replay.script import Scripts
 
 logger = logging.getLogger(__name__)
 
-LOOK_UP = "look tensors up when the loader is called, as by module.get_parameter(name)"
-LEFT = f"the loader writes to memory that it had before and has no more: {LOOK_UP}"
-ELSEWHERE = f"the loader writes to other memory instead, which is not the module's: {LOOK_UP}"
 
+class RecordedLoader:
+    """A loader that was recorded for one set of tensors, and what was found out about its replay.
 
-class Piece(Protocol):
-    """One whole tensor."""
+    Args:
+        recording: what the loader does.
+        refusal: why the loader must load all the same; empty when its replay may.
+
+    Attributes:
+        layout: what is replayed of the recording.
+        scripts: how each bucket is copied by that layout.
+        verified: the replay was found to leave what the loader leaves.
+        recording_seconds: how long recording took.
+        loader_seconds: how long the loader takes for a version; 0 when that was not measured.
+        share: what a version must bring; None for everything, and as long as the replay is not verified.
+    """
+
+    def __init__(self, recording: Recording, refusal: str = "") -> None:
+        self.recording, self.refusal = recording, refusal
+        self.layout = recording.layout
+        self.scripts = Scripts(self.layout)
+        self.verified = False
+        self.recording_seconds = self.loader_seconds = 0.0
+        self.share: Share | None = None
 
     @property
-    def spec(self) -> TensorSpec: ...
+    def holds(self) -> bool:
+        """Whether the loader would still do what was recorded, as far as that hangs on values and not on the model."""
+        return self.recording.holds
 
-    def tensor(self) -> torch.Tensor: ...
+    def exclude(self, reasons: Mapping[Tensor, str]) -> None:
+        """Leave tensors to the loader, and with them all that is loaded together with one of them."""
+        self.layout = refusing(self.layout, reasons)
+        self.scripts = Scripts(self.layout)
 
 
-class Bucket(Protocol):
-    """What arrives at once; see :class:`~ckpt_transport.LoadedBucket`."""
+class LoadPass(ABC):
+    """One version on its way into a model."""
 
-    @property
-    def key(self) -> object: ...
+    def begin(self) -> None:
+        """Prepare the model. What follows is undone by :meth:`restore` when it fails."""
 
-    @property
-    def raw(self) -> torch.Tensor: ...
+    @abstractmethod
+    def load(self, bucket: LoadedBucket) -> None:
+        """Bring one bucket into the model."""
 
-    @property
-    def lasting(self) -> bool: ...
+    @abstractmethod
+    def finish(self) -> str:
+        """Complete the version, all buckets of which have come. Returns what was done, in words.
 
-    def places(self) -> Sequence[tuple[TensorSpec, int, int, int]]: ...
+        Raises:
+            RecordingError: something waits for a tensor that did not come.
+        """
 
-    def __iter__(self) -> Iterator[Piece]: ...
+    def restore(self) -> None:
+        """Put the model into a state that another pass can start from, because this one has failed."""
+
+
+Recorded = TypeVar("Recorded", bound=RecordedLoader)
 
 
 @dataclass
-class _Known:
-    """A recording, what it was made for, and what came of it.
+class _Attempt(Generic[Recorded]):
+    """What came of recording the loader for a set of tensors.
 
     Attributes:
-        refusal: why the loader must load; empty when the replay may.
-        verified: the replay was found to leave what the loader leaves.
-        recorded: seconds that recording took.
-        loading: seconds that the loader takes; 0 when it was not measured.
+        specs: these tensors.
+        recorded: the recording; None when the loader could not be recorded.
+        refusal: why not.
+        fingerprint: of the model that it was recorded for.
     """
 
     specs: tuple[TensorSpec, ...]
-    bound: tuple[object, ...]
-    recording: Recording | None = None
-    refusal: str = ""
-    verified: bool = False
-    recorded: float = 0.0
-    loading: float = 0.0
-    scripts: Scripts | None = None
-    share: Share | None = None
-    buckets: dict[object, Script] = field(default_factory=dict)
+    recorded: Recorded | None
+    refusal: str
+    fingerprint: object
 
     def is_for(self, specs: tuple[TensorSpec, ...]) -> bool:
         """Whether it is about these tensors, in whatever order they come."""
         return self.specs == specs or digest_of(self.specs) == digest_of(specs)
 
 
-class RecordedLoading:
-    """Brings versions into a module.
+class RecordedLoading(ABC, Generic[Recorded]):
+    """Brings versions into a model by its loader, which is recorded at the first version and replayed from then on.
 
-    The first version is loaded by the loader, recorded before, and replayed bucket by bucket over what the loader left:
-    if one byte differs, the loader's stays, and replays end. Later versions are only replayed, unless ``always``. When
-    the module or what a version brings has changed, all that begins again.
+    The first version is loaded by the loader and by its replay, and both are compared; later ones are only replayed,
+    unless every one is to be compared. When the model has changed, or a version brings other tensors, the loader is
+    recorded again.
 
-    The module's tensors are looked up when an update begins, and again before the first byte. They must be the same
-    ones until it is over.
+    For each version: :meth:`share`, :meth:`prepare`, :meth:`start`, :meth:`load` for each bucket, :meth:`finish`. When
+    one of these fails after :meth:`start`: :meth:`abandon`.
 
     Args:
-        module: what is loaded.
-        load: its loader. It is given whole tensors, and must not need those of another bucket.
-        always: compare on every update.
-        context: see :func:`key_of`.
+        label: what people call the model.
+        verify_always: compare each replay with the loader.
 
     Attributes:
-        told: what was done, in words.
+        told: how the last version was applied, in words.
     """
 
-    def __init__(
-        self, module: torch.nn.Module, load: Load, *, always: bool = False, context: Sequence[str] = ()
-    ) -> None:
-        self.told = ""
-        self._module, self._load, self._always, self._context = module, load, always, tuple(context)
+    def __init__(self, label: str, *, verify_always: bool = False) -> None:
+        self.label, self.told = label, ""
+        self._verify_always = verify_always
         self._specs: tuple[TensorSpec, ...] | None = None
-        self._share: Share | None = None
-        self._copied = 0
-        self._known: _Known | None = None
-        self._replay: Replay | None = None
-        self._compares = self._begun = False
-        self._used: set[object] = set()
-        self._loading = self._replaying = 0.0
-        self._bound: Bound | None = None
-        self._inference = False
-        self._former = Former()
-        self._rehearsal = Rehearsal()
+        self._coming: Share | None = None
+        self._attempt: _Attempt[Recorded] | None = None
+        self._pass: LoadPass | None = None
+
+    # -- what differs between models ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def record(self, specs: tuple[TensorSpec, ...]) -> Recorded:
+        """Record the loader for these tensors.
+
+        Raises:
+            RecordingError: it cannot be recorded, so it must load.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> object:
+        """A value that differs when the model is not the one that its loader was recorded for."""
+
+    def refusal(self, error: RecordingError) -> str:
+        """Why the loader must load, since it cannot be recorded; raises when it cannot load either."""
+        return str(error)
+
+    @abstractmethod
+    def by_loader(self, refusal: str) -> LoadPass:
+        """A pass in which the loader loads, because of ``refusal``."""
+
+    @abstractmethod
+    def compared(self, recorded: Recorded) -> LoadPass:
+        """A pass in which both the loader and its replay load, and that says in ``recorded`` whether they agree."""
+
+    @abstractmethod
+    def replayed(self, recorded: Recorded) -> LoadPass:
+        """A pass in which the replay loads."""
+
+    # -- the life cycle -----------------------------------------------------------------------------------------------
 
     @property
-    def spoiled(self) -> bool:
-        """Whether recording the loader has changed what the module holds, or may be doing so just now."""
-        return self._rehearsal.spoiled
+    def recorded(self) -> Recorded | None:
+        """The recording that is at hand."""
+        return None if self._attempt is None else self._attempt.recorded
 
-    def begin(self) -> Mapping[str, torch.Tensor]:
-        """Look up the module's tensors, because an update begins, and return them.
-
-        Raises:
-            UnwritableError: one that the loader writes cannot be written any more; names it.
-        """
-        self.release()
-        self._rehearsal.spoiled = False
-        bound, known = self._here(), self._known
-        if known is not None and known.recording is not None and known.bound == bound.stamp:
-            refuse_unwritable(read_only(_written(known.recording, bound)))
-        return bound.memory
-
-    def confirm(self) -> None:
-        """Lay hold of the module's tensors, and record the loader where that is to be done. Nothing was loaded yet.
-
-        Raises:
-            UnwritableError: the loader writes a tensor that cannot be written, or misses one; names it.
-            RecordingError: the module has changed, and only a share of the version comes, or the loader fails on it.
-        """
-        if not self._begun:
-            with torch.no_grad():
-                self._begin()
+    @property
+    def started(self) -> bool:
+        """Whether a version is on its way in."""
+        return self._pass is not None
 
     def share(self) -> Share | None:
-        """What the next version must bring; None for everything."""
-        known = self._known
-        if known is None or not known.verified or self._always or not self._holds(known):
+        """The bytes that the next version must bring; None for everything."""
+        recorded = self.recorded
+        if self._verify_always or recorded is None or not recorded.verified or not self._is_current():
             return None
-        return known.share
+        return recorded.share
 
     def prepare(self, specs: Iterable[TensorSpec], share: Share | None = None) -> None:
-        """What the next version has, and what comes of it."""
-        self._specs, self._share = tuple(specs), share
+        """Hear what the next version has.
 
-    def load(self, bucket: Bucket) -> None:
+        Args:
+            specs: all of its tensors.
+            share: the bytes of them that come; None for all.
+        """
+        self._specs, self._coming = tuple(specs), share
+
+    def start(self) -> None:
+        """Record the loader where that is to be done, and get ready to load. Does nothing when that was done.
+
+        Raises:
+            RecordingError: the model has changed, and only a share of the version comes, or the loader fails on it.
+        """
+        if self._pass is None:
+            self._pass = self._choose()
+            self._pass.begin()
+
+    def load(self, bucket: LoadedBucket) -> None:
         """Bring one bucket in."""
-        self.confirm()
-        with self._writing():
-            if self._replay is None:
-                self._by_loader(bucket)
-                return
-            assert self._known is not None
-            script = self._script(self._known, bucket)
-            if script is None:
-                self._check_all_comes()
-                self._give_up("a bucket brings a tensor that the version was not said to have")
-                self._by_loader(bucket)
-            elif self._compares:
-                self._compare(self._replay, script, bucket)
-            else:
-                began = time.perf_counter()
-                written = self._replay.run(script, bucket.raw, lasting=bucket.lasting)
-                self._copied += sum(written.copied.values())
-                self._replaying += time.perf_counter() - began
+        self.start()
+        assert self._pass is not None
+        self._pass.load(bucket)
 
     def finish(self) -> None:
-        """All of a version is in.
+        """Complete the version, if one was begun.
 
         Raises:
             RecordingError: something waits for a tensor that did not come.
-            UpdateError: the module has other tensors than those that were loaded; names them.
         """
-        known, replay, began = self._known, self._replay, self._begun
-        self._begun, self._replay = False, None
-        if not began:
+        if self._pass is None:
             return
-        with self._writing():
-            self._finish(known, replay)
-        self._check_bound(known)
-
-    def certify(self) -> None:
-        """
-        Raises:
-            UpdateError: the module has other tensors now than when all was in; names them.
-        """
-        if self._bound is not None:
-            self._bound.check()
+        self.told = self._pass.finish()
+        self._pass = None
 
     def release(self) -> None:
-        """The update is over: keep no tensor of the module."""
-        self._begun, self._replay, self._bound = False, None, None
+        """Keep nothing of the version that was on its way in."""
+        self._pass = None
 
     def abandon(self) -> None:
-        """The update has failed; the next one does not rely on anything."""
+        """The version could not be loaded: put the model in order, and rely on nothing that was recorded."""
+        failed, self._attempt = self._pass, None
         self.release()
-        self._known = None
+        if failed is not None:
+            failed.restore()
 
-    def _writing(self) -> AbstractContextManager[object]:
-        """How torch lets the module's tensors be written: those made in inference mode only in it."""
-        return torch.inference_mode() if self._inference else torch.no_grad()
-
-    def _finish(self, known: _Known | None, replay: Replay | None) -> None:
-        if replay is None or known is None:
-            self.told = f"loaded by the loader in {self._loading:.3f} s" + (
-                f": {known.refusal}" if known and known.refusal else ""
-            )
-            return
-        replay.finish()
-        assert known.recording is not None
-        layout = known.recording.layout
-        expected = sum(copy.nbytes for copy in layout.copies)
-        if not self._compares and self._copied != expected:
-            raise RecordingError(f"{expected - self._copied:,} bytes did not come, which the loader needs")
-        if self._compares and (misfits := replay.misfits()):
-            self._give_up(f"the loader fills {misfits[0]} with another number than when it was recorded")
-            self.told = f"loaded by the loader in {self._loading:.3f} s: {known.refusal}"
-            return
-        replay.fill(range(len(layout.targets)))
-        for key in known.buckets.keys() - self._used:
-            del known.buckets[key]
-        moves = sum(len(script.moves) for script in known.buckets.values())
-        what = f"{len(layout.copies)} copies in {moves}" + (
-            f", {len(layout.programs)} programs" if layout.programs else ""
+    def _is_current(self) -> bool:
+        """Whether the model is as it was when its loader was recorded."""
+        attempt = self._attempt
+        return (
+            attempt is not None
+            and attempt.fingerprint == self.fingerprint()
+            and (attempt.recorded is None or attempt.recorded.holds)
         )
-        if self._compares:
-            known.verified, known.loading, known.share = True, self._loading, needs(layout)
-            self.told = (
-                f"recorded in {known.recorded:.3f} s ({what}), loaded by the loader in {self._loading:.3f} s, "
-                f"replayed in {self._replaying:.3f} s and found to be the same"
-            )
-        else:
-            self.told = f"replayed in {self._replaying:.3f} s ({what}); the loader took {known.loading:.3f} s"
 
-    # -- which way ----------------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        self._begun = True
-        self._loading = self._replaying = 0.0
-        self._copied = 0
-        self._used = set()
-        bound = self._here()
-        self._inference = any(tensor.is_inference() for tensor in bound.memory.values())
+    def _choose(self) -> LoadPass:
         if self._specs is None:
-            return
-        known = self._known
-        if known is None or not known.is_for(self._specs) or not self._holds(known):
-            self._check_all_comes()
-            known = self._known = self._recorded(_Known(self._specs, bound.stamp), bound)
-        if known.refusal or known.recording is None:
-            return
-        targets = known.recording.layout.targets
-        self._compares = self._always or not known.verified
-        known.scripts = known.scripts or Scripts(known.recording.layout)
-        self._replay = Replay(
-            known.scripts, {number: bound.memory[target.name] for number, target in enumerate(targets)}
-        )
+            return self.by_loader("")
+        if self._attempt is None or not self._attempt.is_for(self._specs) or not self._is_current():
+            if self._coming is not None:
+                raise RecordingError(f"{self.label} has changed, and only a share of the version comes")
+            self._attempt = self._record(self._specs)
+        recorded = self._attempt.recorded
+        if recorded is None or recorded.refusal:
+            return self.by_loader(self._attempt.refusal if recorded is None else recorded.refusal)
+        return self.compared(recorded) if self._verify_always or not recorded.verified else self.replayed(recorded)
 
-    def _holds(self, known: _Known) -> bool:
-        """Whether the module is as it was when this was recorded."""
-        return known.bound == self._here().stamp and (known.recording is None or known.recording.holds)
-
-    def _here(self) -> Bound:
-        """The module's tensors now."""
-        if self._bound is None or self._bound.moved():
-            self._bound = Bound(self._module, self._look)
-            self._former.remember(self._bound.memory)
-        return self._bound
-
-    def _look(self) -> dict[str, torch.Tensor]:
-        return {name: tensor for name, tensor in named_tensors(self._module) if not why_not_plain(tensor)}
-
-    def _check_bound(self, known: _Known | None) -> None:
-        """The module has the tensors that were loaded, but for those that the loader itself has replaced."""
-        assert self._bound is not None
-        moved = self._bound.moved()
-        if known is not None and known.recording is not None and not known.recording.rebound.issuperset(moved):
-            self._bound.check()
-        self._here()
-
-    def _check_all_comes(self) -> None:
-        if self._share is not None:
-            raise RecordingError("the module has changed, and only a share of the version comes")
-
-    def _recorded(self, known: _Known, bound: Bound) -> _Known:
-        began = time.perf_counter()
+    def _record(self, specs: tuple[TensorSpec, ...]) -> _Attempt[Recorded]:
+        fingerprint, began = self.fingerprint(), time.perf_counter()
+        recorded = None
         try:
-            key = key_of(self._module, known.specs, *self._context)
-            with self._rehearsal.watching(bound.memory.values()):
-                known.recording = record(self._module, self._load, known.specs, key)
-        except RefusedWriteError as error:
-            refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
-        except LoaderFailedError as error:
-            if self._known is not None and self._known.recording is not None:
-                raise RecordingError(f"the loader does not work with the module as it is now; {error}") from error
-            known.refusal = str(error)
+            recorded = self.record(specs)
         except RecordingError as error:
-            known.refusal = str(error)
+            refusal = self.refusal(error)
         else:
-            refuse_unwritable(unwritable(_written(known.recording, bound)))
-            refuse_unwritable(self._missed(known.recording))
-            known.refusal = _doubt(known.recording)
-        known.recorded = time.perf_counter() - began
-        if known.refusal:
-            logger.warning("weights are loaded by the loader and not replayed: %s", known.refusal)
-        return known
-
-    def _missed(self, recording: Recording) -> dict[str, str]:
-        """Tensors of the module that the loader takes itself to write, and does not: it writes memory of another."""
-        targets = recording.layout.targets
-        missed: dict[str, str] = {}
-        own = {name: n for n, target in enumerate(targets) for name in (target.name, *target.also)}
-        for memory, sources in recording.astray:
-            if former := self._former.name_of(memory):
-                missed[former] = LEFT
-            for name in (recording.layout.sources[source].name for source in sources):
-                if name in own and own[name] not in recording.written:
-                    missed.setdefault(name, ELSEWHERE)
-        return missed
-
-    def _give_up(self, reason: str) -> None:
-        assert self._known is not None
-        self._known.refusal, self._replay = reason, None
-        logger.warning("weights are loaded by the loader and not replayed any more: %s", reason)
-
-    # -- the ways -----------------------------------------------------------------------------------------------------
-
-    def _by_loader(self, bucket: Bucket) -> None:
-        began = time.perf_counter()
-        self._load((piece.spec.name, piece.tensor()) for piece in bucket)
-        self._loading += time.perf_counter() - began
-
-    def _script(self, known: _Known, bucket: Bucket) -> Script | None:
-        self._used.add(bucket.key)
-        script = known.buckets.get(bucket.key)
-        if script is None:
-            assert known.scripts is not None
-            parts: list[Part] = []
-            for place in bucket.places():
-                part = known.scripts.part(*place)
-                if part is None:
-                    return None
-                parts.append(part)
-            script = known.buckets[bucket.key] = known.scripts.make(parts)
-        return script
-
-    def _compare(self, replay: Replay, script: Script, bucket: Bucket) -> None:
-        """Load by the loader, spoil what the replay should write, replay, and see that it is as it was."""
-        self._by_loader(bucket)
-        places = replay.writes(script, bucket.raw)
-        expected = [place.clone() for place in places]
-        for place in places:
-            place.bitwise_not_()
-        began = time.perf_counter()
-        replay.run(script, bucket.raw, lasting=bucket.lasting)
-        self._replaying += time.perf_counter() - began
-        wrong = [n for n, place in enumerate(places) if not torch.equal(place, expected[n])]
-        if wrong:
-            for place, value in zip(places, expected, strict=True):
-                place.copy_(value)
-            self._give_up("the replay did not leave the bytes that the loader leaves")
+            recorded.recording_seconds = time.perf_counter() - began
+            refusal = recorded.refusal
+        if refusal:
+            logger.warning("%s: weights are loaded by the loader and not replayed: %s", self.label, refusal)
+        return _Attempt(specs, recorded, refusal, fingerprint)
 
 
-def _written(recording: Recording, bound: Bound) -> dict[str, torch.Tensor]:
-    """The tensors that the loader writes, by name."""
-    names = {recording.layout.targets[number].name for number in recording.written} - recording.rebound
-    return {name: tensor for name, tensor in bound.memory.items() if name in names}
-
-
-def _doubt(recording: Recording) -> str:
-    """Why a recording is not to be relied on; empty when it is.
-
-    A loader may need all that it is given to know what it is doing, so it does everything or nothing. A tensor that it
-    was not seen to use is one that it leaves out, unless something was left unloaded: then it may have been used in a
-    way that cannot be seen, as through NumPy.
-    """
-    layout = recording.layout
-    if layout.refused:
-        return layout.why()
-    empty = [layout.targets[gap.target].name for gap in layout.gaps if layout.targets[gap.target].parameter]
-    if empty and layout.unread:
-        return f"the loader was not seen to use {layout.sources[layout.unread[0]].name}, nor to load all of {empty[0]}"
-    return ""
+def by_loader_in_words(seconds: float, refusal: str) -> str:
+    """How a version was applied that the loader has loaded, and why it had to."""
+    return f"loaded by the loader in {seconds:.3f} s" + (f": {refusal}" if refusal else "")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckpt_transport import dtypes
+from ckpt_transport.engine import LoadedBucket
+from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.layout import Copy, Layout, Place
 from ckpt_transport.replay.moves import Move, clip, merge
@@ -39,6 +41,7 @@ class Script:
         gathered: parts that must wait for the rest of what they are needed with.
         loaded: parts of tensors that only the loader itself can load.
         copied: bytes that ``moves`` write, by target.
+        targets: all that is written once the bucket is in, and with it what ``gathered`` waits for.
         ready: the moves as torch does them, by the alignment of memory; made when first needed.
     """
 
@@ -46,11 +49,16 @@ class Script:
     gathered: tuple[Part, ...]
     loaded: tuple[Part, ...]
     copied: Mapping[int, int]
+    targets: frozenset[int]
     ready: dict[int, Sequence[Strided]] = field(default_factory=dict, compare=False)
 
 
+class UnknownTensorError(RecordingError):
+    """A bucket brings a tensor that the layout does not know."""
+
+
 class Scripts:
-    """Makes the scripts of one layout."""
+    """The scripts of one layout: each is made when its bucket comes for the first time."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -60,8 +68,42 @@ class Scripts:
         self._copies: defaultdict[int, list[Copy]] = defaultdict(list)
         for copy in layout.copies:
             self._copies[copy.source].append(copy)
-        self._together = {source for program in layout.programs for source in program.sources}
+        self._together: defaultdict[int, set[int]] = defaultdict(set)
+        for program in layout.programs:
+            for source in program.sources:
+                self._together[source].update(program.targets)
         self._refused = {each.index for each in layout.refused if each.place is Place.SOURCE}
+        self._known: dict[object, Script] = {}
+        self._used: set[object] = set()
+
+    def of(self, bucket: LoadedBucket) -> Script:
+        """The script for this bucket, and for all of the same key.
+
+        Raises:
+            UnknownTensorError: it brings a tensor that the layout does not know; names it.
+        """
+        self._used.add(bucket.key)
+        script = self._known.get(bucket.key)
+        if script is None:
+            parts: list[Part] = []
+            for place in bucket.places():
+                part = self.part(*place)
+                if part is None:
+                    raise UnknownTensorError(f"{place[0]} comes, which the version was not said to have")
+                parts.append(part)
+            script = self._known[bucket.key] = self.make(parts)
+        return script
+
+    def forget_unused(self) -> None:
+        """Drop the scripts of buckets that have not come since this was called before."""
+        for key in self._known.keys() - self._used:
+            del self._known[key]
+        self._used.clear()
+
+    @property
+    def moves(self) -> int:
+        """How many strided copies all buckets take together."""
+        return sum(len(script.moves) for script in self._known.values())
 
     def part(self, spec: TensorSpec, offset: int, at: int, nbytes: int) -> Part | None:
         """A piece of a tensor as this layout knows it; None when it does not."""
@@ -88,7 +130,11 @@ class Scripts:
         copied: Counter[int] = Counter()
         for move in merged:
             copied[move.target] += move.nbytes
-        return Script(merged, tuple(gathered), tuple(loaded), dict(copied))
+        targets = set(copied)
+        for part in gathered:
+            targets.update(copy.target for copy in self._copies[part.source])
+            targets |= self._together[part.source]
+        return Script(merged, tuple(gathered), tuple(loaded), dict(copied), frozenset(targets))
 
     def _moves(self, part: Part) -> list[Move]:
         moves = [_move(copy, part.at - part.offset) for copy in self._copies[part.source]]

@@ -29,7 +29,7 @@ from ckpt_transport.planning import ByteRangeSet, Share, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate
-from ckpt_transport_vllm.recorded import Way
+from ckpt_transport_vllm.recorded import ApplyMode
 from ckpt_transport_vllm.target import Target
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
@@ -110,10 +110,10 @@ class Updated:
 
     def move(self) -> None:
         """Give every parameter that is written in place other memory, as offloading and bringing back does."""
-        recorded = self.engine._recorded
+        recorded = self.engine._loading.recorded
         assert recorded is not None
-        modules = dict(recorded.model.named_modules())
-        for name in (name for name, way in recorded.ways.items() if way is Way.IN_PLACE):
+        modules = dict(recorded._model.named_modules())
+        for name in (name for name, mode in recorded.modes.items() if mode is ApplyMode.IN_PLACE):
             for parameter in modules[name]._parameters.values():
                 if parameter is not None:
                     parameter.data = parameter.data.clone()
@@ -161,9 +161,9 @@ def check(folder: Path, family: str, nbytes: int) -> None:
     updated.update(directories[0], specs, nbytes)
     updated.engine.resume()
     _compare(updated.served.answers(), first)
-    recorded = updated.engine._recorded
+    recorded = updated.engine._loading.recorded
     assert recorded is not None
-    loaded = [name for name, way in recorded.ways.items() if way is Way.LOADER]
+    loaded = [name for name, mode in recorded.modes.items() if mode is ApplyMode.LOADER]
     print(f"{family}: exact; by the loader: {', '.join(loaded) or 'nothing'}", flush=True)
 
 

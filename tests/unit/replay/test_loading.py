@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.replay import RecordedLoading
+from ckpt_transport.replay import ModuleLoading
 from tests.unit.recorded import buckets, specs_of
 
 Pairs = Iterable[tuple[str, torch.Tensor]]
@@ -60,7 +60,7 @@ def arriving(tensors: dict[str, torch.Tensor], shape: str = "plan") -> Iterator[
         yield LoadedBucket((shape, number), raw, lambda places=places: places)  # type: ignore[misc]
 
 
-def bring(loading: RecordedLoading, tensors: dict[str, torch.Tensor], shape: str = "plan") -> str:
+def bring(loading: ModuleLoading, tensors: dict[str, torch.Tensor], shape: str = "plan") -> str:
     loading.prepare(specs_of(tensors))
     for bucket in arriving(tensors, shape):
         loading.load(bucket)
@@ -70,7 +70,7 @@ def bring(loading: RecordedLoading, tensors: dict[str, torch.Tensor], shape: str
 
 def test_the_loader_runs_for_the_first_version_and_not_again() -> None:
     it = world()
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     told = bring(loading, version(1))
     assert "found to be the same" in told
     assert it.holds(version(1))
@@ -83,7 +83,7 @@ def test_the_loader_runs_for_the_first_version_and_not_again() -> None:
 
 def test_verifying_always_runs_the_loader_each_time() -> None:
     it = world()
-    loading = RecordedLoading(it.module, it.load, always=True)
+    loading = ModuleLoading(it.module, it.load, verify_always=True)
     for seed in (1, 2, 3):
         before = it.calls
         assert "found to be the same" in bring(loading, version(seed))
@@ -93,7 +93,7 @@ def test_verifying_always_runs_the_loader_each_time() -> None:
 
 def test_another_manifest_is_recorded_again() -> None:
     it = world()
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     bring(loading, version(1))
     assert "recorded in" in bring(loading, version(2, count=5), "smaller plan")
     assert it.holds(version(2, count=5))
@@ -104,7 +104,7 @@ def test_another_manifest_is_recorded_again() -> None:
 def test_a_parameter_that_moved_is_noticed() -> None:
     """Given a replay that was proved, when somebody binds the parameter to new memory, it is not written to the old."""
     it = world()
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     bring(loading, version(1))
     bring(loading, version(2))
     old = it.module.get_parameter("fused")
@@ -124,7 +124,7 @@ def test_a_buffer_that_the_loader_looks_at_is_watched() -> None:
 
     it = world(Mapped)
     it.module.register_buffer("map", torch.arange(6))
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     bring(loading, version(1))
     assert bring(loading, version(2)).startswith("replayed")
     it.module.get_buffer("map").copy_(torch.arange(5, -1, -1))
@@ -139,7 +139,7 @@ def test_a_loader_that_is_refused_goes_on_loading_and_says_why() -> None:
             super().put(name, tensor if tensor[0, 0] > -99 else -tensor)
 
     it = world(Branches)
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     for seed in (1, 2):
         assert "is looked at by the loader" in bring(loading, version(seed))
         assert it.holds(version(seed))
@@ -154,7 +154,7 @@ def test_a_loader_that_goes_around_torch_is_found_out_by_its_bytes() -> None:
             self.module.get_parameter("fused").data[int(name[1:])].copy_(tensor * self.factor)
 
     it = world(Lists)
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     for seed in (1, 2):
         tensors = version(seed)
         assert "did not leave the bytes" in bring(loading, tensors)
@@ -171,7 +171,7 @@ def test_a_constant_that_hangs_on_values_is_found_out() -> None:
 
     it = world(Fills)
     it.module.register_parameter("scale", torch.nn.Parameter(torch.zeros(3), requires_grad=False))
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     for seed in (1, 2):
         tensors = version(seed)
         assert "fills scale with another number" in bring(loading, tensors)
@@ -188,7 +188,7 @@ def test_numpy_that_writes_a_parameter_unseen_is_left_to_the_loader() -> None:
                 super().put(name, tensor)
 
     it = world(Numpy)
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     for seed in (1, 2):
         assert "was not seen to use w3, nor to load all of fused" in bring(loading, version(seed))
         assert it.holds(version(seed))
@@ -196,7 +196,7 @@ def test_numpy_that_writes_a_parameter_unseen_is_left_to_the_loader() -> None:
 
 def test_after_a_failure_half_way_nothing_of_the_old_record_is_relied_on() -> None:
     it = world()
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     bring(loading, version(1))
     loading.prepare(specs_of(version(2)))
     loading.load(next(arriving(version(2))))
@@ -208,7 +208,7 @@ def test_after_a_failure_half_way_nothing_of_the_old_record_is_relied_on() -> No
 
 def test_without_a_word_of_what_comes_the_loader_loads() -> None:
     it: Any = world()
-    loading = RecordedLoading(it.module, it.load)
+    loading = ModuleLoading(it.module, it.load)
     for bucket in arriving(version(1)):
         loading.load(bucket)
     loading.finish()

@@ -1,0 +1,190 @@
+"""Loading a plain module: by replay where that is proved to be the same, else by its loader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import read_only, unwritable, why_not_plain
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.replay.bindings import named_tensors
+from ckpt_transport.replay.bound import Bound, refuse_unwritable
+from ckpt_transport.replay.former import Former
+from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading
+from ckpt_transport.replay.module_passes import ComparedPass, LoaderPass, ReplayPass
+from ckpt_transport.replay.record import Load, LoaderFailedError, Recording, RefusedWriteError, key_of, record
+from ckpt_transport.replay.rehearsal import Rehearsal
+
+LOOK_UP = "look tensors up when the loader is called, as by module.get_parameter(name)"
+LEFT = f"the loader writes to memory that it had before and has no more: {LOOK_UP}"
+ELSEWHERE = f"the loader writes to other memory instead, which is not the module's: {LOOK_UP}"
+
+
+class ModuleLoading(RecordedLoading[RecordedLoader]):
+    """Brings versions into a plain module.
+
+    A loader may need all that it is given to know what it is doing, so all of it is replayed or nothing.
+
+    The module's tensors are looked up when an update begins, and again before the first byte. They must be the same
+    ones until it is over.
+
+    Args:
+        module: what is loaded.
+        loader: its loader. It is given whole tensors, and must not need those of another bucket.
+        label, verify_always: see :class:`RecordedLoading`.
+        context: see :func:`key_of`.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        loader: Load,
+        label: str = "the module",
+        *,
+        verify_always: bool = False,
+        context: Sequence[str] = (),
+    ) -> None:
+        super().__init__(label, verify_always=verify_always)
+        self._module, self._loader, self._context = module, loader, tuple(context)
+        self._bound: Bound | None = None
+        self._former = Former()
+        self._rehearsal = Rehearsal()
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether recording the loader has changed what the module holds, or may be doing so just now."""
+        return self._rehearsal.spoiled
+
+    def begin(self) -> Mapping[str, torch.Tensor]:
+        """Look up the module's tensors, because an update begins, and return them.
+
+        Raises:
+            UnwritableError: one that the loader writes cannot be written any more; names it.
+        """
+        self.release()
+        self._rehearsal.spoiled = False
+        bound, attempt = self._here(), self._attempt
+        if attempt is not None and attempt.recorded is not None and attempt.fingerprint == bound.stamp:
+            refuse_unwritable(read_only(_written(attempt.recorded.recording, bound)))
+        return bound.memory
+
+    def start(self) -> None:
+        """See :meth:`RecordedLoading.start`.
+
+        Raises:
+            UnwritableError: the loader writes a tensor that cannot be written, or misses one; names it.
+        """
+        with torch.no_grad():
+            super().start()
+
+    def finish(self) -> None:
+        """See :meth:`RecordedLoading.finish`.
+
+        Raises:
+            UpdateError: the module has other tensors than those that were loaded; names them.
+        """
+        if self.started:
+            super().finish()
+            self._check_bound()
+
+    def certify(self) -> None:
+        """Look at the module's tensors once more, when all is in.
+
+        Raises:
+            UpdateError: they are others now; names them.
+        """
+        if self._bound is not None:
+            self._bound.check()
+
+    def release(self) -> None:
+        """The update is over: keep no tensor of the module."""
+        super().release()
+        self._bound = None
+
+    # -- what a plain module is ---------------------------------------------------------------------------------------
+
+    def record(self, specs: tuple[TensorSpec, ...]) -> RecordedLoader:
+        bound = self._here()
+        try:
+            key = key_of(self._module, specs, *self._context)
+            with self._rehearsal.watching(bound.memory.values()):
+                recording = record(self._module, self._loader, specs, key)
+        except RefusedWriteError as error:
+            refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
+            raise
+        refuse_unwritable(unwritable(_written(recording, bound)))
+        refuse_unwritable(self._missed(recording))
+        return RecordedLoader(recording, _doubt(recording))
+
+    def fingerprint(self) -> object:
+        return self._here().stamp
+
+    def refusal(self, error: RecordingError) -> str:
+        if isinstance(error, LoaderFailedError) and self.recorded is not None:
+            raise RecordingError(f"the loader does not work with the module as it is now; {error}") from error
+        return super().refusal(error)
+
+    def by_loader(self, refusal: str) -> LoadPass:
+        return LoaderPass(self._loader, self._here().memory, refusal)
+
+    def compared(self, recorded: RecordedLoader) -> LoadPass:
+        return ComparedPass(self._loader, self._here().memory, recorded, self._coming)
+
+    def replayed(self, recorded: RecordedLoader) -> LoadPass:
+        return ReplayPass(self._loader, self._here().memory, recorded, self._coming)
+
+    # -- its tensors --------------------------------------------------------------------------------------------------
+
+    def _here(self) -> Bound:
+        """The module's tensors now."""
+        if self._bound is None or self._bound.moved():
+            self._bound = Bound(self._module, self._look)
+            self._former.remember(self._bound.memory)
+        return self._bound
+
+    def _look(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in named_tensors(self._module) if not why_not_plain(tensor)}
+
+    def _check_bound(self) -> None:
+        """The module has the tensors that were loaded, but for those that the loader itself has replaced."""
+        assert self._bound is not None
+        moved = self._bound.moved()
+        if self.recorded is not None and not self.recorded.recording.rebound.issuperset(moved):
+            self._bound.check()
+        self._here()
+
+    def _missed(self, recording: Recording) -> dict[str, str]:
+        """Tensors of the module that the loader takes itself to write, and does not: it writes memory of another."""
+        targets = recording.layout.targets
+        missed: dict[str, str] = {}
+        own = {name: n for n, target in enumerate(targets) for name in (target.name, *target.also)}
+        for memory, sources in recording.astray:
+            if former := self._former.name_of(memory):
+                missed[former] = LEFT
+            for name in (recording.layout.sources[source].name for source in sources):
+                if name in own and own[name] not in recording.written:
+                    missed.setdefault(name, ELSEWHERE)
+        return missed
+
+
+def _written(recording: Recording, bound: Bound) -> dict[str, torch.Tensor]:
+    """The tensors that the loader writes, by name."""
+    names = {recording.layout.targets[number].name for number in recording.written} - recording.rebound
+    return {name: tensor for name, tensor in bound.memory.items() if name in names}
+
+
+def _doubt(recording: Recording) -> str:
+    """Why a recording is not to be relied on; empty when it is.
+
+    A tensor that the loader was not seen to use is one that it leaves out, unless something was left unloaded: then it
+    may have been used in a way that cannot be seen, as through NumPy.
+    """
+    layout = recording.layout
+    if layout.refused:
+        return layout.why()
+    empty = [layout.targets[gap.target].name for gap in layout.gaps if layout.targets[gap.target].parameter]
+    if empty and layout.unread:
+        return f"the loader was not seen to use {layout.sources[layout.unread[0]].name}, nor to load all of {empty[0]}"
+    return ""

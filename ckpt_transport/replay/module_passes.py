@@ -1,0 +1,154 @@
+"""The three ways in which a version gets into a plain module: by its loader, by the replay, and by both, compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import torch
+
+from ckpt_transport.engine import LoadedBucket
+from ckpt_transport.errors import RecordingError
+from ckpt_transport.planning import Share
+from ckpt_transport.replay.loading import LoadPass, RecordedLoader, by_loader_in_words, logger
+from ckpt_transport.replay.needs import needs
+from ckpt_transport.replay.record import Load
+from ckpt_transport.replay.replay import Replay
+from ckpt_transport.replay.script import Script, UnknownTensorError
+
+Memory = Mapping[str, torch.Tensor]
+"""The tensors of the module, as plain memory, by name."""
+
+
+class LoaderPass(LoadPass):
+    """The loader loads.
+
+    Args:
+        loader: it is given the whole tensors of one bucket at a time.
+        memory: what it loads into.
+        refusal: why it has to load.
+    """
+
+    def __init__(self, loader: Load, memory: Memory, refusal: str = "") -> None:
+        self._loader, self._refusal = loader, refusal
+        self._inference = any(tensor.is_inference() for tensor in memory.values())
+        self._seconds = 0.0
+
+    def load(self, bucket: LoadedBucket) -> None:
+        with self._writing():
+            self._by_loader(bucket)
+
+    def finish(self) -> str:
+        return by_loader_in_words(self._seconds, self._refusal)
+
+    def _by_loader(self, bucket: LoadedBucket) -> None:
+        began = time.perf_counter()
+        self._loader((piece.spec.name, piece.tensor()) for piece in bucket)
+        self._seconds += time.perf_counter() - began
+
+    def _writing(self) -> AbstractContextManager[object]:
+        """How torch lets the module's tensors be written: those made in inference mode only in it."""
+        return torch.inference_mode() if self._inference else torch.no_grad()
+
+
+class ReplayPass(LoaderPass):
+    """The replay loads. Where a bucket brings something else than was recorded, the loader loads it and all others.
+
+    Args:
+        loader: as for :class:`LoaderPass`.
+        memory: what is written.
+        recorded: the loader's recording; its refusal is set when the loader has to load.
+        share: what comes of the version; None for everything. The loader cannot load a share.
+    """
+
+    def __init__(self, loader: Load, memory: Memory, recorded: RecordedLoader, share: Share | None) -> None:
+        super().__init__(loader, memory)
+        self._recorded, self._share = recorded, share
+        targets = recorded.layout.targets
+        self._replay = Replay(recorded.scripts, {n: memory[target.name] for n, target in enumerate(targets)})
+        self._copied = 0
+        self._replaying = 0.0
+
+    def load(self, bucket: LoadedBucket) -> None:
+        with self._writing():
+            script = None if self._refusal else self._script(bucket)
+            if script is None:
+                self._by_loader(bucket)
+            else:
+                self._apply(script, bucket)
+
+    def finish(self) -> str:
+        if not self._refusal:
+            with self._writing():
+                self._replay.finish()
+                self._check()
+                if not self._refusal:
+                    self._replay.fill(range(len(self._recorded.layout.targets)))
+        if self._refusal:
+            return super().finish()
+        self._recorded.scripts.forget_unused()
+        return self._in_words()
+
+    def _script(self, bucket: LoadedBucket) -> Script | None:
+        try:
+            return self._recorded.scripts.of(bucket)
+        except UnknownTensorError as error:
+            if self._share is not None:
+                raise
+            self._refuse(str(error))
+            return None
+
+    def _apply(self, script: Script, bucket: LoadedBucket) -> None:
+        began = time.perf_counter()
+        written = self._replay.run(script, bucket.raw, lasting=bucket.lasting)
+        self._copied += sum(written.copied.values())
+        self._replaying += time.perf_counter() - began
+
+    def _check(self) -> None:
+        expected = sum(copy.nbytes for copy in self._recorded.layout.copies)
+        if self._copied != expected:
+            raise RecordingError(f"{expected - self._copied:,} bytes did not come, which the loader needs")
+
+    def _in_words(self) -> str:
+        loader = f"the loader took {self._recorded.loader_seconds:.3f} s"
+        return f"replayed in {self._replaying:.3f} s ({self._steps()}); {loader}"
+
+    def _steps(self) -> str:
+        layout = self._recorded.layout
+        programs = f", {len(layout.programs)} programs" if layout.programs else ""
+        return f"{len(layout.copies)} copies in {self._recorded.scripts.moves}{programs}"
+
+    def _refuse(self, reason: str) -> None:
+        self._refusal = self._recorded.refusal = reason
+        logger.warning("weights are loaded by the loader and not replayed any more: %s", reason)
+
+
+class ComparedPass(ReplayPass):
+    """The loader loads each bucket, and the replay loads it over that. If one byte differs, the loader's stays."""
+
+    def _apply(self, script: Script, bucket: LoadedBucket) -> None:
+        """Load by the loader, spoil what the replay should write, replay, and see that it is as it was."""
+        self._by_loader(bucket)
+        places = self._replay.writes(script, bucket.raw)
+        expected = [place.clone() for place in places]
+        for place in places:
+            place.bitwise_not_()
+        super()._apply(script, bucket)
+        wrong = [n for n, place in enumerate(places) if not torch.equal(place, expected[n])]
+        if wrong:
+            for place, value in zip(places, expected, strict=True):
+                place.copy_(value)
+            self._refuse("the replay did not leave the bytes that the loader leaves")
+
+    def _check(self) -> None:
+        if misfits := self._replay.misfits():
+            self._refuse(f"the loader fills {misfits[0]} with another number than when it was recorded")
+
+    def _in_words(self) -> str:
+        recorded = self._recorded
+        recorded.verified, recorded.loader_seconds, recorded.share = True, self._seconds, needs(recorded.layout)
+        return (
+            f"recorded in {recorded.recording_seconds:.3f} s ({self._steps()}), loaded by the loader in "
+            f"{self._seconds:.3f} s, replayed in {self._replaying:.3f} s and found to be the same"
+        )
