@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -395,7 +396,8 @@ def run_source(
     with ParameterServer(Config.load(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
         server.register(f"v{seed}", tensors=own)
         try:
-            report = server.update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total), ranks=ranks)
+            update = server.update if ranks is None else partial(server.update_p2p, ranks=ranks)
+            report = update(f"v{seed}", sinks, progress=lambda done, total: meter.sent(done, total))
             pipe.send(f"lost: {', '.join(report.lost)}" if report is not None and report.lost else "")
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}")

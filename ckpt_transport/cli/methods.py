@@ -24,12 +24,32 @@ class UpdateMethod(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Some:
-    """Updates of some sinks: by P2P those that are chosen, or by broadcast those that are not."""
+class _Chosen:
+    """Updates the sinks that are chosen by P2P, whoever dies on the way."""
 
     server: ParameterServer
     ranks: Sequence[int] | None
-    by_p2p: bool
+
+    @property
+    def rank(self) -> int:
+        return self.server.rank
+
+    def update(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report | None:
+        return self.server.update_p2p(version, sinks, self.ranks, progress, before_hold)
+
+
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """Updates the sinks that are not chosen by a broadcast."""
+
+    server: ParameterServer
+    ranks: Sequence[int]
 
     @property
     def rank(self) -> int:
@@ -43,24 +63,21 @@ class _Some:
         before_hold: Callable[[], None] | None = None,
     ) -> Report | None:
         everybody = self.server.config.sinks if sinks is None else tuple(sinks)
-        ranks = range(len(everybody)) if self.ranks is None else self.ranks
-        if self.by_p2p:
-            return self.server.update(version, everybody, progress, before_hold, ranks)
-        chosen(everybody, ranks)
-        others = tuple(address for rank, address in enumerate(everybody) if rank not in ranks)
+        chosen(everybody, self.ranks)
+        others = tuple(address for rank, address in enumerate(everybody) if rank not in self.ranks)
         return self.server.update(version, others, progress, before_hold)
 
 
 def steps(server: ParameterServer, method: UpdateMethod, ranks: Sequence[int] | None) -> Iterator[Updates]:
     """The updates that a method is made of, in order."""
     if method is UpdateMethod.P2P:
-        yield _Some(server, ranks, by_p2p=True)
+        yield _Chosen(server, ranks)
     elif method is UpdateMethod.BROADCAST or ranks is None:
         yield server
     else:
         if len(set(ranks)) < len(server.config.sinks):
-            yield _Some(server, ranks, by_p2p=False)
-        yield _Some(server, ranks, by_p2p=True)
+            yield _Others(server, ranks)
+        yield _Chosen(server, ranks)
 
 
 def parse_ranks(text: str) -> list[int]:

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -180,9 +181,8 @@ class ParameterServer:
         sinks: Sequence[str] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
-        ranks: Sequence[int] | None = None,
     ) -> Report | None:
-        """Bring ``version`` to every sink, everywhere or nowhere; or to some of them, by P2P.
+        """Bring ``version`` to every sink, everywhere or nowhere.
 
         Args:
             version: a registered one.
@@ -190,8 +190,6 @@ class ParameterServer:
             progress: told about the bytes this rank has sent. Its first error is logged, and it is not told any more.
             before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
                 pause an engine by other means. What it raises aborts the update.
-            ranks: which of ``sinks`` to update, counted from 0; the others are not touched. Such an update goes on when
-                a sink dies, or a source whose bytes another has: the report says who left.
 
         Returns: what happened, on rank 0; None on the others.
 
@@ -199,47 +197,80 @@ class ParameterServer:
             UpdateAbortedError: it failed and every sink still serves its old version.
             TaintedError: it failed half-way; names the sinks that must not serve.
             StoreError: there is no such version.
-            ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
+            ConfigError: the sinks make no sense.
             UsageError: another call has not ended within ``update_timeout``, or is one that this thread is in.
             KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two, or None when every
                 sink serves the new version.
         """
         with self._calls.one(f"update('{version}')", self.config.update_timeout):
-            return self._update(version, sinks, progress or _quiet, before_hold or _at_once, ranks)
+            return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold)
+
+    def update_p2p(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        ranks: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report | None:
+        """Bring ``version`` to those sinks that live to the end, each from whoever has the bytes.
+
+        It goes on when a sink dies, or a source whose bytes another has, where :meth:`update` would fail everywhere.
+        :attr:`Report.left` names who left. On several source ranks it is called by all, as :meth:`update` is.
+
+        Args:
+            version, sinks, progress, before_hold: as those of :meth:`update`.
+            ranks: which of ``sinks`` to update, counted from 0; by default all. The others are not touched.
+
+        Returns: what happened, on rank 0; None on the others.
+
+        Raises:
+            UpdateAbortedError, TaintedError, StoreError, UsageError, KeyboardInterrupt: as :meth:`update`.
+            ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
+        """
+        with self._calls.one(f"update_p2p('{version}')", self.config.update_timeout):
+            return self._update(version, lambda: self._some_of(sinks, ranks), PeerCoordinator, progress, before_hold)
+
+    def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
+        everybody = self.config.sinks if sinks is None else tuple(sinks)
+        check_sinks(everybody)
+        return everybody
+
+    def _some_of(self, sinks: Sequence[str] | None, ranks: Sequence[int] | None) -> tuple[str, ...]:
+        everybody = self._all_of(sinks)
+        some = everybody if ranks is None else chosen(everybody, ranks)
+        if len(some) < len(everybody):
+            check_engines(everybody, some, self.config)
+        return some
 
     def _update(
         self,
         version: str,
-        sinks: Sequence[str] | None,
-        progress: Progress,
-        before_hold: Callable[[], None],
-        ranks: Sequence[int] | None,
+        invited: Callable[[], tuple[str, ...]],
+        leader: type[Coordinator],
+        progress: Progress | None,
+        before_hold: Callable[[], None] | None,
     ) -> Report | None:
         if self.rank > 0:
             self._follow(self._store.get(version))
             return None
+        lead = partial(self._lead, version, invited, leader, progress or _quiet, before_hold or _at_once)
         if self._rendezvous is None:
-            return self._lead(version, sinks, progress, before_hold, ranks, lambda address: None)
+            return lead(lambda address: None)
         with self._rendezvous.leading(version) as announce:
-            return self._lead(version, sinks, progress, before_hold, ranks, announce)
+            return lead(announce)
 
     def _lead(
         self,
         version: str,
-        sinks: Sequence[str] | None,
+        choose: Callable[[], tuple[str, ...]],
+        leader: type[Coordinator],
         progress: Progress,
         before_hold: Callable[[], None],
-        ranks: Sequence[int] | None,
         announce: Callable[[str], None],
     ) -> Report:
         stored = self._store.get(version)
-        invited = self.config.sinks if sinks is None else tuple(sinks)
-        check_sinks(invited)
-        leader = Coordinator
-        if ranks is not None:
-            everybody, invited, leader = invited, chosen(invited, ranks), PeerCoordinator
-            if len(invited) < len(everybody):
-                check_engines(everybody, invited, self.config)
+        invited = choose()
         check(self.config)
         check_trace(self.config)
         mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))

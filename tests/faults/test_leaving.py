@@ -164,12 +164,12 @@ def test_a_server_that_updates_by_p2p_outlives_its_sinks(site: str) -> None:
     config = Config.load(transport=f"{READ}-line", **SMALL, **SWIFT)
     with fleet(dying, SinkSpec(model=SHAPE, site=site)) as sinks, ParameterServer(config) as server:
         server.register("v2", tensors=weights(2, **SHAPE))
-        report = server.update("v2", [sink.address for sink in sinks], ranks=[0, 1])
+        report = server.update_p2p("v2", [sink.address for sink in sinks], ranks=[0, 1])
         assert report is not None
         assert ["sink 0" in who for who in report.left.values()] == [True]
         assert sinks[1].state().holds(weights(2, **SHAPE))
         server.register("v3", tensors=weights(3, **SHAPE))
-        server.update("v3", [sinks[1].address], ranks=[0])
+        server.update_p2p("v3", [sinks[1].address])
         assert sinks[1].state().holds(weights(3, **SHAPE))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, ParameterServer, Report
 from ckpt_transport.errors import CheckpointError, TaintedError, UpdateAbortedError
 from ckpt_transport_fp8 import quantized
 from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, left_behind, model, weights
@@ -42,16 +42,16 @@ def test_a_change_before_an_update_is_refused_and_changes_nothing(sinks: list[Si
             assert state.holds(weights(1))
 
 
-@pytest.mark.parametrize("ranks", [None, [0, 1]])
+@pytest.mark.parametrize("update", [ParameterServer.update, ParameterServer.update_p2p])
 def test_a_change_during_an_update_is_not_served_and_the_next_update_mends_it(
-    sinks: list[SinkProcess], ranks: list[int] | None
+    sinks: list[SinkProcess], update: Callable[..., Report | None]
 ) -> None:
     addresses = [sink.address for sink in sinks]
     lent = weights(2)
     with server() as source:
         source.lend("v2", lent)
         with pytest.raises(TaintedError, match=CHANGED.format(r"0\.bias")):
-            source.update("v2", addresses, progress=lambda done, total: _step(lent), ranks=ranks)
+            update(source, "v2", addresses, progress=lambda done, total: _step(lent))
         for sink in sinks:
             state = sink.wait_until(lambda state: bool(state.tainted))
             assert (state.version, state.served) == ("v1", "TaintedError")

@@ -122,7 +122,7 @@ def test_some_sinks_of_a_list_are_updated_and_the_others_are_not(site: str) -> N
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
-            server.update(f"v{seed}", addresses, ranks=[0, 2])
+            server.update_p2p(f"v{seed}", addresses, ranks=[0, 2])
             assert [sink.state().version for sink in sinks] == [f"v{seed}", "v1", f"v{seed}"]
             assert sinks[0].state().holds(weights(seed, **SHAPE))
             assert sinks[2].state().holds(weights(seed, **SHAPE))

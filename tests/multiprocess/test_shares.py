@@ -111,7 +111,7 @@ def test_given_ranks_updated_by_p2p_when_one_dies_then_the_others_end_with_their
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights_of(seed))
         server.update("v2", addresses)
-        report = server.update("v3", addresses, ranks=[0, 1, 2])
+        report = server.update_p2p("v3", addresses, ranks=[0, 1, 2])
         assert report is not None
         assert sinks[2].dies()
         assert list(report.left) == [sinks[2].address]
