@@ -206,8 +206,9 @@ def _described(name: str, value: object, module: ModuleType) -> Iterator[str]:
         yield _prose(doc)
         if issubclass(value, enum.Enum):
             yield "\n".join(f"- `{member.name}`{_meaning(value, member.name)}" for member in value)
-        else:
-            yield from _members(value)
+        elif members := list(_members(value)):
+            yield "**Members**"  # a list of its own, not the end of the one above it
+            yield from members
     elif inspect.isroutine(value):
         yield f"### {name}"
         yield f"```text\n{name}{_signature(value)}\n```"
