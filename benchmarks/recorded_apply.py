@@ -19,10 +19,10 @@ import torch
 import typer
 
 from benchmarks._report import Row, report
-from ckpt_transport import dtypes
+from ckpt_transport import LoadedBucket, dtypes
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
-from ckpt_transport.replay import Part, Replay, Scripts, record
+from ckpt_transport.replay import BucketCopyPlans, Replay, record
 
 BUCKET_BYTES = 64 << 20
 EXPERT = re.compile(r"layers\.(\d+)\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
@@ -103,16 +103,16 @@ def measure(
     recording = record(module, module.load_weights, specs)
     recorded = time.perf_counter() - began
     began = time.perf_counter()
-    scripts = Scripts(recording.layout)
-    prepared = [scripts.make(_parts(scripts, bucket)) for bucket in buckets]
+    plans = BucketCopyPlans(recording.layout)
+    prepared = [plans.of(_loaded(number, slot, bucket)) for number, bucket in enumerate(buckets)]
     made = time.perf_counter() - began
     parameters = dict(module.named_parameters())
     bound = {number: parameters[target.name].detach() for number, target in enumerate(recording.layout.targets)}
 
     def replay() -> None:
-        run = Replay(scripts, bound)
-        for script in prepared:
-            run.run(script, slot)
+        run = Replay(plans, bound)
+        for plan in prepared:
+            run.run(plan, slot)
         run.finish()
 
     def copy() -> None:
@@ -135,7 +135,6 @@ def measure(
         replays.append(_timed(replay, at))
         copies.append(_timed(copy, at))
     loading, replaying, copying = median(loads), median(replays), median(copies)
-    moves = sum(len(script.moves) for script in prepared)
     what = f"{len(specs)} tensors, {nbytes / (1 << 30):.2f} GiB, {device}"
     return [
         Row(
@@ -143,22 +142,21 @@ def measure(
             replaying / copying,
             "a plain copy of the bytes",
             f"<={TWICE}",
-            f"{len(recording.layout.copies)} copies in {moves}: {replaying * 1e3:.1f} ms, copy {copying * 1e3:.1f} ms, "
-            f"loader {loading * 1e3:.1f} ms",
+            f"{len(recording.layout.copies)} copies in {plans.copy_count}: {replaying * 1e3:.1f} ms, "
+            f"copy {copying * 1e3:.1f} ms, loader {loading * 1e3:.1f} ms",
         ),
         Row(
             f"recording, {what}",
             recorded / loading,
             "one run of the loader",
             f"<={TEN_TIMES}",
-            f"twice in {recorded * 1e3:.0f} ms, scripts of {len(buckets)} buckets in {made * 1e3:.0f} ms",
+            f"twice in {recorded * 1e3:.0f} ms, plans of {len(buckets)} buckets in {made * 1e3:.0f} ms",
         ),
     ]
 
 
-def _parts(scripts: Scripts, bucket: Sequence[tuple[TensorSpec, int]]) -> list[Part]:
-    parts = [scripts.part(spec, 0, start, spec.nbytes) for spec, start in bucket]
-    return [part for part in parts if part is not None]
+def _loaded(number: int, slot: torch.Tensor, bucket: Sequence[tuple[TensorSpec, int]]) -> LoadedBucket:
+    return LoadedBucket(number, slot, lambda: [(spec, 0, start, spec.nbytes) for spec, start in bucket])
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:

@@ -35,7 +35,7 @@ class ReplayPass(LoadPass):
         self._modules = dict(target.model.named_modules())
         self._deferred = [module for module in self._modules.values() if waits_for_the_end(module)]
         self._tensors: dict[int, torch.Tensor] = {}
-        self._replay = Replay(recorded.scripts, self._tensors)
+        self._replay = Replay(recorded.plans, self._tensors)
         self._left_bytes = Counter(recorded.bytes_of)
         self._left_programs = {name: set(numbers) for name, numbers in recorded.programs_of.items()}
         self._unstaged = {target for name in self._names(ApplyMode.STAGED) for target in recorded.targets_of[name]}
@@ -60,11 +60,11 @@ class ReplayPass(LoadPass):
     def load(self, bucket: LoadedBucket) -> None:
         began = time.perf_counter()
         with torch.no_grad():
-            script = self._recorded.scripts.of(bucket)
-            for name in {self._recorded.module_of[number] for number in script.targets & self._unstaged}:
+            plan = self._recorded.plans.of(bucket)
+            for name in {self._recorded.module_of[number] for number in plan.targets & self._unstaged}:
                 self._stage(name)
-            self._by_loader(bucket, {part.source for part in script.loaded})
-            written = self._replay.run(script, bucket.raw, lasting=bucket.lasting)
+            self._by_loader(bucket, {part.source for part in plan.loaded})
+            written = self._replay.run(plan, bucket.raw, lasting=bucket.lasting)
             self._seconds += time.perf_counter() - began
             self._complete(self._reached(written))
 
@@ -78,7 +78,7 @@ class ReplayPass(LoadPass):
             in_place = self._names(ApplyMode.IN_PLACE)
             self._replay.fill({number for name in in_place for number in self._recorded.targets_of[name]})
             self._by_layers.finish()
-        self._recorded.scripts.forget_unused()
+        self._recorded.plans.forget_unused()
         self._processing += time.perf_counter() - began
         return self._in_words()
 
@@ -90,7 +90,7 @@ class ReplayPass(LoadPass):
 
     def _in_words(self) -> str:
         recorded = self._recorded
-        steps = f"{len(recorded.layout.copies)} copies in {recorded.scripts.moves}"
+        steps = f"{len(recorded.layout.copies)} copies in {recorded.plans.copy_count}"
         loader = f"; the loader took {recorded.loader_seconds:.3f} s" if recorded.loader_seconds else ""
         return (
             f"replayed in {self._seconds:.3f} s ({steps}){loader}; processing took {self._processing:.3f} s; "

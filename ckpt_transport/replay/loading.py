@@ -15,9 +15,9 @@ from typing import Generic, TypeVar
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import Share, TensorSpec, digest_of
+from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans
 from ckpt_transport.replay.record import Recording
 from ckpt_transport.replay.refusing import Tensor, refusing
-from ckpt_transport.replay.script import Scripts
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class RecordedLoader:
 
     Attributes:
         layout: what is replayed of the recording.
-        scripts: how each bucket is copied by that layout.
+        plans: how each bucket is copied by that layout.
         verified: the replay was found to leave what the loader leaves.
         recording_seconds: how long recording took.
         loader_seconds: how long the loader takes for a version; 0 when that was not measured.
@@ -41,7 +41,7 @@ class RecordedLoader:
     def __init__(self, recording: Recording, refusal: str = "") -> None:
         self.recording, self.refusal = recording, refusal
         self.layout = recording.layout
-        self.scripts = Scripts(self.layout)
+        self.plans = BucketCopyPlans(self.layout)
         self.verified = False
         self.recording_seconds = self.loader_seconds = 0.0
         self.share: Share | None = None
@@ -54,7 +54,7 @@ class RecordedLoader:
     def exclude(self, reasons: Mapping[Tensor, str]) -> None:
         """Leave tensors to the loader, and with them all that is loaded together with one of them."""
         self.layout = refusing(self.layout, reasons)
-        self.scripts = Scripts(self.layout)
+        self.plans = BucketCopyPlans(self.layout)
 
 
 class LoadPass(ABC):

@@ -11,11 +11,11 @@ import torch
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import Share
+from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, UnknownTensorError
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, by_loader_in_words, logger
 from ckpt_transport.replay.needs import needs
 from ckpt_transport.replay.record import Load
 from ckpt_transport.replay.replay import Replay
-from ckpt_transport.replay.script import Script, UnknownTensorError
 
 Memory = Mapping[str, torch.Tensor]
 """The tensors of the module, as plain memory, by name."""
@@ -66,17 +66,17 @@ class ReplayPass(LoaderPass):
         super().__init__(loader, memory)
         self._recorded, self._share = recorded, share
         targets = recorded.layout.targets
-        self._replay = Replay(recorded.scripts, {n: memory[target.name] for n, target in enumerate(targets)})
+        self._replay = Replay(recorded.plans, {n: memory[target.name] for n, target in enumerate(targets)})
         self._copied = 0
         self._replaying = 0.0
 
     def load(self, bucket: LoadedBucket) -> None:
         with self._writing():
-            script = None if self._refusal else self._script(bucket)
-            if script is None:
+            plan = None if self._refusal else self._plan(bucket)
+            if plan is None:
                 self._by_loader(bucket)
             else:
-                self._apply(script, bucket)
+                self._apply(plan, bucket)
 
     def finish(self) -> str:
         if not self._refusal:
@@ -87,21 +87,21 @@ class ReplayPass(LoaderPass):
                     self._replay.fill(range(len(self._recorded.layout.targets)))
         if self._refusal:
             return super().finish()
-        self._recorded.scripts.forget_unused()
+        self._recorded.plans.forget_unused()
         return self._in_words()
 
-    def _script(self, bucket: LoadedBucket) -> Script | None:
+    def _plan(self, bucket: LoadedBucket) -> BucketCopyPlan | None:
         try:
-            return self._recorded.scripts.of(bucket)
+            return self._recorded.plans.of(bucket)
         except UnknownTensorError as error:
             if self._share is not None:
                 raise
             self._refuse(str(error))
             return None
 
-    def _apply(self, script: Script, bucket: LoadedBucket) -> None:
+    def _apply(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:
         began = time.perf_counter()
-        written = self._replay.run(script, bucket.raw, lasting=bucket.lasting)
+        written = self._replay.run(plan, bucket.raw, lasting=bucket.lasting)
         self._copied += sum(written.copied.values())
         self._replaying += time.perf_counter() - began
 
@@ -117,7 +117,7 @@ class ReplayPass(LoaderPass):
     def _steps(self) -> str:
         layout = self._recorded.layout
         programs = f", {len(layout.programs)} programs" if layout.programs else ""
-        return f"{len(layout.copies)} copies in {self._recorded.scripts.moves}{programs}"
+        return f"{len(layout.copies)} copies in {self._recorded.plans.copy_count}{programs}"
 
     def _refuse(self, reason: str) -> None:
         self._refusal = self._recorded.refusal = reason
@@ -127,14 +127,14 @@ class ReplayPass(LoaderPass):
 class ComparedPass(ReplayPass):
     """The loader loads each bucket, and the replay loads it over that. If one byte differs, the loader's stays."""
 
-    def _apply(self, script: Script, bucket: LoadedBucket) -> None:
+    def _apply(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:
         """Load by the loader, spoil what the replay should write, replay, and see that it is as it was."""
         self._by_loader(bucket)
-        places = self._replay.writes(script, bucket.raw)
+        places = self._replay.writes(plan, bucket.raw)
         expected = [place.clone() for place in places]
         for place in places:
             place.bitwise_not_()
-        super()._apply(script, bucket)
+        super()._apply(plan, bucket)
         wrong = [n for n, place in enumerate(places) if not torch.equal(place, expected[n])]
         if wrong:
             for place, value in zip(places, expected, strict=True):

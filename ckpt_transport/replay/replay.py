@@ -11,11 +11,11 @@ import torch
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import Nearby, copy_views
 from ckpt_transport.replay.arguments import decode, operation, view
+from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
 from ckpt_transport.replay.layout import Fill, Place, Program, Ref
 from ckpt_transport.replay.memory_map import begin_of
 from ckpt_transport.replay.programs import written_by
-from ckpt_transport.replay.script import Part, Script, Scripts
-from ckpt_transport.replay.strided import BITS, Strided, Viewed, alignment_of, bits_of, ready
+from ckpt_transport.replay.torch_copy import BITS, MemoryViews, TorchCopy, alignment_of, bits_of, torch_copy
 
 
 class Written(NamedTuple):
@@ -29,13 +29,13 @@ class Replay:
     """Brings one version in, bucket by bucket.
 
     Args:
-        scripts: of the layout.
+        plans: of the layout.
         tensors: what each target of the layout is now, by its index; only those that a bucket reaches are needed.
     """
 
-    def __init__(self, scripts: Scripts, tensors: Mapping[int, torch.Tensor]) -> None:
-        layout = scripts.layout
-        self._layout, self._scripts, self._tensors = layout, scripts, tensors
+    def __init__(self, plans: BucketCopyPlans, tensors: Mapping[int, torch.Tensor]) -> None:
+        layout = plans.layout
+        self._layout, self._plans, self._tensors = layout, plans, tensors
         self._whole: dict[int, torch.Tensor] = {}
         self._parts: dict[int, tuple[torch.Tensor, list[int]]] = {}
         self._waiting = {number: set(program.sources) for number, program in enumerate(layout.programs)}
@@ -45,22 +45,22 @@ class Replay:
             for source in program.sources:
                 self._needed.setdefault(source, []).append(number)
 
-    def run(self, script: Script, raw: torch.Tensor, *, lasting: bool = False) -> Written:
+    def run(self, plan: BucketCopyPlan, raw: torch.Tensor, *, lasting: bool = False) -> Written:
         """Bring one bucket in, and say what that wrote.
 
         Args:
-            script: made for this bucket.
+            plan: made for this bucket.
             raw: its bytes: uint8, one-dimensional, read-only.
             lasting: they stay until the last bucket was brought in.
         """
-        if script.moves:
-            near = self._near(self._tensors[script.moves[0].target].device).bring(raw)
-            self._copy(self._strided(script, near), near)
-        copied: Mapping[int, int] = script.copied
-        for part in script.gathered:
+        if plan.copies:
+            near = self._near(self._tensors[plan.copies[0].target].device).bring(raw)
+            self._copy(self._strided(plan, near), near)
+        copied: Mapping[int, int] = plan.copied
+        for part in plan.gathered:
             if self._take(part, raw):
                 copied = Counter(copied)
-                for copy in self._scripts.copies_of(part.source):
+                for copy in self._plans.copies_of(part.source):
                     copied[copy.target] += copy.nbytes
         performed = self._ready_programs()
         for number in performed:
@@ -94,36 +94,36 @@ class Replay:
                 name = self._layout.sources[min(missing)].name
                 raise RecordingError(f"{name} did not come, which the loader needs")
 
-    def writes(self, script: Script, raw: torch.Tensor) -> list[torch.Tensor]:
+    def writes(self, plan: BucketCopyPlan, raw: torch.Tensor) -> list[torch.Tensor]:
         """Everything that :meth:`run` would write now, as integers; different tensors share no memory."""
         places = []
-        for strided in self._strided(script, raw):
+        for strided in self._strided(plan, raw):
             tensor = self._tensors[strided.target]
-            places.append(Viewed(tensor).at(bits_of(strided.write)))
-        arriving = {part.source for part in script.gathered if self._completes(part)}
+            places.append(MemoryViews(tensor).at(bits_of(strided.write)))
+        arriving = {part.source for part in plan.gathered if self._completes(part)}
         for number, missing in self._waiting.items():
             if missing and missing <= arriving:
                 places += self._written(self._layout.programs[number])
         return places
 
-    # -- moves --------------------------------------------------------------------------------------------------------
+    # -- copies --------------------------------------------------------------------------------------------------------
 
     def _near(self, device: torch.device) -> Nearby:
         return self._nearby.setdefault(device, Nearby(device))
 
-    def _strided(self, script: Script, raw: torch.Tensor) -> Sequence[Strided]:
-        targets = {move.target for move in script.moves}
+    def _strided(self, plan: BucketCopyPlan, raw: torch.Tensor) -> Sequence[TorchCopy]:
+        targets = {copy.target for copy in plan.copies}
         alignment = alignment_of(begin_of(raw), *(begin_of(self._tensors[target]) for target in targets))
-        known = script.ready.get(alignment)
+        known = plan.torch_copies.get(alignment)
         if known is None:
-            known = script.ready[alignment] = [ready(move, alignment) for move in script.moves]
+            known = plan.torch_copies[alignment] = [torch_copy(copy, alignment) for copy in plan.copies]
         return known
 
-    def _copy(self, moves: Sequence[Strided], raw: torch.Tensor) -> None:
-        bucket = Viewed(raw)
-        targets = {target: Viewed(self._tensors[target]) for target in {move.target for move in moves}}
-        reads = [bucket.at(move.read) for move in moves]
-        writes = [targets[move.target].at(move.write) for move in moves]
+    def _copy(self, copies: Sequence[TorchCopy], raw: torch.Tensor) -> None:
+        bucket = MemoryViews(raw)
+        targets = {target: MemoryViews(self._tensors[target]) for target in {copy.target for copy in copies}}
+        reads = [bucket.at(copy.read) for copy in copies]
+        writes = [targets[copy.target].at(copy.write) for copy in copies]
         if raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
             copy_views(writes, reads)
         elif reads:
@@ -131,12 +131,12 @@ class Replay:
 
     # -- programs -----------------------------------------------------------------------------------------------------
 
-    def _completes(self, part: Part) -> bool:
+    def _completes(self, part: BucketPart) -> bool:
         known = self._parts.get(part.source)
         missing = self._layout.sources[part.source].nbytes if known is None else known[1][0]
         return part.nbytes == missing
 
-    def _take(self, part: Part, raw: torch.Tensor) -> bool:
+    def _take(self, part: BucketPart, raw: torch.Tensor) -> bool:
         """Keep a part until the rest of its tensor is there; return whether it is, and what is copied of it was."""
         nbytes = self._layout.sources[part.source].nbytes
         piece = raw[part.at : part.at + part.nbytes]
@@ -155,7 +155,7 @@ class Replay:
         if part.source in self._needed:
             for number in self._needed[part.source]:
                 self._waiting[number].discard(part.source)
-        for copy in self._scripts.copies_of(part.source):
+        for copy in self._plans.copies_of(part.source):
             source = Ref(Place.SOURCE, copy.source, copy.shape, copy.read)
             target = Ref(Place.TARGET, copy.target, copy.shape, copy.write)
             self._find(target, ()).copy_(self._find(source, ()), non_blocking=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ckpt_transport import dtypes
+from ckpt_transport import LoadedBucket, dtypes
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
-from ckpt_transport.replay import Load, Part, Recording, Replay, Scripts, record
+from ckpt_transport.replay import BucketCopyPlans, Load, Recording, Replay, record
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -52,18 +52,14 @@ def buckets(tensors: Tensors, nbytes: int) -> list[tuple[torch.Tensor, list[tupl
 
 def replay(recording: Recording, module: torch.nn.Module, tensors: Tensors, nbytes: int = 1 << 20) -> None:
     """Bring ``tensors`` into ``module`` by its layout alone, in buckets of ``nbytes``."""
-    scripts = Scripts(recording.layout)
+    plans = BucketCopyPlans(recording.layout)
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     bound = {number: named[target.name].detach() for number, target in enumerate(recording.layout.targets)}
     specs = {spec.name: spec for spec in specs_of(tensors)}
-    run = Replay(scripts, bound)
-    for raw, pieces in buckets(tensors, nbytes):
-        parts: list[Part] = []
-        for name, offset, at, length in pieces:
-            part = scripts.part(specs[name], offset, at, length)
-            assert part is not None
-            parts.append(part)
-        run.run(scripts.make(parts), raw)
+    run = Replay(plans, bound)
+    for number, (raw, pieces) in enumerate(buckets(tensors, nbytes)):
+        places = [(specs[name], offset, at, length) for name, offset, at, length in pieces]
+        run.run(plans.of(LoadedBucket(number, raw, lambda places=places: places)), raw)  # type: ignore[misc]
     run.fill(range(len(recording.layout.targets)))
     run.finish()
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_transport.replay.moves import CutElementError, Move, clip, merge, simplified
 from ckpt_transport.replay.runs import intervals, merged, overlaps, remainder, runs
+from ckpt_transport.replay.strided_copy import CutElementError, StridedCopy, clip, merge, simplified
 from tests.unit.recorded import replays_as_it_loads
 
 TYPES = [torch.float32, torch.bfloat16, torch.int8, torch.float64, torch.float16]
@@ -77,10 +77,10 @@ def test_given_any_slicing_then_buckets_of_every_size_bring_the_same_bytes(
     replays_as_it_loads(module, load, tensors, (1 << 20, 256 * buckets))
 
 
-def _touched(move: Move) -> np.ndarray:
+def _touched(copy: StridedCopy) -> np.ndarray:
     """Addresses of elements in the bucket and in the target, one row per element."""
-    reads = runs_of(move.read, move.shape, move.read_strides)
-    writes = runs_of(move.write, move.shape, move.write_strides)
+    reads = runs_of(copy.read, copy.shape, copy.read_strides)
+    writes = runs_of(copy.write, copy.shape, copy.write_strides)
     return np.stack([reads, writes], 1)
 
 
@@ -89,12 +89,12 @@ def runs_of(offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np
     return np.asarray(offset + (np.array(strides, np.int64)[:, None] * index).sum(0))
 
 
-def _elements(moves: Iterable[Move]) -> list[tuple[int, int, int]]:
-    return sorted((move.target, int(a), int(b)) for move in moves for a, b in _touched(move))
+def _elements(copies: Iterable[StridedCopy]) -> list[tuple[int, int, int]]:
+    return sorted((copy.target, int(a), int(b)) for copy in copies for a, b in _touched(copy))
 
 
 bricks = st.builds(
-    lambda target, rows, columns, read, write, wide: Move(
+    lambda target, rows, columns, read, write, wide: StridedCopy(
         target, (rows, columns), 4 * read, 4 * write, (4 * wide, 4), (4 * columns, 4), "F32", "F32"
     ),
     st.integers(0, 1),
@@ -107,25 +107,25 @@ bricks = st.builds(
 
 
 @given(st.lists(bricks, max_size=12))
-def test_merging_copies_the_same_elements(moves: list[Move]) -> None:
-    once = list({elements: move for move in moves for elements in [tuple(map(tuple, _touched(move)))]}.values())
+def test_merging_copies_the_same_elements(copies: list[StridedCopy]) -> None:
+    once = list({elements: copy for copy in copies for elements in [tuple(map(tuple, _touched(copy)))]}.values())
     merging = merge(once)
     assert sorted(_elements(merging)) == sorted(_elements(once))
     assert len(merging) <= len(once)
 
 
 @given(bricks, st.integers(0, 100), st.integers(0, 100))
-def test_clipping_keeps_exactly_the_elements_within(move: Move, begin: int, length: int) -> None:
+def test_clipping_keeps_exactly_the_elements_within(copy: StridedCopy, begin: int, length: int) -> None:
     begin, end = 4 * begin, 4 * (begin + length)
-    wanted = [(t, a, b) for t, a, b in _elements([move]) if begin <= a and a + 4 <= end]
-    assert _elements(clip(move, begin, end)) == wanted
-    assert _elements([simplified(move)]) == _elements([move])
+    wanted = [(t, a, b) for t, a, b in _elements([copy]) if begin <= a and a + 4 <= end]
+    assert _elements(clip(copy, begin, end)) == wanted
+    assert _elements([simplified(copy)]) == _elements([copy])
 
 
 def test_a_cut_within_an_element_is_noticed() -> None:
-    move = Move(0, (4,), 0, 0, (4,), (4,), "F32", "F32")
+    copy = StridedCopy(0, (4,), 0, 0, (4,), (4,), "F32", "F32")
     try:
-        list(clip(move, 2, 16))
+        list(clip(copy, 2, 16))
     except CutElementError:
         return
     raise AssertionError("half an element was copied")
@@ -133,13 +133,13 @@ def test_a_cut_within_an_element_is_noticed() -> None:
 
 def test_experts_in_the_order_of_a_file_become_three_copies() -> None:
     """Given eight experts of down, gate and up, as in a file, then w13 and w2 take one strided copy each."""
-    moves = []
+    copies = []
     for expert in range(8):
         at = expert * 3 * 1024
-        moves.append(Move(1, (16, 32), at, 1024 * expert, (64, 2), (64, 2), "BF16", "BF16"))
-        moves.append(Move(0, (512,), at + 1024, 2048 * expert, (2,), (2,), "BF16", "BF16"))
-        moves.append(Move(0, (512,), at + 2048, 2048 * expert + 1024, (2,), (2,), "BF16", "BF16"))
-    assert [(move.target, move.shape) for move in merge(moves)] == [(0, (8, 1024)), (1, (8, 512))]
+        copies.append(StridedCopy(1, (16, 32), at, 1024 * expert, (64, 2), (64, 2), "BF16", "BF16"))
+        copies.append(StridedCopy(0, (512,), at + 1024, 2048 * expert, (2,), (2,), "BF16", "BF16"))
+        copies.append(StridedCopy(0, (512,), at + 2048, 2048 * expert + 1024, (2,), (2,), "BF16", "BF16"))
+    assert [(copy.target, copy.shape) for copy in merge(copies)] == [(0, (8, 1024)), (1, (8, 512))]
 
 
 parts = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 4), st.integers(1, 8), st.integers(1, 3)), max_size=6)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ckpt_transport import dtypes
 
 
-class Move(NamedTuple):
+class StridedCopy(NamedTuple):
     """A strided copy from a bucket to a target.
 
     Attributes:
@@ -42,30 +42,30 @@ class CutElementError(Exception):
     """A tensor was cut within an element, so its part cannot be copied by itself."""
 
 
-def clip(move: Move, begin: int, end: int) -> Iterator[Move]:
-    """The parts of ``move`` that read bytes ``begin`` to ``end`` of the bucket.
+def clip(copy: StridedCopy, begin: int, end: int) -> Iterator[StridedCopy]:
+    """The parts of ``copy`` that read bytes ``begin`` to ``end`` of the bucket.
 
     Raises:
         CutElementError: an element lies across one of the ends.
     """
-    size = dtypes.TORCH[move.read_dtype].itemsize
-    order = sorted(range(len(move.shape)), key=lambda d: (-move.read_strides[d], d))
-    shape = tuple(move.shape[d] for d in order)
-    reads = tuple(move.read_strides[d] for d in order)
-    writes = tuple(move.write_strides[d] for d in order)
+    size = dtypes.TORCH[copy.read_dtype].itemsize
+    order = sorted(range(len(copy.shape)), key=lambda d: (-copy.read_strides[d], d))
+    shape = tuple(copy.shape[d] for d in order)
+    reads = tuple(copy.read_strides[d] for d in order)
+    writes = tuple(copy.write_strides[d] for d in order)
     spans = [size]
     for count, stride in zip(reversed(shape), reversed(reads), strict=True):
         spans.append(spans[-1] + (count - 1) * stride)
     spans.reverse()
 
-    def within(depth: int, read: int, write: int, fixed: tuple[int, ...]) -> Iterator[Move]:
+    def within(depth: int, read: int, write: int, fixed: tuple[int, ...]) -> Iterator[StridedCopy]:
         span = spans[depth]
         if read >= end or read + span <= begin:
             return
         if read >= begin and read + span <= end:
             kept = slice(depth, None)
             ones = (1,) * len(fixed)
-            yield move._replace(
+            yield copy._replace(
                 shape=ones + shape[kept],
                 read=read,
                 write=write,
@@ -79,7 +79,7 @@ def clip(move: Move, begin: int, end: int) -> Iterator[Move]:
         first = min(max(-(-(begin - read) // stride), 0), count)
         last = max(min((end - read - inner) // stride + 1, count), first)
         if first < last:
-            yield move._replace(
+            yield copy._replace(
                 shape=(*(1,) * len(fixed), last - first, *shape[depth + 1 :]),
                 read=read + first * stride,
                 write=write + first * writes[depth],
@@ -89,14 +89,14 @@ def clip(move: Move, begin: int, end: int) -> Iterator[Move]:
         for index in (*range(first), *range(last, count)):
             yield from within(depth + 1, read + index * stride, write + index * writes[depth], (*fixed, 0))
 
-    yield from within(0, move.read, move.write, ())
+    yield from within(0, copy.read, copy.write, ())
 
 
-def simplified(move: Move) -> Move:
+def simplified(copy: StridedCopy) -> StridedCopy:
     """The same copy in as few dimensions as possible, those of larger strides in the target first."""
     dims = [
         (count, read, write)
-        for count, read, write in zip(move.shape, move.read_strides, move.write_strides, strict=True)
+        for count, read, write in zip(copy.shape, copy.read_strides, copy.write_strides, strict=True)
         if count != 1
     ]
     dims.sort(key=lambda dim: (-dim[2], -dim[1]))
@@ -109,19 +109,19 @@ def simplified(move: Move) -> Move:
                 continue
         joined.append((count, read, write))
     if not joined:
-        size = dtypes.TORCH[move.write_dtype].itemsize
-        joined.append((1, dtypes.TORCH[move.read_dtype].itemsize, size))
+        size = dtypes.TORCH[copy.write_dtype].itemsize
+        joined.append((1, dtypes.TORCH[copy.read_dtype].itemsize, size))
     shape, reads, writes = zip(*joined, strict=True)
-    return move._replace(shape=shape, read_strides=reads, write_strides=writes)
+    return copy._replace(shape=shape, read_strides=reads, write_strides=writes)
 
 
-def merge(moves: Iterable[Move]) -> list[Move]:
+def merge(copies: Iterable[StridedCopy]) -> list[StridedCopy]:
     """The same bytes in fewer copies.
 
     Runs that follow one another in bucket and target are joined; then copies of one geometry that lie at a constant
     distance from each other, in both, are rolled into one with one dimension more, until none is left that can.
     """
-    left = _joined([simplified(move) for move in moves if 0 not in move.shape])
+    left = _joined([simplified(copy) for copy in copies if 0 not in copy.shape])
     while True:
         fewer = _rolled(left)
         if len(fewer) == len(left):
@@ -129,33 +129,33 @@ def merge(moves: Iterable[Move]) -> list[Move]:
         left = fewer
 
 
-def _joined(moves: Sequence[Move]) -> list[Move]:
+def _joined(copies: Sequence[StridedCopy]) -> list[StridedCopy]:
     """Contiguous copies without conversion, where one ends as the next begins."""
-    done: list[Move] = []
-    for move in sorted(moves, key=lambda each: (each.target, each.read)):
-        if done and _is_run(move) and _is_run(done[-1]):
+    done: list[StridedCopy] = []
+    for copy in sorted(copies, key=lambda each: (each.target, each.read)):
+        if done and _is_contiguous(copy) and _is_contiguous(done[-1]):
             last = done[-1]
-            same = last.target == move.target and last.write_dtype == move.write_dtype
-            if same and last.read + last.nbytes == move.read and last.write + last.nbytes == move.write:
-                done[-1] = last._replace(shape=(last.shape[0] + move.shape[0],))
+            same = last.target == copy.target and last.write_dtype == copy.write_dtype
+            if same and last.read + last.nbytes == copy.read and last.write + last.nbytes == copy.write:
+                done[-1] = last._replace(shape=(last.shape[0] + copy.shape[0],))
                 continue
-        done.append(move)
+        done.append(copy)
     return done
 
 
-def _is_run(move: Move) -> bool:
-    size = (dtypes.TORCH[move.write_dtype].itemsize,)
-    return move.read_dtype == move.write_dtype and move.read_strides == move.write_strides == size
+def _is_contiguous(copy: StridedCopy) -> bool:
+    size = (dtypes.TORCH[copy.write_dtype].itemsize,)
+    return copy.read_dtype == copy.write_dtype and copy.read_strides == copy.write_strides == size
 
 
-def _rolled(moves: Sequence[Move]) -> list[Move]:
-    alike: defaultdict[tuple[object, ...], list[Move]] = defaultdict(list)
-    for move in moves:
-        key = move.target, move.shape, move.read_strides, move.write_strides, move.read_dtype, move.write_dtype
-        alike[key].append(move)
-    done: list[Move] = []
+def _rolled(copies: Sequence[StridedCopy]) -> list[StridedCopy]:
+    alike: defaultdict[tuple[object, ...], list[StridedCopy]] = defaultdict(list)
+    for copy in copies:
+        key = copy.target, copy.shape, copy.read_strides, copy.write_strides, copy.read_dtype, copy.write_dtype
+        alike[key].append(copy)
+    done: list[StridedCopy] = []
     for group in alike.values():
-        group.sort(key=lambda move: (move.write, move.read))
+        group.sort(key=lambda copy: (copy.write, copy.read))
         begin = 0
         while begin < len(group):
             end = begin + 1
@@ -168,16 +168,16 @@ def _rolled(moves: Sequence[Move]) -> list[Move]:
     return done
 
 
-def _distance(one: Move, other: Move) -> tuple[int, int]:
+def _distance(one: StridedCopy, other: StridedCopy) -> tuple[int, int]:
     return other.read - one.read, other.write - one.write
 
 
-def _roll(moves: Sequence[Move]) -> Move:
-    read, write = _distance(moves[0], moves[1])
-    first = moves[0]
+def _roll(copies: Sequence[StridedCopy]) -> StridedCopy:
+    read, write = _distance(copies[0], copies[1])
+    first = copies[0]
     return simplified(
         first._replace(
-            shape=(len(moves), *first.shape),
+            shape=(len(copies), *first.shape),
             read_strides=(read, *first.read_strides),
             write_strides=(write, *first.write_strides),
         )

@@ -1,22 +1,26 @@
-"""What is to be done with one bucket, made ready once and run for every version."""
+"""What is copied out of one bucket: planned when it comes for the first time, and done again for every version."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckpt_transport import dtypes
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.layout import Copy, Layout, Place
-from ckpt_transport.replay.moves import Move, clip, merge
-from ckpt_transport.replay.strided import Strided
+from ckpt_transport.replay.strided_copy import StridedCopy, clip, merge
+from ckpt_transport.replay.torch_copy import TorchCopy
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class UnknownTensorError(RecordingError):
+    """A bucket brings a tensor that the layout does not know."""
+
+
+class BucketPart(NamedTuple):
     """Bytes of one tensor in a bucket.
 
     Attributes:
@@ -33,32 +37,28 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """What is to be done with one bucket.
+class BucketCopyPlan:
+    """What is done with one bucket.
 
     Attributes:
-        moves: straight from the bucket to targets.
+        copies: straight from the bucket to targets.
         gathered: parts that must wait for the rest of what they are needed with.
         loaded: parts of tensors that only the loader itself can load.
-        copied: bytes that ``moves`` write, by target.
+        copied: bytes that ``copies`` write, by target.
         targets: all that is written once the bucket is in, and with it what ``gathered`` waits for.
-        ready: the moves as torch does them, by the alignment of memory; made when first needed.
+        torch_copies: ``copies`` as torch does them, by the alignment of memory; made when first needed.
     """
 
-    moves: tuple[Move, ...]
-    gathered: tuple[Part, ...]
-    loaded: tuple[Part, ...]
+    copies: tuple[StridedCopy, ...]
+    gathered: tuple[BucketPart, ...]
+    loaded: tuple[BucketPart, ...]
     copied: Mapping[int, int]
     targets: frozenset[int]
-    ready: dict[int, Sequence[Strided]] = field(default_factory=dict, compare=False)
+    torch_copies: dict[int, Sequence[TorchCopy]] = field(default_factory=dict, compare=False)
 
 
-class UnknownTensorError(RecordingError):
-    """A bucket brings a tensor that the layout does not know."""
-
-
-class Scripts:
-    """The scripts of one layout: each is made when its bucket comes for the first time."""
+class BucketCopyPlans:
+    """The plans of all buckets of one layout."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -73,76 +73,70 @@ class Scripts:
             for source in program.sources:
                 self._together[source].update(program.targets)
         self._refused = {each.index for each in layout.refused if each.place is Place.SOURCE}
-        self._known: dict[object, Script] = {}
+        self._known: dict[object, BucketCopyPlan] = {}
         self._used: set[object] = set()
 
-    def of(self, bucket: LoadedBucket) -> Script:
-        """The script for this bucket, and for all of the same key.
+    def of(self, bucket: LoadedBucket) -> BucketCopyPlan:
+        """The plan for this bucket, and for all of the same key.
 
         Raises:
             UnknownTensorError: it brings a tensor that the layout does not know; names it.
         """
         self._used.add(bucket.key)
-        script = self._known.get(bucket.key)
-        if script is None:
-            parts: list[Part] = []
-            for place in bucket.places():
-                part = self.part(*place)
-                if part is None:
-                    raise UnknownTensorError(f"{place[0]} comes, which the version was not said to have")
-                parts.append(part)
-            script = self._known[bucket.key] = self.make(parts)
-        return script
+        plan = self._known.get(bucket.key)
+        if plan is None:
+            plan = self._known[bucket.key] = self._plan([self._part(*place) for place in bucket.places()])
+        return plan
 
     def forget_unused(self) -> None:
-        """Drop the scripts of buckets that have not come since this was called before."""
+        """Drop the plans of buckets that have not come since this was called before."""
         for key in self._known.keys() - self._used:
             del self._known[key]
         self._used.clear()
 
     @property
-    def moves(self) -> int:
+    def copy_count(self) -> int:
         """How many strided copies all buckets take together."""
-        return sum(len(script.moves) for script in self._known.values())
-
-    def part(self, spec: TensorSpec, offset: int, at: int, nbytes: int) -> Part | None:
-        """A piece of a tensor as this layout knows it; None when it does not."""
-        number, known = self._index.get(spec.name, (-1, None))
-        return Part(number, offset, at, nbytes) if known == spec else None
+        return sum(len(plan.copies) for plan in self._known.values())
 
     def copies_of(self, source: int) -> Sequence[Copy]:
         """All that is copied of one tensor."""
         return self._copies[source]
 
-    def make(self, parts: Iterable[Part]) -> Script:
-        """The script for a bucket that holds ``parts``."""
-        moves: list[Move] = []
-        gathered: list[Part] = []
-        loaded: list[Part] = []
+    def _part(self, spec: TensorSpec, offset: int, at: int, nbytes: int) -> BucketPart:
+        number, known = self._index.get(spec.name, (-1, None))
+        if known != spec:
+            raise UnknownTensorError(f"{spec} comes, which the version was not said to have")
+        return BucketPart(number, offset, at, nbytes)
+
+    def _plan(self, parts: Sequence[BucketPart]) -> BucketCopyPlan:
+        copies: list[StridedCopy] = []
+        gathered: list[BucketPart] = []
+        loaded: list[BucketPart] = []
         for part in parts:
             if part.source in self._refused:
                 loaded.append(part)
             elif part.source in self._together or self._cuts_an_element(part):
                 gathered.append(part)
             else:
-                moves += self._moves(part)
-        merged = tuple(merge(moves))
+                copies += self._strided_copies(part)
+        merged = tuple(merge(copies))
         copied: Counter[int] = Counter()
-        for move in merged:
-            copied[move.target] += move.nbytes
+        for each in merged:
+            copied[each.target] += each.nbytes
         targets = set(copied)
         for part in gathered:
             targets.update(copy.target for copy in self._copies[part.source])
-            targets |= self._together[part.source]
-        return Script(merged, tuple(gathered), tuple(loaded), dict(copied), frozenset(targets))
+            targets.update(self._together.get(part.source, ()))
+        return BucketCopyPlan(merged, tuple(gathered), tuple(loaded), dict(copied), frozenset(targets))
 
-    def _moves(self, part: Part) -> list[Move]:
-        moves = [_move(copy, part.at - part.offset) for copy in self._copies[part.source]]
+    def _strided_copies(self, part: BucketPart) -> list[StridedCopy]:
+        copies = [_strided(copy, part.at - part.offset) for copy in self._copies[part.source]]
         if part.nbytes == self.layout.sources[part.source].nbytes:
-            return moves
-        return [piece for move in moves for piece in clip(move, part.at, part.at + part.nbytes)]
+            return copies
+        return [piece for copy in copies for piece in clip(copy, part.at, part.at + part.nbytes)]
 
-    def _cuts_an_element(self, part: Part) -> bool:
+    def _cuts_an_element(self, part: BucketPart) -> bool:
         """Whether the part begins or ends within an element. Then all parts of that tensor do: see ``bucketing``."""
         size = max((dtypes.TORCH[copy.read.dtype].itemsize for copy in self._copies[part.source]), default=1)
         return part.nbytes != self.layout.sources[part.source].nbytes and bool(
@@ -150,9 +144,10 @@ class Scripts:
         )
 
 
-def _move(copy: Copy, at: int) -> Move:
+def _strided(copy: Copy, at: int) -> StridedCopy:
+    """The same copy out of a bucket, of a tensor that starts at byte ``at`` there."""
     read, write = copy.read, copy.write
-    return Move(
+    return StridedCopy(
         copy.target,
         copy.shape,
         at + read.offset,

@@ -1,4 +1,4 @@
-"""Moves as torch does them: typed views, elements as wide as the geometry allows."""
+"""Strided copies as torch does them: between typed views, with elements as wide as the geometry allows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.replay.memory_map import begin_of
-from ckpt_transport.replay.moves import Move
+from ckpt_transport.replay.strided_copy import StridedCopy
 
 WIDEST = 8
 """Bytes of the widest element that bits are copied in."""
@@ -17,7 +17,7 @@ WIDEST = 8
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class View(NamedTuple):
+class StridedView(NamedTuple):
     """A strided view of memory: offset and strides in elements of ``dtype``."""
 
     dtype: torch.dtype
@@ -26,7 +26,7 @@ class View(NamedTuple):
     offset: int
 
 
-class Viewed:
+class MemoryViews:
     """The memory of a tensor, from where that starts on, of which many views are taken.
 
     To torch a view of a view costs half of what one of bare memory does.
@@ -36,7 +36,7 @@ class Viewed:
         self._storage, self._begin = tensor.untyped_storage(), begin_of(tensor)
         self._typed: dict[torch.dtype, torch.Tensor] = {}
 
-    def at(self, view: View) -> torch.Tensor:
+    def at(self, view: StridedView) -> torch.Tensor:
         """One of them."""
         typed = self._typed.get(view.dtype)
         if typed is None:
@@ -45,58 +45,58 @@ class Viewed:
         return typed.as_strided(view.shape, view.strides, self._begin // view.dtype.itemsize + view.offset)
 
 
-class Strided(NamedTuple):
-    """A move, ready to be done."""
+class TorchCopy(NamedTuple):
+    """A strided copy as torch does it, from one view to another."""
 
     target: int
-    read: View
-    write: View
+    read: StridedView
+    write: StridedView
 
 
-def ready(move: Move, alignment: int) -> Strided:
-    """``move`` in elements as wide as possible.
+def torch_copy(copy: StridedCopy, alignment: int) -> TorchCopy:
+    """``copy`` in elements as wide as possible.
 
     Args:
-        move: what to copy.
+        copy: what to copy.
         alignment: a power of two that divides the addresses of bucket and target.
 
     Raises:
         ValueError: the memory is not aligned for the types that must be converted.
     """
-    if move.read_dtype != move.write_dtype:
-        of, to = dtypes.TORCH[move.read_dtype], dtypes.TORCH[move.write_dtype]
+    if copy.read_dtype != copy.write_dtype:
+        of, to = dtypes.TORCH[copy.read_dtype], dtypes.TORCH[copy.write_dtype]
         if alignment % max(of.itemsize, to.itemsize):
-            raise ValueError(f"{move.read_dtype} at an address that is a multiple of {alignment} only")
-        return Strided(
-            move.target,
-            _view(of, move.shape, move.read_strides, move.read),
-            _view(to, move.shape, move.write_strides, move.write),
+            raise ValueError(f"{copy.read_dtype} at an address that is a multiple of {alignment} only")
+        return TorchCopy(
+            copy.target,
+            _view(of, copy.shape, copy.read_strides, copy.read),
+            _view(to, copy.shape, copy.write_strides, copy.write),
         )
-    size = dtypes.TORCH[move.write_dtype].itemsize
-    shape, reads, writes = list(move.shape), list(move.read_strides), list(move.write_strides)
+    size = dtypes.TORCH[copy.write_dtype].itemsize
+    shape, reads, writes = list(copy.shape), list(copy.read_strides), list(copy.write_strides)
     run = size
     if shape and reads[-1] == writes[-1] == size:
         run *= shape.pop()
         reads.pop()
         writes.pop()
     unit = min(alignment, WIDEST)
-    while any(number % unit for number in (run, move.read, move.write, *reads, *writes)):
+    while any(number % unit for number in (run, copy.read, copy.write, *reads, *writes)):
         unit //= 2
     dtype = BITS[unit]
     bits = (*shape, run // unit)
-    return Strided(
-        move.target,
-        _view(dtype, bits, (*reads, unit), move.read),
-        _view(dtype, bits, (*writes, unit), move.write),
+    return TorchCopy(
+        copy.target,
+        _view(dtype, bits, (*reads, unit), copy.read),
+        _view(dtype, bits, (*writes, unit), copy.write),
     )
 
 
-def _view(dtype: torch.dtype, shape: Sequence[int], strides: Sequence[int], offset: int) -> View:
+def _view(dtype: torch.dtype, shape: Sequence[int], strides: Sequence[int], offset: int) -> StridedView:
     size = dtype.itemsize
-    return View(dtype, tuple(shape), tuple(stride // size for stride in strides), offset // size)
+    return StridedView(dtype, tuple(shape), tuple(stride // size for stride in strides), offset // size)
 
 
-def bits_of(view: View) -> View:
+def bits_of(view: StridedView) -> StridedView:
     """The same memory as integers."""
     return view._replace(dtype=BITS[view.dtype.itemsize]) if view.dtype.itemsize in BITS else view
 
