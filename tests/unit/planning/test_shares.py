@@ -191,7 +191,7 @@ def test_given_any_bucket_with_another_audience_then_the_proof_fails() -> None:
 def test_given_a_sink_that_needs_more_than_the_plan_brings_then_the_proof_names_bytes_and_sink() -> None:
     made = parallel(2, "read").plan()
     more = (*made.topology.shares[0].ranges, ("layers.1.experts.7", 64, 64))
-    shares = (replace(made.topology.shares[0], runs=more), made.topology.shares[1])
+    shares = (replace(made.topology.shares[0], ranges=more), made.topology.shares[1])
     with pytest.raises(CoverageError, match=r"bytes 64 to 128 of layers\.1\.experts\.7 are missed by sinks \[1\]"):
         verify(replace(made, topology=replace(made.topology, shares=shares)))
 
@@ -200,7 +200,7 @@ def test_given_a_rank_that_neither_needs_a_bucket_nor_passes_it_on_then_the_proo
     made = parallel(2, "read").plan()
     audience = next(number for number, ranks in enumerate(made.audiences) if ranks == (1, 2))
     narrow = (*made.audiences[:audience], (1,), *made.audiences[audience + 1 :])
-    share = replace(made.topology.shares[1], runs=())
+    share = replace(made.topology.shares[1], ranges=())
     with pytest.raises((PlanError, CoverageError), match="neither need it nor pass it on"):
         verify(
             replace(made, audiences=narrow, topology=replace(made.topology, shares=(made.topology.shares[0], share)))
