@@ -100,8 +100,8 @@ def measure(model: str, transport: str) -> Row:
         f"{version.nbytes / 1e9:.1f} GB, {len(version.tensors):,} tensors; ranks are sent "
         f"{min(sent.values()) / 1e9:.2f} to {max(sent.values()) / 1e9:.2f} GB, the source sends {total / 1e9:.1f} GB "
         f"and would send {SIZE * version.nbytes / 1e9:.0f} to each one by one; {len(brought.buckets):,} buckets in "
-        f"{len(brought.audiences)} audiences, planned and proved in {seconds:.2f} s; recording 8 loaders, 2 at a time, "
-        f"took {recorded:.0f} s with starting vLLM"
+        f"{len(brought.receiver_sets)} receiver sets, planned and proved in {seconds:.2f} s; recording 8 loaders, "
+        f"2 at a time, took {recorded:.0f} s with starting vLLM"
     )
     return Row(
         f"bytes to one of {SIZE} ranks over {transport}, {name}",
@@ -113,8 +113,8 @@ def measure(model: str, transport: str) -> Row:
 
 
 def stage_bytes(made: Plan) -> list[int]:
-    """For every bucket, what the source sends of it: once to each of its audience, by the transports used here."""
-    return [bucket.payload * len(made.audiences[bucket.audience]) for bucket in made.buckets]
+    """The bytes that the source sends of every bucket, once to each rank of its receiver set."""
+    return [bucket.payload * len(made.receiver_sets[bucket.receiver_set]) for bucket in made.buckets]
 
 
 def main(

@@ -205,13 +205,13 @@ class OwnerDigests(_Working):
         while self._coming and self._coming[0][2].query():
             number, sums, _ = self._coming.popleft()
             self._made.append((number, as_bytes(sums)))
-        by_audience: defaultdict[int, Said] = defaultdict(list)
+        by_receiver_set: defaultdict[int, Said] = defaultdict(list)
         while self._made:
             number, found = self._made.popleft()
-            by_audience[self._plan.buckets[number].audience].append((number, found))
+            by_receiver_set[self._plan.buckets[number].receiver_set].append((number, found))
             self._unsaid.discard(number)
-        for audience, said in by_audience.items():
-            for rank in self._plan.audiences[audience]:
+        for receiver_set, said in by_receiver_set.items():
+            for rank in self._plan.receiver_sets[receiver_set]:
                 self._channel.send(rank, _encode(said))
 
 

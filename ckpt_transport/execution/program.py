@@ -51,14 +51,14 @@ class Program:
     def __init__(self, plan: Plan, rank: int) -> None:
         self.plan, self.rank = plan, rank
         legs = [[leg for leg in hop.legs if rank == leg.sender or rank in leg.receivers] for hop in plan.hops]
-        applies = [rank in audience for audience in plan.audiences]
+        applies = [rank in receiver_set for receiver_set in plan.receiver_sets]
         self.steps: list[Step] = []
         for number, stage in enumerate(plan.stages):
             if stage.kind is StageKind.TRANSFER:
                 self.steps += [Step(number, stage.kind, stage.bucket, leg) for leg in legs[stage.hop]]
                 continue
             bucket = plan.buckets[stage.bucket]
-            if applies[bucket.audience] if stage.kind is StageKind.APPLY else plan.owner(bucket) == rank:
+            if applies[bucket.receiver_set] if stage.kind is StageKind.APPLY else plan.owner(bucket) == rank:
                 self.steps.append(Step(number, stage.kind, stage.bucket))
         self.applied = frozenset(step.bucket for step in self.steps if step.kind is StageKind.APPLY)
         here = {step.stage for step in self.steps}

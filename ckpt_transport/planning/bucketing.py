@@ -7,13 +7,13 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from ckpt_transport.planning.audiences import DemandedRange
+from ckpt_transport.planning.demand import DemandedRange
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, ExtentRange, Piece
 
 
-def in_turns(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
+def round_robin(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
     """The same buckets, those of several owners in turns, so that all owners send from the start."""
     by_owner: dict[int, list[Bucket]] = {}
     for bucket in buckets:
@@ -25,20 +25,20 @@ def in_turns(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
 
 
 def gather(buckets: Sequence[Bucket], bucket_bytes: int, kept: Container[tuple[int, int]]) -> list[Bucket]:
-    """Buckets of several ranges out of small ones: of one extent and one audience, at most ``bucket_bytes`` long.
+    """Buckets of several ranges out of small ones: of one extent and one receiver set, at most ``bucket_bytes`` long.
 
     Each comes where the last of those came that it is made of.
 
     Args:
         buckets: of one range each.
         bucket_bytes: size to aim at.
-        kept: extents and audiences whose buckets stay as they are.
+        kept: extents and receiver sets whose buckets stay as they are.
     """
     found: list[Bucket] = []
     waiting: defaultdict[tuple[int, int], list[Bucket]] = defaultdict(list)
-    last = {(bucket.extent, bucket.audience): number for number, bucket in enumerate(buckets)}
+    last = {(bucket.extent, bucket.receiver_set): number for number, bucket in enumerate(buckets)}
     for number, bucket in enumerate(buckets):
-        key = bucket.extent, bucket.audience
+        key = bucket.extent, bucket.receiver_set
         if waiting[key] and sum(align_up(each.nbytes) for each in waiting[key]) + bucket.nbytes > bucket_bytes:
             found.append(_joined(waiting.pop(key)))
         waiting[key].append(bucket)
@@ -78,28 +78,28 @@ def cut(
     """
     placed = [(manifest.tensors[demanded.tensor], demanded) for demanded in ranges]
     placed.sort(key=lambda pair: (pair[0].extent, pair[0].offset + pair[1].offset, pair[1].nbytes))
-    extent, start, end, audience = -1, 0, 0, -1
+    extent, start, end, receiver_set = -1, 0, 0, -1
     pieces: list[Piece] = []
     for tensor, demanded in placed:
         offset = tensor.offset + demanded.offset
         range_end = offset + demanded.nbytes
-        apart = tensor.extent != extent or demanded.audience != audience or offset - end > ALIGNMENT
+        apart = tensor.extent != extent or demanded.receiver_set != receiver_set or offset - end > ALIGNMENT
         if pieces and (apart or range_end - start > bucket_bytes):
-            yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces), audience)
+            yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces), receiver_set)
             pieces = []
         if not pieces:
-            extent, start, audience = tensor.extent, align_down(offset), demanded.audience
+            extent, start, receiver_set = tensor.extent, align_down(offset), demanded.receiver_set
         if split_above is not None and range_end - start > split_above:
             *whole, (start, last) = _split(demanded, offset, start, split_above)
             for piece_start, piece in whole:
                 nbytes = piece.bucket_offset + piece.nbytes
-                yield Bucket(extent, piece_start, nbytes, IN_PLACE, IN_PLACE, (piece,), audience)
+                yield Bucket(extent, piece_start, nbytes, IN_PLACE, IN_PLACE, (piece,), receiver_set)
             pieces = [last]
         else:
             pieces.append(Piece(demanded.tensor, demanded.offset, offset - start, demanded.nbytes))
         end = range_end
     if pieces:
-        yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces), audience)
+        yield Bucket(extent, start, end - start, IN_PLACE, IN_PLACE, tuple(pieces), receiver_set)
 
 
 def _split(demanded: DemandedRange, offset: int, start: int, limit: int) -> Iterator[tuple[int, Piece]]:

@@ -42,7 +42,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Hops from one owner to an audience; the links of a hop carry a bucket at the same time."""
+    """Hops from one owner to a receiver set; the links of a hop carry a bucket at the same time."""
 
     name: str
     hops: tuple[tuple[Link, ...], ...]

@@ -45,7 +45,7 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         tuple(buckets),
         stages,
         rings,
-        way.demand.audiences,
+        way.demand.receiver_sets,
         (f"transport {name}", *reasons, *notes),
     )
 

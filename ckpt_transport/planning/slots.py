@@ -9,7 +9,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.planning.bucketing import cut, gather, in_turns
+from ckpt_transport.planning.bucketing import cut, gather, round_robin
 from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.values.manifest import Manifest, PlacedTensor
@@ -29,18 +29,18 @@ class Cutting:
     def __init__(self, manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], way: Way) -> None:
         self._manifest, self._topology, self._demand = manifest, topology, way.demand
         self._fills = {
-            (number, audience): chain.fills(extent.kind, traits)
+            (number, receiver_set): chain.fills(extent.kind, traits)
             for number, extent in enumerate(manifest.extents)
-            for (owner, audience), chain in way.chains.items()
+            for (owner, receiver_set), chain in way.chains.items()
             if owner == extent.owner
         }
         self._shown = {
-            (number, audience)
-            for (number, audience), fills in self._fills.items()
-            for link in way.chains[manifest.extents[number].owner, audience].hops[0]
+            (number, receiver_set)
+            for (number, receiver_set), fills in self._fills.items()
+            for link in way.chains[manifest.extents[number].owner, receiver_set].hops[0]
             if traits[link.transport].maps_memory and not fills
         }
-        """Extents and audiences of buckets that are mapped where they lie."""
+        """Extents and receiver sets of buckets that are mapped where they lie."""
         links = [link for chain in way.chains.values() for hop in chain.hops for link in hop]
         self._receivers = {rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers}
         self._fillers = {manifest.extents[number].owner for (number, _), fills in self._fills.items() if fills}
@@ -50,7 +50,7 @@ class Cutting:
     def cut(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Buckets with their slots, and the rings the slots are in."""
         if not self._receivers and not self._fillers:
-            return in_turns(self._manifest, self._cut_in_place(settings)), ()
+            return round_robin(self._manifest, self._cut_in_place(settings)), ()
         if self._keepers:
             self._kept = self._most_kept(self._fit(settings, [])[0])
             self._check_room_for_kept()
@@ -75,18 +75,18 @@ class Cutting:
         return max(
             most_kept(
                 self._manifest,
-                [bucket for bucket in buckets if bucket.audience in audiences],
+                [bucket for bucket in buckets if bucket.receiver_set in receiver_sets],
                 self._topology.share_of(rank),
             )
-            for (audiences, _), rank in alike.items()
+            for (receiver_sets, _), rank in alike.items()
         )
 
     @cached_property
     def _memberships(self) -> dict[int, frozenset[int]]:
-        """The audiences that each sink belongs to."""
+        """The receiver sets that each sink belongs to."""
         found: defaultdict[int, set[int]] = defaultdict(set)
-        for number, audience in enumerate(self._demand.audiences):
-            for rank in audience:
+        for number, receiver_set in enumerate(self._demand.receiver_sets):
+            for rank in receiver_set:
                 found[rank].add(number)
         return {rank: frozenset(found[rank]) for rank in self._topology.sinks}
 
@@ -108,9 +108,9 @@ class Cutting:
         tightest = self._tightest(smallest)
         limit = min(largest, align_down(tightest))
         buckets = list(cut(self._manifest, self._demand.ranges, min(wanted, limit), limit))
-        if len(self._demand.audiences) > 1:
+        if len(self._demand.receiver_sets) > 1:
             buckets = gather(buckets, min(wanted, limit), self._shown)
-        buckets = in_turns(self._manifest, buckets)
+        buckets = round_robin(self._manifest, buckets)
         slot_bytes = max(align_up(max(bucket.nbytes for bucket in buckets)), ALIGNMENT)
         depth = min(settings.ring_depth, tightest // slot_bytes)
         if limit < wanted:
@@ -124,10 +124,10 @@ class Cutting:
         for bucket in buckets:
             owner = self._manifest.extents[bucket.extent].owner
             fill_slot = IN_PLACE
-            if self._fills[bucket.extent, bucket.audience]:
+            if self._fills[bucket.extent, bucket.receiver_set]:
                 fill_slot = filled[owner] % depth
                 filled[owner] += 1
-            slot = slots.take(bucket.audience) if self._receivers else IN_PLACE
+            slot = slots.take(bucket.receiver_set) if self._receivers else IN_PLACE
             placed.append(msgspec.structs.replace(bucket, fill_slot=fill_slot, slot=slot))
         return placed, (
             *(Ring(rank, RingUse.FILL, depth, slot_bytes) for rank in sorted(self._fillers)),
@@ -172,19 +172,19 @@ class Cutting:
 
 
 class _Slots:
-    """Gives each bucket the slot that its audience has not used for longest. All of them receive it into the same."""
+    """Gives each bucket the slot that its receiver set has not used for longest. All its ranks receive it there."""
 
     def __init__(self, depth: int, memberships: Mapping[int, frozenset[int]]) -> None:
         alike = set(memberships.values())
-        self._used = {audiences: [-1] * depth for audiences in alike}
+        self._used = {receiver_sets: [-1] * depth for receiver_sets in alike}
         self._members: defaultdict[int, list[frozenset[int]]] = defaultdict(list)
-        for audiences in alike:
-            for audience in audiences:
-                self._members[audience].append(audiences)
+        for receiver_sets in alike:
+            for receiver_set in receiver_sets:
+                self._members[receiver_set].append(receiver_sets)
         self._taken = 0
 
-    def take(self, audience: int) -> int:
-        rings = [self._used[members] for members in self._members[audience]]
+    def take(self, receiver_set: int) -> int:
+        rings = [self._used[members] for members in self._members[receiver_set]]
         slot, _ = min(enumerate(map(max, zip(*rings, strict=True))), key=lambda pair: pair[1])
         for ring in rings:
             ring[slot] = self._taken

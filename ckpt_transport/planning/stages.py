@@ -16,7 +16,7 @@ from ckpt_transport.transports.interface import Reach, Traits
 def routes_of(
     chains: Chains, topology: Topology, traits: Mapping[str, Traits]
 ) -> tuple[tuple[Route, ...], tuple[Hop, ...], dict[tuple[int, int], tuple[int, ...]]]:
-    """Routes, hops, and for each owner and audience the numbers of their hops."""
+    """Routes, hops, and for each owner and receiver set the numbers of their hops."""
     routes: list[Route] = []
     hops: list[Hop] = []
     hops_of: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -60,7 +60,7 @@ def stages_of(
         if bucket.fill_slot != IN_PLACE:
             previous = fill_readers.get((owner, bucket.fill_slot))
             before = [add(StageKind.FILL, number, -1, () if previous is None else (previous,))]
-        chain = hops_of[owner, bucket.audience]
+        chain = hops_of[owner, bucket.receiver_set]
         transfers: list[int] = []
         for hop in chain:
             freed = [stage for ranks, readers in occupants[bucket.slot] if ranks & writers[hop] for stage in readers]

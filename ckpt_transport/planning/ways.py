@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckpt_transport.errors import ConfigError, PlanError
-from ckpt_transport.planning.audiences import Demand, everything_to_all, to_each_its_own
 from ckpt_transport.planning.bucketing import cut
 from ckpt_transport.planning.chains import Chain, Rejected, candidates
+from ckpt_transport.planning.demand import Demand, broadcast, scatter
 from ckpt_transport.planning.lines import lines, transports_of
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.settings import AUTO, Settings, bucket_bytes
@@ -17,7 +17,7 @@ from ckpt_transport.planning.values.topology import EVERYTHING, Topology
 from ckpt_transport.transports.interface import Traits
 
 Chains = Mapping[tuple[int, int], Chain]
-"""For each owner and audience between which bytes move, the way that these take."""
+"""For each owner and receiver set between which bytes move, the way that these take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ def choose(
     manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings
 ) -> tuple[str, list[Way], list[str]]:
     """The name of the cheapest way that may be used, that way and everything to all by that name, and the reasons."""
-    to_all = _Ways(manifest, topology, traits, settings, everything_to_all(manifest, topology))
+    to_all = _Ways(manifest, topology, traits, settings, broadcast(manifest, topology))
     ways: dict[str, list[Way]] = {}
     reasons: list[str] = []
     narrower: dict[str, str] = {}
     to_each = None
     if any(topology.participants[rank].share != EVERYTHING for rank in topology.sinks):
-        demand = to_each_its_own(manifest, topology, settings.range_bytes)
+        demand = scatter(manifest, topology, settings.range_bytes)
         to_each = _Ways(manifest, topology, traits, settings, demand) if demand.ranges else None
     for name in to_all.names:
         found = to_all.named(name)
@@ -56,7 +56,7 @@ def choose(
         narrow = None if to_each is None else to_each.named(name)
         if isinstance(narrow, Way):
             narrower[name] = (
-                f"to each sink its share in {narrow.seconds:.3g} s, everything to all in {found.seconds:.3g} s"
+                f"scatter, to each sink its share, in {narrow.seconds:.3g} s; broadcast in {found.seconds:.3g} s"
             )
             if narrow.seconds < found.seconds:
                 ways[name].insert(0, narrow)
@@ -96,19 +96,20 @@ class _Ways:
         extents = manifest.extents
         self._nbytes: Counter[tuple[int, int]] = Counter()
         for demanded in demand.ranges:
-            self._nbytes[extents[manifest.tensors[demanded.tensor].extent].owner, demanded.audience] += demanded.nbytes
+            owner = extents[manifest.tensors[demanded.tensor].extent].owner
+            self._nbytes[owner, demanded.receiver_set] += demanded.nbytes
         self._buckets = self._count()
         self._kinds = {extent.owner: extent.kind for extent in reversed(extents)}
         self._found = {
-            (owner, audience): {
+            (owner, receiver_set): {
                 chain.name: chain
-                for sinks in [demand.audiences[audience]]
+                for sinks in [demand.receiver_sets[receiver_set]]
                 for chain in (
                     *candidates(owner, sinks, topology, traits),
                     *lines(owner, manifest.owners, sinks, topology, traits, settings.transport),
                 )
             }
-            for owner, audience in sorted(self._nbytes)
+            for owner, receiver_set in sorted(self._nbytes)
         }
 
     @property
@@ -118,9 +119,9 @@ class _Ways:
         return sorted(
             {
                 name
-                for (_, audience), found in self._found.items()
+                for (_, receiver_set), found in self._found.items()
                 for name in found
-                if self._demand.audiences[audience] == everybody
+                if self._demand.receiver_sets[receiver_set] == everybody
             }
         )
 
@@ -141,7 +142,7 @@ class _Ways:
     def _chain(self, name: str, key: tuple[int, int]) -> Chain | Rejected:
         found = self._found[key]
         asked = found.get(name, Rejected(name, "there is one place to go, and nobody to pass on to"))
-        if isinstance(asked, Chain) or self._demand.audiences[key[1]] == self._topology.sinks:
+        if isinstance(asked, Chain) or self._demand.receiver_sets[key[1]] == self._topology.sinks:
             return asked
         allowed = set(transports_of(name))
         others = [
@@ -153,8 +154,8 @@ class _Ways:
         return chain.seconds(self._nbytes[key], self._buckets[key], self._kinds[key[0]], self._traits)
 
     def _count(self) -> Mapping[tuple[int, int], int]:
-        """How many buckets go from each owner to each audience. Each range counts as one, though it may be gathered."""
-        if len(self._demand.audiences) == 1:
+        """How many buckets go from each owner to each receiver set. A range counts as one, even if it is gathered."""
+        if len(self._demand.receiver_sets) == 1:
             return {key: -(-nbytes // self._bucket_bytes) for key, nbytes in self._nbytes.items()}
         cuts = cut(self._manifest, self._demand.ranges, self._bucket_bytes, self._bucket_bytes)
-        return Counter((self._manifest.extents[bucket.extent].owner, bucket.audience) for bucket in cuts)
+        return Counter((self._manifest.extents[bucket.extent].owner, bucket.receiver_set) for bucket in cuts)

@@ -361,7 +361,7 @@ class _Simulation:
                 fills[owner].append(number)
                 self.left[owner, number] += 1
             elif stage.kind is StageKind.APPLY:
-                for sink in self.plan.audiences[self.plan.buckets[stage.bucket].audience]:
+                for sink in self.plan.receiver_sets[self.plan.buckets[stage.bucket].receiver_set]:
                     applies[sink].append(number)
                     self.left[sink, number] += 1
             else:

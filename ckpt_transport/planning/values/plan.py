@@ -37,7 +37,7 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hop(msgspec.Struct, frozen=True, array_like=True):
-    """Legs that carry a bucket at the same time. A chain of hops brings it from its owner to its audience."""
+    """Legs that carry a bucket at the same time. A chain of hops brings it from its owner to its receiver set."""
 
     legs: tuple[Leg, ...]
 
@@ -86,7 +86,7 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
         fill_slot: the owner's slot it is filled into first, or IN_PLACE.
         slot: the slot it is received into, by ranks that do not map it, or IN_PLACE when all of them do.
         pieces: what it holds, ascending.
-        audience: index into the plan's audiences: the sinks that need it.
+        receiver_set: index into the plan's receiver sets: the sinks that need it.
         gathered: its ranges, ascending, where it has several; it passes through slots then.
     """
 
@@ -96,7 +96,7 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
     fill_slot: int
     slot: int
     pieces: tuple[Piece, ...]
-    audience: int = 0
+    receiver_set: int = 0
     gathered: tuple[ExtentRange, ...] = ()
 
     @property
@@ -127,7 +127,7 @@ class Stage(msgspec.Struct, frozen=True, array_like=True):
     """One step for one bucket, on all ranks it concerns. Its number is its position in the plan.
 
     Attributes:
-        kind: FILL on the bucket's owner, TRANSFER along one hop, APPLY on every sink of its audience.
+        kind: FILL on the bucket's owner, TRANSFER along one hop, APPLY on every sink of its receiver set.
         bucket: index into the plan's buckets.
         hop: index into the plan's hops, for a transfer; else -1.
         after: numbers of earlier stages. On every rank that takes part in both, the earlier must be terminal first.
@@ -173,7 +173,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         manifest: what is moved.
         topology: between whom.
         routes, hops, buckets, stages, rings: how.
-        audiences: sets of sinks, ascending each; every bucket goes to one of them.
+        receiver_sets: sets of sinks, ascending each; every bucket goes to one of them.
         notes: what the planner wants a person to know: why this transport, and what memory made it give up.
     """
 
@@ -184,7 +184,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     buckets: tuple[Bucket, ...]
     stages: tuple[Stage, ...]
     rings: tuple[Ring, ...]
-    audiences: tuple[tuple[int, ...], ...]
+    receiver_sets: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
 
     def encode(self) -> bytes:
@@ -222,16 +222,16 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     @property
     def moves_shares(self) -> bool:
         """Whether sinks are sent what they need, and not everything."""
-        return self.audiences != (self.topology.sinks,)
+        return self.receiver_sets != (self.topology.sinks,)
 
     @property
     def bytes_to(self) -> dict[int, int]:
         """How many bytes of tensors every sink is sent."""
-        payloads = [0] * len(self.audiences)
+        payloads = [0] * len(self.receiver_sets)
         for bucket in self.buckets:
-            payloads[bucket.audience] += bucket.payload
+            payloads[bucket.receiver_set] += bucket.payload
         return {
-            rank: sum(nbytes for audience, nbytes in zip(self.audiences, payloads, strict=True) if rank in audience)
+            rank: sum(nbytes for ranks, nbytes in zip(self.receiver_sets, payloads, strict=True) if rank in ranks)
             for rank in self.topology.sinks
         }
 

@@ -17,10 +17,10 @@ from ckpt_transport.planning.values.share import digest_of
 
 
 def alike(plan: Plan) -> dict[tuple[int, frozenset[int]], list[int]]:
-    """Sinks by what they need and are sent: an index into the shares, and the audiences that they belong to."""
+    """Sinks by what they need and are sent: an index into the shares, and the receiver sets that they belong to."""
     found: defaultdict[tuple[int, frozenset[int]], list[int]] = defaultdict(list)
     for rank in plan.topology.sinks:
-        mine = frozenset(number for number, audience in enumerate(plan.audiences) if rank in audience)
+        mine = frozenset(number for number, receiver_set in enumerate(plan.receiver_sets) if rank in receiver_set)
         found[plan.topology.participants[rank].share, mine].append(rank)
     return found
 
@@ -72,8 +72,8 @@ def check_pieces(plan: Plan, buckets: Iterable[tuple[int, Bucket]]) -> None:
     """Pieces lie where their bucket says. ``buckets``: those to look at, each with its number."""
     tensors, extents = plan.manifest.tensors, plan.manifest.extents
     for number, bucket in buckets:
-        if not 0 <= bucket.audience < len(plan.audiences):
-            raise PlanError(f"bucket {number} names audience {bucket.audience}, which is not there")
+        if not 0 <= bucket.receiver_set < len(plan.receiver_sets):
+            raise PlanError(f"bucket {number} names receiver set {bucket.receiver_set}, which is not there")
         if not 0 <= bucket.extent < len(extents):
             raise PlanError(f"bucket {number} lies outside its extent, {bucket.extent}, which is not there")
         _check_ranges(number, bucket, extents[bucket.extent].nbytes)
@@ -116,28 +116,28 @@ def check_shares(plan: Plan) -> None:
     digests = {share.specs for rank in sinks if (share := plan.topology.share_of(rank)) is not None}
     if digests and digests != {digest_of(plan.manifest.specs.values())}:
         raise PlanError("a sink says what it needs of a version with other tensors")
-    for audience in plan.audiences:
-        if not audience or not sinks.issuperset(audience):
-            raise PlanError(f"an audience is {audience}, which are not sinks")
-    for (_, audiences), ranks in alike(plan).items():
-        check_needs(plan, ranks, audiences)
+    for receiver_set in plan.receiver_sets:
+        if not receiver_set or not sinks.issuperset(receiver_set):
+            raise PlanError(f"a receiver set is {receiver_set}, which are not sinks")
+    for (_, receiver_sets), ranks in alike(plan).items():
+        check_needs(plan, ranks, receiver_sets)
     for number, bucket in enumerate(plan.buckets):
         if not bucket.pieces:
             raise PlanError(f"bucket {number} holds nothing")
 
 
-def check_needs(plan: Plan, ranks: Sequence[int], audiences: frozenset[int]) -> None:
+def check_needs(plan: Plan, ranks: Sequence[int], receiver_sets: frozenset[int]) -> None:
     """Every byte that these sinks need, which all need the same, lies in exactly one piece of what they apply.
 
     Args:
         plan: what is done.
         ranks: the sinks.
-        audiences: which of the plan's audiences they belong to.
+        receiver_sets: which of the plan's receiver sets they belong to.
     """
     whole, tensors = _whole_tensors(plan), plan.manifest.tensors
     covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for bucket in plan.buckets:
-        if bucket.audience in audiences:
+        if bucket.receiver_set in receiver_sets:
             for piece in bucket.pieces:
                 covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
     needed = _needed(plan, ranks[0])

@@ -25,7 +25,7 @@ class Flow:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._audiences = [_bits(audience) for audience in plan.audiences]
+        self._receiver_sets = [_bits(receiver_set) for receiver_set in plan.receiver_sets]
         self._passed = [0] * len(plan.buckets)
         """For each bucket: the ranks that have sent it on."""
         self._senders = [_bits(leg.sender for leg in hop.legs) for hop in plan.hops]
@@ -76,12 +76,12 @@ class Flow:
             reached = 0
             for bringer, ranks in self._has[number].items():
                 reached |= ranks if bringer >= 0 and self._plan.stages[bringer].kind is StageKind.TRANSFER else 0
-            idle = reached & ~self._audience(number) & ~self._passed[number]
+            idle = reached & ~self._receiver_set(number) & ~self._passed[number]
             if idle:
                 raise PlanError(f"bucket {number} goes to ranks {_ranks(idle)}, which neither need it nor pass it on")
 
-    def _audience(self, bucket: int) -> int:
-        return self._audiences[self._plan.buckets[bucket].audience]
+    def _receiver_set(self, bucket: int) -> int:
+        return self._receiver_sets[self._plan.buckets[bucket].receiver_set]
 
     def _check_waits(self, number: int, stage: Stage) -> None:
         """No rank waits for a mapped send of its own that ends only when a later stage has applied the bucket."""
@@ -102,7 +102,7 @@ class Flow:
         if stage.kind is StageKind.FILL:
             return 1 << self._plan.owner(self._plan.buckets[stage.bucket])
         if stage.kind is StageKind.APPLY:
-            return self._audience(stage.bucket)
+            return self._receiver_set(stage.bucket)
         return self._senders[stage.hop] | self._receivers[stage.hop] if 0 <= stage.hop < len(self._senders) else 0
 
     def _fill(self, number: int, stage: Stage) -> None:
@@ -144,8 +144,8 @@ class Flow:
     def _apply(self, number: int, stage: Stage) -> None:
         if self._applied[stage.bucket]:
             raise CoverageError(f"stage {number} applies bucket {stage.bucket} a second time")
-        audience = self._audience(stage.bucket)
-        self._check_present(number, stage, audience)
+        receiver_set = self._receiver_set(stage.bucket)
+        self._check_present(number, stage, receiver_set)
         self._applied[stage.bucket] = True
         for bringer in self._has[stage.bucket]:
             if bringer < 0 or self._plan.stages[bringer].kind is not StageKind.TRANSFER:
@@ -153,7 +153,7 @@ class Flow:
             hop = self._plan.stages[bringer].hop
             if self._lenders[hop] and self._lent[hop].popleft() != stage.bucket:
                 raise CoverageError(f"stage {number} applies bucket {stage.bucket} before one that was lent earlier")
-        self._note_reader(stage.bucket, audience, number)
+        self._note_reader(stage.bucket, receiver_set, number)
 
     def _check_present(self, number: int, stage: Stage, ranks: int) -> None:
         """All ``ranks`` have the stage's bucket, and the stage waits for whatever brought it."""

@@ -36,9 +36,9 @@ def verify_part(plan: Plan, rank: int, budget: int) -> None:
     check_routes(plan)
     check_rings(plan)
     check_ownership(plan)
-    mine = frozenset(number for number, audience in enumerate(plan.audiences) if rank in audience)
+    mine = frozenset(number for number, receiver_set in enumerate(plan.receiver_sets) if rank in receiver_set)
     owned = {number for number, extent in enumerate(plan.manifest.extents) if extent.owner == rank}
-    check_pieces(plan, [b for b in enumerate(plan.buckets) if b[1].audience in mine or b[1].extent in owned])
+    check_pieces(plan, [b for b in enumerate(plan.buckets) if b[1].receiver_set in mine or b[1].extent in owned])
     if rank in plan.topology.sinks:
         check_needs(plan, [rank], mine)
     _check_budget(plan, rank, budget, mine)
@@ -48,7 +48,7 @@ def verify_part(plan: Plan, rank: int, budget: int) -> None:
 def _check_budget(plan: Plan, rank: int, budget: int, mine: frozenset[int]) -> None:
     needed = sum(ring.nbytes for ring in plan.rings if ring.rank == rank)
     if plan.topology.participants[rank].keeps_tensors:
-        come = [bucket for bucket in plan.buckets if bucket.audience in mine]
+        come = [bucket for bucket in plan.buckets if bucket.receiver_set in mine]
         needed += most_kept(plan.manifest, come, plan.topology.share_of(rank))
     if needed > budget:
         raise BudgetError(f"rank {rank} would need {needed:,} bytes of memory and has a budget of {budget:,}")
@@ -60,7 +60,7 @@ class _Part:
     Args:
         plan: whose part is proved.
         rank: whose part.
-        mine: the audiences that the rank belongs to.
+        mine: the receiver sets that the rank belongs to.
     """
 
     def __init__(self, plan: Plan, rank: int, mine: frozenset[int]) -> None:
@@ -102,12 +102,12 @@ class _Part:
                     self._check_waits(number, stage.after)
                     self._fill(number, stage.bucket, stage.after)
             else:
-                if bucket.audience in mine:
+                if bucket.receiver_set in mine:
                     self._check_waits(number, stage.after, applies=stage.bucket)
                     self._apply(number, stage.bucket, stage.after)
                 self._applied.add(stage.bucket)
         for number, bucket in enumerate(plan.buckets):
-            if bucket.audience in mine and number not in self._applied:
+            if bucket.receiver_set in mine and number not in self._applied:
                 raise CoverageError(f"bucket {number} is never applied")
 
     def _check_waits(self, number: int, after: tuple[int, ...], applies: int = -1) -> None:
@@ -137,7 +137,7 @@ class _Part:
             raise CoverageError(f"stage {number} brings bucket {which} to rank {self._rank}, which has it already")
         if maps:
             self._mapped.add(which)
-            if bucket.audience in self._mine:
+            if bucket.receiver_set in self._mine:
                 self._shown[hop].append(which)
         else:
             self._overwrite(number, which, after, RingUse.RECEIVE, bucket.slot)

@@ -3,7 +3,7 @@
 :func:`verify` shares no code with the planner but the values, so that a mistake in one is found by the other:
 
 * **coverage**: each byte of every tensor has exactly one owner, or is present at every sink; the pieces of the buckets
-  that a sink applies cover each byte that it needs exactly once, and every bucket reaches each sink of its audience
+  that a sink applies cover each byte that it needs exactly once, and every bucket reaches each sink of its receiver set
   exactly once, is applied there exactly once, and reaches nobody else who does not pass it on;
 * **order**: a rank sends or applies a bucket only after it has it. Every stage waits for earlier stages only and posts
   along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock.
@@ -46,10 +46,10 @@ def _check_memory(plan: Plan) -> None:
     used: defaultdict[int, int] = defaultdict(int)
     for ring in plan.rings:
         used[ring.rank] += ring.nbytes
-    for (_, audiences), ranks in alike(plan).items():
+    for (_, receiver_sets), ranks in alike(plan).items():
         keepers = [rank for rank in ranks if plan.topology.participants[rank].keeps_tensors]
         if keepers:
-            come = [bucket for bucket in plan.buckets if bucket.audience in audiences]
+            come = [bucket for bucket in plan.buckets if bucket.receiver_set in receiver_sets]
             kept = most_kept(plan.manifest, come, plan.topology.share_of(keepers[0]))
             used.update({rank: used[rank] + kept for rank in keepers})
     for rank, nbytes in used.items():

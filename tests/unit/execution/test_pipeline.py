@@ -241,7 +241,7 @@ def check(fleet: Fleet) -> None:
         assert all(event.start <= event.end and event.rank == rank for event in outcome.events)
         if rank in plan.topology.sinks:
             buckets = [plan.buckets[stage.bucket] for stage in plan.stages if stage.kind is StageKind.APPLY]
-            wanted = [bucket for bucket in buckets if rank in plan.audiences[bucket.audience]]
+            wanted = [bucket for bucket in buckets if rank in plan.receiver_sets[bucket.receiver_set]]
             assert outcome.applied == wanted
             assert outcome.moved >= sum(bucket.nbytes for bucket in wanted)
             for index, tensor in enumerate(plan.manifest.tensors):

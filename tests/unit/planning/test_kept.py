@@ -95,7 +95,7 @@ def test_given_any_plan_for_loaders_that_keep_tensors_then_planner_and_verifier_
     except BudgetError:
         return
     for rank in made.topology.sinks:
-        come = [bucket for bucket in made.buckets if rank in made.audiences[bucket.audience]]
+        come = [bucket for bucket in made.buckets if rank in made.receiver_sets[bucket.receiver_set]]
         share = made.topology.share_of(rank)
         assert kept.most_kept(made.manifest, come, share) == modules.most_kept(made.manifest, come, share)
 

@@ -246,7 +246,7 @@ def test_given_any_plan_then_no_two_buckets_of_a_sink_begin_with_the_same_byte(w
     """Offsets are rounded down to multiples of 256, so they tell buckets apart only where these are larger."""
     made = world.plan()
     for rank in made.topology.sinks:
-        first = [bucket.first for bucket in made.buckets if rank in made.audiences[bucket.audience]]
+        first = [bucket.first for bucket in made.buckets if rank in made.receiver_sets[bucket.receiver_set]]
         assert len(set(first)) == len(first)
 
 

@@ -29,7 +29,7 @@ from ckpt_transport.planning import (
     explain,
     verify,
 )
-from ckpt_transport.planning.audiences import to_each_its_own
+from ckpt_transport.planning.demand import scatter
 from ckpt_transport.planning.modules import most_kept
 from tests.unit.worlds import INVENTED, World, needed, simulate, topology, worlds
 
@@ -108,7 +108,7 @@ def test_the_plan_says_what_goes_to_whom_and_what_all_to_all_would_take() -> Non
     told = explain(parallel(8, "wire").plan())
     assert "each sink is sent what it needs, 13.5 KiB to 13.5 KiB of 97.5 KiB (13.8% to 13.8%)" in told
     assert "0 -> 1 over wire, 12 KiB of 97.5 KiB" in told
-    assert "everything to all in" in told
+    assert "; broadcast in" in told
 
 
 def test_given_a_sink_that_needs_everything_then_it_gets_everything_beside_those_that_do_not() -> None:
@@ -118,7 +118,7 @@ def test_given_a_sink_that_needs_everything_then_it_gets_everything_beside_those
     verify(made)
     assert made.bytes_to[2] == version.nbytes
     assert made.bytes_to[1] == made.bytes_to[3] < version.nbytes
-    assert set(made.audiences) == {(1, 2, 3), (1, 2), (2, 3)}
+    assert set(made.receiver_sets) == {(1, 2, 3), (1, 2), (2, 3)}
 
 
 def test_given_tensors_that_no_sink_needs_then_they_are_not_moved() -> None:
@@ -126,7 +126,7 @@ def test_given_tensors_that_no_sink_needs_then_they_are_not_moved() -> None:
     fleet = sharing(topology(["a"], "b"), version, experts_of(version, 0, 8))
     made = World(version, fleet, QUICK, Settings(transport="wire", range_bytes=256)).plan()
     verify(made)
-    assert made.audiences == ((1,),)
+    assert made.receiver_sets == ((1,),)
     assert sum(bucket.payload for bucket in made.buckets) == made.bytes_to[1] == 3 * (COMMON + EXPERT)
 
 
@@ -157,7 +157,7 @@ def test_runs_are_sent_as_they_are_unless_they_are_short(
         "v", (Extent(0, 4096, MemoryKind.SHARED),), (PlacedTensor(TensorSpec("t", "U8", (4096,)), 0, 0, 4096),)
     )
     fleet = sharing(topology(["a"], "b"), version, [("t", start, nbytes) for start, nbytes in runs])
-    demand = to_each_its_own(version, fleet, range_bytes)
+    demand = scatter(version, fleet, range_bytes)
     assert [(demanded.offset, demanded.nbytes) for demanded in demand.ranges] == sent
 
 
@@ -173,19 +173,19 @@ def test_given_a_sink_that_takes_tensors_whole_then_none_is_cut() -> None:
 # -- the proof ---------------------------------------------------------------------------------------------------------
 
 
-def with_audience(plan: Plan, number: int, audience: int) -> Plan:
+def with_receiver_set(plan: Plan, number: int, receiver_set: int) -> Plan:
     buckets = list(plan.buckets)
-    buckets[number] = replace(buckets[number], audience=audience)
+    buckets[number] = replace(buckets[number], receiver_set=receiver_set)
     return replace(plan, buckets=tuple(buckets))
 
 
-def test_given_any_bucket_with_another_audience_then_the_proof_fails() -> None:
+def test_given_any_bucket_with_another_receiver_set_then_the_proof_fails() -> None:
     made = parallel(2, "read").plan()
     for number, bucket in enumerate(made.buckets):
-        for audience in range(len(made.audiences)):
-            if audience != bucket.audience:
+        for receiver_set in range(len(made.receiver_sets)):
+            if receiver_set != bucket.receiver_set:
                 with pytest.raises((CoverageError, PlanError)):
-                    verify(with_audience(made, number, audience))
+                    verify(with_receiver_set(made, number, receiver_set))
 
 
 def test_given_a_sink_that_needs_more_than_the_plan_brings_then_the_proof_names_bytes_and_sink() -> None:
@@ -198,21 +198,23 @@ def test_given_a_sink_that_needs_more_than_the_plan_brings_then_the_proof_names_
 
 def test_given_a_rank_that_neither_needs_a_bucket_nor_passes_it_on_then_the_proof_fails() -> None:
     made = parallel(2, "read").plan()
-    audience = next(number for number, ranks in enumerate(made.audiences) if ranks == (1, 2))
-    narrow = (*made.audiences[:audience], (1,), *made.audiences[audience + 1 :])
+    receiver_set = next(number for number, ranks in enumerate(made.receiver_sets) if ranks == (1, 2))
+    narrow = (*made.receiver_sets[:receiver_set], (1,), *made.receiver_sets[receiver_set + 1 :])
     share = replace(made.topology.shares[1], ranges=())
     with pytest.raises((PlanError, CoverageError), match="neither need it nor pass it on"):
         verify(
-            replace(made, audiences=narrow, topology=replace(made.topology, shares=(made.topology.shares[0], share)))
+            replace(
+                made, receiver_sets=narrow, topology=replace(made.topology, shares=(made.topology.shares[0], share))
+            )
         )
 
 
-@pytest.mark.parametrize("audiences", [((0,), (1, 2), (2,)), ((), (1, 2), (2,)), ((1,),)])
-def test_given_audiences_that_are_no_sinks_or_are_not_there_then_the_proof_fails(
-    audiences: tuple[tuple[int, ...], ...],
+@pytest.mark.parametrize("receiver_sets", [((0,), (1, 2), (2,)), ((), (1, 2), (2,)), ((1,),)])
+def test_given_receiver_sets_that_are_no_sinks_or_are_not_there_then_the_proof_fails(
+    receiver_sets: tuple[tuple[int, ...], ...],
 ) -> None:
-    with pytest.raises(PlanError, match="audience"):
-        verify(replace(parallel(2, "read").plan(), audiences=audiences))
+    with pytest.raises(PlanError, match="receiver set"):
+        verify(replace(parallel(2, "read").plan(), receiver_sets=receiver_sets))
 
 
 @checked(max_examples=100, deadline=None)
@@ -224,14 +226,16 @@ def test_given_any_world_then_what_is_missing_from_a_share_is_found(world: World
     losses = [
         (number, rank)
         for number, bucket in enumerate(made.buckets)
-        for rank in made.audiences[bucket.audience]
+        for rank in made.receiver_sets[bucket.receiver_set]
         if any(_needs(made, rank, bucket.pieces[n].tensor, bucket.pieces[n]) for n in range(len(bucket.pieces)))
     ]
     if not losses:
         return
     number, rank = data.draw(st.sampled_from(losses))
-    left = tuple(other for other in made.audiences[made.buckets[number].audience] if other != rank)
-    broken = with_audience(replace(made, audiences=(*made.audiences, left)), number, len(made.audiences))
+    left = tuple(other for other in made.receiver_sets[made.buckets[number].receiver_set] if other != rank)
+    broken = with_receiver_set(
+        replace(made, receiver_sets=(*made.receiver_sets, left)), number, len(made.receiver_sets)
+    )
     with pytest.raises((CoverageError, PlanError)):
         verify(broken)
 
@@ -355,7 +359,7 @@ def test_given_many_small_tensors_in_turns_then_their_number_is_counted() -> Non
     assert not made.moves_shares
 
 
-def test_given_experts_in_random_places_then_there_are_not_more_audiences_than_routes_are_worth() -> None:
+def test_given_experts_in_random_places_then_there_are_not_more_receiver_sets_than_routes_are_worth() -> None:
     """Given each expert on two of sixteen ranks, then what goes to the rarest pairs goes to all."""
     chance = random.Random(0)
     tensors = tuple(PlacedTensor(TensorSpec(f"e{n}", "U8", (4096,)), 0, n * 4096, 4096) for n in range(400))
@@ -364,7 +368,7 @@ def test_given_experts_in_random_places_then_there_are_not_more_audiences_than_r
     shared = [[(f"e{n}", 0, 4096) for n, home in enumerate(homes) if rank in home] for rank in range(16)]
     fleet = sharing(topology(["a"], "b" * 16), version, *shared)
     assert len({tuple(sorted(home)) for home in homes}) > 100
-    assert len(to_each_its_own(version, fleet, 256).audiences) <= 32
+    assert len(scatter(version, fleet, 256).receiver_sets) <= 32
     made = World(version, fleet, QUICK, Settings(transport="read", range_bytes=256)).plan()
     verify(made)
     simulate(made, 0)

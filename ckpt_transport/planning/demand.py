@@ -7,7 +7,7 @@
     rank 2 needs         ----------                         -----------------------
     ranges        |--1--|----2-----|-----------1-----------|-----------2-----------|
 
-Ranges with equal audiences travel together, along chains of their own, and reach nobody else.
+Ranges with equal receiver sets travel together, along chains of their own, and reach nobody else.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class DemandedRange(NamedTuple):
         tensor: index into the manifest's tensors.
         offset: where it starts in the placed tensor, in bytes.
         nbytes: its length.
-        audience: index into the audiences.
+        receiver_set: index into the receiver sets.
     """
 
     tensor: int
     offset: int
     nbytes: int
-    audience: int
+    receiver_set: int
 
 
-AUDIENCES_PER_SINK = 2
+RECEIVER_SETS_PER_SINK = 2
 """So many at most, on average: each is a route from every owner, with connections and registrations of its own."""
 
 
@@ -48,22 +48,25 @@ class Demand:
     """What has to be brought to whom.
 
     Attributes:
-        audiences: sets of sinks, ascending each.
+        receiver_sets: sets of sinks, ascending each.
         ranges: what is to be moved, in the order of the manifest. What no sink needs is in none of them.
     """
 
-    audiences: tuple[tuple[int, ...], ...]
+    receiver_sets: tuple[tuple[int, ...], ...]
     ranges: tuple[DemandedRange, ...]
 
 
-def everything_to_all(manifest: Manifest, topology: Topology) -> Demand:
-    """Every sink gets every byte."""
+def broadcast(manifest: Manifest, topology: Topology) -> Demand:
+    """The demand of sinks that all get every byte."""
     ranges = (DemandedRange(number, 0, tensor.nbytes, 0) for number, tensor in enumerate(manifest.tensors))
     return Demand((topology.sinks,), tuple(ranges))
 
 
-def to_each_its_own(manifest: Manifest, topology: Topology, range_bytes: int) -> Demand:
-    """Every sink gets what its share names, and ``range_bytes`` at least. Tensors without bytes go to all."""
+def scatter(manifest: Manifest, topology: Topology, range_bytes: int) -> Demand:
+    """The demand of sinks that get what their shares name, in ranges of ``range_bytes`` at least.
+
+    Tensors without bytes go to all.
+    """
     return _Sorting(manifest, topology, range_bytes).demand()
 
 
@@ -79,31 +82,33 @@ class _Sorting:
                 self._wanted[name].setdefault(share, []).append(ByteRange(start, start + nbytes))
         self._numbers: dict[tuple[int, ...], int] = {}
         self._all = tuple(sorted(self._ranks))
-        self._most = AUDIENCES_PER_SINK * len(topology.sinks)
+        self._most = RECEIVER_SETS_PER_SINK * len(topology.sinks)
 
     def demand(self) -> Demand:
         ranges: list[DemandedRange] = []
         for number, tensor in enumerate(self._manifest.tensors):
             for low, high, takers in self._ranges(tensor):
-                audience = self._numbers.setdefault(takers, len(self._numbers))
-                ranges.append(DemandedRange(number, low, high - low, audience))
+                receiver_set = self._numbers.setdefault(takers, len(self._numbers))
+                ranges.append(DemandedRange(number, low, high - low, receiver_set))
         ranges = self._widened(ranges)
-        audiences = (tuple(sorted(rank for share in takers for rank in self._ranks[share])) for takers in self._numbers)
-        return Demand(tuple(audiences), tuple(ranges))
+        receiver_sets = (
+            tuple(sorted(rank for share in takers for rank in self._ranks[share])) for takers in self._numbers
+        )
+        return Demand(tuple(receiver_sets), tuple(ranges))
 
     def _widened(self, ranges: list[DemandedRange]) -> list[DemandedRange]:
-        """Not too many audiences: what goes to those with the fewest bytes goes to all."""
+        """Not too many receiver sets: what goes to those with the fewest bytes goes to all."""
         if len(self._numbers) <= self._most:
             return ranges
         nbytes: Counter[int] = Counter()
         for demanded in ranges:
-            nbytes[demanded.audience] += demanded.nbytes
+            nbytes[demanded.receiver_set] += demanded.nbytes
         kept = sorted(number for number, _ in nbytes.most_common(self._most - 1))
         takers = list(self._numbers)
         self._numbers = {takers[number]: place for place, number in enumerate(kept)}
         everybody = self._numbers.setdefault(self._all, len(self._numbers))
         places = {number: place for place, number in enumerate(kept)}
-        return [demanded._replace(audience=places.get(demanded.audience, everybody)) for demanded in ranges]
+        return [demanded._replace(receiver_set=places.get(demanded.receiver_set, everybody)) for demanded in ranges]
 
     def _ranges(self, tensor: PlacedTensor) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """First byte and end of ranges of one tensor, and the shares that have them."""
