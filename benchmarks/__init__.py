@@ -1,1 +1,1 @@
-"""What produces every figure in the docs: ``make bench``, or one module alone, as ``python -m benchmarks.planning``."""
+"""Produces every figure in the docs: ``make bench`` runs most of it, ``python -m benchmarks.NAME`` one module alone."""

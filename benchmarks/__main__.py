@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: all that need neither GPU nor vLLM, one after the other, into ``build/bench.json``."""
+"""Runs the benchmarks that need neither GPU nor vLLM, one after the other, and writes ``build/bench.json``."""
 
 from __future__ import annotations
 

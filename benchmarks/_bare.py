@@ -1,4 +1,4 @@
-"""The libraries under the point-to-point transports with nothing around them: one big transfer between processes."""
+"""Measures the libraries under the point-to-point transports alone: one big transfer between processes."""
 
 from __future__ import annotations
 

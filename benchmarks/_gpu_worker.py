@@ -1,4 +1,4 @@
-"""Processes of the GPU benchmark: engines' workers, and checkpoint-engine's parameter server beside them."""
+"""Runs the processes of the GPU benchmark: engines' workers, and checkpoint-engine's parameter server beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one host does in :mod:`benchmarks.p2p_joiners`; driven by lines on its standard input."""
+"""Does what one host does in :mod:`benchmarks.p2p_joiners`; lines on its standard input drive it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts with links of known speed, on one machine: network namespaces around a bridge, shaped in both directions.
+"""Makes hosts with links of known speed on one machine: network namespaces around a bridge, shaped in both directions.
 
 Needs root and iproute2 (``ip`` and ``tc``).
 """

@@ -1,4 +1,4 @@
-"""One rank of a vLLM of many, alone: a model with its shapes, and groups whose other members are not there.
+"""Makes one rank of a vLLM of many, alone: a model with its shapes, and groups whose other members are not there.
 
 ``python -m benchmarks._lone_rank FOLDER RANK SIZE [--expert-parallel]`` records the loader of that rank's model and
 writes what it needs to FOLDER/RANK.share. Nothing is loaded and nothing runs forward; memory that is not touched costs

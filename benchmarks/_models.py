@@ -1,4 +1,4 @@
-"""Shapes of real models, for synthetic weights."""
+"""Holds the shapes of real models, for synthetic weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every benchmark hands in: ratios, printed as a table and kept as JSON and as a page."""
+"""Prints the ratios that a benchmark hands in as a table, and keeps them as JSON and as a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as a page: what was measured, on which machine, by which command and when."""
+"""Writes results as a page: what was measured, on which machine, by which command and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One measured ratio, and the target it is held against."""
+"""Holds one measured ratio against its target."""
 
 from __future__ import annotations
 

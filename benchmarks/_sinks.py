@@ -1,4 +1,4 @@
-"""Sink processes for the benchmarks, which also measure the physical limit on the same memory."""
+"""Runs sinks in processes for the benchmarks, which also measure the physical limit on the same memory."""
 
 from __future__ import annotations
 

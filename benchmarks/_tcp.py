@@ -1,4 +1,4 @@
-"""The message transport of the tests, over TCP: plain sockets, so that a link's speed is all that matters."""
+"""Moves messages over plain TCP sockets, as the tests' message transport does, so that only a link's speed matters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vLLM in this process with the shapes of a real model and weights of no meaning."""
+"""Makes a vLLM in this process with the shapes of a real model and weights of no meaning."""
 
 from __future__ import annotations
 

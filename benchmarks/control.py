@@ -1,4 +1,4 @@
-"""What the control plane costs per bucket: an update of many small buckets, time per bucket beyond copying.
+"""Measures what the control plane costs per bucket: an update of many small buckets, time per bucket beyond copying.
 
 Everything a bucket needs besides its bytes is counted: planning, verifying, digests, READY, ACK, bookkeeping and
 polling, on the source and on the sink. The version is small enough that copying takes next to nothing. The limit it is

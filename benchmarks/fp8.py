@@ -1,4 +1,4 @@
-"""How fast a source makes FP8 of BF16 weights, against copies on the same device, and what then travels.
+"""Measures how fast a source makes FP8 of BF16 weights, against copies on the same device, and what then travels.
 
 For the shapes of Qwen3-8B and of half of Qwen3-30B-A3B, in random BF16 weights on the device, all its linear layers per
 block of 128 x 128, per channel and per tensor:

@@ -1,4 +1,4 @@
-"""Where the time of vLLM's layerwise reload goes: by call, by kind of layer, on the host and on the device.
+"""Shows where vLLM's layerwise reload spends its time: by call, by kind of layer, on the host and on the device.
 
 A model with the shapes of Qwen3-8B or of half of Qwen3-30B-A3B is started with random weights in a vLLM of this process
 and reloaded from tensors that are on its device already, by the adapter's own

@@ -1,4 +1,4 @@
-"""How long an update of an engine on a GPU takes, against the pinned host-to-device rate and checkpoint-engine.
+"""Measures an update of an engine on a GPU against the pinned host-to-device rate and checkpoint-engine.
 
 One source process, one worker that copies into its parameters, both on one GPU; versions of synthetic weights with the
 shapes of Qwen3-8B and of half of Qwen3-30B-A3B. The physical limit, the same pinned memory to the same GPU, is measured

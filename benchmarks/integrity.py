@@ -1,4 +1,4 @@
-"""What comparing digests costs: whole updates with ``integrity`` always against never, and the bare digest.
+"""Measures what comparing digests costs: updates with ``integrity`` always against never, and the bare digest.
 
 Updates run from ``update()`` to committed, to two sinks on this host, in turns. The version is registered anew before
 each, as a trainer does, so no digest is known from before. The digest is measured on one thread, in the processor time

@@ -1,4 +1,4 @@
-"""What a sink needs to look a module's tensors up when an update begins, and to compare them while passes are held.
+"""Measures how long a sink takes to look tensors up when an update begins, and to compare them while passes are held.
 
 No update is run. Usage: ``python -m benchmarks.looking_up``.
 """

@@ -1,4 +1,4 @@
-"""What the host needs to enqueue a broadcast, on an NCCL communicator that may block and on one that may not.
+"""Measures how long the host takes to enqueue a broadcast, on an NCCL communicator that may block, and on another.
 
 Two ranks, on two GPUs or, with NCCL 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1, on one. Broadcasts are of 1 MiB, so that the
 device is never what is waited for. Usage: ``python -m benchmarks.nccl_calls``.

@@ -1,4 +1,4 @@
-"""Filling 1 to 8 joining engines from one holder, over links of one speed: how much longer do many take than one?
+"""Measures how much longer 8 joining engines take than one to get a version from one holder, over links of one speed.
 
 Hosts are network namespaces whose links are shaped to one rate in both directions. Three ways over the same links: a
 line, in which each engine passes on to the next; one source that sends to each; and reading in turn with broadcasts in

@@ -1,4 +1,4 @@
-"""How fast updates over the point-to-point transports are, against one big transfer by the library underneath.
+"""Measures updates over the point-to-point transports against one big transfer by the library underneath.
 
 Both run between the same two processes of one machine, one source and one sink, in turns. An update also copies every
 byte from a slot into the parameters and commits; the bare transfer does nothing else. How long that copy takes by

@@ -1,4 +1,4 @@
-"""How long replaying a loader takes, against copying the same bytes, and recording it, against running it once.
+"""Measures replaying a loader against copying the same bytes, and recording it against running it once.
 
 The loader is that of a mixture of experts, as inference engines write it: one Python step per tensor, which finds the
 parameter by name and copies gate, up and down projections of each expert into two fused ones. Buckets lie in one slot,

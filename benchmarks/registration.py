@@ -1,4 +1,4 @@
-"""Registration from page-cached files: at least 0.7 of the rate of reading the files into memory.
+"""Measures registration from page-cached files: at least 0.7 of the rate of reading the files into memory.
 
 Run with ``python -m benchmarks.registration``. The files are just written, so they are in the page cache. A repetition
 reads them into private memory that is allocated for it, registers them in a new shared pool, and registers them again

@@ -1,4 +1,4 @@
-"""How many bytes go to each of eight ranks of a vLLM, when each is sent what its loader takes: at most 0.16 of all.
+"""Counts the bytes that go to each of eight ranks of a vLLM when each is sent what its loader takes (0.16 of all).
 
 The loader of every rank of a real vLLM model (Qwen3-30B-A3B with expert parallelism, Qwen3-8B) is recorded in a process
 of its own, without weights and without the other ranks; then a version is planned for all of them, and proved. Nothing

@@ -1,4 +1,4 @@
-"""How fast an update over gloo is, against a bare gloo broadcast of the same bytes in 64 MiB pieces.
+"""Measures an update over gloo against a bare gloo broadcast of the same bytes in 64 MiB pieces.
 
 Both run between the same three processes, one source and two sinks, in turns. The update also copies every byte into
 the parameters and commits; the bare broadcast does nothing else. How long that copy takes by itself is measured too:

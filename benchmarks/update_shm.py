@@ -1,4 +1,4 @@
-"""How long an update over shared memory takes, against a plain ``copy_`` of the same bytes.
+"""Measures an update over shared memory against a plain ``copy_`` of the same bytes.
 
 The physical limit of an update in place is one copy of every byte from the source's memory into the parameters. The
 limit is measured in the sinks themselves, into the same parameters, in turns with the updates.

@@ -1,4 +1,4 @@
-"""How long a vLLM takes to apply a version: its loader, and what is replayed of it; and whole updates around that.
+"""Measures how long a vLLM takes to apply a version, by its loader and by a replay, and whole updates around that.
 
 A vLLM in this process has the shapes of half of Qwen3-30B-A3B (or of Qwen3-8B) and weights of no meaning. First buckets
 of one slot on its device are given to the engine, as a transport would; then a source, another process, updates it. The

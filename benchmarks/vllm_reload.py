@@ -1,4 +1,4 @@
-"""How long an update of a running vLLM takes over shared memory, against vLLM's own reload of the same files.
+"""Measures an update of a running vLLM over shared memory against vLLM's own reload of the same files.
 
 The reload reads files that are in the page cache, and both end in vLLM's layerwise reload. Reloads to one version and
 updates to the other take turns, so that each brings new bytes, which completions confirm. The first of both is not
