@@ -65,7 +65,7 @@ def run_source(shapes: Shapes, address: str, pipe: Connection) -> None:
                 assert done is not None
                 found.updates.append(done.seconds)
                 phases = ", ".join(f"{phase} {seconds * 1e3:.0f}" for phase, seconds in done.phases.items())
-                found.told.append(f"{done.told[1]}; {phases}")
+                found.apply_summary.append(f"{done.apply_summary[1]}; {phases}")
         pipe.send(found)
 
 
@@ -75,7 +75,7 @@ class Brought:
 
     updates: list[float] = field(default_factory=list)
     limits: list[float] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    apply_summary: list[str] = field(default_factory=list)
 
 
 class Applied:
@@ -131,7 +131,7 @@ def measure(llm: Any, what: str, config: Any, folder: Path, transports: Sequence
 
     def bring(transport: str, version: int, times: int) -> Brought:
         found: Brought = source.call("bring", transport, version, times)
-        for seconds, told in zip(found.updates, found.told, strict=True):
+        for seconds, told in zip(found.updates, found.apply_summary, strict=True):
             console.print(f"  {transport}: {seconds * 1e3:.0f} ms: {told}")
         return found
 
@@ -175,11 +175,11 @@ def _apply(worker: Any, what: str, shapes: Shapes, config: Any, folder: Path, ro
     del measured
     applied = Applied(worker, shapes)
     first = applied.once()
-    console.print(f"  first: {first:.3f} s: {applied.engine.told}")
+    console.print(f"  first: {first:.3f} s: {applied.engine.apply_summary}")
     once = []
     for _ in range(rounds + 1):
         once.append(applied.once())
-        console.print(f"  {once[-1] * 1e3:.1f} ms: {applied.engine.told}")
+        console.print(f"  {once[-1] * 1e3:.1f} ms: {applied.engine.apply_summary}")
     taken = median(once[1:])
     count = f"{len(shapes):,} tensors, {size(shapes) / 1e9:.1f} GB"
     return [

@@ -24,6 +24,7 @@ from types import ModuleType
 from ckpt_transport import config, errors
 from ckpt_transport.cli import app as cli
 from ckpt_transport.control import messages as wire
+from ckpt_transport.service import questions
 from ckpt_transport.transports import options, registry
 from ckpt_transport.update import messages
 
@@ -43,7 +44,7 @@ PYTHON = (
     ("ckpt_transport_torch", ""),
     ("ckpt_transport_vllm", ""),
     ("ckpt_transport.service.fleet", "Fleet FleetReport"),
-    ("ckpt_transport.update.messages", "ServedVersion"),
+    ("ckpt_transport.service.questions", "ServedVersion"),
 )
 INTERFACE = (
     ("ckpt_transport.transports.interface", ""),
@@ -155,12 +156,27 @@ def error_tree() -> str:
 def wire_messages() -> str:
     parts = [_prose(wire.__doc__ or ""), "## Of every mailbox"]
     parts += _messages(wire)
-    parts += ["## Of an update", _prose(messages.__doc__ or "")]
+    parts += ["## Of an update", _prose(messages.__doc__ or ""), _exchanges()]
     parts += _messages(messages)
+    parts += ["## At any time", _prose(questions.__doc__ or "")]
+    parts += _messages(questions)
     for name in ("PARTICIPANT", "COORDINATOR"):
-        understood = ", ".join(f"`{kind.__name__}`" for kind in getattr(messages, name))
+        understood = ", ".join(f"`{kind.__name__}`" for kind in getattr(questions, name))
         parts.append(f"A {name.lower()} understands {understood}.")
     return _page("Messages on the wire", *parts)
+
+
+def _exchanges() -> str:
+    rows = [
+        (
+            f"`{exchange.order.__name__}`",
+            f"`{exchange.answer.__name__}`",
+            "; ".join(exchange.during) if len(exchange.during) < len(messages.State) else "is in the update",
+            exchange.then or "has left the update",
+        )
+        for exchange in messages.EXCHANGES
+    ]
+    return _table(("order", "answer", "followed by a member that", "which then"), rows)
 
 
 def api(title: str, modules: Iterable[tuple[str, str]]) -> Callable[[], str]:

@@ -75,7 +75,7 @@ class LoaderEngine(ModuleEngine):
 
     def finish(self) -> None:
         self._loading.finish()
-        self.told = self._loading.told
+        self.apply_summary = self._loading.apply_summary
 
     def certify(self) -> None:
         self._loading.certify()

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, EngineError
+from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import Claim
 from ckpt_transport.service.endpoints import is_loopback
-from ckpt_transport.update import messages as m
 from ckpt_transport.update.host import host_name
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport_vllm.plugin import UPDATE
@@ -199,7 +199,7 @@ class NativeDriver(Driver):
         found: set[str] = set()
         workers, version = self.server.world_size(), self.server.weight_version()
         deadline = time.monotonic() + self._config.join_timeout
-        with open_mailbox(self._report_to(), (m.Here,), self._config) as mailbox:
+        with open_mailbox(self._report_to(), (q.Here,), self._config) as mailbox:
             while len(found) < workers and time.monotonic() < deadline:
                 self.server.init_native(
                     report_to=mailbox.address,
@@ -210,7 +210,7 @@ class NativeDriver(Driver):
                 until = time.monotonic() + REPORT_SECONDS
                 while len(found) < workers and time.monotonic() < until:
                     received = mailbox.receive(TICK_SECONDS)
-                    if received is not None and isinstance(received[1], m.Here):
+                    if received is not None and isinstance(received[1], q.Here):
                         found.add(received[1].address)
         self.keeper = min(found, default="")
         return sorted(found)

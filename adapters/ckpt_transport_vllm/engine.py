@@ -105,7 +105,7 @@ class VllmEngine(Engine):
         if not self._loading.started:
             return
         self._loading.finish()
-        self.told = self._loading.told
+        self.apply_summary = self._loading.apply_summary
         self._cores.close()
         self._reset()
         self._served = load_format.bound(self._find_target().model)

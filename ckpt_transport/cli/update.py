@@ -246,7 +246,7 @@ def _print(console: Output, report: Report) -> None:
         f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s "
         f"({_seconds(report.phases)})"
     )
-    for rank, told in sorted(report.told.items()):
+    for rank, told in sorted(report.apply_summary.items()):
         console.print(f"{report.labels[rank]}: {told}", markup=False, highlight=False, soft_wrap=True)
     if report.paused:
         console.print(f"forward passes were held for at most {max(report.paused.values()) * 1e3:.0f} ms")

@@ -14,7 +14,7 @@ from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
 from ckpt_transport.errors import JoinError
 from ckpt_transport.service import ask_version
-from ckpt_transport.update.messages import ServedVersion
+from ckpt_transport.service.questions import ServedVersion
 
 
 def version(

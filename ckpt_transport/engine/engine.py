@@ -112,7 +112,7 @@ class Engine(ABC):
             passes before the same one.
         label: what people call this sink.
         device: where its weights are.
-        told: how the last update was applied, in words for the report; empty when there is nothing to say.
+        apply_summary: how the last update was applied, in words for the report; empty when there is nothing to say.
     """
 
     whole_tensors: bool = False
@@ -121,7 +121,7 @@ class Engine(ABC):
     group: str = ""
     label: str = ""
     device: torch.device = torch.device("cpu")
-    told: str = ""
+    apply_summary: str = ""
 
     def begin(self) -> None:
         """Look at what is served now, because an update begins. Forward passes still run.

@@ -118,11 +118,11 @@ class RecordedLoading(ABC, Generic[Recorded]):
         verify_always: compare each replay with the loader.
 
     Attributes:
-        told: how the last version was applied, in words.
+        apply_summary: how the last version was applied, in words.
     """
 
     def __init__(self, label: str, *, verify_always: bool = False) -> None:
-        self.label, self.told = label, ""
+        self.label, self.apply_summary = label, ""
         self._verify_always = verify_always
         self._specs: tuple[TensorSpec, ...] | None = None
         self._coming: Share | None = None
@@ -211,7 +211,7 @@ class RecordedLoading(ABC, Generic[Recorded]):
         """
         if self._pass is None:
             return
-        self.told = self._pass.finish()
+        self.apply_summary = self._pass.finish()
         self._pass = None
 
     def release(self) -> None:

@@ -17,7 +17,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import CkptTransportError, EngineError
-from ckpt_transport.update import messages as m
+from ckpt_transport.service import questions as q
 from ckpt_transport.update.mailbox import open_mailbox
 
 ASK_AGAIN_SECONDS = 0.25
@@ -40,13 +40,13 @@ class ClaimRecord:
     leader: str = ""
     begun: set[str] = field(default_factory=set)
 
-    def take(self, sender: str, claim: m.Claim) -> m.Claimed:
+    def take(self, sender: str, claim: q.Claim) -> q.Claimed:
         """Answer a claim; it is the sender's unless another has it."""
         if self.holder not in ("", sender):
-            return m.Claimed(claim.number, self.leader, ())
+            return q.Claimed(claim.number, self.leader, ())
         self.holder, self.leader = sender, claim.leader
         self._note(claim.begun, claim.ended)
-        return m.Claimed(claim.number, "", tuple(sorted(self.begun)))
+        return q.Claimed(claim.number, "", tuple(sorted(self.begun)))
 
     def release(self) -> None:
         """Nobody drives the engine any more. What was begun and not ended is left to the next."""
@@ -155,7 +155,7 @@ class Claims:
         with self._lock, contextlib.suppress(CkptTransportError):
             if self._mailbox is not None:
                 self._mailbox.unwatch(sink)
-                self._mailbox.send(sink, m.Release())
+                self._mailbox.send(sink, q.Release())
 
     def _ask(
         self,
@@ -165,17 +165,17 @@ class Claims:
         begun: tuple[str, ...] = (),
         ended: tuple[str, ...] = (),
         timeout: float = 0.0,
-    ) -> m.Claimed:
+    ) -> q.Claimed:
         with self._lock:
             mailbox = self._mailbox
             assert mailbox is not None, "nothing was claimed"
             self._number += 1
             mailbox.watch(sink)
-            mailbox.send(sink, m.Claim(self._number, leader, begun, ended))
+            mailbox.send(sink, q.Claim(self._number, leader, begun, ended))
             deadline = time.monotonic() + timeout
             while (received := mailbox.receive(max(deadline - time.monotonic(), 0.0))) is not None:
                 match received[1]:
-                    case m.Claimed(number=self._number) as claimed:
+                    case q.Claimed(number=self._number) as claimed:
                         return claimed
                     case Refused(reason=reason) if received[0] == sink:
                         raise EngineError(f"{engine} cannot be claimed at its sink {sink}: {reason}")
@@ -189,7 +189,7 @@ class Claims:
                 self._mailbox = None
             if self._mailbox is None:
                 address = "" if near else addresses.any_port(self._config.interface)
-                self._mailbox = open_mailbox(address, (m.Claimed,), self._config)
+                self._mailbox = open_mailbox(address, (q.Claimed,), self._config)
 
     def close(self) -> None:
         """Part from all sinks. Idempotent."""

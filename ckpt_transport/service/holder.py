@@ -10,16 +10,15 @@ import torch
 
 from ckpt_transport.checkpoint import Progress, Store, StoredVersion, with_digests
 from ckpt_transport.config import Config
-from ckpt_transport.memory import MemoryKind, visible_devices
-from ckpt_transport.planning import Role
+from ckpt_transport.memory import MemoryKind
 from ckpt_transport.service import metas
+from ckpt_transport.service import questions as q
 from ckpt_transport.service.member import InvitedMember
 from ckpt_transport.service.metas import HolderAddress, Metas
-from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import uses_devices
-from ckpt_transport.update.bandwidths import bandwidths
 from ckpt_transport.update.follower import Follower
+from ckpt_transport.update.introduction import States
 from ckpt_transport.update.participant import Participant
 
 
@@ -52,9 +51,10 @@ class Holder(InvitedMember):
         progress: Progress | None = None,
     ) -> None:
         super().__init__(address, config)
-        self._pinned = uses_devices(self.config)
         self._store = Store(
-            pool=MemoryKind(self.config.pool), threads=self.config.read_threads or None, pinned=self._pinned
+            pool=MemoryKind(self.config.pool),
+            threads=self.config.read_threads or None,
+            pinned=uses_devices(self.config),
         )
         try:
             stored = self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
@@ -92,28 +92,11 @@ class Holder(InvitedMember):
         participant = Participant(self._mailbox, self._table, self._plans, self._stored.extents, None, deadline)
         return Follower(invite.update, invite.nonce, participant, None, self.config.join_timeout)
 
-    def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join:
-        usable = tuple(name for name, state in states.items() if state.ok)
-        return m.Join(
-            update=invite.update,
-            role=Role.SOURCE,
-            invited=invite.address,
-            uid=self._uid,
-            label=self.label,
-            host=self._host(),
-            budget=self.config.memory_budget,
-            transports=usable,
-            unavailable={name: state.reason for name, state in states.items() if not state.ok},
-            routes=self._table.names,
-            manifest=self._stored.manifest,
-            devices=visible_devices() if self._pinned else (),
-            plan=self._plans.shape,
-            link=self.config.link,
-            bandwidths=bandwidths(usable, self.config),
-        )
+    def _introduce(self, states: States) -> m.Join:
+        return self._introducer.of_source(self.label, self._stored.manifest, states, self._table.names, self._plans)
 
-    def _served(self) -> m.ServedVersion:
-        return m.ServedVersion(self.label, self.version, "", self._bringing, "", self._watchdog.stuck)
+    def _served(self) -> q.ServedVersion:
+        return q.ServedVersion(self.label, self.version, "", self._bringing, "", self._watchdog.stuck)
 
     def _committed(self) -> None:
         """Others serve it, too."""

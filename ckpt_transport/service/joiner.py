@@ -6,25 +6,26 @@ import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.planning import Manifest, Role
 from ckpt_transport.service import metas
+from ckpt_transport.service import questions as q
 from ckpt_transport.service.calls import Calls
 from ckpt_transport.service.metas import Metas
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check_known, states
-from ckpt_transport.update.coordinator import RouteNames
-from ckpt_transport.update.host import host_name
+from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Guests
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.onlookers import Progress, check_trace, keep_trace
 from ckpt_transport.update.peers import PeerCoordinator
 from ckpt_transport.update.plans import Plans
 from ckpt_transport.update.report import Report
-from ckpt_transport.update.routes import RouteTable
+from ckpt_transport.update.routes import RouteNames, RouteTable
 
 
 class Joiner:
@@ -95,16 +96,17 @@ class Joiner:
         holders = tuple(holder.address for holder in self._metas.holders)
         near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
         listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
-        with open_mailbox(listen, m.COORDINATOR, self.config) as mailbox:
+        with open_mailbox(listen, q.COORDINATOR, self.config) as mailbox:
             for address in (*invited, *holders):
                 mailbox.check(address)
             table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
             update = secrets.token_hex(8)
+            join = Introducer(self.config).of_leader(self.version, states(self.config))
             plans = Plans(self.config.memory_budget)
             coordinator = PeerCoordinator(update, mailbox, self.config, table, RouteNames(), plans, ())
             try:
                 report = coordinator.lead(
-                    self._introduce(update),
+                    msgspec.structs.replace(join, update=update),
                     Guests(1, invited, holders, self._objection),
                     progress,
                     before_hold,
@@ -115,22 +117,6 @@ class Joiner:
                 table.close()
         keep_trace(report, self.config)
         return report
-
-    def _introduce(self, update: str) -> m.Join:
-        found = states(self.config)
-        return m.Join(
-            update=update,
-            role=Role.SOURCE,
-            uid=secrets.token_hex(8),
-            label="coordinator",
-            host=self.config.host or host_name(),
-            budget=self.config.memory_budget,
-            transports=tuple(name for name, state in found.items() if state.ok),
-            unavailable={name: state.reason for name, state in found.items() if not state.ok},
-            routes=(),
-            rank=0,
-            manifest=Manifest(self._metas.version, (), ()),
-        )
 
     def _objection(self, join: m.Join) -> str:
         """Why a holder is not what the file says."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from abc import abstractmethod
@@ -17,15 +16,16 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import PeerLostError, PluginError, TransferTimeout, UpdateAbortedError, UsageError
+from ckpt_transport.service import questions as q
 from ckpt_transport.service.calls import Calls
 from ckpt_transport.service.stuck import MayBeStuck, reason_of
 from ckpt_transport.transports import registry
-from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import states_of
 from ckpt_transport.update.challenges import Challenges
-from ckpt_transport.update.follower import Follower, State
+from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.host import host_name
+from ckpt_transport.update.introduction import Introducer, States
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.participant import Halted
 from ckpt_transport.update.plans import Plans
@@ -48,10 +48,10 @@ class InvitedMember(MayBeStuck):
     def __init__(self, address: str = "", config: Config | None = None) -> None:
         self._calls = Calls(self._kind)
         self.config = config if config is not None else Config.load()
-        self._mailbox: Mailbox = open_mailbox(address, m.PARTICIPANT, self.config)
+        self._mailbox: Mailbox = open_mailbox(address, q.PARTICIPANT, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         self._plans = Plans(self.config.memory_budget)
-        self._uid = secrets.token_hex(8)
+        self._introducer = Introducer(self.config)
         self._challenges = Challenges()
         self._coordinator = self._nonce = self._bringing = self._left = ""
         self._introduction: m.Join | None = None
@@ -155,10 +155,11 @@ class InvitedMember(MayBeStuck):
     def _follow(self, invite: m.Invite, deadline: float) -> Follower: ...
 
     @abstractmethod
-    def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join: ...
+    def _introduce(self, states: States) -> m.Join:
+        """The Join of this member, but for what one invitation is about."""
 
     @abstractmethod
-    def _served(self) -> m.ServedVersion: ...
+    def _served(self) -> q.ServedVersion: ...
 
     @abstractmethod
     def _committed(self) -> None:
@@ -176,7 +177,7 @@ class InvitedMember(MayBeStuck):
 
     def _answers(self, sender: str, message: Message) -> bool:
         """Answer what may be asked at any time; whether that was it."""
-        if isinstance(message, m.AskVersion):
+        if isinstance(message, q.AskVersion):
             self._mailbox.answer(self._served())
             return True
         return False
@@ -222,16 +223,16 @@ class InvitedMember(MayBeStuck):
         """Whether it comes from the coordinator of the last update."""
         return sender == self._coordinator and compare_digest(goodbye.nonce.encode(), self._nonce.encode())
 
-    def _has_left(self, order: m.Order) -> bool:
+    def _has_left(self, order: m.AnyOrder) -> bool:
         """Whether this member gave up the update before its coordinator could know."""
         is_meant = order.update == self._left and compare_digest(order.nonce.encode(), self._nonce.encode())
         return self._follower is None and is_meant
 
-    def _concerns(self, sender: str, order: m.Order) -> bool:
+    def _concerns(self, sender: str, order: m.AnyOrder) -> bool:
         """Whether an order is to be followed."""
         return self._follower is not None and sender == self._coordinator and not self._follower.objection(order)
 
-    def _may_say(self, sender: str, order: m.Order) -> bool:
+    def _may_say(self, sender: str, order: m.AnyOrder) -> bool:
         """Whether an order is followed; else its sender is told why not, unless it was told that this member left."""
         if self._has_left(order):
             return False
@@ -257,7 +258,7 @@ class InvitedMember(MayBeStuck):
         follower = self._follower
         if follower is None:
             self._join(coordinator, invite)
-        elif (coordinator, invite.update, follower.state) == (self._coordinator, follower.update, State.INVITED):
+        elif (coordinator, invite.update, follower.state) == (self._coordinator, follower.update, m.State.INVITED):
             assert self._introduction is not None
             self._mailbox.send(coordinator, msgspec.structs.replace(self._introduction, invited=invite.address))
         else:
@@ -274,15 +275,17 @@ class InvitedMember(MayBeStuck):
         if coordinator != self._coordinator:
             self._part_from_coordinator()
         deadline = time.monotonic() + self.config.update_timeout
-        introduction = self._introduce(invite, states_of(invite.transports))
-        self._introduction = msgspec.structs.replace(introduction, nonce=invite.nonce)
+        introduction = self._introduce(states_of(invite.transports))
+        self._introduction = msgspec.structs.replace(
+            introduction, update=invite.update, invited=invite.address, nonce=invite.nonce
+        )
         self._follower = self._follow(invite, deadline)
         self._coordinator, self._bringing, self._nonce = coordinator, invite.version, invite.nonce
         self._give_up_at = deadline
         self._mailbox.watch(coordinator)
         self._mailbox.send(coordinator, self._introduction)
 
-    def _step(self, order: m.Order) -> None:
+    def _step(self, order: m.AnyOrder) -> None:
         follower = self._follower
         assert follower is not None
         try:

@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+import msgspec
 import torch
 
 from ckpt_transport.checkpoint import Loan, Store, StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError
-from ckpt_transport.memory import MemoryKind, visible_devices
-from ckpt_transport.planning import Role
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.service import questions as q
 from ckpt_transport.service.calls import Calls
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
@@ -25,16 +26,15 @@ from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check, states, uses_devices
-from ckpt_transport.update.bandwidths import bandwidths
-from ckpt_transport.update.coordinator import Coordinator, RouteNames
-from ckpt_transport.update.host import host_name
+from ckpt_transport.update.coordinator import Coordinator
+from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Guests
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.onlookers import Progress, check_trace, keep_trace
 from ckpt_transport.update.peers import PeerCoordinator
 from ckpt_transport.update.plans import Plans
 from ckpt_transport.update.report import Report
-from ckpt_transport.update.routes import RouteTable
+from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import follow
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class ParameterServer:
             threads=self.config.read_threads or None,
             pinned=uses_devices(self.config),
         )
-        self._uid, self._nonce = secrets.token_hex(8), secrets.token_hex(16)
+        self._introducer, self._nonce = Introducer(self.config), secrets.token_hex(16)
         self._mailbox: Mailbox | None = None
         self._table: RouteTable | None = None
         self._names = RouteNames()
@@ -307,26 +307,11 @@ class ParameterServer:
         follow(mailbox, table, self._plans, stored.extents, coordinator, join, self.config.update_timeout)
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
-        found = states(self.config)
-        usable = tuple(name for name, state in found.items() if state.ok)
-        return m.Join(
-            update=update,
-            role=Role.SOURCE,
-            uid=self._uid,
-            nonce=self._nonce,
-            label=f"source {self.rank}",
-            host=self.config.host or host_name(),
-            budget=self.config.memory_budget,
-            transports=usable,
-            unavailable={name: state.reason for name, state in found.items() if not state.ok},
-            routes=table.names,
-            rank=self.rank,
-            manifest=stored.manifest,
-            devices=visible_devices() if uses_devices(self.config) else (),
-            plan=self._plans.shape,
-            link=self.config.link,
-            bandwidths=bandwidths(usable, self.config),
+        label = f"source {self.rank}"
+        join = self._introducer.of_source(
+            label, stored.manifest, states(self.config), table.names, self._plans, self.rank
         )
+        return msgspec.structs.replace(join, update=update, nonce=self._nonce)
 
     # -- where everybody is -------------------------------------------------------------------------------------
 
@@ -339,7 +324,7 @@ class ParameterServer:
         address = self.config.coordinator if self.rank == 0 else ""
         if not address and not near:
             address = addresses.any_port(self.config.interface)
-        types = m.COORDINATOR if self.rank == 0 else m.PARTICIPANT
+        types = q.COORDINATOR if self.rank == 0 else q.PARTICIPANT
         self._mailbox = open_mailbox(address, types, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         return self._mailbox, self._table

@@ -7,11 +7,11 @@ import time
 from ckpt_transport.config import Config
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError
-from ckpt_transport.update import messages as m
+from ckpt_transport.service import questions as q
 from ckpt_transport.update.mailbox import open_mailbox
 
 
-def ask_version(address: str, config: Config | None = None, timeout: float = 5.0) -> m.ServedVersion:
+def ask_version(address: str, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:
     """What the sink at ``address`` serves, also while it is being updated. It answers on the connection that asks.
 
     Raises:
@@ -20,11 +20,11 @@ def ask_version(address: str, config: Config | None = None, timeout: float = 5.0
     """
     config = config if config is not None else Config.load()
     deadline = time.monotonic() + timeout
-    with open_mailbox("", m.COORDINATOR, config) as mailbox:
-        mailbox.send(address, m.AskVersion())
+    with open_mailbox("", q.COORDINATOR, config) as mailbox:
+        mailbox.send(address, q.AskVersion())
         while (received := mailbox.receive(max(deadline - time.monotonic(), 0.0))) is not None:
             match received[1]:
-                case m.ServedVersion():
+                case q.ServedVersion():
                     return received[1]
                 case Refused(reason=reason):
                     raise JoinError(f"{address} does not say what it serves: {reason}")

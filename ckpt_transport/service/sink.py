@@ -8,14 +8,12 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Message, addresses
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import CkptTransportError, PeerLostError
-from ckpt_transport.memory import name_of
-from ckpt_transport.planning import Role
+from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import ClaimRecord
 from ckpt_transport.service.member import InvitedMember
-from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update import messages as m
-from ckpt_transport.update.bandwidths import bandwidths
 from ckpt_transport.update.follower import Follower
+from ckpt_transport.update.introduction import States
 from ckpt_transport.update.participant import Participant
 
 
@@ -75,32 +73,11 @@ class Sink(InvitedMember):
         participant = Participant(self._mailbox, self._table, self._plans, (), self._engine, deadline)
         return Follower(invite.update, invite.nonce, participant, self._engine, self.config.join_timeout)
 
-    def _introduce(self, invite: m.Invite, states: dict[str, Availability]) -> m.Join:
-        usable = tuple(name for name, state in states.items() if state.ok)
-        return m.Join(
-            update=invite.update,
-            role=Role.SINK,
-            invited=invite.address,
-            uid=self._uid,
-            label=self._engine.label,
-            host=self._host(),
-            budget=self.config.memory_budget,
-            transports=usable,
-            unavailable={name: state.reason for name, state in states.items() if not state.ok},
-            routes=self._table.names,
-            engine=self._engine.group,
-            whole_tensors=self._engine.whole_tensors,
-            keeps_tensors=self._engine.keeps_tensors,
-            devices=tuple(filter(None, [name_of(self._engine.device)])),
-            plan=self._plans.shape,
-            link=self.config.link,
-            share=self._engine.share(),
-            ties=tuple(tuple(sorted(names)) for names in self._engine.ties()),
-            bandwidths=bandwidths(usable, self.config),
-        )
+    def _introduce(self, states: States) -> m.Join:
+        return self._introducer.of_sink(self._engine, states, self._table.names, self._plans)
 
-    def _served(self) -> m.ServedVersion:
-        return m.ServedVersion(
+    def _served(self) -> q.ServedVersion:
+        return q.ServedVersion(
             self._engine.label,
             self._version,
             self._tainted,
@@ -125,12 +102,12 @@ class Sink(InvitedMember):
 
     def _answers(self, sender: str, message: Message) -> bool:
         match message:
-            case m.Claim():
+            case q.Claim():
                 self._forget_silent_holder()
                 self._mailbox.answer(self.claim.take(sender, message))
                 if self.claim.holder == sender:
                     self._mailbox.watch(sender)
-            case m.Release():
+            case q.Release():
                 if self.claim.holder == sender:
                     self._forget_holder()
             case _:
@@ -161,4 +138,4 @@ class Sink(InvitedMember):
             if self._announced not in ("", address, self._coordinator):
                 self._mailbox.forget(self._announced)
             self._announced = address
-            self._mailbox.send(address, m.Here(self.address, self._served()))
+            self._mailbox.send(address, q.Here(self.address, self._served()))

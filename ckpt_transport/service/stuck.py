@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.errors import PeerLostError, UpdateAbortedError
+from ckpt_transport.service import questions as q
 from ckpt_transport.service.watchdog import UNSEEN_SECONDS, Watchdog
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
@@ -50,13 +51,13 @@ class MayBeStuck(ABC):
         """What people call it."""
 
     @abstractmethod
-    def _served(self) -> m.ServedVersion: ...
+    def _served(self) -> q.ServedVersion: ...
 
     @abstractmethod
     def _answers(self, sender: str, message: Message) -> bool: ...
 
     @abstractmethod
-    def _concerns(self, sender: str, order: m.Order) -> bool: ...
+    def _concerns(self, sender: str, order: m.AnyOrder) -> bool: ...
 
     @abstractmethod
     def _end(self, follower: Follower | None, reason: BaseException) -> None: ...
@@ -99,7 +100,7 @@ class MayBeStuck(ABC):
         """Why the update must end, although this member's thread does not see it. Answers questions meanwhile."""
         with self._mailbox.borrowed():
             self._mailbox.pump(0)
-            for _ in self._mailbox.receive_all(m.AskVersion):
+            for _ in self._mailbox.receive_all(q.AskVersion):
                 self._mailbox.answer(self._served())
             if self._stopping.is_set():
                 return f"the {self._kind} was closed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -24,8 +24,7 @@ from ckpt_transport.update import messages as m
 
 TICK_SECONDS = 0.05
 
-Step = m.Agree | m.Opened | m.Connected | m.Held | m.Still | m.Ran
-Answer = TypeVar("Answer", m.Agree, m.Opened, m.Connected, m.Held, m.Still, m.Ran)
+Answer = TypeVar("Answer", bound=m.ToCoordinator)
 
 
 class Members:
@@ -58,7 +57,7 @@ class Members:
         self.committed: dict[str, m.Committed] = {}
         self.stopped: dict[str, m.Stopped] = {}
         self.round = 0
-        self._pending: list[tuple[str, Step]] = []
+        self._pending: list[tuple[str, m.Reply]] = []
         self._sound_at = time.monotonic()
 
     @property
@@ -79,24 +78,33 @@ class Members:
 
     # -- talking ------------------------------------------------------------------------------------------------
 
-    def order(self, address: str, message: m.Told) -> None:
+    def order(self, address: str, message: m.FromCoordinator) -> None:
         """Say it to the member at ``address``, with its nonce."""
         self._mailbox.send(address, msgspec.structs.replace(message, nonce=self.nonces.get(address, "")))
 
-    def send(self, rank: int, message: m.Told) -> None:
+    def send(self, rank: int, message: m.FromCoordinator) -> None:
         self.order(self.addresses[rank], message)
 
-    def tell(self, message: m.Told, ranks: Iterable[int]) -> None:
+    def tell(self, message: m.FromCoordinator, ranks: Iterable[int]) -> None:
         for rank in ranks:
             self.send(rank, message)
 
-    def gather(self, kind: type[Answer], ranks: Iterable[int]) -> dict[int, Answer]:
-        """One message of ``kind`` from every one of ``ranks``.
+    def ask(self, order: m.Order[Answer], ranks: Iterable[int]) -> Callable[[], dict[int, Answer]]:
+        """Give ``order`` to each of ``ranks``; the result waits for their answers, as :meth:`ask_each` says."""
+        return self.ask_each(dict.fromkeys(ranks, order))
 
-        Raises:
-            PeerLostError, TransferTimeout: somebody did not answer; names them.
-            CkptTransportError: what somebody reported instead.
+    def ask_each(self, orders: Mapping[int, m.Order[Answer]]) -> Callable[[], dict[int, Answer]]:
+        """Give each rank its order, all of one type.
+
+        Returns: a function that waits until each of the ranks has answered, and returns the answers by rank. It raises
+            PeerLostError or TransferTimeout, which name who did not answer, and what a member reported instead.
         """
+        for rank, order in orders.items():
+            self.send(rank, order)
+        kinds = {m.exchange_of(order).answer for order in orders.values()}
+        return lambda: self._gather(next(iter(kinds)), orders) if kinds else {}
+
+    def _gather(self, kind: type[Answer], ranks: Iterable[int]) -> dict[int, Answer]:
         waiting = set(ranks)
         answers: dict[int, Answer] = {}
         while waiting:
@@ -165,13 +173,13 @@ class Members:
                         gave_up = f"{self.who(sender)} has given up: {message.reason or 'it does not say why'}"
                         self.left.setdefault(sender, gave_up)
                         raise UpdateError(gave_up)
-                case m.Stopped(update=self.update, round=self.round) if sender in self.addresses:
-                    self.stopped[sender] = message
-                    if message.reason:
-                        raise TransferError(f"{self.who(sender)}: {message.reason}")
-                case m.Agree() | m.Opened() | m.Connected() | m.Held() | m.Still() | m.Ran():
-                    if message.update == self.update:
-                        self._pending.append((sender, message))
+                case m.Stopped():
+                    if (message.update, message.round) == (self.update, self.round) and sender in self.addresses:
+                        self.stopped[sender] = message
+                        if message.reason:
+                            raise TransferError(f"{self.who(sender)}: {message.reason}")
+                case m.Reply(update=self.update):
+                    self._pending.append((sender, message))
             received = self._mailbox.receive(0)
 
     def alive(self, rank: int) -> bool:

@@ -1,36 +1,26 @@
-"""What coordinator and participants say to each other in an update.
+"""What the coordinator of an update and its members say to each other, and in which order.
 
-::
+:data:`EXCHANGES` is the protocol: each row is an order of the coordinator, the answer to it, and the states of a member
+in which the order is followed. A member is a sink, a holder, or a source rank other than the coordinator's. Sinks and
+holders listen and are invited; other source ranks come by themselves, and begin with Join.
 
-    coordinator                         participant
-    Invite      ─────────────────────►              (sinks and holders that listen; other sources come by themselves)
-                ◄───────────────────── Challenge    a nonce, sent to the address that the invitation claims
-    Invite      ─────────────────────►              with the nonce
-                ◄───────────────────── Join         who I am, what I hold, what I can use
-    Propose     ─────────────────────►              the plan
-                ◄───────────────────── Agree        its digest
-    Open        ─────────────────────►              attach to the routes
-                ◄───────────────────── Opened       descriptors of what I lend
-    Connect     ─────────────────────►              everybody's descriptors
-                ◄───────────────────── Connected
-    Hold        ─────────────────────►              sinks only: start no further forward pass
-                ◄───────────────────── Held         how many I have started
-    Advance     ─────────────────────►              finish this many, then stand still
-                ◄───────────────────── Still
-    Run         ─────────────────────►
-                ◄───────────────────── Ran          the timeline
-    Commit      ─────────────────────►              serve the new version
-                ◄───────────────────── Committed
+An invitation without the right nonce is answered by Challenge, which goes to the address that the invitation claims to
+come from. It counts when it comes again with that nonce. Everything that the coordinator says to a member after Join
+carries the member's nonce. A member refuses what lacks the nonce and what comes in another order.
 
-At any point a participant may say Failed, and the coordinator Abort, which is answered by Aborted. Everything that the
-coordinator says to a participant after Join carries the nonce of that participant; what lacks it, or comes in another
-order, is refused. :mod:`ckpt_transport.update.follower` has the table of what may follow what.
+A member may say Failed at any time. The coordinator then says Abort to all members, and hears Aborted from each.
 
-An update by P2P goes on when members leave. Whoever cannot go on because of others says Stopped; the coordinator says
-Halt to all, hears from each what it has (Stopped again), and proposes a plan for what is missing to those that remain.
+An update by P2P goes on when members leave. A member that cannot go on because of others says Stopped. The coordinator
+says Halt to all members, hears from each what it has (Stopped again), and proposes to those that remain a plan for what
+is missing.
 """
 
 from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -39,66 +29,75 @@ from ckpt_transport.execution import Event
 from ckpt_transport.planning import Manifest, PlacedTensor, Role, Share
 
 
-class Told(Message, frozen=True, kw_only=True):
-    """Base of what the coordinator says to a participant.
+class ToCoordinator(Message, frozen=True):
+    """Base of every message that a coordinator understands."""
+
+
+class FromCoordinator(Message, frozen=True, kw_only=True):
+    """Base of what only the coordinator may say to a member.
 
     Attributes:
-        nonce: the participant's own, which it has told nobody but this coordinator.
+        nonce: the member's own, which it has told nobody but this coordinator.
     """
 
     nonce: str = ""
 
 
-class Order(Told, frozen=True):
-    """Base of the steps of one update."""
-
-    update: str
+Answer = TypeVar("Answer", bound=ToCoordinator)
 
 
-class Invite(Order, frozen=True):
-    """Take part in an update. Without the right nonce it is answered by a :class:`Challenge`.
+class Order(FromCoordinator, Generic[Answer], frozen=True):
+    """Base of what the coordinator asks for in an update; the type parameter is the answer.
 
     Attributes:
-        address: the sink's or holder's, as the coordinator was given it.
-        transports: the names worth probing.
-    """
-
-    version: str
-    address: str
-    transports: tuple[str, ...]
-
-
-class Challenge(Message, frozen=True):
-    """Whoever can read this is at the address that the invitation claims to come from: invite again, with this nonce.
-
-    Attributes:
-        address: of the invitation.
+        update: the name of the update.
     """
 
     update: str
-    address: str
-    nonce: str
 
 
-class Join(Message, frozen=True, kw_only=True):
-    """A participant introduces itself.
+AnyOrder = Order[Any]
+
+
+class Reply(ToCoordinator, frozen=True):
+    """Base of what a member says in an update once it has a rank.
 
     Attributes:
-        invited: the address that a sink or a holder was invited at.
-        uid: unlike any other process's, so that a restarted one is not taken for the old one.
-        nonce: what the coordinator's messages to it carry.
+        update: the name of the update.
+        rank: of the member in the plan; -1 before it has heard of one.
+    """
+
+    update: str
+    rank: int
+
+
+class Join(ToCoordinator, frozen=True, kw_only=True):
+    """A member introduces itself; made and read by :mod:`ckpt_transport.update.introduction`.
+
+    Attributes:
+        update: the name of the update; empty from a source rank, which does not know it yet.
+        invited: the address at which a sink or a holder was invited.
+        uid: differs from that of any other process, so that a restarted process is not taken for the old one.
+        nonce: what the coordinator's messages to this member carry.
+        label: what people call the member.
+        host: where the member runs; see :func:`~ckpt_transport.update.host.host_name`.
+        budget: bytes of memory that the update may take there.
+        transports: names of those that can run there.
+        unavailable: the other transports that were asked for, each with the reason.
+        bandwidths: bytes per second that each of ``transports`` expects there.
+        routes: names of the routes that the member has kept open.
+        rank: of a source among the sources; -1 for who is invited.
         manifest: what a source holds; None from a sink.
-        unavailable: the other transports, each with the reason.
-        bandwidths: what those of ``transports`` expect here; see :meth:`Transport.expected_bandwidth`.
-        routes: names of the routes it has kept open.
-        devices: UUIDs of the GPUs it can use.
-        plan: the shape of the plan it knows; empty for none.
-        link: bytes per second of its link to other hosts; 0 when nobody said.
+        engine: the name that ranks of one engine share; empty when the engine has one rank.
+        whole_tensors, keeps_tensors: as :class:`~ckpt_transport.engine.Engine` says.
+        devices: UUIDs of the GPUs that the member can use.
+        plan: the shape of the plan that the member knows; empty for none.
+        link: bytes per second of the member's link to other hosts; 0 when nobody said.
         share: what a sink needs of versions with certain tensors; None for everything.
         ties: sets of names that share memory in a sink's engine.
     """
 
-    update: str
+    update: str = ""
     role: Role
     invited: str = ""
     uid: str
@@ -108,7 +107,7 @@ class Join(Message, frozen=True, kw_only=True):
     budget: int
     transports: tuple[str, ...]
     unavailable: dict[str, str]
-    routes: tuple[str, ...]
+    routes: tuple[str, ...] = ()
     rank: int = -1
     manifest: Manifest | None = None
     engine: str = ""
@@ -122,15 +121,33 @@ class Join(Message, frozen=True, kw_only=True):
     ties: tuple[tuple[str, ...], ...] = ()
 
 
-class Absent(Message, frozen=True):
-    """A source rank takes no part in updates to ``version`` (empty: in any); with an empty reason it does again."""
+class Invite(Order[Join], frozen=True):
+    """Take part in an update.
 
-    rank: int
+    Attributes:
+        version: the name of the version that the update brings.
+        address: the sink's or holder's, as the coordinator was given it.
+        transports: the names of the transports that are worth probing.
+    """
+
     version: str
-    reason: str
+    address: str
+    transports: tuple[str, ...]
 
 
-class Busy(Message, frozen=True):
+class Challenge(ToCoordinator, frozen=True):
+    """Whoever reads this is at the address that an invitation claims to come from, and invites again with this nonce.
+
+    Attributes:
+        update, address: of the invitation.
+    """
+
+    update: str
+    address: str
+    nonce: str
+
+
+class Busy(ToCoordinator, frozen=True):
     """A sink cannot join yet, because another update is still going on; invite it again."""
 
     update: str
@@ -138,15 +155,38 @@ class Busy(Message, frozen=True):
     reason: str
 
 
-class Propose(Order, frozen=True):
-    """The plan, which rank of it the receiver is, where everybody is, and the names of the plan's routes.
+class Absent(ToCoordinator, frozen=True):
+    """A source rank takes no part in updates to ``version`` (empty: in any); with an empty reason it does again."""
+
+    rank: int
+    version: str
+    reason: str
+
+
+class Agree(Reply, frozen=True):
+    """The member can carry out the plan.
 
     Attributes:
-        plan: encoded; empty when the receiver knows one of that shape.
+        digest: of the plan.
+        tied: digests of the tensors that the coordinator asked for.
+    """
+
+    digest: str
+    tied: tuple[bytes, ...] = ()
+
+
+class Propose(Order[Agree], frozen=True):
+    """This is the plan, the receiver's rank in it, where everybody is, and what the plan's routes are called.
+
+    Attributes:
+        plan: the encoded plan; empty when the receiver knows one of that shape.
         shape: of the plan.
         version: the plan's.
+        rank: the receiver's.
+        addresses: of all ranks.
+        routes: names of the plan's routes.
         resumable: members may leave, and what is missing then is planned again.
-        round: which plan of the update it is, from 0.
+        round: which plan of the update this is, from 0.
         tied: tensors of which a source is to say digests, with numbers of its own extents.
         digests: the name of the channel on which owners say the digests of buckets; empty where nobody compares.
     """
@@ -163,235 +203,195 @@ class Propose(Order, frozen=True):
     digests: str = ""
 
 
-class Agree(Message, frozen=True):
-    """Attributes:
-    digest: of the plan.
-    tied: of the tensors that were asked for.
-    """
+class Opened(Reply, frozen=True):
+    """The member has attached to its routes; these are the descriptors of what it lends, by route."""
 
-    update: str
-    rank: int
-    digest: str
-    tied: tuple[bytes, ...] = ()
-
-
-class Open(Order, frozen=True):
-    """Attach to the routes of the plan, and register memory."""
-
-
-class Opened(Message, frozen=True):
-    """Descriptors of what this rank lends, by route."""
-
-    update: str
-    rank: int
     descriptors: dict[int, list[bytes]]
 
 
-class Connect(Order, frozen=True):
-    """Descriptors of what each sender lends, by route, then by rank."""
+class Open(Order[Opened], frozen=True):
+    """Attach to the routes of the plan, and register memory."""
+
+
+class Connected(Reply, frozen=True):
+    """The member has learned what the senders of its routes lend."""
+
+
+class Connect(Order[Connected], frozen=True):
+    """Learn what each sender lends: descriptors by route, then by rank."""
 
     descriptors: dict[int, dict[int, list[bytes]]]
 
 
-class Connected(Message, frozen=True):
-    update: str
-    rank: int
-
-
-class Hold(Order, frozen=True):
-    """Start no further forward pass."""
-
-
-class Held(Message, frozen=True):
-    update: str
-    rank: int
-    forwards: int
-
-
-class Advance(Order, frozen=True):
-    """Finish so many forward passes, then stand still."""
+class Held(Reply, frozen=True):
+    """The sink starts no further forward pass; it has started ``forwards``."""
 
     forwards: int
 
 
-class Still(Message, frozen=True):
-    update: str
-    rank: int
+class Hold(Order[Held], frozen=True):
+    """Start no further forward pass. Only sinks hear this."""
 
 
-class Run(Order, frozen=True):
+class Still(Reply, frozen=True):
+    """No forward pass runs."""
+
+
+class Advance(Order[Still], frozen=True):
+    """Finish so many forward passes, counted from the engine's start; then stand still."""
+
+    forwards: int
+
+
+class Ran(Reply, frozen=True):
+    """The member has done its part of the plan.
+
+    Attributes:
+        events: its timeline.
+        apply_summary: how a sink has applied the version, in words; empty when there is nothing to say.
+    """
+
+    events: list[Event]
+    apply_summary: str = ""
+
+
+class Run(Order[Ran], frozen=True):
     """Do your part of the plan."""
 
 
-class Ran(Message, frozen=True):
-    """``told``: how a sink has applied the version, in words; empty when there is nothing to say."""
+class Committed(Reply, frozen=True):
+    """The member serves the new version; forward passes were held for ``paused`` seconds."""
 
-    update: str
-    rank: int
-    events: list[Event]
-    told: str = ""
-
-
-class Commit(Order, frozen=True):
-    """Serve the new version."""
-
-
-class Committed(Message, frozen=True):
-    """``paused``: seconds for which forward passes were held."""
-
-    update: str
-    rank: int
     paused: float
 
 
-class Halt(Order, frozen=True):
+class Commit(Order[Committed], frozen=True):
+    """Serve the new version."""
+
+
+class Stopped(Reply, frozen=True):
+    """The member has ended the round.
+
+    Attributes:
+        round: which one.
+        reason: why it did so by itself; empty when it was told to.
+        has: what its engine was given so far: (tensor, first byte, number of bytes) each.
+    """
+
+    round: int
+    reason: str
+    has: list[tuple[str, int, int]]
+
+
+class Halt(Order[Stopped], frozen=True):
     """A member has left, or a route broke: end this round, keep what has arrived, and wait for another plan."""
 
     round: int
     reason: str
 
 
-class Stopped(Message, frozen=True):
-    """This member has ended the round.
+class Failed(Reply, frozen=True):
+    """Something went wrong at the member.
 
     Attributes:
-        reason: why it did so by itself; empty when it was told to.
-        has: what its engine was given so far: (tensor, first byte, number of bytes) each.
+        error: the name of a class in :mod:`ckpt_transport.errors`, or of any other exception.
+        reason: its text.
     """
 
-    update: str
-    rank: int
-    round: int
-    reason: str
-    has: list[tuple[str, int, int]]
-
-
-class Failed(Message, frozen=True):
-    """``error``: the name of a class in :mod:`ckpt_transport.errors`, or of any other exception."""
-
-    update: str
-    rank: int
     error: str
     reason: str
 
 
-class Abort(Order, frozen=True):
+class Aborted(Reply, frozen=True):
+    """The member has given the update up, because it was told to or by itself.
+
+    Attributes:
+        tainted: the sink holds a mix of two versions and must not serve.
+        reason: why the member gave up.
+    """
+
+    tainted: bool
+    reason: str = ""
+
+
+class Abort(Order[Aborted], frozen=True):
     """The update has failed: go back."""
 
     reason: str
 
 
-class Aborted(Message, frozen=True):
-    """This member has given the update up, because it was told to or by itself.
-
-    Attributes:
-        tainted: the sink holds a mix of two versions and must not serve.
-        reason: why it gave up.
-    """
-
-    update: str
-    rank: int
-    tainted: bool
-    reason: str = ""
-
-
-class Goodbye(Told, frozen=True):
+class Goodbye(FromCoordinator, frozen=True):
     """The coordinator ends; routes need not be kept."""
 
 
-class AskVersion(Message, frozen=True):
-    """Which version do you serve?"""
+# -- the protocol -----------------------------------------------------------------------------------------------------
 
 
-class ServedVersion(Message, frozen=True):
-    """Attributes:
-    version: the version served, or the one that was served before the sink was tainted.
-    tainted: why it must not serve; empty when it may.
-    update: name of the version an update is bringing at the moment; empty when none is.
-    engine: the name that ranks of one engine share; empty when it has one rank.
-    stuck: which call does not return, so that it takes no update; empty when it takes them.
-    """
+class State(enum.StrEnum):
+    """How far a member is in an update. The value is what the member says of itself."""
 
-    label: str
-    version: str
-    tainted: str
-    update: str
-    engine: str = ""
-    stuck: str = ""
+    INVITED = "waits for a plan"
+    AGREED = "has agreed to a plan"
+    OPEN = "has opened its routes"
+    CONNECTED = "is connected"
+    HELD = "holds its forward passes"
+    STILL = "stands still"
+    RAN = "has done its part"
+    STOPPED = "has ended a round"
+    COMMITTED = "has committed"
 
 
-class Here(Message, frozen=True):
-    """A sink says where it can be invited, to somebody who asked its process to."""
-
-    address: str
-    served: ServedVersion
+ANY = tuple(State)
 
 
-class Claim(Message, frozen=True):
-    """The sender drives the engine of this sink from outside, as long as its heartbeats come; see ``claims.py``.
+@dataclass(frozen=True, slots=True)
+class Exchange(Generic[Answer]):
+    """An order of the coordinator and its answer.
 
     Attributes:
-        number: of this claim, which the answer repeats.
-        leader: what people call the sender.
-        begun: what it begins there, as a pause, from now on.
-        ended: what it has ended.
+        order, answer: their types.
+        during: the states of a member in which it follows the order.
+        then: the member's state when it has done so; None when it is not in the update any more.
     """
 
-    number: int
-    leader: str
-    begun: tuple[str, ...]
-    ended: tuple[str, ...]
+    order: type[Order[Answer]]
+    answer: type[Answer]
+    during: tuple[State, ...]
+    then: State | None
 
 
-class Claimed(Message, frozen=True):
-    """Attributes:
-    number: of the claim that is answered.
-    leader: who drives the engine, where that is another than the asker; empty when it is the asker.
-    begun: what was begun in the engine and has not been ended, whoever has begun it.
-    """
-
-    number: int
-    leader: str
-    begun: tuple[str, ...]
-
-
-class Release(Message, frozen=True):
-    """The sender drives the engine no more."""
-
-
-PARTICIPANT = (
-    Invite,
-    Propose,
-    Open,
-    Connect,
-    Hold,
-    Advance,
-    Run,
-    Halt,
-    Commit,
-    Abort,
-    Goodbye,
-    AskVersion,
-    Claim,
-    Release,
+EXCHANGES = (
+    Exchange(Invite, Join, (), State.INVITED),
+    Exchange(Propose, Agree, (State.INVITED, State.STOPPED), State.AGREED),
+    Exchange(Open, Opened, (State.AGREED,), State.OPEN),
+    Exchange(Connect, Connected, (State.OPEN,), State.CONNECTED),
+    Exchange(Hold, Held, (State.CONNECTED,), State.HELD),
+    Exchange(Advance, Still, (State.HELD,), State.STILL),
+    Exchange(Run, Ran, (State.CONNECTED, State.STILL), State.RAN),
+    Exchange(Commit, Committed, (State.RAN, State.STOPPED), State.COMMITTED),
+    Exchange(Halt, Stopped, ANY, State.STOPPED),
+    Exchange(Abort, Aborted, ANY, None),
 )
-"""What a participant understands."""
-COORDINATOR = (
-    Challenge,
-    Join,
-    Absent,
-    Busy,
-    Agree,
-    Opened,
-    Connected,
-    Held,
-    Still,
-    Ran,
-    Stopped,
-    Committed,
-    Failed,
-    Aborted,
-    ServedVersion,
-    Here,
-)
-"""What a coordinator understands."""
+"""The protocol of an update, in the order of its steps."""
+
+_EXCHANGE_OF: dict[type[AnyOrder], Exchange[Any]] = {exchange.order: exchange for exchange in EXCHANGES}
+
+
+def exchange_of(order: Order[Answer]) -> Exchange[Answer]:
+    """The row of :data:`EXCHANGES` that an order belongs to."""
+    return _EXCHANGE_OF[type(order)]
+
+
+def messages_of(base: type[Message]) -> Iterator[type[Message]]:
+    """The messages that are sent: those of which none is derived."""
+    for kind in base.__subclasses__():
+        if kind.__subclasses__():
+            yield from messages_of(kind)
+        else:
+            yield kind
+
+
+TO_MEMBERS = tuple(messages_of(FromCoordinator))
+"""What members understand in an update."""
+TO_COORDINATORS = tuple(messages_of(ToCoordinator))
+"""What a coordinator understands in an update."""

@@ -57,10 +57,10 @@ class PeerCoordinator(Coordinator):
                         before_hold()
                         told = True
                     if not standing:
-                        self._hold()
+                        self._steps.hold()
                         standing = True
                 with self._phase("run"):
-                    return made, self._run(made, progress)
+                    return made, self._steps.run(made, progress)
             except CheckpointError:
                 raise
             except CkptTransportError as error:

@@ -25,7 +25,7 @@ class Report:
         labels: what people call each rank.
         lost: labels of sinks that died when all had been told to commit.
         left: who left an update by P2P before its end, or a holder that did not come: address and why.
-        told: how sinks have applied the version, by rank, in words; of those that say so.
+        apply_summary: how sinks have applied the version, by rank, in words; of those that say so.
     """
 
     version: str
@@ -37,7 +37,7 @@ class Report:
     labels: dict[int, str]
     lost: tuple[str, ...] = ()
     left: dict[str, str] = field(default_factory=dict)
-    told: dict[int, str] = field(default_factory=dict)
+    apply_summary: dict[int, str] = field(default_factory=dict)
 
     def picture(self, width: int = 72) -> str:
         """The timeline as lines of text."""

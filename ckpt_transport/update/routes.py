@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,7 +12,9 @@ from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.execution import Attachment, Lent, Memory, Program
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Plan, RingUse
+from ckpt_transport.planning.values.plan import Route
 from ckpt_transport.transports.interface import Descriptor, Group, MemoryRegion, Transport
+from ckpt_transport.update import messages as m
 from ckpt_transport.update.forks import leave_to_parent
 
 LoadTransport = Callable[[str], Transport]
@@ -37,6 +41,28 @@ class OpenRoute:
         kept = {id(buffer) for buffer in buffers}
         for key in [key for key in self.regions if key not in kept]:
             self.regions.pop(key)[1].close()
+
+
+@dataclass(slots=True)
+class RouteNames:
+    """The names of routes that every member has kept, so that the next update can use them again."""
+
+    _known: dict[tuple[str, tuple[str, ...], int], str] = field(default_factory=dict)
+
+    def names(self, routes: Sequence[Route], joins: Sequence[m.Join]) -> tuple[str, ...]:
+        """A name for every route of a plan: a kept one where all its members have it, else a new one."""
+        found: list[str] = []
+        alike: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        for route in routes:
+            members = [joins[rank] for rank in route.ranks]
+            ends = route.transport, tuple(member.uid for member in members)
+            key = (*ends, alike[ends])
+            alike[ends] += 1
+            kept = self._known.get(key, "")
+            if not kept or not all(kept in member.routes for member in members):
+                kept = self._known[key] = f"{route.transport}-{secrets.token_hex(4)}"
+            found.append(kept)
+        return tuple(found)
 
 
 class RouteTable:

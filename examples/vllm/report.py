@@ -21,7 +21,7 @@ def show(display: Display, updated: Updated) -> None:
     display.block(update.picture(width), "Timeline: ▒ fill  ░ transfer  █ apply")
     display.line(f"steps: {_times(updated.done.steps)}")
     display.line(f"of the update: {_times(update.phases)}")
-    for rank, told in sorted(update.told.items()):
+    for rank, told in sorted(update.apply_summary.items()):
         display.line(f"{update.labels[rank]}: {told}")
 
     display.table(

@@ -21,12 +21,13 @@ from ckpt_transport.control.messages import PROTOCOL, Heartbeat, Refused, RouteM
 from ckpt_transport.engine.engine import LoadedBucket
 from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Role
+from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import SWIFT, model, weights
 
 SHAPE: dict[str, Any] = {"layers": 2, "width": 16}
-KINDS: list[type[Message]] = [*m.PARTICIPANT, *m.COORDINATOR, Heartbeat, Refused, RouteMessage]
+KINDS: list[type[Message]] = [*q.PARTICIPANT, *q.COORDINATOR, Heartbeat, Refused, RouteMessage]
 NAMES = ["", "u", "v1", "v9", "THE UPDATE", "ipc:///nobody", "THE SINK", "nosuch", "shm", "0" * 32]
 """Texts; those in capitals stand for what a stranger might have learnt."""
 SENDERS = ["THE COORDINATOR", "THE SINK", "ipc:///nobody", "tcp://127.0.0.1:9", "tcp://10.1.2.3:9"]
@@ -191,7 +192,7 @@ def test_given_an_update_then_no_stranger_stops_or_changes_it(
             engine.storms = ()
 
 
-orders = [said_as(kind) for kind in m.PARTICIPANT if issubclass(kind, m.Told)]
+orders = [said_as(kind) for kind in q.PARTICIPANT if issubclass(kind, m.FromCoordinator)]
 
 
 @unhurried
@@ -201,7 +202,7 @@ def test_given_a_coordinator_that_says_anything_then_nothing_is_served_that_was_
 ) -> None:
     """Given the real coordinator, the right nonce, and orders in any order."""
     before = sink.version, sink.tainted
-    with Mailbox(types=m.COORDINATOR, interval=0.1) as leader:
+    with Mailbox(types=q.COORDINATOR, interval=0.1) as leader:
         leader.watch(sink.address)
         leader.send(sink.address, m.Invite("THE UPDATE", "v8", sink.address, ()))
         received = leader.receive(30.0)
@@ -215,10 +216,10 @@ def test_given_a_coordinator_that_says_anything_then_nothing_is_served_that_was_
             known = {name: value for name, value in known.items() if name in content}
             leader._dealers[sink.address].send_multipart(frames(leader.address, {**content, **known}))
         leader.send(sink.address, m.Abort("THE UPDATE", "the end", nonce=nonce))
-        leader.send(sink.address, m.AskVersion())
-        while (received := leader.receive(30.0)) is not None and not isinstance(received[1], m.ServedVersion):
+        leader.send(sink.address, q.AskVersion())
+        while (received := leader.receive(30.0)) is not None and not isinstance(received[1], q.ServedVersion):
             pass
         assert received is not None
-        assert isinstance(received[1], m.ServedVersion)
+        assert isinstance(received[1], q.ServedVersion)
         assert (received[1].version, received[1].tainted, received[1].update) == (*before, "")
         assert (sink.version, sink.tainted) == before

@@ -13,7 +13,7 @@ import zmq
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.control.messages import PROTOCOL, Codec, Refused
-from ckpt_transport.update import messages as m
+from ckpt_transport.service import questions as q
 from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, left_behind, weights
 from tests.site import SOCKETS, make_site, use
 
@@ -53,7 +53,7 @@ def say(socket: zmq.Socket[bytes], sender: str, **message: Any) -> None:
 
 def answer(socket: zmq.Socket[bytes]) -> object:
     assert socket.poll(PATIENCE), "no answer"
-    return Codec(m.COORDINATOR).parse(socket.recv_multipart())[1]
+    return Codec(q.COORDINATOR).parse(socket.recv_multipart())[1]
 
 
 def serves_on(sink: SinkProcess) -> None:
@@ -80,7 +80,7 @@ def test_given_an_asker_that_cannot_be_reached_then_it_is_answered_where_it_aske
 ) -> None:
     say(stranger, sender, type="AskVersion")
     served = answer(stranger)
-    assert isinstance(served, m.ServedVersion)
+    assert isinstance(served, q.ServedVersion)
     assert served.version == "v1"
 
 
@@ -111,11 +111,11 @@ def test_given_thousands_of_questions_then_the_sink_has_no_more_descriptors_than
     try:
         asker.connect(sink.address)
         say(asker, "ipc:///nobody", type="AskVersion")
-        assert isinstance(answer(asker), m.ServedVersion)
+        assert isinstance(answer(asker), q.ServedVersion)
         before = descriptors()
         for number in range(2500):
             say(asker, f"ipc:///nobody/{number}", type="AskVersion")
-            assert isinstance(answer(asker), m.ServedVersion)
+            assert isinstance(answer(asker), q.ServedVersion)
         for _ in range(20):
             ask_version(sink.address)
         assert descriptors() < before + 10
@@ -135,5 +135,5 @@ def test_given_messages_for_routes_that_nobody_has_then_memory_does_not_grow(
         message = {"route": f"r{number}", "rank": 1, "round": -1, "payload": bytes(100_000)}
         say(stranger, "ipc:///nobody", type="RouteMessage", **message)
     say(stranger, "ipc:///nobody", type="AskVersion")
-    assert isinstance(answer(stranger), m.ServedVersion), "it has read all that came before"
+    assert isinstance(answer(stranger), q.ServedVersion), "it has read all that came before"
     assert memory() < before + 100e6

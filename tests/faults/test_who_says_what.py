@@ -16,6 +16,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Codec, Refused
 from ckpt_transport.errors import ConfigError, JoinError, TaintedError
 from ckpt_transport.planning import Manifest, Role
+from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.invitations import Guests, Invitations
 from ckpt_transport.update.members import Members
@@ -51,7 +52,7 @@ def closing(sink: Sink) -> Iterator[Sink]:
 @pytest.fixture
 def leader() -> Iterator[Mailbox]:
     """Where a coordinator listens."""
-    with Mailbox(types=m.COORDINATOR, interval=0.1) as mailbox:
+    with Mailbox(types=q.COORDINATOR, interval=0.1) as mailbox:
         yield mailbox
 
 
@@ -79,19 +80,19 @@ def join(leader: Mailbox, sink: Sink, update: str = "u") -> str:
 
 def forge(sink: Sink, sender: str, *messages: Message) -> list[Message]:
     """Send in somebody else's name, on a connection of one's own; the answers that come there."""
-    with Mailbox(types=m.PARTICIPANT) as mine:
+    with Mailbox(types=q.PARTICIPANT) as mine:
         dealer = mine._heart.connect(sink.address)
-        for message in (*messages, m.AskVersion()):
+        for message in (*messages, q.AskVersion()):
             dealer.send_multipart(Codec().frames(sender, message))
         answers: list[Message] = []
-        while not answers or not isinstance(answers[-1], m.ServedVersion):
+        while not answers or not isinstance(answers[-1], q.ServedVersion):
             assert dealer.poll(int(PATIENCE * 1000)), "no answer"
-            answers.append(Codec(m.COORDINATOR).parse(dealer.recv_multipart())[1])
+            answers.append(Codec(q.COORDINATOR).parse(dealer.recv_multipart())[1])
         dealer.close(0)
     return answers
 
 
-ORDERS: list[Callable[[str, str], m.Order]] = [
+ORDERS: list[Callable[[str, str], m.AnyOrder]] = [
     lambda update, nonce: m.Open(update, nonce=nonce),
     lambda update, nonce: m.Connect(update, {}, nonce=nonce),
     lambda update, nonce: m.Hold(update, nonce=nonce),
@@ -103,7 +104,7 @@ ORDERS: list[Callable[[str, str], m.Order]] = [
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_given_an_order_that_comes_too_early_then_it_is_refused(
-    sink: Sink, leader: Mailbox, order: Callable[[str, str], m.Order]
+    sink: Sink, leader: Mailbox, order: Callable[[str, str], m.AnyOrder]
 ) -> None:
     """Given the real coordinator and the right nonce, and no plan."""
     nonce = join(leader, sink)
@@ -113,12 +114,12 @@ def test_given_an_order_that_comes_too_early_then_it_is_refused(
 
 @pytest.mark.parametrize("order", [*ORDERS, lambda update, nonce: m.Abort(update, "", nonce=nonce)])
 def test_given_an_order_in_the_name_of_the_coordinator_then_it_is_refused_without_the_nonce(
-    sink: Sink, leader: Mailbox, order: Callable[[str, str], m.Order]
+    sink: Sink, leader: Mailbox, order: Callable[[str, str], m.AnyOrder]
 ) -> None:
     """Given a stranger that knows who leads, and even which update."""
     join(leader, sink)
     answers = forge(sink, leader.address, order("u", ""), order("u", "0" * 32), order("x", ""))
-    assert [type(answer) for answer in answers] == [Refused, Refused, Refused, m.ServedVersion]
+    assert [type(answer) for answer in answers] == [Refused, Refused, Refused, q.ServedVersion]
     assert leader.receive(0.1) is None, "the coordinator hears nothing of it"
     leader.send(sink.address, invite(sink, "another"))
     hear(leader, m.Challenge)
@@ -158,7 +159,7 @@ def test_given_a_coordinator_that_leads_another_update_by_now_then_the_sink_leav
 
 def test_given_another_coordinator_then_it_hears_that_the_sink_is_busy(sink: Sink, leader: Mailbox) -> None:
     nonce = join(leader, sink)
-    with Mailbox(types=m.COORDINATOR, interval=0.1) as other:
+    with Mailbox(types=q.COORDINATOR, interval=0.1) as other:
         other.send(sink.address, invite(sink, "other"))
         other.send(sink.address, invite(sink, "other", hear(other, m.Challenge).nonce))
         hear(other, m.Busy)
@@ -195,7 +196,7 @@ def test_given_a_tainted_sink_then_only_an_update_that_ran_to_its_end_cures_it()
             source.register("v2", tensors=weights(2))
             with pytest.raises(TaintedError):
                 source.update("v2", [running.address])
-            with Mailbox(types=m.COORDINATOR, interval=0.1) as leader:
+            with Mailbox(types=q.COORDINATOR, interval=0.1) as leader:
                 leader.send(running.address, m.Invite("u", "v3", running.address, ()))
                 nonce = hear(leader, m.Challenge).nonce
                 leader.watch(running.address)
@@ -236,7 +237,7 @@ def source_join(rank: int, uid: str, update: str = "") -> m.Join:
 def test_given_joins_for_ranks_that_are_not_free_then_they_are_refused_and_the_real_ones_count(leader: Mailbox) -> None:
     config = Config.load(**{**SWIFT, "join_timeout": PATIENCE})
     members = Members("u", leader, config, time.monotonic() + PATIENCE)
-    kinds = m.PARTICIPANT
+    kinds = q.PARTICIPANT
     with Mailbox(types=kinds) as first, Mailbox(types=kinds) as second, Mailbox(types=kinds) as stranger:
         first.send(leader.address, source_join(1, "first"))
         first.send(leader.address, source_join(1, "first"))
@@ -281,7 +282,7 @@ def test_given_a_rank_that_rank_0_does_not_expect_then_its_own_error_says_so(sin
 
 
 def test_given_a_refusal_that_somebody_forges_then_the_update_goes_on(sink: Sink) -> None:
-    with ParameterServer(Config.load(**SWIFT)) as source, Mailbox(types=m.PARTICIPANT) as stranger:
+    with ParameterServer(Config.load(**SWIFT)) as source, Mailbox(types=q.PARTICIPANT) as stranger:
         source.register("v1", tensors=weights(1, layers=2, width=8))
         source.update("v1", [sink.address])
         assert source._mailbox is not None

@@ -30,7 +30,7 @@ def test_a_loader_runs_for_the_first_version_and_is_replayed_from_then_on(transp
             report = server.update(f"v{seed}", [sink.address for sink in sinks])
             assert report is not None
             assert all(sink.state().holds(weights(seed)) for sink in sinks)
-            told.append(report.told)
+            told.append(report.apply_summary)
     assert [list(each) for each in told] == [[1]] * 3
     assert "found to be the same" in told[0][1]
     assert told[1][1].startswith("replayed in")
@@ -44,7 +44,7 @@ def test_verify_apply_always_compares_each_update() -> None:
             server.register(f"v{seed}", tensors=weights(seed))
             report = server.update(f"v{seed}", [sinks[0].address])
             assert report is not None
-            assert "found to be the same" in report.told[1]
+            assert "found to be the same" in report.apply_summary[1]
             assert sinks[0].state().holds(weights(seed))
 
 
@@ -62,5 +62,5 @@ def test_after_a_failure_half_way_the_next_update_records_again() -> None:
         assert sink.state().tainted
         report = server.update("v4", [sink.address])
         assert report is not None
-        assert report.told[1].startswith("recorded in")
+        assert report.apply_summary[1].startswith("recorded in")
         assert sink.state().holds(weights(4))

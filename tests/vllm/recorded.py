@@ -132,7 +132,7 @@ class Updated:
         self.engine.finish()
         self.engine.certify()
         self.engine.resume()
-        return self.engine.told
+        return self.engine.apply_summary
 
 
 def check(folder: Path, family: str, nbytes: int) -> None:

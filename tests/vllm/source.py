@@ -104,7 +104,7 @@ def _serve(
 def _update(server: ParameterServer, version: str, sinks: Sequence[str]) -> list[str]:
     report = server.update(version, sinks)
     assert report is not None
-    return list(report.told.values())
+    return list(report.apply_summary.values())
 
 
 def _refuse(server: ParameterServer, version: str, sinks: Sequence[str]) -> str:

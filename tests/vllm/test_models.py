@@ -59,7 +59,9 @@ def test_given_an_update_there_and_back_then_nothing_tells_it_from_an_engine_sta
     assert replica.answers() == second
     assert replica.version() == "two"
     assert done.problems == ()
-    assert all("found to be the same" in told or told.startswith("replayed") for told in done.update.told.values())
+    assert all(
+        "found to be the same" in how or how.startswith("replayed") for how in done.update.apply_summary.values()
+    )
     if settings == SMALL_SLOTS:
         slots = [ring.slot_bytes for ring in done.update.plan.rings]
         layer = 2 * 128 * (3 * 256)

@@ -31,14 +31,14 @@ def check(replica: Replica, transport: str, ask: Callable[[Replica], object]) ->
     first = ask(replica)
     everything = update([replica], replica.checkpoint(2), "two", transport=transport).update
     assert not everything.plan.moves_shares
-    assert all(told.startswith("recorded") for told in everything.told.values())
+    assert all(told.startswith("recorded") for told in everything.apply_summary.values())
     second = ask(replica)
     assert second != first
     sent: list[float] = []
     for seed, expected in ((1, first), (2, second)):
         done = update([replica], replica.checkpoint(seed), f"again {seed}", transport=transport).update
         assert ask(replica) == expected
-        assert all(told.startswith("replayed") for told in done.told.values())
+        assert all(told.startswith("replayed") for told in done.apply_summary.values())
         assert done.plan.moves_shares, explain(done.plan)
         sent += [nbytes / done.plan.manifest.nbytes for nbytes in done.plan.bytes_to.values()]
     return sent

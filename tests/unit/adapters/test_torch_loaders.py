@@ -88,7 +88,7 @@ def test_a_loader_may_replace_tensors_itself() -> None:
     for value in (0.5, 0.7):
         bring(engine, version(module, value))
         assert holds(module, version(module, value))
-        assert "is bound to another tensor by the loader" in engine.told
+        assert "is bound to another tensor by the loader" in engine.apply_summary
 
 
 def test_a_loader_that_writes_past_torch_never_leaves_what_recording_it_wrote_to_be_served() -> None:

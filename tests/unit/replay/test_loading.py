@@ -65,7 +65,7 @@ def bring(loading: ModuleLoading, tensors: dict[str, torch.Tensor], shape: str =
     for bucket in arriving(tensors, shape):
         loading.load(bucket)
     loading.finish()
-    return loading.told
+    return loading.apply_summary
 
 
 def test_the_loader_runs_for_the_first_version_and_not_again() -> None:
@@ -212,5 +212,5 @@ def test_without_a_word_of_what_comes_the_loader_loads() -> None:
     for bucket in arriving(version(1)):
         loading.load(bucket)
     loading.finish()
-    assert loading.told.startswith("loaded by the loader")
+    assert loading.apply_summary.startswith("loaded by the loader")
     assert it.holds(version(1))

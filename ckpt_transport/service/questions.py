@@ -1,0 +1,83 @@
+"""What may be said to a sink or a holder at any time, and what they answer.
+
+:data:`PARTICIPANT` and :data:`COORDINATOR` are all that the mailboxes of either side understand: this, and what is said
+in an update.
+"""
+
+from __future__ import annotations
+
+from ckpt_transport.control import Message
+from ckpt_transport.update.messages import TO_COORDINATORS, TO_MEMBERS
+
+
+class ServedVersion(Message, frozen=True):
+    """What a sink or a holder serves.
+
+    Attributes:
+        label: what people call it.
+        version: the version served, or the one that was served before the sink was tainted.
+        tainted: why it must not serve; empty when it may.
+        update: name of the version an update is bringing at the moment; empty when none is.
+        engine: the name that ranks of one engine share; empty when it has one rank.
+        stuck: which call does not return, so that it takes no update; empty when it takes them.
+    """
+
+    label: str
+    version: str
+    tainted: str
+    update: str
+    engine: str = ""
+    stuck: str = ""
+
+
+class AskVersion(Message, frozen=True):
+    """Which version do you serve? The answer is :class:`ServedVersion`."""
+
+
+class Here(Message, frozen=True):
+    """A sink says where it can be invited, to somebody who asked its process to."""
+
+    address: str
+    served: ServedVersion
+
+
+class Claimed(Message, frozen=True):
+    """Who drives the engine of a sink from outside.
+
+    Attributes:
+        number: of the claim that is answered.
+        leader: who drives the engine, where that is another than the asker; empty when it is the asker.
+        begun: what was begun in the engine and has not been ended, whoever has begun it.
+    """
+
+    number: int
+    leader: str
+    begun: tuple[str, ...]
+
+
+class Claim(Message, frozen=True):
+    """The sender drives the engine of this sink from outside, as long as its heartbeats come; see ``claims.py``.
+
+    The answer is :class:`Claimed`.
+
+    Attributes:
+        number: of this claim, which the answer repeats.
+        leader: what people call the sender.
+        begun: what it begins there, as a pause, from now on.
+        ended: what it has ended.
+    """
+
+    number: int
+    leader: str
+    begun: tuple[str, ...]
+    ended: tuple[str, ...]
+
+
+class Release(Message, frozen=True):
+    """The sender drives the engine no more."""
+
+
+PARTICIPANT: tuple[type[Message], ...] = (*TO_MEMBERS, AskVersion, Claim, Release)
+"""What a sink, a holder, or a source rank that does not lead understands."""
+COORDINATOR: tuple[type[Message], ...] = (*TO_COORDINATORS, ServedVersion, Here)
+"""What whoever leads an update or asks a question understands."""

@@ -1,0 +1,128 @@
+"""How a process introduces itself in an update, and what the planner makes of the introductions of all.
+
+This is the one place, besides :class:`~ckpt_transport.update.messages.Join` itself, that knows the fields of a Join.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckpt_transport.config import Config
+from ckpt_transport.engine import Engine
+from ckpt_transport.memory import name_of, visible_devices
+from ckpt_transport.planning import EVERYTHING, Manifest, Participant, Role, Topology
+from ckpt_transport.transports.interface import Availability
+from ckpt_transport.update.available import uses_devices
+from ckpt_transport.update.bandwidths import bandwidths
+from ckpt_transport.update.host import host_name
+from ckpt_transport.update.messages import Join
+from ckpt_transport.update.plans import Plans
+
+States = Mapping[str, Availability]
+"""The transports of an update, and whether each can run here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Introducer:
+    """Makes the Join of one process, in whatever role it takes part. The caller adds what one update is about.
+
+    Attributes:
+        config: the settings of the process.
+        uid: differs from that of any other process.
+    """
+
+    config: Config
+    uid: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def of_sink(self, engine: Engine, states: States, routes: tuple[str, ...], plans: Plans) -> Join:
+        """The Join of a sink.
+
+        Args:
+            engine: where the weights go.
+            states: of the transports that the coordinator has named.
+            routes: names of the routes that are open.
+            plans: what is known from the last update.
+        """
+        return self._join(
+            Role.SINK,
+            engine.label,
+            states,
+            routes=routes,
+            plan=plans.shape,
+            engine=engine.group,
+            whole_tensors=engine.whole_tensors,
+            keeps_tensors=engine.keeps_tensors,
+            devices=tuple(filter(None, [name_of(engine.device)])),
+            share=engine.share(),
+            ties=tuple(tuple(sorted(names)) for names in engine.ties()),
+            **self._link(states),
+        )
+
+    def of_source(
+        self, label: str, manifest: Manifest, states: States, routes: tuple[str, ...], plans: Plans, rank: int = -1
+    ) -> Join:
+        """The Join of a source rank or a holder; ``rank`` is that of a source among the sources."""
+        return self._join(
+            Role.SOURCE,
+            label,
+            states,
+            routes=routes,
+            plan=plans.shape,
+            rank=rank,
+            manifest=manifest,
+            devices=visible_devices() if uses_devices(self.config) else (),
+            **self._link(states),
+        )
+
+    def of_leader(self, version: str, states: States) -> Join:
+        """The Join of a coordinator that brings the version of others and moves no byte itself."""
+        return self._join(Role.SOURCE, "coordinator", states, rank=0, manifest=Manifest(version, (), ()))
+
+    def _join(self, role: Role, label: str, states: States, **own: Any) -> Join:
+        return Join(
+            role=role,
+            uid=self.uid,
+            label=label,
+            host=self.config.host or host_name(),
+            budget=self.config.memory_budget,
+            transports=_usable(states),
+            unavailable={name: state.reason for name, state in states.items() if not state.ok},
+            **own,
+        )
+
+    def _link(self, states: States) -> dict[str, Any]:
+        """What bytes that this process moves between hosts can count on."""
+        return {"link": self.config.link, "bandwidths": bandwidths(_usable(states), self.config)}
+
+
+def _usable(states: States) -> tuple[str, ...]:
+    return tuple(name for name, state in states.items() if state.ok)
+
+
+def topology_of(joins: Sequence[Join]) -> Topology:
+    """Who takes part in an update, for the planner.
+
+    Args:
+        joins: of all ranks, in their order.
+    """
+    shares = list(dict.fromkeys(join.share for join in joins if join.share is not None))
+    ranks = tuple(
+        Participant(
+            rank=rank,
+            role=join.role,
+            host=join.host,
+            budget=join.budget,
+            transports=join.transports,
+            whole_tensors=join.whole_tensors,
+            label=join.label,
+            keeps_tensors=join.keeps_tensors,
+            devices=join.devices,
+            link=join.link,
+            share=EVERYTHING if join.share is None else shares.index(join.share),
+        )
+        for rank, join in enumerate(joins)
+    )
+    return Topology(ranks, tuple(shares))

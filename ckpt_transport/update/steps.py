@@ -1,0 +1,215 @@
+"""The steps of an update from both sides: what the coordinator asks for, and what a member does when it is asked.
+
+:class:`Leading` and :class:`Following` name the steps alike and in the same order: agree, connect, hold, run. Which
+order may come when, the table in :mod:`ckpt_transport.update.messages` says.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import defaultdict
+
+from ckpt_transport.config import Config
+from ckpt_transport.engine import Engine
+from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport.execution import Event
+from ckpt_transport.planning import Plan, Role
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.members import Members
+from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.participant import Participant
+from ckpt_transport.update.routes import RouteNames, Watch
+from ckpt_transport.update.ties import Ties
+
+TICK_SECONDS = 0.1
+
+
+class Leading:
+    """The coordinator's side: says each step to the other members, does it for rank 0 itself, and hears the answers.
+
+    Every method may raise what a member reported.
+
+    Args:
+        members: who takes part.
+        local: rank 0's own part.
+        names: of the routes that members have kept.
+        config: whether digests are compared.
+        resumable: the update goes on when members leave.
+
+    Attributes:
+        applying: members were told to run.
+        apply_summary: how sinks have applied the version, by rank; of those that say so.
+    """
+
+    def __init__(
+        self, members: Members, local: Participant, names: RouteNames, config: Config, *, resumable: bool
+    ) -> None:
+        self._members, self._local, self._names, self._config = members, local, names, config
+        self._update, self._resumable = members.update, resumable
+        self.applying = False
+        self.apply_summary: dict[int, str] = {}
+
+    def agree(self, plan: Plan) -> None:
+        """Send the plan to those that do not know it, and compare the digests of all.
+
+        Raises:
+            PlanMismatchError: somebody holds another plan, or tied names have different values.
+        """
+        members, version = self._members, plan.manifest.version
+        addresses = tuple(members.addresses)
+        unknown = {rank for rank in members.others if members.joins[rank].plan != plan.shape}
+        encoded = plan.encode() if unknown else b""
+        names = self._names.names(plan.routes, members.joins)
+        ties = Ties(members.joins, plan.manifest)
+        digests = f"digests-{secrets.token_hex(8)}" if self._config.integrity == "always" else ""
+        proposals = {
+            rank: m.Propose(
+                update=self._update,
+                plan=encoded if rank in unknown else b"",
+                shape=plan.shape,
+                version=version,
+                rank=rank,
+                addresses=addresses,
+                routes=names,
+                resumable=self._resumable,
+                round=members.round,
+                tied=ties.asked_of(rank),
+                digests=digests,
+            )
+            for rank in members.others
+        }
+        agreements = members.ask_each(proposals)
+        digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
+        answers = {0: self._local.digests(ties.asked_of(0))}
+        for rank, agreed in agreements().items():
+            answers[rank] = agreed.tied
+            if agreed.digest != digest:
+                raise PlanMismatchError(
+                    f"{members.label(rank)} holds plan {agreed.digest[:16]} and rank 0 holds {digest[:16]}; "
+                    "do all participants run the same version of ckpt-transport?"
+                )
+        ties.check(answers, version)
+
+    def connect(self) -> None:
+        """Open the routes everywhere, and tell everybody what the senders lend."""
+        members = self._members
+        opened = members.ask(m.Open(self._update), members.others)
+        lent = {0: self._local.open(members.watch)}
+        lent |= {rank: answer.descriptors for rank, answer in opened().items()}
+        by_route: defaultdict[int, dict[int, list[bytes]]] = defaultdict(dict)
+        for rank, descriptors in lent.items():
+            for route, described in descriptors.items():
+                by_route[route][rank] = described
+        connected = members.ask(m.Connect(self._update, dict(by_route)), members.others)
+        self._local.connect(by_route)
+        connected()
+
+    def hold(self) -> None:
+        """Stop the forward passes of every sink; of one engine's sinks before the same one."""
+        members = self._members
+        sinks = [rank for rank, join in enumerate(members.joins) if join.role is Role.SINK]
+        engines: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        held = members.ask(m.Hold(self._update), sinks)
+        for rank, answer in held().items():
+            engines[members.joins[rank].engine or f"rank {rank}"][rank] = answer.forwards
+        still = members.ask_each(
+            {
+                rank: m.Advance(self._update, max(forwards.values()))
+                for forwards in engines.values()
+                for rank in forwards
+            }
+        )
+        still()
+
+    def run(self, plan: Plan, progress: Progress) -> list[Event]:
+        """Run the plan everywhere; the timeline of all ranks, by the time at which each stage begins.
+
+        Args:
+            plan: the one that all have agreed to.
+            progress: told about the bytes that rank 0 has sent.
+        """
+        total = sum(bucket.nbytes for bucket in plan.buckets if plan.owner(bucket) == 0)
+        done = 0
+
+        def sent(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            progress(min(done, total), total)
+
+        members = self._members
+        self.applying = True
+        ran = members.ask(m.Run(self._update), members.others)
+        events = self._local.run(members.watch, sent)
+        for rank, answer in ran().items():
+            events += answer.events
+            if answer.apply_summary:
+                self.apply_summary[rank] = answer.apply_summary
+        members.watch()
+        return sorted(events, key=lambda event: event.start)
+
+
+class Following:
+    """A member's side: does what one order asks for, and makes the answer.
+
+    Args:
+        update: the name of the update.
+        participant: this member's part in it.
+        engine: of a sink; None of a source.
+        timeout: for how long forward passes may take to stand still, in seconds.
+
+    Attributes:
+        rank: this member's in the plan; -1 before one was proposed.
+        round: which plan of the update the last one was; -1 before there was one.
+        resumable: the update goes on when members leave.
+        standing: no forward pass runs, and none may start.
+    """
+
+    def __init__(self, update: str, participant: Participant, engine: Engine | None, timeout: float) -> None:
+        self._update, self._participant, self._engine, self._timeout = update, participant, engine, timeout
+        self.rank = self.round = -1
+        self.resumable = self.standing = False
+
+    def follow(self, order: m.AnyOrder, watch: Watch) -> m.Reply | None:
+        """Do what ``order`` asks for and return the answer; None when nothing is done.
+
+        Raises: whatever went wrong.
+        """
+        update, participant, engine = self._update, self._participant, self._engine
+        match order:
+            case m.Propose():
+                self.rank, self.round, self.resumable = order.rank, order.round, order.resumable
+                plan = participant.take(order)
+                digest = participant.propose(
+                    plan, order.rank, order.addresses, order.routes, resumable=order.resumable, digests=order.digests
+                )
+                return m.Agree(update, self.rank, digest, participant.digests(order.tied))
+            case m.Open():
+                return m.Opened(update, self.rank, participant.open(watch))
+            case m.Connect():
+                participant.connect(order.descriptors)
+                return m.Connected(update, self.rank)
+            case m.Hold() if engine is not None:
+                self.standing = False
+                return m.Held(update, self.rank, engine.hold())
+            case m.Advance() if engine is not None:
+                self._advance(engine, order.forwards, watch)
+                self.standing = True
+                return m.Still(update, self.rank)
+            case m.Run():
+                events = participant.run(watch)
+                return m.Ran(update, self.rank, events, "" if engine is None else engine.apply_summary)
+            case m.Commit():
+                return m.Committed(update, self.rank, 0.0 if engine is None else engine.resume())
+        return None
+
+    def _advance(self, engine: Engine, forwards: int, watch: Watch) -> None:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                engine.advance(forwards, TICK_SECONDS)
+                return self._participant.confirm()
+            except TimeoutError:
+                watch()
+                if time.monotonic() > deadline:
+                    raise
