@@ -5,32 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from ckpt_transport.update import messages as m
-from ckpt_transport.update.members import Members
+from ckpt_transport.update.membership import Membership
 from tests.fleet import stop_myself
 
 
 def between_commits() -> None:
     """Stand still when the first of the members has been told to commit, and no other."""
-    tell = Members.send
+    tell = Membership.send
     told = []
 
-    def send(self: Members, rank: int, message: Any) -> None:
+    def send(self: Membership, rank: int, message: Any) -> None:
         tell(self, rank, message)
         if isinstance(message, m.Commit):
             told.append(rank)
             if len(told) == 1:
                 stop_myself()
 
-    Members.send = send  # type: ignore[method-assign]
+    Membership.send = send  # type: ignore[method-assign]
 
 
 def after_commits() -> None:
     """Stand still when all have been told to commit."""
-    tell = Members.tell
+    tell = Membership.tell
 
-    def send_all(self: Members, message: Any, ranks: Any) -> None:
+    def send_all(self: Membership, message: Any, ranks: Any) -> None:
         tell(self, message, ranks)
         if isinstance(message, m.Commit):
             stop_myself()
 
-    Members.tell = send_all  # type: ignore[method-assign]
+    Membership.tell = send_all  # type: ignore[method-assign]

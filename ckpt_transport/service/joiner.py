@@ -19,11 +19,11 @@ from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check_known, states
 from ckpt_transport.update.introduction import Introducer
-from ckpt_transport.update.invitations import Guests
+from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.onlookers import Progress, check_trace, keep_trace
-from ckpt_transport.update.peers import PeerCoordinator
-from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.p2p_coordinator import P2PCoordinator
+from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 
@@ -102,12 +102,12 @@ class Joiner:
             table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
             update = secrets.token_hex(8)
             join = Introducer(self.config).of_leader(self.version, states(self.config))
-            plans = Plans(self.config.memory_budget)
-            coordinator = PeerCoordinator(update, mailbox, self.config, table, RouteNames(), plans, ())
+            plans = PlanCache(self.config.memory_budget)
+            coordinator = P2PCoordinator(update, mailbox, self.config, table, RouteNames(), plans, ())
             try:
                 report = coordinator.lead(
                     msgspec.structs.replace(join, update=update),
-                    Guests(1, invited, holders, self._objection),
+                    Invitees(1, invited, holders, self._objection),
                     progress,
                     before_hold,
                 )

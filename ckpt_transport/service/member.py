@@ -28,7 +28,7 @@ from ckpt_transport.update.host import host_name
 from ckpt_transport.update.introduction import Introducer, States
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.participant import Halted
-from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteTable
 
 TICK_SECONDS = 0.2
@@ -50,7 +50,7 @@ class InvitedMember(MayBeStuck):
         self.config = config if config is not None else Config.load()
         self._mailbox: Mailbox = open_mailbox(address, q.PARTICIPANT, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
-        self._plans = Plans(self.config.memory_budget)
+        self._plans = PlanCache(self.config.memory_budget)
         self._introducer = Introducer(self.config)
         self._challenges = Challenges()
         self._coordinator = self._nonce = self._bringing = self._left = ""

@@ -28,11 +28,11 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check, states, uses_devices
 from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.introduction import Introducer
-from ckpt_transport.update.invitations import Guests
+from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.onlookers import Progress, check_trace, keep_trace
-from ckpt_transport.update.peers import PeerCoordinator
-from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.p2p_coordinator import P2PCoordinator
+from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import follow
@@ -84,7 +84,7 @@ class ParameterServer:
         self._mailbox: Mailbox | None = None
         self._table: RouteTable | None = None
         self._names = RouteNames()
-        self._plans = Plans(self.config.memory_budget)
+        self._plans = PlanCache(self.config.memory_budget)
         self._partners: dict[str, str] = {}
         """Sinks of the last update, and the nonce that what is said to each carries."""
         self._excused: set[str] = set()
@@ -229,7 +229,7 @@ class ParameterServer:
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
         with self._calls.one(f"update_p2p('{version}')", self.config.update_timeout):
-            return self._update(version, lambda: self._some_of(sinks, ranks), PeerCoordinator, progress, before_hold)
+            return self._update(version, lambda: self._some_of(sinks, ranks), P2PCoordinator, progress, before_hold)
 
     def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
         everybody = self.config.sinks if sinks is None else tuple(sinks)
@@ -284,18 +284,18 @@ class ParameterServer:
         coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
         join = self._join(update, table, stored)
         try:
-            report = coordinator.lead(join, self._guests(version, invited), progress, before_hold)
+            report = coordinator.lead(join, self._invitees(version, invited), progress, before_hold)
         finally:
             known = {**self._partners, **coordinator.nonces}
             self._partners = {address: known.get(address, "") for address in invited}
         keep_trace(report, self.config)
         return report
 
-    def _guests(self, version: str, sinks: tuple[str, ...]) -> Guests:
+    def _invitees(self, version: str, sinks: tuple[str, ...]) -> Invitees:
         meeting = self._rendezvous
         if meeting is None:
-            return Guests(1, sinks)
-        return Guests(
+            return Invitees(1, sinks)
+        return Invitees(
             self.world_size, sinks, expectation=self._world.expectation, absent=lambda: meeting.absent(version)
         )
 

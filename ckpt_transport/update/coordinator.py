@@ -18,12 +18,12 @@ from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.bandwidths import between_hosts
 from ckpt_transport.update.introduction import topology_of
-from ckpt_transport.update.invitations import Guests, Invitations
-from ckpt_transport.update.members import TICK_SECONDS, Members
+from ckpt_transport.update.invitations import Invitations, Invitees
+from ckpt_transport.update.membership import TICK_SECONDS, Membership
 from ckpt_transport.update.onlookers import Progress, heedless
 from ckpt_transport.update.outcome import Outcome
 from ckpt_transport.update.participant import Participant
-from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.steps import Leading
@@ -50,24 +50,24 @@ class Coordinator:
         config: Config,
         table: RouteTable,
         names: RouteNames,
-        plans: Plans,
+        plans: PlanCache,
         extents: Sequence[Backing],
     ) -> None:
         self._mailbox, self._config, self._plans = mailbox, config, plans
         deadline = time.monotonic() + config.update_timeout
         self._local = Participant(mailbox, table, plans, extents, None, deadline)
-        self._members = Members(update, mailbox, config, deadline)
+        self._members = Membership(update, mailbox, config, deadline)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
         self._reached: list[str] = []
         self._update = update
         self._phases: dict[str, float] = {}
 
-    def lead(self, myself: m.Join, guests: Guests, progress: Progress, before_hold: Callable[[], None]) -> Report:
+    def lead(self, myself: m.Join, invitees: Invitees, progress: Progress, before_hold: Callable[[], None]) -> Report:
         """Run the whole update.
 
         Args:
             myself: rank 0's own introduction.
-            guests: who else is to take part.
+            invitees: who else is to take part.
             progress: told about the bytes that rank 0 has sent.
             before_hold: called when all is ready, just before forward passes are held.
 
@@ -76,7 +76,7 @@ class Coordinator:
             TaintedError: it failed when some sinks had begun to apply, or did not serve it when they were told to.
         """
         started = time.monotonic()
-        invitations = Invitations(self._members, self._mailbox, self._config, guests)
+        invitations = Invitations(self._members, self._mailbox, self._config, invitees)
         try:
             with self._phase("join"):
                 try:

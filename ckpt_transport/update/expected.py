@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.planning import Plan
-from ckpt_transport.update.plans import Expected
+from ckpt_transport.update.plan_cache import Expected
 
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch puts into names, for ``torch.compile``, ``DistributedDataParallel``, FSDP and checkpointed activations."""

@@ -19,7 +19,7 @@ from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.bandwidths import bandwidths
 from ckpt_transport.update.host import host_name
 from ckpt_transport.update.messages import Join
-from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.plan_cache import PlanCache
 
 States = Mapping[str, Availability]
 """The transports of an update, and whether each can run here."""
@@ -37,7 +37,7 @@ class Introducer:
     config: Config
     uid: str = field(default_factory=lambda: secrets.token_hex(8))
 
-    def of_sink(self, engine: Engine, states: States, routes: tuple[str, ...], plans: Plans) -> Join:
+    def of_sink(self, engine: Engine, states: States, routes: tuple[str, ...], plans: PlanCache) -> Join:
         """The Join of a sink.
 
         Args:
@@ -62,7 +62,7 @@ class Introducer:
         )
 
     def of_source(
-        self, label: str, manifest: Manifest, states: States, routes: tuple[str, ...], plans: Plans, rank: int = -1
+        self, label: str, manifest: Manifest, states: States, routes: tuple[str, ...], plans: PlanCache, rank: int = -1
     ) -> Join:
         """The Join of a source rank or a holder; ``rank`` is that of a source among the sources."""
         return self._join(

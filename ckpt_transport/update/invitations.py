@@ -20,7 +20,7 @@ from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import ConfigError, JoinError, MessageError, PeerLostError
 from ckpt_transport.planning import Role
 from ckpt_transport.update import messages as m
-from ckpt_transport.update.members import TICK_SECONDS, Members
+from ckpt_transport.update.membership import TICK_SECONDS, Membership
 
 INVITE_SECONDS = 0.25
 """How often one that is busy with another update is invited again."""
@@ -29,14 +29,14 @@ TELL_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
-def _welcome(join: m.Join) -> str:
-    """Anybody may take part."""
+def _no_objection(join: m.Join) -> str:
+    """The objection of who lets anybody take part."""
     return ""
 
 
 @dataclass(frozen=True, slots=True)
-class Guests:
-    """Who is to take part.
+class Invitees:
+    """Names who is to take part in an update.
 
     Attributes:
         sources: how many source ranks there are, rank 0 included; the others come by themselves.
@@ -50,7 +50,7 @@ class Guests:
     sources: int
     sinks: tuple[str, ...]
     holders: tuple[str, ...] = ()
-    objection: Callable[[m.Join], str] = _welcome
+    objection: Callable[[m.Join], str] = _no_objection
     expectation: str = ""
     absent: Callable[[], Mapping[int, str]] = dict
 
@@ -63,10 +63,10 @@ class Invitations:
         reached: addresses of all who have heard of the update.
     """
 
-    members: Members
+    members: Membership
     mailbox: Mailbox
     config: Config
-    guests: Guests
+    invitees: Invitees
     reached: list[str] = field(default_factory=list)
     _version: str = ""
     _invites: dict[str, m.Invite] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Invitations:
         """
         assert myself.manifest is not None
         version, transports = myself.manifest.version, (*myself.transports, *myself.unavailable)
-        everybody = (*self.guests.holders, *self.guests.sinks)
+        everybody = (*self.invitees.holders, *self.invitees.sinks)
 
         self.mailbox.bring_back()
         self._version = version
@@ -104,44 +104,44 @@ class Invitations:
         while self._missing():
             received = self.mailbox.receive(TICK_SECONDS)
             if received is not None:
-                self._take_in(*received)
+                self._handle(*received)
                 self._give_back_those_behind()
             now = time.monotonic()
             if now > ask_again:
                 self._check_sources()
-                for address in self._to_ask():
+                for address in self._due_again():
                     self._invite(address)
                 ask_again = now + INVITE_SECONDS
             if now > tell:
                 if deadline - now > 1:
                     missing = [self._busy.get(address, address) for address in self._missing()]
-                    why = f"; {self.guests.expectation}" if len(self._sources) < self.guests.sources else ""
+                    why = f"; {self.invitees.expectation}" if len(self._sources) < self.invitees.sources else ""
                     logger.warning("waiting up to %.0f s more for %s%s", deadline - now, ", ".join(missing), why)
                 tell = float("inf")
             if self._enough():
                 without_stragglers = min(without_stragglers, now + self.config.heartbeat_timeout)
             if now > min(deadline, without_stragglers):
                 self._give_up_on(self._missing())
-        self._enter()
+        self._fill_in_members()
 
     def _invite(self, address: str) -> None:
         self.members.order(address, self._invites[address])
 
-    def _take_in(self, sender: str, message: object) -> None:
+    def _handle(self, sender: str, message: object) -> None:
         update, nonces = self.members.update, self.members.nonces
         match message:
             case m.Challenge(update=name, address=address, nonce=nonce) if name == update and address in self._invites:
                 nonces[address] = nonce
                 self._invite(address)
             case m.Join(role=Role.SOURCE, invited=""):
-                self._seat(sender, message)
+                self._admit_source(sender, message)
             case m.Join(update=name) if name == update:
                 if not message.nonce or message.nonce != nonces.get(message.invited):
                     self.mailbox.refuse(f"nobody has invited {message.label}", name)
                     return
                 self._check_once(sender, message)
                 nonces[sender] = message.nonce
-                objection = self.guests.objection(message) if message.role is Role.SOURCE else ""
+                objection = self.invitees.objection(message) if message.role is Role.SOURCE else ""
                 for waiting in (self._busy, self._order, self._given_back):
                     waiting.pop(message.invited, None)
                 if objection:
@@ -154,7 +154,7 @@ class Invitations:
                 self._busy[address], self._order[address] = reason, sender
                 self._given_back.pop(address, None)
             case m.Aborted(update=name, reason=reason) if name == update and sender not in self._given_back.values():
-                self._part_with(sender, reason)
+                self._leave_out(sender, reason)
             case m.Absent(rank=rank, version=version, reason=reason) if (
                 reason and version in ("", self._version) and self._speaks_for(sender, rank)
             ):
@@ -162,7 +162,7 @@ class Invitations:
             case Refused(about=about, reason=reason) if sender in self._invites and about in ("", update):
                 raise MessageError(f"{sender} could not be talked to: {reason}")
             case m.Failed(update=name) if name == update:
-                if sender not in self.guests.holders:
+                if sender not in self.invitees.holders:
                     raise self.members.rebuilt(message, sender)
                 self._out[sender] = message.reason
 
@@ -192,20 +192,22 @@ class Invitations:
                 self._given_back[address] = sender
                 self.members.order(sender, m.Abort(self.members.update, f"{first} takes part in another update first"))
 
-    def _to_ask(self) -> list[str]:
+    def _due_again(self) -> list[str]:
         """Who is invited again: the busy, and those given back whose turn it is."""
         first = min(self._order.values(), default="")
         return [*self._busy, *(address for address, at in self._given_back.items() if not first or at < first)]
 
     def _speaks_for(self, sender: str, rank: int) -> bool:
         """Whether it can be that source rank, as far as is known."""
-        return 0 < rank < self.guests.sources and (rank not in self._sources or self._sources[rank][0] == sender)
+        return 0 < rank < self.invitees.sources and (rank not in self._sources or self._sources[rank][0] == sender)
 
-    def _seat(self, sender: str, join: m.Join) -> None:
+    def _admit_source(self, sender: str, join: m.Join) -> None:
         """Another source has come by itself: it gets its rank, unless that is nobody's, or another's that lives."""
         reason = ""
-        if not 0 < join.rank < self.guests.sources:
-            reason = f"there are {self.guests.sources} sources, and rank {join.rank} is none of those that join rank 0"
+        if not 0 < join.rank < self.invitees.sources:
+            reason = (
+                f"there are {self.invitees.sources} sources, and rank {join.rank} is none of those that join rank 0"
+            )
         elif join.rank in self._sources and self._sources[join.rank][1].uid != join.uid:
             with suppress(PeerLostError):
                 self.mailbox.check_alive([self._sources[join.rank][0]])
@@ -218,10 +220,10 @@ class Invitations:
         self.reached.append(sender)
         self.mailbox.watch(sender)
 
-    def _part_with(self, sender: str, reason: str) -> None:
+    def _leave_out(self, sender: str, reason: str) -> None:
         """Somebody that had come has left: a holder is left out, and nobody else."""
         address = next((invited for invited, (address, _) in self._invited.items() if address == sender), sender)
-        if address not in self.guests.holders:
+        if address not in self.invitees.holders:
             raise JoinError(f"{address} has left while others were waited for: {reason}")
         self._invited.pop(address, None)
         self._out[address] = reason
@@ -231,44 +233,45 @@ class Invitations:
         Raises:
             JoinError: a source rank that is waited for does not come.
         """
-        if len(self._sources) < self.guests.sources:
-            for rank, reason in self.guests.absent().items():
+        if len(self._sources) < self.invitees.sources:
+            for rank, reason in self.invitees.absent().items():
                 if rank not in self._sources:
                     raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
 
     def _missing(self) -> list[str]:
         """Who is still waited for, by address."""
-        missing = [f"source rank {rank}" for rank in range(self.guests.sources) if rank not in self._sources]
-        awaited = (*self.guests.sinks, *self.guests.holders)
+        missing = [f"source rank {rank}" for rank in range(self.invitees.sources) if rank not in self._sources]
+        awaited = (*self.invitees.sinks, *self.invitees.holders)
         return missing + [address for address in awaited if address not in self._invited and address not in self._out]
 
     def _enough(self) -> bool:
         """Whether only holders are missing, and there is one."""
         late = set(self._missing())
-        return late <= set(self.guests.holders) and any(holder in self._invited for holder in self.guests.holders)
+        holders = self.invitees.holders
+        return late <= set(holders) and any(holder in self._invited for holder in holders)
 
     def _give_up_on(self, missing: list[str]) -> None:
-        if set(missing) <= set(self.guests.holders):
+        if set(missing) <= set(self.invitees.holders):
             self._out.update({address: self._busy.get(address, "it does not answer") for address in missing})
             return
         named = [self._busy.get(address, address) for address in missing if address not in self._given_back]
         silent = any(address not in self._busy and address not in self._given_back for address in missing)
         cure = "is it running, and is the address right?" if silent else "update again when that has ended"
-        if len(self._sources) < self.guests.sources:
-            cure = self.guests.expectation
+        if len(self._sources) < self.invitees.sources:
+            cure = self.invitees.expectation
         raise JoinError(f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}; {cure}")
 
-    def _enter(self) -> None:
-        guests = self.guests
-        holders = [address for address in guests.holders if address in self._invited]
-        if guests.holders and not holders:
+    def _fill_in_members(self) -> None:
+        invitees = self.invitees
+        holders = [address for address in invitees.holders if address in self._invited]
+        if invitees.holders and not holders:
             reasons = "; ".join(f"{address}: {reason}" for address, reason in self._out.items())
             raise JoinError(
                 f"no holder can serve this version ({reasons}); start one with 'ckpt-transport serve', and use the "
                 "file that it writes"
             )
-        came = [self._sources[rank] for rank in range(guests.sources)]
-        came += [self._invited[address] for address in (*holders, *guests.sinks)]
+        came = [self._sources[rank] for rank in range(invitees.sources)]
+        came += [self._invited[address] for address in (*holders, *invitees.sinks)]
         for address, join in came:
             self.members.addresses.append(address)
             self.members.joins.append(join)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ckpt_transport.errors import CkptTransportError, TaintedError, UpdateAbortedError
 from ckpt_transport.planning import Role
-from ckpt_transport.update.members import Members
+from ckpt_transport.update.membership import Membership
 
 MUTE = "these live and do not say what they serve"
 
@@ -19,7 +19,7 @@ class Outcome:
         version: the one that was brought.
     """
 
-    def __init__(self, members: Members, version: str) -> None:
+    def __init__(self, members: Membership, version: str) -> None:
         self._members, self._version = members, version
         sinks = [rank for rank in members.others if members.joins[rank].role is Role.SINK]
         ended = {rank: members.aborted.get(members.addresses[rank]) for rank in sinks}

@@ -30,7 +30,7 @@ from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.expected import check_expected
-from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
 from ckpt_transport.update.ties import digests_of
 
@@ -58,7 +58,7 @@ class Participant:
         self,
         mailbox: Mailbox,
         table: RouteTable,
-        plans: Plans,
+        plans: PlanCache,
         extents: Sequence[Backing],
         engine: Engine | None,
         deadline: float,

@@ -13,7 +13,7 @@ from ckpt_transport.memory import Backing
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.participant import Halted, Participant
-from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteTable
 
 TICK_SECONDS = 0.2
@@ -22,7 +22,7 @@ TICK_SECONDS = 0.2
 def follow(
     mailbox: Mailbox,
     table: RouteTable,
-    plans: Plans,
+    plans: PlanCache,
     extents: Sequence[Backing],
     coordinator: str,
     join: m.Join,

@@ -16,7 +16,7 @@ from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import Event
 from ckpt_transport.planning import Plan, Role
 from ckpt_transport.update import messages as m
-from ckpt_transport.update.members import Members
+from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.onlookers import Progress
 from ckpt_transport.update.participant import Participant
 from ckpt_transport.update.routes import RouteNames, Watch
@@ -43,7 +43,7 @@ class Leading:
     """
 
     def __init__(
-        self, members: Members, local: Participant, names: RouteNames, config: Config, *, resumable: bool
+        self, members: Membership, local: Participant, names: RouteNames, config: Config, *, resumable: bool
     ) -> None:
         self._members, self._local, self._names, self._config = members, local, names, config
         self._update, self._resumable = members.update, resumable

@@ -27,7 +27,7 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.memory.segment import free_bytes
 from ckpt_transport.update import messages as m
-from ckpt_transport.update.members import Members
+from ckpt_transport.update.membership import Membership
 from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, left_behind, weights
 
 
@@ -191,16 +191,16 @@ def test_an_interrupt_during_an_update_is_still_an_interrupt(sink: SinkProcess) 
 def test_given_an_interrupt_when_one_of_two_sinks_was_told_to_commit_then_both_serve_the_new_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    send, told = Members.send, []
+    send, told = Membership.send, []
 
-    def interrupted(self: Members, rank: int, message: Any) -> None:
+    def interrupted(self: Membership, rank: int, message: Any) -> None:
         send(self, rank, message)
         if isinstance(message, m.Commit):
             told.append(rank)
             if len(told) == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(Members, "send", interrupted)
+    monkeypatch.setattr(Membership, "send", interrupted)
     with fleet(SinkSpec(), SinkSpec()) as sinks, server() as source:
         source.register("v2", tensors=weights(2))
         with pytest.raises(KeyboardInterrupt) as caught:

@@ -18,8 +18,8 @@ from ckpt_transport.errors import ConfigError, JoinError, TaintedError
 from ckpt_transport.planning import Manifest, Role
 from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
-from ckpt_transport.update.invitations import Guests, Invitations
-from ckpt_transport.update.members import Members
+from ckpt_transport.update.invitations import Invitations, Invitees
+from ckpt_transport.update.membership import Membership
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import SWIFT, Fault, SinkSpec, by_name, fleet, model, weights
 
@@ -236,7 +236,7 @@ def source_join(rank: int, uid: str, update: str = "") -> m.Join:
 
 def test_given_joins_for_ranks_that_are_not_free_then_they_are_refused_and_the_real_ones_count(leader: Mailbox) -> None:
     config = Config.load(**{**SWIFT, "join_timeout": PATIENCE})
-    members = Members("u", leader, config, time.monotonic() + PATIENCE)
+    members = Membership("u", leader, config, time.monotonic() + PATIENCE)
     kinds = q.PARTICIPANT
     with Mailbox(types=kinds) as first, Mailbox(types=kinds) as second, Mailbox(types=kinds) as stranger:
         first.send(leader.address, source_join(1, "first"))
@@ -251,7 +251,7 @@ def test_given_joins_for_ranks_that_are_not_free_then_they_are_refused_and_the_r
         while leader.pump(0.1):
             pass
         second.send(leader.address, source_join(2, "second"))
-        Invitations(members, leader, config, Guests(3, ())).gather(source_join(0, "zeroth"))
+        Invitations(members, leader, config, Invitees(3, ())).gather(source_join(0, "zeroth"))
         assert [join.uid for join in members.joins] == ["zeroth", "first", "second"]
         refusals = [hear(stranger, Refused).reason for _ in range(5)]
     assert [reason.startswith("there are 3 sources") for reason in refusals[:3]] == [True] * 3

@@ -18,7 +18,7 @@ from ckpt_transport.planning import (
     Topology,
     plan,
 )
-from ckpt_transport.update.plans import Plans
+from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_shm import ShmTransport
 
@@ -33,12 +33,12 @@ def shard(version: str, rows: int = 4) -> Manifest:
     return Manifest(version, (Extent(0, 4096, MemoryKind.SHARED),), (PlacedTensor(spec, 0, 0, rows * 256),))
 
 
-def make(plans: Plans, manifest: Manifest, settings: Settings | None = None) -> str:
+def make(plans: PlanCache, manifest: Manifest, settings: Settings | None = None) -> str:
     return plans.make([manifest], TOPOLOGY, TRAITS, settings or Settings()).digest
 
 
 def test_the_next_version_has_the_shape_of_the_last_and_a_digest_of_its_own() -> None:
-    plans = Plans(1 << 20)
+    plans = PlanCache(1 << 20)
     first, second = make(plans, shard("one")), make(plans, shard("two"))
     assert first != second
     assert second == plan(shard("two"), TOPOLOGY, TRAITS, Settings()).digest
@@ -46,7 +46,7 @@ def test_the_next_version_has_the_shape_of_the_last_and_a_digest_of_its_own() ->
 
 
 def test_other_tensors_or_settings_make_another_plan() -> None:
-    plans = Plans(1 << 20)
+    plans = PlanCache(1 << 20)
     make(plans, shard("one"))
     before = plans.shape
     make(plans, shard("one", rows=8))
@@ -56,14 +56,14 @@ def test_other_tensors_or_settings_make_another_plan() -> None:
 
 
 def test_a_shard_of_another_version_is_refused_also_when_the_plan_is_known() -> None:
-    plans = Plans(1 << 20)
+    plans = PlanCache(1 << 20)
     make(plans, shard("one"))
     with pytest.raises(CheckpointError, match="'two' where 'one' was asked for"):
         plans.make([shard("one"), shard("two")], TOPOLOGY, TRAITS, Settings())
 
 
 def test_a_follower_renames_the_plan_it_knows_and_refuses_one_it_does_not() -> None:
-    leading, following = Plans(1 << 20), Plans(1 << 20)
+    leading, following = PlanCache(1 << 20), PlanCache(1 << 20)
     made = leading.make([shard("one")], TOPOLOGY, TRAITS, Settings())
     with pytest.raises(PlanMismatchError, match="is not known here"):
         following.take(b"", made.shape, "one")
@@ -78,7 +78,7 @@ def test_a_follower_renames_the_plan_it_knows_and_refuses_one_it_does_not() -> N
 
 def test_a_follower_proves_its_part_of_each_new_plan_and_not_again() -> None:
     """Given a plan in which a byte is missing, then it is refused each time; one that holds is proved once."""
-    leading, following = Plans(1 << 20), Plans(1 << 20)
+    leading, following = PlanCache(1 << 20), PlanCache(1 << 20)
     made = leading.make([shard("one")], TOPOLOGY, TRAITS, Settings())
     wrong = msgspec.structs.replace(made, buckets=(), stages=())
     for _ in range(2):
@@ -93,6 +93,6 @@ def test_a_follower_refuses_a_plan_that_takes_more_memory_than_it_has() -> None:
     topology = Topology(
         tuple(Participant(rank, role, "here", 1 << 20, ("gloo",)) for rank, role in enumerate((Role.SOURCE, Role.SINK)))
     )
-    made = Plans(1 << 20).make([shard("one")], topology, gloo, Settings())
+    made = PlanCache(1 << 20).make([shard("one")], topology, gloo, Settings())
     with pytest.raises(BudgetError, match="has a budget of 1,000"):
-        Plans(1000).program(made, 1)
+        PlanCache(1000).program(made, 1)

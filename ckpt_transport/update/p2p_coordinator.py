@@ -25,14 +25,14 @@ from ckpt_transport.execution import Event
 from ckpt_transport.planning import AUTO, ByteRangeSet, Plan, Role, TensorRange, TensorSpec
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.coordinator import Coordinator
-from ckpt_transport.update.members import TICK_SECONDS
+from ckpt_transport.update.membership import TICK_SECONDS
 from ckpt_transport.update.onlookers import Progress
 
 FRUITLESS_ROUNDS = 3
 """So many rounds in a row may fail in which nobody left and nothing arrived."""
 
 
-class PeerCoordinator(Coordinator):
+class P2PCoordinator(Coordinator):
     """Leads one update that members may leave."""
 
     resumable: ClassVar[bool] = True
@@ -66,7 +66,7 @@ class PeerCoordinator(Coordinator):
             except CkptTransportError as error:
                 members = len(self._members.addresses)
                 with self._phase("regroup"):
-                    everywhere = self._regroup(error)
+                    everywhere = self._end_round(error)
                 if made is None:
                     raise
                 has = sum(nbytes for _, _, nbytes in everywhere)
@@ -85,7 +85,7 @@ class PeerCoordinator(Coordinator):
         except ConfigError:
             return self._make_plan(present, AUTO)
 
-    def _regroup(self, error: CkptTransportError) -> ByteRangeSet:
+    def _end_round(self, error: CkptTransportError) -> ByteRangeSet:
         """End the round everywhere, leave out who is gone, and return what every sink has that is left.
 
         Raises:
@@ -95,7 +95,7 @@ class PeerCoordinator(Coordinator):
         members.tell(m.Halt(self._update, members.round, str(error)), members.others)
         self._local.stop(error)
         self._hear_all()
-        self._part_with_engines()
+        self._leave_out_broken_engines()
         for address in members.left:
             if address in members.addresses:
                 members.order(address, m.Abort(self._update, "it has left the update"))
@@ -136,7 +136,7 @@ class PeerCoordinator(Coordinator):
                 return
             members.hear(TICK_SECONDS)
 
-    def _part_with_engines(self) -> None:
+    def _leave_out_broken_engines(self) -> None:
         """Of an engine of several ranks, all go on or none: one without the others would serve a mix."""
         members = self._members
         broken = {

@@ -24,7 +24,7 @@ from ckpt_transport.transports.interface import Traits
 Expected = tuple[TensorSpec, ...] | None
 
 
-class Plans:
+class PlanCache:
     """The last plan, what it was made from, and what was derived from it. A version's name is all that may differ.
 
     Args:

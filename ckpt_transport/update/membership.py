@@ -27,7 +27,7 @@ TICK_SECONDS = 0.05
 Answer = TypeVar("Answer", bound=m.ToCoordinator)
 
 
-class Members:
+class Membership:
     """The ranks of an update; rank 0 is the coordinator's own.
 
     Args:
