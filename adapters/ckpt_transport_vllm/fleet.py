@@ -15,7 +15,7 @@ from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.service.calls import Calls
 from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet import FleetReport, Updates
-from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ckpt_transport.config import Config
 from ckpt_transport.service.fleet import make_fleet
 from ckpt_transport.service.subset import check_sinks, chosen
+from ckpt_transport.service.trace import check_trace
 from ckpt_transport.update import available
-from ckpt_transport.update.onlookers import check_trace
 
 
 def check_before(

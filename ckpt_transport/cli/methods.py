@@ -12,7 +12,7 @@ from ckpt_transport.service import ParameterServer
 from ckpt_transport.service.fleet import Updates
 from ckpt_transport.service.subset import chosen
 from ckpt_transport.update import Report
-from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.progress import Progress
 
 
 class UpdateMethod(enum.StrEnum):

@@ -32,7 +32,7 @@ from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import count
 from ckpt_transport.service import ParameterServer
 from ckpt_transport.service.fleet import FleetReport, Updates, make_fleet
-from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 
 Done = TypeVar("Done")

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 
 GROUP = "ckpt_transport.engines"

@@ -96,7 +96,7 @@ class Holder(InvitedMember):
         return self._introducer.of_source(self.label, self._stored.manifest, states, self._table.names, self._plans)
 
     def _served(self) -> q.ServedVersion:
-        return q.ServedVersion(self.label, self.version, "", self._bringing, "", self._watchdog.stuck)
+        return q.ServedVersion(self.label, self.version, "", self._target_version, "", self._watchdog.stuck)
 
     def _committed(self) -> None:
         """Others serve it, too."""

@@ -53,7 +53,7 @@ class InvitedMember(MayBeStuck):
         self._plans = PlanCache(self.config.memory_budget)
         self._introducer = Introducer(self.config)
         self._challenges = Challenges()
-        self._coordinator = self._nonce = self._bringing = self._left = ""
+        self._coordinator = self._nonce = self._target_version = self._left = ""
         self._introduction: m.Join | None = None
         self._follower: Follower | None = None
         self._give_up_at = 0.0
@@ -262,7 +262,7 @@ class InvitedMember(MayBeStuck):
             assert self._introduction is not None
             self._mailbox.send(coordinator, msgspec.structs.replace(self._introduction, invited=invite.address))
         else:
-            reason = f"{self.label} takes part in an update to '{self._bringing}' led by {self._coordinator}"
+            reason = f"{self.label} takes part in an update to '{self._target_version}' led by {self._coordinator}"
             self._mailbox.send_once(coordinator, m.Busy(invite.update, invite.address, reason))
             if coordinator == self._coordinator and invite.update != follower.update:
                 raise UpdateAbortedError(f"{coordinator} leads another update now")
@@ -280,7 +280,7 @@ class InvitedMember(MayBeStuck):
             introduction, update=invite.update, invited=invite.address, nonce=invite.nonce
         )
         self._follower = self._follow(invite, deadline)
-        self._coordinator, self._bringing, self._nonce = coordinator, invite.version, invite.nonce
+        self._coordinator, self._target_version, self._nonce = coordinator, invite.version, invite.nonce
         self._give_up_at = deadline
         self._mailbox.watch(coordinator)
         self._mailbox.send(coordinator, self._introduction)
@@ -360,7 +360,7 @@ class InvitedMember(MayBeStuck):
 
     def _leave(self) -> None:
         """The update is over; what was said in it counts no more."""
-        self._follower, self._bringing = None, ""
+        self._follower, self._target_version = None, ""
         self._challenges.renew()
 
     def _part_from_coordinator(self) -> None:

@@ -22,6 +22,7 @@ from ckpt_transport.service import questions as q
 from ckpt_transport.service.calls import Calls
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
+from ckpt_transport.service.trace import check_trace, keep_trace
 from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
@@ -30,9 +31,9 @@ from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import open_mailbox
-from ckpt_transport.update.onlookers import Progress, check_trace, keep_trace
 from ckpt_transport.update.p2p_coordinator import P2PCoordinator
 from ckpt_transport.update.plan_cache import PlanCache
+from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import follow

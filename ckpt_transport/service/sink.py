@@ -81,7 +81,7 @@ class Sink(InvitedMember):
             self._engine.label,
             self._version,
             self._tainted,
-            "" if self._watchdog.stuck else self._bringing,
+            "" if self._watchdog.stuck else self._target_version,
             self._engine.group,
             self._watchdog.stuck,
         )
@@ -89,12 +89,12 @@ class Sink(InvitedMember):
     def _committed(self) -> None:
         self._engine.certify()
         self._check_not_given_up()
-        self._version, self._tainted = self._bringing, ""
+        self._version, self._tainted = self._target_version, ""
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
         """The old version goes on, unless a byte of the new one is in."""
         if follower.applying:
-            self._tainted = f"an update to '{self._bringing}' failed half-way: {reason}"
+            self._tainted = f"an update to '{self._target_version}' failed half-way: {reason}"
             self._engine.taint(self._tainted)
         if not self._tainted:
             self._engine.resume()
@@ -127,7 +127,7 @@ class Sink(InvitedMember):
 
     def _given_up_elsewhere(self, follower: Follower, reason: str) -> bool:
         if follower.revoke():
-            self._tainted = f"an update to '{self._bringing}' failed half-way: {reason}"
+            self._tainted = f"an update to '{self._target_version}' failed half-way: {reason}"
         self._engine.give_up(self._tainted)
         return bool(self._tainted)
 

@@ -20,10 +20,10 @@ from ckpt_transport.update.bandwidths import between_hosts
 from ckpt_transport.update.introduction import topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import TICK_SECONDS, Membership
-from ckpt_transport.update.onlookers import Progress, heedless
 from ckpt_transport.update.outcome import Outcome
 from ckpt_transport.update.participant import Participant
 from ckpt_transport.update.plan_cache import PlanCache
+from ckpt_transport.update.progress import Progress, never_raises
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.steps import Leading
@@ -83,7 +83,7 @@ class Coordinator:
                     invitations.gather(myself)
                 finally:
                     self._reached = invitations.reached
-            made, events = self._bring(heedless(progress), before_hold)
+            made, events = self._bring(never_raises(progress), before_hold)
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:

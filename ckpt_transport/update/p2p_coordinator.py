@@ -26,7 +26,7 @@ from ckpt_transport.planning import AUTO, ByteRangeSet, Plan, Role, TensorRange,
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.membership import TICK_SECONDS
-from ckpt_transport.update.onlookers import Progress
+from ckpt_transport.update.progress import Progress
 
 FRUITLESS_ROUNDS = 3
 """So many rounds in a row may fail in which nobody left and nothing arrived."""

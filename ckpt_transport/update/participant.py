@@ -34,7 +34,6 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
 from ckpt_transport.update.ties import digests_of
 
-Progress = Callable[[int], None]
 TICK_SECONDS = 0.1
 
 
@@ -175,8 +174,8 @@ class Participant:
         for number, route in self._routes.items():
             route.attachment.endpoint.connect(descriptors.get(number, {}))
 
-    def run(self, watch: Watch, progress: Progress = lambda nbytes: None) -> list[Event]:
-        """Run this rank's part of the plan.
+    def run(self, watch: Watch, on_sent: Callable[[int], None] = lambda nbytes: None) -> list[Event]:
+        """Run this rank's part of the plan; ``on_sent`` hears how many bytes have gone, each time that some have.
 
         Raises: whatever ended it early.
         """
@@ -196,7 +195,7 @@ class Participant:
             guarded,
             self._mailbox.pump,
             self._mailbox.wake,
-            progress,
+            on_sent,
             self._apply_stream(),
             self._digests,
         )

@@ -17,8 +17,8 @@ from ckpt_transport.execution import Event
 from ckpt_transport.planning import Plan, Role
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from ckpt_transport.update.onlookers import Progress
 from ckpt_transport.update.participant import Participant
+from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.routes import RouteNames, Watch
 from ckpt_transport.update.ties import Ties
 

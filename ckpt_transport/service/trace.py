@@ -1,10 +1,9 @@
-"""Those who look on while an update runs: nothing that happens to them ends it."""
+"""The file of an update's timeline, which a setting asks for: checked before the update and written after it."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from ckpt_transport.config import Config
@@ -12,26 +11,6 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport.update.report import Report
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Bytes done and bytes in all."""
-
-
-def heedless(progress: Progress) -> Progress:
-    """``progress``, until it raises an error for the first time; that error is logged. An interrupt is raised."""
-    failed = False
-
-    def show(done: int, total: int) -> None:
-        nonlocal failed
-        if failed:
-            return
-        try:
-            progress(done, total)
-        except Exception as error:
-            failed = True
-            logger.warning("progress is not told any more: %s: %s", type(error).__name__, error)
-
-    return show
 
 
 def check_trace(config: Config) -> None:

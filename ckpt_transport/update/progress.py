@@ -1,0 +1,28 @@
+"""Functions of the caller that are told how far an update is."""
+
+from __future__ import annotations
+
+import logging
+
+from ckpt_transport.checkpoint import Progress
+
+__all__ = ["Progress", "never_raises"]
+
+logger = logging.getLogger(__name__)
+
+
+def never_raises(progress: Progress) -> Progress:
+    """A function that calls ``progress`` until that raises an error, which is logged. An interrupt is raised."""
+    failed = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            progress(done, total)
+        except Exception as error:
+            failed = True
+            logger.warning("progress is not told any more: %s: %s", type(error).__name__, error)
+
+    return show
