@@ -40,7 +40,7 @@ def hold(nbytes: int, metas: Path, config: Config) -> None:
     """Serve the version until the standard input ends."""
     with Holder(VERSION, tensors=tensors(nbytes), address=f"tcp://{os.environ[ADDRESS]}:0", config=config) as holder:
         holder.start()
-        holder.metas.save(metas, config)
+        holder.address_file.save(metas, config)
         print("ready", flush=True)
         sys.stdin.read()
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckpt_transport.config import Config
     from ckpt_transport.engine import Engine, Gate, LoadedBucket, LoadedPiece
-    from ckpt_transport.service import Holder, HolderAddress, Joiner, Metas, ParameterServer, Sink, ask_version
+    from ckpt_transport.service import AddressFile, Holder, HolderAddress, Joiner, ParameterServer, Sink, ask_version
     from ckpt_transport.update import Report
 
 __all__ = [
+    "AddressFile",
     "Config",
     "Engine",
     "Gate",
@@ -26,7 +27,6 @@ __all__ = [
     "Joiner",
     "LoadedBucket",
     "LoadedPiece",
-    "Metas",
     "ParameterServer",
     "Report",
     "Sink",

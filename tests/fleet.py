@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ckpt_transport import Config, Holder, Metas, ParameterServer, Sink
+from ckpt_transport import AddressFile, Config, Holder, ParameterServer, Sink
 from ckpt_transport.execution import Ledger
 from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport.update.participant import Participant
@@ -307,7 +307,7 @@ def run_holder(spec: HolderSpec, pipe: Connection) -> None:
     tensors = weights(spec.seed, **spec.model)
     with Holder(spec.version or f"v{spec.seed}", tensors=tensors, address=spec.address, config=config) as holder:
         holder.start()
-        pipe.send(holder.metas)
+        pipe.send(holder.address_file)
         while pipe.recv() != "stop":
             pass
     pipe.send("stopped")
@@ -323,12 +323,12 @@ class HolderProcess:
         started_here(self.process)
         theirs.close()
         assert self._pipe.poll(DEADLINE), "the holder does not start"
-        self.metas: Metas = self._pipe.recv()
-        self.address = self.metas.holders[0].address
+        self.address_file: AddressFile = self._pipe.recv()
+        self.address = self.address_file.holders[0].address
 
     def save(self, path: Path, config: Config | None = None) -> Path:
         """Its address file."""
-        self.metas.save(path, config or Config.load(**SWIFT))
+        self.address_file.save(path, config or Config.load(**SWIFT))
         return path
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, EngineError
 from ckpt_transport.service import questions as q
-from ckpt_transport.service.claims import Claim
+from ckpt_transport.service.claims import EngineClaim
 from ckpt_transport.service.endpoints import is_loopback
 from ckpt_transport.update.host import host_name
 from ckpt_transport.update.mailbox import open_mailbox
@@ -45,7 +45,7 @@ class Driver(ABC):
         self.sinks: tuple[str, ...] = ()
         self.keeper = ""
         self.held = 0.0
-        self._claim: Claim | None = None
+        self._claim: EngineClaim | None = None
         self._paused = self._stuck = False
         self._held_since = 0.0
 
@@ -71,7 +71,7 @@ class Driver(ABC):
             )
         self.sinks = tuple(found)
 
-    def take(self, claim: Claim) -> None:
+    def take(self, claim: EngineClaim) -> None:
         """This program drives the server from now on. A pause that another one has left is ended with the update."""
         self._claim = claim
         self._paused = PAUSE in claim.begun
@@ -126,7 +126,7 @@ class Driver(ABC):
         self._claim = None
 
     @property
-    def _mine(self) -> Claim:
+    def _mine(self) -> EngineClaim:
         assert self._claim is not None, "the server was not claimed"
         return self._claim
 

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from ckpt_transport import Config, ask_version
 from ckpt_transport.errors import CkptTransportError, ConfigError
-from ckpt_transport.service.calls import Calls
+from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet import FleetReport, Updates
 from ckpt_transport.update.progress import Progress
@@ -54,7 +54,7 @@ class VllmFleet:
             raise ConfigError("name at least one endpoint, as http://127.0.0.1:8000")
         if pause not in PAUSES:
             raise ConfigError(f"pause is '{pause}' and must be one of {', '.join(PAUSES)}")
-        self._calls = Calls("VllmFleet")
+        self._call_guard = CallGuard("VllmFleet")
         self._servers = [VllmServer(url) for url in endpoints]
         urls = [server.url for server in self._servers]
         if len(set(urls)) != len(urls):
@@ -68,7 +68,7 @@ class VllmFleet:
 
     def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
         """See :meth:`ckpt_transport.service.fleet.Fleet.update`. Any thread may call; updates take turns."""
-        with self._calls.one(f"update('{version}')", self._config.update_timeout):
+        with self._call_guard.one(f"update('{version}')", self._config.update_timeout):
             return self._update(server, version, progress)
 
     def _update(self, server: Updates, version: str, progress: Progress | None) -> FleetReport | None:
@@ -135,7 +135,7 @@ class VllmFleet:
 
     def versions(self) -> tuple[str, ...]:
         """See :meth:`ckpt_transport.service.fleet.Fleet.versions`."""
-        self._calls.check()
+        self._call_guard.check()
         return tuple(self._each(self._servers, lambda server: server.weight_version()))
 
     def _go_on(self, drivers: Sequence[Driver], version: str) -> list[str]:
@@ -164,7 +164,7 @@ class VllmFleet:
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        with self._calls.last() as mine:
+        with self._call_guard.last() as mine:
             if mine:
                 self._claims.close()
                 for server in self._servers:

@@ -13,7 +13,7 @@ from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.planning.explain import size
 from ckpt_transport.service import Holder
-from ckpt_transport.service.metas import check_place
+from ckpt_transport.service.address_file import check_place
 
 
 def serve(
@@ -47,7 +47,7 @@ def serve(
         else:
             holder = Holder(version, files=[checkpoint], address=address, config=settings, progress=shown)
     with holder:
-        metas = holder.metas
+        metas = holder.address_file
         if save_metas is not None:
             metas.save(save_metas, settings)
         console.print(

@@ -3,11 +3,11 @@
 :class:`Holder` keeps a version for engines that come later, and :class:`Joiner` brings them to it.
 """
 
+from ckpt_transport.service.address_file import AddressFile, HolderAddress
 from ckpt_transport.service.holder import Holder
 from ckpt_transport.service.joiner import Joiner
-from ckpt_transport.service.metas import HolderAddress, Metas
 from ckpt_transport.service.parameter_server import ParameterServer
 from ckpt_transport.service.query import ask_version
 from ckpt_transport.service.sink import Sink
 
-__all__ = ["Holder", "HolderAddress", "Joiner", "Metas", "ParameterServer", "Sink", "ask_version"]
+__all__ = ["AddressFile", "Holder", "HolderAddress", "Joiner", "ParameterServer", "Sink", "ask_version"]

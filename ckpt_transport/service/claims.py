@@ -58,7 +58,7 @@ class ClaimRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class EngineClaim:
     """An engine that this program drives, until :meth:`release`.
 
     Attributes:
@@ -108,7 +108,7 @@ class Claims:
         self._number = 0
         self._lock = threading.Lock()
 
-    def take(self, engines: Mapping[str, str], leader: str) -> dict[str, Claim]:
+    def take(self, engines: Mapping[str, str], leader: str) -> dict[str, EngineClaim]:
         """Claim all of ``engines``, in the same order as everybody else does.
 
         Args:
@@ -119,7 +119,7 @@ class Claims:
             EngineError: another program has driven one for all of ``join_timeout``, or a sink does not answer; names
                 it. Nothing is claimed then.
         """
-        taken: dict[str, Claim] = {}
+        taken: dict[str, EngineClaim] = {}
         deadline = time.monotonic() + self._config.join_timeout
         self._open(all(addresses.stays_on_host(sink) for sink in engines.values()))
         try:
@@ -131,12 +131,12 @@ class Claims:
             raise
         return taken
 
-    def _take(self, engine: str, sink: str, leader: str, deadline: float) -> Claim:
+    def _take(self, engine: str, sink: str, leader: str, deadline: float) -> EngineClaim:
         while True:
             left = max(deadline - time.monotonic(), self._config.heartbeat_timeout)
             claimed = self._ask(engine, sink, leader, timeout=left)
             if not claimed.leader:
-                return Claim(engine, sink, leader, frozenset(claimed.begun), self)
+                return EngineClaim(engine, sink, leader, frozenset(claimed.begun), self)
             if time.monotonic() > deadline:
                 raise EngineError(
                     f"{engine} is driven by {claimed.leader}, which has not ended within "
@@ -144,14 +144,14 @@ class Claims:
                 )
             time.sleep(ASK_AGAIN_SECONDS)
 
-    def note(self, claim: Claim, begun: tuple[str, ...] = (), ended: tuple[str, ...] = ()) -> None:
-        """See :meth:`Claim.begin`."""
+    def note(self, claim: EngineClaim, begun: tuple[str, ...] = (), ended: tuple[str, ...] = ()) -> None:
+        """See :meth:`EngineClaim.begin`."""
         claimed = self._ask(claim.engine, claim.sink, claim.leader, begun, ended, self._config.heartbeat_timeout)
         if claimed.leader:
             raise EngineError(f"{claim.engine} is driven by {claimed.leader} by now, and is left to it")
 
     def release(self, sink: str) -> None:
-        """See :meth:`Claim.release`. A sink that is gone is not missed, and one that is another's is not touched."""
+        """See :meth:`EngineClaim.release`. A sink that is gone, and one that is another's, are left alone."""
         with self._lock, contextlib.suppress(CkptTransportError):
             if self._mailbox is not None:
                 self._mailbox.unwatch(sink)

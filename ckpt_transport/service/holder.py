@@ -11,10 +11,9 @@ import torch
 from ckpt_transport.checkpoint import Progress, Store, StoredVersion, with_digests
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.service import metas
 from ckpt_transport.service import questions as q
-from ckpt_transport.service.member import InvitedMember
-from ckpt_transport.service.metas import HolderAddress, Metas
+from ckpt_transport.service.address_file import AddressFile, HolderAddress, made_now
+from ckpt_transport.service.listener import Listener
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.follower import Follower
@@ -22,7 +21,7 @@ from ckpt_transport.update.introduction import States
 from ckpt_transport.update.participant import Participant
 
 
-class Holder(InvitedMember):
+class Holder(Listener):
     """Serves one version to whoever is brought to it. Exactly one of ``files``, ``directory`` and ``tensors``.
 
     Args:
@@ -73,11 +72,11 @@ class Holder(InvitedMember):
         return f"holder of {self.version} at {self.address}"
 
     @property
-    def metas(self) -> Metas:
+    def address_file(self) -> AddressFile:
         """Where this version can be had, for a file."""
         manifest = self._stored.manifest
         here = HolderAddress(self.address, self._host())
-        return metas.now(manifest.version, manifest.fingerprint, len(manifest.tensors), manifest.nbytes, [here])
+        return made_now(manifest.version, manifest.fingerprint, len(manifest.tensors), manifest.nbytes, [here])
 
     def _release(self) -> None:
         super()._release()

@@ -11,10 +11,9 @@ import msgspec
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.service import metas
 from ckpt_transport.service import questions as q
-from ckpt_transport.service.calls import Calls
-from ckpt_transport.service.metas import Metas
+from ckpt_transport.service.address_file import AddressFile, combine
+from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.trace import check_trace, keep_trace
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
@@ -45,9 +44,9 @@ class Joiner:
     """
 
     def __init__(self, files: Sequence[Path], config: Config | None = None) -> None:
-        self._calls = Calls("Joiner")
+        self._call_guard = CallGuard("Joiner")
         self.config = config if config is not None else Config.load()
-        self._metas = metas.combine([(str(path), Metas.load(path, self.config)) for path in files])
+        self._found = combine([(str(path), AddressFile.load(path, self.config)) for path in files])
         self._where = ", ".join(map(str, files))
 
     @property
@@ -58,7 +57,7 @@ class Joiner:
     @property
     def version(self) -> str:
         """What the holders hold."""
-        return self._metas.version
+        return self._found.version
 
     def update(
         self,
@@ -81,20 +80,20 @@ class Joiner:
             TaintedError: it failed half-way; names the sinks that must not serve.
             UsageError: another process made the joiner, or another call has not ended within ``update_timeout``.
         """
-        with self._calls.one(f"update('{version}')", self.config.update_timeout):
+        with self._call_guard.one(f"update('{version}')", self.config.update_timeout):
             return self._update(version, sinks, progress or (lambda done, total: None), before_hold or (lambda: None))
 
     def _update(
         self, version: str, sinks: Sequence[str] | None, progress: Progress, before_hold: Callable[[], None]
     ) -> Report:
         invited = self.config.sinks if sinks is None else tuple(sinks)
-        if version != self._metas.version:
-            raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._metas.version}'")
+        if version != self._found.version:
+            raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._found.version}'")
         if not invited or len(set(invited)) != len(invited):
             raise ConfigError(f"name the sinks that are to join, each once; named: {', '.join(invited) or 'none'}")
         check_known(self.config)
         check_trace(self.config)
-        holders = tuple(holder.address for holder in self._metas.holders)
+        holders = tuple(holder.address for holder in self._found.holders)
         near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
         listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
         with open_mailbox(listen, q.COORDINATOR, self.config) as mailbox:
@@ -122,7 +121,7 @@ class Joiner:
     def _objection(self, join: m.Join) -> str:
         """Why a holder is not what the file says."""
         held = join.manifest
-        if held is not None and (held.version, held.fingerprint) == (self._metas.version, self._metas.fingerprint):
+        if held is not None and (held.version, held.fingerprint) == (self._found.version, self._found.fingerprint):
             return ""
         return (
             f"it holds other weights than {self._where} says; the file is stale or was changed: use the one that the "

@@ -19,7 +19,7 @@ from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.service import questions as q
-from ckpt_transport.service.calls import Calls
+from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
 from ckpt_transport.service.trace import check_trace, keep_trace
@@ -70,7 +70,7 @@ class ParameterServer:
     """
 
     def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
-        self._calls = Calls("ParameterServer")
+        self._call_guard = CallGuard("ParameterServer")
         self.config = config if config is not None else Config.load()
         self._world = World.find(rank, world_size)
         self.rank, self.world_size = self._world.rank, self._world.size
@@ -122,7 +122,7 @@ class ParameterServer:
             StoreError: there is a version of that name already.
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
-        self._calls.check()
+        self._call_guard.check()
         with self._excusing(version):
             return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
 
@@ -143,7 +143,7 @@ class ParameterServer:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
             StoreError: there is a version of that name already.
         """
-        self._calls.check()
+        self._call_guard.check()
         with self._excusing(version):
             return self._store.lend(version, tensors)
 
@@ -169,7 +169,7 @@ class ParameterServer:
 
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
-        with self._calls.one(f"unregister('{version}')", self.config.update_timeout):
+        with self._call_guard.one(f"unregister('{version}')", self.config.update_timeout):
             if self._table is not None:
                 self._table.forget(self._store.get(version).buffers)
             self._store.unregister(version)
@@ -203,7 +203,7 @@ class ParameterServer:
             KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two, or None when every
                 sink serves the new version.
         """
-        with self._calls.one(f"update('{version}')", self.config.update_timeout):
+        with self._call_guard.one(f"update('{version}')", self.config.update_timeout):
             return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold)
 
     def update_p2p(
@@ -229,7 +229,7 @@ class ParameterServer:
             UpdateAbortedError, TaintedError, StoreError, UsageError, KeyboardInterrupt: as :meth:`update`.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
-        with self._calls.one(f"update_p2p('{version}')", self.config.update_timeout):
+        with self._call_guard.one(f"update_p2p('{version}')", self.config.update_timeout):
             return self._update(version, lambda: self._some_of(sinks, ranks), P2PCoordinator, progress, before_hold)
 
     def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
@@ -352,7 +352,7 @@ class ParameterServer:
         Raises:
             UsageError: it is called inside another call, as in ``before_hold`` or a signal handler.
         """
-        with self._calls.last() as mine:
+        with self._call_guard.last() as mine:
             if mine:
                 self._let_go()
                 self._store.close()
@@ -370,6 +370,6 @@ class ParameterServer:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Exception) and self._calls.here:
+        if isinstance(error, Exception) and self._call_guard.here:
             self._excuse("", f"it was closed after {type(error).__name__}: {error}")
         self.close()

@@ -10,14 +10,14 @@ from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import CkptTransportError, PeerLostError
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import ClaimRecord
-from ckpt_transport.service.member import InvitedMember
+from ckpt_transport.service.listener import Listener
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.introduction import States
 from ckpt_transport.update.participant import Participant
 
 
-class Sink(InvitedMember):
+class Sink(Listener):
     """Makes one engine updatable at an address. Drive it with :meth:`start` (own thread) or :meth:`serve` (yours).
 
     Args:
@@ -57,7 +57,7 @@ class Sink(InvitedMember):
 
     def announce(self, address: str) -> None:
         """Tell the mailbox at ``address`` where this sink is and what it serves; from any thread."""
-        self._calls.check()
+        self._call_guard.check()
         self._announcing.append(addresses.check(address))
 
     def _refuses(self, invite: m.Invite) -> str:

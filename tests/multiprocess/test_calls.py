@@ -158,7 +158,7 @@ def test_a_joiner_brings_engines_of_two_threads_in_one_after_the_other(
 ) -> None:
     """Given a holder, which can follow one update at a time, when two threads join two sinks, then both arrive."""
     with fleet(SinkSpec(), SinkSpec()) as sinks, Holder("v2", tensors=weights(2), config=CONFIG).start() as holder:
-        holder.metas.save(tmp_path / "metas", CONFIG)
+        holder.address_file.save(tmp_path / "metas", CONFIG)
         joiner = Joiner([tmp_path / "metas"], CONFIG)
         joining = [threads.submit(joiner.update, "v2", [sink.address]) for sink in sinks]
         assert all(join.result(DEADLINE).paused for join in joining)

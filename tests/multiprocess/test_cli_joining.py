@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from safetensors.torch import save_file
 
-from ckpt_transport import Metas
+from ckpt_transport import AddressFile
 from tests.fleet import DEADLINE, SinkSpec, fleet, left_behind, weights
 from tests.multiprocess.commands import ENVIRONMENT, command, run
 
@@ -58,7 +58,7 @@ def test_engines_join_what_two_commands_serve(checkpoint: Path, tmp_path: Path) 
     """Given two holders, when sinks join by command, then they have the version, and holders say what they hold."""
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     with fleet(SinkSpec(), SinkSpec()) as sinks, serving(checkpoint, paths[0]), serving(checkpoint, paths[1]):
-        holder = msgspec.json.decode(paths[0].read_bytes(), type=Metas).holders[0].address
+        holder = msgspec.json.decode(paths[0].read_bytes(), type=AddressFile).holders[0].address
         assert "v2" in run("version", holder).stdout
         done = run("join", "--metas", paths[0], "--metas", paths[1], *sinks_of([sink.address for sink in sinks]))
         assert done.returncode == 0, done.stderr

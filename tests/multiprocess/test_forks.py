@@ -70,7 +70,7 @@ def test_a_child_of_an_engine_is_no_sink() -> None:
 def test_a_child_of_a_holder_or_a_joiner_is_refused(tmp_path: Path) -> None:
     """Given a holder and a joiner, when a child uses and closes them, then the parent's go on."""
     with fleet(SinkSpec()) as (sink,), Holder("v2", tensors=weights(2), config=CONFIG).start() as holder:
-        holder.metas.save(tmp_path / "metas", CONFIG)
+        holder.address_file.save(tmp_path / "metas", CONFIG)
         joiner = Joiner([tmp_path / "metas"], CONFIG)
 
         def child() -> None:

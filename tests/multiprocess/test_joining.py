@@ -136,7 +136,7 @@ def test_given_a_holder_when_one_engine_after_the_other_joins_then_it_keeps_no_c
     config = Config.load(transport="shm", **SWIFT)
     with Holder("v2", tensors=weights(2), config=config) as holder:
         holder.start()
-        holder.metas.save(tmp_path / "metas.json", config)
+        holder.address_file.save(tmp_path / "metas.json", config)
         for _ in range(3):
             with attach(model(1), config=config) as engine:
                 Joiner([tmp_path / "metas.json"], config).update("v2", [engine.address])

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_transport import Config, Holder, Metas
+from ckpt_transport import AddressFile, Config, Holder
 from ckpt_transport.checkpoint import Store, from_path
 from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.control.security import Secret
 from ckpt_transport.errors import CheckpointError, CkptTransportError, ConfigError
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.service import metas
+from ckpt_transport.service.address_file import made_now
 from ckpt_transport_fp8 import read_target
 
 NUL = Path("/tmp/a\0b")
-EMPTY = metas.now("v1", "", 1, 1, [])
+EMPTY = made_now("v1", "", 1, 1, [])
 
 
 def register(**source: object) -> object:
@@ -42,7 +42,7 @@ def index_with_nul(directory: Path) -> object:
         pytest.param(lambda _: Config(sinks=("ipc:///tmp/a\0b",)), ConfigError, id="addresses"),
         pytest.param(lambda _: Config.load(NUL), ConfigError, id="configuration file"),
         pytest.param(lambda _: Secret.load(NUL), ConfigError, id="secret"),
-        pytest.param(lambda _: Metas.load(NUL, Config()), ConfigError, id="address file to read"),
+        pytest.param(lambda _: AddressFile.load(NUL, Config()), ConfigError, id="address file to read"),
         pytest.param(lambda _: EMPTY.save(NUL, Config()), ConfigError, id="address file, saved"),
         pytest.param(lambda _: quantizer_for(NUL), ConfigError, id="target of a quantizer"),
         pytest.param(lambda _: read_target(NUL), ConfigError, id="FP8 target"),

@@ -46,7 +46,7 @@ def test_given_two_holders_then_an_engine_joins_from_both_and_the_other_one_serv
         paths = []
         for number, holder in enumerate((one.start(), two.start())):
             paths.append(tmp_path / f"{number}.json")
-            holder.metas.save(paths[-1], config)
+            holder.address_file.save(paths[-1], config)
         before = serving.answers()
         with Traffic([serving]) as traffic, VllmFleet([empty.url], config) as fleet:
             done = fleet.update(Joiner(paths, config), "step-42")
@@ -64,7 +64,7 @@ def test_given_two_holders_then_an_engine_joins_from_both_and_the_other_one_serv
             Holder("two", directory=serving.checkpoint(2), config=config) as holder,
             VllmFleet([empty.url], config) as fleet,
         ):
-            holder.start().metas.save(paths[0], config)
+            holder.start().address_file.save(paths[0], config)
             fleet.update(Joiner(paths[:1], config), "two")
         assert empty.answers() == before
 
@@ -76,7 +76,7 @@ def test_given_no_holder_answers_then_the_engine_serves_as_before(
     config = swift(transport="gloo", join_timeout=3)
     path = tmp_path / "metas.json"
     with Holder("step-43", directory=serving.checkpoint(1), config=config) as gone:
-        gone.metas.save(path, config)
+        gone.address_file.save(path, config)
     before = empty.answers()
     with VllmFleet([empty.url], config) as fleet, pytest.raises(Exception, match="it does not answer"):
         fleet.update(Joiner([path], config), "step-43")

@@ -207,7 +207,7 @@ def holder(name: str, seed: int, transport: str, path: str, pipe: Connection) ->
     config = Config.load(transport=transport, **SETTINGS)
     with Holder(f"v{seed}", tensors=dict(Witness(seed).state_dict()), config=config) as held:
         held.start()
-        held.metas.save(Path(path), config)
+        held.address_file.save(Path(path), config)
         pipe.send("")
         pipe.recv()
 

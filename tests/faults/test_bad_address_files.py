@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ckpt_transport import Config, Joiner, Metas
+from ckpt_transport import AddressFile, Config, Joiner
 from ckpt_transport.errors import ConfigError, JoinError, UpdateAbortedError
 from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkProcess, SinkSpec, fleet, holders, left_behind, weights
 
@@ -40,23 +40,23 @@ def config(**settings: object) -> Config:
     return Config.load(**{**SWIFT, "join_timeout": 1.0, **settings})
 
 
-def saved(metas: Metas, path: Path, **settings: object) -> Path:
+def saved(metas: AddressFile, path: Path, **settings: object) -> Path:
     metas.save(path, config(**settings))
     return path
 
 
 def test_a_file_says_what_it_is_and_comes_back_as_it_was(holder: HolderProcess, tmp_path: Path) -> None:
-    path = saved(holder.metas, tmp_path / "metas.json")
-    loaded = Metas.load(path, config())
-    assert replace(loaded, seal="") == holder.metas
+    path = saved(holder.address_file, tmp_path / "metas.json")
+    loaded = AddressFile.load(path, config())
+    assert replace(loaded, seal="") == holder.address_file
     assert set(msgspec.json.decode(path.read_bytes())) >= {"version", "fingerprint", "holders", "written"}
     assert [path.name for path in tmp_path.iterdir()] == ["metas.json"]
 
 
 def test_equal_weights_have_equal_fingerprints_and_others_have_others(holder: HolderProcess) -> None:
     with holders(HolderSpec(), HolderSpec(seed=3, version="v2")) as (same, other):
-        assert same.metas.fingerprint == holder.metas.fingerprint
-        assert other.metas.fingerprint != holder.metas.fingerprint
+        assert same.address_file.fingerprint == holder.address_file.fingerprint
+        assert other.address_file.fingerprint != holder.address_file.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_equal_weights_have_equal_fingerprints_and_others_have_others(holder: Ho
 def test_a_damaged_or_edited_file_is_refused(
     holder: HolderProcess, tmp_path: Path, spoil: Callable[[bytes], bytes], complaint: str
 ) -> None:
-    path = saved(holder.metas, tmp_path / "metas.json")
+    path = saved(holder.address_file, tmp_path / "metas.json")
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ConfigError, match=complaint):
         Joiner([path], config())
@@ -90,23 +90,23 @@ def test_with_a_secret_only_those_who_have_it_can_seal(holder: HolderProcess, tm
     for name in ("ours", "theirs"):
         (tmp_path / name).write_text(f"{name} {'x' * 32}")
         (tmp_path / name).chmod(0o600)
-    path = saved(holder.metas, tmp_path / "metas.json", secret_file=str(tmp_path / "theirs"))
-    assert Metas.load(path, config(secret_file=str(tmp_path / "theirs"))).version == "v2"
+    path = saved(holder.address_file, tmp_path / "metas.json", secret_file=str(tmp_path / "theirs"))
+    assert AddressFile.load(path, config(secret_file=str(tmp_path / "theirs"))).version == "v2"
     for settings in ({"secret_file": str(tmp_path / "ours")}, {}):
         with pytest.raises(ConfigError, match="does not have its seal"):
-            Metas.load(path, config(**settings))
+            AddressFile.load(path, config(**settings))
 
 
 def test_a_holder_that_only_its_own_host_reaches_is_refused_elsewhere(holder: HolderProcess, tmp_path: Path) -> None:
-    path = saved(holder.metas, tmp_path / "metas.json")
+    path = saved(holder.address_file, tmp_path / "metas.json")
     with pytest.raises(ConfigError, match=r"only its own host .* can reach.*--address tcp://HOST:PORT"):
         Joiner([path], config(host="elsewhere"))
 
 
 def test_files_of_two_versions_or_of_other_weights_are_refused(holder: HolderProcess, tmp_path: Path) -> None:
-    first = saved(holder.metas, tmp_path / "first.json")
-    later = saved(replace(holder.metas, version="v3"), tmp_path / "later.json")
-    other = saved(replace(holder.metas, fingerprint="f" * 32), tmp_path / "other.json")
+    first = saved(holder.address_file, tmp_path / "first.json")
+    later = saved(replace(holder.address_file, version="v3"), tmp_path / "later.json")
+    other = saved(replace(holder.address_file, fingerprint="f" * 32), tmp_path / "other.json")
     with pytest.raises(ConfigError, match=r"first.json is of version 'v2' and .*later.json of 'v3'"):
         Joiner([first, later], config())
     with pytest.raises(ConfigError, match=r"first.json and .*other.json are both of version 'v2'"):
@@ -114,8 +114,8 @@ def test_files_of_two_versions_or_of_other_weights_are_refused(holder: HolderPro
 
 
 def test_a_holder_that_is_not_there_is_named_in_time(sink: SinkProcess, holder: HolderProcess, tmp_path: Path) -> None:
-    gone = replace(holder.metas.holders[0], address=f"ipc://{tmp_path}/gone")
-    path = saved(replace(holder.metas, holders=(gone,)), tmp_path / "metas.json")
+    gone = replace(holder.address_file.holders[0], address=f"ipc://{tmp_path}/gone")
+    path = saved(replace(holder.address_file, holders=(gone,)), tmp_path / "metas.json")
     with pytest.raises(UpdateAbortedError, match=f"{gone.address}: it does not answer.*start one with") as caught:
         Joiner([path], config()).update("v2", [sink.address])
     assert isinstance(caught.value.__cause__, JoinError)
@@ -132,14 +132,14 @@ def test_a_stale_file_is_found_out(
     sink: SinkProcess, holder: HolderProcess, tmp_path: Path, changes: dict[str, str], complaint: str
 ) -> None:
     """Given a file of before a holder was restarted with something else, then nothing is brought."""
-    path = saved(replace(holder.metas, **changes), tmp_path / "metas.json")
+    path = saved(replace(holder.address_file, **changes), tmp_path / "metas.json")
     joiner = Joiner([path], config())
     with pytest.raises(UpdateAbortedError, match=complaint):
         joiner.update(joiner.version, [sink.address])
 
 
 def test_an_engine_that_does_not_fit_is_told_so(holder: HolderProcess, tmp_path: Path) -> None:
-    path = saved(holder.metas, tmp_path / "metas.json")
+    path = saved(holder.address_file, tmp_path / "metas.json")
     with fleet(SinkSpec(model={"layers": 3})) as (small,):
         with pytest.raises(UpdateAbortedError, match=r"tensors that sink 0 does not"):
             Joiner([path], config()).update("v2", [small.address])
@@ -147,10 +147,10 @@ def test_an_engine_that_does_not_fit_is_told_so(holder: HolderProcess, tmp_path:
 
 
 def test_one_holder_of_two_is_enough_and_the_other_is_named(holder: HolderProcess, tmp_path: Path) -> None:
-    gone = replace(holder.metas.holders[0], address=f"ipc://{tmp_path}/gone")
+    gone = replace(holder.address_file.holders[0], address=f"ipc://{tmp_path}/gone")
     paths = [
-        saved(holder.metas, tmp_path / "here.json"),
-        saved(replace(holder.metas, holders=(gone,)), tmp_path / "gone.json"),
+        saved(holder.address_file, tmp_path / "here.json"),
+        saved(replace(holder.address_file, holders=(gone,)), tmp_path / "gone.json"),
     ]
     with fleet(SinkSpec()) as (joining,):
         report = Joiner(paths, config()).update("v2", [joining.address])
@@ -159,7 +159,7 @@ def test_one_holder_of_two_is_enough_and_the_other_is_named(holder: HolderProces
 
 
 def test_another_version_than_that_of_the_file_is_refused(holder: HolderProcess, tmp_path: Path) -> None:
-    joiner = Joiner([saved(holder.metas, tmp_path / "metas.json")], config())
+    joiner = Joiner([saved(holder.address_file, tmp_path / "metas.json")], config())
     with pytest.raises(ConfigError, match=r"'v9' is asked for, and .*metas.json is of 'v2'"):
         joiner.update("v9", ["ipc:///tmp/x"])
     with pytest.raises(ConfigError, match="each once"):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ckpt_transport.errors import UsageError
 
 
-class Calls:
+class CallGuard:
     """Admits the calls of one object. All methods may be called from any thread.
 
     Sockets, threads and locks do not survive a fork: a child that used its parent's would hang, or speak for it. So a

@@ -17,7 +17,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import PeerLostError, PluginError, TransferTimeout, UpdateAbortedError, UsageError
 from ckpt_transport.service import questions as q
-from ckpt_transport.service.calls import Calls
+from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.stuck import MayBeStuck, reason_of
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
@@ -35,7 +35,7 @@ TICK_SECONDS = 0.2
 logger = logging.getLogger(__name__)
 
 
-class InvitedMember(MayBeStuck):
+class Listener(MayBeStuck):
     """Listens at an address and follows one update after the other.
 
     Args:
@@ -46,7 +46,7 @@ class InvitedMember(MayBeStuck):
     """
 
     def __init__(self, address: str = "", config: Config | None = None) -> None:
-        self._calls = Calls(self._kind)
+        self._call_guard = CallGuard(self._kind)
         self.config = config if config is not None else Config.load()
         self._mailbox: Mailbox = open_mailbox(address, q.PARTICIPANT, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
@@ -78,7 +78,7 @@ class InvitedMember(MayBeStuck):
         Raises:
             UsageError: it was started already, was closed, or was made in another process.
         """
-        self._calls.check()
+        self._call_guard.check()
         if self._thread is not None:
             raise UsageError(f"this {self._kind} was started already")
         self._thread = threading.Thread(target=self._serve_on_thread, name=f"ckpt-transport-{self._kind}", daemon=True)
@@ -91,7 +91,7 @@ class InvitedMember(MayBeStuck):
         Raises:
             UsageError: it is served already, was closed, or was made in another process.
         """
-        with self._calls.one("serve()", 0):
+        with self._call_guard.one("serve()", 0):
             self._idle.clear()
             try:
                 _load_transports()
@@ -127,13 +127,13 @@ class InvitedMember(MayBeStuck):
         free then, and what the call may still use is given back when it returns. In a child after a fork nothing
         happens, because all of it is the parent's.
         """
-        if self._calls.here:
+        if self._call_guard.here:
             self._stopping.set()
-            if not self._calls.inside:
+            if not self._call_guard.inside:
                 if not self._has_ended():
                     self._leave_behind()
                     return
-                with self._calls.last():
+                with self._call_guard.last():
                     self._release()
                 if self._thread is not None:
                     self._thread.join()

@@ -33,7 +33,7 @@ class HolderAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
 
 
-class Metas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a version can be had.
 
     Attributes:
@@ -74,7 +74,7 @@ class Metas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ConfigError(f"{path} cannot be written: {error.strerror}; choose another place") from error
 
     @staticmethod
-    def load(path: Path, config: Config) -> Metas:
+    def load(path: Path, config: Config) -> AddressFile:
         """The file, whose seal holds, and whose holders can be reached from here.
 
         Raises:
@@ -82,7 +82,7 @@ class Metas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 that this host cannot reach.
         """
         try:
-            found = msgspec.json.decode(without_nul(path, ConfigError).read_bytes(), type=Metas)
+            found = msgspec.json.decode(without_nul(path, ConfigError).read_bytes(), type=AddressFile)
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; give the file that serve has saved") from error
         except msgspec.DecodeError as error:
@@ -119,9 +119,11 @@ def check_place(path: Path) -> None:
         raise ConfigError(f"{path} cannot be written: it is no file in a directory of yours; choose another place")
 
 
-def now(version: str, fingerprint: str, tensors: int, nbytes: int, holders: Sequence[HolderAddress]) -> Metas:
-    """An address file of this moment."""
-    return Metas(
+def made_now(
+    version: str, fingerprint: str, tensors: int, nbytes: int, holders: Sequence[HolderAddress]
+) -> AddressFile:
+    """Make an address file that is as old as this moment."""
+    return AddressFile(
         version=version,
         fingerprint=fingerprint,
         tensors=tensors,
@@ -131,16 +133,19 @@ def now(version: str, fingerprint: str, tensors: int, nbytes: int, holders: Sequ
     )
 
 
-def combine(metas: Sequence[tuple[str, Metas]]) -> Metas:
-    """All holders of one version; each file with its name.
+def combine(files: Sequence[tuple[str, AddressFile]]) -> AddressFile:
+    """Make one address file of several that are of one version.
+
+    Args:
+        files: each with its name, which errors mention.
 
     Raises:
         ConfigError: there is no file, or two are of different versions or weights; names both.
     """
-    if not metas:
+    if not files:
         raise ConfigError("give at least one file of holders, as 'ckpt-transport serve --save-metas FILE' writes it")
-    origin, first = metas[0]
-    for other_origin, other in metas[1:]:
+    origin, first = files[0]
+    for other_origin, other in files[1:]:
         if other.version != first.version:
             raise ConfigError(
                 f"{origin} is of version '{first.version}' and {other_origin} of '{other.version}'; give files of one "
@@ -151,11 +156,11 @@ def combine(metas: Sequence[tuple[str, Metas]]) -> Metas:
                 f"{origin} and {other_origin} are both of version '{first.version}' and of different weights; serve "
                 "one checkpoint under one name"
             )
-    holders = {holder.address: holder for _, each in metas for holder in each.holders}
+    holders = {holder.address: holder for _, each in files for holder in each.holders}
     return msgspec.structs.replace(first, holders=tuple(holders.values()), seal="")
 
 
-def _seal(metas: Metas, config: Config) -> str:
+def _seal(file: AddressFile, config: Config) -> str:
     key = Secret.load(Path(config.secret_file)).key_for("metas") if config.secret_file else b""
-    blank = msgspec.json.encode(msgspec.structs.replace(metas, seal=""))
+    blank = msgspec.json.encode(msgspec.structs.replace(file, seal=""))
     return hashlib.blake2b(blank, key=key, digest_size=16).hexdigest()
