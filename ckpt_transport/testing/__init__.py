@@ -10,8 +10,8 @@ Needs no test framework.
 """
 
 from ckpt_transport.testing.check import Check, ConformanceError
-from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, Report, Result, run
-from ckpt_transport.testing.context import Failure, HangError, Outcome, RankContext
+from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, CheckResult, ConformanceReport, run
+from ckpt_transport.testing.context import Failure, HangError, RankContext, RankOutcome
 from ckpt_transport.testing.loopback import LoopbackTransport
 from ckpt_transport.testing.processes import Launcher, launch
 from ckpt_transport.testing.threads import launch_in_threads
@@ -21,7 +21,9 @@ __all__ = [
     "CHECKS",
     "LONG_CHECKS",
     "Check",
+    "CheckResult",
     "ConformanceError",
+    "ConformanceReport",
     "Failure",
     "Fault",
     "FaultKind",
@@ -30,10 +32,8 @@ __all__ = [
     "LatencyTransport",
     "Launcher",
     "LoopbackTransport",
-    "Outcome",
     "RankContext",
-    "Report",
-    "Result",
+    "RankOutcome",
     "launch",
     "launch_in_threads",
     "run",

@@ -14,7 +14,7 @@ from rich.text import Text
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.errors import PluginError
 from ckpt_transport.testing.check import Factory
-from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, Report, Result, Verdict, run
+from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, CheckResult, ConformanceReport, Verdict, run
 from ckpt_transport.testing.processes import launch
 from ckpt_transport.testing.threads import launch_in_threads
 from ckpt_transport.transports import registry
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with console.status("starting ...") as status:
 
-            def progress(result: Result) -> None:
+            def progress(result: CheckResult) -> None:
                 status.update(f"{result.check.name}: {result.verdict}")
 
             report = run(
@@ -64,7 +64,7 @@ def load(name: str) -> Factory:
     return factory
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: ConformanceReport, console: Console) -> None:
     """Print the table, then what there is to say about each check that did not pass."""
     table = Table(title=f"transport '{report.transport}'")
     table.add_column("check")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckpt_transport.memory import sweep_leftovers
-from ckpt_transport.testing.context import HangError, Outcome, RankContext
+from ckpt_transport.testing.context import HangError, RankContext, RankOutcome
 from ckpt_transport.testing.harness import Abandoned, Broken, Rank
 from ckpt_transport.testing.processes import Launcher, launch
 from ckpt_transport.transports.interface import Transport
@@ -88,7 +88,7 @@ class Check:
             wrong.sort(key=_rank_of_blame)
             raise ConformanceError(self, name, "\n".join(explain(outcome) for outcome in wrong))
 
-    def _expected(self, outcome: Outcome) -> bool:
+    def _expected(self, outcome: RankOutcome) -> bool:
         if outcome.rank in self.killed:
             return outcome.died is signal.SIGKILL
         return outcome.ok
@@ -130,14 +130,14 @@ def _run(context: RankContext, check: Check, factory: Factory, deadline: float) 
         check.body(rank)
 
 
-def _rank_of_blame(outcome: Outcome) -> int:
+def _rank_of_blame(outcome: RankOutcome) -> int:
     """First those that saw a promise broken, last those that only noticed that another rank had stopped."""
     if outcome.failure is None:
         return 1
     return {Broken.__name__: 0, Abandoned.__name__: 3}.get(outcome.failure.kind, 2)
 
 
-def explain(outcome: Outcome) -> str:
+def explain(outcome: RankOutcome) -> str:
     """What became of a rank that was to do something else, as text."""
     if outcome.failure is None:
         return f"{outcome}, which was not to happen"

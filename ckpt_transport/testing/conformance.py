@@ -132,7 +132,7 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CheckResult:
     """One line of a report."""
 
     check: Check
@@ -142,11 +142,11 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ConformanceReport:
     """What came of all checks of one transport. Prints as a table of text."""
 
     transport: str
-    results: tuple[Result, ...]
+    results: tuple[CheckResult, ...]
 
     @property
     def ok(self) -> bool:
@@ -168,11 +168,11 @@ def run(
     factory: Factory,
     *,
     only: Collection[str] | None = None,
-    progress: Callable[[Result], None] | None = None,
+    progress: Callable[[CheckResult], None] | None = None,
     deadline: float | None = None,
     launcher: Launcher = launch,
     checks: Sequence[Check] = CHECKS,
-) -> Report:
+) -> ConformanceReport:
     """Run the checks one after the other.
 
     Args:
@@ -195,9 +195,9 @@ def run(
     if unknown := set(only or ()) - known.keys():
         raise ValueError(f"there are no checks {sorted(unknown)}; there are {sorted(known)}")
     name = name_of(factory)
-    results: list[Result] = []
+    results: list[CheckResult] = []
 
-    def report(result: Result) -> None:
+    def report(result: CheckResult) -> None:
         results.append(result)
         if progress is not None:
             progress(result)
@@ -206,7 +206,7 @@ def run(
     try:
         available = ask(factory, check_probe_is_cheap.deadline if deadline is None else deadline, launcher)
     except ConformanceError as error:
-        report(Result(check_probe_is_cheap, Verdict.FAILED, time.monotonic() - began, str(error)))
+        report(CheckResult(check_probe_is_cheap, Verdict.FAILED, time.monotonic() - began, str(error)))
     else:
         if not available.ok:
             raise TransportUnavailableError(name, available.reason, available.hint)
@@ -214,17 +214,17 @@ def run(
     for check in checks:
         if check not in known_to_fail and (only is None or check.name in only):
             report(_result(check, factory, deadline, launcher))
-    return Report(name, tuple(results))
+    return ConformanceReport(name, tuple(results))
 
 
-def _result(check: Check, factory: Factory, deadline: float | None, launcher: Launcher) -> Result:
+def _result(check: Check, factory: Factory, deadline: float | None, launcher: Launcher) -> CheckResult:
     if check.killed and launcher is launch_in_threads:
-        return Result(
+        return CheckResult(
             check, Verdict.SKIPPED, explanation=f"{check.name} kills a process, and the ranks are not processes"
         )
     began = time.monotonic()
     try:
         check(factory, deadline=deadline, launcher=launcher)
     except ConformanceError as error:
-        return Result(check, Verdict.FAILED, time.monotonic() - began, str(error))
-    return Result(check, Verdict.PASSED, time.monotonic() - began)
+        return CheckResult(check, Verdict.FAILED, time.monotonic() - began, str(error))
+    return CheckResult(check, Verdict.PASSED, time.monotonic() - began)

@@ -63,7 +63,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RankOutcome:
     """What became of one rank.
 
     Attributes:
@@ -102,7 +102,7 @@ class HangError(AssertionError):
         stacks: the others' threads, by rank, as text.
     """
 
-    def __init__(self, deadline: float, outcomes: Sequence[Outcome], stacks: Mapping[int, str]) -> None:
+    def __init__(self, deadline: float, outcomes: Sequence[RankOutcome], stacks: Mapping[int, str]) -> None:
         self.outcomes, self.stacks = list(outcomes), dict(stacks)
         parts = [f"ranks {sorted(stacks)} still ran after {deadline:g} s"]
         parts += [f"rank {rank} hangs in:\n{text.rstrip()}" for rank, text in sorted(stacks.items())]

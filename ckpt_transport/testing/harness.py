@@ -1,6 +1,6 @@
 """What a rank of a check works with: it opens routes through the transport under test, and talks to the other ranks.
 
-Whether a transport maps memory is asked in one place, :meth:`Rank.open`: a lane has an inbox where receivers need
+Whether a transport maps memory is asked in one place, :meth:`Rank.open`: a route has an inbox where receivers need
 memory of their own, and none where they do not.
 """
 
@@ -16,12 +16,12 @@ import torch
 from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import copy_bytes, visible_devices
 from ckpt_transport.memory.devices import HOST
-from ckpt_transport.testing.aside import FAILED, Abandoned, Aside, Broken
 from ckpt_transport.testing.context import RankContext
-from ckpt_transport.testing.lane import POLLS, UNTOUCHED, Lane, refuses
+from ckpt_transport.testing.route_fixture import POLLS, UNTOUCHED, RouteFixture, refuses
+from ckpt_transport.testing.side_channel import FAILED, Abandoned, Broken, SideChannel
 from ckpt_transport.transports.interface import Transport
 
-__all__ = ["POLLS", "Abandoned", "Broken", "Lane", "Rank", "refuses"]
+__all__ = ["POLLS", "Abandoned", "Broken", "Rank", "RouteFixture", "refuses"]
 
 PIECE = 8 * 1024**2
 """Bytes of an inbox that are written at once."""
@@ -30,12 +30,12 @@ PATIENCE = 0.7
 
 
 class Rank:
-    """One rank of a check; enter it, and it meets the others and closes its lanes at the end.
+    """One rank of a check; enter it, and it meets the others and closes its routes at the end.
 
     Attributes:
         number: which one.
         others: all but this one.
-        aside: for talking to the others.
+        side_channel: for talking to the others.
         transport: the one under test.
     """
 
@@ -45,14 +45,14 @@ class Rank:
         self.number = context.rank
         self.others = tuple(rank for rank in range(context.world_size) if rank != context.rank)
         self.patience = deadline * PATIENCE
-        self.aside = Aside(context, self.patience)
+        self.side_channel = SideChannel(context, self.patience)
         self.transport = factory()
         self._context = context
         self._keeps_peers = keeps_peers
-        self._lanes: list[Lane] = []
+        self._routes: list[RouteFixture] = []
         self._opened = 0
 
-    def open(self, *, regions: Sequence[int] = (), inbox: int = 0, senders: Sequence[int] = (0,)) -> Lane:
+    def open(self, *, regions: Sequence[int] = (), inbox: int = 0, senders: Sequence[int] = (0,)) -> RouteFixture:
         """Open a route of all ranks, and connect it.
 
         Args:
@@ -62,25 +62,25 @@ class Rank:
         """
         self._opened += 1
         device = visible_devices()[0] if self.transport.traits.on_device else HOST
-        group = self._context.group(f"lane {self._opened}", device=device)
+        group = self._context.group(f"route {self._opened}", device=device)
         endpoint = self.transport.open(group, self._context.control(group), self.patience)
-        lane = Lane(self.aside, self.number, endpoint, regions, senders)
-        self._lanes.append(lane)
+        route = RouteFixture(self.side_channel, self.number, endpoint, regions, senders)
+        self._routes.append(route)
         if self.number in senders:
-            lane.offer(*(endpoint.allocate(nbytes) for nbytes in regions))
+            route.offer(*(endpoint.allocate(nbytes) for nbytes in regions))
         if not self.transport.traits.maps_memory:
-            lane.inbox = endpoint.allocate(inbox)
-            for piece in torch.split(lane.inbox.tensor, PIECE):
+            route.inbox = endpoint.allocate(inbox)
+            for piece in torch.split(route.inbox.tensor, PIECE):
                 copy_bytes(piece, torch.full((piece.numel(),), UNTOUCHED, dtype=torch.uint8))
-            lane.inbox_region = endpoint.register(lane.inbox)
-        lane.connect()
-        return lane
+            route.inbox_region = endpoint.register(route.inbox)
+        route.connect()
+        return route
 
-    def close(self, lane: Lane) -> None:
-        """Close a lane before the end of the check, together with the other ranks."""
-        self.aside.meet()
-        lane.endpoint.close()
-        self._lanes.remove(lane)
+    def close(self, route: RouteFixture) -> None:
+        """Close a route before the end of the check, together with the other ranks."""
+        self.side_channel.meet()
+        route.endpoint.close()
+        self._routes.remove(route)
 
     def __enter__(self) -> Self:
         return self
@@ -89,15 +89,15 @@ class Rank:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None and self._keeps_peers:
-            self.aside.meet()
+            self.side_channel.meet()
         if error is not None:
             with contextlib.suppress(TransportError):
-                self.aside.tell(FAILED)
-        for lane in self._lanes:
+                self.side_channel.tell(FAILED)
+        for route in self._routes:
             if error is None:
-                lane.endpoint.close()
+                route.endpoint.close()
             else:
                 with contextlib.suppress(Exception):
-                    lane.endpoint.abort(error)
+                    route.endpoint.abort(error)
                 with contextlib.suppress(Exception):
-                    lane.endpoint.close()
+                    route.endpoint.close()

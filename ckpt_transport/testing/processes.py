@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import torch
 
 from ckpt_transport.control import Mailbox
-from ckpt_transport.testing.context import Body, Failure, HangError, Outcome, RankContext
+from ckpt_transport.testing.context import Body, Failure, HangError, RankContext, RankOutcome
 
 STACKS_SIGNAL = signal.SIGUSR1
 START_WAIT = 120.0
@@ -48,10 +48,10 @@ class Launcher(Protocol):
 
     def __call__(
         self, body: Body, world_size: int, /, *args: Any, deadline: float, silence: float = SILENCE
-    ) -> list[Outcome]: ...
+    ) -> list[RankOutcome]: ...
 
 
-def launch(body: Body, world_size: int, /, *args: Any, deadline: float, silence: float = SILENCE) -> list[Outcome]:
+def launch(body: Body, world_size: int, /, *args: Any, deadline: float, silence: float = SILENCE) -> list[RankOutcome]:
     """Call ``body(context, *args)`` in ``world_size`` processes and wait for all of them.
 
     Processes come from a fork server that has imported torch, so that one starts in milliseconds, and are killed when
@@ -105,7 +105,7 @@ class _Child:
         args: Sequence[Any],
     ) -> None:
         self.rank = rank
-        self.outcome: Outcome | None = None
+        self.outcome: RankOutcome | None = None
         self.address: str | None = None
         self.connection, theirs = context.Pipe()
         # Nothing is ever written here: the kernel kills the child when the last writer, this process, is gone.
@@ -173,9 +173,9 @@ class _Child:
             self.process.join()
             code = self.process.exitcode or 0
             if code < 0:
-                self.outcome = Outcome(self.rank, died=signal.Signals(-code))
+                self.outcome = RankOutcome(self.rank, died=signal.Signals(-code))
             else:
-                self.outcome = Outcome(self.rank, exit_code=code)
+                self.outcome = RankOutcome(self.rank, exit_code=code)
             return
         if isinstance(said, str):
             self.address = said
@@ -227,13 +227,13 @@ def _main(
         with Mailbox(interval=HEARTBEAT, timeout=silence) as mailbox:
             connection.send(mailbox.address)
             addresses = connection.recv()
-            outcome = Outcome(rank, body(RankContext(rank, world_size, mailbox, addresses), *args))
+            outcome = RankOutcome(rank, body(RankContext(rank, world_size, mailbox, addresses), *args))
     except BaseException as error:
-        outcome = Outcome(rank, failure=Failure.of(error))
+        outcome = RankOutcome(rank, failure=Failure.of(error))
     try:
         connection.send(outcome)
     except Exception:
-        connection.send(Outcome(rank, failure=Failure("PicklingError", "cannot be sent", traceback.format_exc())))
+        connection.send(RankOutcome(rank, failure=Failure("PicklingError", "cannot be sent", traceback.format_exc())))
     faulthandler.unregister(STACKS_SIGNAL)
 
 

@@ -10,19 +10,19 @@ import traceback
 from typing import Any
 
 from ckpt_transport.control import Mailbox
-from ckpt_transport.testing.context import Body, Failure, HangError, Outcome, RankContext
+from ckpt_transport.testing.context import Body, Failure, HangError, RankContext, RankOutcome
 from ckpt_transport.testing.processes import HEARTBEAT, SILENCE
 
 
 def launch_in_threads(
     body: Body, world_size: int, /, *args: Any, deadline: float, silence: float = SILENCE
-) -> list[Outcome]:
+) -> list[RankOutcome]:
     """Like :func:`~ckpt_transport.testing.processes.launch`, with a thread for every rank.
 
     A thread cannot be killed: one that hangs is reported with its stack and left behind.
     """
     end = time.monotonic() + deadline
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, RankOutcome] = {}
     with contextlib.ExitStack() as stack:
         mailboxes = [Mailbox(interval=HEARTBEAT, timeout=silence) for _ in range(world_size)]
         addresses = {rank: mailbox.address for rank, mailbox in enumerate(mailboxes)}
@@ -30,9 +30,9 @@ def launch_in_threads(
         def run(rank: int) -> None:
             try:
                 value = body(RankContext(rank, world_size, mailboxes[rank], addresses), *args)
-                outcomes[rank] = Outcome(rank, value)
+                outcomes[rank] = RankOutcome(rank, value)
             except BaseException as error:
-                outcomes[rank] = Outcome(rank, failure=Failure.of(error))
+                outcomes[rank] = RankOutcome(rank, failure=Failure.of(error))
 
         threads = [
             threading.Thread(target=run, args=(rank,), name=f"rank-{rank}", daemon=True) for rank in range(world_size)

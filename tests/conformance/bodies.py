@@ -94,19 +94,19 @@ def very_slow() -> Transport:
 def measure(context: RankContext) -> tuple[float, float]:
     """Seconds that one transfer, and then two at once, take at least."""
     with Rank(context, very_slow, 30) as rank:
-        lane = rank.open(regions=(SIZE,), inbox=SIZE)
-        lane.fill(1)
-        rank.aside.meet()
+        route = rank.open(regions=(SIZE,), inbox=SIZE)
+        route.fill(1)
+        rank.side_channel.meet()
         span = Span(0, 0, 0, SIZE)
         began = time.monotonic()
-        lane.carry(lane.transfer(span), 1)
+        route.carry(route.transfer(span), 1)
         one = time.monotonic() - began
-        rank.aside.meet()
+        rank.side_channel.meet()
         began = time.monotonic()
-        transfers = [lane.transfer(span), lane.transfer(span)]
-        posted = [lane.post(transfer) for transfer in transfers]
+        transfers = [route.transfer(span), route.transfer(span)]
+        posted = [route.post(transfer) for transfer in transfers]
         for receipt, transfer in zip(posted, transfers, strict=True):
-            lane.wait(receipt, transfer)
+            route.wait(receipt, transfer)
         return one, time.monotonic() - began
 
 
@@ -118,24 +118,24 @@ def meet_fault(context: RankContext, kind: FaultKind, inner: type[Transport], vi
 
     dies = kind is FaultKind.KILL
     with Rank(context, faulty, 30, keeps_peers=not dies) as rank:
-        lane = rank.open(regions=(SIZE,), inbox=SIZE)
-        lane.fill(1)
-        rank.aside.meet()
-        lane.carry(lane.transfer(Span(0, 0, 0, SIZE)), 1)
-        rank.aside.meet()
+        route = rank.open(regions=(SIZE,), inbox=SIZE)
+        route.fill(1)
+        rank.side_channel.meet()
+        route.carry(route.transfer(Span(0, 0, 0, SIZE)), 1)
+        rank.side_channel.meet()
         if dies:
-            rank.aside.watch()
-        transfer = lane.transfer(Span(0, 0, 0, SIZE))
+            rank.side_channel.watch()
+        transfer = route.transfer(Span(0, 0, 0, SIZE))
         if kind is FaultKind.FAIL_POST and rank.number == victim:
-            error = refuses("the post", lambda: lane.post(transfer), TransferError)
-            lane.endpoint.abort(error)
+            error = refuses("the post", lambda: route.post(transfer), TransferError)
+            route.endpoint.abort(error)
             return str(error)
-        posted = lane.post(transfer)
+        posted = route.post(transfer)
         if kind is FaultKind.NEVER and rank.number == victim:
-            lane.stays_open(posted, transfer, "it never ends")
-            lane.endpoint.abort(TransferError("waited long enough"))
+            route.stays_open(posted, transfer, "it never ends")
+            route.endpoint.abort(TransferError("waited long enough"))
         try:
-            lane.wait(posted, transfer)
+            route.wait(posted, transfer)
         except TransportError as error:
             return type(error).__name__
         tail = [int(byte) for view in posted.views() for byte in view[-6:]]

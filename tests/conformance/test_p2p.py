@@ -181,8 +181,8 @@ def environment_after_use(context: RankContext, name: str) -> list[str]:
 
 def open_route(context: RankContext, name: str) -> tuple[Endpoint, RouteControl]:
     group = context.group("route")
-    aside = context.control(context.group("aside"))
-    return registry.make(name, {}).open(group, context.control(group), DEADLINE), aside
+    side_channel = context.control(context.group("side_channel"))
+    return registry.make(name, {}).open(group, context.control(group), DEADLINE), side_channel
 
 
 def ending(poll: Callable[[], bool]) -> None:

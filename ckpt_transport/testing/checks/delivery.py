@@ -18,14 +18,14 @@ PAD = 7
 @check("Every byte of a transfer arrives, unchanged, at every receiver, whatever the size.", "Completion.done")
 def check_bytes_arrive(rank: Rank) -> None:
     total = sum(SIZES) + PAD * len(SIZES)
-    lane = rank.open(regions=(total,), inbox=total + PAD)
-    lane.fill(1)
+    route = rank.open(regions=(total,), inbox=total + PAD)
+    route.fill(1)
     offset = 0
     for nbytes in SIZES:
         offset += PAD
-        lane.carry(lane.transfer(Span(0, offset, offset + PAD, nbytes)), 1)
+        route.carry(route.transfer(Span(0, offset, offset + PAD, nbytes)), 1)
         offset += nbytes
-    lane.carry(lane.transfer(), 1)
+    route.carry(route.transfer(), 1)
 
 
 def _scattered() -> tuple[Span, ...]:
@@ -40,25 +40,25 @@ def _scattered() -> tuple[Span, ...]:
 
 @check("A scatter list of any shape arrives whole: every span at its place, from the first to the last.", "Span")
 def check_every_span_arrives(rank: Rank) -> None:
-    lane = rank.open(regions=(60_010, 60_011, 60_013), inbox=100_000)
+    route = rank.open(regions=(60_010, 60_011, 60_013), inbox=100_000)
     for seed in range(3):
-        lane.fill(seed)
-        rank.aside.meet()
-        lane.carry(lane.transfer(*_scattered()), seed)
-        rank.aside.meet()
+        route.fill(seed)
+        rank.side_channel.meet()
+        route.carry(route.transfer(*_scattered()), seed)
+        rank.side_channel.meet()
 
 
 @check("A transfer writes the bytes its spans name and no others, neither here nor at the sender.", "Span")
 def check_nothing_else_is_written(rank: Rank) -> None:
-    lane = rank.open(regions=(60_010, 60_011, 60_013), inbox=100_000)
-    lane.fill(1)
-    before = [source.tensor.clone() for source in lane.sources]
-    transfers = [lane.transfer(*_scattered()), lane.transfer(Span(1, 3, 99_990, 9)), lane.transfer(Span(0, 5, 0, 1))]
+    route = rank.open(regions=(60_010, 60_011, 60_013), inbox=100_000)
+    route.fill(1)
+    before = [source.tensor.clone() for source in route.sources]
+    transfers = [route.transfer(*_scattered()), route.transfer(Span(1, 3, 99_990, 9)), route.transfer(Span(0, 5, 0, 1))]
     for transfer in transfers:
-        lane.carry(transfer, 1)
-    lane.untouched(transfers)
-    rank.aside.meet()
-    for source, was in zip(lane.sources, before, strict=True):
+        route.carry(transfer, 1)
+    route.untouched(transfers)
+    rank.side_channel.meet()
+    for source, was in zip(route.sources, before, strict=True):
         if not torch.equal(source.tensor, was):
             raise Broken("the memory that was sent is not what it was before")
 
@@ -69,33 +69,33 @@ def check_nothing_else_is_written(rank: Rank) -> None:
 )
 def check_transfers_stay_apart(rank: Rank) -> None:
     slot, count = 30_011, 8
-    lane = rank.open(regions=(slot * count,), inbox=slot * count)
-    lane.fill(1)
+    route = rank.open(regions=(slot * count,), inbox=slot * count)
+    route.fill(1)
     for poll_order in (range(count), reversed(range(count))):
-        transfers = [lane.transfer(Span(0, slot * i, slot * (count - 1 - i), slot - i)) for i in range(count)]
-        posted = [lane.post(transfer) for transfer in transfers]
+        transfers = [route.transfer(Span(0, slot * i, slot * (count - 1 - i), slot - i)) for i in range(count)]
+        posted = [route.post(transfer) for transfer in transfers]
         for i in poll_order:
-            lane.wait(posted[i], transfers[i])
+            route.wait(posted[i], transfers[i])
         for receipt, transfer in zip(posted, transfers, strict=True):
-            lane.compare(receipt, transfer, 1)
+            route.compare(receipt, transfer, 1)
             receipt.release()
-        rank.aside.meet()
+        rank.side_channel.meet()
 
 
 @check("Any member of a route may send; transfers of different senders follow one another by seq.", "Endpoint.connect")
 def check_senders_take_turns(rank: Rank) -> None:
     size = 50_021
-    lane = rank.open(regions=(size,), inbox=3 * size, senders=(0, 1, 2))
-    lane.fill(1)
-    rank.aside.meet()
-    transfers = [lane.transfer(Span(0, i, size * (i % 3), size - i), sender=i % 3) for i in range(3)]
-    posted = [lane.post(transfer) for transfer in transfers]
+    route = rank.open(regions=(size,), inbox=3 * size, senders=(0, 1, 2))
+    route.fill(1)
+    rank.side_channel.meet()
+    transfers = [route.transfer(Span(0, i, size * (i % 3), size - i), sender=i % 3) for i in range(3)]
+    posted = [route.post(transfer) for transfer in transfers]
     for receipt, transfer in zip(posted, transfers, strict=True):
-        lane.wait(receipt, transfer)
-        lane.compare(receipt, transfer, 1)
+        route.wait(receipt, transfer)
+        route.compare(receipt, transfer, 1)
         receipt.release()
     for i in range(6):
-        lane.carry(lane.transfer(Span(0, i, i, 1000 + i), sender=(2 * i) % 3), 1)
+        route.carry(route.transfer(Span(0, i, i, 1000 + i), sender=(2 * i) % 3), 1)
 
 
 @check(
@@ -104,17 +104,17 @@ def check_senders_take_turns(rank: Rank) -> None:
 )
 def check_promised_memory(rank: Rank) -> None:
     size = 70_003
-    lane = rank.open(inbox=size)
-    makers = [lane.endpoint.allocate]
+    route = rank.open(inbox=size)
+    makers = [route.endpoint.allocate]
     kinds = rank.transport.traits.sends_from
     if MemoryKind.PRIVATE in kinds:
         makers.append(Buffer.private)
     if MemoryKind.SHARED in kinds:
         makers.append(lambda nbytes: Buffer.of(Segment.create(nbytes)))
-    lane.replace([size] * len(makers), lambda index: makers[index](size))
-    for source in lane.sources:
+    route.replace([size] * len(makers), lambda index: makers[index](size))
+    for source in route.sources:
         if source.nbytes != size or source.tensor.dtype is not torch.uint8:
             raise Broken(f"{size} bytes were asked for, and {source.nbytes} of {source.tensor.dtype} came")
-    lane.fill(1)
+    route.fill(1)
     for index in range(len(makers)):
-        lane.carry(lane.transfer(Span(index, 1, 2, size - 3)), 1)
+        route.carry(route.transfer(Span(index, 1, 2, size - 3)), 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ckpt_transport.testing.check import LONG_DEADLINE, check
 from ckpt_transport.testing.checks.scale import around
-from ckpt_transport.testing.harness import Lane, Rank
+from ckpt_transport.testing.harness import Rank, RouteFixture
 from ckpt_transport.transports.interface import Receipt, Span, Transfer
 
 SLOT = 401
@@ -32,23 +32,23 @@ def check_transfers_past_16_bits(rank: Rank) -> None:
 
 def _run(rank: Rank, count: int) -> None:
     """Send ``count`` transfers, each of two spans of equal size, eight of them in flight."""
-    lane = rank.open(regions=(SLOTS * SLOT,), inbox=SLOTS * SLOT)
+    route = rank.open(regions=(SLOTS * SLOT,), inbox=SLOTS * SLOT)
     flying: deque[tuple[Receipt, Transfer, int]] = deque()
     for use in range(count):
         if len(flying) == SLOTS:
-            _land(lane, *flying.popleft())
+            _land(route, *flying.popleft())
         start, nbytes = use % SLOTS * SLOT, HALVES[use // SLOTS % len(HALVES)]
-        transfer = lane.transfer(Span(0, start + nbytes, start, nbytes), Span(0, start, start + nbytes, nbytes))
-        lane.fill(use, transfer)
-        lane.poison(use, transfer)
-        flying.append((lane.post(transfer), transfer, use))
+        transfer = route.transfer(Span(0, start + nbytes, start, nbytes), Span(0, start, start + nbytes, nbytes))
+        route.fill(use, transfer)
+        route.poison(use, transfer)
+        flying.append((route.post(transfer), transfer, use))
     while flying:
-        _land(lane, *flying.popleft())
+        _land(route, *flying.popleft())
 
 
-def _land(lane: Lane, posted: Receipt, transfer: Transfer, use: int) -> None:
-    lane.wait(posted, transfer)
-    lane.compare(posted, transfer, use)
+def _land(route: RouteFixture, posted: Receipt, transfer: Transfer, use: int) -> None:
+    route.wait(posted, transfer)
+    route.compare(posted, transfer, use)
     posted.release()
 
 
@@ -57,31 +57,31 @@ def _land(lane: Lane, posted: Receipt, transfer: Transfer, use: int) -> None:
     "Endpoint.post_send, Endpoint.post_recv",
 )
 def check_many_in_flight(rank: Rank) -> None:
-    lane = rank.open(regions=(IN_FLIGHT * SLOT,), inbox=IN_FLIGHT * SLOT)
+    route = rank.open(regions=(IN_FLIGHT * SLOT,), inbox=IN_FLIGHT * SLOT)
     for use, (sender_waits, order) in enumerate(((True, 1), (False, -1))):
-        lane.fill(use)
+        route.fill(use)
         transfers = [
-            lane.transfer(Span(0, index * SLOT, (IN_FLIGHT - 1 - index) * SLOT, SLOT - index % 3))
+            route.transfer(Span(0, index * SLOT, (IN_FLIGHT - 1 - index) * SLOT, SLOT - index % 3))
             for index in range(IN_FLIGHT)
         ]
-        rank.aside.meet()
+        rank.side_channel.meet()
         sends = rank.number == 0
-        posted = [] if sends is sender_waits else _post(lane, transfers, use)
-        rank.aside.meet()
-        posted = posted or _post(lane, transfers, use)
+        posted = [] if sends is sender_waits else _post(route, transfers, use)
+        rank.side_channel.meet()
+        posted = posted or _post(route, transfers, use)
         for receipt, transfer in list(zip(posted, transfers, strict=True))[::order]:
-            lane.wait(receipt, transfer)
-            lane.compare(receipt, transfer, use)
+            route.wait(receipt, transfer)
+            route.compare(receipt, transfer, use)
         if not sends:
             for receipt in posted:
                 receipt.release()
 
 
-def _post(lane: Lane, transfers: Iterable[Transfer], use: int) -> list[Receipt]:
+def _post(route: RouteFixture, transfers: Iterable[Transfer], use: int) -> list[Receipt]:
     posted = []
     for transfer in transfers:
-        lane.poison(use, transfer)
-        posted.append(lane.post(transfer))
+        route.poison(use, transfer)
+        posted.append(route.post(transfer))
     return posted
 
 
@@ -97,12 +97,12 @@ def check_seventeen_ranks(rank: Rank) -> None:
 
 def _everybody_sends(rank: Rank) -> None:
     everybody = sorted((rank.number, *rank.others))
-    lane = rank.open(regions=(SLOT,), inbox=len(everybody) * SLOT, senders=everybody)
-    lane.fill(rank.number)
-    rank.aside.meet()
+    route = rank.open(regions=(SLOT,), inbox=len(everybody) * SLOT, senders=everybody)
+    route.fill(rank.number)
+    rank.side_channel.meet()
     for sender in everybody:
-        transfer = lane.transfer(Span(0, sender % 2, sender * SLOT, SLOT - 1), sender=sender)
-        lane.carry(transfer, sender)
+        transfer = route.transfer(Span(0, sender % 2, sender * SLOT, SLOT - 1), sender=sender)
+        route.carry(transfer, sender)
 
 
 @check(
@@ -110,32 +110,32 @@ def _everybody_sends(rank: Rank) -> None:
     "Transport.open, Endpoint.close",
 )
 def check_two_routes(rank: Rank) -> None:
-    lanes = [rank.open(regions=(4 * SLOT,), inbox=4 * SLOT, senders=(0, 1)) for _ in range(2)]
+    routes = [rank.open(regions=(4 * SLOT,), inbox=4 * SLOT, senders=(0, 1)) for _ in range(2)]
     for turn in range(10):
         posted = [
-            (lane, *_post_next(lane, index, use=2 * turn + which), 2 * turn + which)
+            (route, *_post_next(route, index, use=2 * turn + which), 2 * turn + which)
             for index in range(4)
-            for which, lane in enumerate(lanes)
+            for which, route in enumerate(routes)
         ]
         for landing in posted[:: 1 if turn % 2 else -1]:
             _land(*landing)
-    rank.close(lanes[0])
+    rank.close(routes[0])
     for use in range(20, 24):
-        _land(lanes[1], *_post_next(lanes[1], use % 4, use), use)
+        _land(routes[1], *_post_next(routes[1], use % 4, use), use)
 
 
-def _post_next(lane: Lane, index: int, use: int) -> tuple[Receipt, Transfer]:
-    transfer = lane.transfer(Span(0, index * SLOT, (3 - index) * SLOT, SLOT - index), sender=index % 2)
-    lane.fill(use, transfer)
-    lane.poison(use, transfer)
-    return lane.post(transfer), transfer
+def _post_next(route: RouteFixture, index: int, use: int) -> tuple[Receipt, Transfer]:
+    transfer = route.transfer(Span(0, index * SLOT, (3 - index) * SLOT, SLOT - index), sender=index % 2)
+    route.fill(use, transfer)
+    route.poison(use, transfer)
+    return route.post(transfer), transfer
 
 
 @check("The seq of a transfer may be any number that is higher than the last, up to 31 bits.", "Transfer.seq")
 def check_any_seq(rank: Rank) -> None:
-    lane = rank.open(regions=(SLOT,), inbox=SLOT)
+    route = rank.open(regions=(SLOT,), inbox=SLOT)
     receivers = tuple(number for number in sorted((rank.number, *rank.others)) if number)
     for use, seq in enumerate(around(8, 12, 16, 20, 24, 30)):
         transfer = Transfer(seq, 0, receivers, (Span(0, 1, 0, SLOT - 1),))
-        lane.fill(use, transfer)
-        lane.carry(transfer, use)
+        route.fill(use, transfer)
+        route.carry(transfer, use)

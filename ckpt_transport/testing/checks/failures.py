@@ -8,7 +8,7 @@ from functools import partial
 
 from ckpt_transport.errors import TransferError, TransportError
 from ckpt_transport.testing.check import check
-from ckpt_transport.testing.harness import Broken, Lane, Rank, refuses
+from ckpt_transport.testing.harness import Broken, Rank, RouteFixture, refuses
 from ckpt_transport.transports.interface import Span, Transfer
 
 MIB = 1024**2
@@ -21,31 +21,31 @@ REASON = "the reason of rank %d is that this is a test"
 def check_abort_reaches_everyone(rank: Rank) -> None:
     spans = (Span(0, 0, 0, 8 * MIB),)
     for aborts in (1, 0):  # a receiver whose sender never posts, then a sender whose receivers never post
-        lane = rank.open(regions=(8 * MIB,), inbox=8 * MIB)
-        lane.fill(1)
+        route = rank.open(regions=(8 * MIB,), inbox=8 * MIB)
+        route.fill(1)
         reason = REASON % aborts
-        transfer = lane.transfer(*spans)
+        transfer = route.transfer(*spans)
         late = rank.number == 0 if aborts == 1 else rank.number != 0
-        posted = None if late else lane.post(transfer)
-        rank.aside.meet()
+        posted = None if late else route.post(transfer)
+        rank.side_channel.meet()
         if rank.number == aborts:
             assert posted is not None
             was_done = aborts == 0 and posted.done()
-            lane.endpoint.abort(TransferError(reason))
-            lane.endpoint.abort(TransferError("and only the first one counts"))
+            route.endpoint.abort(TransferError(reason))
+            route.endpoint.abort(TransferError("and only the first one counts"))
             if not was_done:
-                _tells(lane.fails(posted, transfer, "it was aborted"), reason)
-            _refused(lane, spans)
+                _tells(route.fails(posted, transfer, "it was aborted"), reason)
+            _refused(route, spans)
         elif posted is not None:
-            _tells(lane.fails(posted, transfer, f"rank {aborts} has aborted the route"), reason)
-        rank.aside.meet()  # or the late ones would post what the others wait for
+            _tells(route.fails(posted, transfer, f"rank {aborts} has aborted the route"), reason)
+        rank.side_channel.meet()  # or the late ones would post what the others wait for
         if late:
-            _tells(lane.breaks(transfer, 1, f"rank {aborts} has aborted the route"), reason)
-        rank.aside.meet()
+            _tells(route.breaks(transfer, 1, f"rank {aborts} has aborted the route"), reason)
+        rank.side_channel.meet()
 
 
-def _refused(lane: Lane, spans: tuple[Span, ...]) -> None:
-    refuses("a post after abort()", lambda: lane.post(lane.transfer(*spans)), TransportError)
+def _refused(route: RouteFixture, spans: tuple[Span, ...]) -> None:
+    refuses("a post after abort()", lambda: route.post(route.transfer(*spans)), TransportError)
 
 
 def _tells(error: BaseException, reason: str) -> None:
@@ -77,21 +77,21 @@ def check_receiver_dies(rank: Rank) -> None:
 
 def _one_dies(rank: Rank, victim: int) -> None:
     spans = (Span(0, 0, 0, 8 * MIB),)
-    lane = rank.open(regions=(8 * MIB,), inbox=8 * MIB)
-    lane.fill(1)
-    rank.aside.meet()
-    lane.carry(lane.transfer(*spans), 1)
+    route = rank.open(regions=(8 * MIB,), inbox=8 * MIB)
+    route.fill(1)
+    rank.side_channel.meet()
+    route.carry(route.transfer(*spans), 1)
     if rank.number != victim:
-        rank.aside.tell("watching", victim)
-        rank.aside.watch()
+        rank.side_channel.tell("watching", victim)
+        rank.side_channel.watch()
     else:
-        rank.aside.hear("watching")
-        rank.aside.watch()
+        rank.side_channel.hear("watching")
+        rank.side_channel.watch()
         if victim == 0:
-            lane.post(lane.transfer(*spans))
+            route.post(route.transfer(*spans))
         os.kill(os.getpid(), signal.SIGKILL)
-    lane.breaks(lane.transfer(*spans), 1, f"rank {victim} was killed")
-    lane.endpoint.close()
+    route.breaks(route.transfer(*spans), 1, f"rank {victim} was killed")
+    route.endpoint.close()
 
 
 @check(
@@ -114,19 +114,19 @@ def check_another_plan(rank: Rank) -> None:
         "an earlier seq": (Transfer(1, 0, (1, 2), whole), Transfer(0, 0, (1, 2), whole)),
     }
     for seed, (name, (agreed, different)) in enumerate(plans.items()):
-        lane = rank.open(regions=(1200,), inbox=1200)
-        lane.fill(seed)
-        rank.aside.meet()
+        route = rank.open(regions=(1200,), inbox=1200)
+        route.fill(seed)
+        rank.side_channel.meet()
         transfer = different if rank.number == 1 else agreed
         try:
-            posted = lane.post(transfer)
+            posted = route.post(transfer)
         except TransportError:
             posted = None
         if posted is not None and rank.number == 1:
-            lane.fails(posted, transfer, f"its record has {name} than the sender's")
+            route.fails(posted, transfer, f"its record has {name} than the sender's")
         elif posted is not None:
-            lane.end(posted, transfer, seed)
-        rank.aside.meet()
+            route.end(posted, transfer, seed)
+        rank.side_channel.meet()
 
 
 @check(
@@ -135,23 +135,23 @@ def check_another_plan(rank: Rank) -> None:
 )
 def check_wrong_posts_are_refused(rank: Rank) -> None:
     size = 5000
-    lane = rank.open(regions=(size,), inbox=size)
-    lane.fill(1)
-    rank.aside.meet()
+    route = rank.open(regions=(size,), inbox=size)
+    route.fill(1)
+    rank.side_channel.meet()
     span = Span(0, 1, 2, size - 2)
-    lane.carry(Transfer(0, 0, (1, 2), (span,)), 1)
-    lane.carry(Transfer(7, 0, (1, 2), (span,)), 1)
-    endpoint, wrong_side = lane.endpoint, Transfer(8, 0, (1, 2), (span,))
+    route.carry(Transfer(0, 0, (1, 2), (span,)), 1)
+    route.carry(Transfer(7, 0, (1, 2), (span,)), 1)
+    endpoint, wrong_side = route.endpoint, Transfer(8, 0, (1, 2), (span,))
     for seq in (7, 3):
-        refuses(f"transfer {seq} after 7", partial(lane.post, Transfer(seq, 0, (1, 2), (span,))), TransportError)
+        refuses(f"transfer {seq} after 7", partial(route.post, Transfer(seq, 0, (1, 2), (span,))), TransportError)
     if rank.number == 0:
-        refuses("a receive at the sender", lambda: endpoint.post_recv(wrong_side, lane.inbox_region), TransportError)
+        refuses("a receive at the sender", lambda: endpoint.post_recv(wrong_side, route.inbox_region), TransportError)
     else:
-        refuses("a send at a receiver", lambda: endpoint.post_send(wrong_side, lane.regions), TransportError)
+        refuses("a send at a receiver", lambda: endpoint.post_send(wrong_side, route.regions), TransportError)
     beyond = Transfer(9, 0, (1, 2), (span, Span(0, size, size, 1)))
-    refuses("a span beyond the region", lambda: lane.post(beyond), TransportError)
+    refuses("a span beyond the region", lambda: route.post(beyond), TransportError)
     if rank.number == 0:
         missing = Transfer(10, 0, (1, 2), (span, Span(1, 0, 0, 1)))
-        refuses("a span of a region that is not there", lambda: lane.post(missing), TransportError)
-    rank.aside.meet()
-    lane.carry(Transfer(8, 0, (1, 2), (span,)), 1)
+        refuses("a span of a region that is not there", lambda: route.post(missing), TransportError)
+    rank.side_channel.meet()
+    route.carry(Transfer(8, 0, (1, 2), (span,)), 1)

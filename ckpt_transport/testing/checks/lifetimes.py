@@ -12,7 +12,7 @@ import torch
 from ckpt_transport.errors import EndpointClosedError, RegionBusyError, TransferError, TransportError
 from ckpt_transport.memory import Buffer
 from ckpt_transport.testing.check import check
-from ckpt_transport.testing.harness import Broken, Lane, Rank, refuses
+from ckpt_transport.testing.harness import Broken, Rank, RouteFixture, refuses
 from ckpt_transport.transports.interface import Availability, Span, Transport
 
 SIZE = 40_009
@@ -54,48 +54,48 @@ def check_probe_is_cheap(rank: Rank) -> None:
     "A region that an operation uses, and an endpoint with operations in flight, cannot be closed.", "RegionBusyError"
 )
 def check_busy_region(rank: Rank) -> None:
-    lane = rank.open(regions=(SIZE,), inbox=SIZE)
-    lane.fill(1)
-    transfer = lane.transfer(Span(0, 0, 0, SIZE))
+    route = rank.open(regions=(SIZE,), inbox=SIZE)
+    route.fill(1)
+    transfer = route.transfer(Span(0, 0, 0, SIZE))
     if rank.number != 0:
-        posted = lane.post(transfer)
-        if lane.inbox_region is not None:
-            refuses("closing a region that a receive uses", lane.inbox_region.close, RegionBusyError)
-        refuses("closing an endpoint with a receive in flight", lane.endpoint.close, RegionBusyError)
-    rank.aside.meet()
+        posted = route.post(transfer)
+        if route.inbox_region is not None:
+            refuses("closing a region that a receive uses", route.inbox_region.close, RegionBusyError)
+        refuses("closing an endpoint with a receive in flight", route.endpoint.close, RegionBusyError)
+    rank.side_channel.meet()
     if rank.number == 0:
-        posted = lane.post(transfer)
+        posted = route.post(transfer)
         if not posted.done():
             try:
-                lane.regions[0].close()
+                route.regions[0].close()
             except RegionBusyError:
                 pass
             else:
                 if not posted.done():
                     raise Broken("a region was closed while a send that uses it was not done")
-    lane.wait(posted, transfer)
-    lane.compare(posted, transfer, 1)
+    route.wait(posted, transfer)
+    route.compare(posted, transfer, 1)
     posted.release()
-    rank.aside.meet()
-    for region in (*lane.regions, *([] if lane.inbox_region is None else [lane.inbox_region])):
+    rank.side_channel.meet()
+    for region in (*route.regions, *([] if route.inbox_region is None else [route.inbox_region])):
         region.close()
         region.close()
-    lane.endpoint.close()
+    route.endpoint.close()
 
 
 @check(
     "A closed endpoint refuses everything with EndpointClosedError; closing it again does nothing.", "Endpoint.close"
 )
 def check_closed_endpoint(rank: Rank) -> None:
-    lane = rank.open(regions=(SIZE,), inbox=SIZE)
-    lane.fill(1)
-    rank.aside.meet()
-    lane.carry(lane.transfer(Span(0, 0, 0, SIZE)), 1)
-    rank.aside.meet()
-    lane.endpoint.close()
-    lane.endpoint.close()
-    lane.endpoint.abort(TransferError("too late"))
-    for what, action in _uses(lane).items():
+    route = rank.open(regions=(SIZE,), inbox=SIZE)
+    route.fill(1)
+    rank.side_channel.meet()
+    route.carry(route.transfer(Span(0, 0, 0, SIZE)), 1)
+    rank.side_channel.meet()
+    route.endpoint.close()
+    route.endpoint.close()
+    route.endpoint.abort(TransferError("too late"))
+    for what, action in _uses(route).items():
         refuses(f"{what} after close()", action, EndpointClosedError)
 
 
@@ -104,51 +104,51 @@ def check_closed_endpoint(rank: Rank) -> None:
     "Endpoint.abort, EndpointBrokenError",
 )
 def check_broken_endpoint(rank: Rank) -> None:
-    lane = rank.open(regions=(SIZE,), inbox=SIZE)
-    posted = lane.post(lane.transfer(Span(0, 0, 0, SIZE))) if rank.number != 0 else None
-    rank.aside.meet()
+    route = rank.open(regions=(SIZE,), inbox=SIZE)
+    posted = route.post(route.transfer(Span(0, 0, 0, SIZE))) if rank.number != 0 else None
+    rank.side_channel.meet()
     reason = "everybody aborts in this test"
-    lane.endpoint.abort(TransferError(reason))
+    route.endpoint.abort(TransferError(reason))
     if posted is not None:
         refuses("polling an operation after abort()", posted.done, TransportError)
         posted.release()
-    for what, action in _uses(lane).items():
+    for what, action in _uses(route).items():
         error = refuses(f"{what} after abort()", action, TransportError)
         if isinstance(error, EndpointClosedError):
             raise Broken(f"{what} after abort() raised EndpointClosedError, and nobody has closed it")
         if reason not in str(error) and reason not in str(error.__cause__):
             raise Broken(f"{what} after abort() does not say why the endpoint broke, only '{error}'")
-    for region in (*lane.regions, *([] if lane.inbox_region is None else [lane.inbox_region])):
+    for region in (*route.regions, *([] if route.inbox_region is None else [route.inbox_region])):
         region.close()
-    lane.endpoint.close()
-    lane.endpoint.close()
+    route.endpoint.close()
+    route.endpoint.close()
 
 
-def _uses(lane: Lane) -> dict[str, Callable[[], object]]:
+def _uses(route: RouteFixture) -> dict[str, Callable[[], object]]:
     return {
-        "register()": lambda: lane.endpoint.register(Buffer.private(100)),
-        "connect()": lambda: lane.endpoint.connect({}),
-        "a post": lambda: lane.post(lane.transfer(Span(0, 0, 0, 10))),
+        "register()": lambda: route.endpoint.register(Buffer.private(100)),
+        "connect()": lambda: route.endpoint.connect({}),
+        "a post": lambda: route.post(route.transfer(Span(0, 0, 0, 10))),
     }
 
 
 @check("After connect() with the same, other, more and fewer descriptors, transfers go on.", "Endpoint.connect")
 def check_reconnect(rank: Rank) -> None:
-    lane = rank.open(regions=(SIZE,), inbox=SIZE)
-    allocate = lane.endpoint.allocate
+    route = rank.open(regions=(SIZE,), inbox=SIZE)
+    allocate = route.endpoint.allocate
     for seed, sizes in enumerate(((SIZE,), (SIZE + 5,), (100, 2000, 300), (SIZE,))):
         if seed:
-            lane.replace(sizes, lambda index, sizes=sizes: allocate(sizes[index]))  # type: ignore[misc]
+            route.replace(sizes, lambda index, sizes=sizes: allocate(sizes[index]))  # type: ignore[misc]
         for again in range(2):
-            lane.connect()
-            lane.fill(2 * seed + again)
-            rank.aside.meet()
+            route.connect()
+            route.fill(2 * seed + again)
+            rank.side_channel.meet()
             spans, local = [], 3
             for index, size in enumerate(sizes):
                 spans.append(Span(index, 1, local, min(size, 30_000) - 1))
                 local += min(size, 30_000)
-            lane.carry(lane.transfer(*spans), 2 * seed + again)
-            rank.aside.meet()
+            route.carry(route.transfer(*spans), 2 * seed + again)
+            rank.side_channel.meet()
 
 
 @check("Opening and closing again and again leaves no descriptor, thread or shared memory behind.", "Endpoint.close")
@@ -158,7 +158,7 @@ def check_nothing_leaks(rank: Rank) -> None:
     before = _holds()
     for _ in range(CYCLES):
         _cycle(rank)
-    rank.aside.meet()
+    rank.side_channel.meet()
     now: dict[str, int] = {}
 
     def given_back() -> bool:
@@ -166,7 +166,7 @@ def check_nothing_leaks(rank: Rank) -> None:
         return all(now[what] < before[what] + CYCLES // 2 for what in before)
 
     try:
-        rank.aside.until(given_back, "everything to be given back")
+        rank.side_channel.until(given_back, "everything to be given back")
     except Broken as error:
         raise Broken(
             f"after {CYCLES} times open and close the process holds {now}, and before it held {before}"
@@ -174,11 +174,11 @@ def check_nothing_leaks(rank: Rank) -> None:
 
 
 def _cycle(rank: Rank) -> None:
-    lane = rank.open(regions=(SIZE,), inbox=SIZE)
-    lane.fill(1)
-    rank.aside.meet()
-    lane.carry(lane.transfer(Span(0, 0, 0, SIZE)), 1)
-    rank.close(lane)
+    route = rank.open(regions=(SIZE,), inbox=SIZE)
+    route.fill(1)
+    rank.side_channel.meet()
+    route.carry(route.transfer(Span(0, 0, 0, SIZE)), 1)
+    rank.close(route)
 
 
 def _holds() -> dict[str, int]:

@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import Buffer, Fence, copy_bytes
-from ckpt_transport.testing.aside import Aside, Broken
+from ckpt_transport.testing.side_channel import Broken, SideChannel
 from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion, Receipt, Span, Transfer
 
 POLLS = 100
@@ -65,20 +65,20 @@ def refuses(what: str, action: Callable[[], object], *kinds: type[Exception]) ->
     raise Broken(f"{what} was accepted, and {promised} is promised")
 
 
-class Lane:
+class RouteFixture:
     """One rank's end of a route under test.
 
     Attributes:
         endpoint: the one under test.
         sources: what this rank may send, when it is a sender; ``regions`` are the same, registered.
         inbox: what this rank receives into; None where the transport maps memory.
-        aside, number: this rank's.
+        side_channel, number: this rank's.
     """
 
     def __init__(
-        self, aside: Aside, number: int, endpoint: Endpoint, sizes: Sequence[int], senders: Sequence[int]
+        self, side_channel: SideChannel, number: int, endpoint: Endpoint, sizes: Sequence[int], senders: Sequence[int]
     ) -> None:
-        self.aside, self.number, self.endpoint, self.sizes = aside, number, endpoint, tuple(sizes)
+        self.side_channel, self.number, self.endpoint, self.sizes = side_channel, number, endpoint, tuple(sizes)
         self.senders = tuple(senders)
         self.sources: list[Buffer] = []
         self.regions: list[MemoryRegion] = []
@@ -96,11 +96,11 @@ class Lane:
     def connect(self) -> None:
         """Tell every rank the senders' descriptors. All ranks call it."""
         mine = msgspec.msgpack.encode([region.descriptor for region in self.regions])
-        said = self.aside.meet(mine)
+        said = self.side_channel.meet(mine)
         self.endpoint.connect(
             {sender: msgspec.msgpack.decode(said[sender], type=list[bytes]) for sender in self.senders}
         )
-        self.aside.meet()
+        self.side_channel.meet()
 
     def fill(self, seed: int, transfer: Transfer | None = None) -> None:
         """Write the pattern of ``seed`` where this rank sends from: to all of it, or to what ``transfer`` sends."""
@@ -146,7 +146,7 @@ class Lane:
 
     def wait(self, completion: Completion, transfer: Transfer) -> None:
         """Poll until it is done."""
-        self.aside.until(completion.done, f"{self._side(transfer)} to be done")
+        self.side_channel.until(completion.done, f"{self._side(transfer)} to be done")
 
     def carry(self, transfer: Transfer, seed: int) -> None:
         """The whole of one transfer, of bytes filled with ``seed``: poison, post, wait, compare, release."""
@@ -215,7 +215,7 @@ class Lane:
             completion.release()
             return True
 
-        self.aside.until(over, f"{self._side(transfer)} to end in whatever way")
+        self.side_channel.until(over, f"{self._side(transfer)} to end in whatever way")
 
     # -- what must not happen -----------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Lane:
         for _ in range(POLLS):
             if completion.done():
                 raise Broken(f"{self._side(transfer)} said done, although {why}")
-            self.aside.listen()
+            self.side_channel.listen()
 
     def fails(self, completion: Completion, transfer: Transfer, why: str) -> TransportError:
         """Poll until it raises a TransportError, which is returned."""
@@ -238,7 +238,7 @@ class Lane:
                 caught.append(error)
             return bool(caught)
 
-        self.aside.until(failed, f"{self._side(transfer)} to fail, since {why}")
+        self.side_channel.until(failed, f"{self._side(transfer)} to fail, since {why}")
         return caught[0]
 
     def breaks(self, transfer: Transfer, seed: int, why: str) -> TransportError:
@@ -259,7 +259,7 @@ class Lane:
                 caught.append(error)
             return bool(caught)
 
-        self.aside.until(broke, f"rank {self.number} to get an error, since {why}")
+        self.side_channel.until(broke, f"rank {self.number} to get an error, since {why}")
         refuses("a post after an operation had failed", lambda: self.post(self.transfer(*spans)), TransportError)
         return caught[0]
 

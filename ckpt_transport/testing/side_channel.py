@@ -23,12 +23,12 @@ class Abandoned(Exception):
     """Another rank has stopped; this one has nothing to say."""
 
 
-class Aside:
+class SideChannel:
     """Words between the ranks of a check, and waiting that is bounded and notices when another rank has failed."""
 
     def __init__(self, context: RankContext, patience: float) -> None:
         self._context = context
-        self._group = context.group("aside")
+        self._group = context.group("side_channel")
         self._control = context.control(self._group)
         self._heard: defaultdict[tuple[int, str], deque[bytes]] = defaultdict(deque)
         self._meetings = 0
