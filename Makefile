@@ -53,13 +53,16 @@ lint: venv ## check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-docs: venv ## build the documentation as a site in build/site; a warning is an error
-	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+# What only documentation and releases need.
+.venv/.docs .venv/.release: .venv/.%: .venv/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[$*]'
+	touch $@
+
+docs: .venv/.docs ## build the documentation as a site in build/site; a warning is an error
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/build.py
 
-release: venv ## make dist/*.whl and dist/*.tar.gz, check them, and run the README's Python on the installed wheel
-	$(BIN)/pip install -q -c constraints.txt -e '.[release]'
+release: .venv/.release ## make dist/*.whl and dist/*.tar.gz, check them, and run the README's Python on the installed wheel
 	rm -rf dist build/release
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
