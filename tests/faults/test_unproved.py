@@ -10,7 +10,7 @@ import pytest
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CoverageError, PlanMismatchError, UpdateAbortedError
 from ckpt_transport.planning import Plan, plan
-from ckpt_transport.update import plans
+from ckpt_transport.update import plan_cache
 from tests.fleet import SWIFT, SinkSpec, by_name, fleet, weights
 
 replace = msgspec.structs.replace
@@ -41,8 +41,8 @@ def test_given_a_plan_that_nobody_proved_when_it_is_wrong_then_sinks_refuse_it(
     monkeypatch: pytest.MonkeyPatch, transport: str, wrong: Any, cause: type[Exception], match: str
 ) -> None:
     """Given a source without a verifier, when its plan leaves bytes out or cuts tensors, then no sink takes it."""
-    monkeypatch.setattr(plans, "plan", wrong)
-    monkeypatch.setattr(plans, "verify", lambda made: None)
+    monkeypatch.setattr(plan_cache, "plan", wrong)
+    monkeypatch.setattr(plan_cache, "verify", lambda made: None)
     settings = Config.load(transport=transport, bucket_bytes="64KiB", **SWIFT)
     with fleet(SinkSpec(loader=by_name)) as (sink,):
         with ParameterServer(settings) as server:
