@@ -1,7 +1,7 @@
 """Measures how much longer 8 joining engines take than one to get a version from one holder, over links of one speed.
 
 Hosts are network namespaces whose links are shaped to one rate in both directions. Three ways over the same links: a
-line, in which each engine passes on to the next; one source that sends to each; and reading in turn with broadcasts in
+chain, in which each engine passes on to the next; one source that sends to each; and reading in turn with broadcasts in
 lock step, as checkpoint-engine does. Needs root and iproute2. Usage: ``python -m benchmarks.p2p_joiners``.
 """
 
@@ -27,7 +27,7 @@ from benchmarks._report import Row, report
 from benchmarks._tcp import ADDRESS, TcpTransport, install
 
 WORKER = (sys.executable, "-m", "benchmarks._joining")
-LINE, DIRECT = f"{TcpTransport.name}-line", TcpTransport.name
+CHAIN, DIRECT = f"{TcpTransport.name}-chain", TcpTransport.name
 
 
 class Machines:
@@ -120,7 +120,7 @@ def measure(mib: int = 48, mbit: int = 200, counts: Sequence[int] = (1, 2, 4, 8)
     """
     nbytes, most = mib << 20, max(counts)
     wire = nbytes / (mbit * 1e6 / 8)
-    times: dict[str, dict[int, float]] = {LINE: {}, DIRECT: {}, "lock step": {}}
+    times: dict[str, dict[int, float]] = {CHAIN: {}, DIRECT: {}, "lock step": {}}
     runs: dict[int, float] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -135,12 +135,12 @@ def measure(mib: int = 48, mbit: int = 200, counts: Sequence[int] = (1, 2, 4, 8)
             said(holder)
             joiners = [(said(process), process) for process in started]
             for count in counts:
-                for transport in (LINE, DIRECT) if count > 1 else (DIRECT,):
+                for transport in (CHAIN, DIRECT) if count > 1 else (DIRECT,):
                     took = join(machines, metas, joiners[:count], transport)
                     times[transport][count] = took["seconds"]
-                    if transport == LINE or count == 1:
+                    if transport == CHAIN or count == 1:
                         runs[count] = took["run"]
-        times[LINE][1] = times[DIRECT][1]
+        times[CHAIN][1] = times[DIRECT][1]
         for count in counts:
             times["lock step"][count] = lock_step(machines, nbytes, 1 << 20, count)
     _show(times, counts, wire, mib, mbit)
@@ -148,16 +148,16 @@ def measure(mib: int = 48, mbit: int = 200, counts: Sequence[int] = (1, 2, 4, 8)
     figures = f"{mib} MiB over links of {mbit} Mbit/s, which take {wire:.2f} s; one joiner {one:.2f} s"
     return [
         Row(
-            f"{most} joiners in a line", times[LINE][most] / one, "one joiner", "<=2.2",
-            f"{times[LINE][most]:.2f} s (run {runs[most]:.2f} s); {figures}",
+            f"{most} joiners in a chain", times[CHAIN][most] / one, "one joiner", "<=2.2",
+            f"{times[CHAIN][most]:.2f} s (run {runs[most]:.2f} s); {figures}",
         ),
         Row(
             f"{most} joiners, one source sends to each", times[DIRECT][most] / one, "one joiner", "",
             f"{times[DIRECT][most]:.2f} s",
         ),
         Row(
-            f"{most} joiners, lock step as checkpoint-engine", times["lock step"][most] / times[LINE][most],
-            "the line", ">1", f"{times['lock step'][most]:.2f} s against {times[LINE][most]:.2f} s",
+            f"{most} joiners, lock step as checkpoint-engine", times["lock step"][most] / times[CHAIN][most],
+            "the chain", ">1", f"{times['lock step'][most]:.2f} s against {times[CHAIN][most]:.2f} s",
         ),
         Row("one joiner", one / wire, "its link's rate", "", f"{one:.2f} s against {wire:.2f} s"),
     ]  # fmt: skip

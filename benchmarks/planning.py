@@ -1,7 +1,7 @@
 """Measures planning and proving 70,000 tensors for 256 ranks, and proving what concerns one sink: under 2 seconds.
 
 Run with ``python -m benchmarks.planning``. Nothing is moved: the version is a manifest of 957 GiB, the fleet a topology
-of 8 sources and 31 hosts of 8 sinks, and the chain goes over a network to one sink of every host and from there within
+of 8 sources and 31 hosts of 8 sinks, and the relay goes over a network to one sink of every host and from there within
 the host. A repetition plans and verifies from scratch; the ratio is of the median of all repetitions.
 """
 
@@ -34,7 +34,7 @@ from ckpt_transport.planning import (
 from ckpt_transport.transports import registry
 
 LIMIT_SECONDS = 2.0
-CHAIN = ("gloo", "shm")
+RELAY = ("gloo", "shm")
 TENSORS = 70_000
 SHAPE = (3584, 2048)
 """Of a BF16 tensor of 14 MiB."""
@@ -60,15 +60,15 @@ def fleet() -> Topology:
     sources = [(Role.SOURCE, f"trainer-{number}") for number in range(SOURCES)]
     sinks = [(Role.SINK, f"engine-{host}") for host in range(HOSTS) for _ in range(SINKS_PER_HOST)]
     return Topology(
-        tuple(Participant(rank, role, host, BUDGET, CHAIN) for rank, (role, host) in enumerate([*sources, *sinks]))
+        tuple(Participant(rank, role, host, BUDGET, RELAY) for rank, (role, host) in enumerate([*sources, *sinks]))
     )
 
 
 def measure(repetitions: int = 5) -> list[Row]:
     """Plan, verify, encode and decode ``repetitions`` times."""
     manifest, topology = version(), fleet()
-    traits = {name: registry.load(name).traits for name in CHAIN}
-    settings = Settings(transport="+".join(CHAIN))
+    traits = {name: registry.load(name).traits for name in RELAY}
+    settings = Settings(transport="+".join(RELAY))
     steps: list[list[float]] = []
     for _ in range(repetitions):
         clock = [time.perf_counter()]

@@ -52,7 +52,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     transport: Annotated[
         str,
         Meta(
-            description="The transport to use: a name, 'auto' for the best one here, or a chain of hops as 'gloo+shm'.",
+            description="The transport to use: a name, 'auto' for the best one here, a relay as 'gloo+shm', or a chain "
+            "broadcast as 'gloo-chain'.",
             pattern=rf"^{_NAME}(\+{_NAME})*\Z",
             extra={"type": "text", "expects": "the name of a transport, 'auto', or names joined by '+'"},
         ),

@@ -24,7 +24,7 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with settings.", exists=True, dir_okay=False)
 ]
 Transport = Annotated[
-    str | None, typer.Option(help="A transport's name, a chain as 'gloo+shm', or 'auto'.", show_default="auto")
+    str | None, typer.Option(help="A transport's name, a relay as 'gloo+shm', or 'auto'.", show_default="auto")
 ]
 BucketBytes = Annotated[str | None, typer.Option(help="Largest bucket, as '64MiB'.", show_default="64MiB")]
 RingDepth = Annotated[int | None, typer.Option(help="Slots of the pipeline's ring.", show_default="4")]

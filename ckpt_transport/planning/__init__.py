@@ -5,8 +5,8 @@ one rank does of it, :func:`explain` tells a person about it.
 """
 
 from ckpt_transport.planning.assignment import spread
+from ckpt_transport.planning.chain_broadcast import transports_of
 from ckpt_transport.planning.explain import explain
-from ckpt_transport.planning.lines import transports_of
 from ckpt_transport.planning.planner import plan
 from ckpt_transport.planning.values.byte_ranges import ByteRange, ByteRangeSet
 from ckpt_transport.planning.values.manifest import (

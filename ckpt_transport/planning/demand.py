@@ -7,7 +7,7 @@
     rank 2 needs         ----------                         -----------------------
     ranges        |--1--|----2-----|-----------1-----------|-----------2-----------|
 
-Ranges with equal receiver sets travel together, along chains of their own, and reach nobody else.
+Ranges with equal receiver sets travel together, along trees of their own, and reach nobody else.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import BudgetError, PlanError
+from ckpt_transport.planning.candidates import Candidate, choose
 from ckpt_transport.planning.slots import DEGRADED, Cutting
 from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import Bucket, Plan, Ring
 from ckpt_transport.planning.values.settings import Settings
 from ckpt_transport.planning.values.topology import Topology
-from ckpt_transport.planning.ways import Way, choose
 from ckpt_transport.transports.interface import Traits
 
 
@@ -25,7 +25,7 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         settings: what the user chose.
 
     Raises:
-        PlanError: there is nothing to move or nobody to move it to, or no chain of transports reaches everybody.
+        PlanError: there is nothing to move or nobody to move it to, or no tree of transports reaches everybody.
         ConfigError: the transport that was asked for does not reach everybody.
         BudgetError: a participant's budget holds not even one slot.
     """
@@ -33,9 +33,9 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         raise PlanError("an update needs at least one sink")
     if not manifest.tensors:
         raise PlanError(f"version '{manifest.version}' holds no tensors")
-    name, ways, reasons = choose(manifest, topology, traits, settings)
-    way, buckets, rings, notes = _fitting(ways, manifest, topology, traits, settings)
-    routes, hops, hops_of = routes_of(way.chains, topology, traits)
+    name, candidates, reasons = choose(manifest, topology, traits, settings)
+    candidate, buckets, rings, notes = _fitting(candidates, manifest, topology, traits, settings)
+    routes, hops, hops_of = routes_of(candidate.trees, topology, traits)
     stages = stages_of(manifest, buckets, hops, hops_of, routes)
     return Plan(
         manifest,
@@ -45,30 +45,35 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         tuple(buckets),
         stages,
         rings,
-        way.demand.receiver_sets,
+        candidate.demand.receiver_sets,
         (f"transport {name}", *reasons, *notes),
     )
 
 
 def _fitting(
-    ways: Sequence[Way], manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings
-) -> tuple[Way, list[Bucket], tuple[Ring, ...], list[str]]:
-    """The first way that has all the memory it wants, else the one of fewest buckets. Shares may be passed on by sinks
-    that would not pass on everything.
+    candidates: Sequence[Candidate],
+    manifest: Manifest,
+    topology: Topology,
+    traits: Mapping[str, Traits],
+    settings: Settings,
+) -> tuple[Candidate, list[Bucket], tuple[Ring, ...], list[str]]:
+    """The first candidate that has all the memory it wants, else the one of fewest buckets.
+
+    Sinks that lack the memory to pass on everything may have enough to pass on shares.
 
     Raises:
         BudgetError: none has the memory for one slot.
     """
-    degraded: list[tuple[Way, list[Bucket], tuple[Ring, ...], list[str]]] = []
+    degraded: list[tuple[Candidate, list[Bucket], tuple[Ring, ...], list[str]]] = []
     failure: BudgetError | None = None
-    for way in ways:
+    for candidate in candidates:
         notes: list[str] = []
         try:
-            buckets, rings = Cutting(manifest, topology, traits, way).cut(settings, notes)
+            buckets, rings = Cutting(manifest, topology, traits, candidate).cut(settings, notes)
         except BudgetError as error:
             failure = error
             continue
-        found = way, buckets, rings, notes
+        found = candidate, buckets, rings, notes
         if not any(note.startswith(DEGRADED) for note in notes):
             return found
         degraded.append(found)

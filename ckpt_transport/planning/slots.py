@@ -10,13 +10,13 @@ import msgspec
 
 from ckpt_transport.errors import BudgetError
 from ckpt_transport.planning.bucketing import cut, gather, round_robin
+from ckpt_transport.planning.candidates import Candidate
 from ckpt_transport.planning.modules import most_kept
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.values.manifest import Manifest, PlacedTensor
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Ring, RingUse
 from ckpt_transport.planning.values.settings import Settings, bucket_bytes
 from ckpt_transport.planning.values.topology import Topology
-from ckpt_transport.planning.ways import Way
 from ckpt_transport.transports.interface import Traits
 
 DEGRADED = "degraded"
@@ -26,22 +26,24 @@ DEGRADED = "degraded"
 class Cutting:
     """How buckets are cut and which memory they pass through."""
 
-    def __init__(self, manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], way: Way) -> None:
-        self._manifest, self._topology, self._demand = manifest, topology, way.demand
+    def __init__(
+        self, manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], candidate: Candidate
+    ) -> None:
+        self._manifest, self._topology, self._demand = manifest, topology, candidate.demand
         self._fills = {
-            (number, receiver_set): chain.fills(extent.kind, traits)
+            (number, receiver_set): tree.fills(extent.kind, traits)
             for number, extent in enumerate(manifest.extents)
-            for (owner, receiver_set), chain in way.chains.items()
+            for (owner, receiver_set), tree in candidate.trees.items()
             if owner == extent.owner
         }
         self._shown = {
             (number, receiver_set)
             for (number, receiver_set), fills in self._fills.items()
-            for link in way.chains[manifest.extents[number].owner, receiver_set].hops[0]
+            for link in candidate.trees[manifest.extents[number].owner, receiver_set].hops[0]
             if traits[link.transport].maps_memory and not fills
         }
         """Extents and receiver sets of buckets that are mapped where they lie."""
-        links = [link for chain in way.chains.values() for hop in chain.hops for link in hop]
+        links = [link for tree in candidate.trees.values() for hop in tree.hops for link in hop]
         self._receivers = {rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers}
         self._fillers = {manifest.extents[number].owner for (number, _), fills in self._fills.items() if fills}
         self._keepers = {participant.rank for participant in topology.participants if participant.keeps_tensors}

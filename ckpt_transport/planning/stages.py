@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from ckpt_transport.planning.chains import Link
+from ckpt_transport.planning.broadcast_trees import Link
+from ckpt_transport.planning.candidates import Trees
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Hop, Route, Stage, StageKind
 from ckpt_transport.planning.values.topology import Topology
-from ckpt_transport.planning.ways import Chains
 from ckpt_transport.transports.interface import Reach, Traits
 
 
 def routes_of(
-    chains: Chains, topology: Topology, traits: Mapping[str, Traits]
+    trees: Trees, topology: Topology, traits: Mapping[str, Traits]
 ) -> tuple[tuple[Route, ...], tuple[Hop, ...], dict[tuple[int, int], tuple[int, ...]]]:
     """Routes, hops, and for each owner and receiver set the numbers of their hops."""
     routes: list[Route] = []
@@ -29,9 +29,9 @@ def routes_of(
         routes.append(Route(link.transport, link.ranks, traits[link.transport].maps_memory, tuple(devices)))
         return len(routes) - 1
 
-    for ends, chain in sorted(chains.items(), key=lambda item: item[0]):
+    for ends, tree in sorted(trees.items(), key=lambda item: item[0]):
         first = len(hops)
-        hops.extend(Hop(tuple(link.leg(leg_of(link)) for link in links)) for links in chain.hops)
+        hops.extend(Hop(tuple(link.leg(leg_of(link)) for link in links)) for links in tree.hops)
         hops_of[ends] = tuple(range(first, len(hops)))
     return tuple(routes), tuple(hops), hops_of
 
@@ -60,17 +60,17 @@ def stages_of(
         if bucket.fill_slot != IN_PLACE:
             previous = fill_readers.get((owner, bucket.fill_slot))
             before = [add(StageKind.FILL, number, -1, () if previous is None else (previous,))]
-        chain = hops_of[owner, bucket.receiver_set]
+        tree = hops_of[owner, bucket.receiver_set]
         transfers: list[int] = []
-        for hop in chain:
+        for hop in tree:
             freed = [stage for ranks, readers in occupants[bucket.slot] if ranks & writers[hop] for stage in readers]
             transfers.append(add(StageKind.TRANSFER, number, hop, [*before, *freed]))
             before = [transfers[-1]]
         apply = add(StageKind.APPLY, number, -1, transfers)
         if bucket.fill_slot != IN_PLACE:
             fill_readers[owner, bucket.fill_slot] = transfers[0]
-        for hop in chain:
-            onward = (stage for then, stage in zip(chain, transfers, strict=True) if senders[then] & writers[hop])
+        for hop in tree:
+            onward = (stage for then, stage in zip(tree, transfers, strict=True) if senders[then] & writers[hop])
             occupy(occupants[bucket.slot], writers[hop], (apply, *onward))
     return tuple(stages)
 

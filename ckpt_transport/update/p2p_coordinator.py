@@ -79,7 +79,7 @@ class P2PCoordinator(Coordinator):
                 present = tuple(TensorRange(specs[name], start, nbytes) for name, start, nbytes in everywhere)
 
     def _plan_for_who_is_left(self, present: Sequence[TensorRange]) -> Plan:
-        """By the chain that was asked for; where it does not fit, as a line with one sink, by whatever fits of it."""
+        """A plan by the transport that was asked for; by a part of it, if only that fits who is left."""
         try:
             return self._make_plan(present, self._config.transport)
         except ConfigError:

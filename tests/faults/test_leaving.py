@@ -60,7 +60,7 @@ def joiner(running: list[HolderProcess], folder: Path, transport: str, **setting
 
 
 @pytest.mark.parametrize("fault", [*EARLY, Fault("ended", 5), Fault("ended", 20)], ids=lambda f: f"{f.where}{f.count}")
-@pytest.mark.parametrize("transport", ["gloo", READ, f"{READ}-line", f"{SOCKETS}-line"])
+@pytest.mark.parametrize("transport", ["gloo", READ, f"{READ}-chain", f"{SOCKETS}-chain"])
 def test_a_holder_that_dies_is_named_and_the_others_send_the_rest(
     site: str, tmp_path: Path, transport: str, fault: Fault
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_holder_that_dies_is_named_and_the_others_send_the_rest(
     [*EARLY, Fault("hold"), Fault("load"), Fault("load", 9), Fault("finish")],
     ids=lambda f: f"{f.where}{f.count}",
 )
-@pytest.mark.parametrize("transport", ["gloo", f"{READ}-line"])
+@pytest.mark.parametrize("transport", ["gloo", f"{READ}-chain"])
 def test_an_engine_that_dies_is_named_and_the_others_join(
     site: str, tmp_path: Path, transport: str, fault: Fault
 ) -> None:
@@ -161,7 +161,7 @@ def test_ranks_of_one_engine_join_together_or_not_at_all(site: str, tmp_path: Pa
 def test_a_server_that_updates_by_p2p_outlives_its_sinks(site: str) -> None:
     """Given a server that is itself the source, when a sink dies, then the other sink gets the rest."""
     dying = SinkSpec(model=SHAPE, site=site, fault=Fault("load", 5))
-    config = Config.load(transport=f"{READ}-line", **SMALL, **SWIFT)
+    config = Config.load(transport=f"{READ}-chain", **SMALL, **SWIFT)
     with fleet(dying, SinkSpec(model=SHAPE, site=site)) as sinks, ParameterServer(config) as server:
         server.register("v2", tensors=weights(2, **SHAPE))
         report = server.update_p2p("v2", [sink.address for sink in sinks], ranks=[0, 1])
@@ -173,7 +173,7 @@ def test_a_server_that_updates_by_p2p_outlives_its_sinks(site: str) -> None:
         assert sinks[1].state().holds(weights(3, **SHAPE))
 
 
-@pytest.mark.parametrize("transport", ["gloo", "gloo-line"])
+@pytest.mark.parametrize("transport", ["gloo", "gloo-chain"])
 def test_sources_that_share_a_version_outlive_a_sink(transport: str) -> None:
     """Given two source ranks with half the tensors each, when a sink dies, then both go on for the other one."""
     dying = SinkSpec(model=SHAPE, fault=Fault("load", 5))

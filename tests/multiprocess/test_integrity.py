@@ -71,12 +71,12 @@ def test_given_wrong_bytes_when_a_fleet_is_updated_then_the_update_fails_and_say
         assert all(sink.state().holds(weights(3)) for sink in sinks)
 
 
-@pytest.mark.parametrize("chain", ["flip_gloo+shm", "gloo+flip_shm"])
-def test_given_a_chain_when_one_of_its_hops_gives_wrong_bytes_then_the_way_is_named(site: str, chain: str) -> None:
+@pytest.mark.parametrize("relay", ["flip_gloo+shm", "gloo+flip_shm"])
+def test_given_a_relay_when_one_of_its_hops_gives_wrong_bytes_then_the_way_is_named(site: str, relay: str) -> None:
     specs = [SinkSpec(site=site, settings={**PATIENT, "host": "elsewhere"}) for _ in range(2)]
-    with fleet(*specs) as sinks, ParameterServer(settings(chain, host="here")) as server:
+    with fleet(*specs) as sinks, ParameterServer(settings(relay, host="here")) as server:
         server.register("v2", tensors=weights(2))
-        with pytest.raises(TaintedError, match=f"by '{chain.split('+')[0]}' from rank 0 to rank"):
+        with pytest.raises(TaintedError, match=f"by '{relay.split('+')[0]}' from rank 0 to rank"):
             server.update("v2", [sink.address for sink in sinks])
         for sink in sinks:
             sink.wait_until(lambda state: bool(state.tainted) or state.holds(weights(1)))

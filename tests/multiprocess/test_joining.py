@@ -64,8 +64,8 @@ def read_from(report: Report) -> Counter[int]:
     return found
 
 
-WITHOUT_PLUGINS = ["gloo", "shm", "gloo-line", READ, f"{READ}-line", f"{SOCKETS}-line"]
-INSTALLED = [f"{name}-line" for name in over_the_network() if f"{name}-line" not in WITHOUT_PLUGINS]
+WITHOUT_PLUGINS = ["gloo", "shm", "gloo-chain", READ, f"{READ}-chain", f"{SOCKETS}-chain"]
+INSTALLED = [f"{name}-chain" for name in over_the_network() if f"{name}-chain" not in WITHOUT_PLUGINS]
 """Lines over whatever is available here between hosts."""
 
 
@@ -117,7 +117,7 @@ def test_a_holder_serves_one_engine_after_another(site: str, tmp_path: Path) -> 
 def test_some_sinks_of_a_list_are_updated_and_the_others_are_not(site: str) -> None:
     """Given three sinks, when ranks 0 and 2 are updated by P2P, then rank 1 serves on as it was."""
     spec = SinkSpec(model=SHAPE, site=site)
-    config = Config.load(transport=f"{READ}-line", **SMALL, **SWIFT)
+    config = Config.load(transport=f"{READ}-chain", **SMALL, **SWIFT)
     with fleet(spec, spec, spec) as sinks, ParameterServer(config) as server:
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3):

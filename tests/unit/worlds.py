@@ -37,8 +37,8 @@ from ckpt_transport.planning import (
     digest_of,
     plan,
 )
-from ckpt_transport.planning.chains import Chain, candidates
-from ckpt_transport.planning.lines import lines
+from ckpt_transport.planning.broadcast_trees import BroadcastTree, direct_and_relayed
+from ckpt_transport.planning.chain_broadcast import chain_broadcasts
 from ckpt_transport.planning.values.plan import IN_PLACE, Leg
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
@@ -237,15 +237,15 @@ def shared(draw: st.DrawFn, fleet: Topology, drawn: Manifest) -> Topology:
 
 def spanning(manifest: Manifest, topology: Topology, known: Mapping[str, Traits]) -> list[str]:
     """The transports and chains that bring every owner's buckets to every sink."""
-    every = "+".join(f"{name}-line" for name in known)
+    every = "+".join(f"{name}-chain" for name in known)
     found = [
         {
-            chain.name
-            for chain in (
-                *candidates(owner, topology.sinks, topology, known),
-                *lines(owner, manifest.owners, topology.sinks, topology, known, every),
+            tree.name
+            for tree in (
+                *direct_and_relayed(owner, topology.sinks, topology, known),
+                *chain_broadcasts(owner, manifest.owners, topology.sinks, topology, known, every),
             )
-            if isinstance(chain, Chain)
+            if isinstance(tree, BroadcastTree)
         }
         for owner in manifest.owners
     ]

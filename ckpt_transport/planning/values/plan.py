@@ -37,7 +37,7 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hop(msgspec.Struct, frozen=True, array_like=True):
-    """Legs that carry a bucket at the same time. A chain of hops brings it from its owner to its receiver set."""
+    """Legs that carry a bucket at the same time. A tree of hops brings it from its owner to its receiver set."""
 
     legs: tuple[Leg, ...]
 

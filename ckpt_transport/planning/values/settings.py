@@ -18,7 +18,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a person may choose about a plan.
 
     Attributes:
-        transport: a name, a chain as ``gloo+shm`` or ``read-line+shm``, or ``auto``.
+        transport: a name, a relay as ``gloo+shm``, a chain broadcast as ``read-chain+shm``, or ``auto``.
         bucket_bytes: largest bucket, and slot, to aim at; a small version is cut finer, so that its stages overlap.
         ring_depth: slots to aim at.
         range_bytes: a sink that needs shorter ranges of a tensor than this, or ranges with shorter gaps, is sent the

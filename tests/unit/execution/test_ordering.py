@@ -151,11 +151,11 @@ class Looking(OrderedFleet):
 
 
 @pytest.mark.parametrize("ring_depth", [1, 2, 4])
-@pytest.mark.parametrize("transport", ["wire", "wire+window", "wire-line"])
+@pytest.mark.parametrize("transport", ["wire", "wire+window", "wire-chain"])
 def test_given_a_device_that_orders_then_nothing_is_read_too_early_or_overwritten_too_soon(
     transport: str, ring_depth: int
 ) -> None:
-    """Also where only one of two transports in a chain has a stream: there the host waits."""
+    """Also where only one of two transports of a relay has a stream: there the host waits."""
     plan = chained(transport, ring_depth=ring_depth).plan()
     verify(plan)
     check(OrderedFleet(plan, {**IN_PROCESS, "wire": OrderedTransport()}))

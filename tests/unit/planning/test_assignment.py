@@ -145,7 +145,7 @@ def test_given_replicas_then_each_byte_has_one_owner_and_the_plan_is_proved_and_
     made = spread("step-2", shards, rates, (), whole=whole)
     assert made.nbytes == sum(sizes)
     fleet = topology(["a"] * holders, ["b", "c", "c"], whole_tensors=whole)
-    for transport in ("read-line", "read-line+window", "wire"):
+    for transport in ("read-chain", "read-chain+window", "wire"):
         planned = plan(made, fleet, INVENTED, Settings(transport=transport, bucket_bytes=4096))
         verify(planned)
         simulate(planned, seed)

@@ -62,7 +62,7 @@ def test_given_faults_in_a_plan_then_a_member_refuses_or_they_do_no_harm(
         simulate(made, seed + nth)
 
 
-@pytest.mark.parametrize("transport", ["wire", "wire+window", "read+post", "screen", "read-line", "read-line+window"])
+@pytest.mark.parametrize("transport", ["wire", "wire+window", "read+post", "screen", "read-chain", "read-chain+window"])
 def test_given_any_dependency_is_lost_then_a_member_refuses(transport: str) -> None:
     for made in (chained(transport).plan(), filled()):
         for number, stage in enumerate(made.stages):

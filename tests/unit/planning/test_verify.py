@@ -91,7 +91,7 @@ def test_given_faults_in_a_plan_then_it_is_refused_or_does_no_harm(
         simulate(made, seed + nth)
 
 
-@pytest.mark.parametrize("transport", ["wire", "wire+window", "read+post", "screen", "read-line", "read-line+window"])
+@pytest.mark.parametrize("transport", ["wire", "wire+window", "read+post", "screen", "read-chain", "read-chain+window"])
 def test_given_any_dependency_is_lost_then_the_plan_is_refused(transport: str) -> None:
     """No dependency of a plan is there for nothing, and none can be left out unnoticed."""
     for made in (chained(transport).plan(), filled()):

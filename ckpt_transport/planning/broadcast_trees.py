@@ -1,4 +1,4 @@
-"""Ways to bring a bucket from its owner to the sinks that need it, and what each is expected to cost."""
+"""Broadcast trees bring a bucket from its owner to the sinks that need it; a cost model says how long each takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
 FILL_BANDWIDTH = 6e9
-"""Bytes per second of a copy into a slot, for comparing chains; a plain one-thread ``copy_`` on a server CPU."""
+"""Bytes per second of a copy into a slot, for comparing trees; a plain one-thread ``copy_`` on a server CPU."""
 DEVICE_FILL_BANDWIDTH = 50e9
 """The same into a slot on a GPU: page-locked memory over PCIe 5."""
 
@@ -41,7 +41,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class BroadcastTree:
     """Hops from one owner to a receiver set; the links of a hop carry a bucket at the same time."""
 
     name: str
@@ -78,10 +78,10 @@ class Rejected:
     reason: str
 
 
-def candidates(
+def direct_and_relayed(
     owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
-) -> Iterator[Chain | Rejected]:
-    """Every chain from ``owner`` to ``sinks`` that one or two transports make, by name; without lines.
+) -> Iterator[BroadcastTree | Rejected]:
+    """Every tree from ``owner`` to ``sinks`` that one or two transports make, by name; without chain broadcasts.
 
     They are called ``shm``, ``gloo+shm``, ``nccl+cuda_ipc``.
     """
@@ -95,7 +95,7 @@ def candidates(
 
 def direct(
     name: str, owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
-) -> Chain | Rejected:
+) -> BroadcastTree | Rejected:
     """One hop from the owner to all ``sinks``."""
     link = Link(name, owner, tuple(sinks))
     if traits[name].reach is not Reach.NETWORK:
@@ -113,7 +113,7 @@ def direct(
 
 def relayed(
     outer: str, inner: str, owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
-) -> Chain | Rejected:
+) -> BroadcastTree | Rejected:
     """``outer`` to one rank of every other site, ``inner`` within each. A site is as far as ``inner`` reaches.
 
     A source passes on at its site, so that sinks there need no slots; at a site without one the first sink does.
@@ -151,8 +151,8 @@ def _site(rank: int, topology: Topology, reach: Reach) -> tuple[str, str]:
 
 def checked(
     name: str, hops: tuple[tuple[Link, ...], ...], topology: Topology, traits: Mapping[str, Traits]
-) -> Chain | Rejected:
-    """The chain of these hops, if every rank has the transports that reach it."""
+) -> BroadcastTree | Rejected:
+    """The tree of these hops, if every rank has the transports that reach it."""
     for hop in hops:
         for link in hop:
             for rank in link.ranks:
@@ -163,4 +163,4 @@ def checked(
             devices = [topology.participants[rank].device for rank in link.ranks]
             if traits[link.transport].one_rank_per_device and len(set(devices)) < len(devices):
                 return Rejected(name, f"{link.transport} takes one rank of each GPU, and ranks {link.ranks} share some")
-    return Chain(name, hops)
+    return BroadcastTree(name, hops)

@@ -1,15 +1,15 @@
-"""Lines: each sink passes a bucket on to the next one, as soon as it has it.
+"""Chain broadcasts: each sink passes a bucket on to the next one as soon as it has it.
 
 ::
 
     owner ──► sink a ──► sink b ──► sink c          bucket 2 leaves the owner while bucket 1 leaves a and bucket 0 b
 
-Nobody sends a bucket more than once, so a line of n sinks takes as long as one sink, and n - 1 buckets more: the
-owner's link is not shared out among them. With several owners, each begins its line at another sink, so that the links
-of all sinks carry about as much.
+Nobody sends a bucket more than once, so the owner's link is not shared out among n sinks: a chain takes as long as one
+sink, and n - 1 buckets more. With several owners, the chain of each begins at another sink, so that the links of all
+sinks carry about as much.
 
-Where sinks share a host and a second transport stays within one, the line goes over one sink of each host, its *head*,
-and from there to the others of that host: ``read-line+window``.
+Where sinks share a host and a second transport stays within one, the chain goes over one sink of each host, its *head*,
+and from there to the others of that host: ``read-chain+window``.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from ckpt_transport.planning.chains import Chain, Link, Rejected, checked
+from ckpt_transport.planning.broadcast_trees import BroadcastTree, Link, Rejected, checked
 from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
 Item = TypeVar("Item")
-SUFFIX = "-line"
+SUFFIX = "-chain"
 MOST_HOPS = 256
-"""A longer line is planned and proved for long, and its last sink waits for that many buckets."""
+"""A longer chain takes long to plan and prove, and its last sink waits for that many buckets."""
 
 
-def transports_of(chain: str) -> tuple[str, ...]:
-    """The transports that a chain's name is made of: ``read`` and ``window`` for ``read-line+window``."""
-    return tuple(name.removesuffix(SUFFIX) for name in chain.split("+"))
+def transports_of(tree: str) -> tuple[str, ...]:
+    """The transports that a tree's name is made of: ``read`` and ``window`` for ``read-chain+window``."""
+    return tuple(name.removesuffix(SUFFIX) for name in tree.split("+"))
 
 
-def lines(
+def chain_broadcasts(
     owner: int,
     owners: Sequence[int],
     sinks: Sequence[int],
     topology: Topology,
     traits: Mapping[str, Traits],
     asked: str,
-) -> Iterator[Chain | Rejected]:
-    """Every line, by name: ``read-line``, ``read-line+window``.
+) -> Iterator[BroadcastTree | Rejected]:
+    """Every chain broadcast, by name: ``read-chain``, ``read-chain+window``.
 
-    A transport that gets slower with every receiver is worth a line. One whose receivers pass on among themselves forms
-    one only when it is asked for.
+    A chain is worth it for a transport that gets slower with every receiver. One whose receivers pass on among
+    themselves forms a chain only when it is asked for.
 
     Args:
         owner: where it begins.
-        owners: all that have a line.
+        owners: all owners; each has a chain of its own.
         sinks: where it goes.
         topology, traits: what there is.
-        asked: the chain that was asked for.
+        asked: the name of the tree that was asked for.
     """
     if len(sinks) < 2:
         return
@@ -60,7 +60,7 @@ def lines(
         if traits[outer].fan_out is not FanOut.LINEAR and outer not in transports_of(asked):
             continue
         heads = [[rank] for rank in _turned(sinks, owner, owners)]
-        yield _line(f"{outer}{SUFFIX}", outer, "", heads, (), owner, topology, traits)
+        yield _chain_broadcast(f"{outer}{SUFFIX}", outer, "", heads, (), owner, topology, traits)
         for inner in sorted(traits):
             if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is Reach.HOST:
                 hosts: dict[str, list[int]] = {}
@@ -68,16 +68,16 @@ def lines(
                     hosts.setdefault(topology.host(rank), []).append(rank)
                 near = tuple(hosts.pop(topology.host(owner), ()))
                 stops = [hosts[host] for host in _turned(list(hosts), owner, owners)]
-                yield _line(f"{outer}{SUFFIX}+{inner}", outer, inner, stops, near, owner, topology, traits)
+                yield _chain_broadcast(f"{outer}{SUFFIX}+{inner}", outer, inner, stops, near, owner, topology, traits)
 
 
 def _turned(items: Sequence[Item], owner: int, owners: Sequence[int]) -> list[Item]:
-    """The same in the same order, beginning elsewhere for every owner."""
+    """``items`` in their order, beginning elsewhere for every owner."""
     first = owners.index(owner) * len(items) // len(owners)
     return [*items[first:], *items[:first]]
 
 
-def _line(
+def _chain_broadcast(
     name: str,
     outer: str,
     inner: str,
@@ -86,12 +86,12 @@ def _line(
     owner: int,
     topology: Topology,
     traits: Mapping[str, Traits],
-) -> Chain | Rejected:
+) -> BroadcastTree | Rejected:
     """From the owner to the first of each stop in turn, over ``outer``; from there to its others, over ``inner``."""
     if len(stops) < 2:
         return Rejected(name, "there is one place to go, and nobody to pass on to")
     if len(stops) > MOST_HOPS:
-        return Rejected(name, f"a line of {len(stops)} is longer than {MOST_HOPS}")
+        return Rejected(name, f"a chain of {len(stops)} is longer than {MOST_HOPS}")
     if inner and not near and all(len(stop) == 1 for stop in stops):
         return Rejected(name, "every host has one sink, so there is nothing to pass on within it")
     if traits[outer].reach is not Reach.NETWORK:

@@ -17,7 +17,7 @@ replace = msgspec.structs.replace
 READ_ONLY = {"read": INVENTED["read"]}
 
 
-def line(sources: list[str], sinks: list[str], transport: str = "read-line", bucket_bytes: int = 1024) -> Plan:
+def chain(sources: list[str], sinks: list[str], transport: str = "read-chain", bucket_bytes: int = 1024) -> Plan:
     sizes = [[1000, 300, 2500, 40]] * len(sources)
     settings = Settings(transport=transport, bucket_bytes=bucket_bytes, ring_depth=2)
     return plan(manifest(*sizes), topology(sources, sinks), INVENTED, settings)
@@ -37,7 +37,7 @@ def carried(made: Plan) -> tuple[Counter[int], Counter[int]]:
 
 
 def test_given_one_holder_and_many_sinks_then_everybody_sends_each_byte_at_most_once() -> None:
-    made = line(["a"], ["b", "c", "d", "e", "f", "g", "h", "i"])
+    made = chain(["a"], ["b", "c", "d", "e", "f", "g", "h", "i"])
     verify(made)
     assert [(leg.sender, leg.receivers) for hop in made.hops for leg in hop.legs] == [
         (rank, (rank + 1,)) for rank in range(8)
@@ -51,7 +51,7 @@ def test_given_one_holder_and_many_sinks_then_everybody_sends_each_byte_at_most_
 def test_given_several_holders_then_each_line_begins_elsewhere_and_links_carry_the_same(
     holders: int, sinks: int
 ) -> None:
-    made = line([f"s{n}" for n in range(holders)], [f"j{n}" for n in range(sinks)])
+    made = chain([f"s{n}" for n in range(holders)], [f"j{n}" for n in range(sinks)])
     verify(made)
     firsts = [hop.legs[0].receivers[0] for hop in made.hops if hop.legs[0].sender < holders]
     assert len(set(firsts)) == holders
@@ -63,7 +63,7 @@ def test_given_several_holders_then_each_line_begins_elsewhere_and_links_carry_t
 
 
 def test_given_hosts_of_several_sinks_then_the_line_goes_over_their_heads() -> None:
-    made = line(["a"], ["a", "b", "b", "b", "c", "c"], "read-line+window")
+    made = chain(["a"], ["a", "b", "b", "b", "c", "c"], "read-chain+window")
     verify(made)
     assert [[(leg.sender, leg.receivers) for leg in hop.legs] for hop in made.hops] == [
         [(0, (2,)), (0, (1,))],
@@ -74,43 +74,43 @@ def test_given_hosts_of_several_sinks_then_the_line_goes_over_their_heads() -> N
         simulate(made, seed)
 
 
-def test_given_many_sinks_and_a_transport_that_slows_with_each_then_auto_takes_a_line() -> None:
+def test_given_many_sinks_and_a_transport_that_slows_with_each_then_auto_takes_a_chain() -> None:
     fleet = topology(["a"], [f"h{n}" for n in range(8)], transports=("read",))
     made = plan(manifest([1 << 20] * 200), fleet, READ_ONLY, Settings())
-    assert made.notes[0] == "transport read-line"
+    assert made.notes[0] == "transport read-chain"
     costs = {
         note.split(":")[0]: float(note.split("about ")[1].split(" s")[0]) for note in made.notes if "about" in note
     }
-    assert costs["read"] > 6 * costs["read-line"]
+    assert costs["read"] > 6 * costs["read-chain"]
     assert "1 -> 2 over read" in explain(made)
 
 
-def test_given_a_collective_then_a_line_is_taken_only_when_it_is_named() -> None:
+def test_given_a_collective_then_a_chain_is_taken_only_when_it_is_named() -> None:
     fleet = topology(["a"], ["b", "c", "d"], transports=("wire",))
     known = {"wire": traits(fan_out=FanOut.TREE)}
     version = manifest([1 << 20] * 200)
-    assert not any("line" in note for note in plan(version, fleet, known, Settings()).notes)
-    assert plan(version, fleet, known, Settings(transport="wire-line")).hops[1].legs[0].sender == 1
+    assert not any("chain" in note for note in plan(version, fleet, known, Settings()).notes)
+    assert plan(version, fleet, known, Settings(transport="wire-chain")).hops[1].legs[0].sender == 1
 
 
 @pytest.mark.parametrize(
     ("transport", "sinks", "reason"),
     [
-        ("read-line+window", ["a", "a", "b"], "nobody to pass on to"),
-        ("read-line+window", ["b", "c"], "every host has one sink"),
-        ("post-line", ["a", "b"], r"post stays within a host, and sinks \[2\]"),
-        ("screen-line", ["a", "b"], "cannot carry this update"),
-        ("read-line", [f"h{n}" for n in range(300)], "longer than 256"),
+        ("read-chain+window", ["a", "a", "b"], "nobody to pass on to"),
+        ("read-chain+window", ["b", "c"], "every host has one sink"),
+        ("post-chain", ["a", "b"], r"post stays within a host, and sinks \[2\]"),
+        ("screen-chain", ["a", "b"], "cannot carry this update"),
+        ("read-chain", [f"h{n}" for n in range(300)], "longer than 256"),
     ],
 )
-def test_given_a_line_that_cannot_be_then_the_reason_is_named(transport: str, sinks: list[str], reason: str) -> None:
+def test_given_a_chain_that_cannot_be_then_the_reason_is_named(transport: str, sinks: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        line(["a"], sinks, transport)
+        chain(["a"], sinks, transport)
 
 
-def test_given_a_line_that_is_broken_then_it_is_refused() -> None:
+def test_given_a_chain_that_is_broken_then_it_is_refused() -> None:
     """The hops are out of order; a sink is left out; a sink gets a bucket twice."""
-    made = line(["a"], ["b", "c", "d"])
+    made = chain(["a"], ["b", "c", "d"])
     hops = made.hops
     with pytest.raises(CoverageError, match="which lack it"):
         verify(replace(made, hops=(hops[0], hops[2], hops[1])))
@@ -124,5 +124,5 @@ def test_given_a_line_that_is_broken_then_it_is_refused() -> None:
 
 
 def test_a_chains_name_tells_its_transports() -> None:
-    assert transports_of("read-line+window") == ("read", "window")
+    assert transports_of("read-chain+window") == ("read", "window")
     assert transports_of("gloo") == ("gloo",)

@@ -1,4 +1,4 @@
-"""The ways in which a version can be moved, and the choice among them."""
+"""The candidates for moving a version, and the choice among them by cost."""
 
 from __future__ import annotations
 
@@ -7,63 +7,70 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckpt_transport.errors import ConfigError, PlanError
+from ckpt_transport.planning.broadcast_trees import BroadcastTree, Rejected, direct_and_relayed
 from ckpt_transport.planning.bucketing import cut
-from ckpt_transport.planning.chains import Chain, Rejected, candidates
+from ckpt_transport.planning.chain_broadcast import chain_broadcasts, transports_of
 from ckpt_transport.planning.demand import Demand, broadcast, scatter
-from ckpt_transport.planning.lines import lines, transports_of
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.settings import AUTO, Settings, bucket_bytes
 from ckpt_transport.planning.values.topology import EVERYTHING, Topology
 from ckpt_transport.transports.interface import Traits
 
-Chains = Mapping[tuple[int, int], Chain]
-"""For each owner and receiver set between which bytes move, the way that these take."""
+Trees = Mapping[tuple[int, int], BroadcastTree]
+"""The broadcast tree that bytes take from each owner to each receiver set."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to move a version.
+class Candidate:
+    """One way to move a version.
 
     Attributes:
         demand: what is brought to whom.
-        chains: along which ways.
-        seconds: that the cost model expects it to take.
+        trees: along which broadcast trees.
+        seconds: how long it takes by the cost model.
     """
 
     demand: Demand
-    chains: Chains
+    trees: Trees
     seconds: float
 
 
 def choose(
     manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings
-) -> tuple[str, list[Way], list[str]]:
-    """The name of the cheapest way that may be used, that way and everything to all by that name, and the reasons."""
-    to_all = _Ways(manifest, topology, traits, settings, broadcast(manifest, topology))
-    ways: dict[str, list[Way]] = {}
+) -> tuple[str, list[Candidate], list[str]]:
+    """Choose the cheapest candidates.
+
+    Returns: the name of their trees; the scatter by these, where it is cheaper, and the broadcast; and the reasons.
+
+    Raises:
+        ConfigError: the transport that was asked for does not reach everybody.
+        PlanError: none does.
+    """
+    to_all = _Candidates(manifest, topology, traits, settings, broadcast(manifest, topology))
+    candidates: dict[str, list[Candidate]] = {}
     reasons: list[str] = []
     narrower: dict[str, str] = {}
     to_each = None
     if any(topology.participants[rank].share != EVERYTHING for rank in topology.sinks):
         demand = scatter(manifest, topology, settings.range_bytes)
-        to_each = _Ways(manifest, topology, traits, settings, demand) if demand.ranges else None
+        to_each = _Candidates(manifest, topology, traits, settings, demand) if demand.ranges else None
     for name in to_all.names:
         found = to_all.named(name)
         if isinstance(found, Rejected):
             reasons.append(f"{name}: {found.reason}")
             continue
-        ways[name] = [found]
+        candidates[name] = [found]
         narrow = None if to_each is None else to_each.named(name)
-        if isinstance(narrow, Way):
+        if isinstance(narrow, Candidate):
             narrower[name] = (
                 f"scatter, to each sink its share, in {narrow.seconds:.3g} s; broadcast in {found.seconds:.3g} s"
             )
             if narrow.seconds < found.seconds:
-                ways[name].insert(0, narrow)
-        reasons.append(f"{name}: about {ways[name][0].seconds:.3g} s by the cost model")
-    chosen = min(ways, key=lambda name: (ways[name][0].seconds, name), default="")
+                candidates[name].insert(0, narrow)
+        reasons.append(f"{name}: about {candidates[name][0].seconds:.3g} s by the cost model")
+    chosen = min(candidates, key=lambda name: (candidates[name][0].seconds, name), default="")
     if settings.transport != AUTO:
-        if settings.transport not in ways:
+        if settings.transport not in candidates:
             own = f"{settings.transport}: "
             reasons.sort(key=lambda reason: not reason.startswith(own))
             raise ConfigError(
@@ -77,11 +84,11 @@ def choose(
         notes = ["chosen as the cheapest by the cost model", *reasons]
     if chosen in narrower:
         notes.append(narrower[chosen])
-    return chosen, ways[chosen], notes
+    return chosen, candidates[chosen], notes
 
 
-class _Ways:
-    """All ways to satisfy one demand, by name."""
+class _Candidates:
+    """The candidates for one demand, by name."""
 
     def __init__(
         self,
@@ -102,11 +109,11 @@ class _Ways:
         self._kinds = {extent.owner: extent.kind for extent in reversed(extents)}
         self._found = {
             (owner, receiver_set): {
-                chain.name: chain
+                tree.name: tree
                 for sinks in [demand.receiver_sets[receiver_set]]
-                for chain in (
-                    *candidates(owner, sinks, topology, traits),
-                    *lines(owner, manifest.owners, sinks, topology, traits, settings.transport),
+                for tree in (
+                    *direct_and_relayed(owner, sinks, topology, traits),
+                    *chain_broadcasts(owner, manifest.owners, sinks, topology, traits, settings.transport),
                 )
             }
             for owner, receiver_set in sorted(self._nbytes)
@@ -114,7 +121,7 @@ class _Ways:
 
     @property
     def names(self) -> list[str]:
-        """What ways to reach all sinks are called."""
+        """The names of trees that reach all sinks."""
         everybody = self._topology.sinks
         return sorted(
             {
@@ -125,33 +132,35 @@ class _Ways:
             }
         )
 
-    def named(self, name: str) -> Way | Rejected:
-        """The way of that name; to a part of the sinks it may take less, as ``shm`` of ``gloo+shm``."""
-        chains: dict[tuple[int, int], Chain] = {}
+    def named(self, name: str) -> Candidate | Rejected:
+        """The candidate of that name. A part of the sinks may need a part of it only, as ``shm`` of ``gloo+shm``."""
+        trees: dict[tuple[int, int], BroadcastTree] = {}
         load: defaultdict[int, float] = defaultdict(float)
         for key in self._found:
-            chain = self._chain(name, key)
-            if isinstance(chain, Rejected):
-                return chain
-            chains[key] = chain
-            seconds = self._seconds(chain, key)
-            for rank in chain.ranks:
+            tree = self._tree(name, key)
+            if isinstance(tree, Rejected):
+                return tree
+            trees[key] = tree
+            seconds = self._seconds(tree, key)
+            for rank in tree.ranks:
                 load[rank] += seconds
-        return Way(self._demand, chains, max(load.values()))
+        return Candidate(self._demand, trees, max(load.values()))
 
-    def _chain(self, name: str, key: tuple[int, int]) -> Chain | Rejected:
+    def _tree(self, name: str, key: tuple[int, int]) -> BroadcastTree | Rejected:
         found = self._found[key]
         asked = found.get(name, Rejected(name, "there is one place to go, and nobody to pass on to"))
-        if isinstance(asked, Chain) or self._demand.receiver_sets[key[1]] == self._topology.sinks:
+        if isinstance(asked, BroadcastTree) or self._demand.receiver_sets[key[1]] == self._topology.sinks:
             return asked
         allowed = set(transports_of(name))
         others = [
-            chain for chain in found.values() if isinstance(chain, Chain) and allowed >= set(transports_of(chain.name))
+            tree
+            for tree in found.values()
+            if isinstance(tree, BroadcastTree) and allowed >= set(transports_of(tree.name))
         ]
-        return min(others, key=lambda chain: (self._seconds(chain, key), chain.name), default=asked)
+        return min(others, key=lambda tree: (self._seconds(tree, key), tree.name), default=asked)
 
-    def _seconds(self, chain: Chain, key: tuple[int, int]) -> float:
-        return chain.seconds(self._nbytes[key], self._buckets[key], self._kinds[key[0]], self._traits)
+    def _seconds(self, tree: BroadcastTree, key: tuple[int, int]) -> float:
+        return tree.seconds(self._nbytes[key], self._buckets[key], self._kinds[key[0]], self._traits)
 
     def _count(self) -> Mapping[tuple[int, int], int]:
         """How many buckets go from each owner to each receiver set. A range counts as one, even if it is gathered."""
