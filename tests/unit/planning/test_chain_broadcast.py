@@ -48,7 +48,7 @@ def test_given_one_holder_and_many_sinks_then_everybody_sends_each_byte_at_most_
 
 
 @pytest.mark.parametrize(("holders", "sinks"), [(2, 8), (3, 6), (4, 4)])
-def test_given_several_holders_then_each_line_begins_elsewhere_and_links_carry_the_same(
+def test_given_several_holders_then_each_chain_begins_elsewhere_and_links_carry_the_same(
     holders: int, sinks: int
 ) -> None:
     made = chain([f"s{n}" for n in range(holders)], [f"j{n}" for n in range(sinks)])
@@ -62,7 +62,7 @@ def test_given_several_holders_then_each_line_begins_elsewhere_and_links_carry_t
     simulate(made, seed=holders)
 
 
-def test_given_hosts_of_several_sinks_then_the_line_goes_over_their_heads() -> None:
+def test_given_hosts_of_several_sinks_then_the_chain_goes_over_their_heads() -> None:
     made = chain(["a"], ["a", "b", "b", "b", "c", "c"], "read-chain+window")
     verify(made)
     assert [[(leg.sender, leg.receivers) for leg in hop.legs] for hop in made.hops] == [
