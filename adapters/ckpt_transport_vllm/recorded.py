@@ -10,7 +10,16 @@ import torch
 
 from ckpt_transport.errors import UpdateError
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.replay import Place, RecordedLoader, Recording, fingerprint, key_of, needs, record
+from ckpt_transport.replay import (
+    Owner,
+    OwnerKind,
+    RecordedLoader,
+    Recording,
+    fingerprint,
+    key_of,
+    record,
+    required_bytes,
+)
 from ckpt_transport_vllm.layerwise import waits_for_the_end
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta, tensors_of
 from ckpt_transport_vllm.target import Target
@@ -43,7 +52,7 @@ class RecordedModel(RecordedLoader):
         module_of: the name of the module that each target belongs to.
         targets_of: the targets of a module.
         bytes_of: how many bytes are copied to a module.
-        programs_of: numbers of the programs that write to a module.
+        op_groups_of: numbers of the groups of operations that write to a module.
         sources_of: what a module is loaded from.
         left_to_loader: what only the loader loads.
     """
@@ -88,7 +97,7 @@ class RecordedModel(RecordedLoader):
         self._exclude(failed)
         self.verified = True
         self._in_place = self._in_place_now()
-        self.share = needs(self.layout)
+        self.share = required_bytes(self.layout)
 
     def check_in_place(self) -> None:
         """See that what was written in place is where kernels read.
@@ -129,34 +138,34 @@ class RecordedModel(RecordedLoader):
         self.module_of = [target.name.rpartition(".")[0] for target in layout.targets]
         self.targets_of: defaultdict[str, list[int]] = defaultdict(list)
         self.bytes_of: Counter[str] = Counter()
-        self.programs_of: defaultdict[str, set[int]] = defaultdict(set)
+        self.op_groups_of: defaultdict[str, set[int]] = defaultdict(set)
         self.sources_of: defaultdict[str, set[int]] = defaultdict(set)
         self._loaded: set[int] = set()
         for copy in layout.copies:
             self._loaded.add(copy.target)
             self.bytes_of[self.module_of[copy.target]] += copy.nbytes
             self.sources_of[self.module_of[copy.target]].add(copy.source)
-        for number, program in enumerate(layout.programs):
-            if program.sources:
-                self._loaded.update(program.targets)
-            for target in program.targets:
-                self.programs_of[self.module_of[target]].add(number)
-                self.sources_of[self.module_of[target]].update(program.sources)
+        for number, group in enumerate(layout.op_groups):
+            if group.sources:
+                self._loaded.update(group.targets)
+            for target in group.targets:
+                self.op_groups_of[self.module_of[target]].add(number)
+                self.sources_of[self.module_of[target]].update(group.sources)
         for target in sorted(self._loaded):
             self.modes.setdefault(self.module_of[target], ApplyMode.STAGED)
         for number, name in enumerate(self.module_of):
             if name in self.modes:
                 self.targets_of[name].append(number)
-        refused = {each.index for each in layout.refused if each.place is Place.SOURCE}
+        refused = {each.index for each in layout.refused if each.kind is OwnerKind.SOURCE}
         self.left_to_loader = [layout.sources[number] for number in sorted(refused)]
 
     def _not_replayable(self) -> dict[str, str]:
         """Modules that cannot be replayed as a whole, and why."""
         layout = self.layout
-        failed = {self.module_of[each.index]: each.reason for each in layout.refused if each.place is Place.TARGET}
-        for program in layout.programs:
-            if not program.sources:
-                made = (self.module_of[target] for target in program.targets)
+        failed = {self.module_of[each.index]: each.reason for each in layout.refused if each.kind is OwnerKind.TARGET}
+        for group in layout.op_groups:
+            if not group.sources:
+                made = (self.module_of[target] for target in group.targets)
                 failed |= dict.fromkeys(made, "the loader makes it of nothing that comes")
         modules = dict(self._model.named_modules())
         for name in self.modes:
@@ -172,12 +181,16 @@ class RecordedModel(RecordedLoader):
         failed = dict(failed)
         while True:
             self.exclude(
-                {(Place.TARGET, number): failed[name] for number, name in enumerate(self.module_of) if name in failed}
+                {
+                    Owner(OwnerKind.TARGET, number): failed[name]
+                    for number, name in enumerate(self.module_of)
+                    if name in failed
+                }
             )
             more = {
                 self.module_of[each.index]: each.reason
                 for each in self.layout.refused
-                if each.place is Place.TARGET and self.module_of[each.index] not in failed
+                if each.kind is OwnerKind.TARGET and self.module_of[each.index] not in failed
             }
             if not more:
                 break

@@ -37,7 +37,7 @@ class ReplayPass(LoadPass):
         self._tensors: dict[int, torch.Tensor] = {}
         self._replay = Replay(recorded.plans, self._tensors)
         self._left_bytes = Counter(recorded.bytes_of)
-        self._left_programs = {name: set(numbers) for name, numbers in recorded.programs_of.items()}
+        self._left_op_groups = {name: set(numbers) for name, numbers in recorded.op_groups_of.items()}
         self._unstaged = {target for name in self._names(ApplyMode.STAGED) for target in recorded.targets_of[name]}
         self._staged: set[str] = set()
         self._done: set[str] = set()
@@ -136,9 +136,9 @@ class ReplayPass(LoadPass):
         for target, nbytes in written.copied.items():
             self._left_bytes[module_of[target]] -= nbytes
             reached.add(module_of[target])
-        for number in written.programs:
-            for target in self._recorded.layout.programs[number].targets:
-                self._left_programs[module_of[target]].discard(number)
+        for number in written.op_groups:
+            for target in self._recorded.layout.op_groups[number].targets:
+                self._left_op_groups[module_of[target]].discard(number)
                 reached.add(module_of[target])
         return reached
 
@@ -156,7 +156,7 @@ class ReplayPass(LoadPass):
 
     def _lacks(self, name: str) -> bool:
         """Whether something has not come that goes into this module."""
-        return bool(self._left_bytes[name] or self._left_programs.get(name))
+        return bool(self._left_bytes[name] or self._left_op_groups.get(name))
 
     def _process(self, name: str) -> None:
         """A staged module has all of its weights: have vLLM process it."""

@@ -8,12 +8,12 @@
 from ckpt_transport.replay.bindings import fingerprint, named_tensors
 from ckpt_transport.replay.bound import Bound, refuse_unwritable
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans
-from ckpt_transport.replay.layout import Copy, Fill, Gap, Layout, Place, Program, Refusal, Target
+from ckpt_transport.replay.layout import Copy, Fill, Gap, Layout, OpGroup, Owner, OwnerKind, Refusal, Target
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, by_loader_in_words
 from ckpt_transport.replay.module_loading import ModuleLoading
-from ckpt_transport.replay.needs import needs
 from ckpt_transport.replay.record import Load, Recording, key_of, record
 from ckpt_transport.replay.replay import Replay, Written
+from ckpt_transport.replay.required_bytes import required_bytes
 
 __all__ = [
     "Bound",
@@ -26,8 +26,9 @@ __all__ = [
     "Load",
     "LoadPass",
     "ModuleLoading",
-    "Place",
-    "Program",
+    "OpGroup",
+    "Owner",
+    "OwnerKind",
     "RecordedLoader",
     "RecordedLoading",
     "Recording",
@@ -39,7 +40,7 @@ __all__ = [
     "fingerprint",
     "key_of",
     "named_tensors",
-    "needs",
     "record",
     "refuse_unwritable",
+    "required_bytes",
 ]

@@ -11,7 +11,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.replay.layout import Argument, Items, Named, Ref
 
 UNKNOWN = Named("tensor", "unknown")
-"""A tensor that belongs to nobody. No step with one is ever carried out."""
+"""A tensor that belongs to nobody. No operation with one is ever carried out."""
 
 
 def encode(value: Any, place: Callable[[torch.Tensor], Ref | None]) -> Argument:
@@ -50,15 +50,15 @@ def decode(value: Argument, tensor: Callable[[Ref], torch.Tensor], device: torch
 
 def view(storage: torch.Tensor, ref: Ref) -> torch.Tensor:
     """What ``ref`` is, in a tensor that begins where its memory begins."""
-    dtype = dtypes.TORCH[ref.walk.dtype]
+    dtype = dtypes.TORCH[ref.geometry.dtype]
     size = dtype.itemsize
-    strides = [stride // size for stride in ref.walk.strides]
-    start = int(storage.storage_offset()) * storage.itemsize + ref.walk.offset
+    strides = [stride // size for stride in ref.geometry.strides]
+    start = int(storage.storage_offset()) * storage.itemsize + ref.geometry.offset
     empty = torch.empty(0, dtype=dtype, device=storage.device)
     return empty.set_(storage.untyped_storage(), start // size, ref.shape, strides)
 
 
-def operation(name: str) -> Any:
+def torch_operation(name: str) -> Any:
     """The torch operation of that name, as ``aten::exp.default``."""
     namespace, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")

@@ -11,7 +11,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport.replay.layout import Copy, Layout, Place
+from ckpt_transport.replay.layout import Copy, Layout, OwnerKind
 from ckpt_transport.replay.strided_copy import StridedCopy, clip, merge
 from ckpt_transport.replay.torch_copy import TorchCopy
 
@@ -69,10 +69,10 @@ class BucketCopyPlans:
         for copy in layout.copies:
             self._copies[copy.source].append(copy)
         self._together: defaultdict[int, set[int]] = defaultdict(set)
-        for program in layout.programs:
-            for source in program.sources:
-                self._together[source].update(program.targets)
-        self._refused = {each.index for each in layout.refused if each.place is Place.SOURCE}
+        for group in layout.op_groups:
+            for source in group.sources:
+                self._together[source].update(group.targets)
+        self._refused = {each.index for each in layout.refused if each.kind is OwnerKind.SOURCE}
         self._known: dict[object, BucketCopyPlan] = {}
         self._used: set[object] = set()
 

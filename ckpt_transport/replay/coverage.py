@@ -6,11 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport import dtypes
-from ckpt_transport.replay.layout import Copy, Fill, Gap, Place, Program, Ref, Target, Walk
-from ckpt_transport.replay.memory_map import Targets, begin_of
-from ckpt_transport.replay.runs import Runs, TooFineError, intervals, merged, overlaps, remainder, runs
+from ckpt_transport.replay.byte_ranges import (
+    EqualRanges,
+    TooFineError,
+    in_order,
+    missing_of,
+    overlaps,
+    union,
+)
+from ckpt_transport.replay.layout import Copy, Fill, Gap, Geometry, OpGroup, Target
+from ckpt_transport.replay.memory_map import Targets, begin_of, ranges_at
 
-Writer = Copy | Fill | Program
+Writer = Copy | Fill | OpGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,7 @@ class Coverage:
 class _Write:
     writer: Writer
     target: int
-    part: Runs
+    part: EqualRanges
 
 
 def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -> Coverage:
@@ -40,7 +47,7 @@ def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -
 
     Args:
         targets: what there is to write.
-        writers: copies, fills and programs, in the order of the loader.
+        writers: copies, fills and groups of operations, in the order of the loader.
         sources: names of the checkpoint's tensors, for messages.
     """
     clashes: dict[int, str] = {}
@@ -49,21 +56,20 @@ def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -
     by_storage: dict[int, list[_Write]] = {storage: [] for storage in targets.in_storage}
     storage_of = {index: storage for storage, indices in targets.in_storage.items() for index in indices}
     for writer in writers:
-        for target, shape, walk in _walks(writer):
+        for target, shape, geometry in _geometries(writer):
             start = begin_of(targets.tensors[target])
-            size = dtypes.TORCH[walk.dtype].itemsize
             try:
-                part = runs(start + walk.offset, shape, walk.strides, size)
+                part = ranges_at(geometry, shape, start)
             except TooFineError as error:
                 clashes[target] = f"is written in {error}"
                 continue
             by_storage[storage_of[target]].append(_Write(writer, target, part))
     for storage, writes in by_storage.items():
         lasting = [write for write in writes if not isinstance(write.writer, Fill)]
-        starts, ends, numbers = intervals(write.part for write in lasting)
+        starts, ends, numbers = in_order(write.part for write in lasting)
         for one, other in overlaps(starts, ends, numbers):
             first, second = lasting[one].writer, lasting[other].writer
-            if first is second and isinstance(first, Program):
+            if first is second and isinstance(first, OpGroup):
                 continue
             both = " and ".join(sorted({_called(first, sources), _called(second, sources)}))
             reason = f"is written more than once, by {both}"
@@ -71,22 +77,21 @@ def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -
         left, clash = _fills(writes)
         fills += left
         clashes |= clash
-        starts, ends, _ = intervals(write.part for write in writes)
-        starts, ends = merged(starts, ends)
+        starts, ends, _ = in_order(write.part for write in writes)
+        starts, ends = union(starts, ends)
         for index in targets.in_storage[storage]:
             begin, end = targets.span(index)
-            nbytes = sum(stop - start for start, stop in remainder(starts, ends, begin, end))
+            nbytes = sum(stop - start for start, stop in missing_of(starts, ends, begin, end))
             if nbytes:
                 gaps.append(Gap(index, nbytes, _why(targets.values[index], nbytes, end - begin)))
     return Coverage(clashes, tuple(fills), tuple(gaps))
 
 
-def _walks(writer: Writer) -> Iterator[tuple[int, tuple[int, ...], Walk]]:
-    if isinstance(writer, Program):
-        for step in writer.steps:
-            written = step.args[0] if step.args and not step.results else None
-            if isinstance(written, Ref) and written.place is Place.TARGET:
-                yield written.index, written.shape, written.walk
+def _geometries(writer: Writer) -> Iterator[tuple[int, tuple[int, ...], Geometry]]:
+    if isinstance(writer, OpGroup):
+        for operation in writer.operations:
+            if (written := operation.written) is not None:
+                yield written.index, written.shape, written.geometry
     else:
         yield writer.target, writer.shape, writer.write
 
@@ -99,25 +104,25 @@ def _fills(writes: Sequence[_Write]) -> tuple[list[Fill], dict[int, str]]:
         if not isinstance(write.writer, Fill):
             continue
         loaded = (each.part for each in writes[:number] if not isinstance(each.writer, Fill))
-        before = merged(*intervals(loaded)[:2])
-        after = merged(*intervals(each.part for each in writes[number + 1 :])[:2])
+        before = union(*in_order(loaded)[:2])
+        after = union(*in_order(each.part for each in writes[number + 1 :])[:2])
         fill = write.writer
         size = dtypes.TORCH[fill.write.dtype].itemsize
         target_start = int(write.part.starts[0]) - fill.write.offset if write.part.starts.size else 0
         for start in write.part.starts.tolist():
             stop = start + write.part.nbytes
-            if sum(b - a for a, b in remainder(*before, start, stop)) != stop - start:
+            if sum(b - a for a, b in missing_of(*before, start, stop)) != stop - start:
                 clashes[write.target] = "is filled with a constant after it was loaded"
-            for a, b in remainder(*after, start, stop):
-                walk = Walk(a - target_start, (size,), fill.write.dtype)
-                kept.append(Fill(fill.target, ((b - a) // size,), walk, fill.value))
+            for a, b in missing_of(*after, start, stop):
+                geometry = Geometry(a - target_start, (size,), fill.write.dtype)
+                kept.append(Fill(fill.target, ((b - a) // size,), geometry, fill.value))
     return kept, clashes
 
 
 def _called(writer: Writer, sources: Sequence[str]) -> str:
     if isinstance(writer, Copy):
         return sources[writer.source]
-    if isinstance(writer, Program):
+    if isinstance(writer, OpGroup):
         return ", ".join(sources[index] for index in writer.sources) or "a constant"
     return "a constant"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
+from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
@@ -13,7 +14,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
 
 
-class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Geometry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where the elements of a copy lie in a tensor's memory.
 
     Attributes:
@@ -40,8 +41,8 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source: int
     target: int
     shape: tuple[int, ...]
-    read: Walk
-    write: Walk
+    read: Geometry
+    write: Geometry
 
     @property
     def nbytes(self) -> int:
@@ -54,32 +55,45 @@ class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     target: int
     shape: tuple[int, ...]
-    write: Walk
+    write: Geometry
     value: bool | int | float
 
 
-class Place(enum.StrEnum):
-    """Whose memory an argument of a step is in."""
+class OwnerKind(enum.StrEnum):
+    """What memory belongs to: a tensor of the checkpoint, one of the module, or what an operation has made."""
 
     SOURCE = "source"
     TARGET = "target"
     RESULT = "result"
 
 
-class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref"):
-    """A tensor as a step sees it.
+@dataclass(frozen=True, slots=True, order=True)
+class Owner:
+    """What memory belongs to.
 
     Attributes:
-        place: what it is a view of.
-        index: which source or target, or which result of an earlier step of the same program.
-        shape: in elements.
-        walk: where they lie in that tensor's memory.
+        kind: which of these it is.
+        index: of the source; of the target, or of the first one in that memory; of the result.
     """
 
-    place: Place
+    kind: OwnerKind
+    index: int
+
+
+class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref"):
+    """A tensor as an operation sees it.
+
+    Attributes:
+        kind: what it is a view of.
+        index: which source or target, or which result of an earlier operation of the same group.
+        shape: in elements.
+        geometry: where they lie in that tensor's memory.
+    """
+
+    kind: OwnerKind
     index: int
     shape: tuple[int, ...]
-    walk: Walk
+    geometry: Geometry
 
 
 class Named(msgspec.Struct, frozen=True, array_like=True, tag="named"):
@@ -98,7 +112,7 @@ class Items(msgspec.Struct, frozen=True, array_like=True, tag="items"):
 Argument = None | bool | int | float | str | Ref | Named | Items
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True):
+class Operation(msgspec.Struct, frozen=True, array_like=True):
     """One operation of torch.
 
     Attributes:
@@ -112,13 +126,19 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
     kwargs: dict[str, Argument]
     results: tuple[int, ...]
 
+    @property
+    def written(self) -> Ref | None:
+        """What it writes of a target; None when it writes none."""
+        written = self.args[0] if self.args and not self.results else None
+        return written if isinstance(written, Ref) and written.kind is OwnerKind.TARGET else None
 
-class Program(msgspec.Struct, frozen=True, array_like=True):
+
+class OpGroup(msgspec.Struct, frozen=True, array_like=True):
     """Operations that must run in this order, once all of ``sources`` are there."""
 
     sources: tuple[int, ...]
     targets: tuple[int, ...]
-    steps: tuple[Step, ...]
+    operations: tuple[Operation, ...]
 
 
 class Target(msgspec.Struct, frozen=True, array_like=True):
@@ -144,12 +164,12 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
     """A tensor that only the loader itself can load, and why.
 
     Attributes:
-        place: SOURCE or TARGET.
+        kind: SOURCE or TARGET.
         index: into the layout's sources or targets.
         reason: in words.
     """
 
-    place: Place
+    kind: OwnerKind
     index: int
     reason: str
 
@@ -166,13 +186,13 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     """Which slice of which tensor a loader puts where.
 
     Attributes:
-        key: what it holds for: see :func:`~ckpt_transport.replay.key.key_of`.
+        key: what it holds for: see :func:`~ckpt_transport.replay.key_of`.
         sources: the tensors of the checkpoint.
         targets: the parameters and buffers that can be loaded.
-        copies, fills, programs: all that the loader does. Each byte is written by one of them, or by none.
+        copies, fills, op_groups: all that the loader does. Each byte is written by one of them, or by none.
         gaps: what none of them writes.
         unread: sources that the loader was not seen to use.
-        refused: what is not understood; it is in no copy, fill or program.
+        refused: what is not understood; it is in no copy, fill or group of operations.
     """
 
     key: str
@@ -180,7 +200,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     targets: tuple[Target, ...]
     copies: tuple[Copy, ...]
     fills: tuple[Fill, ...]
-    programs: tuple[Program, ...]
+    op_groups: tuple[OpGroup, ...]
     gaps: tuple[Gap, ...]
     unread: tuple[int, ...]
     refused: tuple[Refusal, ...]
@@ -203,13 +223,13 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         """SHA-256 of the encoded layout, in hexadecimal."""
         return hashlib.sha256(self.encode()).hexdigest()
 
-    def name_of(self, place: Place, index: int) -> str:
+    def name_of(self, kind: OwnerKind, index: int) -> str:
         """The name of a source or target."""
-        return (self.sources if place is Place.SOURCE else self.targets)[index].name
+        return (self.sources if kind is OwnerKind.SOURCE else self.targets)[index].name
 
     def why(self, limit: int = 3) -> str:
         """The refusals in one line; empty when there are none."""
-        told = sorted({f"{self.name_of(each.place, each.index)}: {each.reason}" for each in self.refused})
+        told = sorted({f"{self.name_of(each.kind, each.index)}: {each.reason}" for each in self.refused})
         more = f" (and {len(told) - limit} more)" if len(told) > limit else ""
         return "; ".join(told[:limit]) + more
 

@@ -16,8 +16,9 @@ from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import Share, TensorSpec, digest_of
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans
+from ckpt_transport.replay.exclude_unsupported import exclude_unsupported
+from ckpt_transport.replay.layout import Owner
 from ckpt_transport.replay.record import Recording
-from ckpt_transport.replay.refusing import Tensor, refusing
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,9 @@ class RecordedLoader:
         """Whether the loader would still do what was recorded, as far as that hangs on values and not on the model."""
         return self.recording.holds
 
-    def exclude(self, reasons: Mapping[Tensor, str]) -> None:
+    def exclude(self, reasons: Mapping[Owner, str]) -> None:
         """Leave tensors to the loader, and with them all that is loaded together with one of them."""
-        self.layout = refusing(self.layout, reasons)
+        self.layout = exclude_unsupported(self.layout, reasons)
         self.plans = BucketCopyPlans(self.layout)
 
 

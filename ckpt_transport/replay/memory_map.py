@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.replay.bindings import plain
-from ckpt_transport.replay.layout import Place, Target, Walk
+from ckpt_transport.replay.byte_ranges import EqualRanges, ranges_of
+from ckpt_transport.replay.layout import Geometry, Owner, OwnerKind, Target
 from ckpt_transport.replay.standins import StandIns
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A tensor of the checkpoint, the memory of targets, or what an operation made.
-
-    Attributes:
-        place: which of these.
-        index: of the source; of the first target in that memory; of the result.
-    """
-
-    place: Place
-    index: int
 
 
 def storage_key(tensor: torch.Tensor) -> int:
@@ -69,7 +56,7 @@ class Targets:
     def span(self, index: int) -> tuple[int, int]:
         """Where in its storage a target begins and ends, in bytes."""
         tensor = self.tensors[index]
-        return span(walk_of(tensor), tensor.shape, tensor.itemsize)
+        return span(geometry_of(tensor), tensor.shape, tensor.itemsize)
 
     def at(self, storage: int, begin: int, end: int) -> int:
         """The target in that storage which holds these bytes; the first one when none of them does."""
@@ -87,19 +74,28 @@ def begin_of(tensor: torch.Tensor) -> int:
     return int(tensor.storage_offset()) * tensor.itemsize
 
 
-def walk_of(tensor: torch.Tensor) -> Walk:
+def geometry_of(tensor: torch.Tensor) -> Geometry:
     """Where the elements of a tensor lie in its storage."""
     size = tensor.itemsize
     strides = tuple(stride * size for stride in tensor.stride())
-    return Walk(begin_of(tensor), strides, dtypes.name_of(tensor.dtype))
+    return Geometry(begin_of(tensor), strides, dtypes.name_of(tensor.dtype))
 
 
-def span(walk: Walk, shape: tuple[int, ...] | torch.Size, itemsize: int) -> tuple[int, int]:
-    """First and last byte (exclusive) that a walk touches."""
+def span(geometry: Geometry, shape: tuple[int, ...] | torch.Size, itemsize: int) -> tuple[int, int]:
+    """First and last byte (exclusive) that elements of this geometry touch."""
     if 0 in shape:
-        return walk.offset, walk.offset
-    last = sum((count - 1) * stride for count, stride in zip(shape, walk.strides, strict=True))
-    return walk.offset, walk.offset + last + itemsize
+        return geometry.offset, geometry.offset
+    last = sum((count - 1) * stride for count, stride in zip(shape, geometry.strides, strict=True))
+    return geometry.offset, geometry.offset + last + itemsize
+
+
+def ranges_at(geometry: Geometry, shape: Sequence[int], start: int = 0) -> EqualRanges:
+    """The ranges of bytes that elements cover, in memory in which offsets count from byte ``start``.
+
+    Raises:
+        TooFineError: as :func:`ranges_of`.
+    """
+    return ranges_of(start + geometry.offset, shape, geometry.strides, dtypes.TORCH[geometry.dtype].itemsize)
 
 
 class MemoryMap:
@@ -110,9 +106,9 @@ class MemoryMap:
         self._owners: dict[int, Owner] = {}
         self.results: list[torch.Tensor] = []
         for index, tensor in enumerate(standins.tensors):
-            self._owners[storage_key(tensor)] = Owner(Place.SOURCE, index)
+            self._owners[storage_key(tensor)] = Owner(OwnerKind.SOURCE, index)
         for storage, indices in targets.in_storage.items():
-            self._owners[storage] = Owner(Place.TARGET, indices[0])
+            self._owners[storage] = Owner(OwnerKind.TARGET, indices[0])
 
     def owner(self, tensor: torch.Tensor) -> Owner | None:
         """Whose memory it is; None when nobody knows."""
@@ -120,26 +116,26 @@ class MemoryMap:
         found = self._owners.get(storage)
         if found is None and tensor.is_cpu and tensor.numel():
             at = self._standins.at(tensor.data_ptr())
-            return None if at is None else Owner(Place.SOURCE, at[0])
-        if found is not None and found.place is Place.TARGET and len(self._targets.in_storage[storage]) > 1:
-            begin, end = span(walk_of(tensor), tensor.shape, tensor.itemsize)
-            return Owner(Place.TARGET, self._targets.at(storage, begin, end))
+            return None if at is None else Owner(OwnerKind.SOURCE, at[0])
+        if found is not None and found.kind is OwnerKind.TARGET and len(self._targets.in_storage[storage]) > 1:
+            begin, end = span(geometry_of(tensor), tensor.shape, tensor.itemsize)
+            return Owner(OwnerKind.TARGET, self._targets.at(storage, begin, end))
         return found
 
-    def walk(self, tensor: torch.Tensor, owner: Owner) -> Walk:
+    def geometry(self, tensor: torch.Tensor, owner: Owner) -> Geometry:
         """Where its elements lie in the owner's memory."""
-        walk = walk_of(tensor)
+        geometry = geometry_of(tensor)
         start = 0
-        if owner.place is Place.TARGET:
+        if owner.kind is OwnerKind.TARGET:
             start = begin_of(self._targets.tensors[owner.index])
-        elif owner.place is Place.SOURCE and storage_key(tensor) not in self._owners:
+        elif owner.kind is OwnerKind.SOURCE and storage_key(tensor) not in self._owners:
             at = self._standins.at(tensor.data_ptr())
             assert at is not None
-            return Walk(at[1], walk.strides, walk.dtype)
-        return Walk(walk.offset - start, walk.strides, walk.dtype)
+            return Geometry(at[1], geometry.strides, geometry.dtype)
+        return Geometry(geometry.offset - start, geometry.strides, geometry.dtype)
 
     def add_result(self, tensor: torch.Tensor) -> int:
         """Take the memory of ``tensor`` as a new result."""
         self.results.append(tensor)
-        self._owners[storage_key(tensor)] = Owner(Place.RESULT, len(self.results) - 1)
+        self._owners[storage_key(tensor)] = Owner(OwnerKind.RESULT, len(self.results) - 1)
         return len(self.results) - 1

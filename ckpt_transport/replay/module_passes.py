@@ -13,9 +13,9 @@ from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import Share
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, UnknownTensorError
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, by_loader_in_words, logger
-from ckpt_transport.replay.needs import needs
 from ckpt_transport.replay.record import Load
 from ckpt_transport.replay.replay import Replay
+from ckpt_transport.replay.required_bytes import required_bytes
 
 Memory = Mapping[str, torch.Tensor]
 """The tensors of the module, as plain memory, by name."""
@@ -116,8 +116,8 @@ class ReplayPass(LoaderPass):
 
     def _steps(self) -> str:
         layout = self._recorded.layout
-        programs = f", {len(layout.programs)} programs" if layout.programs else ""
-        return f"{len(layout.copies)} copies in {self._recorded.plans.copy_count}{programs}"
+        groups = f", {len(layout.op_groups)} groups of operations" if layout.op_groups else ""
+        return f"{len(layout.copies)} copies in {self._recorded.plans.copy_count}{groups}"
 
     def _refuse(self, reason: str) -> None:
         self._refusal = self._recorded.refusal = reason
@@ -147,7 +147,8 @@ class ComparedPass(ReplayPass):
 
     def _in_words(self) -> str:
         recorded = self._recorded
-        recorded.verified, recorded.loader_seconds, recorded.share = True, self._seconds, needs(recorded.layout)
+        recorded.verified, recorded.share = True, required_bytes(recorded.layout)
+        recorded.loader_seconds = self._seconds
         return (
             f"recorded in {recorded.recording_seconds:.3f} s ({self._steps()}), loaded by the loader in "
             f"{self._seconds:.3f} s, replayed in {self._replaying:.3f} s and found to be the same"

@@ -16,12 +16,12 @@ from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bindings import Bindings
 from ckpt_transport.replay.coverage import check
-from ckpt_transport.replay.layout import Copy, Layout, Place, Program
-from ckpt_transport.replay.memory_map import Owner, Targets, storage_key
-from ckpt_transport.replay.programs import gather
+from ckpt_transport.replay.exclude_unsupported import exclude_unsupported, touched_by
+from ckpt_transport.replay.layout import Copy, Layout, OpGroup, Owner, OwnerKind
+from ckpt_transport.replay.memory_map import Targets, storage_key
+from ckpt_transport.replay.op_groups import gather
 from ckpt_transport.replay.recorder import Recorder
 from ckpt_transport.replay.refused_writes import RefusedWrites
-from ckpt_transport.replay.refusing import refusing, touched
 from ckpt_transport.replay.standins import StandIns
 
 Load = Callable[[Iterable[tuple[str, torch.Tensor]]], object]
@@ -126,18 +126,18 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
     refused = dict(recorder.refused)
     _refuse_changed(changed, targets, refused)
     for index in watch.kept():
-        refused.setdefault(Owner(Place.SOURCE, index), "is kept by the loader after it has returned")
+        refused.setdefault(Owner(OwnerKind.SOURCE, index), "is kept by the loader after it has returned")
     for result in _Watch(recorder.memory.results).kept_results():
         for index in recorder.origins[result]:
-            refused.setdefault(Owner(Place.SOURCE, index), "is in something that the loader keeps")
+            refused.setdefault(Owner(OwnerKind.SOURCE, index), "is in something that the loader keeps")
     writers = gather(recorder.events, recorder.rewritten)
     coverage = check(targets, writers, [spec.name for spec in specs])
     for target, reason in coverage.clashes.items():
-        refused.setdefault(Owner(Place.TARGET, target), reason)
-    written = {target for writer in writers for target in touched(writer)[1]}
+        refused.setdefault(Owner(OwnerKind.TARGET, target), reason)
+    written = {target for writer in writers for target in touched_by(writer)[1]}
     for guard in recorder.guards:
         owner = recorder.memory.owner(guard)
-        if owner is not None and owner.place is Place.TARGET and owner.index in written:
+        if owner is not None and owner.kind is OwnerKind.TARGET and owner.index in written:
             refused.setdefault(owner, "is looked at by the loader before it is loaded")
     everything = Layout(
         key,
@@ -145,12 +145,12 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
         tuple(targets.values),
         tuple(writer for writer in writers if isinstance(writer, Copy)),
         coverage.fills,
-        tuple(writer for writer in writers if isinstance(writer, Program)),
+        tuple(writer for writer in writers if isinstance(writer, OpGroup)),
         coverage.gaps,
         tuple(n for n, spec in enumerate(specs) if spec.nbytes and n not in recorder.used),
         (),
     )
-    layout = refusing(everything, {(owner.place, owner.index): reason for owner, reason in refused.items()})
+    layout = exclude_unsupported(everything, refused)
     looked_at = {storage_key(tensor): tensor for tensor in recorder.guards}
     memory = [_memory_of(tensor) for tensor in looked_at.values()]
     return Recording(
@@ -184,7 +184,7 @@ def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owne
     for name in changed:
         if name not in index:
             raise RecordingError(f"the loader adds {name} to the module")
-        refused.setdefault(Owner(Place.TARGET, index[name]), "is bound to another tensor by the loader")
+        refused.setdefault(Owner(OwnerKind.TARGET, index[name]), "is bound to another tensor by the loader")
 
 
 class _Watch:

@@ -2,9 +2,9 @@
 
 A loader is Python that cuts, joins and copies tensors, so all it does to them passes through torch's dispatcher
 (:class:`torch.utils._python_dispatch.TorchDispatchMode`). Views need no note: any tensor's memory, offset and strides
-say what it is a view of. Copies into a target are noted; operations that make or change tensors on the way become
-steps of a program, their results on the ``meta`` device. What an allow-list does not hold is *murky*: it does no harm
-until it is written to a target, or a value is read out of it.
+say what it is a view of. Copies into a target are noted, and so are operations that make or change tensors on the way;
+their results are on the ``meta`` device. What an operation makes that is on no list is *opaque*: it does no harm until
+it is written to a target, or a value is read out of it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ckpt_transport import dtypes
 from ckpt_transport.replay.arguments import encode
-from ckpt_transport.replay.layout import Copy, Fill, Place, Ref, Step
-from ckpt_transport.replay.memory_map import MemoryMap, Owner, Targets, storage_key
-from ckpt_transport.replay.runs import TooFineError, intervals, merged, remainder, runs
+from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError, in_order, missing_of, union
+from ckpt_transport.replay.layout import Copy, Fill, Operation, Owner, OwnerKind, Ref
+from ckpt_transport.replay.memory_map import MemoryMap, Targets, ranges_at, storage_key
 from ckpt_transport.replay.standins import StandIns
 
 aten = torch.ops.aten
@@ -38,7 +37,7 @@ MAKES = frozenset(
 
 WRITES = frozenset({aten.copy_.default, aten.fill_.Scalar, aten.zero_.default})
 
-Event = Copy | Fill | Step
+Event = Copy | Fill | Operation
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -49,7 +48,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         refused: sources and targets that something was done with which is not understood, with the first reason.
         used: sources that were seen to be used.
         origins: for each result, the sources it comes from.
-        rewritten: targets that steps read and write again.
+        rewritten: targets that operations read and write again.
         guards: tensors whose values the loader looked at, and that belong to nobody.
         written: targets that were written, or may have been.
         astray: memory that is not the module's and that sources were written to: its key, and these sources.
@@ -65,7 +64,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.guards: list[torch.Tensor] = []
         self.written: set[int] = set()
         self.astray: list[tuple[int, frozenset[int]]] = []
-        self._murky: dict[int, str] = {}
+        self._opaque: dict[int, str] = {}
         self._targets = targets
         self.memory = MemoryMap(standins, targets)
 
@@ -86,7 +85,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _copy(self, written: torch.Tensor, read: torch.Tensor, *_: Any) -> torch.Tensor:
         to, of = self.memory.owner(written), self.memory.owner(read)
-        if to is None or to.place is not Place.TARGET or of is None or of.place is not Place.SOURCE:
+        if to is None or to.kind is not OwnerKind.TARGET or of is None or of.kind is not OwnerKind.SOURCE:
             result: torch.Tensor = self._write(aten.copy_.default, (written, read), {})
             return result
         if read.is_conj() or read.is_neg() or written.is_conj() or written.is_neg():
@@ -95,8 +94,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return written
         read = read.expand(written.shape)
         self.used.add(of.index)
-        walks = self.memory.walk(read, of), self.memory.walk(written, to)
-        self.events.append(Copy(of.index, to.index, tuple(written.shape), *walks))
+        geometries = self.memory.geometry(read, of), self.memory.geometry(written, to)
+        self.events.append(Copy(of.index, to.index, tuple(written.shape), *geometries))
         return written
 
     def _write(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -111,40 +110,40 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         to = None if written is None else self.memory.owner(written)
         returned = func._schema.returns
         if func.namespace != "aten" or len(returned) != 1 or not name.split(".")[1].endswith("_"):
-            self.written |= {owner.index for owner in owned if owner.place is Place.TARGET}
+            self.written |= {owner.index for owner in owned if owner.kind is OwnerKind.TARGET}
             self._refuse(f"goes through {name}, which may write any of its arguments", *owned)
             return written
         assert written is not None
         if to is None:
-            if any(owner.place is not Place.TARGET for owner in owned):
+            if any(owner.kind is not OwnerKind.TARGET for owner in owned):
                 self.astray.append((storage_key(written), self._sources(owned)))
                 self._refuse("is written to a tensor that is neither a parameter nor a buffer", *owned)
             else:
                 self._refuse("is read before it is loaded", *owned)
             return written
-        if to.place is Place.SOURCE:
+        if to.kind is OwnerKind.SOURCE:
             self._refuse(f"is overwritten by the loader itself, by {name}", *owned)
             return written
-        if to.place is Place.TARGET:
+        if to.kind is OwnerKind.TARGET:
             self.written.add(to.index)
         constant = _constant(func, args, self.memory)
         if constant is not None:
             func, args, kwargs = aten.fill_.Scalar, (written, constant), {}
-            if to.place is Place.TARGET:
-                walk = self.memory.walk(written, to)
-                self.events.append(Fill(to.index, tuple(written.shape), walk, constant))
+            if to.kind is OwnerKind.TARGET:
+                geometry = self.memory.geometry(written, to)
+                self.events.append(Fill(to.index, tuple(written.shape), geometry, constant))
                 return written
         reason = self._reason(func, [*args[1:], *kwargs.values()])
-        if func is not aten.copy_.default and func not in WRITES and not reason and to.place is Place.TARGET:
+        if func is not aten.copy_.default and func not in WRITES and not reason and to.kind is OwnerKind.TARGET:
             reason = self._reason(func, [written])
-        if to.place is Place.TARGET and reason:
+        if to.kind is OwnerKind.TARGET and reason:
             self._refuse(reason, to, *owned)
             return written
-        if to.place is Place.RESULT:
+        if to.kind is OwnerKind.RESULT:
             if self._constants(owned):
                 func(*args, **kwargs)
             self._derive(to.index, owned, reason)
-        self._step(func, args, kwargs, ())
+        self._note(func, args, kwargs, ())
         return written
 
     def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -152,7 +151,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owned = [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
         if tensors and not owned:
             return func(*args, **kwargs)
-        if owned and all(owner.place is Place.TARGET for owner in owned) and not self._loaded(tensors):
+        if owned and all(owner.kind is OwnerKind.TARGET for owner in owned) and not self._loaded(tensors):
             self._guard(tensors)
             return func(*args, **kwargs)
         reason = self._reason(func, [*args, *kwargs.values()])
@@ -169,14 +168,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers.append(self.memory.add_result(tensor))
             self.origins.append(frozenset())
             self._derive(numbers[-1], owned, reason)
-        self._step(func, args, kwargs, tuple(numbers))
+        self._note(func, args, kwargs, tuple(numbers))
         return output
 
     def _look(self, func: Any, args: Any, kwargs: Any) -> None:
         """A value is read out of a tensor, so what the loader does next may depend on it."""
         tensors = list(_tensors(args, kwargs))
         owned = [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
-        if owned and all(owner.place is Place.TARGET for owner in owned) and not self._loaded(tensors):
+        if owned and all(owner.kind is OwnerKind.TARGET for owner in owned) and not self._loaded(tensors):
             self._guard(tensors)
         elif not self._constants(owned):
             self._refuse(f"is looked at by the loader ({func}), which may then do something else", *owned)
@@ -193,9 +192,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             owner = self.memory.owner(tensor)
             if owner is None:
                 return "is made with a tensor of unknown origin"
-            if owner.place is Place.RESULT and owner.index in self._murky:
-                return self._murky[owner.index]
-            if owner.place is Place.TARGET:
+            if owner.kind is OwnerKind.RESULT and owner.index in self._opaque:
+                return self._opaque[owner.index]
+            if owner.kind is OwnerKind.TARGET:
                 if not self._loaded([tensor]):
                     return "is made with the old value of " + self._targets.values[owner.index].name
                 self.rewritten.add(owner.index)
@@ -204,9 +203,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _constants(self, owned: list[Owner]) -> bool:
         """Whether these are results that depend on nothing, so that their values are at hand."""
         return all(
-            owner.place is Place.RESULT
+            owner.kind is OwnerKind.RESULT
             and not self.origins[owner.index]
-            and owner.index not in self._murky
+            and owner.index not in self._opaque
             and not self.memory.results[owner.index].is_meta
             for owner in owned
         )
@@ -215,37 +214,39 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether all that these views of targets show has been written in this recording."""
         for tensor in tensors:
             owner = self.memory.owner(tensor)
-            if owner is None or owner.place is not Place.TARGET:
+            if owner is None or owner.kind is not OwnerKind.TARGET:
                 continue
-            walk = self.memory.walk(tensor, owner)
+            geometry = self.memory.geometry(tensor, owner)
             try:
-                begin, end = merged(*intervals(_written(self.events, owner.index))[:2])
-                wanted = runs(walk.offset, tensor.shape, walk.strides, tensor.itemsize)
+                begin, end = union(*in_order(_written(self.events, owner.index))[:2])
+                wanted = ranges_at(geometry, tensor.shape)
             except TooFineError:
                 return False
-            if any(remainder(begin, end, start, start + wanted.nbytes) for start in wanted.starts.tolist()):
+            if any(missing_of(begin, end, start, start + wanted.nbytes) for start in wanted.starts.tolist()):
                 return False
         return True
 
     def _derive(self, result: int, owned: list[Owner], reason: str) -> None:
         """``result`` now depends on these as well."""
         for owner in owned:
-            if owner.place is Place.RESULT:
-                reason = reason or self._murky.get(owner.index, "")
+            if owner.kind is OwnerKind.RESULT:
+                reason = reason or self._opaque.get(owner.index, "")
         self.origins[result] |= self._sources(owned)
         if reason:
-            self._murky.setdefault(result, reason)
+            self._opaque.setdefault(result, reason)
 
     def _sources(self, owned: list[Owner]) -> frozenset[int]:
         """The sources that these are, or were made of."""
-        sources = {owner.index for owner in owned if owner.place is Place.SOURCE}
-        return frozenset(sources).union(*(self.origins[each.index] for each in owned if each.place is Place.RESULT))
+        sources = {owner.index for owner in owned if owner.kind is OwnerKind.SOURCE}
+        return frozenset(sources).union(*(self.origins[each.index] for each in owned if each.kind is OwnerKind.RESULT))
 
     def _refuse(self, reason: str, *owners: Owner) -> None:
         for owner in owners:
-            if owner.place is Place.RESULT:
+            if owner.kind is OwnerKind.RESULT:
                 for source in self.origins[owner.index]:
-                    self.refused.setdefault(Owner(Place.SOURCE, source), self._murky.get(owner.index, "") or reason)
+                    self.refused.setdefault(
+                        Owner(OwnerKind.SOURCE, source), self._opaque.get(owner.index, "") or reason
+                    )
             else:
                 self.refused.setdefault(owner, reason)
 
@@ -254,18 +255,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # -- notes ------------------------------------------------------------------------------------------------------
 
-    def _step(self, func: Any, args: Any, kwargs: Any, results: tuple[int, ...]) -> None:
+    def _note(self, func: Any, args: Any, kwargs: Any, results: tuple[int, ...]) -> None:
         def place(tensor: torch.Tensor) -> Ref | None:
             owner = self.memory.owner(tensor)
             if owner is None:
                 return None
-            if owner.place is Place.SOURCE:
+            if owner.kind is OwnerKind.SOURCE:
                 self.used.add(owner.index)
-            return Ref(owner.place, owner.index, tuple(tensor.shape), self.memory.walk(tensor, owner))
+            return Ref(owner.kind, owner.index, tuple(tensor.shape), self.memory.geometry(tensor, owner))
 
         encoded = tuple(encode(value, place) for value in args)
         named = {name: encode(value, place) for name, value in kwargs.items()}
-        self.events.append(Step(f"{func.namespace}::{func.__name__}", encoded, named, results))
+        self.events.append(Operation(f"{func.namespace}::{func.__name__}", encoded, named, results))
 
 
 def _tensors(args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
@@ -316,14 +317,11 @@ def _constant(func: Any, args: Any, memory: MemoryMap) -> bool | int | float | N
     return value if isinstance(value, (bool, int, float)) else None
 
 
-def _written(events: list[Event], target: int) -> Iterator[Any]:
-    """Runs of bytes of a target that were written so far."""
+def _written(events: list[Event], target: int) -> Iterator[EqualRanges]:
+    """Ranges of bytes of a target that were written so far."""
     for event in events:
-        if isinstance(event, (Copy, Fill)) and event.target == target:
-            yield runs(event.write.offset, event.shape, event.write.strides, dtypes.TORCH[event.write.dtype].itemsize)
-        elif isinstance(event, Step) and not event.results:
-            written = event.args[0]
-            if isinstance(written, Ref) and written.place is Place.TARGET and written.index == target:
-                yield runs(
-                    written.walk.offset, written.shape, written.walk.strides, dtypes.TORCH[written.walk.dtype].itemsize
-                )
+        if isinstance(event, Operation):
+            if (written := event.written) is not None and written.index == target:
+                yield ranges_at(written.geometry, written.shape)
+        elif event.target == target:
+            yield ranges_at(event.write, event.shape)

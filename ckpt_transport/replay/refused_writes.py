@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ckpt_transport.replay.layout import Place
-from ckpt_transport.replay.memory_map import MemoryMap, Owner
+from ckpt_transport.replay.layout import Owner, OwnerKind
+from ckpt_transport.replay.memory_map import MemoryMap
 
 
 class RefusedWrites(TorchFunctionMode):
@@ -34,7 +34,7 @@ class RefusedWrites(TorchFunctionMode):
             if isinstance(written, torch.Tensor) and not written.is_inference():
                 with torch._C.DisableTorchFunctionSubclass():
                     owner = self._memory.owner(written)
-                self.refused = owner if owner is not None and owner.place is Place.TARGET else None
+                self.refused = owner if owner is not None and owner.kind is OwnerKind.TARGET else None
             raise
 
 

@@ -10,19 +10,19 @@ import torch
 
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import Nearby, copy_views
-from ckpt_transport.replay.arguments import decode, operation, view
+from ckpt_transport.replay.arguments import decode, torch_operation, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
-from ckpt_transport.replay.layout import Fill, Place, Program, Ref
+from ckpt_transport.replay.layout import Fill, OpGroup, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import begin_of
-from ckpt_transport.replay.programs import written_by
+from ckpt_transport.replay.op_groups import written_by
 from ckpt_transport.replay.torch_copy import BITS, MemoryViews, TorchCopy, alignment_of, bits_of, torch_copy
 
 
 class Written(NamedTuple):
-    """What one bucket wrote: bytes copied by target, and numbers of programs that were run."""
+    """What one bucket wrote: bytes copied by target, and numbers of groups of operations that were run."""
 
     copied: Mapping[int, int]
-    programs: Sequence[int]
+    op_groups: Sequence[int]
 
 
 class Replay:
@@ -38,11 +38,11 @@ class Replay:
         self._layout, self._plans, self._tensors = layout, plans, tensors
         self._whole: dict[int, torch.Tensor] = {}
         self._parts: dict[int, tuple[torch.Tensor, list[int]]] = {}
-        self._waiting = {number: set(program.sources) for number, program in enumerate(layout.programs)}
+        self._waiting = {number: set(group.sources) for number, group in enumerate(layout.op_groups)}
         self._needed: dict[int, list[int]] = {}
         self._nearby: dict[torch.device, Nearby] = {}
-        for number, program in enumerate(layout.programs):
-            for source in program.sources:
+        for number, group in enumerate(layout.op_groups):
+            for source in group.sources:
                 self._needed.setdefault(source, []).append(number)
 
     def run(self, plan: BucketCopyPlan, raw: torch.Tensor, *, lasting: bool = False) -> Written:
@@ -62,9 +62,9 @@ class Replay:
                 copied = Counter(copied)
                 for copy in self._plans.copies_of(part.source):
                     copied[copy.target] += copy.nbytes
-        performed = self._ready_programs()
+        performed = self._ready_op_groups()
         for number in performed:
-            self._perform(self._layout.programs[number])
+            self._perform(self._layout.op_groups[number])
         self._tidy(raw, lasting)
         return Written(copied, performed)
 
@@ -72,7 +72,7 @@ class Replay:
         """Set what is constant in these targets."""
         for fill in self._layout.fills:
             if fill.target in targets:
-                place = Ref(Place.TARGET, fill.target, fill.shape, fill.write)
+                place = Ref(OwnerKind.TARGET, fill.target, fill.shape, fill.write)
                 self._find(place, ()).fill_(fill.value)
 
     def misfits(self) -> list[str]:
@@ -81,7 +81,7 @@ class Replay:
         return [self._layout.targets[fill.target].name for fill in fills if not self._is_filled(fill)]
 
     def _is_filled(self, fill: Fill) -> bool:
-        place = self._find(Ref(Place.TARGET, fill.target, fill.shape, fill.write), ())
+        place = self._find(Ref(OwnerKind.TARGET, fill.target, fill.shape, fill.write), ())
         return torch.equal(place, torch.full_like(place, fill.value))
 
     def finish(self) -> None:
@@ -90,7 +90,7 @@ class Replay:
             RecordingError: something waits for a tensor that did not come.
         """
         for number, missing in self._waiting.items():
-            if missing and self._layout.programs[number].sources:
+            if missing and self._layout.op_groups[number].sources:
                 name = self._layout.sources[min(missing)].name
                 raise RecordingError(f"{name} did not come, which the loader needs")
 
@@ -103,7 +103,7 @@ class Replay:
         arriving = {part.source for part in plan.gathered if self._completes(part)}
         for number, missing in self._waiting.items():
             if missing and missing <= arriving:
-                places += self._written(self._layout.programs[number])
+                places += self._written(self._layout.op_groups[number])
         return places
 
     # -- copies --------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Replay:
         elif reads:
             torch._foreach_copy_(writes, reads, non_blocking=True)
 
-    # -- programs -----------------------------------------------------------------------------------------------------
+    # -- groups of operations -----------------------------------------------------------------------------------------
 
     def _completes(self, part: BucketPart) -> bool:
         known = self._parts.get(part.source)
@@ -156,12 +156,12 @@ class Replay:
             for number in self._needed[part.source]:
                 self._waiting[number].discard(part.source)
         for copy in self._plans.copies_of(part.source):
-            source = Ref(Place.SOURCE, copy.source, copy.shape, copy.read)
-            target = Ref(Place.TARGET, copy.target, copy.shape, copy.write)
+            source = Ref(OwnerKind.SOURCE, copy.source, copy.shape, copy.read)
+            target = Ref(OwnerKind.TARGET, copy.target, copy.shape, copy.write)
             self._find(target, ()).copy_(self._find(source, ()), non_blocking=True)
         return True
 
-    def _ready_programs(self) -> list[int]:
+    def _ready_op_groups(self) -> list[int]:
         due = [number for number, missing in self._waiting.items() if not missing]
         for number in due:
             del self._waiting[number]
@@ -175,30 +175,30 @@ class Replay:
             elif not lasting and self._whole[source].untyped_storage()._cdata == raw.untyped_storage()._cdata:
                 self._whole[source] = self._whole[source].clone()
 
-    def _perform(self, program: Program) -> None:
+    def _perform(self, group: OpGroup) -> None:
         results: list[torch.Tensor] = []
-        device = self._tensors[program.targets[0]].device
+        device = self._tensors[group.targets[0]].device
 
         def find(ref: Ref) -> torch.Tensor:
             return self._find(ref, results)
 
-        for step in program.steps:
-            args = [decode(value, find, device) for value in step.args]
-            kwargs = {name: decode(value, find, device) for name, value in step.kwargs.items()}
-            made = operation(step.op)(*args, **kwargs)
-            if step.results:
+        for operation in group.operations:
+            args = [decode(value, find, device) for value in operation.args]
+            kwargs = {name: decode(value, find, device) for name, value in operation.kwargs.items()}
+            made = torch_operation(operation.op)(*args, **kwargs)
+            if operation.results:
                 results += [made] if isinstance(made, torch.Tensor) else list(made)
 
     def _find(self, ref: Ref, results: Sequence[torch.Tensor]) -> torch.Tensor:
-        if ref.place is Place.SOURCE:
+        if ref.kind is OwnerKind.SOURCE:
             return view(self._whole[ref.index], ref)
-        return view(self._tensors[ref.index] if ref.place is Place.TARGET else results[ref.index], ref)
+        return view(self._tensors[ref.index] if ref.kind is OwnerKind.TARGET else results[ref.index], ref)
 
-    def _written(self, program: Program) -> Iterator[torch.Tensor]:
-        for ref in written_by(program):
+    def _written(self, group: OpGroup) -> Iterator[torch.Tensor]:
+        for ref in written_by(group):
             tensor = self._find(ref, ())
             yield tensor.view(BITS[tensor.itemsize])
 
 
 WORD = 16
-"""Programs see tensors whose addresses are multiples of this."""
+"""Operations see tensors whose addresses are multiples of this."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.replay import Layout, Place, record
+from ckpt_transport.replay import Layout, OwnerKind, record
 from tests.unit.recorded import Tensors, replays_as_it_loads, same, specs_of, state
 
 Pairs = Iterable[tuple[str, torch.Tensor]]
@@ -142,8 +142,8 @@ def test_given_a_loader_that_joins_three_tensors_then_the_replay_waits_for_all_o
                 layer.fused.data.copy_(torch.cat([pending[each] for each in "qkv"]))
 
     recording = replays_as_it_loads(layer, load, MATRIX, (1 << 20, 512))
-    (program,) = recording.layout.programs
-    assert program.sources == (0, 1, 2)
+    (group,) = recording.layout.op_groups
+    assert group.sources == (0, 1, 2)
 
 
 def test_given_experts_then_types_are_converted_and_all_copies_roll_into_one() -> None:
@@ -359,9 +359,9 @@ def test_given_a_loader_that_cannot_be_replayed_then_it_is_refused_by_name_and_t
     assert reason in layout.why(limit=99)
     assert {id(tensor) for tensor in layer.parameters()} == {id(tensor) for tensor in bound.values()}
     assert same(before, state(layer)) == []
-    refused = {each.index for each in layout.refused if each.place == Place.SOURCE}
+    refused = {each.index for each in layout.refused if each.kind == OwnerKind.SOURCE}
     assert refused.isdisjoint(copy.source for copy in layout.copies)
-    assert not layout.programs
+    assert not layout.op_groups
 
 
 def test_given_a_loader_that_counts_what_it_is_given_then_a_second_recording_finds_it_out() -> None:
@@ -406,4 +406,4 @@ def test_given_only_one_tensor_that_is_not_understood_then_the_others_are_replay
 
     layout = record(layer, load, specs_of(tensors)).layout
     assert len(layout.copies) == 3
-    assert {layout.sources[each.index].name for each in layout.refused if each.place == "source"} == {"scale"}
+    assert {layout.sources[each.index].name for each in layout.refused if each.kind == "source"} == {"scale"}

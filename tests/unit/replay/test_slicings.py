@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_transport.replay.runs import intervals, merged, overlaps, remainder, runs
+from ckpt_transport.replay.byte_ranges import in_order, missing_of, overlaps, ranges_of, union
 from ckpt_transport.replay.strided_copy import CutElementError, StridedCopy, clip, merge, simplified
 from tests.unit.recorded import replays_as_it_loads
 
@@ -151,12 +151,12 @@ def test_overlaps_and_gaps_are_those_of_a_count_of_every_byte(parts: list[tuple[
     found = []
     for offset, rows, stride, size in parts:
         stride = max(stride, size)
-        found.append(runs(offset, (rows,), (stride,), size))
+        found.append(ranges_of(offset, (rows,), (stride,), size))
         for row in range(rows):
             count[offset + row * stride : offset + row * stride + size] += 1
-    starts, ends, numbers = intervals(found)
+    starts, ends, numbers = in_order(found)
     assert bool(overlaps(starts, ends, numbers)) == bool((count > 1).any())
     free = np.zeros(200, bool)
-    for begin, end in remainder(*merged(starts, ends), 0, 200):
+    for begin, end in missing_of(*union(starts, ends), 0, 200):
         free[begin:end] = True
     assert (free == (count == 0)).all()

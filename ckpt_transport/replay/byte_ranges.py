@@ -1,4 +1,4 @@
-"""Contiguous runs of bytes under strided memory, as arrays."""
+"""Ranges of bytes under strided memory, as arrays: there may be millions of them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,24 @@ import numpy.typing as npt
 
 Offsets = npt.NDArray[np.int64]
 
-MOST_RUNS = 1 << 24
+MOST_RANGES = 1 << 24
 """Finer interleaving than this is not looked into: it would take more memory than it is worth."""
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
-    """Bytes ``starts[i]`` to ``starts[i] + nbytes``."""
+class EqualRanges:
+    """Ranges of one length: bytes ``starts[i]`` to ``starts[i] + nbytes``."""
 
     starts: Offsets
     nbytes: int
 
-    @property
-    def total(self) -> int:
-        return self.starts.size * self.nbytes
-
 
 class TooFineError(Exception):
-    """Memory is so finely interleaved that its runs are not worth counting, or overlaps with itself."""
+    """Memory is so finely interleaved that its ranges are not worth counting, or overlaps with itself."""
 
 
-def runs(offset: int, shape: Sequence[int], strides: Sequence[int], itemsize: int) -> Runs:
-    """The longest runs of bytes that elements cover.
+def ranges_of(offset: int, shape: Sequence[int], strides: Sequence[int], itemsize: int) -> EqualRanges:
+    """The ranges of bytes that elements cover, as long as possible.
 
     Args:
         offset: of the first element, in bytes.
@@ -41,26 +37,26 @@ def runs(offset: int, shape: Sequence[int], strides: Sequence[int], itemsize: in
         itemsize: bytes of an element.
 
     Raises:
-        TooFineError: there are more than MOST_RUNS, or an element is there twice.
+        TooFineError: there are more than MOST_RANGES, or an element is there twice.
     """
     if 0 in shape:
-        return Runs(np.empty(0, np.int64), itemsize)
+        return EqualRanges(np.empty(0, np.int64), itemsize)
     dims = sorted((stride, count) for count, stride in zip(shape, strides, strict=True) if count > 1)
     nbytes = itemsize
     while dims and dims[0][0] == nbytes:
         nbytes *= dims.pop(0)[1]
-    if math.prod(count for _, count in dims) > MOST_RUNS:
-        raise TooFineError("more than 16 million separate runs of bytes")
+    if math.prod(count for _, count in dims) > MOST_RANGES:
+        raise TooFineError("more than 16 million separate ranges of bytes")
     if any(stride == 0 for stride, _ in dims):
         raise TooFineError("elements share memory")
     starts = np.array([offset], np.int64)
     for stride, count in dims:
         starts = (starts[:, None] + stride * np.arange(count, dtype=np.int64)).reshape(-1)
-    return Runs(starts, nbytes)
+    return EqualRanges(starts, nbytes)
 
 
-def intervals(parts: Iterable[Runs]) -> tuple[Offsets, Offsets, Offsets]:
-    """Starts, ends and numbers of the parts they come from, of all runs, ascending by start."""
+def in_order(parts: Iterable[EqualRanges]) -> tuple[Offsets, Offsets, Offsets]:
+    """All ranges, ascending by start: their starts, their ends, and the number of the part that each comes from."""
     listed = list(parts)
     if not listed:
         return tuple(np.empty(0, np.int64) for _ in range(3))  # type: ignore[return-value]
@@ -71,8 +67,8 @@ def intervals(parts: Iterable[Runs]) -> tuple[Offsets, Offsets, Offsets]:
     return starts[order], ends[order], numbers[order]
 
 
-def merged(starts: Offsets, ends: Offsets) -> tuple[Offsets, Offsets]:
-    """The union of intervals that ascend by start, as few as possible."""
+def union(starts: Offsets, ends: Offsets) -> tuple[Offsets, Offsets]:
+    """The union of ranges that ascend by start, in as few as possible."""
     if not starts.size:
         return starts, ends
     reach = np.maximum.accumulate(ends)
@@ -90,8 +86,8 @@ def overlaps(starts: Offsets, ends: Offsets, numbers: Offsets) -> set[tuple[int,
     return {(int(numbers[furthest[i]]), int(numbers[i + 1])) for i in again}
 
 
-def remainder(starts: Offsets, ends: Offsets, begin: int, end: int) -> list[tuple[int, int]]:
-    """What of ``begin`` to ``end`` is in none of the merged intervals."""
+def missing_of(starts: Offsets, ends: Offsets, begin: int, end: int) -> list[tuple[int, int]]:
+    """What of ``begin`` to ``end`` is in none of the ranges of a union."""
     left, at = [], begin
     for start, stop in zip(starts.tolist(), ends.tolist(), strict=True):
         if stop <= at:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ckpt_transport.planning import TensorSpec, digest_of
-from ckpt_transport.replay import needs, record
+from ckpt_transport.replay import record, required_bytes
 from ckpt_transport.replay.record import key_of
 
 ROWS, COLUMNS = 128, 16
@@ -29,7 +29,7 @@ def needed(rows: slice, columns: slice, *, exp: bool = False) -> dict[str, list[
                 block = tensor[rows, columns]
                 weight.data.copy_(block.exp() if exp else block)
 
-    share = needs(record(module, load, SPECS, key_of(module, SPECS)).layout)
+    share = required_bytes(record(module, load, SPECS, key_of(module, SPECS)).layout)
     assert share is not None
     assert share.specs == digest_of(SPECS)
     found: dict[str, list[tuple[int, int]]] = {}
@@ -79,7 +79,7 @@ def test_given_a_tensor_that_is_read_as_elements_of_two_sizes_then_it_is_needed_
                 module.get_buffer("bytes").copy_(tensor[3:8])
                 module.get_buffer("words").copy_(tensor[16:32].view(torch.int32))
 
-    share = needs(record(module, load, specs, key_of(module, specs)).layout)
+    share = required_bytes(record(module, load, specs, key_of(module, specs)).layout)
     assert share is not None
     assert share.ranges == (("packed", 0, 64),)
 
@@ -92,4 +92,4 @@ def test_given_a_loader_that_takes_every_byte_then_that_is_no_share() -> None:
         for name, tensor in pairs:
             module.get_buffer("both")["ab".index(name)].copy_(tensor)
 
-    assert needs(record(module, load, SPECS, key_of(module, SPECS)).layout) is None
+    assert required_bytes(record(module, load, SPECS, key_of(module, SPECS)).layout) is None

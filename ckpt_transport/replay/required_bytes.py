@@ -8,21 +8,21 @@ from collections import defaultdict
 
 from ckpt_transport import dtypes
 from ckpt_transport.planning import ByteRangeSet, Share, digest_of
-from ckpt_transport.replay.layout import Copy, Layout, Place
+from ckpt_transport.replay.layout import Copy, Layout, OwnerKind
 
 MOST_RUNS = 64
 """A tensor of which one copy reads more runs than this is needed whole: so many would cost more than they save."""
 
 
-def needs(layout: Layout) -> Share | None:
+def required_bytes(layout: Layout) -> Share | None:
     """What must come so that ``layout`` can be replayed: what is copied, and whole tensors for all else.
 
     None when that is every byte.
     A tensor that is read as elements of several sizes is needed whole: it might be cut within one of the larger.
     """
     runs = ByteRangeSet()
-    whole = {each.index for each in layout.refused if each.place is Place.SOURCE}
-    whole.update(source for program in layout.programs for source in program.sources)
+    whole = {each.index for each in layout.refused if each.kind is OwnerKind.SOURCE}
+    whole.update(source for group in layout.op_groups for source in group.sources)
     geometry = {copy: _geometry(copy) for copy in layout.copies}
     whole.update(copy.source for copy, (_, dims) in geometry.items() if math.prod(n for _, n in dims) > MOST_RUNS)
     sizes: defaultdict[int, set[int]] = defaultdict(set)
