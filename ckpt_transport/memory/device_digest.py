@@ -86,7 +86,7 @@ def _keys(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(keys().view(np.int64)).to(device)
 
 
-class Launch:
+class DigestKernel:
     """The kernel on one device. The first launch compiles; later ones skip what Triton does to find the compilation."""
 
     def __init__(self, device: torch.device) -> None:
@@ -108,4 +108,4 @@ class Launch:
             self._compiled[grid](*arguments)
 
 
-_launch_on = cache(Launch)
+_launch_on = cache(DigestKernel)

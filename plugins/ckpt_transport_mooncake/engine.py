@@ -22,7 +22,7 @@ PAUSE_SECONDS = 0.0001
 """Between two looks at a read that is under way."""
 
 BATCH = 512
-"""How many reads one :meth:`Engine.read` has under way at once.
+"""How many reads one :meth:`MooncakeEngine.read` has under way at once.
 
 Over TCP, Mooncake 0.3.13 queues up to 1,024 per peer (``MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER``). As many again wait for
 a second, the others are rejected, and then those in the queue may never end.
@@ -76,7 +76,7 @@ def module() -> Any:
     return importlib.import_module("mooncake.engine")
 
 
-class Engine:
+class MooncakeEngine:
     """One transfer engine. Several threads may use it.
 
     Args:

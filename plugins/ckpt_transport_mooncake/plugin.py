@@ -26,15 +26,15 @@ from ckpt_transport.transports.interface import (
     Transport,
 )
 from ckpt_transport.transports.rdma import (
-    Place,
+    Locality,
     RdmaDevice,
     expected_bandwidth,
+    locality_of_cpus,
+    locality_of_pci,
     nearest,
-    place_of_cpus,
-    place_of_pci,
     rdma_devices,
 )
-from ckpt_transport_mooncake.engine import VERBS, Engine, missing_library
+from ckpt_transport_mooncake.engine import VERBS, MooncakeEngine, missing_library
 from ckpt_transport_mooncake.links import Offer, agree
 from ckpt_transport_mooncake.patterns import select
 
@@ -65,7 +65,7 @@ class MooncakeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = ""
 
 
-class Described(msgspec.Struct, frozen=True, array_like=True):
+class MooncakeDescriptor(msgspec.Struct, frozen=True, array_like=True):
     """What a descriptor says: the engine that registered the region, and where it lies in its process."""
 
     engine: str
@@ -85,9 +85,9 @@ class MooncakeEndpoint(OneSidedEndpoint):
         offers = control.exchange(msgspec.msgpack.encode(offer), timeout)
         protocol = agree({rank: msgspec.msgpack.decode(said, type=Offer) for rank, said in offers.items()})
         host = options.address or (LOOPBACK if group.on_one_host else _own_address())
-        self._engine = Engine(host, protocol, offer.devices)
+        self._engine = MooncakeEngine(host, protocol, offer.devices)
         self._reads = Calls("ckpt-transport-mooncake", control, READS_AT_ONCE[protocol])
-        self._known: dict[Descriptor, Described] = {}
+        self._known: dict[Descriptor, MooncakeDescriptor] = {}
         self._registered: dict[int, int] = {}
         try:
             control.exchange(b"", timeout)
@@ -108,7 +108,7 @@ class MooncakeEndpoint(OneSidedEndpoint):
         address = buffer.tensor.data_ptr()
         self._engine.register(address, buffer.nbytes)
         self._registered[address] = buffer.nbytes
-        return msgspec.msgpack.encode(Described(self._engine.address, address, buffer.nbytes))
+        return msgspec.msgpack.encode(MooncakeDescriptor(self._engine.address, address, buffer.nbytes))
 
     def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
         del self._registered[buffer.tensor.data_ptr()]
@@ -118,7 +118,7 @@ class MooncakeEndpoint(OneSidedEndpoint):
         super()._connect(peers)
         try:
             self._known = {
-                descriptor: msgspec.msgpack.decode(descriptor, type=Described)
+                descriptor: msgspec.msgpack.decode(descriptor, type=MooncakeDescriptor)
                 for descriptors in peers.values()
                 for descriptor in descriptors
             }
@@ -141,7 +141,7 @@ class MooncakeEndpoint(OneSidedEndpoint):
             )
         )
 
-    def _check(self, sender: int, span: ReadSpan, region: Described) -> None:
+    def _check(self, sender: int, span: ReadSpan, region: MooncakeDescriptor) -> None:
         start, nbytes = span.into.data_ptr(), span.into.numel()
         if span.offset < 0 or span.offset + nbytes > region.nbytes:
             raise TransferError(
@@ -206,11 +206,13 @@ def _pattern(options: MooncakeOptions) -> str:
     return (options.devices or os.environ.get("NCCL_IB_HCA", "")).strip()
 
 
-def _place(device: torch.device) -> Place:
+def _place(device: torch.device) -> Locality:
     if device.type != "cuda":
-        return place_of_cpus(os.sched_getaffinity(0))
+        return locality_of_cpus(os.sched_getaffinity(0))
     properties: Any = torch.cuda.get_device_properties(device)
-    return place_of_pci(f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0")
+    return locality_of_pci(
+        f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+    )
 
 
 def _own_address() -> str:

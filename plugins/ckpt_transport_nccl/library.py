@@ -23,7 +23,7 @@ UNDEFINED = -(2**31)
 """``NCCL_CONFIG_UNDEF_INT``."""
 MAGIC = 0xCAFEBEEF
 CONFIG_VERSION = 21800
-"""NCCL 2.18.0: the first with all fields of :class:`Config`. Newer versions fill in the fields they have added."""
+"""NCCL 2.18.0: the first with all fields of :class:`NcclConfig`. Newer versions fill in the fields they have added."""
 POLL_SECONDS = 0.0005
 
 
@@ -39,7 +39,7 @@ class UniqueId(ctypes.Structure):
     _fields_ = (("internal", ctypes.c_byte * ID_BYTES),)
 
 
-class Config(ctypes.Structure):
+class NcclConfig(ctypes.Structure):
     """``ncclConfig_t`` as of NCCL 2.18."""
 
     _fields_ = (
@@ -160,7 +160,9 @@ class Communicator:
 
 def _config(blocking: int) -> ctypes._CArgObject:
     return ctypes.byref(
-        Config(ctypes.sizeof(Config), MAGIC, CONFIG_VERSION, blocking, UNDEFINED, UNDEFINED, UNDEFINED, None, UNDEFINED)
+        NcclConfig(
+            ctypes.sizeof(NcclConfig), MAGIC, CONFIG_VERSION, blocking, UNDEFINED, UNDEFINED, UNDEFINED, None, UNDEFINED
+        )
     )
 
 

@@ -26,7 +26,7 @@ PAUSE_SECONDS = 0.0001
 """Between two looks at a read that is under way."""
 
 
-class Memory(NamedTuple):
+class NixlMemory(NamedTuple):
     """A run of bytes as NIXL takes it."""
 
     address: int
@@ -76,7 +76,7 @@ class Agent:
             self._agent: Any = self._api.nixlAgent(name, config)
             self._backend = self._agent.createBackend(BACKEND, {})
 
-    def register(self, memory: Memory, *, cuda: bool) -> bytes:
+    def register(self, memory: NixlMemory, *, cuda: bool) -> bytes:
         """Register memory and return what a peer must :meth:`load` to read it."""
         with self._lock, self._translated(f"registering {memory.nbytes:,} bytes with NIXL", RegistrationError):
             listed = self._registrations(memory, cuda)
@@ -84,7 +84,7 @@ class Agent:
             metadata: bytes = self._agent.getLocalPartialMD(listed, True, [self._backend])
             return metadata
 
-    def unregister(self, memory: Memory, *, cuda: bool) -> None:
+    def unregister(self, memory: NixlMemory, *, cuda: bool) -> None:
         """Undo :meth:`register`; does nothing once the agent is closed."""
         with self._lock, self._translated("unregistering memory with NIXL", RegistrationError):
             if self._agent is not None:
@@ -103,7 +103,7 @@ class Agent:
             self._agent.invalidateRemoteMD(peer)
 
     def read(
-        self, peer: str, local: Sequence[Memory], remote: Sequence[Memory], *, into_cuda: bool, from_cuda: bool
+        self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory], *, into_cuda: bool, from_cuda: bool
     ) -> None:
         """Read a scatter list from a peer; returns when all of it is here.
 
@@ -153,7 +153,7 @@ class Agent:
         self._closing.set()
         self._agent = None
 
-    def _registrations(self, memory: Memory, cuda: bool) -> Any:
+    def _registrations(self, memory: NixlMemory, cuda: bool) -> Any:
         return self._api.nixlRegDList(self._kind(cuda), [(*memory, "")])
 
     def _kind(self, cuda: bool) -> Any:

@@ -9,7 +9,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from ckpt_transport.errors import TransportError
-from ckpt_transport_nixl.agent import Agent, Memory
+from ckpt_transport_nixl.agent import Agent, NixlMemory
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ class Agents:
         self._make, self._count, self._each = make, count, each
         self._all: list[Agent] = []
         self._idle: SimpleQueue[Agent] = SimpleQueue()
-        self._registered: list[tuple[Memory, bool]] = []
+        self._registered: list[tuple[NixlMemory, bool]] = []
         self._add()
 
-    def register(self, memory: Memory, *, cuda: bool) -> bytes:
+    def register(self, memory: NixlMemory, *, cuda: bool) -> bytes:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.register`, of the first; the others can read into it."""
         described: list[bytes] = []
         with ExitStack() as undo:
@@ -43,7 +43,7 @@ class Agents:
         self._registered.append((memory, cuda))
         return described[0]
 
-    def unregister(self, memory: Memory, *, cuda: bool) -> None:
+    def unregister(self, memory: NixlMemory, *, cuda: bool) -> None:
         """Undo :meth:`register`; does nothing once the agents are closed."""
         self._registered.remove((memory, cuda))
         self._each_does(lambda agent: agent.unregister(memory, cuda=cuda))
@@ -66,7 +66,7 @@ class Agents:
         self._each_does(lambda agent: agent.forget(peer))
 
     def read(
-        self, peer: str, local: Sequence[Memory], remote: Sequence[Memory], *, into_cuda: bool, from_cuda: bool
+        self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory], *, into_cuda: bool, from_cuda: bool
     ) -> None:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.read`, by one that is idle."""
         agent = self._idle.get()

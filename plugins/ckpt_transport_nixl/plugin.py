@@ -23,7 +23,7 @@ from ckpt_transport.transports.interface import (
     Transport,
 )
 from ckpt_transport.transports.rdma import expected_bandwidth, ucx_devices
-from ckpt_transport_nixl.agent import Agent, Memory, package
+from ckpt_transport_nixl.agent import Agent, NixlMemory, package
 from ckpt_transport_nixl.agents import Agents
 
 READS_AT_ONCE = 2
@@ -32,7 +32,7 @@ NO_DEVICE = -1
 """What ``torch.cuda.device`` takes for "leave it as it is"."""
 
 
-class Described(msgspec.Struct, frozen=True, array_like=True):
+class NixlDescriptor(msgspec.Struct, frozen=True, array_like=True):
     """What a descriptor says.
 
     Attributes:
@@ -41,7 +41,7 @@ class Described(msgspec.Struct, frozen=True, array_like=True):
         metadata: what NIXL needs to reach it.
     """
 
-    memory: Memory
+    memory: NixlMemory
     cuda: bool
     metadata: bytes
 
@@ -58,7 +58,7 @@ class NixlEndpoint(OneSidedEndpoint):
         self._agents = Agents(self._agent, count, READS_AT_ONCE // count)
         self._reads = Calls("ckpt-transport-nixl", control, READS_AT_ONCE, self._use_device)
         self._lent: dict[int, list[Descriptor]] = {}
-        self._known: dict[Descriptor, Described] = {}
+        self._known: dict[Descriptor, NixlDescriptor] = {}
         self._names: dict[int, str] = {}
         try:
             control.exchange(b"", timeout)
@@ -77,7 +77,7 @@ class NixlEndpoint(OneSidedEndpoint):
 
     def _describe(self, buffer: Buffer) -> Descriptor:
         memory, cuda = _memory(buffer.tensor), buffer.tensor.is_cuda
-        return msgspec.msgpack.encode(Described(memory, cuda, self._agents.register(memory, cuda=cuda)))
+        return msgspec.msgpack.encode(NixlDescriptor(memory, cuda, self._agents.register(memory, cuda=cuda)))
 
     def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
         self._agents.unregister(_memory(buffer.tensor), cuda=buffer.tensor.is_cuda)
@@ -99,7 +99,7 @@ class NixlEndpoint(OneSidedEndpoint):
             if descriptor in lent:
                 continue
             try:
-                described = msgspec.msgpack.decode(descriptor, type=Described)
+                described = msgspec.msgpack.decode(descriptor, type=NixlDescriptor)
             except msgspec.DecodeError as error:
                 raise RegistrationError(f"rank {sender} described memory in another way: {error}") from error
             self._names[sender] = self._agents.load(described.metadata)
@@ -133,13 +133,13 @@ class NixlEndpoint(OneSidedEndpoint):
             )
         )
 
-    def _remote(self, sender: int, span: ReadSpan) -> Memory:
+    def _remote(self, sender: int, span: ReadSpan) -> NixlMemory:
         region, nbytes = self._known[span.descriptor].memory, span.into.numel()
         if span.offset < 0 or span.offset + nbytes > region.nbytes:
             raise TransferError(
                 f"rank {sender} registered {region.nbytes:,} bytes, and {span.offset + nbytes:,} are to be read"
             )
-        return Memory(region.address + span.offset, nbytes, region.device)
+        return NixlMemory(region.address + span.offset, nbytes, region.device)
 
     def _use_device(self) -> None:
         if self._device.type == "cuda":
@@ -186,8 +186,8 @@ class NixlTransport(Transport):
         return NixlEndpoint(group, control, timeout)
 
 
-def _memory(tensor: torch.Tensor) -> Memory:
-    return Memory(tensor.data_ptr(), tensor.numel(), max(tensor.get_device(), 0))
+def _memory(tensor: torch.Tensor) -> NixlMemory:
+    return NixlMemory(tensor.data_ptr(), tensor.numel(), max(tensor.get_device(), 0))
 
 
 def _device(group: Group) -> torch.device:

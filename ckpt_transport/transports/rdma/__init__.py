@@ -3,25 +3,25 @@
 from ckpt_transport.transports.rdma.bandwidth import expected_bandwidth
 from ckpt_transport.transports.rdma.devices import (
     Distance,
-    Place,
+    Locality,
     RdmaDevice,
     distance,
+    locality_of_cpus,
+    locality_of_pci,
     nearest,
-    place_of_cpus,
-    place_of_pci,
     rdma_devices,
 )
 from ckpt_transport.transports.rdma.ucx import ucx_devices
 
 __all__ = [
     "Distance",
-    "Place",
+    "Locality",
     "RdmaDevice",
     "distance",
     "expected_bandwidth",
+    "locality_of_cpus",
+    "locality_of_pci",
     "nearest",
-    "place_of_cpus",
-    "place_of_pci",
     "rdma_devices",
     "ucx_devices",
 ]

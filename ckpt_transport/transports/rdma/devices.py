@@ -18,7 +18,7 @@ NO_NODE = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Locality:
     """Where something is in a host.
 
     Attributes:
@@ -41,7 +41,7 @@ class RdmaDevice:
     """
 
     name: str
-    place: Place
+    place: Locality
     ports: tuple[int, ...]
     rate: float = 0.0
     verbs: str = ""
@@ -69,21 +69,21 @@ def rdma_devices(sys: Path = SYS) -> tuple[RdmaDevice, ...]:
     return tuple(device for device in found if device.ports)
 
 
-def place_of_pci(address: str, sys: Path = SYS) -> Place:
+def locality_of_pci(address: str, sys: Path = SYS) -> Locality:
     """Where the PCI device of that address, as ``0000:81:00.0``, is."""
     return _place(sys / "bus" / "pci" / "devices" / address.lower())
 
 
-def place_of_cpus(cpus: Iterable[int], sys: Path = SYS) -> Place:
+def locality_of_cpus(cpus: Iterable[int], sys: Path = SYS) -> Locality:
     """The NUMA node that these CPUs are all in; an unknown place when they are in several."""
     wanted = set(cpus)
     for folder in sorted((sys / "devices" / "system" / "node").glob("node[0-9]*")):
         if wanted <= _numbers(_read(folder / "cpulist")):
-            return Place(int(folder.name.removeprefix("node")))
-    return Place()
+            return Locality(int(folder.name.removeprefix("node")))
+    return Locality()
 
 
-def nearest(devices: Sequence[RdmaDevice], place: Place) -> tuple[RdmaDevice, ...]:
+def nearest(devices: Sequence[RdmaDevice], place: Locality) -> tuple[RdmaDevice, ...]:
     """Those of ``devices`` that are as near to ``place`` as any. All of them when nothing is known."""
     if not devices:
         return ()
@@ -92,7 +92,7 @@ def nearest(devices: Sequence[RdmaDevice], place: Place) -> tuple[RdmaDevice, ..
     return tuple(device for measure, device in measured if measure == least)
 
 
-def distance(one: Place, other: Place) -> Distance:
+def distance(one: Locality, other: Locality) -> Distance:
     shared = _shared(one, other)
     if shared > 1:
         return Distance.SWITCH
@@ -101,14 +101,14 @@ def distance(one: Place, other: Place) -> Distance:
     return Distance.NODE if one.node == other.node != NO_NODE else Distance.FAR
 
 
-def _measure(one: Place, other: Place) -> tuple[Distance, int]:
+def _measure(one: Locality, other: Locality) -> tuple[Distance, int]:
     """Orders by distance, and below one root complex by how many bridges are passed."""
     shared = _shared(one, other)
     hops = len(one.pci) + len(other.pci) - 2 * shared if shared else 0
     return distance(one, other), hops
 
 
-def _shared(one: Place, other: Place) -> int:
+def _shared(one: Locality, other: Locality) -> int:
     pairs = zip(one.pci, other.pci, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -125,13 +125,13 @@ def _rate(file: Path) -> float:
     return float(number) * 1e9 / 8 if unit.startswith("Gb/sec") else 0.0
 
 
-def _place(device: Path) -> Place:
+def _place(device: Path) -> Locality:
     if not device.exists():
-        return Place()
+        return Locality()
     parts = device.resolve().parts
     root = next((index for index, part in enumerate(parts) if part.startswith("pci")), len(parts))
     node = _read(device / "numa_node")
-    return Place(int(node) if node else NO_NODE, parts[root:])
+    return Locality(int(node) if node else NO_NODE, parts[root:])
 
 
 def _ports_up(device: Path) -> tuple[int, ...]:

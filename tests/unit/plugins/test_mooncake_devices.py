@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_transport.errors import ConfigError, RegistrationError
-from ckpt_transport.transports.rdma import Distance, Place, distance, nearest, place_of_cpus, place_of_pci, rdma_devices
+from ckpt_transport.transports.rdma import (
+    Distance,
+    Locality,
+    distance,
+    locality_of_cpus,
+    locality_of_pci,
+    nearest,
+    rdma_devices,
+)
 from ckpt_transport_mooncake.links import Offer, agree
 from ckpt_transport_mooncake.patterns import select
 
@@ -61,7 +69,7 @@ def names(devices: object) -> list[str]:
 
 def test_a_host_without_rdma_has_no_devices(tmp_path: Path) -> None:
     assert rdma_devices(tmp_path) == ()
-    assert nearest((), Place(0)) == ()
+    assert nearest((), Locality(0)) == ()
 
 
 def test_devices_whose_ports_are_down_are_not_there(host: Path) -> None:
@@ -78,7 +86,7 @@ def test_devices_whose_ports_are_down_are_not_there(host: Path) -> None:
 
 
 def test_a_gpu_gets_the_device_below_its_own_switch(host: Path) -> None:
-    assert names(nearest(rdma_devices(host), place_of_pci(GPU.upper(), host))) == ["mlx5_2"]
+    assert names(nearest(rdma_devices(host), locality_of_pci(GPU.upper(), host))) == ["mlx5_2"]
 
 
 @pytest.mark.parametrize(
@@ -93,26 +101,26 @@ def test_a_gpu_gets_the_device_below_its_own_switch(host: Path) -> None:
 def test_without_that_one_it_gets_the_next_nearest(host: Path, gone: list[str], left: list[str]) -> None:
     devices = [device for device in rdma_devices(host) if device.name not in gone]
 
-    assert names(nearest(devices, place_of_pci(GPU, host))) == left
+    assert names(nearest(devices, locality_of_pci(GPU, host))) == left
 
 
 def test_a_rank_bound_to_a_numa_node_gets_all_devices_of_that_node(host: Path) -> None:
-    assert names(nearest(rdma_devices(host), place_of_cpus([5, 6, 12], host))) == ["mlx5_1", "mlx5_2", "mlx5_3"]
-    assert names(nearest(rdma_devices(host), place_of_cpus(range(4), host))) == ["mlx5_0"]
+    assert names(nearest(rdma_devices(host), locality_of_cpus([5, 6, 12], host))) == ["mlx5_1", "mlx5_2", "mlx5_3"]
+    assert names(nearest(rdma_devices(host), locality_of_cpus(range(4), host))) == ["mlx5_0"]
 
 
 def test_a_rank_that_may_run_anywhere_gets_all_devices(host: Path) -> None:
-    assert place_of_cpus(range(16), host) == Place()
-    assert names(nearest(rdma_devices(host), Place())) == list(BRIDGES)
+    assert locality_of_cpus(range(16), host) == Locality()
+    assert names(nearest(rdma_devices(host), Locality())) == list(BRIDGES)
 
 
 def test_a_gpu_that_sysfs_does_not_show_gets_all_devices(host: Path) -> None:
-    assert names(nearest(rdma_devices(host), place_of_pci("0001:02:00.0", host))) == list(BRIDGES)
+    assert names(nearest(rdma_devices(host), locality_of_pci("0001:02:00.0", host))) == list(BRIDGES)
 
 
 @given(st.data())
 def test_distance_is_the_same_both_ways_and_least_to_itself(data: st.DataObject) -> None:
-    places = st.builds(Place, st.integers(-1, 2), st.lists(st.sampled_from("abc"), max_size=4).map(tuple))
+    places = st.builds(Locality, st.integers(-1, 2), st.lists(st.sampled_from("abc"), max_size=4).map(tuple))
     one, other = data.draw(places), data.draw(places)
 
     assert distance(one, other) is distance(other, one)

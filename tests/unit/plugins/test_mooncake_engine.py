@@ -14,7 +14,7 @@ import torch
 from ckpt_transport.errors import PeerLostError, TransferError
 from ckpt_transport.testing import RankContext, launch
 from ckpt_transport.transports import registry
-from ckpt_transport_mooncake.engine import BATCH, Engine
+from ckpt_transport_mooncake.engine import BATCH, MooncakeEngine
 
 pytestmark = pytest.mark.skipif(not registry.available("mooncake").ok, reason="Mooncake is not installed")
 DEADLINE = 60.0
@@ -27,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 class Lent:
     """Memory of rank 0, and an engine of this rank and memory of it to read into. That of rank 0 is full."""
 
-    engine: Engine
+    engine: MooncakeEngine
     memory: torch.Tensor
     peer: str
     address: int
@@ -45,7 +45,7 @@ def lent(context: RankContext, count: int) -> Iterator[Lent]:
     control = context.control(context.group("aside"))
     full = torch.arange(count * SPAN).to(torch.uint8)
     memory = full if context.rank == 0 else torch.zeros_like(full)
-    with contextlib.closing(Engine(LOOPBACK, "tcp", ())) as engine:
+    with contextlib.closing(MooncakeEngine(LOOPBACK, "tcp", ())) as engine:
         engine.register(memory.data_ptr(), memory.nbytes)
         said = control.exchange(f"{engine.address} {memory.data_ptr()} {os.getpid()}".encode(), DEADLINE)
         peer, address, process = said[0].decode().split()

@@ -14,7 +14,7 @@ import torch
 
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.transports import registry
-from ckpt_transport_nixl.agent import Agent, Memory
+from ckpt_transport_nixl.agent import Agent, NixlMemory
 from ckpt_transport_nixl.agents import Agents
 
 pytestmark = pytest.mark.skipif(not registry.available("nixl").ok, reason="NIXL is not installed")
@@ -30,7 +30,7 @@ class Reader(Agent):
         self.reads, self.may = threading.Event(), threading.Event()
 
     def read(
-        self, peer: str, local: Sequence[Memory], remote: Sequence[Memory], *, into_cuda: bool, from_cuda: bool
+        self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory], *, into_cuda: bool, from_cuda: bool
     ) -> None:
         self.reads.set()
         assert self.may.wait(DEADLINE)
@@ -40,12 +40,12 @@ class Reader(Agent):
 class Unable(Agent):
     """Cannot register memory."""
 
-    def register(self, memory: Memory, *, cuda: bool) -> bytes:
+    def register(self, memory: NixlMemory, *, cuda: bool) -> bytes:
         raise RegistrationError("no more")
 
 
-def memory(tensor: torch.Tensor) -> Memory:
-    return Memory(tensor.data_ptr(), tensor.numel(), 0)
+def memory(tensor: torch.Tensor) -> NixlMemory:
+    return NixlMemory(tensor.data_ptr(), tensor.numel(), 0)
 
 
 def room() -> torch.Tensor:
