@@ -43,7 +43,7 @@ STEPS = ("ended",)
 """Methods of a ledger in which a fault can be placed: a fill, a transfer or an apply has ended."""
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.fleet"])
+context.set_forkserver_preload(["tests.support.preloaded"])
 
 
 _pids = {os.getpid()}

@@ -15,8 +15,9 @@ from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkProcess, SinkSpec,
 replace = msgspec.structs.replace
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _nothing_left_behind() -> Iterator[None]:
+@pytest.fixture(scope="module")
+def nothing_left_behind() -> Iterator[None]:
+    """Of all tests together, since they share a holder."""
     yield
     assert not left_behind()
 

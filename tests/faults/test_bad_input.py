@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,13 +25,8 @@ from ckpt_transport.errors import (
 from ckpt_transport.memory.segment import free_bytes
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, left_behind, weights
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
+from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, weights
+from tests.support.commands import run
 
 
 @pytest.fixture
@@ -213,9 +205,7 @@ def test_given_an_interrupt_when_one_of_two_sinks_was_told_to_commit_then_both_s
 def test_the_command_line_says_what_is_missing(tmp_path: Path, arguments: list[str]) -> None:
     """Given wrong use, then the exit code is not 0 and the message names what is missing."""
     arguments = [str(tmp_path) if argument == "CHECKPOINT" else argument for argument in arguments]
-    done = subprocess.run(
-        [sys.executable, "-m", "ckpt_transport", *arguments], capture_output=True, text=True, timeout=60, env=os.environ
-    )
+    done = run(*arguments)
     assert done.returncode in (1, 2)
     assert any(missing in done.stderr for missing in ("--sink", "--checkpoint"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,9 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import ConfigError, JoinError, UpdateAbortedError
-from tests.fleet import DEADLINE, SWIFT, Fault, SinkSpec, context, fleet, left_behind, weights
+from tests.fleet import DEADLINE, SWIFT, Fault, SinkSpec, context, fleet, weights
 
 ROUNDS = 4
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
 
 
 def competing_source(seed: int, sinks: Sequence[str], pipe: Connection) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
-from ckpt_transport.memory import sweep_leftovers
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, fleet, left_behind, weights
+from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, fleet, weights
 
 TRANSPORTS = ("shm", "gloo")
 SHAPE = {"layers": 8, "width": 512}
@@ -20,12 +18,7 @@ SMALL_BUCKETS: dict[str, Any] = {"bucket_bytes": "1100KiB", "ring_depth": 2}
 BEFORE_ANY_BYTE = [Fault("propose"), Fault("open"), Fault("connect"), Fault("hold"), Fault("advance")]
 AFTER_SOME_BYTES = [Fault("load"), Fault("load", 4), Fault("finish")]
 
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    sweep_leftovers()
-    assert not left_behind()
+pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
 
 def update_again(server: ParameterServer, seed: int, address: str) -> None:

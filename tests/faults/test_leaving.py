@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from ckpt_transport import Config, Joiner, ParameterServer
 from ckpt_transport.errors import TaintedError, UpdateAbortedError, UpdateError
-from ckpt_transport.memory import sweep_leftovers
 from tests.fleet import (
     SWIFT,
     Fault,
@@ -22,10 +20,9 @@ from tests.fleet import (
     SourceProcess,
     fleet,
     holders,
-    left_behind,
     weights,
 )
-from tests.site import READ, SOCKETS, make_site, use
+from tests.site import READ, SOCKETS
 from tests.support.transports import over_the_network
 
 SHAPE = {"layers": 8, "width": 384}
@@ -34,20 +31,7 @@ ROUNDS = int(os.environ.get("CKPT_TEST_ROUNDS", "6"))
 """How many random deaths are tried; 100 before a release."""
 EARLY = [Fault("propose"), Fault("open"), Fault("connect")]
 
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    sweep_leftovers()
-    assert not left_behind()
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    made = make_site(tmp_path / "site")
-    monkeypatch.syspath_prepend(made)
-    use(made)
-    return made
+pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
 
 PATIENT = {"heartbeat_timeout": 4.0}

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
-from ckpt_transport.memory import sweep_leftovers
 from tests import stalls
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, left_behind, weights
+from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, weights
 
 SHAPE = {"layers": 8, "width": 128}
 SHM: dict[str, Any] = {"transport": "shm"}
 
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    sweep_leftovers()
-    assert not left_behind()
+pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
 
 def serves(state: State, seed: int) -> bool:

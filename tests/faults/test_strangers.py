@@ -14,17 +14,11 @@ import zmq
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.control.messages import PROTOCOL, Codec, Refused
 from ckpt_transport.service import questions as q
-from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, left_behind, weights
+from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, weights
 from tests.site import SOCKETS, make_site, use
 
 PATIENCE = 30_000
 """Milliseconds."""
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,17 @@ import torch
 
 from ckpt_transport import Config, LoadedBucket, ParameterServer, Sink, ask_version
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
-from ckpt_transport.memory import Fence, sweep_leftovers
+from ckpt_transport.memory import Fence
 from ckpt_transport_torch import Attachment, TorchEngine, attach
 from tests import stuck
-from tests.fleet import DEADLINE, SWIFT, Fault, SinkProcess, SinkSpec, fleet, left_behind, model, weights
-from tests.site import READ, make_site, use
+from tests.fleet import DEADLINE, SWIFT, Fault, SinkProcess, SinkSpec, fleet, model, weights
+from tests.site import READ
 
 SHAPE: dict[str, Any] = {"layers": 8, "width": 128}
 HASTY: dict[str, Any] = {**SWIFT, "update_timeout": 4.0, "join_timeout": 4.0, "heartbeat_timeout": 1.0}
 SMALL: dict[str, Any] = {"bucket_bytes": "66KiB", "ring_depth": 2}
 
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    sweep_leftovers()
-    assert not left_behind()
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    made = make_site(tmp_path / "site")
-    monkeypatch.syspath_prepend(made)
-    use(made)
-    return made
+pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
 
 def server(**settings: Any) -> ParameterServer:

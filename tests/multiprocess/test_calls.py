@@ -13,15 +13,9 @@ import pytest
 
 from ckpt_transport import Config, Holder, Joiner, ParameterServer, Report, ask_version
 from ckpt_transport.errors import UpdateAbortedError, UsageError
-from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
+from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, weights
 
 CONFIG = Config.load(**SWIFT)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ from typer.testing import CliRunner
 
 from ckpt_transport.cli.app import app
 from ckpt_transport.errors import CkptTransportError, ConfigError
-from tests.fleet import DEADLINE, SinkSpec, fleet, weights
-from tests.multiprocess.commands import ENVIRONMENT, command, run
+from tests.fleet import SinkSpec, fleet, weights
+from tests.support.commands import ENVIRONMENT, run
 
 DEAD = "http://127.0.0.1:1"
 
@@ -65,13 +64,7 @@ def test_rank_and_world_size_of_another_job_are_overruled(checkpoint: Path) -> N
     """Given a pod with RANK and WORLD_SIZE of its training job, then one source updates by itself when told to."""
     leftover = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     with fleet(SinkSpec()) as (sink,):
-        update = command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
-        done = subprocess.run(
-            [*update, "--rank", "0", "--world-size", "1"],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            env={**ENVIRONMENT, **leftover},
-        )
+        update = ("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
+        done = run(*update, "--rank", "0", "--world-size", "1", environ={**ENVIRONMENT, **leftover})
         assert done.returncode == 0, done.stderr
         assert sink.state().holds(weights(2))

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -19,34 +18,14 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport_torch import Loader
-from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
-from tests.multiprocess.commands import ENVIRONMENT, command, run
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
+from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, weights
+from tests.support.commands import ENVIRONMENT, run, running, shell_command
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     save_file(weights(2), tmp_path / "model.safetensors")
     return tmp_path
-
-
-@contextmanager
-def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A command that can be interrupted, also where the tests themselves ignore a hangup."""
-    hang_up = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
-    process = subprocess.Popen(
-        command(*arguments), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=hang_up
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=DEADLINE)
 
 
 def test_an_update_goes_on_when_telling_its_progress_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -68,7 +47,7 @@ def test_an_update_goes_on_when_telling_its_progress_fails(caplog: pytest.LogCap
 @pytest.mark.parametrize("reader", ["head -c 1", "true"])
 def test_a_reader_that_goes_away_changes_nothing(checkpoint: Path, reader: str) -> None:
     with fleet(SinkSpec()) as (sink,):
-        update = command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
+        update = shell_command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
         script = f"set -o pipefail; {shlex.join(update)} | {reader}"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, env=ENVIRONMENT)
         assert (done.returncode, done.stderr) == (0, "")
@@ -110,9 +89,10 @@ def test_an_interrupted_update_says_whether_sinks_must_not_serve(
         update = ["update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, *others]
         with running(*update) as process:
             wait_until((lambda: ask_version(sink.address).update) if others else begun.exists)
-            process.send_signal(number)
-            errors = process.communicate(timeout=DEADLINE)[1]
-        assert process.returncode == code, errors
+            process.interrupt(number)
+            ended = process.wait()
+            errors = process.errors()
+        assert ended == code, errors
         assert said in errors
         assert "Traceback" not in errors
         assert bool(ask_version(sink.address).tainted) == (code == 3)
@@ -122,17 +102,17 @@ def test_an_interrupted_update_says_whether_sinks_must_not_serve(
 def test_given_a_terminal_of_few_characters_when_an_update_ends_well_then_its_exit_code_says_so(
     checkpoint: Path, encoding: str
 ) -> None:
-    environment = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
+    environ = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
     with fleet(SinkSpec()) as (sink,):
-        update = command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
-        done = subprocess.run(update, capture_output=True, timeout=DEADLINE, env=environment)
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert "#" in done.stdout.decode(encoding)
+        update = ("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
+        done = run(*update, environ=environ)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "#" in done.stdout
         assert sink.state().version == "v2"
     for other in (["plan", "--checkpoint", checkpoint], ["transports"], ["--help"], ["update", "--help"]):
-        shown = subprocess.run(command(*other), capture_output=True, timeout=DEADLINE, env=environment)
-        assert (shown.returncode, shown.stderr) == (0, b"")
-        shown.stdout.decode(encoding)
+        shown = run(*other, environ=environ)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout
 
 
 INTERRUPTED_WHILE_LOADING = """
@@ -158,7 +138,7 @@ def test_given_a_command_that_is_loading_when_it_is_interrupted_then_it_ends_wit
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_an_output_that_is_full_is_said_and_changes_nothing(checkpoint: Path) -> None:
     with fleet(SinkSpec()) as (sink,), open("/dev/full", "wb") as full:
-        update = command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
+        update = shell_command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
         done = subprocess.run(update, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
         assert "what follows is not printed: [Errno 28]" in done.stderr
@@ -226,5 +206,5 @@ def test_a_holder_that_is_interrupted_leaves_nothing(checkpoint: Path, tmp_path:
     metas = tmp_path / "metas.json"
     with running("serve", f"--checkpoint={checkpoint}", "--version=v2", f"--save-metas={metas}") as process:
         wait_until(metas.exists)
-        process.send_signal(number)
-        assert process.wait(DEADLINE) == 128 + number
+        process.interrupt(number)
+        assert process.wait() == 128 + number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,8 @@ import pytest
 from safetensors.torch import save_file
 
 from ckpt_transport import AddressFile
-from tests.fleet import DEADLINE, SinkSpec, fleet, left_behind, weights
-from tests.multiprocess.commands import ENVIRONMENT, command, run
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
+from tests.fleet import DEADLINE, SinkSpec, fleet, weights
+from tests.support.commands import ENVIRONMENT, Command, run, running
 
 
 @pytest.fixture
@@ -37,21 +30,16 @@ def sinks_of(addresses: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def serving(checkpoint: Path, metas: Path, version: str = "v2") -> Iterator[subprocess.Popen[str]]:
-    arguments = ("serve", "--checkpoint", checkpoint, "--version", version, "--save-metas", metas)
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    try:
+def serving(checkpoint: Path, metas: Path, version: str = "v2") -> Iterator[Command]:
+    with running("serve", "--checkpoint", checkpoint, "--version", version, "--save-metas", metas) as command:
         deadline = time.monotonic() + DEADLINE
         while not metas.exists():
-            assert process.poll() is None, "serve has ended"
+            assert not command.ended(), f"serve has ended: {command.errors()}"
             assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE) == 128 + signal.SIGTERM
-        assert process.stdout is not None
-        process.stdout.close()
+            time.sleep(0.02)
+        yield command
+        command.interrupt(signal.SIGTERM)
+        assert command.wait() == 128 + signal.SIGTERM
 
 
 def test_engines_join_what_two_commands_serve(checkpoint: Path, tmp_path: Path) -> None:
@@ -76,13 +64,7 @@ def test_a_holder_that_has_ended_is_named_with_the_cure(checkpoint: Path, tmp_pa
         with serving(checkpoint, metas):
             pass
         environment = {**ENVIRONMENT, "CKPT_TRANSPORT_JOIN_TIMEOUT": "1"}
-        done = subprocess.run(
-            command("join", "--metas", metas, "--sink", sink.address),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            env=environment,
-        )
+        done = run("join", "--metas", metas, "--sink", sink.address, environ=environment)
         assert done.returncode == 1
         assert "it does not answer" in done.stderr
         assert "start one with 'ckpt-transport serve'" in done.stderr

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,16 +15,10 @@ import torch
 from ckpt_transport import Config, Holder, Joiner, ParameterServer
 from ckpt_transport.errors import TaintedError, UsageError
 from ckpt_transport_torch import attach
-from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, left_behind, weights
+from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, weights
 
 CONFIG = Config.load(**SWIFT)
 context = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
 
 
 def in_a_child(act: Callable[[], object]) -> None:

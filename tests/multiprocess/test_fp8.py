@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,11 @@ from ckpt_transport.execution.timeline import Event
 from ckpt_transport.planning import StageKind
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_torch import attach
-from tests.fleet import SWIFT, SinkSpec, by_name, fleet, left_behind
+from tests.fleet import SWIFT, SinkSpec, by_name, fleet
 from tests.fp8_models import CONFIG, fp8_model, fp8_weights, source_weights, target
+from tests.support.commands import run
 
 TRANSPORTS = ("shm", "gloo")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Any:
-    yield
-    assert not left_behind()
 
 
 @pytest.mark.parametrize("bucket", ["20KiB", "1MiB"])
@@ -158,10 +151,9 @@ def test_the_command_quantizes_for_a_configuration(tmp_path: Path) -> None:
     save_file(source_weights(2), tmp_path / "model.safetensors")
     target = tmp_path / "config.json"
     target.write_text(json.dumps(CONFIG))
-    command = [sys.executable, "-m", "ckpt_transport", "update", f"--checkpoint={tmp_path / 'model.safetensors'}"]
+    update = ["update", f"--checkpoint={tmp_path / 'model.safetensors'}", "--version=v2", f"--quantize-for={target}"]
     with fleet(SinkSpec(make=fp8_model)) as (sink,):
-        command += ["--version=v2", f"--sink={sink.address}", f"--quantize-for={target}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = run(*update, f"--sink={sink.address}")
         assert done.returncode == 0, done.stderr
         assert "8 tensors: F8_E4M3 with a scale for each block of 128 x 128" in done.stdout
         assert sink.state().holds(fp8_weights(2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,12 @@ from ckpt_transport import Config, Joiner, ParameterServer
 from ckpt_transport.errors import TaintedError
 from tests.corrupting import KINDS, Wrong, make_site
 from tests.experts import loaded, loader, rank_of, weights_of
-from tests.fleet import SWIFT, HolderSpec, SinkSpec, by_name, fleet, holders, left_behind, weights
+from tests.fleet import SWIFT, HolderSpec, SinkSpec, by_name, fleet, holders, weights
 from tests.site import READ, SOCKETS, use
 
 SMALL = {"bucket_bytes": "64KiB", "ring_depth": 2}
 PATIENT = {"heartbeat_timeout": 15.0}
 """Nobody dies here."""
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
 
 
 @pytest.fixture

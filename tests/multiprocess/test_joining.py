@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from ckpt_transport import Config, Holder, Joiner, ParameterServer, Report
-from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.planning import Role, StageKind
 from ckpt_transport_torch import Loader, attach
 from tests.fleet import (
@@ -23,30 +22,16 @@ from tests.fleet import (
     by_name,
     fleet,
     holders,
-    left_behind,
     model,
     weights,
 )
-from tests.site import READ, SOCKETS, make_site, use
+from tests.site import READ, SOCKETS
 from tests.support.transports import over_the_network
 
 SHAPE = {"layers": 8, "width": 384}
 SMALL: dict[str, Any] = {"bucket_bytes": "96KiB", "ring_depth": 3}
 
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    sweep_leftovers()
-    assert not left_behind()
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    made = make_site(tmp_path / "site")
-    monkeypatch.syspath_prepend(made)
-    use(made)
-    return made
+pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
 
 def files(running: list[HolderProcess], folder: Path) -> list[Path]:

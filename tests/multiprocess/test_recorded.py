@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
-from tests.fleet import SWIFT, Fault, SinkSpec, by_name, fleet, left_behind, weights
+from tests.fleet import SWIFT, Fault, SinkSpec, by_name, fleet, weights
 
 TRANSPORTS = ("shm", "gloo")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Any:
-    yield
-    assert not left_behind()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -13,7 +11,7 @@ from ckpt_transport.planning import explain
 from ckpt_transport_torch import attach
 from tests.available import where_available
 from tests.experts import EXPERTS, WIDTH, loaded, loader, rank_of, weights_of
-from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, fleet, left_behind
+from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, fleet
 
 SIZE = 4
 MATRIX = WIDTH * WIDTH * 4
@@ -24,12 +22,6 @@ RANKS = tuple(
     SinkSpec(make=rank_of, model={"rank": rank, "size": SIZE}, loader=loader, engine="engine") for rank in range(SIZE)
 )
 TRANSPORTS = tuple(map(where_available, ("gloo", "nixl", "mooncake", "ucx")))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
 
 
 def update(server: ParameterServer, sinks: list[SinkProcess], seed: int) -> Report:

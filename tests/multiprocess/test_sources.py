@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,16 +15,10 @@ from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CkptTransportError, JoinError, UpdateAbortedError
-from tests.fleet import DEADLINE, SWIFT, SinkSpec, context, fleet, left_behind, weights
+from tests.fleet import DEADLINE, SWIFT, SinkSpec, context, fleet, weights
 
 CURE = "for one source pass rank=0, world_size=1"
 HASTY = {**SWIFT, "join_timeout": 0.7}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    yield
-    assert not left_behind()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,15 +10,9 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from tests.available import where_available
-from tests.fleet import SWIFT, SinkSpec, SourceProcess, by_name, fleet, left_behind, model, weights
+from tests.fleet import SWIFT, SinkSpec, SourceProcess, by_name, fleet, model, weights
 
 TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Any:
-    yield
-    assert not left_behind()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -1,0 +1,35 @@
+"""Fixtures of tests that start processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ckpt_transport.memory import sweep_leftovers
+from tests.fleet import left_behind
+from tests.site import make_site, use
+
+
+@pytest.fixture
+def nothing_left_behind() -> Iterator[None]:
+    """After the test, shared memory holds nothing of this process and of those it has started."""
+    yield
+    assert not left_behind()
+
+
+@pytest.fixture
+def dead_are_swept(nothing_left_behind: None) -> Iterator[None]:
+    """Before that is checked, what processes that were killed have left is removed, as the next process does."""
+    yield
+    sweep_leftovers()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The transports of the tests, installed here; a folder for the path of other processes."""
+    made = make_site(tmp_path / "site")
+    monkeypatch.syspath_prepend(made)
+    use(made)
+    return made
