@@ -17,17 +17,21 @@ BETWEEN_PROCESSES: tuple[type[Transport], ...] = (ShmTransport, GlooTransport, R
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 @pytest.mark.parametrize("transport", BETWEEN_PROCESSES, ids=lambda transport: transport.name)
-def test_between_processes(transport: type[Transport], check: Check) -> None:
+def test_given_a_transport_between_processes_then_it_keeps_every_promise(
+    transport: type[Transport], check: Check
+) -> None:
     check(transport)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 @pytest.mark.parametrize("name", [where_available(name) for name in ("mooncake", "nixl", "ucx")])
-def test_over_libraries(name: str, check: Check) -> None:
+def test_given_a_transport_over_a_library_then_it_keeps_every_promise(name: str, check: Check) -> None:
     check(registry.load(name))
 
 
 @pytest.mark.parametrize("check", [check for check in CHECKS if not check.killed], ids=lambda check: check.name)
 @pytest.mark.parametrize("transport", [LoopbackTransport, ReadTransport], ids=lambda transport: transport.name)
-def test_between_threads(transport: type[Transport], check: Check) -> None:
+def test_given_a_transport_between_threads_then_it_keeps_every_promise(
+    transport: type[Transport], check: Check
+) -> None:
     check(transport, launcher=launch_in_threads)

@@ -28,7 +28,7 @@ NAMES = [where_available(name) for name in LIBRARIES]
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_importing_and_probing_imports_no_library(name: str) -> None:
+def test_given_a_plugin_when_it_is_imported_and_probed_then_its_library_is_not_imported(name: str) -> None:
     """Given a fresh interpreter, when the plugin is imported and probed, then its library has not been."""
     program = (
         "import sys; from ckpt_transport import registry; "
@@ -39,7 +39,9 @@ def test_importing_and_probing_imports_no_library(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_missing_library_is_named_with_the_cure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_a_library_that_is_missing_then_the_probe_says_so_with_the_cure(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find = importlib.util.find_spec
     hidden = ("mooncake", "nixl", "ucxx")
     monkeypatch.setattr(importlib.util, "find_spec", lambda asked: None if asked.startswith(hidden) else find(asked))
@@ -84,7 +86,7 @@ def abort_while_receiving(context: RankContext, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_memory_stays_as_it_is_once_a_transfer_was_aborted(name: str) -> None:
+def test_given_a_transfer_under_way_when_its_receiver_aborts_then_its_memory_stays_as_it_is(name: str) -> None:
     """Given a long transfer under way, when its receiver aborts, then nobody writes into its memory any more."""
     receiver, sender = launch(abort_while_receiving, 2, name, deadline=DEADLINE)
     assert receiver.value is True, receiver
@@ -122,7 +124,7 @@ def fork_while_open(context: RankContext, name: str) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_process_with_an_open_route_may_fork(name: str) -> None:
+def test_given_an_open_route_when_its_processes_fork_then_the_next_transfer_is_right(name: str) -> None:
     sender, receiver = launch(fork_while_open, 2, name, deadline=DEADLINE)
     assert sender.ok, sender
     assert receiver.value == MIB, receiver
@@ -156,7 +158,7 @@ def die_while_sending(context: RankContext, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sender_that_is_killed_half_way_takes_nobody_with_it(name: str) -> None:
+def test_given_a_transfer_under_way_when_its_sender_is_killed_then_the_receiver_lives_and_is_told(name: str) -> None:
     """Given a long transfer under way, when its sender is killed, then the receiver lives and gets an error, or all."""
     killed, survivor = launch(die_while_sending, 2, name, deadline=DEADLINE, silence=2.0)
     assert killed.died is signal.SIGKILL
@@ -164,7 +166,7 @@ def test_a_sender_that_is_killed_half_way_takes_nobody_with_it(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_left_in_shared_memory_or_the_environment(name: str) -> None:
+def test_given_a_route_that_was_used_then_nothing_is_left_in_shared_memory_or_the_environment(name: str) -> None:
     before = set(Path("/dev/shm").iterdir())
     sender, receiver = launch(environment_after_use, 2, name, deadline=DEADLINE)
     assert (sender.value, receiver.value) == ([], [])

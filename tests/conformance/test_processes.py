@@ -17,24 +17,24 @@ LAUNCHERS = pytest.mark.parametrize("launcher", [launch, launch_in_threads], ids
 
 
 @LAUNCHERS
-def test_every_rank_returns_its_value(launcher: Launcher) -> None:
+def test_given_several_ranks_then_each_returns_its_value(launcher: Launcher) -> None:
     outcomes = launcher(bodies.answer, 3, "rank", deadline=DEADLINE)
     assert [outcome.value for outcome in outcomes] == ["rank 0 of 3", "rank 1 of 3", "rank 2 of 3"]
     assert all(outcome.ok for outcome in outcomes)
 
 
 @LAUNCHERS
-def test_ranks_can_talk(launcher: Launcher) -> None:
+def test_given_several_ranks_then_they_can_talk(launcher: Launcher) -> None:
     everything = {0: b"from 0", 1: b"from 1", 2: b"from 2"}
     assert [outcome.value for outcome in launcher(bodies.talk, 3, deadline=DEADLINE)] == [everything] * 3
 
 
-def test_ranks_are_other_processes() -> None:
+def test_given_several_ranks_then_they_are_other_processes() -> None:
     outcomes = launch(bodies.process_id, 2, deadline=DEADLINE)
     assert len({os.getpid(), *(outcome.value for outcome in outcomes)}) == 3
 
 
-def test_a_crash_is_reported_and_the_others_go_on() -> None:
+def test_given_ranks_that_crash_then_each_crash_is_reported_and_the_others_go_on() -> None:
     fine, raised, killed, left, unpicklable = launch(bodies.crash_in_many_ways, 5, deadline=DEADLINE)
     assert fine.value == "fine"
     assert raised.failure is not None
@@ -48,7 +48,7 @@ def test_a_crash_is_reported_and_the_others_go_on() -> None:
 
 
 @LAUNCHERS
-def test_a_hang_is_named_with_its_stack(launcher: Launcher) -> None:
+def test_given_a_rank_that_hangs_then_it_is_named_with_its_stack(launcher: Launcher) -> None:
     with pytest.raises(HangError, match=r"ranks \[1\] still ran") as caught:
         launcher(bodies.hang_in_rank_1, 3, deadline=2)
     assert list(caught.value.stacks) == [1]
@@ -57,7 +57,7 @@ def test_a_hang_is_named_with_its_stack(launcher: Launcher) -> None:
     assert {outcome.rank: outcome.value for outcome in caught.value.outcomes} == {0: "fine", 2: "fine"}
 
 
-def test_children_die_with_their_parent(tmp_path: Path) -> None:
+def test_given_a_parent_when_it_is_killed_then_its_children_die(tmp_path: Path) -> None:
     parent = bodies.start_parent(tmp_path)
     try:
         children = [int(file.read_text()) for file in _wait_for(tmp_path, 2)]

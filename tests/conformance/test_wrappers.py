@@ -21,18 +21,20 @@ INNER = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 @pytest.mark.parametrize("transport", [bodies.slow, bodies.harmless], ids=lambda factory: factory().name)
-def test_a_wrapped_transport_conforms(transport: Callable[[], Transport], check: Check) -> None:
+def test_given_a_wrapped_transport_then_it_keeps_every_promise(
+    transport: Callable[[], Transport], check: Check
+) -> None:
     check(transport)
 
 
-def test_latency_and_bandwidth_delay_the_end() -> None:
+def test_given_latency_and_bandwidth_then_transfers_take_at_least_as_long() -> None:
     for outcome in launch(bodies.measure, 2, deadline=DEADLINE):
         one, two = outcome.value
         assert one >= 2 * bodies.LATENCY  # its latency, and its bytes
         assert two >= 3 * bodies.LATENCY  # one latency, and the bytes of both
 
 
-def test_the_wrapper_tells_the_cost_model() -> None:
+def test_given_a_slow_wrapper_then_the_cost_model_is_told() -> None:
     slow, inner = bodies.very_slow(), ReadTransport
     assert slow.name == "latency(process-vm-readv)"
     assert slow.traits.latency == inner.traits.latency + bodies.LATENCY
@@ -45,24 +47,24 @@ def seen(kind: FaultKind, inner: type[Transport], victim: int) -> list[str]:
 
 
 @INNER
-def test_a_failed_completion_breaks_the_route(inner: type[Transport]) -> None:
+def test_given_a_completion_that_fails_then_the_route_is_broken(inner: type[Transport]) -> None:
     assert seen(FaultKind.FAIL, inner, 1)[1] == "TransferError"
 
 
 @INNER
-def test_lost_bytes_read_as_zero(inner: type[Transport]) -> None:
+def test_given_bytes_that_are_lost_then_they_read_as_zero(inner: type[Transport]) -> None:
     sender, victim, other = seen(FaultKind.DROP, inner, 1)
     assert (sender, victim, other) == ("done, 0 zeros", "done, 5 zeros", "done, 0 zeros")
 
 
-def test_a_refused_post_is_never_heard_of_inside() -> None:
+def test_given_a_post_that_is_refused_then_the_transport_inside_never_hears_of_it() -> None:
     sender, victim, other = seen(FaultKind.FAIL_POST, ShmTransport, 1)
     assert victim == "injected: rank 1 cannot post transfer 1"
     assert sender == "PeerLostError"
     assert other in ("PeerLostError", "done, 0 zeros")
 
 
-def test_an_operation_that_never_ends_can_be_aborted() -> None:
+def test_given_an_operation_that_never_ends_then_it_can_be_aborted() -> None:
     """The victim sees why it was aborted, or that its endpoint is broken if the transfer had ended inside."""
     sender, other, victim = seen(FaultKind.NEVER, ShmTransport, 2)
     assert victim in ("TransferError", "EndpointBrokenError")
@@ -70,7 +72,7 @@ def test_an_operation_that_never_ends_can_be_aborted() -> None:
     assert other in ("PeerLostError", "done, 0 zeros")
 
 
-def test_a_killed_rank_is_lost() -> None:
+def test_given_a_rank_that_is_killed_then_the_others_lose_it() -> None:
     sender, victim, other = seen(FaultKind.KILL, SocketTransport, 1)
     assert victim == "killed"
     assert sender in ("PeerLostError", "done, 0 zeros")

@@ -86,7 +86,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
-def test_the_demonstration_keeps_its_promises(transport: str, home: Path, tmp_path: Path) -> None:
+def test_given_the_demonstration_then_it_keeps_its_promises(transport: str, home: Path, tmp_path: Path) -> None:
     """Given a transport, when the demonstration has run, then it was used, no request failed and every bit is right."""
     trace, result_file = tmp_path / "new" / "trace.json", tmp_path / "result.json"
     demo = start(home, "--transport", transport, "--trace", str(trace), "--json", str(result_file))
@@ -116,7 +116,7 @@ def test_the_demonstration_keeps_its_promises(transport: str, home: Path, tmp_pa
     assert wait_until(lambda: not processes_of(demo.pid), 5.0)
 
 
-def test_kept_checkpoints_are_complete(home: Path, tmp_path: Path) -> None:
+def test_given_checkpoints_that_are_kept_then_they_are_complete(home: Path, tmp_path: Path) -> None:
     """Given --keep, when the demonstration has run, then both versions are there as Hugging Face directories."""
     kept = tmp_path / "kept"
     demo = start(home, "--keep", str(kept), "--trace", str(tmp_path / "trace.json"))
@@ -130,7 +130,7 @@ def test_kept_checkpoints_are_complete(home: Path, tmp_path: Path) -> None:
         assert shapes == checkpoint.shapes(ModelConfig())
 
 
-def test_an_unknown_transport_is_refused_before_anything_starts(home: Path) -> None:
+def test_given_a_transport_that_nobody_knows_then_it_is_refused_before_anything_starts(home: Path) -> None:
     """Given a name that no plugin has, then the names there are are listed, and nothing was started."""
     demo = start(home, "--transport", "pigeon")
     output, _ = demo.communicate(timeout=LIMIT)
@@ -142,7 +142,9 @@ def test_an_unknown_transport_is_refused_before_anything_starts(home: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_demonstration_leaves_nothing_behind(number: int, home: Path, tmp_path: Path) -> None:
+def test_given_a_demonstration_when_it_is_interrupted_then_nothing_is_left_behind(
+    number: int, home: Path, tmp_path: Path
+) -> None:
     """Given a signal while workers serve, then the demonstration ends with all its processes and files."""
     demo = start(home, "--trace", str(tmp_path / "trace.json"))
     with demo:
@@ -153,7 +155,7 @@ def test_an_interrupted_demonstration_leaves_nothing_behind(number: int, home: P
     assert wait_until(lambda: not processes_of(demo.pid), 5.0)
 
 
-def test_workers_do_not_outlive_a_killed_demonstration(tmp_path: Path, home: Path) -> None:
+def test_given_a_demonstration_when_it_is_killed_then_its_workers_do_not_outlive_it(tmp_path: Path, home: Path) -> None:
     """Given that the demonstration is killed while workers serve, then server and workers end by themselves."""
     demo = start(tmp_path, "--trace", str(tmp_path / "trace.json"))
     with demo:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_it_halves_the_bytes_and_finds_every_one_as_it_should_be() -> None:
+def test_given_the_fp8_demonstration_then_it_halves_the_bytes_and_finds_every_one_as_it_should_be() -> None:
     command = [sys.executable, "-m", "examples.fp8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -30,7 +30,7 @@ FOUND = [name for name in LIBRARIES if registry.available(name).ok]
         ),
     ],
 )
-def test_engines_join_over_the_transports_that_are_named_and_the_fleet_serves_on(
+def test_given_transports_that_are_named_when_engines_join_over_them_then_the_fleet_serves_on(
     tmp_path: Path, transports: list[str]
 ) -> None:
     """Given a fleet of two, when engines join over some transports, then they give its tokens, and nothing failed."""
@@ -52,14 +52,14 @@ def test_engines_join_over_the_transports_that_are_named_and_the_fleet_serves_on
     assert result.before.failed == result.joining.failed == 0
 
 
-def test_a_transport_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_given_a_transport_that_is_not_there_then_it_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "examples.joining", "--transport", "pigeon"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 1
     assert "pigeon" in ran.stdout
 
 
-def test_the_picture_is_as_wide_as_asked_and_marks_what_it_should() -> None:
+def test_given_a_picture_of_joining_then_it_is_as_wide_as_asked_and_marks_what_it_should() -> None:
     served = [Served(number / 10, number / 10 + 0.05 * (1 + number % 3), None) for number in range(100)]
     lines = latency.picture(served, [(2.0, 3.0), (5.0, 5.01)], 60).splitlines()
     assert {len(line) for line in lines} == {len(lines[0])}

@@ -26,7 +26,7 @@ def problems(served: list[Served]) -> list[str]:
     return list(problems_of_requests(Requests.of(served, REGISTER, UPDATE, UPDATED), served, UPDATED))
 
 
-def test_requests_are_sorted_by_when_they_were_under_way() -> None:
+def test_given_requests_then_they_are_sorted_by_when_they_were_under_way() -> None:
     requests = Requests.of(GOOD, REGISTER, UPDATE, UPDATED)
     assert [requests.before.requests, requests.registering.requests, requests.updating.requests] == [1, 1, 1]
     assert requests.updating.spanning == 1
@@ -35,25 +35,25 @@ def test_requests_are_sorted_by_when_they_were_under_way() -> None:
     assert problems(GOOD) == []
 
 
-def test_a_failed_request_is_a_problem() -> None:
+def test_given_a_request_that_failed_then_it_is_a_problem() -> None:
     (problem,) = problems([*GOOD, Served(11.2, 11.3, None, "ReadTimeout")])
     assert "1 of 4 requests failed: ReadTimeout" in problem
 
 
-def test_an_update_that_nobody_was_served_in_is_a_problem() -> None:
+def test_given_an_update_that_nobody_was_served_in_then_it_is_a_problem() -> None:
     assert problems([GOOD[0], GOOD[2]]) == ["no request was served during the update"]
 
 
-def test_an_old_answer_to_a_new_request_is_a_problem() -> None:
+def test_given_a_new_request_with_an_old_answer_then_it_is_a_problem() -> None:
     (problem,) = problems([*GOOD, answered(12.5, 13, "v1", "v2")])
     assert "answered by the old version" in problem
 
 
-def test_an_answer_that_goes_back_to_the_old_version_is_a_problem() -> None:
+def test_given_an_answer_that_goes_back_to_the_old_version_then_it_is_a_problem() -> None:
     assert problems([*GOOD, answered(9, 11.5, "v1", "v2", "v1")]) == ["1 answers went back from v2 to v1"]
 
 
-def test_a_comparison_that_differs_or_compares_nothing_is_a_problem() -> None:
+def test_given_a_comparison_that_differs_or_compares_nothing_then_it_is_a_problem() -> None:
     same = Compared(0, 2, 100, {})
     assert list(problems_of_comparison(Comparison.of([same, same]), "v2")) == []
     (problem,) = problems_of_comparison(Comparison.of([same, Compared(1, 2, 100, {"weight": 3})]), "v2")
@@ -62,6 +62,6 @@ def test_a_comparison_that_differs_or_compares_nothing_is_a_problem() -> None:
     assert "nothing was compared" in problem
 
 
-def test_a_worker_with_another_version_is_a_problem() -> None:
+def test_given_a_worker_with_another_version_then_it_is_a_problem() -> None:
     (problem,) = problems_of_workers([Inspected(0, "v2", 1, 1, 4), Inspected(1, "v1", 1, 1, 4)])
     assert problem == "worker 1 says that it serves v1"

@@ -62,13 +62,13 @@ def unsplit(directory: Path, *requests: Generate) -> list[Generated]:
     return [answers[number] for number in range(len(requests))]
 
 
-def test_two_workers_give_the_tokens_of_one(service: Service, directory: Path) -> None:
+def test_given_two_workers_then_they_give_the_tokens_of_one(service: Service, directory: Path) -> None:
     """Given the same checkpoint, then a model split over two workers continues a prompt as the whole model does."""
     (expected,) = unsplit(directory, Generate(PROMPT, 12))
     assert service.generate(PROMPT, 12).tokens == expected.tokens
 
 
-def test_requests_side_by_side_do_not_disturb_each_other(service: Service, directory: Path) -> None:
+def test_given_requests_side_by_side_then_they_do_not_disturb_each_other(service: Service, directory: Path) -> None:
     """Given requests of different lengths at the same time, then each gets the tokens it gets alone."""
     requests = [Generate(tuple(range(1, number + 2)), 3 + number % 5) for number in range(12)]
     with ThreadPoolExecutor(len(requests)) as pool:
@@ -76,7 +76,7 @@ def test_requests_side_by_side_do_not_disturb_each_other(service: Service, direc
     assert [answer.tokens for answer in answers] == [unsplit(directory, r)[0].tokens for r in requests]
 
 
-def test_keys_and_values_of_old_weights_are_not_used(directory: Path, tmp_path: Path) -> None:
+def test_given_new_weights_then_keys_and_values_of_old_ones_are_not_used(directory: Path, tmp_path: Path) -> None:
     """Given new weights in the middle of an answer, then the next token is the one the new weights alone give."""
     new = tmp_path / "v2"
     checkpoint.write(new, SMALL, seed=2)
@@ -92,7 +92,9 @@ def test_keys_and_values_of_old_weights_are_not_used(directory: Path, tmp_path: 
     assert answer.tokens[2:] == unsplit(new, Generate((*PROMPT, *answer.tokens[:2]), 1))[0].tokens
 
 
-def test_the_comparison_finds_a_single_bit(service: Service, directory: Path, tmp_path: Path) -> None:
+def test_given_weights_that_differ_in_a_single_bit_then_the_comparison_finds_it(
+    service: Service, directory: Path, tmp_path: Path
+) -> None:
     """Given a copy of the checkpoint with one bit changed, then exactly that element is reported, by its worker."""
     changed = tmp_path / "changed"
     changed.mkdir()
@@ -109,7 +111,9 @@ def test_the_comparison_finds_a_single_bit(service: Service, directory: Path, tm
 
 
 @pytest.mark.parametrize(("prompt", "max_tokens"), [((), 3), ((1,), 0), ((64,), 3), ((-1,), 3), ((1,), 32)], ids=str)
-def test_impossible_requests_are_refused(service: Service, prompt: tuple[int, ...], max_tokens: int) -> None:
+def test_given_requests_that_are_impossible_then_they_are_refused(
+    service: Service, prompt: tuple[int, ...], max_tokens: int
+) -> None:
     """Given a request that no model could serve, then it is refused and the next one is served."""
     with pytest.raises(ServiceError, match="refused"):
         service.generate(prompt, max_tokens)
@@ -117,14 +121,14 @@ def test_impossible_requests_are_refused(service: Service, prompt: tuple[int, ..
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"[]", b'{"prompt": "text"}', b'{"prompt": [1.5]}'])
-def test_malformed_requests_are_refused(service: Service, body: bytes) -> None:
+def test_given_requests_that_are_malformed_then_they_are_refused(service: Service, body: bytes) -> None:
     assert (
         httpx.post(f"{service.url}/generate", content=body, timeout=10.0, trust_env=False).status_code
         == httpx.codes.BAD_REQUEST
     )
 
 
-def test_unknown_pages_and_directories_are_refused(service: Service, tmp_path: Path) -> None:
+def test_given_pages_and_directories_that_are_not_there_then_they_are_refused(service: Service, tmp_path: Path) -> None:
     assert httpx.get(f"{service.url}/nothing", timeout=10.0, trust_env=False).status_code == httpx.codes.NOT_FOUND
     assert (
         httpx.post(f"{service.url}/nothing", content=b"{}", timeout=10.0, trust_env=False).status_code
@@ -134,7 +138,7 @@ def test_unknown_pages_and_directories_are_refused(service: Service, tmp_path: P
         service.compare(tmp_path / "nothing")
 
 
-def test_a_lost_worker_is_reported(directory: Path, tmp_path: Path) -> None:
+def test_given_a_worker_that_is_lost_then_it_is_reported(directory: Path, tmp_path: Path) -> None:
     """Given that a worker dies, then the server says so, refuses requests, and still ends properly."""
     service = Service(directory, "v1", tmp_path / "server.log")
     try:

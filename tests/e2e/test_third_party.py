@@ -93,12 +93,12 @@ def _hear(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def test_it_is_installed_there_and_not_here(python: str) -> None:
+def test_given_a_third_partys_transport_then_it_is_installed_there_and_not_here(python: str) -> None:
     assert importlib.util.find_spec("acme_pipes") is None
     assert _run(python, "-c", "import acme_pipes").returncode == 0
 
 
-def test_it_is_listed_like_any_other(python: str) -> None:
+def test_given_a_third_partys_transport_then_it_is_listed_like_any_other(python: str) -> None:
     listed = _run(python, "-m", "ckpt_transport", "transports", "--json")
     assert listed.returncode == 0, listed.stderr
     found = {entry["name"]: entry for entry in json.loads(listed.stdout)}
@@ -107,13 +107,15 @@ def test_it_is_listed_like_any_other(python: str) -> None:
     assert found[NAME]["traits"]["reach"] == "network"
 
 
-def test_it_keeps_the_promises_of_the_interface(python: str) -> None:
+def test_given_a_third_partys_transport_then_it_keeps_the_promises_of_the_interface(python: str) -> None:
     checked = _run(python, "-m", "ckpt_transport.testing", NAME)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("by", ["environment", "file", "option"])
-def test_it_updates_a_module_of_another_process(python: str, tmp_path: Path, by: str) -> None:
+def test_given_a_third_partys_transport_then_it_updates_a_module_of_another_process(
+    python: str, tmp_path: Path, by: str
+) -> None:
     torch.manual_seed(1)
     new = torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.Linear(200, 1)).to(torch.bfloat16).state_dict()
     save_file(new, tmp_path / "model.safetensors")
@@ -148,7 +150,7 @@ def test_it_updates_a_module_of_another_process(python: str, tmp_path: Path, by:
         assert _hear(server) == "new"
 
 
-def test_without_it_its_name_is_refused(tmp_path: Path) -> None:
+def test_given_no_third_partys_transport_then_its_name_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(4)}, tmp_path / "model.safetensors")
     command: list[str | Path] = [
         "update",

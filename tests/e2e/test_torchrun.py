@@ -28,7 +28,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
-def test_two_ranks_update_two_sinks_and_rank_0_speaks(tmp_path: Path, transport: str) -> None:
+def test_given_two_ranks_of_torchrun_when_they_update_two_sinks_then_rank_0_alone_speaks(
+    tmp_path: Path, transport: str
+) -> None:
     """Given two sinks, when torchrun starts two sources, then both sinks hold both halves, and one rank reports."""
     trace = tmp_path / "trace.json"
     with fleet(SinkSpec(), SinkSpec()) as sinks:
@@ -50,7 +52,9 @@ def test_two_ranks_update_two_sinks_and_rank_0_speaks(tmp_path: Path, transport:
     assert not left_behind()
 
 
-def test_a_refused_update_ends_with_exit_code_1_and_names_the_tensor(tmp_path: Path) -> None:
+def test_given_ranks_of_torchrun_when_their_update_is_refused_then_the_exit_code_is_1_and_the_tensor_is_named(
+    tmp_path: Path,
+) -> None:
     """Given a sink with another model, then the command says what does not fit, and the sink goes on."""
     with fleet(SinkSpec(model={"layers": 7})) as (sink,):
         command = [sys.executable, "-m", "ckpt_transport", "update", "--checkpoint", str(checkpoint(tmp_path))]

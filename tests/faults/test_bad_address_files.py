@@ -46,7 +46,9 @@ def saved(metas: AddressFile, path: Path, **settings: object) -> Path:
     return path
 
 
-def test_a_file_says_what_it_is_and_comes_back_as_it_was(holder: HolderProcess, tmp_path: Path) -> None:
+def test_given_an_address_file_then_it_says_what_it_is_and_comes_back_as_it_was(
+    holder: HolderProcess, tmp_path: Path
+) -> None:
     path = saved(holder.address_file, tmp_path / "metas.json")
     loaded = AddressFile.load(path, config())
     assert replace(loaded, seal="") == holder.address_file
@@ -54,7 +56,9 @@ def test_a_file_says_what_it_is_and_comes_back_as_it_was(holder: HolderProcess, 
     assert [path.name for path in tmp_path.iterdir()] == ["metas.json"]
 
 
-def test_equal_weights_have_equal_fingerprints_and_others_have_others(holder: HolderProcess) -> None:
+def test_given_equal_weights_then_their_fingerprints_are_equal_and_those_of_others_are_not(
+    holder: HolderProcess,
+) -> None:
     with holders(HolderSpec(), HolderSpec(seed=3, version="v2")) as (same, other):
         assert same.address_file.fingerprint == holder.address_file.fingerprint
         assert other.address_file.fingerprint != holder.address_file.fingerprint
@@ -71,7 +75,7 @@ def test_equal_weights_have_equal_fingerprints_and_others_have_others(holder: Ho
         (lambda text: text.replace(b"metas 1", b"metas 9"), "reads 'ckpt-transport metas 1'"),
     ],
 )
-def test_a_damaged_or_edited_file_is_refused(
+def test_given_an_address_file_that_is_damaged_or_edited_then_it_is_refused(
     holder: HolderProcess, tmp_path: Path, spoil: Callable[[bytes], bytes], complaint: str
 ) -> None:
     path = saved(holder.address_file, tmp_path / "metas.json")
@@ -80,14 +84,14 @@ def test_a_damaged_or_edited_file_is_refused(
         Joiner([path], config())
 
 
-def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_given_an_address_file_that_is_missing_then_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing\.json cannot be read"):
         Joiner([tmp_path / "nothing.json"], config())
     with pytest.raises(ConfigError, match="at least one file"):
         Joiner([], config())
 
 
-def test_with_a_secret_only_those_who_have_it_can_seal(holder: HolderProcess, tmp_path: Path) -> None:
+def test_given_a_secret_then_only_those_who_have_it_can_seal(holder: HolderProcess, tmp_path: Path) -> None:
     for name in ("ours", "theirs"):
         (tmp_path / name).write_text(f"{name} {'x' * 32}")
         (tmp_path / name).chmod(0o600)
@@ -98,13 +102,17 @@ def test_with_a_secret_only_those_who_have_it_can_seal(holder: HolderProcess, tm
             AddressFile.load(path, config(**settings))
 
 
-def test_a_holder_that_only_its_own_host_reaches_is_refused_elsewhere(holder: HolderProcess, tmp_path: Path) -> None:
+def test_given_a_holder_that_only_its_own_host_reaches_then_it_is_refused_elsewhere(
+    holder: HolderProcess, tmp_path: Path
+) -> None:
     path = saved(holder.address_file, tmp_path / "metas.json")
     with pytest.raises(ConfigError, match=r"only its own host .* can reach.*--address tcp://HOST:PORT"):
         Joiner([path], config(host="elsewhere"))
 
 
-def test_files_of_two_versions_or_of_other_weights_are_refused(holder: HolderProcess, tmp_path: Path) -> None:
+def test_given_files_of_two_versions_or_of_other_weights_then_they_are_refused(
+    holder: HolderProcess, tmp_path: Path
+) -> None:
     first = saved(holder.address_file, tmp_path / "first.json")
     later = saved(replace(holder.address_file, version="v3"), tmp_path / "later.json")
     other = saved(replace(holder.address_file, fingerprint="f" * 32), tmp_path / "other.json")
@@ -114,7 +122,9 @@ def test_files_of_two_versions_or_of_other_weights_are_refused(holder: HolderPro
         Joiner([first, other], config())
 
 
-def test_a_holder_that_is_not_there_is_named_in_time(sink: SinkProcess, holder: HolderProcess, tmp_path: Path) -> None:
+def test_given_a_holder_that_is_not_there_then_it_is_named_in_time(
+    sink: SinkProcess, holder: HolderProcess, tmp_path: Path
+) -> None:
     gone = replace(holder.address_file.holders[0], address=f"ipc://{tmp_path}/gone")
     path = saved(replace(holder.address_file, holders=(gone,)), tmp_path / "metas.json")
     with pytest.raises(UpdateAbortedError, match=f"{gone.address}: it does not answer.*start one with") as caught:
@@ -129,7 +139,7 @@ def test_a_holder_that_is_not_there_is_named_in_time(sink: SinkProcess, holder: 
         ({"fingerprint": "f" * 32}, "it holds other weights than .*stale or was changed"),
     ],
 )
-def test_a_stale_file_is_found_out(
+def test_given_an_address_file_that_is_stale_then_it_is_found_out(
     sink: SinkProcess, holder: HolderProcess, tmp_path: Path, changes: dict[str, str], complaint: str
 ) -> None:
     """Given a file of before a holder was restarted with something else, then nothing is brought."""
@@ -139,7 +149,7 @@ def test_a_stale_file_is_found_out(
         joiner.update(joiner.version, [sink.address])
 
 
-def test_an_engine_that_does_not_fit_is_told_so(holder: HolderProcess, tmp_path: Path) -> None:
+def test_given_an_engine_that_does_not_fit_then_it_is_told_so(holder: HolderProcess, tmp_path: Path) -> None:
     path = saved(holder.address_file, tmp_path / "metas.json")
     with fleet(SinkSpec(model={"layers": 3})) as (small,):
         with pytest.raises(UpdateAbortedError, match=r"tensors that sink 0 does not"):
@@ -147,7 +157,9 @@ def test_an_engine_that_does_not_fit_is_told_so(holder: HolderProcess, tmp_path:
         assert small.state().served == ""
 
 
-def test_one_holder_of_two_is_enough_and_the_other_is_named(holder: HolderProcess, tmp_path: Path) -> None:
+def test_given_two_holders_of_which_one_is_gone_then_the_other_is_enough_and_the_lost_one_is_named(
+    holder: HolderProcess, tmp_path: Path
+) -> None:
     gone = replace(holder.address_file.holders[0], address=f"ipc://{tmp_path}/gone")
     paths = [
         saved(holder.address_file, tmp_path / "here.json"),
@@ -159,7 +171,7 @@ def test_one_holder_of_two_is_enough_and_the_other_is_named(holder: HolderProces
         assert list(report.left) == [gone.address]
 
 
-def test_another_version_than_that_of_the_file_is_refused(holder: HolderProcess, tmp_path: Path) -> None:
+def test_given_another_version_than_that_of_the_file_then_it_is_refused(holder: HolderProcess, tmp_path: Path) -> None:
     joiner = Joiner([saved(holder.address_file, tmp_path / "metas.json")], config())
     with pytest.raises(ConfigError, match=r"'v9' is asked for, and .*metas.json is of 'v2'"):
         joiner.update("v9", ["ipc:///tmp/x"])

@@ -50,34 +50,34 @@ def refused(sink: SinkProcess, tensors: dict[str, torch.Tensor], cause: type[Exc
         assert isinstance(caught.value.__cause__, cause)
 
 
-def test_a_tensor_that_is_missing_is_named(sink: SinkProcess) -> None:
+def test_given_a_tensor_that_is_missing_then_it_is_named(sink: SinkProcess) -> None:
     tensors = weights(2)
     del tensors["3.bias"]
     refused(sink, tensors, PlanMismatchError, r"lacks tensor 3\.bias")
 
 
-def test_a_tensor_too_many_is_named(sink: SinkProcess) -> None:
+def test_given_a_tensor_too_many_then_it_is_named(sink: SinkProcess) -> None:
     refused(sink, {**weights(2), "surplus": torch.ones(3)}, PlanMismatchError, "surplus")
 
 
-def test_another_shape_is_named(sink: SinkProcess) -> None:
+def test_given_a_tensor_of_another_shape_then_both_shapes_are_named(sink: SinkProcess) -> None:
     refused(sink, {**weights(2), "0.bias": torch.ones(3)}, PlanMismatchError, r"0\.bias is F32 \[3\].*F32 \[256\]")
 
 
-def test_another_dtype_is_named(sink: SinkProcess) -> None:
+def test_given_a_tensor_of_another_dtype_then_it_is_named(sink: SinkProcess) -> None:
     tensors = weights(2)
     tensors["0.bias"] = tensors["0.bias"].half()
     refused(sink, tensors, PlanMismatchError, r"0\.bias is F16")
 
 
-def test_an_unknown_transport_lists_those_there_are(sink: SinkProcess) -> None:
+def test_given_a_transport_that_nobody_knows_then_those_there_are_are_listed(sink: SinkProcess) -> None:
     with server(transport="glue") as source:
         source.register("v2", tensors=weights(2))
         with pytest.raises(TransportNotFoundError, match=r"glue.*cuda_ipc, gloo, .*nccl, .*shm"):
             source.update("v2", [sink.address])
 
 
-def test_a_budget_smaller_than_a_whole_tensor_names_the_tensor() -> None:
+def test_given_a_budget_smaller_than_a_whole_tensor_then_the_tensor_is_named() -> None:
     poor = SinkSpec(loader=by_name, settings={"memory_budget": "100KiB"})
     with fleet(poor) as (running,), server(transport="gloo") as source:
         source.register("v2", tensors=weights(2))
@@ -87,7 +87,7 @@ def test_a_budget_smaller_than_a_whole_tensor_names_the_tensor() -> None:
         assert running.state().holds(weights(1))
 
 
-def test_shm_cannot_reach_another_host() -> None:
+def test_given_shm_and_a_sink_on_another_host_then_it_is_refused() -> None:
     with fleet(SinkSpec(settings={"host": "far"})) as (running,), server(transport="shm") as source:
         source.register("v2", tensors=weights(2))
         with pytest.raises(UpdateAbortedError, match="stays within a host") as caught:
@@ -95,7 +95,7 @@ def test_shm_cannot_reach_another_host() -> None:
         assert isinstance(caught.value.__cause__, ConfigError)
 
 
-def test_a_sink_that_is_not_there_is_named_in_time(sink: SinkProcess, tmp_path: Path) -> None:
+def test_given_a_sink_that_is_not_there_then_it_is_named_in_time(sink: SinkProcess, tmp_path: Path) -> None:
     nobody = f"ipc://{tmp_path}/nobody"
     with server(join_timeout=0.5) as source:
         source.register("v2", tensors=weights(2))
@@ -106,14 +106,14 @@ def test_a_sink_that_is_not_there_is_named_in_time(sink: SinkProcess, tmp_path: 
         ask_version(nobody, timeout=0.3)
 
 
-def test_a_sink_that_is_named_twice_is_refused(sink: SinkProcess) -> None:
+def test_given_a_sink_that_is_named_twice_then_it_is_refused(sink: SinkProcess) -> None:
     with server() as source:
         source.register("v2", tensors=weights(2))
         with pytest.raises(ConfigError, match="twice"):
             source.update("v2", [sink.address, sink.address])
 
 
-def test_a_peer_with_another_plan_is_refused_before_the_first_byte() -> None:
+def test_given_a_peer_with_another_plan_then_it_is_refused_before_the_first_byte() -> None:
     """Given a sink that holds another plan, then the update ends there and both digests are named."""
     with fleet(SinkSpec(fault=Fault("propose", act="lie"))) as (running,), server() as source:
         source.register("v2", tensors=weights(2))
@@ -125,7 +125,7 @@ def test_a_peer_with_another_plan_is_refused_before_the_first_byte() -> None:
         assert running.state().holds(weights(1))
 
 
-def test_a_loader_that_raises_taints_and_its_error_reaches_the_source() -> None:
+def test_given_a_loader_that_raises_then_its_sink_is_tainted_and_the_error_reaches_the_source() -> None:
     with fleet(SinkSpec(loader=by_name, fault=Fault("load", act="raise"))) as (running,), server() as source:
         source.register("v2", tensors=weights(2))
         with pytest.raises(UpdateError, match="injected into load") as caught:
@@ -135,7 +135,7 @@ def test_a_loader_that_raises_taints_and_its_error_reaches_the_source() -> None:
         assert running.state().holds(weights(2))
 
 
-def test_a_loader_that_hangs_ends_the_update_at_its_deadline() -> None:
+def test_given_a_loader_that_hangs_then_the_update_ends_at_its_deadline() -> None:
     """Given a loader that never returns, then the source gives up at the deadline and names the sink."""
     with fleet(SinkSpec(fault=Fault("load", 2, act="hang"))) as (running,):
         with server(update_timeout=3.0, join_timeout=1.0, bucket_bytes="64KiB") as source:
@@ -146,7 +146,7 @@ def test_a_loader_that_hangs_ends_the_update_at_its_deadline() -> None:
         running.process.join()
 
 
-def test_a_version_larger_than_shared_memory_is_refused_before_anything_is_copied() -> None:
+def test_given_a_version_larger_than_shared_memory_then_it_is_refused_before_anything_is_copied() -> None:
     rows = free_bytes() // 2**20 + 100
     huge = torch.ones(1, dtype=torch.uint8).expand(rows, 2**20)
     with server() as source, pytest.raises(SharedMemoryError, match=r"/dev/shm has .* bytes free"):
@@ -154,7 +154,9 @@ def test_a_version_larger_than_shared_memory_is_refused_before_anything_is_copie
 
 
 @pytest.mark.parametrize("junk", [[b"hello"], [b"", b"", b""], [b"ckpt-transport/1", b"ipc:///x", b"\xff\x00junk"]])
-def test_what_is_not_a_message_of_ours_is_refused_and_disturbs_nobody(sink: SinkProcess, junk: list[bytes]) -> None:
+def test_given_what_is_not_a_message_of_ours_then_it_is_refused_and_disturbs_nobody(
+    sink: SinkProcess, junk: list[bytes]
+) -> None:
     """Given a program that speaks something else, then it is told so, and the sink goes on as before."""
     context = zmq.Context()
     stranger = context.socket(zmq.DEALER)
@@ -168,7 +170,7 @@ def test_what_is_not_a_message_of_ours_is_refused_and_disturbs_nobody(sink: Sink
     assert ask_version(sink.address).version == "v1"
 
 
-def test_an_interrupt_during_an_update_is_still_an_interrupt(sink: SinkProcess) -> None:
+def test_given_an_update_when_it_is_interrupted_then_that_is_still_an_interrupt(sink: SinkProcess) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -202,7 +204,9 @@ def test_given_an_interrupt_when_one_of_two_sinks_was_told_to_commit_then_both_s
 
 
 @pytest.mark.parametrize("arguments", [["update", "--checkpoint", "CHECKPOINT", "--version", "v2"], ["plan"]])
-def test_the_command_line_says_what_is_missing(tmp_path: Path, arguments: list[str]) -> None:
+def test_given_a_command_line_that_lacks_something_then_what_is_missing_is_said(
+    tmp_path: Path, arguments: list[str]
+) -> None:
     """Given wrong use, then the exit code is not 0 and the message names what is missing."""
     arguments = [str(tmp_path) if argument == "CHECKPOINT" else argument for argument in arguments]
     done = run(*arguments)
@@ -210,6 +214,6 @@ def test_the_command_line_says_what_is_missing(tmp_path: Path, arguments: list[s
     assert any(missing in done.stderr for missing in ("--sink", "--checkpoint"))
 
 
-def test_errors_are_one_tree() -> None:
+def test_given_errors_then_they_are_one_tree() -> None:
     for error in (BudgetError, JoinError, UpdateAbortedError, SharedMemoryError):
         assert issubclass(error, CkptTransportError)

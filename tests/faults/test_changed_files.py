@@ -39,7 +39,9 @@ def overwrite(path: Path) -> None:
 
 
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
-def test_a_file_that_is_cut_or_overwritten_is_served_as_it_was_registered(transport: str, file: Path) -> None:
+def test_given_a_file_that_is_cut_or_overwritten_then_it_is_served_as_it_was_registered(
+    transport: str, file: Path
+) -> None:
     """Given a registered file in shared memory, when it changes before or in an update, then sinks get what it held."""
     with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(transport=transport, **SWIFT)) as server:
         server.register("v2", files=[file])
@@ -52,7 +54,7 @@ def test_a_file_that_is_cut_or_overwritten_is_served_as_it_was_registered(transp
             assert (state.version, state.tainted, state.served) == ("v2", "", "")
 
 
-def test_a_segment_that_was_cut_is_named_and_kills_nobody() -> None:
+def test_given_a_segment_that_was_cut_then_it_is_named_and_kills_nobody() -> None:
     """Given a mapped pool, when somebody who may cuts it between updates, then the update is refused by name."""
     with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
         stored = server.register("v2", tensors=weights(2))

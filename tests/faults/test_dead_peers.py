@@ -28,7 +28,7 @@ def update_again(server: ParameterServer, seed: int, address: str) -> None:
 
 @pytest.mark.parametrize("fault", BEFORE_ANY_BYTE, ids=lambda fault: str(fault.where))
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_sink_that_dies_before_the_first_byte_changes_nothing(transport: str, fault: Fault) -> None:
+def test_given_a_sink_that_dies_before_the_first_byte_then_nothing_has_changed(transport: str, fault: Fault) -> None:
     """Given two sinks, when one is killed early, then the other serves its old version and takes the next one."""
     with (
         fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=fault)) as (survivor, victim),
@@ -47,7 +47,9 @@ def test_a_sink_that_dies_before_the_first_byte_changes_nothing(transport: str, 
 
 @pytest.mark.parametrize("fault", AFTER_SOME_BYTES, ids=lambda fault: f"{fault.where}-{fault.count}")
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_sink_that_dies_half_way_taints_the_others_until_the_next_update(transport: str, fault: Fault) -> None:
+def test_given_a_sink_that_dies_half_way_then_the_others_are_tainted_until_the_next_update(
+    transport: str, fault: Fault
+) -> None:
     """Given two sinks, when one is killed while it applies, then the other must not serve a mix, and is healed."""
     with (
         fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=fault)) as (survivor, victim),
@@ -72,7 +74,7 @@ def test_a_sink_that_dies_half_way_taints_the_others_until_the_next_update(trans
         assert healed.holds(weights(3, **SHAPE))
 
 
-def test_a_sink_that_dies_after_all_agreed_is_reported_and_the_update_stands() -> None:
+def test_given_a_sink_that_dies_after_all_agreed_then_it_is_reported_and_the_update_stands() -> None:
     """Given that every sink has everything, when one dies at commit, then the others serve the new version."""
     with (
         fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume"))) as (survivor, victim),
@@ -90,7 +92,7 @@ def test_a_sink_that_dies_after_all_agreed_is_reported_and_the_update_stands() -
 
 @pytest.mark.parametrize("where", ["propose", "open", "connect"])
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_source_that_dies_before_the_first_byte_changes_nothing(transport: str, where: str) -> None:
+def test_given_a_source_that_dies_before_the_first_byte_then_nothing_has_changed(transport: str, where: str) -> None:
     """Given a serving sink, when the source is killed early, then the sink goes on and another source updates it."""
     with fleet(SinkSpec(model=SHAPE)) as (sink,):
         settings = {"transport": transport}
@@ -103,7 +105,7 @@ def test_a_source_that_dies_before_the_first_byte_changes_nothing(transport: str
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_source_that_dies_while_it_sends_leaves_no_mix_that_serves(transport: str) -> None:
+def test_given_a_source_that_dies_while_it_sends_then_no_mix_is_served(transport: str) -> None:
     """Given a sink in the middle of an update, when the source is killed, then it serves v1 whole or not at all."""
     with fleet(SinkSpec(model=SHAPE)) as (sink,):
         settings = {"transport": transport, **SMALL_BUCKETS}

@@ -45,7 +45,7 @@ def joiner(running: list[HolderProcess], folder: Path, transport: str, **setting
 
 @pytest.mark.parametrize("fault", [*EARLY, Fault("ended", 5), Fault("ended", 20)], ids=lambda f: f"{f.where}{f.count}")
 @pytest.mark.parametrize("transport", ["gloo", READ, f"{READ}-chain", f"{SOCKETS}-chain"])
-def test_a_holder_that_dies_is_named_and_the_others_send_the_rest(
+def test_given_three_holders_when_one_dies_then_it_is_named_and_the_others_send_the_rest(
     site: str, tmp_path: Path, transport: str, fault: Fault
 ) -> None:
     """Given three holders and two engines, when one holder is killed, then both engines get every byte."""
@@ -66,7 +66,7 @@ def test_a_holder_that_dies_is_named_and_the_others_send_the_rest(
     ids=lambda f: f"{f.where}{f.count}",
 )
 @pytest.mark.parametrize("transport", ["gloo", f"{READ}-chain"])
-def test_an_engine_that_dies_is_named_and_the_others_join(
+def test_given_three_engines_when_one_dies_then_it_is_named_and_the_others_join(
     site: str, tmp_path: Path, transport: str, fault: Fault
 ) -> None:
     """Given three engines, when the middle one is killed, then the first and the last get every byte."""
@@ -81,7 +81,9 @@ def test_an_engine_that_dies_is_named_and_the_others_join(
             assert state.holds(weights(2, **SHAPE))
 
 
-def test_what_an_engine_has_is_not_given_to_it_again(site: str, tmp_path: Path) -> None:
+def test_given_a_holder_that_dies_late_then_what_an_engine_has_is_not_given_to_it_again(
+    site: str, tmp_path: Path
+) -> None:
     """Given a holder that dies late, then the rest is planned from where it stood."""
     dying = HolderSpec(model=SHAPE, site=site, fault=Fault("ended", 20))
     spec = SinkSpec(model=SHAPE, site=site)
@@ -93,7 +95,7 @@ def test_what_an_engine_has_is_not_given_to_it_again(site: str, tmp_path: Path) 
         assert sink.state().holds(weights(2, **SHAPE))
 
 
-def test_when_the_last_holder_dies_the_engine_does_not_serve_a_mix(site: str, tmp_path: Path) -> None:
+def test_given_one_holder_when_it_dies_half_way_then_the_engine_does_not_serve_a_mix(site: str, tmp_path: Path) -> None:
     """Given one holder, when it dies half-way, then the update fails, says so, and another holder heals the engine."""
     dying = HolderSpec(model=SHAPE, site=site, fault=Fault("ended", 8))
     with fleet(SinkSpec(model=SHAPE, site=site)) as (sink,):
@@ -107,7 +109,7 @@ def test_when_the_last_holder_dies_the_engine_does_not_serve_a_mix(site: str, tm
         assert sink.state().holds(weights(2, **SHAPE))
 
 
-def test_when_every_engine_dies_the_update_ends_and_names_them(site: str, tmp_path: Path) -> None:
+def test_given_two_engines_when_both_die_then_the_update_ends_and_names_them(site: str, tmp_path: Path) -> None:
     dying = SinkSpec(model=SHAPE, site=site, fault=Fault("load", 3))
     with fleet(dying, dying) as sinks, holders(HolderSpec(model=SHAPE, site=site)) as running:
         with pytest.raises(UpdateAbortedError, match=r"sink \d"):
@@ -115,7 +117,7 @@ def test_when_every_engine_dies_the_update_ends_and_names_them(site: str, tmp_pa
         assert all(sink.dies() for sink in sinks)
 
 
-def test_an_engine_whose_loader_fails_leaves_and_is_tainted(site: str, tmp_path: Path) -> None:
+def test_given_an_engine_whose_loader_fails_then_it_leaves_and_is_tainted(site: str, tmp_path: Path) -> None:
     """Given a loader that raises, then that engine refuses to serve, and the other one joins."""
     failing = SinkSpec(model=SHAPE, site=site, fault=Fault("load", 4, "raise"))
     with (
@@ -128,7 +130,7 @@ def test_an_engine_whose_loader_fails_leaves_and_is_tainted(site: str, tmp_path:
         assert sinks[1].state().served == "TaintedError"
 
 
-def test_ranks_of_one_engine_join_together_or_not_at_all(site: str, tmp_path: Path) -> None:
+def test_given_ranks_of_one_engine_then_they_join_together_or_not_at_all(site: str, tmp_path: Path) -> None:
     """Given a tensor-parallel engine one rank of which dies early, then its other rank serves what it did before."""
     other = SinkSpec(model=SHAPE, site=site)
     rank = SinkSpec(model=SHAPE, site=site, engine="pair")
@@ -142,7 +144,7 @@ def test_ranks_of_one_engine_join_together_or_not_at_all(site: str, tmp_path: Pa
         assert state.holds(weights(1, **SHAPE))
 
 
-def test_a_server_that_updates_by_p2p_outlives_its_sinks(site: str) -> None:
+def test_given_a_server_that_updates_by_p2p_when_a_sink_dies_then_the_server_lives(site: str) -> None:
     """Given a server that is itself the source, when a sink dies, then the other sink gets the rest."""
     dying = SinkSpec(model=SHAPE, site=site, fault=Fault("load", 5))
     config = Config.load(transport=f"{READ}-chain", **SMALL, **SWIFT)
@@ -158,7 +160,7 @@ def test_a_server_that_updates_by_p2p_outlives_its_sinks(site: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["gloo", "gloo-chain"])
-def test_sources_that_share_a_version_outlive_a_sink(transport: str) -> None:
+def test_given_sources_that_share_a_version_when_a_sink_dies_then_both_go_on(transport: str) -> None:
     """Given two source ranks with half the tensors each, when a sink dies, then both go on for the other one."""
     dying = SinkSpec(model=SHAPE, fault=Fault("load", 5))
     with fleet(dying, SinkSpec(model=SHAPE)) as sinks:
@@ -172,7 +174,7 @@ def test_sources_that_share_a_version_outlive_a_sink(transport: str) -> None:
         assert sinks[1].state().holds(weights(2, **SHAPE))
 
 
-def test_a_source_that_alone_had_its_tensors_cannot_be_done_without() -> None:
+def test_given_a_source_that_alone_had_its_tensors_when_it_dies_then_the_update_fails_and_names_one() -> None:
     """Given two source ranks with half the tensors each, when one dies, then the update fails and names a tensor."""
     with fleet(SinkSpec(model=SHAPE)) as (sink,):
         settings = {"transport": "gloo", "coordinator": sink.address + "-coordinator", **SMALL}
@@ -191,7 +193,7 @@ def test_a_source_that_alone_had_its_tensors_cannot_be_done_without() -> None:
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-def test_whoever_dies_whenever_the_others_end_with_every_byte_or_none_serves_a_mix(
+def test_given_random_deaths_then_the_others_end_with_every_byte_or_none_serves_a_mix(
     site: str, tmp_path: Path, seed: int
 ) -> None:
     """Given random deaths among three holders and three engines, then who survives holds v2, or v1, or refuses."""

@@ -26,7 +26,9 @@ def server(transport: str = "gloo") -> ParameterServer:
     return ParameterServer(Config.load(transport=transport, bucket_bytes="64KiB", ring_depth=2, **SWIFT))
 
 
-def test_a_change_before_an_update_is_refused_and_changes_nothing(sinks: list[SinkProcess]) -> None:
+def test_given_a_lent_tensor_that_changes_before_an_update_then_it_is_refused_and_nothing_has_changed(
+    sinks: list[SinkProcess],
+) -> None:
     trained = model(2)
     with server() as source:
         source.lend("v2", trained.state_dict())
@@ -42,7 +44,7 @@ def test_a_change_before_an_update_is_refused_and_changes_nothing(sinks: list[Si
 
 
 @pytest.mark.parametrize("update", [ParameterServer.update, ParameterServer.update_p2p])
-def test_a_change_during_an_update_is_not_served_and_the_next_update_mends_it(
+def test_given_a_lent_tensor_that_changes_during_an_update_then_it_is_not_served_and_the_next_update_mends_it(
     sinks: list[SinkProcess], update: Callable[..., Report | None]
 ) -> None:
     addresses = [sink.address for sink in sinks]
@@ -67,7 +69,7 @@ def _step(tensors: Mapping[str, torch.Tensor]) -> None:
     tensors["0.bias"].add_(1)
 
 
-def test_weights_that_change_after_they_were_scaled_for_fp8_are_refused() -> None:
+def test_given_weights_that_change_after_they_were_scaled_for_fp8_then_they_are_refused() -> None:
     trained = source_weights(2)
     name = next(known for known in trained if known.endswith("weight"))
     with fleet(SinkSpec(make=fp8_model)) as (sink,), server() as source:

@@ -26,7 +26,9 @@ CASES: list[tuple[type[Transport], Mapping[str, str]]] = [
     ("transport", "found_by"),
     [pytest.param(*case, id=case[0].__name__, marks=[needs_nccl] if case[0].name == "nccl" else []) for case in CASES],
 )
-def test_a_broken_transport_is_caught_by_name(transport: type[Transport], found_by: Mapping[str, str]) -> None:
+def test_given_a_broken_transport_on_gpus_then_a_check_catches_it_by_name(
+    transport: type[Transport], found_by: Mapping[str, str]
+) -> None:
     report = run(transport, only=found_by, deadline=20)
     assert set(report.failed) == set(found_by), str(report)
     for result in report.results:

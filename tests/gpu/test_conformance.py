@@ -23,5 +23,7 @@ needs_nccl = pytest.mark.skipif(
     "transport",
     [pytest.param(CudaIpcTransport, id="cuda_ipc"), pytest.param(NcclTransport, id="nccl", marks=needs_nccl)],
 )
-def test_between_processes_on_one_gpu(transport: type[Transport], check: Check) -> None:
+def test_given_a_transport_between_processes_of_one_gpu_then_it_keeps_every_promise(
+    transport: type[Transport], check: Check
+) -> None:
     check(transport)

@@ -57,7 +57,7 @@ def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([tensor.new_zeros(1), tensor.view(-1)]).to(GPU)[1:].view(tensor.shape)
 
 
-def test_kernels_load_and_store_sixteen_bytes_at_once_where_all_is_aligned() -> None:
+def test_given_aligned_memory_then_kernels_load_and_store_sixteen_bytes_at_once() -> None:
     """What they may suppose of their arguments reaches the code that Triton makes."""
     if not cuda.has_kernels(GPU):
         pytest.skip("this GPU, or this environment, has none")
@@ -83,7 +83,7 @@ def test_kernels_load_and_store_sixteen_bytes_at_once_where_all_is_aligned() -> 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("where", [on_gpu, on_host, at_odd_address])
-def test_every_bit_is_as_on_the_cpu(
+def test_given_weights_on_a_gpu_then_every_bit_is_as_on_the_cpu(
     way: str, scheme: Any, dtype: torch.dtype, where: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     """Many matrices in one version, the second of its kind, and buckets that end anywhere."""
@@ -107,7 +107,7 @@ def test_every_bit_is_as_on_the_cpu(
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_scales_and_factors_of_all_magnitudes_are_as_on_the_cpu(scheme: Scheme, dtype: torch.dtype) -> None:
+def test_given_all_magnitudes_then_scales_and_factors_are_as_on_the_cpu(scheme: Scheme, dtype: torch.dtype) -> None:
     """Every float32 of every 97th bit pattern, to the largest BF16."""
     largest = torch.arange(0, 0x7F7F0000, 97, dtype=torch.int32).view(torch.float32)
     expected = scales_for(largest, scheme, dtype)
@@ -117,7 +117,7 @@ def test_scales_and_factors_of_all_magnitudes_are_as_on_the_cpu(scheme: Scheme, 
     assert torch.equal(factors_for(found).cpu().view(torch.int32), factors_for(expected).view(torch.int32))
 
 
-def test_slots_on_the_gpu_are_filled_there(way: str) -> None:
+def test_given_slots_on_a_gpu_then_they_are_filled_there(way: str) -> None:
     weights = {NAME: weight(3000, 2000, torch.bfloat16, 0)}
     expected = bytes_of(quantized(weights, target(SCHEMES["block"]), CPU))[NAME]
     loan = quantized({NAME: weights[NAME].to(GPU)}, target(SCHEMES["block"]))
@@ -127,7 +127,7 @@ def test_slots_on_the_gpu_are_filled_there(way: str) -> None:
     assert torch.equal(slot[: expected.numel()].cpu(), expected), way
 
 
-def test_a_slot_is_filled_in_the_order_of_its_stream_wherever_elements_are_computed() -> None:
+def test_given_elements_that_are_computed_anywhere_then_a_slot_is_filled_in_the_order_of_its_stream() -> None:
     """Given a slot that the device still reads, when it is filled from the host, then what is read is the old bytes."""
     loan = quantized({NAME: weight(300, 200, torch.bfloat16, 0)}, target(SCHEMES["block"]), CPU)
     assert loan.backing is not None
@@ -141,7 +141,7 @@ def test_a_slot_is_filled_in_the_order_of_its_stream_wherever_elements_are_compu
     assert slot.any()
 
 
-def test_the_current_gpu_needs_no_number() -> None:
+def test_given_the_current_gpu_then_it_needs_no_number() -> None:
     weights = {NAME: on_gpu(weight(300, 200, torch.bfloat16, 0))}
     loan = quantized(weights, target(SCHEMES["block"]), torch.device("cuda"))
     expected = bytes_of(quantized(weights, target(SCHEMES["block"]), GPU))
@@ -149,7 +149,7 @@ def test_the_current_gpu_needs_no_number() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_nan_and_infinity_are_refused_there_too(way: str, value: float) -> None:
+def test_given_nan_or_infinity_on_a_gpu_then_it_is_refused_there_too(way: str, value: float) -> None:
     source = torch.randn(200, 150, device=GPU).bfloat16()
     source[199, 149] = value
     for scheme in SCHEMES.values():
@@ -160,7 +160,9 @@ def test_nan_and_infinity_are_refused_there_too(way: str, value: float) -> None:
 @pytest.mark.parametrize("bucket", ["20KiB", "64MiB"])
 @pytest.mark.parametrize("transport", ["cuda_ipc", "shm", "gloo"])
 @pytest.mark.parametrize("trainer", ["cuda", "cpu"])
-def test_models_on_a_gpu_get_exactly_the_references_bytes(trainer: str, transport: str, bucket: str) -> None:
+def test_given_models_on_a_gpu_then_they_get_exactly_the_references_bytes(
+    trainer: str, transport: str, bucket: str
+) -> None:
     settings = Config.load(**{**SWIFT, "heartbeat_timeout": 5.0, "transport": transport, "bucket_bytes": bucket})
     with fleet(SinkSpec({"device": "cuda"}, make=fp8_model)) as (sink,), ParameterServer(settings) as server:
         for seed in (2, 3):
@@ -175,7 +177,7 @@ def test_models_on_a_gpu_get_exactly_the_references_bytes(trainer: str, transpor
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", ["qwen3", "moe"])
 @pytest.mark.parametrize("mode", MODES)
-def test_vllm_is_as_if_it_had_been_started_so(mode: str, family: str) -> None:
+def test_given_vllm_on_a_gpu_when_it_is_updated_then_it_is_as_if_it_had_been_started_so(mode: str, family: str) -> None:
     """As ``python -m tests.vllm.fp8_modes --transport cuda_ipc``; VLLM_ARGUMENTS may hold arguments of LLM."""
     if why := not_served(mode, family):
         pytest.skip(why)

@@ -63,7 +63,7 @@ def some(nbytes: int) -> torch.Tensor:
 @pytest.mark.skipif(not has_kernels(), reason="needs Triton")
 @pytest.mark.parametrize("offset", [0, 256, 3])
 @pytest.mark.parametrize("nbytes", SIZES)
-def test_the_kernel_gives_what_a_cpu_gives(nbytes: int, offset: int) -> None:
+def test_given_bytes_on_a_gpu_then_the_kernel_gives_what_a_cpu_gives(nbytes: int, offset: int) -> None:
     raw = some(offset + nbytes)
     runs = raw[offset:], raw[: nbytes // 2]
     near = raw.to(GPU)
@@ -71,7 +71,7 @@ def test_the_kernel_gives_what_a_cpu_gives(nbytes: int, offset: int) -> None:
 
 
 @pytest.mark.parametrize("nbytes", SIZES)
-def test_operations_of_torch_give_what_a_cpu_gives(nbytes: int) -> None:
+def test_given_bytes_on_a_gpu_then_operations_of_torch_give_what_a_cpu_gives(nbytes: int) -> None:
     runs = some(nbytes), some(nbytes // 3)
     sums, first = torch.zeros(2, dtype=torch.int64, device=GPU), 0
     for run in runs:
@@ -81,7 +81,7 @@ def test_operations_of_torch_give_what_a_cpu_gives(nbytes: int) -> None:
 
 
 @pytest.mark.skipif(not has_kernels(), reason="needs Triton")
-def test_a_compiled_kernel_takes_runs_of_other_lengths_and_numbers() -> None:
+def test_given_a_compiled_kernel_then_it_takes_runs_of_other_lengths_and_numbers() -> None:
     launch = DigestKernel(GPU)
     for nbytes, first in ((PAGE_BYTES, 0), (5, 70_000), (3 * PAGE_BYTES + 1, 1), (0, 0)):
         raw = some(nbytes)
@@ -91,7 +91,7 @@ def test_a_compiled_kernel_takes_runs_of_other_lengths_and_numbers() -> None:
         assert as_bytes(found) == as_bytes(expected)
 
 
-def test_it_is_computed_in_the_order_of_the_stream_and_waits_for_nothing() -> None:
+def test_given_a_busy_stream_then_a_digest_is_computed_in_its_order_and_waits_for_nothing() -> None:
     old, new = some(8 * PAGE_BYTES), some(8 * PAGE_BYTES)
     raw, later = old.to(GPU), new.to(GPU)
     digest_on_device([raw])

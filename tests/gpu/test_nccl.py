@@ -50,7 +50,7 @@ def meet_and_leave_it_there(pipe: Connection) -> None:
     pipe.poll(None)
 
 
-def test_a_communicator_of_two_is_given_up_when_the_other_never_comes() -> None:
+def test_given_a_communicator_of_two_when_the_other_never_comes_then_it_is_given_up() -> None:
     started = time.monotonic()
     with pytest.raises(TransferTimeout, match="did not turn up"):
         Communicator(unique_id(), 0, 2, started + 2, lambda: None)
@@ -58,7 +58,7 @@ def test_a_communicator_of_two_is_given_up_when_the_other_never_comes() -> None:
 
 
 @needs_two_ranks
-def test_an_endpoint_is_given_up_when_a_member_takes_no_part_in_the_first_broadcast() -> None:
+def test_given_a_member_that_takes_no_part_in_the_first_broadcast_then_the_endpoint_is_given_up() -> None:
     ours, theirs = context.Pipe()
     other = context.Process(target=meet_and_leave_it_there, args=(theirs,), daemon=True)
     other.start()

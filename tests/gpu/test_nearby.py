@@ -13,7 +13,7 @@ CYCLES = 20_000_000
 """About ten milliseconds."""
 
 
-def test_a_slow_reader_finds_every_run_as_it_was() -> None:
+def test_given_a_slow_reader_then_it_finds_every_run_as_it_was() -> None:
     """Also when the host is far ahead: nothing here waits for the device before the end."""
     runs = [torch.full((size,), number, dtype=torch.uint8).pin_memory() for number, size in enumerate(SIZES * 5)]
     nearby = Nearby(GPU)
@@ -27,14 +27,14 @@ def test_a_slow_reader_finds_every_run_as_it_was() -> None:
         assert torch.equal(copy.cpu(), run)
 
 
-def test_a_run_too_large_for_a_room_is_brought_between_others() -> None:
+def test_given_a_run_too_large_for_a_buffer_then_it_is_brought_between_others() -> None:
     runs = [torch.full((size,), size % 251, dtype=torch.uint8).pin_memory() for size in (1 << 20, LARGEST + 1, 3)]
     nearby = Nearby(GPU)
     for run in runs:
         assert torch.equal(nearby.bring(run).cpu(), run)
 
 
-def test_two_powers_of_two_are_all_the_memory_that_is_taken_and_they_are_given_back() -> None:
+def test_given_two_buffers_then_two_powers_of_two_are_all_the_memory_taken_and_it_is_given_back() -> None:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(GPU)
     nearby = Nearby(GPU)
@@ -45,6 +45,6 @@ def test_two_powers_of_two_are_all_the_memory_that_is_taken_and_they_are_given_b
     assert torch.cuda.memory_allocated(GPU) == before
 
 
-def test_what_is_on_the_gpu_stays_where_it_is() -> None:
+def test_given_what_is_on_the_gpu_then_it_stays_where_it_is() -> None:
     there = torch.zeros(100, dtype=torch.uint8, device=GPU)
     assert Nearby(GPU).bring(there) is there

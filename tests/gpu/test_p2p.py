@@ -62,13 +62,15 @@ def _nothing_left_behind() -> Iterator[None]:
 )
 @pytest.mark.parametrize("ranks", [(1, 2), (0, 1, 2)], ids=["host to GPU", "GPU to GPU"])
 @pytest.mark.parametrize("name", NAMES)
-def test_between_processes(name: str, ranks: tuple[int, ...], check: Check) -> None:
+def test_given_a_p2p_transport_between_gpu_processes_then_it_keeps_every_promise(
+    name: str, ranks: tuple[int, ...], check: Check
+) -> None:
     check(Factory(name, ranks))
 
 
 @pytest.mark.parametrize("ranks", [(1,), (0, 1)], ids=["host to GPU", "GPU to GPU"])
 @pytest.mark.parametrize("name", NAMES)
-def test_memory_is_allocated_where_the_rank_is(name: str, ranks: tuple[int, ...]) -> None:
+def test_given_a_rank_on_a_gpu_then_memory_is_allocated_where_it_is(name: str, ranks: tuple[int, ...]) -> None:
     """Given a member with a GPU, then what its endpoint allocates to receive into is on it, if its library can."""
     from ckpt_transport.testing import launch
 
@@ -90,7 +92,7 @@ def kinds_of_memory(context: Any, name: str, ranks: tuple[int, ...]) -> str:
 
 @pytest.mark.parametrize("sinks", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_rank_holds_the_new_version_bit_by_bit(name: str, sinks: int) -> None:
+def test_given_an_update_by_p2p_on_gpus_then_every_rank_holds_the_new_version_bit_by_bit(name: str, sinks: int) -> None:
     """Given engines on a GPU and a source whose version is in host memory, then it is read from where it lies."""
     shape: dict[str, Any] = {"width": 1024}
     with (
@@ -109,7 +111,7 @@ def test_every_rank_holds_the_new_version_bit_by_bit(name: str, sinks: int) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sink_that_is_killed_is_named_and_the_next_update_works(name: str) -> None:
+def test_given_a_sink_on_a_gpu_that_is_killed_then_it_is_named_and_the_next_update_by_p2p_works(name: str) -> None:
     settings = swift(transport=name, bucket_bytes="256KiB")
     victim_spec = SinkSpec(ON_GPU, fault=Fault("load", count=2))
     with fleet(SinkSpec(ON_GPU), victim_spec) as (other, victim), ParameterServer(settings) as server:

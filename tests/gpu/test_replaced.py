@@ -71,7 +71,9 @@ def holds(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("loader", [None, looks_up], ids=["by name", "by a loader"])
 @pytest.mark.parametrize("change", [away_and_back, half, assign, to_host, transposed, inference])
-def test_whatever_became_of_the_module_the_new_bytes_are_where_it_computes(change: Change, loader: Any) -> None:
+def test_given_a_module_on_a_gpu_whatever_became_of_it_then_the_new_bytes_are_where_it_computes(
+    change: Change, loader: Any
+) -> None:
     module = net()
     with attach(module, loader=loader and loader(module)) as served, ParameterServer(Config.load(**SWIFT)) as server:
         for number in range(3):
@@ -82,7 +84,7 @@ def test_whatever_became_of_the_module_the_new_bytes_are_where_it_computes(chang
             change(module)
 
 
-def test_weights_that_are_offloaded_after_an_update_leave_the_gpu() -> None:
+def test_given_weights_that_are_offloaded_after_an_update_then_they_leave_the_gpu() -> None:
     module = net()
     with attach(module) as served, ParameterServer(Config.load(**SWIFT)) as server:
         server.register("new", tensors=version(module, 0.5))
@@ -93,7 +95,9 @@ def test_weights_that_are_offloaded_after_an_update_leave_the_gpu() -> None:
         assert before - torch.cuda.memory_allocated() >= sum(each.nbytes for each in module.parameters())
 
 
-def test_tensors_replaced_during_an_update_taint_the_sink_until_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_tensors_replaced_during_an_update_then_the_sink_is_tainted_until_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     module = net()
     with attach(module, version="old") as served, ParameterServer(Config.load(**SWIFT)) as server:
         server.register("new", tensors=version(module, 0.5))

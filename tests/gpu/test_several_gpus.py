@@ -39,7 +39,9 @@ def spread_weights(seed: int) -> dict[str, torch.Tensor]:
     [("shm", (0, 1)), ("shm", (1, 0)), ("gloo", (0, 1)), ("cuda_ipc", (0, 1)), ("nccl", (1, 0))],
     ids=str,
 )
-def test_every_layer_holds_the_new_version_wherever_it_lies(transport: str, gpus: tuple[int, int]) -> None:
+def test_given_a_module_on_several_gpus_then_every_layer_holds_the_new_version_wherever_it_lies(
+    transport: str, gpus: tuple[int, int]
+) -> None:
     """The source uses the first GPU, and the sink that of its first layer."""
     config = Config.load(**{**SWIFT, "heartbeat_timeout": 5.0, "transport": transport, "bucket_bytes": "256KiB"})
     with fleet(SinkSpec({"gpus": gpus}, make=spread)) as (sink,), ParameterServer(config) as server:

@@ -60,7 +60,7 @@ def swift(**settings: Any) -> Config:
 
 @pytest.mark.parametrize("sinks", [1, 3])
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_every_rank_holds_the_new_version_bit_by_bit(transport: str, sinks: int) -> None:
+def test_given_an_update_on_gpus_then_every_rank_holds_the_new_version_bit_by_bit(transport: str, sinks: int) -> None:
     shape: dict[str, Any] = {"width": 1024}
     with (
         fleet(*[SinkSpec({**shape, **ON_GPU})] * sinks) as running,
@@ -78,7 +78,7 @@ def test_every_rank_holds_the_new_version_bit_by_bit(transport: str, sinks: int)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_weights_on_a_trainers_gpu_are_handed_over_where_they_lie(transport: str) -> None:
+def test_given_weights_on_a_trainers_gpu_then_they_are_handed_over_where_they_lie(transport: str) -> None:
     """Given tensors on the GPU that are lent, when they are sent in small slots, then no pool is made of them."""
     shape: dict[str, Any] = {"width": 1024}
     settings = swift(transport=transport, bucket_bytes="1MiB", ring_depth=2)
@@ -102,7 +102,7 @@ WHERE = [
 
 
 @pytest.mark.parametrize(("hosts", "gpus"), WHERE)
-def test_sources_broadcast_to_each_other_and_pass_on_to_the_workers_beside_them(
+def test_given_sources_on_several_gpus_then_they_broadcast_to_each_other_and_pass_on_to_the_workers_beside_them(
     hosts: tuple[str, str], gpus: tuple[int, int]
 ) -> None:
     """Given a source and workers at each of two places, then nccl and cuda_ipc carry one plan to all of them."""
@@ -135,7 +135,7 @@ def test_sources_broadcast_to_each_other_and_pass_on_to_the_workers_beside_them(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn], ids=str)
 @pytest.mark.parametrize("transport", ["cuda_ipc", "shm"])
-def test_every_dtype_arrives_as_it_was(transport: str, dtype: torch.dtype) -> None:
+def test_given_every_dtype_on_a_gpu_then_each_arrives_as_it_was(transport: str, dtype: torch.dtype) -> None:
     shape: dict[str, Any] = {"dtype": dtype}
     with fleet(SinkSpec({**shape, **ON_GPU})) as (sink,), ParameterServer(swift(transport=transport)) as server:
         server.register("v2", tensors=weights(2, **shape))
@@ -145,7 +145,7 @@ def test_every_dtype_arrives_as_it_was(transport: str, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("loader", [None, by_name], ids=["in pieces", "whole"])
 @pytest.mark.parametrize("transport", ["cuda_ipc", nccl])
-def test_tensors_larger_than_a_bucket_arrive(
+def test_given_tensors_larger_than_a_bucket_on_a_gpu_then_they_arrive(
     transport: str, loader: Callable[[torch.nn.Module], Loader] | None
 ) -> None:
     settings = swift(transport=transport, bucket_bytes="100KiB", ring_depth=2)
@@ -160,7 +160,7 @@ def test_tensors_larger_than_a_bucket_arrive(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_sink_that_is_killed_is_named_and_the_next_update_works(transport: str) -> None:
+def test_given_a_sink_on_a_gpu_that_is_killed_then_it_is_named_and_the_next_update_works(transport: str) -> None:
     fault = Fault("load", count=2)
     settings = swift(transport=transport, bucket_bytes="256KiB")
     with fleet(SinkSpec(ON_GPU), SinkSpec(ON_GPU, fault=fault)) as (other, victim), ParameterServer(settings) as server:
@@ -173,7 +173,7 @@ def test_a_sink_that_is_killed_is_named_and_the_next_update_works(transport: str
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_source_that_is_killed_leaves_a_sink_that_the_next_source_brings_back(transport: str) -> None:
+def test_given_a_source_on_a_gpu_that_is_killed_then_the_next_source_brings_the_sink_back(transport: str) -> None:
     with fleet(SinkSpec(ON_GPU)) as (sink,):
         settings = {"transport": transport, "bucket_bytes": "256KiB"}
         assert SourceProcess([sink.address], settings=settings, fault=Fault("sent", count=2)).outcome() == "killed"
@@ -185,7 +185,7 @@ def test_a_source_that_is_killed_leaves_a_sink_that_the_next_source_brings_back(
 
 
 @pytest.mark.parametrize("transport", ["cuda_ipc", nccl, "shm"])
-def test_fifty_updates_take_no_more_memory_than_five(transport: str) -> None:
+def test_given_fifty_updates_then_they_take_no_more_memory_than_five(transport: str) -> None:
     with fleet(SinkSpec(ON_GPU)) as (sink,), ParameterServer(swift(transport=transport)) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -198,7 +198,7 @@ def test_fifty_updates_take_no_more_memory_than_five(transport: str) -> None:
         assert sink.state().holds(weights(3))
 
 
-def test_two_versions_of_one_process_share_the_gpu_without_ipc() -> None:
+def test_given_two_versions_of_one_process_then_they_share_the_gpu_without_ipc() -> None:
     """Given source and sink in one process, then its own allocations are used where they lie."""
     from ckpt_transport_torch import attach
     from tests.fleet import model

@@ -43,7 +43,9 @@ def updating(
         go.set()
 
 
-def test_updates_of_two_threads_are_made_one_after_the_other(threads: ThreadPoolExecutor) -> None:
+def test_given_two_threads_that_update_by_one_server_then_one_comes_after_the_other(
+    threads: ThreadPoolExecutor,
+) -> None:
     """Given one server, when two threads update two sinks by it again and again, then all updates succeed."""
     with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(CONFIG) as server:
         for seed in (2, 3):
@@ -55,7 +57,9 @@ def test_updates_of_two_threads_are_made_one_after_the_other(threads: ThreadPool
         assert sinks[1].state().holds(weights(3))
 
 
-def test_a_version_is_registered_while_an_update_runs(threads: ThreadPoolExecutor) -> None:
+def test_given_an_update_that_runs_when_a_version_is_registered_then_that_does_not_wait(
+    threads: ThreadPoolExecutor,
+) -> None:
     """Given an update that runs, then ``register`` does not wait for it, and the version arrives with the next."""
     with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
         server.register("v2", tensors=weights(2))
@@ -68,7 +72,9 @@ def test_a_version_is_registered_while_an_update_runs(threads: ThreadPoolExecuto
         assert sink.state().holds(weights(3))
 
 
-def test_a_version_that_is_sent_is_not_let_go_of(threads: ThreadPoolExecutor) -> None:
+def test_given_an_update_that_runs_when_its_version_is_unregistered_then_that_waits_for_its_end(
+    threads: ThreadPoolExecutor,
+) -> None:
     """Given an update that runs, when another thread unregisters its version, then that happens afterwards."""
     with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
         server.register("v2", tensors=weights(2))
@@ -81,7 +87,9 @@ def test_a_version_that_is_sent_is_not_let_go_of(threads: ThreadPoolExecutor) ->
         assert sink.state().holds(weights(2))
 
 
-def test_close_lets_a_running_update_end_and_refuses_what_comes_after(threads: ThreadPoolExecutor) -> None:
+def test_given_an_update_that_runs_when_the_server_is_closed_then_it_ends_well_and_what_comes_after_is_refused(
+    threads: ThreadPoolExecutor,
+) -> None:
     """Given an update that runs and another that waits, when the server is closed, then the first one succeeds."""
     with fleet(SinkSpec()) as (sink,):
         server = ParameterServer(CONFIG)
@@ -105,7 +113,9 @@ def test_close_lets_a_running_update_end_and_refuses_what_comes_after(threads: T
         assert sink.state().holds(weights(2))
 
 
-def test_who_waits_for_another_call_can_be_interrupted(threads: ThreadPoolExecutor) -> None:
+def test_given_a_call_that_waits_for_another_when_it_is_interrupted_then_only_that_one_ends(
+    threads: ThreadPoolExecutor,
+) -> None:
     """Given an update that runs, when Ctrl-C comes to a thread that waits with its own, then only that one ends."""
     with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
         server.register("v2", tensors=weights(2))
@@ -120,7 +130,7 @@ def test_who_waits_for_another_call_can_be_interrupted(threads: ThreadPoolExecut
         assert sink.state().holds(weights(2))
 
 
-def test_who_waits_for_another_call_too_long_is_told_for_which(threads: ThreadPoolExecutor) -> None:
+def test_given_a_call_that_waits_for_another_too_long_then_it_is_told_for_which(threads: ThreadPoolExecutor) -> None:
     """Given an update that runs, when another waits for longer than ``update_timeout``, then the first is named."""
     config = Config.load(**{**SWIFT, "update_timeout": 1.5})
     with fleet(SinkSpec()) as (sink,), ParameterServer(config) as server:
@@ -132,7 +142,7 @@ def test_who_waits_for_another_call_too_long_is_told_for_which(threads: ThreadPo
 
 
 @pytest.mark.parametrize("name", ["update", "unregister", "close"])
-def test_a_call_from_inside_an_update_is_refused_and_ends_it(name: str) -> None:
+def test_given_a_call_from_inside_an_update_then_it_is_refused_and_ends_it(name: str) -> None:
     """Given a callback that calls the server which calls it, then it is refused by name, and the old version stays."""
     with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
         server.register("v2", tensors=weights(2))
@@ -147,7 +157,7 @@ def test_a_call_from_inside_an_update_is_refused_and_ends_it(name: str) -> None:
         server.update("v2", [sink.address])
 
 
-def test_a_joiner_brings_engines_of_two_threads_in_one_after_the_other(
+def test_given_a_joiner_and_engines_of_two_threads_then_one_comes_in_after_the_other(
     threads: ThreadPoolExecutor, tmp_path: Any
 ) -> None:
     """Given a holder, which can follow one update at a time, when two threads join two sinks, then both arrive."""
@@ -159,7 +169,7 @@ def test_a_joiner_brings_engines_of_two_threads_in_one_after_the_other(
         assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
-def test_a_holder_that_another_thread_serves_is_closed(threads: ThreadPoolExecutor) -> None:
+def test_given_a_holder_that_another_thread_serves_when_it_is_closed_then_it_ends(threads: ThreadPoolExecutor) -> None:
     """Given a holder on a thread of its own making, when it is closed, then it ends, and cannot be used any more."""
     holder = Holder("v2", tensors=weights(2), config=CONFIG)
     serving = threads.submit(holder.serve)
@@ -173,7 +183,7 @@ def test_a_holder_that_another_thread_serves_is_closed(threads: ThreadPoolExecut
             call()
 
 
-def test_a_holder_is_started_once() -> None:
+def test_given_a_holder_that_was_started_when_it_is_started_again_then_that_is_refused() -> None:
     twice = pytest.raises(UsageError, match="this holder was started already")
     with Holder("v2", tensors=weights(2), config=CONFIG).start() as holder, twice:
         holder.start()

@@ -36,14 +36,14 @@ def checkpoint(tmp_path: Path) -> Path:
         (f"--engine vllm --endpoint {DEAD} --pause maybe", "pause is 'maybe'"),
     ],
 )
-def test_an_update_that_cannot_be_reads_nothing(checkpoint: Path, options: str, refusal: str) -> None:
+def test_given_an_update_that_cannot_be_then_nothing_is_read(checkpoint: Path, options: str, refusal: str) -> None:
     done = CliRunner().invoke(app, ["update", "--checkpoint", str(checkpoint), "--version", "v2", *options.split()])
     assert isinstance(done.exception, CkptTransportError)
     assert refusal in str(done.exception)
     assert "reading" not in done.output
 
 
-def test_a_holder_whose_file_cannot_be_written_reads_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_given_a_holder_whose_file_cannot_be_written_then_nothing_is_read(checkpoint: Path, tmp_path: Path) -> None:
     metas = tmp_path / "missing" / "metas.json"
     options = ["serve", "--checkpoint", str(checkpoint), "--version", "v2", "--save-metas", str(metas)]
     done = CliRunner().invoke(app, options)
@@ -52,7 +52,7 @@ def test_a_holder_whose_file_cannot_be_written_reads_nothing(checkpoint: Path, t
     assert "reading" not in done.output
 
 
-def test_an_engine_that_is_not_there_is_waited_for_as_long_as_asked(checkpoint: Path) -> None:
+def test_given_an_engine_that_is_not_there_then_it_is_waited_for_as_long_as_asked(checkpoint: Path) -> None:
     update = ("update", "--checkpoint", checkpoint, "--version", "v2", "--engine", "vllm", "--endpoint", DEAD)
     done = run(*update, "--endpoint-timeout", "0.5")
     assert done.returncode == 1
@@ -60,7 +60,7 @@ def test_an_engine_that_is_not_there_is_waited_for_as_long_as_asked(checkpoint: 
     assert "--endpoint-timeout 600" in done.stderr
 
 
-def test_rank_and_world_size_of_another_job_are_overruled(checkpoint: Path) -> None:
+def test_given_rank_and_world_size_of_another_job_then_arguments_overrule_them(checkpoint: Path) -> None:
     """Given a pod with RANK and WORLD_SIZE of its training job, then one source updates by itself when told to."""
     leftover = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     with fleet(SinkSpec()) as (sink,):

@@ -28,7 +28,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_update_goes_on_when_telling_its_progress_fails(caplog: pytest.LogCaptureFixture) -> None:
+def test_given_an_update_when_telling_its_progress_fails_then_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     told = []
 
     def progress(done: int, total: int) -> None:
@@ -45,7 +45,7 @@ def test_an_update_goes_on_when_telling_its_progress_fails(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("reader", ["head -c 1", "true"])
-def test_a_reader_that_goes_away_changes_nothing(checkpoint: Path, reader: str) -> None:
+def test_given_a_reader_that_goes_away_then_the_update_is_made_all_the_same(checkpoint: Path, reader: str) -> None:
     with fleet(SinkSpec()) as (sink,):
         update = shell_command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
         script = f"set -o pipefail; {shlex.join(update)} | {reader}"
@@ -80,7 +80,7 @@ def wait_until(condition: Callable[[], object]) -> None:
     [(["--sink", "ipc:///tmp/nobody"], 1, "UpdateAbortedError"), ([], 3, "TaintedError")],
     ids=["before", "half-way"],
 )
-def test_an_interrupted_update_says_whether_sinks_must_not_serve(
+def test_given_an_update_when_it_is_interrupted_then_it_says_whether_sinks_must_not_serve(
     checkpoint: Path, tmp_path: Path, others: list[str], code: int, said: str, number: signal.Signals
 ) -> None:
     """Given a command that waits for a sink, or one whose sink is being loaded, when it is interrupted."""
@@ -136,7 +136,7 @@ def test_given_a_command_that_is_loading_when_it_is_interrupted_then_it_ends_wit
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_an_output_that_is_full_is_said_and_changes_nothing(checkpoint: Path) -> None:
+def test_given_an_output_that_is_full_then_that_is_said_and_the_update_is_made(checkpoint: Path) -> None:
     with fleet(SinkSpec()) as (sink,), open("/dev/full", "wb") as full:
         update = shell_command("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", sink.address)
         done = subprocess.run(update, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE, env=ENVIRONMENT)
@@ -145,7 +145,9 @@ def test_an_output_that_is_full_is_said_and_changes_nothing(checkpoint: Path) ->
         assert sink.state().version == "v2"
 
 
-def test_a_trace_that_cannot_be_written_is_refused_before_the_update(checkpoint: Path, tmp_path: Path) -> None:
+def test_given_a_trace_that_cannot_be_written_then_it_is_refused_before_the_update(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "file"
     file.touch()
     for trace in (tmp_path, file / "trace.json"):
@@ -157,7 +159,7 @@ def test_a_trace_that_cannot_be_written_is_refused_before_the_update(checkpoint:
             assert sink.state().version == "v1"
 
 
-def test_directories_for_a_trace_are_made(checkpoint: Path, tmp_path: Path) -> None:
+def test_given_a_trace_in_directories_that_are_not_there_then_they_are_made(checkpoint: Path, tmp_path: Path) -> None:
     trace = tmp_path / "some" / "where" / "trace.json"
     with fleet(SinkSpec()) as (sink,):
         done = run("update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, "--trace", trace)
@@ -165,7 +167,7 @@ def test_directories_for_a_trace_are_made(checkpoint: Path, tmp_path: Path) -> N
     assert msgspec.json.decode(trace.read_bytes())
 
 
-def test_a_sink_that_does_not_answer_hides_no_other() -> None:
+def test_given_a_sink_that_does_not_answer_then_it_hides_no_other() -> None:
     with fleet(SinkSpec()) as (sink,):
         asked = run("version", "--timeout", "0.3", "--json", "ipc:///tmp/nobody", sink.address)
         assert asked.returncode == 1
@@ -178,7 +180,7 @@ def test_a_sink_that_does_not_answer_hides_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "two\nlines"], ids=repr)
-def test_a_version_needs_a_name_that_can_be_printed(checkpoint: Path, name: str) -> None:
+def test_given_a_version_whose_name_cannot_be_printed_then_it_is_refused(checkpoint: Path, name: str) -> None:
     done = run("serve", "--checkpoint", checkpoint, "--version", name)
     assert done.returncode == 1
     assert "give a name of printable characters" in done.stderr
@@ -202,7 +204,9 @@ def test_given_options_that_do_not_go_together_then_the_exit_code_is_that_of_wro
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_a_holder_that_is_interrupted_leaves_nothing(checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_given_a_holder_when_it_is_interrupted_then_nothing_is_left(
+    checkpoint: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     metas = tmp_path / "metas.json"
     with running("serve", f"--checkpoint={checkpoint}", "--version=v2", f"--save-metas={metas}") as process:
         wait_until(metas.exists)

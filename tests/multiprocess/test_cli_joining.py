@@ -42,7 +42,9 @@ def serving(checkpoint: Path, metas: Path, version: str = "v2") -> Iterator[Comm
         assert command.wait() == 128 + signal.SIGTERM
 
 
-def test_engines_join_what_two_commands_serve(checkpoint: Path, tmp_path: Path) -> None:
+def test_given_two_commands_that_serve_when_engines_join_then_they_have_the_version(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     """Given two holders, when sinks join by command, then they have the version, and holders say what they hold."""
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     with fleet(SinkSpec(), SinkSpec()) as sinks, serving(checkpoint, paths[0]), serving(checkpoint, paths[1]):
@@ -58,7 +60,7 @@ def test_engines_join_what_two_commands_serve(checkpoint: Path, tmp_path: Path) 
             assert sink.state().holds(weights(2))
 
 
-def test_a_holder_that_has_ended_is_named_with_the_cure(checkpoint: Path, tmp_path: Path) -> None:
+def test_given_a_holder_that_has_ended_then_it_is_named_with_the_cure(checkpoint: Path, tmp_path: Path) -> None:
     metas = tmp_path / "metas.json"
     with fleet(SinkSpec()) as (sink,):
         with serving(checkpoint, metas):
@@ -82,7 +84,7 @@ def test_a_holder_that_has_ended_is_named_with_the_cure(checkpoint: Path, tmp_pa
         ("all", None, [0, 1, 2]),
     ],
 )
-def test_methods_and_ranks_choose_who_is_updated(
+def test_given_a_method_and_ranks_then_they_choose_who_is_updated(
     checkpoint: Path, method: str, ranks: str | None, updated: list[int]
 ) -> None:
     with fleet(SinkSpec(), SinkSpec(), SinkSpec()) as sinks:
@@ -96,7 +98,7 @@ def test_methods_and_ranks_choose_who_is_updated(
         assert all(sink.state().holds(weights(2 if rank in updated else 1)) for rank, sink in enumerate(sinks))
 
 
-def test_an_engine_is_not_updated_in_part(checkpoint: Path) -> None:
+def test_given_ranks_of_one_engine_when_one_alone_is_asked_for_then_that_is_refused(checkpoint: Path) -> None:
     with fleet(SinkSpec(engine="pair"), SinkSpec(engine="pair")) as sinks:
         done = run(
             "update", "--checkpoint", checkpoint, "--version", "v2", "--update-method", "p2p", "--ranks", "0",
@@ -115,7 +117,7 @@ def test_an_engine_is_not_updated_in_part(checkpoint: Path) -> None:
         (("--update-method", "p2p", "--ranks", "one"), 2, "must be numbers and ranges"),
     ],
 )
-def test_ranks_that_make_no_sense_are_refused(
+def test_given_ranks_that_make_no_sense_then_they_are_refused(
     checkpoint: Path, arguments: tuple[str, ...], code: int, complaint: str
 ) -> None:
     done = run("update", "--checkpoint", checkpoint, "--version", "v2", "--sink", "ipc:///tmp/nobody", *arguments)
@@ -123,7 +125,7 @@ def test_ranks_that_make_no_sense_are_refused(
     assert complaint in done.stderr
 
 
-def test_join_says_what_is_missing(tmp_path: Path) -> None:
+def test_given_a_join_that_lacks_something_then_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "--endpoint" in run("join").stderr
     assert "--metas" in run("join", "--sink", "ipc:///tmp/nobody").stderr
     assert "cannot be read" in run("join", "--sink", "ipc:///tmp/nobody", "--metas", tmp_path / "none.json").stderr

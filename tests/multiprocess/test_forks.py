@@ -40,7 +40,7 @@ def refused(owner: str, *calls: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
-def test_what_children_of_a_trainer_do_does_not_reach_its_updates(transport: str) -> None:
+def test_given_children_of_a_trainer_then_what_they_do_does_not_reach_its_updates(transport: str) -> None:
     """Given a server with open routes, when children exit, collect garbage, close or call, then updates go on."""
     with fleet(SinkSpec(), SinkSpec()) as sinks:
         command = [sys.executable, "-m", "tests.multiprocess.forking", transport, *[sink.address for sink in sinks]]
@@ -49,7 +49,7 @@ def test_what_children_of_a_trainer_do_does_not_reach_its_updates(transport: str
         assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
-def test_a_child_of_an_engine_is_no_sink() -> None:
+def test_given_a_child_of_an_engine_then_it_is_no_sink() -> None:
     """Given an attached module, when a child is told to serve or close, then only its parent is a sink, as before."""
     module = torch.nn.Linear(4, 4)
     with attach(module, version="v1", config=CONFIG) as served, ParameterServer(CONFIG) as server:
@@ -61,7 +61,7 @@ def test_a_child_of_an_engine_is_no_sink() -> None:
         assert bool((module.weight == 1).all())
 
 
-def test_a_child_of_a_holder_or_a_joiner_is_refused(tmp_path: Path) -> None:
+def test_given_a_child_of_a_holder_or_a_joiner_then_it_is_refused(tmp_path: Path) -> None:
     """Given a holder and a joiner, when a child uses and closes them, then the parent's go on."""
     with fleet(SinkSpec()) as (sink,), Holder("v2", tensors=weights(2), config=CONFIG).start() as holder:
         holder.address_file.save(tmp_path / "metas", CONFIG)
@@ -77,7 +77,7 @@ def test_a_child_of_a_holder_or_a_joiner_is_refused(tmp_path: Path) -> None:
         assert sink.state().holds(weights(2))
 
 
-def test_a_child_of_an_engine_computes_with_its_copy_unless_that_may_be_a_mix() -> None:
+def test_given_a_child_of_an_engine_then_it_computes_with_its_copy_unless_that_may_be_a_mix() -> None:
     """Given an engine that forks between updates and during one, then no child waits for an update to end."""
     module = torch.nn.Linear(4, 4)
     inputs = torch.zeros(1, 4)

@@ -27,7 +27,7 @@ TRANSPORTS = ("shm", "gloo")
 
 @pytest.mark.parametrize("bucket", ["20KiB", "1MiB"])
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_models_with_fp8_weights_get_exactly_the_references_bytes(transport: str, bucket: str) -> None:
+def test_given_models_with_fp8_weights_then_they_get_exactly_the_references_bytes(transport: str, bucket: str) -> None:
     """Given FP8 sinks, when BF16 weights are lent for them in whole and split buckets, then they hold the reference."""
     settings = Config.load(transport=transport, bucket_bytes=bucket, **SWIFT)
     sinks = SinkSpec(make=fp8_model), SinkSpec(make=fp8_model, loader=by_name if bucket == "1MiB" else None)
@@ -48,7 +48,7 @@ def test_models_with_fp8_weights_get_exactly_the_references_bytes(transport: str
                 assert state.served == ""
 
 
-def test_quantizing_overlaps_with_sending_and_applying() -> None:
+def test_given_quantizing_then_it_overlaps_with_sending_and_applying() -> None:
     """Given many buckets, then some are computed while others travel or are applied."""
     settings = Config.load(transport="gloo", bucket_bytes="64KiB", **SWIFT)
     with fleet(SinkSpec({"layers": 40}, make=fp8_model)) as (sink,), ParameterServer(settings) as server:
@@ -65,7 +65,7 @@ def _overlap(one: Event, other: Event) -> bool:
     return one.start < other.end and other.start < one.end
 
 
-def test_two_sources_quantize_a_share_each(tmp_path: Path) -> None:
+def test_given_two_sources_then_each_quantizes_a_share(tmp_path: Path) -> None:
     """Given a BF16 checkpoint that two source ranks share, then each makes FP8 of its own part."""
     save_file(source_weights(2), tmp_path / "model.safetensors")
     module = fp8_model(1)
@@ -85,7 +85,7 @@ def test_two_sources_quantize_a_share_each(tmp_path: Path) -> None:
             assert torch.equal(tensor.view(torch.uint8), fp8_weights(2)[name].view(torch.uint8)), name
 
 
-def test_plain_fp8_versions_need_no_adapter() -> None:
+def test_given_plain_fp8_versions_then_they_need_no_adapter() -> None:
     """Given a checkpoint that is FP8 already, then it is copied into FP8 parameters, which keep their storage."""
     module = fp8_model(1)
     pointers = {name: tensor.data_ptr() for name, tensor in module.state_dict().items()}
@@ -100,7 +100,7 @@ def test_plain_fp8_versions_need_no_adapter() -> None:
         assert module(torch.ones(1, 200)).isfinite().all()
 
 
-def test_weights_that_are_not_made_for_the_model_are_refused_before_the_first_byte() -> None:
+def test_given_weights_that_are_not_made_for_the_model_then_they_are_refused_before_the_first_byte() -> None:
     """Given an FP8 model, when BF16 tensors come as they are, then their name is said and nothing changes."""
     module = fp8_model(1)
     with attach(module) as serving, ParameterServer(Config.load(**SWIFT)) as server:
@@ -128,7 +128,7 @@ def test_weights_that_are_not_made_for_the_model_are_refused_before_the_first_by
         )
 
 
-def test_a_plan_is_used_again_for_the_next_version_only_if_it_was_made_in_the_same_way() -> None:
+def test_given_the_plan_of_a_version_then_the_next_uses_it_only_if_it_was_made_in_the_same_way() -> None:
     """Given FP32 weights in place of BF16 ones, then the digest is another although names and sizes are the same."""
     module = fp8_model(1)
     with attach(module) as serving, ParameterServer(Config.load(**SWIFT)) as server:
@@ -146,7 +146,7 @@ def test_a_plan_is_used_again_for_the_next_version_only_if_it_was_made_in_the_sa
         assert shapes[0] == shapes[1] != shapes[2]
 
 
-def test_the_command_quantizes_for_a_configuration(tmp_path: Path) -> None:
+def test_given_the_configuration_of_an_fp8_model_then_the_command_quantizes_for_it(tmp_path: Path) -> None:
     """Given BF16 files and the configuration of an FP8 model, then ``update --quantize-for`` brings the reference."""
     save_file(source_weights(2), tmp_path / "model.safetensors")
     target = tmp_path / "config.json"
@@ -166,7 +166,9 @@ def test_the_command_quantizes_for_a_configuration(tmp_path: Path) -> None:
         ({"quantization_config": {"quant_method": "awq"}}, "'awq' of .*; there are: compressed-tensors, fp8"),
     ],
 )
-def test_a_target_that_nobody_quantizes_for_is_refused(tmp_path: Path, config: dict[str, Any], said: str) -> None:
+def test_given_a_target_that_nobody_quantizes_for_then_it_is_refused(
+    tmp_path: Path, config: dict[str, Any], said: str
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=said):
         quantizer_for(tmp_path)

@@ -138,5 +138,5 @@ def test_given_integrity_never_then_nobody_compares(site: str) -> None:
         assert not sink.state().holds(weights(2))
 
 
-def test_every_transport_of_this_file_is_what_it_says() -> None:
+def test_given_the_transports_of_this_file_then_each_is_what_it_says() -> None:
     assert all(kind.name == name for name, kind in KINDS.items())

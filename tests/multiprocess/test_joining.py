@@ -55,7 +55,9 @@ INSTALLED = [f"{name}-chain" for name in over_the_network() if f"{name}-chain" n
 
 
 @pytest.mark.parametrize("transport", [*WITHOUT_PLUGINS, *INSTALLED])
-def test_three_engines_join_one_holder_and_the_fleet_is_not_touched(site: str, tmp_path: Path, transport: str) -> None:
+def test_given_a_fleet_and_a_holder_when_three_engines_join_then_the_fleet_is_not_touched(
+    site: str, tmp_path: Path, transport: str
+) -> None:
     """Given a fleet and a holder, when engines join, then they hold its version, and the fleet what it held."""
     spec = SinkSpec(model=SHAPE, site=site)
     with fleet(spec, spec, spec, spec) as (old, *new), holders(HolderSpec(model=SHAPE, site=site)) as running:
@@ -73,7 +75,7 @@ def test_three_engines_join_one_holder_and_the_fleet_is_not_touched(site: str, t
 
 @pytest.mark.parametrize("transport", ["gloo", READ])
 @pytest.mark.parametrize("loader", [None, by_name])
-def test_an_engine_reads_as_much_from_each_of_three_holders(
+def test_given_three_holders_when_an_engine_joins_then_it_reads_as_much_from_each(
     site: str, tmp_path: Path, transport: str, loader: Callable[[torch.nn.Module], Loader] | None
 ) -> None:
     """Given three holders of one version, when an engine joins, then each sends a third, within a tenth."""
@@ -89,7 +91,7 @@ def test_an_engine_reads_as_much_from_each_of_three_holders(
         assert all(abs(nbytes - fair) <= 0.1 * fair for nbytes in sent.values())
 
 
-def test_a_holder_serves_one_engine_after_another(site: str, tmp_path: Path) -> None:
+def test_given_a_holder_then_it_serves_one_engine_after_another(site: str, tmp_path: Path) -> None:
     """Given a holder, when engines join at different times and from different commands, then it serves them all."""
     spec = SinkSpec(model=SHAPE, site=site)
     with fleet(spec, spec) as sinks, holders(HolderSpec(model=SHAPE, site=site)) as running:
@@ -99,7 +101,7 @@ def test_a_holder_serves_one_engine_after_another(site: str, tmp_path: Path) -> 
             assert sink.state().holds(weights(2, **SHAPE))
 
 
-def test_some_sinks_of_a_list_are_updated_and_the_others_are_not(site: str) -> None:
+def test_given_three_sinks_when_two_are_updated_by_p2p_then_the_third_serves_on_as_it_was(site: str) -> None:
     """Given three sinks, when ranks 0 and 2 are updated by P2P, then rank 1 serves on as it was."""
     spec = SinkSpec(model=SHAPE, site=site)
     config = Config.load(transport=f"{READ}-chain", **SMALL, **SWIFT)

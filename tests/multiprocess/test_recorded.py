@@ -12,7 +12,7 @@ TRANSPORTS = ("shm", "gloo")
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_loader_runs_for_the_first_version_and_is_replayed_from_then_on(transport: str) -> None:
+def test_given_a_loader_then_it_runs_for_the_first_version_and_is_replayed_from_then_on(transport: str) -> None:
     """Given slots that hold a few tensors, when versions follow each other, then the second needs no loader."""
     settings = Config.load(transport=transport, bucket_bytes="600KiB", **SWIFT)
     with fleet(SinkSpec(loader=by_name), SinkSpec()) as sinks, ParameterServer(settings) as server:
@@ -29,7 +29,7 @@ def test_a_loader_runs_for_the_first_version_and_is_replayed_from_then_on(transp
     assert told[2][1].startswith("replayed in")
 
 
-def test_verify_apply_always_compares_each_update() -> None:
+def test_given_verify_apply_always_then_each_update_is_compared() -> None:
     spec = SinkSpec(loader=by_name, settings={"verify_apply": "always"})
     with fleet(spec) as sinks, ParameterServer(Config.load(**SWIFT)) as server:
         for seed in (2, 3):
@@ -40,7 +40,7 @@ def test_verify_apply_always_compares_each_update() -> None:
             assert sinks[0].state().holds(weights(seed))
 
 
-def test_after_a_failure_half_way_the_next_update_records_again() -> None:
+def test_given_a_failure_half_way_then_the_next_update_records_again() -> None:
     """Given a replay that was proved, when an update breaks off in the middle, then the next one trusts nothing."""
     settings = Config.load(transport="gloo", bucket_bytes="600KiB", **SWIFT)
     broken = SinkSpec(loader=by_name, fault=Fault("load", count=6, act="raise"))

@@ -34,7 +34,9 @@ def update(server: ParameterServer, sinks: list[SinkProcess], seed: int) -> Repo
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_the_first_version_goes_to_all_and_the_next_to_each_its_own(transport: str) -> None:
+def test_given_ranks_that_need_a_part_then_the_first_version_goes_to_all_and_the_next_to_each_its_own(
+    transport: str,
+) -> None:
     settings = Config.load(transport=transport, bucket_bytes="300KiB", **SWIFT)
     with fleet(*RANKS) as sinks, ParameterServer(settings) as server:
         first = update(server, sinks, 2)
@@ -45,7 +47,7 @@ def test_the_first_version_goes_to_all_and_the_next_to_each_its_own(transport: s
             assert f"{OWN / ALL:.1%}" in explain(report.plan)
 
 
-def test_ranks_that_do_not_say_what_they_need_get_everything_beside_those_that_do() -> None:
+def test_given_ranks_that_do_not_say_what_they_need_then_they_get_everything_beside_those_that_do() -> None:
     """Given two replicas, of which one compares every update with its loader, then that one is sent all."""
     careful = tuple(
         SinkSpec(make=rank_of, model=rank.model, loader=loader, engine="other", settings={"verify_apply": "always"})
@@ -57,7 +59,7 @@ def test_ranks_that_do_not_say_what_they_need_get_everything_beside_those_that_d
     assert report.plan.bytes_to == dict.fromkeys(range(1, 5), OWN) | dict.fromkeys(range(5, 9), ALL)
 
 
-def test_a_version_with_other_tensors_goes_to_all_again() -> None:
+def test_given_shares_when_a_version_has_other_tensors_then_it_goes_to_all_again() -> None:
     """Given shares of one set of tensors, when a version has one more, then shares do not count, and then again."""
     with fleet(*RANKS) as sinks, ParameterServer(Config.load(transport="gloo", **SWIFT)) as server:
         update(server, sinks, 2)
@@ -73,7 +75,7 @@ def test_a_version_with_other_tensors_goes_to_all_again() -> None:
 
 
 @pytest.mark.parametrize("transport", ["gloo", "shm"])
-def test_after_a_failure_half_way_everything_goes_to_all(transport: str) -> None:
+def test_given_shares_when_an_update_fails_half_way_then_everything_goes_to_all(transport: str) -> None:
     """Given a rank that fails while its share arrives, then none serves until everything was sent again."""
     failing = SinkSpec(
         make=rank_of,

@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("whose", ["an agent's", "the trainer's", "nobody's"])
-def test_rank_0_alone_says_why_it_waits_for_others(
+def test_given_rank_0_alone_then_it_says_why_it_waits_for_others(
     whose: str, store: TCPStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given RANK and WORLD_SIZE of another job, and its store or none, then the update ends in time with the cure."""
@@ -56,7 +56,7 @@ def test_rank_0_alone_says_why_it_waits_for_others(
         assert sink.state().version == "v1"
 
 
-def test_a_rank_above_0_without_a_store_says_why_it_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_a_rank_above_0_without_a_store_then_it_says_why_it_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a port where nobody listens, then rank 2 ends within ``join_timeout``, and the message has the cure."""
     for name, value in environment(free_port(), 2, 4).items():
         monkeypatch.setenv(name, value)
@@ -66,7 +66,7 @@ def test_a_rank_above_0_without_a_store_says_why_it_needs_one(monkeypatch: pytes
             server.update("v2")
 
 
-def test_a_rank_above_0_alone_says_why_it_waits(
+def test_given_a_rank_above_0_alone_then_it_says_why_it_waits(
     store: TCPStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Given the store of another job, then rank 2 waits for rank 0 until ``update_timeout``, and says so."""
@@ -83,7 +83,7 @@ def test_a_rank_above_0_alone_says_why_it_waits(
     ("number", "rank", "listens"),
     [(signal.SIGINT, 0, True), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, False), (signal.SIGTERM, 0, False)],
 )
-def test_who_waits_for_other_sources_can_be_interrupted(
+def test_given_a_source_that_waits_for_others_when_a_signal_comes_then_it_ends_at_once(
     number: signal.Signals, rank: int, listens: bool, store: TCPStore
 ) -> None:
     """Given a source that waits for others that do not come, when a signal comes, then it ends at once."""
@@ -156,7 +156,7 @@ def run_ranks(store: TCPStore, settings: Mapping[str, Any], sink: str, *kinds: s
 
 
 @pytest.mark.parametrize("where", ["store", "address"])
-def test_a_rank_may_hold_nothing(where: str, store: TCPStore) -> None:
+def test_given_two_ranks_of_which_one_holds_nothing_then_the_other_sends_all(where: str, store: TCPStore) -> None:
     """Given two ranks of which one has no tensors, then the other sends all of them."""
     with fleet(SinkSpec()) as (sink,):
         settings = {"coordinator": f"{sink.address}-c"} if where == "address" else {}
@@ -165,7 +165,7 @@ def test_a_rank_may_hold_nothing(where: str, store: TCPStore) -> None:
 
 
 @pytest.mark.parametrize("where", ["store", "address"])
-def test_rank_0_hears_that_another_could_not_register(where: str, store: TCPStore) -> None:
+def test_given_a_rank_that_could_not_register_then_rank_0_hears_why(where: str, store: TCPStore) -> None:
     """Given a rank whose ``register`` fails and that does nothing more, then rank 0 ends at once and says why."""
     with fleet(SinkSpec()) as (sink,):
         settings = {"coordinator": f"{sink.address}-c"} if where == "address" else {}
@@ -175,7 +175,7 @@ def test_rank_0_hears_that_another_could_not_register(where: str, store: TCPStor
         assert sink.state().version == "v1"
 
 
-def test_ranks_above_0_hear_that_rank_0_could_not_register(store: TCPStore) -> None:
+def test_given_rank_0_that_could_not_register_then_ranks_above_hear_why(store: TCPStore) -> None:
     """Given a rank 0 whose ``register`` fails, then nobody waits for it."""
     with fleet(SinkSpec()) as (sink,):
         failed, followed = run_ranks(store, {}, sink.address, "fails", "holds")
@@ -184,14 +184,14 @@ def test_ranks_above_0_hear_that_rank_0_could_not_register(store: TCPStore) -> N
         assert "could not take the version in: CheckpointError" in followed
 
 
-def test_ranks_above_0_hear_that_the_update_of_rank_0_was_refused(store: TCPStore) -> None:
+def test_given_an_update_of_rank_0_that_was_refused_then_ranks_above_hear_that(store: TCPStore) -> None:
     """Given a rank 0 that is given an address that is none, then the others hear that at once."""
     led, followed = run_ranks(store, {}, "nowhere", "holds", "holds")
     assert led.startswith("ConfigError: 'nowhere' is not an address")
     assert followed == f"JoinError: source rank 0 has given up the update to 'v2': {led}"
 
 
-def test_rank_0_hears_that_another_has_left_with_an_error(store: TCPStore) -> None:
+def test_given_a_rank_that_an_error_ends_then_rank_0_says_which(store: TCPStore) -> None:
     """Given a rank that an error ends before it has registered anything, then rank 0 says which."""
     with fleet(SinkSpec()) as (sink,):
         ranks = [Rank(number, store.port, {}, sink.address, kind) for number, kind in enumerate(("holds", "escapes"))]

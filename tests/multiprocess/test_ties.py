@@ -55,7 +55,7 @@ def lent(server: ParameterServer, version: str, tensors: Tensors, directory: Pat
 
 
 @pytest.mark.parametrize("take_in", [from_files, from_tensors, lent])
-def test_different_values_are_refused_by_name_and_equal_ones_are_served(
+def test_given_tied_tensors_with_different_values_then_they_are_refused_by_name_and_equal_ones_are_served(
     take_in: Callable[[ParameterServer, str, Tensors, Path], None], sink: SinkProcess, tmp_path: Path
 ) -> None:
     with ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
@@ -71,7 +71,7 @@ def test_different_values_are_refused_by_name_and_equal_ones_are_served(
         assert sink.state().holds(separate(2, equal=True))
 
 
-def test_one_of_the_names_is_enough_and_one_tensor_under_both_is_fine(sink: SinkProcess) -> None:
+def test_given_one_of_two_tied_names_or_one_tensor_under_both_then_that_is_enough(sink: SinkProcess) -> None:
     with ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
         one = separate(2, equal=True)
         del one["1.weight"]
@@ -84,7 +84,7 @@ def test_one_of_the_names_is_enough_and_one_tensor_under_both_is_fine(sink: Sink
 
 
 @pytest.mark.parametrize("equal", [True, False])
-def test_names_of_two_source_ranks_are_compared_too(sink: SinkProcess, equal: bool) -> None:
+def test_given_tied_names_of_two_source_ranks_then_they_are_compared_too(sink: SinkProcess, equal: bool) -> None:
     tensors = separate(2, equal=equal)
     coordinator = f"{sink.address}-coordinator"
 

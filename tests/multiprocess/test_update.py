@@ -16,7 +16,7 @@ TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_two_serving_sinks_get_the_new_version_and_keep_their_storage(transport: str) -> None:
+def test_given_two_serving_sinks_then_they_get_the_new_version_and_keep_their_storage(transport: str) -> None:
     """Given two sinks, when versions follow each other, then each holds exactly the last one and says so."""
     with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(Config.load(transport=transport, **SWIFT)) as server:
         addresses = [sink.address for sink in sinks]
@@ -34,7 +34,7 @@ def test_two_serving_sinks_get_the_new_version_and_keep_their_storage(transport:
                 assert ask_version(sink.address).version == f"v{seed}"
 
 
-def test_the_second_update_uses_the_routes_and_the_memory_of_the_first() -> None:
+def test_given_a_second_update_then_it_uses_the_routes_and_the_memory_of_the_first() -> None:
     """Given an update, when the next version has the same shape, then pool, mapping and endpoints are used again."""
     with fleet(SinkSpec()) as sinks, ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
         segments = []
@@ -49,7 +49,7 @@ def test_the_second_update_uses_the_routes_and_the_memory_of_the_first() -> None
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_loader_that_takes_whole_tensors_gets_them_whole(transport: str) -> None:
+def test_given_a_loader_that_takes_whole_tensors_then_it_gets_them_whole(transport: str) -> None:
     """Given a callback loader and buckets smaller than a tensor, then no tensor arrives in pieces."""
     settings = Config.load(transport=transport, bucket_bytes="64KiB", **SWIFT)
     with fleet(SinkSpec(loader=by_name), SinkSpec()) as sinks, ParameterServer(settings) as server:
@@ -60,7 +60,7 @@ def test_a_loader_that_takes_whole_tensors_gets_them_whole(transport: str) -> No
         assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
-def test_tensors_larger_than_a_slot_are_split_where_every_loader_takes_pieces() -> None:
+def test_given_loaders_that_take_pieces_then_tensors_larger_than_a_slot_are_split() -> None:
     """Given slots smaller than a tensor, when all sinks copy by name, then it travels in pieces and arrives exactly."""
     settings = Config.load(transport="gloo", bucket_bytes="100KiB", ring_depth=2, **SWIFT)
     with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(settings) as server:
@@ -71,7 +71,7 @@ def test_tensors_larger_than_a_slot_are_split_where_every_loader_takes_pieces() 
         assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
-def test_less_memory_makes_the_pipeline_shallower_and_the_plan_says_so() -> None:
+def test_given_less_memory_then_the_pipeline_is_shallower_and_the_plan_says_so() -> None:
     """Given a sink with memory for one slot, then the update runs serially and notes it."""
     poor = SinkSpec(settings={"memory_budget": "300KiB"})
     settings = Config.load(transport="gloo", bucket_bytes="256KiB", **SWIFT)
@@ -84,7 +84,9 @@ def test_less_memory_makes_the_pipeline_shallower_and_the_plan_says_so() -> None
 
 
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
-def test_weights_in_private_memory_are_filled_into_slots_where_the_transport_needs_it(transport: str) -> None:
+def test_given_weights_in_private_memory_then_they_are_filled_into_slots_where_the_transport_needs_it(
+    transport: str,
+) -> None:
     """Given a version outside shared memory, when shm carries it, then it is filled through a ring of shared slots."""
     settings = Config.load(transport=transport, pool="private", bucket_bytes="256KiB", **SWIFT)
     with fleet(SinkSpec(), SinkSpec(loader=by_name)) as sinks, ParameterServer(settings) as server:
@@ -96,7 +98,7 @@ def test_weights_in_private_memory_are_filled_into_slots_where_the_transport_nee
             assert all(sink.state().holds(weights(seed)) for sink in sinks)
 
 
-def test_a_relay_passes_on_what_it_receives() -> None:
+def test_given_a_relay_then_it_passes_on_what_it_receives() -> None:
     """Given sinks on two hosts, then gloo goes to one sink of the far host and shm on from there, in one plan."""
     far = {"host": "far"}
     specs = [
@@ -117,7 +119,7 @@ def test_a_relay_passes_on_what_it_receives() -> None:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_two_sources_share_a_checkpoint(transport: str) -> None:
+def test_given_two_sources_then_they_share_a_checkpoint(transport: str) -> None:
     """Given two source ranks with half the tensors each, then every sink gets both halves."""
     with fleet(SinkSpec(), SinkSpec()) as sinks:
         addresses = [sink.address for sink in sinks]
@@ -128,7 +130,7 @@ def test_two_sources_share_a_checkpoint(transport: str) -> None:
         assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
-def test_sources_pass_on_to_the_sinks_beside_them() -> None:
+def test_given_sources_with_sinks_beside_them_then_they_pass_on_to_those() -> None:
     """Given a source on each of two hosts, then gloo goes from source to source, and no sink needs a slot."""
     specs = [SinkSpec(settings={"host": host, "memory_budget": 1}) for host in ("near", "far", "far")]
     with fleet(*specs) as sinks:
@@ -142,7 +144,7 @@ def test_sources_pass_on_to_the_sinks_beside_them() -> None:
         assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
-def test_a_sharded_directory_is_served_over_tcp(tmp_path: Path) -> None:
+def test_given_a_sharded_directory_then_it_is_served_over_tcp(tmp_path: Path) -> None:
     """Given safetensors files and a sink at a TCP address, then the update works as over a local socket."""
     tensors = weights(2, dtype=torch.bfloat16)
     names = list(tensors)
@@ -156,7 +158,7 @@ def test_a_sharded_directory_is_served_over_tcp(tmp_path: Path) -> None:
         assert sinks[0].state().holds(tensors)
 
 
-def test_models_the_same_after_update_compute_the_same() -> None:
+def test_given_models_that_hold_the_same_after_an_update_then_they_compute_the_same() -> None:
     """The fleet's model is a real one: equal weights give equal outputs (a guard for this file's own helpers)."""
     inputs = torch.randn(2, 256)
     assert torch.equal(model(5)(inputs), model(5)(inputs))
@@ -164,7 +166,7 @@ def test_models_the_same_after_update_compute_the_same() -> None:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_lent_tensors_are_gathered_bucket_by_bucket(transport: str) -> None:
+def test_given_lent_tensors_then_they_are_gathered_bucket_by_bucket(transport: str) -> None:
     """Given weights that are lent and not registered, when they are sent in small slots, then they arrive exactly."""
     settings = Config.load(transport=transport, bucket_bytes="100KiB", ring_depth=2, **SWIFT)
     with fleet(SinkSpec(), SinkSpec(loader=by_name)) as sinks, ParameterServer(settings) as server:

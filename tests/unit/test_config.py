@@ -28,7 +28,7 @@ def load(text: str | None, tmp_path: Path, environ: dict[str, str] | None = None
 # -- sources --------------------------------------------------------------------------------------------------------
 
 
-def test_with_no_source_at_all_the_defaults_hold() -> None:
+def test_given_no_source_at_all_then_the_defaults_hold() -> None:
     config = Config.load(environ={})
 
     assert config == Config()
@@ -37,7 +37,7 @@ def test_with_no_source_at_all_the_defaults_hold() -> None:
     assert config.sinks == ()
 
 
-def test_an_argument_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+def test_given_an_argument_then_it_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
     # Given a file with three settings, an environment with two of them, and an argument for one
     text = "ring_depth = 2\nread_threads = 2\nupdate_timeout = 2"
     environ = {"CKPT_TRANSPORT_READ_THREADS": "3", "CKPT_TRANSPORT_UPDATE_TIMEOUT": "3"}
@@ -50,7 +50,7 @@ def test_an_argument_beats_the_environment_which_beats_the_file(tmp_path: Path) 
     assert config.join_timeout == 30.0
 
 
-def test_the_environment_can_name_the_file_and_an_argument_beats_it(tmp_path: Path) -> None:
+def test_given_the_environment_then_it_can_name_the_file_and_an_argument_beats_it(tmp_path: Path) -> None:
     # Given two files, one of them named by the environment
     (tmp_path / "named.toml").write_text("ring_depth = 7")
     (tmp_path / "given.toml").write_text("ring_depth = 8")
@@ -61,13 +61,13 @@ def test_the_environment_can_name_the_file_and_an_argument_beats_it(tmp_path: Pa
     assert Config.load(tmp_path / "given.toml", environ).ring_depth == 8
 
 
-def test_the_process_environment_is_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_no_environment_then_that_of_the_process_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CKPT_TRANSPORT_TRANSPORT", "gloo+shm")
 
     assert Config.load().transport == "gloo+shm"
 
 
-def test_every_kind_of_value_can_be_written_in_every_source(tmp_path: Path) -> None:
+def test_given_every_kind_of_value_then_each_can_be_written_in_every_source(tmp_path: Path) -> None:
     # Given the same settings three times
     text = """
         bucket_bytes = "1GiB"
@@ -104,7 +104,7 @@ def test_every_kind_of_value_can_be_written_in_every_source(tmp_path: Path) -> N
     assert hash(from_file) == hash(from_arguments)
 
 
-def test_variables_of_other_programs_are_left_alone(tmp_path: Path) -> None:
+def test_given_variables_of_other_programs_then_they_are_left_alone(tmp_path: Path) -> None:
     # Given what Kubernetes puts into every pod beside a service called ckpt-transport
     environ = {
         "CKPT_TRANSPORT_SERVICE_HOST": "10.0.0.7",
@@ -124,7 +124,7 @@ def test_variables_of_other_programs_are_left_alone(tmp_path: Path) -> None:
 # -- unknown settings -----------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_key_in_the_file_is_named_with_what_was_meant(tmp_path: Path) -> None:
+def test_given_an_unknown_key_in_the_file_then_it_is_named_with_what_was_meant(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load("bucket_byte = 1", tmp_path)
 
@@ -134,14 +134,14 @@ def test_an_unknown_key_in_the_file_is_named_with_what_was_meant(tmp_path: Path)
 
 
 @pytest.mark.parametrize("variable", ["CKPT_TRANSPORT_RING_DEPHT", "CKPT_TRANSPORT_ring_depth"])
-def test_an_unknown_variable_is_named_with_what_was_meant(tmp_path: Path, variable: str) -> None:
+def test_given_an_unknown_variable_then_it_is_named_with_what_was_meant(tmp_path: Path, variable: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, tmp_path, {variable: "3"})
 
     assert f"unknown environment variable {variable}; did you mean CKPT_TRANSPORT_RING_DEPTH?" in str(caught.value)
 
 
-def test_an_unknown_argument_that_is_like_nothing_gets_no_guess(tmp_path: Path) -> None:
+def test_given_an_unknown_argument_that_is_like_nothing_then_it_gets_no_guess(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown setting 'zzz' in the arguments\. Settings: transport, "):
         load(None, tmp_path, zzz=1)
 
@@ -178,7 +178,9 @@ def test_an_unknown_argument_that_is_like_nothing_gets_no_guess(tmp_path: Path) 
         ("trace", 1),
     ],
 )
-def test_a_wrong_value_is_told_what_is_expected_and_what_the_setting_means(name: str, value: object) -> None:
+def test_given_a_wrong_value_then_it_is_told_what_is_expected_and_what_the_setting_means(
+    name: str, value: object
+) -> None:
     # When it is given as an argument
     with pytest.raises(ConfigError) as caught:
         Config.load(None, {}, **{name: value})
@@ -195,7 +197,7 @@ def test_a_wrong_value_is_told_what_is_expected_and_what_the_setting_means(name:
         Config(**{name: value})  # type: ignore[arg-type]
 
 
-def test_a_wrong_value_names_its_file_or_its_variable(tmp_path: Path) -> None:
+def test_given_a_wrong_value_then_it_names_its_file_or_its_variable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as from_file:
         load("ring_depth = 'deep'", tmp_path)
     with pytest.raises(ConfigError) as from_environment:
@@ -205,7 +207,7 @@ def test_a_wrong_value_names_its_file_or_its_variable(tmp_path: Path) -> None:
     assert "in the environment variable CKPT_TRANSPORT_RING_DEPTH: '' was given" in str(from_environment.value)
 
 
-def test_a_peer_must_not_die_between_two_heartbeats(tmp_path: Path) -> None:
+def test_given_a_timeout_shorter_than_a_heartbeat_then_it_is_refused(tmp_path: Path) -> None:
     # Given an interval from the environment that is longer than the default time-out
     environ = {"CKPT_TRANSPORT_HEARTBEAT_INTERVAL": "5"}
 
@@ -228,14 +230,14 @@ def test_a_peer_must_not_die_between_two_heartbeats(tmp_path: Path) -> None:
         pytest.param("ring_depth = 2\nring_depth = 3\n", 2, id="twice"),
     ],
 )
-def test_a_file_that_is_not_toml_is_named_with_the_line(tmp_path: Path, text: str, line: int) -> None:
+def test_given_a_file_that_is_not_toml_then_it_is_named_with_the_line(tmp_path: Path, text: str, line: int) -> None:
     with pytest.raises(ConfigError) as caught:
         load(text, tmp_path)
 
     assert str(caught.value).startswith(f"{tmp_path / 'settings.toml'}, line {line}: not valid TOML: ")
 
 
-def test_a_file_that_is_not_there_is_named_with_who_named_it(tmp_path: Path) -> None:
+def test_given_a_file_that_is_not_there_then_it_is_named_with_who_named_it(tmp_path: Path) -> None:
     path = tmp_path / "missing.toml"
 
     with pytest.raises(ConfigError) as caught:
@@ -246,7 +248,7 @@ def test_a_file_that_is_not_there_is_named_with_who_named_it(tmp_path: Path) -> 
     )
 
 
-def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+def test_given_a_file_that_is_not_text_then_it_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_bytes(b"trace = '\xff'")
 
@@ -257,7 +259,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 # -- the value itself -----------------------------------------------------------------------------------------------
 
 
-def test_a_config_cannot_be_changed_and_a_changed_copy_is_checked() -> None:
+def test_given_a_config_then_it_cannot_be_changed_and_a_changed_copy_is_checked() -> None:
     config = Config(ring_depth=2)
 
     with pytest.raises(AttributeError):
@@ -267,7 +269,7 @@ def test_a_config_cannot_be_changed_and_a_changed_copy_is_checked() -> None:
         msgspec.structs.replace(config, ring_depth=0)
 
 
-def test_every_setting_is_described_in_one_sentence() -> None:
+def test_given_the_settings_then_each_is_described_in_one_sentence() -> None:
     rows = {name: (kind, default, description) for name, kind, default, description in describe()}
 
     assert tuple(rows) == Config.__struct_fields__
@@ -296,23 +298,23 @@ def test_every_setting_is_described_in_one_sentence() -> None:
         ("1TB", 10**12),
     ],
 )
-def test_sizes_are_read_as_people_write_them(text: str, nbytes: int) -> None:
+def test_given_sizes_then_they_are_read_as_people_write_them(text: str, nbytes: int) -> None:
     assert parse_size(text) == nbytes
 
 
 @pytest.mark.parametrize("text", ["", "MiB", "-1", "1e6", "0x10", "64M", "64MiBs", "1.5B", "1 2", "٣", "9" * 5000])
-def test_what_is_not_a_size_is_refused(text: str) -> None:
+def test_given_what_is_not_a_size_then_it_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_size(text)
 
 
 @given(count=st.integers(1, 1023), unit=st.sampled_from(["B", "KiB", "MiB", "GiB", "TiB"]))
-def test_a_whole_number_of_units_survives_writing_and_reading(count: int, unit: str) -> None:
+def test_given_a_whole_number_of_units_then_it_survives_writing_and_reading(count: int, unit: str) -> None:
     assert format_size(parse_size(f"{count}{unit}")) == f"{count}{unit}"
 
 
 @given(st.integers(0, 2**50))
-def test_any_size_is_written_to_within_a_twentieth(nbytes: int) -> None:
+def test_given_any_size_then_it_is_written_to_within_a_twentieth(nbytes: int) -> None:
     written = format_size(nbytes)
     number = written.rstrip("KMGTiB")
     unit = parse_size(f"1{written.removeprefix(number)}")

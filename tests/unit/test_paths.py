@@ -48,7 +48,7 @@ def index_with_nul(directory: Path) -> object:
         pytest.param(lambda _: read_target(NUL), ConfigError, id="FP8 target"),
     ],
 )
-def test_a_path_with_a_nul_is_refused_by_name(
+def test_given_a_path_with_a_nul_then_it_is_refused_by_name(
     tmp_path: Path, use: Callable[[Path], object], error: type[CkptTransportError]
 ) -> None:
     with pytest.raises(error, match=r"NUL character in it.*(give another path|take it out)") as caught:
@@ -57,6 +57,6 @@ def test_a_path_with_a_nul_is_refused_by_name(
     assert "a\\x00b" in str(caught.value)
 
 
-def test_a_file_name_with_a_nul_in_an_index_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> None:
+def test_given_a_file_name_with_a_nul_in_an_index_then_it_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"maps tensor 'a' to .*, which is no file name"):
         index_with_nul(tmp_path)

@@ -24,13 +24,17 @@ CASES = [
 
 
 @pytest.mark.parametrize(("mode", "family", "ranks"), CASES, ids=str)
-def test_updates_refusals_and_repairs(tmp_path: Path, mode: str, family: str, ranks: int) -> None:
+def test_given_a_server_of_fp8_then_updates_refusals_and_repairs_are_as_promised(
+    tmp_path: Path, mode: str, family: str, ranks: int
+) -> None:
     transport = "shm" if family == "qwen3" else "gloo"
     assert "updates" in run(Case(tmp_path, mode, family, ranks), transport)
 
 
 @pytest.mark.parametrize(("mode", "family"), [("block", "moe"), ("online tensor", "qwen3")], ids=str)
-def test_engines_that_start_without_weights_are_brought_to_the_same(tmp_path: Path, mode: str, family: str) -> None:
+def test_given_engines_that_start_without_weights_then_they_are_brought_to_the_same(
+    tmp_path: Path, mode: str, family: str
+) -> None:
     seen = run(Case(tmp_path, mode, family, 1, bare=True), "shm")
     assert "updates" in seen
     assert " 0 of them replayed" not in seen

@@ -23,7 +23,9 @@ def ours(source: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tens
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("scheme", ["block", "ue8m0"])
-def test_blocks_are_those_of_per_block_cast_to_fp8(scheme: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_given_blocks_then_they_are_those_of_per_block_cast_to_fp8(
+    scheme: str, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     from vllm.utils.deep_gemm import per_block_cast_to_fp8
 
     source = weight(*shape, dtype, 0)
@@ -36,7 +38,7 @@ def test_blocks_are_those_of_per_block_cast_to_fp8(scheme: str, shape: tuple[int
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("scheme", ["channel", "tensor"])
-def test_channels_and_tensors_are_those_of_quant_fp8(scheme: str, shape: tuple[int, int]) -> None:
+def test_given_channels_and_tensors_then_they_are_those_of_quant_fp8(scheme: str, shape: tuple[int, int]) -> None:
     from vllm.config import VllmConfig, set_current_vllm_config
     from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
     from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape

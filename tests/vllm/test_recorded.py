@@ -13,7 +13,7 @@ FAMILIES = ("gpt2", "phi3", "gemma3", "gpt_oss", "granite_hybrid", "llama4")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_replay_leaves_what_a_fresh_start_loads(family: str) -> None:
+def test_given_a_replay_then_it_leaves_what_a_fresh_start_loads(family: str) -> None:
     command = [sys.executable, "-m", "tests.vllm.recorded", "--family", family]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stdout[-2000:]

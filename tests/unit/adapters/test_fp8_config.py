@@ -40,7 +40,7 @@ def scheme(config: dict[str, Any], module: str) -> Scheme | None:
     return None if group is None else group.scheme
 
 
-def test_deepseek_has_blocks() -> None:
+def test_given_deepseek_then_its_weights_have_blocks() -> None:
     found = scheme(DEEPSEEK, "model.layers.3.mlp.experts.7.up_proj")
     assert found == Scheme(Granularity.BLOCK, "weight_scale_inv", (128, 128))
     assert scheme(DEEPSEEK | {"scale_fmt": "ue8m0"}, "a.q_proj") == Scheme(
@@ -48,7 +48,7 @@ def test_deepseek_has_blocks() -> None:
     )
 
 
-def test_scales_of_a_tensor_may_come_with_scales_of_activations() -> None:
+def test_given_scales_of_a_tensor_then_they_may_come_with_scales_of_activations() -> None:
     for activations in ("static", "dynamic"):
         group = of({"quant_method": "fp8", "activation_scheme": activations}).group_of("model.layers.0.mlp.up_proj")
         assert group is not None
@@ -56,7 +56,7 @@ def test_scales_of_a_tensor_may_come_with_scales_of_activations() -> None:
         assert group.needs_input_scale == (activations == "static")
 
 
-def test_compressed_tensors_has_channels_tensors_and_blocks() -> None:
+def test_given_compressed_tensors_then_there_are_channels_tensors_and_blocks() -> None:
     assert scheme(CHANNEL, "model.layers.0.mlp.up_proj") == Scheme(Granularity.CHANNEL, "weight_scale")
     group: dict[str, Any] = json.loads(json.dumps(CHANNEL))
     weights = group["config_groups"]["group_0"]["weights"]
@@ -66,7 +66,7 @@ def test_compressed_tensors_has_channels_tensors_and_blocks() -> None:
     assert scheme(group, "a.up_proj") == Scheme(Granularity.BLOCK, "weight_scale", (128, 64))
 
 
-def test_groups_count_in_their_order() -> None:
+def test_given_groups_then_they_count_in_their_order() -> None:
     config = json.loads(json.dumps(CHANNEL))
     groups = config["config_groups"]
     groups["group_0"]["targets"] = ["re:.*self_attn.*"]
@@ -80,20 +80,22 @@ def test_groups_count_in_their_order() -> None:
 
 @pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens", "model.layers.0.mlp.gate", "transformer.wte"])
 @pytest.mark.parametrize("config", [DEEPSEEK, CHANNEL], ids=["fp8", "compressed-tensors"])
-def test_embeddings_heads_and_routers_stay(config: dict[str, Any], module: str) -> None:
+def test_given_embeddings_heads_and_routers_then_they_stay(config: dict[str, Any], module: str) -> None:
     assert scheme(config, module) is None
 
 
 @pytest.mark.parametrize("key", ["ignored_layers", "modules_to_not_convert"])
 @pytest.mark.parametrize("entry", ["model.layers.0.mlp", "mlp.down_proj", "model.layers.0.mlp.down_proj", "down_proj"])
-def test_ignored_modules_are_named_whole_or_by_their_first_or_last_parts(key: str, entry: str) -> None:
+def test_given_modules_to_ignore_then_they_are_named_whole_or_by_their_first_or_last_parts(
+    key: str, entry: str
+) -> None:
     config = DEEPSEEK | {key: [entry]}
     assert scheme(config, "model.layers.0.mlp.down_proj") is None
     assert scheme(config, "model.layers.0.self_attn.down_proj_other") is not None
     assert scheme(config, "model.layers.00.mlp.up_proj") is not None
 
 
-def test_the_config_of_a_text_model_counts() -> None:
+def test_given_a_config_with_a_text_model_then_that_one_counts() -> None:
     assert parse({"text_config": {"quantization_config": DEEPSEEK}}, "x").method == "fp8"
 
 
@@ -118,17 +120,17 @@ def test_the_config_of_a_text_model_counts() -> None:
         ),
     ],
 )
-def test_what_is_not_known_is_refused_by_name(config: dict[str, Any], said: str) -> None:
+def test_given_a_config_with_something_unknown_then_it_is_refused_by_name(config: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         of(config)
 
 
-def test_a_model_that_is_not_quantized_is_refused() -> None:
+def test_given_a_model_that_is_not_quantized_then_it_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"config\.json has no quantization_config"):
         parse({"hidden_size": 1}, "config.json")
 
 
-def test_a_target_is_read_from_a_directory_or_from_its_configuration_alone(tmp_path: Path) -> None:
+def test_given_a_target_then_it_is_read_from_a_directory_or_from_its_configuration_alone(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     with pytest.raises(ConfigError, match="cannot be read"):
         read_target(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from ckpt_transport_fp8.cpu import run
 
 
-def test_no_step_runs_after_an_error_is_raised() -> None:
+def test_given_an_error_then_no_step_runs_after_it_is_raised() -> None:
     """So that nobody writes into memory that its owner may free by then."""
     ended: list[float] = []
 

@@ -75,7 +75,7 @@ def weight(rows: int, columns: int, dtype: torch.dtype, seed: int) -> torch.Tens
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @given(rows=sizes, columns=sizes, seed=st.integers(0, 100), data=st.data())
-def test_every_element_and_scale_is_the_reference_wherever_a_bucket_ends(
+def test_given_buckets_that_end_anywhere_then_every_element_and_scale_is_the_reference(
     scheme: Scheme, dtype: torch.dtype, rows: int, columns: int, seed: int, data: st.DataObject
 ) -> None:
     source = weight(rows, columns, dtype, seed)
@@ -89,7 +89,7 @@ def test_every_element_and_scale_is_the_reference_wherever_a_bucket_ends(
     assert torch.equal(found[scheme.scale_name(NAME)], scales.view(-1).view(torch.uint8))
 
 
-def test_every_code_is_reached_and_ties_go_to_even() -> None:
+def test_given_values_between_two_codes_then_every_code_is_reached_and_ties_go_to_even() -> None:
     middles = (torch.from_numpy(VALUES)[1:] + torch.from_numpy(VALUES)[:-1]) / 2
     values = torch.cat([torch.from_numpy(VALUES), middles, middles.nextafter(torch.tensor(1e9).double())]).float()
     source = torch.cat([values, -values])[None]
@@ -100,7 +100,7 @@ def test_every_code_is_reached_and_ties_go_to_even() -> None:
     assert len(set(found[NAME].tolist())) == 254
 
 
-def test_manifest_names_and_digest_say_what_was_quantized_and_how() -> None:
+def test_given_a_quantized_version_then_manifest_names_and_digest_say_what_was_quantized_and_how() -> None:
     tensors = {
         "model.embed_tokens.weight": torch.randn(32, 16).bfloat16(),
         NAME: torch.randn(130, 16).bfloat16(),
@@ -144,7 +144,7 @@ FP8 = TensorSpec(NAME, "F8_E4M3", (130, 16))
 SCALE = TensorSpec(f"{NAME}_scale_inv", "F32", (2, 1))
 
 
-def test_a_target_with_files_decides_by_them_and_other_types_are_rounded_to_its_own() -> None:
+def test_given_a_target_with_files_then_they_decide_and_other_types_are_rounded_to_its_own() -> None:
     norm, gate = TensorSpec("norm.weight", "BF16", (5,)), TensorSpec("mlp.gate.weight", "BF16", (4, 16))
     source = {NAME: torch.randn(130, 16), "norm.weight": torch.randn(5), "mlp.gate.weight": torch.randn(4, 16)}
     found = bytes_of(quantized(source, like(specs(FP8, SCALE, norm, gate)), CPU))
@@ -155,7 +155,7 @@ def test_a_target_with_files_decides_by_them_and_other_types_are_rounded_to_its_
         assert torch.equal(found[name].view(torch.bfloat16).view(source[name].shape), source[name].bfloat16())
 
 
-def test_a_weight_too_large_for_the_targets_own_type_is_refused_by_name() -> None:
+def test_given_a_weight_too_large_for_the_targets_own_type_then_it_is_refused_by_name() -> None:
     norm = like(specs(TensorSpec("norm.weight", "F16", (3,))))
     source = torch.tensor([65519.0, -65519.0, 1e-9])
     assert bytes_of(quantized({"norm.weight": source}, norm, CPU))["norm.weight"].view(torch.float16)[0] == 65504
@@ -164,7 +164,7 @@ def test_a_weight_too_large_for_the_targets_own_type_is_refused_by_name() -> Non
         quantized({"norm.weight": source}, norm, CPU)
 
 
-def test_tensors_that_are_fp8_already_travel_as_they_are() -> None:
+def test_given_tensors_that_are_fp8_already_then_they_travel_as_they_are() -> None:
     source = {NAME: torch.randn(130, 16).to(torch.float8_e4m3fn), SCALE.name: torch.rand(2, 1)}
     loan = quantized(source, like(specs(FP8, SCALE)), CPU)
     assert loan.conversions == []
@@ -173,7 +173,7 @@ def test_tensors_that_are_fp8_already_travel_as_they_are() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 8), (8, 0)], ids=str)
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
-def test_empty_weights_have_scales_all_the_same(scheme: Scheme, shape: tuple[int, int]) -> None:
+def test_given_empty_weights_then_they_have_scales_all_the_same(scheme: Scheme, shape: tuple[int, int]) -> None:
     loan = quantized({NAME: torch.empty(shape), "norm.weight": torch.ones(3)}, target(scheme), CPU)
     assert [place.spec.shape for place in loan.tensors] == [shape, scheme.scale_shapes(shape)[0], (3,)]
     assert len(bytes_of(loan)) == 3
@@ -181,7 +181,7 @@ def test_empty_weights_have_scales_all_the_same(scheme: Scheme, shape: tuple[int
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
-def test_nan_and_infinity_are_refused_with_the_tensors_name(scheme: Scheme, value: float) -> None:
+def test_given_nan_or_infinity_then_it_is_refused_with_the_tensors_name(scheme: Scheme, value: float) -> None:
     source = torch.randn(200, 150).bfloat16()
     source[199, 149] = value
     with pytest.raises(CheckpointError, match=rf"{NAME} .* NaN or infinity"):
@@ -202,18 +202,20 @@ def test_nan_and_infinity_are_refused_with_the_tensors_name(scheme: Scheme, valu
         ),
     ],
 )
-def test_what_the_target_has_otherwise_is_refused_by_name(known: dict[str, TensorSpec], said: str) -> None:
+def test_given_what_the_target_has_otherwise_then_it_is_refused_by_name(
+    known: dict[str, TensorSpec], said: str
+) -> None:
     with pytest.raises(PlanMismatchError, match=said):
         quantized({NAME: torch.randn(130, 16).bfloat16()}, like(known), CPU)
 
 
-def test_scales_that_would_come_twice_are_refused() -> None:
+def test_given_scales_that_would_come_twice_then_they_are_refused() -> None:
     source = {NAME: torch.randn(130, 16).bfloat16(), SCALE.name: torch.rand(2, 1)}
     with pytest.raises(PlanMismatchError, match="comes with"):
         quantized(source, like(specs(FP8, SCALE)), CPU)
 
 
-def test_tensors_that_are_not_contiguous_are_refused() -> None:
+def test_given_tensors_that_are_not_contiguous_then_they_are_refused() -> None:
     with pytest.raises(CheckpointError, match=f"'{NAME}' is not contiguous"):
         quantized({NAME: torch.randn(4, 8).t()}, target(SCHEMES["block"]), CPU)
 
@@ -222,7 +224,7 @@ def test_tensors_that_are_not_contiguous_are_refused() -> None:
     ("scheme", "most"),
     [("block", 0.027), ("ue8m0", 0.027), ("channel", 0.027), ("tensor", 0.027)],
 )
-def test_what_is_lost_of_normal_weights_is_what_the_docs_say(scheme: str, most: float) -> None:
+def test_given_normal_weights_then_what_is_lost_of_them_is_what_the_docs_say(scheme: str, most: float) -> None:
     source = torch.randn(512, 1024, generator=torch.Generator().manual_seed(0)).mul(0.02).bfloat16()
     found = bytes_of(quantized({NAME: source}, target(SCHEMES[scheme]), CPU))
     codes = found[NAME].view(source.shape)

@@ -59,7 +59,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
-def test_the_next_version_has_the_bits_of_a_fresh_one_and_the_one_before_keeps_its_own(scheme: Scheme) -> None:
+def test_given_the_next_version_then_it_has_the_bits_of_a_fresh_one_and_the_one_before_keeps_its_own(
+    scheme: Scheme,
+) -> None:
     known = target(scheme)
     first = quantized(weights(1), known, CPU)
     before = bytes_of(first)
@@ -68,7 +70,7 @@ def test_the_next_version_has_the_bits_of_a_fresh_one_and_the_one_before_keeps_i
     assert all(torch.equal(after[name], expected) for name, expected in before.items())
 
 
-def test_a_target_is_asked_once_for_what_it_wants(asked: list[str]) -> None:
+def test_given_a_target_then_it_is_asked_once_for_what_it_wants(asked: list[str]) -> None:
     known = target(SCHEMES["block"])
     for seed in range(3):
         quantized(weights(seed), known, CPU)
@@ -76,7 +78,7 @@ def test_a_target_is_asked_once_for_what_it_wants(asked: list[str]) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
-def test_another_name_shape_type_order_or_number_is_noticed(scheme: Scheme) -> None:
+def test_given_another_name_shape_type_order_or_number_then_it_is_noticed(scheme: Scheme) -> None:
     known = target(scheme)
     quantized(weights(0), known, CPU)
     renamed = {name.replace("up_proj", "down_proj"): tensor for name, tensor in weights(1).items()}
@@ -88,12 +90,12 @@ def test_another_name_shape_type_order_or_number_is_noticed(scheme: Scheme) -> N
         expect_as_fresh(changed, known, scheme)
 
 
-def test_another_target_is_asked_itself() -> None:
+def test_given_another_target_then_it_is_asked_itself() -> None:
     for scheme in SCHEMES.values():
         expect_as_fresh(weights(0), target(scheme), scheme)
 
 
-def test_what_its_maker_does_to_the_tensors_of_a_target_later_changes_nothing() -> None:
+def test_given_the_tensors_of_a_target_when_its_maker_changes_them_later_then_that_changes_nothing() -> None:
     known = specs(FP8, SCALE)
     made_for = like(known)
     quantized({NAME: torch.randn(130, 16)}, made_for, CPU)
@@ -102,14 +104,14 @@ def test_what_its_maker_does_to_the_tensors_of_a_target_later_changes_nothing() 
     quantized({NAME: torch.randn(130, 16).bfloat16()}, made_for, CPU)
 
 
-def test_what_was_refused_is_refused_again() -> None:
+def test_given_what_was_refused_then_it_is_refused_again() -> None:
     known = like(specs(FP8))
     for _ in range(2):
         with pytest.raises(PlanMismatchError, match="lacks"):
             quantized({NAME: torch.randn(130, 16)}, known, CPU)
 
 
-def test_a_later_version_is_looked_at_like_the_first() -> None:
+def test_given_a_later_version_then_it_is_looked_at_like_the_first() -> None:
     known = target(SCHEMES["block"])
     quantized(weights(0), known, CPU)
     wrong = weights(1)
@@ -125,7 +127,7 @@ def test_a_later_version_is_looked_at_like_the_first() -> None:
     expect_as_fresh(weights(1), known, SCHEMES["block"])
 
 
-def test_no_weights_are_kept_when_their_version_is_gone() -> None:
+def test_given_a_version_that_is_gone_then_none_of_its_weights_are_kept() -> None:
     known, made = target(SCHEMES["block"]), weights(0)
     kept = [weakref.ref(tensor) for tensor in made.values()]
     loan = quantized(made, known, CPU)
@@ -135,7 +137,7 @@ def test_no_weights_are_kept_when_their_version_is_gone() -> None:
     assert [reference() for reference in kept] == [None, None, None]
 
 
-def test_few_are_kept_and_none_for_longer_than_the_target(asked: list[str]) -> None:
+def test_given_many_targets_then_few_are_kept_and_none_for_longer_than_the_target(asked: list[str]) -> None:
     known = target(SCHEMES["block"])
     for _ in range(2):
         for rows in range(1, MOST + 1):

@@ -17,7 +17,7 @@ edges = st.lists(st.one_of(st.integers(0, 13).map(lambda n: n * ROW), st.integer
 
 
 @given(numbers=places, edges=edges)
-def test_all_rows_arrive_wherever_buckets_begin_and_end_and_nothing_else_is_touched(
+def test_given_buckets_that_begin_and_end_anywhere_then_all_rows_arrive_and_nothing_else_is_touched(
     numbers: list[int], edges: list[int]
 ) -> None:
     expected = torch.full((13 * ROW,), 0xA5, dtype=torch.uint8)

@@ -19,12 +19,12 @@ class Remembers(torch.nn.Linear):
         raise AssertionError("an update brings tensors")
 
 
-def test_what_is_no_tensor_is_not_expected() -> None:
+def test_given_an_attribute_that_is_no_tensor_then_it_is_not_expected() -> None:
     engine = TorchEngine(torch.nn.Sequential(Remembers(2, 3, bias=False)))
     assert engine.expects() == (TensorSpec("0.weight", "F32", (3, 2)),)
 
 
-def test_what_is_expected_is_the_same_object_until_the_module_changes() -> None:
+def test_given_a_module_then_what_is_expected_is_the_same_object_until_it_changes() -> None:
     """Given that plans are known by what was expected, then it is made anew only for other names, types or shapes."""
     module = net()
     engine = TorchEngine(module)
@@ -39,7 +39,7 @@ def test_what_is_expected_is_the_same_object_until_the_module_changes() -> None:
     assert engine.expects() == tuple(TensorSpec(spec.name, "F16", spec.shape) for spec in first or ())
 
 
-def test_ties_are_those_of_today() -> None:
+def test_given_a_module_whose_ties_change_then_ties_are_those_of_today() -> None:
     module = net()
     engine = TorchEngine(module)
     assert engine.ties() == ()

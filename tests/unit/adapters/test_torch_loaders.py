@@ -15,7 +15,7 @@ from tests.fleet import SWIFT
 from tests.unit.torch_modules import Pairs, assign, bring, holds, net, version
 
 
-def test_a_loader_that_kept_old_tensors_is_refused_before_the_first_byte() -> None:
+def test_given_a_loader_that_kept_old_tensors_then_it_is_refused_before_the_first_byte() -> None:
     """Given a loader made with a state_dict(), when the module gets other tensors, then no version is claimed."""
     module = net()
     state = module.state_dict()
@@ -36,7 +36,7 @@ def test_a_loader_that_kept_old_tensors_is_refused_before_the_first_byte() -> No
         assert holds(module, before)
 
 
-def test_a_loader_that_renames_and_kept_old_tensors_is_refused_too() -> None:
+def test_given_a_loader_that_renames_and_kept_old_tensors_then_it_is_refused_too() -> None:
     module = net()
     weight = module[0].weight.detach()
 
@@ -51,7 +51,7 @@ def test_a_loader_that_renames_and_kept_old_tensors_is_refused_too() -> None:
         bring(engine, {"hidden": torch.full((16, 16), 0.7)})
 
 
-def test_a_loader_that_kept_tensors_from_before_attach_is_refused_by_their_names() -> None:
+def test_given_a_loader_that_kept_tensors_from_before_attach_then_it_is_refused_by_their_names() -> None:
     module = net()
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
@@ -63,7 +63,7 @@ def test_a_loader_that_kept_tensors_from_before_attach_is_refused_by_their_names
         bring(LoaderEngine(module, load), version(module, 0.5))
 
 
-def test_a_loader_may_keep_copies_beside_the_module() -> None:
+def test_given_a_loader_then_it_may_keep_copies_beside_the_module() -> None:
     module = net()
     copies = {name: torch.empty_like(tensor) for name, tensor in module.state_dict().items()}
 
@@ -77,7 +77,7 @@ def test_a_loader_may_keep_copies_beside_the_module() -> None:
     assert holds(module, copies)
 
 
-def test_a_loader_may_replace_tensors_itself() -> None:
+def test_given_a_loader_then_it_may_replace_tensors_itself() -> None:
     """Given a loader that gives the module new tensors, then what it gave is what is compared from then on."""
     module = net()
 
@@ -91,7 +91,7 @@ def test_a_loader_may_replace_tensors_itself() -> None:
         assert "is bound to another tensor by the loader" in engine.apply_summary
 
 
-def test_a_loader_that_writes_past_torch_never_leaves_what_recording_it_wrote_to_be_served() -> None:
+def test_given_a_loader_that_writes_past_torch_then_what_recording_it_wrote_is_never_served() -> None:
     """Given one that writes through NumPy, when an update ends before the first byte, then nothing is served."""
     module = net()
 
@@ -122,7 +122,7 @@ def test_a_loader_that_writes_past_torch_never_leaves_what_recording_it_wrote_to
         sink.close()
 
 
-def test_a_loader_that_writes_past_torch_loads_every_version_itself() -> None:
+def test_given_a_loader_that_writes_past_torch_then_it_loads_every_version_itself() -> None:
     module = net()
 
     def load(pairs: Pairs) -> None:

@@ -58,7 +58,9 @@ CHANGES = (
 
 @pytest.mark.parametrize("by_loader", [False, True], ids=["by name", "by a loader"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_became_of_the_module_the_new_bytes_are_where_it_computes(change: Change, by_loader: bool) -> None:
+def test_given_a_module_whatever_became_of_it_then_the_new_bytes_are_where_it_computes(
+    change: Change, by_loader: bool
+) -> None:
     """Given a module that is changed before the first update, and again before the second, then each is in."""
     module = net()
     engine = LoaderEngine(module, looks_up(module)) if by_loader else TorchEngine(module)
@@ -69,7 +71,7 @@ def test_whatever_became_of_the_module_the_new_bytes_are_where_it_computes(chang
 
 
 @pytest.mark.parametrize("loader", [None, looks_up], ids=["by name", "by a loader"])
-def test_a_module_with_other_tensors_is_updated_by_a_server(loader: Any) -> None:
+def test_given_a_module_with_other_tensors_then_a_server_updates_it(loader: Any) -> None:
     module = net()
     with attach(module, loader=loader and loader(module)) as served, ParameterServer(Config.load(**SWIFT)) as server:
         for number, change in enumerate((assign, offload, half)):
@@ -80,7 +82,7 @@ def test_a_module_with_other_tensors_is_updated_by_a_server(loader: Any) -> None
             assert holds(module, version(module, number + 0.5))
 
 
-def test_no_tensor_of_the_module_is_kept_between_updates() -> None:
+def test_given_a_module_between_updates_then_no_tensor_of_it_is_kept() -> None:
     """Given an update that has ended, when the owner gives weights up, then their memory is free."""
     for by_loader in (False, True):
         module = net()
@@ -96,7 +98,7 @@ def test_no_tensor_of_the_module_is_kept_between_updates() -> None:
 
 
 @pytest.mark.parametrize("change", [assign, offload])
-def test_tensors_replaced_before_forward_passes_stand_still_are_found(change: Change) -> None:
+def test_given_tensors_replaced_before_forward_passes_stand_still_then_they_are_found(change: Change) -> None:
     module = net()
     engine = TorchEngine(module)
     engine.begin()
@@ -109,7 +111,7 @@ def test_tensors_replaced_before_forward_passes_stand_still_are_found(change: Ch
 
 
 @pytest.mark.parametrize("change", [half, wrapped_layer, transposed])
-def test_a_module_that_needs_something_else_than_it_said_is_not_touched(change: Change) -> None:
+def test_given_a_module_that_needs_something_else_than_it_said_then_it_is_not_touched(change: Change) -> None:
     module = net()
     engine = TorchEngine(module)
     engine.begin()
@@ -121,7 +123,7 @@ def test_a_module_that_needs_something_else_than_it_said_is_not_touched(change: 
 @pytest.mark.parametrize("step", ["finish", "certify"])
 @pytest.mark.parametrize("by_loader", [False, True], ids=["by name", "by a loader"])
 @pytest.mark.parametrize("change", [assign, half, offload, another_parameter, another_layer, wrapped_layer])
-def test_tensors_replaced_while_bytes_come_are_found_before_anything_is_served(
+def test_given_tensors_replaced_while_bytes_come_then_they_are_found_before_anything_is_served(
     change: Change, by_loader: bool, step: str
 ) -> None:
     """Given a module whose tensors are replaced during an update, then it fails by name, and the next one does not."""
@@ -151,7 +153,9 @@ def serving(module: torch.nn.Module, engine: ModuleEngine) -> Iterator[Attachmen
 
 
 @pytest.mark.parametrize("when", ["finish", "_committed"])
-def test_a_sink_whose_tensors_were_replaced_during_an_update_does_not_say_that_it_serves_it(when: str) -> None:
+def test_given_a_sink_whose_tensors_were_replaced_during_an_update_then_it_does_not_say_that_it_serves_it(
+    when: str,
+) -> None:
     """Given tensors replaced before the commit, or after it, then the sink is tainted, and the next update cures it."""
     module = net()
     engine = TorchEngine(module)

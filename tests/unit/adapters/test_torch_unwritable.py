@@ -63,7 +63,7 @@ UNWRITABLE: dict[Change, str] = {
 
 
 @pytest.mark.parametrize("change", UNWRITABLE)
-def test_a_module_with_a_tensor_that_cannot_be_written_is_not_attached(change: Change) -> None:
+def test_given_a_module_with_a_tensor_that_cannot_be_written_then_it_is_not_attached(change: Change) -> None:
     module = net()
     change(module)
     with pytest.raises(UnwritableError, match=UNWRITABLE[change]):
@@ -71,7 +71,7 @@ def test_a_module_with_a_tensor_that_cannot_be_written_is_not_attached(change: C
 
 
 @pytest.mark.parametrize("change", UNWRITABLE)
-def test_a_tensor_that_cannot_be_written_any_more_is_found_before_the_first_byte(change: Change) -> None:
+def test_given_a_tensor_that_cannot_be_written_any_more_then_it_is_found_before_the_first_byte(change: Change) -> None:
     """Given a module that became unwritable, then the update changes nothing, and the sink is not tainted for ever."""
     module = net()
     tensors = version(module, 0.5)
@@ -84,7 +84,7 @@ def test_a_tensor_that_cannot_be_written_any_more_is_found_before_the_first_byte
         assert (served.version, served.tainted) == ("old", "")
 
 
-def test_a_tensor_that_becomes_read_only_is_refused_until_it_is_writable_again() -> None:
+def test_given_a_tensor_that_becomes_read_only_then_it_is_refused_until_it_is_writable_again() -> None:
     """Given memory that is protected after attach, then no write ends the process."""
     memory = mmap.mmap(-1, 16 * 16 * 4)
     module = net()
@@ -107,7 +107,9 @@ def test_a_tensor_that_becomes_read_only_is_refused_until_it_is_writable_again()
 
 
 @pytest.mark.parametrize("change", [expand, meta, free])
-def test_a_loader_that_writes_what_cannot_be_written_is_refused_before_the_first_byte(change: Change) -> None:
+def test_given_a_loader_that_writes_what_cannot_be_written_then_it_is_refused_before_the_first_byte(
+    change: Change,
+) -> None:
     module = net()
     tensors = version(module, 0.5)
     with (
@@ -122,7 +124,7 @@ def test_a_loader_that_writes_what_cannot_be_written_is_refused_before_the_first
         assert (served.version, served.tainted) == ("old", "")
 
 
-def test_a_loader_may_leave_out_what_cannot_be_written() -> None:
+def test_given_a_loader_then_it_may_leave_out_what_cannot_be_written() -> None:
     module = net()
     tensors = version(module, 0.5)
     expand(module)
@@ -143,7 +145,7 @@ class Guarded(torch.nn.Parameter):
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
-def test_a_parameter_whose_class_refuses_copies_is_written_all_the_same() -> None:
+def test_given_a_parameter_whose_class_refuses_copies_then_it_is_written_all_the_same() -> None:
     module = net()
     module[0].weight = Guarded(torch.zeros(16, 16).t())
     engine = TorchEngine(module)
@@ -151,7 +153,7 @@ def test_a_parameter_whose_class_refuses_copies_is_written_all_the_same() -> Non
     assert bool((module[0].weight == 0.5).all())
 
 
-def test_a_loader_that_copies_into_such_a_parameter_is_refused_before_the_first_byte() -> None:
+def test_given_a_loader_that_copies_into_such_a_parameter_then_it_is_refused_before_the_first_byte() -> None:
     module = net()
     tensors = version(module, 0.5)
     module[0].weight = Guarded(torch.zeros(16, 16))
@@ -171,7 +173,7 @@ def test_a_loader_that_copies_into_such_a_parameter_is_refused_before_the_first_
         assert (served.version, served.tainted) == ("old", "")
 
 
-def test_a_loader_that_does_not_know_the_module_any_more_is_refused_before_the_first_byte() -> None:
+def test_given_a_loader_that_does_not_know_the_module_any_more_then_it_is_refused_before_the_first_byte() -> None:
     """Given a loader that was recorded, when a layer is swapped for one it cannot load, then nothing is tainted."""
     module = net()
     tensors = version(module, 0.5)

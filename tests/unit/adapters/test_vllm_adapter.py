@@ -157,7 +157,7 @@ def test_given_a_fleet_that_makes_no_sense_then_it_is_refused(endpoints: list[st
         VllmFleet(endpoints, pause=pause)
 
 
-def test_engines_are_found_by_name_and_others_are_refused_with_a_list() -> None:
+def test_given_the_name_of_an_engine_then_it_is_found_and_others_are_refused_with_a_list() -> None:
     fleet = make_fleet("vllm", [NOBODY], Config(), "keep", False)
     fleet.close()
     assert isinstance(fleet, VllmFleet)
@@ -165,7 +165,7 @@ def test_engines_are_found_by_name_and_others_are_refused_with_a_list() -> None:
         make_fleet("nothing", [NOBODY], Config(), "keep", False)
 
 
-def test_what_was_served_last_is_remembered_until_its_files_change(
+def test_given_what_was_served_last_then_it_is_remembered_until_its_files_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

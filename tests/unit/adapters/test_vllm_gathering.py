@@ -16,7 +16,7 @@ SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=4)
 
 
 @given(SIZES, st.data())
-def test_every_tensor_comes_out_whole_and_once(sizes: list[int], data: st.DataObject) -> None:
+def test_given_tensors_in_pieces_then_each_comes_out_whole_and_once(sizes: list[int], data: st.DataObject) -> None:
     tensors = {f"t{number}": torch.randint(256, (size,), dtype=torch.uint8) for number, size in enumerate(sizes)}
     pieces = []
     for name, tensor in tensors.items():
@@ -35,7 +35,7 @@ def test_every_tensor_comes_out_whole_and_once(sizes: list[int], data: st.DataOb
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
-def test_what_was_begun_is_forgotten_when_an_update_fails() -> None:
+def test_given_an_update_that_fails_then_what_was_begun_is_forgotten() -> None:
     spec = TensorSpec("t", "U8", (4,))
     gathering = Gathering()
     assert list(gathering.whole([LoadedPiece(spec, 0, torch.ones(2, dtype=torch.uint8))])) == []

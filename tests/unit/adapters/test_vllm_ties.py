@@ -61,7 +61,9 @@ def test_given_a_head_of_its_own_then_nothing_is_tied(head: torch.Tensor, tied: 
         ((EMBEDDING, "model.other.embed_tokens.weight"), None),
     ],
 )
-def test_names_are_those_of_the_checkpoint(names: tuple[str, ...], expected: set[str] | None) -> None:
+def test_given_tied_names_then_they_are_those_of_the_checkpoint(
+    names: tuple[str, ...], expected: set[str] | None
+) -> None:
     found = tied_names(target(Text(None, None), tied=True), names)
     assert found == (() if expected is None else (frozenset(expected),))
 

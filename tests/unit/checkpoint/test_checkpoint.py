@@ -55,7 +55,7 @@ def file_of(index: int, sizes: list[int]) -> CheckpointFile:
 
 
 @given(st.lists(st.lists(st.integers(0, 1000), max_size=8), max_size=4), st.integers(1, 9))
-def test_ranks_share_a_checkpoint_in_order_and_evenly(sizes: list[list[int]], world_size: int) -> None:
+def test_given_a_checkpoint_then_ranks_share_it_in_order_and_evenly(sizes: list[list[int]], world_size: int) -> None:
     files = [file_of(index, of_file) for index, of_file in enumerate(sizes)]
     every = [entry for file in files for entry in file.tensors]
     parts = [[entry for file in share(files, rank, world_size) for entry in file.tensors] for rank in range(world_size)]

@@ -55,7 +55,7 @@ def tensor_dicts(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 
 
 @given(tensor_dicts())
-def test_what_the_library_saves_is_found_where_it_put_it(tensors: dict[str, torch.Tensor]) -> None:
+def test_given_what_the_library_saves_then_it_is_found_where_it_put_it(tensors: dict[str, torch.Tensor]) -> None:
     file = safetensors.torch.save(tensors)
     assert in_oracle_terms(file, parse(file)) == oracle_of(file)
 
@@ -68,12 +68,12 @@ def test_given_a_file_with_every_dtype_then_all_are_found(tmp_path: Path) -> Non
     assert in_oracle_terms(path.read_bytes(), found) == oracle(path)
 
 
-def test_tensors_come_in_the_order_of_their_bytes_whatever_the_header_says() -> None:
+def test_given_a_header_in_any_order_then_tensors_come_in_the_order_of_their_bytes() -> None:
     header = {"late": entry("U8", [2], 1, 3), "empty": entry("F32", [0, 7], 1, 1), "early": entry("U8", [1], 0, 1)}
     assert [tensor.spec.name for tensor in parse(content(header, b"abc"))] == ["early", "empty", "late"]
 
 
-def test_metadata_and_unknown_keys_and_trailing_spaces_are_allowed() -> None:
+def test_given_metadata_unknown_keys_and_trailing_spaces_then_they_are_allowed() -> None:
     header = {"__metadata__": {"format": "pt"}, "a": {**entry("U8", [3], 0, 3), "note": 1}}
     assert len(parse(content(json.dumps(header).encode() + b"   ", b"abc"))) == 1
 
@@ -104,12 +104,14 @@ def refused_or_shared_with_the_library(file: bytes) -> None:
 
 
 @given(st.dictionaries(st.text(max_size=3), near_entries | json_values, max_size=3), st.binary(max_size=20))
-def test_made_up_headers_are_refused_with_a_checkpoint_error(header: dict[str, object], data: bytes) -> None:
+def test_given_headers_that_are_made_up_then_they_are_refused_with_a_checkpoint_error(
+    header: dict[str, object], data: bytes
+) -> None:
     refused_or_shared_with_the_library(content(header, data))
 
 
 @given(tensor_dicts(), st.data())
-def test_damaged_headers_are_refused_with_a_checkpoint_error(
+def test_given_headers_that_are_damaged_then_they_are_refused_with_a_checkpoint_error(
     tensors: dict[str, torch.Tensor], data: st.DataObject
 ) -> None:
     file = bytearray(safetensors.torch.save(tensors))
@@ -121,7 +123,7 @@ def test_damaged_headers_are_refused_with_a_checkpoint_error(
 
 
 @given(st.binary(max_size=64))
-def test_files_of_noise_are_refused_with_a_checkpoint_error(noise: bytes) -> None:
+def test_given_files_of_noise_then_they_are_refused_with_a_checkpoint_error(noise: bytes) -> None:
     fd = os.memfd_create("noise")
     try:
         os.write(fd, noise)

@@ -22,7 +22,9 @@ def some_tensors(lengths: list[int]) -> dict[str, torch.Tensor]:
 
 
 @given(st.lists(st.integers(0, 1500), min_size=1, max_size=8), st.data())
-def test_any_range_of_the_extent_is_as_in_a_pool(lengths: list[int], data: st.DataObject) -> None:
+def test_given_lent_tensors_then_any_range_of_the_extent_is_as_in_a_pool(
+    lengths: list[int], data: st.DataObject
+) -> None:
     tensors = some_tensors(lengths)
     with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
         copied, lent = store.register("copied", tensors=tensors), store.lend("lent", tensors)
@@ -39,7 +41,7 @@ def test_any_range_of_the_extent_is_as_in_a_pool(lengths: list[int], data: st.Da
             assert torch.equal(slots[0][start:end], slots[1][start:end])
 
 
-def test_nothing_is_copied_until_a_bucket_is_filled() -> None:
+def test_given_lent_tensors_then_nothing_is_copied_until_a_bucket_is_filled() -> None:
     tensor = torch.zeros(1000)
     with Store(threads=1) as store:
         (loose,) = store.lend("v1", {"a": tensor}).extents
@@ -49,14 +51,14 @@ def test_nothing_is_copied_until_a_bucket_is_filled() -> None:
         assert slot.view(torch.float32).eq(7).all()
 
 
-def test_shapes_and_dtypes_are_those_of_the_tensors() -> None:
+def test_given_lent_tensors_then_shapes_and_dtypes_are_theirs() -> None:
     tensors = {"a": torch.zeros((), dtype=torch.float64), "b": torch.zeros(2, 3, dtype=torch.float8_e4m3fn)}
     with Store(threads=1) as store:
         placed = store.lend("v1", tensors).manifest.tensors
         assert [(tensor.spec.dtype, tensor.spec.shape) for tensor in placed] == [("F64", ()), ("F8_E4M3", (2, 3))]
 
 
-def test_what_cannot_be_lent_is_named_and_the_name_stays_free() -> None:
+def test_given_what_cannot_be_lent_then_it_is_named_and_the_name_stays_free() -> None:
     with Store(threads=1) as store:
         with pytest.raises(CheckpointError, match=r"'b' is not contiguous; lend tensor\.contiguous\(\)"):
             store.lend("v1", {"a": torch.zeros(4), "b": torch.zeros(4, 4).t()})
@@ -69,7 +71,7 @@ def test_what_cannot_be_lent_is_named_and_the_name_stays_free() -> None:
         store.lend("v2", {"a": torch.zeros(4)})
 
 
-def test_no_shared_memory_is_taken() -> None:
+def test_given_lent_tensors_then_no_shared_memory_is_taken() -> None:
     before = set(Path("/dev/shm").iterdir())
     with Store(threads=1) as store:
         store.lend("v1", {"a": torch.zeros(1 << 20)})

@@ -123,7 +123,9 @@ def test_given_tensors_then_they_are_copied_whatever_their_stride(kind: MemoryKi
 
 
 @given(st.sampled_from(sorted(dtypes.TORCH)), st.lists(st.integers(0, 4), max_size=3), st.data())
-def test_what_tensors_declare_fills_exactly_their_place(dtype: str, shape: list[int], data: st.DataObject) -> None:
+def test_given_tensors_then_what_they_declare_fills_exactly_their_place(
+    dtype: str, shape: list[int], data: st.DataObject
+) -> None:
     if dtype == "F4" and not shape:
         shape = [2]
     count = torch.Size(shape).numel() * dtypes.TORCH[dtype].itemsize
@@ -155,7 +157,7 @@ def test_given_tensors_that_cannot_be_stored_then_they_are_refused(
         assert not segments()
 
 
-def test_progress_starts_at_nothing_rises_and_ends_at_all(tmp_path: Path) -> None:
+def test_given_a_registration_then_its_progress_starts_at_nothing_rises_and_ends_at_all(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / "a.safetensors", {"a": 3 * CHUNK_NBYTES + 1, "b": 7})
     told: list[tuple[int, int]] = []
     total = 3 * CHUNK_NBYTES + 8
@@ -214,7 +216,9 @@ def test_given_a_file_written_to_while_it_is_read_then_it_is_refused(tmp_path: P
 
 
 @given(st.lists(st.lists(st.integers(0, 2 * CHUNK_NBYTES), max_size=5), max_size=3), st.integers(0, 1))
-def test_chunks_cover_every_byte_once_and_are_short(sizes: list[list[int]], skipped: int) -> None:
+def test_given_tensors_in_chunks_then_they_cover_every_byte_once_and_are_short(
+    sizes: list[list[int]], skipped: int
+) -> None:
     placements: list[Placement] = []
     offset = 0
     for number, of_file in enumerate(sizes):

@@ -70,7 +70,7 @@ def test_given_a_path_longer_than_a_socket_can_have_then_it_is_refused() -> None
         ("tcp://host:1", False),
     ],
 )  # fmt: skip
-def test_an_address_says_whether_other_hosts_reach_it(address: str, stays: bool) -> None:
+def test_given_an_address_then_it_says_whether_other_hosts_reach_it(address: str, stays: bool) -> None:
     assert addresses.stays_on_host(address) is stays
 
 

@@ -200,7 +200,7 @@ def test_given_a_pass_that_raises_then_the_gate_is_free() -> None:
     gate.advance(gate.hold(), 0.0)
 
 
-def test_leaving_a_pass_that_was_not_entered_does_nothing() -> None:
+def test_given_a_pass_that_was_not_entered_when_it_is_left_then_nothing_happens() -> None:
     gate = Gate()
     gate.leave()
     with gate.forward_pass():

@@ -18,7 +18,7 @@ EVENTS = [
 ]
 
 
-def test_a_picture_has_a_line_for_every_rank_and_kind_and_a_scale() -> None:
+def test_given_a_timeline_then_its_picture_has_a_line_for_every_rank_and_kind_and_a_scale() -> None:
     lines = draw(EVENTS, {0: "source", 1: "sink"}, width=40).splitlines()
     assert [line[:16].strip() for line in lines[:-1]] == [
         "source fill",
@@ -46,7 +46,7 @@ def test_given_an_instant_then_it_can_be_seen() -> None:
     assert "0.0 ms" in picture
 
 
-def test_a_trace_has_what_its_viewers_ask_for(tmp_path: Path) -> None:
+def test_given_a_timeline_then_its_trace_has_what_viewers_ask_for(tmp_path: Path) -> None:
     """As the Trace Event Format says: complete events in microseconds, and names for processes and threads."""
     path = tmp_path / "trace.json"
     write_trace(path, reversed(EVENTS), {0: "source", 1: "sink"})
@@ -71,7 +71,7 @@ def test_given_no_events_then_the_trace_is_empty_and_valid(tmp_path: Path) -> No
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"] == []
 
 
-def test_now_never_steps_back_and_is_about_the_time_of_day() -> None:
+def test_given_the_clock_then_it_never_steps_back_and_is_about_the_time_of_day() -> None:
     times = [now() for _ in range(1000)]
     assert times == sorted(times)
     assert abs(times[0] - time.time()) < 3600

@@ -69,7 +69,7 @@ def by_the_book(runs: list[bytes]) -> bytes:
     return (rows & MASK).to_bytes(8, "little") + (columns & MASK).to_bytes(8, "little")
 
 
-def test_it_is_what_its_definition_says() -> None:
+def test_given_bytes_then_their_digest_is_what_its_definition_says() -> None:
     runs = [some(PAGE_BYTES + 1001, 1), some(77, 2), some(0)]
     assert of(*runs) == by_the_book([bytes(run.numpy()) for run in runs])
     assert {int(key) % 2 for key in keys()} == {1}
@@ -78,7 +78,7 @@ def test_it_is_what_its_definition_says() -> None:
 
 @CHECKED
 @given(SIZES, st.integers(0, 5))
-def test_operations_that_every_device_has_agree_with_those_of_a_cpu(nbytes: int, seed: int) -> None:
+def test_given_bytes_then_operations_that_every_device_has_agree_with_those_of_a_cpu(nbytes: int, seed: int) -> None:
     runs = some(nbytes, seed), some(nbytes // 3, seed + 1)
     sums, first = torch.zeros(2, dtype=torch.int64), 0
     for run in runs:
@@ -89,7 +89,7 @@ def test_operations_that_every_device_has_agree_with_those_of_a_cpu(nbytes: int,
 
 @CHECKED
 @given(SIZES.filter(bool), st.integers(0, 5), st.data())
-def test_any_flipped_bit_changes_both_sums(nbytes: int, seed: int, data: st.DataObject) -> None:
+def test_given_a_flipped_bit_then_both_sums_change(nbytes: int, seed: int, data: st.DataObject) -> None:
     raw = some(nbytes, seed)
     before = of(raw)
     raw[data.draw(st.integers(0, nbytes - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -100,7 +100,7 @@ def test_any_flipped_bit_changes_both_sums(nbytes: int, seed: int, data: st.Data
 
 @CHECKED
 @given(st.data(), st.sampled_from([1, 8, 64, 256, ROW_BYTES, PAGE_BYTES]))
-def test_swapped_spans_change_it(data: st.DataObject, span: int) -> None:
+def test_given_swapped_spans_then_the_digest_changes(data: st.DataObject, span: int) -> None:
     """Given two spans that differ, in one bit at least, when they change places, then it is noticed."""
     count = data.draw(st.integers(2, 9))
     raw = some(span * count + 5, data.draw(st.integers(0, 5)))
@@ -117,7 +117,7 @@ def test_swapped_spans_change_it(data: st.DataObject, span: int) -> None:
 
 @CHECKED
 @given(SIZES.filter(lambda nbytes: nbytes > 1), st.integers(1, 300))
-def test_shifted_and_missing_bytes_change_it(nbytes: int, by: int) -> None:
+def test_given_shifted_or_missing_bytes_then_the_digest_changes(nbytes: int, by: int) -> None:
     raw = some(nbytes, 1)
     raw[0], raw[-1] = 1, 2
     before = of(raw)
@@ -127,7 +127,7 @@ def test_shifted_and_missing_bytes_change_it(nbytes: int, by: int) -> None:
     assert of(short) != before
 
 
-def test_stale_rows_columns_and_pages_change_it() -> None:
+def test_given_stale_rows_columns_or_pages_then_the_digest_changes() -> None:
     """Given pages of two versions, when any rectangle of the old one stays, then it is noticed."""
     old, new = some(4 * PAGE_BYTES, 1), some(4 * PAGE_BYTES, 2)
     found = {of(old), of(new)}
@@ -141,14 +141,14 @@ def test_stale_rows_columns_and_pages_change_it() -> None:
     assert len(found) == 202
 
 
-def test_runs_in_another_order_have_another_digest() -> None:
+def test_given_runs_in_another_order_then_they_have_another_digest() -> None:
     one, other = some(PAGE_BYTES, 1), some(PAGE_BYTES, 2)
     assert of(one, other) != of(other, one)
     assert of(one, other) == of(torch.cat([one, other]))
 
 
 @pytest.mark.parametrize("offset", [1, 4, 8])
-def test_where_bytes_lie_makes_no_difference(offset: int) -> None:
+def test_given_bytes_that_lie_elsewhere_then_the_digest_is_the_same(offset: int) -> None:
     raw = some(PAGE_BYTES + 100, 4)
     elsewhere = torch.zeros(raw.numel() + offset, dtype=torch.uint8)
     elsewhere[offset:] = raw

@@ -102,7 +102,7 @@ def test_given_a_segment_then_only_its_user_can_open_it_and_nobody_to_write() ->
     segment.close()
 
 
-def test_buffers_know_what_kind_of_memory_they_are() -> None:
+def test_given_a_buffer_then_it_knows_what_kind_of_memory_it_is() -> None:
     segment = Segment.create(10)
     shared, private = Buffer.of(segment), Buffer.private(20)
     assert (shared.kind, shared.nbytes) == (MemoryKind.SHARED, 10)
@@ -299,7 +299,7 @@ def test_given_a_file_that_only_looks_like_ours_then_a_sweep_is_not_stopped_by_i
         odd.rmdir()
 
 
-def test_a_segments_name_travels() -> None:
+def test_given_a_segment_then_its_name_travels() -> None:
     segment = Segment.create(10)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(segment.name), type=SegmentName) == segment.name
     segment.close()

@@ -71,19 +71,19 @@ UNWRITABLE = {
 }
 
 
-def test_what_can_be_written_is_not_refused() -> None:
+def test_given_what_can_be_written_then_it_is_not_refused() -> None:
     assert unwritable(WRITABLE) == {}
 
 
 @pytest.mark.parametrize("kind", UNWRITABLE)
-def test_what_cannot_be_written_is_named_with_its_cure(kind: str) -> None:
+def test_given_what_cannot_be_written_then_it_is_named_with_its_cure(kind: str) -> None:
     tensor, reason = UNWRITABLE[kind]
     found = unwritable({"one": torch.zeros(3), "other": tensor})
     assert list(found) == ["other"]
     assert re.search(reason, found["other"])
 
 
-def test_a_file_that_is_mapped_read_only_is_refused_and_its_neighbours_are_not(tmp_path: Path) -> None:
+def test_given_a_file_that_is_mapped_read_only_then_it_is_refused_and_its_neighbours_are_not(tmp_path: Path) -> None:
     """Given an array of a file that may not be written, then the tensor of it is found before a write is tried."""
     (tmp_path / "weights").write_bytes(bytes(PAGES))
     mapped = np.memmap(tmp_path / "weights", np.float32, "r")
@@ -102,7 +102,7 @@ def test_a_file_that_is_mapped_read_only_is_refused_and_its_neighbours_are_not(t
     assert all("mapped read-only" in reason and "clone()" in reason for reason in found.values())
 
 
-def test_memory_of_which_a_part_becomes_read_only_is_found_when_it_does() -> None:
+def test_given_memory_of_which_a_part_becomes_read_only_then_it_is_found() -> None:
     memory = mmap.mmap(-1, PAGES)
     tensor = torch.frombuffer(memory, dtype=torch.float32)
     below, above = tensor[: len(tensor) // 2], tensor[len(tensor) // 2 :]

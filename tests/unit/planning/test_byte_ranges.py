@@ -23,7 +23,7 @@ def positions(runs: object) -> set[tuple[str, int]]:
 
 
 @given(RUNS)
-def test_what_was_added_is_in_it_in_runs_that_do_not_touch(added: list[tuple[str, int, int]]) -> None:
+def test_given_what_was_added_then_it_is_in_it_in_ranges_that_do_not_touch(added: list[tuple[str, int, int]]) -> None:
     runs = ByteRangeSet(added)
     assert positions(runs) == positions(added)
     found = list(runs)
@@ -33,7 +33,9 @@ def test_what_was_added_is_in_it_in_runs_that_do_not_touch(added: list[tuple[str
 
 
 @given(RUNS, st.sampled_from("abc"), st.integers(0, SIZE), st.integers(0, SIZE))
-def test_what_is_lacking_is_the_rest(added: list[tuple[str, int, int]], name: str, start: int, nbytes: int) -> None:
+def test_given_a_set_of_ranges_then_what_it_lacks_is_the_rest(
+    added: list[tuple[str, int, int]], name: str, start: int, nbytes: int
+) -> None:
     lacking = ByteRangeSet(added).missing(name, start, nbytes)
     found = {(name, at) for low, high in lacking for at in range(low, high)}
     assert found == {(name, at) for at in range(start, start + nbytes)} - positions(added)
@@ -41,7 +43,7 @@ def test_what_is_lacking_is_the_rest(added: list[tuple[str, int, int]], name: st
 
 
 @given(RUNS, RUNS)
-def test_what_two_have_in_common_is_the_intersection(
+def test_given_two_sets_of_ranges_then_what_they_have_in_common_is_the_intersection(
     one: list[tuple[str, int, int]], two: list[tuple[str, int, int]]
 ) -> None:
     common = ByteRangeSet(one).intersection(ByteRangeSet(two))
@@ -49,7 +51,7 @@ def test_what_two_have_in_common_is_the_intersection(
     assert common == ByteRangeSet(two).intersection(ByteRangeSet(one))
 
 
-def test_an_empty_tensor_is_there_or_not() -> None:
+def test_given_an_empty_tensor_then_it_is_there_or_not() -> None:
     nothing, there = ByteRangeSet(), ByteRangeSet([("empty", 0, 0)])
     assert nothing.missing("empty", 0, 0)
     assert not there.missing("empty", 0, 0)

@@ -123,6 +123,6 @@ def test_given_a_chain_that_is_broken_then_it_is_refused() -> None:
         verify(broken)
 
 
-def test_a_chains_name_tells_its_transports() -> None:
+def test_given_a_chain_then_its_name_tells_its_transports() -> None:
     assert transports_of("read-chain+window") == ("read", "window")
     assert transports_of("gloo") == ("gloo",)

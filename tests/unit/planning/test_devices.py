@@ -59,7 +59,7 @@ def made(topology: Topology, transport: str = "auto") -> Plan:
     return found
 
 
-def test_sinks_on_the_gpu_of_the_source_see_its_slots() -> None:
+def test_given_sinks_on_the_gpu_of_the_source_then_they_see_its_slots() -> None:
     """Given sinks on the second GPU that the source can use, then its slots are on that one."""
     found = made(world(("gpu a", "gpu b"), ("gpu b",), ("gpu b",)))
     (route,) = found.routes
@@ -70,20 +70,22 @@ def test_sinks_on_the_gpu_of_the_source_see_its_slots() -> None:
     assert all(bucket.slot == IN_PLACE != bucket.fill_slot for bucket in found.buckets)
 
 
-def test_sinks_on_several_gpus_of_one_host_read_the_memory_of_the_source() -> None:
+def test_given_sinks_on_several_gpus_of_one_host_then_they_read_the_memory_of_the_source() -> None:
     found = made(world(("gpu a", "gpu b"), ("gpu a",), ("gpu b",)))
     assert [route.transport for route in found.routes] == ["shm"]
     assert any("cuda_ipc: stays within a GPU, and sinks are on 2 of them" in note for note in found.notes)
 
 
-def test_sinks_on_other_hosts_get_a_broadcast_into_slots_on_their_gpus() -> None:
+def test_given_sinks_on_other_hosts_then_they_get_a_broadcast_into_slots_on_their_gpus() -> None:
     found = made(world(("gpu a",), ("gpu b",), ("gpu c",), hosts=2))
     (route,) = found.routes
     assert (route.transport, route.devices) == ("nccl", ("gpu a", "gpu b", "gpu c"))
     assert found.ring(2, RingUse.RECEIVE) is not None
 
 
-def test_source_ranks_broadcast_to_each_other_and_share_with_the_workers_on_their_gpus() -> None:
+def test_given_several_source_ranks_then_they_broadcast_to_each_other_and_share_with_the_workers_on_their_gpus() -> (
+    None
+):
     """Given a source rank beside every engine worker, then one plan goes from source to source and into each GPU."""
     gpus = [("host 0", ("gpu a",)), ("host 0", ("gpu b",)), ("host 1", ("gpu c",))]
     found = made(ranks(gpus, [*gpus, gpus[2]]), "nccl+cuda_ipc")
@@ -101,7 +103,7 @@ def test_source_ranks_broadcast_to_each_other_and_share_with_the_workers_on_thei
     }
 
 
-def test_a_gpu_without_a_source_has_a_worker_that_passes_on() -> None:
+def test_given_a_gpu_without_a_source_then_a_worker_there_passes_on() -> None:
     workers = [("host 0", ("gpu a",)), ("host 0", ("gpu b",)), ("host 0", ("gpu b",))]
     found = made(ranks([("host 0", ("gpu a",))], workers), "nccl+cuda_ipc")
     assert [(route.transport, route.ranks) for route in found.routes] == [
@@ -123,7 +125,7 @@ def test_a_gpu_without_a_source_has_a_worker_that_passes_on() -> None:
         (world(("gpu a",), ("gpu b",), ("gpu b",), hosts=2), "nccl+shm", "do not move the same kind of memory"),
     ],
 )
-def test_a_transport_that_does_not_reach_is_refused_with_the_reason(
+def test_given_a_transport_that_does_not_reach_then_it_is_refused_with_the_reason(
     topology: Topology, transport: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):

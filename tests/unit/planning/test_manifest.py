@@ -54,11 +54,11 @@ def test_given_a_source_with_another_version_then_both_versions_are_named() -> N
         merge("step-2", [manifest([1]), manifest([1], version="step-1")])
 
 
-def test_a_tensor_says_what_it_is() -> None:
+def test_given_a_tensor_then_it_says_what_it_is() -> None:
     assert str(manifest([7]).tensors[0].spec) == "0.0 (U8 [7])"
 
 
-def test_what_sources_compute_is_known_of_the_whole_version() -> None:
+def test_given_what_sources_compute_then_it_is_known_of_the_whole_version() -> None:
     one, two = shards(manifest([1, 2], [3]))
     how = "BF16 from F32"
     merged = merge(

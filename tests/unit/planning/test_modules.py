@@ -27,7 +27,7 @@ from tests.unit.worlds import INVENTED, World, topology, worlds
         ("scale", "scale"),
     ],
 )
-def test_a_layer_is_the_name_up_to_its_first_number(name: str, layer: str) -> None:
+def test_given_the_name_of_a_tensor_then_its_layer_is_the_name_up_to_the_first_number(name: str, layer: str) -> None:
     assert layer_of(name) == layer
 
 

@@ -104,7 +104,7 @@ def test_given_what_is_read_in_place_then_everything_is_shown_to_all() -> None:
     assert not made.moves_shares
 
 
-def test_the_plan_says_what_goes_to_whom_and_what_all_to_all_would_take() -> None:
+def test_given_shares_then_the_plan_says_what_goes_to_whom_and_what_all_to_all_would_take() -> None:
     told = explain(parallel(8, "wire").plan())
     assert "each sink is sent what it needs, 13.5 KiB to 13.5 KiB of 97.5 KiB (13.8% to 13.8%)" in told
     assert "0 -> 1 over wire, 12 KiB of 97.5 KiB" in told
@@ -150,7 +150,7 @@ def test_given_versions_with_other_tensors_than_a_share_is_of_then_the_share_doe
         ([], 256, []),
     ],
 )
-def test_runs_are_sent_as_they_are_unless_they_are_short(
+def test_given_runs_then_they_are_sent_as_they_are_unless_they_are_short(
     runs: list[tuple[int, int]], range_bytes: int, sent: list[tuple[int, int]]
 ) -> None:
     version = Manifest(

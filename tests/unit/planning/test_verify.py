@@ -394,7 +394,7 @@ def test_given_a_bucket_nobody_applies_then_it_is_refused() -> None:
         verify(replace(made, buckets=(), stages=()))
 
 
-def test_a_leg_and_a_bucket_are_plain_values() -> None:
+def test_given_a_leg_and_a_bucket_then_they_are_plain_values() -> None:
     """Equal plans are equal values, whoever made them."""
     assert Leg(0, 1, (2,)) == Leg(0, 1, (2,))
     assert Bucket(0, 0, 1, IN_PLACE, 0, ()) != Bucket(0, 0, 1, IN_PLACE, 1, ())

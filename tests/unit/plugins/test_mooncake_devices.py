@@ -67,12 +67,12 @@ def names(devices: object) -> list[str]:
 # -- what there is --------------------------------------------------------------------------------------------------
 
 
-def test_a_host_without_rdma_has_no_devices(tmp_path: Path) -> None:
+def test_given_a_host_without_rdma_then_it_has_no_devices(tmp_path: Path) -> None:
     assert rdma_devices(tmp_path) == ()
     assert nearest((), Locality(0)) == ()
 
 
-def test_devices_whose_ports_are_down_are_not_there(host: Path) -> None:
+def test_given_devices_whose_ports_are_down_then_they_are_not_there(host: Path) -> None:
     write(host / "class" / "infiniband" / "mlx5_1" / "ports" / "1" / "state", "1: DOWN")
     write(host / "class" / "infiniband" / "mlx5_2" / "ports" / "1" / "state", "1: DOWN")
     write(host / "class" / "infiniband" / "mlx5_2" / "ports" / "2" / "state", "4: ACTIVE")
@@ -85,7 +85,7 @@ def test_devices_whose_ports_are_down_are_not_there(host: Path) -> None:
 # -- what is near ---------------------------------------------------------------------------------------------------
 
 
-def test_a_gpu_gets_the_device_below_its_own_switch(host: Path) -> None:
+def test_given_a_gpu_then_it_gets_the_device_below_its_own_switch(host: Path) -> None:
     assert names(nearest(rdma_devices(host), locality_of_pci(GPU.upper(), host))) == ["mlx5_2"]
 
 
@@ -98,28 +98,32 @@ def test_a_gpu_gets_the_device_below_its_own_switch(host: Path) -> None:
     ],
     ids=["root complex", "NUMA node", "anywhere"],
 )
-def test_without_that_one_it_gets_the_next_nearest(host: Path, gone: list[str], left: list[str]) -> None:
+def test_given_a_gpu_without_such_a_device_then_it_gets_the_next_nearest(
+    host: Path, gone: list[str], left: list[str]
+) -> None:
     devices = [device for device in rdma_devices(host) if device.name not in gone]
 
     assert names(nearest(devices, locality_of_pci(GPU, host))) == left
 
 
-def test_a_rank_bound_to_a_numa_node_gets_all_devices_of_that_node(host: Path) -> None:
+def test_given_a_rank_bound_to_a_numa_node_then_it_gets_all_devices_of_that_node(host: Path) -> None:
     assert names(nearest(rdma_devices(host), locality_of_cpus([5, 6, 12], host))) == ["mlx5_1", "mlx5_2", "mlx5_3"]
     assert names(nearest(rdma_devices(host), locality_of_cpus(range(4), host))) == ["mlx5_0"]
 
 
-def test_a_rank_that_may_run_anywhere_gets_all_devices(host: Path) -> None:
+def test_given_a_rank_that_may_run_anywhere_then_it_gets_all_devices(host: Path) -> None:
     assert locality_of_cpus(range(16), host) == Locality()
     assert names(nearest(rdma_devices(host), Locality())) == list(BRIDGES)
 
 
-def test_a_gpu_that_sysfs_does_not_show_gets_all_devices(host: Path) -> None:
+def test_given_a_gpu_that_sysfs_does_not_show_then_it_gets_all_devices(host: Path) -> None:
     assert names(nearest(rdma_devices(host), locality_of_pci("0001:02:00.0", host))) == list(BRIDGES)
 
 
 @given(st.data())
-def test_distance_is_the_same_both_ways_and_least_to_itself(data: st.DataObject) -> None:
+def test_given_two_devices_then_their_distance_is_the_same_both_ways_and_least_to_themselves(
+    data: st.DataObject,
+) -> None:
     places = st.builds(Locality, st.integers(-1, 2), st.lists(st.sampled_from("abc"), max_size=4).map(tuple))
     one, other = data.draw(places), data.draw(places)
 
@@ -147,12 +151,12 @@ def test_distance_is_the_same_both_ways_and_least_to_itself(data: st.DataObject)
         ("none_such", []),
     ],
 )
-def test_patterns_mean_what_nccl_means_by_them(pattern: str, expected: list[str]) -> None:
+def test_given_a_pattern_then_it_means_what_nccl_means_by_it(pattern: str, expected: list[str]) -> None:
     assert list(select(pattern, PORTS)) == expected
 
 
 @given(st.text("mlx5_0,:12 ", max_size=12))
-def test_a_list_and_its_opposite_share_out_single_port_devices(entries: str) -> None:
+def test_given_a_list_and_its_opposite_then_they_share_out_single_port_devices(entries: str) -> None:
     ports = {name: [1] for name in PORTS}
     try:
         chosen = select(f"={entries}", ports)
@@ -163,7 +167,7 @@ def test_a_list_and_its_opposite_share_out_single_port_devices(entries: str) -> 
 
 
 @pytest.mark.parametrize("pattern", ["mlx5_0:x", "^", "=", "^=,", "mlx5_0:"])
-def test_a_pattern_that_means_nothing_is_refused(pattern: str) -> None:
+def test_given_a_pattern_that_means_nothing_then_it_is_refused(pattern: str) -> None:
     with pytest.raises(ConfigError, match=r"write|names no"):
         select(pattern, PORTS)
 
@@ -180,7 +184,9 @@ def test_a_pattern_that_means_nothing_is_refused(pattern: str) -> None:
         ({0: Offer("rdma", ("a",)), 1: Offer("auto", ("b",))}, "rdma"),
     ],
 )
-def test_rdma_is_used_where_everybody_can_and_nobody_objects(offers: dict[int, Offer], expected: str) -> None:
+def test_given_hosts_that_all_can_and_none_that_objects_then_rdma_is_used(
+    offers: dict[int, Offer], expected: str
+) -> None:
     assert agree(offers) == expected
 
 
@@ -196,7 +202,9 @@ def no_device() -> dict[int, Offer]:
     ("offers", "words"),
     [(contradiction, "rank 0 is set to 'rdma' and rank 1 to 'tcp'"), (no_device, r"ranks \[1\] have no RDMA device")],
 )
-def test_what_cannot_be_agreed_on_is_an_error_with_a_cure(offers: Callable[[], dict[int, Offer]], words: str) -> None:
+def test_given_what_cannot_be_agreed_on_then_it_is_an_error_with_a_cure(
+    offers: Callable[[], dict[int, Offer]], words: str
+) -> None:
     with pytest.raises(RegistrationError, match=words) as caught:
         agree(offers())
     assert "set 'protocol'" in str(caught.value)

@@ -70,7 +70,7 @@ def making(made: list[Agent], *kinds: Callable[[int], Agent]) -> Callable[[int],
     return make
 
 
-def test_who_only_lends_has_one_agent(lent: tuple[torch.Tensor, bytes]) -> None:
+def test_given_a_rank_that_only_lends_then_it_has_one_agent(lent: tuple[torch.Tensor, bytes]) -> None:
     made: list[Agent] = []
     with closing(Agents(making(made, Reader, Reader), 2, 1)) as agents:
         agents.register(memory(room()), cuda=False)
@@ -79,7 +79,7 @@ def test_who_only_lends_has_one_agent(lent: tuple[torch.Tensor, bytes]) -> None:
         assert len(made) == 2
 
 
-def test_two_reads_are_under_way_at_once_into_memory_registered_before_and_after(
+def test_given_memory_registered_before_and_after_then_two_reads_are_under_way_at_once(
     lent: tuple[torch.Tensor, bytes],
 ) -> None:
     source, metadata = lent
@@ -104,7 +104,7 @@ def test_two_reads_are_under_way_at_once_into_memory_registered_before_and_after
         agents.forget(peer)
 
 
-def test_where_a_second_agent_cannot_be_had_the_first_reads(
+def test_given_a_second_agent_that_cannot_be_had_then_the_first_reads(
     lent: tuple[torch.Tensor, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     source, metadata = lent

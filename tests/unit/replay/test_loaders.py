@@ -207,7 +207,7 @@ def test_given_parameters_on_the_meta_device_then_the_layout_is_the_same() -> No
     assert layouts[0] == layouts[1]
 
 
-def test_a_layout_survives_encoding_and_its_digest_tells_layouts_apart() -> None:
+def test_given_a_layout_then_it_survives_encoding_and_its_digest_tells_layouts_apart() -> None:
     layer = Layer()
     layouts = [record(layer, by(layer, act), specs_of(MATRIX)).layout for act in (fuses, exponentiates, transposes)]
     for layout in layouts:

@@ -68,7 +68,7 @@ def bring(loading: ModuleLoading, tensors: dict[str, torch.Tensor], shape: str =
     return loading.apply_summary
 
 
-def test_the_loader_runs_for_the_first_version_and_not_again() -> None:
+def test_given_a_loader_then_it_runs_for_the_first_version_and_not_again() -> None:
     it = world()
     loading = ModuleLoading(it.module, it.load)
     told = bring(loading, version(1))
@@ -81,7 +81,7 @@ def test_the_loader_runs_for_the_first_version_and_not_again() -> None:
     assert it.calls == calls
 
 
-def test_verifying_always_runs_the_loader_each_time() -> None:
+def test_given_verifying_always_then_the_loader_runs_each_time() -> None:
     it = world()
     loading = ModuleLoading(it.module, it.load, verify_always=True)
     for seed in (1, 2, 3):
@@ -91,7 +91,7 @@ def test_verifying_always_runs_the_loader_each_time() -> None:
         assert it.holds(version(seed))
 
 
-def test_another_manifest_is_recorded_again() -> None:
+def test_given_another_manifest_then_it_is_recorded_again() -> None:
     it = world()
     loading = ModuleLoading(it.module, it.load)
     bring(loading, version(1))
@@ -101,7 +101,7 @@ def test_another_manifest_is_recorded_again() -> None:
     assert it.holds(version(3))
 
 
-def test_a_parameter_that_moved_is_noticed() -> None:
+def test_given_a_parameter_that_moved_then_it_is_noticed() -> None:
     """Given a replay that was proved, when somebody binds the parameter to new memory, it is not written to the old."""
     it = world()
     loading = ModuleLoading(it.module, it.load)
@@ -116,7 +116,7 @@ def test_a_parameter_that_moved_is_noticed() -> None:
     assert it.holds(version(4))
 
 
-def test_a_buffer_that_the_loader_looks_at_is_watched() -> None:
+def test_given_a_buffer_that_the_loader_looks_at_then_it_is_watched() -> None:
     class Mapped(World):
         def put(self, name: str, tensor: torch.Tensor) -> None:
             place = int(self.module.get_buffer("map")[int(name[1:])].item())
@@ -133,7 +133,7 @@ def test_a_buffer_that_the_loader_looks_at_is_watched() -> None:
     assert all(torch.equal(it.module.get_parameter("fused")[5 - n], tensors[f"w{n}"]) for n in range(6))
 
 
-def test_a_loader_that_is_refused_goes_on_loading_and_says_why() -> None:
+def test_given_a_loader_that_is_refused_then_it_goes_on_loading_and_says_why() -> None:
     class Branches(World):
         def put(self, name: str, tensor: torch.Tensor) -> None:
             super().put(name, tensor if tensor[0, 0] > -99 else -tensor)
@@ -145,7 +145,7 @@ def test_a_loader_that_is_refused_goes_on_loading_and_says_why() -> None:
         assert it.holds(version(seed))
 
 
-def test_a_loader_that_goes_around_torch_is_found_out_by_its_bytes() -> None:
+def test_given_a_loader_that_goes_around_torch_then_its_bytes_find_it_out() -> None:
     """Given a loader that reads a number where no operation shows it, then its own bytes stay."""
 
     class Lists(World):
@@ -162,7 +162,7 @@ def test_a_loader_that_goes_around_torch_is_found_out_by_its_bytes() -> None:
             assert torch.equal(it.module.get_parameter("fused")[int(name[1:])], tensor * tensor[0, 0].item())
 
 
-def test_a_constant_that_hangs_on_values_is_found_out() -> None:
+def test_given_a_constant_that_hangs_on_values_then_it_is_found_out() -> None:
     class Fills(World):
         def put(self, name: str, tensor: torch.Tensor) -> None:
             self.module.get_parameter("fused").data[int(name[1:])].copy_(tensor)
@@ -179,7 +179,7 @@ def test_a_constant_that_hangs_on_values_is_found_out() -> None:
         assert bool((it.module.get_parameter("scale") == tensors["w5"][0, 0]).all())
 
 
-def test_numpy_that_writes_a_parameter_unseen_is_left_to_the_loader() -> None:
+def test_given_numpy_that_writes_a_parameter_unseen_then_it_is_left_to_the_loader() -> None:
     class Numpy(World):
         def put(self, name: str, tensor: torch.Tensor) -> None:
             if name == "w3":
@@ -194,7 +194,7 @@ def test_numpy_that_writes_a_parameter_unseen_is_left_to_the_loader() -> None:
         assert it.holds(version(seed))
 
 
-def test_after_a_failure_half_way_nothing_of_the_old_record_is_relied_on() -> None:
+def test_given_a_failure_half_way_then_nothing_of_the_old_record_is_relied_on() -> None:
     it = world()
     loading = ModuleLoading(it.module, it.load)
     bring(loading, version(1))
@@ -206,7 +206,7 @@ def test_after_a_failure_half_way_nothing_of_the_old_record_is_relied_on() -> No
     assert it.holds(version(3))
 
 
-def test_without_a_word_of_what_comes_the_loader_loads() -> None:
+def test_given_no_word_of_what_comes_then_the_loader_loads() -> None:
     it: Any = world()
     loading = ModuleLoading(it.module, it.load)
     for bucket in arriving(version(1)):

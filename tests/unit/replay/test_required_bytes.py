@@ -52,16 +52,18 @@ EVERY = slice(None)
         (slice(5, 6), slice(3, 4), [((5 * COLUMNS + 3) * 4, 4)]),
     ],
 )
-def test_what_is_copied_is_needed_and_nothing_else(rows: slice, columns: slice, runs: list[tuple[int, int]]) -> None:
+def test_given_a_loader_that_copies_then_what_is_copied_is_needed_and_nothing_else(
+    rows: slice, columns: slice, runs: list[tuple[int, int]]
+) -> None:
     """A slice of columns has a run in every row: too many, so the tensor is needed whole."""
     assert needed(rows, columns) == {"a": runs}
 
 
-def test_what_goes_through_a_program_is_needed_whole() -> None:
+def test_given_a_tensor_that_goes_through_a_program_then_it_is_needed_whole() -> None:
     assert needed(slice(32, 64), EVERY, exp=True) == {"a": [(0, NBYTES)]}
 
 
-def test_the_digest_of_tensors_does_not_depend_on_their_order() -> None:
+def test_given_tensors_in_any_order_then_their_digest_is_the_same() -> None:
     assert digest_of(SPECS) == digest_of(reversed(SPECS))
     assert digest_of(SPECS) != digest_of(SPECS[:1])
 

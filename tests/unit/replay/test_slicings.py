@@ -107,7 +107,7 @@ bricks = st.builds(
 
 
 @given(st.lists(bricks, max_size=12))
-def test_merging_copies_the_same_elements(copies: list[StridedCopy]) -> None:
+def test_given_copies_when_they_are_merged_then_the_same_elements_are_copied(copies: list[StridedCopy]) -> None:
     once = list({elements: copy for copy in copies for elements in [tuple(map(tuple, _touched(copy)))]}.values())
     merging = merge(once)
     assert sorted(_elements(merging)) == sorted(_elements(once))
@@ -115,14 +115,16 @@ def test_merging_copies_the_same_elements(copies: list[StridedCopy]) -> None:
 
 
 @given(bricks, st.integers(0, 100), st.integers(0, 100))
-def test_clipping_keeps_exactly_the_elements_within(copy: StridedCopy, begin: int, length: int) -> None:
+def test_given_a_copy_when_it_is_clipped_then_exactly_the_elements_within_are_kept(
+    copy: StridedCopy, begin: int, length: int
+) -> None:
     begin, end = 4 * begin, 4 * (begin + length)
     wanted = [(t, a, b) for t, a, b in _elements([copy]) if begin <= a and a + 4 <= end]
     assert _elements(clip(copy, begin, end)) == wanted
     assert _elements([simplified(copy)]) == _elements([copy])
 
 
-def test_a_cut_within_an_element_is_noticed() -> None:
+def test_given_a_cut_within_an_element_then_it_is_noticed() -> None:
     copy = StridedCopy(0, (4,), 0, 0, (4,), (4,), "F32", "F32")
     try:
         list(clip(copy, 2, 16))
@@ -131,7 +133,7 @@ def test_a_cut_within_an_element_is_noticed() -> None:
     raise AssertionError("half an element was copied")
 
 
-def test_experts_in_the_order_of_a_file_become_three_copies() -> None:
+def test_given_experts_in_the_order_of_a_file_then_they_become_three_copies() -> None:
     """Given eight experts of down, gate and up, as in a file, then w13 and w2 take one strided copy each."""
     copies = []
     for expert in range(8):
@@ -146,7 +148,9 @@ parts = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 4), st.integers(1,
 
 
 @given(parts)
-def test_overlaps_and_gaps_are_those_of_a_count_of_every_byte(parts: list[tuple[int, int, int, int]]) -> None:
+def test_given_overlaps_and_gaps_then_they_are_those_of_a_count_of_every_byte(
+    parts: list[tuple[int, int, int, int]],
+) -> None:
     count = np.zeros(200, int)
     found = []
     for offset, rows, stride, size in parts:

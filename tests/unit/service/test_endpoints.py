@@ -86,7 +86,7 @@ def test_given_an_engine_on_loopback_then_no_proxy_is_asked(
         ("", False),
     ],
 )
-def test_only_this_host_is_loopback(host: str, expected: bool) -> None:
+def test_given_addresses_then_only_this_host_is_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) == expected
 
 
@@ -149,7 +149,7 @@ def test_given_a_kind_of_proxy_that_nobody_knows_then_it_is_refused(monkeypatch:
         ({}, "http://10.0.0.7:8000", None),
     ],
 )
-def test_proxies_are_those_of_the_environment(
+def test_given_proxies_then_they_are_those_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], url: str, expected: str | None
 ) -> None:
     for name, value in environment.items():

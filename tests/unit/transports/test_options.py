@@ -57,7 +57,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- sources --------------------------------------------------------------------------------------------------------
 
 
-def test_the_environment_overrules_the_file_and_arguments_overrule_both_one_by_one(tmp_path: Path) -> None:
+def test_given_environment_file_and_arguments_then_each_overrules_the_one_before_one_by_one(tmp_path: Path) -> None:
     text = "[transports.mooncake]\nprotocol = 'rdma'\ndevices = 'mlx5'\naddress = '10.0.0.1'"
     environ = {"CKPT_TRANSPORT_MOONCAKE_DEVICES": "=mlx5_1", "CKPT_TRANSPORT_MOONCAKE_ADDRESS": "10.0.0.2"}
 
@@ -68,7 +68,7 @@ def test_the_environment_overrules_the_file_and_arguments_overrule_both_one_by_o
     assert hash(config) == hash(Config(transports={"mooncake": expected}))
 
 
-def test_the_transport_gets_them_and_without_any_its_defaults() -> None:
+def test_given_options_then_the_transport_gets_them_and_without_any_its_defaults() -> None:
     config = Config(transports={"mooncake": {"protocol": "tcp"}})
 
     made = registry.make("mooncake", config.transports)
@@ -80,7 +80,7 @@ def test_the_transport_gets_them_and_without_any_its_defaults() -> None:
 
 
 @pytest.mark.usefixtures("acme")
-def test_a_third_partys_transport_has_settings_too_and_text_becomes_what_it_declares() -> None:
+def test_given_a_third_partys_transport_then_it_has_settings_too_and_text_becomes_what_it_declares() -> None:
     environ = {"CKPT_TRANSPORT_ACME_RAILS_LANES": "3", "CKPT_TRANSPORT_ACME_RAILS_RAILS": "left, right"}
 
     made = registry.make("acme-rails", Config.load(environ=environ).transports)
@@ -93,7 +93,7 @@ def test_a_third_partys_transport_has_settings_too_and_text_becomes_what_it_decl
 # -- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_setting_is_named_with_its_source_and_the_likely_one(tmp_path: Path) -> None:
+def test_given_an_unknown_setting_then_it_is_named_with_its_source_and_the_likely_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load("[transports.mooncake]\nprotocl = 'tcp'", tmp_path)
 
@@ -103,7 +103,7 @@ def test_an_unknown_setting_is_named_with_its_source_and_the_likely_one(tmp_path
     )
 
 
-def test_a_wrong_value_is_named_with_its_source_and_what_is_expected() -> None:
+def test_given_a_wrong_value_then_it_is_named_with_its_source_and_what_is_expected() -> None:
     with pytest.raises(ConfigError) as caught:
         Config.load(environ={"CKPT_TRANSPORT_MOONCAKE_PROTOCOL": "rmda"})
 
@@ -114,17 +114,17 @@ def test_a_wrong_value_is_named_with_its_source_and_what_is_expected() -> None:
 
 
 @pytest.mark.usefixtures("acme")
-def test_a_value_outside_the_declared_range_is_refused() -> None:
+def test_given_a_value_outside_the_declared_range_then_it_is_refused() -> None:
     with pytest.raises(ConfigError, match="'lanes' of transport 'acme-rails' in the arguments: 0 was given"):
         Config(transports={"acme-rails": {"lanes": 0}})
 
 
-def test_a_transport_without_settings_says_so() -> None:
+def test_given_a_transport_without_settings_then_it_says_so() -> None:
     with pytest.raises(ConfigError, match="transport 'gloo' has no settings of its own, and 'threads' was given in"):
         Config(transports={"gloo": {"threads": 2}})
 
 
-def test_settings_of_a_transport_that_is_not_installed_are_refused(tmp_path: Path) -> None:
+def test_given_settings_of_a_transport_that_is_not_installed_then_they_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TransportNotFoundError, match="did you mean 'mooncake'"):
         load("[transports.moncake]\nprotocol = 'tcp'", tmp_path)
     with pytest.raises(ConfigError, match="CKPT_TRANSPORT_MONCAKE_PROTOCOL"):
@@ -132,6 +132,6 @@ def test_settings_of_a_transport_that_is_not_installed_are_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("text", ["transports = 'mooncake'", "[transports]\nmooncake = 'tcp'"])
-def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
+def test_given_what_is_no_table_then_it_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table"):
         load(text, tmp_path)

@@ -70,7 +70,7 @@ def transfers(count: int) -> list[Transfer]:
     return [Transfer(seq, 0, (1,), (Span(0, seq * 10, seq * 10, 10),)) for seq in range(count)]
 
 
-def test_every_read_that_was_announced_is_under_way_before_the_first_ends(wire: Wire) -> None:
+def test_given_reads_that_were_announced_then_all_are_under_way_before_the_first_ends(wire: Wire) -> None:
     """Given three posted receives, when only the oldest is polled, then all that the sender announced are read."""
     endpoint = Reads(Group("route", (0, 1), 1, ("here", "here")), wire)
     endpoint.connect({0: [b"memory"]})
@@ -92,7 +92,7 @@ def test_every_read_that_was_announced_is_under_way_before_the_first_ends(wire: 
     assert [(signal.kind, signal.seq) for signal in wire.said] == [(SignalKind.ACK, seq) for seq in range(3)]
 
 
-def test_reads_of_two_senders_do_not_wait_for_each_other(wire: Wire) -> None:
+def test_given_reads_of_two_senders_then_they_do_not_wait_for_each_other(wire: Wire) -> None:
     """Given receives from two senders, when the later one's sender is ready first, then that is read."""
     endpoint = Reads(Group("route", (0, 1, 2), 1, ("here",) * 3), wire)
     endpoint.connect({0: [b"memory"], 2: [b"more"]})
@@ -112,7 +112,7 @@ def test_reads_of_two_senders_do_not_wait_for_each_other(wire: Wire) -> None:
 # -- libraries that block -------------------------------------------------------------------------------------------
 
 
-def test_a_call_runs_elsewhere_and_its_end_wakes_the_pump(wire: Wire) -> None:
+def test_given_a_call_then_it_runs_elsewhere_and_its_end_wakes_the_pump(wire: Wire) -> None:
     calls, go = Calls("test-calls", wire), threading.Event()
     ran_on: list[str] = []
 
@@ -131,7 +131,7 @@ def test_a_call_runs_elsewhere_and_its_end_wakes_the_pump(wire: Wire) -> None:
     calls.close()
 
 
-def test_what_a_call_raises_is_raised_by_its_poll(wire: Wire) -> None:
+def test_given_a_call_that_raises_then_its_poll_raises_that(wire: Wire) -> None:
     calls = Calls("test-calls", wire)
 
     def call() -> None:
@@ -144,7 +144,7 @@ def test_what_a_call_raises_is_raised_by_its_poll(wire: Wire) -> None:
     calls.close()
 
 
-def test_closing_waits_for_the_call_that_runs_and_starts_no_other(wire: Wire) -> None:
+def test_given_a_call_that_runs_when_all_is_closed_then_it_is_waited_for_and_no_other_starts(wire: Wire) -> None:
     prepared: list[int] = []
     ran: list[str] = []
     calls, began = Calls("test-calls", wire, 1, lambda: prepared.append(1)), threading.Event()

@@ -105,7 +105,9 @@ def in_a_fresh_process(site: Path, cache: Path, program: str) -> dict[str, list[
 # -- only what was asked for ----------------------------------------------------------------------------------------
 
 
-def test_only_the_transport_that_was_asked_for_is_imported_and_no_cache_is_written(tmp_path: Path) -> None:
+def test_given_a_transport_that_was_asked_for_then_only_that_is_imported_and_no_cache_is_written(
+    tmp_path: Path,
+) -> None:
     # Given three plugins, one of which cannot even be imported
     site, cache = tmp_path / "site", tmp_path / "cache"
     for name in ("first", "second"):
@@ -138,7 +140,7 @@ def test_only_the_transport_that_was_asked_for_is_imported_and_no_cache_is_writt
     assert not cache.exists()
 
 
-def test_a_cache_that_another_process_left_half_written_does_no_harm(tmp_path: Path) -> None:
+def test_given_a_cache_that_another_process_left_half_written_then_it_does_no_harm(tmp_path: Path) -> None:
     # Given stevedore's cache as two processes that wrote it at once have left it: JSON, but not entry points
     site, cache = tmp_path / "site", tmp_path / "cache"
     write_distribution(site, "dist-calm", [("calm", "mod_calm:Plugin")], {"mod_calm": plugin("calm")})
@@ -164,7 +166,7 @@ def test_a_cache_that_another_process_left_half_written_does_no_harm(tmp_path: P
     assert seen["loaded"] == ["calm"]
 
 
-def test_a_plugin_installed_while_the_process_runs_is_found(install: Install) -> None:
+def test_given_a_plugin_installed_while_the_process_runs_then_it_is_found(install: Install) -> None:
     # Given a registry that was used before a plugin came
     transports = Registry()
     assert "latecomer" not in transports.names()
@@ -177,7 +179,7 @@ def test_a_plugin_installed_while_the_process_runs_is_found(install: Install) ->
     assert issubclass(transports.load("latecomer"), Transport)
 
 
-def test_the_projects_own_transports_come_through_the_same_door() -> None:
+def test_given_the_projects_own_transports_then_they_come_through_the_same_door() -> None:
     assert {"gloo", "mooncake", "nixl", "shm", "ucx"} <= set(registry.names())
     assert registry.load("gloo").name == "gloo"
 
@@ -185,7 +187,7 @@ def test_the_projects_own_transports_come_through_the_same_door() -> None:
 # -- names ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_name_nobody_registers_is_answered_with_the_names_there_are(install: Install) -> None:
+def test_given_a_name_nobody_registers_then_the_answer_has_the_names_there_are(install: Install) -> None:
     # Given a transport called 'carrier'
     install("pigeon-dist", [("carrier", "mod_carrier:Plugin"), ("owl", "mod_owl:Plugin")])
 
@@ -199,7 +201,7 @@ def test_a_name_nobody_registers_is_answered_with_the_names_there_are(install: I
     assert "owl" in str(caught.value).partition("Installed:")[2]
 
 
-def test_two_distributions_with_one_name_are_both_named_and_neither_is_imported(install: Install) -> None:
+def test_given_two_distributions_with_one_name_then_both_are_named_and_neither_is_imported(install: Install) -> None:
     # Given two distributions that register 'twin', with other entry points between them
     trap = "raise SystemExit('must not be imported')"
     install("alpha-dist", [("twin", "mod_alpha:One"), ("between", "mod_alpha:Two")], {"mod_alpha": trap})
@@ -216,7 +218,7 @@ def test_two_distributions_with_one_name_are_both_named_and_neither_is_imported(
             assert part in str(caught.value)
 
 
-def test_one_distribution_that_registers_a_name_twice_is_a_conflict_too(install: Install) -> None:
+def test_given_one_distribution_that_registers_a_name_twice_then_it_is_a_conflict_too(install: Install) -> None:
     # Given a distribution with the same name on two adjacent lines
     install("echo-dist", [("echo", "mod_echo:One"), ("echo", "mod_echo:Two")])
 
@@ -273,7 +275,7 @@ def test_one_distribution_that_registers_a_name_twice_is_a_conflict_too(install:
         ),
     ],
 )
-def test_a_missing_library_comes_with_its_cure(
+def test_given_a_library_that_is_missing_then_it_comes_with_its_cure(
     install: Install, transport: str, target: str, source: str | None, extras: list[str], hint: str
 ) -> None:
     # Given a plugin that imports what is not installed
@@ -295,7 +297,9 @@ def test_a_missing_library_comes_with_its_cure(
     assert (answer.ok, answer.reason, answer.hint) == (False, caught.value.reason, hint)
 
 
-def test_a_failed_import_is_kept_and_shown_to_whoever_asks_next(install: Install, tmp_path: Path) -> None:
+def test_given_an_import_that_failed_then_it_is_kept_and_shown_to_whoever_asks_next(
+    install: Install, tmp_path: Path
+) -> None:
     # Given a plugin that notes each time it is imported, and fails
     diary = tmp_path / "diary"
     source = f"with open({str(diary)!r}, 'a') as diary: diary.write('imported ')\nimport a_library_nobody_has"
@@ -353,7 +357,7 @@ def test_a_failed_import_is_kept_and_shown_to_whoever_asks_next(install: Install
         pytest.param("assert 1 > 2, 'arithmetic'", "Plugin", "AssertionError: arithmetic", id="asserts"),
     ],
 )
-def test_a_plugin_that_is_not_a_transport_is_refused(
+def test_given_a_plugin_that_is_not_a_transport_then_it_is_refused(
     install: Install, source: str, target: str, complaint: str
 ) -> None:
     # Given an entry point 'odd' that names something that will not do
@@ -375,7 +379,7 @@ def test_a_plugin_that_is_not_a_transport_is_refused(
 # -- probing --------------------------------------------------------------------------------------------------------
 
 
-def test_available_gives_what_the_probe_says(install: Install) -> None:
+def test_given_a_probe_then_available_gives_what_it_says(install: Install) -> None:
     install("fine-dist", [("fine", "mod_fine:Plugin")], {"mod_fine": plugin("fine")})
 
     answer = Registry().available("fine")
@@ -384,7 +388,7 @@ def test_available_gives_what_the_probe_says(install: Install) -> None:
     assert answer.reason == "made for a test"
 
 
-def test_a_probe_that_raises_is_an_answer_and_no_crash(install: Install) -> None:
+def test_given_a_probe_that_raises_then_it_is_an_answer_and_no_crash(install: Install) -> None:
     # Given a plugin whose probe has a bug
     source = plugin("rash").replace('return Availability(True, "made for a test")', "return 1 / 0")
     install("rash-dist", [("rash", "mod_rash:Plugin")], {"mod_rash": source})
@@ -398,6 +402,6 @@ def test_a_probe_that_raises_is_an_answer_and_no_crash(install: Install) -> None
     assert answer.hint == "report this to the authors of rash-dist"
 
 
-def test_asking_whether_an_unknown_transport_is_available_is_an_error() -> None:
+def test_given_an_unknown_transport_when_it_is_asked_for_then_that_is_an_error() -> None:
     with pytest.raises(TransportNotFoundError):
         Registry().available("a_name_nobody_registers")

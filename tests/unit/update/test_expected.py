@@ -18,7 +18,7 @@ NAMES = ("model.layers.0.weight", "model.layers.1.weight", "lm_head.weight")
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "policy."])
-def test_a_prefix_of_all_names_is_named_with_the_cure(prefix: str) -> None:
+def test_given_a_prefix_of_all_names_then_it_is_named_with_the_cure(prefix: str) -> None:
     prefixed = [prefix + name for name in NAMES]
     said = in_the_way("version 'v2'", prefixed, "Llama", NAMES)
     assert said.startswith(f": all names of version 'v2' begin with '{prefix}', and those of Llama do not;")
@@ -28,7 +28,7 @@ def test_a_prefix_of_all_names_is_named_with_the_cure(prefix: str) -> None:
     assert f"model.{prefix.rstrip('.')})" in said
 
 
-def test_what_wrappers_put_inside_names_is_named() -> None:
+def test_given_what_wrappers_put_inside_names_then_it_is_named() -> None:
     wrapped = [name.replace("layers.", "layers._orig_mod.") for name in NAMES]
     said = in_the_way("version 'v2'", wrapped, "Llama", NAMES)
     assert "names of version 'v2' contain '_orig_mod.'" in said
@@ -36,13 +36,13 @@ def test_what_wrappers_put_inside_names_is_named() -> None:
 
 
 @pytest.mark.parametrize("others", [["a.b", "a.c"], [], ["lm_head.weight"], ["model.layers.0.weight"]])
-def test_nothing_is_said_where_names_differ_otherwise(others: list[str]) -> None:
+def test_given_names_that_differ_otherwise_then_nothing_is_said(others: list[str]) -> None:
     assert in_the_way("version 'v2'", others, "Llama", NAMES) == ""
     assert in_the_way("version 'v2'", NAMES, "Llama", others) == ""
 
 
 @pytest.mark.parametrize("wrapped_side", ["version", "engine"])
-def test_the_names_of_a_wrapped_module_are_refused_with_the_cure(wrapped_side: str) -> None:
+def test_given_the_names_of_a_wrapped_module_then_they_are_refused_with_the_cure(wrapped_side: str) -> None:
     """Given a module that is wrapped on one side only, then the update says so, and by the cure it succeeds."""
     module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     wrapped = torch.nn.DataParallel(module)
@@ -69,7 +69,7 @@ EMBEDDING, HEAD, NORM = (TensorSpec(name, "BF16", (4,)) for name in ("embed_toke
         ([EMBEDDING, NORM, TensorSpec("other", "BF16", (4,))], "has tensors that the engine does not: other"),
     ],
 )
-def test_another_name_of_a_tied_tensor_is_not_too_much(brought: list[TensorSpec], said: str) -> None:
+def test_given_another_name_of_a_tied_tensor_then_it_is_not_too_much(brought: list[TensorSpec], said: str) -> None:
     plan: Any = SimpleNamespace(manifest=SimpleNamespace(version="v2", specs={spec.name: spec for spec in brought}))
     engine: Any = SimpleNamespace(label="the engine", ties=lambda: (frozenset([EMBEDDING.name, HEAD.name]),))
     if not said:

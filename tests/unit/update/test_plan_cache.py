@@ -37,7 +37,7 @@ def make(plans: PlanCache, manifest: Manifest, settings: Settings | None = None)
     return plans.make([manifest], TOPOLOGY, TRAITS, settings or Settings()).digest
 
 
-def test_the_next_version_has_the_shape_of_the_last_and_a_digest_of_its_own() -> None:
+def test_given_the_next_version_then_its_plan_has_the_shape_of_the_last_and_a_digest_of_its_own() -> None:
     plans = PlanCache(1 << 20)
     first, second = make(plans, shard("one")), make(plans, shard("two"))
     assert first != second
@@ -45,7 +45,7 @@ def test_the_next_version_has_the_shape_of_the_last_and_a_digest_of_its_own() ->
     assert make(plans, shard("one")) == first
 
 
-def test_other_tensors_or_settings_make_another_plan() -> None:
+def test_given_other_tensors_or_settings_then_another_plan_is_made() -> None:
     plans = PlanCache(1 << 20)
     make(plans, shard("one"))
     before = plans.shape
@@ -55,14 +55,14 @@ def test_other_tensors_or_settings_make_another_plan() -> None:
     assert plans.shape != before
 
 
-def test_a_shard_of_another_version_is_refused_also_when_the_plan_is_known() -> None:
+def test_given_a_known_plan_when_a_shard_of_another_version_comes_then_it_is_refused() -> None:
     plans = PlanCache(1 << 20)
     make(plans, shard("one"))
     with pytest.raises(CheckpointError, match="'two' where 'one' was asked for"):
         plans.make([shard("one"), shard("two")], TOPOLOGY, TRAITS, Settings())
 
 
-def test_a_follower_renames_the_plan_it_knows_and_refuses_one_it_does_not() -> None:
+def test_given_a_follower_then_it_renames_the_plan_it_knows_and_refuses_one_it_does_not() -> None:
     leading, following = PlanCache(1 << 20), PlanCache(1 << 20)
     made = leading.make([shard("one")], TOPOLOGY, TRAITS, Settings())
     with pytest.raises(PlanMismatchError, match="is not known here"):
@@ -76,7 +76,7 @@ def test_a_follower_renames_the_plan_it_knows_and_refuses_one_it_does_not() -> N
     assert following.program(again, 0) is not program
 
 
-def test_a_follower_proves_its_part_of_each_new_plan_and_not_again() -> None:
+def test_given_a_follower_then_it_proves_its_part_of_each_new_plan_and_not_again() -> None:
     """Given a plan in which a byte is missing, then it is refused each time; one that holds is proved once."""
     leading, following = PlanCache(1 << 20), PlanCache(1 << 20)
     made = leading.make([shard("one")], TOPOLOGY, TRAITS, Settings())
@@ -88,7 +88,7 @@ def test_a_follower_proves_its_part_of_each_new_plan_and_not_again() -> None:
     assert following.program(following.take(b"", made.shape, "two"), 1) is program
 
 
-def test_a_follower_refuses_a_plan_that_takes_more_memory_than_it_has() -> None:
+def test_given_a_follower_when_a_plan_takes_more_memory_than_it_has_then_it_refuses_it() -> None:
     gloo = {"gloo": GlooTransport.traits}
     topology = Topology(
         tuple(Participant(rank, role, "here", 1 << 20, ("gloo",)) for rank, role in enumerate((Role.SOURCE, Role.SINK)))

@@ -95,7 +95,7 @@ def test_given_tied_names_of_other_shapes_then_they_are_refused_before_anybody_i
         Ties([join(version.manifest), join(None, TIE)], of(version))
 
 
-def test_digests_are_of_all_bytes_however_long_a_tensor_is() -> None:
+def test_given_a_tensor_however_long_then_its_digest_is_of_all_bytes() -> None:
     tensor = torch.arange(CHUNK_BYTES + 3, dtype=torch.int64).to(torch.uint8)
     version = stored(first=torch.ones(5), long=tensor)
     (found,) = digests_of(version.manifest.tensors[1:], version.extents)
