@@ -12,31 +12,105 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ckpt_transport.checkpoint import StoredVersion
     from ckpt_transport.config import Config
     from ckpt_transport.engine import Engine, Gate, LoadedBucket, LoadedPiece
+    from ckpt_transport.errors import (
+        BudgetError,
+        CheckpointError,
+        CkptTransportError,
+        ConfigError,
+        ControlError,
+        CoverageError,
+        EndpointBrokenError,
+        EndpointClosedError,
+        EngineError,
+        JoinError,
+        MessageError,
+        PeerLostError,
+        PlanError,
+        PlanMismatchError,
+        PluginError,
+        RecordingError,
+        RegionBusyError,
+        RegistrationError,
+        SharedMemoryError,
+        StoreError,
+        TaintedError,
+        TransferError,
+        TransferTimeout,
+        TransportConflictError,
+        TransportError,
+        TransportNotFoundError,
+        TransportUnavailableError,
+        UnwritableError,
+        UpdateAbortedError,
+        UpdateError,
+        UsageError,
+    )
     from ckpt_transport.service import AddressFile, Holder, HolderAddress, Joiner, ParameterServer, Sink, ask_version
+    from ckpt_transport.service.fleet import FleetReport
+    from ckpt_transport.service.questions import ServedVersion
     from ckpt_transport.update import Report
 
 __all__ = [
     "AddressFile",
+    "BudgetError",
+    "CheckpointError",
+    "CkptTransportError",
     "Config",
+    "ConfigError",
+    "ControlError",
+    "CoverageError",
+    "EndpointBrokenError",
+    "EndpointClosedError",
     "Engine",
+    "EngineError",
+    "FleetReport",
     "Gate",
     "Holder",
     "HolderAddress",
+    "JoinError",
     "Joiner",
     "LoadedBucket",
     "LoadedPiece",
+    "MessageError",
     "ParameterServer",
+    "PeerLostError",
+    "PlanError",
+    "PlanMismatchError",
+    "PluginError",
+    "RecordingError",
+    "RegionBusyError",
+    "RegistrationError",
     "Report",
+    "ServedVersion",
+    "SharedMemoryError",
     "Sink",
+    "StoreError",
+    "StoredVersion",
+    "TaintedError",
+    "TransferError",
+    "TransferTimeout",
+    "TransportConflictError",
+    "TransportError",
+    "TransportNotFoundError",
+    "TransportUnavailableError",
+    "UnwritableError",
+    "UpdateAbortedError",
+    "UpdateError",
+    "UsageError",
     "ask_version",
 ]
 
 _HOMES = {
+    **dict.fromkeys((name for name in __all__ if name.endswith(("Error", "Timeout"))), "errors"),
     "Config": "config",
     **dict.fromkeys(("Engine", "Gate", "LoadedBucket", "LoadedPiece"), "engine"),
+    "FleetReport": "service.fleet",
     "Report": "update",
+    "ServedVersion": "service.questions",
+    "StoredVersion": "checkpoint",
 }
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ckpt_transport.memory import fill_runs
+from ckpt_transport.spi import fill_runs
 from ckpt_transport_fp8 import cpu
 from ckpt_transport_fp8.part import Parts
 

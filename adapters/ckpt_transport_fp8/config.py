@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ckpt_transport.errors import ConfigError
+from ckpt_transport import ConfigError
 from ckpt_transport_fp8.scheme import Granularity, Scheme
 
 FP8, COMPRESSED = "fp8", "compressed-tensors"

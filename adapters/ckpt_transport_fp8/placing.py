@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ckpt_transport.planning.values.alignment import ALIGNMENT
+from ckpt_transport.spi import ALIGNMENT
 from ckpt_transport_fp8 import kernels
 from ckpt_transport_fp8.launch import Launch
 from ckpt_transport_fp8.rows import Places

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ckpt_transport.checkpoint.loose import Loose
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.spi import Loose, MemoryKind
 from ckpt_transport_fp8.computed import Computed
 from ckpt_transport_fp8.scales import Scaled
 

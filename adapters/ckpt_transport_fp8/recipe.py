@@ -7,13 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ckpt_transport import dtypes
-from ckpt_transport.checkpoint import Loan
-from ckpt_transport.checkpoint.loose import Loose
-from ckpt_transport.checkpoint.pool import lay_out
-from ckpt_transport.checkpoint.watched import Watched
-from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning import Conversion, PlacedTensor, TensorSpec
+from ckpt_transport import CheckpointError
+from ckpt_transport.spi import Conversion, Loan, Loose, PlacedTensor, TensorSpec, Watched, dtypes, lay_out
 from ckpt_transport_fp8.devices import computed_on
 from ckpt_transport_fp8.look import Look
 from ckpt_transport_fp8.part import Part

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ckpt_transport.checkpoint.copier import describe
+from ckpt_transport.spi import describe
 from ckpt_transport_fp8.devices import choose, numbered
 from ckpt_transport_fp8.look import Look, look_at
 from ckpt_transport_fp8.recipe import Recipe

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
+from ckpt_transport.spi import ALIGNMENT, align_up
 
 
 class Places:

@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from ckpt_transport import dtypes
-from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning import TensorSpec
-from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
+from ckpt_transport import CheckpointError
+from ckpt_transport.spi import ALIGNMENT, TensorSpec, align_up, dtypes
 from ckpt_transport_fp8.devices import places_on
 from ckpt_transport_fp8.numerics import factors_for, scales_for
 from ckpt_transport_fp8.rows import Rows

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ckpt_transport.checkpoint import Loan, StoredVersion
-from ckpt_transport.checkpoint.given import given_tensors
-from ckpt_transport.checkpoint.loose import check_readable
-from ckpt_transport.checkpoint.watched import Watched
+from ckpt_transport import StoredVersion
+from ckpt_transport.spi import Loan, Watched, check_readable, given_tensors
 from ckpt_transport_fp8.recipes import recipe_for
 from ckpt_transport_fp8.target import Target, read_target
 

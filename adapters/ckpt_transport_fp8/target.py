@@ -6,11 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckpt_transport.checkpoint.directory import INDEX, from_directory
-from ckpt_transport.checkpoint.strict_json import parse_object
-from ckpt_transport.errors import ConfigError, PlanMismatchError
-from ckpt_transport.paths import without_nul
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport import ConfigError, PlanMismatchError
+from ckpt_transport.spi import INDEX, TensorSpec, from_directory, parse_object, without_nul
 from ckpt_transport_fp8.config import COMPRESSED, Quantization, parse
 from ckpt_transport_fp8.scheme import E4M3, WEIGHT, Scheme
 

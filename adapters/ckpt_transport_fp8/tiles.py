@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import triton.language as tl
 
-from ckpt_transport.planning.values.alignment import align_up
+from ckpt_transport.spi import align_up
 from ckpt_transport_fp8 import kernels
 from ckpt_transport_fp8.kernels import TILE
 from ckpt_transport_fp8.launch import Launch

@@ -7,11 +7,19 @@ from collections.abc import Mapping
 
 import torch
 
-from ckpt_transport import LoadedBucket, dtypes
-from ckpt_transport.errors import CheckpointError, PlanMismatchError, UnwritableError
-from ckpt_transport.memory import Fence, Nearby, copy_bytes, read_only, unwritable, why_not_plain
-from ckpt_transport.planning import TensorSpec
-from ckpt_transport.replay import Bound, refuse_unwritable
+from ckpt_transport import CheckpointError, LoadedBucket, PlanMismatchError, UnwritableError
+from ckpt_transport.spi import (
+    Bound,
+    Fence,
+    Nearby,
+    TensorSpec,
+    copy_bytes,
+    dtypes,
+    read_only,
+    refuse_unwritable,
+    unwritable,
+    why_not_plain,
+)
 from ckpt_transport_torch.module_engine import ModuleEngine
 
 MADE_ANEW = "state_dict() makes it anew each time, so what is written to it does not reach the module: pass a loader"

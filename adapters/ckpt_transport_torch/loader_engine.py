@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.memory import Fence
-from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.replay import ModuleLoading
+from ckpt_transport.spi import Fence, ModuleLoading, Share, TensorSpec
 from ckpt_transport_torch.module_engine import ModuleEngine
 
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]

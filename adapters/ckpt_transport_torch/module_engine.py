@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from ckpt_transport import Engine, Gate
-from ckpt_transport.memory import Fence, fence
+from ckpt_transport.spi import Fence, fence
 
 
 class ModuleEngine(Engine):

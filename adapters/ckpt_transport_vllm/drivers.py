@@ -7,14 +7,8 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from ckpt_transport.config import Config
-from ckpt_transport.control import addresses
-from ckpt_transport.errors import ConfigError, EngineError
-from ckpt_transport.service import questions as q
-from ckpt_transport.service.claims import EngineClaim
-from ckpt_transport.service.endpoints import is_loopback
-from ckpt_transport.update.host import host_name
-from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport import Config, ConfigError, EngineError
+from ckpt_transport.spi import EngineClaim, Here, any_port, host_name, is_loopback, open_mailbox
 from ckpt_transport_vllm.plugin import UPDATE
 from ckpt_transport_vllm.server import EXTENSION, VllmServer, has_extension, has_native_engine
 
@@ -199,7 +193,7 @@ class NativeDriver(Driver):
         found: set[str] = set()
         workers, version = self.server.world_size(), self.server.weight_version()
         deadline = time.monotonic() + self._config.join_timeout
-        with open_mailbox(self._report_to(), (q.Here,), self._config) as mailbox:
+        with open_mailbox(self._report_to(), (Here,), self._config) as mailbox:
             while len(found) < workers and time.monotonic() < deadline:
                 self.server.init_native(
                     report_to=mailbox.address,
@@ -210,7 +204,7 @@ class NativeDriver(Driver):
                 until = time.monotonic() + REPORT_SECONDS
                 while len(found) < workers and time.monotonic() < until:
                     received = mailbox.receive(TICK_SECONDS)
-                    if received is not None and isinstance(received[1], q.Here):
+                    if received is not None and isinstance(received[1], Here):
                         found.add(received[1].address)
         self.keeper = min(found, default="")
         return sorted(found)
@@ -225,7 +219,7 @@ class NativeDriver(Driver):
         """Where this server's workers can reach a mailbox of this process; empty for a UNIX socket."""
         if is_loopback(urlsplit(self.server.url).hostname or ""):
             return ""
-        return addresses.any_port(self._config.interface)
+        return any_port(self._config.interface)
 
     def pause(self) -> None:
         super().pause()

@@ -9,9 +9,7 @@ from contextlib import ExitStack
 import torch
 
 from ckpt_transport import Engine, LoadedBucket
-from ckpt_transport.memory import Fence, fence
-from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.replay import Bound
+from ckpt_transport.spi import Bound, Fence, Share, TensorSpec, fence
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading

@@ -8,8 +8,7 @@ import os
 from multiprocessing.util import Finalize
 from typing import Any
 
-from ckpt_transport import Config, Sink
-from ckpt_transport.errors import ConfigError
+from ckpt_transport import Config, ConfigError, Sink
 from ckpt_transport_vllm.checksums import checksums
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.listening import listen

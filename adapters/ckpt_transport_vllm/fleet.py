@@ -10,13 +10,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Self, TypeVar
 
-from ckpt_transport import Config, ask_version
-from ckpt_transport.errors import CkptTransportError, ConfigError
-from ckpt_transport.service.call_guard import CallGuard
-from ckpt_transport.service.claims import Claims
-from ckpt_transport.service.fleet import FleetReport, Updates
-from ckpt_transport.update.progress import Progress
-from ckpt_transport.update.report import Report
+from ckpt_transport import CkptTransportError, Config, ConfigError, FleetReport, Report, ask_version
+from ckpt_transport.spi import CallGuard, Claims, Progress, Updates
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport import PlanMismatchError
 from ckpt_transport_vllm.addresses import Addresses
 from ckpt_transport_vllm.target import Target
 

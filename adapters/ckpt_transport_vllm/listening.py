@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ckpt_transport import Config, Engine, Sink
-from ckpt_transport.control import addresses
-from ckpt_transport.errors import ConfigError
-from ckpt_transport.update.host import host_name
+from ckpt_transport import Config, ConfigError, Engine, Sink
+from ckpt_transport.spi import any_port, host_name
 
 
 def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[], Engine]) -> Sink:
@@ -34,7 +32,7 @@ def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[],
             raise ConfigError(f"{sink.label} is driven by {sink.claim.leader} from its own host; wait until that ends")
         version = sink.version or version
         sink.close()
-    opened = Sink(make_engine(), "" if near else addresses.any_port(config.interface), version, config)
+    opened = Sink(make_engine(), "" if near else any_port(config.interface), version, config)
     if sink is not None:
         opened.claim = sink.claim
     return opened.start()

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from ckpt_transport.memory import why_not_plain
-from ckpt_transport.replay import Bound, named_tensors
+from ckpt_transport.spi import Bound, named_tensors, why_not_plain
 from ckpt_transport_vllm.layerwise import forget_prepacked_experts, put_back, waits_for_the_end
 from ckpt_transport_vllm.target import Target
 

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from ckpt_transport import LoadedPiece
-from ckpt_transport.planning import TensorSpec
-from ckpt_transport.planning.modules import layer_of
-from ckpt_transport.replay import LoadPass, by_loader_in_words
+from ckpt_transport.spi import LoadPass, TensorSpec, by_loader_in_words, layer_of
 from ckpt_transport_vllm.gathering import Gathering
 from ckpt_transport_vllm.layerwise import LayerwiseReload
 

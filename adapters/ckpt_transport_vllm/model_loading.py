@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ckpt_transport.errors import RecordingError
-from ckpt_transport.planning import TensorSpec
-from ckpt_transport.replay import LoadPass, RecordedLoading
+from ckpt_transport import RecordingError
+from ckpt_transport.spi import LoadPass, RecordedLoading, TensorSpec
 from ckpt_transport_vllm.comparing import ComparedPass
 from ckpt_transport_vllm.layerwise import LayerwiseReload
 from ckpt_transport_vllm.loading import LoaderPass

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ckpt_transport.errors import ConfigError, PlanMismatchError
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport import ConfigError, PlanMismatchError
+from ckpt_transport.spi import TensorSpec
 from ckpt_transport_fp8.config import COMPRESSED, FP8, Quantization, is_quantized, parse
 from ckpt_transport_fp8.scheme import E4M3, WEIGHT, Scheme
 from ckpt_transport_fp8.target import FLOATS

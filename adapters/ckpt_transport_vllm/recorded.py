@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ckpt_transport.errors import UpdateError
-from ckpt_transport.planning import TensorSpec
-from ckpt_transport.replay import (
+from ckpt_transport import UpdateError
+from ckpt_transport.spi import (
     Owner,
     OwnerKind,
     RecordedLoader,
     Recording,
+    TensorSpec,
     fingerprint,
     key_of,
     record,

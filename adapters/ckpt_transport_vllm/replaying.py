@@ -8,9 +8,8 @@ from collections.abc import Iterable
 
 import torch
 
-from ckpt_transport import LoadedBucket
-from ckpt_transport.errors import RecordingError
-from ckpt_transport.replay import LoadPass, Replay, Written
+from ckpt_transport import LoadedBucket, RecordingError
+from ckpt_transport.spi import LoadPass, Replay, Written
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.layerwise import LayerwiseReload, put_back, waits_for_the_end
 from ckpt_transport_vllm.loading import LoaderPass

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Self
 
-from ckpt_transport.errors import EngineError
-from ckpt_transport.service.endpoints import client_of, proxy_for
+from ckpt_transport import EngineError
+from ckpt_transport.spi import client_of, proxy_for
 from ckpt_transport_vllm.plugin import BACKEND
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from ckpt_transport.checkpoint.directory import from_directory
-from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport import CheckpointError
+from ckpt_transport.spi import TensorSpec, from_directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 
 import torch
 
-from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport import PlanMismatchError
 from ckpt_transport_vllm.target import Target
 
 HEAD = "lm_head"

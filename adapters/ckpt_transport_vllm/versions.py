@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import re
 
-from ckpt_transport.errors import ConfigError
+from ckpt_transport import ConfigError
 
 FIRST, LAST = (0, 25), (0, 32)
 """The first and the last minor release that are supported; see the table in docs/reference/vllm-versions.md."""

@@ -19,4 +19,12 @@ from ckpt_transport.transports.message import MessageEndpoint
 from ckpt_transport.transports.one_sided import OneSidedEndpoint, ReadSpan
 from ckpt_transport.transports.polled import Poll
 
-__all__ = ["Calls", "CollectiveEndpoint", "MappedEndpoint", "MessageEndpoint", "OneSidedEndpoint", "Poll", "ReadSpan"]
+__all__ = [
+    "Calls",
+    "CollectiveEndpoint",
+    "MappedEndpoint",
+    "MessageEndpoint",
+    "OneSidedEndpoint",
+    "Poll",
+    "ReadSpan",
+]

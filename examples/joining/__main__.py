@@ -18,8 +18,7 @@ import httpx
 import msgspec
 import typer
 
-from ckpt_transport import Config, Joiner
-from ckpt_transport.errors import CkptTransportError
+from ckpt_transport import CkptTransportError, Config, Joiner
 from ckpt_transport.planning import transports_of
 from ckpt_transport.planning.explain import size
 from ckpt_transport.update import available

@@ -13,8 +13,7 @@ import httpx
 import msgspec
 import torch
 
-from ckpt_transport import Config, ParameterServer, Report
-from ckpt_transport.errors import CkptTransportError
+from ckpt_transport import CkptTransportError, Config, ParameterServer, Report
 from ckpt_transport.planning import AUTO, explain, transports_of
 from ckpt_transport.transports import registry
 from examples.live_update import report

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import CkptTransportError, Config, ParameterServer
 from ckpt_transport.checkpoint.directory import from_directory
-from ckpt_transport.errors import CkptTransportError
 from ckpt_transport_vllm.fleet import VllmFleet
 from examples.shared.display import Display
 from examples.vllm import report

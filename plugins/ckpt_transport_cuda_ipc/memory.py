@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ckpt_transport.errors import RegistrationError, TransportError
+from ckpt_transport import RegistrationError, TransportError
 
 
 def runtime() -> Any:

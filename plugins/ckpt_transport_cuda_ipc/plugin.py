@@ -8,19 +8,22 @@ import os
 import msgspec
 import torch
 
-from ckpt_transport.errors import RegistrationError
-from ckpt_transport.memory import Buffer, MemoryKind, device_of, may_have_devices
-from ckpt_transport.transports import MappedEndpoint
-from ckpt_transport.transports.interface import (
+from ckpt_transport import RegistrationError
+from ckpt_transport.spi import (
     Availability,
+    Buffer,
     Control,
     Descriptor,
     Endpoint,
     FanOut,
     Group,
+    MappedEndpoint,
+    MemoryKind,
     Reach,
     Traits,
     Transport,
+    device_of,
+    may_have_devices,
 )
 from ckpt_transport_cuda_ipc.memory import Allocation, Mapping, runtime
 

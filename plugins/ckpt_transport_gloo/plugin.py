@@ -9,10 +9,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ckpt_transport.errors import PeerLostError, TransferError, TransferTimeout, TransportError
-from ckpt_transport.memory import MemoryKind
-from ckpt_transport.transports import CollectiveEndpoint, Poll
-from ckpt_transport.transports.interface import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
+from ckpt_transport import PeerLostError, TransferError, TransferTimeout, TransportError
+from ckpt_transport.spi import (
+    Availability,
+    CollectiveEndpoint,
+    Control,
+    Endpoint,
+    FanOut,
+    Group,
+    MemoryKind,
+    Poll,
+    Reach,
+    Traits,
+    Transport,
+)
 from ckpt_transport_gloo.rendezvous import ControlStore
 from ckpt_transport_gloo.sockets import Connections
 

@@ -8,8 +8,8 @@ from datetime import timedelta
 import msgspec
 from torch._C._distributed_c10d import Store
 
-from ckpt_transport.errors import TransferTimeout, TransportError
-from ckpt_transport.transports.interface import Control, Group
+from ckpt_transport import TransferTimeout, TransportError
+from ckpt_transport.spi import Control, Group
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):

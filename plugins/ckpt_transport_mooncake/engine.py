@@ -15,7 +15,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from ckpt_transport.errors import PeerLostError, RegistrationError, TransferError, TransportError
+from ckpt_transport import PeerLostError, RegistrationError, TransferError, TransportError
 
 VERBS = "libibverbs.so.1"
 PAUSE_SECONDS = 0.0001

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from ckpt_transport.errors import RegistrationError
+from ckpt_transport import RegistrationError
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ckpt_transport.errors import ConfigError
+from ckpt_transport import ConfigError
 
 
 def select(pattern: str, devices: Mapping[str, Sequence[int]]) -> tuple[str, ...]:

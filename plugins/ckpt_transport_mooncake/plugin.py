@@ -11,23 +11,27 @@ from typing import Annotated, Any, Literal
 import msgspec
 import torch
 
-from ckpt_transport.errors import RegistrationError, TransferError
-from ckpt_transport.memory import ONE_RUN, Buffer, MemoryKind, device_of
-from ckpt_transport.transports import Calls, OneSidedEndpoint, Poll, ReadSpan
-from ckpt_transport.transports.interface import (
+from ckpt_transport import RegistrationError, TransferError
+from ckpt_transport.spi import (
+    ONE_RUN,
     Availability,
+    Buffer,
+    Calls,
     Control,
     Descriptor,
     Endpoint,
     FanOut,
     Group,
+    Locality,
+    MemoryKind,
+    OneSidedEndpoint,
+    Poll,
+    RdmaDevice,
     Reach,
+    ReadSpan,
     Traits,
     Transport,
-)
-from ckpt_transport.transports.rdma import (
-    Locality,
-    RdmaDevice,
+    device_of,
     expected_bandwidth,
     locality_of_cpus,
     locality_of_pci,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 
-from ckpt_transport.errors import TransferError, TransferTimeout
+from ckpt_transport import TransferError, TransferTimeout
 
 NAME = "libnccl.so.2"
 ID_BYTES = 128

@@ -11,10 +11,26 @@ from typing import TypeVar
 
 import torch
 
-from ckpt_transport.errors import EndpointClosedError, RegistrationError, TransferTimeout
-from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of, drain, fence_on, may_have_devices
-from ckpt_transport.transports import CollectiveEndpoint, Poll
-from ckpt_transport.transports.interface import Availability, Control, Endpoint, FanOut, Group, Reach, Traits, Transport
+from ckpt_transport import EndpointClosedError, RegistrationError, TransferTimeout
+from ckpt_transport.spi import (
+    Availability,
+    Buffer,
+    CollectiveEndpoint,
+    Control,
+    Endpoint,
+    FanOut,
+    Fence,
+    Group,
+    MemoryKind,
+    Poll,
+    Reach,
+    Traits,
+    Transport,
+    device_of,
+    drain,
+    fence_on,
+    may_have_devices,
+)
 from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, unique_id
 
 T = TypeVar("T")

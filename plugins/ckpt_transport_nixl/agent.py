@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ckpt_transport.errors import PeerLostError, RegistrationError, TransferError, TransportError
+from ckpt_transport import PeerLostError, RegistrationError, TransferError, TransportError
 
 BACKEND = "UCX"
 PROGRESS_MICROSECONDS = 100_000

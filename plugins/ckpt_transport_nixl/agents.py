@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from queue import SimpleQueue
 
-from ckpt_transport.errors import TransportError
+from ckpt_transport import TransportError
 from ckpt_transport_nixl.agent import Agent, NixlMemory
 
 logger = logging.getLogger(__name__)

@@ -8,21 +8,27 @@ from functools import partial
 import msgspec
 import torch
 
-from ckpt_transport.errors import RegistrationError, TransferError
-from ckpt_transport.memory import ONE_RUN, Buffer, device_of
-from ckpt_transport.transports import Calls, OneSidedEndpoint, Poll, ReadSpan
-from ckpt_transport.transports.interface import (
+from ckpt_transport import RegistrationError, TransferError
+from ckpt_transport.spi import (
+    ONE_RUN,
     Availability,
+    Buffer,
+    Calls,
     Control,
     Descriptor,
     Endpoint,
     FanOut,
     Group,
+    OneSidedEndpoint,
+    Poll,
     Reach,
+    ReadSpan,
     Traits,
     Transport,
+    device_of,
+    expected_bandwidth,
+    ucx_devices,
 )
-from ckpt_transport.transports.rdma import expected_bandwidth, ucx_devices
 from ckpt_transport_nixl.agent import Agent, NixlMemory, package
 from ckpt_transport_nixl.agents import Agents
 

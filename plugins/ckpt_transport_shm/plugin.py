@@ -7,20 +7,24 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import torch
 
-from ckpt_transport.errors import RegistrationError, SharedMemoryError
-from ckpt_transport.memory import Buffer, MemoryKind, Segment, SegmentName, sweep_leftovers
-from ckpt_transport.memory.segment import SHM
-from ckpt_transport.transports import MappedEndpoint
-from ckpt_transport.transports.interface import (
+from ckpt_transport import RegistrationError, SharedMemoryError
+from ckpt_transport.spi import (
+    SHM,
     Availability,
+    Buffer,
     Control,
     Descriptor,
     Endpoint,
     FanOut,
     Group,
+    MappedEndpoint,
+    MemoryKind,
     Reach,
+    Segment,
+    SegmentName,
     Traits,
     Transport,
+    sweep_leftovers,
 )
 
 

@@ -6,21 +6,25 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ckpt_transport.errors import PeerLostError, RegistrationError, TransportError
-from ckpt_transport.memory import ONE_RUN, Buffer, device_of
-from ckpt_transport.transports import MessageEndpoint, Poll
-from ckpt_transport.transports.interface import (
+from ckpt_transport import PeerLostError, RegistrationError, TransportError
+from ckpt_transport.spi import (
+    ONE_RUN,
     Availability,
+    Buffer,
     Control,
     Descriptor,
     Endpoint,
     FanOut,
     Group,
+    MessageEndpoint,
+    Poll,
     Reach,
     Traits,
     Transport,
+    device_of,
+    expected_bandwidth,
+    ucx_devices,
 )
-from ckpt_transport.transports.rdma import expected_bandwidth, ucx_devices
 from ckpt_transport_ucx.worker import Worker, has_verbs, installed, make_current
 
 SEQ_BITS, SENDER_BITS, SPAN_BITS = 32, 12, 20

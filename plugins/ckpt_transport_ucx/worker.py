@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ckpt_transport.errors import PeerLostError, TransferError, TransportError
+from ckpt_transport import PeerLostError, TransferError, TransportError
 
 PROGRESS_MILLISECONDS = 100
 """How long the progress thread may sleep in epoll_wait(2). What arrives wakes it, so this costs no latency."""

@@ -21,7 +21,7 @@ LAYERS = (
     ("replay", "update"),
     ("service",),
     ("cli",),
-    ("__main__", "testing"),
+    ("__main__", "spi", "testing"),
 )
 """From the bottom to the top. Rooms of one layer do not know each other."""
 

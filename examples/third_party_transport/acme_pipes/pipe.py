@@ -6,7 +6,7 @@ import socket
 import struct
 from collections import deque
 
-from ckpt_transport.errors import PeerLostError, TransferError
+from ckpt_transport import PeerLostError, TransferError
 
 Tag = tuple[int, int]
 

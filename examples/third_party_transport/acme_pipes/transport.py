@@ -13,16 +13,18 @@ import time
 import msgspec
 import torch
 
-from ckpt_transport.errors import RegistrationError, TransferTimeout, TransportError
-from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.transports import MessageEndpoint, Poll
-from ckpt_transport.transports.interface import (
+from ckpt_transport import RegistrationError, TransferTimeout, TransportError
+from ckpt_transport.spi import (
     Availability,
+    Buffer,
     Control,
     Descriptor,
     Endpoint,
     FanOut,
     Group,
+    MemoryKind,
+    MessageEndpoint,
+    Poll,
     Reach,
     Traits,
     Transport,

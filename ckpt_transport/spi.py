@@ -1,0 +1,219 @@
+"""All that authors of transports, engines and quantizers import, beside what :mod:`ckpt_transport` exports to users.
+
+========================= ==========================================================================================
+who writes                begins with
+========================= ==========================================================================================
+a transport               :class:`Transport`, and the base class of its family: :class:`CollectiveEndpoint`,
+                          :class:`MappedEndpoint`, :class:`MessageEndpoint` or :class:`OneSidedEndpoint`
+the adapter of an engine  :class:`~ckpt_transport.Engine`; :class:`ModuleLoading` and :class:`RecordedLoader` for what
+                          runs a loader; :class:`Share` for engines that take part of a version
+one that drives engines   :class:`Fleet`, :class:`Claims`
+a quantizer               :class:`Conversion`, :class:`Loose`, :class:`TensorSpec`
+========================= ==========================================================================================
+
+Modules below this one are private to the core. They may change without notice.
+"""
+
+from __future__ import annotations
+
+from ckpt_transport import dtypes
+from ckpt_transport.checkpoint import Loan
+from ckpt_transport.checkpoint.copier import describe
+from ckpt_transport.checkpoint.directory import INDEX, from_directory
+from ckpt_transport.checkpoint.given import given_tensors
+from ckpt_transport.checkpoint.loose import Loose, check_readable
+from ckpt_transport.checkpoint.pool import lay_out
+from ckpt_transport.checkpoint.strict_json import parse_object
+from ckpt_transport.checkpoint.watched import Watched
+from ckpt_transport.control.addresses import any_port
+from ckpt_transport.memory import (
+    ONE_RUN,
+    Buffer,
+    Fence,
+    MemoryKind,
+    Nearby,
+    Segment,
+    SegmentName,
+    copy_bytes,
+    device_of,
+    drain,
+    fence,
+    fence_on,
+    fill_runs,
+    may_have_devices,
+    read_only,
+    sweep_leftovers,
+    unwritable,
+    why_not_plain,
+)
+from ckpt_transport.memory.segment import SHM
+from ckpt_transport.paths import without_nul
+from ckpt_transport.planning import Conversion, PlacedTensor, Share, TensorSpec
+from ckpt_transport.planning.modules import layer_of
+from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
+from ckpt_transport.replay import (
+    Bound,
+    LoadPass,
+    ModuleLoading,
+    Owner,
+    OwnerKind,
+    RecordedLoader,
+    RecordedLoading,
+    Recording,
+    Replay,
+    Written,
+    by_loader_in_words,
+    fingerprint,
+    key_of,
+    named_tensors,
+    record,
+    refuse_unwritable,
+    required_bytes,
+)
+from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.claims import Claims, EngineClaim
+from ckpt_transport.service.endpoints import client_of, is_loopback, proxy_for
+from ckpt_transport.service.fleet import Fleet, Updates
+from ckpt_transport.service.questions import Here
+from ckpt_transport.transports import (
+    Calls,
+    CollectiveEndpoint,
+    MappedEndpoint,
+    MessageEndpoint,
+    OneSidedEndpoint,
+    Poll,
+    ReadSpan,
+)
+from ckpt_transport.transports.interface import (
+    API_VERSION,
+    Availability,
+    Completion,
+    Control,
+    Descriptor,
+    Endpoint,
+    FanOut,
+    Group,
+    MemoryRegion,
+    NoOptions,
+    Reach,
+    Receipt,
+    Span,
+    Traits,
+    Transfer,
+    Transport,
+)
+from ckpt_transport.transports.rdma import (
+    Locality,
+    RdmaDevice,
+    expected_bandwidth,
+    locality_of_cpus,
+    locality_of_pci,
+    nearest,
+    rdma_devices,
+    ucx_devices,
+)
+from ckpt_transport.update.host import host_name
+from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.progress import Progress
+
+__all__ = [
+    "ALIGNMENT",
+    "API_VERSION",
+    "INDEX",
+    "ONE_RUN",
+    "SHM",
+    "Availability",
+    "Bound",
+    "Buffer",
+    "CallGuard",
+    "Calls",
+    "Claims",
+    "CollectiveEndpoint",
+    "Completion",
+    "Control",
+    "Conversion",
+    "Descriptor",
+    "Endpoint",
+    "EngineClaim",
+    "FanOut",
+    "Fence",
+    "Fleet",
+    "Group",
+    "Here",
+    "LoadPass",
+    "Loan",
+    "Locality",
+    "Loose",
+    "MappedEndpoint",
+    "MemoryKind",
+    "MemoryRegion",
+    "MessageEndpoint",
+    "ModuleLoading",
+    "Nearby",
+    "NoOptions",
+    "OneSidedEndpoint",
+    "Owner",
+    "OwnerKind",
+    "PlacedTensor",
+    "Poll",
+    "Progress",
+    "RdmaDevice",
+    "Reach",
+    "ReadSpan",
+    "Receipt",
+    "RecordedLoader",
+    "RecordedLoading",
+    "Recording",
+    "Replay",
+    "Segment",
+    "SegmentName",
+    "Share",
+    "Span",
+    "TensorSpec",
+    "Traits",
+    "Transfer",
+    "Transport",
+    "Updates",
+    "Watched",
+    "Written",
+    "align_up",
+    "any_port",
+    "by_loader_in_words",
+    "check_readable",
+    "client_of",
+    "copy_bytes",
+    "describe",
+    "device_of",
+    "drain",
+    "dtypes",
+    "expected_bandwidth",
+    "fence",
+    "fence_on",
+    "fill_runs",
+    "fingerprint",
+    "from_directory",
+    "given_tensors",
+    "host_name",
+    "is_loopback",
+    "key_of",
+    "lay_out",
+    "layer_of",
+    "locality_of_cpus",
+    "locality_of_pci",
+    "may_have_devices",
+    "named_tensors",
+    "nearest",
+    "open_mailbox",
+    "parse_object",
+    "proxy_for",
+    "rdma_devices",
+    "read_only",
+    "record",
+    "refuse_unwritable",
+    "required_bytes",
+    "sweep_leftovers",
+    "ucx_devices",
+    "unwritable",
+    "why_not_plain",
+    "without_nul",
+]

@@ -1,0 +1,109 @@
+"""What each package exports, and that authors of plugins and adapters get along with that.
+
+A change of these names is a change for users: it belongs into the changelog.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PUBLIC = ("ckpt_transport", "ckpt_transport.spi")
+OUTSIDE = sorted(
+    file
+    for folder in ("plugins", "adapters", "examples/third_party_transport")
+    for file in (ROOT / folder).rglob("*.py")
+)
+EXPORTED = {
+    "ckpt_transport": """
+        AddressFile BudgetError CheckpointError CkptTransportError Config ConfigError ControlError
+        CoverageError EndpointBrokenError EndpointClosedError Engine EngineError FleetReport Gate Holder
+        HolderAddress JoinError Joiner LoadedBucket LoadedPiece MessageError ParameterServer PeerLostError
+        PlanError PlanMismatchError PluginError RecordingError RegionBusyError RegistrationError Report
+        ServedVersion SharedMemoryError Sink StoreError StoredVersion TaintedError TransferError
+        TransferTimeout TransportConflictError TransportError TransportNotFoundError
+        TransportUnavailableError UnwritableError UpdateAbortedError UpdateError UsageError ask_version
+    """,
+    "ckpt_transport.spi": """
+        ALIGNMENT API_VERSION Availability Bound Buffer CallGuard Calls Claims CollectiveEndpoint Completion
+        Control Conversion Descriptor Endpoint EngineClaim FanOut Fence Fleet Group Here INDEX LoadPass Loan
+        Locality Loose MappedEndpoint MemoryKind MemoryRegion MessageEndpoint ModuleLoading Nearby NoOptions
+        ONE_RUN OneSidedEndpoint Owner OwnerKind PlacedTensor Poll Progress RdmaDevice Reach ReadSpan
+        Receipt RecordedLoader RecordedLoading Recording Replay SHM Segment SegmentName Share Span
+        TensorSpec Traits Transfer Transport Updates Watched Written align_up any_port by_loader_in_words
+        check_readable client_of copy_bytes describe device_of drain dtypes expected_bandwidth fence
+        fence_on fill_runs fingerprint from_directory given_tensors host_name is_loopback key_of lay_out
+        layer_of locality_of_cpus locality_of_pci may_have_devices named_tensors nearest open_mailbox
+        parse_object proxy_for rdma_devices read_only record refuse_unwritable required_bytes
+        sweep_leftovers ucx_devices unwritable why_not_plain without_nul
+    """,
+    "ckpt_transport_fp8": """
+        Target quantized read_target
+    """,
+    "ckpt_transport_torch": """
+        Attachment Loader TorchEngine attach
+    """,
+    "ckpt_transport_vllm": """
+        VllmFleet WorkerExtension
+    """,
+    "ckpt_transport_cuda_ipc": """
+        CudaIpcTransport
+    """,
+    "ckpt_transport_gloo": """
+        GlooTransport
+    """,
+    "ckpt_transport_mooncake": """
+        MooncakeOptions MooncakeTransport
+    """,
+    "ckpt_transport_nccl": """
+        NcclTransport
+    """,
+    "ckpt_transport_nixl": """
+        NixlTransport
+    """,
+    "ckpt_transport_shm": """
+        ShmTransport
+    """,
+    "ckpt_transport_ucx": """
+        UcxTransport
+    """,
+}
+
+
+@pytest.mark.parametrize("package", EXPORTED)
+def test_given_a_package_then_it_exports_these_names_and_each_is_there(package: str) -> None:
+    module = importlib.import_module(package)
+    assert sorted(module.__all__) == EXPORTED[package].split()
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_given_all_packages_then_none_is_left_out_here() -> None:
+    packages = {file.parent.name for kind in ("plugins", "adapters") for file in (ROOT / kind).glob("*/__init__.py")}
+    assert packages | set(PUBLIC) == set(EXPORTED)
+
+
+def test_given_both_public_modules_then_no_name_is_in_both() -> None:
+    users, authors = (set(EXPORTED[package].split()) for package in PUBLIC)
+    assert not users & authors
+
+
+def test_given_the_errors_then_users_find_each_in_the_package() -> None:
+    errors = importlib.import_module("ckpt_transport.errors")
+    assert set(errors.__all__) <= set(EXPORTED["ckpt_transport"].split())
+
+
+def imports_of_the_core(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from (name for name in names if name.split(".")[0] == "ckpt_transport")
+
+
+@pytest.mark.parametrize("file", OUTSIDE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_given_a_plugin_or_an_adapter_then_it_imports_only_what_is_public(file: Path) -> None:
+    assert set(imports_of_the_core(file)) <= set(PUBLIC)
