@@ -1,4 +1,4 @@
-"""Where a source keeps the weights it sends: versions, read from files or copied from tensors into reused memory."""
+"""A source keeps the versions that it sends here, read from files or copied from tensors into memory that it reuses."""
 
 from ckpt_transport.checkpoint.digests import with_digests
 from ckpt_transport.checkpoint.directory import from_path

@@ -1,4 +1,4 @@
-"""The files and tensors of a checkpoint, and which of them one rank holds."""
+"""This module finds the files and tensors of a checkpoint, and says which of them one rank holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copying tensors that are in memory into a pool."""
+"""A copier brings tensors that are in memory into a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the bytes of a stored version are, in a form that holders can compare."""
+"""Holders compare what they hold by the digests of a stored version, which this module computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a directory are its checkpoint, when Hugging Face laid it out and others have written to it since.
+"""A directory may hold more than a checkpoint: this module finds the files that belong to it by Hugging Face's layout.
 
 Transformers reads ``model.safetensors`` if it is there, else what the index lists. vLLM reads the files that the index
 lists, else all there are, and of ``consolidated*.safetensors`` nothing else. Both read every tensor of a file that they

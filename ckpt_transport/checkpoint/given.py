@@ -1,4 +1,4 @@
-"""What may be given as the tensors of a version, whoever takes it: registered, lent, held, or made FP8."""
+"""This module checks what is given as the tensors of a version, whether it is registered, lent, held or made FP8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: which tensors it holds, and where.
+"""The header of a safetensors file says which tensors the file holds, and where; this module reads it.
 
 The format is eight bytes of little-endian header length, that many bytes of JSON, and the data, every byte of which
 belongs to exactly one tensor (https://github.com/huggingface/safetensors#format).

@@ -1,4 +1,4 @@
-"""Tensors that a version borrows: they stay where they are, and buckets are gathered from them."""
+"""A version may borrow tensors: they stay where they are, and buckets are gathered from them."""
 
 from __future__ import annotations
 

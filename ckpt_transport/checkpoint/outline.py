@@ -1,4 +1,4 @@
-"""The manifest a checkpoint will have once it is registered, from its headers alone."""
+"""An outline is the manifest that a checkpoint will have once it is registered; it is made from headers alone."""
 
 from __future__ import annotations
 

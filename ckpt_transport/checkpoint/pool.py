@@ -1,4 +1,4 @@
-"""Memory for copied tensors, kept from one version to the next."""
+"""A pool is memory for copied tensors that is kept from one version to the next."""
 
 from __future__ import annotations
 

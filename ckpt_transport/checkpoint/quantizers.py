@@ -1,4 +1,4 @@
-"""Making versions for engines that serve quantized weights.
+"""Quantizers make versions for engines that serve quantized weights.
 
 An adapter registers a :data:`Quantize` under the entry point group ``ckpt_transport.quantizers``; the commands find it
 there by the ``quant_method`` of the model that it is for.

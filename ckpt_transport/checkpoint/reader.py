@@ -1,4 +1,4 @@
-"""Reading tensors from files into a pool, in parallel."""
+"""A reader brings tensors from files into a pool, in parallel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registered versions: weights in memory that transports can send from."""
+"""A store holds registered versions: weights in memory that transports can send from."""
 
 from __future__ import annotations
 

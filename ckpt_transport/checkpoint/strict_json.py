@@ -1,4 +1,4 @@
-"""JSON objects without the liberties the standard parser takes."""
+"""This module parses JSON objects and takes none of the liberties that the standard parser takes."""
 
 from __future__ import annotations
 

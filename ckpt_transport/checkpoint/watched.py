@@ -1,4 +1,4 @@
-"""Noticing that somebody has written to tensors which he has lent."""
+"""A source notices here that somebody has written to tensors that he has lent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: ``ckpt-transport``."""
+"""This is the command line, ``ckpt-transport``."""
 
 from ckpt_transport.cli.app import main
 

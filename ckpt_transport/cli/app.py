@@ -1,4 +1,4 @@
-"""All commands, and what their exit codes mean."""
+"""The application lists all commands and turns errors into exit codes."""
 
 from __future__ import annotations
 

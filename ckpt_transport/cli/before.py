@@ -1,4 +1,4 @@
-"""What commands check before they read a checkpoint, which may take long."""
+"""Commands check what they can before they read a checkpoint, which may take long."""
 
 from __future__ import annotations
 

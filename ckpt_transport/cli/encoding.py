@@ -1,4 +1,4 @@
-"""Terminals, files and pipes of any encoding: what one cannot write is written as what looks like it."""
+"""Terminals, files and pipes have any encoding: what one cannot write is written as what looks like it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ckpt-transport join``: bring a newly started engine to what others hold, or to what the fleet beside it serves."""
+"""``ckpt-transport join`` brings a newly started engine to what others hold, or to what the fleet beside it serves."""
 
 from __future__ import annotations
 

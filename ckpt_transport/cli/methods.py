@@ -1,4 +1,4 @@
-"""The methods of an update, by the names they have in checkpoint-engine."""
+"""An update can be made by several methods, which have the names that checkpoint-engine gives them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Several commands share these options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print, which never decides how they end."""
+"""Commands print through this module, so that what they print never decides how they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ckpt-transport plan``: what an update would do, without doing it."""
+"""``ckpt-transport plan`` shows what an update would do, without doing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, plain lines elsewhere."""
+"""Progress is shown as bars on a terminal and as plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ckpt-transport serve``: keep a version available to engines that join."""
+"""``ckpt-transport serve`` keeps a version available to engines that join."""
 
 from __future__ import annotations
 

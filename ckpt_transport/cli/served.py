@@ -1,4 +1,4 @@
-"""What the last update of a fleet brought, so that an engine that is started later can be brought to the same."""
+"""A file records what the last update of a fleet brought, so that an engine that starts later can be brought to it."""
 
 from __future__ import annotations
 

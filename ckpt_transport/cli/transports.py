@@ -1,4 +1,4 @@
-"""``ckpt-transport transports``: which transports there are, and whether they can run here."""
+"""``ckpt-transport transports`` lists the transports, and says whether they can run here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ckpt-transport update``: bring a checkpoint to running engines."""
+"""``ckpt-transport update`` brings a checkpoint to running engines."""
 
 from __future__ import annotations
 

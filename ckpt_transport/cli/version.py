@@ -1,4 +1,4 @@
-"""``ckpt-transport version``: which version sinks serve."""
+"""``ckpt-transport version`` asks sinks which version they serve."""
 
 from __future__ import annotations
 

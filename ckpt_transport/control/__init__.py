@@ -1,4 +1,4 @@
-"""Typed messages over ZeroMQ: one mailbox per participant, heartbeats, and a control channel per route."""
+"""Participants exchange typed messages over ZeroMQ: each has a mailbox, a heartbeat, and a channel for each route."""
 
 from ckpt_transport.control.mailbox import Mailbox
 from ckpt_transport.control.messages import Message

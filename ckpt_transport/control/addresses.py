@@ -1,4 +1,4 @@
-"""Where mailboxes listen."""
+"""An address says where a mailbox listens; this module makes, checks and removes them."""
 
 from __future__ import annotations
 

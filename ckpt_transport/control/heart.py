@@ -1,4 +1,4 @@
-"""The thread that says "alive" while the participant's own thread is busy moving weights."""
+"""A thread says "alive" while the participant's own thread is busy moving weights."""
 
 from __future__ import annotations
 

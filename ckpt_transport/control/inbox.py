@@ -1,4 +1,4 @@
-"""What has arrived and was not read yet. Those who send decide how much there is, so all of it is bounded."""
+"""An inbox holds what has arrived and was not read yet. Senders decide how much there is, so all of it is bounded."""
 
 from __future__ import annotations
 

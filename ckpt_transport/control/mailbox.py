@@ -1,4 +1,4 @@
-"""One participant's place on the control plane: a socket it listens on, and one to each peer it talks to."""
+"""A mailbox is one participant's place on the control plane: a socket to listen on, and one to each peer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels on control sockets: three frames, of which the last is msgpack.
+"""A message travels on control sockets as three frames, of which the last is msgpack.
 
 ========  =====================================================================
 frame     content

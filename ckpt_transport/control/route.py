@@ -1,4 +1,4 @@
-"""The control channel that a transport gets with a route."""
+"""A transport gets a control channel with each route; here it runs over a mailbox."""
 
 from __future__ import annotations
 

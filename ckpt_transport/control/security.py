@@ -1,4 +1,4 @@
-"""Who gets through to a mailbox: over TCP who knows the shared secret, over UNIX sockets the same user.
+"""Over TCP only who knows the shared secret gets through to a mailbox, over UNIX sockets only the same user.
 
 TCP mailboxes are encrypted and authenticated by CURVE, with one key pair that is derived from the secret. Who knows it
 can connect and be connected to; nobody else gets past the handshake. Protocol: CurveZMQ

@@ -1,4 +1,4 @@
-"""What an adapter implements: the way into one inference engine."""
+"""An adapter implements :class:`Engine`, the way into one inference engine."""
 
 from __future__ import annotations
 

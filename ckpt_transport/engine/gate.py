@@ -1,4 +1,4 @@
-"""The gate that forward passes go through, so that weights change between them and never inside one."""
+"""Forward passes go through a gate, so that weights change between them and never inside one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lives longer than an update: :class:`ParameterServer` brings versions, :class:`Sink` takes them into an engine.
+"""These live longer than an update: :class:`ParameterServer` brings versions, :class:`Sink` takes them into an engine.
 
 :class:`Holder` keeps a version for engines that come later, and :class:`Joiner` brings them to it.
 """

@@ -1,9 +1,9 @@
-"""Address files: where a version can be had, for those who join later. JSON, no pickle.
+"""An address file says where a version can be had, for those who join later. It is JSON, not pickle.
 
-What checkpoint-engine calls global metas. The file says where holders listen; what they hold they say themselves, and
-it must be what the file says. So a file that was tampered with may send somebody to the wrong place, and brings no
-wrong weights: its seal, keyed with the secret that holders and joiners share, finds that, too. Without a secret the
-seal finds damage and careless edits only.
+checkpoint-engine calls such files global metas. The file says where holders listen. What they hold they say themselves,
+and it must be what the file says: a file that was tampered with may send somebody to the wrong place, and brings no
+wrong weights. The file has a seal, which finds damage and careless edits. Where holders and joiners share a secret, the
+seal is keyed with it, and finds tampering, too.
 """
 
 from __future__ import annotations

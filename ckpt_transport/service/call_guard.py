@@ -1,4 +1,4 @@
-"""The public calls of one object: in the process that made it, one after the other, until it is closed."""
+"""A guard admits the public calls of an object one after the other, in the process that made it, until it is closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines that are driven from outside, by one program at a time: who drives one now, and what it has left behind.
+"""One program at a time drives an engine from outside; claims say which one, and what it has left behind.
 
 A program claims an engine at one of its sinks, before it pauses or resumes it, and says there what it has begun. The
 sink hears the program's heartbeats: whoever claims the engine next waits while the other lives, and ends what one has

@@ -1,4 +1,4 @@
-"""HTTP clients of engines, and which proxy they are reached through."""
+"""This module makes HTTP clients of engines, and finds the proxy through which they are reached."""
 
 from __future__ import annotations
 

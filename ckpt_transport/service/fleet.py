@@ -1,4 +1,4 @@
-"""Running engines that are driven from outside, each through a control interface of its own.
+"""A fleet is a set of running engines that are driven from outside, each through a control interface of its own.
 
 An adapter registers a :data:`MakeFleet` under the entry point group ``ckpt_transport.engines``; the commands find it
 there by the name of the engine.

@@ -1,4 +1,4 @@
-"""A holder: keeps a version available to those who join later."""
+"""A holder keeps a version available to those who join later."""
 
 from __future__ import annotations
 

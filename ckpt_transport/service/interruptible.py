@@ -1,4 +1,4 @@
-"""Calls into C++ that block without letting signals through."""
+"""Calls into C++ may block without letting signals through; here they run on a thread of their own."""
 
 from __future__ import annotations
 

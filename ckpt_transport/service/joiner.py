@@ -1,4 +1,4 @@
-"""Bringing engines to a version that others hold."""
+"""A joiner brings engines to a version that others hold."""
 
 from __future__ import annotations
 

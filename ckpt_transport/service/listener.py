@@ -1,4 +1,4 @@
-"""Who waits for invitations to updates: what sinks and holders have in common."""
+"""A listener waits for invitations to updates; this is what sinks and holders have in common."""
 
 from __future__ import annotations
 

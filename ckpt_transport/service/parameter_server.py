@@ -1,4 +1,4 @@
-"""The source side: holds versions and brings them to sinks."""
+"""A parameter server is the source side: it holds versions and brings them to sinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a sink which version it serves."""
+"""Anybody may ask a sink which version it serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be said to a sink or a holder at any time, and what they answer.
+"""A sink or a holder may be asked these questions at any time, and these are its answers.
 
 :data:`PARTICIPANT` and :data:`COORDINATOR` are all that the mailboxes of either side understand: this, and what is said
 in an update.

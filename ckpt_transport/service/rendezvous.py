@@ -1,4 +1,4 @@
-"""How source ranks find each other, and hear why one of them does not come."""
+"""Source ranks find each other here, and hear why one of them does not come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sink side: answers invitations, follows an update, and says which version is served."""
+"""A sink answers invitations, follows an update, and says which version its engine serves."""
 
 from __future__ import annotations
 

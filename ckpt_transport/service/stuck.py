@@ -1,4 +1,4 @@
-"""What becomes of a member whose thread is stuck in somebody else's code."""
+"""A listener's thread may be stuck in somebody else's code; this is what becomes of its update then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sinks an update is for."""
+"""This module chooses and checks the sinks that an update is for."""
 
 from __future__ import annotations
 

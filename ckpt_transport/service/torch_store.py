@@ -1,4 +1,4 @@
-"""torch's key-value store, asked so that every wait has a deadline and can be interrupted."""
+"""torch's key-value store is asked here, so that every wait has a deadline and can be interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of an update's timeline, which a setting asks for: checked before the update and written after it."""
+"""A setting asks for a file of an update's timeline; it is checked before the update and written after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks after the thread of a member that a library, a loader or an engine keeps.
+"""A watchdog looks after the thread of a listener that a library, a loader or an engine keeps.
 
 A sink's thread calls into other people's code: a transport's library, a loader, an engine. When such a call does not
 return, the thread cannot hear that its update was aborted, cannot let the engine serve, and answers nobody. A

@@ -1,4 +1,4 @@
-"""Which source rank a process is, of how many, and who said so."""
+"""A world says which source rank a process is, of how many, and who said so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For authors of transports, and for tests of whatever uses one.
+"""Authors of transports test them with this package, and so does whoever tests what uses a transport.
 
 * :mod:`~ckpt_transport.testing.conformance`: does a transport keep every promise of the interface?
   ``python -m ckpt_transport.testing NAME`` asks on the command line.

@@ -1,4 +1,4 @@
-"""One promise of the transport interface, and how to find out whether a transport keeps it."""
+"""A check is one promise of the transport interface, and finds out whether a transport keeps it."""
 
 from __future__ import annotations
 

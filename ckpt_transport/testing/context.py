@@ -1,4 +1,4 @@
-"""What a rank of a test gets, and what becomes of it."""
+"""A rank of a test gets a context, and becomes an outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rank of a check works with: it opens routes through the transport under test, and talks to the other ranks.
+"""A rank of a check opens routes through the transport under test, and talks to the other ranks.
 
 Whether a transport maps memory is asked in one place, :meth:`Rank.open`: a route has an inbox where receivers need
 memory of their own, and none where they do not.

@@ -1,4 +1,4 @@
-"""The reference transport: everything inside one process, as little code as the interface allows."""
+"""The reference transport keeps everything inside one process, with as little code as the interface allows."""
 
 from __future__ import annotations
 

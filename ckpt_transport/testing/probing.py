@@ -1,4 +1,4 @@
-"""Asking a transport whether it can run here, prepared for a probe that raises, hangs or ends the process."""
+"""This module asks a transport whether it can run here, prepared for a probe that raises, hangs or ends the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run one function in several real processes, and never hang.
+"""A launcher runs one function in several real processes, and never hangs.
 
 Used by the conformance checks, and meant for any test that needs ranks::
 

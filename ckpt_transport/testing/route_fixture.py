@@ -1,4 +1,4 @@
-"""One rank's end of a route under test: known bytes go in, and what comes out is compared with torch alone."""
+"""A fixture is one rank's end of a route under test: known bytes go in, and torch alone compares what comes out."""
 
 from __future__ import annotations
 

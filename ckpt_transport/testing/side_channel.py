@@ -1,4 +1,4 @@
-"""How the ranks of a check talk to each other, past the transport under test."""
+"""The ranks of a check talk to each other on a side channel, past the transport under test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The launcher for transports that live inside one process: ranks are threads."""
+"""This launcher is for transports that live inside one process: its ranks are threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transports around transports: slower ones, and ones in which something goes wrong on purpose.
+"""These transports wrap others: they make them slower, or let something go wrong on purpose.
 
 Both work on the public interface alone, so they go around any transport, and around each other::
 

@@ -1,4 +1,4 @@
-"""One update: its messages, the coordinator that leads it, the participants that carry it out, and its report."""
+"""An update has messages, a coordinator that leads it, participants that carry it out, and a report; all are here."""
 
 from ckpt_transport.update.report import Report
 

@@ -1,4 +1,4 @@
-"""Which transports are worth trying, and which of them can run here."""
+"""This module says which transports are worth trying, and which of them can run here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What transports can count on between the hosts of an update: each member says it, the slowest counts."""
+"""Each member says what its transports can count on between hosts, and the slowest counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a member that listens knows that an invitation comes from where it says.
+"""A member that listens learns by a challenge that an invitation comes from where it says.
 
 The sender of a message is only its word. So an invitation is answered by a nonce, sent to the address that it claims to
 come from; it counts when it comes again with that nonce, and so does everything that the coordinator says after it.

@@ -1,4 +1,4 @@
-"""The coordinator of one update: source rank 0 leads everybody through the phases, or back."""
+"""The coordinator, source rank 0, leads everybody through one update, or back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a version brings what an engine expects, and what is in the way of the names if it does not."""
+"""A version must bring what an engine expects; where it does not, an error says what is in the way of the names."""
 
 from __future__ import annotations
 

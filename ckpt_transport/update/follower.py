@@ -1,4 +1,4 @@
-"""A member's place in one update: which order it follows next, and when it gives the coordinator up."""
+"""A follower is a member's place in an update: it knows which order comes next, and when to give the coordinator up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a child after a fork has of its parent, and must not destroy."""
+"""A child after a fork has things of its parent that it must not destroy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which host this is, in the sense that matters: where shared memory can be mapped."""
+"""Two processes are on one host if they can map each other's shared memory; this module names the host."""
 
 from __future__ import annotations
 

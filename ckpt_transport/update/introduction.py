@@ -1,4 +1,4 @@
-"""How a process introduces itself in an update, and what the planner makes of the introductions of all.
+"""A process introduces itself to each update, and the planner learns from the introductions who takes part.
 
 This is the one place, besides :class:`~ckpt_transport.update.messages.Join` itself, that knows the fields of a Join.
 """

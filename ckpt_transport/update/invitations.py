@@ -1,4 +1,4 @@
-"""Gathering those who take part in an update.
+"""Invitations gather those who take part in an update.
 
 A sink or a holder takes part in one update at a time, and says Busy to the coordinators of others, which invite it
 again. Two coordinators that want the same ones would wait for each other if each had got one of them. So all have one

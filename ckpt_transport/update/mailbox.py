@@ -1,4 +1,4 @@
-"""Mailboxes as the configuration wants them."""
+"""This module opens mailboxes as the configuration wants them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Those who take part in one update, as the coordinator talks to them."""
+"""The membership of an update is its ranks as the coordinator talks to them."""
 
 from __future__ import annotations
 

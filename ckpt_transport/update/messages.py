@@ -1,4 +1,4 @@
-"""What the coordinator of an update and its members say to each other, and in which order.
+"""These are the messages of an update, and the order in which coordinator and members say them.
 
 :data:`EXCHANGES` is the protocol: each row is an order of the coordinator, the answer to it, and the states of a member
 in which the order is followed. A member is a sink, a holder, or a source rank other than the coordinator's. Sinks and

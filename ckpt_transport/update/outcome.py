@@ -1,4 +1,4 @@
-"""What became of an update: which sinks serve what, and which must not serve."""
+"""The outcome of an update says which sinks serve what, and which must not serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coordinator of an update by P2P: it goes on when members leave.
+"""The coordinator of an update by P2P goes on when members leave.
 
 An update of a serving fleet happens everywhere or nowhere. When engines are brought to a version that others hold, one
 that dies need not stop the rest, nor need a holder, as long as somebody else holds what it held. So a failure ends only

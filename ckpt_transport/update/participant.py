@@ -1,4 +1,4 @@
-"""One rank's part in one update, phase by phase: propose, open, connect, run, then commit or abort.
+"""A participant is one rank's part in an update, phase by phase: propose, open, connect, run, then commit or abort.
 
 The coordinator calls these methods on its own participant and sends the same words to everybody else, whose
 :class:`~ckpt_transport.update.follower.Follower` calls them when the messages arrive.

@@ -1,4 +1,4 @@
-"""What a participant knows from the last update, so that the next version of the same weights needs no new plan."""
+"""A participant keeps what it knows from the last update, so the next version of the same weights needs no new plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of the caller that are told how far an update is."""
+"""Callers pass functions that are told how far an update is; an error of theirs never ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an update did, for people and programs."""
+"""A report says what an update did, for people and programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routes a participant keeps open between updates, and the memory that belongs to them."""
+"""A participant keeps routes open between updates, and the memory that belongs to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A source rank above 0 in one update: it joins the coordinator and follows."""
+"""A source rank above 0 joins the coordinator of an update and follows."""
 
 from __future__ import annotations
 

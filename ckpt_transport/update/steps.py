@@ -1,4 +1,4 @@
-"""The steps of an update from both sides: what the coordinator asks for, and what a member does when it is asked.
+"""Each step of an update has two sides: what the coordinator asks for, and what a member does when it is asked.
 
 :class:`Leading` and :class:`Following` name the steps alike and in the same order: agree, connect, hold, run. Which
 order may come when, the table in :mod:`ckpt_transport.update.messages` says.

@@ -1,4 +1,4 @@
-"""Tied names must have the same value: an engine has one memory for them, and whatever comes last would stay.
+"""Tied names must have one value: an engine has one memory for them, and whatever comes last would stay.
 
 Sinks say in :class:`~ckpt_transport.update.messages.Join` which names share memory in their engines. Where a version
 brings more than one of them, their values are compared before a byte moves. Nothing is done for names that a source

@@ -1,1 +1,1 @@
-"""The checks, by subject. :data:`ckpt_transport.testing.conformance.CHECKS` lists them all."""
+"""The checks stand here by subject; :data:`ckpt_transport.testing.conformance.CHECKS` lists them all."""
