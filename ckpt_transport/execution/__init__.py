@@ -14,11 +14,10 @@ from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.pipeline import Pipeline
 from ckpt_transport.execution.program import Lent, Memory, Program, Step
 from ckpt_transport.execution.timeline import Event, draw, now, write_trace
-from ckpt_transport.execution.transfers import Attachment
+from ckpt_transport.execution.transfers import RouteAttachment
 
 __all__ = [
     "Apply",
-    "Attachment",
     "Channel",
     "Digests",
     "Event",
@@ -30,6 +29,7 @@ __all__ = [
     "Pipeline",
     "Program",
     "PromptOwnerDigests",
+    "RouteAttachment",
     "SinkDigests",
     "Sources",
     "Step",

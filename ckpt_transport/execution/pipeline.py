@@ -27,7 +27,7 @@ from ckpt_transport.execution.fills import Fills, Sources
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.program import Program, Step
 from ckpt_transport.execution.timeline import Event, now
-from ckpt_transport.execution.transfers import Attachment, Received, Transfers
+from ckpt_transport.execution.transfers import Received, RouteAttachment, Transfers
 
 DEVICE_POLL_SECONDS = 0.001
 """How often fences are looked at that nobody waits for."""
@@ -53,7 +53,7 @@ class Pipeline:
     def __init__(
         self,
         program: Program,
-        attachments: Mapping[int, Attachment],
+        attachments: Mapping[int, RouteAttachment],
         sources: Sources,
         apply: Apply,
         watch: Callable[[], None],

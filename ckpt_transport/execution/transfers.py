@@ -21,7 +21,7 @@ when they may."""
 
 
 @dataclass(slots=True)
-class Attachment:
+class RouteAttachment:
     """One open route as the pipeline uses it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Transfers:
         self,
         program: Program,
         steps: Iterable[Step],
-        attachment: Attachment,
+        attachment: RouteAttachment,
         ledger: Ledger,
         received: dict[int, Received],
         progress: Callable[[int], None],

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Done = TypeVar("Done")
 
 
-class Patience:
+class CancelToken:
     """Tells work on another thread that nobody waits for it any more."""
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Patience:
         """Sleep; returns whether somebody still waits."""
         return not self._over.wait(seconds)
 
-    def end(self) -> None:
+    def cancel(self) -> None:
         self._over.set()
 
 
@@ -29,7 +29,7 @@ class _Outcome(Generic[Done]):
         self.error: BaseException | None = None
 
 
-def interruptible(act: Callable[[Patience], Done], timeout: float) -> Done:
+def interruptible(act: Callable[[CancelToken], Done], timeout: float) -> Done:
     """Run ``act`` on a thread of its own and wait for it, so that signals reach this one.
 
     What has not ended after the wait goes on by itself, and ends with the process at the latest.
@@ -38,12 +38,12 @@ def interruptible(act: Callable[[Patience], Done], timeout: float) -> Done:
         TimeoutError: it did not end within ``timeout`` seconds.
         BaseException: what it raised.
     """
-    ended, patience = threading.Event(), Patience()
+    ended, token = threading.Event(), CancelToken()
     outcome: _Outcome[Done] = _Outcome()
 
     def run() -> None:
         try:
-            outcome.result = act(patience)
+            outcome.result = act(token)
         except BaseException as error:
             outcome.error = error
         finally:
@@ -54,7 +54,7 @@ def interruptible(act: Callable[[Patience], Done], timeout: float) -> Done:
         if not ended.wait(timeout):
             raise TimeoutError
     finally:
-        patience.end()
+        token.cancel()
     if outcome.error is not None:
         raise outcome.error
     return outcome.result  # type: ignore[return-value]

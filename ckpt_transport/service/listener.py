@@ -98,10 +98,10 @@ class Listener(MayBeStuck):
                 while not self._stopping.is_set():
                     self._between()
                     received = self._mailbox.receive(TICK_SECONDS)
-                    self._doomed = ""
+                    self._must_end_because = ""
                     with self._watchdog.watching():
                         if received is not None:
-                            self._heed(*received)
+                            self._follow_or_refuse(*received)
                         self._check_coordinator()
                     if self._watchdog.came_back():
                         self._come_back()
@@ -184,7 +184,7 @@ class Listener(MayBeStuck):
 
     # -- messages -----------------------------------------------------------------------------------------------
 
-    def _heed(self, sender: str, message: Message) -> None:
+    def _follow_or_refuse(self, sender: str, message: Message) -> None:
         """Do as one message says, or refuse it: nothing that it says ends this member."""
         try:
             self._handle(sender, message)
@@ -350,12 +350,12 @@ class Listener(MayBeStuck):
     def _end(self, follower: Follower | None, reason: BaseException) -> None:
         """The update failed, here or elsewhere."""
         assert follower is not None
-        self._follower, self._ending, self._doomed = None, follower, reason_of(reason)
+        self._follower, self._ending, self._must_end_because = None, follower, reason_of(reason)
         self._table.abort(reason)
         tainted = self._given_up(follower, reason)
         self._left = follower.update
         self._leave()
-        self._doomed, self._ending = "", None
+        self._must_end_because, self._ending = "", None
         self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, str(reason)))
 
     def _leave(self) -> None:

@@ -88,7 +88,7 @@ class ParameterServer:
         self._plans = PlanCache(self.config.memory_budget)
         self._partners: dict[str, str] = {}
         """Sinks of the last update, and the nonce that what is said to each carries."""
-        self._excused: set[str] = set()
+        self._absent_for: set[str] = set()
         self._rendezvous = self._meet() if self.world_size > 1 else None
 
     # -- versions -----------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class ParameterServer:
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
         self._call_guard.check()
-        with self._excusing(version):
+        with self._telling_absence(version):
             return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
 
     def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
@@ -144,26 +144,26 @@ class ParameterServer:
             StoreError: there is a version of that name already.
         """
         self._call_guard.check()
-        with self._excusing(version):
+        with self._telling_absence(version):
             return self._store.lend(version, tensors)
 
     @contextmanager
-    def _excusing(self, version: str) -> Iterator[None]:
+    def _telling_absence(self, version: str) -> Iterator[None]:
         """Within the block a version is taken in; if that fails, the other ranks hear why it is not sent."""
         try:
             yield
         except Exception as error:
-            self._excuse(version, f"it could not take the version in: {type(error).__name__}: {error}")
-            self._excused.add(version)
+            self._tell_absence(version, f"it could not take the version in: {type(error).__name__}: {error}")
+            self._absent_for.add(version)
             raise
-        if version in self._excused:
-            self._excuse(version, "")
-            self._excused.remove(version)
+        if version in self._absent_for:
+            self._tell_absence(version, "")
+            self._absent_for.remove(version)
 
-    def _excuse(self, version: str, reason: str) -> None:
+    def _tell_absence(self, version: str, reason: str) -> None:
         if self._rendezvous is not None:
             try:
-                self._rendezvous.excuse(version, reason)
+                self._rendezvous.tell_absence(version, reason)
             except CkptTransportError as error:
                 logger.warning("the other source ranks cannot be told that this one has failed: %s", error)
 
@@ -333,10 +333,10 @@ class ParameterServer:
     def _meet(self) -> Rendezvous:
         """Where the source ranks find each other."""
         if self.config.coordinator:
-            return AtAddress(self.config.coordinator, self._send_excuse)
+            return AtAddress(self.config.coordinator, self._send_absence)
         return InStore(self._world, self.config)
 
-    def _send_excuse(self, version: str, reason: str) -> None:
+    def _send_absence(self, version: str, reason: str) -> None:
         if self.rank > 0:
             mailbox, _ = self._open(addresses.stays_on_host(self.config.coordinator))
             mailbox.send(self.config.coordinator, m.Absent(self.rank, version, reason))
@@ -371,5 +371,5 @@ class ParameterServer:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, Exception) and self._call_guard.here:
-            self._excuse("", f"it was closed after {type(error).__name__}: {error}")
+            self._tell_absence("", f"it was closed after {type(error).__name__}: {error}")
         self.close()

@@ -16,7 +16,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError, JoinError
-from ckpt_transport.service.interruptible import Patience
+from ckpt_transport.service.interruptible import CancelToken
 from ckpt_transport.service.torch_store import Answer, SharedStore
 from ckpt_transport.service.world import World
 
@@ -24,7 +24,7 @@ SWIFT_SECONDS, SLOW_SECONDS = 0.002, 0.1
 """How often it is looked whether rank 0 leads an update: at first, and when that takes long."""
 TELL_SECONDS = 5.0
 """After so long it is said who is waited for."""
-EXCUSE_SECONDS = 5.0
+ABSENCE_SECONDS = 5.0
 """For so long a rank that has failed looks for others to tell."""
 logger = logging.getLogger(__name__)
 _numbers = itertools.count()
@@ -50,7 +50,7 @@ class Rendezvous(ABC):
         """
 
     @abstractmethod
-    def excuse(self, version: str, reason: str) -> None:
+    def tell_absence(self, version: str, reason: str) -> None:
         """Tell the others why this rank takes no part in updates to ``version``; an empty reason takes that back.
 
         An empty version means all of them.
@@ -68,7 +68,7 @@ class AtAddress(Rendezvous):
 
     Args:
         address: where rank 0 listens, once it leads an update.
-        send: sends an excuse to it.
+        send: tells it there that this rank takes no part, and why.
     """
 
     def __init__(self, address: str, send: Callable[[str, str], None]) -> None:
@@ -81,14 +81,14 @@ class AtAddress(Rendezvous):
     def find(self, version: str) -> str:
         return self._address
 
-    def excuse(self, version: str, reason: str) -> None:
+    def tell_absence(self, version: str, reason: str) -> None:
         self._send(version, reason)
 
     def absent(self, version: str) -> dict[int, str]:
         return {}
 
 
-class Lead(msgspec.Struct, frozen=True):
+class LeadNotice(msgspec.Struct, frozen=True):
     """Rank 0 leads an update.
 
     Attributes:
@@ -103,7 +103,7 @@ class Lead(msgspec.Struct, frozen=True):
     failure: str = ""
 
 
-class Excuse(msgspec.Struct, frozen=True):
+class AbsenceNotice(msgspec.Struct, frozen=True):
     """A source rank takes no part in updates to ``version`` (empty: in any); with an empty reason it does again."""
 
     rank: int
@@ -133,11 +133,11 @@ class InStore(Rendezvous):
         prefix = f"ckpt_transport/{next(_numbers)}"
         self._lead_key, self._absent_key = f"{prefix}/lead", f"{prefix}/absent"
         self._seen = ""
-        self._excuses: list[Excuse] = []
+        self._absences: list[AbsenceNotice] = []
 
     @contextmanager
     def leading(self, version: str) -> Iterator[Callable[[str], None]]:
-        lead = Lead(secrets.token_hex(8), version)
+        lead = LeadNotice(secrets.token_hex(8), version)
         try:
             yield lambda address: self._set(msgspec.structs.replace(lead, address=address))
         except Exception as error:
@@ -145,16 +145,16 @@ class InStore(Rendezvous):
                 self._set(msgspec.structs.replace(lead, failure=f"{type(error).__name__}: {error}"))
             raise
 
-    def _set(self, lead: Lead) -> None:
+    def _set(self, lead: LeadNotice) -> None:
         self._ask(lambda store: store.set(self._lead_key, msgspec.json.encode(lead).decode()))
 
-    def excuse(self, version: str, reason: str) -> None:
-        said = msgspec.json.encode(Excuse(self._world.rank, version, reason)).decode()
+    def tell_absence(self, version: str, reason: str) -> None:
+        said = msgspec.json.encode(AbsenceNotice(self._world.rank, version, reason)).decode()
 
         def say(store: TCPStore) -> None:
             store.set(f"{self._absent_key}/{store.add(self._absent_key, 1)}", said)
 
-        self._ask(say, EXCUSE_SECONDS)
+        self._ask(say, ABSENCE_SECONDS)
 
     def absent(self, version: str) -> dict[int, str]:
         return self._ask(lambda store: self._absent(store, version))
@@ -169,10 +169,10 @@ class InStore(Rendezvous):
             ) from error
 
     def _absent(self, store: TCPStore, version: str) -> dict[int, str]:
-        while store.check([f"{self._absent_key}/{len(self._excuses) + 1}"]):
-            said = store.get(f"{self._absent_key}/{len(self._excuses) + 1}")
-            self._excuses.append(msgspec.json.decode(said, type=Excuse))
-        reasons = {excuse.rank: excuse.reason for excuse in self._excuses if excuse.version in ("", version)}
+        while store.check([f"{self._absent_key}/{len(self._absences) + 1}"]):
+            said = store.get(f"{self._absent_key}/{len(self._absences) + 1}")
+            self._absences.append(msgspec.json.decode(said, type=AbsenceNotice))
+        reasons = {notice.rank: notice.reason for notice in self._absences if notice.version in ("", version)}
         return {rank: reason for rank, reason in reasons.items() if reason}
 
     def find(self, version: str) -> str:
@@ -200,16 +200,16 @@ class InStore(Rendezvous):
             f"{self._world.expectation}"
         )
 
-    def _wait(self, store: TCPStore, version: str, patience: Patience) -> Lead:
+    def _wait(self, store: TCPStore, version: str, token: CancelToken) -> LeadNotice:
         pause = SWIFT_SECONDS
         while True:
             if store.check([self._lead_key]):
-                lead = msgspec.json.decode(store.get(self._lead_key), type=Lead)
+                lead = msgspec.json.decode(store.get(self._lead_key), type=LeadNotice)
                 if lead.token != self._seen and lead.version == version:
                     self._seen = lead.token
                     return lead
             for rank, reason in self._absent(store, version).items():
                 raise JoinError(f"source rank {rank} takes no part in the update to '{version}': {reason}")
-            if not patience.pause(pause):
+            if not token.pause(pause):
                 raise TimeoutError
             pause = min(2 * pause, SLOW_SECONDS)

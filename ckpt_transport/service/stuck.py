@@ -39,7 +39,7 @@ class MayBeStuck(ABC):
         """Begin. ``patience``: seconds that this member's thread gets to end an update by itself."""
         self._watchdog = Watchdog(patience, self._must_end, self._end_elsewhere, self._stand_in)
         self._ending: Follower | None = None
-        self._doomed = ""
+        self._must_end_because = ""
         """Why the update has to end, once that is known here."""
         self._idle = threading.Event()
         """Set while nothing is served."""
@@ -77,7 +77,7 @@ class MayBeStuck(ABC):
         try:
             yield
         except (UpdateAbortedError, PeerLostError) as error:
-            self._doomed = reason_of(error)
+            self._must_end_because = reason_of(error)
             raise
 
     def _check_not_given_up(self) -> None:
@@ -92,7 +92,8 @@ class MayBeStuck(ABC):
         """The call has returned, and the update that it was for is over."""
         logger.warning("%s is not stuck any more, and takes updates again", self.label)
         if self._follower is not None:
-            self._end(self._follower, UpdateAbortedError(self._doomed or "it was given up while a call did not return"))
+            reason = self._must_end_because or "it was given up while a call did not return"
+            self._end(self._follower, UpdateAbortedError(reason))
 
     # -- on the watchdog's thread -----------------------------------------------------------------------------------
 
@@ -104,8 +105,8 @@ class MayBeStuck(ABC):
                 self._mailbox.answer(self._served())
             if self._stopping.is_set():
                 return f"the {self._kind} was closed"
-            if self._doomed or self._follower is None:
-                return self._doomed
+            if self._must_end_because or self._follower is None:
+                return self._must_end_because
             if time.monotonic() > self._give_up_at:
                 return f"the update by {self._coordinator} did not end before its deadline"
             try:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport.errors import JoinError
-from ckpt_transport.service.interruptible import Patience, interruptible
+from ckpt_transport.service.interruptible import CancelToken, interruptible
 
 Answer = TypeVar("Answer")
 
@@ -30,7 +30,7 @@ class SharedStore:
         self._host, self._port, self._may_listen, self._hint = host, port, may_listen, hint
         self._store: TCPStore | None = None
 
-    def ask(self, act: Callable[[TCPStore, Patience], Answer], patience: float, timeout: float) -> Answer:
+    def ask(self, act: Callable[[TCPStore, CancelToken], Answer], patience: float, timeout: float) -> Answer:
         """What ``act`` returns; it may wait with its second argument, which says when nobody waits for it any more.
 
         Args:
@@ -52,7 +52,7 @@ class SharedStore:
             raise JoinError(f"torch's store at {self._host}:{self._port} failed: {error}; {self._hint}") from error
 
     def _connect(self, timeout: float) -> TCPStore:
-        def connect(_: Patience) -> TCPStore:
+        def connect(_: CancelToken) -> TCPStore:
             if self._may_listen:
                 with suppress(RuntimeError):  # somebody listens there, as the process group of a trainer
                     return self._open(timeout, listen=True)

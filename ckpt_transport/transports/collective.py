@@ -11,7 +11,7 @@ import torch
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.memory import Fence
 from ckpt_transport.transports.interface import Completion, Control, Group, MemoryRegion, Receipt, Transfer
-from ckpt_transport.transports.polled import Operation, Poll, PolledEndpoint
+from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperation
 
 
 class _Turn:
@@ -58,14 +58,14 @@ class CollectiveEndpoint(PolledEndpoint):
         self._announce(transfer)
         used = [regions[span.region] for span in transfer.spans]
         turn = _Turn(transfer.sender, tensors, lambda: True)
-        return Operation(self, transfer, [self._in_turn(turn)], used, fence=lambda: turn.end)
+        return PolledOperation(self, transfer, [self._in_turn(turn)], used, fence=lambda: turn.end)
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         if region is None:
             raise RegistrationError("a collective receives into memory; give it a region")
         views = [region.slice(span.local, span.nbytes) for span in transfer.spans]
         turn = _Turn(transfer.sender, views, self._agreed(transfer))
-        return Operation(self, transfer, [self._in_turn(turn)], [region], lambda: views, fence=lambda: turn.end)
+        return PolledOperation(self, transfer, [self._in_turn(turn)], [region], lambda: views, fence=lambda: turn.end)
 
     def _in_turn(self, turn: _Turn) -> Poll:
         self._turns.append(turn)

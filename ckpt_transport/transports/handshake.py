@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import TransferError
 from ckpt_transport.transports.interface import Completion, Control, Descriptor, Group, MemoryRegion, Transfer
-from ckpt_transport.transports.polled import Operation, PolledEndpoint, Signal, SignalKind
+from ckpt_transport.transports.polled import PolledEndpoint, PolledOperation, Signal, SignalKind
 
 
 class HandshakeEndpoint(PolledEndpoint):
@@ -28,7 +28,7 @@ class HandshakeEndpoint(PolledEndpoint):
         self._sources(transfer, regions)
         self._announce(transfer)
         used = [regions[span.region] for span in transfer.spans]
-        return Operation(self, transfer, [lambda: self._all_acknowledged(transfer)], used)
+        return PolledOperation(self, transfer, [lambda: self._all_acknowledged(transfer)], used)
 
     def _all_acknowledged(self, transfer: Transfer) -> bool:
         if not self._acks[transfer.seq].issuperset(transfer.receivers):

@@ -10,7 +10,7 @@ import torch
 from ckpt_transport.errors import TransferError
 from ckpt_transport.transports.handshake import HandshakeEndpoint
 from ckpt_transport.transports.interface import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
-from ckpt_transport.transports.polled import Operation
+from ckpt_transport.transports.polled import PolledOperation
 
 POLL_SECONDS = 0.05
 """READY and ACK are messages, so nothing ends between two of them."""
@@ -63,7 +63,7 @@ class MappedEndpoint(HandshakeEndpoint):
                     f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described"
                 )
             views.append(mapped[span.offset : span.offset + span.nbytes])
-        return Operation(
+        return PolledOperation(
             self,
             transfer,
             [self._agreed(transfer)],

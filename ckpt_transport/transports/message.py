@@ -9,7 +9,7 @@ import torch
 
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.transports.interface import Completion, MemoryRegion, Receipt, Transfer
-from ckpt_transport.transports.polled import Operation, Poll, PolledEndpoint
+from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperation
 
 
 class MessageEndpoint(PolledEndpoint):
@@ -35,7 +35,7 @@ class MessageEndpoint(PolledEndpoint):
             for receiver in transfer.receivers
             if tensor.numel()
         ]
-        return Operation(self, transfer, polls, [regions[span.region] for span in transfer.spans])
+        return PolledOperation(self, transfer, polls, [regions[span.region] for span in transfer.spans])
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         if region is None:
@@ -46,4 +46,4 @@ class MessageEndpoint(PolledEndpoint):
             for index, view in enumerate(views)
             if view.numel()
         ]
-        return Operation(self, transfer, [self._agreed(transfer), *polls], [region], lambda: views)
+        return PolledOperation(self, transfer, [self._agreed(transfer), *polls], [region], lambda: views)

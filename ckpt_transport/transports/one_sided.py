@@ -12,7 +12,7 @@ import torch
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.transports.handshake import HandshakeEndpoint
 from ckpt_transport.transports.interface import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
-from ckpt_transport.transports.polled import Operation, Poll
+from ckpt_transport.transports.polled import Poll, PolledOperation
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class OneSidedEndpoint(HandshakeEndpoint):
             self._acknowledge(transfer)
             return True
 
-        return Operation(self, transfer, [ended], [region], lambda: views)
+        return PolledOperation(self, transfer, [ended], [region], lambda: views)
 
     def _start_readings(self) -> None:
         for _ in range(len(self._readings)):

@@ -52,7 +52,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Signal).decode
 
 
-class Operation(Receipt):
+class PolledOperation(Receipt):
     """One posted send or receive: terminal once every one of its polls has said True."""
 
     def __init__(
@@ -131,7 +131,7 @@ class PolledEndpoint(Endpoint):
 
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
-        self._outstanding: list[Operation] = []
+        self._outstanding: list[PolledOperation] = []
         self._agreement = Agreement(group.route)
         self._suspicion: tuple[PeerLostError, float] | None = None
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ckpt_transport.control import Mailbox, RouteControl
-from ckpt_transport.execution import Attachment, Lent, Memory, Program
+from ckpt_transport.execution import Lent, Memory, Program, RouteAttachment
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Plan, RingUse
 from ckpt_transport.planning.values.plan import Route
@@ -26,7 +26,7 @@ Watch = Callable[[], None]
 class OpenRoute:
     """One route: its attachment, its control channel, and every region registered with it."""
 
-    attachment: Attachment
+    attachment: RouteAttachment
     control: RouteControl
     regions: dict[int, tuple[Buffer, MemoryRegion]] = field(default_factory=dict)
 
@@ -205,7 +205,7 @@ class RouteTable:
         except BaseException:
             control.close()
             raise
-        return OpenRoute(Attachment(endpoint), control)
+        return OpenRoute(RouteAttachment(endpoint), control)
 
     def _sends(self, plan: Plan, number: int, rank: int) -> bool:
         return any(leg.route == number and leg.sender == rank for hop in plan.hops for leg in hop.legs)

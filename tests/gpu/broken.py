@@ -8,7 +8,7 @@ from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import Fence, fence
 from ckpt_transport.transports import Poll
 from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, Group, MemoryRegion, Receipt, Transfer
-from ckpt_transport.transports.polled import Operation
+from ckpt_transport.transports.polled import PolledOperation
 from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_cuda_ipc.plugin import CudaIpcEndpoint
 from ckpt_transport_nccl import NcclTransport
@@ -21,7 +21,7 @@ DELAY_CYCLES = 400_000_000
 class _ReusesSlotEarly(CudaIpcEndpoint):
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         operation = super()._recv(transfer, region)
-        assert isinstance(operation, Operation)
+        assert isinstance(operation, PolledOperation)
 
         def give_back() -> bool:
             operation.release()

@@ -7,7 +7,7 @@ import torch
 from ckpt_transport.memory import Segment
 from ckpt_transport.transports import Poll
 from ckpt_transport.transports.interface import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
-from ckpt_transport.transports.polled import Operation
+from ckpt_transport.transports.polled import PolledOperation
 from ckpt_transport_shm import ShmTransport
 from ckpt_transport_shm.plugin import ShmEndpoint
 from tests.conformance.transports.message import Message, SocketEndpoint, SocketTransport, Tag, Wire
@@ -16,7 +16,7 @@ from tests.conformance.transports.message import Message, SocketEndpoint, Socket
 class _ReusesSlotEarly(ShmEndpoint):
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         operation = super()._recv(transfer, region)
-        assert isinstance(operation, Operation)
+        assert isinstance(operation, PolledOperation)
 
         def give_back() -> bool:
             operation.release()
@@ -94,7 +94,7 @@ class _Passed:
 class _MarksWithoutOrder(SocketEndpoint):
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         operation = super()._recv(transfer, region)
-        assert isinstance(operation, Operation)
+        assert isinstance(operation, PolledOperation)
         operation._fence = _Passed
         return operation
 

@@ -17,7 +17,7 @@ from hypothesis import settings as checked
 
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.errors import TransferError, TransferTimeout, TransportError, UpdateAbortedError
-from ckpt_transport.execution import Apply, Attachment, Digests, Event, Lent, Memory, Pipeline, Program, Sources
+from ckpt_transport.execution import Apply, Digests, Event, Lent, Memory, Pipeline, Program, RouteAttachment, Sources
 from ckpt_transport.execution.transfers import AHEAD
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind, verify
@@ -125,7 +125,7 @@ class Fleet:
 
     def _rank(self, rank: int, mailboxes: Sequence[Mailbox]) -> None:
         outcome, program, mailbox = self.outcomes[rank], Program(self.plan, rank), mailboxes[rank]
-        attachments: dict[int, Attachment] = {}
+        attachments: dict[int, RouteAttachment] = {}
         deadline = time.monotonic() + PATIENCE
 
         def watch() -> None:
@@ -143,7 +143,7 @@ class Fleet:
                 group = Group(f"route {number}", route.ranks, rank, hosts)
                 control = RouteControl(mailbox, group, {n: other.address for n, other in enumerate(mailboxes)})
                 endpoint = self.transports[route.transport].open(group, control, PATIENCE)
-                attachments[number] = Attachment(endpoint)
+                attachments[number] = RouteAttachment(endpoint)
             sources = self._register(rank, program, attachments)
             self.barrier.wait(PATIENCE)
             for number, attachment in attachments.items():
@@ -177,7 +177,7 @@ class Fleet:
         for attachment in attachments.values():
             attachment.endpoint.close()
 
-    def _register(self, rank: int, program: Program, attachments: Mapping[int, Attachment]) -> Sources:
+    def _register(self, rank: int, program: Program, attachments: Mapping[int, RouteAttachment]) -> Sources:
         sends = {leg.route for hop in self.plan.hops for leg in hop.legs if leg.sender == rank}
         mapped_first = sorted(attachments, key=lambda n: (n not in sends, not self.plan.routes[n].maps_memory))
         rings: dict[RingUse, Buffer] = {}
@@ -423,7 +423,7 @@ def lonely(endpoint: type[_Silent], idle: Callable[[float], None], world: World 
     with Mailbox() as mailbox:
         group = Group("r", (0, 1), 1, ("a", "a"))
         control = RouteControl(mailbox, group, {0: mailbox.address, 1: mailbox.address})
-        attachment = Attachment(endpoint(group, control))
+        attachment = RouteAttachment(endpoint(group, control))
 
     def apply(bucket: Bucket, view: torch.Tensor) -> None:
         raise AssertionError("nothing has arrived")
