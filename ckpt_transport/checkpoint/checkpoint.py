@@ -17,7 +17,7 @@ from ckpt_transport.paths import without_nul
 
 
 class FileStamp(NamedTuple):
-    """What tells one content of a file from another: it is written again, or another file takes its place."""
+    """Tells one content of a file from another, when the file is written again or another takes its place."""
 
     device: int
     inode: int
@@ -27,7 +27,7 @@ class FileStamp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFile:
-    """One safetensors file and what is wanted of it.
+    """Names one safetensors file and the tensors that are wanted of it.
 
     Attributes:
         path: as it was given.
@@ -57,7 +57,7 @@ class CheckpointFile:
 
 
 def from_files(paths: Sequence[Path]) -> tuple[CheckpointFile, ...]:
-    """The checkpoint that consists of exactly these files, in the order of their names.
+    """Make the checkpoint that consists of exactly these files, in the order of their names.
 
     Raises:
         CheckpointError: there are none, one is missing or damaged, or two hold a tensor of the same name.
@@ -68,7 +68,7 @@ def from_files(paths: Sequence[Path]) -> tuple[CheckpointFile, ...]:
 
 
 def share(files: Sequence[CheckpointFile], rank: int, world_size: int) -> tuple[CheckpointFile, ...]:
-    """What ``rank`` holds of a checkpoint that ``world_size`` ranks share.
+    """Find what ``rank`` holds of a checkpoint that ``world_size`` ranks share.
 
     Each tensor goes whole to one rank; a rank's tensors are next to each other in the order of files and bytes. A
     rank gets those whose middle byte falls into its part of the whole, so parts differ by at most one tensor at
@@ -111,7 +111,7 @@ def _checked(files: Sequence[CheckpointFile]) -> tuple[CheckpointFile, ...]:
 
 
 def read_file(path: Path) -> CheckpointFile:
-    """All that one file holds.
+    """Find all that one file holds.
 
     Raises:
         CheckpointError: it is missing, damaged or no safetensors file.

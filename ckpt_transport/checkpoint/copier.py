@@ -16,7 +16,7 @@ _RESERVE_NBYTES = 4 << 20
 
 
 def describe(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
-    """What a checkpoint with these tensors would declare, in the order of the mapping.
+    """Describe these tensors as a checkpoint would declare them, in the order of the mapping.
 
     Args:
         tensors: as :func:`~ckpt_transport.checkpoint.given.given_tensors` returns them.

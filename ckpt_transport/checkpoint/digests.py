@@ -14,7 +14,7 @@ DIGEST_BYTES = 16
 
 
 def with_digests(stored: StoredVersion) -> StoredVersion:
-    """The same version, whose manifest says the digest of every tensor's bytes.
+    """Make the same version with a manifest that says the digest of every tensor's bytes.
 
     BLAKE2b (RFC 7693), about a gigabyte per second on each core; Python lets go of its lock meanwhile.
     """

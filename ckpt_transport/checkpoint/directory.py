@@ -25,7 +25,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
 def from_path(path: Path) -> tuple[CheckpointFile, ...]:
-    """The checkpoint at ``path``: a directory, or one file.
+    """Find the checkpoint at ``path``: a directory, or one file.
 
     Raises:
         CheckpointError: as :func:`from_directory` and :func:`~ckpt_transport.checkpoint.checkpoint.from_files`.
@@ -34,7 +34,7 @@ def from_path(path: Path) -> tuple[CheckpointFile, ...]:
 
 
 def from_directory(directory: Path) -> tuple[CheckpointFile, ...]:
-    """The checkpoint in a directory as Hugging Face lays it out.
+    """Find the checkpoint in a directory as Hugging Face lays it out.
 
     With ``model.safetensors.index.json`` it is the files that the index lists; else it is all ``*.safetensors`` files.
     ``adapter_model*.safetensors``, hidden files and subdirectories are no part of it.

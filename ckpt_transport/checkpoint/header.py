@@ -27,7 +27,7 @@ _AGAIN = "download or save the file again"
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor of a file.
+    """Describes one tensor of a file.
 
     Attributes:
         spec: name, dtype and shape.
@@ -45,7 +45,7 @@ class TensorEntry:
 
 
 def read_header(path: Path, fd: int) -> tuple[TensorEntry, ...]:
-    """The tensors of the open file ``fd``, in the order of their bytes. Reads nothing but the header.
+    """List the tensors of the open file ``fd``, in the order of their bytes. Only the header is read.
 
     Args:
         path: the file's name, for messages.
@@ -74,7 +74,7 @@ def read_header(path: Path, fd: int) -> tuple[TensorEntry, ...]:
 
 
 def parse_header(header: bytes, file_nbytes: int, path: Path) -> tuple[TensorEntry, ...]:
-    """The tensors a header declares, in the order of their bytes.
+    """List the tensors that a header declares, in the order of their bytes.
 
     Args:
         header: the JSON, without the length in front of it.

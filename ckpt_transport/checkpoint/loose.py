@@ -58,7 +58,7 @@ class Loose:
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """What a version can be made of that the store does not own.
+    """Holds what a version can be made of and the store does not own.
 
     Attributes:
         backing: the one extent; None when this rank has no tensors.
@@ -74,7 +74,7 @@ class Loan:
 
 
 def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
-    """An extent over ``tensors``.
+    """Make an extent over ``tensors``.
 
     What was enqueued on the current stream of their devices has ended when this returns.
 

@@ -11,7 +11,7 @@ from ckpt_transport.planning import Extent, Manifest, PlacedTensor, merge
 
 
 def outline(version: str, files: Sequence[CheckpointFile], sources: int, kind: MemoryKind) -> Manifest:
-    """What ``sources`` source ranks will hold of a checkpoint, each in one pool of ``kind`` memory."""
+    """Find what ``sources`` source ranks will hold of a checkpoint, each in one pool of ``kind`` memory."""
     return merge(version, [_shard(version, share(files, rank, sources), rank, kind) for rank in range(sources)])
 
 

@@ -23,7 +23,7 @@ Quantize = Callable[[StoredVersion, Path], Loan]
 
 
 def quantizer_for(target: Path) -> Quantize:
-    """What makes versions for a target.
+    """Find what makes versions for a target.
 
     Args:
         target: the directory of the checkpoint that the engines were started from, or its ``config.json``.

@@ -21,7 +21,7 @@ _MAX_TARGETS = os.sysconf("SC_IOV_MAX")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A tensor of a file, and where it goes.
+    """Says where a tensor of a file goes.
 
     Attributes:
         file: where it is.
@@ -36,7 +36,7 @@ class Placement:
 
 @dataclass(slots=True)
 class Chunk:
-    """A contiguous run of bytes of one file, and the pieces of the pool it is scattered to.
+    """A chunk is a contiguous range of bytes of one file, with the pieces of the pool that it is scattered to.
 
     Attributes:
         file: to read from.
@@ -100,7 +100,7 @@ def read(
 
 
 def cut_chunks(placements: Iterable[Placement]) -> Iterator[Chunk]:
-    """Runs of at most 4 MiB that together cover every byte of the placements once, without empty ones."""
+    """Cut ranges of at most 4 MiB that together cover every byte of the placements once. None is empty."""
     chunk: Chunk | None = None
     for placement in placements:
         done = 0

@@ -33,7 +33,7 @@ _MOST_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class StoredVersion:
-    """A version as one rank holds it.
+    """A stored version is a version as one rank holds it.
 
     The memory stays as it is until the version is unregistered, and no region of an endpoint may cover it then. It is
     the store's, but for lent tensors, which are their owner's.
@@ -77,7 +77,7 @@ class _Held:
 
 
 class Store:
-    """The versions one rank holds.
+    """Holds the versions of one rank.
 
     Tensors of files and of memory are copied into one pool per version, each at a multiple of 256 bytes, in the order
     of files (by name) and bytes, or in that of the mapping. Files are copied wherever they lie, in ``/dev/shm`` too, so

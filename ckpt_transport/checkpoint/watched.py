@@ -17,7 +17,7 @@ _writes = attrgetter("_version")
 
 
 class Watched:
-    """Tensors that their owner keeps, and must not change for as long as a version is made of them.
+    """Watches tensors that their owner keeps, and must not change while a version is made of them.
 
     Torch counts the writes to a tensor's memory, also through its views. It does not count what goes past it: writes by
     fused optimizers, through ``tensor.data`` or NumPy, by a kernel of one's own or another process, or to tensors that

@@ -25,7 +25,7 @@ ORPHAN_SECONDS = 60.0
 
 
 def private_directory() -> Path:
-    """The folder for this user's sockets: ``$XDG_RUNTIME_DIR/ckpt-transport``, else one in the temporary folder.
+    """Find the folder for this user's sockets: ``$XDG_RUNTIME_DIR/ckpt-transport``, else one in the temporary folder.
 
     Raises:
         ConfigError: somebody else owns it, or others may enter it.
@@ -46,7 +46,7 @@ def private_directory() -> Path:
 
 
 def new_ipc_address() -> str:
-    """An unused address in this user's private folder. Removes what killed processes have left there."""
+    """Make an unused address in this user's private folder, and remove what killed processes have left there."""
     directory = private_directory()
     for path in directory.iterdir():
         if _is_orphan(path):
@@ -88,7 +88,7 @@ _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.ASCII)
 
 @lru_cache(maxsize=4096)
 def check(address: str) -> str:
-    """``address``, if a mailbox can have it.
+    """Check that a mailbox can have this address, and return it.
 
     Raises:
         ConfigError: it is not ``ipc://PATH`` or ``tcp://HOST:PORT``.
@@ -117,7 +117,7 @@ def _is_host(text: str) -> bool:
 
 
 def any_port(interface: str) -> str:
-    """A TCP address at an interface, given by its IPv4 or IPv6 address or by a host name, with any free port.
+    """Make a TCP address with any free port at an interface, given by its IPv4 or IPv6 address or by a host name.
 
     Of a name that has addresses of both families, an IPv4 address is taken.
 

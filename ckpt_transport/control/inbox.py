@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message that waits to be read.
+    """A letter is a message that waits to be read.
 
     Attributes:
         sender: the address of its mailbox, as it says itself.
@@ -37,7 +37,7 @@ class Letter:
 
 
 class Inbox:
-    """Messages for the participant itself, oldest first."""
+    """Keeps the messages for the participant itself, oldest first."""
 
     def __init__(self) -> None:
         self._letters: deque[Letter] = deque()
@@ -84,7 +84,7 @@ class Inbox:
 
 
 class RouteInbox:
-    """Messages of one open route.
+    """Keeps the messages of one open route.
 
     Attributes:
         members: the mailbox of each rank; what comes from anybody else is dropped.
@@ -115,7 +115,7 @@ class RouteInbox:
 
 
 class RouteInboxes:
-    """The open routes of a mailbox, by name, and a little of what has come for others."""
+    """Keeps the messages of a mailbox's open routes, by name, and a little of what has come for others."""
 
     def __init__(self) -> None:
         self._open: dict[str, RouteInbox] = {}

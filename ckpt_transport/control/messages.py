@@ -29,7 +29,7 @@ MAX_REASON = 1000
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
-    """Base of every message. The tag on the wire is the class name."""
+    """Every message derives from this. The tag on the wire is the class name."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -50,7 +50,7 @@ class Refused(Message, frozen=True):
 
 
 class RouteMessage(Message, frozen=True):
-    """A message of one route's control channel.
+    """Carries what a transport says on one route's control channel.
 
     Attributes:
         route: its name.

@@ -15,10 +15,6 @@ from ckpt_transport.transports.interface import Group
 PLAIN = -1
 
 
-def _nothing() -> None:
-    """The watch of a route that nobody watches."""
-
-
 class RouteControl:
     """Implements :class:`ckpt_transport.transports.interface.Control` on a mailbox.
 
@@ -33,7 +29,7 @@ class RouteControl:
         self._addresses = {rank: addresses[rank] for rank in group.ranks}
         self._arrived = mailbox.open_route(group.route, self._addresses)
         self._watched = [address for address in self._addresses.values() if address != mailbox.address]
-        self._watch: Callable[[], None] = _nothing
+        self._watch: Callable[[], None] | None = None
         self._round = 0
         self._rounds: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
 
@@ -44,7 +40,7 @@ class RouteControl:
         try:
             yield
         finally:
-            self._watch = _nothing
+            self._watch = None
 
     def send(self, rank: int, payload: bytes) -> None:
         self._send(rank, PLAIN, payload)
@@ -98,7 +94,8 @@ class RouteControl:
 
     def _check(self) -> None:
         self._mailbox.check_alive(self._watched)
-        self._watch()
+        if self._watch is not None:
+            self._watch()
 
     def _send(self, rank: int, round_number: int, payload: bytes) -> None:
         message = RouteMessage(self._group.route, self._group.rank, round_number, payload)

@@ -28,7 +28,7 @@ MIN_SECRET_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A CURVE key pair, Z85 text, the same for every participant."""
+    """A secret is a CURVE key pair in Z85 text, the same for every participant."""
 
     public: bytes
     private: bytes = field(repr=False)

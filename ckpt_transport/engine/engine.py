@@ -16,7 +16,7 @@ from ckpt_transport.planning import Share, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class LoadedPiece:
-    """Bytes of one tensor, on their way into the engine.
+    """Holds bytes of one tensor on their way into the engine.
 
     Attributes:
         spec: the tensor they belong to.
@@ -41,7 +41,7 @@ class LoadedPiece:
 
 
 class LoadedBucket(Sequence[LoadedPiece]):
-    """The pieces of one bucket. They are made when they are looked at: who takes a bucket as a whole needs none.
+    """A loaded bucket is a sequence of pieces, which are made when they are looked at.
 
     Args:
         key: what identifies this bucket: equal keys mean equal pieces at equal places, for versions of one plan.
@@ -95,7 +95,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
 
 
 class Engine(ABC):
-    """One sink's engine. All methods are called on the sink's thread, never two at a time, but for :meth:`give_up`.
+    """An engine takes the weights of one sink. Its methods, but for :meth:`give_up`, are called on the sink's thread.
 
     In an update they are called in this order: :meth:`begin`, then the questions (:meth:`share`, :meth:`expects`,
     :meth:`check`, :meth:`ties`, :meth:`prepare`), :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`load` for each

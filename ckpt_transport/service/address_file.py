@@ -27,14 +27,14 @@ FORMAT = "ckpt-transport metas 1"
 
 
 class HolderAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where one holder listens, and on which host."""
+    """Says where one holder listens, and on which host."""
 
     address: str
     host: str
 
 
 class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a version can be had.
+    """Says where a version can be had.
 
     Attributes:
         format: what kind of file this is.

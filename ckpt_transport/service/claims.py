@@ -28,7 +28,7 @@ MAX_BEGUN, MAX_NAME = 16, 64
 
 @dataclass
 class ClaimRecord:
-    """What a sink knows of the program that drives its engine.
+    """Records what a sink knows of the program that drives its engine.
 
     Attributes:
         holder: the program's mailbox; empty when nobody drives the engine.
@@ -59,7 +59,7 @@ class ClaimRecord:
 
 @dataclass(frozen=True, slots=True)
 class EngineClaim:
-    """An engine that this program drives, until :meth:`release`.
+    """Lets this program drive an engine, until :meth:`release`.
 
     Attributes:
         engine: what people call it.
@@ -96,7 +96,7 @@ class EngineClaim:
 
 
 class Claims:
-    """The engines that this program drives. Any thread may call.
+    """Claims engines for this program. Any thread may call.
 
     Args:
         config: deadlines and secret.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that the environment names.
+    """A proxy is named by the environment.
 
     Attributes:
         url: where it is; may hold a password.
@@ -47,7 +47,7 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy through which ``url`` is reached: the environment's, as curl reads it.
+    """Find the proxy through which ``url`` is reached: the environment's, as curl reads it.
 
     None for this host, whatever the environment says, and for hosts that ``NO_PROXY`` names.
     """
@@ -67,7 +67,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def client_of(url: str, timeout: float) -> httpx.Client:
-    """A client of the server at ``url``, which goes through :func:`proxy_for` of it.
+    """Make a client of the server at ``url``, which goes through :func:`proxy_for` of it.
 
     Args:
         url: as ``http://127.0.0.1:8000``.

@@ -21,7 +21,7 @@ GROUP = "ckpt_transport.engines"
 
 @dataclass(frozen=True, slots=True)
 class FleetReport:
-    """A committed update of a fleet.
+    """Describes a committed update of a fleet.
 
     Attributes:
         update: of the sinks.
@@ -37,7 +37,7 @@ class FleetReport:
 
 
 class Updates(Protocol):
-    """What brings versions to sinks: a :class:`ParameterServer`, or a :class:`Joiner`.
+    """Brings versions to sinks, as a :class:`ParameterServer` or a :class:`Joiner` does.
 
     Attributes:
         rank: of this one among those that make the same calls; rank 0 leads.
@@ -56,7 +56,7 @@ class Updates(Protocol):
 
 
 class Fleet(Protocol):
-    """Some engines, for one update or many."""
+    """Updates some engines, once or many times."""
 
     def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
         """Bring ``version`` of ``server`` to every engine. All ranks of ``server`` call it.
@@ -87,7 +87,7 @@ MakeFleet = Callable[[Sequence[str], Config, str, bool], Fleet]
 
 
 def make_fleet(engine: str, endpoints: Sequence[str], config: Config, pause: str, draft: bool) -> Fleet:
-    """The fleet of engines of one kind.
+    """Make the fleet of engines of one kind.
 
     Raises:
         ConfigError: no adapter has that name, or two have.

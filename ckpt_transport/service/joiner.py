@@ -81,10 +81,14 @@ class Joiner:
             UsageError: another process made the joiner, or another call has not ended within ``update_timeout``.
         """
         with self._call_guard.one(f"update('{version}')", self.config.update_timeout):
-            return self._update(version, sinks, progress or (lambda done, total: None), before_hold or (lambda: None))
+            return self._update(version, sinks, progress, before_hold)
 
     def _update(
-        self, version: str, sinks: Sequence[str] | None, progress: Progress, before_hold: Callable[[], None]
+        self,
+        version: str,
+        sinks: Sequence[str] | None,
+        progress: Progress | None,
+        before_hold: Callable[[], None] | None,
     ) -> Report:
         invited = self.config.sinks if sinks is None else tuple(sinks)
         if version != self._found.version:

@@ -41,16 +41,8 @@ from ckpt_transport.update.source import follow
 logger = logging.getLogger(__name__)
 
 
-def _quiet(done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def _at_once() -> None:
-    """Nothing is to be done before forward passes are held."""
-
-
 class ParameterServer:
-    """One source rank. All ranks make the same calls in the same order.
+    """A parameter server is one source rank. All ranks make the same calls in the same order.
 
     Any thread may call. ``update``, ``unregister`` and ``close`` are served one after the other: a call waits until the
     one that runs has ended, for at most ``update_timeout``. ``register`` and ``lend`` do not wait for an update, only
@@ -255,7 +247,7 @@ class ParameterServer:
         if self.rank > 0:
             self._follow(self._store.get(version))
             return None
-        lead = partial(self._lead, version, invited, leader, progress or _quiet, before_hold or _at_once)
+        lead = partial(self._lead, version, invited, leader, progress, before_hold)
         if self._rendezvous is None:
             return lead(lambda address: None)
         with self._rendezvous.leading(version) as announce:
@@ -266,8 +258,8 @@ class ParameterServer:
         version: str,
         choose: Callable[[], tuple[str, ...]],
         leader: type[Coordinator],
-        progress: Progress,
-        before_hold: Callable[[], None],
+        progress: Progress | None,
+        before_hold: Callable[[], None] | None,
         announce: Callable[[str], None],
     ) -> Report:
         stored = self._store.get(version)

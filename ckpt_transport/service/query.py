@@ -12,7 +12,7 @@ from ckpt_transport.update.mailbox import open_mailbox
 
 
 def ask_version(address: str, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:
-    """What the sink at ``address`` serves, also while it is being updated. It answers on the connection that asks.
+    """Ask the sink at ``address`` what it serves. It answers on the same connection, also while it is being updated.
 
     Raises:
         ConfigError: that is no address.

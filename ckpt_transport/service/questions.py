@@ -11,7 +11,7 @@ from ckpt_transport.update.messages import TO_COORDINATORS, TO_MEMBERS
 
 
 class ServedVersion(Message, frozen=True):
-    """What a sink or a holder serves.
+    """Says what a sink or a holder serves.
 
     Attributes:
         label: what people call it.
@@ -42,7 +42,7 @@ class Here(Message, frozen=True):
 
 
 class Claimed(Message, frozen=True):
-    """Who drives the engine of a sink from outside.
+    """Says who drives the engine of a sink from outside.
 
     Attributes:
         number: of the claim that is answered.

@@ -32,7 +32,7 @@ _numbers = itertools.count()
 
 
 class Rendezvous(ABC):
-    """Where source ranks meet. Every method ends within ``join_timeout``, except :meth:`find`."""
+    """Lets source ranks meet. Every method ends within ``join_timeout``, except :meth:`find`."""
 
     @abstractmethod
     def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
@@ -62,7 +62,7 @@ class Rendezvous(ABC):
 
 
 class AtAddress(Rendezvous):
-    """At an address that all know. Ranks tell the coordinator there what they have to say.
+    """Meets at an address that all know. Ranks tell the coordinator there what they have to say.
 
     What a rank says before rank 0 leads its first update arrives only if the rank lives until then.
 
@@ -89,7 +89,7 @@ class AtAddress(Rendezvous):
 
 
 class LeadNotice(msgspec.Struct, frozen=True):
-    """Rank 0 leads an update.
+    """Says that rank 0 leads an update.
 
     Attributes:
         token: a new one for each.
@@ -104,7 +104,7 @@ class LeadNotice(msgspec.Struct, frozen=True):
 
 
 class AbsenceNotice(msgspec.Struct, frozen=True):
-    """A source rank takes no part in updates to ``version`` (empty: in any); with an empty reason it does again."""
+    """Says why a source rank takes no part in updates to ``version`` (empty: in any); with no reason it does again."""
 
     rank: int
     version: str
@@ -112,7 +112,7 @@ class AbsenceNotice(msgspec.Struct, frozen=True):
 
 
 class InStore(Rendezvous):
-    """In torch's store at ``MASTER_ADDR`` and ``MASTER_PORT``: torchrun's, a trainer's, else one of rank 0's.
+    """Meets in torch's store at ``MASTER_ADDR`` and ``MASTER_PORT``: torchrun's, a trainer's, else one of rank 0's.
 
     Raises:
         ConfigError: these variables are missing, or do not name a port.

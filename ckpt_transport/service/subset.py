@@ -25,7 +25,7 @@ def check_sinks(sinks: Sequence[str]) -> None:
 
 
 def chosen(sinks: Sequence[str], ranks: Sequence[int]) -> tuple[str, ...]:
-    """Those of ``sinks`` that ``ranks`` count, from 0.
+    """Choose those of ``sinks`` that ``ranks`` count, from 0.
 
     Raises:
         ConfigError: there is no sink of such a rank, or one is counted twice, or none.
@@ -40,7 +40,7 @@ def chosen(sinks: Sequence[str], ranks: Sequence[int]) -> tuple[str, ...]:
 
 
 def check_engines(sinks: Sequence[str], chosen: Sequence[str], config: Config) -> None:
-    """No engine is updated in part, which would leave it with two versions.
+    """Check that no engine is updated in part, which would leave it with two versions.
 
     Raises:
         ConfigError: ranks of one engine are chosen and others are not; names them.

@@ -16,7 +16,7 @@ Answer = TypeVar("Answer")
 
 
 class SharedStore:
-    """The store that listens at ``host`` and ``port``, else one that is made there.
+    """Asks the store that listens at ``host`` and ``port``, or makes one there.
 
     torch blocks in C++ where no signal gets through, so it is called on other threads.
 

@@ -12,7 +12,7 @@ from ckpt_transport.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The source ranks that share a version.
+    """Says how many source ranks share a version, and which one this is.
 
     Attributes:
         rank: of this process, from 0.

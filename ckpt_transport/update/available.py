@@ -12,12 +12,12 @@ from ckpt_transport.transports.interface import Availability
 
 
 def wanted(config: Config) -> tuple[str, ...]:
-    """Names worth probing for an update."""
+    """Name the transports that are worth probing for an update."""
     return registry.names() if config.transport == AUTO else transports_of(config.transport)
 
 
 def states_of(names: Iterable[str]) -> dict[str, Availability]:
-    """The state here of transports that somebody else has named: one that is not installed is not available."""
+    """Look at transports that somebody else has named: one that is not installed is not available."""
     return {name: _state(name) for name in names}
 
 
@@ -31,7 +31,7 @@ def _state(name: str) -> Availability:
 
 
 def states(config: Config) -> dict[str, Availability]:
-    """The state of each of them here."""
+    """Look at each transport that is worth probing here."""
     return {name: registry.available(name) for name in wanted(config)}
 
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def bandwidths(names: Iterable[str], config: Config) -> dict[str, float]:
-    """What each of these transports expects here; that of its traits when asking it fails, which is logged."""
+    """Ask each of these transports what it expects here; where that fails, log it and take what its traits say."""
     found = {}
     for name in names:
         try:
@@ -28,7 +28,7 @@ def bandwidths(names: Iterable[str], config: Config) -> dict[str, float]:
 
 
 def between_hosts(name: str, traits: Traits, joins: Sequence[m.Join]) -> Traits:
-    """The traits of a transport with the bandwidth that all who have it expect; as they are within a host."""
+    """Put the bandwidth that all members expect into the traits of a transport; within a host leave them alone."""
     told = [expected for join in joins if (expected := join.bandwidths.get(name, 0.0)) > 0]
     if not told or len({join.host for join in joins}) == 1:
         return traits

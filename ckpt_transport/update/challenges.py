@@ -15,7 +15,7 @@ from ckpt_transport.update import messages as m
 
 
 class Challenges:
-    """Nonces for those who invite."""
+    """Makes and checks nonces for those who invite."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)

@@ -62,7 +62,13 @@ class Coordinator:
         self._update = update
         self._phases: dict[str, float] = {}
 
-    def lead(self, myself: m.Join, invitees: Invitees, progress: Progress, before_hold: Callable[[], None]) -> Report:
+    def lead(
+        self,
+        myself: m.Join,
+        invitees: Invitees,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report:
         """Run the whole update.
 
         Args:
@@ -83,7 +89,7 @@ class Coordinator:
                     invitations.gather(myself)
                 finally:
                     self._reached = invitations.reached
-            made, events = self._bring(never_raises(progress), before_hold)
+            made, events = self._bring(never_raises(progress), before_hold or (lambda: None))
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:

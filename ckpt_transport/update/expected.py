@@ -45,7 +45,7 @@ def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
 
 
 def in_the_way(version: str, arriving: Collection[str], engine: str, expected: Collection[str]) -> str:
-    """What the names of one side have in addition to those of the other, and the cure; empty when that is not all."""
+    """Say what the names of one side have in addition, and the cure; empty when that is not the difference."""
     if extra := _extra(arriving, expected):
         where, part, without = extra
         return (

@@ -103,7 +103,7 @@ def _usable(states: States) -> tuple[str, ...]:
 
 
 def topology_of(joins: Sequence[Join]) -> Topology:
-    """Who takes part in an update, for the planner.
+    """Tell the planner who takes part in an update.
 
     Args:
         joins: of all ranks, in their order.

@@ -11,7 +11,7 @@ from ckpt_transport.control.security import Secret
 
 
 def open_mailbox(address: str, types: Sequence[type[Message]], config: Config) -> Mailbox:
-    """A mailbox at ``address`` (empty for a new local one) with the configured secret and heartbeats.
+    """Open a mailbox at ``address`` (empty for a new local one) with the configured secret and heartbeats.
 
     Raises: as :class:`~ckpt_transport.control.Mailbox` and :meth:`~ckpt_transport.control.security.Secret.load`.
     """

@@ -28,7 +28,7 @@ Answer = TypeVar("Answer", bound=m.ToCoordinator)
 
 
 class Membership:
-    """The ranks of an update; rank 0 is the coordinator's own.
+    """Talks to the ranks of an update; rank 0 is the coordinator's own.
 
     Args:
         update: its name.

@@ -30,11 +30,11 @@ from ckpt_transport.planning import Manifest, PlacedTensor, Role, Share
 
 
 class ToCoordinator(Message, frozen=True):
-    """Base of every message that a coordinator understands."""
+    """Every message that a coordinator understands derives from this."""
 
 
 class FromCoordinator(Message, frozen=True, kw_only=True):
-    """Base of what only the coordinator may say to a member.
+    """Everything that only the coordinator may say to a member derives from this.
 
     Attributes:
         nonce: the member's own, which it has told nobody but this coordinator.
@@ -47,7 +47,7 @@ Answer = TypeVar("Answer", bound=ToCoordinator)
 
 
 class Order(FromCoordinator, Generic[Answer], frozen=True):
-    """Base of what the coordinator asks for in an update; the type parameter is the answer.
+    """Everything that the coordinator asks for in an update derives from this; the type parameter is the answer.
 
     Attributes:
         update: the name of the update.
@@ -60,7 +60,7 @@ AnyOrder = Order[Any]
 
 
 class Reply(ToCoordinator, frozen=True):
-    """Base of what a member says in an update once it has a rank.
+    """Everything that a member says in an update once it has a rank derives from this.
 
     Attributes:
         update: the name of the update.
@@ -328,7 +328,7 @@ class Goodbye(FromCoordinator, frozen=True):
 
 
 class State(enum.StrEnum):
-    """How far a member is in an update. The value is what the member says of itself."""
+    """Says how far a member is in an update. The value is what the member says of itself."""
 
     INVITED = "waits for a plan"
     AGREED = "has agreed to a plan"
@@ -346,7 +346,7 @@ ANY = tuple(State)
 
 @dataclass(frozen=True, slots=True)
 class Exchange(Generic[Answer]):
-    """An order of the coordinator and its answer.
+    """An exchange is a row of the protocol: an order of the coordinator and its answer.
 
     Attributes:
         order, answer: their types.

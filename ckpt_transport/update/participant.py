@@ -42,7 +42,7 @@ class Halted(UpdateError):
 
 
 class Participant:
-    """The phases of an update on one rank.
+    """Goes through the phases of an update on one rank.
 
     Args:
         mailbox: this participant's.

@@ -25,7 +25,7 @@ Expected = tuple[TensorSpec, ...] | None
 
 
 class PlanCache:
-    """The last plan, what it was made from, and what was derived from it. A version's name is all that may differ.
+    """Keeps the last plan and what it was made from. The next version may differ in nothing but its name.
 
     Args:
         budget: bytes of memory that an update may take here.

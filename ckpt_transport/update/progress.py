@@ -11,13 +11,16 @@ __all__ = ["Progress", "never_raises"]
 logger = logging.getLogger(__name__)
 
 
-def never_raises(progress: Progress) -> Progress:
-    """A function that calls ``progress`` until that raises an error, which is logged. An interrupt is raised."""
+def never_raises(progress: Progress | None) -> Progress:
+    """Make a function that calls ``progress``, if there is one, until that raises an error. It is logged.
+
+    An interrupt is raised.
+    """
     failed = False
 
     def show(done: int, total: int) -> None:
         nonlocal failed
-        if failed:
+        if failed or progress is None:
             return
         try:
             progress(done, total)

@@ -13,7 +13,7 @@ from ckpt_transport.planning import Plan
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A committed update.
+    """Describes a committed update.
 
     Attributes:
         version: what every sink serves now.

@@ -24,7 +24,7 @@ Watch = Callable[[], None]
 
 @dataclass(slots=True)
 class OpenRoute:
-    """One route: its attachment, its control channel, and every region registered with it."""
+    """Holds one open route: its attachment, its control channel, and every region registered with it."""
 
     attachment: RouteAttachment
     control: RouteControl
@@ -45,7 +45,7 @@ class OpenRoute:
 
 @dataclass(slots=True)
 class RouteNames:
-    """The names of routes that every member has kept, so that the next update can use them again."""
+    """Knows the names of routes that every member has kept, so that the next update can use them again."""
 
     _known: dict[tuple[str, tuple[str, ...], int], str] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ class RouteNames:
 
 
 class RouteTable:
-    """Register once, post many: endpoints, regions and rings outlive an update as long as its routes are kept."""
+    """Keeps endpoints, regions and rings from one update to the next, as long as its routes are kept."""
 
     def __init__(self, mailbox: Mailbox, load_transport: LoadTransport) -> None:
         self._mailbox, self._load_transport = mailbox, load_transport

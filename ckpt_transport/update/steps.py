@@ -26,7 +26,7 @@ TICK_SECONDS = 0.1
 
 
 class Leading:
-    """The coordinator's side: says each step to the other members, does it for rank 0 itself, and hears the answers.
+    """Leads each step: says it to the other members, does it for rank 0 itself, and hears the answers.
 
     Every method may raise what a member reported.
 
@@ -150,7 +150,7 @@ class Leading:
 
 
 class Following:
-    """A member's side: does what one order asks for, and makes the answer.
+    """Follows each step: does what one order asks for, and makes the answer.
 
     Args:
         update: the name of the update.

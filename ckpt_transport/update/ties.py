@@ -24,7 +24,7 @@ CHUNK_BYTES = 16 << 20
 
 
 class Ties:
-    """What is to be compared in one update.
+    """Finds and compares what is tied in one update.
 
     Args:
         joins: of all members, by rank.
