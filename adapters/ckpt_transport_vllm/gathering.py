@@ -30,7 +30,7 @@ class Gathering:
             if piece.whole:
                 yield piece
             elif (raw := self._add(piece)) is not None:
-                yield LoadedPiece(piece.spec, 0, raw, lasting=True)
+                yield LoadedPiece(piece.spec, 0, raw, stable=True)
 
     def clear(self) -> None:
         """Forget what is not whole."""

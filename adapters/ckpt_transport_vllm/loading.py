@@ -36,8 +36,8 @@ class LoaderPass(LoadPass):
 
     def load(self, bucket: Sequence[LoadedPiece]) -> None:
         began = time.perf_counter()
-        lent = {piece.spec.name for piece in bucket if piece.lasting and piece.whole}
-        tensors = {piece.spec.name: _lasting(piece) for piece in self._gathering.whole(bucket)}
+        lent = {piece.spec.name for piece in bucket if piece.stable and piece.whole}
+        tensors = {piece.spec.name: _stable_tensor(piece) for piece in self._gathering.whole(bucket)}
         for name in tensors.keys() - lent:
             self._copies[layer_of(name)].append(tensors[name])
         if tensors:
@@ -68,6 +68,6 @@ class LoaderPass(LoadPass):
         self._reload.restore()
 
 
-def _lasting(piece: LoadedPiece) -> torch.Tensor:
+def _stable_tensor(piece: LoadedPiece) -> torch.Tensor:
     """The tensor, in memory that outlives the piece."""
-    return piece.tensor() if piece.lasting else piece.tensor().clone()
+    return piece.tensor() if piece.stable else piece.tensor().clone()

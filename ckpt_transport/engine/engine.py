@@ -22,13 +22,13 @@ class LoadedPiece:
         spec: the tensor they belong to.
         offset: where they start in it, in bytes.
         raw: uint8, one-dimensional; read-only, and valid until :meth:`Engine.load` returns and its fence has ended.
-        lasting: ``raw`` stays valid longer, until :meth:`Engine.finish` returns: it is the source's own memory.
+        stable: ``raw`` stays valid longer, until :meth:`Engine.finish` returns: it is the source's own memory.
     """
 
     spec: TensorSpec
     offset: int
     raw: torch.Tensor
-    lasting: bool = False
+    stable: bool = False
 
     @property
     def whole(self) -> bool:
@@ -47,7 +47,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
         key: what identifies this bucket: equal keys mean equal pieces at equal places, for versions of one plan.
         raw: the bytes of the bucket: uint8, one-dimensional, read-only; valid as those of its pieces.
         places: for each piece its tensor, and where it starts in the tensor and in ``raw``, and its length, in bytes.
-        lasting: see :attr:`LoadedPiece.lasting`.
+        stable: see :attr:`LoadedPiece.stable`.
         on_brought: called with the memory that :meth:`brought` is given.
     """
 
@@ -56,10 +56,10 @@ class LoadedBucket(Sequence[LoadedPiece]):
         key: object,
         raw: torch.Tensor,
         places: Callable[[], Sequence[tuple[TensorSpec, int, int, int]]],
-        lasting: bool = False,
+        stable: bool = False,
         on_brought: Callable[[torch.Tensor], None] = lambda raw: None,
     ) -> None:
-        self.key, self.raw, self.lasting = key, raw, lasting
+        self.key, self.raw, self.stable = key, raw, stable
         self._places, self._on_brought = places, on_brought
         self._pieces: list[LoadedPiece] | None = None
 
@@ -78,7 +78,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
     def _made(self) -> list[LoadedPiece]:
         if self._pieces is None:
             self._pieces = [
-                LoadedPiece(spec, offset, self.raw[at : at + nbytes], self.lasting)
+                LoadedPiece(spec, offset, self.raw[at : at + nbytes], self.stable)
                 for spec, offset, at, nbytes in self._places()
             ]
         return self._pieces

@@ -65,15 +65,15 @@ def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -
                 continue
             by_storage[storage_of[target]].append(_Write(writer, target, part))
     for storage, writes in by_storage.items():
-        lasting = [write for write in writes if not isinstance(write.writer, Fill)]
-        starts, ends, numbers = in_order(write.part for write in lasting)
+        kept = [write for write in writes if not isinstance(write.writer, Fill)]
+        starts, ends, numbers = in_order(write.part for write in kept)
         for one, other in overlaps(starts, ends, numbers):
-            first, second = lasting[one].writer, lasting[other].writer
+            first, second = kept[one].writer, kept[other].writer
             if first is second and isinstance(first, OpGroup):
                 continue
             both = " and ".join(sorted({_called(first, sources), _called(second, sources)}))
             reason = f"is written more than once, by {both}"
-            clashes[lasting[one].target] = clashes[lasting[other].target] = reason
+            clashes[kept[one].target] = clashes[kept[other].target] = reason
         left, clash = _fills(writes)
         fills += left
         clashes |= clash

@@ -101,7 +101,7 @@ class ReplayPass(LoaderPass):
 
     def _apply(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:
         began = time.perf_counter()
-        written = self._replay.run(plan, bucket.raw, lasting=bucket.lasting)
+        written = self._replay.run(plan, bucket.raw, stable=bucket.stable)
         self._copied += sum(written.copied.values())
         self._replaying += time.perf_counter() - began
 

@@ -45,13 +45,13 @@ class Replay:
             for source in group.sources:
                 self._needed.setdefault(source, []).append(number)
 
-    def run(self, plan: BucketCopyPlan, raw: torch.Tensor, *, lasting: bool = False) -> Written:
+    def run(self, plan: BucketCopyPlan, raw: torch.Tensor, *, stable: bool = False) -> Written:
         """Bring one bucket in, and say what that wrote.
 
         Args:
             plan: made for this bucket.
             raw: its bytes: uint8, one-dimensional, read-only.
-            lasting: they stay until the last bucket was brought in.
+            stable: they stay until the last bucket was brought in.
         """
         if plan.copies:
             near = self._near(self._tensors[plan.copies[0].target].device).bring(raw)
@@ -65,7 +65,7 @@ class Replay:
         performed = self._ready_op_groups()
         for number in performed:
             self._perform(self._layout.op_groups[number])
-        self._tidy(raw, lasting)
+        self._tidy(raw, stable)
         return Written(copied, performed)
 
     def fill(self, targets: Container[int]) -> None:
@@ -167,12 +167,12 @@ class Replay:
             del self._waiting[number]
         return due
 
-    def _tidy(self, raw: torch.Tensor, lasting: bool) -> None:
+    def _tidy(self, raw: torch.Tensor, stable: bool) -> None:
         """Drop tensors that nothing waits for any more, and copy those that will not last."""
         for source in list(self._whole):
             if not any(number in self._waiting for number in self._needed.get(source, ())):
                 del self._whole[source]
-            elif not lasting and self._whole[source].untyped_storage()._cdata == raw.untyped_storage()._cdata:
+            elif not stable and self._whole[source].untyped_storage()._cdata == raw.untyped_storage()._cdata:
                 self._whole[source] = self._whole[source].clone()
 
     def _perform(self, group: OpGroup) -> None:

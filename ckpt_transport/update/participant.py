@@ -292,7 +292,7 @@ class Participant:
             if not lacking:
                 return None
             key = *key, tuple(lacking)
-        lasting = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
+        stable = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
         with self._giving:
             self._check_not_revoked()
             self._applying = True
@@ -302,7 +302,7 @@ class Participant:
 
         if raw.is_cuda or self._engine.device.type == "cpu":
             look(raw)
-        end = self._engine.load(LoadedBucket(key, raw, lambda: self._lacking(bucket), lasting, look))
+        end = self._engine.load(LoadedBucket(key, raw, lambda: self._lacking(bucket), stable, look))
         look(raw)
         self._given.append(bucket)
         return self._digests.read(bucket, raw, end)

@@ -28,7 +28,7 @@ def test_given_tensors_in_pieces_then_each_comes_out_whole_and_once(sizes: list[
     for piece in data.draw(st.permutations(pieces)):
         for whole in gathering.whole([piece]):
             assert whole.spec.name not in found
-            assert whole.lasting or piece.whole
+            assert whole.stable or piece.whole
             found[whole.spec.name] = whole.tensor().clone()
         piece.raw.fill_(0)  # slots are used again
     assert found.keys() == tensors.keys()
