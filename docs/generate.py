@@ -21,20 +21,17 @@ from importlib.metadata import distribution
 from pathlib import Path
 from types import ModuleType
 
-from ckpt_transport import config, errors
+from ckpt_transport import config, errors, spi
 from ckpt_transport.cli import app as cli
 from ckpt_transport.control import messages as wire
 from ckpt_transport.service import questions
 from ckpt_transport.transports import options, registry
 from ckpt_transport.update import messages
+from docs.rendering import flat, items, page, prose, table
 
 REFERENCE = Path(__file__).parent / "reference"
-NOTICE = "<!-- Written by docs/generate.py from the code. Do not edit. -->"
-
 NESTED = "    "
 """What every reader of markdown takes for a part of the item above."""
-
-SECTIONS = ("Args", "Attributes", "Raises", "Returns")
 
 OWN_TRANSPORTS = {entry.name for entry in distribution("ckpt-transport").entry_points if entry.group == registry.GROUP}
 
@@ -43,15 +40,6 @@ PYTHON = (
     ("ckpt_transport_fp8", ""),
     ("ckpt_transport_torch", ""),
     ("ckpt_transport_vllm", ""),
-    ("ckpt_transport.service.fleet", "Fleet FleetReport"),
-    ("ckpt_transport.service.questions", "ServedVersion"),
-)
-INTERFACE = (
-    ("ckpt_transport.transports.interface", ""),
-    ("ckpt_transport.transports", ""),
-    ("ckpt_transport.memory", ""),
-    ("ckpt_transport.transports.options", "describe Chosen"),
-    ("ckpt_transport.transports.registry", "Registry names load make available"),
 )
 PLANNING = (
     (
@@ -88,13 +76,13 @@ def configuration() -> str:
         (f"`{name}`", kind, f"`{default}`" if default else "empty", meaning, _variable(name))
         for name, kind, default, meaning in config.describe()
     ]
-    return _page(
+    return page(
         "Settings",
-        _prose(config.__doc__ or ""),
-        _table(("setting", "type", "default", "meaning", "environment variable"), rows),
+        prose(config.__doc__ or ""),
+        table(("setting", "type", "default", "meaning", "environment variable"), rows),
         f"`{config.ENV_FILE}` names the TOML file. Times are seconds; sizes are bytes, or text such as `64MiB`.",
         "## Settings of transports",
-        _prose(options.__doc__ or ""),
+        prose(options.__doc__ or ""),
         *_own_settings(),
     )
 
@@ -111,7 +99,7 @@ def _own_settings() -> Iterator[str]:
         if rows:
             variable = f"{config.ENV_PREFIX}{name.upper()}_"
             yield f"### {name}"
-            yield _table(
+            yield table(
                 ("setting", "default", "meaning", "environment variable"),
                 [
                     (f"`{setting}`", f"`{default}`" if default else "empty", meaning, f"`{variable}{setting.upper()}`")
@@ -121,14 +109,14 @@ def _own_settings() -> Iterator[str]:
 
 
 def command_line() -> str:
-    parts = [_prose(cli.HELP)]
+    parts = [prose(cli.HELP)]
     for command in cli.app.registered_commands:
         assert command.callback is not None
-        parts += [f"## ckpt-transport {command.name}", _prose(inspect.getdoc(command.callback) or "")]
+        parts += [f"## ckpt-transport {command.name}", prose(inspect.getdoc(command.callback) or "")]
         rows = list(_parameters(command.callback))
         if rows:
-            parts.append(_table(("argument", "default", "meaning"), rows))
-    return _page("Commands", *parts)
+            parts.append(table(("argument", "default", "meaning"), rows))
+    return page("Commands", *parts)
 
 
 def error_tree() -> str:
@@ -142,28 +130,28 @@ def error_tree() -> str:
                 (
                     f"`{name}`",
                     parents,
-                    " ".join([_flat(meaning), *(_items(attributes.splitlines()) if attributes else ())]),
+                    " ".join([flat(meaning), *(items(attributes.splitlines()) if attributes else ())]),
                 )
             )
-    return _page(
+    return page(
         "Errors",
-        _prose(errors.__doc__ or ""),
-        _table(("error", "is a", "meaning"), rows),
+        prose(errors.__doc__ or ""),
+        table(("error", "is a", "meaning"), rows),
         "What they mean to whoever runs an update: [handle failures](../how-to/handle-failures.md).",
     )
 
 
 def wire_messages() -> str:
-    parts = [_prose(wire.__doc__ or ""), "## Of every mailbox"]
+    parts = [prose(wire.__doc__ or ""), "## Of every mailbox"]
     parts += _messages(wire)
-    parts += ["## Of an update", _prose(messages.__doc__ or ""), _exchanges()]
+    parts += ["## Of an update", prose(messages.__doc__ or ""), _exchanges()]
     parts += _messages(messages)
-    parts += ["## At any time", _prose(questions.__doc__ or "")]
+    parts += ["## At any time", prose(questions.__doc__ or "")]
     parts += _messages(questions)
     for name in ("PARTICIPANT", "COORDINATOR"):
         understood = ", ".join(f"`{kind.__name__}`" for kind in getattr(questions, name))
         parts.append(f"A {name.lower()} understands {understood}.")
-    return _page("Messages on the wire", *parts)
+    return page("Messages on the wire", *parts)
 
 
 def _exchanges() -> str:
@@ -176,11 +164,11 @@ def _exchanges() -> str:
         )
         for exchange in messages.EXCHANGES
     ]
-    return _table(("order", "answer", "followed by a member that", "which then"), rows)
+    return table(("order", "answer", "followed by a member that", "which then"), rows)
 
 
 def api(title: str, modules: Iterable[tuple[str, str]]) -> Callable[[], str]:
-    """A page with the public names of modules, or with those that are named."""
+    """A page with the public names of modules, or with those that are named. Errors have a page of their own."""
 
     def make() -> str:
         parts = []
@@ -188,12 +176,48 @@ def api(title: str, modules: Iterable[tuple[str, str]]) -> Callable[[], str]:
             module = import_module(name)
             parts.append(f"## Module `{name}`")
             if not chosen:
-                parts.append(_prose(module.__doc__ or ""))
+                parts.append(prose(module.__doc__ or ""))
             for public in chosen.split() or _public(module):
-                parts += _described(public, getattr(module, public), module)
-        return _page(title, *parts)
+                if not _is_error(getattr(module, public)):
+                    parts += _described(public, getattr(module, public), module)
+        return page(title, *parts)
 
     return make
+
+
+IN_FULL = ("transports", "memory")
+"""Rooms whose names authors of transports need in full. Of other rooms' names a sentence says what each is."""
+
+
+def for_authors() -> str:
+    """The page of ``ckpt_transport.spi``, by the rooms that its names come from."""
+    rooms: dict[str, list[str]] = {}
+    for name in spi.__all__:
+        home = getattr(getattr(spi, name), "__module__", None) or ""
+        rooms.setdefault(home.split(".")[1] if home.startswith("ckpt_transport.") else "constants", []).append(name)
+    parts = [prose(spi.__doc__ or "")]
+    for room in IN_FULL:
+        parts.append(f"## From `{room}`")
+        for name in rooms.pop(room):
+            parts += _described(name, getattr(spi, name), spi)
+    rows = [(f"`{name}`", room, _first_sentence(name)) for room, names in sorted(rooms.items()) for name in names]
+    parts += [
+        "## From other rooms",
+        "Their docstrings say the rest.",
+        table(("name", "from", "what it is or does"), rows),
+    ]
+    return page("Interface for authors", "## Module `ckpt_transport.spi`", *parts)
+
+
+def _first_sentence(name: str) -> str:
+    value = getattr(spi, name)
+    own = inspect.ismodule(value) or getattr(value, "__name__", "") == name
+    doc = (inspect.getdoc(value) if own else _note(name, spi)) or f"`{value!r}`"
+    return re.split(r"(?<=\.) ", flat(doc.split("\n\n")[0]))[0]
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and value.__module__ == errors.__name__
 
 
 # -- from the code ----------------------------------------------------------------------------------------------------
@@ -219,7 +243,7 @@ def _described(name: str, value: object, module: ModuleType) -> Iterator[str]:
         yield f"### {name}" + (f" ({', '.join(bases)})" if bases else "")
         if "__init__" in vars(value) and not getattr(value, "_is_protocol", False):
             yield f"```text\n{name}{_signature(value.__init__, drop_self=True)}\n```"
-        yield _prose(doc)
+        yield prose(doc)
         if issubclass(value, enum.Enum):
             yield "\n".join(f"- `{member.name}`{_meaning(value, member.name)}" for member in value)
         elif members := list(_members(value)):
@@ -228,10 +252,10 @@ def _described(name: str, value: object, module: ModuleType) -> Iterator[str]:
     elif inspect.isroutine(value):
         yield f"### {name}"
         yield f"```text\n{name}{_signature(value)}\n```"
-        yield _prose(doc)
+        yield prose(doc)
     else:
         yield f"### {name}"
-        yield _prose(_note(name, module)) or f"`{value!r}`"
+        yield prose(_note(name, module)) or f"`{value!r}`"
         if isinstance(value, tuple) and all(hasattr(item, "promise") for item in value):
             yield "\n".join(f"- `{item.name}`: {item.promise}" for item in value)
 
@@ -243,14 +267,14 @@ def _members(kind: type) -> Iterator[str]:
             continue
         if isinstance(member, property) and not name.startswith("_"):
             doc = inspect.getdoc(member)
-            yield f"- **{name}** (property)" + (f": {_flat(doc)}" if doc else "")
+            yield f"- **{name}** (property)" + (f": {flat(doc)}" if doc else "")
         elif inspect.isfunction(function) and (not name.startswith("_") or _for_authors(kind, function)):
             marks = [mark for mark, is_so in _marks(member, function).items() if is_so]
             yield f"- **{name}**`{_signature(function, drop_self=not isinstance(member, staticmethod))}`" + (
                 f" ({', '.join(marks)})" if marks else ""
             )
             if function.__doc__:
-                yield textwrap.indent(_prose(inspect.getdoc(function) or ""), NESTED)
+                yield textwrap.indent(prose(inspect.getdoc(function) or ""), NESTED)
 
 
 def _for_authors(kind: type, function: Callable[..., object]) -> bool:
@@ -272,7 +296,7 @@ def _marks(member: object, function: Callable[..., object]) -> dict[str, bool]:
 
 def _meaning(kind: type[enum.Enum], member: str) -> str:
     text = _documented(textwrap.dedent(inspect.getsource(kind))).get(member)
-    return f": {_flat(text)}" if text else ""
+    return f": {flat(text)}" if text else ""
 
 
 def _documented(source: str) -> dict[str, str]:
@@ -296,7 +320,7 @@ def _note(name: str, module: ModuleType) -> str:
     """The string under the assignment of a module's name, here or where the module takes it from."""
     sources = [
         module,
-        *(value for value in sys.modules.values() if getattr(value, "__name__", "").startswith(module.__name__ + ".")),
+        *(value for name, value in sorted(sys.modules.items()) if name.startswith("ckpt_transport.")),
     ]
     notes = (_documented(inspect.getsource(source)).get(name) for source in sources)
     return next((note for note in notes if note), "")
@@ -337,7 +361,7 @@ def _messages(module: ModuleType) -> Iterator[str]:
             doc = kind.__doc__
             yield f"### {name}\n\n`{name}({fields})`"
             if doc and kind.__dict__.get("__doc__"):
-                yield _prose(inspect.cleandoc(doc))
+                yield prose(inspect.cleandoc(doc))
 
 
 def _type(hint: object) -> str:
@@ -367,69 +391,13 @@ def _parameters(function: Callable[..., object]) -> Iterator[tuple[str, str, str
         yield f"`{names}`", default, info.help or ""
 
 
-# -- markdown ---------------------------------------------------------------------------------------------------------
-
-
-def _page(title: str, *parts: str) -> str:
-    return "\n\n".join([NOTICE, f"# {title}", *(part for part in parts if part)]) + "\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _inline(text: str) -> str:
-    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?([\w]+)`", r"`\1`", text)
-    return re.sub(r"``(.+?)``", r"`\1`", text)
-
-
-def _flat(text: str) -> str:
-    return _inline(" ".join(text.split()))
-
-
-def _prose(doc: str) -> str:
-    """A docstring as markdown: roles become code, sections become lists, drawings and tables stay as they are."""
-    blocks: list[str] = []
-    drawing = False
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(doc)):
-        lines = block.split("\n")
-        first, _, rest = lines[0].partition(":")
-        if block.strip() == "::":
-            drawing = True
-        elif lines[0].startswith("====") or (drawing and block.startswith("    ")):
-            fenced = block if lines[0].startswith("====") else textwrap.dedent(block)
-            blocks.append(f"```text\n{fenced}\n```")
-        elif block.startswith("    "):
-            blocks.append(f"```text\n{textwrap.dedent(block)}\n```")
-        elif first in SECTIONS and not rest.strip():
-            blocks.append(f"**{first}**\n\n" + "\n".join(f"- {item}" for item in _items(lines[1:])))
-        elif first in SECTIONS:
-            blocks.append(f"**{first}** {_flat(' '.join([rest, *lines[1:]]))}")
-        else:
-            drawing = block.endswith("::")
-            blocks.append(_inline(block.removesuffix(":") if drawing else block))
-    return "\n\n".join(blocks)
-
-
-def _items(lines: Sequence[str]) -> Iterator[str]:
-    """The entries of a section; each begins at the indentation of the first."""
-    text = textwrap.dedent("\n".join(lines))
-    for entry in re.split(r"\n(?=\S)", text):
-        name, colon, meaning = entry.partition(": ")
-        if colon and re.fullmatch(r"[\w, ]+", name):
-            yield f"`{name}`: {_flat(meaning)}"
-        else:
-            yield _flat(entry)
-
-
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "commands.md": command_line,
     "errors.md": error_tree,
     "messages.md": wire_messages,
     "python.md": api("Python interface", PYTHON),
-    "transport-interface.md": api("Transport interface", INTERFACE),
+    "spi.md": for_authors,
     "planning.md": api("Planning", PLANNING),
     "testing.md": api("Testing", TESTING),
 }
