@@ -31,7 +31,7 @@ NAMES = [where_available(name) for name in LIBRARIES]
 def test_given_a_plugin_when_it_is_imported_and_probed_then_its_library_is_not_imported(name: str) -> None:
     """Given a fresh interpreter, when the plugin is imported and probed, then its library has not been."""
     program = (
-        "import sys; from ckpt_transport import registry; "
+        "import sys; from ckpt_transport.transports import registry; "
         f"registry.load({name!r}).probe(); "
         f"sys.exit({LIBRARIES[name]!r} in sys.modules)"
     )

@@ -91,7 +91,7 @@ def in_a_fresh_process(site: Path, cache: Path, program: str) -> dict[str, list[
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         env=environment,
-        cwd=Path(registry.__file__).parents[1],
+        cwd=Path(registry.__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,
@@ -120,7 +120,7 @@ def test_given_a_transport_that_was_asked_for_then_only_that_is_imported_and_no_
         cache,
         """
         import json, sys
-        from ckpt_transport import registry
+        from ckpt_transport.transports import registry
 
         def imported():
             return sorted(name for name in sys.modules if name.startswith("mod_") or name.startswith("ckpt_transport_"))
@@ -146,7 +146,7 @@ def test_given_a_cache_that_another_process_left_half_written_then_it_does_no_ha
     write_distribution(site, "dist-calm", [("calm", "mod_calm:Plugin")], {"mod_calm": plugin("calm")})
     program = """
         import json, stevedore._cache
-        from ckpt_transport import registry
+        from ckpt_transport.transports import registry
         {spoil}
         print(json.dumps({{"names": registry.names(), "loaded": [registry.load("calm").name]}}))
         """
