@@ -20,9 +20,9 @@ from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
     Extent,
     Manifest,
-    Participant,
     PlacedTensor,
     Plan,
+    RankInfo,
     Role,
     Settings,
     TensorSpec,
@@ -60,7 +60,7 @@ def fleet() -> Topology:
     sources = [(Role.SOURCE, f"trainer-{number}") for number in range(SOURCES)]
     sinks = [(Role.SINK, f"engine-{host}") for host in range(HOSTS) for _ in range(SINKS_PER_HOST)]
     return Topology(
-        tuple(Participant(rank, role, host, BUDGET, RELAY) for rank, (role, host) in enumerate([*sources, *sinks]))
+        tuple(RankInfo(rank, role, host, BUDGET, RELAY) for rank, (role, host) in enumerate([*sources, *sinks]))
     )
 
 

@@ -26,9 +26,9 @@ from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
     Extent,
     Manifest,
-    Participant,
     PlacedTensor,
     Plan,
+    RankInfo,
     Role,
     Settings,
     Share,
@@ -72,10 +72,8 @@ def version_of(specs: list[TensorSpec]) -> Manifest:
 
 def planned(version: Manifest, shares: list[Share], transport: str) -> tuple[Plan, float]:
     """A proved plan for one source and the ranks, and how many seconds that took."""
-    sinks = (
-        Participant(rank, Role.SINK, "engine", BUDGET, (transport,), share=rank - 1) for rank in range(1, SIZE + 1)
-    )
-    fleet = Topology((Participant(0, Role.SOURCE, "trainer", BUDGET, (transport,)), *sinks), tuple(shares))
+    sinks = (RankInfo(rank, Role.SINK, "engine", BUDGET, (transport,), share=rank - 1) for rank in range(1, SIZE + 1))
+    fleet = Topology((RankInfo(0, Role.SOURCE, "trainer", BUDGET, (transport,)), *sinks), tuple(shares))
     began = time.perf_counter()
     made = plan(version, fleet, {transport: registry.load(transport).traits}, Settings(transport=transport))
     verify(made)

@@ -49,7 +49,7 @@ from ckpt_transport.memory import (
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.paths import without_nul
 from ckpt_transport.planning import Conversion, PlacedTensor, Share, TensorSpec
-from ckpt_transport.planning.modules import layer_of
+from ckpt_transport.planning.loader_memory import layer_of
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
 from ckpt_transport.replay import (
     Bound,

@@ -44,7 +44,7 @@ PYTHON = (
 PLANNING = (
     (
         "ckpt_transport.planning",
-        "plan verify explain Settings Plan Manifest TensorSpec Conversion Topology Participant Role",
+        "plan verify explain Settings Plan Manifest TensorSpec Conversion Topology RankInfo Role",
     ),
 )
 TESTING = (("ckpt_transport.testing", ""),)

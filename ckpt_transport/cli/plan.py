@@ -14,7 +14,7 @@ from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFi
 from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import Participant, Role, Settings, Topology, explain, verify
+from ckpt_transport.planning import RankInfo, Role, Settings, Topology, explain, verify
 from ckpt_transport.planning import plan as make_plan
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
@@ -48,11 +48,11 @@ def plan(
     available = tuple(name for name, state in states(settings).items() if state.ok)
     topology = Topology(
         tuple(
-            Participant(rank, Role.SOURCE, f"host{rank % hosts}", settings.memory_budget, available)
+            RankInfo(rank, Role.SOURCE, f"host{rank % hosts}", settings.memory_budget, available)
             for rank in range(sources)
         )
         + tuple(
-            Participant(
+            RankInfo(
                 sources + number,
                 Role.SINK,
                 f"host{number // sinks}",

@@ -21,7 +21,7 @@ from ckpt_transport.planning.values.manifest import (
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
 from ckpt_transport.planning.values.settings import AUTO, Settings
 from ckpt_transport.planning.values.share import Share, digest_of
-from ckpt_transport.planning.values.topology import EVERYTHING, Participant, Role, Topology
+from ckpt_transport.planning.values.topology import EVERYTHING, RankInfo, Role, Topology
 from ckpt_transport.planning.verify import verify, verify_part
 
 __all__ = [
@@ -34,10 +34,10 @@ __all__ = [
     "Conversion",
     "Extent",
     "Manifest",
-    "Participant",
     "Piece",
     "PlacedTensor",
     "Plan",
+    "RankInfo",
     "Ring",
     "RingUse",
     "Role",

@@ -1,4 +1,4 @@
-"""Cutting a version into buckets."""
+"""SlotAllocator a version into buckets."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import BudgetError, PlanError
 from ckpt_transport.planning.candidates import Candidate, choose
-from ckpt_transport.planning.slots import DEGRADED, Cutting
+from ckpt_transport.planning.slots import DEGRADED, SlotAllocator
 from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import Bucket, Plan, Ring
@@ -69,7 +69,7 @@ def _fitting(
     for candidate in candidates:
         notes: list[str] = []
         try:
-            buckets, rings = Cutting(manifest, topology, traits, candidate).cut(settings, notes)
+            buckets, rings = SlotAllocator(manifest, topology, traits, candidate).allocate(settings, notes)
         except BudgetError as error:
             failure = error
             continue

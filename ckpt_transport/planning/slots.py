@@ -1,4 +1,4 @@
-"""How buckets are cut, and which slots they pass through."""
+"""The allocation of slots: how long buckets are, which slots they pass through, and how many slots a rank needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from ckpt_transport.errors import BudgetError
 from ckpt_transport.planning.bucketing import cut, gather, round_robin
 from ckpt_transport.planning.candidates import Candidate
-from ckpt_transport.planning.modules import most_kept
+from ckpt_transport.planning.loader_memory import most_kept
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.values.manifest import Manifest, PlacedTensor
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Ring, RingUse
@@ -23,8 +23,8 @@ DEGRADED = "degraded"
 """How a note begins that says what memory made the planner give up."""
 
 
-class Cutting:
-    """How buckets are cut and which memory they pass through."""
+class SlotAllocator:
+    """Cuts buckets so that they fit the memory of every rank, and gives each the slots that it passes through."""
 
     def __init__(
         self, manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], candidate: Candidate
@@ -49,7 +49,7 @@ class Cutting:
         self._keepers = {participant.rank for participant in topology.participants if participant.keeps_tensors}
         self._kept = 0
 
-    def cut(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
+    def allocate(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Buckets with their slots, and the rings the slots are in."""
         if not self._receivers and not self._fillers:
             return round_robin(self._manifest, self._cut_in_place(settings)), ()
@@ -122,7 +122,7 @@ class Cutting:
             notes.append(f"{DEGRADED}: {how} instead of {settings.ring_depth} slots, for want of memory")
         filled: defaultdict[int, int] = defaultdict(int)
         placed = []
-        slots = _Slots(depth, self._memberships)
+        slots = _SlotTurns(depth, self._memberships)
         for bucket in buckets:
             owner = self._manifest.extents[bucket.extent].owner
             fill_slot = IN_PLACE
@@ -173,7 +173,7 @@ class Cutting:
         return tightest
 
 
-class _Slots:
+class _SlotTurns:
     """Gives each bucket the slot that its receiver set has not used for longest. All its ranks receive it there."""
 
     def __init__(self, depth: int, memberships: Mapping[int, frozenset[int]]) -> None:

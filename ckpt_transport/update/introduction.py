@@ -13,7 +13,7 @@ from typing import Any
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
 from ckpt_transport.memory import name_of, visible_devices
-from ckpt_transport.planning import EVERYTHING, Manifest, Participant, Role, Topology
+from ckpt_transport.planning import EVERYTHING, Manifest, RankInfo, Role, Topology
 from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.bandwidths import bandwidths
@@ -110,7 +110,7 @@ def topology_of(joins: Sequence[Join]) -> Topology:
     """
     shares = list(dict.fromkeys(join.share for join in joins if join.share is not None))
     ranks = tuple(
-        Participant(
+        RankInfo(
             rank=rank,
             role=join.role,
             host=join.host,

@@ -24,9 +24,9 @@ from ckpt_transport.planning import (
     ByteRangeSet,
     Extent,
     Manifest,
-    Participant,
     PlacedTensor,
     Plan,
+    RankInfo,
     RingUse,
     Role,
     Settings,
@@ -115,7 +115,7 @@ def topology(
     roles = [(Role.SOURCE, host) for host in sources] + [(Role.SINK, host) for host in sinks]
     return Topology(
         tuple(
-            Participant(rank, role, host, budget, tuple(transports), whole_tensors and role is Role.SINK)
+            RankInfo(rank, role, host, budget, tuple(transports), whole_tensors and role is Role.SINK)
             for rank, (role, host) in enumerate(roles)
         )
     )
@@ -181,7 +181,7 @@ def worlds(draw: st.DrawFn, budgets: st.SearchStrategy[int] | None = None) -> Wo
     hosts = st.sampled_from(["a", "b", "c"])
     whole = draw(st.booleans())
     participants = tuple(
-        Participant(
+        RankInfo(
             rank,
             Role.SOURCE if rank < sources else Role.SINK,
             draw(hosts),

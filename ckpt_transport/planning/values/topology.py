@@ -21,8 +21,8 @@ class Role(enum.StrEnum):
     SINK = "sink"
 
 
-class Participant(msgspec.Struct, frozen=True):
-    """One rank of an update.
+class RankInfo(msgspec.Struct, frozen=True):
+    """What the planner knows of one rank of an update.
 
     Attributes:
         rank: 0, 1, 2, ...; sources first.
@@ -34,7 +34,7 @@ class Participant(msgspec.Struct, frozen=True):
         label: what people call it.
         devices: UUIDs of the GPUs it can use: of a sink the one its engine is on, of a source its current one first.
         link: bytes per second of its link to other hosts; 0 when nobody said.
-        keeps_tensors: its loader keeps tensors until it has all of a module; see :func:`most_kept`.
+        keeps_tensors: its loader keeps tensors until it has all of a module; see :mod:`ckpt_transport.planning.loader_memory`.
         share: what a sink needs of the version, an index into the topology's shares, or EVERYTHING.
     """
 
@@ -59,7 +59,7 @@ class Participant(msgspec.Struct, frozen=True):
 class Topology(msgspec.Struct, frozen=True, dict=True):
     """All participants, in the order of their ranks, and what sinks need that do not need everything."""
 
-    participants: tuple[Participant, ...]
+    participants: tuple[RankInfo, ...]
     shares: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:

@@ -12,9 +12,9 @@ from ckpt_transport.planning import (
     IN_PLACE,
     Extent,
     Manifest,
-    Participant,
     PlacedTensor,
     Plan,
+    RankInfo,
     RingUse,
     Role,
     Settings,
@@ -47,7 +47,7 @@ def ranks(sources: Sequence[tuple[str, tuple[str, ...]]], sinks: Sequence[tuple[
     members = [(Role.SOURCE, *where) for where in sources] + [(Role.SINK, *where) for where in sinks]
     return Topology(
         tuple(
-            Participant(rank, role, host, 1 << 30, tuple(TRAITS), devices=devices)
+            RankInfo(rank, role, host, 1 << 30, tuple(TRAITS), devices=devices)
             for rank, (role, host, devices) in enumerate(members)
         )
     )

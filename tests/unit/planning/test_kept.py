@@ -21,7 +21,7 @@ from ckpt_transport.planning import (
     TensorRange,
     TensorSpec,
     Topology,
-    modules,
+    loader_memory,
     slots,
     verify,
     verify_part,
@@ -57,7 +57,7 @@ def two_layers(budget: int) -> World:
 
 
 def half(manifest: Manifest, buckets: Sequence[Bucket], share: Share | None) -> int:
-    return modules.most_kept(manifest, buckets, share) // 2
+    return loader_memory.most_kept(manifest, buckets, share) // 2
 
 
 def nothing(manifest: Manifest, buckets: Sequence[Bucket], share: Share | None) -> int:
@@ -97,7 +97,7 @@ def test_given_any_plan_for_loaders_that_keep_tensors_then_planner_and_verifier_
     for rank in made.topology.sinks:
         come = [bucket for bucket in made.buckets if rank in made.receiver_sets[bucket.receiver_set]]
         share = made.topology.share_of(rank)
-        assert kept.most_kept(made.manifest, come, share) == modules.most_kept(made.manifest, come, share)
+        assert kept.most_kept(made.manifest, come, share) == loader_memory.most_kept(made.manifest, come, share)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,6 @@ def test_given_tensors_of_a_layer_that_are_present_then_what_is_needed_of_them_c
     other = TensorRange(TensorSpec("l.0.c", "U8", (NBYTES,)), 0, NBYTES)
     manifest = msgspec.structs.replace(made.manifest, present=(first, other))
     third = [made.buckets[2]]
-    for count in (kept.most_kept, modules.most_kept):
+    for count in (kept.most_kept, loader_memory.most_kept):
         assert count(manifest, third, share) == expected
         assert count(manifest, [], share) == 0

@@ -30,7 +30,7 @@ from ckpt_transport.planning import (
     verify,
 )
 from ckpt_transport.planning.demand import scatter
-from ckpt_transport.planning.modules import most_kept
+from ckpt_transport.planning.loader_memory import most_kept
 from tests.unit.worlds import INVENTED, World, needed, simulate, topology, worlds
 
 replace = msgspec.structs.replace

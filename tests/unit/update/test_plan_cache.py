@@ -10,8 +10,8 @@ from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
     Extent,
     Manifest,
-    Participant,
     PlacedTensor,
+    RankInfo,
     Role,
     Settings,
     TensorSpec,
@@ -24,7 +24,7 @@ from ckpt_transport_shm import ShmTransport
 
 TRAITS = {"shm": ShmTransport.traits}
 TOPOLOGY = Topology(
-    tuple(Participant(rank, role, "here", 1 << 20, ("shm",)) for rank, role in enumerate((Role.SOURCE, Role.SINK)))
+    tuple(RankInfo(rank, role, "here", 1 << 20, ("shm",)) for rank, role in enumerate((Role.SOURCE, Role.SINK)))
 )
 
 
@@ -91,7 +91,7 @@ def test_given_a_follower_then_it_proves_its_part_of_each_new_plan_and_not_again
 def test_given_a_follower_when_a_plan_takes_more_memory_than_it_has_then_it_refuses_it() -> None:
     gloo = {"gloo": GlooTransport.traits}
     topology = Topology(
-        tuple(Participant(rank, role, "here", 1 << 20, ("gloo",)) for rank, role in enumerate((Role.SOURCE, Role.SINK)))
+        tuple(RankInfo(rank, role, "here", 1 << 20, ("gloo",)) for rank, role in enumerate((Role.SOURCE, Role.SINK)))
     )
     made = PlanCache(1 << 20).make([shard("one")], topology, gloo, Settings())
     with pytest.raises(BudgetError, match="has a budget of 1,000"):

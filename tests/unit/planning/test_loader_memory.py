@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from ckpt_transport.errors import BudgetError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Extent, Manifest, PlacedTensor, Plan, TensorSpec, Topology, verify
-from ckpt_transport.planning.modules import layer_of, most_kept
+from ckpt_transport.planning.loader_memory import layer_of, most_kept
 from ckpt_transport.planning.values.settings import Settings
 from tests.unit.worlds import INVENTED, World, topology, worlds
 

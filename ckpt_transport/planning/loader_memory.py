@@ -1,4 +1,4 @@
-"""How much a sink keeps whose loader holds on to tensors until it has all of a module.
+"""The memory that a loader keeps which holds on to tensors until it has all of a layer.
 
 Loaders that fuse tensors (``q_proj``, ``k_proj`` and ``v_proj`` into one parameter, experts into one) may need all of
 them before they can begin. Which ones belong together only the loader knows, but never tensors of two layers: so a
