@@ -1,4 +1,4 @@
-"""Running a plan: one rank's program, the pipeline that runs it, and the timeline of what happened."""
+"""Running a plan: one rank's schedule, the pipeline that runs it, and the timeline of what happened."""
 
 from ckpt_transport.execution.applies import Apply
 from ckpt_transport.execution.digests import (
@@ -9,30 +9,30 @@ from ckpt_transport.execution.digests import (
     PromptOwnerDigests,
     SinkDigests,
 )
-from ckpt_transport.execution.fills import Sources
+from ckpt_transport.execution.fills import FillMemory
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.pipeline import Pipeline
-from ckpt_transport.execution.program import Lent, Memory, Program, Step
-from ckpt_transport.execution.timeline import Event, draw, now, write_trace
+from ckpt_transport.execution.schedule import Lent, LentKind, RankSchedule, RankStep
+from ckpt_transport.execution.timeline import StageEvent, draw, now, write_trace
 from ckpt_transport.execution.transfers import RouteAttachment
 
 __all__ = [
     "Apply",
     "Channel",
     "Digests",
-    "Event",
+    "FillMemory",
     "FirstSinkDigests",
     "Ledger",
     "Lent",
-    "Memory",
+    "LentKind",
     "OwnerDigests",
     "Pipeline",
-    "Program",
     "PromptOwnerDigests",
+    "RankSchedule",
+    "RankStep",
     "RouteAttachment",
     "SinkDigests",
-    "Sources",
-    "Step",
+    "StageEvent",
     "draw",
     "now",
     "write_trace",

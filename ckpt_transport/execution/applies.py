@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from ckpt_transport.execution.ledger import Ledger
-from ckpt_transport.execution.program import Program, Step
+from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import now
 from ckpt_transport.execution.transfers import Received, Transfers
 from ckpt_transport.memory import Fence
@@ -29,23 +29,23 @@ that is enqueued on a device."""
 Admit = Callable[[int, torch.Tensor], bool]
 """Whether a bucket that has arrived may be applied: its number and its bytes. Asked again until it may."""
 
-Applied = tuple[Step, Fence | None, float]
+Applied = tuple[RankStep, Fence | None, float]
 """An apply that has returned: when its bytes will have been read, None where they have been; and when it started."""
 
 
 class Applies(ABC):
-    """The applies of a program.
+    """The applies of a schedule.
 
     Args:
-        program: whose.
+        schedule: whose.
         apply: called for one bucket after the other.
         received: the buckets, by number.
-        ledger: of the program.
+        ledger: of the schedule.
     """
 
-    def __init__(self, program: Program, apply: Apply, received: Mapping[int, Received], ledger: Ledger) -> None:
-        self._program, self._apply, self._received, self._ledger = program, apply, received, ledger
-        self._waiting = deque(step for step in program.steps if step.kind is StageKind.APPLY)
+    def __init__(self, schedule: RankSchedule, apply: Apply, received: Mapping[int, Received], ledger: Ledger) -> None:
+        self._schedule, self._apply, self._received, self._ledger = schedule, apply, received, ledger
+        self._waiting = deque(step for step in schedule.steps if step.kind is StageKind.APPLY)
         self._reading: deque[Applied] = deque()
         self._failure: BaseException | None = None
 
@@ -62,7 +62,7 @@ class Applies(ABC):
         """Whether bytes are being read whose end wakes nobody."""
         return bool(self._reading)
 
-    def ended(self) -> Iterator[tuple[Step, float]]:
+    def ended(self) -> Iterator[tuple[RankStep, float]]:
         """Those that are over, oldest first: the bytes have arrived and are not needed any more; and their start.
 
         Enter each into the ledger before taking the next, which may wait for it.
@@ -74,32 +74,32 @@ class Applies(ABC):
             self._reading.popleft()
             yield step, started
 
-    def _apply_step(self, step: Step) -> Applied:
+    def _apply_step(self, step: RankStep) -> Applied:
         started = now()
-        return step, self._apply(self._program.plan.buckets[step.bucket], self._received[step.bucket].raw), started
+        return step, self._apply(self._schedule.plan.buckets[step.bucket], self._received[step.bucket].raw), started
 
 
 class AppliesBeside(Applies):
     """Applied beside the pump, which gets a thread of its own, when bytes have arrived: a loader may take its time.
 
     Args:
-        program, apply, received, ledger: as for :class:`Applies`.
+        schedule, apply, received, ledger: as for :class:`Applies`.
         admits: asked by the pump, in the order of the plan.
         wake: has the pump look at applies, from any thread.
     """
 
     def __init__(
         self,
-        program: Program,
+        schedule: RankSchedule,
         apply: Apply,
         received: Mapping[int, Received],
         ledger: Ledger,
         admits: Admit,
         wake: Callable[[], None],
     ) -> None:
-        super().__init__(program, apply, received, ledger)
+        super().__init__(schedule, apply, received, ledger)
         self._admits, self._wake = admits, wake
-        self._handed_over: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._handed_over: queue.SimpleQueue[RankStep | None] = queue.SimpleQueue()
         self._given_back: deque[Applied | BaseException] = deque()
 
     def run(self, pump: Callable[[], None]) -> None:
@@ -131,7 +131,7 @@ class AppliesBeside(Applies):
             moved = True
         return moved
 
-    def _may_be_applied(self, step: Step) -> bool:
+    def _may_be_applied(self, step: RankStep) -> bool:
         if self._ledger.ready(step, ordered=False) is None:
             return False
         return self._admits(step.bucket, self._received[step.bucket].raw)
@@ -155,7 +155,7 @@ class AppliesBeside(Applies):
         if self._failure is not None:
             raise self._failure
 
-    def _read_after(self, step: Step, end: Fence, started: float) -> None:
+    def _read_after(self, step: RankStep, end: Fence, started: float) -> None:
         try:
             end.synchronize()
         except Exception as error:
@@ -176,7 +176,7 @@ class AppliesInOrder(Applies):
     *guard* looks around in the pump's place while a bucket is applied.
 
     Args:
-        program, apply, received, ledger: as for :class:`Applies`.
+        schedule, apply, received, ledger: as for :class:`Applies`.
         stream: where everything that reads the bytes is enqueued.
         transfers: that may fail meanwhile.
         watch: raises when the run must end.
@@ -184,7 +184,7 @@ class AppliesInOrder(Applies):
 
     def __init__(
         self,
-        program: Program,
+        schedule: RankSchedule,
         apply: Apply,
         received: Mapping[int, Received],
         ledger: Ledger,
@@ -192,7 +192,7 @@ class AppliesInOrder(Applies):
         transfers: Sequence[Transfers],
         watch: Callable[[], None],
     ) -> None:
-        super().__init__(program, apply, received, ledger)
+        super().__init__(schedule, apply, received, ledger)
         self._stream, self._transfers, self._watch = stream, transfers, watch
         self._driving = threading.Lock()
         """Held by the thread that may touch endpoints."""
@@ -218,7 +218,7 @@ class AppliesInOrder(Applies):
             moved = True
         return moved
 
-    def _apply_guarded(self, step: Step) -> Applied:
+    def _apply_guarded(self, step: RankStep) -> Applied:
         self._driving.release()
         try:
             try:

@@ -19,7 +19,7 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import MessageError, TransferError
-from ckpt_transport.execution.program import Program
+from ckpt_transport.execution.schedule import RankSchedule
 from ckpt_transport.memory import Backing, Buffer, Fence, fence, usable_cores
 from ckpt_transport.memory.digest import Digest, as_bytes, digest
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
@@ -98,8 +98,8 @@ class Digests:
 class _Working(Digests):
     """With threads that compute."""
 
-    def __init__(self, program: Program, channel: Channel) -> None:
-        self._program, self._plan, self._channel = program, program.plan, channel
+    def __init__(self, schedule: RankSchedule, channel: Channel) -> None:
+        self._schedule, self._plan, self._channel = schedule, schedule.plan, channel
         self._workers = ThreadPoolExecutor(usable_cores(), "ckpt-transport-digest")
 
     @property
@@ -126,18 +126,18 @@ class OwnerDigests(_Working):
     (:attr:`~ckpt_transport.memory.Buffer.digests`); what is not known is computed from now on, beside everything else.
 
     Args:
-        program: of this rank.
+        schedule: of this rank.
         channel: to the sinks.
         extents: of this rank, by number.
         wake: ends the wait in ``idle``, from any thread.
     """
 
     def __init__(
-        self, program: Program, channel: Channel, extents: Mapping[int, Backing], wake: Callable[[], None]
+        self, schedule: RankSchedule, channel: Channel, extents: Mapping[int, Backing], wake: Callable[[], None]
     ) -> None:
-        super().__init__(program, channel)
+        super().__init__(schedule, channel)
         self._unsaid = {
-            number for number, bucket in enumerate(self._plan.buckets) if self._plan.owner(bucket) == program.rank
+            number for number, bucket in enumerate(self._plan.buckets) if self._plan.owner(bucket) == schedule.rank
         }
         self._made: deque[tuple[int, Digest]] = deque()
         self._coming: deque[tuple[int, torch.Tensor, Fence]] = deque()
@@ -227,14 +227,14 @@ class SinkDigests(_Working):
     """Compares what a sink's engine is given with what the owners say.
 
     Args:
-        program: of this rank.
+        schedule: of this rank.
         channel: from the owners.
         label: what people call this sink.
         wake: ends the wait in ``idle``, from any thread.
     """
 
-    def __init__(self, program: Program, channel: Channel, label: str, wake: Callable[[], None]) -> None:
-        super().__init__(program, channel)
+    def __init__(self, schedule: RankSchedule, channel: Channel, label: str, wake: Callable[[], None]) -> None:
+        super().__init__(schedule, channel)
         self._label, self._wake = label, wake
         self._said: dict[int, Digest] = {}
         self._on_host: dict[int, Future[Digest]] = {}
@@ -243,7 +243,7 @@ class SinkDigests(_Working):
         self._agreed: set[int] = set()
 
     def look(self, bucket: Bucket, raw: torch.Tensor) -> None:
-        number = self._program.numbers[bucket.first]
+        number = self._schedule.numbers[bucket.first]
         if number in self._begun:
             return
         parts = _in_bucket(bucket, raw)
@@ -258,7 +258,7 @@ class SinkDigests(_Working):
         computing.add_done_callback(lambda _: self._wake())
 
     def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
-        computing = self._on_host.get(self._program.numbers[bucket.first])
+        computing = self._on_host.get(self._schedule.numbers[bucket.first])
         if computing is not None:
             return _ReadTwice(end, computing)
         return fence(raw.device) if end is None else end
@@ -275,7 +275,7 @@ class SinkDigests(_Working):
                 self._compare(number, computed.result())
 
     def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
-        if unseen := self._program.applied - self._begun:
+        if unseen := self._schedule.applied - self._begun:
             raise TransferError(
                 f"{self._label} has applied bucket {min(unseen)} and not computed its digest, so nobody knows whether "
                 "its bytes are right; report this as a fault of ckpt-transport"
@@ -306,12 +306,12 @@ class SinkDigests(_Working):
             except msgspec.DecodeError as error:
                 raise MessageError(f"rank {rank} says digests that cannot be read: {error}") from error
             for number, found in said:
-                if number in self._program.applied and self._plan.owner(self._plan.buckets[number]) == rank:
+                if number in self._schedule.applied and self._plan.owner(self._plan.buckets[number]) == rank:
                     self._said.setdefault(number, found)
 
     def _compare(self, number: int, found: Digest) -> None:
         if found != self._said[number]:
-            raise TransferError(f"{self._label} got {_differing(self._plan, number, self._program.rank)}")
+            raise TransferError(f"{self._label} got {_differing(self._plan, number, self._schedule.rank)}")
         self._agreed.add(number)
 
 

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 
 from ckpt_transport.execution.ledger import Ledger
-from ckpt_transport.execution.program import Program, Step
+from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import now
 from ckpt_transport.memory import Backing, Fence, drain, fence_on
 from ckpt_transport.planning import Bucket, RingUse, StageKind
@@ -23,7 +23,7 @@ HANDED_OVER_BYTES = 256 << 10
 
 
 @dataclass(slots=True)
-class Sources:
+class FillMemory:
     """Memory that fills read from and write to.
 
     Attributes:
@@ -39,32 +39,32 @@ class Sources:
 
 
 class Fills:
-    """The fills of a program, in their order, driven by the pump. A context: of its threads, and of the device's work.
+    """The fills of a schedule, in their order, driven by the pump. A context: of its threads, and of the device's work.
 
     Fills that take too long to do in passing run on a thread. What fills a device's slot is only enqueued; where the
     device also orders the transfers that follow, nobody waits for its end, else another thread does.
 
     Args:
-        program: whose.
+        schedule: whose.
         sources: what they need.
-        ledger: of the program.
+        ledger: of the schedule.
         ordered: the transfers of this rank are ordered by a device.
         wake: has the pump look at fills, from any thread.
     """
 
     def __init__(
         self,
-        program: Program,
-        sources: Sources,
+        schedule: RankSchedule,
+        sources: FillMemory,
         ledger: Ledger,
         wake: Callable[[], None],
         *,
         ordered: bool,
     ) -> None:
-        self._program, self._sources, self._ledger, self._wake = program, sources, ledger, wake
-        self._waiting = deque(step for step in program.steps if step.kind is StageKind.FILL)
-        self._filling: deque[tuple[Step, Future[tuple[float, Fence | None]]]] = deque()
-        self._filled: deque[tuple[Step, Fence, float]] = deque()
+        self._schedule, self._sources, self._ledger, self._wake = schedule, sources, ledger, wake
+        self._waiting = deque(step for step in schedule.steps if step.kind is StageKind.FILL)
+        self._filling: deque[tuple[RankStep, Future[tuple[float, Fence | None]]]] = deque()
+        self._filled: deque[tuple[RankStep, Fence, float]] = deque()
         self._stream = None if sources.ring is None or sources.ring.is_cpu else _fill_stream(sources.ring.device)
         self._ordered = ordered and self._stream is not None
         self._filler = ThreadPoolExecutor(1, "ckpt-transport-fill")
@@ -92,7 +92,7 @@ class Fills:
         while self._waiting and (free := self._ledger.ready(self._waiting[0], ordered=self._ordered)) is not None:
             step = self._waiting.popleft()
             moved = True
-            if self._is_short(self._program.plan.buckets[step.bucket]):
+            if self._is_short(self._schedule.plan.buckets[step.bucket]):
                 self._take(step, *self._fill(step, free))
                 continue
             filled = self._filler.submit(self._fill, step, free)
@@ -114,10 +114,10 @@ class Fills:
             return bucket.nbytes < HANDED_OVER_BYTES
         return self._sources.extents[bucket.extent].only_enqueues(self._stream.device)
 
-    def _fill(self, step: Step, free: Sequence[Fence]) -> tuple[float, Fence | None]:
+    def _fill(self, step: RankStep, free: Sequence[Fence]) -> tuple[float, Fence | None]:
         """Put a bucket into its slot, when that is free; return when that started, and when it ends, None for now."""
-        started, plan = now(), self._program.plan
-        bucket, ring = plan.buckets[step.bucket], plan.ring(self._program.rank, RingUse.FILL)
+        started, plan = now(), self._schedule.plan
+        bucket, ring = plan.buckets[step.bucket], plan.ring(self._schedule.rank, RingUse.FILL)
         assert ring is not None
         assert self._sources.ring is not None
         start = bucket.fill_slot * ring.slot_bytes
@@ -132,13 +132,13 @@ class Fills:
         return started, fence_on(self._stream)
 
     def _fill_slot(self, slot: torch.Tensor, number: int) -> None:
-        bucket = self._program.plan.buckets[number]
+        bucket = self._schedule.plan.buckets[number]
         backing = self._sources.extents[bucket.extent]
         for part in bucket.ranges:
             backing.fill(slot[part.bucket_offset : part.bucket_offset + part.nbytes], part.offset)
         self._sources.filled(number, slot)
 
-    def _take(self, step: Step, started: float, end: Fence | None) -> None:
+    def _take(self, step: RankStep, started: float, end: Fence | None) -> None:
         if end is None:
             self._ledger.ended(step, started)
             return

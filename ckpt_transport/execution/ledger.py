@@ -1,36 +1,36 @@
-"""What of a program has been done, and when."""
+"""What of a schedule has been done, and when."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ckpt_transport.execution.program import Program, Step
-from ckpt_transport.execution.timeline import Event, now
+from ckpt_transport.execution.schedule import RankSchedule, RankStep
+from ckpt_transport.execution.timeline import StageEvent, now
 from ckpt_transport.memory import Fence
 
 
 class Ledger:
-    """The steps of a program that are left, and of those the ones that a device has been given.
+    """The steps of a schedule that are left, and of those the ones that a device has been given.
 
     Attributes:
         events: what has ended.
     """
 
-    def __init__(self, program: Program) -> None:
-        self.events: list[Event] = []
-        self._rank, self._needs = program.rank, program.needs
-        self._left = dict.fromkeys(program.needs, 0)
-        for step in program.steps:
+    def __init__(self, schedule: RankSchedule) -> None:
+        self.events: list[StageEvent] = []
+        self._rank, self._needs = schedule.rank, schedule.needs
+        self._left = dict.fromkeys(schedule.needs, 0)
+        for step in schedule.steps:
             self._left[step.stage] += 1
-        self._marks: defaultdict[int, dict[Step, Fence]] = defaultdict(dict)
+        self._marks: defaultdict[int, dict[RankStep, Fence]] = defaultdict(dict)
 
     @property
     def closed(self) -> bool:
         """Whether everything is done."""
         return not self._left
 
-    def ready(self, step: Step, *, ordered: bool) -> Sequence[Fence] | None:
+    def ready(self, step: RankStep, *, ordered: bool) -> Sequence[Fence] | None:
         """What a device must see the end of before a step; None when the step may not even be enqueued.
 
         Args:
@@ -46,13 +46,13 @@ class Ledger:
                 fences += marks.values()
         return fences
 
-    def mark(self, step: Step, end: Fence) -> None:
+    def mark(self, step: RankStep, end: Fence) -> None:
         """A step is enqueued on a device, and ends there."""
         self._marks[step.stage][step] = end
 
-    def ended(self, step: Step, started: float) -> None:
+    def ended(self, step: RankStep, started: float) -> None:
         """A step is over, which started at ``started``, in seconds since the epoch."""
-        self.events.append(Event(self._rank, step.kind, step.bucket, started, now()))
+        self.events.append(StageEvent(self._rank, step.kind, step.bucket, started, now()))
         self._marks[step.stage].pop(step, None)
         self._left[step.stage] -= 1
         if not self._left[step.stage]:

@@ -23,10 +23,10 @@ import torch
 
 from ckpt_transport.execution.applies import WATCH_SECONDS, Applies, AppliesBeside, AppliesInOrder, Apply
 from ckpt_transport.execution.digests import Digests
-from ckpt_transport.execution.fills import Fills, Sources
+from ckpt_transport.execution.fills import FillMemory, Fills
 from ckpt_transport.execution.ledger import Ledger
-from ckpt_transport.execution.program import Program, Step
-from ckpt_transport.execution.timeline import Event, now
+from ckpt_transport.execution.schedule import RankSchedule, RankStep
+from ckpt_transport.execution.timeline import StageEvent, now
 from ckpt_transport.execution.transfers import Received, RouteAttachment, Transfers
 
 DEVICE_POLL_SECONDS = 0.001
@@ -34,11 +34,11 @@ DEVICE_POLL_SECONDS = 0.001
 
 
 class Pipeline:
-    """One run of one program.
+    """One run of one schedule.
 
     Args:
-        program: what to do.
-        attachments: for each route of the program.
+        schedule: what to do.
+        attachments: for each route of the schedule.
         sources: what fills need.
         apply: called on the caller's thread, bucket by bucket, in the order of the plan.
         watch: called often; raises to end the run.
@@ -52,9 +52,9 @@ class Pipeline:
 
     def __init__(
         self,
-        program: Program,
+        schedule: RankSchedule,
         attachments: Mapping[int, RouteAttachment],
-        sources: Sources,
+        sources: FillMemory,
         apply: Apply,
         watch: Callable[[], None],
         idle: Callable[[float], object],
@@ -63,38 +63,38 @@ class Pipeline:
         apply_stream: torch.cuda.Stream | None = None,
         digests: Digests | None = None,
     ) -> None:
-        self._program, self._watch, self._idle, self._progress = program, watch, idle, progress
+        self._schedule, self._watch, self._idle, self._progress = schedule, watch, idle, progress
         self._digests = Digests() if digests is None else digests
-        self._ledger = Ledger(program)
+        self._ledger = Ledger(schedule)
         self._received: dict[int, Received] = {}
-        steps: dict[int, list[Step]] = {route: [] for route in attachments}
+        steps: dict[int, list[RankStep]] = {route: [] for route in attachments}
         sent: set[torch.cuda.Stream | None] = set()
         received: set[torch.cuda.Stream | None] = set()
-        for step in program.steps:
+        for step in schedule.steps:
             if step.leg is not None:
                 steps[step.leg.route].append(step)
                 stream = attachments[step.leg.route].endpoint.stream
-                (sent if step.leg.sender == program.rank else received).add(stream)
+                (sent if step.leg.sender == schedule.rank else received).add(stream)
         self._transfers = [
-            Transfers(program, steps[route], attachment, self._ledger, self._received, progress)
+            Transfers(schedule, steps[route], attachment, self._ledger, self._received, progress)
             for route, attachment in attachments.items()
         ]
-        self._fills = Fills(program, sources, self._ledger, wake, ordered=None not in sent)
+        self._fills = Fills(schedule, sources, self._ledger, wake, ordered=None not in sent)
         self._applies: Applies
         if apply_stream is None or None in received:
-            self._applies = AppliesBeside(program, apply, self._received, self._ledger, self._digests.admits, wake)
+            self._applies = AppliesBeside(schedule, apply, self._received, self._ledger, self._digests.admits, wake)
         else:
             self._applies = AppliesInOrder(
-                program, apply, self._received, self._ledger, apply_stream, self._transfers, watch
+                schedule, apply, self._received, self._ledger, apply_stream, self._transfers, watch
             )
 
-    def run(self) -> list[Event]:
+    def run(self) -> list[StageEvent]:
         """Run to the end and return what was recorded.
 
         Raises: whatever ended it early; then operations may be outstanding, and the endpoints must be aborted.
         """
         with _no_collections():
-            if self._program.applied:
+            if self._schedule.applied:
                 self._applies.run(self._pump)
             else:
                 self._pump()
@@ -131,7 +131,7 @@ class Pipeline:
             self._received.pop(step.bucket).receipt.release()
             for transfers in self._transfers:
                 transfers.applied(step.bucket)
-            self._progress(self._program.plan.buckets[step.bucket].nbytes)
+            self._progress(self._schedule.plan.buckets[step.bucket].nbytes)
             self._ledger.ended(step, started)
             moved = True
         return moved

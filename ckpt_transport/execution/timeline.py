@@ -19,7 +19,7 @@ def now() -> float:
     return _EPOCH + time.monotonic()
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
+class StageEvent(msgspec.Struct, frozen=True, array_like=True):
     """One stage of one bucket on one rank.
 
     Attributes:
@@ -33,7 +33,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     end: float
 
 
-def draw(events: Sequence[Event], labels: Mapping[int, str], width: int = 72) -> str:
+def draw(events: Sequence[StageEvent], labels: Mapping[int, str], width: int = 72) -> str:
     """A picture of the timeline: a line per rank and stage kind, time from left to right."""
     if not events:
         return "(nothing happened)"
@@ -56,7 +56,7 @@ def draw(events: Sequence[Event], labels: Mapping[int, str], width: int = 72) ->
     return "\n".join(lines)
 
 
-def write_trace(path: Path, events: Iterable[Event], labels: Mapping[int, str]) -> None:
+def write_trace(path: Path, events: Iterable[StageEvent], labels: Mapping[int, str]) -> None:
     """Write the timeline as JSON for ``chrome://tracing`` and https://ui.perfetto.dev.
 
     Format: the Trace Event Format's complete events (``ph`` = ``X``), times in microseconds; one process per rank, one

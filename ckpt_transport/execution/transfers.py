@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ckpt_transport.execution.ledger import Ledger
-from ckpt_transport.execution.program import Program, Step
+from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import now
 from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion, Receipt
 
@@ -59,27 +59,27 @@ class Transfers:
     """The transfers of one route, in their order, driven by the pump.
 
     Args:
-        program: of this rank.
+        schedule: of this rank.
         steps: those of the route.
         attachment: to the route.
-        ledger: of the program.
+        ledger: of the schedule.
         received: where buckets are put that are received, by number; who has applied one takes it out.
         progress: called with the bytes of each bucket that has been sent.
     """
 
     def __init__(
         self,
-        program: Program,
-        steps: Iterable[Step],
+        schedule: RankSchedule,
+        steps: Iterable[RankStep],
         attachment: RouteAttachment,
         ledger: Ledger,
         received: dict[int, Received],
         progress: Callable[[int], None],
     ) -> None:
-        self._program, self._attachment, self._ledger, self._received = program, attachment, ledger, received
+        self._schedule, self._attachment, self._ledger, self._received = schedule, attachment, ledger, received
         self._progress = progress
         self._waiting = deque(steps)
-        self._in_flight: deque[tuple[Step, Completion, float]] = deque()
+        self._in_flight: deque[tuple[RankStep, Completion, float]] = deque()
         self._marked = 0
         """Of the transfers in flight, how many, from the oldest on, have a mark."""
         self._unapplied: set[int] = set()
@@ -106,9 +106,9 @@ class Transfers:
             moved = True
         return moved
 
-    def _posted(self, step: Step) -> Completion:
+    def _posted(self, step: RankStep) -> Completion:
         attachment = self._attachment
-        transfer = self._program.transfer(step, attachment.next_seq)
+        transfer = self._schedule.transfer(step, attachment.next_seq)
         attachment.next_seq += 1
         if self._sends(step):
             return attachment.endpoint.post_send(transfer, attachment.lent)
@@ -116,7 +116,7 @@ class Transfers:
         landed = None
         if len(transfer.spans) > 1:
             assert attachment.landing is not None
-            nbytes = self._program.plan.buckets[step.bucket].nbytes
+            nbytes = self._schedule.plan.buckets[step.bucket].nbytes
             landed = attachment.landing.slice(transfer.spans[0].local, nbytes)
         self._received[step.bucket] = Received(receipt, landed)
         return receipt
@@ -129,8 +129,8 @@ class Transfers:
             self._marked = max(self._marked - 1, 0)
             self._ledger.ended(step, posted)
             if self._sends(step):
-                self._progress(self._program.plan.buckets[step.bucket].nbytes)
-            elif step.bucket in self._program.applied:
+                self._progress(self._schedule.plan.buckets[step.bucket].nbytes)
+            elif step.bucket in self._schedule.applied:
                 self._unapplied.add(step.bucket)
             moved = True
         return self._mark() or moved
@@ -171,5 +171,5 @@ class Transfers:
     def _ahead(self) -> int:
         return len(self._in_flight) + len(self._unapplied)
 
-    def _sends(self, step: Step) -> bool:
-        return step.leg is not None and step.leg.sender == self._program.rank
+    def _sends(self, step: RankStep) -> bool:
+        return step.leg is not None and step.leg.sender == self._schedule.rank

@@ -10,7 +10,7 @@ from typing import ClassVar
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import CkptTransportError, PluginError
-from ckpt_transport.execution import Event
+from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import Plan, Settings, TensorRange
 from ckpt_transport.transports import registry
@@ -117,7 +117,7 @@ class Coordinator:
 
     # -- phases -------------------------------------------------------------------------------------------------
 
-    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[Event]]:
+    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[StageEvent]]:
         """Everything between joining and commit: every sink has every byte then."""
         with self._phase("plan"):
             made = self._make_plan((), self._config.transport)

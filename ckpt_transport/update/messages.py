@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from ckpt_transport.control import Message
-from ckpt_transport.execution import Event
+from ckpt_transport.execution import StageEvent
 from ckpt_transport.planning import Manifest, PlacedTensor, Role, Share
 
 
@@ -251,7 +251,7 @@ class Ran(Reply, frozen=True):
         apply_summary: how a sink has applied the version, in words; empty when there is nothing to say.
     """
 
-    events: list[Event]
+    events: list[StageEvent]
     apply_summary: str = ""
 
 

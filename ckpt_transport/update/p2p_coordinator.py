@@ -21,7 +21,7 @@ from ckpt_transport.errors import (
     JoinError,
     TransportError,
 )
-from ckpt_transport.execution import Event
+from ckpt_transport.execution import StageEvent
 from ckpt_transport.planning import AUTO, ByteRangeSet, Plan, Role, TensorRange, TensorSpec
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.coordinator import Coordinator
@@ -37,7 +37,7 @@ class P2PCoordinator(Coordinator):
 
     resumable: ClassVar[bool] = True
 
-    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[Event]]:
+    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[StageEvent]]:
         present: tuple[TensorRange, ...] = ()
         specs: dict[str, TensorSpec] = {}
         made: Plan | None = None

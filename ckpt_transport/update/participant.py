@@ -17,14 +17,14 @@ from ckpt_transport.engine.engine import Engine, LoadedBucket
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateAbortedError, UpdateError
 from ckpt_transport.execution import (
     Digests,
-    Event,
+    FillMemory,
     FirstSinkDigests,
     OwnerDigests,
     Pipeline,
-    Program,
     PromptOwnerDigests,
+    RankSchedule,
     SinkDigests,
-    Sources,
+    StageEvent,
 )
 from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
@@ -65,11 +65,11 @@ class Participant:
         self._mailbox, self._table, self._extents, self._engine = mailbox, table, extents, engine
         self._plans = plans
         self._deadline = deadline
-        self._program: Program | None = None
+        self._schedule: RankSchedule | None = None
         self._addresses: Sequence[str] = ()
         self._names: Sequence[str] = ()
         self._routes: dict[int, OpenRoute] = {}
-        self._sources = Sources()
+        self._sources = FillMemory()
         self._channel = ""
         self._digests = Digests()
         self._has = ByteRangeSet()
@@ -103,7 +103,7 @@ class Participant:
             PlanMismatchError: this rank's engine cannot take what the plan brings, or would lack something; names it.
             PlanError: what the plan does here does not hold; see :func:`verify_part`.
         """
-        program = self._plans.program(plan, rank)
+        schedule = self._plans.schedule(plan, rank)
         _check_place(plan, rank, self._engine)
         if self._engine is not None:
             expected = self._engine.expects()
@@ -121,8 +121,8 @@ class Participant:
                         f"the plan leaves out bytes of {held.spec}, which {self._engine.label} lacks"
                     )
         self._resumable, self._channel = resumable, digests
-        self._program, self._addresses, self._names = program, addresses, names
-        self._table.expect(program, names, addresses)
+        self._schedule, self._addresses, self._names = schedule, addresses, names
+        self._table.expect(schedule, names, addresses)
         return plan.digest
 
     def digests(self, tensors: Sequence[PlacedTensor]) -> tuple[bytes, ...]:
@@ -145,27 +145,27 @@ class Participant:
 
     def open(self, watch: Watch) -> dict[int, list[bytes]]:
         """Attach to the routes and register memory; the descriptors of what this rank lends."""
-        program = self._ready_program
+        schedule = self._ready_schedule
         self._check_lent()
-        self._routes = self._table.open(program, self._names, self._addresses, self._time_left(), watch)
-        numbers = [n for n, extent in enumerate(program.plan.manifest.extents) if extent.owner == program.rank]
+        self._routes = self._table.open(schedule, self._names, self._addresses, self._time_left(), watch)
+        numbers = [n for n, extent in enumerate(schedule.plan.manifest.extents) if extent.owner == schedule.rank]
         extents = dict(zip(numbers, self._extents, strict=True)) if self._extents else {}
         buffers = {number: extent for number, extent in extents.items() if isinstance(extent, Buffer)}
-        descriptors, ring = self._table.lend(program, self._names, buffers)
-        self._digests = self._new_digests(program, extents)
-        self._sources = Sources(extents, None if ring is None else ring.tensor, self._digests.filled)
+        descriptors, ring = self._table.lend(schedule, self._names, buffers)
+        self._digests = self._new_digests(schedule, extents)
+        self._sources = FillMemory(extents, None if ring is None else ring.tensor, self._digests.filled)
         return descriptors
 
-    def _new_digests(self, program: Program, extents: Mapping[int, Backing]) -> Digests:
+    def _new_digests(self, schedule: RankSchedule, extents: Mapping[int, Backing]) -> Digests:
         if not self._channel:
             return Digests()
-        channel = self._table.channel(program, self._channel, self._addresses)
+        channel = self._table.channel(schedule, self._channel, self._addresses)
         wake = self._mailbox.wake
         made: OwnerDigests | SinkDigests
         if self._engine is None:
-            made = (PromptOwnerDigests if self._resumable else OwnerDigests)(program, channel, extents, wake)
+            made = (PromptOwnerDigests if self._resumable else OwnerDigests)(schedule, channel, extents, wake)
         else:
-            made = (FirstSinkDigests if self._resumable else SinkDigests)(program, channel, self._engine.label, wake)
+            made = (FirstSinkDigests if self._resumable else SinkDigests)(schedule, channel, self._engine.label, wake)
         self._table.round.callback(made.close)
         return made
 
@@ -174,7 +174,7 @@ class Participant:
         for number, route in self._routes.items():
             route.attachment.endpoint.connect(descriptors.get(number, {}))
 
-    def run(self, watch: Watch, on_sent: Callable[[int], None] = lambda nbytes: None) -> list[Event]:
+    def run(self, watch: Watch, on_sent: Callable[[int], None] = lambda nbytes: None) -> list[StageEvent]:
         """Run this rank's part of the plan; ``on_sent`` hears how many bytes have gone, each time that some have.
 
         Raises: whatever ended it early.
@@ -188,7 +188,7 @@ class Participant:
             self._digests.advance()
 
         pipeline = Pipeline(
-            self._ready_program,
+            self._ready_schedule,
             attachments,
             self._sources,
             self._apply,
@@ -226,7 +226,7 @@ class Participant:
     def stop(self, reason: BaseException) -> ByteRangeSet:
         """End this round: give up the routes, and return what the engine was given so far. Another plan may follow."""
         self._table.abort(reason)
-        plan = None if self._program is None else self._program.plan
+        plan = None if self._schedule is None else self._schedule.plan
         for bucket in self._given:
             for piece in bucket.pieces:
                 assert plan is not None
@@ -254,7 +254,7 @@ class Participant:
             PlanMismatchError: it needs other bytes by now than the plan brings.
             UnwritableError: it has a tensor that cannot be written.
         """
-        share = self._ready_program.plan.topology.share_of(self._ready_program.rank)
+        share = self._ready_schedule.plan.topology.share_of(self._ready_schedule.rank)
         if self._engine is not None and share is not None and share != self._engine.share():
             raise PlanMismatchError(
                 f"{self._engine.label} has changed since it said what it needs of a new version; update it again"
@@ -285,7 +285,7 @@ class Participant:
 
     def _apply(self, bucket: Bucket, raw: torch.Tensor) -> Fence | None:
         assert self._engine is not None
-        plan = self._ready_program.plan
+        plan = self._ready_schedule.plan
         key: tuple[object, ...] = plan.shape, *bucket.first
         if self._has:
             lacking = self._lacking(bucket)
@@ -309,7 +309,7 @@ class Participant:
 
     def _lacking(self, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
         """What the engine was not given in an earlier round: tensor, first byte, where in the bucket, and length."""
-        tensors = self._ready_program.plan.manifest.tensors
+        tensors = self._ready_schedule.plan.manifest.tensors
         found = []
         for piece in bucket.pieces:
             place = tensors[piece.tensor]
@@ -322,9 +322,9 @@ class Participant:
         return found
 
     @property
-    def _ready_program(self) -> Program:
-        assert self._program is not None, "no plan was proposed"
-        return self._program
+    def _ready_schedule(self) -> RankSchedule:
+        assert self._schedule is not None, "no plan was proposed"
+        return self._schedule
 
     def _time_left(self) -> float:
         return max(self._deadline - time.monotonic(), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import PlanMismatchError
-from ckpt_transport.execution import Program
+from ckpt_transport.execution import RankSchedule
 from ckpt_transport.planning import (
     Manifest,
     Plan,
@@ -35,7 +35,7 @@ class PlanCache:
         self._budget = budget
         self._plan: Plan | None = None
         self._made_from: object = None
-        self._program: Program | None = None
+        self._schedule: RankSchedule | None = None
         self._proved = ""
         """The shape of the plan that was made and proved here as a whole."""
         self._fits: tuple[str, Expected] = "", None
@@ -88,16 +88,16 @@ class PlanCache:
             self._plan = self._plan.for_version(version)
         return self._plan
 
-    def program(self, plan: Plan, rank: int) -> Program:
+    def schedule(self, plan: Plan, rank: int) -> RankSchedule:
         """That rank's part of ``plan``, proved when it is first asked for.
 
         Raises: as :func:`verify_part`.
         """
-        known = self._program
+        known = self._schedule
         if known is None or known.rank != rank or known.plan.shape != plan.shape:
             if plan.shape != self._proved:
                 verify_part(plan, rank, self._budget)
-            known = self._program = Program(plan, rank)
+            known = self._schedule = RankSchedule(plan, rank)
         return known
 
     def fits(self, plan: Plan, expected: Expected) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.execution import Event, draw, write_trace
+from ckpt_transport.execution import StageEvent, draw, write_trace
 from ckpt_transport.paths import without_nul
 from ckpt_transport.planning import Plan
 
@@ -33,7 +33,7 @@ class Report:
     seconds: float
     phases: dict[str, float]
     paused: dict[int, float]
-    timeline: tuple[Event, ...]
+    timeline: tuple[StageEvent, ...]
     labels: dict[int, str]
     lost: tuple[str, ...] = ()
     left: dict[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ckpt_transport.control import Mailbox, RouteControl
-from ckpt_transport.execution import Lent, Memory, Program, RouteAttachment
+from ckpt_transport.execution import Lent, LentKind, RankSchedule, RouteAttachment
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Plan, RingUse
 from ckpt_transport.planning.values.plan import Route
@@ -84,39 +84,39 @@ class RouteTable:
         """The routes that are open."""
         return tuple(self._open)
 
-    def expect(self, program: Program, names: Sequence[str], addresses: Sequence[str]) -> None:
-        """Keep from now on what members of the program's routes send: some open theirs a moment earlier."""
-        for number in program.routes:
-            members = {rank: addresses[rank] for rank in program.plan.routes[number].ranks}
+    def expect(self, schedule: RankSchedule, names: Sequence[str], addresses: Sequence[str]) -> None:
+        """Keep from now on what members of the schedule's routes send: some open theirs a moment earlier."""
+        for number in schedule.routes:
+            members = {rank: addresses[rank] for rank in schedule.plan.routes[number].ranks}
             self._mailbox.open_route(names[number], members)
             self._expected.add(names[number])
 
     def open(
-        self, program: Program, names: Sequence[str], addresses: Sequence[str], timeout: float, watch: Watch
+        self, schedule: RankSchedule, names: Sequence[str], addresses: Sequence[str], timeout: float, watch: Watch
     ) -> dict[int, OpenRoute]:
-        """Attach to every route of the program, close those it does not use; by number of the route.
+        """Attach to every route of the schedule, close those it does not use; by number of the route.
 
         Raises: what ``watch`` raises while others are waited for, and what the transport does.
         """
         self.round.close()
-        plan = program.plan
-        wanted = {number: names[number] for number in program.routes}
+        plan = schedule.plan
+        wanted = {number: names[number] for number in schedule.routes}
         for name in [name for name in self._open if name not in wanted.values()]:
             self._close(name)
         self._forget_all_but(addresses)
         for number, name in wanted.items():
             self._expected.discard(name)
             if name not in self._open:
-                self._open[name] = self._attach(plan, number, name, program.rank, addresses, timeout, watch)
+                self._open[name] = self._attach(plan, number, name, schedule.rank, addresses, timeout, watch)
         return {number: self._open[name] for number, name in wanted.items()}
 
     def lend(
-        self, program: Program, names: Sequence[str], extents: Mapping[int, Buffer]
+        self, schedule: RankSchedule, names: Sequence[str], extents: Mapping[int, Buffer]
     ) -> tuple[dict[int, list[Descriptor]], Buffer | None]:
         """Register what this rank sends from and receives into; the descriptors of what it lends, and its fill ring."""
-        plan, rank = program.plan, program.rank
-        sends = [number for number in program.routes if self._sends(plan, number, rank)]
-        lands = [number for number in program.routes if self._lands(plan, number, rank)]
+        plan, rank = schedule.plan, schedule.rank
+        sends = [number for number in schedule.routes if self._sends(plan, number, rank)]
+        lands = [number for number in schedule.routes if self._lands(plan, number, rank)]
         rings = {
             use: self._ring(plan, rank, use, names, [*sends, *lands])
             for use in RingUse
@@ -124,9 +124,9 @@ class RouteTable:
         }
         self._drop_rings(rings.values())
         descriptors: dict[int, list[Descriptor]] = {}
-        for number in program.routes:
+        for number in schedule.routes:
             route = self._open[names[number]]
-            used = [_resolve(lent, extents, rings) for lent in program.lent[number]] if number in sends else []
+            used = [_resolve(lent, extents, rings) for lent in schedule.lent[number]] if number in sends else []
             landing = [rings[RingUse.RECEIVE]] if number in lands else []
             route.keep_only([*used, *landing])
             route.attachment.lent = [route.region(buffer) for buffer in used]
@@ -135,11 +135,11 @@ class RouteTable:
                 descriptors[number] = [region.descriptor for region in route.attachment.lent]
         return descriptors, rings.get(RingUse.FILL)
 
-    def channel(self, program: Program, name: str, addresses: Sequence[str]) -> RouteControl:
+    def channel(self, schedule: RankSchedule, name: str, addresses: Sequence[str]) -> RouteControl:
         """A control channel between all ranks of the plan, until the round ends."""
-        topology = program.plan.topology
+        topology = schedule.plan.topology
         ranks = tuple(range(len(addresses)))
-        group = Group(name, ranks, program.rank, tuple(topology.host(rank) for rank in ranks))
+        group = Group(name, ranks, schedule.rank, tuple(topology.host(rank) for rank in ranks))
         control = RouteControl(self._mailbox, group, dict(enumerate(addresses)))
         self.round.callback(control.close)
         return control
@@ -229,6 +229,6 @@ class RouteTable:
 
 
 def _resolve(lent: Lent, extents: Mapping[int, Buffer], rings: Mapping[RingUse, Buffer]) -> Buffer:
-    if lent.memory is Memory.EXTENT:
+    if lent.memory is LentKind.EXTENT:
         return extents[lent.extent]
-    return rings[RingUse.FILL if lent.memory is Memory.FILL else RingUse.RECEIVE]
+    return rings[RingUse.FILL if lent.memory is LentKind.FILL else RingUse.RECEIVE]

@@ -13,7 +13,7 @@ from collections import defaultdict
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
 from ckpt_transport.errors import PlanMismatchError
-from ckpt_transport.execution import Event
+from ckpt_transport.execution import StageEvent
 from ckpt_transport.planning import Plan, Role
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
@@ -122,7 +122,7 @@ class Leading:
         )
         still()
 
-    def run(self, plan: Plan, progress: Progress) -> list[Event]:
+    def run(self, plan: Plan, progress: Progress) -> list[StageEvent]:
         """Run the plan everywhere; the timeline of all ranks, by the time at which each stage begins.
 
         Args:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.errors import CheckpointError, ConfigError, UpdateAbortedError
-from ckpt_transport.execution.timeline import Event
+from ckpt_transport.execution.timeline import StageEvent
 from ckpt_transport.planning import StageKind
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_torch import attach
@@ -61,7 +61,7 @@ def test_given_quantizing_then_it_overlaps_with_sending_and_applying() -> None:
         assert any(_overlap(fill, other) for fill in fills for other in others if fill.bucket != other.bucket)
 
 
-def _overlap(one: Event, other: Event) -> bool:
+def _overlap(one: StageEvent, other: StageEvent) -> bool:
     return one.start < other.end and other.start < one.end
 
 

@@ -11,7 +11,14 @@ from hypothesis import settings as checked
 
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.errors import TransferError
-from ckpt_transport.execution import Digests, FirstSinkDigests, OwnerDigests, Program, PromptOwnerDigests, SinkDigests
+from ckpt_transport.execution import (
+    Digests,
+    FirstSinkDigests,
+    OwnerDigests,
+    PromptOwnerDigests,
+    RankSchedule,
+    SinkDigests,
+)
 from ckpt_transport.memory import Buffer, MemoryKind
 from ckpt_transport.planning import Plan
 from ckpt_transport.transports.interface import Group
@@ -27,22 +34,22 @@ class ComparingFleet(Fleet):
         self.kinds = (PromptOwnerDigests, FirstSinkDigests) if first else (OwnerDigests, SinkDigests)
         self.made: dict[int, Digests] = {}
 
-    def digests(self, program: Program, mailbox: Mailbox, mailboxes: Sequence[Mailbox]) -> Digests:
+    def digests(self, schedule: RankSchedule, mailbox: Mailbox, mailboxes: Sequence[Mailbox]) -> Digests:
         ranks = tuple(range(self.size))
-        group = Group("digests", ranks, program.rank, tuple("here" for _ in ranks))
+        group = Group("digests", ranks, schedule.rank, tuple("here" for _ in ranks))
         channel = RouteControl(mailbox, group, {rank: other.address for rank, other in enumerate(mailboxes)})
         owner, sink = self.kinds
-        if program.rank in self.plan.topology.sinks:
-            made: Digests = sink(program, channel, f"sink {program.rank}", mailbox.wake)
+        if schedule.rank in self.plan.topology.sinks:
+            made: Digests = sink(schedule, channel, f"sink {schedule.rank}", mailbox.wake)
         else:
-            made = owner(program, channel, self.own(program), mailbox.wake)
-        self.made[program.rank] = made
+            made = owner(schedule, channel, self.own(schedule), mailbox.wake)
+        self.made[schedule.rank] = made
         self.barrier.wait(10)
         return made
 
-    def own(self, program: Program) -> Mapping[int, Buffer]:
+    def own(self, schedule: RankSchedule) -> Mapping[int, Buffer]:
         extents = enumerate(self.plan.manifest.extents)
-        return {number: self.extents[number] for number, extent in extents if extent.owner == program.rank}
+        return {number: self.extents[number] for number, extent in extents if extent.owner == schedule.rank}
 
     def run(self) -> dict[int, Outcome]:
         outcomes = super().run()
@@ -105,7 +112,7 @@ def test_given_a_bucket_whose_digest_was_not_computed_then_the_run_does_not_end_
     rank = min(plan.topology.sinks)
     with Mailbox() as mailbox:
         channel = RouteControl(mailbox, Group("digests", (rank,), rank, ("here",)), {rank: mailbox.address})
-        made = SinkDigests(Program(plan, rank), channel, "a sink", mailbox.wake)
+        made = SinkDigests(RankSchedule(plan, rank), channel, "a sink", mailbox.wake)
         with pytest.raises(TransferError, match="a sink has applied bucket 0 and not computed its digest"):
             made.finish(lambda: None, mailbox.pump)
         made.close()

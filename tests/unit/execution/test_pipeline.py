@@ -17,7 +17,17 @@ from hypothesis import settings as checked
 
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.errors import TransferError, TransferTimeout, TransportError, UpdateAbortedError
-from ckpt_transport.execution import Apply, Digests, Event, Lent, Memory, Pipeline, Program, RouteAttachment, Sources
+from ckpt_transport.execution import (
+    Apply,
+    Digests,
+    FillMemory,
+    Lent,
+    LentKind,
+    Pipeline,
+    RankSchedule,
+    RouteAttachment,
+    StageEvent,
+)
 from ckpt_transport.execution.transfers import AHEAD
 from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind, verify
@@ -67,7 +77,7 @@ class Outcome:
     """What became of one rank."""
 
     error: BaseException | None = None
-    events: list[Event] = field(default_factory=list)
+    events: list[StageEvent] = field(default_factory=list)
     applied: list[Bucket] = field(default_factory=list)
     tensors: dict[int, torch.Tensor] = field(default_factory=dict)
     moved: int = 0
@@ -124,7 +134,7 @@ class Fleet:
         return self.outcomes
 
     def _rank(self, rank: int, mailboxes: Sequence[Mailbox]) -> None:
-        outcome, program, mailbox = self.outcomes[rank], Program(self.plan, rank), mailboxes[rank]
+        outcome, schedule, mailbox = self.outcomes[rank], RankSchedule(self.plan, rank), mailboxes[rank]
         attachments: dict[int, RouteAttachment] = {}
         deadline = time.monotonic() + PATIENCE
 
@@ -137,19 +147,19 @@ class Fleet:
             outcome.moved += nbytes
 
         try:
-            for number in program.routes:
+            for number in schedule.routes:
                 route = self.plan.routes[number]
                 hosts = tuple(self.plan.topology.host(member) for member in route.ranks)
                 group = Group(f"route {number}", route.ranks, rank, hosts)
                 control = RouteControl(mailbox, group, {n: other.address for n, other in enumerate(mailboxes)})
                 endpoint = self.transports[route.transport].open(group, control, PATIENCE)
                 attachments[number] = RouteAttachment(endpoint)
-            sources = self._register(rank, program, attachments)
+            sources = self._register(rank, schedule, attachments)
             self.barrier.wait(PATIENCE)
             for number, attachment in attachments.items():
                 sender = next(leg.sender for hop in self.plan.hops for leg in hop.legs if leg.route == number)
                 attachment.endpoint.connect({sender: self.described[number, sender]})
-            digests = self.digests(program, mailbox, mailboxes)
+            digests = self.digests(schedule, mailbox, mailboxes)
             sources.filled = digests.filled
             apply = self._apply(rank)
 
@@ -164,7 +174,7 @@ class Fleet:
                 digests.advance()
 
             pipeline = Pipeline(
-                program, attachments, sources, looked_at, compared, pump, wake, progress, stream, digests
+                schedule, attachments, sources, looked_at, compared, pump, wake, progress, stream, digests
             )
             outcome.events = pipeline.run()
             digests.finish(compared, pump)
@@ -177,7 +187,7 @@ class Fleet:
         for attachment in attachments.values():
             attachment.endpoint.close()
 
-    def _register(self, rank: int, program: Program, attachments: Mapping[int, RouteAttachment]) -> Sources:
+    def _register(self, rank: int, schedule: RankSchedule, attachments: Mapping[int, RouteAttachment]) -> FillMemory:
         sends = {leg.route for hop in self.plan.hops for leg in hop.legs if leg.sender == rank}
         mapped_first = sorted(attachments, key=lambda n: (n not in sends, not self.plan.routes[n].maps_memory))
         rings: dict[RingUse, Buffer] = {}
@@ -188,7 +198,7 @@ class Fleet:
         for number, attachment in attachments.items():
             if number in sends:
                 attachment.lent = [
-                    attachment.endpoint.register(self._lent(lent, rings)) for lent in program.lent[number]
+                    attachment.endpoint.register(self._lent(lent, rings)) for lent in schedule.lent[number]
                 ]
                 self.described[number, rank] = [region.descriptor for region in attachment.lent]
             elif not self.plan.routes[number].maps_memory:
@@ -198,18 +208,18 @@ class Fleet:
             for number, extent in enumerate(self.plan.manifest.extents)
             if extent.owner == rank
         }
-        return Sources(own, rings[RingUse.FILL].tensor if RingUse.FILL in rings else None)
+        return FillMemory(own, rings[RingUse.FILL].tensor if RingUse.FILL in rings else None)
 
     def _lent(self, lent: Lent, rings: Mapping[RingUse, Buffer]) -> Buffer:
-        if lent.memory is Memory.EXTENT:
+        if lent.memory is LentKind.EXTENT:
             return self.extents[lent.extent]
-        return rings[RingUse.FILL if lent.memory is Memory.FILL else RingUse.RECEIVE]
+        return rings[RingUse.FILL if lent.memory is LentKind.FILL else RingUse.RECEIVE]
 
     def apply_stream(self, rank: int) -> torch.cuda.Stream | None:
         """Where a rank's engine reads what it is given, if it does so later."""
         return None
 
-    def digests(self, program: Program, mailbox: Mailbox, mailboxes: Sequence[Mailbox]) -> Digests:
+    def digests(self, schedule: RankSchedule, mailbox: Mailbox, mailboxes: Sequence[Mailbox]) -> Digests:
         """What a rank does about digests."""
         return Digests()
 
@@ -235,7 +245,7 @@ def check(fleet: Fleet) -> None:
     plan, outcomes = fleet.plan, fleet.run()
     assert [outcome.error for outcome in outcomes.values()] == [None] * fleet.size
     for rank, outcome in outcomes.items():
-        steps = Program(plan, rank).steps
+        steps = RankSchedule(plan, rank).steps
         recorded = Counter((event.kind, event.bucket) for event in outcome.events)
         assert recorded == Counter((step.kind, step.bucket) for step in steps)
         assert all(event.start <= event.end and event.rank == rank for event in outcome.events)
@@ -428,8 +438,10 @@ def lonely(endpoint: type[_Silent], idle: Callable[[float], None], world: World 
     def apply(bucket: Bucket, view: torch.Tensor) -> None:
         raise AssertionError("nothing has arrived")
 
-    program = Program(world.plan(), 1)
-    return Pipeline(program, {0: attachment}, Sources(), apply, lambda: None, idle, lambda: None, lambda nbytes: None)
+    schedule = RankSchedule(world.plan(), 1)
+    return Pipeline(
+        schedule, {0: attachment}, FillMemory(), apply, lambda: None, idle, lambda: None, lambda nbytes: None
+    )
 
 
 def pumps() -> list[threading.Thread]:
@@ -487,10 +499,10 @@ def test_given_any_plan_then_all_members_of_a_route_post_the_same_transfers_in_o
     plan = world.plan()
     posted: dict[int, dict[int, list[Transfer]]] = {number: {} for number in range(len(plan.routes))}
     for rank in range(len(plan.topology.participants)):
-        program = Program(plan, rank)
-        for number in program.routes:
-            steps = [step for step in program.steps if step.leg is not None and step.leg.route == number]
-            posted[number][rank] = [program.transfer(step, seq) for seq, step in enumerate(steps)]
+        schedule = RankSchedule(plan, rank)
+        for number in schedule.routes:
+            steps = [step for step in schedule.steps if step.leg is not None and step.leg.route == number]
+            posted[number][rank] = [schedule.transfer(step, seq) for seq, step in enumerate(steps)]
     for number, members in posted.items():
         assert set(members) == set(plan.routes[number].ranks)
         first, *others = members.values()
@@ -502,23 +514,23 @@ def test_given_any_plan_then_all_members_of_a_route_post_the_same_transfers_in_o
 def test_given_any_plan_then_transfers_stay_inside_the_memory_they_name(world: World) -> None:
     plan = world.plan()
     for rank in range(len(plan.topology.participants)):
-        program = Program(plan, rank)
-        for step in program.steps:
-            assert all(earlier < step.stage for earlier in program.needs[step.stage])
+        schedule = RankSchedule(plan, rank)
+        for step in schedule.steps:
+            assert all(earlier < step.stage for earlier in schedule.needs[step.stage])
             if step.leg is None:
                 continue
-            for span in program.transfer(step, 0).spans:
-                lent = program.lent[step.leg.route][span.region]
+            for span in schedule.transfer(step, 0).spans:
+                lent = schedule.lent[step.leg.route][span.region]
                 assert 0 <= span.offset <= span.offset + span.nbytes <= size_of(plan, lent, step.leg.sender)
                 if not plan.routes[step.leg.route].maps_memory:
                     for receiver in step.leg.receivers:
-                        assert span.local + span.nbytes <= size_of(plan, Lent(Memory.RECEIVE), receiver)
+                        assert span.local + span.nbytes <= size_of(plan, Lent(LentKind.RECEIVE), receiver)
 
 
 def size_of(plan: Plan, lent: Lent, rank: int) -> int:
-    if lent.memory is Memory.EXTENT:
+    if lent.memory is LentKind.EXTENT:
         assert plan.manifest.extents[lent.extent].owner == rank
         return plan.manifest.extents[lent.extent].nbytes
-    ring = plan.ring(rank, RingUse.FILL if lent.memory is Memory.FILL else RingUse.RECEIVE)
+    ring = plan.ring(rank, RingUse.FILL if lent.memory is LentKind.FILL else RingUse.RECEIVE)
     assert ring is not None
     return ring.nbytes

@@ -6,15 +6,15 @@ import json
 import time
 from pathlib import Path
 
-from ckpt_transport.execution import Event, draw, now, write_trace
+from ckpt_transport.execution import StageEvent, draw, now, write_trace
 from ckpt_transport.planning import StageKind
 
 FILL, TRANSFER, APPLY = StageKind.FILL, StageKind.TRANSFER, StageKind.APPLY
 EVENTS = [
-    Event(0, FILL, 0, 100.0, 100.25),
-    Event(0, TRANSFER, 0, 100.25, 100.5),
-    Event(1, TRANSFER, 0, 100.25, 100.5),
-    Event(1, APPLY, 0, 100.5, 101.0),
+    StageEvent(0, FILL, 0, 100.0, 100.25),
+    StageEvent(0, TRANSFER, 0, 100.25, 100.5),
+    StageEvent(1, TRANSFER, 0, 100.25, 100.5),
+    StageEvent(1, APPLY, 0, 100.5, 101.0),
 ]
 
 
@@ -41,7 +41,7 @@ def test_given_nothing_happened_then_the_picture_says_so() -> None:
 
 
 def test_given_an_instant_then_it_can_be_seen() -> None:
-    picture = draw([Event(0, APPLY, 0, 5.0, 5.0)], {0: "x"}, width=20)
+    picture = draw([StageEvent(0, APPLY, 0, 5.0, 5.0)], {0: "x"}, width=20)
     assert picture.count("█") == 1
     assert "0.0 ms" in picture
 

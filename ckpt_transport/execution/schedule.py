@@ -13,7 +13,7 @@ from ckpt_transport.planning.values.plan import IN_PLACE, ExtentRange, Leg
 from ckpt_transport.transports.interface import Span, Transfer
 
 
-class Memory(enum.StrEnum):
+class LentKind(enum.StrEnum):
     """The kinds of memory a sender can lend on a route."""
 
     EXTENT = "extent"
@@ -25,12 +25,12 @@ class Memory(enum.StrEnum):
 class Lent:
     """Memory a sender lends on a route: an extent, by its number in the manifest, or one of its rings."""
 
-    memory: Memory
+    memory: LentKind
     extent: int = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RankStep:
     """A stage on this rank; a transfer stage is one step for each leg the rank is in."""
 
     stage: int
@@ -39,7 +39,7 @@ class Step:
     leg: Leg | None = None
 
 
-class Program:
+class RankSchedule:
     """What one rank does.
 
     Attributes:
@@ -52,14 +52,14 @@ class Program:
         self.plan, self.rank = plan, rank
         legs = [[leg for leg in hop.legs if rank == leg.sender or rank in leg.receivers] for hop in plan.hops]
         applies = [rank in receiver_set for receiver_set in plan.receiver_sets]
-        self.steps: list[Step] = []
+        self.steps: list[RankStep] = []
         for number, stage in enumerate(plan.stages):
             if stage.kind is StageKind.TRANSFER:
-                self.steps += [Step(number, stage.kind, stage.bucket, leg) for leg in legs[stage.hop]]
+                self.steps += [RankStep(number, stage.kind, stage.bucket, leg) for leg in legs[stage.hop]]
                 continue
             bucket = plan.buckets[stage.bucket]
             if applies[bucket.receiver_set] if stage.kind is StageKind.APPLY else plan.owner(bucket) == rank:
-                self.steps.append(Step(number, stage.kind, stage.bucket))
+                self.steps.append(RankStep(number, stage.kind, stage.bucket))
         self.applied = frozenset(step.bucket for step in self.steps if step.kind is StageKind.APPLY)
         here = {step.stage for step in self.steps}
         self.needs = {number: [earlier for earlier in plan.stages[number].after if earlier in here] for number in here}
@@ -84,7 +84,7 @@ class Program:
                 lent[leg.route].append(memory)
         return lent
 
-    def transfer(self, step: Step, seq: int) -> Transfer:
+    def transfer(self, step: RankStep, seq: int) -> Transfer:
         """The request record of a transfer step, equal on every member of its route."""
         assert step.leg is not None
         bucket, leg = self.plan.buckets[step.bucket], step.leg
@@ -108,11 +108,11 @@ class Program:
     def _sent_from(self, bucket: Bucket, leg: Leg) -> tuple[Lent, tuple[ExtentRange, ...]]:
         """The memory a leg sends a bucket from, and where in it the bucket lies."""
         if leg.sender == self.plan.owner(bucket) and bucket.fill_slot == IN_PLACE:
-            return Lent(Memory.EXTENT, bucket.extent), bucket.ranges
+            return Lent(LentKind.EXTENT, bucket.extent), bucket.ranges
         if leg.sender == self.plan.owner(bucket):
-            memory, start = Lent(Memory.FILL), self._ring_offset(leg.sender, RingUse.FILL, bucket.fill_slot)
+            memory, start = Lent(LentKind.FILL), self._ring_offset(leg.sender, RingUse.FILL, bucket.fill_slot)
         else:
-            memory, start = Lent(Memory.RECEIVE), self._ring_offset(leg.sender, RingUse.RECEIVE, bucket.slot)
+            memory, start = Lent(LentKind.RECEIVE), self._ring_offset(leg.sender, RingUse.RECEIVE, bucket.slot)
         return memory, (ExtentRange(start, 0, bucket.nbytes),)
 
     def _ring_offset(self, rank: int, use: RingUse, slot: int) -> int:
