@@ -8,7 +8,7 @@ a transport               :class:`Transport`, and the base class of its family: 
 the adapter of an engine  :class:`~ckpt_transport.Engine`; :class:`ModuleLoading` and :class:`RecordedLoader` for what
                           runs a loader; :class:`Share` for engines that take part of a version
 one that drives engines   :class:`Fleet`, :class:`Claims`
-a quantizer               :class:`Conversion`, :class:`Loose`, :class:`TensorSpec`
+a quantizer               :class:`Conversion`, :class:`ScatteredTensors`, :class:`TensorSpec`
 ========================= ==========================================================================================
 
 Modules below this one are private to the core. They may change without notice.
@@ -21,25 +21,25 @@ from ckpt_transport.checkpoint import Loan
 from ckpt_transport.checkpoint.copier import describe
 from ckpt_transport.checkpoint.directory import INDEX, from_directory
 from ckpt_transport.checkpoint.given import given_tensors
-from ckpt_transport.checkpoint.loose import Loose, check_readable
 from ckpt_transport.checkpoint.pool import lay_out
+from ckpt_transport.checkpoint.scattered import ScatteredTensors, check_readable
 from ckpt_transport.checkpoint.strict_json import parse_object
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.control.addresses import any_port
 from ckpt_transport.memory import (
-    ONE_RUN,
+    CONTIGUOUS,
     Buffer,
+    DoubleBuffer,
     Fence,
     MemoryKind,
-    Nearby,
     Segment,
     SegmentName,
     copy_bytes,
+    copy_each,
     device_of,
     drain,
     fence,
     fence_on,
-    fill_runs,
     may_have_devices,
     read_only,
     sweep_leftovers,
@@ -119,8 +119,8 @@ from ckpt_transport.update.progress import Progress
 __all__ = [
     "ALIGNMENT",
     "API_VERSION",
+    "CONTIGUOUS",
     "INDEX",
-    "ONE_RUN",
     "SHM",
     "Availability",
     "Bound",
@@ -133,6 +133,7 @@ __all__ = [
     "Control",
     "Conversion",
     "Descriptor",
+    "DoubleBuffer",
     "Endpoint",
     "EngineClaim",
     "FanOut",
@@ -143,13 +144,11 @@ __all__ = [
     "LoadPass",
     "Loan",
     "Locality",
-    "Loose",
     "MappedEndpoint",
     "MemoryKind",
     "MemoryRegion",
     "MessageEndpoint",
     "ModuleLoading",
-    "Nearby",
     "NoOptions",
     "OneSidedEndpoint",
     "Owner",
@@ -165,6 +164,7 @@ __all__ = [
     "RecordedLoading",
     "Recording",
     "Replay",
+    "ScatteredTensors",
     "Segment",
     "SegmentName",
     "Share",
@@ -182,6 +182,7 @@ __all__ = [
     "check_readable",
     "client_of",
     "copy_bytes",
+    "copy_each",
     "describe",
     "device_of",
     "drain",
@@ -189,7 +190,6 @@ __all__ = [
     "expected_bandwidth",
     "fence",
     "fence_on",
-    "fill_runs",
     "fingerprint",
     "from_directory",
     "given_tensors",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ckpt_transport.spi import fill_runs
+from ckpt_transport.spi import copy_each
 from ckpt_transport_fp8 import cpu
 from ckpt_transport_fp8.part import Parts
 
@@ -38,7 +38,7 @@ class Computed(ABC):
             return
         room = torch.empty_like(slot, device=self.device)
         yield room
-        fill_runs([slot], [room])
+        copy_each([slot], [room])
 
     @abstractmethod
     def fill(self, room: torch.Tensor, offset: int, factors: torch.Tensor) -> None:

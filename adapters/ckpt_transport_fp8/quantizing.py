@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ckpt_transport.spi import Loose, MemoryKind
+from ckpt_transport.spi import MemoryKind, ScatteredTensors
 from ckpt_transport_fp8.computed import Computed
 from ckpt_transport_fp8.scales import Scaled
 
@@ -19,9 +19,9 @@ class Quantizing:
         computed: the rest.
     """
 
-    kind = MemoryKind.LOOSE
+    kind = MemoryKind.SCATTERED
 
-    def __init__(self, kept: Loose, scaled: Scaled, computed: Computed) -> None:
+    def __init__(self, kept: ScatteredTensors, scaled: Scaled, computed: Computed) -> None:
         self._kept, self._scaled, self._computed = kept, scaled, computed
         self.nbytes = kept.nbytes
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ckpt_transport import CheckpointError
-from ckpt_transport.spi import Conversion, Loan, Loose, PlacedTensor, TensorSpec, Watched, dtypes, lay_out
+from ckpt_transport.spi import Conversion, Loan, PlacedTensor, ScatteredTensors, TensorSpec, Watched, dtypes, lay_out
 from ckpt_transport_fp8.devices import computed_on
 from ckpt_transport_fp8.look import Look
 from ckpt_transport_fp8.part import Part
@@ -78,7 +78,7 @@ class Recipe:
         computed = self._compute(tensors)
         largest = computed.largest(self._scales.groups)
         raw = [tensors[number].detach().reshape(-1).view(torch.uint8) for number, _ in self._kept]
-        kept = Loose(raw, [offset for _, offset in self._kept], self._nbytes, watched)
+        kept = ScatteredTensors(raw, [offset for _, offset in self._kept], self._nbytes, watched)
         scaled = self._scales.of(largest)  # here it waits for a GPU
         return Loan(Quantizing(kept, scaled, computed), self._placed, list(self._conversions))
 

@@ -10,8 +10,8 @@ import torch
 from ckpt_transport import CheckpointError, LoadedBucket, PlanMismatchError, UnwritableError
 from ckpt_transport.spi import (
     Bound,
+    DoubleBuffer,
     Fence,
-    Nearby,
     TensorSpec,
     copy_bytes,
     dtypes,
@@ -42,7 +42,7 @@ class TorchEngine(ModuleEngine):
         super().__init__(module, group, label)
         self._expected: tuple[TensorSpec, ...] = ()
         self._ties: tuple[frozenset[str], ...] = ()
-        self._nearby = Nearby(self.device)
+        self._double_buffer = DoubleBuffer(self.device)
         self._bound: Bound | None = None
         self._stamp: object = None
         self._raw: dict[str, torch.Tensor] = {}
@@ -74,7 +74,7 @@ class TorchEngine(ModuleEngine):
             self.confirm()
         assert self._bound is not None
         if self.enqueues:
-            pieces = pieces.brought(self._nearby.bring(pieces.raw))
+            pieces = pieces.brought(self._double_buffer.stage(pieces.raw))
         with torch.inference_mode():
             for piece in pieces:
                 raw = self._raw.get(piece.spec.name)
@@ -90,7 +90,7 @@ class TorchEngine(ModuleEngine):
 
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
-        self._nearby.close()
+        self._double_buffer.close()
         self.certify()
 
     def certify(self) -> None:
@@ -98,7 +98,7 @@ class TorchEngine(ModuleEngine):
             self._bound.check()
 
     def _release(self) -> None:
-        self._nearby.close()
+        self._double_buffer.close()
         self._bound, self._raw = None, {}
 
     def _said(self) -> tuple[object, ...]:
@@ -134,7 +134,7 @@ class TorchEngine(ModuleEngine):
         self.whole_tensors = not all(map(_is_a_run_of_bytes, memory.values()))
         self._is_on(memory)
         self.enqueues = all(tensor.device == self.device for tensor in memory.values())
-        self._nearby = Nearby(self.device)
+        self._double_buffer = DoubleBuffer(self.device)
 
 
 def _is_a_run_of_bytes(tensor: torch.Tensor) -> bool:

@@ -18,8 +18,8 @@ from ckpt_transport.checkpoint import copier, reader
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.given import given_tensors, same_tensors
-from ckpt_transport.checkpoint.loose import Loan, borrow
 from ckpt_transport.checkpoint.pool import Pools, lay_out
+from ckpt_transport.checkpoint.scattered import Loan, borrow
 from ckpt_transport.errors import ConfigError, StoreError
 from ckpt_transport.memory import Backing, Buffer, MemoryKind, sweep_leftovers
 from ckpt_transport.memory.segment import SHM

@@ -8,7 +8,7 @@ from operator import attrgetter
 import torch
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import fill_runs
+from ckpt_transport.memory import copy_each
 
 SAMPLES = 32
 SAMPLE_BYTES = 256
@@ -58,7 +58,7 @@ class Watched:
             for name, middle in self._middles.items()
         }
         if elsewhere := [name for name, middle in self._middles.items() if not middle.is_cpu]:
-            fill_runs([copies[name] for name in elsewhere], [self._middles[name] for name in elsewhere])
+            copy_each([copies[name] for name in elsewhere], [self._middles[name] for name in elsewhere])
         return [copy.numpy().tobytes() for copy in copies.values()]
 
 

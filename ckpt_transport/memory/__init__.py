@@ -1,32 +1,32 @@
 """Where bytes lie: named shared memory, private memory, and the buffer a transport registers."""
 
 from ckpt_transport.memory.backing import Backing
-from ckpt_transport.memory.buffer import ONE_RUN, Buffer, MemoryKind
-from ckpt_transport.memory.copy import copy_bytes, copy_views, fill_runs
+from ckpt_transport.memory.buffer import CONTIGUOUS, Buffer, MemoryKind
+from ckpt_transport.memory.copy import copy_bytes, copy_each, copy_views
 from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
+from ckpt_transport.memory.double_buffer import DoubleBuffer
 from ckpt_transport.memory.fence import Fence, drain, fence, fence_on
-from ckpt_transport.memory.nearby import Nearby
 from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
 from ckpt_transport.memory.writable import read_only, unwritable, why_not_plain
 
 __all__ = [
-    "ONE_RUN",
+    "CONTIGUOUS",
     "Backing",
     "Buffer",
+    "DoubleBuffer",
     "Fence",
     "MemoryKind",
-    "Nearby",
     "Segment",
     "SegmentName",
     "copy_bytes",
+    "copy_each",
     "copy_views",
     "device_of",
     "drain",
     "fence",
     "fence_on",
-    "fill_runs",
     "may_have_devices",
     "name_of",
     "pin",

@@ -12,8 +12,8 @@ from ckpt_transport.memory.buffer import MemoryKind
 class Backing(Protocol):
     """Where the bytes of an extent come from.
 
-    A :class:`~ckpt_transport.memory.buffer.Buffer` is one run of memory, from which a transport may send in place.
-    Anything else has kind ``LOOSE`` and puts bytes into a slot when a bucket is filled.
+    A :class:`~ckpt_transport.memory.buffer.Buffer` is contiguous memory, from which a transport may send in place.
+    Anything else has kind ``SCATTERED`` and puts bytes into a slot when a bucket is filled.
     """
 
     @property

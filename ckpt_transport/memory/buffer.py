@@ -1,4 +1,4 @@
-"""A run of bytes a transport can be asked to register."""
+"""Contiguous bytes that a transport can register."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ckpt_transport.memory.copy import fill_runs
+from ckpt_transport.memory.copy import copy_each
 from ckpt_transport.memory.pinning import READ_ONLY, pin, pinned
 from ckpt_transport.memory.segment import Segment
 
@@ -22,11 +22,11 @@ class MemoryKind(enum.StrEnum):
     """Host memory with a name that other processes of this host can map."""
     CUDA = "cuda"
     """Memory of a CUDA device."""
-    LOOSE = "loose"
+    SCATTERED = "scattered"
     """Tensors that lie apart, each where its owner keeps it, on any device. Nothing is sent from there in place."""
 
 
-ONE_RUN = frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED, MemoryKind.CUDA})
+CONTIGUOUS = frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED, MemoryKind.CUDA})
 """Kinds of memory that a :class:`Buffer` can be of."""
 
 
@@ -59,7 +59,7 @@ class Buffer:
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Copy the bytes from ``offset`` on into ``slot``, as many as it holds; see :class:`Backing` for when."""
-        fill_runs([slot], [self.tensor[offset : offset + slot.numel()]])
+        copy_each([slot], [self.tensor[offset : offset + slot.numel()]])
 
     def check(self) -> None:
         """Nothing: nobody writes to the memory of a version."""

@@ -53,7 +53,7 @@ def _copy_on_host(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
         future.result()
 
 
-def fill_runs(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+def copy_each(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """Copy each of ``sources``, on any devices, over the target in its place; all targets are on one device.
 
     As :func:`copy_bytes` does one, but on a device in the order of the current stream.

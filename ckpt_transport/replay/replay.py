@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import Nearby, copy_views
+from ckpt_transport.memory import DoubleBuffer, copy_views
 from ckpt_transport.replay.arguments import decode, torch_operation, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
 from ckpt_transport.replay.layout import Fill, OpGroup, OwnerKind, Ref
@@ -40,7 +40,7 @@ class Replay:
         self._parts: dict[int, tuple[torch.Tensor, list[int]]] = {}
         self._waiting = {number: set(group.sources) for number, group in enumerate(layout.op_groups)}
         self._needed: dict[int, list[int]] = {}
-        self._nearby: dict[torch.device, Nearby] = {}
+        self._double_buffer: dict[torch.device, DoubleBuffer] = {}
         for number, group in enumerate(layout.op_groups):
             for source in group.sources:
                 self._needed.setdefault(source, []).append(number)
@@ -54,7 +54,7 @@ class Replay:
             stable: they stay until the last bucket was brought in.
         """
         if plan.copies:
-            near = self._near(self._tensors[plan.copies[0].target].device).bring(raw)
+            near = self._near(self._tensors[plan.copies[0].target].device).stage(raw)
             self._copy(self._strided(plan, near), near)
         copied: Mapping[int, int] = plan.copied
         for part in plan.gathered:
@@ -108,8 +108,8 @@ class Replay:
 
     # -- copies --------------------------------------------------------------------------------------------------------
 
-    def _near(self, device: torch.device) -> Nearby:
-        return self._nearby.setdefault(device, Nearby(device))
+    def _near(self, device: torch.device) -> DoubleBuffer:
+        return self._double_buffer.setdefault(device, DoubleBuffer(device))
 
     def _strided(self, plan: BucketCopyPlan, raw: torch.Tensor) -> Sequence[TorchCopy]:
         targets = {copy.target for copy in plan.copies}

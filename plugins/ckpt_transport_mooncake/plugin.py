@@ -13,7 +13,7 @@ import torch
 
 from ckpt_transport import RegistrationError, TransferError
 from ckpt_transport.spi import (
-    ONE_RUN,
+    CONTIGUOUS,
     Availability,
     Buffer,
     Calls,
@@ -169,7 +169,7 @@ class MooncakeTransport(Transport):
     name = "mooncake"
     traits = Traits(
         reach=Reach.NETWORK,
-        sends_from=ONE_RUN,
+        sends_from=CONTIGUOUS,
         maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=1e9,

@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport import RegistrationError, TransferError
 from ckpt_transport.spi import (
-    ONE_RUN,
+    CONTIGUOUS,
     Availability,
     Buffer,
     Calls,
@@ -172,7 +172,7 @@ class NixlTransport(Transport):
     name = "nixl"
     traits = Traits(
         reach=Reach.NETWORK,
-        sends_from=ONE_RUN,
+        sends_from=CONTIGUOUS,
         maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=0.7e9,

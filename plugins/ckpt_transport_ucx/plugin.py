@@ -8,7 +8,7 @@ import torch
 
 from ckpt_transport import PeerLostError, RegistrationError, TransportError
 from ckpt_transport.spi import (
-    ONE_RUN,
+    CONTIGUOUS,
     Availability,
     Buffer,
     Control,
@@ -118,7 +118,7 @@ class UcxTransport(Transport):
     name = "ucx"
     traits = Traits(
         reach=Reach.NETWORK,
-        sends_from=ONE_RUN,
+        sends_from=CONTIGUOUS,
         maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=0.7e9,

@@ -34,7 +34,8 @@ class RankInfo(msgspec.Struct, frozen=True):
         label: what people call it.
         devices: UUIDs of the GPUs it can use: of a sink the one its engine is on, of a source its current one first.
         link: bytes per second of its link to other hosts; 0 when nobody said.
-        keeps_tensors: its loader keeps tensors until it has all of a module; see :mod:`ckpt_transport.planning.loader_memory`.
+        keeps_tensors: its loader keeps tensors until it has all of a layer
+            (:mod:`ckpt_transport.planning.loader_memory`).
         share: what a sink needs of the version, an index into the topology's shares, or EVERYTHING.
     """
 

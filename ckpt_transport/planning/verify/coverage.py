@@ -78,7 +78,7 @@ def check_pieces(plan: Plan, buckets: Iterable[tuple[int, Bucket]]) -> None:
             raise PlanError(f"bucket {number} lies outside its extent, {bucket.extent}, which is not there")
         _check_ranges(number, bucket, extents[bucket.extent].nbytes)
         ranges = bucket.ranges
-        if extents[bucket.extent].kind is MemoryKind.LOOSE and bucket.fill_slot == IN_PLACE:
+        if extents[bucket.extent].kind is MemoryKind.SCATTERED and bucket.fill_slot == IN_PLACE:
             raise CoverageError(f"bucket {number} is sent from where its tensors lie, and these lie apart")
         for piece in bucket.pieces:
             if not 0 <= piece.tensor < len(tensors):

@@ -1,7 +1,7 @@
 """The part of the proof that is about loaders: how much one keeps that holds on to tensors until it has all of a layer.
 
-The planner counts the same with code of its own (:mod:`ckpt_transport.planning.loader_memory`), so a mistake there is found
-here.
+The planner counts the same with code of its own (:mod:`ckpt_transport.planning.loader_memory`), so a mistake there is
+found here.
 """
 
 from __future__ import annotations

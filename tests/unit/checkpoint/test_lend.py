@@ -29,13 +29,13 @@ def test_given_lent_tensors_then_any_range_of_the_extent_is_as_in_a_pool(
     with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
         copied, lent = store.register("copied", tensors=tensors), store.lend("lent", tensors)
         assert lent.manifest.tensors == copied.manifest.tensors
-        (pool,), (loose,) = copied.buffers, lent.extents
-        assert (lent.buffers, loose.kind, loose.nbytes) == ((), MemoryKind.LOOSE, pool.nbytes)
+        (pool,), (scattered,) = copied.buffers, lent.extents
+        assert (lent.buffers, scattered.kind, scattered.nbytes) == ((), MemoryKind.SCATTERED, pool.nbytes)
         first = data.draw(st.integers(0, pool.nbytes))
         last = data.draw(st.integers(first, pool.nbytes))
         slots = [torch.full((last - first,), POISON, dtype=torch.uint8) for _ in range(2)]
         pool.fill(slots[0], first)
-        loose.fill(slots[1], first)
+        scattered.fill(slots[1], first)
         for place in copied.manifest.tensors:
             start, end = max(place.offset - first, 0), max(min(place.offset + place.nbytes, last) - first, 0)
             assert torch.equal(slots[0][start:end], slots[1][start:end])
@@ -44,10 +44,10 @@ def test_given_lent_tensors_then_any_range_of_the_extent_is_as_in_a_pool(
 def test_given_lent_tensors_then_nothing_is_copied_until_a_bucket_is_filled() -> None:
     tensor = torch.zeros(1000)
     with Store(threads=1) as store:
-        (loose,) = store.lend("v1", {"a": tensor}).extents
+        (scattered,) = store.lend("v1", {"a": tensor}).extents
         tensor.fill_(7)
         slot = torch.empty(4000, dtype=torch.uint8)
-        loose.fill(slot, 0)
+        scattered.fill(slot, 0)
         assert slot.view(torch.float32).eq(7).all()
 
 

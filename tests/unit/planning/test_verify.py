@@ -149,9 +149,9 @@ def test_given_a_piece_that_lies_elsewhere_then_it_is_refused(changes: dict[str,
 
 def test_given_loose_tensors_that_are_sent_from_where_they_lie_then_it_is_refused() -> None:
     made = chained().plan()
-    loose = tuple(replace(extent, kind=MemoryKind.LOOSE) for extent in made.manifest.extents)
+    scattered = tuple(replace(extent, kind=MemoryKind.SCATTERED) for extent in made.manifest.extents)
     with pytest.raises(CoverageError, match="these lie apart"):
-        verify(replace(made, manifest=replace(made.manifest, extents=loose)))
+        verify(replace(made, manifest=replace(made.manifest, extents=scattered)))
 
 
 def test_given_bytes_before_the_bucket_or_the_extent_then_they_are_refused() -> None:

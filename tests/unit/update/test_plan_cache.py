@@ -68,12 +68,12 @@ def test_given_a_follower_then_it_renames_the_plan_it_knows_and_refuses_one_it_d
     with pytest.raises(PlanMismatchError, match="is not known here"):
         following.take(b"", made.shape, "one")
     assert following.take(made.encode(), made.shape, "one").digest == made.digest
-    program = following.program(made, 1)
+    program = following.schedule(made, 1)
     again = following.take(b"", made.shape, "two")
     assert again.digest == make(leading, shard("two"))
     assert again.manifest.version == "two"
-    assert following.program(again, 1) is program
-    assert following.program(again, 0) is not program
+    assert following.schedule(again, 1) is program
+    assert following.schedule(again, 0) is not program
 
 
 def test_given_a_follower_then_it_proves_its_part_of_each_new_plan_and_not_again() -> None:
@@ -83,9 +83,9 @@ def test_given_a_follower_then_it_proves_its_part_of_each_new_plan_and_not_again
     wrong = msgspec.structs.replace(made, buckets=(), stages=())
     for _ in range(2):
         with pytest.raises(CoverageError, match="of weight are missed"):
-            following.program(following.take(wrong.encode(), wrong.shape, "one"), 1)
-    program = following.program(following.take(made.encode(), made.shape, "one"), 1)
-    assert following.program(following.take(b"", made.shape, "two"), 1) is program
+            following.schedule(following.take(wrong.encode(), wrong.shape, "one"), 1)
+    program = following.schedule(following.take(made.encode(), made.shape, "one"), 1)
+    assert following.schedule(following.take(b"", made.shape, "two"), 1) is program
 
 
 def test_given_a_follower_when_a_plan_takes_more_memory_than_it_has_then_it_refuses_it() -> None:
@@ -95,4 +95,4 @@ def test_given_a_follower_when_a_plan_takes_more_memory_than_it_has_then_it_refu
     )
     made = PlanCache(1 << 20).make([shard("one")], topology, gloo, Settings())
     with pytest.raises(BudgetError, match="has a budget of 1,000"):
-        PlanCache(1000).program(made, 1)
+        PlanCache(1000).schedule(made, 1)

@@ -13,11 +13,11 @@ from ckpt_transport.checkpoint.given import given_tensors, same_tensors
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Backing, MemoryKind, fill_runs
+from ckpt_transport.memory import Backing, MemoryKind, copy_each
 from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor, TensorSpec
 
 
-class Loose:
+class ScatteredTensors:
     """An extent that is laid out as a pool of these tensors would be, without the pool.
 
     Args:
@@ -27,7 +27,7 @@ class Loose:
         watched: what tells that their owner has changed them.
     """
 
-    kind = MemoryKind.LOOSE
+    kind = MemoryKind.SCATTERED
 
     def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched) -> None:
         self._tensors, self._offsets, self._watched = tensors, offsets, watched
@@ -50,7 +50,7 @@ class Loose:
             if first < last:
                 targets.append(slot[starts + first - offset : starts + last - offset])
                 sources.append(tensor[first:last])
-        fill_runs(targets, sources)
+        copy_each(targets, sources)
 
     def check(self) -> None:
         self._watched.check()
@@ -91,7 +91,9 @@ def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
     placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
     flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors.values()]
     return Loan(
-        Loose(flat, offsets, nbytes, Watched(dict(zip(tensors, flat, strict=True)))), placed, same=same_tensors(tensors)
+        ScatteredTensors(flat, offsets, nbytes, Watched(dict(zip(tensors, flat, strict=True)))),
+        placed,
+        same=same_tensors(tensors),
     )
 
 

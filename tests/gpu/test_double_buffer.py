@@ -1,11 +1,11 @@
-"""Given runs of bytes on the host that take turns in two rooms on a GPU, then each is read as it was."""
+"""Given bytes on the host that pass through two staging buffers on a GPU, then all are read as they were."""
 
 from __future__ import annotations
 
 import torch
 
-from ckpt_transport.memory import Nearby
-from ckpt_transport.memory.nearby import LARGEST
+from ckpt_transport.memory import DoubleBuffer
+from ckpt_transport.memory.double_buffer import LARGEST
 
 GPU = torch.device("cuda", 0)
 SIZES = [1 << 20, 3 << 20, 5, 2 << 20, 3 << 20, 1 << 10]
@@ -16,10 +16,10 @@ CYCLES = 20_000_000
 def test_given_a_slow_reader_then_it_finds_every_run_as_it_was() -> None:
     """Also when the host is far ahead: nothing here waits for the device before the end."""
     runs = [torch.full((size,), number, dtype=torch.uint8).pin_memory() for number, size in enumerate(SIZES * 5)]
-    nearby = Nearby(GPU)
+    double_buffer = DoubleBuffer(GPU)
     copies = []
     for run in runs:
-        near = nearby.bring(run)
+        near = double_buffer.stage(run)
         torch.cuda._sleep(CYCLES)  # type: ignore[no-untyped-call]
         copies.append(near.clone())
     torch.cuda.synchronize()
@@ -29,22 +29,22 @@ def test_given_a_slow_reader_then_it_finds_every_run_as_it_was() -> None:
 
 def test_given_a_run_too_large_for_a_buffer_then_it_is_brought_between_others() -> None:
     runs = [torch.full((size,), size % 251, dtype=torch.uint8).pin_memory() for size in (1 << 20, LARGEST + 1, 3)]
-    nearby = Nearby(GPU)
+    double_buffer = DoubleBuffer(GPU)
     for run in runs:
-        assert torch.equal(nearby.bring(run).cpu(), run)
+        assert torch.equal(double_buffer.stage(run).cpu(), run)
 
 
 def test_given_two_buffers_then_two_powers_of_two_are_all_the_memory_taken_and_it_is_given_back() -> None:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(GPU)
-    nearby = Nearby(GPU)
+    double_buffer = DoubleBuffer(GPU)
     for size in SIZES * 3:
-        nearby.bring(torch.zeros(size, dtype=torch.uint8).pin_memory())
+        double_buffer.stage(torch.zeros(size, dtype=torch.uint8).pin_memory())
     assert torch.cuda.memory_allocated(GPU) - before <= 2 * (4 << 20)
-    nearby.close()
+    double_buffer.close()
     assert torch.cuda.memory_allocated(GPU) == before
 
 
 def test_given_what_is_on_the_gpu_then_it_stays_where_it_is() -> None:
     there = torch.zeros(100, dtype=torch.uint8, device=GPU)
-    assert Nearby(GPU).bring(there) is there
+    assert DoubleBuffer(GPU).stage(there) is there
