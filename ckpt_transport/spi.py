@@ -52,7 +52,7 @@ from ckpt_transport.planning import Conversion, PlacedTensor, Share, TensorSpec
 from ckpt_transport.planning.loader_memory import layer_of
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
 from ckpt_transport.replay import (
-    Bound,
+    Loader,
     LoadPass,
     ModuleLoading,
     Owner,
@@ -61,6 +61,7 @@ from ckpt_transport.replay import (
     RecordedLoading,
     Recording,
     Replay,
+    TensorSnapshot,
     Written,
     by_loader_in_words,
     fingerprint,
@@ -123,7 +124,6 @@ __all__ = [
     "INDEX",
     "SHM",
     "Availability",
-    "Bound",
     "Buffer",
     "CallGuard",
     "Calls",
@@ -142,6 +142,7 @@ __all__ = [
     "Group",
     "Here",
     "LoadPass",
+    "Loader",
     "Loan",
     "Locality",
     "MappedEndpoint",
@@ -169,6 +170,7 @@ __all__ = [
     "SegmentName",
     "Share",
     "Span",
+    "TensorSnapshot",
     "TensorSpec",
     "Traits",
     "Transfer",

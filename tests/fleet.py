@@ -22,9 +22,9 @@ from ckpt_transport import AddressFile, Config, Holder, ParameterServer, Sink
 from ckpt_transport.execution import Ledger
 from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport.update.participant import Participant
-from ckpt_transport_torch import Attachment
+from ckpt_transport_torch import Attachment, Loader
 from ckpt_transport_torch.engine import TorchEngine
-from ckpt_transport_torch.loader_engine import Loader, LoaderEngine
+from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
 from tests.site import use
 

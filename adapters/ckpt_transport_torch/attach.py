@@ -8,8 +8,9 @@ from typing import Self
 import torch
 
 from ckpt_transport import Config, Gate, Sink
+from ckpt_transport.spi import Loader
 from ckpt_transport_torch.engine import TorchEngine
-from ckpt_transport_torch.loader_engine import Loader, LoaderEngine
+from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.passes import passes_through
 
@@ -72,9 +73,9 @@ def attach(
         module: any module; it is updated in place and its parameters keep their storage.
         address: where to listen; empty for a new address that only this user can reach.
         loader: takes (name, whole tensor) pairs and copies its shard; by default tensors are copied by name, and
-            names, dtypes and shapes must be exactly those of the module. It is first run on stand-ins, to record what
-            it does; where that can be replayed exactly, later updates do without it. It must look tensors up when it is
-            called and not keep those of an earlier time.
+            names, dtypes and shapes must be exactly those of the module. It is first run on fake tensors, to record
+            what it does; where that can be replayed exactly, later updates do without it. It must look tensors up when
+            it is called and not keep those of an earlier time.
         engine: ranks of one tensor-parallel engine give the same name, and are updated before the same forward pass.
         version: what the module holds now.
         label: what to call it in messages; by default the module's class and the process id.

@@ -9,9 +9,9 @@ import torch
 
 from ckpt_transport import CheckpointError, LoadedBucket, PlanMismatchError, UnwritableError
 from ckpt_transport.spi import (
-    Bound,
     DoubleBuffer,
     Fence,
+    TensorSnapshot,
     TensorSpec,
     copy_bytes,
     dtypes,
@@ -43,15 +43,15 @@ class TorchEngine(ModuleEngine):
         self._expected: tuple[TensorSpec, ...] = ()
         self._ties: tuple[frozenset[str], ...] = ()
         self._double_buffer = DoubleBuffer(self.device)
-        self._bound: Bound | None = None
-        self._stamp: object = None
+        self._snapshot: TensorSnapshot | None = None
+        self._fingerprint: object = None
         self._raw: dict[str, torch.Tensor] = {}
         self.begin()
         self._release()
 
     def begin(self) -> None:
         self._release()
-        self._lay_hold()
+        self._look_up()
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
         return self._expected
@@ -60,26 +60,26 @@ class TorchEngine(ModuleEngine):
         return self._ties
 
     def confirm(self) -> None:
-        if self._bound is not None and not self._bound.moved():
+        if self._snapshot is not None and not self._snapshot.moved():
             return
         said = self._said()
-        self._lay_hold()
+        self._look_up()
         if said != self._said():
             raise PlanMismatchError(
                 f"{self.label} has changed since it said what it needs of a new version; update it again"
             )
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
-        if self._bound is None:
+        if self._snapshot is None:
             self.confirm()
-        assert self._bound is not None
+        assert self._snapshot is not None
         if self.enqueues:
             pieces = pieces.brought(self._double_buffer.stage(pieces.raw))
         with torch.inference_mode():
             for piece in pieces:
                 raw = self._raw.get(piece.spec.name)
                 if raw is None:
-                    self._bound.memory[piece.spec.name].copy_(piece.tensor())
+                    self._snapshot.memory[piece.spec.name].copy_(piece.tensor())
                     continue
                 part = raw if piece.whole else raw[piece.offset : piece.offset + piece.raw.numel()]
                 if part.is_cuda:
@@ -94,28 +94,28 @@ class TorchEngine(ModuleEngine):
         self.certify()
 
     def certify(self) -> None:
-        if self._bound is not None:
-            self._bound.check()
+        if self._snapshot is not None:
+            self._snapshot.check()
 
     def _release(self) -> None:
         self._double_buffer.close()
-        self._bound, self._raw = None, {}
+        self._snapshot, self._raw = None, {}
 
     def _said(self) -> tuple[object, ...]:
         return self._expected, self._ties, self.whole_tensors, self.device
 
-    def _lay_hold(self) -> None:
+    def _look_up(self) -> None:
         """Look the tensors up; where they are others than the last time, find out what there is to say of them."""
-        bound = Bound(self._module, self._look)
-        memory = bound.memory
-        if bound.stamp == self._stamp:
+        snapshot = TensorSnapshot(self._module, self._look)
+        memory = snapshot.memory
+        if snapshot.fingerprint == self._fingerprint:
             refuse_unwritable(read_only(memory))
         else:
             refuse_unwritable(unwritable(memory))
-            refuse_unwritable(dict.fromkeys(bound.moved(), MADE_ANEW))
+            refuse_unwritable(dict.fromkeys(snapshot.moved(), MADE_ANEW))
             self._describe(memory)
-            self._stamp = bound.stamp
-        self._bound = bound
+            self._fingerprint = snapshot.fingerprint
+        self._snapshot = snapshot
         self._raw = {
             name: tensor.view(-1).view(torch.uint8) for name, tensor in memory.items() if _is_a_run_of_bytes(tensor)
         }

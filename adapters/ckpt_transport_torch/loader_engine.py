@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.spi import Fence, ModuleLoading, Share, TensorSpec
+from ckpt_transport.spi import Fence, Loader, ModuleLoading, Share, TensorSpec
 from ckpt_transport_torch.module_engine import ModuleEngine
-
-Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
-"""Takes (name, whole tensor) pairs and copies what it wants of them, as the ``load_weights`` of inference engines does.
-
-The tensors are read-only views of memory that is reused when the call returns: copy out of them, keep none of them.
-Look parameters up when it is called, as by ``module.get_parameter(name)``: the module may have got others.
-"""
 
 
 class LoaderEngine(ModuleEngine):
     """Loads through a loader of the engine's own, which slices its shard out of whole tensors.
 
     What it does is recorded at the first update, and replayed without it from then on, where that is proved to leave
-    the same bytes; see :class:`~ckpt_transport.replay.ModuleLoading`.
+    the same bytes; see :class:`~ckpt_transport.spi.ModuleLoading`.
 
     Args:
         module: what is loaded.

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import torch
 
 from ckpt_transport import Engine, LoadedBucket
-from ckpt_transport.spi import Bound, Fence, Share, TensorSpec, fence
+from ckpt_transport.spi import Fence, Share, TensorSnapshot, TensorSpec, fence
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading
@@ -53,7 +53,7 @@ class VllmEngine(Engine):
         self._cores = ExitStack()
         self._known: dict[str, tuple[TensorSpec, ...]] = {}
         self._tied: tuple[tuple[TensorSpec, ...] | None, tuple[frozenset[str], ...]] | None = None
-        self._served: Bound | None = None
+        self._served: TensorSnapshot | None = None
         self.device = next(find_target().model.parameters()).device
         self.expects()
 
@@ -106,7 +106,7 @@ class VllmEngine(Engine):
         self.apply_summary = self._loading.apply_summary
         self._cores.close()
         self._reset()
-        self._served = load_format.bound(self._find_target().model)
+        self._served = load_format.snapshot(self._find_target().model)
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ckpt_transport.spi import Bound, named_tensors, why_not_plain
+from ckpt_transport.spi import TensorSnapshot, named_tensors, why_not_plain
 from ckpt_transport_vllm.layerwise import forget_prepacked_experts, put_back, waits_for_the_end
 from ckpt_transport_vllm.target import Target
 
@@ -43,9 +43,9 @@ def tensors_of(module: torch.nn.Module) -> Tensors:
     return {name: tensor for name, tensor in own.items() if tensor is not None}
 
 
-def bound(model: torch.nn.Module) -> Bound:
+def snapshot(model: torch.nn.Module) -> TensorSnapshot:
     """What the model computes with now, as far as it lies in plain memory: kernels pack some weights."""
-    return Bound(model, lambda: {name: each for name, each in named_tensors(model) if not why_not_plain(each)})
+    return TensorSnapshot(model, lambda: {name: each for name, each in named_tensors(model) if not why_not_plain(each)})
 
 
 def can_be_staged(module: torch.nn.Module, loaded: Collection[str]) -> bool:

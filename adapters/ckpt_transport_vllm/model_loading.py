@@ -22,7 +22,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
     Args:
         find_target: the model that the next version goes into.
         expects: the tensors of the checkpoint that the model came from; None when that is not known.
-        label, verify_always: see :class:`~ckpt_transport.replay.RecordedLoading`.
+        label, verify_always: see :class:`~ckpt_transport.spi.RecordedLoading`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         self._find_target, self._expects = find_target, expects
 
     def finish(self) -> None:
-        """See :meth:`~ckpt_transport.replay.RecordedLoading.finish`.
+        """See :meth:`~ckpt_transport.spi.RecordedLoading.finish`.
 
         Raises:
             UpdateError: what was written in place is not what forward passes use.

@@ -1,30 +1,29 @@
 """What a loader does with a checkpoint, found out once and done again at the speed of a copy.
 
-:func:`record` runs a loader on stand-ins and returns its :class:`Layout`: which slice of which tensor ends up where.
+:func:`record` runs a loader on fake tensors and returns its :class:`Layout`: which slice of which tensor ends up where.
 :class:`BucketCopyPlans` makes of it what is copied out of each bucket, and :class:`Replay` does that.
 :class:`RecordedLoading` is the life cycle of all that, :class:`ModuleLoading` that of a plain module.
 """
 
 from ckpt_transport.replay.bindings import fingerprint, named_tensors
-from ckpt_transport.replay.bound import Bound, refuse_unwritable
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans
 from ckpt_transport.replay.layout import Copy, Fill, Gap, Layout, OpGroup, Owner, OwnerKind, Refusal, Target
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, by_loader_in_words
 from ckpt_transport.replay.module_loading import ModuleLoading
-from ckpt_transport.replay.record import Load, Recording, key_of, record
+from ckpt_transport.replay.record import Loader, Recording, key_of, record
 from ckpt_transport.replay.replay import Replay, Written
 from ckpt_transport.replay.required_bytes import required_bytes
+from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
 __all__ = [
-    "Bound",
     "BucketCopyPlan",
     "BucketCopyPlans",
     "Copy",
     "Fill",
     "Gap",
     "Layout",
-    "Load",
     "LoadPass",
+    "Loader",
     "ModuleLoading",
     "OpGroup",
     "Owner",
@@ -35,6 +34,7 @@ __all__ = [
     "Refusal",
     "Replay",
     "Target",
+    "TensorSnapshot",
     "Written",
     "by_loader_in_words",
     "fingerprint",

@@ -9,8 +9,8 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.replay.bindings import plain
 from ckpt_transport.replay.byte_ranges import EqualRanges, ranges_of
+from ckpt_transport.replay.fake_tensors import FakeTensors
 from ckpt_transport.replay.layout import Geometry, Owner, OwnerKind, Target
-from ckpt_transport.replay.standins import StandIns
 
 
 def storage_key(tensor: torch.Tensor) -> int:
@@ -101,11 +101,11 @@ def ranges_at(geometry: Geometry, shape: Sequence[int], start: int = 0) -> Equal
 class MemoryMap:
     """Finds the owner of any tensor. What it knows of keeps its memory until it is dropped."""
 
-    def __init__(self, standins: StandIns, targets: Targets) -> None:
-        self._standins, self._targets = standins, targets
+    def __init__(self, fake_tensors: FakeTensors, targets: Targets) -> None:
+        self._fake_tensors, self._targets = fake_tensors, targets
         self._owners: dict[int, Owner] = {}
         self.results: list[torch.Tensor] = []
-        for index, tensor in enumerate(standins.tensors):
+        for index, tensor in enumerate(fake_tensors.tensors):
             self._owners[storage_key(tensor)] = Owner(OwnerKind.SOURCE, index)
         for storage, indices in targets.in_storage.items():
             self._owners[storage] = Owner(OwnerKind.TARGET, indices[0])
@@ -115,7 +115,7 @@ class MemoryMap:
         storage = storage_key(tensor)
         found = self._owners.get(storage)
         if found is None and tensor.is_cpu and tensor.numel():
-            at = self._standins.at(tensor.data_ptr())
+            at = self._fake_tensors.at(tensor.data_ptr())
             return None if at is None else Owner(OwnerKind.SOURCE, at[0])
         if found is not None and found.kind is OwnerKind.TARGET and len(self._targets.in_storage[storage]) > 1:
             begin, end = span(geometry_of(tensor), tensor.shape, tensor.itemsize)
@@ -129,7 +129,7 @@ class MemoryMap:
         if owner.kind is OwnerKind.TARGET:
             start = begin_of(self._targets.tensors[owner.index])
         elif owner.kind is OwnerKind.SOURCE and storage_key(tensor) not in self._owners:
-            at = self._standins.at(tensor.data_ptr())
+            at = self._fake_tensors.at(tensor.data_ptr())
             assert at is not None
             return Geometry(at[1], geometry.strides, geometry.dtype)
         return Geometry(geometry.offset - start, geometry.strides, geometry.dtype)

@@ -10,12 +10,12 @@ from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import read_only, unwritable, why_not_plain
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bindings import named_tensors
-from ckpt_transport.replay.bound import Bound, refuse_unwritable
-from ckpt_transport.replay.former import Former
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading
 from ckpt_transport.replay.module_passes import ComparedPass, LoaderPass, ReplayPass
-from ckpt_transport.replay.record import Load, LoaderFailedError, Recording, RefusedWriteError, key_of, record
+from ckpt_transport.replay.past_memory import PastMemory
+from ckpt_transport.replay.record import Loader, LoaderFailedError, Recording, RefusedWriteError, key_of, record
 from ckpt_transport.replay.rehearsal import Rehearsal
+from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
 LOOK_UP = "look tensors up when the loader is called, as by module.get_parameter(name)"
 LEFT = f"the loader writes to memory that it had before and has no more: {LOOK_UP}"
@@ -40,7 +40,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     def __init__(
         self,
         module: torch.nn.Module,
-        loader: Load,
+        loader: Loader,
         label: str = "the module",
         *,
         verify_always: bool = False,
@@ -48,8 +48,8 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     ) -> None:
         super().__init__(label, verify_always=verify_always)
         self._module, self._loader, self._context = module, loader, tuple(context)
-        self._bound: Bound | None = None
-        self._former = Former()
+        self._snapshot: TensorSnapshot | None = None
+        self._past_memory = PastMemory()
         self._rehearsal = Rehearsal()
 
     @property
@@ -65,10 +65,10 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         """
         self.release()
         self._rehearsal.spoiled = False
-        bound, attempt = self._here(), self._attempt
-        if attempt is not None and attempt.recorded is not None and attempt.fingerprint == bound.stamp:
-            refuse_unwritable(read_only(_written(attempt.recorded.recording, bound)))
-        return bound.memory
+        snapshot, attempt = self._snapshot_now(), self._attempt
+        if attempt is not None and attempt.recorded is not None and attempt.fingerprint == snapshot.fingerprint:
+            refuse_unwritable(read_only(_written(attempt.recorded.recording, snapshot)))
+        return snapshot.memory
 
     def start(self) -> None:
         """See :meth:`RecordedLoading.start`.
@@ -87,7 +87,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         """
         if self.started:
             super().finish()
-            self._check_bound()
+            self._check_snapshot()
 
     def certify(self) -> None:
         """Look at the module's tensors once more, when all is in.
@@ -95,31 +95,31 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         Raises:
             UpdateError: they are others now; names them.
         """
-        if self._bound is not None:
-            self._bound.check()
+        if self._snapshot is not None:
+            self._snapshot.check()
 
     def release(self) -> None:
         """The update is over: keep no tensor of the module."""
         super().release()
-        self._bound = None
+        self._snapshot = None
 
     # -- what a plain module is ---------------------------------------------------------------------------------------
 
     def record(self, specs: tuple[TensorSpec, ...]) -> RecordedLoader:
-        bound = self._here()
+        snapshot = self._snapshot_now()
         try:
             key = key_of(self._module, specs, *self._context)
-            with self._rehearsal.watching(bound.memory.values()):
+            with self._rehearsal.watching(snapshot.memory.values()):
                 recording = record(self._module, self._loader, specs, key)
         except RefusedWriteError as error:
             refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
             raise
-        refuse_unwritable(unwritable(_written(recording, bound)))
+        refuse_unwritable(unwritable(_written(recording, snapshot)))
         refuse_unwritable(self._missed(recording))
         return RecordedLoader(recording, _doubt(recording))
 
     def fingerprint(self) -> object:
-        return self._here().stamp
+        return self._snapshot_now().fingerprint
 
     def refusal(self, error: RecordingError) -> str:
         if isinstance(error, LoaderFailedError) and self.recorded is not None:
@@ -127,52 +127,52 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         return super().refusal(error)
 
     def by_loader(self, refusal: str) -> LoadPass:
-        return LoaderPass(self._loader, self._here().memory, refusal)
+        return LoaderPass(self._loader, self._snapshot_now().memory, refusal)
 
     def compared(self, recorded: RecordedLoader) -> LoadPass:
-        return ComparedPass(self._loader, self._here().memory, recorded, self._coming)
+        return ComparedPass(self._loader, self._snapshot_now().memory, recorded, self._coming)
 
     def replayed(self, recorded: RecordedLoader) -> LoadPass:
-        return ReplayPass(self._loader, self._here().memory, recorded, self._coming)
+        return ReplayPass(self._loader, self._snapshot_now().memory, recorded, self._coming)
 
     # -- its tensors --------------------------------------------------------------------------------------------------
 
-    def _here(self) -> Bound:
+    def _snapshot_now(self) -> TensorSnapshot:
         """The module's tensors now."""
-        if self._bound is None or self._bound.moved():
-            self._bound = Bound(self._module, self._look)
-            self._former.remember(self._bound.memory)
-        return self._bound
+        if self._snapshot is None or self._snapshot.moved():
+            self._snapshot = TensorSnapshot(self._module, self._look)
+            self._past_memory.remember(self._snapshot.memory)
+        return self._snapshot
 
     def _look(self) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in named_tensors(self._module) if not why_not_plain(tensor)}
 
-    def _check_bound(self) -> None:
+    def _check_snapshot(self) -> None:
         """The module has the tensors that were loaded, but for those that the loader itself has replaced."""
-        assert self._bound is not None
-        moved = self._bound.moved()
+        assert self._snapshot is not None
+        moved = self._snapshot.moved()
         if self.recorded is not None and not self.recorded.recording.rebound.issuperset(moved):
-            self._bound.check()
-        self._here()
+            self._snapshot.check()
+        self._snapshot_now()
 
     def _missed(self, recording: Recording) -> dict[str, str]:
         """Tensors of the module that the loader takes itself to write, and does not: it writes memory of another."""
         targets = recording.layout.targets
         missed: dict[str, str] = {}
         own = {name: n for n, target in enumerate(targets) for name in (target.name, *target.also)}
-        for memory, sources in recording.astray:
-            if former := self._former.name_of(memory):
-                missed[former] = LEFT
+        for memory, sources in recording.stray_writes:
+            if name := self._past_memory.name_of(memory):
+                missed[name] = LEFT
             for name in (recording.layout.sources[source].name for source in sources):
                 if name in own and own[name] not in recording.written:
                     missed.setdefault(name, ELSEWHERE)
         return missed
 
 
-def _written(recording: Recording, bound: Bound) -> dict[str, torch.Tensor]:
+def _written(recording: Recording, snapshot: TensorSnapshot) -> dict[str, torch.Tensor]:
     """The tensors that the loader writes, by name."""
     names = {recording.layout.targets[number].name for number in recording.written} - recording.rebound
-    return {name: tensor for name, tensor in bound.memory.items() if name in names}
+    return {name: tensor for name, tensor in snapshot.memory.items() if name in names}
 
 
 def _doubt(recording: Recording) -> str:

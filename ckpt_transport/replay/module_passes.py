@@ -13,7 +13,7 @@ from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import Share
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, UnknownTensorError
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, by_loader_in_words, logger
-from ckpt_transport.replay.record import Load
+from ckpt_transport.replay.record import Loader
 from ckpt_transport.replay.replay import Replay
 from ckpt_transport.replay.required_bytes import required_bytes
 
@@ -30,7 +30,7 @@ class LoaderPass(LoadPass):
         refusal: why it has to load.
     """
 
-    def __init__(self, loader: Load, memory: Memory, refusal: str = "") -> None:
+    def __init__(self, loader: Loader, memory: Memory, refusal: str = "") -> None:
         self._loader, self._refusal = loader, refusal
         self._inference = any(tensor.is_inference() for tensor in memory.values())
         self._seconds = 0.0
@@ -62,7 +62,7 @@ class ReplayPass(LoaderPass):
         share: what comes of the version; None for everything. The loader cannot load a share.
     """
 
-    def __init__(self, loader: Load, memory: Memory, recorded: RecordedLoader, share: Share | None) -> None:
+    def __init__(self, loader: Loader, memory: Memory, recorded: RecordedLoader, share: Share | None) -> None:
         super().__init__(loader, memory)
         self._recorded, self._share = recorded, share
         targets = recorded.layout.targets

@@ -17,19 +17,23 @@ from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bindings import Bindings
 from ckpt_transport.replay.coverage import check
 from ckpt_transport.replay.exclude_unsupported import exclude_unsupported, touched_by
+from ckpt_transport.replay.fake_tensors import FakeTensors
 from ckpt_transport.replay.layout import Copy, Layout, OpGroup, Owner, OwnerKind
 from ckpt_transport.replay.memory_map import Targets, storage_key
 from ckpt_transport.replay.op_groups import gather
 from ckpt_transport.replay.recorder import Recorder
 from ckpt_transport.replay.refused_writes import RefusedWrites
-from ckpt_transport.replay.standins import StandIns
 
-Load = Callable[[Iterable[tuple[str, torch.Tensor]]], object]
-"""A loader: takes (name, whole tensor) pairs and copies what it wants of them."""
+Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], object]
+"""Takes (name, whole tensor) pairs and copies what it wants of them, as the ``load_weights`` of inference engines does.
+
+The tensors are read-only views of memory that is reused when the call returns: copy out of them, keep none of them.
+Look parameters up when it is called, as by ``module.get_parameter(name)``: the module may have got others.
+"""
 
 
 class LoaderFailedError(RecordingError):
-    """The loader raised an error on stand-ins."""
+    """The loader raised an error on fake tensors."""
 
 
 class RefusedWriteError(LoaderFailedError):
@@ -49,14 +53,14 @@ class Recording:
         guards: tensors whose values the loader looked at, and what they were; others may make another layout.
         written: targets that the loader writes, or may write, by index.
         rebound: names that it binds to other tensors.
-        astray: memory that is not the module's and that sources are written to: its key, and these sources.
+        stray_writes: memory that is not the module's and that sources are written to: its key, and these sources.
     """
 
     layout: Layout
     guards: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
     written: frozenset[int] = frozenset()
     rebound: frozenset[str] = frozenset()
-    astray: tuple[tuple[int, frozenset[int]], ...] = ()
+    stray_writes: tuple[tuple[int, frozenset[int]], ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -72,16 +76,16 @@ def key_of(module: torch.nn.Module, specs: Sequence[TensorSpec], *context: str) 
         specs: the tensors of the checkpoint.
         context: configuration of the model, version of the engine, parallel layout: whatever else decides.
     """
-    bound = Bindings(module)
+    bindings = Bindings(module)
     have = [
-        (name, str(tensor.dtype), tuple(tensor.shape), tensor.stride(), name in bound.parameters)
-        for name, tensor in bound.tensors.items()
+        (name, str(tensor.dtype), tuple(tensor.shape), tensor.stride(), name in bindings.parameters)
+        for name, tensor in bindings.tensors.items()
     ]
     return hashlib.sha256(msgspec.msgpack.encode([list(context), list(specs), have])).hexdigest()
 
 
-def record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key: str = "") -> Recording:
-    """Run ``load`` twice on stand-ins for the checkpoint's tensors and return what it did.
+def record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], key: str = "") -> Recording:
+    """Run ``load`` twice on fake tensors of the checkpoint's types and shapes, and return what it did.
 
     The loader sees host tensors of the right types and shapes that hold zeros. No value of a target changes, as long as
     all that the loader does goes through torch. Names that it binds to other tensors are put back.
@@ -93,7 +97,7 @@ def record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key
         key: see :func:`key_of`.
 
     Raises:
-        RecordingError: the loader failed on stand-ins, or did two different things.
+        RecordingError: the loader failed on fake tensors, or did two different things.
     """
     with _no_collections():
         first = _record(module, load, specs, key)
@@ -104,25 +108,25 @@ def record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key
     return second
 
 
-def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], key: str) -> Recording:
-    bound = Bindings(module)
-    targets = Targets(bound.tensors, bound.parameters)
-    standins = StandIns(specs)
-    recorder = Recorder(standins, targets)
-    watch = _Watch(list(standins.tensors))
+def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], key: str) -> Recording:
+    bindings = Bindings(module)
+    targets = Targets(bindings.tensors, bindings.parameters)
+    fake_tensors = FakeTensors(specs)
+    recorder = Recorder(fake_tensors, targets)
+    watch = _Watch(list(fake_tensors.tensors))
     writes = RefusedWrites(recorder.memory)
     try:
         with torch.no_grad(), recorder, writes:
-            load((spec.name, tensor) for spec, tensor in zip(specs, standins.tensors, strict=True))
+            load((spec.name, tensor) for spec, tensor in zip(specs, fake_tensors.tensors, strict=True))
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         if writes.refused is not None:
             name = targets.values[writes.refused.index].name
             raise RefusedWriteError(f"the loader may not write {name}: {why}", name) from error
-        raise LoaderFailedError(f"the loader failed on stand-ins: {why}") from error
+        raise LoaderFailedError(f"the loader failed on fake tensors: {why}") from error
     finally:
-        changed = bound.changed()
-        bound.put_back()
+        changed = bindings.changed()
+        bindings.put_back()
     refused = dict(recorder.refused)
     _refuse_changed(changed, targets, refused)
     for index in watch.kept():
@@ -158,7 +162,7 @@ def _record(module: torch.nn.Module, load: Load, specs: Sequence[TensorSpec], ke
         tuple((tensor, tensor.clone()) for tensor in memory),
         frozenset(written | recorder.written),
         frozenset(changed),
-        tuple(recorder.astray),
+        tuple(recorder.stray_writes),
     )
 
 

@@ -1,4 +1,4 @@
-"""Watches a loader's operations on stand-ins and notes what they do. Nothing it notes is carried out.
+"""Watches a loader's operations on fake tensors and notes what they do. Nothing it notes is carried out.
 
 A loader is Python that cuts, joins and copies tensors, so all it does to them passes through torch's dispatcher
 (:class:`torch.utils._python_dispatch.TorchDispatchMode`). Views need no note: any tensor's memory, offset and strides
@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckpt_transport.replay.arguments import encode
 from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError, in_order, missing_of, union
+from ckpt_transport.replay.fake_tensors import FakeTensors
 from ckpt_transport.replay.layout import Copy, Fill, Operation, Owner, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import MemoryMap, Targets, ranges_at, storage_key
-from ckpt_transport.replay.standins import StandIns
 
 aten = torch.ops.aten
 
@@ -51,10 +51,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rewritten: targets that operations read and write again.
         guards: tensors whose values the loader looked at, and that belong to nobody.
         written: targets that were written, or may have been.
-        astray: memory that is not the module's and that sources were written to: its key, and these sources.
+        stray_writes: memory that is not the module's and that sources were written to: its key, and these sources.
     """
 
-    def __init__(self, standins: StandIns, targets: Targets) -> None:
+    def __init__(self, fake_tensors: FakeTensors, targets: Targets) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
         self.refused: dict[Owner, str] = {}
@@ -63,10 +63,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.rewritten: set[int] = set()
         self.guards: list[torch.Tensor] = []
         self.written: set[int] = set()
-        self.astray: list[tuple[int, frozenset[int]]] = []
+        self.stray_writes: list[tuple[int, frozenset[int]]] = []
         self._opaque: dict[int, str] = {}
         self._targets = targets
-        self.memory = MemoryMap(standins, targets)
+        self.memory = MemoryMap(fake_tensors, targets)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -116,7 +116,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         assert written is not None
         if to is None:
             if any(owner.kind is not OwnerKind.TARGET for owner in owned):
-                self.astray.append((storage_key(written), self._sources(owned)))
+                self.stray_writes.append((storage_key(written), self._sources(owned)))
                 self._refuse("is written to a tensor that is neither a parameter nor a buffer", *owned)
             else:
                 self._refuse("is read before it is loaded", *owned)

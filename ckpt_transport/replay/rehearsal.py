@@ -1,4 +1,4 @@
-"""Whether running a loader on stand-ins has changed a module that serves."""
+"""Whether running a loader on fake tensors has changed a module that serves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ckpt_transport.replay.memory_map import storage_key
 
 
 class Rehearsal:
-    """Watches the bytes of a module while its loader runs on stand-ins.
+    """Watches the bytes of a module while its loader runs on fake tensors.
 
     What a loader does through torch is kept from them. What it does past torch, as through NumPy, is not, and is
     noticed here only when it has happened.

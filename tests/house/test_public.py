@@ -30,17 +30,18 @@ EXPORTED = {
         TransportUnavailableError UnwritableError UpdateAbortedError UpdateError UsageError ask_version
     """,
     "ckpt_transport.spi": """
-        ALIGNMENT API_VERSION Availability Bound Buffer CONTIGUOUS CallGuard Calls Claims CollectiveEndpoint
-        Completion Control Conversion Descriptor DoubleBuffer Endpoint EngineClaim FanOut Fence Fleet Group
-        Here INDEX LoadPass Loan Locality MappedEndpoint MemoryKind MemoryRegion MessageEndpoint
-        ModuleLoading NoOptions OneSidedEndpoint Owner OwnerKind PlacedTensor Poll Progress RdmaDevice Reach
-        ReadSpan Receipt RecordedLoader RecordedLoading Recording Replay SHM ScatteredTensors Segment
-        SegmentName Share Span TensorSpec Traits Transfer Transport Updates Watched Written align_up
-        any_port by_loader_in_words check_readable client_of copy_bytes copy_each describe device_of drain
-        dtypes expected_bandwidth fence fence_on fingerprint from_directory given_tensors host_name
-        is_loopback key_of lay_out layer_of locality_of_cpus locality_of_pci may_have_devices named_tensors
-        nearest open_mailbox parse_object proxy_for rdma_devices read_only record refuse_unwritable
-        required_bytes sweep_leftovers ucx_devices unwritable why_not_plain without_nul
+        ALIGNMENT API_VERSION Availability Buffer CONTIGUOUS CallGuard Calls Claims CollectiveEndpoint
+        Completion Control Conversion Descriptor DoubleBuffer Endpoint EngineClaim FanOut Fence Fleet
+        Group Here INDEX LoadPass Loader Loan Locality MappedEndpoint MemoryKind MemoryRegion
+        MessageEndpoint ModuleLoading NoOptions OneSidedEndpoint Owner OwnerKind PlacedTensor Poll
+        Progress RdmaDevice Reach ReadSpan Receipt RecordedLoader RecordedLoading Recording Replay SHM
+        ScatteredTensors Segment SegmentName Share Span TensorSnapshot TensorSpec Traits Transfer
+        Transport Updates Watched Written align_up any_port by_loader_in_words check_readable client_of
+        copy_bytes copy_each describe device_of drain dtypes expected_bandwidth fence fence_on
+        fingerprint from_directory given_tensors host_name is_loopback key_of lay_out layer_of
+        locality_of_cpus locality_of_pci may_have_devices named_tensors nearest open_mailbox
+        parse_object proxy_for rdma_devices read_only record refuse_unwritable required_bytes
+        sweep_leftovers ucx_devices unwritable why_not_plain without_nul
     """,
     "ckpt_transport_fp8": """
         Target quantized read_target

@@ -9,7 +9,7 @@ import torch
 from ckpt_transport import LoadedBucket, dtypes
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
-from ckpt_transport.replay import BucketCopyPlans, Load, Recording, Replay, record
+from ckpt_transport.replay import BucketCopyPlans, Loader, Recording, Replay, record
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -73,7 +73,7 @@ def scramble(module: torch.nn.Module, seed: int = 99) -> None:
 
 
 def replays_as_it_loads(
-    module: torch.nn.Module, load: Load, tensors: Tensors, sizes: Sequence[int] = (1 << 20, 1024)
+    module: torch.nn.Module, load: Loader, tensors: Tensors, sizes: Sequence[int] = (1 << 20, 1024)
 ) -> Recording:
     """Record ``load``; see that the replay leaves what the loader leaves, byte for byte, for buckets of all sizes."""
     scramble(module)

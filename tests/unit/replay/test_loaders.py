@@ -389,7 +389,7 @@ def test_given_a_loader_that_fails_on_stand_ins_then_the_error_says_how() -> Non
     def load(pairs: Pairs) -> None:
         raise KeyError("lm_head.weight")
 
-    with pytest.raises(RecordingError, match=r"failed on stand-ins: KeyError: 'lm_head\.weight'"):
+    with pytest.raises(RecordingError, match=r"failed on fake tensors: KeyError: 'lm_head\.weight'"):
         record(Layer(), load, specs_of(MATRIX))
 
 

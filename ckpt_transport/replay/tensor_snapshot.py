@@ -17,8 +17,8 @@ Look = Callable[[], Mapping[str, torch.Tensor]]
 """Finds the tensors of a module that matter, by name, anew each time it is called."""
 
 
-class Bound:
-    """The tensors that names of a module are bound to. As long as it lives no other tensor can take their addresses.
+class TensorSnapshot:
+    """The tensors that a module has at one time. As long as it lives no other tensor can take their addresses.
 
     Args:
         module: whose tensors.
@@ -27,7 +27,7 @@ class Bound:
     Attributes:
         tensors: what was found, by name.
         memory: the same as plain tensors without history, to be written.
-        stamp: where they lie, and in which form; equal stamps mean equal places.
+        fingerprint: where they lie, and in which form; equal ones mean equal places.
     """
 
     def __init__(self, module: torch.nn.Module, look: Look) -> None:
@@ -35,7 +35,7 @@ class Bound:
         self._names = self._names_now()
         self.tensors = dict(look())
         self.memory = {name: plain(tensor) for name, tensor in self.tensors.items()}
-        self.stamp = fingerprint(self.memory)
+        self.fingerprint = fingerprint(self.memory)
         own = {
             id(tensor) for each in self._modules for tensor in chain(each._parameters.values(), each._buffers.values())
         }
@@ -43,10 +43,10 @@ class Bound:
 
     def moved(self) -> list[str]:
         """Names that are bound to other memory now, to memory in another form, or to none, and those that are new."""
-        if self._registered and self._names == self._names_now() and self._stamp_of(self.tensors) == self.stamp:
+        if self._registered and self._names == self._names_now() and _fingerprint(self.tensors) == self.fingerprint:
             return []
-        before = {entry[0]: entry for entry in self.stamp}
-        now = {entry[0]: entry for entry in self._stamp_of(self._look())}
+        before = {entry[0]: entry for entry in self.fingerprint}
+        now = {entry[0]: entry for entry in _fingerprint(self._look())}
         return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
     def check(self) -> None:
@@ -65,10 +65,10 @@ class Bound:
         tables = [table for each in self._modules for table in (each._parameters, each._buffers, each._modules)]
         return list(map(len, tables)), list(map(id, chain.from_iterable(table.values() for table in tables)))
 
-    @staticmethod
-    def _stamp_of(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
-        with torch._C.DisableTorchFunctionSubclass():
-            return fingerprint(tensors)
+
+def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
+    with torch._C.DisableTorchFunctionSubclass():
+        return fingerprint(tensors)
 
 
 def refuse_unwritable(reasons: Mapping[str, str]) -> None:

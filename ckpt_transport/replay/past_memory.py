@@ -13,7 +13,7 @@ from ckpt_transport.replay.memory_map import storage_key
 _weakly: Any = StorageWeakRef
 
 
-class Former:
+class PastMemory:
     """Remembers the memory of a module's tensors, without keeping it alive."""
 
     def __init__(self) -> None:

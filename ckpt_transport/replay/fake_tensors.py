@@ -16,7 +16,7 @@ MAP_NORESERVE = 0x4000
 """Linux: pages nobody touches take no memory, whatever the size. Not in Python's mmap module."""
 
 
-class StandIns:
+class FakeTensors:
     """One host tensor per spec, each with a storage of its own, in memory that reads as zeros and is never written.
 
     Attributes:
