@@ -35,7 +35,7 @@ from ckpt_transport_fp8 import Target as Quantized
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_fp8.config import parse
 from ckpt_transport_vllm.layerwise import LayerwiseReload
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm.fp8_modes import MODES
 
@@ -81,7 +81,7 @@ class Measured:
 
     def __init__(self, worker: Any, config: Any, folder: Path) -> None:
         model = worker.model_runner.get_model()
-        self._target = Target(model, worker.vllm_config.model_config, worker.vllm_config)
+        self._target = UpdatedModel(model, worker.vllm_config.model_config, worker.vllm_config)
         self.device = next(model.parameters()).device
         self._weights = weights_of(config, folder, self.device)
         self.nbytes = sum(tensor.nbytes for _, tensor in self._weights)

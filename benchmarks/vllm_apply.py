@@ -35,7 +35,7 @@ from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.server import EXTENSION
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm.fp8_modes import MODES
 
@@ -83,7 +83,7 @@ class Applied:
 
     def __init__(self, worker: Any, shapes: Shapes) -> None:
         config = worker.vllm_config
-        target = Target(worker.model_runner.get_model(), config.model_config, config)
+        target = UpdatedModel(worker.model_runner.get_model(), config.model_config, config)
         self.engine = VllmEngine(lambda: target, WorkerGate(worker), lambda: None, "", "vLLM")
         self._specs = [TensorSpec(name, "BF16", shape) for name, shape in shapes.items()]
         self._buckets = _cut(self._specs)

@@ -78,13 +78,13 @@ class Driver(ABC):
         self._held_since = time.monotonic()
         if self._mode != NO_PAUSE:
             if self._paused or not self.server.is_paused():
-                self._mine.begin(PAUSE)
+                self._own_claim.begin(PAUSE)
                 self._paused = True
             self.server.pause(self._mode, self._config.update_timeout)
 
     def serve(self, version: str) -> str:
         """All workers have committed: serve requests from the new weights. Returns what keeps the server from that."""
-        self._mine.check()
+        self._own_claim.check()
         self._stuck = False
         self._label(version)
         self.server.reset_caches()
@@ -95,14 +95,14 @@ class Driver(ABC):
         """The update failed: serve on, unless the weights are a mix. Returns what was done, for people."""
         if not self.is_claimed:
             return f"{self.server.url} was not touched"
-        self._mine.check()
+        self._own_claim.check()
         self._abandon()
         if not tainted:
             self._resume()
             return self._why_paused() or f"{self.server.url} serves the old version"
         try:
             if not self._paused:
-                self._mine.begin(PAUSE)
+                self._own_claim.begin(PAUSE)
                 self._paused = True
                 self.server.pause("keep", timeout=STUCK_SECONDS)
         except EngineError:
@@ -120,7 +120,7 @@ class Driver(ABC):
         self._claim = None
 
     @property
-    def _mine(self) -> EngineClaim:
+    def _own_claim(self) -> EngineClaim:
         assert self._claim is not None, "the server was not claimed"
         return self._claim
 
@@ -129,7 +129,7 @@ class Driver(ABC):
         if self._paused:
             self.server.resume()
             self.held = time.monotonic() - self._held_since if self._held_since else 0.0
-            self._mine.end(PAUSE)
+            self._own_claim.end(PAUSE)
         self._paused, self._held_since = False, 0.0
 
     def _why_paused(self) -> str:
@@ -210,7 +210,7 @@ class NativeDriver(Driver):
         return sorted(found)
 
     def begin(self) -> None:
-        if UPDATE in self._mine.begun:
+        if UPDATE in self._own_claim.begun:
             self.server.finish_native(None)
         self.server.start_native(self._draft)
         self._started = True

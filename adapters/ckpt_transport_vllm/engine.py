@@ -15,8 +15,8 @@ from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading
 from ckpt_transport_vllm.quantization import check_tensors
 from ckpt_transport_vllm.quiesce import Quiesce
-from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.ties import check_brought, tied_names
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class VllmEngine(Engine):
 
     def __init__(
         self,
-        find_target: Callable[[], Target],
+        find_target: Callable[[], UpdatedModel],
         quiesce: Quiesce,
         reset: Callable[[], None],
         group: str,

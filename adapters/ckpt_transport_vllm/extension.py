@@ -14,12 +14,12 @@ from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.listening import listen
 from ckpt_transport_vllm.quantization import check_quantization
 from ckpt_transport_vllm.quiesce import WorkerGate
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import check_features, check_version, installed_version
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Attached:
+class AttachAnswer:
     """What :meth:`WorkerExtension.ckpt_transport_attach` answers.
 
     Attributes:
@@ -57,19 +57,19 @@ class WorkerExtension:
             version: what is served now; of use only when the worker does not know.
             draft: the draft model is meant, not the one that is served.
 
-        Returns: an :class:`Attached` as a dictionary.
+        Returns: an :class:`AttachAnswer` as a dictionary.
         """
         try:
             return dataclasses.asdict(_attach(self, host, engine, version, draft))
         except Exception as error:
-            return dataclasses.asdict(Attached(error=f"{type(error).__name__}: {error}"))
+            return dataclasses.asdict(AttachAnswer(error=f"{type(error).__name__}: {error}"))
 
     def ckpt_transport_detach(self) -> dict[str, str]:
         """Stop being updatable."""
         for sink in _sinks(self).values():
             sink.close()
         _sinks(self).clear()
-        return dataclasses.asdict(Attached())
+        return dataclasses.asdict(AttachAnswer())
 
     def ckpt_transport_checksums(self, draft: bool = False) -> dict[str, str]:
         """A checksum of every parameter, of prepacked ones through what they compute; see :func:`checksums`."""
@@ -85,7 +85,7 @@ def _sinks(worker: Any) -> dict[bool, Sink]:
     return sinks
 
 
-def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> Attached:
+def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> AttachAnswer:
     check_version(installed_version())
     check_features()
     check_parallel(worker.vllm_config.parallel_config)
@@ -109,19 +109,19 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> A
         if sinks[each] is not before:
             Finalize(None, sinks[each].close, exitpriority=10)
     sink = sinks[draft]
-    return Attached("", sink.address, sink.label, sink.version, sink.tainted, sinks[keeper].address)
+    return AttachAnswer("", sink.address, sink.label, sink.version, sink.tainted, sinks[keeper].address)
 
 
-def _target(worker: Any, draft: bool) -> Target:
+def _target(worker: Any, draft: bool) -> UpdatedModel:
     config = worker.vllm_config
     if not draft:
-        return Target(worker.model_runner.get_model(), config.model_config, config)
+        return UpdatedModel(worker.model_runner.get_model(), config.model_config, config)
     find = getattr(worker.model_runner, "get_draft_model", None)
     drafter = getattr(worker.model_runner, "drafter", None)
     model = getattr(drafter, "model", None) if find is None else find()
     if model is None or config.speculative_config is None or config.speculative_config.draft_model_config is None:
         raise ConfigError("this engine has no draft model with weights of its own; see vLLM's --speculative-config")
-    return Target(model, config.speculative_config.draft_model_config, config)
+    return UpdatedModel(model, config.speculative_config.draft_model_config, config)
 
 
 def check_parallel(parallel_config: Any) -> None:

@@ -88,7 +88,7 @@ class VllmFleet:
             with _step(steps, "resume"):
                 there = [driver for driver in self._drivers if driver not in left]
                 problems = [problem for problem in self._each(there, _serving(version)) if problem]
-                problems += self._go_on(left, version)
+                problems += self._return_to_service(left, version)
         finally:
             for driver in self._drivers:
                 driver.end()
@@ -115,7 +115,7 @@ class VllmFleet:
                 assert report is not None, "who leads gets a report"
                 return report
         except BaseException as error:
-            for line in self._go_on(self._drivers, version):
+            for line in self._return_to_service(self._drivers, version):
                 error.add_note(line)
             raise
 
@@ -133,7 +133,7 @@ class VllmFleet:
         self._call_guard.check()
         return tuple(self._each(self._servers, lambda server: server.weight_version()))
 
-    def _go_on(self, drivers: Sequence[Driver], version: str) -> list[str]:
+    def _return_to_service(self, drivers: Sequence[Driver], version: str) -> list[str]:
         """The update to ``version`` failed: have every engine serve what it holds, if it may; one line about each.
 
         An update that fails while it is committed leaves some engines with the new version.
@@ -148,7 +148,7 @@ class VllmFleet:
                     return driver.serve(version) or f"{driver.server.url} serves '{version}'"
                 return driver.give_up(tainted)
             except Exception as error:
-                return f"{driver.server.url} could not be brought back to service: {_said(error)}"
+                return f"{driver.server.url} could not be brought back to service: {_error_in_words(error)}"
 
         return self._each(drivers, go_on)
 
@@ -180,12 +180,12 @@ def _serving(version: str) -> Callable[[Driver], str]:
         try:
             return driver.serve(version)
         except Exception as error:
-            return f"{driver.server.url} has {version} and may not serve it: {_said(error)}"
+            return f"{driver.server.url} has {version} and may not serve it: {_error_in_words(error)}"
 
     return serve
 
 
-def _said(error: Exception) -> str:
+def _error_in_words(error: Exception) -> str:
     """An error in words: all that goes wrong after sinks have committed is reported, and ends nothing."""
     return str(error) if isinstance(error, CkptTransportError) else f"{type(error).__name__}: {error}"
 

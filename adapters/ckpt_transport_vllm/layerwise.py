@@ -2,7 +2,7 @@
 
 vLLM replaces every parameter by a stand-in without memory, keeps what the loader is given until it has all of a layer,
 then lets the loader and the quantization methods work on a fresh copy of that layer, and copies the result to where the
-parameters were. So pointers that kernels and CUDA graphs hold stay good; ``addresses.py`` sees to others.
+parameters were. So pointers that kernels and CUDA graphs hold stay good; ``graph_tensors.py`` sees to others.
 
 It is not a public interface of vLLM. What is used of it is in this file, and ``versions.py`` says for which releases.
 """
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from ckpt_transport import PlanMismatchError
-from ckpt_transport_vllm.addresses import Addresses
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.graph_tensors import GraphTensors
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 ATTENTION_SCALES = frozenset({"_q_scale", "_k_scale", "_v_scale", "_prob_scale"})
 
@@ -36,7 +36,7 @@ class LayerwiseReload:
 
     def __init__(
         self,
-        target: Target,
+        target: UpdatedModel,
         modules: Sequence[torch.nn.Module] | None = None,
         beside: Sequence[torch.nn.Module] = (),
     ) -> None:
@@ -44,14 +44,13 @@ class LayerwiseReload:
         self._modules = [target.model] if modules is None else modules
         self._parameters = {name for name, _ in target.model.named_parameters()}
         self._loaded: set[str] | None = set()
-        self._addresses = Addresses([*self._modules, *beside], waits_for_the_end)
+        self._graph_tensors = GraphTensors([*self._modules, *beside], waits_for_the_end)
 
     def begin(self) -> None:
-        from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         calculates = getattr(self._target.vllm_config.cache_config, "calculate_kv_scales", False)
-        with set_current_vllm_config(self._target.vllm_config):
+        with self._target.configured():
             for module in self._modules:
                 forget_prepacked_experts(module)
                 if not calculates:
@@ -60,9 +59,7 @@ class LayerwiseReload:
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Give the loader whole tensors. It may keep them until :meth:`finish`."""
-        from vllm.config import set_current_vllm_config
-
-        with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
+        with self._target.configured(), torch.no_grad():
             model: Any = self._target.model
             loaded = model.load_weights(tensors)
         if loaded is None:
@@ -76,11 +73,10 @@ class LayerwiseReload:
         Args:
             arrived: tensors of checkpoint layers of which all has been loaded.
         """
-        from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import layerwise
 
         complete = {tensor.untyped_storage().data_ptr() for tensor in arrived}
-        with set_current_vllm_config(self._target.vllm_config), torch.no_grad():
+        with self._target.configured(), torch.no_grad():
             for module in self._target.model.modules():
                 info = layerwise.get_layerwise_info(module)
                 if not info.can_load() or not info.loaded_weights or waits_for_the_end(module):
@@ -96,11 +92,10 @@ class LayerwiseReload:
 
     def finish(self) -> None:
         """Finish what is not finished."""
-        from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         with (
-            set_current_vllm_config(self._target.vllm_config),
+            self._target.configured(),
             torch.no_grad(),
             _default_dtype(self._target.model_config.dtype),
         ):
@@ -108,7 +103,7 @@ class LayerwiseReload:
             if next(self._target.model.parameters()).is_cpu:
                 _repack_tied_heads(self._target.model)
                 _renew_unpacked_convolutions(self._target.model)
-        self._addresses.bring_back()
+        self._graph_tensors.bring_back()
 
     def check_complete(self) -> None:
         """See that every parameter was loaded, as nobody knew which tensors to expect.
@@ -133,7 +128,7 @@ class LayerwiseReload:
     def restore(self) -> None:
         """Put parameters back where they were, whatever is in them, so that the model can be reloaded again."""
         put_back(self._target.model)
-        self._addresses.bring_back()
+        self._graph_tensors.bring_back()
 
 
 def put_back(model: torch.nn.Module, but: Collection[torch.nn.Module] = ()) -> None:

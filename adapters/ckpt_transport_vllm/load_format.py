@@ -15,19 +15,18 @@ import torch
 
 from ckpt_transport.spi import TensorSnapshot, named_tensors, why_not_plain
 from ckpt_transport_vllm.layerwise import forget_prepacked_experts, put_back, waits_for_the_end
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 Tensors = Mapping[str, torch.Tensor]
 """By name within a module."""
 
 
 @contextmanager
-def everything_on_meta(target: Target) -> Iterator[None]:
+def everything_on_meta(target: UpdatedModel) -> Iterator[None]:
     """The whole model as its loaders know it, without memory, for as long as the context lasts."""
-    from vllm.config import set_current_vllm_config
     from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-    with set_current_vllm_config(target.vllm_config):
+    with target.configured():
         initialize_layerwise_reload(target.model)
         try:
             for module in target.model.modules():
@@ -56,7 +55,7 @@ def can_be_staged(module: torch.nn.Module, loaded: Collection[str]) -> bool:
     return not waits_for_the_end(module) and not set(loaded) & module._non_persistent_buffers_set
 
 
-def stage(target: Target, module: torch.nn.Module, others: Collection[torch.nn.Module]) -> Tensors:
+def stage(target: UpdatedModel, module: torch.nn.Module, others: Collection[torch.nn.Module]) -> Tensors:
     """Bring one module into the form that its loader knows, with memory that is not initialised.
 
     Args:
@@ -64,10 +63,9 @@ def stage(target: Target, module: torch.nn.Module, others: Collection[torch.nn.M
         module: of that model.
         others: modules that are, or will be, staged as well.
     """
-    from vllm.config import set_current_vllm_config
     from vllm.model_executor.model_loader.reload import initialize_layerwise_reload, layerwise
 
-    with set_current_vllm_config(target.vllm_config):
+    with target.configured():
         initialize_layerwise_reload(module)
         put_back(module, but={module, *others})
         layerwise.materialize_layer(module, layerwise.get_layerwise_info(module))
@@ -75,21 +73,18 @@ def stage(target: Target, module: torch.nn.Module, others: Collection[torch.nn.M
     return tensors_of(module)
 
 
-def load(target: Target, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+def load(target: UpdatedModel, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Give whole tensors to the model's loader. Modules that they belong to are staged."""
-    from vllm.config import set_current_vllm_config
-
     model: Any = target.model
-    with set_current_vllm_config(target.vllm_config), torch.no_grad():
+    with target.configured(), torch.no_grad():
         model.load_weights(tensors)
 
 
-def process(target: Target, module: torch.nn.Module) -> None:
+def process(target: UpdatedModel, module: torch.nn.Module) -> None:
     """Have vLLM process a staged module, and copy the outcome to where kernels read it."""
-    from vllm.config import set_current_vllm_config
     from vllm.model_executor.model_loader.reload import layerwise
 
-    with set_current_vllm_config(target.vllm_config), torch.no_grad():
+    with target.configured(), torch.no_grad():
         forget_prepacked_experts(module)
         layerwise._layerwise_process(module, layerwise.get_layerwise_info(module))
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from ckpt_transport import RecordingError
 from ckpt_transport.spi import LoadPass, RecordedLoading, TensorSpec
-from ckpt_transport_vllm.comparing import ComparedPass
+from ckpt_transport_vllm.compared_pass import ModelComparedPass
 from ckpt_transport_vllm.layerwise import LayerwiseReload
-from ckpt_transport_vllm.loading import LoaderPass
-from ckpt_transport_vllm.recorded import RecordedModel
-from ckpt_transport_vllm.replaying import ReplayPass
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.layerwise_pass import LayerwisePass
+from ckpt_transport_vllm.recorded_model import RecordedModel
+from ckpt_transport_vllm.replay_pass import ModelReplayPass
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 
 class ModelLoading(RecordedLoading[RecordedModel]):
@@ -27,7 +27,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
 
     def __init__(
         self,
-        find_target: Callable[[], Target],
+        find_target: Callable[[], UpdatedModel],
         expects: Callable[[], tuple[TensorSpec, ...] | None],
         label: str,
         *,
@@ -56,10 +56,10 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         return self._find_target().model
 
     def by_loader(self, refusal: str) -> LoadPass:
-        return LoaderPass(LayerwiseReload(self._find_target()), self._expects(), refusal)
+        return LayerwisePass(LayerwiseReload(self._find_target()), self._expects(), refusal)
 
     def compared(self, recorded: RecordedModel) -> LoadPass:
-        return ComparedPass(self._find_target(), recorded)
+        return ModelComparedPass(self._find_target(), recorded)
 
     def replayed(self, recorded: RecordedModel) -> LoadPass:
-        return ReplayPass(self._find_target(), recorded)
+        return ModelReplayPass(self._find_target(), recorded)

@@ -24,8 +24,8 @@ from ckpt_transport_vllm.extension import check_parallel
 from ckpt_transport_vllm.listening import listen
 from ckpt_transport_vllm.plugin import UPDATE
 from ckpt_transport_vllm.quantization import check_quantization
-from ckpt_transport_vllm.quiesce import Turn
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.quiesce import LentThread
+from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import check_features, check_version, installed_version
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         check_features()
         check_parallel(vllm_config.parallel_config)
         check_quantization(self._target(), installed_version())
-        self._turn = Turn()
+        self._lent_thread = LentThread()
         self._sink: Sink | None = None
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
@@ -86,14 +86,14 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         def make_engine() -> VllmEngine:
             label = f"vLLM rank {get_world_group().rank_in_group} in process {os.getpid()}"
             group, always = info.engine or str(os.getppid()), Config.load().verify_apply == "always"
-            return VllmEngine(self._target, self._turn, lambda: None, group, label, verify_always=always)
+            return VllmEngine(self._target, self._lent_thread, lambda: None, group, label, verify_always=always)
 
         self._sink = listen(self._sink, info.host, info.version, make_engine)
         return self._sink
 
-    def _target(self) -> Target:
+    def _target(self) -> UpdatedModel:
         """The served model, or the draft model between ``start_draft_weight_update`` and ``finish_weight_update``."""
-        return Target(self.model, self.model_config, self.vllm_config)
+        return UpdatedModel(self.model, self.model_config, self.vllm_config)
 
     def start_weight_update(self) -> None:
         """The sink does what is needed when the first bytes come."""
@@ -102,7 +102,7 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Stand still until an update has ended, well or not."""
-        self._turn.lend(update_info.patience)
+        self._lent_thread.lend(update_info.patience)
 
     def finish_weight_update(self) -> None:
         """The sink did what is needed after the last bytes."""

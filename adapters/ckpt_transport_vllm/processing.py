@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckpt_transport_vllm.load_format import Tensors, process, tensors_of
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 
 def kernel_tensors(module: torch.nn.Module) -> Tensors:
@@ -23,7 +23,7 @@ def kernel_tensors(module: torch.nn.Module) -> Tensors:
     return {**kernel[0], **kernel[1]}
 
 
-def process_watched(target: Target, module: torch.nn.Module) -> str:
+def process_watched(target: UpdatedModel, module: torch.nn.Module) -> str:
     """As :func:`process`; also say why weights cannot be written where kernels read them, empty when they can.
 
     They can when processing does nothing to them: kernels read tensors of the same geometry, no operation but copies

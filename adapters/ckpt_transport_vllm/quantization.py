@@ -13,7 +13,7 @@ from ckpt_transport.spi import TensorSpec
 from ckpt_transport_fp8.config import COMPRESSED, FP8, Quantization, is_quantized, parse
 from ckpt_transport_fp8.scheme import E4M3, WEIGHT, Scheme
 from ckpt_transport_fp8.target import FLOATS
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import release
 
 Release = tuple[int, int]
@@ -31,7 +31,7 @@ layerwise reload brings every parameter and scale to what a fresh start gives; s
 """
 
 
-def check_quantization(target: Target, version: str) -> None:
+def check_quantization(target: UpdatedModel, version: str) -> None:
     """
     Raises:
         ConfigError: how the model is quantized is not covered with this version of vLLM.
@@ -49,7 +49,7 @@ def check_quantization(target: Target, version: str) -> None:
     serialized(target)
 
 
-def serialized(target: Target) -> Quantization | None:
+def serialized(target: UpdatedModel) -> Quantization | None:
     """How weights are quantized in the model's checkpoint; None when they are not, whatever the engine does with them.
 
     Raises:
@@ -60,7 +60,7 @@ def serialized(target: Target) -> Quantization | None:
 
 
 def check_tensors(
-    target: Target, tensors: Sequence[TensorSpec], expected: Sequence[TensorSpec] | None, label: str
+    target: UpdatedModel, tensors: Sequence[TensorSpec], expected: Sequence[TensorSpec] | None, label: str
 ) -> None:
     """Whether tensors are of the kind that the model's loader takes.
 

@@ -48,7 +48,7 @@ class WorkerGate(Gate):
         """Stay held, until an update succeeds."""
 
 
-class Turn:
+class LentThread:
     """vLLM's worker gives up its thread, so that no step can run, for as long as an update takes.
 
     The worker's thread calls :meth:`lend`; the sink's thread calls the other methods.

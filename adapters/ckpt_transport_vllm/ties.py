@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable
 import torch
 
 from ckpt_transport import PlanMismatchError
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 HEAD = "lm_head"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
 """How the names of embeddings end, in checkpoints."""
 
 
-def tied_names(target: Target, names: Iterable[str]) -> tuple[frozenset[str], ...]:
+def tied_names(target: UpdatedModel, names: Iterable[str]) -> tuple[frozenset[str], ...]:
     """What a version may call the one weight of embedding and head; nothing where they are not tied.
 
     Args:
@@ -32,7 +32,7 @@ def tied_names(target: Target, names: Iterable[str]) -> tuple[frozenset[str], ..
     return (frozenset([embeddings[0], *(f"{prefix}{HEAD}.weight" for prefix in prefixes)]),)
 
 
-def is_tied(target: Target) -> bool:
+def is_tied(target: UpdatedModel) -> bool:
     """Whether the head has no weight of its own: as the configuration says, and as far as this rank has both."""
     if not getattr(target.model_config.hf_text_config, "tie_word_embeddings", False):
         return False

@@ -11,7 +11,7 @@ from ckpt_transport.memory import read_only, unwritable, why_not_plain
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bindings import named_tensors
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading
-from ckpt_transport.replay.module_passes import ComparedPass, LoaderPass, ReplayPass
+from ckpt_transport.replay.module_passes import ModuleComparedPass, ModuleLoaderPass, ModuleReplayPass
 from ckpt_transport.replay.past_memory import PastMemory
 from ckpt_transport.replay.record import Loader, LoaderFailedError, Recording, RefusedWriteError, key_of, record
 from ckpt_transport.replay.rehearsal import Rehearsal
@@ -127,13 +127,13 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         return super().refusal(error)
 
     def by_loader(self, refusal: str) -> LoadPass:
-        return LoaderPass(self._loader, self._snapshot_now().memory, refusal)
+        return ModuleLoaderPass(self._loader, self._snapshot_now().memory, refusal)
 
     def compared(self, recorded: RecordedLoader) -> LoadPass:
-        return ComparedPass(self._loader, self._snapshot_now().memory, recorded, self._coming)
+        return ModuleComparedPass(self._loader, self._snapshot_now().memory, recorded, self._coming)
 
     def replayed(self, recorded: RecordedLoader) -> LoadPass:
-        return ReplayPass(self._loader, self._snapshot_now().memory, recorded, self._coming)
+        return ModuleReplayPass(self._loader, self._snapshot_now().memory, recorded, self._coming)
 
     # -- its tensors --------------------------------------------------------------------------------------------------
 

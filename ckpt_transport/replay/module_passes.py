@@ -21,7 +21,7 @@ Memory = Mapping[str, torch.Tensor]
 """The tensors of the module, as plain memory, by name."""
 
 
-class LoaderPass(LoadPass):
+class ModuleLoaderPass(LoadPass):
     """The loader loads.
 
     Args:
@@ -52,11 +52,11 @@ class LoaderPass(LoadPass):
         return torch.inference_mode() if self._inference else torch.no_grad()
 
 
-class ReplayPass(LoaderPass):
+class ModuleReplayPass(ModuleLoaderPass):
     """The replay loads. Where a bucket brings something else than was recorded, the loader loads it and all others.
 
     Args:
-        loader: as for :class:`LoaderPass`.
+        loader: as for :class:`ModuleLoaderPass`.
         memory: what is written.
         recorded: the loader's recording; its refusal is set when the loader has to load.
         share: what comes of the version; None for everything. The loader cannot load a share.
@@ -124,7 +124,7 @@ class ReplayPass(LoaderPass):
         logger.warning("weights are loaded by the loader and not replayed any more: %s", reason)
 
 
-class ComparedPass(ReplayPass):
+class ModuleComparedPass(ModuleReplayPass):
     """The loader loads each bucket, and the replay loads it over that. If one byte differs, the loader's stays."""
 
     def _apply(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:

@@ -29,8 +29,8 @@ from ckpt_transport.planning import ByteRangeSet, Share, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.quiesce import WorkerGate
-from ckpt_transport_vllm.recorded import ApplyMode
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.recorded_model import ApplyMode
+from ckpt_transport_vllm.updated_model import UpdatedModel
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm import architectures as architectures
@@ -105,7 +105,7 @@ class Updated:
         self.served = Engine(directory)
         worker: Any = self.served.llm.llm_engine.model_executor.driver_worker.worker
         config = worker.vllm_config
-        target = Target(worker.model_runner.get_model(), config.model_config, config)
+        target = UpdatedModel(worker.model_runner.get_model(), config.model_config, config)
         self.engine = VllmEngine(lambda: target, WorkerGate(worker), lambda: None, "", "vLLM")
 
     def move(self) -> None:

@@ -21,12 +21,12 @@ from ckpt_transport.errors import ConfigError, EngineError, PlanMismatchError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.service.fleet import make_fleet
 from ckpt_transport_vllm import VllmFleet
-from ckpt_transport_vllm.addresses import Addresses
 from ckpt_transport_vllm.extension import check_parallel
+from ckpt_transport_vllm.graph_tensors import GraphTensors
 from ckpt_transport_vllm.quantization import check_quantization, check_tensors
-from ckpt_transport_vllm.quiesce import Turn, WorkerGate
+from ckpt_transport_vllm.quiesce import LentThread, WorkerGate
 from ckpt_transport_vllm.server import VllmServer
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import check_version
 
 NOBODY = "http://127.0.0.1:9"
@@ -51,7 +51,7 @@ def test_given_expert_load_balancing_then_the_engine_is_refused() -> None:
 
 
 def test_given_a_thread_that_is_lent_then_it_comes_back_when_the_update_has_ended() -> None:
-    turn = Turn()
+    turn = LentThread()
     with ThreadPoolExecutor(1) as worker:
         assert turn.hold() == 0
         lent = worker.submit(turn.lend, 5.0)
@@ -62,7 +62,7 @@ def test_given_a_thread_that_is_lent_then_it_comes_back_when_the_update_has_ende
 
 
 def test_given_a_thread_that_is_not_lent_then_holding_ends_by_its_deadline() -> None:
-    turn = Turn()
+    turn = LentThread()
     turn.hold()
     with pytest.raises(TimeoutError, match="update_weights"):
         turn.advance(0, 0.05)
@@ -70,7 +70,7 @@ def test_given_a_thread_that_is_not_lent_then_holding_ends_by_its_deadline() -> 
 
 def test_given_no_update_then_a_lent_thread_comes_back_after_its_patience() -> None:
     started = time.monotonic()
-    Turn().lend(0.05)
+    LentThread().lend(0.05)
     assert time.monotonic() - started >= 0.05
 
 
@@ -191,11 +191,11 @@ def test_given_what_was_served_last_then_it_is_remembered_until_its_files_change
         served.check_unchanged(again)
 
 
-def a_target(method: str | None, config: dict[str, Any]) -> Target:
+def a_target(method: str | None, config: dict[str, Any]) -> UpdatedModel:
     """A model of that quantization, as far as checks look at it."""
     hf_config = SimpleNamespace(to_dict=lambda: config)
     model_config = SimpleNamespace(quantization=method, hf_config=hf_config, model="a/model")
-    return Target(torch.nn.Module(), model_config, None)
+    return UpdatedModel(torch.nn.Module(), model_config, None)
 
 
 class Attention(torch.nn.Module):
@@ -219,7 +219,7 @@ def test_given_tensors_that_graphs_refer_to_then_new_values_are_where_the_old_on
         return [module.W_UV, module.quant_method.moe_quant_config._w1.scale]
 
     before = tensors()
-    addresses = Addresses([module], lambda each: isinstance(each, Attention))
+    addresses = GraphTensors([module], lambda each: isinstance(each, Attention))
     module.derive(2.0)
     addresses.bring_back()
     for old, now in zip(before, tensors(), strict=True):

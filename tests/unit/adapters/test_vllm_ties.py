@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ckpt_transport.errors import PlanMismatchError
-from ckpt_transport_vllm.target import Target
 from ckpt_transport_vllm.ties import check_brought, tied_names
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 EMBEDDING = "model.embed_tokens.weight"
 NAMES = (EMBEDDING, "model.layers.0.mlp.up_proj.weight")
@@ -27,8 +27,8 @@ class Text(torch.nn.Module):
             part.register_parameter("weight", None if weight is None else torch.nn.Parameter(weight))
 
 
-def target(model: torch.nn.Module, *, tied: bool) -> Target:
-    return Target(model, SimpleNamespace(hf_text_config=SimpleNamespace(tie_word_embeddings=tied)), None)
+def target(model: torch.nn.Module, *, tied: bool) -> UpdatedModel:
+    return UpdatedModel(model, SimpleNamespace(hf_text_config=SimpleNamespace(tie_word_embeddings=tied)), None)
 
 
 WEIGHT = torch.zeros(4, 2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ckpt_transport import LoadedPiece
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport_vllm.gathering import Gathering
+from ckpt_transport_vllm.tensor_assembler import TensorAssembler
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=4)
 
@@ -24,7 +24,7 @@ def test_given_tensors_in_pieces_then_each_comes_out_whole_and_once(sizes: list[
         edges = [0, *sorted(cut for cut in cuts if cut < tensor.numel()), tensor.numel()]
         spec = TensorSpec(name, "U8", (tensor.numel(),))
         pieces += [LoadedPiece(spec, low, tensor[low:high].clone()) for low, high in pairwise(edges)]
-    gathering, found = Gathering(), {}
+    gathering, found = TensorAssembler(), {}
     for piece in data.draw(st.permutations(pieces)):
         for whole in gathering.whole([piece]):
             assert whole.spec.name not in found
@@ -37,7 +37,7 @@ def test_given_tensors_in_pieces_then_each_comes_out_whole_and_once(sizes: list[
 
 def test_given_an_update_that_fails_then_what_was_begun_is_forgotten() -> None:
     spec = TensorSpec("t", "U8", (4,))
-    gathering = Gathering()
+    gathering = TensorAssembler()
     assert list(gathering.whole([LoadedPiece(spec, 0, torch.ones(2, dtype=torch.uint8))])) == []
     gathering.clear()
     rest = LoadedPiece(spec, 2, torch.ones(2, dtype=torch.uint8))

@@ -12,12 +12,12 @@ from ckpt_transport import LoadedBucket, RecordingError
 from ckpt_transport.spi import LoadPass, Replay, Written
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.layerwise import LayerwiseReload, put_back, waits_for_the_end
-from ckpt_transport_vllm.loading import LoaderPass
-from ckpt_transport_vllm.recorded import ApplyMode, RecordedModel
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.layerwise_pass import LayerwisePass
+from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 
-class ReplayPass(LoadPass):
+class ModelReplayPass(LoadPass):
     """The replay loads, module by module.
 
     Modules are written in place, or staged and processed as soon as all of their weights are there. What only the
@@ -28,7 +28,7 @@ class ReplayPass(LoadPass):
         recorded: what is known of its loader.
     """
 
-    def __init__(self, target: Target, recorded: RecordedModel) -> None:
+    def __init__(self, target: UpdatedModel, recorded: RecordedModel) -> None:
         self._target, self._recorded = target, recorded
         self._modes = self._modes_now()
         self._modules = dict(target.model.named_modules())
@@ -44,7 +44,7 @@ class ReplayPass(LoadPass):
         reload = LayerwiseReload(
             target, [*self._taking(ApplyMode.LOADER), *self._deferred], self._taking(ApplyMode.STAGED)
         )
-        self._by_layers = LoaderPass(reload, recorded.left_to_loader)
+        self._by_layers = LayerwisePass(reload, recorded.left_to_loader)
 
     def begin(self) -> None:
         """Look up what is written in place, and prepare what is not."""

@@ -8,14 +8,14 @@ import torch
 
 from ckpt_transport import LoadedBucket
 from ckpt_transport_vllm import load_format
-from ckpt_transport_vllm.gathering import Gathering
 from ckpt_transport_vllm.processing import process_watched
-from ckpt_transport_vllm.recorded import ApplyMode, RecordedModel
-from ckpt_transport_vllm.replaying import ReplayPass
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
+from ckpt_transport_vllm.replay_pass import ModelReplayPass
+from ckpt_transport_vllm.tensor_assembler import TensorAssembler
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 
-class ComparedPass(ReplayPass):
+class ModelComparedPass(ModelReplayPass):
     """The model's own loaders load, and the replay loads into other memory.
 
     Every module is staged twice: the loader writes what the module has, and the replay a copy that begins with each bit
@@ -23,12 +23,12 @@ class ComparedPass(ReplayPass):
     it is seen whether vLLM's processing does anything to them; when not, they can be written in place.
     """
 
-    def __init__(self, target: Target, recorded: RecordedModel) -> None:
+    def __init__(self, target: UpdatedModel, recorded: RecordedModel) -> None:
         super().__init__(target, recorded)
         self._found: dict[str, ApplyMode] = {}
         self._failed: dict[str, str] = {}
         self._loader_seconds = 0.0
-        self._gathering = Gathering()
+        self._assembler = TensorAssembler()
         named = recorded.layout.sources
         self._to_load = {name: {named[each].name for each in of} for name, of in recorded.sources_of.items()}
 
@@ -65,7 +65,7 @@ class ComparedPass(ReplayPass):
         began = time.perf_counter()
         names = {self._recorded.layout.sources[number].name for number in sources}
         super()._by_loader(bucket, sources)
-        pieces = self._gathering.whole(piece for piece in bucket if piece.spec.name not in names)
+        pieces = self._assembler.whole(piece for piece in bucket if piece.spec.name not in names)
         tensors = {piece.spec.name: piece.tensor() for piece in pieces}
         if tensors:
             load_format.load(self._target, tensors.items())

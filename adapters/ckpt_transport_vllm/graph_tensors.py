@@ -17,7 +17,7 @@ DESCRIPTIONS = ("_a1", "_a2", "_w1", "_w2")
 """Parts of a ``FusedMoEQuantConfig`` that hold tensors."""
 
 
-class Addresses:
+class GraphTensors:
     """Where such tensors of some modules are now, to have new values brought there.
 
     Args:

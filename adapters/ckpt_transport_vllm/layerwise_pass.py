@@ -10,11 +10,11 @@ import torch
 
 from ckpt_transport import LoadedPiece
 from ckpt_transport.spi import LoadPass, TensorSpec, by_loader_in_words, layer_of
-from ckpt_transport_vllm.gathering import Gathering
 from ckpt_transport_vllm.layerwise import LayerwiseReload
+from ckpt_transport_vllm.tensor_assembler import TensorAssembler
 
 
-class LoaderPass(LoadPass):
+class LayerwisePass(LoadPass):
     """Gives the loader whole tensors, in memory that lasts until it has all of a layer.
 
     Args:
@@ -27,7 +27,7 @@ class LoaderPass(LoadPass):
         self._reload, self._refusal = reload, refusal
         self._checks = coming is None
         self._missing = Counter(layer_of(spec.name) for spec in coming or ())
-        self._gathering = Gathering()
+        self._assembler = TensorAssembler()
         self._copies: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
         self._seconds = 0.0
 
@@ -37,7 +37,7 @@ class LoaderPass(LoadPass):
     def load(self, bucket: Sequence[LoadedPiece]) -> None:
         began = time.perf_counter()
         lent = {piece.spec.name for piece in bucket if piece.stable and piece.whole}
-        tensors = {piece.spec.name: _stable_tensor(piece) for piece in self._gathering.whole(bucket)}
+        tensors = {piece.spec.name: _stable_tensor(piece) for piece in self._assembler.whole(bucket)}
         for name in tensors.keys() - lent:
             self._copies[layer_of(name)].append(tensors[name])
         if tensors:
@@ -64,7 +64,7 @@ class LoaderPass(LoadPass):
 
     def restore(self) -> None:
         self._copies.clear()
-        self._gathering.clear()
+        self._assembler.clear()
         self._reload.restore()
 
 

@@ -18,7 +18,7 @@ class _Partial:
     missing: int
 
 
-class Gathering:
+class TensorAssembler:
     """Puts together what is larger than a bucket, in memory of its own on the device that the pieces are on."""
 
     def __init__(self) -> None:

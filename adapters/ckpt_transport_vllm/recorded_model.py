@@ -22,7 +22,7 @@ from ckpt_transport.spi import (
 )
 from ckpt_transport_vllm.layerwise import waits_for_the_end
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta, tensors_of
-from ckpt_transport_vllm.target import Target
+from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import installed_version
 
 
@@ -67,7 +67,7 @@ class RecordedModel(RecordedLoader):
         self._exclude(self._not_replayable())
 
     @classmethod
-    def of(cls, target: Target, specs: Sequence[TensorSpec]) -> RecordedModel:
+    def of(cls, target: UpdatedModel, specs: Sequence[TensorSpec]) -> RecordedModel:
         """Record the loader of ``target`` for these tensors. The model has no weights while that goes on.
 
         Raises:

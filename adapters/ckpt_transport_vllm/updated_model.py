@@ -1,7 +1,8 @@
-"""The model an update goes into: the one that is served, or the draft model beside it."""
+"""The model that an update goes into: it is the one that is served, or the draft model beside it."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,25 @@ from ckpt_transport.spi import TensorSpec, from_directory
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Attributes:
-    model: vLLM's module.
-    model_config: vLLM's configuration of it.
-    vllm_config: of the whole engine.
+class UpdatedModel:
+    """A model of vLLM, with what describes it.
+
+    Attributes:
+        model: vLLM's module.
+        model_config: vLLM's configuration of it.
+        vllm_config: the configuration of the whole engine.
     """
 
     model: torch.nn.Module
     model_config: Any
     vllm_config: Any
+
+    def configured(self) -> AbstractContextManager[None]:
+        """Within the context vLLM works with the configuration of this engine."""
+        from vllm.config import set_current_vllm_config
+
+        context: AbstractContextManager[None] = set_current_vllm_config(self.vllm_config)
+        return context
 
     @property
     def checkpoint(self) -> Path | None:
