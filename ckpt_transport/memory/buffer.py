@@ -58,7 +58,10 @@ class Buffer:
         return self.tensor.is_cuda or pinned(self.tensor)
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
-        """Copy the bytes from ``offset`` on into ``slot``, as many as it holds; see :class:`Backing` for when."""
+        """Copy the bytes from ``offset`` on into ``slot``, as many as it holds.
+
+        :meth:`ckpt_transport.memory.Backing.fill` says when that has ended.
+        """
         copy_each([slot], [self.tensor[offset : offset + slot.numel()]])
 
     def check(self) -> None:

@@ -37,7 +37,7 @@ class FleetReport:
 
 
 class Updates(Protocol):
-    """Brings versions to sinks, as a :class:`ParameterServer` or a :class:`Joiner` does.
+    """Brings versions to sinks: a :class:`~ckpt_transport.ParameterServer` or a :class:`~ckpt_transport.Joiner`.
 
     Attributes:
         rank: of this one among those that make the same calls; rank 0 leads.

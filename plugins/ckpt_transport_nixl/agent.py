@@ -2,7 +2,7 @@
 
 The agent is made from NIXL's bindings and not by its Python wrapper: the wrapper has the progress thread poll without a
 pause, which takes a core on every rank for as long as a route is open, and sends descriptors by pickle. Source of the
-calls: NIXL's ``nixl.h`` and ``docs/nixl.md`` (github.com/ai-dynamo/nixl).
+calls: NIXL's ``nixl.h`` and ``nixl.md`` (github.com/ai-dynamo/nixl).
 """
 
 from __future__ import annotations

@@ -86,7 +86,11 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
         return None if share == EVERYTHING else self.shares[share]
 
     def for_specs(self, digest: str) -> Topology:
-        """The same, where shares of versions with other tensors do not count. ``digest``: see :func:`digest_of`."""
+        """This topology for a version; sinks whose shares are of versions with other tensors need everything.
+
+        Args:
+            digest: :func:`~ckpt_transport.planning.digest_of` the version's tensors.
+        """
         if all(share.specs == digest for share in self.shares):
             return self
         kept = {number for number, share in enumerate(self.shares) if share.specs == digest}
