@@ -101,7 +101,7 @@ class Participant:
 
         Raises:
             PlanMismatchError: this rank's engine cannot take what the plan brings, or would lack something; names it.
-            PlanError: what the plan does here does not hold; see :func:`verify_part`.
+            PlanError: what the plan does here does not hold; see :func:`~ckpt_transport.planning.verify_part`.
         """
         schedule = self._plans.schedule(plan, rank)
         _check_place(plan, rank, self._engine)
