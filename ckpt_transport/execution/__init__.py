@@ -1,4 +1,4 @@
-"""Running a plan: one rank's schedule, the pipeline that runs it, and the timeline of what happened."""
+"""Execution runs a plan: it derives one rank's schedule, runs it as a pipeline, and records a timeline."""
 
 from ckpt_transport.execution.applies import Apply
 from ckpt_transport.execution.digests import (

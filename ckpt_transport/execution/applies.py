@@ -1,4 +1,4 @@
-"""Giving buckets to the engine, on the caller's thread, in the order of the plan."""
+"""Applies give buckets to the engine, on the caller's thread, in the order of the plan."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Admit = Callable[[int, torch.Tensor], bool]
 """Whether a bucket that has arrived may be applied: its number and its bytes. Asked again until it may."""
 
 Applied = tuple[RankStep, Fence | None, float]
-"""An apply that has returned: when its bytes will have been read, None where they have been; and when it started."""
+"""An apply that has returned: when its bytes will have been read, None if that was before; and when it started."""
 
 
 class Applies(ABC):
-    """The applies of a schedule.
+    """Runs the applies of a schedule.
 
     Args:
         schedule: whose.

@@ -1,4 +1,4 @@
-"""Digests of buckets: said by who owns them, compared by who applies them.
+"""Owners of buckets say their digests, and those who apply them compare.
 
 Owners say theirs straight to the sinks that get a bucket. Sinks compute theirs of the bytes that the engine is given,
 beside the engine, and compare when both are there. At the end each waits for what is left, and before that nobody waits
@@ -61,7 +61,7 @@ class Digests:
         """
 
     def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
-        """When a bucket has been read here, too, which the engine has read by ``end``."""
+        """The end of reading a bucket, here and by the engine, which has read it by ``end``."""
         return end
 
     def admits(self, number: int, raw: torch.Tensor) -> bool:
@@ -319,7 +319,7 @@ class FirstSinkDigests(SinkDigests):
     """Compares before the engine is given a bucket."""
 
     def look(self, bucket: Bucket, raw: torch.Tensor) -> None:
-        """It was compared."""
+        """Do nothing: the bucket was compared before."""
 
     def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
         return end

@@ -1,4 +1,4 @@
-"""Filling slots with buckets."""
+"""Fills put buckets into slots before they are sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HANDED_OVER_BYTES = 256 << 10
 
 @dataclass(slots=True)
 class FillMemory:
-    """Memory that fills read from and write to.
+    """The memory that fills read from and write to.
 
     Attributes:
         extents: by number.
@@ -39,9 +39,10 @@ class FillMemory:
 
 
 class Fills:
-    """The fills of a schedule, in their order, driven by the pump. A context: of its threads, and of the device's work.
+    """Runs the fills of a schedule in their order, driven by the pump.
 
-    Fills that take too long to do in passing run on a thread. What fills a device's slot is only enqueued; where the
+    Use it as a context: at its end its threads have ended, and so has its work on the device. Fills that take too long
+    to do in passing run on a thread. What fills a device's slot is only enqueued; where the
     device also orders the transfers that follow, nobody waits for its end, else another thread does.
 
     Args:
@@ -87,7 +88,7 @@ class Fills:
         return self._ordered and bool(self._filled)
 
     def advance(self) -> bool:
-        """Start those that may, take in those that have ended; return whether there were any."""
+        """Start the fills that may, take in those that have ended; return whether there were any."""
         moved = False
         while self._waiting and (free := self._ledger.ready(self._waiting[0], ordered=self._ordered)) is not None:
             step = self._waiting.popleft()

@@ -1,4 +1,4 @@
-"""What of a schedule has been done, and when."""
+"""The ledger knows what of a schedule has been done, and when."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckpt_transport.memory import Fence
 
 
 class Ledger:
-    """The steps of a schedule that are left, and of those the ones that a device has been given.
+    """Knows which steps of a schedule are left, and which of those a device has been given.
 
     Attributes:
         events: what has ended.
@@ -31,7 +31,7 @@ class Ledger:
         return not self._left
 
     def ready(self, step: RankStep, *, ordered: bool) -> Sequence[Fence] | None:
-        """What a device must see the end of before a step; None when the step may not even be enqueued.
+        """The fences that a device waits for before a step; None when the step may not even be enqueued.
 
         Args:
             step: the step.
@@ -47,11 +47,11 @@ class Ledger:
         return fences
 
     def mark(self, step: RankStep, end: Fence) -> None:
-        """A step is enqueued on a device, and ends there."""
+        """Note that a step is enqueued on a device, and ends there."""
         self._marks[step.stage][step] = end
 
     def ended(self, step: RankStep, started: float) -> None:
-        """A step is over, which started at ``started``, in seconds since the epoch."""
+        """Note that a step is over, which started at ``started``, in seconds since the epoch."""
         self.events.append(StageEvent(self._rank, step.kind, step.bucket, started, now()))
         self._marks[step.stage].pop(step, None)
         self._left[step.stage] -= 1

@@ -1,4 +1,4 @@
-"""Running one rank's part of a plan: fill, transfer and apply overlap as far as the plan allows.
+"""The pipeline runs one rank's part of a plan: fill, transfer and apply overlap as far as the plan allows.
 
 A few threads share the work. The *pump* posts and polls; it alone touches endpoints, so it is the one thread that
 drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it; what it enqueues
@@ -34,7 +34,7 @@ DEVICE_POLL_SECONDS = 0.001
 
 
 class Pipeline:
-    """One run of one schedule.
+    """Runs one schedule once.
 
     Args:
         schedule: what to do.

@@ -1,4 +1,4 @@
-"""One rank's part of a plan: which steps it does, in which order, out of which memory and into which."""
+"""A schedule is one rank's part of a plan: which steps it does, in which order, and in which memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RankStep:
 
 
 class RankSchedule:
-    """What one rank does.
+    """Says what one rank does of a plan.
 
     Attributes:
         steps: in the order of the plan.
@@ -71,7 +71,7 @@ class RankSchedule:
 
     @cached_property
     def numbers(self) -> dict[tuple[int, int], int]:
-        """The numbers of the buckets that are applied here, by what they bring first (:attr:`Bucket.first`)."""
+        """The numbers of the buckets that are applied here, by their first bytes (:attr:`Bucket.first`)."""
         return {self.plan.buckets[number].first: number for number in self.applied}
 
     @cached_property

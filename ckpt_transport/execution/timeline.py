@@ -1,4 +1,4 @@
-"""What every stage on every rank took: recorded while a plan runs, drawn in a terminal, or written for Perfetto."""
+"""The timeline says how long every stage took on every rank; it is drawn in a terminal or written for Perfetto."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StageEvent(msgspec.Struct, frozen=True, array_like=True):
 
 
 def draw(events: Sequence[StageEvent], labels: Mapping[int, str], width: int = 72) -> str:
-    """A picture of the timeline: a line per rank and stage kind, time from left to right."""
+    """Draw the timeline: a line per rank and stage kind, time from left to right."""
     if not events:
         return "(nothing happened)"
     start, end = min(event.start for event in events), max(event.end for event in events)

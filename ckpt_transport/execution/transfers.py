@@ -1,4 +1,4 @@
-"""Moving buckets along one route."""
+"""Transfers move buckets along one route."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RouteAttachment:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A bucket that is received.
+    """A bucket that is being received or has been.
 
     Attributes:
         receipt: of its transfer.
@@ -56,7 +56,7 @@ class Received:
 
 
 class Transfers:
-    """The transfers of one route, in their order, driven by the pump.
+    """Posts and polls the transfers of one route in their order, driven by the pump.
 
     Args:
         schedule: of this rank.
@@ -90,7 +90,7 @@ class Transfers:
         return self._attachment.endpoint.poll_seconds if self._in_flight else None
 
     def post(self) -> bool:
-        """Post those that may be; return whether there were any."""
+        """Post the transfers that may be posted; return whether there were any."""
         endpoint = self._attachment.endpoint
         stream = endpoint.stream
         moved = False
@@ -136,7 +136,7 @@ class Transfers:
         return self._mark() or moved
 
     def _mark(self) -> bool:
-        """Take in which are enqueued on a device by now, oldest first."""
+        """Note which transfers are enqueued on a device by now, oldest first."""
         before = self._marked
         if self._attachment.endpoint.stream is None:
             return False
@@ -150,7 +150,7 @@ class Transfers:
         return self._marked > before
 
     def applied(self, bucket: int) -> None:
-        """A bucket, of this route or another, has been applied."""
+        """Note that a bucket, of this route or another, has been applied."""
         self._unapplied.discard(bucket)
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Where bytes lie: named shared memory, private memory, and the buffer a transport registers."""
+"""Memory is where bytes lie: named shared memory, private memory, and the buffers that transports register."""
 
 from ckpt_transport.memory.backing import Backing
 from ckpt_transport.memory.buffer import CONTIGUOUS, Buffer, MemoryKind

@@ -1,4 +1,4 @@
-"""What stands behind an extent of a version."""
+"""A backing stands behind an extent of a version and can fill slots with its bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Backing(Protocol):
         """
 
     def check(self) -> None:
-        """
+        """Look whether somebody has changed the bytes.
+
         Raises:
             CheckpointError: somebody was seen to change what the bytes are made of since the version was taken in;
                 names the tensor.

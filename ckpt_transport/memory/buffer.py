@@ -14,7 +14,7 @@ from ckpt_transport.memory.segment import Segment
 
 
 class MemoryKind(enum.StrEnum):
-    """What a transport needs to know about memory before it promises to send from it."""
+    """The kind of memory decides which transports can send from it in place."""
 
     PRIVATE = "private"
     """Ordinary host memory of one process."""
@@ -32,7 +32,7 @@ CONTIGUOUS = frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED, MemoryKind.CUDA})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
-    """Bytes somebody owns. Its owner keeps it alive for as long as a region covers it. Equal to itself only.
+    """Contiguous bytes. Their owner keeps the buffer alive for as long as a region covers it. It equals only itself.
 
     Attributes:
         tensor: shape ``(nbytes,)``, dtype uint8.
@@ -65,7 +65,7 @@ class Buffer:
         copy_each([slot], [self.tensor[offset : offset + slot.numel()]])
 
     def check(self) -> None:
-        """Nothing: nobody writes to the memory of a version."""
+        """Do nothing: nobody writes to the memory of a version."""
 
     def pin(self) -> bool:
         """Page-lock host memory for as long as ``tensor`` lives; see :func:`~ckpt_transport.memory.pinning.pin`."""
@@ -73,10 +73,10 @@ class Buffer:
 
     @classmethod
     def private(cls, nbytes: int) -> Buffer:
-        """Ordinary host memory of ``nbytes``, not initialised."""
+        """Take ordinary host memory of ``nbytes``, not initialised."""
         return cls(torch.empty(nbytes, dtype=torch.uint8))
 
     @classmethod
     def of(cls, segment: Segment) -> Buffer:
-        """The whole of a shared segment."""
+        """Make a buffer of the whole of a shared segment."""
         return cls(segment.tensor(), segment)

@@ -1,4 +1,4 @@
-"""Copying bytes, on the host and to and from a device."""
+"""Bytes are copied on the host, and to and from a device, without spinning threads."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 
 def _copy_on_device(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
-    """On a stream of its own, so that nothing else waits; complete when it returns."""
+    """Copy on a stream of its own, so that nothing else waits; complete when it returns."""
     device = next(tensor.device for tensor in (*targets, *sources) if tensor.is_cuda)
     with torch.cuda.stream(_copy_stream(device)):
         torch._foreach_copy_(list(targets), list(sources), non_blocking=True)

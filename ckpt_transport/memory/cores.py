@@ -1,4 +1,4 @@
-"""How many threads this process may keep busy."""
+"""A process may keep as many threads busy as it has cores, and no more than memory can feed."""
 
 from __future__ import annotations
 

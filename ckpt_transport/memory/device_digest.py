@@ -1,6 +1,7 @@
-"""The digest of :mod:`ckpt_transport.memory.digest` on a GPU: by a Triton kernel, or by torch's own operations.
+"""A GPU computes digests by a Triton kernel, or by torch's operations where Triton is not installed.
 
-Torch has signed words only. Sums and products modulo 2^64 are the same, and shifts are masked.
+The digest is that of :mod:`ckpt_transport.memory.digest`. Torch has signed words only. Sums and products modulo 2^64
+are the same, and shifts are masked.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PAGES = 64
 
 
 def digest_on_device(runs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """As :func:`ckpt_transport.memory.digest.digest`, of runs on a GPU; only enqueues."""
+    """Enqueue :func:`ckpt_transport.memory.digest.digest` of bytes on a GPU."""
     device = runs[0].device
     with torch.cuda.device(device):
         sums = torch.zeros(2, dtype=torch.int64, device=device)

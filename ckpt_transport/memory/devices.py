@@ -1,4 +1,4 @@
-"""CUDA devices, by names that mean the same in every process whatever its ``CUDA_VISIBLE_DEVICES``."""
+"""CUDA devices have names that mean the same in every process, whatever its ``CUDA_VISIBLE_DEVICES`` says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def name_of(device: torch.device) -> str:
 
 
 def device_of(name: str) -> torch.device:
-    """
+    """Find the device of that name.
+
     Raises:
         LookupError: this process cannot use a device of that UUID.
     """

@@ -1,4 +1,4 @@
-"""A digest of bytes that is the same wherever it is computed, as fast as memory is read.
+"""The digest of bytes is the same wherever it is computed, and is computed as fast as memory is read.
 
 Bytes are read as words of 64 bits, little end first, in *pages* of 64 rows of 512 words; what is missing at the end of
 the last page counts as zero. With all arithmetic modulo 2^64, a digest is two sums over all pages:
@@ -42,7 +42,7 @@ Digest = bytes
 
 
 def digest(runs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The digest of runs of bytes, one behind the other; each begins a page of its own.
+    """Compute the digest of bytes in several tensors, one behind the other; each begins a page of its own.
 
     Args:
         runs: uint8, one-dimensional, contiguous, all on one device.
@@ -62,7 +62,7 @@ def digest(runs: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def as_bytes(sums: torch.Tensor) -> Digest:
-    """What :func:`digest` has returned, as bytes; waits for the device that it is on."""
+    """Bring what :func:`digest` has returned to the host; waits for the device that it is on."""
     return sums.cpu().numpy().tobytes()
 
 
@@ -79,7 +79,7 @@ def keys() -> Words:
 
 
 def mix(numbers: Words) -> Words:
-    """Each of ``numbers`` without its patterns; a bijection of 64 bits. Works in place, and returns them."""
+    """Mix the bits of each number, in place, by a bijection of 64 bits; return the numbers."""
     first, second, third = map(np.uint64, SHIFTS)
     numbers ^= numbers >> first
     numbers *= np.uint64(MULTIPLIERS[0])

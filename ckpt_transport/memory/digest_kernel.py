@@ -1,4 +1,4 @@
-"""The Triton kernel of :mod:`ckpt_transport.memory.digest`: a program for each page."""
+"""The Triton kernel computes :mod:`ckpt_transport.memory.digest` on a GPU, with one program for each page."""
 
 from __future__ import annotations
 

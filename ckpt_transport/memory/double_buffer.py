@@ -1,4 +1,4 @@
-"""Staging bytes on a device while those before them are still read there."""
+"""A double buffer brings bytes to a device while those before them are still read there."""
 
 from __future__ import annotations
 

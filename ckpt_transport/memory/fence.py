@@ -1,4 +1,4 @@
-"""When work that was enqueued on a device has ended."""
+"""A fence passes when work that was enqueued on a device has ended."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Fence(Protocol):
 
 
 def fence(device: torch.device) -> Fence | None:
-    """The end of what this thread has enqueued on the current stream of ``device``; None where nothing is enqueued."""
+    """Record the end of what this thread has enqueued on the current stream of ``device``; None for the host."""
     return fence_on(torch.cuda.current_stream(device)) if device.type == "cuda" else None
 
 
 def fence_on(stream: torch.cuda.Stream) -> Fence:
-    """The end of what has been enqueued on ``stream``."""
+    """Record the end of what has been enqueued on ``stream``."""
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record(stream)
     return event
 
 
 def drain(stream: torch.cuda.Stream) -> None:
-    """Wait until ``stream`` is empty, so that memory it works on may be freed; not for ever, should the device hang."""
+    """Wait until ``stream`` is empty, so that memory it works on may be freed. The wait ends if the device hangs."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while not stream.query() and time.monotonic() < deadline:
         time.sleep(DRAIN_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Host memory that a GPU can read at full speed, where it lies."""
+"""Page-locked host memory is read by a GPU at full speed, where it lies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named shared memory that never outlives its owner for long.
+"""A segment is named shared memory that never outlives its owner for long.
 
 A segment is a file in ``/dev/shm``. Its owner holds an exclusive ``flock`` on it, which the kernel drops when the
 process ends, however it ends. So a file with our name and no lock is a leftover, in any container that shares the
@@ -35,7 +35,7 @@ _MODE = 0o400
 
 
 class SegmentName(msgspec.Struct, frozen=True):
-    """What another process of this host needs to map a segment, and to notice that it is another one.
+    """The name of a segment, with what shows that a file of this name is another one.
 
     Attributes:
         name: its file name in ``/dev/shm``.

@@ -1,4 +1,4 @@
-"""Which tensors cannot be written in place, why, and what to do about it."""
+"""Some tensors cannot be written in place. This says which, why, and what to do about it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def why_not_plain(tensor: torch.Tensor) -> str:
 
 
 def unwritable(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Those of ``tensors`` that cannot be written, each with the reason and the cure, in words."""
+    """Find the tensors that cannot be written, each with the reason and the cure, in words."""
     found = {name: reason for name, tensor in tensors.items() if (reason := _why_not(tensor))}
     return found | read_only({name: tensor for name, tensor in tensors.items() if name not in found})
 
 
 def read_only(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Those of ``tensors``, all :func:`plain <why_not_plain>`, that lie in memory which is mapped read-only.
+    """Find the tensors, all :func:`plain <why_not_plain>`, that lie in memory which is mapped read-only.
 
     To write there would end the process. Torch does not know of it: ``from_numpy`` takes an array of a file that is
     mapped read-only.

@@ -1,7 +1,7 @@
-"""Pure functions from what there is to what will be done. No process, socket or plugin is needed to test them.
+"""Plans say what an update will do before it does it. Planning is pure: it needs no process, socket or plugin.
 
-:func:`plan` makes a :class:`Plan`, :func:`verify` proves it, :func:`verify_part` proves what
-one rank does of it, :func:`explain` tells a person about it.
+:func:`plan` makes a :class:`Plan`, :func:`verify` proves it, :func:`verify_part` proves what one rank does of it, and
+:func:`explain` tells a person about it.
 """
 
 from ckpt_transport.planning.assignment import spread

@@ -1,4 +1,4 @@
-"""Which holder sends what, where several hold the same bytes.
+"""The assignment decides which holder sends what, where several hold the same bytes.
 
 The version is laid out in *units*: ranges of bytes that the same holders have, small beside a holder's fair share.
 :func:`assign` gives every unit to one of its holders so that all of them end at about the same time:
@@ -40,7 +40,7 @@ SEARCH_STEPS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is sent by one holder.
+    """Bytes that one holder sends.
 
     Attributes:
         nbytes: its size.
@@ -52,7 +52,7 @@ class Unit:
 
 
 def assign(units: Sequence[Unit], rates: Mapping[int, float]) -> list[int]:
-    """A holder for every unit, so that the one that ends last ends early. Pure and deterministic.
+    """Choose a holder for every unit, so that the one that ends last ends early. Pure and deterministic.
 
     Args:
         units: what there is to send.
@@ -122,7 +122,7 @@ class _Exchange:
 
 
 class _Search:
-    """All assignments, larger units first, but for those that cannot be better than the best so far."""
+    """Tries all assignments, larger units first, and skips those that cannot be better than the best so far."""
 
     def __init__(self, units: Sequence[Unit], rates: Mapping[int, float], start: Sequence[int]) -> None:
         self._units, self._rates = units, rates
@@ -164,7 +164,7 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A tensor as one holder has it; ``extent`` counts in the merged manifest."""
+    """A tensor where one holder has it; ``extent`` counts in the merged manifest."""
 
     owner: int
     extent: int
@@ -185,7 +185,7 @@ class _HeldRange:
 def spread(
     version: str, shards: Sequence[Manifest], rates: Mapping[int, float], present: Sequence[TensorRange], *, whole: bool
 ) -> Manifest:
-    """The manifest of a version in which every range of bytes has one owner, although several may hold it.
+    """Make the manifest of a version in which every range of bytes has one owner, although several may hold it.
 
     Args:
         version: its name.
@@ -224,7 +224,7 @@ def spread(
 def _collect(
     version: str, shards: Sequence[Manifest]
 ) -> tuple[list[Extent], dict[str, list[_Copy]], dict[str, PlacedTensor]]:
-    """All extents, and for each tensor, in the order of the first who holds it, its copies."""
+    """Collect all extents and the copies of each tensor; tensors come in the order of the first who holds them."""
     extents: list[Extent] = []
     copies: defaultdict[str, list[_Copy]] = defaultdict(list)
     known: dict[str, PlacedTensor] = {}
@@ -290,7 +290,7 @@ def _held_ranges(
 def _parts(
     tensor: PlacedTensor, first: _Copy, grain: int, present: ByteRangeSet, *, whole: bool
 ) -> Iterator[PlacedTensor]:
-    """What is missing of a tensor, in ranges of at most a grain where it may be cut, as its first holder has it."""
+    """Cut what is missing of a tensor into ranges of at most a grain, if it may be cut, as its first holder has it."""
     for low, high in present.missing(tensor.spec.name, 0, tensor.nbytes):
         if whole:
             low, high = 0, tensor.nbytes

@@ -26,7 +26,7 @@ _COPIES: Mapping[FanOut, Callable[[int], float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A leg before it has a route: which transport carries it."""
+    """A leg that has no route yet, and the transport that will carry it."""
 
     transport: str
     sender: int
@@ -42,7 +42,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class BroadcastTree:
-    """Hops from one owner to a receiver set; the links of a hop carry a bucket at the same time."""
+    """The hops from one owner to a receiver set. The links of a hop carry a bucket at the same time."""
 
     name: str
     hops: tuple[tuple[Link, ...], ...]
@@ -57,7 +57,7 @@ class BroadcastTree:
         return any(kind not in traits[link.transport].sends_from for link in self.hops[0])
 
     def seconds(self, nbytes: int, buckets: int, kind: MemoryKind, traits: Mapping[str, Traits]) -> float:
-        """Expected time to move ``nbytes`` in ``buckets`` equal buckets through the pipeline."""
+        """How many seconds the pipeline is expected to take for ``nbytes`` in ``buckets`` equal buckets."""
         size = nbytes / max(buckets, 1)
         on_device = any(traits[link.transport].on_device for link in self.hops[0])
         bandwidth = DEVICE_FILL_BANDWIDTH if on_device else FILL_BANDWIDTH
@@ -72,7 +72,7 @@ def _link_seconds(link: Link, size: float, traits: Traits) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A transport that cannot carry this update, and why."""
+    """The name of a tree that cannot carry this update, and the reason."""
 
     name: str
     reason: str
@@ -81,7 +81,7 @@ class Rejected:
 def direct_and_relayed(
     owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
 ) -> Iterator[BroadcastTree | Rejected]:
-    """Every tree from ``owner`` to ``sinks`` that one or two transports make, by name; without chain broadcasts.
+    """Yield every tree from ``owner`` to ``sinks`` that one or two transports make, other than chain broadcasts.
 
     They are called ``shm``, ``gloo+shm``, ``nccl+cuda_ipc``.
     """
@@ -96,7 +96,7 @@ def direct_and_relayed(
 def direct(
     name: str, owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
 ) -> BroadcastTree | Rejected:
-    """One hop from the owner to all ``sinks``."""
+    """Make the tree of one hop, from the owner to all ``sinks``."""
     link = Link(name, owner, tuple(sinks))
     if traits[name].reach is not Reach.NETWORK:
         far = [rank for rank in sinks if topology.host(rank) != topology.host(owner)]
@@ -114,9 +114,10 @@ def direct(
 def relayed(
     outer: str, inner: str, owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
 ) -> BroadcastTree | Rejected:
-    """``outer`` to one rank of every other site, ``inner`` within each. A site is as far as ``inner`` reaches.
+    """Make a relay: ``outer`` goes to one rank of every other site, and ``inner`` stays within a site.
 
-    A source passes on at its site, so that sinks there need no slots; at a site without one the first sink does.
+    A site is as far as ``inner`` reaches. A source passes on at its site, so that sinks there need no slots; at a site
+    without one the first sink does.
     """
     name = f"{outer}+{inner}"
     if traits[outer].maps_memory:
@@ -152,7 +153,7 @@ def _site(rank: int, topology: Topology, reach: Reach) -> tuple[str, str]:
 def checked(
     name: str, hops: tuple[tuple[Link, ...], ...], topology: Topology, traits: Mapping[str, Traits]
 ) -> BroadcastTree | Rejected:
-    """The tree of these hops, if every rank has the transports that reach it."""
+    """Make the tree of these hops, if every rank has the transports that reach it."""
     for hop in hops:
         for link in hop:
             for rank in link.ranks:

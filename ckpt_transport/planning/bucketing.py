@@ -1,4 +1,4 @@
-"""SlotAllocator a version into buckets."""
+"""A version is cut into buckets, which are the units that move."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, ExtentRange, P
 
 
 def round_robin(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
-    """The same buckets, those of several owners in turns, so that all owners send from the start."""
+    """Order buckets so that their owners take turns and all send from the start."""
     by_owner: dict[int, list[Bucket]] = {}
     for bucket in buckets:
         by_owner.setdefault(manifest.extents[bucket.extent].owner, []).append(bucket)
@@ -25,9 +25,9 @@ def round_robin(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
 
 
 def gather(buckets: Sequence[Bucket], bucket_bytes: int, kept: Container[tuple[int, int]]) -> list[Bucket]:
-    """Buckets of several ranges out of small ones: of one extent and one receiver set, at most ``bucket_bytes`` long.
+    """Join small buckets of one extent and one receiver set into buckets of several ranges.
 
-    Each comes where the last of those came that it is made of.
+    A joined bucket takes the place of the last one in it.
 
     Args:
         buckets: of one range each.
@@ -48,7 +48,7 @@ def gather(buckets: Sequence[Bucket], bucket_bytes: int, kept: Container[tuple[i
 
 
 def _joined(buckets: Sequence[Bucket]) -> Bucket:
-    """One bucket of all these, one behind the other."""
+    """Join these buckets into one that holds them one behind the other."""
     first = buckets[0]
     if len(buckets) == 1:
         return first
@@ -66,7 +66,7 @@ def _joined(buckets: Sequence[Bucket]) -> Bucket:
 def cut(
     manifest: Manifest, ranges: Sequence[DemandedRange], bucket_bytes: int, split_above: int | None
 ) -> Iterator[Bucket]:
-    """Buckets of whole ranges, at most ``bucket_bytes`` long where their size allows, in the order of memory.
+    """Yield buckets of whole ranges, at most ``bucket_bytes`` long where their size allows, in the order of memory.
 
     Args:
         manifest: where they lie.

@@ -1,4 +1,4 @@
-"""The candidates for moving a version, and the choice among them by cost."""
+"""The planner compares candidates for moving a version and chooses the cheapest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Trees = Mapping[tuple[int, int], BroadcastTree]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to move a version.
+    """A candidate moves all that is demanded, along one broadcast tree for each owner and receiver set.
 
     Attributes:
         demand: what is brought to whom.
@@ -88,7 +88,7 @@ def choose(
 
 
 class _Candidates:
-    """The candidates for one demand, by name."""
+    """Makes the candidates for one demand, by name."""
 
     def __init__(
         self,

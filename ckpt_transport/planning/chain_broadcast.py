@@ -1,4 +1,4 @@
-"""Chain broadcasts: each sink passes a bucket on to the next one as soon as it has it.
+"""In a chain broadcast each sink passes a bucket on to the next one as soon as it has it.
 
 ::
 
@@ -28,7 +28,7 @@ MOST_HOPS = 256
 
 
 def transports_of(tree: str) -> tuple[str, ...]:
-    """The transports that a tree's name is made of: ``read`` and ``window`` for ``read-chain+window``."""
+    """The transports in the name of a tree: ``read`` and ``window`` for ``read-chain+window``."""
     return tuple(name.removesuffix(SUFFIX) for name in tree.split("+"))
 
 
@@ -40,7 +40,7 @@ def chain_broadcasts(
     traits: Mapping[str, Traits],
     asked: str,
 ) -> Iterator[BroadcastTree | Rejected]:
-    """Every chain broadcast, by name: ``read-chain``, ``read-chain+window``.
+    """Yield every chain broadcast, such as ``read-chain`` and ``read-chain+window``.
 
     A chain is worth it for a transport that gets slower with every receiver. One whose receivers pass on among
     themselves forms a chain only when it is asked for.

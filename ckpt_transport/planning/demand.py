@@ -1,4 +1,4 @@
-"""Who needs what: a version cut into ranges of bytes, each with the sinks that need it.
+"""The demand says who needs what: it cuts a version into ranges of bytes, each with the sinks that need it.
 
 ::
 
@@ -45,7 +45,7 @@ RECEIVER_SETS_PER_SINK = 2
 
 @dataclass(frozen=True)
 class Demand:
-    """What has to be brought to whom.
+    """Ranges of bytes, each with the receivers that it must reach.
 
     Attributes:
         receiver_sets: sets of sinks, ascending each.

@@ -1,4 +1,4 @@
-"""A plan as a person reads it."""
+"""Plans are explained to people, as lines of plain text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HOPS_SHOWN = 12
 
 
 def explain(plan: Plan) -> str:
-    """What the plan moves, how, with how much memory, and why so; several lines of plain text."""
+    """Say in lines of plain text what the plan moves, how, with how much memory, and why so."""
     manifest, topology = plan.manifest, plan.topology
     sizes = [bucket.nbytes for bucket in plan.buckets]
     split = Counter(piece.tensor for bucket in plan.buckets for piece in bucket.pieces)
@@ -55,7 +55,7 @@ def explain(plan: Plan) -> str:
 
 
 def size(nbytes: float) -> str:
-    """Bytes in the binary unit a person would choose."""
+    """Write a number of bytes in the binary unit that a person would choose."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if nbytes < 1024:
             return f"{nbytes:.4g} {unit}"
@@ -64,7 +64,7 @@ def size(nbytes: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number and its noun: ``1 sink``, ``2 sinks``."""
+    """Write a number and its noun: ``1 sink``, ``2 sinks``."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 

@@ -1,4 +1,4 @@
-"""The memory that a loader keeps which holds on to tensors until it has all of a layer.
+"""Some loaders hold on to tensors until they have all of a layer; the planner counts how much memory that takes.
 
 Loaders that fuse tensors (``q_proj``, ``k_proj`` and ``v_proj`` into one parameter, experts into one) may need all of
 them before they can begin. Which ones belong together only the loader knows, but never tensors of two layers: so a
@@ -29,7 +29,7 @@ def layer_of(name: str) -> str:
 
 
 def most_kept(manifest: Manifest, buckets: Sequence[Bucket], share: Share | None) -> int:
-    """The most bytes that a sink keeps at once to which ``buckets`` come in this order.
+    """Count the most bytes that a sink keeps at once when ``buckets`` come in this order.
 
     Only what passes through a slot is counted: what is read in place need not be copied to be kept. What is present
     of a layer that is not complete, and needed, is kept from the beginning.

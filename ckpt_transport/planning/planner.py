@@ -1,4 +1,4 @@
-"""From what there is to a plan."""
+"""The planner makes a plan from a manifest, a topology, traits of transports, and settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ckpt_transport.transports.interface import Traits
 
 
 def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings) -> Plan:
-    """The plan that brings to every sink of ``topology`` all that it needs of ``manifest``. Pure and deterministic.
+    """Make the plan that brings every sink of ``topology`` what it needs of ``manifest``. Pure and deterministic.
 
     Args:
         manifest: what to move; its extents' owners are sources of the topology.
@@ -57,7 +57,7 @@ def _fitting(
     traits: Mapping[str, Traits],
     settings: Settings,
 ) -> tuple[Candidate, list[Bucket], tuple[Ring, ...], list[str]]:
-    """The first candidate that has all the memory it wants, else the one of fewest buckets.
+    """Take the first candidate that has all the memory it wants, else the one of fewest buckets.
 
     Sinks that lack the memory to pass on everything may have enough to pass on shares.
 

@@ -1,4 +1,4 @@
-"""The allocation of slots: how long buckets are, which slots they pass through, and how many slots a rank needs."""
+"""The allocator says how long buckets are, which slots they pass through, and how many slots a rank needs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SlotAllocator:
         self._kept = 0
 
     def allocate(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
-        """Buckets with their slots, and the rings the slots are in."""
+        """Cut buckets, and return them with their slots, and the rings that the slots are in."""
         if not self._receivers and not self._fillers:
             return round_robin(self._manifest, self._cut_in_place(settings)), ()
         if self._keepers:
@@ -72,7 +72,7 @@ class SlotAllocator:
         return cut(self._manifest, ranges, bucket_bytes, None if whole else bucket_bytes)
 
     def _most_kept(self, buckets: Sequence[Bucket]) -> int:
-        """By the sink that keeps most."""
+        """The bytes that a sink keeps, of the one that keeps most."""
         alike = {(self._memberships[rank], self._topology.participants[rank].share): rank for rank in self._keepers}
         return max(
             most_kept(
@@ -93,7 +93,7 @@ class SlotAllocator:
         return {rank: frozenset(found[rank]) for rank in self._topology.sinks}
 
     def _check_room_for_kept(self) -> None:
-        """Also of sinks that need no slots."""
+        """Check the budgets of all sinks that keep tensors, also of those that need no slots."""
         for rank in sorted(self._keepers):
             budget = self._topology.participants[rank].budget
             if budget < self._kept:

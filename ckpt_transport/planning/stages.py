@@ -1,4 +1,4 @@
-"""The steps of a plan, each after what it needs."""
+"""The stages of a plan are put in order, each after what it needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from ckpt_transport.transports.interface import Reach, Traits
 def routes_of(
     trees: Trees, topology: Topology, traits: Mapping[str, Traits]
 ) -> tuple[tuple[Route, ...], tuple[Hop, ...], dict[tuple[int, int], tuple[int, ...]]]:
-    """Routes, hops, and for each owner and receiver set the numbers of their hops."""
+    """Number the routes and hops of trees.
+
+    Returns: routes, hops, and the numbers of the hops from each owner to each receiver set.
+    """
     routes: list[Route] = []
     hops: list[Hop] = []
     hops_of: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -43,7 +46,7 @@ def stages_of(
     hops_of: Mapping[tuple[int, int], Sequence[int]],
     routes: Sequence[Route],
 ) -> tuple[Stage, ...]:
-    """Every bucket's stages, each after what it needs and after the last readers of the slot it overwrites."""
+    """Make every bucket's stages, each after what it needs and after the last readers of the slot it overwrites."""
     stages: list[Stage] = []
     senders = [rank_mask(leg.sender for leg in hop.legs) for hop in hops]
     writers = [receiving_mask(hop, routes) for hop in hops]

@@ -1,1 +1,1 @@
-"""The values that a plan is made from and made of. They know nothing of how it is made or proved."""
+"""Values are what a plan is made from and made of. They know nothing of how it is made or proved."""

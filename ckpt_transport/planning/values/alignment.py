@@ -1,4 +1,4 @@
-"""The alignment of buckets and of the tensors of a pool."""
+"""Buckets and the tensors of a pool are aligned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges of bytes, and sets of them."""
+"""A range of bytes has a start and an end; a set of them says which bytes of which tensors are there."""
 
 from __future__ import annotations
 

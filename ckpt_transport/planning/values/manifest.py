@@ -1,4 +1,4 @@
-"""What a version holds and where its bytes lie. Values only."""
+"""A manifest says what a version holds and where its bytes lie."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """A contiguous run of memory in which a source keeps tensors: its pool, or tensors that it was lent.
+    """Contiguous memory in which a source keeps tensors: its pool, or tensors that it was lent.
 
     Attributes:
         owner: the source's rank.
@@ -96,7 +96,7 @@ class Conversion(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a version holds.
+    """A manifest says what a version holds and where.
 
     Attributes:
         version: its name, as ``step-42``.
@@ -150,18 +150,18 @@ class Manifest(msgspec.Struct, frozen=True):
         return tuple(sorted({extent.owner for extent in self.extents}))
 
     def owned_by(self, rank: int) -> Manifest:
-        """The same, as what that rank holds."""
+        """This manifest, with that rank as the owner of everything."""
         extents = tuple(msgspec.structs.replace(extent, owner=rank) for extent in self.extents)
         return msgspec.structs.replace(self, extents=extents)
 
     def region_of(self, extent: int) -> int:
-        """The position of an extent among its owner's own."""
+        """The position of an extent among those of its owner."""
         owner = self.extents[extent].owner
         return sum(1 for other in self.extents[:extent] if other.owner == owner)
 
 
 def merge(version: str, shards: Sequence[Manifest]) -> Manifest:
-    """The manifest of a whole version from those of its sources.
+    """Merge the manifests of its sources into that of a whole version.
 
     Raises:
         CheckpointError: two sources hold a tensor of the same name, or a source holds another version.
@@ -183,7 +183,8 @@ def merge(version: str, shards: Sequence[Manifest]) -> Manifest:
 
 
 def check_version(version: str, shard: Manifest) -> None:
-    """
+    """Check that a source holds the version that was asked for.
+
     Raises:
         CheckpointError: ``shard`` is of another version.
     """
@@ -192,7 +193,7 @@ def check_version(version: str, shard: Manifest) -> None:
 
 
 def conversions_of(shards: Sequence[Manifest]) -> tuple[Conversion, ...]:
-    """What the sources that hold ``shards`` compute, all together."""
+    """Gather what the sources that hold ``shards`` compute."""
     tensors: dict[str, dict[str, None]] = {}
     for shard in shards:
         for conversion in shard.conversions:

@@ -1,4 +1,4 @@
-"""The plan of one update: values only, equal on every participant."""
+"""A plan is a value that is equal on every participant of an update."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ckpt_transport.planning.values.topology import Topology
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):
-    """A transport and the ranks that use it.
+    """A route is a transport and the ranks that use it.
 
     Attributes:
         transport: its name.
@@ -29,7 +29,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Leg(msgspec.Struct, frozen=True, array_like=True):
-    """One sender and its receivers on one route."""
+    """A leg is one sender and its receivers on one route."""
 
     route: int
     sender: int
@@ -37,13 +37,13 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hop(msgspec.Struct, frozen=True, array_like=True):
-    """Legs that carry a bucket at the same time. A tree of hops brings it from its owner to its receiver set."""
+    """A hop is legs that carry a bucket at the same time. A tree of hops brings it from its owner to its receivers."""
 
     legs: tuple[Leg, ...]
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """A range of bytes of one tensor in a bucket.
+    """A piece is a range of bytes of one tensor in a bucket.
 
     Attributes:
         tensor: index into the manifest's tensors.
@@ -77,7 +77,7 @@ class ExtentRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Bucket(msgspec.Struct, frozen=True, array_like=True):
-    """A range of bytes of an extent, or several one behind the other: the unit that moves through the pipeline.
+    """A bucket is a range of bytes of an extent, or several one behind the other. It moves through the pipeline as one.
 
     Attributes:
         extent: index into the manifest's extents.
@@ -106,7 +106,7 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def first(self) -> tuple[int, int]:
-        """The tensor of its first piece, and where in it that starts: of no other bucket that a sink is sent."""
+        """The tensor of its first piece, and where in it that starts. A sink is sent no other bucket with the same."""
         return self.pieces[0].tensor, self.pieces[0].tensor_offset
 
     @property
@@ -124,7 +124,7 @@ class StageKind(enum.IntEnum):
 
 
 class Stage(msgspec.Struct, frozen=True, array_like=True):
-    """One step for one bucket, on all ranks it concerns. Its number is its position in the plan.
+    """A stage is one step for one bucket, on all ranks it concerns. Its number is its position in the plan.
 
     Attributes:
         kind: FILL on the bucket's owner, TRANSFER along one hop, APPLY on every sink of its receiver set.
@@ -147,7 +147,7 @@ class RingUse(enum.StrEnum):
 
 
 class Ring(msgspec.Struct, frozen=True, array_like=True):
-    """The slots one rank sets aside.
+    """A ring is the slots that one rank sets aside for one use.
 
     Attributes:
         rank: whose memory it is.
@@ -167,7 +167,7 @@ class Ring(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):
-    """Everything that will be done, before any of it is.
+    """A plan says everything that an update will do, before it does any of it.
 
     Attributes:
         manifest: what is moved.
@@ -188,12 +188,12 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     notes: tuple[str, ...]
 
     def encode(self) -> bytes:
-        """The plan as msgpack."""
+        """Encode the plan as msgpack."""
         return _encoder.encode(self)
 
     @staticmethod
     def decode(data: bytes) -> Plan:
-        """The plan from msgpack.
+        """Decode a plan from msgpack.
 
         Raises:
             msgspec.DecodeError: the bytes are not a plan.

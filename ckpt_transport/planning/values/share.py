@@ -1,4 +1,4 @@
-"""What one sink needs of a version, where that is not all of it."""
+"""A share is what one sink needs of a version, where that is not all of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckpt_transport.planning.values.manifest import TensorSpec
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
-    """The bytes of a version that a sink takes in.
+    """The bytes of a version that one sink takes in.
 
     Attributes:
         specs: :func:`digest_of` the tensors of the versions that it holds for.

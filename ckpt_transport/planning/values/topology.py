@@ -1,4 +1,4 @@
-"""Who takes part in an update, where, and with how much memory to spare."""
+"""A topology says who takes part in an update, on which hosts, and with how much memory to spare."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RankInfo(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True, dict=True):
-    """All participants, in the order of their ranks, and what sinks need that do not need everything."""
+    """All participants, in the order of their ranks, and the shares of sinks that do not need everything."""
 
     participants: tuple[RankInfo, ...]
     shares: tuple[Share, ...] = ()
