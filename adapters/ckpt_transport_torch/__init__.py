@@ -1,4 +1,4 @@
-"""Any ``torch.nn.Module`` becomes updatable from another process: see :func:`attach`."""
+"""This adapter makes any ``torch.nn.Module`` updatable from another process: see :func:`attach`."""
 
 from ckpt_transport.spi import Loader
 from ckpt_transport_torch.attach import Attachment, attach

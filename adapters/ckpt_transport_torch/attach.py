@@ -1,4 +1,4 @@
-"""Making a module updatable."""
+"""Makes a module updatable."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def attach(
     """
     label = label or f"{type(module).__name__} in process {os.getpid()}"
     config = Config.load() if config is None else config
-    way_in: ModuleEngine
+    module_engine: ModuleEngine
     if loader is None:
-        way_in = TorchEngine(module, engine, label)
+        module_engine = TorchEngine(module, engine, label)
     else:
-        way_in = LoaderEngine(module, loader, engine, label, verify_always=config.verify_apply == "always")
-    sink = Sink(way_in, address, version, config)
-    attachment = Attachment(module, way_in, sink)
+        module_engine = LoaderEngine(module, loader, engine, label, verify_always=config.verify_apply == "always")
+    sink = Sink(module_engine, address, version, config)
+    attachment = Attachment(module, module_engine, sink)
     sink.start()
     return attachment

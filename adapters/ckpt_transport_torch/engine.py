@@ -1,4 +1,4 @@
-"""The way into a plain PyTorch module by the names of its tensors."""
+"""Loads new weights into a plain PyTorch module by the names of its tensors."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class TorchEngine(ModuleEngine):
     def confirm(self) -> None:
         if self._snapshot is not None and not self._snapshot.moved():
             return
-        said = self._said()
+        described = self._described()
         self._look_up()
-        if said != self._said():
+        if described != self._described():
             raise PlanMismatchError(
                 f"{self.label} has changed since it said what it needs of a new version; update it again"
             )
@@ -86,7 +86,7 @@ class TorchEngine(ModuleEngine):
                     part.copy_(piece.raw, non_blocking=True)
                 else:
                     copy_bytes(part, piece.raw)
-        return self._read()
+        return self._reads_end()
 
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
@@ -101,11 +101,11 @@ class TorchEngine(ModuleEngine):
         self._double_buffer.close()
         self._snapshot, self._raw = None, {}
 
-    def _said(self) -> tuple[object, ...]:
+    def _described(self) -> tuple[object, ...]:
         return self._expected, self._ties, self.whole_tensors, self.device
 
     def _look_up(self) -> None:
-        """Look the tensors up; where they are others than the last time, find out what there is to say of them."""
+        """Look the tensors up. Where they are not those of the last time, describe them anew."""
         snapshot = TensorSnapshot(self._module, self._look)
         memory = snapshot.memory
         if snapshot.fingerprint == self._fingerprint:
@@ -132,7 +132,7 @@ class TorchEngine(ModuleEngine):
             self._expected = expected
         self._ties = _ties(memory)
         self.whole_tensors = not all(map(_is_a_run_of_bytes, memory.values()))
-        self._is_on(memory)
+        self._find_devices(memory)
         self.enqueues = all(tensor.device == self.device for tensor in memory.values())
         self._double_buffer = DoubleBuffer(self.device)
 

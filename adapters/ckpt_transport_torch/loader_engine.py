@@ -1,4 +1,4 @@
-"""The way into a plain PyTorch module through a loader of its own."""
+"""Loads new weights into a plain PyTorch module through a loader of its own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LoaderEngine(ModuleEngine):
         self._release()
 
     def begin(self) -> None:
-        self._is_on(self._loading.begin())
+        self._find_devices(self._loading.begin())
 
     def share(self) -> Share | None:
         return self._loading.share()
@@ -62,7 +62,7 @@ class LoaderEngine(ModuleEngine):
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
         self._loading.load(pieces)
-        return self._read()
+        return self._reads_end()
 
     def finish(self) -> None:
         self._loading.finish()

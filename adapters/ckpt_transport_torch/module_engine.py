@@ -1,4 +1,4 @@
-"""What the ways into a plain PyTorch module have in common."""
+"""Holds what the engines of plain PyTorch modules have in common."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class ModuleEngine(Engine):
     def _release(self) -> None:
         """The update is over: keep no tensor of the module, so that its owner can free them."""
 
-    def _is_on(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _find_devices(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Find out the devices of the module from its tensors."""
         gpus = dict.fromkeys(tensor.device for tensor in tensors.values() if tensor.is_cuda)
         self.device, *self._other_gpus = gpus or [torch.device("cpu")]
 
-    def _read(self) -> Fence | None:
+    def _reads_end(self) -> Fence | None:
         """When nothing that was enqueued reads the pieces any more; on GPUs other than the engine's it has ended."""
         for gpu in self._other_gpus:
             torch.cuda.current_stream(gpu).synchronize()

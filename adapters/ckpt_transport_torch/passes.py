@@ -1,4 +1,4 @@
-"""Making every call of a module a pass through a gate."""
+"""Makes every call of a module a pass through a gate."""
 
 from __future__ import annotations
 

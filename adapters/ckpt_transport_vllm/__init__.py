@@ -1,4 +1,4 @@
-"""Updates of vLLM, both ways in; see docs/how-to/update-vllm-live.md.
+"""This adapter updates vLLM, from inside or from outside; see docs/how-to/update-vllm-live.md.
 
 * Inside vLLM: :class:`WorkerExtension`, or the native engine that ``--weight-transfer-config`` names.
 * Outside: :class:`VllmFleet` drives running servers through their HTTP interface. It needs no vLLM installed.

@@ -1,4 +1,4 @@
-"""What a model's weights are, in a form that two engines can compare."""
+"""Describes the weights of a model in a form that two engines can compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One version through loader and replay at once, to see that both do the same."""
+"""Brings one version in by loader and replay at once, to see that both do the same."""
 
 from __future__ import annotations
 

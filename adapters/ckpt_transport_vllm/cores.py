@@ -1,4 +1,4 @@
-"""Cores for loading, on CPUs.
+"""Lends the thread that loads more cores, on CPUs.
 
 vLLM binds a worker to some cores and leaves others to its front end, and serves with one thread per core that it has.
 While forward passes are held, the front end has nothing to do: so the thread that loads may use its cores too.

@@ -1,4 +1,4 @@
-"""The two ways into a running server: how its sinks are found, and what surrounds an update."""
+"""Drives a running server: finds its sinks, and does what must be done before and after an update."""
 
 from __future__ import annotations
 

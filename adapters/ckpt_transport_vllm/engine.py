@@ -1,4 +1,4 @@
-"""The way into one vLLM worker."""
+"""Brings new weights into one vLLM worker."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class VllmEngine(Engine):
             self._quiesce.resume()
 
     def taint(self, reason: str) -> None:
-        """Put the model into a state that a later update can start from; its weights are a mix."""
+        """Put the model into a state that a later update can start from: its weights are a mix of two versions."""
         logger.error("%s must not serve: %s", self.label, reason)
         self._quiesce.taint(reason)
         self._served = None

@@ -1,4 +1,4 @@
-"""The worker extension: ``vllm serve ... --worker-extension-cls ckpt_transport_vllm.WorkerExtension``."""
+"""Is the worker extension of ``vllm serve ... --worker-extension-cls ckpt_transport_vllm.WorkerExtension``."""
 
 from __future__ import annotations
 
@@ -125,7 +125,8 @@ def _target(worker: Any, draft: bool) -> UpdatedModel:
 
 
 def check_parallel(parallel_config: Any) -> None:
-    """
+    """Refuse engines whose layout over ranks cannot be updated.
+
     Raises:
         ConfigError: experts move between ranks while the engine runs, so weights would land on the wrong ones.
     """

@@ -1,4 +1,4 @@
-"""Updating running vLLM servers, all of them in one plan."""
+"""Updates running vLLM servers, all of them in one plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors that kernels and CUDA graphs refer to by address and that are no parameters: a reload makes new ones of them.
+"""Keeps tensors where kernels and CUDA graphs look for them, though a reload makes new ones.
 
 vLLM's layerwise reload keeps the storage of parameters and buffers. Two kinds of tensors lie beside them: what
 attention derives from its weights and keeps as plain attributes (``W_UV`` and ``W_UK_T`` of MLA, where vLLM does not

@@ -1,4 +1,4 @@
-"""vLLM's layerwise reload: the model's own loader, one layer at a time, into the memory that is there.
+"""Runs vLLM's layerwise reload: the model's own loader fills the memory that is there, one layer at a time.
 
 vLLM replaces every parameter by a stand-in without memory, keeps what the loader is given until it has all of a layer,
 then lets the loader and the quantization methods work on a fresh copy of that layer, and copies the result to where the

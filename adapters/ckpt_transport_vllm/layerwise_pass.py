@@ -1,4 +1,4 @@
-"""One version through the model's own loader."""
+"""Brings one version in through the model's own loader."""
 
 from __future__ import annotations
 

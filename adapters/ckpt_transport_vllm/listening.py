@@ -1,4 +1,4 @@
-"""Opening a worker's sink where whoever asks can reach it."""
+"""Opens a worker's sink where whoever asks can reach it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules of vLLM as their loaders know them: before weights are quantized, packed or moved for kernels.
+"""Brings modules of vLLM into the form that their loaders know: not quantized, packed or moved for kernels yet.
 
 vLLM remembers what every module looked like before its weights were processed; see ``layerwise.py``. Here a module is
 brought into that form, on the ``meta`` device to look at or with memory to load into, and from there through vLLM's own
@@ -23,7 +23,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 @contextmanager
 def everything_on_meta(target: UpdatedModel) -> Iterator[None]:
-    """The whole model as its loaders know it, without memory, for as long as the context lasts."""
+    """Have the whole model in the form that its loaders know, without memory, for as long as the context lasts."""
     from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
     with target.configured():
@@ -37,13 +37,13 @@ def everything_on_meta(target: UpdatedModel) -> Iterator[None]:
 
 
 def tensors_of(module: torch.nn.Module) -> Tensors:
-    """Parameters and buffers of the module itself."""
+    """The parameters and buffers of the module itself, without those of its children."""
     own = {**module._parameters, **module._buffers}
     return {name: tensor for name, tensor in own.items() if tensor is not None}
 
 
 def snapshot(model: torch.nn.Module) -> TensorSnapshot:
-    """What the model computes with now, as far as it lies in plain memory: kernels pack some weights."""
+    """Note what the model computes with now, as far as it lies in plain memory: kernels pack some weights."""
     return TensorSnapshot(model, lambda: {name: each for name, each in named_tensors(model) if not why_not_plain(each)})
 
 

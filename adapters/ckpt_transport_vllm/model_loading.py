@@ -1,4 +1,4 @@
-"""Loading a model of vLLM: by replay, module by module, where that is proved to be the same, else by its loader."""
+"""Loads a model of vLLM: by replay, module by module, where that is proved to be the same, else by its loader."""
 
 from __future__ import annotations
 

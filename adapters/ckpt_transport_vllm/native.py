@@ -1,4 +1,4 @@
-"""The native engine: ``vllm serve ... --weight-transfer-config '{"backend": "ckpt_transport"}'``.
+"""Is the native engine of ``vllm serve ... --weight-transfer-config '{"backend": "ckpt_transport"}'``.
 
 Imported by vLLM only, when that backend is asked for.
 """
@@ -33,11 +33,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Attributes:
-    report_to: the mailbox that is told where each worker's sink is.
-    host: where that mailbox is.
-    engine: a name that all workers of this engine are given, and no other's.
-    version: what is served now; of use only when the worker does not know.
+    """What vLLM is given to open sinks in its workers.
+
+    Attributes:
+        report_to: the mailbox that hears where each worker's sink is.
+        host: where that mailbox is.
+        engine: a name that all workers of this engine are given, and no other's.
+        version: what is served now; of use only when the worker does not know.
     """
 
     report_to: str
@@ -48,8 +50,10 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """Attributes:
-    patience: seconds to wait for the update to begin.
+    """What vLLM is given to stand still for an update.
+
+    Attributes:
+        patience: seconds to wait for the update to begin.
     """
 
     patience: float = 30.0

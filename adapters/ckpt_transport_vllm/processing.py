@@ -1,4 +1,4 @@
-"""Whether vLLM's processing of a module does anything to its weights."""
+"""Finds out whether vLLM's processing of a module does anything to its weights."""
 
 from __future__ import annotations
 

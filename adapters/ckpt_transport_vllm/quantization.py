@@ -1,4 +1,4 @@
-"""Which quantized engines can be updated, and which weights they can be given.
+"""Decides which quantized engines can be updated, and which weights they can be given.
 
 vLLM copies what a loader brings over what a parameter holds, whatever the two types are: BF16 weights into FP8
 parameters, or FP8 codes into BF16 ones, give no error and wrong answers. Both are refused here, before the first byte.
@@ -32,7 +32,8 @@ layerwise reload brings every parameter and scale to what a fresh start gives; s
 
 
 def check_quantization(target: UpdatedModel, version: str) -> None:
-    """
+    """Refuse models whose quantization is not covered.
+
     Raises:
         ConfigError: how the model is quantized is not covered with this version of vLLM.
     """

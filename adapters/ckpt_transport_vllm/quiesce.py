@@ -1,4 +1,4 @@
-"""How forward passes are kept from weights that change, on each of the two ways into vLLM."""
+"""Keeps forward passes from weights that change, in the extension and in the native engine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class WorkerGate(Gate):
 
 
 class LentThread:
-    """vLLM's worker gives up its thread, so that no step can run, for as long as an update takes.
+    """The thread of vLLM's worker, which it lends for as long as an update takes, so that no step can run.
 
     The worker's thread calls :meth:`lend`; the sink's thread calls the other methods.
     """
@@ -75,7 +75,8 @@ class LentThread:
         return 0
 
     def advance(self, forwards: int, timeout: float) -> None:
-        """
+        """Wait until vLLM has lent its thread. Forward passes cannot be counted here.
+
         Raises:
             TimeoutError: vLLM did not call ``update_weights`` in time.
         """

@@ -1,4 +1,4 @@
-"""What is known of the loader of a vLLM model: which modules its replay loads, and how."""
+"""Says what is known of the loader of a vLLM model: which modules its replay loads, and how."""
 
 from __future__ import annotations
 

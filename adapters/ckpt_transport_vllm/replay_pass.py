@@ -1,4 +1,4 @@
-"""One version by replaying what the model's loader does."""
+"""Brings one version in by replaying what the model's loader does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One running vLLM server, as its HTTP interface shows it."""
+"""Calls one running vLLM server through its HTTP interface."""
 
 from __future__ import annotations
 

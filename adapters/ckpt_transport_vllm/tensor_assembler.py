@@ -1,4 +1,4 @@
-"""Tensors that come in pieces, for loaders that take them whole."""
+"""Puts tensors together that come in pieces, for loaders that take them whole."""
 
 from __future__ import annotations
 

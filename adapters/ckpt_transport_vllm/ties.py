@@ -1,4 +1,4 @@
-"""Tied embeddings: a head that computes with the weight of the embedding, and has no weight of its own.
+"""Knows tied embeddings: the head computes with the weight of the embedding, and has no weight of its own.
 
 vLLM loads the embedding then and passes over ``lm_head.weight``. Checkpoints often bring it all the same.
 """
@@ -44,7 +44,8 @@ def is_tied(target: UpdatedModel) -> bool:
 
 
 def check_brought(groups: Iterable[frozenset[str]], brought: Collection[str], label: str) -> None:
-    """
+    """See that a version brings the weight of each tied embedding under the name that vLLM loads.
+
     Raises:
         PlanMismatchError: a version brings the weight of a tied head and not that of the embedding, which vLLM loads.
     """

@@ -1,4 +1,4 @@
-"""Which vLLM this adapter works with."""
+"""Knows which releases of vLLM this adapter works with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ FIRST, LAST = (0, 25), (0, 32)
 
 
 def check_version(version: str) -> None:
-    """
+    """Refuse releases of vLLM that this adapter does not know.
+
     Raises:
         ConfigError: this version of vLLM is not supported.
     """
@@ -31,7 +32,8 @@ def release(version: str) -> tuple[int, int]:
 
 
 def check_features() -> None:
-    """
+    """Refuse builds of vLLM without what updates need.
+
     Raises:
         ConfigError: this build of vLLM lacks what updates need.
     """

@@ -1,4 +1,4 @@
-"""What a loader does with a checkpoint, found out once and done again at the speed of a copy.
+"""A loader is recorded once, and then what it does with a checkpoint is done at the speed of a copy.
 
 :func:`record` runs a loader on fake tensors and returns its :class:`Layout`: which slice of which tensor ends up where.
 :class:`BucketCopyPlans` makes of it what is copied out of each bucket, and :class:`Replay` does that.

@@ -1,4 +1,4 @@
-"""Arguments of torch operations as values, and back."""
+"""Turns arguments of torch operations into values, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors that a module's parameters and buffers are now, and whether they still are."""
+"""Notes which tensors the names of a module are bound to, compares, and puts them back."""
 
 from __future__ import annotations
 

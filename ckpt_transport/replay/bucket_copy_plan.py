@@ -1,4 +1,4 @@
-"""What is copied out of one bucket: planned when it comes for the first time, and done again for every version."""
+"""Plans what is copied out of one bucket, when it comes for the first time."""
 
 from __future__ import annotations
 

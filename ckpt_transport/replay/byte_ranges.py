@@ -1,4 +1,4 @@
-"""Ranges of bytes under strided memory, as arrays: there may be millions of them."""
+"""Computes with ranges of bytes under strided memory, as arrays: there may be millions of them."""
 
 from __future__ import annotations
 

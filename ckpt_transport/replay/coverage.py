@@ -1,4 +1,4 @@
-"""The proof: every byte of a target is written once, or it is known why not."""
+"""Proves that every byte of a target is written once, or says why not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Writer = Copy | Fill | OpGroup
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was found.
+    """What a look at all writes has shown.
 
     Attributes:
         clashes: for a target, a reason why what is written to it is not certain.
@@ -97,7 +97,7 @@ def _geometries(writer: Writer) -> Iterator[tuple[int, tuple[int, ...], Geometry
 
 
 def _fills(writes: Sequence[_Write]) -> tuple[list[Fill], dict[int, str]]:
-    """Fills without what is written over them later. A fill over something that was loaded is a clash."""
+    """Cut from fills what is written over them later. A fill over something that was loaded is a clash."""
     kept: list[Fill] = []
     clashes: dict[int, str] = {}
     for number, write in enumerate(writes):

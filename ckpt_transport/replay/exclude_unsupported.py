@@ -1,4 +1,4 @@
-"""Leaving to the loader what cannot be replayed, and all that is loaded together with it."""
+"""Leaves to the loader what cannot be replayed, and all that is loaded together with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors that stand for a checkpoint's: of their type and shape, without their bytes."""
+"""Makes tensors of a checkpoint's types and shapes that have no bytes of their own."""
 
 from __future__ import annotations
 

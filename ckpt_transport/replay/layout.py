@@ -1,4 +1,4 @@
-"""What a loader does with a checkpoint: values only, the same on every machine that runs the same loader."""
+"""Describes what a loader does with a checkpoint, in values that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Geometry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Elements of one tensor of the checkpoint that end up in one target; converted where the types differ.
+    """Some elements of one tensor of the checkpoint are copied to one target, and converted where the types differ.
 
     Attributes:
         source: index into the layout's sources.
@@ -51,7 +51,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Elements of a target that the loader sets to a constant."""
+    """The loader sets some elements of a target to a constant."""
 
     target: int
     shape: tuple[int, ...]
@@ -134,7 +134,7 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OpGroup(msgspec.Struct, frozen=True, array_like=True):
-    """Operations that must run in this order, once all of ``sources`` are there."""
+    """Operations that run in this order, once all of ``sources`` are there."""
 
     sources: tuple[int, ...]
     targets: tuple[int, ...]
@@ -161,7 +161,7 @@ class Target(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor that only the loader itself can load, and why.
+    """A tensor that only the loader itself can load.
 
     Attributes:
         kind: SOURCE or TARGET.
@@ -175,7 +175,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Gap(msgspec.Struct, frozen=True, array_like=True):
-    """Bytes of a target that the loader does not write, and why that is right."""
+    """The loader does not write some bytes of a target, for a reason."""
 
     target: int
     nbytes: int

@@ -1,4 +1,4 @@
-"""The life cycle of a recorded loader: it is recorded, its replay is verified, and from then on only the replay runs.
+"""Holds the life cycle of a recorded loader: it is recorded, its replay is verified, and then only the replay runs.
 
 Where a loader cannot be recorded, or its replay does not leave what it leaves, the loader itself loads.
 """

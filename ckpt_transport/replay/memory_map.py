@@ -1,4 +1,4 @@
-"""Whose memory a tensor is in, while a loader is being recorded."""
+"""Finds whose memory a tensor is in, while a loader is being recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading a plain module: by replay where that is proved to be the same, else by its loader."""
+"""Loads a plain module: by replay where that is proved to be the same, else by its loader."""
 
 from __future__ import annotations
 

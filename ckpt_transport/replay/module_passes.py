@@ -1,4 +1,4 @@
-"""The three ways in which a version gets into a plain module: by its loader, by the replay, and by both, compared."""
+"""Brings a version into a plain module in three ways: by its loader, by the replay, and by both, compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that a module's tensors once had."""
+"""Remembers the memory that a module's tensors once had."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a loader to its layout."""
+"""Runs a loader on fake tensors, and makes a layout of what it does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LoaderFailedError(RecordingError):
 
 
 class RefusedWriteError(LoaderFailedError):
-    """It did so because it may not write a tensor of the module."""
+    """The loader raised an error because it may not write a tensor of the module."""
 
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)
@@ -192,7 +192,7 @@ def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owne
 
 
 class _Watch:
-    """Finds out who else holds tensors: objects by Python's count of references, memory by torch's."""
+    """Finds out who else holds tensors: it counts references to objects as Python does, and to memory as torch does."""
 
     def __init__(self, tensors: list[torch.Tensor]) -> None:
         self._tensors = tensors

@@ -12,7 +12,7 @@ from ckpt_transport.replay.memory_map import MemoryMap
 
 
 class RefusedWrites(TorchFunctionMode):
-    """Sees operations before the classes of tensors do, which may refuse them.
+    """Sees each operation before the classes of its tensors do, which may refuse it.
 
     Args:
         memory: finds the tensors of the module.

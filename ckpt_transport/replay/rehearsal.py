@@ -1,4 +1,4 @@
-"""Whether running a loader on fake tensors has changed a module that serves."""
+"""Finds out whether running a loader on fake tensors has changed a module that serves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ckpt_transport.replay.memory_map import storage_key
 class Rehearsal:
     """Watches the bytes of a module while its loader runs on fake tensors.
 
-    What a loader does through torch is kept from them. What it does past torch, as through NumPy, is not, and is
-    noticed here only when it has happened.
+    The recorder keeps what a loader does through torch from these bytes. It cannot keep what goes past torch, as
+    through NumPy; that is noticed here when it has happened.
 
     Attributes:
         spoiled: the module may not hold what it held before: bytes differ, or a loader is running just now.

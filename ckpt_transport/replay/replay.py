@@ -1,4 +1,4 @@
-"""Doing what a loader did, to new bytes, without the loader."""
+"""Does to new bytes what a loader did, without the loader."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Written(NamedTuple):
 
 
 class Replay:
-    """Brings one version in, bucket by bucket.
+    """Replays one version, bucket by bucket.
 
     Args:
         plans: of the layout.
@@ -85,7 +85,8 @@ class Replay:
         return torch.equal(place, torch.full_like(place, fill.value))
 
     def finish(self) -> None:
-        """
+        """See that nothing is left to do.
+
         Raises:
             RecordingError: something waits for a tensor that did not come.
         """

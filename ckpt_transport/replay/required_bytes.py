@@ -1,4 +1,4 @@
-"""Which bytes of a version a layout uses."""
+"""Computes which bytes of a version a layout uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies out of one bucket, as few as possible."""
+"""Reduces what is copied out of one bucket to as few strided copies as possible."""
 
 from __future__ import annotations
 

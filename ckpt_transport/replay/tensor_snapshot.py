@@ -1,4 +1,4 @@
-"""The tensors that a module has at one time, and whether it still has them."""
+"""Notes which tensors a module has at one time, and whether it still has them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST = 3
 """Names in a message."""
 
 Look = Callable[[], Mapping[str, torch.Tensor]]
-"""Finds the tensors of a module that matter, by name, anew each time it is called."""
+"""Finds the tensors of a module that matter, by name; it looks anew each time it is called."""
 
 
 class TensorSnapshot:
@@ -50,7 +50,8 @@ class TensorSnapshot:
         return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
     def check(self) -> None:
-        """
+        """See that the module still has these tensors.
+
         Raises:
             UpdateError: names are bound to something else.
         """
@@ -72,7 +73,8 @@ def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
 
 
 def refuse_unwritable(reasons: Mapping[str, str]) -> None:
-    """
+    """Refuse to write tensors, by their names, for these reasons; nothing happens without one.
+
     Raises:
         UnwritableError: there is a tensor in ``reasons``; names a few.
     """

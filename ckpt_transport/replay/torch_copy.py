@@ -1,4 +1,4 @@
-"""Strided copies as torch does them: between typed views, with elements as wide as the geometry allows."""
+"""Turns strided copies into what torch does: copies between typed views, with elements as wide as can be."""
 
 from __future__ import annotations
 
