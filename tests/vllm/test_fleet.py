@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
 from ckpt_transport import ParameterServer
 from ckpt_transport.errors import TaintedError
-from ckpt_transport.memory.segment import SHM
+from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
 from tests.support.vllm_server import NATIVE
@@ -70,19 +72,28 @@ def test_given_ten_updates_then_neither_memory_nor_shared_memory_grows(
     def memory() -> int:
         return sum(worker.memory_full_info().uss for replica in pair for worker in replica.workers())
 
+    def shared() -> int:
+        """Bytes in shared memory that this process and the workers map, or have left there under their names."""
+        workers = [worker for replica in pair for worker in replica.workers()]
+        processes = [psutil.Process(), *workers]
+        mapped = {part.path: part.size for process in processes for part in process.memory_maps()}
+        names = [f"{PREFIX}{os.getuid()}-{process.pid}-*" for process in processes]
+        left = {str(path): path.stat().st_size for name in names for path in SHM.glob(name)}
+        return sum(nbytes for path, nbytes in (mapped | left).items() if path.startswith(f"{SHM}/"))
+
     def turn(number: int) -> None:
         seed = 1 + number % 2
         update(pair, pair[0].checkpoint(seed), f"turn {number}")
 
     for number in range(4):
         turn(number)
-    before, shared = memory(), shutil.disk_usage(SHM).used
+    before, shared_before = memory(), shared()
     for number in range(10):
         turn(number)
     grown = memory() - before
     size = sum(file.stat().st_size for file in pair[0].checkpoint(1).glob("*.safetensors"))
     assert grown < 10 * size, f"{grown:,} bytes in ten updates of {size:,}"
-    assert shutil.disk_usage(SHM).used <= shared
+    assert shared() <= shared_before
     assert pair[0].answers() == answers[1]
 
 
