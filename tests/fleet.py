@@ -28,14 +28,18 @@ from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
 from tests.site import use
 
-DEADLINE = 60.0
+DEADLINE = 150.0
+"""Seconds that nothing takes which does not hang, on a busy machine either."""
 SWIFT: Mapping[str, Any] = {
     "heartbeat_interval": 0.1,
     "heartbeat_timeout": 3.0,
-    "join_timeout": 15,
-    "update_timeout": 45,
+    "join_timeout": 60,
+    "update_timeout": 120,
 }
 """Settings under which a dead peer is noticed soon."""
+
+PATIENCE = 30.0
+"""Seconds in which a process that was asked to end does, before it is killed."""
 
 PHASES = ("propose", "open", "connect", "run", "abort")
 """Methods of a participant in which a fault can be placed."""
@@ -262,7 +266,7 @@ class SinkProcess:
         with suppress(OSError, EOFError):
             self._pipe.send("stop")
             self._receive()
-        self.process.join(5)
+        self.process.join(PATIENCE)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -339,8 +343,8 @@ def stop(process: Any, pipe: Connection) -> None:
     """End a process of ours: politely, then not."""
     with suppress(OSError, EOFError):
         pipe.send("stop")
-        pipe.poll(5)
-    process.join(5)
+        pipe.poll(PATIENCE)
+    process.join(PATIENCE)
     if process.is_alive():
         process.kill()
         process.join()

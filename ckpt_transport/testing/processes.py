@@ -35,9 +35,9 @@ from ckpt_transport.testing.context import Body, Failure, HangError, RankContext
 STACKS_SIGNAL = signal.SIGUSR1
 START_WAIT = 120.0
 """Seconds for starting all processes; the first start on a cold machine imports torch."""
-STACKS_WAIT = 2.0
+STACKS_WAIT = 20.0
 """Seconds a hanging process gets to begin writing its stacks before it is killed."""
-STACKS_PAUSE = 0.2
+STACKS_PAUSE = 0.5
 """Seconds of silence after which its stacks count as complete."""
 HEARTBEAT = 0.2
 SILENCE = 5.0

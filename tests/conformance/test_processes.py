@@ -50,7 +50,7 @@ def test_given_ranks_that_crash_then_each_crash_is_reported_and_the_others_go_on
 @LAUNCHERS
 def test_given_a_rank_that_hangs_then_it_is_named_with_its_stack(launcher: Launcher) -> None:
     with pytest.raises(HangError, match=r"ranks \[1\] still ran") as caught:
-        launcher(bodies.hang_in_rank_1, 3, deadline=2)
+        launcher(bodies.hang_in_rank_1, 3, deadline=5)
     assert list(caught.value.stacks) == [1]
     assert "in wait_for_ever" in caught.value.stacks[1]
     assert "in wait_for_ever" in str(caught.value)

@@ -44,7 +44,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The interpreter of a new environment with the example in it. What this one has installed is seen there too."""
     home = tmp_path_factory.mktemp("third-party")
     environment = home / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=250)
     interpreter = str(environment / "bin" / "python")
     (site,) = (environment / "lib").glob("python*/site-packages")
     parent = sysconfig.get_path("purelib")
@@ -53,7 +53,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     command = [interpreter, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
     if importlib.util.find_spec("hatchling") is not None:
         command += ["--no-build-isolation", "--no-index"]  # without it, pip fetches it, as it would for anybody
-    subprocess.run([*command, source], check=True, timeout=100)
+    subprocess.run([*command, source], check=True, timeout=250)
     return interpreter
 
 
@@ -63,7 +63,7 @@ def _environ(**settings: str) -> dict[str, str]:
 
 
 def _run(*command: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd="/", env=_environ(**settings))
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, cwd="/", env=_environ(**settings))
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def checkpoint(directory: Path) -> Path:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=100, env=environment)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=250, env=environment)
 
 
 @pytest.mark.parametrize("transport", ["shm", "gloo"])

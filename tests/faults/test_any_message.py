@@ -71,7 +71,7 @@ unhurried = settings(
     max_examples=30,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 messages = st.one_of([said_as(kind) for kind in KINDS])

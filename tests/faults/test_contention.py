@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.errors import ConfigError, JoinError, UpdateAbortedError
 from tests.fleet import DEADLINE, SWIFT, Fault, SinkSpec, context, fleet, weights
 
@@ -69,8 +69,11 @@ def test_given_a_sink_that_another_source_updates_for_long_then_that_is_said_and
         source.start()
         assert answer(ours) == "ready"
         ours.send("update")
-        time.sleep(1)
-        waiting.config = Config.load(transport="shm", **{**SWIFT, "join_timeout": 1.0})
+        deadline = time.monotonic() + DEADLINE
+        while not ask_version(sinks[0].address).update:
+            assert time.monotonic() < deadline, "its update does not begin"
+            time.sleep(0.02)
+        waiting.config = Config.load(transport="shm", **{**SWIFT, "join_timeout": 4.0})
         waiting.register("v3", tensors=weights(3))
         with pytest.raises(UpdateAbortedError, match=r"sink 0 takes part in an update to 'v2' led by ipc") as caught:
             waiting.update("v3", [sinks[1].address, sinks[0].address])

@@ -17,7 +17,7 @@ from ckpt_transport.service import questions as q
 from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, weights
 from tests.site import SOCKETS, make_site, use
 
-PATIENCE = 30_000
+PATIENCE = 120_000
 """Milliseconds."""
 
 

@@ -108,7 +108,7 @@ class Hanging(TorchEngine):
     def load(self, pieces: LoadedBucket) -> Fence | None:
         self._loads += 1
         if self._loads == 4:
-            self._returns.wait(DEADLINE)
+            self._returns.wait(4 * DEADLINE)
         return super().load(pieces)
 
 
@@ -129,9 +129,9 @@ def test_given_a_stuck_sink_when_it_is_closed_then_that_ends_and_its_address_is_
         with pytest.raises(TaintedError):
             module(torch.zeros(1, 128))
         assert "in load (thread ckpt-transport-sink)" in ask_version(served.address, config).stuck
-        started = time.monotonic()
         served.close()
-        assert time.monotonic() - started < 10
+        assert sink._thread is not None
+        assert sink._thread.is_alive(), "close has not waited for the call"
         assert "was closed and does not end, because a call has not returned" in caplog.text
         attach(model(1, **SHAPE), served.address, config=config).close()
     finally:

@@ -23,7 +23,7 @@ from ckpt_transport.update.membership import Membership
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import SWIFT, Fault, SinkSpec, by_name, fleet, model, weights
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 Kind = TypeVar("Kind", bound=Message)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -113,6 +116,18 @@ def test_given_an_update_that_runs_when_the_server_is_closed_then_it_ends_well_a
         assert sink.state().holds(weights(2))
 
 
+def interrupt_main_thread_in(method: str) -> None:
+    """Send Ctrl-C once the main thread is in that method of a server."""
+    main = threading.main_thread().ident
+    assert main is not None
+    deadline = time.monotonic() + DEADLINE
+    while method not in [code.name for code in traceback.extract_stack(sys._current_frames()[main])]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.1)
+    signal.pthread_kill(main, signal.SIGINT)
+
+
 def test_given_a_call_that_waits_for_another_when_it_is_interrupted_then_only_that_one_ends(
     threads: ThreadPoolExecutor,
 ) -> None:
@@ -120,12 +135,10 @@ def test_given_a_call_that_waits_for_another_when_it_is_interrupted_then_only_th
     with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
         server.register("v2", tensors=weights(2))
         with updating(server, "v2", sink.address, threads) as running:
-            main = threading.main_thread().ident
-            assert main is not None
-            interrupt = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
-            interrupt.start()
+            interrupting = threads.submit(interrupt_main_thread_in, "update")
             with pytest.raises(KeyboardInterrupt):
                 server.update("v2", [sink.address])
+            interrupting.result(DEADLINE)
         assert running.result(DEADLINE)
         assert sink.state().holds(weights(2))
 

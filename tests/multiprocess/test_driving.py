@@ -21,10 +21,8 @@ from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_torch import TorchEngine
 from ckpt_transport_vllm import VllmFleet
-from tests.fleet import SWIFT, weights
+from tests.fleet import DEADLINE, SWIFT, weights
 from tests.vllm_stub import StubServer, urls
-
-pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def pause_and_die(driver):
     os.kill(os.getpid(), signal.SIGKILL)
 
 drivers.Driver.pause = pause_and_die
-config = Config.load(heartbeat_interval=0.1, heartbeat_timeout=1.5)
+config = Config.load(heartbeat_interval=0.1, heartbeat_timeout=10)
 with ParameterServer(config) as server, VllmFleet(sys.argv[2:], config) as fleet:
     server.register("two", files=[sys.argv[1]])
     fleet.update(server, "two")
@@ -79,7 +77,7 @@ def pause_and_die(engine: StubServer, folder: Path) -> None:
     """An update whose program is killed just after it has paused the engine."""
     save_file(WEIGHTS[2], folder / "two.safetensors")
     command = [sys.executable, "-c", KILLED, str(folder / "two.safetensors"), engine.url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert engine.paused
 
@@ -263,7 +261,7 @@ def test_given_two_source_ranks_then_both_call_the_fleet_and_only_rank_0_drives(
             return done
 
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(rank, range(2), timeout=50)
+        first, second = pool.map(rank, range(2), timeout=DEADLINE)
     assert first is not None
     assert second is None
     assert first.problems == ()

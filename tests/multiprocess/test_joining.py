@@ -15,6 +15,7 @@ from ckpt_transport import Config, Holder, Joiner, ParameterServer, Report
 from ckpt_transport.planning import Role, StageKind
 from ckpt_transport_torch import Loader, attach
 from tests.fleet import (
+    DEADLINE,
     SWIFT,
     HolderProcess,
     HolderSpec,
@@ -127,7 +128,7 @@ def test_given_a_holder_when_one_engine_after_the_other_joins_then_it_keeps_no_c
         for _ in range(3):
             with attach(model(1), config=config) as engine:
                 Joiner([tmp_path / "metas.json"], config).update("v2", [engine.address])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         while holder._mailbox._dealers:
             assert time.monotonic() < deadline, holder._mailbox._dealers
             time.sleep(0.05)

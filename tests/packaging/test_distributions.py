@@ -29,7 +29,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     build = "import sys; from hatchling.build import *; build_wheel(sys.argv[1]); build_sdist(sys.argv[1])"
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", build, folder], cwd=ROOT, env=environ, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", build, folder], cwd=ROOT, env=environ, check=True, timeout=250)
     return folder
 
 

@@ -20,7 +20,7 @@ except ConfigError as error:
 
 
 def test_given_no_httpx_when_an_engine_is_named_by_url_then_the_error_names_the_extra() -> None:
-    ran = subprocess.run([sys.executable, "-c", WITHOUT_HTTPX], capture_output=True, text=True, timeout=100)
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_HTTPX], capture_output=True, text=True, timeout=250)
     assert ran.returncode == 0, ran.stderr
     assert "http://127.0.0.1:8000 is reached over HTTP" in ran.stdout
     assert "pip install 'ckpt-transport[http]'" in ran.stdout

@@ -58,7 +58,7 @@ def test_given_a_thread_that_is_lent_then_it_comes_back_when_the_update_has_ende
         turn.advance(0, 5.0)
         assert not lent.done()
         assert turn.resume() > 0
-        lent.result(5.0)
+        lent.result(120)
 
 
 def test_given_a_thread_that_is_not_lent_then_holding_ends_by_its_deadline() -> None:

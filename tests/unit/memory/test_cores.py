@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import torch
 
 from ckpt_transport.memory import usable_cores
 from ckpt_transport.memory.cores import MOST
-
-pytestmark = pytest.mark.timeout(20)
 
 
 def test_given_torch_kept_to_one_thread_then_all_cores_are_used() -> None:
@@ -29,4 +26,4 @@ def test_given_a_thread_kept_to_one_core_then_one_is_used() -> None:
         return usable_cores()
 
     with ThreadPoolExecutor(1) as thread:
-        assert thread.submit(kept_to_one).result(10) == 1
+        assert thread.submit(kept_to_one).result(120) == 1

@@ -95,7 +95,7 @@ def in_a_fresh_process(site: Path, cache: Path, program: str) -> dict[str, list[
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     answer: dict[str, list[str]] = json.loads(done.stdout)
