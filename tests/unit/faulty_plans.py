@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
+from hypothesis import strategies as st
 
 from ckpt_transport.planning import Plan, Stage
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop
+from tests.unit.worlds import chained, filled, worlds
 
 replace = msgspec.structs.replace
+TRANSPORTS = ("wire", "wire+window", "read+post", "screen", "read-chain", "read-chain+window")
+"""Plans of every kind."""
 
 
 def with_stages(plan: Plan, stages: Sequence[Stage]) -> Plan:
@@ -92,6 +96,25 @@ FAULTS: list[Callable[[Plan, random.Random], Plan]] = []
 def fault(make: Callable[[Plan, random.Random], Plan]) -> Callable[[Plan, random.Random], Plan]:
     FAULTS.append(make)
     return make
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> Plan:
+    """Any plan, with one to three faults of any kind."""
+    made = draw(worlds()).plan()
+    for make, chance in draw(
+        st.lists(st.tuples(st.sampled_from(FAULTS), st.integers(0, 2**32)), min_size=1, max_size=3)
+    ):
+        made = make(made, random.Random(chance))
+    return made
+
+
+def each_without_a_dependency(transport: str) -> Iterator[Plan]:
+    """Two plans, again and again, each time without another one of their dependencies."""
+    for made in (chained(transport).plan(), filled().plan()):
+        for number, stage in enumerate(made.stages):
+            for lost in stage.after:
+                yield with_stage(made, number, after=tuple(earlier for earlier in stage.after if earlier != lost))
 
 
 def any_stage(plan: Plan, chance: random.Random) -> int:

@@ -144,6 +144,16 @@ def chained(transport: str = "wire+window", *, bucket_bytes: int = 1024, ring_de
     )
 
 
+def filled(transport: str = "post", *, ring_depth: int = 2) -> World:
+    """One source that has to fill slots first, two sinks, five buckets."""
+    return World(
+        manifest([1000, 1000, 1000, 1000, 1000], kind=MemoryKind.PRIVATE),
+        topology(["a"], ["a", "a"]),
+        INVENTED,
+        Settings(transport=transport, bucket_bytes=1024, ring_depth=ring_depth),
+    )
+
+
 # -- by chance ---------------------------------------------------------------------------------------------------------
 
 SHAPES = st.one_of(
