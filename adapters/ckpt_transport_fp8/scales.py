@@ -1,4 +1,4 @@
-"""The scales of a version: computed from maxima, all of one kind in one go, and laid out as they are sent."""
+"""The scales of a version are computed all of one kind in one go, and lie in memory as they are sent."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ import torch
 
 from ckpt_transport import CheckpointError
 from ckpt_transport.spi import ALIGNMENT, TensorSpec, align_up, dtypes
-from ckpt_transport_fp8.devices import places_on
 from ckpt_transport_fp8.numerics import factors_for, scales_for
-from ckpt_transport_fp8.rows import Rows
+from ckpt_transport_fp8.row_scatter import RowScatter, row_scatter_on
 from ckpt_transport_fp8.scheme import Scheme
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """One tensor of scales.
+class ScaleTensor:
+    """A tensor that holds the scales of one weight.
 
     Attributes:
-        source: the weight that it belongs to, before it is quantized.
-        scheme: how that is quantized.
+        source: the weight, before it is quantized.
+        scheme: how the weight is quantized.
         spec: of the scales.
-        offset: in the extent, in bytes.
+        offset: of the scales in the extent, in bytes.
     """
 
     source: TensorSpec
@@ -34,92 +33,102 @@ class Scale:
     offset: int
 
 
-class Scaled(NamedTuple):
-    """
+class VersionScales(NamedTuple):
+    """All scales of one version.
+
     Attributes:
-        rows: with all scales.
-        factors: of all groups, float32.
+        rows: the scales as rows of bytes, and what puts these where they belong.
+        factors: what elements are multiplied by, float32, one for each group.
     """
 
-    rows: Sequence[Rows]
+    rows: Sequence[tuple[RowScatter, torch.Tensor]]
     factors: torch.Tensor
 
+    def fill(self, bucket: torch.Tensor, offset: int) -> None:
+        """Write to ``bucket`` the bytes of scales that lie in it; ``offset`` is its own in the extent."""
+        for scatter, rows in self.rows:
+            scatter.fill(rows, bucket, offset)
 
-class Scales:
-    """All scales of an extent, in whatever version. Each has a number, its group.
 
-    Groups are numbered so that scales of one scheme and dtype, one behind the other, are the rows of 256 bytes that are
-    sent; a row that a tensor does not fill has groups without elements.
+class ScaleLayout:
+    """Where the scales of an extent lie, in any version. Each scale has a number: that of its group.
+
+    Scales of one scheme and dtype have numbers one behind the other, and are computed together. They are the rows of
+    256 bytes that are sent; where a tensor does not fill a row, the rest of it are groups without elements.
 
     Args:
         scales: ascending in the extent.
         device: where they are computed.
     """
 
-    def __init__(self, scales: Sequence[Scale], device: torch.device) -> None:
-        alike: defaultdict[tuple[Scheme, str], list[Scale]] = defaultdict(list)
+    def __init__(self, scales: Sequence[ScaleTensor], device: torch.device) -> None:
+        alike: defaultdict[tuple[Scheme, str], list[ScaleTensor]] = defaultdict(list)
         for scale in scales:
             alike[scale.scheme, scale.spec.dtype].append(scale)
-        self._families: list[_Family] = []
+        self._alike: list[_AlikeScales] = []
         self.groups = 0
-        """How many there are."""
-        for (scheme, dtype), family in alike.items():
-            self._families.append(_Family(scheme, dtype, family, self.groups, device))
-            self.groups = self._families[-1].last
-        self.first_groups = {name: first for family in self._families for name, first in family.first_groups.items()}
-        """By the name of the scales, the number of the first."""
+        """How many groups there are."""
+        for (scheme, dtype), tensors in alike.items():
+            self._alike.append(_AlikeScales(scheme, dtype, tensors, self.groups, device))
+            self.groups = self._alike[-1].last
+        self.first_groups = {name: first for each in self._alike for name, first in each.first_groups.items()}
+        """The number of a tensor's first scale, by the tensor's name."""
 
-    def of(self, largest: torch.Tensor) -> Scaled:
-        """The scales of a version; complete when this returns.
+    def scales_of(self, amax: torch.Tensor) -> VersionScales:
+        """Return the scales of a version; they are complete when this returns.
 
         Args:
-            largest: magnitude in each group, float32.
+            amax: the largest magnitude in each group, float32.
 
         Raises:
             CheckpointError: a weight holds NaN or infinity, or its scales are too large for their dtype; names it.
         """
-        made = [family.scales(largest) for family in self._families]
-        factors = torch.cat([largest[:0], *(factors_for(scales) for scales in made)])
-        finite = [values.isfinite().all() for values in (largest, *made)]
+        made = [each.scales(amax) for each in self._alike]
+        factors = torch.cat([amax[:0], *(factors_for(scales) for scales in made)])
+        finite = [values.isfinite().all() for values in (amax, *made)]
         if not all(torch.stack(finite).tolist()):  # the one wait for the device, after all that is enqueued on it
-            for family, scales in zip(self._families, made, strict=True):
-                family.refuse(largest, scales)
-        rows = [family.rows(scales) for family, scales in zip(self._families, made, strict=True)]
-        return Scaled(rows, factors)
+            for each, scales in zip(self._alike, made, strict=True):
+                each.refuse(amax, scales)
+        return VersionScales(
+            [
+                (each.scatter, scales.view(torch.uint8).view(-1, ALIGNMENT))
+                for each, scales in zip(self._alike, made, strict=True)
+            ],
+            factors,
+        )
 
 
-class _Family:
-    """Scales of one scheme and dtype, the first of them with the number ``first``, the last before ``last``."""
+class _AlikeScales:
+    """Scales of one scheme and dtype: the first has the number ``first``, the last one comes before ``last``."""
 
-    def __init__(self, scheme: Scheme, dtype: str, scales: Sequence[Scale], first: int, device: torch.device) -> None:
-        self._scheme, self._dtype, self._scales, self._first = scheme, dtype, scales, first
+    def __init__(
+        self, scheme: Scheme, dtype: str, tensors: Sequence[ScaleTensor], first: int, device: torch.device
+    ) -> None:
+        self._scheme, self._dtype, self._tensors, self._first = scheme, dtype, tensors, first
         self.first_groups: dict[str, int] = {}
         self._size = dtypes.TORCH[dtype].itemsize
         offsets: list[int] = []
-        for scale in scales:
+        for scale in tensors:
             self.first_groups[scale.spec.name] = first
             padded = align_up(scale.spec.nbytes)
             offsets += range(scale.offset, scale.offset + padded, ALIGNMENT)
             first += padded // self._size
         self.last = first
-        self._places = places_on(device, offsets)
+        self.scatter = row_scatter_on(device, offsets)
 
-    def scales(self, largest: torch.Tensor) -> torch.Tensor:
-        return scales_for(largest[self._first : self.last], self._scheme, dtypes.TORCH[self._dtype])
+    def scales(self, amax: torch.Tensor) -> torch.Tensor:
+        return scales_for(amax[self._first : self.last], self._scheme, dtypes.TORCH[self._dtype])
 
-    def rows(self, scales: torch.Tensor) -> Rows:
-        return Rows(self._places, scales.view(torch.uint8).view(-1, ALIGNMENT))
-
-    def refuse(self, largest: torch.Tensor, scales: torch.Tensor) -> None:
-        """Name the first weight of which something is not finite, if there is one."""
-        for scale in self._not_finite(largest[self._first : self.last]):
+    def refuse(self, amax: torch.Tensor, scales: torch.Tensor) -> None:
+        """Raise an error that names the first weight of which something is not finite, if there is one."""
+        for scale in self._not_finite(amax[self._first : self.last]):
             raise CheckpointError(f"tensor {scale.source} holds NaN or infinity, and cannot be quantized")
         for scale in self._not_finite(scales):
             raise CheckpointError(f"tensor {scale.source} has scales too large for {self._dtype}")
 
-    def _not_finite(self, values: torch.Tensor) -> Iterator[Scale]:
+    def _not_finite(self, values: torch.Tensor) -> Iterator[ScaleTensor]:
         wrong = set(values.isfinite().logical_not().nonzero().view(-1).tolist())
-        for scale in self._scales:
+        for scale in self._tensors:
             first = self.first_groups[scale.spec.name] - self._first
             count = scale.spec.nbytes // self._size
             if not wrong.isdisjoint(range(first, first + count)):

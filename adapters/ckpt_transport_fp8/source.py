@@ -9,7 +9,7 @@ import torch
 
 from ckpt_transport import StoredVersion
 from ckpt_transport.spi import Loan, Watched, check_readable, given_tensors
-from ckpt_transport_fp8.recipes import recipe_for
+from ckpt_transport_fp8.recipe import recipe_for
 from ckpt_transport_fp8.target import Target, read_target
 
 

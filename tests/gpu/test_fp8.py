@@ -13,8 +13,7 @@ import torch
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport_fp8 import cuda, quantized
-from ckpt_transport_fp8.launch import Launch
+from ckpt_transport_fp8 import backend, quantized
 from ckpt_transport_fp8.numerics import factors_for, scales_for
 from ckpt_transport_fp8.scheme import Scheme
 from tests.fleet import SWIFT, SinkSpec, fleet, left_behind
@@ -33,8 +32,8 @@ has_vllm = importlib.util.find_spec("vllm") is not None
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which of the two ways of computing on a GPU is taken."""
     if request.param == "torch":
-        monkeypatch.setattr(cuda, "has_kernels", lambda device: False)
-    elif not cuda.has_kernels(GPU):
+        monkeypatch.setattr(backend, "has_triton", lambda device: False)
+    elif not backend.has_triton(GPU):
         pytest.skip("this GPU, or this environment, has none")
     return str(request.param)
 
@@ -59,9 +58,10 @@ def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
 
 def test_given_aligned_memory_then_kernels_load_and_store_sixteen_bytes_at_once() -> None:
     """What they may suppose of their arguments reaches the code that Triton makes."""
-    if not cuda.has_kernels(GPU):
+    if not backend.has_triton(GPU):
         pytest.skip("this GPU, or this environment, has none")
-    from ckpt_transport_fp8 import tiles
+    from ckpt_transport_fp8 import triton_backend
+    from ckpt_transport_fp8.triton_kernels import Launch
 
     made: list[Launch] = []
 
@@ -69,9 +69,9 @@ def test_given_aligned_memory_then_kernels_load_and_store_sixteen_bytes_at_once(
         made.append(Launch(kernel, warps, **constants))
         return made[-1]
 
-    wanted = {"search": ["ld.global.v4"], "cast": ["ld.global.v4", "st.global.v4"]}
+    wanted = {"find_amax": ["ld.global.v4"], "cast": ["ld.global.v4", "st.global.v4"]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "Launch", launch)
+        patch.setattr(triton_backend, "Launch", launch)
         bytes_of(quantized({NAME: on_gpu(weight(256, 512, torch.bfloat16, 0))}, target(SCHEMES["block"]), GPU))
     compiled = {launch.compiled.name: launch.compiled for launch in made if launch.compiled is not None}
     assert compiled.keys() == wanted.keys()

@@ -15,7 +15,7 @@ import torch
 from ckpt_transport.errors import CheckpointError, PlanMismatchError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport_fp8 import Target, quantized
-from ckpt_transport_fp8.recipes import MOST
+from ckpt_transport_fp8.recipe import MOST
 from ckpt_transport_fp8.scheme import Scheme
 from ckpt_transport_fp8.target import Wanted
 from tests.unit.adapters.test_fp8_quantized import CPU, FP8, NAME, SCALE, SCHEMES, bytes_of, like, specs, target, weight

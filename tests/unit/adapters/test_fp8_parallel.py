@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ckpt_transport_fp8.cpu import run
+from ckpt_transport_fp8.parallel import run_parallel
 
 
 def test_given_an_error_then_no_step_runs_after_it_is_raised() -> None:
@@ -21,7 +21,7 @@ def test_given_an_error_then_no_step_runs_after_it_is_raised() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        run([fails, *[slow] * 50])
+        run_parallel([fails, *[slow] * 50])
     raised = time.monotonic()
     time.sleep(0.1)
     assert len(ended) < 50

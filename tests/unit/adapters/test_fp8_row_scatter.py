@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport_fp8.rows import Places, Rows
+from ckpt_transport_fp8.row_scatter import RowScatter
 
 ROW = 256
 CPU = torch.device("cpu")
@@ -24,8 +24,8 @@ def test_given_buckets_that_begin_and_end_anywhere_then_all_rows_arrive_and_noth
     rows = torch.randint(0, 256, (len(numbers), ROW), dtype=torch.uint8)
     for number, row in zip(numbers, rows, strict=True):
         expected[number * ROW : (number + 1) * ROW] = row
-    made = Rows(Places([number * ROW for number in numbers], CPU), rows)
+    scatter = RowScatter([number * ROW for number in numbers], CPU)
     found = torch.full_like(expected, 0xA5)
     for first, last in itertools.pairwise(sorted({0, *edges, len(found)})):
-        made.fill(found[first:last], first)
+        scatter.fill(rows, found[first:last], first)
     assert torch.equal(found, expected)
