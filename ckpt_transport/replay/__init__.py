@@ -7,7 +7,7 @@
 
 from ckpt_transport.replay.bindings import fingerprint, named_tensors
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans
-from ckpt_transport.replay.layout import Copy, Fill, Gap, Layout, OpGroup, Owner, OwnerKind, Refusal, Target
+from ckpt_transport.replay.layout import Copy, Fill, Gap, Layout, OpGroup, Owner, OwnerKind, Refusal, TargetTensor
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, by_loader_in_words
 from ckpt_transport.replay.module_loading import ModuleLoading
 from ckpt_transport.replay.record import Loader, Recording, key_of, record
@@ -33,7 +33,7 @@ __all__ = [
     "Recording",
     "Refusal",
     "Replay",
-    "Target",
+    "TargetTensor",
     "TensorSnapshot",
     "Written",
     "by_loader_in_words",

@@ -14,7 +14,7 @@ from ckpt_transport.replay.byte_ranges import (
     overlaps,
     union,
 )
-from ckpt_transport.replay.layout import Copy, Fill, Gap, Geometry, OpGroup, Target
+from ckpt_transport.replay.layout import Copy, Fill, Gap, Geometry, OpGroup, TargetTensor
 from ckpt_transport.replay.memory_map import Targets, begin_of, ranges_at
 
 Writer = Copy | Fill | OpGroup
@@ -127,7 +127,7 @@ def _called(writer: Writer, sources: Sequence[str]) -> str:
     return "a constant"
 
 
-def _why(target: Target, missing: int, nbytes: int) -> str:
+def _why(target: TargetTensor, missing: int, nbytes: int) -> str:
     if missing < nbytes:
         return "padding that the loader leaves alone"
     return "the loader has nothing for it" if target.parameter else "a buffer that is not loaded"

@@ -141,7 +141,7 @@ class OpGroup(msgspec.Struct, frozen=True, array_like=True):
     operations: tuple[Operation, ...]
 
 
-class Target(msgspec.Struct, frozen=True, array_like=True):
+class TargetTensor(msgspec.Struct, frozen=True, array_like=True):
     """A parameter or buffer.
 
     Attributes:
@@ -197,7 +197,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     key: str
     sources: tuple[TensorSpec, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[TargetTensor, ...]
     copies: tuple[Copy, ...]
     fills: tuple[Fill, ...]
     op_groups: tuple[OpGroup, ...]

@@ -10,7 +10,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.replay.bindings import plain
 from ckpt_transport.replay.byte_ranges import EqualRanges, ranges_of
 from ckpt_transport.replay.fake_tensors import FakeTensors
-from ckpt_transport.replay.layout import Geometry, Owner, OwnerKind, Target
+from ckpt_transport.replay.layout import Geometry, Owner, OwnerKind, TargetTensor
 
 
 def storage_key(tensor: torch.Tensor) -> int:
@@ -28,7 +28,7 @@ class Targets:
 
     def __init__(self, named: Mapping[str, torch.Tensor], parameters: frozenset[str]) -> None:
         self.tensors: list[torch.Tensor] = []
-        self.values: list[Target] = []
+        self.values: list[TargetTensor] = []
         self.in_storage: dict[int, list[int]] = {}
         known: dict[tuple[int, int, torch.Size, tuple[int, ...]], int] = {}
         for name, tensor in named.items():
@@ -38,7 +38,7 @@ class Targets:
             if tensor.numel() and same in known:
                 index = known[same]
                 first = self.values[index]
-                self.values[index] = Target(
+                self.values[index] = TargetTensor(
                     first.name,
                     (*first.also, name),
                     first.dtype,
@@ -51,7 +51,7 @@ class Targets:
             self.in_storage.setdefault(storage, []).append(len(self.values))
             self.tensors.append(tensor)
             dtype = dtypes.name_of(tensor.dtype)
-            self.values.append(Target(name, (), dtype, tuple(tensor.shape), tensor.stride(), name in parameters))
+            self.values.append(TargetTensor(name, (), dtype, tuple(tensor.shape), tensor.stride(), name in parameters))
 
     def span(self, index: int) -> tuple[int, int]:
         """Where in its storage a target begins and ends, in bytes."""
