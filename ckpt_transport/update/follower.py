@@ -31,7 +31,7 @@ class Follower:
         self, update: str, nonce: str, participant: Participant, engine: Engine | None, timeout: float
     ) -> None:
         self.update = update
-        self._nonce, self._participant, self._engine, self._timeout = nonce, participant, engine, timeout
+        self._nonce, self._participant, self._timeout = nonce, participant, timeout
         self._steps = Following(update, participant, engine, timeout)
         self._stopped = -1
         self._enter(m.State.INVITED)
@@ -60,7 +60,7 @@ class Follower:
         kind = type(order).__name__
         if order.update != self.update or not compare_digest(order.nonce.encode(), self._nonce.encode()):
             return f"{kind} is not from the coordinator of the update that this member takes part in"
-        if self._state not in m.exchange_of(order).during or not self._is_ready_for(order):
+        if self._state not in m.exchange_of(order).during or not self._steps.is_ready_for(order):
             return f"{kind} is out of order: this member {self._state}"
         return ""
 
@@ -94,16 +94,6 @@ class Follower:
         assert then is not None, "an abort is not answered here"
         self._enter(then)
         return answer
-
-    def _is_ready_for(self, order: m.AnyOrder) -> bool:
-        match order:
-            case m.Hold():
-                return self._engine is not None
-            case m.Run() if self._state is m.State.CONNECTED:
-                return self._engine is None or self._steps.standing
-            case m.Commit():
-                return self._engine is None or self._participant.complete
-        return True
 
     def _enter(self, state: m.State) -> None:
         self._state, self._since = state, time.monotonic()

@@ -28,7 +28,6 @@ from ckpt_transport.execution import (
 )
 from ckpt_transport.memory import Backing, Buffer, Fence
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
-from ckpt_transport.update import messages as m
 from ckpt_transport.update.expected import check_expected
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
@@ -139,9 +138,9 @@ class Participant:
         """Whether a run has ended that brought everything."""
         return self._finished
 
-    def take(self, proposed: m.Propose) -> Plan:
-        """The plan that the coordinator means."""
-        return self._plans.take(proposed.plan, proposed.shape, proposed.version)
+    def take(self, encoded: bytes, shape: str, version: str) -> Plan:
+        """The plan that the coordinator means; as :meth:`PlanCache.take`."""
+        return self._plans.take(encoded, shape, version)
 
     def open(self, watch: Watch) -> dict[int, list[bytes]]:
         """Attach to the routes and register memory; the descriptors of what this rank lends."""

@@ -170,6 +170,17 @@ class Following:
         self.rank = self.round = -1
         self.resumable = self.standing = False
 
+    def is_ready_for(self, order: m.AnyOrder) -> bool:
+        """Whether an order that comes in its turn makes sense here: a sink runs only while its passes are held."""
+        match order:
+            case m.Hold():
+                return self._engine is not None
+            case m.Run():
+                return self._engine is None or self.standing
+            case m.Commit():
+                return self._engine is None or self._participant.complete
+        return True
+
     def follow(self, order: m.AnyOrder, watch: Watch) -> m.Reply | None:
         """Do what ``order`` asks for and return the answer; None when nothing is done.
 
@@ -179,7 +190,7 @@ class Following:
         match order:
             case m.Propose():
                 self.rank, self.round, self.resumable = order.rank, order.round, order.resumable
-                plan = participant.take(order)
+                plan = participant.take(order.plan, order.shape, order.version)
                 digest = participant.propose(
                     plan, order.rank, order.addresses, order.routes, resumable=order.resumable, digests=order.digests
                 )

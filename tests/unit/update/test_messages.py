@@ -51,3 +51,19 @@ def test_given_a_state_of_a_member_then_an_order_leads_into_it_and_another_out_o
 
 def test_given_the_core_then_one_file_makes_introductions() -> None:
     assert [file.name for file in CORE.rglob("*.py") if is_made_in(file, "Join")] == ["introduction.py"]
+
+
+def test_given_a_step_of_an_update_then_both_of_its_sides_are_in_one_file() -> None:
+    """So that a new order touches the messages, and that file."""
+    steps = [row for row in m.EXCHANGES if row.order not in (m.Invite, m.Commit, m.Halt, m.Abort)]
+    words = {kind.__name__ for row in steps for kind in (row.order, row.answer)}
+    naming = {
+        file.name
+        for file in CORE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "m"
+        and node.attr in words
+    }
+    assert naming == {"steps.py"}
