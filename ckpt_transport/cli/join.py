@@ -20,7 +20,7 @@ from ckpt_transport.cli.options import (
     Transport,
     WorldSize,
 )
-from ckpt_transport.cli.output import Output, say_aside
+from ckpt_transport.cli.output import Output, say_on_stderr
 from ckpt_transport.cli.update import INCOMPLETE, KEEP, bring, run
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError
@@ -151,7 +151,7 @@ def _last_update(engine: str, settings: Config) -> served.Served:
         try:
             (serves,) = fleet.versions()
         except CkptTransportError as error:
-            say_aside(f"{endpoint} is not asked: {error}")
+            say_on_stderr(f"{endpoint} is not asked: {error}")
             continue
         finally:
             fleet.close()

@@ -16,7 +16,7 @@ from ckpt_transport.update.progress import Progress
 
 
 class UpdateMethod(enum.StrEnum):
-    """How a version is brought to its sinks."""
+    """Names a way to bring a version to its sinks."""
 
     BROADCAST = "broadcast"
     P2P = "p2p"
@@ -69,7 +69,7 @@ class _Others:
 
 
 def steps(server: ParameterServer, method: UpdateMethod, ranks: Sequence[int] | None) -> Iterator[Updates]:
-    """The updates that a method is made of, in order."""
+    """List the updates that a method is made of, in order."""
     if method is UpdateMethod.P2P:
         yield _Chosen(server, ranks)
     elif method is UpdateMethod.BROADCAST or ranks is None:
@@ -81,7 +81,7 @@ def steps(server: ParameterServer, method: UpdateMethod, ranks: Sequence[int] | 
 
 
 def parse_ranks(text: str) -> list[int]:
-    """Numbers from text such as ``0,2`` or ``4-7``.
+    """Read numbers from text such as ``0,2`` or ``4-7``.
 
     Raises:
         OptionsError: it is no list of numbers and ranges.

@@ -11,7 +11,7 @@ from ckpt_transport.errors import ConfigError
 
 
 class OptionsError(ConfigError):
-    """Options that do not go together, or one whose value cannot be read."""
+    """Options do not go together, or the value of one cannot be read."""
 
 
 Checkpoint = Annotated[

@@ -12,7 +12,7 @@ from rich.console import Console
 
 
 class Output(Console):
-    """Standard output or standard error. When it is closed or cannot be written, the command goes on without."""
+    """Writes to standard output or standard error. When that cannot be written, the command goes on without."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         try:
@@ -20,7 +20,7 @@ class Output(Console):
         except (OSError, ValueError) as error:
             self._drop()
             if not self.stderr:
-                say_aside(f"what follows is not printed: {error}")
+                say_on_stderr(f"what follows is not printed: {error}")
 
     def write_bytes(self, data: bytes) -> None:
         """Write a line of JSON, or what else is not for people."""
@@ -43,14 +43,14 @@ class Output(Console):
             os.close(nowhere)
 
 
-def say_aside(text: str) -> None:
+def say_on_stderr(text: str) -> None:
     """Print a line to standard error."""
     Output(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def after_commit(what: str) -> Iterator[None]:
-    """For what is done when the new version stands: an error in it is printed, and decides nothing.
+    """Do what remains when the new version stands: an error is printed, and decides nothing.
 
     Args:
         what: what cannot be done if it fails, as "the report cannot be shown".
@@ -58,4 +58,4 @@ def after_commit(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        say_aside(f"the update is done, but {what}: {type(error).__name__}: {error}")
+        say_on_stderr(f"the update is done, but {what}: {type(error).__name__}: {error}")

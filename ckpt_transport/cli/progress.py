@@ -17,7 +17,7 @@ LINE_SECONDS = 2.0
 
 @contextmanager
 def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function that takes bytes done and bytes in all, and shows them until the block ends."""
+    """Give a function that takes bytes done and bytes in all, and shows them until the block ends."""
     if console.is_terminal and not console.quiet:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
         with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:

@@ -31,7 +31,7 @@ class Served(msgspec.Struct, frozen=True):
 
 
 def record_path() -> Path:
-    """``served.json`` in this user's state directory."""
+    """Find ``served.json`` in this user's state directory."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "ckpt-transport" / "served.json"
 
@@ -53,7 +53,7 @@ def remember(
 
 
 def recall() -> Served | None:
-    """What was noted last, if anything."""
+    """Read what was noted last, if anything."""
     try:
         return msgspec.json.decode(record_path().read_bytes(), type=Served)
     except (OSError, msgspec.DecodeError):
@@ -76,7 +76,7 @@ def check_unchanged(served: Served) -> None:
 
 
 def stamps(checkpoint: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of the last change of every file of a checkpoint."""
+    """Read size and time of the last change of every file of a checkpoint."""
     files = from_directory(checkpoint) if checkpoint.is_dir() else from_files([checkpoint])
     found = {file.path.name: file.path.stat() for file in files}
     return {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}

@@ -26,7 +26,7 @@ EDGES = 2
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """One transport as the command lists it.
+    """A transport is listed with these facts.
 
     Attributes:
         name, available, reason, cure: whether it can run here; why not, and what helps.

@@ -24,7 +24,7 @@ from ckpt_transport.cli.options import (
     Transport,
     WorldSize,
 )
-from ckpt_transport.cli.output import Output, after_commit, say_aside
+from ckpt_transport.cli.output import Output, after_commit, say_on_stderr
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.errors import UpdateAbortedError
@@ -182,7 +182,7 @@ def bring(
                 if number == 0:
                     raise
                 problems.append(str(error))
-                say_aside(f"the sinks that --ranks does not name serve '{version}', and the others do not: {error}")
+                say_on_stderr(f"the sinks that --ranks does not name serve '{version}', and the others do not: {error}")
         with after_commit("it cannot be noted for those who join later"):
             if engine is not None and server.rank == 0 and not draft:
                 served.remember(engine, version, checkpoint, endpoints, quantize_for)

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def load(name: str) -> Factory:
-    """The transport of that name, or what ``module:attribute`` names."""
+    """Load the transport of that name, or what ``module:attribute`` names."""
     module, separator, attribute = name.partition(":")
     if not separator:
         return registry.load(name)

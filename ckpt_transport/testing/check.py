@@ -43,7 +43,7 @@ class ConformanceError(AssertionError):
 
 @dataclass(frozen=True)
 class Check:
-    """Call it with a factory; it returns when the promise is kept.
+    """Checks one promise: call it with a factory; it returns when the promise is kept.
 
     Attributes:
         name: short, for reports and for choosing.
@@ -114,7 +114,7 @@ def check(
 
 
 def name_of(factory: Factory) -> str:
-    """The name of the transport that ``factory`` makes. A class is not asked to make one."""
+    """Find the name of the transport that ``factory`` makes. A class is not asked to make one."""
     made_by: object = factory
     if isinstance(made_by, type) and issubclass(made_by, Transport):
         return made_by.name
@@ -138,7 +138,7 @@ def _rank_of_blame(outcome: RankOutcome) -> int:
 
 
 def explain(outcome: RankOutcome) -> str:
-    """What became of a rank that was to do something else, as text."""
+    """Tell what became of a rank that was to do something else."""
     if outcome.failure is None:
         return f"{outcome}, which was not to happen"
     if outcome.failure.kind in (Broken.__name__, Abandoned.__name__):

@@ -124,7 +124,7 @@ LONG_CHECKS: tuple[Check, ...] = (
 
 
 class Verdict(enum.StrEnum):
-    """What came of one check."""
+    """Says what came of one check."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -133,7 +133,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line of a report."""
+    """A result is one line of a report."""
 
     check: Check
     verdict: Verdict
@@ -143,7 +143,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class ConformanceReport:
-    """What came of all checks of one transport. Prints as a table of text."""
+    """Says what came of all checks of one transport. It prints as a table of text."""
 
     transport: str
     results: tuple[CheckResult, ...]

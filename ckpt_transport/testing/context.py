@@ -15,7 +15,7 @@ from ckpt_transport.transports.interface import Group
 
 @dataclass(frozen=True, slots=True)
 class RankContext:
-    """One rank of a launched group.
+    """Tells one rank of a launched group who it is.
 
     Attributes:
         rank: its number.
@@ -51,7 +51,7 @@ Body = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception, as text: its type's name, its message and its traceback."""
+    """Keeps an exception as text: its type's name, its message and its traceback."""
 
     kind: str
     message: str
@@ -64,7 +64,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RankOutcome:
-    """What became of one rank.
+    """Says what became of one rank.
 
     Attributes:
         value: what the function returned.

@@ -30,7 +30,7 @@ PATIENCE = 0.7
 
 
 class Rank:
-    """One rank of a check; enter it, and it meets the others and closes its routes at the end.
+    """Runs one rank of a check; enter it, and it meets the others and closes its routes at the end.
 
     Attributes:
         number: which one.

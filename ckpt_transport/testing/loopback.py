@@ -60,7 +60,7 @@ class LoopbackEndpoint(OneSidedEndpoint):
 
 
 class LoopbackTransport(Transport):
-    """Between endpoints of one process, driven by one thread each, or all by one. For tests and for reading.
+    """Moves bytes between endpoints of one process. For tests and for reading.
 
     Not registered as an entry point: hand the class to whatever takes a transport.
     """

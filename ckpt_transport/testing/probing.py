@@ -10,7 +10,7 @@ from ckpt_transport.transports.interface import Availability
 
 
 def ask(factory: Factory, deadline: float, launcher: Launcher) -> Availability:
-    """What the probe of the transport says, asked in a process of its own, or a thread where ``launcher`` has those.
+    """Ask the probe of the transport, in a process of its own, or a thread where ``launcher`` has those.
 
     Raises:
         ConformanceError: it does not answer within ``deadline`` seconds, raises, or says something else.

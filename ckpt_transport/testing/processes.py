@@ -44,7 +44,7 @@ SILENCE = 5.0
 
 
 class Launcher(Protocol):
-    """What :func:`launch` and :func:`~ckpt_transport.testing.threads.launch_in_threads` have in common."""
+    """Describes what :func:`launch` and :func:`~ckpt_transport.testing.threads.launch_in_threads` have in common."""
 
     def __call__(
         self, body: Body, world_size: int, /, *args: Any, deadline: float, silence: float = SILENCE

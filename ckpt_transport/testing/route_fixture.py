@@ -32,7 +32,7 @@ def _tile() -> torch.Tensor:
 
 
 def pattern(use: int, region: int, offset: int, nbytes: int) -> torch.Tensor:
-    """What a region that is filled for ``use`` holds from ``offset`` on: the same bytes on every rank.
+    """Make what a region that is filled for ``use`` holds from ``offset`` on: the same bytes on every rank.
 
     They tell where they belong. Among the uses of one run of 256, every byte differs from the one at the same place.
     Runs of bytes from different places, regions or runs of uses are different.
@@ -45,7 +45,7 @@ def pattern(use: int, region: int, offset: int, nbytes: int) -> torch.Tensor:
 
 
 def sent(use: int, span: Span) -> torch.Tensor:
-    """The bytes that ``span`` sends from a region that is filled for ``use``."""
+    """Make the bytes that ``span`` sends from a region that is filled for ``use``."""
     return pattern(use, span.region, span.offset, span.nbytes)
 
 
@@ -66,7 +66,7 @@ def refuses(what: str, action: Callable[[], object], *kinds: type[Exception]) ->
 
 
 class RouteFixture:
-    """One rank's end of a route under test.
+    """Drives one rank's end of a route under test.
 
     Attributes:
         endpoint: the one under test.

@@ -24,7 +24,7 @@ class Abandoned(Exception):
 
 
 class SideChannel:
-    """Words between the ranks of a check, and waiting that is bounded and notices when another rank has failed."""
+    """Carries words between the ranks of a check. Waiting is bounded, and ends when another rank has failed."""
 
     def __init__(self, context: RankContext, patience: float) -> None:
         self._context = context

@@ -108,7 +108,7 @@ class _Wrapper(Transport):
 
 
 class LatencyTransport(_Wrapper):
-    """Every operation ends no earlier than a link of this speed would let it.
+    """Ends every operation no earlier than a link of this speed would let it.
 
     Args:
         inner: what really moves the bytes.
@@ -191,7 +191,7 @@ class _Late(ForwardingReceipt):
 
 
 class FaultKind(enum.StrEnum):
-    """What goes wrong."""
+    """Says what goes wrong."""
 
     FAIL_POST = "fail_post"
     """The post raises TransferError, and the transport inside never hears of it."""
@@ -207,7 +207,7 @@ class FaultKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong, when ``rank`` posts transfer ``seq``.
+    """Lets one thing go wrong when ``rank`` posts transfer ``seq``.
 
     Attributes:
         nbytes: how many bytes :attr:`FaultKind.DROP` loses.

@@ -20,7 +20,7 @@ CYCLES = 8
 
 
 def probe(transport: type[Transport]) -> Availability:
-    """What its probe says.
+    """Ask its probe.
 
     Raises:
         Broken: it raises, or says something that is not an answer.

@@ -21,7 +21,7 @@ NEIGHBOURS = (1, 2, 3, 16, 64, 255, 256, 4096, 10_001)
 
 
 def around(*exponents: int) -> list[int]:
-    """One below, at and one above each of these powers of two."""
+    """List one below, at and one above each of these powers of two."""
     return sorted({number for exponent in exponents for number in (2**exponent - 1, 2**exponent, 2**exponent + 1)})
 
 
