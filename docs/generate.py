@@ -11,6 +11,7 @@ import ast
 import enum
 import inspect
 import itertools
+import os
 import re
 import sys
 import textwrap
@@ -342,6 +343,7 @@ def _signature(function: Callable[..., object], *, drop_self: bool = False) -> s
     bare = _Bare(returns) if isinstance(returns, str) else returns
     text = str(signature.replace(parameters=shown, return_annotation=bare))
     text = re.sub(r"<function [\w.]+\.<lambda> at 0x\w+>", "...", text)
+    text = text.replace(repr(os.environ), "os.environ")
     return re.sub(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?(?: at 0x\w+)?>", r"\1", text)
 
 

@@ -27,7 +27,7 @@ NOT_LINEAR = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ConfigGroup:
     """Modules that are quantized in one way.
 
     Attributes:
@@ -52,10 +52,10 @@ class Quantization:
     """
 
     method: str
-    groups: tuple[Group, ...]
+    groups: tuple[ConfigGroup, ...]
     ignored: tuple[str, ...]
 
-    def group_of(self, module: str) -> Group | None:
+    def group_of(self, module: str) -> ConfigGroup | None:
         """How ``module`` is quantized; None when it is ignored, or no target."""
         if any(_names(entry, module) for entry in self.ignored):
             return None
@@ -113,7 +113,7 @@ def _fp8(config: Mapping[str, Any], origin: str) -> Quantization:
         scheme = Scheme(Granularity.BLOCK, "weight_scale_inv", _block(block, origin), power == "ue8m0")
     static = config.get("activation_scheme", "dynamic") == "static"
     ignored = config.get("ignored_layers") or config.get("modules_to_not_convert") or ()
-    return Quantization(FP8, (Group((LINEAR,), scheme, static),), _entries(ignored, origin))
+    return Quantization(FP8, (ConfigGroup((LINEAR,), scheme, static),), _entries(ignored, origin))
 
 
 def _compressed(config: Mapping[str, Any], origin: str) -> Quantization:
@@ -124,7 +124,7 @@ def _compressed(config: Mapping[str, Any], origin: str) -> Quantization:
     return Quantization(COMPRESSED, parsed, _entries(config.get("ignore") or (), origin))
 
 
-def _group(name: str, group: Any, origin: str) -> Group:
+def _group(name: str, group: Any, origin: str) -> ConfigGroup:
     weights = group.get("weights") if isinstance(group, Mapping) else None
     if not isinstance(weights, Mapping):
         raise ConfigError(f"{origin} says nothing about weights")
@@ -141,7 +141,7 @@ def _group(name: str, group: Any, origin: str) -> Group:
     scheme = Scheme(granularity, "weight_scale", _block(block, origin))
     activations = group.get("input_activations")
     static = isinstance(activations, Mapping) and not activations.get("dynamic", False)
-    return Group(_entries(group.get("targets") or (LINEAR,), origin), scheme, static)
+    return ConfigGroup(_entries(group.get("targets") or (LINEAR,), origin), scheme, static)
 
 
 def _block(value: Any, origin: str) -> tuple[int, int]:
@@ -161,7 +161,7 @@ def _entries(value: Any, origin: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _targets(group: Group, module: str) -> bool:
+def _targets(group: ConfigGroup, module: str) -> bool:
     linear = LINEAR in group.targets and module.rpartition(".")[2] not in NOT_LINEAR
     return linear or any(_names(entry, module) for entry in group.targets if entry != LINEAR)
 
