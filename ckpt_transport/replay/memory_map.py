@@ -18,6 +18,11 @@ def storage_key(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def whole_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """All of the memory that a tensor is a view of, as bytes."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
 class Targets:
     """Parameters and buffers by their memory; tied ones are one target.
 

@@ -19,7 +19,7 @@ from ckpt_transport.replay.coverage import check
 from ckpt_transport.replay.exclude_unsupported import exclude_unsupported, touched_by
 from ckpt_transport.replay.fake_tensors import FakeTensors
 from ckpt_transport.replay.layout import Copy, Layout, OpGroup, Owner, OwnerKind
-from ckpt_transport.replay.memory_map import Targets, storage_key
+from ckpt_transport.replay.memory_map import Targets, storage_key, whole_memory
 from ckpt_transport.replay.op_groups import gather
 from ckpt_transport.replay.recorder import Recorder
 from ckpt_transport.replay.refused_writes import RefusedWrites
@@ -156,7 +156,7 @@ def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], 
     )
     layout = exclude_unsupported(everything, refused)
     looked_at = {storage_key(tensor): tensor for tensor in recorder.guards}
-    memory = [_memory_of(tensor) for tensor in looked_at.values()]
+    memory = [whole_memory(tensor) for tensor in looked_at.values()]
     return Recording(
         layout,
         tuple((tensor, tensor.clone()) for tensor in memory),
@@ -176,11 +176,6 @@ def _no_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _memory_of(tensor: torch.Tensor) -> torch.Tensor:
-    """All that a tensor is a view of, as bytes."""
-    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
 def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owner, str]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport.memory import usable_cores
 from ckpt_transport.memory.digest import as_bytes, digest
-from ckpt_transport.replay.memory_map import storage_key
+from ckpt_transport.replay.memory_map import storage_key, whole_memory
 
 
 class Rehearsal:
@@ -29,18 +29,13 @@ class Rehearsal:
     @contextmanager
     def watching(self, tensors: Iterable[torch.Tensor]) -> Iterator[None]:
         """Within the block a loader runs. The memory of ``tensors`` is read once before and once after it."""
-        storages = list({storage_key(each): _bytes_of(each) for each in tensors if not each.is_meta}.values())
+        storages = list({storage_key(each): whole_memory(each) for each in tensors if not each.is_meta}.values())
         before = _digests(storages)
         self.spoiled = True
         try:
             yield
         finally:
             self.spoiled = _digests(storages) != before
-
-
-def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    """All of the memory that a tensor is a view of."""
-    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
 def _digests(storages: list[torch.Tensor]) -> list[bytes]:
