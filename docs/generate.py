@@ -186,27 +186,25 @@ def api(title: str, modules: Iterable[tuple[str, str]]) -> Callable[[], str]:
     return make
 
 
-IN_FULL = ("transports", "memory")
-"""Rooms whose names authors of transports need in full. Of other rooms' names a sentence says what each is."""
+IN_FULL = ("ckpt_transport.transports", "ckpt_transport.memory.buffer")
+"""Homes of what authors of transports implement and are given. Of other names a sentence says what each is."""
+NOT_IN_FULL = "ckpt_transport.transports.rdma"
 
 
 def for_authors() -> str:
-    """The page of ``ckpt_transport.spi``, by the rooms that its names come from."""
-    rooms: dict[str, list[str]] = {}
+    """The page of ``ckpt_transport.spi``."""
+    parts, rows = [prose(spi.__doc__ or "")], []
     for name in spi.__all__:
-        home = getattr(getattr(spi, name), "__module__", None) or ""
-        rooms.setdefault(home.split(".")[1] if home.startswith("ckpt_transport.") else "constants", []).append(name)
-    parts = [prose(spi.__doc__ or "")]
-    for room in IN_FULL:
-        parts.append(f"## From `{room}`")
-        for name in rooms.pop(room):
-            parts += _described(name, getattr(spi, name), spi)
-    rows = [(f"`{name}`", room, _first_sentence(name)) for room, names in sorted(rooms.items()) for name in names]
-    parts += [
-        "## From other rooms",
-        "Their docstrings say the rest.",
-        table(("name", "from", "what it is or does"), rows),
-    ]
+        value = getattr(spi, name)
+        home = getattr(value, "__module__", None) or ""
+        if home.startswith(IN_FULL) and not home.startswith(NOT_IN_FULL):
+            parts += _described(name, value, spi)
+        else:
+            rows.append(
+                (f"`{name}`", home.split(".")[1] if home.startswith("ckpt_transport.") else "", _first_sentence(name))
+            )
+    rows.sort(key=lambda row: row[1])
+    parts += ["## What else there is", table(("name", "room", "what it is or does"), rows)]
     return page("Interface for authors", "## Module `ckpt_transport.spi`", *parts)
 
 
