@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ("ckpt_transport", "plugins", "adapters")
-EXCEPTIONS = {"Run": "an order of the coordinator, and in FP8 a range of rows that is computed in one go"}
+EXCEPTIONS: dict[str, str] = {}
 """Names that two modules define, and why both must have them."""
 
 
