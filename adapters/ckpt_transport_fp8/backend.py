@@ -1,4 +1,4 @@
-"""What computes: a backend finds the largest magnitudes of weights and casts their elements, on one device."""
+"""A backend finds the largest magnitudes of weights and casts their elements, on one device."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Computation(NamedTuple):
     """What a backend computes for one version.
 
     Attributes:
-        find_amax: puts the largest magnitude of each group of its tensors into a tensor of float32 on the backend's
-            device, one number for each group of the version, where a 0 stands: exactly, and infinity or NaN where a
-            group has one.
+        find_amax: writes the largest magnitude of each group, exactly, and infinity or NaN where a group has one. The
+            argument has a number for each group of the version, float32, on the backend's device; it is 0 for the
+            groups of the backend's own tensors, and only these change.
         fill: computes those bytes of its tensors that lie in a bucket. The arguments are the bucket, uint8, on the
             backend's device; its offset in the extent; and the factors of all groups, float32, on that device. See
             :meth:`ckpt_transport.memory.Backing.fill` for when it is complete.

@@ -1,4 +1,4 @@
-"""A tensor whose elements are computed from a source tensor, and how the work on it is cut."""
+"""A computed tensor has its elements from a source tensor; the work on it is cut into rectangles."""
 
 from __future__ import annotations
 

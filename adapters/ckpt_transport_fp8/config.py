@@ -1,7 +1,7 @@
-"""What a ``quantization_config`` says about weights: the part of it that decides which are FP8, and with which scales.
+"""Parses a ``quantization_config``: it says which weights are FP8, and with which scales.
 
-Known are the two that FP8 checkpoints come with: ``fp8`` (DeepSeek, Kimi, Qwen and others; Hugging Face's
-``FineGrainedFP8Config`` and vLLM's ``Fp8Config`` read it) and ``compressed-tensors`` (llm-compressor).
+FP8 checkpoints come with one of two kinds. ``fp8`` is that of DeepSeek, Kimi, Qwen and others; Hugging Face's
+``FineGrainedFP8Config`` and vLLM's ``Fp8Config`` read it. ``compressed-tensors`` is that of llm-compressor.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Quantization:
     ignored: tuple[str, ...]
 
     def group_of(self, module: str) -> ConfigGroup | None:
-        """How ``module`` is quantized; None when it is ignored, or no target."""
+        """Return how ``module`` is quantized; None when it is ignored, or no target."""
         if any(_names(entry, module) for entry in self.ignored):
             return None
         return next((group for group in self.groups if _targets(group, module)), None)
 
 
 def parse(config: Mapping[str, Any], origin: str) -> Quantization:
-    """What a model's ``config.json`` says.
+    """Return what a model's ``config.json`` says about quantization.
 
     Args:
         config: its content.
@@ -92,7 +92,7 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
 
 
 def _find(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A model of several parts may have it with its text model."""
+    """Return the ``quantization_config``; a model of several parts may have it with its text model."""
     for part in (config, config.get("text_config")):
         if isinstance(part, Mapping) and isinstance(part.get("quantization_config"), Mapping):
             found: Mapping[str, Any] = part["quantization_config"]

@@ -1,4 +1,4 @@
-"""The arithmetic of FP8 weights: scales from maxima, and elements from scales. All of it is IEEE single precision.
+"""Computes the scales of FP8 weights from largest magnitudes, all of it in IEEE single precision.
 
 * Per block: ``per_block_cast_to_fp8`` of vLLM (``vllm/utils/deep_gemm.py``), which is DeepGEMM's: ``scale =
   max(|x|, 1e-4) / 448``, elements ``x * (1 / scale)``; with ``ue8m0`` the scale is rounded up to a power of two.
@@ -30,7 +30,7 @@ MANTISSA = (1 << 23) - 1
 
 
 def scales_for(largest: torch.Tensor, scheme: Scheme, dtype: torch.dtype) -> torch.Tensor:
-    """The scales as a checkpoint stores them.
+    """Return the scales as a checkpoint stores them.
 
     Args:
         largest: of each group the largest magnitude, float32, finite.
@@ -48,10 +48,10 @@ def scales_for(largest: torch.Tensor, scheme: Scheme, dtype: torch.dtype) -> tor
 
 
 def factors_for(scales: torch.Tensor) -> torch.Tensor:
-    """What elements are multiplied by, float32."""
+    """Return what elements are multiplied by, float32."""
     return scales.to(torch.float32).reciprocal()
 
 
 def _power_above(values: torch.Tensor) -> torch.Tensor:
-    """The smallest powers of two that are not less than ``values``, which are normal numbers above 0."""
+    """Return the smallest powers of two that are not less than ``values``, which are normal numbers above 0."""
     return ((values.view(torch.int32) + MANTISSA) & ~MANTISSA).view(torch.float32)

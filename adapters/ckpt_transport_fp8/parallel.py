@@ -1,4 +1,4 @@
-"""Work on the CPU that is spread over as many cores as torch may use.
+"""Spreads work over as many cores of the CPU as torch may use.
 
 torch spreads one operation over its own threads, which wait for each other by spinning. Here work is cut into steps
 whose data stays in a cache, and each thread takes the next step: on a busy machine nobody waits for a slow thread.

@@ -1,4 +1,4 @@
-"""Scattering rows of bytes: they lie together in memory, and each has a place of its own in an extent."""
+"""Scatters rows of bytes, which lie together in memory, to the places that they have in an extent."""
 
 from __future__ import annotations
 

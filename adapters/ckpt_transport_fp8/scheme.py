@@ -1,4 +1,4 @@
-"""How a weight is quantized: which of its elements share a scale, and where that scale is found."""
+"""A scheme says how a weight is quantized: which of its elements share a scale, and where that scale is found."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Scheme:
     powers_of_two: bool = False
 
     def group(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Rows and columns that share a scale."""
+        """Return how many rows and columns share a scale."""
         rows, columns = shape
         match self.granularity:
             case Granularity.BLOCK:
@@ -45,18 +45,18 @@ class Scheme:
                 return max(rows, 1), max(columns, 1)
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """How many groups there are, down and across; those at the edges may be smaller."""
+        """Return how many groups there are, down and across; those at the edges may be smaller."""
         if self.granularity is Granularity.TENSOR:
             return 1, 1
         (rows, columns), (high, wide) = shape, self.group(shape)
         return -(-rows // high), -(-columns // wide)
 
     def scale_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """The shapes that a checkpoint may give the scale of such a weight, the usual one first."""
+        """Return the shapes that a checkpoint may give the scale of such a weight, the usual one first."""
         return ((), (1,)) if self.granularity is Granularity.TENSOR else (self.grid(shape),)
 
     def scale_name(self, weight: str) -> str:
-        """The name of the scale of the tensor called ``weight``."""
+        """Return the name of the scale of the tensor called ``weight``."""
         return weight.removesuffix(WEIGHT) + self.scale
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Weights that become FP8 on their way: a version to lend, of which buckets are computed when they are filled."""
+"""Makes a version of weights that become FP8 on their way: its buckets are computed when they are filled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ckpt_transport_fp8.target import Target, read_target
 def quantized(
     weights: Mapping[str, torch.Tensor] | StoredVersion, target: Target, device: torch.device | None = None
 ) -> Loan:
-    """``weights`` as ``target`` wants them, to be given to :meth:`ckpt_transport.ParameterServer.lend`.
+    """Return ``weights`` as ``target`` wants them; give that to :meth:`ckpt_transport.ParameterServer.lend`.
 
     Scales are computed here: one pass over the weights, before an engine stands still for them. Elements are computed
     bucket by bucket while the update runs, so nobody may change ``weights`` until the version is unregistered: an
@@ -48,5 +48,5 @@ def quantized(
 
 
 def quantized_for(stored: StoredVersion, target: Path) -> Loan:
-    """For the commands: :func:`quantized`, for a target that is read from ``target``."""
+    """Return :func:`quantized` of a version for a target that is read from ``target``; for the commands."""
     return quantized(stored, read_target(target))

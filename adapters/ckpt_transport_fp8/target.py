@@ -1,4 +1,7 @@
-"""What an engine's loader expects: read from the checkpoint that it was started from, or from its ``config.json``."""
+"""A target is what an engine's loader expects.
+
+It is read from the checkpoint that the engine was started from, or from its ``config.json``.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class Target:
             object.__setattr__(self, "tensors", dict(self.tensors))
 
     def wants(self, source: TensorSpec, brought: Collection[str]) -> Wanted:
-        """What becomes of ``source``.
+        """Return what becomes of ``source``.
 
         Args:
             source: a tensor of the new version.
@@ -117,7 +120,7 @@ class Target:
 
 
 def read_target(path: Path) -> Target:
-    """The target at ``path``: the directory of its checkpoint, or its ``config.json`` alone.
+    """Read the target at ``path``: the directory of its checkpoint, or its ``config.json`` alone.
 
     Raises:
         ConfigError: there is no ``config.json``, or it does not say how weights become FP8.

@@ -1,4 +1,4 @@
-"""Largest magnitudes and casts by torch's operations, on a GPU or on all cores of the CPU."""
+"""Finds largest magnitudes and casts elements by torch's operations, on a GPU or on all cores of the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Largest magnitudes and casts by Triton: tables describe many matrices, so that one launch works on all of them."""
+"""Finds largest magnitudes and casts elements by Triton.
+
+Tables describe many matrices, so that one launch works on all of them, or on all that are in a bucket.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triton kernels, and how they are launched: largest magnitudes and casts of many matrices, and rows of bytes.
+"""These Triton kernels find the largest magnitudes of matrices, cast matrices, and scatter rows of bytes.
 
 A program works on one tile of one matrix. It finds out which in tables: ``tile_matrix`` says for each tile which matrix
 it is of, ``entries`` has eight numbers about each matrix, and ``addresses`` says where it lies. The tiles of a matrix
