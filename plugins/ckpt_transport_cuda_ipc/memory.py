@@ -1,4 +1,4 @@
-"""Memory of a GPU that other processes can map, whatever torch's allocator is set to.
+"""Allocates memory of a GPU that other processes can map, whatever torch's allocator is set to.
 
 Source: CUDA Runtime API, "Device Management" (cudaIpcGetMemHandle, cudaIpcOpenMemHandle): only memory that cudaMalloc
 returned can be shared, as a whole, and a handle cannot be opened in the process that made it.
@@ -15,7 +15,7 @@ from ckpt_transport import RegistrationError, TransportError
 
 
 def runtime() -> Any:
-    """The CUDA runtime's functions; Any, because their stubs are made by a generator."""
+    """Return the CUDA runtime's functions; Any, because their stubs are made by a generator."""
     return importlib.import_module("cuda.bindings.runtime")
 
 
@@ -76,12 +76,12 @@ class _Bytes:
 
 
 def as_tensor(address: int, nbytes: int, device: torch.device) -> torch.Tensor:
-    """Bytes of a device as a tensor, without a copy."""
+    """Return bytes of a device as a tensor, without a copy."""
     return torch.as_tensor(_Bytes(address, nbytes), device=device)
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """One call of the CUDA runtime: what it returns.
+    """Make one call of the CUDA runtime, and return what it returns.
 
     Raises:
         RegistrationError: it failed; names the call and CUDA's reason.

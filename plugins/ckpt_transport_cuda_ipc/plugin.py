@@ -1,4 +1,4 @@
-"""The ``cuda_ipc`` transport."""
+"""Implements the ``cuda_ipc`` transport."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class CudaIpcEndpoint(MappedEndpoint):
 
 
 class CudaIpcTransport(Transport):
-    """Mapped transport between the processes that share one GPU."""
+    """Is the mapped transport between the processes that share one GPU."""
 
     name = "cuda_ipc"
     traits = Traits(

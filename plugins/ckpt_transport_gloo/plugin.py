@@ -1,4 +1,4 @@
-"""The ``gloo`` transport."""
+"""Implements the ``gloo`` transport."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LONGEST_CLOSE = 1.0
 
 
 class GlooEndpoint(CollectiveEndpoint):
-    """One process-group object of its own; torch's default group is never touched."""
+    """Has one process-group object of its own; torch's default group is never touched."""
 
     poll_seconds = 0.02
 
@@ -112,7 +112,7 @@ class GlooEndpoint(CollectiveEndpoint):
 
 
 class GlooTransport(Transport):
-    """Collective transport over torch.distributed's gloo, between CPUs anywhere."""
+    """Is the collective transport over torch.distributed's gloo, between CPUs anywhere."""
 
     name = "gloo"
     traits = Traits(
@@ -135,5 +135,5 @@ class GlooTransport(Transport):
 
 
 def first_line(error: BaseException) -> str:
-    """gloo's own message without its advice."""
+    """Return gloo's own message without its advice."""
     return str(error).split(" This is typically")[0].splitlines()[0]

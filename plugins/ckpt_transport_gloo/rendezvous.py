@@ -1,4 +1,4 @@
-"""How gloo's members find each other: a torch store whose keys travel over the route's own control channel."""
+"""Lets gloo's members find each other by a torch store whose keys travel over the route's own control channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making gloo let go.
+"""Makes gloo let go of what it waits for, by shutting down its sockets.
 
 A gloo operation that waits for a peer cannot be cancelled: neither ``abort`` nor ``shutdown`` of its process group
 wakes it, and the group's destructor waits for it. What does wake it is the end of its connections. Gloo does not hand
@@ -23,7 +23,7 @@ class Connections:
         self._inodes: frozenset[int] = frozenset()
 
     def listening_port(self) -> int:
-        """The port of gloo's own listener; 0 when there is none."""
+        """Return the port of gloo's own listener; 0 when there is none."""
         for inode, sock in _sockets():
             if inode not in self._before and _is_tcp(sock) and not _peer_port(sock):
                 return int(sock.getsockname()[1])
@@ -48,7 +48,7 @@ class Connections:
 
 
 def _sockets() -> Iterator[tuple[int, socket.socket]]:
-    """Every socket this process has: its inode, and a handle of our own that is closed before the next is made.
+    """Yield each socket of this process: its inode, and a handle of our own that is closed before the next is made.
 
     Gloo's threads close descriptors at any time. What is looked at is therefore the handle and not the number, which
     may be free or somebody else's by then.
@@ -61,7 +61,7 @@ def _sockets() -> Iterator[tuple[int, socket.socket]]:
 
 
 def _duplicate(number: int) -> socket.socket | None:
-    """A handle of the socket with that descriptor; None when there is none."""
+    """Return a handle of the socket with that descriptor; None when there is none."""
     try:
         if not stat.S_ISSOCK(os.stat(number).st_mode):
             return None

@@ -1,4 +1,4 @@
-"""One Mooncake transfer engine, with its return codes as errors that say what they mean.
+"""Wraps one Mooncake transfer engine, with its return codes as errors that say what they mean.
 
 Source of the calls: "Transfer Engine Python API" of github.com/kvcache-ai/Mooncake; of the codes: its ``error.h``.
 """
@@ -56,7 +56,7 @@ RUNNING, DONE = 0, 1
 
 
 def missing_library() -> str:
-    """Why Mooncake cannot be loaded, or nothing. Loads the RDMA library, which looks at no device."""
+    """Return why Mooncake cannot be loaded, or nothing. Loads the RDMA library, which looks at no device."""
     if importlib.util.find_spec("mooncake") is None:
         return "the Mooncake transfer engine is not installed"
     try:
@@ -68,7 +68,7 @@ def missing_library() -> str:
 
 @cache
 def module() -> Any:
-    """Mooncake's native module; Any, because it has no type stubs.
+    """Return Mooncake's native module; Any, because it has no type stubs.
 
     Raises:
         ImportError: it is not installed, or cannot be loaded.
@@ -175,5 +175,5 @@ class MooncakeEngine:
 
 
 def meaning(code: int) -> str:
-    """A return code in words."""
+    """Return what a return code means, in words."""
     return f"{CODES.get(code, 'a code that its error.h does not list')} (code {code})"

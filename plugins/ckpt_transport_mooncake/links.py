@@ -1,4 +1,4 @@
-"""How the members of a route agree on RDMA or TCP."""
+"""Lets the members of a route agree on RDMA or TCP."""
 
 from __future__ import annotations
 

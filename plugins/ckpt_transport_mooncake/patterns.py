@@ -1,4 +1,4 @@
-"""Which RDMA devices a person means, in the notation of ``NCCL_IB_HCA``.
+"""Selects the RDMA devices that a person means, in the notation of ``NCCL_IB_HCA``.
 
 Source: NCCL User Guide, "Environment Variables", NCCL_IB_HCA. A list separated by commas, each entry the beginning of
 a device's name, with ``:port`` for one of its ports; ``=`` in front of the list has entries match whole names, ``^`` in
@@ -13,7 +13,7 @@ from ckpt_transport import ConfigError
 
 
 def select(pattern: str, devices: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    """The devices that ``pattern`` leaves, in the order of ``devices``.
+    """Return the devices that ``pattern`` leaves, in the order of ``devices``.
 
     Args:
         pattern: as above; an empty one leaves all.

@@ -1,4 +1,4 @@
-"""The ``mooncake`` transport."""
+"""Implements the ``mooncake`` transport."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class MooncakeDescriptor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MooncakeEndpoint(OneSidedEndpoint):
-    """An engine of its own. Mooncake checks what is read at the sender, and not where it is put: that is done here."""
+    """Has an engine of its own. Mooncake checks what is read at the sender; where it is put is checked here."""
 
     poll_seconds = 0.02
 
@@ -164,7 +164,7 @@ class MooncakeEndpoint(OneSidedEndpoint):
 
 
 class MooncakeTransport(Transport):
-    """One-sided transport over Mooncake's transfer engine."""
+    """Is the one-sided transport over Mooncake's transfer engine."""
 
     name = "mooncake"
     traits = Traits(

@@ -1,4 +1,4 @@
-"""The few calls of NCCL that a broadcast needs.
+"""Makes the few calls of NCCL that a broadcast needs.
 
 Torch's own process groups are not used: their watchdog ends the process when a peer is late, and they wait for each
 other on a store of their own. Source of the calls: NCCL User Guide, "Communicator Creation and Management" and
@@ -75,7 +75,7 @@ def version() -> int:
 
 
 def unique_id() -> bytes:
-    """What the members of a new communicator must share."""
+    """Return what the members of a new communicator must share."""
     made = UniqueId()
     _check(library().ncclGetUniqueId(ctypes.byref(made)), None)
     return bytes(made)
@@ -148,7 +148,7 @@ class Communicator:
             library().ncclCommAbort(comm)
 
     def _wait_for_members(self, made: ctypes.c_void_p, deadline: float, watch: Callable[[], object]) -> None:
-        """Until a communicator is made, and the one that makes it is idle."""
+        """Wait until a communicator is made, and the one that makes it is idle."""
         while (state := _state(self._meeting)) == Status.IN_PROGRESS or not made:
             _check(state, self._meeting)
             if time.monotonic() > deadline:

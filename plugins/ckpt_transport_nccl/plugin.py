@@ -1,4 +1,4 @@
-"""The ``nccl`` transport."""
+"""Implements the ``nccl`` transport."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class NcclEndpoint(CollectiveEndpoint):
         return self._last
 
     def _connect_members(self, deadline: float) -> None:
-        """A first, small broadcast, which waits for the members, so that no later one does.
+        """Do a first, small broadcast, which waits for the members, so that no later one does.
 
         Raises:
             TransferTimeout: a member did not take part; the communicator is gone then.
@@ -138,7 +138,7 @@ class NcclEndpoint(CollectiveEndpoint):
 
 
 class NcclTransport(Transport):
-    """Collective transport over NCCL, between GPUs anywhere."""
+    """Is the collective transport over NCCL, between GPUs anywhere."""
 
     name = "nccl"
     traits = Traits(

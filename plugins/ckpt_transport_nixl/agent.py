@@ -1,4 +1,4 @@
-"""One NIXL agent with its UCX back end, and NIXL's errors in our words.
+"""Wraps one NIXL agent with its UCX back end, and says NIXL's errors in our words.
 
 The agent is made from NIXL's bindings and not by its Python wrapper: the wrapper has the progress thread poll without a
 pause, which takes a core on every rank for as long as a route is open, and sends descriptors by pickle. Source of the
@@ -44,7 +44,7 @@ def package() -> str | None:
 
 @cache
 def bindings() -> Any:
-    """NIXL's native module; Any, because it has no type stubs.
+    """Return NIXL's native module; Any, because it has no type stubs.
 
     Raises:
         ImportError: it is not installed, or cannot be loaded.

@@ -1,4 +1,4 @@
-"""Agents that read at the same time."""
+"""Has several agents read at the same time."""
 
 from __future__ import annotations
 

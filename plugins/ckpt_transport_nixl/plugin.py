@@ -1,4 +1,4 @@
-"""The ``nixl`` transport."""
+"""Implements the ``nixl`` transport."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class NixlDescriptor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NixlEndpoint(OneSidedEndpoint):
-    """Agents of its own. Reads run on threads of its own, as NIXL reads from the same host while it posts."""
+    """Has agents of its own. Reads run on threads of its own, as NIXL reads from the same host while it posts."""
 
     poll_seconds = 0.02
 
@@ -167,7 +167,7 @@ class NixlEndpoint(OneSidedEndpoint):
 
 
 class NixlTransport(Transport):
-    """One-sided transport over NIXL and UCX: RDMA where there is some, else shared memory or TCP."""
+    """Is the one-sided transport over NIXL and UCX: RDMA where there is some, else shared memory or TCP."""
 
     name = "nixl"
     traits = Traits(

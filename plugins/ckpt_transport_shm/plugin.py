@@ -1,4 +1,4 @@
-"""The ``shm`` transport."""
+"""Implements the ``shm`` transport."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ShmEndpoint(MappedEndpoint):
 
 
 class ShmTransport(Transport):
-    """Mapped transport over POSIX shared memory, between processes of one host."""
+    """Is the mapped transport over POSIX shared memory, between processes of one host."""
 
     name = "shm"
     traits = Traits(

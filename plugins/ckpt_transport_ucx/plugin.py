@@ -1,4 +1,4 @@
-"""The ``ucx`` transport."""
+"""Implements the ``ucx`` transport."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HELLO = (2**SEQ_BITS - 1, 0)
 
 
 class UcxEndpoint(MessageEndpoint):
-    """A worker of its own, whose native thread moves the bytes; polls only look whether it has."""
+    """Has a worker of its own, whose native thread moves the bytes; polls only look whether it has."""
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
@@ -113,7 +113,7 @@ def _lost(error: PeerLostError) -> Poll:
 
 
 class UcxTransport(Transport):
-    """Message transport over UCX: RDMA where there is some and UCX was built for it, else shared memory or TCP."""
+    """Is the message transport over UCX: RDMA where UCX and the machine have it, else shared memory or TCP."""
 
     name = "ucx"
     traits = Traits(

@@ -1,4 +1,4 @@
-"""One UCX worker with a progress thread, and UCX's errors in our words.
+"""Wraps one UCX worker with a progress thread, and says UCX's errors in our words.
 
 Source of the calls: UCXX, ``ucxx/_lib/libucxx.pyx`` (github.com/rapidsai/ucxx); of the settings: ``ucx_info -c -f``.
 """
@@ -39,7 +39,7 @@ WITHOUT_GPU = {"RNDV_FRAG_MEM_TYPE": "host"}
 
 
 def installed() -> bool:
-    """Whether UCXX is. Imports nothing."""
+    """Whether UCXX is installed. Imports nothing."""
     return importlib.util.find_spec("ucxx") is not None
 
 
@@ -57,7 +57,7 @@ def has_verbs() -> bool:
 
 @cache
 def library() -> Any:
-    """UCXX's native module; Any, because it has no type stubs.
+    """Return UCXX's native module; Any, because it has no type stubs.
 
     Importing it sets variables of UCX in the environment, which every other user of UCX in this process, and every
     child, would get as well: they are taken out again.
@@ -170,7 +170,7 @@ def make_current(device: torch.device) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def translated(doing: str, kind: type[TransportError] = TransferError) -> Iterator[None]:
-    """UCX's exceptions as ours."""
+    """Raise UCX's exceptions as ours."""
     try:
         yield
     except Exception as error:
@@ -181,5 +181,5 @@ def translated(doing: str, kind: type[TransportError] = TransferError) -> Iterat
 
 
 def _exposed(tensor: torch.Tensor) -> object:
-    """The bytes in a form that UCXX takes: numpy's for the host, ``__cuda_array_interface__`` for a device."""
+    """Return the bytes in a form that UCXX takes: numpy's for the host, ``__cuda_array_interface__`` for a device."""
     return tensor if tensor.is_cuda else tensor.numpy()
