@@ -1,42 +1,51 @@
-"""Update a model that serves FP8 from BF16 weights, and check every byte. ``python -m examples.fp8``."""
+"""``python -m examples.fp8``, or ``make demo-fp8``: a model that serves FP8 is updated from BF16 weights."""
 
 from __future__ import annotations
 
 import multiprocessing
-import sys
-from typing import Any
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport.cli.encoding import write_anything
-from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import size
 from ckpt_transport_fp8 import Target, quantized
 from ckpt_transport_fp8.config import parse
 from examples.fp8.model import BLOCK, CONFIG, dequantized, serve, trained
+from examples.shared import entry
+from examples.shared.display import Display, milliseconds
 
 DEADLINE = 60.0
-console = Console()
 
 
-def main() -> int:
-    """Run the demonstration; 1 when a byte differs."""
-    write_anything()
+class Result(NamedTuple):
+    """What was not as promised, and what is to be said when everything was."""
+
+    problems: tuple[str, ...]
+    verdict: str = "every byte is what an independent quantization gives"
+
+
+def main() -> None:
+    """Update a model that serves FP8 from BF16 weights, and check every byte."""
+    entry.show(play)
+
+
+def play(display: Display, folder: Path) -> Result:
+    """Update a model in another process twice, and compare what it holds with what it should."""
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs,), daemon=True)
     process.start()
     try:
-        return _update(_receive(pipe), pipe)
+        return _update(display, _receive(pipe), pipe)
     finally:
         pipe.send("stop")
         process.join(DEADLINE)
 
 
-def _update(address: str, pipe: Any) -> int:
+def _update(display: Display, address: str, pipe: Connection) -> Result:
     target = Target("the demonstration's model", parse(CONFIG, "its configuration"))
     wrong: list[str] = []
     with ParameterServer(Config.load()) as server:
@@ -50,22 +59,16 @@ def _update(address: str, pipe: Any) -> int:
             served, answer, held = _receive(pipe)
             wrong += [name for name, expected in _expected(weights).items() if not _same(held[name], expected)]
             if step == 1:
-                console.print(explain(report.plan), highlight=False, soft_wrap=True)
-                console.print(report.picture(60), markup=False, highlight=False, soft_wrap=True)
+                display.update(report)
             before = sum(tensor.nbytes for tensor in weights.values())
             sent = sum(bucket.nbytes for bucket in report.plan.buckets)
-            console.print(
+            display.line(
                 f"{served}: {size(sent)} instead of {size(before)} travelled ({sent / before:.3f}), in "
-                f"{report.seconds * 1e3:.0f} ms; the model computes {answer[0, :3]}",
-                soft_wrap=True,
+                f"{milliseconds(report.seconds)}; the model computes {answer[0, :3]}"
             )
-    table = Table("weight", "lost: ‖FP8 - BF16‖ / ‖BF16‖, against float64")
-    for name in ("up.0.weight", "down.0.weight"):
-        table.add_row(name, f"{_lost(weights[name], held, name):.4f}")
-    console.print(table)
-    verdict = f"differs: {', '.join(wrong)}" if wrong else "every byte is what an independent quantization gives"
-    console.print(verdict, style="bold red" if wrong else "bold green")
-    return int(bool(wrong))
+    rows = [[name, f"{_lost(weights[name], held, name):.4f}"] for name in ("up.0.weight", "down.0.weight")]
+    display.table(["weight", "lost: ‖FP8 - BF16‖ / ‖BF16‖, against float64"], rows)
+    return Result(tuple(f"{name} differs" for name in wrong))
 
 
 def _expected(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -96,11 +99,11 @@ def _lost(weight: torch.Tensor, held: dict[str, Any], name: str) -> float:
     return float((back - exact).norm() / exact.norm())
 
 
-def _receive(pipe: Any) -> Any:
+def _receive(pipe: Connection) -> Any:
     if not pipe.poll(DEADLINE):
         raise TimeoutError("the model's process does not answer")
     return pipe.recv()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.run(main)

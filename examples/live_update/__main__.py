@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from examples.live_update import demo
+from examples.live_update.scenes import play
 from examples.shared import entry
 
 
@@ -20,7 +20,7 @@ def main(
     json: Annotated[Path | None, typer.Option("--json", help="Write what happened to this file, for programs.")] = None,
 ) -> None:
     """Serve a small transformer on two tensor-parallel workers and replace its weights while it generates."""
-    raise typer.Exit(demo.run(transport=transport, trace=trace, keep=keep, result=json))
+    entry.show(lambda display, folder: play(display, folder, transport, trace), keep, json)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Checkpoints as Hugging Face directories: ``config.json``, sharded safetensors and their index."""
+"""Checkpoints as Hugging Face directories, and which part of each tensor belongs where in a worker's parameters."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -15,47 +15,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from examples.llama.model import ModelConfig
+from examples.llama.model import ModelConfig, Transformer
+from examples.llama.parallel import TensorParallel
 
 INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 32 << 20
-
-
-def write(directory: Path, config: ModelConfig, seed: int) -> None:
-    """Write a checkpoint with random weights.
-
-    Args:
-        directory: made, and must not exist.
-        config: the sizes of the model.
-        seed: other seeds, other weights.
-    """
-    directory.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(seed)
-    shards: list[dict[str, Tensor]] = [{}]
-    room = SHARD_BYTES
-    for name, shape in shapes(config).items():
-        tensor = _weights(name, shape, generator)
-        if tensor.nbytes > room and shards[-1]:
-            shards.append({})
-            room = SHARD_BYTES
-        shards[-1][name] = tensor
-        room -= tensor.nbytes
-    files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
-    for file, shard in zip(files, shards, strict=True):
-        save_file(shard, directory / file, metadata={"format": "pt"})
-    weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-    _write_json(directory / INDEX, {"metadata": {"total_size": size(config)}, "weight_map": weight_map})
-    _write_json(
-        directory / "config.json",
-        {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "torch_dtype": "float32",
-            "hidden_act": "silu",
-            "tie_word_embeddings": False,
-            **msgspec.structs.asdict(config),
-        },
-    )
+FUSED = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
+SPLIT_BY_COLUMNS = ("o_proj", "down_proj")
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -84,39 +55,102 @@ def size(config: ModelConfig) -> int:
     return sum(math.prod(shape) for shape in shapes(config).values()) * torch.float32.itemsize
 
 
+def write(directory: Path, config: ModelConfig, seed: int) -> None:
+    """Write a checkpoint with random weights, a file for each layer.
+
+    Args:
+        directory: made, and must not exist.
+        config: the sizes of the model.
+        seed: other seeds give other weights.
+    """
+    directory.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    files: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, shape in shapes(config).items():
+        layer = name.split(".")[2] if ".layers." in name else "ends"
+        files[f"model-{layer}.safetensors"][name] = _weights(name, shape, generator)
+    for file, tensors in files.items():
+        save_file(tensors, directory / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, tensors in files.items() for name in tensors}
+    _write_json(directory / INDEX, {"metadata": {"total_size": size(config)}, "weight_map": weight_map})
+    kind = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "float32",
+        "hidden_act": "silu",
+    }
+    _write_json(directory / "config.json", kind | {"tie_word_embeddings": False} | msgspec.structs.asdict(config))
+
+
 def read_config(directory: Path) -> ModelConfig:
     return msgspec.json.decode((directory / "config.json").read_bytes(), type=ModelConfig)
 
 
-class Checkpoint:
-    """The tensors of a checkpoint directory, read where they are asked for."""
+def read(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, whole, one after the other."""
+    weight_map = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    for file in dict.fromkeys(weight_map.values()):
+        with safe_open(directory / file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                yield name, tensors.get_tensor(name)
 
-    def __init__(self, directory: Path) -> None:
-        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-        self._file_of: dict[str, str] = index["weight_map"]
-        self._files: dict[str, Any] = {
-            file: safe_open(directory / file, "pt") for file in sorted(set(self._file_of.values()))
-        }
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and tensor, whole, one after the other."""
-        for name, file in self._file_of.items():
-            yield name, self._files[file].get_tensor(name)
+class Place(NamedTuple):
+    """A worker's part of one checkpoint tensor: a run along one dimension, and where it goes in a parameter."""
 
-    def part(self, name: str, dim: int, first: int, count: int) -> Tensor:
-        """Rows (``dim`` 0) or columns (``dim`` 1) of one tensor; nothing else of it is read."""
-        span = slice(first, first + count)
-        piece: Tensor = self._files[self._file_of[name]].get_slice(name)[span if dim == 0 else (slice(None), span)]
-        return piece
+    parameter: str
+    dim: int
+    source: int
+    target: int
+    size: int
 
-    def __enter__(self) -> Checkpoint:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.__exit__(kind, error, trace)
+def places(config: ModelConfig, group: TensorParallel) -> dict[str, Place]:
+    """The place of every tensor of a checkpoint, by its name there. Tensors that are fused lie in their own order."""
+    found: dict[str, Place] = {}
+    filled = Counter[str]()
+    for name, shape in shapes(config).items():
+        module = name.split(".")[-2]
+        parameter = name.replace(module, FUSED.get(module, module))
+        dim = 1 if module in SPLIT_BY_COLUMNS else 0
+        shares = 1 if len(shape) == 1 else group.size
+        size = shape[dim] // shares
+        found[name] = Place(parameter, dim, group.rank * size if shares > 1 else 0, filled[parameter], size)
+        filled[parameter] += size
+    return found
+
+
+class Loader:
+    """The engine's own way to take checkpoint tensors: cut this worker's part, put it where it is fused to."""
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        self._parameters = dict(model.named_parameters())
+        self._places = places(model.config, model.group)
+
+    def __call__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """
+        Raises:
+            KeyError: the model has no place for a tensor of that name.
+        """
+        self._model.loads += 1
+        for name, tensor in weights:
+            place = self._places[name]
+            target = self._parameters[place.parameter].narrow(place.dim, place.target, place.size)
+            target.copy_(tensor.narrow(place.dim, place.source, place.size))
+
+
+def compare(model: Transformer, directory: Path) -> dict[str, int]:
+    """How many elements of each parameter are not, bit by bit, what a model holds that is loaded from the files."""
+    loaded = Transformer(model.config, model.group)
+    for parameter in loaded.parameters():
+        parameter.fill_(math.nan)  # differs from whatever is served, unless it is loaded
+    Loader(loaded)(read(directory))
+    expected = dict(loaded.named_parameters())
+    return {
+        name: int((served.view(torch.int32) != expected[name].view(torch.int32)).sum())
+        for name, served in model.named_parameters()
+    }
 
 
 def _weights(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from examples.llama import shards
-from examples.llama.checkpoint import Checkpoint, read_config
+from examples.llama import checkpoint
+from examples.llama.messages import Compare, Compared, Failed, Generate, Generated, Inspected, Reply
 from examples.llama.model import Context, Transformer
 from examples.llama.parallel import TensorParallel
-from examples.llama.protocol import Compare, Compared, Failed, Generate, Generated, Inspected, Reply
 
 LARGEST_BATCH = 16
 
@@ -26,10 +25,9 @@ class Engine:
 
     def __init__(self, directory: Path, group: TensorParallel) -> None:
         self.group = group
-        self.model = Transformer(read_config(directory), group)
-        self.load = shards.Loader(self.model)
-        with Checkpoint(directory) as checkpoint:
-            self.load(checkpoint.tensors())
+        self.model = Transformer(checkpoint.read_config(directory), group)
+        self.load = checkpoint.Loader(self.model)
+        self.load(checkpoint.read(directory))
         self._jobs: dict[int, _Job] = {}
 
     def serve_version(self, version: Callable[[], str]) -> None:
@@ -54,7 +52,7 @@ class Engine:
         return None
 
     def step(self) -> Iterator[tuple[int, Generated]]:
-        """One forward pass, for a token of every request; gives the requests that are finished."""
+        """Compute a token of every request in one forward pass; gives the requests that are finished."""
         batch = dict(islice(self._jobs.items(), LARGEST_BATCH))
         if not batch:
             return
@@ -65,26 +63,20 @@ class Engine:
                 del self._jobs[number]
                 yield number, job.answer()
 
-    def inspect(self) -> Reply:
-        """What is served."""
+    def inspect(self) -> Inspected:
+        """Say what is served."""
         parameters = list(self.model.parameters())
-        return Inspected(
-            self.group.rank,
-            self.model.version(),
-            len(parameters),
-            sum(parameter.numel() for parameter in parameters),
-            sum(parameter.nbytes for parameter in parameters),
-        )
+        nbytes = sum(parameter.nbytes for parameter in parameters)
+        return Inspected(self.group.rank, self.model.version(), len(parameters), nbytes)
 
     def compare(self, request: Compare) -> Reply:
-        """Every parameter against the files of a checkpoint."""
+        """Compare every parameter with the files of a checkpoint."""
         try:
-            with Checkpoint(Path(request.directory)) as checkpoint:
-                found = list(shards.compare(self.model, checkpoint.part))
+            found = checkpoint.compare(self.model, Path(request.directory))
         except (OSError, KeyError, ValueError) as error:
             return Failed(f"cannot read the checkpoint {request.directory}: {error}")
-        mismatches = {mismatch.parameter: mismatch.elements for mismatch in found if mismatch.elements}
         elements = sum(parameter.numel() for parameter in self.model.parameters())
+        mismatches = {name: different for name, different in found.items() if different}
         return Compared(self.group.rank, len(found), elements, mismatches)
 
 
@@ -93,20 +85,18 @@ class _Job:
 
     def __init__(self, model: Transformer, request: Generate) -> None:
         self.context = Context(model, request.prompt)
-        self._prompt, self._end = len(request.prompt), len(request.prompt) + request.max_tokens
+        self._prompt, self._max_tokens = len(request.prompt), request.max_tokens
         self._versions: list[str] = []
-        self._latest, self._slowest = time.monotonic(), 0.0
+        self._moments: list[float] = []
 
     def take(self, token: int) -> None:
-        now = time.monotonic()
-        self._slowest, self._latest = max(self._slowest, now - self._latest), now
-        self._versions.append(self.context.version)
         self.context.tokens.append(token)
+        self._versions.append(self.context.version)
+        self._moments.append(time.monotonic())
 
     @property
     def finished(self) -> bool:
-        return len(self.context.tokens) == self._end
+        return len(self._moments) == self._max_tokens
 
     def answer(self) -> Generated:
-        tokens = tuple(self.context.tokens[self._prompt :])
-        return Generated(tokens, self._versions[-1], tuple(self._versions), self._slowest)
+        return Generated(tuple(self.context.tokens[self._prompt :]), tuple(self._versions), tuple(self._moments))

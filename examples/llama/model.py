@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from examples.llama.parallel import Linear, TensorParallel, VocabularyEmbedding
+from examples.llama.parallel import TensorParallel, VocabularyEmbedding
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,16 +68,6 @@ class Context:
         return memory[0, :, :end], memory[1, :, :end]
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self._epsilon = config.rms_norm_eps
-        self.weight = nn.Parameter(torch.empty(config.hidden_size), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), self.weight, self._epsilon)
-
-
 class Rotary:
     """Rotary position embedding of the first half of a head against its second half."""
 
@@ -100,8 +90,8 @@ class Attention(nn.Module):
         self._group, self._rotary, self._size = group, rotary, config.head_size
         self._heads = config.num_attention_heads // group.size
         self._kv_heads = config.num_key_value_heads // group.size
-        self.qkv_proj = Linear(config.hidden_size, (self._heads + 2 * self._kv_heads) * self._size)
-        self.o_proj = Linear(self._heads * self._size, config.hidden_size)
+        self.qkv_proj = nn.Linear(config.hidden_size, (self._heads + 2 * self._kv_heads) * self._size, bias=False)
+        self.o_proj = nn.Linear(self._heads * self._size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, layer: int, contexts: Sequence[Context]) -> Tensor:
         unseen = [len(context.tokens) - context.seen for context in contexts]
@@ -127,8 +117,8 @@ class MLP(nn.Module):
         super().__init__()
         self._group = group
         inner = config.intermediate_size // group.size
-        self.gate_up_proj = Linear(config.hidden_size, 2 * inner)
-        self.down_proj = Linear(inner, config.hidden_size)
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * inner, bias=False)
+        self.down_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
@@ -138,9 +128,9 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     def __init__(self, config: ModelConfig, group: TensorParallel, rotary: Rotary) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, group, rotary)
-        self.post_attention_layernorm = RMSNorm(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config, group)
 
     def forward(self, x: Tensor, layer: int, contexts: Sequence[Context]) -> Tensor:
@@ -154,7 +144,7 @@ class Body(nn.Module):
         rotary = Rotary(config)
         self.embed_tokens = VocabularyEmbedding(config.vocab_size, config.hidden_size, group)
         self.layers = nn.ModuleList(Layer(config, group, rotary) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config)
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, contexts: Sequence[Context]) -> Tensor:
         x = self.embed_tokens(torch.tensor([token for context in contexts for token in context.tokens[context.seen :]]))
@@ -181,7 +171,8 @@ class Transformer(nn.Module):
         self.loads = 0
         self.version: Callable[[], str] = str
         self.model = Body(config, group)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size // group.size)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size // group.size, bias=False)
+        self.requires_grad_(False)
 
     @torch.inference_mode()
     def forward(self, contexts: Sequence[Context]) -> tuple[Tensor, ...]:

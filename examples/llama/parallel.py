@@ -1,6 +1,8 @@
-"""Tensor parallelism: the group of workers that share one model, and the layers that are split over it."""
+"""Tensor parallelism: the group of workers that share one model, and the layer that only they need."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,10 +11,10 @@ from torch.nn import functional
 
 
 class TensorParallel:
-    """The workers of one engine, over torch's default process group; alone, it needs no process group.
+    """The workers of one engine, over torch's default process group. One worker alone needs no process group.
 
     Args:
-        rank: this worker.
+        rank: of this worker.
         size: how many there are.
     """
 
@@ -20,7 +22,7 @@ class TensorParallel:
         self.rank, self.size = rank, size
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of everybody's tensor, in place."""
+        """Add up everybody's tensor, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -33,51 +35,29 @@ class TensorParallel:
         dist.all_gather(parts, tensor)
         return parts
 
-    def broadcast(self, data: bytes) -> bytes:
-        """What rank 0 passed in, on every rank."""
-        if self.size == 1:
-            return data
-        length = torch.tensor([len(data)])
-        dist.broadcast(length, src=0)
-        body = as_tensor(data) if self.rank == 0 else torch.empty(int(length.item()), dtype=torch.uint8)
-        if body.numel():
-            dist.broadcast(body, src=0)
-        return as_bytes(body)
+    def broadcast(self, value: Any) -> Any:
+        """What rank 0 passed in, on every rank; anything that can be pickled."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
 
-    def gather_bytes(self, data: bytes) -> list[bytes]:
-        """What every rank passed in, by rank."""
-        lengths = [int(part.item()) for part in self.gather(torch.tensor([len(data)]))]
-        padded = as_tensor(data.ljust(max(lengths), b"\0"))
-        return [as_bytes(part[:length]) for part, length in zip(self.gather(padded), lengths, strict=True)]
-
-
-def as_tensor(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-
-
-def as_bytes(tensor: Tensor) -> bytes:
-    return tensor.numpy().tobytes()
-
-
-class Linear(nn.Module):
-    """A matrix, or this worker's columns or rows of one; the caller adds up where it must."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight)
+    def gather_objects(self, value: Any) -> list[Any]:
+        """What every rank passed in, by rank; anything that can be pickled."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
 
 class VocabularyEmbedding(nn.Module):
-    """This worker's run of the vocabulary; tokens of others contribute zeros to the sum."""
+    """This worker's rows of the vocabulary; the tokens of others contribute zeros to the sum."""
 
     def __init__(self, vocabulary: int, width: int, group: TensorParallel) -> None:
         super().__init__()
         self._group = group
         self._rows = vocabulary // group.size
-        self.weight = nn.Parameter(torch.empty(self._rows, width), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(self._rows, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         local = tokens - self._group.rank * self._rows

@@ -1,122 +1,110 @@
-"""The inference server: an HTTP front on this machine, and the workers behind it.
+"""One tensor-parallel worker of the inference server: ``python -m examples.llama.server``. Rank 0 has the HTTP front.
 
-``python -m examples.llama.server --directory CHECKPOINT`` prints one line of JSON when it serves, and ends when
-its standard input does.
+The workers get the same requests in the same order from rank 0, and end when their standard input does.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import sys
 import threading
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from datetime import timedelta
 from pathlib import Path
 
-import msgspec
+import torch
+import torch.distributed as dist
 
-from examples.llama.protocol import Compare, Failed, Generate, Health, Inspect, Reply, Request, Serving, encode
-from examples.llama.team import Team, TeamError
+from ckpt_transport_torch import attach
+from examples.llama.engine import Engine
+from examples.llama.front import Front
+from examples.llama.inbox import Inbox
+from examples.llama.messages import Compare, Generate, Inspect, Serving, encode
+from examples.llama.parallel import TensorParallel
 
-LARGEST_BODY = 1 << 20
-
-
-class Handler(BaseHTTPRequestHandler):
-    """
-    ``POST /generate`` {"prompt": [ids], "max_tokens": n}; ``POST /compare`` {"directory": path}; ``GET /health``;
-    ``GET /version`` and ``GET /parameters``: what each worker serves.
-    """
-
-    protocol_version = "HTTP/1.1"
-    timeout = 60
-    team: Team
-
-    def do_GET(self) -> None:
-        match self.path:
-            case "/health":
-                self._health()
-            case "/version" | "/parameters":
-                self._ask(Inspect())
-            case _:
-                self._reply(HTTPStatus.NOT_FOUND, Failed(f"no such page: {self.path}"))
-
-    def do_POST(self) -> None:
-        kinds: dict[str, type[Generate] | type[Compare]] = {"/generate": Generate, "/compare": Compare}
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > LARGEST_BODY:
-            self.close_connection = True
-            self._reply(HTTPStatus.BAD_REQUEST, Failed(f"a body of at most {LARGEST_BODY} bytes is needed"))
-            return
-        body = self.rfile.read(int(length))
-        kind = kinds.get(self.path)
-        if kind is None:
-            self._reply(HTTPStatus.NOT_FOUND, Failed(f"no such page: {self.path}"))
-            return
-        try:
-            request = msgspec.convert(msgspec.json.decode(body, type=dict[str, object]) | {"type": kind.__name__}, kind)
-        except msgspec.DecodeError as error:
-            self._reply(HTTPStatus.BAD_REQUEST, Failed(str(error)))
-            return
-        self._ask(request)
-
-    def _ask(self, request: Request) -> None:
-        try:
-            replies = self.team.ask(request)
-        except TeamError as error:
-            self._reply(HTTPStatus.SERVICE_UNAVAILABLE, Failed(str(error)))
-            return
-        failed = next((reply for reply in replies if isinstance(reply, Failed)), None)
-        if failed is not None:
-            self._reply(HTTPStatus.BAD_REQUEST, failed)
-        else:
-            self._reply(HTTPStatus.OK, replies[0] if isinstance(request, Generate) else replies)
-
-    def _health(self) -> None:
-        try:
-            self.team.check()
-        except TeamError as error:
-            self._reply(HTTPStatus.SERVICE_UNAVAILABLE, Health(False, str(error)))
-        else:
-            self._reply(HTTPStatus.OK, Health(True))
-
-    def _reply(self, status: HTTPStatus, content: Reply | tuple[Reply, ...] | Health) -> None:
-        body = encode(content)
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Front(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, team: Team) -> None:
-        super().__init__(("127.0.0.1", 0), type("TeamHandler", (Handler,), {"team": team}))
+GROUP_TIMEOUT = timedelta(seconds=90)
+"""How long a worker waits for another one; more than an update may hold it."""
+TICK = 1.0
+"""How often idle workers hear from rank 0, in seconds."""
+MOST_THREADS = 4
+GRACE = 10.0
+"""How long a worker may take to end when it should, in seconds."""
 
 
 def main() -> None:
-    """Serve until standard input ends, or a signal comes."""
-    parser = argparse.ArgumentParser(description="An inference server whose weights can be updated while it serves.")
+    """Serve until standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, required=True, help="the checkpoint to start with")
-    parser.add_argument("--version", default="v1", help="its name")
-    parser.add_argument("--world-size", type=int, default=2, help="tensor-parallel workers")
+    parser.add_argument("--version", required=True, help="its name")
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--world-size", type=int, required=True)
+    parser.add_argument("--rendezvous", type=Path, required=True, help="a file that is not there yet, where ranks meet")
     arguments = parser.parse_args()
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    team = Team(arguments.directory, arguments.version, arguments.world_size)
+    over = threading.Event()
+    threading.Thread(target=_end_with_standard_input, args=(over,), daemon=True).start()
+    rank, size = arguments.rank, arguments.world_size
+    torch.set_num_threads(min(max(1, (os.cpu_count() or 1) // size), MOST_THREADS))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meeting = f"file://{arguments.rendezvous}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=GROUP_TIMEOUT)
     try:
-        with Front(team) as front:
-            threading.Thread(target=front.serve_forever, daemon=True).start()
-            print(encode(Serving(front.server_port, team.sinks, team.processes)).decode(), flush=True)
-            sys.stdin.buffer.read()
-            front.shutdown()
+        _serve(Engine(arguments.directory, TensorParallel(rank, size)), arguments.version, over)
     finally:
-        team.close()
+        dist.destroy_process_group()
+
+
+def _serve(engine: Engine, version: str, over: threading.Event) -> None:
+    """Make the engine updatable and serve; when it breaks, say so to all who ask until it is over."""
+    inbox, group = Inbox(), engine.group
+    label = f"worker {group.rank}"
+    with attach(engine.model, loader=engine.load, engine="demo", version=version, label=label) as serving:
+        engine.serve_version(lambda: serving.version)
+        sinks = group.gather_objects(serving.address)
+        if group.rank == 0:
+            front = Front(inbox)
+            threading.Thread(target=front.serve_forever, daemon=True).start()
+            print(encode(Serving(front.server_port, tuple(sinks))).decode(), flush=True)
+        try:
+            while _step(engine, inbox, over):
+                pass
+        except RuntimeError as error:
+            inbox.close(f"a worker is gone: {error}")
+            over.wait()
+            raise
+
+
+def _step(engine: Engine, inbox: Inbox, over: threading.Event) -> bool:
+    """Take in what rank 0 was asked, then compute a token of every request; False when it is time to stop."""
+    group = engine.group
+    asked = None
+    if group.rank == 0 and not over.is_set():
+        asked = inbox.take(0 if engine.busy else TICK)
+    asked = group.broadcast(asked)
+    if asked is None:
+        return False
+    for number, request in asked:
+        match request:
+            case Generate():
+                refused = engine.admit(number, request)
+                if refused is not None:
+                    inbox.answer(number, [refused])
+            case Compare():
+                inbox.answer(number, group.gather_objects(engine.compare(request)))
+            case Inspect():
+                inbox.answer(number, group.gather_objects(engine.inspect()))
+    for number, generated in engine.step():
+        inbox.answer(number, [generated])
+    return True
+
+
+def _end_with_standard_input(over: threading.Event) -> None:
+    """A worker that cannot end by itself is ended, so that none outlives those who started it."""
+    sys.stdin.buffer.read()
+    over.set()
+    time.sleep(GRACE)
+    os._exit(1)
 
 
 if __name__ == "__main__":

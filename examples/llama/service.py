@@ -1,38 +1,29 @@
-"""The server as the demonstration sees it: a child process and its HTTP interface."""
+"""The server as a demonstration sees it: worker processes and an HTTP interface."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 import select
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import Self
 
 import httpx
 import msgspec
 
-from ckpt_transport.service.endpoints import client_of
-from examples.llama.protocol import (
-    Compare,
-    Compared,
-    Generate,
-    Generated,
-    Inspected,
-    Serving,
-    encode,
-)
+from examples.llama.messages import Compare, Compared, Generate, Generated, Inspected, Serving, encode
+from tests.support.serving import ServeError, last_words
 
 START_TIMEOUT = 100.0
 STOP_TIMEOUT = 25.0
 ANSWER_TIMEOUT = 60.0
 
 
-class ServiceError(RuntimeError):
-    """The server did not start, or did not serve a request."""
-
-
 class Service:
-    """A running server. Close it to end it and its workers.
+    """A server, started at once; :meth:`wait` before use, :meth:`close` to end all its workers.
 
     Args:
         directory: the checkpoint it starts with.
@@ -43,36 +34,45 @@ class Service:
 
     def __init__(self, directory: Path, version: str, log: Path, workers: int = 2) -> None:
         self._log = log
-        command = [
-            sys.executable,
-            "-m",
-            "examples.llama.server",
-            f"--directory={directory}",
-            f"--version={version}",
-            f"--world-size={workers}",
-        ]
+        self._scratch = tempfile.TemporaryDirectory(prefix="ckpt-transport-demo-")
+        life, held = os.pipe()
+        self._life = os.fdopen(held, "wb")  # workers end when it is closed, also because this process died
+        command = [sys.executable, "-m", "examples.llama.server", f"--directory={directory}", f"--version={version}"]
+        command += [f"--world-size={workers}", f"--rendezvous={self._scratch.name}/rendezvous"]
         with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, process_group=0
-            )
-        self.serving = Serving(0, (), ())
+            self.processes = [
+                subprocess.Popen(
+                    [*command, f"--rank={rank}"],
+                    stdin=life,
+                    stdout=errors if rank else subprocess.PIPE,
+                    stderr=errors,
+                    process_group=0,
+                )
+                for rank in range(workers)
+            ]
+        os.close(life)
+        self.sinks: tuple[str, ...] = ()
+        self.url = ""
 
-    def wait(self) -> None:
+    def wait(self) -> Self:
         """Wait until it serves.
 
         Raises:
-            ServiceError: it does not; with what it wrote last.
+            ServeError: it does not; with what it wrote last.
         """
-        assert self._process.stdout is not None
-        readable = select.select([self._process.stdout], [], [], START_TIMEOUT)[0]
-        line = self._process.stdout.readline() if readable else b""
-        if not line:
-            raise ServiceError(f"the server did not start:\n{self.last_words()}")
-        self.serving = msgspec.json.decode(line, type=Serving)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.serving.port}"
+        deadline = time.monotonic() + START_TIMEOUT
+        said = self.processes[0].stdout
+        assert said is not None
+        while not select.select([said], [], [], 0.1)[0]:
+            if time.monotonic() > deadline or any(process.poll() is not None for process in self.processes):
+                break
+        else:
+            line = said.readline()
+            if line:
+                serving = msgspec.json.decode(line, type=Serving)
+                self.sinks, self.url = serving.sinks, f"http://127.0.0.1:{serving.port}"
+                return self
+        raise ServeError(f"the server did not start:\n{last_words(self._log)}")
 
     def generate(self, prompt: tuple[int, ...], max_tokens: int) -> Generated:
         return msgspec.json.decode(self._post("/generate", Generate(prompt, max_tokens)), type=Generated)
@@ -81,31 +81,24 @@ class Service:
         return msgspec.json.decode(self._post("/compare", Compare(str(directory))), type=tuple[Compared, ...])
 
     def inspect(self) -> tuple[Inspected, ...]:
-        with client_of(self.url, ANSWER_TIMEOUT) as client:
-            answer = client.get("/parameters")
+        answer = httpx.get(f"{self.url}/parameters", timeout=ANSWER_TIMEOUT, trust_env=False)
         return msgspec.json.decode(answer.raise_for_status().content, type=tuple[Inspected, ...])
-
-    def last_words(self) -> str:
-        """The end of what its processes wrote."""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-30:])
 
     def close(self) -> None:
         """End it, and see it end. Idempotent."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(STOP_TIMEOUT)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._life.close()
+        for process in self.processes:
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(STOP_TIMEOUT)
+            if process.stdout is not None:
+                process.stdout.close()
+        self._scratch.cleanup()
 
     def _post(self, path: str, request: Generate | Compare) -> bytes:
-        with client_of(self.url, ANSWER_TIMEOUT) as client:
-            answer = client.post(path, content=encode(request))
+        answer = httpx.post(f"{self.url}{path}", content=encode(request), timeout=ANSWER_TIMEOUT, trust_env=False)
         if answer.status_code != httpx.codes.OK:
-            raise ServiceError(f"the server refused {path}: {answer.text}\n{self.last_words()}")
+            raise ServeError(f"the server refused {path}: {answer.text}\n{last_words(self._log)}")
         return answer.content

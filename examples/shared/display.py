@@ -1,38 +1,29 @@
-"""What the demonstration shows: with colours and moving bars on a terminal, as plain lines elsewhere."""
+"""What demonstrations show: with colours and moving bars on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-QUARTERS = 4
+from ckpt_transport import Report
+from ckpt_transport.cli.progress import progress
+from ckpt_transport.planning import explain
+
+PICTURE_WIDTH, PICTURE_MARGIN = 72, 48
 
 
 class Display:
-    """Prints to standard output.
+    """Prints to standard output."""
 
-    Args:
-        console: where to; by default standard output.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console if console is not None else Console(highlight=False)
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
 
     @property
     def width(self) -> int:
@@ -43,20 +34,19 @@ class Display:
         self._console.rule(Text(title, style="bold"), align="left")
 
     def line(self, text: str, style: str = "") -> None:
-        """One paragraph; long ones are wrapped on a terminal only."""
+        """Print one paragraph; long ones are wrapped on a terminal only."""
         self._console.print(Text(text, style=style), soft_wrap=not self._console.is_terminal)
 
     def block(self, text: str, title: str) -> None:
-        """Lines whose layout matters."""
+        """Print lines whose layout matters."""
         content = Text(text, no_wrap=True, overflow="ellipsis")
         if self._console.is_terminal:
             self._console.print(Panel(content, title=title, title_align="left", expand=False))
         else:
-            self._console.print(Text(title))
-            self._console.print(Text(text), soft_wrap=True)
+            self._console.print(Text(f"{title}\n{text}"), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """The first column is words, the others are figures."""
+        """Print a table whose first column is words, and whose others are figures."""
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left", no_wrap=True)
@@ -64,49 +54,36 @@ class Display:
             table.add_row(*map(Text, row))
         self._console.print(table)
 
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
+    def update(self, report: Report) -> None:
+        """Print the plan of an update and its timeline."""
+        self.block(explain(report.plan), "The plan")
+        width = max(min(PICTURE_WIDTH, self.width - PICTURE_MARGIN), 20)
+        self.block(report.picture(width), "Timeline: ▒ fill  ░ transfer  █ apply")
+
+    def tokens(self, label: str, tokens: Sequence[int]) -> None:
+        self.line(f"{label:8}{' '.join(f'{token:4}' for token in tokens)}")
+
+    def progress(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """A bar for as long as the context lasts: call what it gives with the bytes done and the bytes in all."""
-        if not self._console.is_terminal:
-            yield _Quarters(self.line, title).show
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-        )
-        with Progress(*columns, console=self._console) as progress:
-            task = progress.add_task(title, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+        return progress(self._console, title)
 
     @contextmanager
     def waiting(self, title: str) -> Iterator[None]:
-        """For what says nothing while it lasts: that it goes on, and in the end how many seconds it took."""
+        """Say of what says nothing itself that it goes on, and in the end how many seconds it took."""
         started = time.monotonic()
-        if self._console.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-            with Progress(*columns, console=self._console, transient=True) as progress:
-                progress.add_task(title, total=None)
-                yield
-        else:
-            self.line(f"{title} ...")
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as spinner:
+            spinner.add_task(title, total=None)
             yield
         self.line(f"{title}: {time.monotonic() - started:,.1f} s")
 
-
-class _Quarters:
-    """A line whenever another quarter is done."""
-
-    def __init__(self, line: Callable[[str], None], title: str) -> None:
-        self._line, self._title, self._shown = line, title, -1
-
-    def show(self, done: int, total: int) -> None:
-        quarter = QUARTERS * done // total if total else QUARTERS
-        if quarter > self._shown:
-            self._shown = quarter
-            self._line(f"{self._title}: {100 * quarter // QUARTERS} % of {total / 2**20:,.1f} MiB")
+    def conclude(self, problems: Sequence[str], otherwise: str) -> None:
+        """Print what did not hold, or ``otherwise`` when everything did."""
+        self.heading("Result")
+        for problem in problems:
+            self.line(f"NOT AS PROMISED: {problem}", "bold red")
+        if not problems:
+            self.line(otherwise, "bold green")
 
 
 def milliseconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""``python -m examples.vllm``: new weights for a vLLM that serves, compared with loading them from disk."""
+"""``python -m examples.vllm``, or ``make demo-vllm``: a vLLM is updated, and compared with loading from disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from examples.shared import entry
-from examples.vllm.demo import run
+from examples.vllm.scenes import play
 
 
 def main(
@@ -21,7 +21,7 @@ def main(
             "vLLM is not installed here. 'make demo-vllm' installs it in .venv-vllm and runs this there.", err=True
         )
         raise typer.Exit(1)
-    raise typer.Exit(run(keep))
+    entry.show(play, keep)
 
 
 if __name__ == "__main__":

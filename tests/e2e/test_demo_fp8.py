@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_given_the_fp8_demonstration_then_it_halves_the_bytes_and_finds_every_one_as_it_should_be() -> None:
+def test_given_bf16_weights_when_they_are_sent_as_fp8_then_half_the_bytes_travel_and_all_are_right() -> None:
     command = [sys.executable, "-m", "examples.fp8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr

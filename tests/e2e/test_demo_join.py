@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from ckpt_transport.transports import registry
-from examples.joining.__main__ import VERSION, Result
-from examples.shared import latency
+from examples.joining import latency
+from examples.joining.result import VERSION, Result
 from examples.shared.clients import Served
 
 LIBRARIES = ("mooncake", "ucx", "nixl")
@@ -30,7 +30,7 @@ FOUND = [name for name in LIBRARIES if registry.available(name).ok]
         ),
     ],
 )
-def test_given_transports_that_are_named_when_engines_join_over_them_then_the_fleet_serves_on(
+def test_given_a_fleet_when_engines_join_over_named_transports_then_it_serves_on(
     tmp_path: Path, transports: list[str]
 ) -> None:
     """Given a fleet of two, when engines join over some transports, then they give its tokens, and nothing failed."""
@@ -39,7 +39,7 @@ def test_given_transports_that_are_named_when_engines_join_over_them_then_the_fl
     ran = subprocess.run([*command, "--json", found], capture_output=True, text=True, timeout=550)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     result = msgspec.json.decode(found.read_bytes(), type=Result)
-    assert result.ok
+    assert result.problems == ()
     assert result.versions == (VERSION, VERSION)
     assert [joined.transports for joined in result.joined] == [(name,) for name in transports]
     for joined in result.joined:
@@ -48,8 +48,10 @@ def test_given_transports_that_are_named_when_engines_join_over_them_then_the_fl
         assert not joined.comparison.mismatches
         assert len(joined.sent) == 2
         assert max(joined.sent) <= 1.1 * min(joined.sent)
-    assert result.joining.requests
-    assert result.before.failed == result.joining.failed == 0
+    assert list(result.requests) == ["before", "while engines joined", "after"]
+    for summary in result.requests.values():
+        assert summary.requests
+        assert summary.failed == 0
 
 
 def test_given_a_transport_that_is_not_there_then_it_is_named(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_given_a_transport_that_is_not_there_then_it_is_named(tmp_path: Path) ->
     assert "pigeon" in ran.stdout
 
 
-def test_given_a_picture_of_joining_then_it_is_as_wide_as_asked_and_marks_what_it_should() -> None:
+def test_given_requests_when_they_are_drawn_then_the_picture_is_as_wide_as_asked_and_marks_spans() -> None:
     served = [Served(number / 10, number / 10 + 0.05 * (1 + number % 3), None) for number in range(100)]
     lines = latency.picture(served, [(2.0, 3.0), (5.0, 5.01)], 60).splitlines()
     assert {len(line) for line in lines} == {len(lines[0])}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,15 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from examples.llama import checkpoint
 from examples.llama.engine import Engine
+from examples.llama.messages import Generate, Generated
 from examples.llama.model import ModelConfig
 from examples.llama.parallel import TensorParallel
-from examples.llama.protocol import Generate, Generated
-from examples.llama.service import Service, ServiceError
+from examples.llama.service import Service
+from tests.support.serving import ServeError
 
 SMALL = ModelConfig(
     vocab_size=64,
@@ -68,7 +66,7 @@ def test_given_two_workers_then_they_give_the_tokens_of_one(service: Service, di
     assert service.generate(PROMPT, 12).tokens == expected.tokens
 
 
-def test_given_requests_side_by_side_then_they_do_not_disturb_each_other(service: Service, directory: Path) -> None:
+def test_given_requests_side_by_side_then_each_gets_the_tokens_it_gets_alone(service: Service, directory: Path) -> None:
     """Given requests of different lengths at the same time, then each gets the tokens it gets alone."""
     requests = [Generate(tuple(range(1, number + 2)), 3 + number % 5) for number in range(12)]
     with ThreadPoolExecutor(len(requests)) as pool:
@@ -76,7 +74,9 @@ def test_given_requests_side_by_side_then_they_do_not_disturb_each_other(service
     assert [answer.tokens for answer in answers] == [unsplit(directory, r)[0].tokens for r in requests]
 
 
-def test_given_new_weights_then_keys_and_values_of_old_ones_are_not_used(directory: Path, tmp_path: Path) -> None:
+def test_given_new_weights_in_the_middle_of_an_answer_then_old_keys_and_values_are_not_used(
+    directory: Path, tmp_path: Path
+) -> None:
     """Given new weights in the middle of an answer, then the next token is the one the new weights alone give."""
     new = tmp_path / "v2"
     checkpoint.write(new, SMALL, seed=2)
@@ -84,26 +84,22 @@ def test_given_new_weights_then_keys_and_values_of_old_ones_are_not_used(directo
     engine.admit(0, Generate(PROMPT, 3))
     assert list(engine.step()) == []
     assert list(engine.step()) == []
-    with checkpoint.Checkpoint(new) as files:
-        engine.load(files.tensors())
+    engine.load(checkpoint.read(new))
     ((_, answer),) = engine.step()
 
     assert answer.tokens[:2] == unsplit(directory, Generate(PROMPT, 2))[0].tokens
     assert answer.tokens[2:] == unsplit(new, Generate((*PROMPT, *answer.tokens[:2]), 1))[0].tokens
 
 
-def test_given_weights_that_differ_in_a_single_bit_then_the_comparison_finds_it(
+def test_given_one_bit_that_differs_then_the_comparison_finds_it(
     service: Service, directory: Path, tmp_path: Path
 ) -> None:
     """Given a copy of the checkpoint with one bit changed, then exactly that element is reported, by its worker."""
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    (source,) = directory.glob("*.safetensors")
-    with safe_open(source, "pt") as file:
-        tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    changed = shutil.copytree(directory, tmp_path / "changed")
+    file = changed / "model-1.safetensors"
+    tensors = load_file(file)
     tensors["model.layers.1.self_attn.v_proj.weight"].view(torch.int32)[-1, -1] ^= 1
-    save_file(tensors, changed / source.name)
-    (changed / checkpoint.INDEX).write_bytes((directory / checkpoint.INDEX).read_bytes())
+    save_file(tensors, file)
 
     assert [worker.mismatches for worker in service.compare(directory)] == [{}, {}]
     mismatches = [worker.mismatches for worker in service.compare(changed)]
@@ -111,44 +107,45 @@ def test_given_weights_that_differ_in_a_single_bit_then_the_comparison_finds_it(
 
 
 @pytest.mark.parametrize(("prompt", "max_tokens"), [((), 3), ((1,), 0), ((64,), 3), ((-1,), 3), ((1,), 32)], ids=str)
-def test_given_requests_that_are_impossible_then_they_are_refused(
+def test_given_an_impossible_request_then_it_is_refused_and_the_next_one_is_served(
     service: Service, prompt: tuple[int, ...], max_tokens: int
 ) -> None:
     """Given a request that no model could serve, then it is refused and the next one is served."""
-    with pytest.raises(ServiceError, match="refused"):
+    with pytest.raises(ServeError, match="refused"):
         service.generate(prompt, max_tokens)
     assert len(service.generate(PROMPT, 4).tokens) == 4
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"[]", b'{"prompt": "text"}', b'{"prompt": [1.5]}'])
-def test_given_requests_that_are_malformed_then_they_are_refused(service: Service, body: bytes) -> None:
+def test_given_a_malformed_request_then_it_is_refused(service: Service, body: bytes) -> None:
     assert (
         httpx.post(f"{service.url}/generate", content=body, timeout=60.0, trust_env=False).status_code
         == httpx.codes.BAD_REQUEST
     )
 
 
-def test_given_pages_and_directories_that_are_not_there_then_they_are_refused(service: Service, tmp_path: Path) -> None:
+def test_given_unknown_pages_and_directories_then_they_are_refused(service: Service, tmp_path: Path) -> None:
     assert httpx.get(f"{service.url}/nothing", timeout=60.0, trust_env=False).status_code == httpx.codes.NOT_FOUND
     assert (
         httpx.post(f"{service.url}/nothing", content=b"{}", timeout=60.0, trust_env=False).status_code
         == httpx.codes.NOT_FOUND
     )
-    with pytest.raises(ServiceError, match="cannot read the checkpoint"):
+    with pytest.raises(ServeError, match="cannot read the checkpoint"):
         service.compare(tmp_path / "nothing")
 
 
-def test_given_a_worker_that_is_lost_then_it_is_reported(directory: Path, tmp_path: Path) -> None:
+def test_given_a_worker_that_dies_then_requests_are_refused_and_the_server_ends(
+    directory: Path, tmp_path: Path
+) -> None:
     """Given that a worker dies, then the server says so, refuses requests, and still ends properly."""
     service = Service(directory, "v1", tmp_path / "server.log")
     try:
         service.wait()
-        assert httpx.get(f"{service.url}/health", timeout=60.0, trust_env=False).status_code == httpx.codes.OK
-        os.kill(service.serving.processes[1], signal.SIGKILL)
-        deadline = time.monotonic() + 120
-        while httpx.get(f"{service.url}/health", timeout=60.0, trust_env=False).status_code == httpx.codes.OK:
-            assert time.monotonic() < deadline
-        with pytest.raises(ServiceError, match=r"gone|does not answer"):
+        assert [worker.version for worker in service.inspect()] == ["v1", "v1"]
+        service.processes[1].kill()
+        with pytest.raises(ServeError, match="a worker is gone"):
             service.generate(PROMPT, 2)
+        assert httpx.get(f"{service.url}/parameters", timeout=60.0, trust_env=False).status_code == 503
     finally:
         service.close()
+    assert all(process.poll() is not None for process in service.processes)

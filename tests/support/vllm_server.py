@@ -20,6 +20,7 @@ import psutil
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_vllm.server import EXTENSION, VllmServer
+from tests.support.serving import ServeError, last_words
 
 START_SECONDS = 240.0
 STOP_SECONDS = 40.0
@@ -39,10 +40,6 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
 }
-
-
-class ServeError(RuntimeError):
-    """The server did not start, or refused a request."""
 
 
 class Serve:
@@ -122,7 +119,7 @@ class Serve:
 
     def last_words(self) -> str:
         """The end of what its processes wrote."""
-        return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
+        return last_words(self._log)
 
     def close(self) -> None:
         """End it, and see all its processes end, even when interrupted meanwhile. Idempotent."""

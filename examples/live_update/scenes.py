@@ -1,0 +1,143 @@
+"""The scenes: weights are updated while a server generates, and everything that is promised is checked."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import closing
+from pathlib import Path
+
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.planning import AUTO, explain
+from ckpt_transport.update import available
+from examples.live_update.result import NEW, OLD, Result, problems_of_versions, spanning
+from examples.llama import checkpoint
+from examples.llama.checks import MAX_TOKENS, PROMPT, Comparison, asking, confirms
+from examples.llama.model import ModelConfig
+from examples.llama.service import Service
+from examples.shared import phases
+from examples.shared.clients import Clients
+from examples.shared.display import Display, milliseconds
+
+BUCKET_BYTES = 8 << 20
+"""Small, so that there is a pipeline to see."""
+ENOUGH_REQUESTS = 20
+SHARED_MEMORY = Path("/dev/shm")
+MODEL = ModelConfig()
+
+
+def play(display: Display, folder: Path, transport: str, trace: Path) -> Result:
+    """Update a server while clients keep it busy.
+
+    Args:
+        display: where to print.
+        folder: for the checkpoints and the server's log.
+        transport: a transport's name, or ``auto``.
+        trace: the file to write the timeline to, for Perfetto.
+
+    Raises:
+        CkptTransportError: there was no update.
+        ServeError, httpx.HTTPError: the server failed.
+    """
+    config = Config.load(transport=transport, bucket_bytes=BUCKET_BYTES, pool=_pool(display))
+    available.check(config)
+    display.heading("Two versions of a model, and a server with the first")
+    checkpoint.write(folder / OLD, MODEL, seed=1)
+    with closing(Service(folder / OLD, OLD, folder / "server.log")) as service:
+        checkpoint.write(folder / NEW, MODEL, seed=2)
+        tensors, mebibytes = len(checkpoint.shapes(MODEL)), checkpoint.size(MODEL) / 2**20
+        display.line(f"wrote {OLD} and {NEW}: {tensors} tensors, {mebibytes:,.1f} MiB each")
+        service.wait()
+        for worker in service.inspect():
+            display.line(
+                f"worker {worker.rank} serves {worker.version}: {worker.parameters} fused and sharded parameters, "
+                f"{worker.nbytes / 2**20:,.1f} MiB"
+            )
+        display.line(f"listening on {service.url}")
+        return _update(display, service, folder, config, trace)
+
+
+def _update(display: Display, service: Service, folder: Path, config: Config, trace: Path) -> Result:
+    """Bring the new version to the workers, and look at everything before and after."""
+    compared = [Comparison.of(OLD, service.compare(folder / OLD))]
+    before = service.generate(PROMPT, MAX_TOKENS).tokens
+    display.heading(f"The update to {NEW}, under way with requests")
+    with ParameterServer(config) as server, Clients(service.url, asking(MODEL.vocab_size), threads=6) as clients:
+        clients.wait(ENOUGH_REQUESTS, since=0.0)
+        began = time.monotonic()
+        with display.progress(f"register {NEW}") as progress:
+            server.register(NEW, directory=folder / NEW, progress=progress)
+        registered = time.monotonic()
+        with display.progress(f"update to {NEW}") as progress:
+            report = server.update(NEW, service.sinks, progress=progress)
+        ended = time.monotonic()
+        clients.wait(ENOUGH_REQUESTS, since=ended)
+    assert report is not None, "this is the only source, so it led the update"
+    served = clients.served()
+    spans = {f"registering {NEW}": (began, registered), "updating": (registered, ended)}
+    by_phase = phases.by_phase(served, spans)
+    after = service.generate(PROMPT, MAX_TOKENS).tokens
+    compared.append(Comparison.of(NEW, service.compare(folder / NEW)))
+    confirmed = confirms(folder / NEW, PROMPT, after)
+    used = "+".join(dict.fromkeys(route.transport for route in report.plan.routes))
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    report.write_trace(trace)
+
+    display.line(f"{used} was chosen")
+    display.update(report)
+    display.line(
+        f"{checkpoint.size(MODEL) / 2**20:,.1f} MiB registered in {milliseconds(registered - began)}, "
+        f"updated in {milliseconds(report.seconds)}; trace for https://ui.perfetto.dev: {trace}"
+    )
+    display.heading("Tokens")
+    for label, tokens in (("prompt", PROMPT), (OLD, before), (NEW, after)):
+        display.tokens(label, tokens)
+    if confirmed:
+        display.line(f"A model that is read anew from the files of {NEW}, and not split, gives the same tokens.")
+    display.heading("Requests")
+    summaries = phases.show(display, by_phase)
+    paused = {report.labels[rank]: seconds for rank, seconds in report.paused.items()}
+    held = ", ".join(f"{label} {milliseconds(seconds)}" for label, seconds in paused.items())
+    display.line(
+        f"{spanning(served)} answers were begun by {OLD} and ended by {NEW}, which computes all their keys and values "
+        f"anew. No forward pass sees two versions. Forward passes were held for: {held}"
+    )
+    display.heading("Bit-exact comparison with the files, before and after the update")
+    for comparison in compared:
+        display.line(str(comparison))
+
+    problems = [
+        *phases.problems(served, by_phase),
+        *problems_of_versions(served, by_phase, service.inspect()),
+        *(problem for comparison in compared for problem in comparison.problems()),
+        *(f"{label} was lost" for label in report.lost),
+    ]
+    if config.transport not in (AUTO, used):
+        problems.append(f"{used} carried the update, and {config.transport} was asked for")
+    if before == after:
+        problems.append("both versions give the same tokens")
+    if not confirmed:
+        problems.append(f"a model read from the files of {NEW} gives other tokens")
+    return Result(
+        problems=tuple(problems),
+        transport=used,
+        plan=explain(report.plan),
+        nbytes=checkpoint.size(MODEL),
+        register_seconds=registered - began,
+        update_seconds=report.seconds,
+        paused=paused,
+        tokens_before=before,
+        tokens_after=after,
+        requests=summaries,
+        comparisons=tuple(compared),
+        events=len(report.timeline),
+        trace=str(trace),
+    )
+
+
+def _pool(display: Display) -> str | None:
+    """Private memory where there is little that is shared."""
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= 2 * checkpoint.size(MODEL):
+        return None
+    display.line(f"{SHARED_MEMORY} is small: {NEW} will be kept in private memory", "yellow")
+    return "private"
