@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import torch
 
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport.planning.explain import size
 from ckpt_transport_fp8 import Target, quantized
 from ckpt_transport_fp8.config import parse
 from examples.fp8.model import BLOCK, CONFIG, dequantized, serve, trained
 from examples.shared import entry
-from examples.shared.display import Display, milliseconds
+from examples.shared.display import Display, mebibytes, milliseconds
 
 DEADLINE = 60.0
 
@@ -63,7 +62,7 @@ def _update(display: Display, address: str, pipe: Connection) -> Result:
             before = sum(tensor.nbytes for tensor in weights.values())
             sent = sum(bucket.nbytes for bucket in report.plan.buckets)
             display.line(
-                f"{served}: {size(sent)} instead of {size(before)} travelled ({sent / before:.3f}), in "
+                f"{served}: {mebibytes(sent)} instead of {mebibytes(before)} travelled ({sent / before:.3f}), in "
                 f"{milliseconds(report.seconds)}; the model computes {answer[0, :3]}"
             )
     rows = [[name, f"{_lost(weights[name], held, name):.4f}"] for name in ("up.0.weight", "down.0.weight")]

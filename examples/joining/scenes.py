@@ -10,7 +10,6 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from ckpt_transport import Config, Joiner
-from ckpt_transport.planning.explain import size
 from ckpt_transport.update import available
 from examples.joining import latency
 from examples.joining.result import VERSION, Joined, Result
@@ -20,7 +19,7 @@ from examples.llama.model import ModelConfig
 from examples.llama.service import Service
 from examples.shared import phases
 from examples.shared.clients import Clients
-from examples.shared.display import Display, milliseconds
+from examples.shared.display import Display, mebibytes, milliseconds
 from tests.support.serving import ServeError, last_words
 
 EMPTY = "nothing"
@@ -44,7 +43,7 @@ def play(display: Display, folder: Path, transports: Sequence[str]) -> Result:
     display.heading(f"A fleet of {FLEET}, {FLEET} holders of what it serves, and engines that hold {EMPTY} yet")
     checkpoint.write(full, MODEL, seed=42)
     checkpoint.write(empty, MODEL, seed=0)
-    display.line(f"{VERSION}: {len(checkpoint.shapes(MODEL))} tensors, {size(checkpoint.size(MODEL))}")
+    display.line(f"{VERSION}: {len(checkpoint.shapes(MODEL))} tensors, {mebibytes(checkpoint.size(MODEL))}")
     with ExitStack() as stack:
 
         def start(directory: Path, version: str, number: int) -> Service:
@@ -126,6 +125,6 @@ def _join(service: Service, transport: str, holders: Sequence[Path], full: Path,
 def _told(service: Service, joined: Joined) -> str:
     return (
         f"{service.url} joined over {'+'.join(joined.transports)} in {milliseconds(joined.seconds)}, "
-        f"{' and '.join(map(size, joined.sent))} from the holders; "
+        f"{' and '.join(map(mebibytes, joined.sent))} from the holders; "
         f"its tokens are {'those of the fleet' if joined.identical else 'NOT those of the fleet'}"
     )

@@ -6,9 +6,10 @@ import shutil
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
-from ckpt_transport import Config, ParameterServer
-from ckpt_transport.planning import AUTO, explain
+from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport.planning import explain
 from ckpt_transport.update import available
 from examples.live_update.result import NEW, OLD, Result, problems_of_versions, spanning
 from examples.llama import checkpoint
@@ -16,8 +17,8 @@ from examples.llama.checks import MAX_TOKENS, PROMPT, Comparison, asking, confir
 from examples.llama.model import ModelConfig
 from examples.llama.service import Service
 from examples.shared import phases
-from examples.shared.clients import Clients
-from examples.shared.display import Display, milliseconds
+from examples.shared.clients import Clients, Served
+from examples.shared.display import Display, mebibytes, milliseconds
 
 BUCKET_BYTES = 8 << 20
 """Small, so that there is a pipeline to see."""
@@ -45,48 +46,62 @@ def play(display: Display, folder: Path, transport: str, trace: Path) -> Result:
     checkpoint.write(folder / OLD, MODEL, seed=1)
     with closing(Service(folder / OLD, OLD, folder / "server.log")) as service:
         checkpoint.write(folder / NEW, MODEL, seed=2)
-        tensors, mebibytes = len(checkpoint.shapes(MODEL)), checkpoint.size(MODEL) / 2**20
-        display.line(f"wrote {OLD} and {NEW}: {tensors} tensors, {mebibytes:,.1f} MiB each")
+        tensors, size = len(checkpoint.shapes(MODEL)), mebibytes(checkpoint.size(MODEL))
+        display.line(f"wrote {OLD} and {NEW}: {tensors} tensors, {size} each")
         service.wait()
         for worker in service.inspect():
             display.line(
                 f"worker {worker.rank} serves {worker.version}: {worker.parameters} fused and sharded parameters, "
-                f"{worker.nbytes / 2**20:,.1f} MiB"
+                f"{mebibytes(worker.nbytes)}"
             )
         display.line(f"listening on {service.url}")
-        return _update(display, service, folder, config, trace)
+        return _check(display, service, folder, config, trace)
 
 
-def _update(display: Display, service: Service, folder: Path, config: Config, trace: Path) -> Result:
-    """Bring the new version to the workers, and look at everything before and after."""
-    compared = [Comparison.of(OLD, service.compare(folder / OLD))]
-    before = service.generate(PROMPT, MAX_TOKENS).tokens
+class Updated(NamedTuple):
+    """An update, the requests meanwhile, and when registering began, when the update did, and when it ended."""
+
+    report: Report
+    served: list[Served]
+    began: float
+    registered: float
+    ended: float
+
+
+def _update(display: Display, service: Service, new: Path, config: Config) -> Updated:
+    """Bring the new version to the workers, while clients keep them busy."""
     display.heading(f"The update to {NEW}, under way with requests")
     with ParameterServer(config) as server, Clients(service.url, asking(MODEL.vocab_size), threads=6) as clients:
         clients.wait(ENOUGH_REQUESTS, since=0.0)
         began = time.monotonic()
         with display.progress(f"register {NEW}") as progress:
-            server.register(NEW, directory=folder / NEW, progress=progress)
+            server.register(NEW, directory=new, progress=progress)
         registered = time.monotonic()
         with display.progress(f"update to {NEW}") as progress:
             report = server.update(NEW, service.sinks, progress=progress)
         ended = time.monotonic()
         clients.wait(ENOUGH_REQUESTS, since=ended)
     assert report is not None, "this is the only source, so it led the update"
-    served = clients.served()
-    spans = {f"registering {NEW}": (began, registered), "updating": (registered, ended)}
-    by_phase = phases.by_phase(served, spans)
+    return Updated(report, clients.served(), began, registered, ended)
+
+
+def _check(display: Display, service: Service, folder: Path, config: Config, trace: Path) -> Result:
+    """Update the server, look at everything before and after, and tell."""
+    compared = [Comparison.of(OLD, service.compare(folder / OLD))]
+    before = service.generate(PROMPT, MAX_TOKENS).tokens
+    report, served, began, registered, ended = _update(display, service, folder / NEW, config)
     after = service.generate(PROMPT, MAX_TOKENS).tokens
     compared.append(Comparison.of(NEW, service.compare(folder / NEW)))
     confirmed = confirms(folder / NEW, PROMPT, after)
     used = "+".join(dict.fromkeys(route.transport for route in report.plan.routes))
+    by_phase = phases.by_phase(served, {f"registering {NEW}": (began, registered), "updating": (registered, ended)})
     trace.parent.mkdir(parents=True, exist_ok=True)
     report.write_trace(trace)
 
     display.line(f"{used} was chosen")
     display.update(report)
     display.line(
-        f"{checkpoint.size(MODEL) / 2**20:,.1f} MiB registered in {milliseconds(registered - began)}, "
+        f"{mebibytes(checkpoint.size(MODEL))} registered in {milliseconds(registered - began)}, "
         f"updated in {milliseconds(report.seconds)}; trace for https://ui.perfetto.dev: {trace}"
     )
     display.heading("Tokens")
@@ -112,7 +127,7 @@ def _update(display: Display, service: Service, folder: Path, config: Config, tr
         *(problem for comparison in compared for problem in comparison.problems()),
         *(f"{label} was lost" for label in report.lost),
     ]
-    if config.transport not in (AUTO, used):
+    if config.transport not in ("auto", used):
         problems.append(f"{used} carried the update, and {config.transport} was asked for")
     if before == after:
         problems.append("both versions give the same tokens")

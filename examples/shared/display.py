@@ -88,3 +88,7 @@ class Display:
 
 def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:,.1f} ms"
+
+
+def mebibytes(nbytes: float) -> str:
+    return f"{nbytes / 2**20:,.2f} MiB"

@@ -49,19 +49,23 @@ class Weights:
     """What tells the weights of a server.
 
     Attributes:
+        version: their name.
         tokens: greedy completions of :data:`PROMPTS`.
         checksums: of every parameter, by rank and name.
     """
 
+    version: str
     tokens: tuple[tuple[int, ...], ...]
     checksums: dict[str, str]
 
     @classmethod
-    def of(cls, server: Serve) -> Self:
+    def of(cls, version: str, server: Serve) -> Self:
         """Ask a server that has nothing else to do: what is computed together may be rounded differently."""
         tokens = tuple(tuple(server.complete(prompt)) for prompt in PROMPTS)
         ranks = enumerate(server.checksums())
-        return cls(tokens, {f"rank {rank} {name}": found for rank, names in ranks for name, found in names.items()})
+        return cls(
+            version, tokens, {f"rank {rank} {name}": found for rank, names in ranks for name, found in names.items()}
+        )
 
     def differences(self, other: Weights) -> list[str]:
         """Parameters that only one of both has, or that have other checksums."""

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import httpx
 
-from ckpt_transport import CkptTransportError, Config, ParameterServer
+from ckpt_transport import CkptTransportError, Config, FleetReport, ParameterServer
 from ckpt_transport_vllm.fleet import VllmFleet
 from examples.shared import phases
-from examples.shared.clients import Clients
+from examples.shared.clients import Clients, Served
 from examples.shared.display import Display, milliseconds
 from examples.vllm.completions import PROMPTS, Weights, ask
 from tests.support.serving import ServeError
@@ -49,13 +49,13 @@ def play(display: Display, folder: Path) -> Result:
     display.heading("Two versions of a model, and what a vLLM says that loads v2 from disk")
     _write(display, folder)
     with _serve(display, folder, "v2") as server:
-        v2 = Weights.of(server)
+        v2 = Weights.of("v2", server)
     display.line(f"{len(v2.checksums)} checksums of its parameters and {len(v2.tokens)} completions are kept")
     display.heading("A vLLM that loads v1, and is updated")
     with _serve(display, folder, "v1") as server:
-        v1 = Weights.of(server)
-        problems = _update(display, folder, server, ("v1", v1), ("v2", v2), "shm")
-        problems += _update(display, folder, server, ("v2", v2), ("v1", v1), "gloo")
+        v1 = Weights.of("v1", server)
+        problems = _switch(display, folder, server, v1, v2, "shm")
+        problems += _switch(display, folder, server, v2, v1, "gloo")
     return Result(tuple(problems))
 
 
@@ -96,24 +96,31 @@ def _serve(display: Display, folder: Path, version: str) -> Iterator[Serve]:
             raise
 
 
-def _update(
-    display: Display,
-    folder: Path,
-    server: Serve,
-    old: tuple[str, Weights],
-    new: tuple[str, Weights],
-    transport: str,
-) -> list[str]:
-    """Bring a new version to the server while clients keep it busy, and show that; what did not hold.
+class Updated(NamedTuple):
+    """An update, and what was seen of it.
 
-    Args:
-        display, folder: where to print, and where the checkpoints are.
-        server: serves the old version.
-        old, new: name of each version, and what a server says that loaded it from disk.
-        transport: the one to use.
+    Attributes:
+        done: what the fleet reports.
+        named: the version that the server names afterwards.
+        served: the clients' completions.
+        began, held, ended: of the update, on the monotonic clock; ``held`` is when its first bytes had arrived, with
+            all requests on hold.
     """
-    (was, before), (version, expected) = old, new
-    display.heading(f"From {was} to {version} over {transport}, under way with requests")
+
+    done: FleetReport
+    named: str
+    served: list[Served]
+    began: float
+    held: float
+    ended: float
+
+    def frozen(self) -> list[Served]:
+        """The completions that were under way while requests were held."""
+        return [each for each in self.served if each.start < self.held < each.end]
+
+
+def _update(display: Display, server: Serve, checkpoint: Path, version: str, transport: str) -> Updated:
+    """Bring a version to the server while clients keep it busy."""
     config = Config.load(transport=transport, bucket_bytes=BUCKET_BYTES)
     moments: list[float] = []
     with (
@@ -121,7 +128,7 @@ def _update(
         VllmFleet([server.url], config, pause="keep") as fleet,
         Clients(server.url, ask) as clients,
     ):
-        source.register(version, directory=_checkpoint(folder, version))
+        source.register(version, directory=checkpoint)
         clients.wait(ENOUGH_REQUESTS, since=0.0)
         for failure in (each.error for each in clients.served() if each.error):
             raise ServeError(f"a completion failed before the update: {failure}")
@@ -136,48 +143,53 @@ def _update(
         ended = time.monotonic()
         assert done is not None, "the only source leads"
         clients.wait(ENOUGH_REQUESTS, since=ended)
-        (served_version,) = fleet.versions()
-    served, held, after = clients.served(), moments[0], Weights.of(server)
-    by_phase = phases.by_phase(served, {"updating": (began, ended)})
-    frozen = [each for each in served if each.start < held < each.end]
+        (named,) = fleet.versions()
+    return Updated(done, named, clients.served(), began, moments[0], ended)
 
-    report = done.update
+
+def _switch(display: Display, folder: Path, server: Serve, old: Weights, new: Weights, transport: str) -> list[str]:
+    """Update a server that serves the old version to the new one, show that, and say what did not hold."""
+    display.heading(f"From {old.version} to {new.version} over {transport}, under way with requests")
+    updated = _update(display, server, _checkpoint(folder, new.version), new.version, transport)
+    after, frozen, report = Weights.of(new.version, server), updated.frozen(), updated.done.update
+    by_phase = phases.by_phase(updated.served, {"updating": (updated.began, updated.ended)})
+
     display.update(report)
-    display.line(f"steps: {_times(done.steps)}")
+    display.line(f"steps: {_times(updated.done.steps)}")
     display.line(f"of the update: {_times(report.phases)}")
     for rank, summary in sorted(report.apply_summary.items()):
         display.line(f"{report.labels[rank]}: {summary}")
     phases.show(display, by_phase)
+    waited = max((each.longest_wait(updated.held) for each in frozen), default=0.0)
     display.line(
-        f"requests were held for {_each(done.held.values())}, forward passes for {_each(report.paused.values())}; the "
-        f"{len(frozen)} requests that were under way meanwhile waited at most "
-        f"{milliseconds(max((each.longest_wait(held) for each in frozen), default=0.0))} for their next token"
+        f"requests were held for {_each(updated.done.held.values())}, forward passes for "
+        f"{_each(report.paused.values())}; the {len(frozen)} requests that were under way meanwhile waited at most "
+        f"{milliseconds(waited)} for their next token"
     )
     display.line(
-        f"These were begun by {was} and ended by {version}, as requests are frozen and then go on (keep). "
+        f"These were begun by {old.version} and ended by {new.version}, as requests are frozen and then go on (keep). "
         "No forward pass sees two versions. So that no answer spans two either, pause with wait or abort."
     )
-    for prompt, *tokens in zip(PROMPTS, before.tokens, after.tokens, strict=True):
+    for prompt, was, now in zip(PROMPTS, old.tokens, after.tokens, strict=True):
         display.line(f"prompt '{prompt}'")
-        display.tokens(was, tokens[0])
-        display.tokens(version, tokens[1])
-    different = after.differences(expected)
+        display.tokens(old.version, was)
+        display.tokens(new.version, now)
+    equal = len(new.checksums) - len(after.differences(new))
     display.line(
-        f"{len(expected.checksums) - len(different)} of {len(expected.checksums)} checksums of parameters equal those "
-        f"of a vLLM that loaded {version} from disk; {len(after.differences(before))} are not those of {was}"
+        f"{equal} of {len(new.checksums)} checksums of parameters equal those of a vLLM that loaded {new.version} from "
+        f"disk; {len(after.differences(old))} are not those of {old.version}"
     )
-
-    problems = [*phases.problems(served, by_phase), *done.problems, *after.problems(before, expected)]
+    problems = [*phases.problems(updated.served, by_phase), *updated.done.problems, *after.problems(old, new)]
     if not frozen:
         problems.append("no request was under way when weights changed")
-    if not all(done.held.values()):
+    if not all(updated.done.held.values()):
         problems.append("requests were not held")
     used = {route.transport for route in report.plan.routes}
     if used != {transport}:
         problems.append(f"{' and '.join(sorted(used))} carried the update, and {transport} was asked for")
-    if served_version != version:
-        problems.append(f"the server names the version '{served_version}' that it serves")
-    return [f"from {was} to {version}: {problem}" for problem in problems]
+    if updated.named != new.version:
+        problems.append(f"the server names the version '{updated.named}' that it serves")
+    return [f"from {old.version} to {new.version}: {problem}" for problem in problems]
 
 
 def _times(steps: dict[str, float]) -> str:
