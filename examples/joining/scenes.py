@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from ckpt_transport import Config, Joiner
@@ -26,7 +26,7 @@ EMPTY = "nothing"
 FLEET = 2
 BUCKET_BYTES = 2 << 20
 ENOUGH_REQUESTS = 24
-SERVE_TIMEOUT = 60.0
+SERVE_TIMEOUT, STOP_TIMEOUT = 60.0, 25.0
 MODEL = ModelConfig()
 
 
@@ -105,6 +105,9 @@ def _holder(directory: Path, address: Path) -> Iterator[Path]:
             yield address
         finally:
             process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT)
+            process.kill()
 
 
 def _join(service: Service, transport: str, holders: Sequence[Path], full: Path, tokens: tuple[int, ...]) -> Joined:
