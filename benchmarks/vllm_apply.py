@@ -199,6 +199,7 @@ def main(
 ) -> None:
     """Measure applying, and whole updates."""
     os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("CKPT_TRANSPORT_MEMORY_BUDGET", "2GiB")  # the first update keeps a whole layer
     assert mode == "bf16" or not MODES[mode].checkpoint, "only modes that quantize BF16 weights"

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 import psutil
@@ -22,24 +22,43 @@ from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_vllm.server import EXTENSION, VllmServer
 from tests.support.serving import ServeError, last_words
 
-START_SECONDS = 240.0
+START_SECONDS = 900.0
+"""A server that cannot start ends sooner. One that starts takes minutes on a busy machine."""
 STOP_SECONDS = 40.0
 HEALTH_SECONDS = 5.0
 TIDY_SECONDS = 5.0
 """What is left of a server when it has ended may still remove shared memory for so long."""
+CLI = "vllm.entrypoints.cli.main"
 MODEL = "tiny"
 COMPLETIONS = "/v1/completions"
 EXTENDED = ("--worker-extension-cls", EXTENSION)
 NATIVE = ("--weight-transfer-config", '{"backend": "ckpt_transport"}')
 SHARED_CORES = str(Path(__file__).with_name("shared_cores"))
-SMALL = ("--enforce-eager", "--max-model-len=256", "--max-num-seqs=4", "--dtype=bfloat16")
+CACHE_BYTES = 128 << 20
+"""For keys and values. vLLM writes to all of it when it starts."""
+SMALL = (
+    "--enforce-eager",
+    "--max-model-len=256",
+    "--max-num-seqs=4",
+    "--dtype=bfloat16",
+    f"--kv-cache-memory-bytes={CACHE_BYTES}",
+)
 ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
 }
+
+
+class Process(Protocol):
+    """A process that was started; its methods are those of :class:`subprocess.Popen`."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
 
 
 class Serve:
@@ -64,14 +83,17 @@ class Serve:
         self._scratch = tempfile.TemporaryDirectory(prefix="vllm-")
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(directory), f"--port={port}"]
-        command += [f"--served-model-name={MODEL}", *SMALL, *arguments]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                command,
+        arguments = ["serve", str(directory), f"--port={port}", f"--served-model-name={MODEL}", *SMALL, *arguments]
+        self.process: Process = self._start(arguments, {**os.environ, **self._environment(), **(environment or {})})
+
+    def _start(self, arguments: Sequence[str], environment: dict[str, str]) -> Process:
+        """Start ``vllm ARGUMENTS`` in a session of its own."""
+        with self._log.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", CLI, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._environment(), **(environment or {})},
+                env=environment,
                 start_new_session=True,
             )
 

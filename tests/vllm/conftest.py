@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.vllm import forked
+from tests.vllm.forked import output_of
 from tests.vllm.servers import Replica, Started
 
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: needs the machine for itself, as two cores or all of /dev/shm")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A vLLM takes up to minutes to start on a busy machine."""
+    """What takes a minute on an idle machine may take very long on a busy one."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forking() -> None:
+    """Start the process from which those that import vLLM are forked."""
+    forked.begin()
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +38,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FAMILY-SEED folders, seeds 1 and 2."""
     folder = tmp_path_factory.mktemp("checkpoints")
     families = [f"--family={name}" for name in ("qwen3", "tied", "moe", "neox")]
-    seeds = [f"--seed={seed}" for seed in (1, 2)]
-    command = [sys.executable, "-m", "tests.support.tiny_models", str(folder), *families, *seeds]
-    subprocess.run(command, check=True, capture_output=True)
+    output_of("tests.support.tiny_models", str(folder), *families, "--seed=1", "--seed=2")
     return folder
 
 

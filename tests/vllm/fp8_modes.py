@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +26,14 @@ import typer
 from ckpt_transport import ask_version
 from ckpt_transport_vllm.server import EXTENSION
 from tests.support.tiny_models import write
-from tests.support.vllm_server import ENVIRONMENT
+from tests.support.vllm_server import CACHE_BYTES, ENVIRONMENT
+from tests.vllm.forked import output_of
 from tests.vllm.fp8_checkpoints import CONFIGS, spoil, write_quantized
+from tests.vllm.in_process import MARK, PROMPT, marked
 from tests.vllm.source import Source
 
-PROMPT = [1, 22, 133, 44, 5]
+MODULE = "tests.vllm.fp8_modes"
 SMALL_BUCKET = "64KiB"
-MARK = "seen: "
 WIDTHS = {1: 256, 2: 512}
 """Of models, by ranks: each rank's part of every matrix is a multiple of a block."""
 TIMES = 5
@@ -158,6 +158,7 @@ class Engine:
             enforce_eager=True,
             max_model_len=256,
             max_num_seqs=4,
+            kv_cache_memory_bytes=CACHE_BYTES,
             dtype="bfloat16",
             worker_extension_cls=EXTENSION,
             **arguments,
@@ -269,19 +270,13 @@ def check(case: Case, transport: str) -> str:
 
 
 def _reference(case: Case, seed: int) -> State:
-    command = [*_command(replace(case, bare=False)), f"--reference={seed}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return State(*json.loads(_marked(done.stdout)))
+    said = output_of(MODULE, *_options(replace(case, bare=False)), f"--reference={seed}")
+    return State(*json.loads(marked(said)))
 
 
-def _marked(output: str) -> str:
-    """What was said for the process that asked, among what vLLM's processes say."""
-    return next(line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK))
-
-
-def _command(case: Case) -> list[str]:
+def _options(case: Case) -> list[str]:
     options = [f"--folder={case.folder}", f"--mode={case.mode}", f"--family={case.family}", f"--ranks={case.ranks}"]
-    return [sys.executable, "-m", "tests.vllm.fp8_modes", *options, *(["--bare"] if case.bare else [])]
+    return [*options, *(["--bare"] if case.bare else [])]
 
 
 def with_plugin(folder: Path) -> dict[str, str]:
@@ -303,9 +298,7 @@ def run(case: Case, transport: str) -> str:
     environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | with_plugin(case.folder)
     if case.ranks > 1 and not torch.cuda.is_available():
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(case.ranks)))
-    command = [*_command(case), f"--transport={transport}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return _marked(done.stdout)
+    return marked(output_of(MODULE, *_options(case), f"--transport={transport}", environment=environment))
 
 
 def main(

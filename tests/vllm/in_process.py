@@ -19,9 +19,11 @@ import typer
 
 from ckpt_transport import ask_version
 from ckpt_transport_vllm.server import EXTENSION
-from tests.support.vllm_server import ENVIRONMENT
+from tests.support.vllm_server import CACHE_BYTES, ENVIRONMENT
+from tests.vllm.forked import output_of
 from tests.vllm.source import Source
 
+MARK = "seen: "
 PROMPT = [1, 22, 133, 44, 5]
 SMALL_BUCKET = "64KiB"
 """Less than a module, where bytes pass through slots."""
@@ -44,6 +46,7 @@ class Engine:
             enforce_eager=True,
             max_model_len=256,
             max_num_seqs=4,
+            kv_cache_memory_bytes=CACHE_BYTES,
             dtype="bfloat16",
             worker_extension_cls=EXTENSION,
             **arguments,
@@ -64,13 +67,24 @@ class Engine:
 
 def reference(directory: Path) -> None:
     """Print what an engine says that starts from ``directory``."""
-    print(json.dumps(Engine(directory).answers()))
+    print(MARK + json.dumps(Engine(directory).answers()), flush=True)
+
+
+def reference_of(module: str, directory: Path) -> Answers:
+    """What an engine says that starts from ``directory``, in a process that runs ``module``."""
+    tokens, checksums = json.loads(marked(output_of(module, "--reference", str(directory))))
+    return tokens, checksums
+
+
+def marked(output: str) -> str:
+    """What was said for the process that asked, among what vLLM's processes say."""
+    return next(line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK))
 
 
 def check(folder: Path, family: str, transports: list[str]) -> None:
     """Update an engine there and back, fail half-way, and repair it."""
     directories = {f"v{seed}": folder / f"{family}-{seed}" for seed in (1, 2)}
-    second = _reference(directories["v2"])
+    second = reference_of("tests.vllm.in_process", directories["v2"])
     engine = Engine(directories["v1"])
     first = engine.answers()
     assert first[0] != second[0]
@@ -94,13 +108,6 @@ def _compare(found: Answers, expected: Answers) -> None:
     differing = [name for name in expected[1] if found[1].get(name) != expected[1][name]]
     assert not differing, f"{differing[:5]} differ"
     assert found[0] == expected[0], f"{found[0]} is not {expected[0]}"
-
-
-def _reference(directory: Path) -> Answers:
-    command = [sys.executable, "-m", "tests.vllm.in_process", "--reference", str(directory)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    tokens, checksums = json.loads(done.stdout.splitlines()[-1])
-    return tokens, checksums
 
 
 def main(

@@ -9,7 +9,6 @@ VLLM_ARGUMENTS may hold further arguments of LLM as JSON.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -34,8 +33,10 @@ from ckpt_transport_vllm.updated_model import UpdatedModel
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm import architectures as architectures
-from tests.vllm.in_process import Answers, Engine, reference
+from tests.vllm.forked import output_of
+from tests.vllm.in_process import Answers, Engine, reference, reference_of
 
+MODULE = "tests.vllm.recorded"
 BUCKET_BYTES = 64 << 10
 """Less than some tensors have."""
 Place = tuple[TensorSpec, int, int, int]
@@ -138,7 +139,7 @@ class Updated:
 def check(folder: Path, family: str, nbytes: int) -> None:
     """Update there and back twice, and with parameters that were replaced before an update and during one."""
     directories = [folder / f"{family}-{seed}" for seed in (1, 2)]
-    second = _reference(directories[1])
+    second = reference_of(MODULE, directories[1])
     updated = Updated(directories[0])
     first = updated.served.answers()
     assert first[1] != second[1]
@@ -173,13 +174,6 @@ def _compare(found: Answers, expected: Answers) -> None:
     assert found[0] == expected[0], f"{found[0]} is not {expected[0]}"
 
 
-def _reference(directory: Path) -> Answers:
-    command = [sys.executable, "-m", "tests.vllm.recorded", "--reference", str(directory)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    tokens, checksums = json.loads(done.stdout.splitlines()[-1])
-    return tokens, checksums
-
-
 def main(
     family: Annotated[list[str] | None, typer.Option(help="Of models; by default all.")] = None,
     hidden: Annotated[int, typer.Option(help="Width of qwen3, moe and their like.")] = 128,
@@ -202,8 +196,10 @@ def main(
             with tempfile.TemporaryDirectory() as folder:
                 for seed in (1, 2):
                     tiny_models.write(Path(folder) / f"{name}-{seed}", seed, name, hidden, layers)
-                again = ["-m", "tests.vllm.recorded", "--only", folder, "--family", name, f"--bucket={bucket}"]
-                if subprocess.run([sys.executable, *again]).returncode:
+                try:
+                    print(output_of(MODULE, "--only", folder, "--family", name, f"--bucket={bucket}"))
+                except subprocess.CalledProcessError as error:
+                    print(error.output)
                     failed.append(name)
         if failed:
             sys.exit(f"not as from the files: {', '.join(failed)}")

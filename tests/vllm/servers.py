@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import psutil
@@ -24,13 +24,18 @@ from ckpt_transport.service.endpoints import client_of
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
-from tests.support.vllm_server import EXTENDED, Serve
+from tests.support.vllm_server import CLI, EXTENDED, Process, Serve
+from tests.vllm.forked import Forked
 
+PATIENCE = 300.0
+"""Seconds in which what happens within one must have happened, however busy the machine is."""
 PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tensor-parallel-size=2",)
 CORES = "VLLM_CPU_OMP_THREADS_BIND"
-TWO_CORES = {CORES: "0|1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "20"}
-"""For a server of two ranks: it keeps two cores busy, and who brings weights may be silent for longer than usual."""
+PATIENT = {"CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "20"}
+"""For a server whose source may be silent for longer than usual, as on a busy machine."""
+TWO_CORES = {CORES: "0|1", **PATIENT}
+"""For a server of two ranks: it keeps two cores busy."""
 SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 20.0, "join_timeout": 60.0, "update_timeout": 120.0}
 SMALL_SLOTS = {"transport": "gloo", "bucket_bytes": "64KiB"}
 """Slots that hold less than a module, over a transport that copies into them."""
@@ -66,7 +71,7 @@ class Replica(Serve):
 
     def is_alive(self) -> bool:
         """Whether it is healthy, its engine core included."""
-        with contextlib.suppress(httpx.HTTPError), client_of(self.url, timeout=10.0) as client:
+        with contextlib.suppress(httpx.HTTPError), client_of(self.url, PATIENCE) as client:
             return client.get("/health").is_success
         return False
 
@@ -85,13 +90,20 @@ class Replica(Serve):
 
     def tainted(self) -> list[str]:
         """Why each worker must not serve; empty strings where it may."""
-        return [ask_version(sink).tainted for sink in self.sinks()]
+        return [ask_version(sink, timeout=PATIENCE).tainted for sink in self.sinks()]
 
     def workers(self) -> list[psutil.Process]:
         """The processes that hold weights: the engine core, or its workers when there are several."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         named = [child for child in children if "VLLM::Worker" in " ".join(child.cmdline())]
         return named or [child for child in children if "VLLM::EngineCore" in " ".join(child.cmdline())]
+
+
+class ForkedReplica(Replica):
+    """One whose processes need not import vLLM."""
+
+    def _start(self, arguments: Sequence[str], environment: dict[str, str]) -> Process:
+        return Forked(CLI, arguments, environment, self._log)
 
 
 class Started:
@@ -111,16 +123,17 @@ class Started:
         environment: dict[str, str] | None = None,
         way_in: Sequence[str] = EXTENDED,
         directory: Path | None = None,
+        kind: type[Replica] = ForkedReplica,
     ) -> Replica:
         """Start one, on the next core, from another directory if given; call ``wait`` before use.
 
-        It writes to a log of its own.
+        It writes to a log of its own. A plain :class:`Replica` is the command ``vllm serve``, as a person calls it.
         """
         self._count += 1
         log = self._logs / f"{self._count}-{family}-{seed}.log"
         directory = directory or self._checkpoints / f"{family}-{seed}"
-        environment = environment or {CORES: str(next(self._cores))}
-        replica = Replica(directory, log, (*way_in, *arguments), environment)
+        environment = {CORES: str(next(self._cores)), **(PATIENT if environment is None else environment)}
+        replica = kind(directory, log, (*way_in, *arguments), environment)
         replica.family, replica.folder = family, self._checkpoints
         self._running.append(replica)
         return replica
@@ -199,7 +212,7 @@ class Traffic:
             began, error = time.monotonic(), ""
             tokens: tuple[int, ...] = ()
             try:
-                tokens = tuple(replica.complete(PROMPTS[0]))
+                tokens = tuple(replica.complete(PROMPTS[0], timeout=PATIENCE))
             except Exception as caught:
                 error = f"{type(caught).__name__}: {caught}"
             self.done[replica.url].append(Completion(began, time.monotonic(), tokens, error))
@@ -207,7 +220,7 @@ class Traffic:
     def wait(self, requests: int) -> None:
         """Until every server has answered that many more."""
         wanted = {url: len(done) + requests for url, done in self.done.items()}
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while any(len(self.done[url]) < count for url, count in wanted.items()):
             assert time.monotonic() < deadline, "requests are not answered"
             time.sleep(0.02)
@@ -220,7 +233,7 @@ class Traffic:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join(70)
+            thread.join(PATIENCE)
 
 
 @contextlib.contextmanager
@@ -230,39 +243,43 @@ def unanswered(replica: Replica, seconds: float) -> Iterator[None]:
     found: list[list[int]] = []
 
     def ask() -> None:
-        found.append(replica.complete(PROMPTS[0], timeout=120))
+        found.append(replica.complete(PROMPTS[0], timeout=PATIENCE))
         answered.set()
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     assert not answered.wait(seconds), "a request was served from weights that are a mix"
     yield
-    assert answered.wait(60), "the request that was held is never answered"
+    assert answered.wait(PATIENCE), "the request that was held is never answered"
     thread.join()
 
 
-PAUSING = """
+LEADING = """
 import os, signal, sys
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport_vllm import VllmFleet, drivers
 
+step, checkpoint, endpoint = sys.argv[1:]
 pause = drivers.Driver.pause
 
 def pause_and_die(driver):
     pause(driver)
+    die()
+
+def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-drivers.Driver.pause = pause_and_die
-config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=10.0, join_timeout=5.0)
-with ParameterServer(config) as server, VllmFleet(sys.argv[2:], config) as fleet:
-    server.register("two", directory=sys.argv[1])
+setattr(drivers.Driver, step, pause_and_die if step == "pause" else die)
+config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=10.0, join_timeout=60.0)
+with ParameterServer(config) as server, VllmFleet([endpoint], config) as fleet:
+    server.register("two", directory=checkpoint)
     fleet.update(server, "two")
 """
 
 
-def pause_and_die(replica: Replica) -> None:
-    """An update whose program is killed when it has paused the server and moved nothing."""
-    command = [sys.executable, "-c", PAUSING, str(replica.checkpoint(2)), replica.url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def pause_and_die(replica: Replica, step: Literal["pause", "serve"] = "pause") -> None:
+    """An update whose program is killed when it has paused the server: just then, or when it is to serve again."""
+    command = [sys.executable, "-c", LEADING, step, str(replica.checkpoint(2)), replica.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert replica.is_paused()

@@ -14,7 +14,6 @@ from ckpt_transport.errors import TaintedError, UpdateAbortedError
 from ckpt_transport_fp8 import quantized, read_target
 
 ANSWER_SECONDS = 300
-context = multiprocessing.get_context("spawn")
 
 
 class Giving(BaseException):
@@ -38,6 +37,7 @@ class Source:
         *sinks: str,
         targets: Mapping[str, Path] | None = None,
     ) -> None:
+        context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         arguments = settings, directories, sinks, targets or {}, theirs
         self._process = context.Process(target=_serve, args=arguments, daemon=True)

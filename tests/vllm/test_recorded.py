@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.vllm.forked import output_of
 
 FAMILIES = ("gpt2", "phi3", "gemma3", "gpt_oss", "granite_hybrid", "llama4")
 """Transposed, fused on disk, tied, and scaled; experts in one tensor, with biases; hybrid; experts that are transposed.
@@ -13,8 +12,6 @@ FAMILIES = ("gpt2", "phi3", "gemma3", "gpt_oss", "granite_hybrid", "llama4")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_given_a_replay_then_it_leaves_what_a_fresh_start_loads(family: str) -> None:
-    command = [sys.executable, "-m", "tests.vllm.recorded", "--family", family]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert f"{family}: exact; by the loader: nothing" in done.stdout
+def test_given_a_recorded_loader_when_it_is_replayed_then_it_leaves_what_a_fresh_start_loads(family: str) -> None:
+    said = output_of("tests.vllm.recorded", "--family", family)
+    assert f"{family}: exact; by the loader: nothing" in said
