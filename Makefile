@@ -96,7 +96,8 @@ demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
 	$(VLLM_BIN)/python -m examples.vllm $(DEMO)
 
 e2e: venv-vllm ## run the tests that need vLLM
-	$(VLLM_BIN)/python -m pytest tests/vllm
+	$(VLLM_BIN)/python -m pytest tests/vllm -m "not alone" -n $(TEST_WORKERS) --dist loadfile
+	$(VLLM_BIN)/python -m pytest tests/vllm -m alone
 
 fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
 	$(VLLM_BIN)/python -m tests.vllm.fp8_modes

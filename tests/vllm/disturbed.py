@@ -15,9 +15,8 @@ import httpx
 
 from ckpt_transport import ask_version
 from ckpt_transport.service.questions import ServedVersion
-from tests.vllm.servers import Answers, Replica
+from tests.vllm.servers import PATIENCE, Answers, Replica
 
-DEADLINE = 300.0
 HEARTBEAT_TIMEOUT = 4.0
 STOPPED = 6.0
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM)
@@ -26,7 +25,7 @@ import sys
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport_vllm import VllmFleet
 
-timing = dict(heartbeat_interval=0.2, heartbeat_timeout={HEARTBEAT_TIMEOUT}, join_timeout=30.0, update_timeout=60.0)
+timing = dict(heartbeat_interval=0.2, heartbeat_timeout={HEARTBEAT_TIMEOUT}, join_timeout=60.0, update_timeout=120.0)
 config = Config.load(transport="gloo", bucket_bytes="64KiB", **timing)
 version, checkpoint, *endpoints = sys.argv[1:]
 with ParameterServer(config) as server, VllmFleet(endpoints, config) as fleet:
@@ -67,7 +66,7 @@ class Source:
         return self._end()
 
     def _end(self) -> str:
-        said = self._process.communicate(timeout=DEADLINE)[1]
+        said = self._process.communicate(timeout=PATIENCE)[1]
         return "" if self._process.returncode == 0 else said or f"ended with {self._process.returncode}"
 
 
@@ -88,21 +87,22 @@ def settled(replica: Replica, versions: Mapping[str, Answers], *, abandoned: boo
         versions: what it should answer, by version.
         abandoned: the source may have died, so that a pause may be left of it.
     """
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + PATIENCE
     while True:
-        states = _states(replica)
-        if not any(state.update for state in states):
-            if all(state.tainted for state in states) or (abandoned and replica.is_paused()):
+        found = states(replica)
+        if not any(state.update for state in found):
+            if all(state.tainted for state in found) or (abandoned and replica.is_paused()):
                 return ""
             with contextlib.suppress(httpx.ReadTimeout):  # a pause for which the source asked may come only now
                 answers = replica.answers()
-                if _states(replica) == states:
-                    version = states[0].version
+                if states(replica) == found:
+                    version = found[0].version
                     assert answers == versions[version], f"{replica.url} says that it serves {version}, and does not"
                     return version
-        assert time.monotonic() < end, f"{replica.url} does not settle: {states}; is paused: {replica.is_paused()}"
+        assert time.monotonic() < end, f"{replica.url} does not settle: {found}; is paused: {replica.is_paused()}"
         time.sleep(0.2)
 
 
-def _states(replica: Replica) -> list[ServedVersion]:
-    return [ask_version(sink) for sink in replica.sinks()]
+def states(replica: Replica) -> list[ServedVersion]:
+    """What its workers' sinks say of themselves."""
+    return [ask_version(sink, timeout=PATIENCE) for sink in replica.sinks()]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
 from tests.vllm import disturbed, dying
 from tests.vllm.servers import (
+    PATIENCE,
     SMALL_SLOTS,
     TWO_CORES,
     TWO_RANKS,
@@ -37,6 +39,14 @@ from tests.vllm.servers import (
 
 Pair = tuple[Replica, Replica]
 Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def pair(started: Started) -> Iterator[Pair]:
+    """Two replicas, of versions 1 and 2, that miss a source as soon as it is silent for the usual time."""
+    one, two = started.start("qwen3", 1, environment={}), started.start("qwen3", 2, environment={})
+    yield one.wait(), two.wait()
+    started.stop(one, two)
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +193,10 @@ def test_given_a_source_that_is_killed_half_way_then_engines_live_and_wait_and_t
     update(pair, pair[0].checkpoint(1), "one")
     sinks = [sink for replica in pair for sink in replica.sinks()]
     command = [sys.executable, "-c", SOURCE, str(pair[0].checkpoint(2)), *(replica.url for replica in pair)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    deadline = time.monotonic() + 60
-    while not all(ask_version(sink).tainted for sink in sinks):
+    deadline = time.monotonic() + PATIENCE
+    while not all(ask_version(sink, timeout=PATIENCE).tainted for sink in sinks):
         assert time.monotonic() < deadline, "the sinks do not notice that their source is gone"
         time.sleep(0.2)
     with unanswered(pair[0], 2.0), unanswered(pair[1], 2.0):
@@ -218,12 +228,16 @@ def test_given_sources_that_are_killed_or_stopped_at_random_then_no_mix_is_serve
         assert not any(replica.is_paused() for replica in pair), what
 
 
+@pytest.mark.parametrize(("step", "brought"), [("pause", "one"), ("serve", "two")])
 def test_given_a_source_that_is_killed_when_it_had_paused_then_the_next_update_ends_the_pause(
-    pair: Pair, answers: tuple[Answers, Answers]
+    pair: Pair, answers: tuple[Answers, Answers], step: Literal["pause", "serve"], brought: str
 ) -> None:
+    """It is killed when sinks hold nothing yet, or when they have committed: the server is silent, and not tainted."""
     replica = pair[0]
     update([replica], replica.checkpoint(1), "one")
-    pause_and_die(replica)
+    pause_and_die(replica, step)
+    (state,) = disturbed.states(replica)
+    assert (state.version, state.tainted) == (brought, "")
     with unanswered(replica, 1.0):
         done = update([replica], replica.checkpoint(2), "two")
     assert done.problems == ()
@@ -248,7 +262,7 @@ def test_given_updates_that_overlap_then_each_is_made_and_the_server_serves_the_
 ) -> None:
     replica = pair[0]
     with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda seed: update([replica], replica.checkpoint(seed), str(seed)), (1, 2), timeout=120)
+        done = pool.map(lambda seed: update([replica], replica.checkpoint(seed), str(seed)), (1, 2), timeout=PATIENCE)
         assert [each.problems for each in done] == [(), ()]
     assert replica.answers() == answers[int(replica.version()) - 1]
 
@@ -283,11 +297,12 @@ def two_ranks(started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A replica of which a worker can be ordered to die."""
     for name, value in dying.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    replica = started.start("qwen3", 1, TWO_RANKS, TWO_CORES).wait()
+    replica = started.start("qwen3", 1, TWO_RANKS, TWO_CORES, kind=Replica).wait()
     yield replica
     started.stop(replica)
 
 
+@pytest.mark.alone
 def test_given_a_worker_that_is_killed_half_way_then_the_others_hold_and_a_new_update_serves(
     pair: Pair, answers: tuple[Answers, Answers], two_ranks: Replica, tmp_path: Path
 ) -> None:

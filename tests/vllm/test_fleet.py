@@ -20,7 +20,7 @@ from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
 from tests.support.vllm_server import NATIVE
-from tests.vllm.servers import Answers, Replica, Started, Traffic, swift, update
+from tests.vllm.servers import PATIENCE, Answers, Replica, Started, Traffic, swift, update
 
 Pair = tuple[Replica, Replica]
 
@@ -66,6 +66,7 @@ def test_given_a_pause_that_aborts_then_what_ran_ends_early_and_what_comes_later
         assert replica.answers() == answers[0]
 
 
+@pytest.mark.alone
 def test_given_ten_updates_then_neither_memory_nor_shared_memory_grows(
     pair: Pair, answers: tuple[Answers, Answers]
 ) -> None:
@@ -106,7 +107,7 @@ class Commands:
     def __call__(self, *arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "ckpt_transport", *arguments]
         environment = {"PATH": "/usr/bin", "XDG_STATE_HOME": str(self._state), "COLUMNS": "200"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
         return done.returncode, done.stdout + done.stderr
 
 
@@ -179,7 +180,7 @@ def test_given_a_sink_of_vllm_then_the_version_command_asks_it(pair: Pair, ckpt_
 
 def test_given_a_draft_model_then_it_is_updated_by_itself(started: Started, checkpoints: Path) -> None:
     draft = {"method": "draft_model", "model": str(checkpoints / "qwen3-1"), "num_speculative_tokens": 2}
-    replica = started.start("qwen3", 1, ("--speculative-config", json.dumps(draft), *NATIVE)).wait()
+    replica = started.start("qwen3", 1, ("--speculative-config", json.dumps(draft), *NATIVE), kind=Replica).wait()
     served, tokens = replica.checksums(), replica.tokens()
 
     def of_the_draft() -> dict[str, str]:

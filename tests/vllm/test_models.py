@@ -24,10 +24,16 @@ from tests.vllm.servers import (
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
-ON_TWO_RANKS = ("qwen3 on two ranks", "moe on two ranks")
+KINDS = [
+    "qwen3",
+    "tied",
+    "moe",
+    "neox",
+    *(pytest.param(f"{family} on two ranks", marks=pytest.mark.alone) for family in ("qwen3", "moe")),
+]
 
 
-@pytest.fixture(scope="module", params=["qwen3", "tied", "moe", "neox", *ON_TWO_RANKS])
+@pytest.fixture(scope="module", params=KINDS)
 def kinds(request: pytest.FixtureRequest, started: Started) -> Iterator[tuple[Replica, Answers, Answers]]:
     """A server of version 1, and what servers say that were started from version 1 and 2."""
     family, _, ranks = request.param.partition(" ")
@@ -92,7 +98,7 @@ def test_given_a_tied_head_that_a_version_brings_too_then_it_is_taken_if_it_is_t
     assert replica.answers() == first
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.alone)])
 def test_given_vllms_own_weight_transfer_then_an_update_through_it_does_the_same(started: Started, ranks: int) -> None:
     arguments, environment = ((), {CORES: "auto"}) if ranks == 1 else (TWO_RANKS, TWO_CORES)
     reference = started.start("qwen3", 2, arguments, environment)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from ckpt_transport.planning import explain
+from tests.vllm.forked import output_of
 from tests.vllm.servers import TWO_CORES, TWO_RANKS, Replica, Started, update
 
+pytestmark = pytest.mark.alone
 EXPERT_PARALLEL = (*TWO_RANKS, "--enable-expert-parallel")
 
 
@@ -19,8 +19,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     """Servers of models for which buckets cost less than bytes."""
     folder = tmp_path_factory.mktemp("larger")
     options = ["--family=qwen3", "--family=moe", "--seed=1", "--seed=2", "--hidden=1024"]
-    command = [sys.executable, "-m", "tests.support.tiny_models", str(folder), *options]
-    subprocess.run(command, check=True, capture_output=True)
+    output_of("tests.support.tiny_models", str(folder), *options)
     running = Started(folder, tmp_path_factory.mktemp("logs"))
     yield running
     running.close()
