@@ -5,8 +5,8 @@ The version is laid out in *units*: ranges of bytes that the same holders have, 
 
 1. the units that fewest hold come first, the larger before the smaller, each to the holder that would end first with it
    (R. L. Graham, Bounds on multiprocessing timing anomalies, 1969, for machines of different speed);
-2. while it helps, the holder that ends last hands a unit to another, which may hand one on in turn (an augmenting path,
-   as in bipartite matching): what only a few hold pushes what many hold out of their way;
+2. while it helps, the holder that ends last hands a unit to another, which may hand some on in turn (an augmenting
+   path, as in bipartite matching): what only a few hold pushes what many hold out of their way;
 3. where units are so few that one more or less matters, all assignments are searched.
 
 A test compares the result with the exact optimum.
@@ -91,24 +91,26 @@ class _Exchange:
                 return
 
     def _relieve(self, rank: int, extra: int, limit: float, seen: set[int]) -> bool:
-        """Have ``rank``, which is given ``extra`` bytes, end before ``limit`` by handing one unit on."""
-        for number in self._of[rank]:
+        """Have ``rank``, which is given ``extra`` bytes, end before ``limit`` by handing units on."""
+        for number in tuple(self._of[rank]):
             unit = self._units[number]
-            if (self._loads[rank] + extra - unit.nbytes) / self._rates[rank] >= limit or not unit.nbytes:
+            if not unit.nbytes:
                 continue
+            enough = (self._loads[rank] + extra - unit.nbytes) / self._rates[rank] < limit
             others = [other for other in unit.holders if other not in seen]
             others.sort(key=lambda other: (self._loads[other] + unit.nbytes) / self._rates[other])
-            for other in others:
-                if (self._loads[other] + unit.nbytes) / self._rates[other] < limit:
-                    self._move(number, other)
+            if others and (self._loads[others[0]] + unit.nbytes) / self._rates[others[0]] < limit:
+                self._move(number, others[0])
+                if enough:
                     return True
-            for other in others:
-                if other in seen:
-                    continue
-                seen.add(other)
-                if self._relieve(other, unit.nbytes, limit, seen):
-                    self._move(number, other)
-                    return True
+            elif enough:
+                for other in others:
+                    if other in seen:
+                        continue
+                    seen.add(other)
+                    if self._relieve(other, unit.nbytes, limit, seen):
+                        self._move(number, other)
+                        return True
         return False
 
     def _move(self, number: int, to: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as checked
 from hypothesis import strategies as st
 
@@ -97,11 +97,15 @@ def test_given_few_units_then_the_assignment_is_within_a_tenth_of_the_optimum(
 
 
 @checked(max_examples=300, deadline=None)
-@given(problems(most=5), st.randoms(use_true_random=False))
+@given(problems(most=5))
+@example(([Unit(0, (0, 1)), Unit(104, (0, 1)), Unit(118, (0, 2, 3))], {0: 1e8, 1: 4e8, 2: 1e8, 3: 1e8}))
 def test_given_many_small_units_then_the_assignment_is_within_a_tenth_of_what_a_fluid_could_do(
-    problem: tuple[list[Unit], dict[int, float]], chance: object
+    problem: tuple[list[Unit], dict[int, float]],
 ) -> None:
-    """Every large unit is cut into 40 of about one size: then the fluid optimum can nearly be reached."""
+    """Every large unit is cut into 40 of about one size: then the fluid optimum can nearly be reached.
+
+    In the example holder 0 has to hand two units to holder 1 before it can take one that the others should not send.
+    """
     large, rates = problem
     units = [
         Unit(max(unit.nbytes * 100 // 40 + offset, 1), unit.holders)
