@@ -204,7 +204,7 @@ def test_given_random_deaths_then_the_others_end_with_every_byte_or_none_serves_
         where = chance.choice(places if victim < 3 else [*places, "load", "load", "hold", "advance", "finish"])
         faults[victim] = Fault(where, 1 if where not in ("ended", "load") else chance.randint(1, 25))
     names = [*over_the_network(), "gloo", READ, SOCKETS]
-    transport = chance.choice([name + line for name in names for line in ("", "-line")])
+    transport = chance.choice([name + chain for name in names for chain in ("", "-chain")])
     specs = [SinkSpec(model=SHAPE, settings=PATIENT, site=site, fault=fault) for fault in faults[3:]]
     held = [HolderSpec(model=SHAPE, settings=PATIENT, site=site, fault=fault) for fault in faults[:3]]
     with fleet(*specs) as sinks, holders(*held) as running:

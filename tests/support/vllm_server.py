@@ -52,7 +52,7 @@ ENVIRONMENT = {
 
 
 class Process(Protocol):
-    """A process that was started; its methods are those of :class:`subprocess.Popen`."""
+    """A process that was started; its methods are those of ``subprocess.Popen``."""
 
     pid: int
 

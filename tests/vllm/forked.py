@@ -33,7 +33,7 @@ CORES = ("GOMP_CPU_AFFINITY", "OMP_PLACES")
 
 
 class Forked:
-    """``python -m MODULE ARGUMENTS``, with the methods of :class:`subprocess.Popen`.
+    """``python -m MODULE ARGUMENTS``, with the methods of ``subprocess.Popen``.
 
     Args:
         environment: of the process.
