@@ -24,7 +24,7 @@ class Quiesce(Protocol):
 
 
 class WorkerGate(Gate):
-    """Every step of a vLLM worker is a pass through this gate.
+    """Every step of a vLLM worker that runs a model is a pass through this gate.
 
     A tainted gate keeps passes waiting instead of refusing them: an exception in a step ends the engine's process.
     """
@@ -39,6 +39,8 @@ class WorkerGate(Gate):
     def _through(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def gated(*args: Any, **kwargs: Any) -> Any:
+            if _has_no_tokens(*args):
+                return method(*args, **kwargs)
             with self.forward_pass():
                 return method(*args, **kwargs)
 
@@ -46,6 +48,14 @@ class WorkerGate(Gate):
 
     def taint(self, reason: str) -> None:
         """Stay held, until an update succeeds."""
+
+
+def _has_no_tokens(step: Any = None, *_: Any) -> bool:
+    """Whether a step only tells the worker which requests have ended, which vLLM does while it is paused, too.
+
+    Such a step reads no weights. An engine that waited in one would answer nobody until an update succeeds.
+    """
+    return bool(getattr(step, "total_num_scheduled_tokens", None) == 0)
 
 
 class LentThread:

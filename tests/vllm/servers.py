@@ -254,6 +254,18 @@ def unanswered(replica: Replica, seconds: float) -> Iterator[None]:
     thread.join()
 
 
+def wait_until_stuck(replica: Replica) -> None:
+    """Wait until a forward pass waits in the engine, which then answers nothing that its core must answer."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with client_of(replica.url, 2.0) as client:
+            try:
+                client.get("/is_paused")
+            except httpx.ReadTimeout:
+                return
+    raise AssertionError("no forward pass waits, though there are requests")
+
+
 LEADING = """
 import os, signal, sys
 from ckpt_transport import Config, ParameterServer

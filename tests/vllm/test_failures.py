@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,6 +36,7 @@ from tests.vllm.servers import (
     swift,
     unanswered,
     update,
+    wait_until_stuck,
 )
 
 Pair = tuple[Replica, Replica]
@@ -159,16 +161,43 @@ def test_given_no_pause_and_an_update_that_fails_half_way_then_forward_passes_wa
             fleet.update(server, "two")
         assert replica.answers() == answers[1]
 
+        def give_up_when_stuck(done: int, total: int) -> None:
+            if done > total // 2:
+                wait_until_stuck(replica)
+                raise Giving
+
         server.register("one", directory=replica.checkpoint(1))
         with Traffic([replica], threads=3) as traffic:
             traffic.wait(3)
             with pytest.raises(Giving) as caught:
-                fleet.update(server, "one", give_up)
+                fleet.update(server, "one", give_up_when_stuck)
             assert "a forward pass waits there until its sinks are updated: ipc://" in caught.value.__notes__[0]
             fleet.update(server, "one")
             traffic.wait(3)
     assert not any(completion.error for completion in traffic.done[replica.url])
     assert replica.answers() == answers[0]
+
+
+def test_given_a_mix_that_is_left_paused_and_a_client_that_goes_away_then_the_next_program_still_finds_the_engine(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    """vLLM makes a step without tokens to forget a request, also while it is paused."""
+    replica = pair[0]
+    update([replica], replica.checkpoint(1), "one")
+    config = swift(**SMALL_SLOTS)
+
+    def give_up(done: int, total: int) -> None:
+        if done > total // 2:
+            raise Giving
+
+    with ParameterServer(config) as server, VllmFleet([replica.url], config) as fleet:
+        server.register("two", directory=replica.checkpoint(2))
+        with pytest.raises(Giving):
+            fleet.update(server, "two", give_up)
+    with pytest.raises(httpx.ReadTimeout):
+        replica.complete("a question whose client does not wait", timeout=2.0)
+    update([replica], replica.checkpoint(2), "two")
+    assert replica.answers() == answers[1]
 
 
 SOURCE = """

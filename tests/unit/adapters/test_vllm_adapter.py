@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +101,24 @@ def test_given_a_tainted_worker_then_its_steps_wait_and_do_not_raise_until_an_up
     gate.resume()
     stepping.join(5.0)
     assert worker.steps == 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """As much of what vLLM schedules as a gate needs."""
+
+    total_num_scheduled_tokens: int
+
+
+def test_given_a_tainted_worker_when_a_step_has_no_tokens_then_it_does_not_wait_and_is_no_pass() -> None:
+    worker = Worker()
+    gate = WorkerGate(worker)
+    worker.execute_model(Step(3))
+    worker.execute_model(Step(0))
+    assert gate.hold() == 1
+    gate.advance(1, 5.0)
+    gate.taint("a mix")
+    assert worker.execute_model(Step(0)) == "answer to Step(total_num_scheduled_tokens=0)"
 
 
 class Bare(BaseHTTPRequestHandler):
