@@ -21,8 +21,9 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import inspect
+import os
+import sys
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
@@ -57,24 +58,29 @@ class _Driver(Manager):
 
 
 class Registry:
-    """What is installed, and which of it failed to import.
+    """What is installed, what was imported of it, and what failed to import.
 
-    The module's own functions use one registry for the whole process. A failed import is kept: whoever asks for that
-    transport again gets the same reason, and the plugin is not imported a second time.
+    The module's own functions use one registry for the whole process. What was found is kept: a plugin is imported
+    once, whoever asks again for one that failed gets the same reason, and installed packages are searched again only
+    when a directory that Python imports from has changed.
     """
 
     def __init__(self) -> None:
+        self._imported: dict[tuple[str, str], object] = {}
         self._failed: dict[tuple[str, str], Exception] = {}
+        self._searched: object = None
+        self._found: Sequence[EntryPoint] = ()
 
-    @cached_property
     def _installed(self) -> Sequence[EntryPoint]:
-        """Kept until somebody asks for all names, or for one that is not in it: the search takes milliseconds."""
-        return tuple(importlib.metadata.entry_points(group=GROUP))
+        """Every entry point of the group. A search takes milliseconds, or tens of them where many packages are."""
+        path = tuple(map(_state_of, sys.path))
+        if path != self._searched:
+            self._found, self._searched = tuple(importlib.metadata.entry_points(group=GROUP)), path
+        return self._found
 
     def names(self) -> tuple[str, ...]:
         """The names of all installed transports, sorted. Imports no plugin."""
-        self.__dict__.pop("_installed", None)
-        return tuple(sorted({entry_point.name for entry_point in self._installed}))
+        return tuple(sorted({entry_point.name for entry_point in self._installed()}))
 
     def load(self, name: str) -> type[Transport]:
         """Import one transport and return its class. Imports no other plugin, and does not probe it.
@@ -113,9 +119,9 @@ class Registry:
         return kind(options[name]) if name in options else kind()
 
     def _find(self, name: str) -> EntryPoint:
-        if all(entry_point.name != name for entry_point in self._installed):
-            self.names()
-        installed = self._installed
+        if all(entry_point.name != name for entry_point in self._installed()):
+            self._searched = None  # a package may have been half installed when it was searched for
+        installed = self._installed()
         matches = [entry_point for entry_point in installed if entry_point.name == name]
         if not matches:
             names = sorted({entry_point.name for entry_point in installed})
@@ -130,17 +136,28 @@ class Registry:
 
     def _import(self, entry_point: EntryPoint) -> object:
         key = entry_point.name, entry_point.value
-        if key not in self._failed:
+        if key not in self._imported and key not in self._failed:
             try:
-                return _Driver(entry_point).extensions[0].plugin
+                self._imported[key] = _Driver(entry_point).extensions[0].plugin
             except Exception as error:
                 self._failed[key] = error
+        if key in self._imported:
+            return self._imported[key]
         cause = self._failed[key]
         if isinstance(cause, ImportError | OSError):
             raise TransportUnavailableError(entry_point.name, _summary(cause), _cure(entry_point, cause)) from cause
         raise PluginError(
             f"transport '{entry_point.name}' ({_origin(entry_point)}) cannot be loaded: {_summary(cause)}"
         ) from cause
+
+
+def _state_of(directory: str) -> object:
+    """A value that differs when something was installed in a directory, or removed from it."""
+    try:
+        state = os.stat(directory or os.curdir)
+    except OSError:
+        return directory
+    return directory, state.st_mtime_ns, state.st_nlink, state.st_size
 
 
 def _checked(plugin: object, name: str) -> type[Transport]:

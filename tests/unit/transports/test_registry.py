@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,6 +179,30 @@ def test_given_a_plugin_installed_while_the_process_runs_then_it_is_found(instal
     # Then it is there
     assert "latecomer" in transports.names()
     assert issubclass(transports.load("latecomer"), Transport)
+
+
+def test_given_nothing_that_was_installed_since_then_packages_are_searched_once_and_a_plugin_is_loaded_once(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a registry that was asked before
+    install("calm-dist", [("calm", "mod_calm:Plugin")], {"mod_calm": plugin("calm")})
+    transports = Registry()
+    first = transports.names(), transports.load("calm")
+
+    # When it is asked again, while each search of the packages is noted
+    searches: list[dict[str, str]] = []
+    search = importlib.metadata.entry_points
+
+    def noted(**chosen: str) -> Any:
+        searches.append(chosen)
+        return search(**chosen)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", noted)
+    again = transports.names(), transports.load("calm")
+
+    # Then it answers the same without a search
+    assert again == first
+    assert searches == []
 
 
 def test_given_the_projects_own_transports_then_they_come_through_the_same_door() -> None:
