@@ -48,6 +48,7 @@ class Listener(MayBeStuck):
     def __init__(self, address: str = "", config: Config | None = None) -> None:
         self._call_guard = CallGuard(self._kind)
         self.config = config if config is not None else Config.load()
+        _load_transports()
         self._mailbox: Mailbox = open_mailbox(address, q.PARTICIPANT, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         self._plans = PlanCache(self.config.memory_budget)
@@ -94,7 +95,6 @@ class Listener(MayBeStuck):
         with self._call_guard.one("serve()", 0):
             self._idle.clear()
             try:
-                _load_transports()
                 while not self._stopping.is_set():
                     self._between()
                     received = self._mailbox.receive(TICK_SECONDS)
@@ -374,7 +374,8 @@ class Listener(MayBeStuck):
 
 
 def _load_transports() -> None:
-    """Import and probe them before somebody waits for it. What is wrong with one is said when it is asked for."""
+    """Import and probe them before anybody can invite, who would wait. What is wrong with one is said when it is asked
+    for."""
     for name in registry.names():
         with suppress(PluginError):
             registry.available(name)
