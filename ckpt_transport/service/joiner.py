@@ -22,6 +22,7 @@ from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.p2p_coordinator import P2PCoordinator
+from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
@@ -80,8 +81,8 @@ class Joiner:
             TaintedError: it failed half-way; names the sinks that must not serve.
             UsageError: another process made the joiner, or another call has not ended within ``update_timeout``.
         """
-        with self._call_guard.one(f"update('{version}')", self.config.update_timeout):
-            return self._update(version, sinks, progress, before_hold)
+        with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
+            return self._update(version, sinks, progress, before_hold, clock)
 
     def _update(
         self,
@@ -89,6 +90,7 @@ class Joiner:
         sinks: Sequence[str] | None,
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
+        clock: PhaseClock,
     ) -> Report:
         invited = self.config.sinks if sinks is None else tuple(sinks)
         if version != self._found.version:
@@ -107,7 +109,7 @@ class Joiner:
             update = secrets.token_hex(8)
             join = Introducer(self.config).of_leader(self.version, states(self.config))
             plans = PlanCache(self.config.memory_budget)
-            coordinator = P2PCoordinator(update, mailbox, self.config, table, RouteNames(), plans, ())
+            coordinator = P2PCoordinator(update, mailbox, self.config, table, RouteNames(), plans, (), clock)
             try:
                 report = coordinator.lead(
                     msgspec.structs.replace(join, update=update),

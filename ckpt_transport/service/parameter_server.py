@@ -32,6 +32,7 @@ from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.p2p_coordinator import P2PCoordinator
+from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
@@ -195,8 +196,8 @@ class ParameterServer:
             KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two, or None when every
                 sink serves the new version.
         """
-        with self._call_guard.one(f"update('{version}')", self.config.update_timeout):
-            return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold)
+        with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
+            return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock)
 
     def update_p2p(
         self,
@@ -221,8 +222,10 @@ class ParameterServer:
             UpdateAbortedError, TaintedError, StoreError, UsageError, KeyboardInterrupt: as :meth:`update`.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
-        with self._call_guard.one(f"update_p2p('{version}')", self.config.update_timeout):
-            return self._update(version, lambda: self._some_of(sinks, ranks), P2PCoordinator, progress, before_hold)
+        with PhaseClock() as clock, self._call_guard.one(f"update_p2p('{version}')", self.config.update_timeout):
+            return self._update(
+                version, lambda: self._some_of(sinks, ranks), P2PCoordinator, progress, before_hold, clock
+            )
 
     def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
         everybody = self.config.sinks if sinks is None else tuple(sinks)
@@ -243,11 +246,12 @@ class ParameterServer:
         leader: type[Coordinator],
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
+        clock: PhaseClock,
     ) -> Report | None:
         if self.rank > 0:
             self._follow(self._store.get(version))
             return None
-        lead = partial(self._lead, version, invited, leader, progress, before_hold)
+        lead = partial(self._lead, version, invited, leader, progress, before_hold, clock)
         if self._rendezvous is None:
             return lead(lambda address: None)
         with self._rendezvous.leading(version) as announce:
@@ -260,6 +264,7 @@ class ParameterServer:
         leader: type[Coordinator],
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
+        clock: PhaseClock,
         announce: Callable[[str], None],
     ) -> Report:
         stored = self._store.get(version)
@@ -274,7 +279,7 @@ class ParameterServer:
             mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
             mailbox.forget(address)
         update = secrets.token_hex(8)
-        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents)
+        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents, clock)
         join = self._join(update, table, stored)
         try:
             report = coordinator.lead(join, self._invitees(version, invited), progress, before_hold)

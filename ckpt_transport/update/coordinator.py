@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from ckpt_transport.config import Config
@@ -22,6 +22,7 @@ from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import TICK_SECONDS, Membership
 from ckpt_transport.update.outcome import Outcome
 from ckpt_transport.update.participant import Participant
+from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress, never_raises
 from ckpt_transport.update.report import Report
@@ -38,6 +39,7 @@ class Coordinator:
         config: deadlines, transport, bucket size.
         table, names, plans: routes, and the last plan, that are kept between updates.
         extents: what is behind rank 0's extents.
+        clock: of the caller's call.
     """
 
     resumable: ClassVar[bool] = False
@@ -52,15 +54,15 @@ class Coordinator:
         names: RouteNames,
         plans: PlanCache,
         extents: Sequence[Backing],
+        clock: PhaseClock,
     ) -> None:
-        self._mailbox, self._config, self._plans = mailbox, config, plans
+        self._mailbox, self._config, self._plans, self._clock = mailbox, config, plans, clock
         deadline = time.monotonic() + config.update_timeout
         self._local = Participant(mailbox, table, plans, extents, None, deadline)
         self._members = Membership(update, mailbox, config, deadline)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
         self._reached: list[str] = []
         self._update = update
-        self._phases: dict[str, float] = {}
 
     def lead(
         self,
@@ -81,27 +83,26 @@ class Coordinator:
             UpdateAbortedError: it failed and changed nothing.
             TaintedError: it failed when some sinks had begun to apply, or did not serve it when they were told to.
         """
-        started = time.monotonic()
         invitations = Invitations(self._members, self._mailbox, self._config, invitees)
+        self._clock.enter("join")
         try:
-            with self._phase("join"):
-                try:
-                    invitations.gather(myself)
-                finally:
-                    self._reached = invitations.reached
+            try:
+                invitations.gather(myself)
+            finally:
+                self._reached = invitations.reached
             made, events = self._bring(never_raises(progress), before_hold or (lambda: None))
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:
             raise interrupt from self._roll_back(interrupt)
-        with self._phase("commit"):
-            outcome = self._commit(made.manifest.version)
+        self._clock.enter("commit")
+        outcome = self._commit(made.manifest.version)
+        self._clock.enter("end")
         labels = {rank: join.label for rank, join in enumerate(self._members.joins)}
         return Report(
             made.manifest.version,
             made,
-            time.monotonic() - started,
-            self._phases,
+            self._clock.phases,
             outcome.paused,
             tuple(events),
             labels,
@@ -119,20 +120,20 @@ class Coordinator:
 
     def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[StageEvent]]:
         """Everything between joining and commit: every sink has every byte then."""
-        with self._phase("plan"):
-            made = self._make_plan((), self._config.transport)
+        self._clock.enter("plan")
+        made = self._make_plan((), self._config.transport)
         self._prepare(made)
-        with self._phase("hold"):
-            before_hold()
-            self._steps.hold()
-        with self._phase("run"):
-            return made, self._steps.run(made, progress)
+        self._clock.enter("hold")
+        before_hold()
+        self._steps.hold()
+        self._clock.enter("run")
+        return made, self._steps.run(made, progress)
 
     def _prepare(self, made: Plan) -> None:
-        with self._phase("agree"):
-            self._steps.agree(made)
-        with self._phase("connect"):
-            self._steps.connect()
+        self._clock.enter("agree")
+        self._steps.agree(made)
+        self._clock.enter("connect")
+        self._steps.connect()
 
     def _make_plan(self, present: Sequence[TensorRange], transport: str) -> Plan:
         joins = self._members.joins
@@ -226,9 +227,3 @@ class Coordinator:
         if later is not interrupt and later is not None:
             raise later from error
         return error
-
-    @contextlib.contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - started

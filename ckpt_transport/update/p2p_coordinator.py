@@ -45,28 +45,28 @@ class P2PCoordinator(Coordinator):
         fruitless = had = 0
         while True:
             try:
-                with self._phase("plan"):
-                    made = self._plan_for_who_is_left(present)
+                self._clock.enter("plan")
+                made = self._plan_for_who_is_left(present)
                 specs = specs or made.manifest.specs
                 lacking = specs.keys() - made.manifest.specs.keys()
                 if lacking:
                     raise CoverageError(f"nobody holds {specs[min(lacking)]} any more")
                 self._prepare(made)
-                with self._phase("hold"):
-                    if not told:
-                        before_hold()
-                        told = True
-                    if not standing:
-                        self._steps.hold()
-                        standing = True
-                with self._phase("run"):
-                    return made, self._steps.run(made, progress)
+                self._clock.enter("hold")
+                if not told:
+                    before_hold()
+                    told = True
+                if not standing:
+                    self._steps.hold()
+                    standing = True
+                self._clock.enter("run")
+                return made, self._steps.run(made, progress)
             except CheckpointError:
                 raise
             except CkptTransportError as error:
                 members = len(self._members.addresses)
-                with self._phase("regroup"):
-                    everywhere = self._end_round(error)
+                self._clock.enter("regroup")
+                everywhere = self._end_round(error)
                 if made is None:
                     raise
                 has = sum(nbytes for _, _, nbytes in everywhere)

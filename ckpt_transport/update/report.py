@@ -18,8 +18,7 @@ class Report:
     Attributes:
         version: what every sink serves now.
         plan: what was run.
-        seconds: from the call to the last commit.
-        phases: seconds that each phase took, in order.
+        phases: seconds that each phase took, in order, from the caller's call to its return.
         paused: for each sink, by rank, the seconds for which its forward passes were held.
         timeline: every stage on every rank.
         labels: what people call each rank.
@@ -30,7 +29,6 @@ class Report:
 
     version: str
     plan: Plan
-    seconds: float
     phases: dict[str, float]
     paused: dict[int, float]
     timeline: tuple[StageEvent, ...]
@@ -38,6 +36,11 @@ class Report:
     lost: tuple[str, ...] = ()
     left: dict[str, str] = field(default_factory=dict)
     apply_summary: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """How long the whole call took: the sum of its phases."""
+        return sum(self.phases.values())
 
     def picture(self, width: int = 72) -> str:
         """The timeline as lines of text."""

@@ -1,0 +1,30 @@
+"""Phases follow each other without a gap, so what they took adds up to the whole."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+
+class PhaseClock:
+    """Measures the phases of one update, from the caller's call to its return.
+
+    Attributes:
+        phases: seconds that each phase took, in the order in which they began; of the one that runs until it ends.
+    """
+
+    def __init__(self) -> None:
+        self.phases: dict[str, float] = {}
+        self._phase, self._since = "begin", time.monotonic()
+
+    def enter(self, phase: str) -> None:
+        """End the phase that runs and begin another, or go on with one that was left."""
+        now = time.monotonic()
+        self.phases[self._phase] = self.phases.get(self._phase, 0.0) + now - self._since
+        self._phase, self._since = phase, now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.enter("")
