@@ -18,7 +18,7 @@ import typer
 
 from benchmarks._vllm_engine import names_of
 from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.replay import key_of, record, required_bytes
+from ckpt_transport.replay import record, required_bytes
 
 COMMUNICATOR = "vllm.distributed.device_communicators.base_device_communicator.DeviceCommunicatorBase"
 
@@ -80,7 +80,7 @@ def specs_of(folder: Path) -> list[TensorSpec]:
 
 def share_of(model: Any, specs: list[TensorSpec]) -> Share | None:
     """What the model's loader takes of them; None for everything."""
-    return required_bytes(record(model, model.load_weights, specs, key_of(model, specs)).layout)
+    return required_bytes(record(model, model.load_weights, specs).layout)
 
 
 def main(

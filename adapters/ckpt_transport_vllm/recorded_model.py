@@ -16,14 +16,12 @@ from ckpt_transport.spi import (
     Recording,
     TensorSpec,
     fingerprint,
-    key_of,
     record,
     required_bytes,
 )
 from ckpt_transport_vllm.layerwise import waits_for_the_end
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta, tensors_of
 from ckpt_transport_vllm.updated_model import UpdatedModel
-from ckpt_transport_vllm.versions import installed_version
 
 
 class ApplyMode(enum.StrEnum):
@@ -73,18 +71,11 @@ class RecordedModel(RecordedLoader):
         Raises:
             RecordingError: it cannot be recorded.
         """
-        parallel = target.vllm_config.parallel_config
-        context = (
-            installed_version(),
-            str(target.model_config.hf_config),
-            f"{target.model_config.dtype} {target.model_config.quantization}",
-            f"{parallel.tensor_parallel_size} {parallel.pipeline_parallel_size} {parallel.enable_expert_parallel}",
-        )
         model = target.model
         with everything_on_meta(target):
             loader: object = model.load_weights
             assert callable(loader)
-            return cls(model, record(model, loader, specs, key_of(model, specs, *context)))
+            return cls(model, record(model, loader, specs))
 
     @property
     def holds(self) -> bool:
@@ -156,13 +147,12 @@ class RecordedModel(RecordedLoader):
         for number, name in enumerate(self.module_of):
             if name in self.modes:
                 self.targets_of[name].append(number)
-        refused = {each.index for each in layout.refused if each.kind is OwnerKind.SOURCE}
-        self.left_to_loader = [layout.sources[number] for number in sorted(refused)]
+        self.left_to_loader = [layout.sources[number] for number in sorted(layout.refused_of(OwnerKind.SOURCE))]
 
     def _not_replayable(self) -> dict[str, str]:
         """Modules that cannot be replayed as a whole, and why."""
         layout = self.layout
-        failed = {self.module_of[each.index]: each.reason for each in layout.refused if each.kind is OwnerKind.TARGET}
+        failed = {self.module_of[index]: reason for index, reason in layout.refused_of(OwnerKind.TARGET).items()}
         for group in layout.op_groups:
             if not group.sources:
                 made = (self.module_of[target] for target in group.targets)
@@ -188,9 +178,9 @@ class RecordedModel(RecordedLoader):
                 }
             )
             more = {
-                self.module_of[each.index]: each.reason
-                for each in self.layout.refused
-                if each.kind is OwnerKind.TARGET and self.module_of[each.index] not in failed
+                self.module_of[index]: reason
+                for index, reason in self.layout.refused_of(OwnerKind.TARGET).items()
+                if self.module_of[index] not in failed
             }
             if not more:
                 break

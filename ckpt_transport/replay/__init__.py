@@ -7,10 +7,10 @@
 
 from ckpt_transport.replay.bindings import fingerprint, named_tensors
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans
-from ckpt_transport.replay.layout import Copy, Fill, Gap, Layout, OpGroup, Owner, OwnerKind, Refusal, TargetTensor
+from ckpt_transport.replay.layout import Layout, Owner, OwnerKind
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, by_loader_in_words
 from ckpt_transport.replay.module_loading import ModuleLoading
-from ckpt_transport.replay.record import Loader, Recording, key_of, record
+from ckpt_transport.replay.record import Loader, Recording, record
 from ckpt_transport.replay.replay import Replay, Written
 from ckpt_transport.replay.required_bytes import required_bytes
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
@@ -18,27 +18,20 @@ from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwrita
 __all__ = [
     "BucketCopyPlan",
     "BucketCopyPlans",
-    "Copy",
-    "Fill",
-    "Gap",
     "Layout",
     "LoadPass",
     "Loader",
     "ModuleLoading",
-    "OpGroup",
     "Owner",
     "OwnerKind",
     "RecordedLoader",
     "RecordedLoading",
     "Recording",
-    "Refusal",
     "Replay",
-    "TargetTensor",
     "TensorSnapshot",
     "Written",
     "by_loader_in_words",
     "fingerprint",
-    "key_of",
     "named_tensors",
     "record",
     "refuse_unwritable",

@@ -72,7 +72,7 @@ class BucketCopyPlans:
         for group in layout.op_groups:
             for source in group.sources:
                 self._together[source].update(group.targets)
-        self._refused = {each.index for each in layout.refused if each.kind is OwnerKind.SOURCE}
+        self._refused = layout.refused_of(OwnerKind.SOURCE)
         self._known: dict[object, BucketCopyPlan] = {}
         self._used: set[object] = set()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ckpt_transport.replay.coverage import Writer
-from ckpt_transport.replay.layout import Fill, Layout, OpGroup, Owner, OwnerKind, Refusal
+from ckpt_transport.replay.layout import Fill, Layout, OpGroup, Owner, OwnerKind
 
 
 def exclude_unsupported(layout: Layout, reasons: Mapping[Owner, str]) -> Layout:
@@ -15,9 +15,7 @@ def exclude_unsupported(layout: Layout, reasons: Mapping[Owner, str]) -> Layout:
 
     Only the whole loader can load such a tensor, and then it does everything with it that it does.
     """
-    refused: dict[Owner, str] = {Owner(each.kind, each.index): each.reason for each in layout.refused}
-    for tensor, reason in reasons.items():
-        refused.setdefault(tensor, reason)
+    refused = {**reasons, **layout.refused}
     writers: tuple[Writer, ...] = (*layout.copies, *layout.fills, *layout.op_groups)
     while True:
         before = len(refused)
@@ -40,7 +38,7 @@ def exclude_unsupported(layout: Layout, reasons: Mapping[Owner, str]) -> Layout:
         op_groups=tuple(filter(is_kept, layout.op_groups)),
         gaps=tuple(gap for gap in layout.gaps if Owner(OwnerKind.TARGET, gap.target) not in refused),
         unread=tuple(source for source in layout.unread if Owner(OwnerKind.SOURCE, source) not in refused),
-        refused=tuple(Refusal(owner.kind, owner.index, refused[owner]) for owner in sorted(refused)),
+        refused={owner: refused[owner] for owner in sorted(refused)},
     )
 
 

@@ -1,12 +1,12 @@
-"""Describes what a loader does with a checkpoint, in values that are the same on every machine."""
+"""Describes what a loader does with a checkpoint."""
 
 from __future__ import annotations
 
 import enum
-import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import msgspec
 
@@ -14,7 +14,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
 
 
-class Geometry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Geometry(msgspec.Struct, frozen=True, gc=False):
     """Where the elements of a copy lie in a tensor's memory.
 
     Attributes:
@@ -28,7 +28,7 @@ class Geometry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     dtype: str
 
 
-class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Copy(msgspec.Struct, frozen=True, gc=False):
     """Some elements of one tensor of the checkpoint are copied to one target, and converted where the types differ.
 
     Attributes:
@@ -50,7 +50,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return math.prod(self.shape) * dtypes.TORCH[self.write.dtype].itemsize
 
 
-class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Fill(msgspec.Struct, frozen=True, gc=False):
     """The loader sets some elements of a target to a constant."""
 
     target: int
@@ -80,7 +80,7 @@ class Owner:
     index: int
 
 
-class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref"):
+class Ref(msgspec.Struct, frozen=True):
     """A tensor as an operation sees it.
 
     Attributes:
@@ -96,34 +96,18 @@ class Ref(msgspec.Struct, frozen=True, array_like=True, tag="ref"):
     geometry: Geometry
 
 
-class Named(msgspec.Struct, frozen=True, array_like=True, tag="named"):
-    """An argument with a name: a ``dtype``, ``memory_format`` or ``layout`` of torch, or the targets' ``device``."""
-
-    kind: str
-    name: str
-
-
-class Items(msgspec.Struct, frozen=True, array_like=True, tag="items"):
-    """A list or tuple of arguments."""
-
-    items: tuple[Argument, ...]
-
-
-Argument = None | bool | int | float | str | Ref | Named | Items
-
-
-class Operation(msgspec.Struct, frozen=True, array_like=True):
+class Operation(msgspec.Struct, frozen=True):
     """One operation of torch.
 
     Attributes:
-        op: its name with overload, as ``aten::exp.default``.
-        args, kwargs: what it is called with.
+        op: the operation, as ``torch.ops.aten.exp.default``.
+        args, kwargs: what it is called with, as :func:`~ckpt_transport.replay.arguments.encode` makes it.
         results: numbers of the results that it makes; empty when it writes its first argument.
     """
 
-    op: str
-    args: tuple[Argument, ...]
-    kwargs: dict[str, Argument]
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     results: tuple[int, ...]
 
     @property
@@ -133,7 +117,7 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
         return written if isinstance(written, Ref) and written.kind is OwnerKind.TARGET else None
 
 
-class OpGroup(msgspec.Struct, frozen=True, array_like=True):
+class OpGroup(msgspec.Struct, frozen=True):
     """Operations that run in this order, once all of ``sources`` are there."""
 
     sources: tuple[int, ...]
@@ -141,7 +125,7 @@ class OpGroup(msgspec.Struct, frozen=True, array_like=True):
     operations: tuple[Operation, ...]
 
 
-class TargetTensor(msgspec.Struct, frozen=True, array_like=True):
+class TargetTensor(msgspec.Struct, frozen=True):
     """A parameter or buffer.
 
     Attributes:
@@ -160,21 +144,7 @@ class TargetTensor(msgspec.Struct, frozen=True, array_like=True):
     parameter: bool
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor that only the loader itself can load.
-
-    Attributes:
-        kind: SOURCE or TARGET.
-        index: into the layout's sources or targets.
-        reason: in words.
-    """
-
-    kind: OwnerKind
-    index: int
-    reason: str
-
-
-class Gap(msgspec.Struct, frozen=True, array_like=True):
+class Gap(msgspec.Struct, frozen=True):
     """The loader does not write some bytes of a target, for a reason."""
 
     target: int
@@ -182,20 +152,18 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
-class Layout(msgspec.Struct, frozen=True, dict=True):
+class Layout(msgspec.Struct, frozen=True):
     """Which slice of which tensor a loader puts where.
 
     Attributes:
-        key: what it holds for: see :func:`~ckpt_transport.replay.key_of`.
         sources: the tensors of the checkpoint.
         targets: the parameters and buffers that can be loaded.
         copies, fills, op_groups: all that the loader does. Each byte is written by one of them, or by none.
         gaps: what none of them writes.
         unread: sources that the loader was not seen to use.
-        refused: what is not understood; it is in no copy, fill or group of operations.
+        refused: sources and targets that only the loader itself can load, and why. They are in none of the above.
     """
 
-    key: str
     sources: tuple[TensorSpec, ...]
     targets: tuple[TargetTensor, ...]
     copies: tuple[Copy, ...]
@@ -203,25 +171,11 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     op_groups: tuple[OpGroup, ...]
     gaps: tuple[Gap, ...]
     unread: tuple[int, ...]
-    refused: tuple[Refusal, ...]
+    refused: Mapping[Owner, str]
 
-    def encode(self) -> bytes:
-        """The layout as msgpack."""
-        return _encoder.encode(self)
-
-    @staticmethod
-    def decode(data: bytes) -> Layout:
-        """The layout from msgpack.
-
-        Raises:
-            msgspec.DecodeError: the bytes are not a layout.
-        """
-        return _decoder.decode(data)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the encoded layout, in hexadecimal."""
-        return hashlib.sha256(self.encode()).hexdigest()
+    def refused_of(self, kind: OwnerKind) -> dict[int, str]:
+        """The refused sources or targets, by index, and why."""
+        return {owner.index: reason for owner, reason in self.refused.items() if owner.kind is kind}
 
     def name_of(self, kind: OwnerKind, index: int) -> str:
         """The name of a source or target."""
@@ -229,10 +183,6 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     def why(self, limit: int = 3) -> str:
         """The refusals in one line; empty when there are none."""
-        told = sorted({f"{self.name_of(each.kind, each.index)}: {each.reason}" for each in self.refused})
+        told = sorted(f"{self.name_of(each.kind, each.index)}: {reason}" for each, reason in self.refused.items())
         more = f" (and {len(told) - limit} more)" if len(told) > limit else ""
         return "; ".join(told[:limit]) + more
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Layout)

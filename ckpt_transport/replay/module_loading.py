@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -13,7 +13,7 @@ from ckpt_transport.replay.bindings import named_tensors
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading
 from ckpt_transport.replay.module_passes import ModuleComparedPass, ModuleLoaderPass, ModuleReplayPass
 from ckpt_transport.replay.past_memory import PastMemory
-from ckpt_transport.replay.record import Loader, LoaderFailedError, Recording, RefusedWriteError, key_of, record
+from ckpt_transport.replay.record import Loader, LoaderFailedError, Recording, RefusedWriteError, record
 from ckpt_transport.replay.rehearsal import Rehearsal
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
@@ -34,7 +34,6 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         module: what is loaded.
         loader: its loader. It is given whole tensors, and must not need those of another bucket.
         label, verify_always: see :class:`RecordedLoading`.
-        context: see :func:`key_of`.
     """
 
     def __init__(
@@ -44,10 +43,9 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         label: str = "the module",
         *,
         verify_always: bool = False,
-        context: Sequence[str] = (),
     ) -> None:
         super().__init__(label, verify_always=verify_always)
-        self._module, self._loader, self._context = module, loader, tuple(context)
+        self._module, self._loader = module, loader
         self._snapshot: TensorSnapshot | None = None
         self._past_memory = PastMemory()
         self._rehearsal = Rehearsal()
@@ -108,9 +106,8 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     def record(self, specs: tuple[TensorSpec, ...]) -> RecordedLoader:
         snapshot = self._snapshot_now()
         try:
-            key = key_of(self._module, specs, *self._context)
             with self._rehearsal.watching(snapshot.memory.values()):
-                recording = record(self._module, self._loader, specs, key)
+                recording = record(self._module, self._loader, specs)
         except RefusedWriteError as error:
             refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
             raise

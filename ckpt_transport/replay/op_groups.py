@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
 
 from ckpt_transport.replay.coverage import Writer
-from ckpt_transport.replay.layout import Argument, Copy, Fill, Items, Operation, OpGroup, Owner, OwnerKind, Ref
+from ckpt_transport.replay.layout import Copy, Fill, Operation, OpGroup, Owner, OwnerKind, Ref
 from ckpt_transport.replay.recorder import Event
 
 
@@ -49,15 +52,14 @@ def gather(events: Sequence[Event], rewritten: set[int]) -> list[Writer]:
 def refs(operation: Operation) -> Iterator[Ref]:
     """Every tensor that an operation is called with."""
 
-    def within(value: Argument) -> Iterator[Ref]:
-        if isinstance(value, Ref):
-            yield value
-        elif isinstance(value, Items):
-            for item in value.items:
-                yield from within(item)
+    def within(values: Iterable[Any]) -> Iterator[Ref]:
+        for value in values:
+            if isinstance(value, Ref):
+                yield value
+            elif isinstance(value, tuple):
+                yield from within(value)
 
-    for value in (*operation.args, *operation.kwargs.values()):
-        yield from within(value)
+    return within((*operation.args, *operation.kwargs.values()))
 
 
 def written_by(group: OpGroup) -> list[Ref]:
@@ -68,9 +70,9 @@ def written_by(group: OpGroup) -> list[Ref]:
 def _as_operation(event: Copy | Fill) -> Operation:
     to = Ref(OwnerKind.TARGET, event.target, event.shape, event.write)
     if isinstance(event, Fill):
-        return Operation("aten::fill_.Scalar", (to, event.value), {}, ())
+        return Operation(torch.ops.aten.fill_.Scalar, (to, event.value), {}, ())
     of = Ref(OwnerKind.SOURCE, event.source, event.shape, event.read)
-    return Operation("aten::copy_.default", (to, of), {}, ())
+    return Operation(torch.ops.aten.copy_.default, (to, of), {}, ())
 
 
 def _op_group(operations: Sequence[Operation]) -> OpGroup:
@@ -79,19 +81,17 @@ def _op_group(operations: Sequence[Operation]) -> OpGroup:
         for result in operation.results:
             numbers[result] = len(numbers)
 
-    def renumbered(value: Argument) -> Argument:
+    def renumbered(value: Any) -> Any:
         if isinstance(value, Ref) and value.kind is OwnerKind.RESULT:
             return Ref(value.kind, numbers[value.index], value.shape, value.geometry)
-        if isinstance(value, Items):
-            return Items(tuple(renumbered(item) for item in value.items))
-        return value
+        return tuple(map(renumbered, value)) if isinstance(value, tuple) else value
 
     sources = {ref.index for operation in operations for ref in refs(operation) if ref.kind is OwnerKind.SOURCE}
     targets = {ref.index for operation in operations for ref in refs(operation) if ref.kind is OwnerKind.TARGET}
     own = tuple(
         Operation(
             operation.op,
-            tuple(renumbered(value) for value in operation.args),
+            renumbered(operation.args),
             {name: renumbered(value) for name, value in operation.kwargs.items()},
             tuple(numbers[result] for result in operation.results),
         )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import msgspec
 import torch
 
 from ckpt_transport.errors import RecordingError
@@ -68,23 +66,7 @@ class Recording:
         return all(torch.equal(tensor, before) for tensor, before in self.guards)
 
 
-def key_of(module: torch.nn.Module, specs: Sequence[TensorSpec], *context: str) -> str:
-    """What a layout holds for, as a hash: the tensors of a checkpoint, those of a module, and its engine.
-
-    Args:
-        module: its parameters and buffers count by name, type and geometry.
-        specs: the tensors of the checkpoint.
-        context: configuration of the model, version of the engine, parallel layout: whatever else decides.
-    """
-    bindings = Bindings(module)
-    have = [
-        (name, str(tensor.dtype), tuple(tensor.shape), tensor.stride(), name in bindings.parameters)
-        for name, tensor in bindings.tensors.items()
-    ]
-    return hashlib.sha256(msgspec.msgpack.encode([list(context), list(specs), have])).hexdigest()
-
-
-def record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], key: str = "") -> Recording:
+def record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec]) -> Recording:
     """Run ``load`` twice on fake tensors of the checkpoint's types and shapes, and return what it did.
 
     The loader sees host tensors of the right types and shapes that hold zeros. No value of a target changes, as long as
@@ -94,21 +76,19 @@ def record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], k
         module: what it loads into; may be on the ``meta`` device.
         load: the loader. For one that counts its calls, this is like two updates.
         specs: what a version brings.
-        key: see :func:`key_of`.
 
     Raises:
         RecordingError: the loader failed on fake tensors, or did two different things.
     """
     with _no_collections():
-        first = _record(module, load, specs, key)
-        second = _record(module, load, specs, key)
+        first, second = _record(module, load, specs), _record(module, load, specs)
     if first.layout != second.layout:
         why = first.layout.why() or second.layout.why()
         raise RecordingError("the loader does not do the same each time" + (f"; {why}" if why else ""))
     return second
 
 
-def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], key: str) -> Recording:
+def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec]) -> Recording:
     bindings = Bindings(module)
     targets = Targets(bindings.tensors, bindings.parameters)
     fake_tensors = FakeTensors(specs)
@@ -144,7 +124,6 @@ def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], 
         if owner is not None and owner.kind is OwnerKind.TARGET and owner.index in written:
             refused.setdefault(owner, "is looked at by the loader before it is loaded")
     everything = Layout(
-        key,
         tuple(specs),
         tuple(targets.values),
         tuple(writer for writer in writers if isinstance(writer, Copy)),
@@ -152,7 +131,7 @@ def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], 
         tuple(writer for writer in writers if isinstance(writer, OpGroup)),
         coverage.gaps,
         tuple(n for n, spec in enumerate(specs) if spec.nbytes and n not in recorder.used),
-        (),
+        {},
     )
     layout = exclude_unsupported(everything, refused)
     looked_at = {storage_key(tensor): tensor for tensor in recorder.guards}

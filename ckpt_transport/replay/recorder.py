@@ -266,7 +266,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         encoded = tuple(encode(value, place) for value in args)
         named = {name: encode(value, place) for name, value in kwargs.items()}
-        self.events.append(Operation(f"{func.namespace}::{func.__name__}", encoded, named, results))
+        self.events.append(Operation(func, encoded, named, results))
 
 
 def _tensors(args: Any, kwargs: Any) -> Iterator[torch.Tensor]:

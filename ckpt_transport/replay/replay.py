@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import DoubleBuffer, copy_views
-from ckpt_transport.replay.arguments import decode, torch_operation, view
+from ckpt_transport.replay.arguments import decode, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
 from ckpt_transport.replay.layout import Fill, OpGroup, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import begin_of
@@ -186,7 +186,7 @@ class Replay:
         for operation in group.operations:
             args = [decode(value, find, device) for value in operation.args]
             kwargs = {name: decode(value, find, device) for name, value in operation.kwargs.items()}
-            made = torch_operation(operation.op)(*args, **kwargs)
+            made = operation.op(*args, **kwargs)
             if operation.results:
                 results += [made] if isinstance(made, torch.Tensor) else list(made)
 

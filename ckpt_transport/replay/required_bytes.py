@@ -21,7 +21,7 @@ def required_bytes(layout: Layout) -> Share | None:
     A tensor that is read as elements of several sizes is needed whole: it might be cut within one of the larger.
     """
     runs = ByteRangeSet()
-    whole = {each.index for each in layout.refused if each.kind is OwnerKind.SOURCE}
+    whole = set(layout.refused_of(OwnerKind.SOURCE))
     whole.update(source for group in layout.op_groups for source in group.sources)
     geometry = {copy: _geometry(copy) for copy in layout.copies}
     whole.update(copy.source for copy, (_, dims) in geometry.items() if math.prod(n for _, n in dims) > MOST_RUNS)

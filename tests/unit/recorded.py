@@ -80,7 +80,7 @@ def replays_as_it_loads(
     before = state(module)
     recording = record(module, load, specs_of(tensors))
     assert same(before, state(module)) == [], "recording changed the module"
-    assert recording.layout.refused == (), recording.layout.why()
+    assert not recording.layout.refused, recording.layout.why()
     with torch.no_grad():
         load(tensors.items())
         expected = state(module)

@@ -9,7 +9,6 @@ import torch
 
 from ckpt_transport.planning import TensorSpec, digest_of
 from ckpt_transport.replay import record, required_bytes
-from ckpt_transport.replay.record import key_of
 
 ROWS, COLUMNS = 128, 16
 SPECS = [TensorSpec("a", "F32", (ROWS, COLUMNS)), TensorSpec("b", "F32", (ROWS, COLUMNS))]
@@ -29,7 +28,7 @@ def needed(rows: slice, columns: slice, *, exp: bool = False) -> dict[str, list[
                 block = tensor[rows, columns]
                 weight.data.copy_(block.exp() if exp else block)
 
-    share = required_bytes(record(module, load, SPECS, key_of(module, SPECS)).layout)
+    share = required_bytes(record(module, load, SPECS).layout)
     assert share is not None
     assert share.specs == digest_of(SPECS)
     found: dict[str, list[tuple[int, int]]] = {}
@@ -81,7 +80,7 @@ def test_given_a_tensor_that_is_read_as_elements_of_two_sizes_then_it_is_needed_
                 module.get_buffer("bytes").copy_(tensor[3:8])
                 module.get_buffer("words").copy_(tensor[16:32].view(torch.int32))
 
-    share = required_bytes(record(module, load, specs, key_of(module, specs)).layout)
+    share = required_bytes(record(module, load, specs).layout)
     assert share is not None
     assert share.ranges == (("packed", 0, 64),)
 
@@ -94,4 +93,4 @@ def test_given_a_loader_that_takes_every_byte_then_that_is_no_share() -> None:
         for name, tensor in pairs:
             module.get_buffer("both")["ab".index(name)].copy_(tensor)
 
-    assert required_bytes(record(module, load, SPECS, key_of(module, SPECS)).layout) is None
+    assert required_bytes(record(module, load, SPECS).layout) is None
