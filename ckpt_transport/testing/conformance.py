@@ -21,105 +21,23 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport.errors import TransportUnavailableError
-from ckpt_transport.testing.check import Check, ConformanceError, Factory, name_of
-from ckpt_transport.testing.checks.delivery import (
-    check_bytes_arrive,
-    check_every_span_arrives,
-    check_nothing_else_is_written,
-    check_promised_memory,
-    check_senders_take_turns,
-    check_transfers_stay_apart,
-)
-from ckpt_transport.testing.checks.endurance import (
-    check_any_seq,
-    check_many_in_flight,
-    check_many_ranks,
-    check_seventeen_ranks,
-    check_transfer_after_transfer,
-    check_transfers_past_16_bits,
-    check_two_routes,
-)
-from ckpt_transport.testing.checks.failures import (
-    check_abort_reaches_everyone,
-    check_another_plan,
-    check_receiver_dies,
-    check_sender_dies,
-    check_wrong_posts_are_refused,
-)
-from ckpt_transport.testing.checks.flow import (
-    check_back_pressure,
-    check_late_sender,
-    check_receive_is_complete,
-    check_source_may_overwrite,
-)
-from ckpt_transport.testing.checks.lifetimes import (
-    check_broken_endpoint,
-    check_busy_region,
-    check_closed_endpoint,
-    check_nothing_leaks,
-    check_probe_is_cheap,
-    check_reconnect,
-)
-from ckpt_transport.testing.checks.ordering import check_a_device_orders
-from ckpt_transport.testing.checks.scale import (
-    check_any_number_of_spans,
-    check_any_offset,
-    check_any_size,
-    check_bytes_past_32_bits,
-    check_equal_neighbours,
-    check_many_regions,
-    check_offsets_past_32_bits,
-    check_registered_again,
-    check_spans_past_16_bits,
-)
-from ckpt_transport.testing.probing import ask
+from ckpt_transport.testing.check import LONG_DEADLINE, Check, ConformanceError, Factory, name_of
+from ckpt_transport.testing.checks import delivery, endurance, failures, flow, lifetimes, ordering, probing, scale
+from ckpt_transport.testing.checks.probing import ask, check_probe_is_cheap
 from ckpt_transport.testing.processes import Launcher, launch
 from ckpt_transport.testing.threads import launch_in_threads
 
-CHECKS: tuple[Check, ...] = (
-    check_probe_is_cheap,
-    check_bytes_arrive,
-    check_every_span_arrives,
-    check_nothing_else_is_written,
-    check_promised_memory,
-    check_transfers_stay_apart,
-    check_senders_take_turns,
-    check_wrong_posts_are_refused,
-    check_receive_is_complete,
-    check_late_sender,
-    check_source_may_overwrite,
-    check_back_pressure,
-    check_a_device_orders,
-    check_another_plan,
-    check_abort_reaches_everyone,
-    check_sender_dies,
-    check_receiver_dies,
-    check_busy_region,
-    check_closed_endpoint,
-    check_broken_endpoint,
-    check_reconnect,
-    check_nothing_leaks,
-    check_equal_neighbours,
-    check_any_size,
-    check_any_offset,
-    check_any_number_of_spans,
-    check_any_seq,
-    check_many_regions,
-    check_registered_again,
-    check_many_in_flight,
-    check_transfer_after_transfer,
-    check_two_routes,
-    check_many_ranks,
-)
+_ALL = [
+    check
+    for subject in (probing, delivery, flow, failures, ordering, lifetimes, scale, endurance)
+    for check in vars(subject).values()
+    if isinstance(check, Check)
+]
+
+CHECKS = tuple(check for check in _ALL if check.deadline < LONG_DEADLINE)
 """All checks, the plainest first."""
 
-LONG_CHECKS: tuple[Check, ...] = (
-    check_seventeen_ranks,
-    check_spans_past_16_bits,
-    check_transfers_past_16_bits,
-    check_bytes_past_32_bits,
-    check_offsets_past_32_bits,
-)
+LONG_CHECKS = tuple(check for check in _ALL if check.deadline >= LONG_DEADLINE)
 """What takes minutes or gigabytes: for when a transport or its library changes, not for every run of a test suite."""
 
 

@@ -52,13 +52,21 @@ class Rank:
         self._routes: list[RouteFixture] = []
         self._opened = 0
 
-    def open(self, *, regions: Sequence[int] = (), inbox: int = 0, senders: Sequence[int] = (0,)) -> RouteFixture:
+    def open(
+        self,
+        *,
+        regions: Sequence[int] = (),
+        inbox: int = 0,
+        senders: Sequence[int] = (0,),
+        seed: int | None = None,
+    ) -> RouteFixture:
         """Open a route of all ranks, and connect it.
 
         Args:
             regions: sizes of the memory that each sender registers, allocated by the transport.
             inbox: bytes of memory that each rank registers to receive into, where the transport needs any.
             senders: the ranks that send.
+            seed: of the pattern that they fill their regions with; they leave them as they are without one.
         """
         self._opened += 1
         device = visible_devices()[0] if self.transport.traits.on_device else HOST
@@ -68,6 +76,8 @@ class Rank:
         self._routes.append(route)
         if self.number in senders:
             route.offer(*(endpoint.allocate(nbytes) for nbytes in regions))
+            if seed is not None:
+                route.fill(seed)
         if not self.transport.traits.maps_memory:
             route.inbox = endpoint.allocate(inbox)
             for piece in torch.split(route.inbox.tensor, PIECE):

@@ -11,6 +11,7 @@ import torch
 from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import Buffer, Fence, copy_bytes
 from ckpt_transport.testing.side_channel import Broken, SideChannel
+from ckpt_transport.testing.wrappers import ForwardingReceipt
 from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion, Receipt, Span, Transfer
 
 POLLS = 100
@@ -151,7 +152,10 @@ class RouteFixture:
     def carry(self, transfer: Transfer, seed: int) -> None:
         """The whole of one transfer, of bytes filled with ``seed``: poison, post, wait, compare, release."""
         self.poison(seed, transfer)
-        posted = self.post(transfer)
+        self.complete(self.post(transfer), transfer, seed)
+
+    def complete(self, posted: Receipt, transfer: Transfer, seed: int) -> None:
+        """What follows a post: wait, compare, release."""
         self.wait(posted, transfer)
         self.compare(posted, transfer, seed)
         posted.release()
@@ -268,20 +272,8 @@ class RouteFixture:
         return f"the {'send' if sends else 'receive'} of transfer {transfer.seq} at rank {self.number}"
 
 
-class _Sent(Receipt):
+class _Sent(ForwardingReceipt):
     """A send, in the shape of a receive."""
 
-    def __init__(self, completion: Completion) -> None:
-        self._completion = completion
-
-    def done(self) -> bool:
-        return self._completion.done()
-
     def fence(self) -> Fence | None:
-        return self._completion.fence()
-
-    def views(self) -> Sequence[torch.Tensor]:
-        return ()
-
-    def release(self) -> None:
-        pass
+        return self.inner.fence()

@@ -48,20 +48,8 @@ class ForwardingEndpoint(Endpoint):
     def register(self, buffer: Buffer) -> MemoryRegion:
         return self.inner.register(buffer)
 
-    def connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         self.inner.connect(peers)
-
-    def post_send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
-        return self._send(transfer, regions)
-
-    def post_recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
-        return self._recv(transfer, region)
-
-    def abort(self, reason: BaseException) -> None:
-        self._abort(reason)
-
-    def close(self) -> None:
-        self._close()
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
         return self.inner.post_send(transfer, regions)
@@ -74,6 +62,9 @@ class ForwardingEndpoint(Endpoint):
 
     def _close(self) -> None:
         self.inner.close()
+
+    def _in_flight(self) -> int:
+        return self.inner._in_flight()
 
 
 class ForwardingReceipt(Receipt):

@@ -18,8 +18,7 @@ PAD = 7
 @check("Every byte of a transfer arrives, unchanged, at every receiver, whatever the size.", "Completion.done")
 def check_bytes_arrive(rank: Rank) -> None:
     total = sum(SIZES) + PAD * len(SIZES)
-    route = rank.open(regions=(total,), inbox=total + PAD)
-    route.fill(1)
+    route = rank.open(regions=(total,), inbox=total + PAD, seed=1)
     offset = 0
     for nbytes in SIZES:
         offset += PAD
@@ -50,8 +49,7 @@ def check_every_span_arrives(rank: Rank) -> None:
 
 @check("A transfer writes the bytes its spans name and no others, neither here nor at the sender.", "Span")
 def check_nothing_else_is_written(rank: Rank) -> None:
-    route = rank.open(regions=(60_010, 60_011, 60_013), inbox=100_000)
-    route.fill(1)
+    route = rank.open(regions=(60_010, 60_011, 60_013), inbox=100_000, seed=1)
     before = [source.tensor.clone() for source in route.sources]
     transfers = [route.transfer(*_scattered()), route.transfer(Span(1, 3, 99_990, 9)), route.transfer(Span(0, 5, 0, 1))]
     for transfer in transfers:
@@ -69,8 +67,7 @@ def check_nothing_else_is_written(rank: Rank) -> None:
 )
 def check_transfers_stay_apart(rank: Rank) -> None:
     slot, count = 30_011, 8
-    route = rank.open(regions=(slot * count,), inbox=slot * count)
-    route.fill(1)
+    route = rank.open(regions=(slot * count,), inbox=slot * count, seed=1)
     for poll_order in (range(count), reversed(range(count))):
         transfers = [route.transfer(Span(0, slot * i, slot * (count - 1 - i), slot - i)) for i in range(count)]
         posted = [route.post(transfer) for transfer in transfers]
@@ -85,15 +82,11 @@ def check_transfers_stay_apart(rank: Rank) -> None:
 @check("Any member of a route may send; transfers of different senders follow one another by seq.", "Endpoint.connect")
 def check_senders_take_turns(rank: Rank) -> None:
     size = 50_021
-    route = rank.open(regions=(size,), inbox=3 * size, senders=(0, 1, 2))
-    route.fill(1)
-    rank.side_channel.meet()
+    route = rank.open(regions=(size,), inbox=3 * size, senders=(0, 1, 2), seed=1)
     transfers = [route.transfer(Span(0, i, size * (i % 3), size - i), sender=i % 3) for i in range(3)]
     posted = [route.post(transfer) for transfer in transfers]
     for receipt, transfer in zip(posted, transfers, strict=True):
-        route.wait(receipt, transfer)
-        route.compare(receipt, transfer, 1)
-        receipt.release()
+        route.complete(receipt, transfer, 1)
     for i in range(6):
         route.carry(route.transfer(Span(0, i, i, 1000 + i), sender=(2 * i) % 3), 1)
 

@@ -36,20 +36,14 @@ def _run(rank: Rank, count: int) -> None:
     flying: deque[tuple[Receipt, Transfer, int]] = deque()
     for use in range(count):
         if len(flying) == SLOTS:
-            _land(route, *flying.popleft())
+            route.complete(*flying.popleft())
         start, nbytes = use % SLOTS * SLOT, HALVES[use // SLOTS % len(HALVES)]
         transfer = route.transfer(Span(0, start + nbytes, start, nbytes), Span(0, start, start + nbytes, nbytes))
         route.fill(use, transfer)
         route.poison(use, transfer)
         flying.append((route.post(transfer), transfer, use))
     while flying:
-        _land(route, *flying.popleft())
-
-
-def _land(route: RouteFixture, posted: Receipt, transfer: Transfer, use: int) -> None:
-    route.wait(posted, transfer)
-    route.compare(posted, transfer, use)
-    posted.release()
+        route.complete(*flying.popleft())
 
 
 @check(
@@ -97,9 +91,7 @@ def check_seventeen_ranks(rank: Rank) -> None:
 
 def _everybody_sends(rank: Rank) -> None:
     everybody = sorted((rank.number, *rank.others))
-    route = rank.open(regions=(SLOT,), inbox=len(everybody) * SLOT, senders=everybody)
-    route.fill(rank.number)
-    rank.side_channel.meet()
+    route = rank.open(regions=(SLOT,), inbox=len(everybody) * SLOT, senders=everybody, seed=rank.number)
     for sender in everybody:
         transfer = route.transfer(Span(0, sender % 2, sender * SLOT, SLOT - 1), sender=sender)
         route.carry(transfer, sender)
@@ -117,11 +109,11 @@ def check_two_routes(rank: Rank) -> None:
             for index in range(4)
             for which, route in enumerate(routes)
         ]
-        for landing in posted[:: 1 if turn % 2 else -1]:
-            _land(*landing)
+        for route, receipt, transfer, use in posted[:: 1 if turn % 2 else -1]:
+            route.complete(receipt, transfer, use)
     rank.close(routes[0])
     for use in range(20, 24):
-        _land(routes[1], *_post_next(routes[1], use % 4, use), use)
+        routes[1].complete(*_post_next(routes[1], use % 4, use), use)
 
 
 def _post_next(route: RouteFixture, index: int, use: int) -> tuple[Receipt, Transfer]:

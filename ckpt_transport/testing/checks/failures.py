@@ -21,8 +21,7 @@ REASON = "the reason of rank %d is that this is a test"
 def check_abort_reaches_everyone(rank: Rank) -> None:
     spans = (Span(0, 0, 0, 8 * MIB),)
     for aborts in (1, 0):  # a receiver whose sender never posts, then a sender whose receivers never post
-        route = rank.open(regions=(8 * MIB,), inbox=8 * MIB)
-        route.fill(1)
+        route = rank.open(regions=(8 * MIB,), inbox=8 * MIB, seed=1)
         reason = REASON % aborts
         transfer = route.transfer(*spans)
         late = rank.number == 0 if aborts == 1 else rank.number != 0
@@ -77,9 +76,7 @@ def check_receiver_dies(rank: Rank) -> None:
 
 def _one_dies(rank: Rank, victim: int) -> None:
     spans = (Span(0, 0, 0, 8 * MIB),)
-    route = rank.open(regions=(8 * MIB,), inbox=8 * MIB)
-    route.fill(1)
-    rank.side_channel.meet()
+    route = rank.open(regions=(8 * MIB,), inbox=8 * MIB, seed=1)
     route.carry(route.transfer(*spans), 1)
     if rank.number != victim:
         rank.side_channel.tell("watching", victim)
@@ -114,9 +111,7 @@ def check_another_plan(rank: Rank) -> None:
         "an earlier seq": (Transfer(1, 0, (1, 2), whole), Transfer(0, 0, (1, 2), whole)),
     }
     for seed, (name, (agreed, different)) in enumerate(plans.items()):
-        route = rank.open(regions=(1200,), inbox=1200)
-        route.fill(seed)
-        rank.side_channel.meet()
+        route = rank.open(regions=(1200,), inbox=1200, seed=seed)
         transfer = different if rank.number == 1 else agreed
         try:
             posted = route.post(transfer)
@@ -135,9 +130,7 @@ def check_another_plan(rank: Rank) -> None:
 )
 def check_wrong_posts_are_refused(rank: Rank) -> None:
     size = 5000
-    route = rank.open(regions=(size,), inbox=size)
-    route.fill(1)
-    rank.side_channel.meet()
+    route = rank.open(regions=(size,), inbox=size, seed=1)
     span = Span(0, 1, 2, size - 2)
     route.carry(Transfer(0, 0, (1, 2), (span,)), 1)
     route.carry(Transfer(7, 0, (1, 2), (span,)), 1)

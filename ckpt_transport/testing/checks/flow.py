@@ -30,10 +30,7 @@ def check_source_may_overwrite(rank: Rank) -> None:
             route.wait(posted, transfer)
         rank.side_channel.tell("there", 0)
         rank.side_channel.hear("look", 0)
-        posted = posted or route.post(transfer)
-        route.wait(posted, transfer)
-        route.compare(posted, transfer, seed)
-        posted.release()
+        route.complete(posted or route.post(transfer), transfer, seed)
 
 
 def _overwrite_when_done(route: RouteFixture, transfer: Transfer) -> None:
@@ -65,8 +62,7 @@ def _overwrite_when_done(route: RouteFixture, transfer: Transfer) -> None:
 @check("A receive is done only when all of its bytes can be read.", "Completion.done")
 def check_receive_is_complete(rank: Rank) -> None:
     size, count = 4 * MIB + 1, 3
-    route = rank.open(regions=(size * count,), inbox=size * count)
-    route.fill(1)
+    route = rank.open(regions=(size * count,), inbox=size * count, seed=1)
     half = size // 2
     for i in range(count):
         at = size * i
@@ -74,9 +70,7 @@ def check_receive_is_complete(rank: Rank) -> None:
     transfers = [route.transfer(Span(0, size * i, size * (count - 1 - i), size)) for i in range(count)]
     posted = [route.post(transfer) for transfer in transfers]
     for receipt, transfer in zip(posted, transfers, strict=True):
-        route.wait(receipt, transfer)
-        route.compare(receipt, transfer, 1)
-        receipt.release()
+        route.complete(receipt, transfer, 1)
 
 
 @check(
@@ -160,7 +154,5 @@ def check_late_sender(rank: Rank) -> None:
             posted = route.post(transfer)
             route.stays_open(posted, transfer, "its sender has not posted it")
             rank.side_channel.tell("polled", 0)
-            route.wait(posted, transfer)
-            route.compare(posted, transfer, seed)
-            posted.release()
+            route.complete(posted, transfer, seed)
         rank.side_channel.meet()

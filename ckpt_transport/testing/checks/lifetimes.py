@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Callable
-from pathlib import Path
-
-import torch
 
 from ckpt_transport.errors import EndpointClosedError, RegionBusyError, TransferError, TransportError
 from ckpt_transport.memory import Buffer
 from ckpt_transport.testing.check import check
+from ckpt_transport.testing.checks.probing import CYCLES, holds
 from ckpt_transport.testing.harness import Broken, Rank, RouteFixture, refuses
-from ckpt_transport.transports.interface import Availability, Span, Transport
+from ckpt_transport.transports.interface import Span
 
 SIZE = 40_009
-CYCLES = 8
-
-
-def probe(transport: type[Transport]) -> Availability:
-    """Ask its probe.
-
-    Raises:
-        Broken: it raises, or says something that is not an answer.
-    """
-    try:
-        answer: object = transport.probe()
-    except Exception as error:
-        raise Broken(f"probe() raised {type(error).__name__}: {error}") from error
-    if not isinstance(answer, Availability):
-        raise Broken(f"probe() returned {answer!r}, and an Availability is promised")
-    return answer
-
-
-@check(
-    "probe() says whether the transport can run; it touches no device and starts nothing.", "Transport.probe", ranks=1
-)
-def check_probe_is_cheap(rank: Rank) -> None:
-    before = _holds()
-    answers = [probe(type(rank.transport)) for _ in range(CYCLES)]
-    for answer in answers:
-        if not answer.ok:
-            raise Broken(f"the transport cannot be checked here: {answer.reason}; {answer.hint}")
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        raise Broken("probe() has initialised CUDA")
-    grown = {what: (count, _holds()[what]) for what, count in before.items() if _holds()[what] >= count + CYCLES}
-    if grown:
-        raise Broken(f"after {CYCLES} calls of probe() the process holds more: {grown}")
 
 
 @check(
     "A region that an operation uses, and an endpoint with operations in flight, cannot be closed.", "RegionBusyError"
 )
 def check_busy_region(rank: Rank) -> None:
-    route = rank.open(regions=(SIZE,), inbox=SIZE)
-    route.fill(1)
+    route = rank.open(regions=(SIZE,), inbox=SIZE, seed=1)
     transfer = route.transfer(Span(0, 0, 0, SIZE))
     if rank.number != 0:
         posted = route.post(transfer)
@@ -73,9 +36,7 @@ def check_busy_region(rank: Rank) -> None:
             else:
                 if not posted.done():
                     raise Broken("a region was closed while a send that uses it was not done")
-    route.wait(posted, transfer)
-    route.compare(posted, transfer, 1)
-    posted.release()
+    route.complete(posted, transfer, 1)
     rank.side_channel.meet()
     for region in (*route.regions, *([] if route.inbox_region is None else [route.inbox_region])):
         region.close()
@@ -87,9 +48,7 @@ def check_busy_region(rank: Rank) -> None:
     "A closed endpoint refuses everything with EndpointClosedError; closing it again does nothing.", "Endpoint.close"
 )
 def check_closed_endpoint(rank: Rank) -> None:
-    route = rank.open(regions=(SIZE,), inbox=SIZE)
-    route.fill(1)
-    rank.side_channel.meet()
+    route = rank.open(regions=(SIZE,), inbox=SIZE, seed=1)
     route.carry(route.transfer(Span(0, 0, 0, SIZE)), 1)
     rank.side_channel.meet()
     route.endpoint.close()
@@ -155,14 +114,14 @@ def check_reconnect(rank: Rank) -> None:
 def check_nothing_leaks(rank: Rank) -> None:
     for _ in range(3):
         _cycle(rank)
-    before = _holds()
+    before = holds()
     for _ in range(CYCLES):
         _cycle(rank)
     rank.side_channel.meet()
     now: dict[str, int] = {}
 
     def given_back() -> bool:
-        now.update(_holds())
+        now.update(holds())
         return all(now[what] < before[what] + CYCLES // 2 for what in before)
 
     try:
@@ -174,17 +133,6 @@ def check_nothing_leaks(rank: Rank) -> None:
 
 
 def _cycle(rank: Rank) -> None:
-    route = rank.open(regions=(SIZE,), inbox=SIZE)
-    route.fill(1)
-    rank.side_channel.meet()
+    route = rank.open(regions=(SIZE,), inbox=SIZE, seed=1)
     route.carry(route.transfer(Span(0, 0, 0, SIZE)), 1)
     rank.close(route)
-
-
-def _holds() -> dict[str, int]:
-    gc.collect()
-    return {
-        "file descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
-        "segments": len(list(Path("/dev/shm").glob(f"ckpt-transport-{os.getuid()}-{os.getpid()}-*"))),
-    }

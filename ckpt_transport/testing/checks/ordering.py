@@ -19,9 +19,7 @@ LATE_CYCLES = 200_000_000
     "Endpoint.stream, Completion.fence",
 )
 def check_a_device_orders(rank: Rank) -> None:
-    route = rank.open(regions=(NBYTES,), inbox=NBYTES)
-    route.fill(1)
-    rank.side_channel.meet()
+    route = rank.open(regions=(NBYTES,), inbox=NBYTES, seed=1)
     stream = route.endpoint.stream
     for seed in (2, 3):
         transfer = route.transfer(Span(0, 0, 0, NBYTES))
