@@ -43,8 +43,8 @@ class LoopbackEndpoint(OneSidedEndpoint):
         return descriptor
 
     def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
-        self._own.remove(descriptor)
-        del _memory[descriptor]
+        self._own.discard(descriptor)
+        _memory.pop(descriptor, None)
 
     def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
         for span in spans:
@@ -69,7 +69,6 @@ class LoopbackTransport(Transport):
     traits = Traits(
         reach=Reach.HOST,
         sends_from=frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED}),
-        maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=5e9,
         latency=100e-6,

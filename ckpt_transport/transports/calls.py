@@ -9,10 +9,6 @@ from ckpt_transport.transports.interface import Control
 from ckpt_transport.transports.polled import Poll
 
 
-def nothing() -> None:
-    """There is nothing to prepare."""
-
-
 class Calls:
     """Threads of an endpoint's own on which it calls a library that blocks. Every end of a call wakes the pump.
 
@@ -25,7 +21,9 @@ class Calls:
         prepare: called first on every thread, for instance to choose a device.
     """
 
-    def __init__(self, name: str, control: Control, count: int = 1, prepare: Callable[[], object] = nothing) -> None:
+    def __init__(
+        self, name: str, control: Control, count: int = 1, prepare: Callable[[], object] | None = None
+    ) -> None:
         self._control = control
         self._threads = ThreadPoolExecutor(count, name, initializer=prepare)
 

@@ -15,13 +15,20 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import msgspec
 import torch
 
-from ckpt_transport.errors import EndpointBrokenError, EndpointClosedError, RegionBusyError, TransportError
-from ckpt_transport.memory import Buffer, Fence, MemoryKind
+from ckpt_transport.errors import (
+    EndpointBrokenError,
+    EndpointClosedError,
+    RegionBusyError,
+    RegistrationError,
+    TransportError,
+)
+from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of
 
 API_VERSION = 1
 
@@ -64,10 +71,10 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
 
     reach: Reach
     sends_from: frozenset[MemoryKind]
-    maps_memory: bool
     fan_out: FanOut
     bandwidth: float
     latency: float
+    maps_memory: bool = False
     one_rank_per_device: bool = False
 
     @property
@@ -302,6 +309,18 @@ class Endpoint(ABC):
         self._next_seq = 0
         self._closed = False
         self._broken: BaseException | None = None
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The GPU that this rank uses on the route; the host where it uses none.
+
+        Raises:
+            RegistrationError: this process cannot use that GPU.
+        """
+        try:
+            return device_of(self.group.device)
+        except LookupError as error:
+            raise RegistrationError(f"route {self.group.route}: {error}") from error
 
     # -- memory -------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,9 @@ class MappedEndpoint(HandshakeEndpoint):
             on_release=lambda: self._acknowledge(transfer),
         )
 
+    def _interrupt(self, reason: BaseException) -> None:
+        """Leave mappings as they are: nothing is under way, and what was received may still be read."""
+
     def _drop(self, descriptor: Descriptor) -> None:
         del self._mapped[descriptor]
         self._unmap(descriptor)

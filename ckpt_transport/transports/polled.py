@@ -233,12 +233,21 @@ class PolledEndpoint(Endpoint):
 
     # -- for plugins --------------------------------------------------------------------------------------------
 
+    def _meet_members(self, payload: bytes, timeout: float) -> dict[int, bytes]:
+        """Exchange something with every member, as the last step of opening; shut everything if one does not come."""
+        try:
+            return self.control.exchange(payload, timeout)
+        except BaseException:
+            self._shut()
+            raise
+
     def _interrupt(self, reason: BaseException) -> None:
-        """Make the library underneath give up on what is in flight; override where it needs telling.
+        """Make the library underneath give up on what is in flight, for which it is shut unless you override this.
 
         When it returns, the library touches the memory of those operations no more: their regions can be closed.
         """
+        self._shut()
 
     @abstractmethod
     def _shut(self) -> None:
-        """Release what the library underneath holds."""
+        """Release what the library underneath holds. Idempotent: :meth:`close` calls it also after :meth:`abort`."""

@@ -22,7 +22,6 @@ from ckpt_transport.spi import (
     Reach,
     Traits,
     Transport,
-    device_of,
     may_have_devices,
 )
 from ckpt_transport_cuda_ipc.memory import Allocation, Mapping, runtime
@@ -57,12 +56,11 @@ class CudaIpcEndpoint(MappedEndpoint):
 
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
-        self._device = _device(group)
         self._own: list[Allocation] = []
         self._opened: dict[Descriptor, Mapping] = {}
 
     def allocate(self, nbytes: int) -> Buffer:
-        allocation = Allocation(nbytes, self._device)
+        allocation = Allocation(nbytes, self.device)
         self._own.append(allocation)
         _here[allocation.tensor.data_ptr()] = allocation
         return Buffer(allocation.tensor)
@@ -78,7 +76,7 @@ class CudaIpcEndpoint(MappedEndpoint):
             shared = msgspec.msgpack.decode(descriptor, type=Shared)
             if shared.process == os.getpid():
                 return _here[shared.address].tensor
-            opened = self._opened[descriptor] = Mapping(shared.handle, shared.nbytes, self._device)
+            opened = self._opened[descriptor] = Mapping(shared.handle, shared.nbytes, self.device)
         except (RegistrationError, msgspec.DecodeError, LookupError) as error:
             raise RegistrationError(f"the GPU memory of rank {sender} cannot be mapped: {error}") from error
         return opened.tensor
@@ -127,10 +125,3 @@ class CudaIpcTransport(Transport):
             )
         control.exchange(b"", timeout)
         return CudaIpcEndpoint(group, control)
-
-
-def _device(group: Group) -> torch.device:
-    try:
-        return device_of(group.device)
-    except LookupError as error:
-        raise RegistrationError(f"route {group.route}: {error}") from error

@@ -96,9 +96,6 @@ class GlooEndpoint(CollectiveEndpoint):
             return TransferTimeout(f"route {self.group.route}: {text}")
         return TransferError(f"route {self.group.route}: {text}")
 
-    def _interrupt(self, reason: BaseException) -> None:
-        self._shut()
-
     def _shut(self) -> None:
         if self._processes is None:
             return
@@ -118,7 +115,6 @@ class GlooTransport(Transport):
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED}),
-        maps_memory=False,
         fan_out=FanOut.TREE,
         bandwidth=2e9,
         latency=300e-6,

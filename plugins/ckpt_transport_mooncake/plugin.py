@@ -31,7 +31,6 @@ from ckpt_transport.spi import (
     ReadSpan,
     Traits,
     Transport,
-    device_of,
     expected_bandwidth,
     locality_of_cpus,
     locality_of_pci,
@@ -84,8 +83,7 @@ class MooncakeEndpoint(OneSidedEndpoint):
 
     def __init__(self, group: Group, control: Control, timeout: float, options: MooncakeOptions) -> None:
         super().__init__(group, control)
-        self._device = _device(group)
-        offer = Offer(options.protocol, _chosen_devices(options, self._device))
+        offer = Offer(options.protocol, _chosen_devices(options, self.device))
         offers = control.exchange(msgspec.msgpack.encode(offer), timeout)
         protocol = agree({rank: msgspec.msgpack.decode(said, type=Offer) for rank, said in offers.items()})
         host = options.address or (LOOPBACK if group.on_one_host else _own_address())
@@ -93,15 +91,11 @@ class MooncakeEndpoint(OneSidedEndpoint):
         self._reads = Calls("ckpt-transport-mooncake", control, READS_AT_ONCE[protocol])
         self._known: dict[Descriptor, MooncakeDescriptor] = {}
         self._registered: dict[int, int] = {}
-        try:
-            control.exchange(b"", timeout)
-        except BaseException:
-            self._shut()
-            raise
+        self._meet_members(b"", timeout)
 
     def allocate(self, nbytes: int) -> Buffer:
         """Memory of the GPU that this rank uses on the route, where this build of Mooncake can, else of the host."""
-        device = self._device if self._engine.moves_cuda else torch.device("cpu")
+        device = self.device if self._engine.moves_cuda else torch.device("cpu")
         return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=device))
 
     def _describe(self, buffer: Buffer) -> Descriptor:
@@ -154,9 +148,6 @@ class MooncakeEndpoint(OneSidedEndpoint):
         if not any(known <= start and start + nbytes <= known + size for known, size in self._registered.items()):
             raise TransferError(f"{nbytes:,} bytes from rank {sender} would be put into memory that is not registered")
 
-    def _interrupt(self, reason: BaseException) -> None:
-        self._shut()
-
     def _shut(self) -> None:
         self._engine.stop()
         self._reads.close()
@@ -170,7 +161,6 @@ class MooncakeTransport(Transport):
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=CONTIGUOUS,
-        maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=1e9,
         latency=400e-6,
@@ -229,10 +219,3 @@ def _own_address() -> str:
                 "address at which other hosts reach it"
             ) from error
         return str(asking.getsockname()[0])
-
-
-def _device(group: Group) -> torch.device:
-    try:
-        return device_of(group.device)
-    except LookupError as error:
-        raise RegistrationError(f"route {group.route}: {error}") from error

@@ -26,7 +26,6 @@ from ckpt_transport.spi import (
     Reach,
     Traits,
     Transport,
-    device_of,
     drain,
     fence_on,
     may_have_devices,
@@ -46,34 +45,30 @@ class NcclEndpoint(CollectiveEndpoint):
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
-        try:
-            self._device = device_of(group.device)
-        except LookupError as error:
-            raise RegistrationError(f"route {group.route}: {error}") from error
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             raise RegistrationError(f"'nccl' moves GPU memory, and rank {group.rank} of {group.route} has no GPU")
         self._ending: threading.Thread | None = None
         self._last: Fence | None = None
         deadline = time.monotonic() + timeout
         proposed = control.exchange(unique_id() if group.index == 0 else b"", timeout)
-        self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        with torch.cuda.device(self._device):
+        self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(self.device):
             self._communicator = Communicator(
                 proposed[group.ranks[0]], group.index, group.size, deadline, control.receive
             )
             self._connect_members(deadline)
 
     def allocate(self, nbytes: int) -> Buffer:
-        return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
+        return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self.device))
 
     def _describe(self, buffer: Buffer) -> bytes:
-        if buffer.tensor.device != self._device:
-            raise RegistrationError(f"'nccl' moves memory of {self._device}, and this is on {buffer.tensor.device}")
+        if buffer.tensor.device != self.device:
+            raise RegistrationError(f"'nccl' moves memory of {self.device}, and this is on {buffer.tensor.device}")
         return b""
 
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
         number = self.group.ranks.index(root)
-        with torch.cuda.device(self._device):
+        with torch.cuda.device(self.device):
             self._communicator.broadcast(tensor.data_ptr(), tensor.numel(), number, self.stream.cuda_stream)
         moved = self._last = fence_on(self.stream)
 
@@ -92,8 +87,8 @@ class NcclEndpoint(CollectiveEndpoint):
         Raises:
             TransferTimeout: a member did not take part; the communicator is gone then.
         """
-        probe = torch.zeros(1, dtype=torch.uint8, device=self._device)
-        self.stream.wait_stream(torch.cuda.current_stream(self._device))
+        probe = torch.zeros(1, dtype=torch.uint8, device=self.device)
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
         try:
             enqueued = self._beside(lambda: self._broadcast(probe, self.group.ranks[0]))
             self._wait(lambda: enqueued.done() and enqueued.result()(), deadline)
@@ -110,7 +105,7 @@ class NcclEndpoint(CollectiveEndpoint):
 
         def make() -> None:
             try:
-                with torch.cuda.device(self._device):
+                with torch.cuda.device(self.device):
                     made.set_result(call())
             except Exception as error:
                 made.set_exception(error)
@@ -144,7 +139,6 @@ class NcclTransport(Transport):
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=frozenset({MemoryKind.CUDA}),
-        maps_memory=False,
         fan_out=FanOut.CONSTANT,
         bandwidth=20e9,
         latency=50e-6,

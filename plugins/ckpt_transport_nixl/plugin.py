@@ -25,7 +25,6 @@ from ckpt_transport.spi import (
     ReadSpan,
     Traits,
     Transport,
-    device_of,
     expected_bandwidth,
     ucx_devices,
 )
@@ -59,27 +58,22 @@ class NixlEndpoint(OneSidedEndpoint):
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
-        self._device = _device(group)
-        count = READS_AT_ONCE if self._device.type == "cpu" else 1
+        count = READS_AT_ONCE if self.device.type == "cpu" else 1
         self._agents = Agents(self._agent, count, READS_AT_ONCE // count)
         self._reads = Calls("ckpt-transport-nixl", control, READS_AT_ONCE, self._use_device)
         self._lent: dict[int, list[Descriptor]] = {}
         self._known: dict[Descriptor, NixlDescriptor] = {}
         self._names: dict[int, str] = {}
-        try:
-            control.exchange(b"", timeout)
-        except BaseException:
-            self._shut()
-            raise
+        self._meet_members(b"", timeout)
 
     def _agent(self, number: int) -> Agent:
-        with torch.cuda.device(self._device if self._device.type == "cuda" else NO_DEVICE):
+        with torch.cuda.device(self.device if self.device.type == "cuda" else NO_DEVICE):
             self._start_device()
             return Agent(f"{self.group.route}/{self.group.rank}/{number}")
 
     def allocate(self, nbytes: int) -> Buffer:
         """Memory of the GPU that this rank uses on the route, else of the host."""
-        return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
+        return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self.device))
 
     def _describe(self, buffer: Buffer) -> Descriptor:
         memory, cuda = _memory(buffer.tensor), buffer.tensor.is_cuda
@@ -148,17 +142,14 @@ class NixlEndpoint(OneSidedEndpoint):
         return NixlMemory(region.address + span.offset, nbytes, region.device)
 
     def _use_device(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self._start_device()
 
     def _start_device(self) -> None:
         """UCX works with the CUDA context that is current in the thread that calls it, and makes none."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    def _interrupt(self, reason: BaseException) -> None:
-        self._shut()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _shut(self) -> None:
         self._agents.stop()
@@ -173,7 +164,6 @@ class NixlTransport(Transport):
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=CONTIGUOUS,
-        maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=0.7e9,
         latency=300e-6,
@@ -194,10 +184,3 @@ class NixlTransport(Transport):
 
 def _memory(tensor: torch.Tensor) -> NixlMemory:
     return NixlMemory(tensor.data_ptr(), tensor.numel(), max(tensor.get_device(), 0))
-
-
-def _device(group: Group) -> torch.device:
-    try:
-        return device_of(group.device)
-    except LookupError as error:
-        raise RegistrationError(f"route {group.route}: {error}") from error

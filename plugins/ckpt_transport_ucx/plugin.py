@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ckpt_transport import PeerLostError, RegistrationError, TransportError
+from ckpt_transport import PeerLostError, TransportError
 from ckpt_transport.spi import (
     CONTIGUOUS,
     Availability,
@@ -21,7 +21,6 @@ from ckpt_transport.spi import (
     Reach,
     Traits,
     Transport,
-    device_of,
     expected_bandwidth,
     ucx_devices,
 )
@@ -40,26 +39,18 @@ class UcxEndpoint(MessageEndpoint):
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
-        try:
-            self._device = device_of(group.device)
-        except LookupError as error:
-            raise RegistrationError(f"route {group.route}: {error}") from error
-        if self._device.type == "cuda":
-            with torch.cuda.device(self._device):
-                make_current(self._device)()
-                self._worker = Worker(self._device)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                make_current(self.device)()
+                self._worker = Worker(self.device)
         else:
-            self._worker = Worker(self._device)
+            self._worker = Worker(self.device)
         self._hellos: dict[tuple[int, int], Poll] = {}
-        try:
-            self._addresses = control.exchange(self._worker.address, timeout)
-        except BaseException:
-            self._shut()
-            raise
+        self._addresses = self._meet_members(self._worker.address, timeout)
 
     def allocate(self, nbytes: int) -> Buffer:
         """Memory of the GPU that this rank uses on the route, else of the host."""
-        return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
+        return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self.device))
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         """Have connections made now, off the data path, and while everybody is there: UCX survives the loss of a
@@ -71,7 +62,7 @@ class UcxEndpoint(MessageEndpoint):
                     self._hellos[sender, receiver] = self._say_hello(sender, receiver)
 
     def _say_hello(self, sender: int, receiver: int) -> Poll:
-        word = torch.zeros(1, dtype=torch.uint8, device=self._device)
+        word = torch.zeros(1, dtype=torch.uint8, device=self.device)
         if sender == self.group.rank:
             return self._send_to(receiver, HELLO, word)
         return self._receive_from(sender, HELLO, word)
@@ -96,9 +87,6 @@ class UcxEndpoint(MessageEndpoint):
             )
         return (seq << SENDER_BITS | index) << SPAN_BITS | span
 
-    def _interrupt(self, reason: BaseException) -> None:
-        self._shut()
-
     def _shut(self) -> None:
         self._worker.close()
 
@@ -119,7 +107,6 @@ class UcxTransport(Transport):
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=CONTIGUOUS,
-        maps_memory=False,
         fan_out=FanOut.LINEAR,
         bandwidth=0.7e9,
         latency=400e-6,

@@ -69,8 +69,8 @@ class DoneWhenEnqueued(NcclTransport):
 
 class _MarksTooEarly(NcclEndpoint):
     def _enqueued(self) -> Fence:
-        with torch.cuda.stream(torch.cuda.Stream(self._device)):  # type: ignore[no-untyped-call]
-            end = fence(self._device)
+        with torch.cuda.stream(torch.cuda.Stream(self.device)):  # type: ignore[no-untyped-call]
+            end = fence(self.device)
         assert end is not None
         return end
 

@@ -90,9 +90,6 @@ class AcmeTcpEndpoint(MessageEndpoint):
 
         return received
 
-    def _interrupt(self, reason: BaseException) -> None:
-        self._shut()
-
     def _shut(self) -> None:
         for pipe in self._pipes.values():
             pipe.close()

@@ -169,9 +169,6 @@ class SocketEndpoint(MessageEndpoint):
             wire.connection.close()
         self._wires.clear()
 
-    def _interrupt(self, reason: BaseException) -> None:
-        self._shut()
-
 
 class SocketTransport(Transport):
     """Message transport between processes of one host."""
