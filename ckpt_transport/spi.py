@@ -101,6 +101,7 @@ from ckpt_transport.transports.interface import (
     Transfer,
     Transport,
 )
+from ckpt_transport.transports.native import native_module
 from ckpt_transport.transports.rdma import (
     Locality,
     RdmaDevice,
@@ -200,6 +201,7 @@ __all__ = [
     "locality_of_pci",
     "may_have_devices",
     "named_tensors",
+    "native_module",
     "nearest",
     "open_mailbox",
     "parse_object",

@@ -6,16 +6,15 @@ Source of the calls: "Transfer Engine Python API" of github.com/kvcache-ai/Moonc
 from __future__ import annotations
 
 import ctypes
-import importlib
 import importlib.util
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from functools import cache
 from itertools import islice
 from typing import Any
 
 from ckpt_transport import PeerLostError, RegistrationError, TransferError, TransportError
+from ckpt_transport.spi import native_module
 
 VERBS = "libibverbs.so.1"
 PAUSE_SECONDS = 0.0001
@@ -66,16 +65,6 @@ def missing_library() -> str:
     return ""
 
 
-@cache
-def module() -> Any:
-    """Return Mooncake's native module; Any, because it has no type stubs.
-
-    Raises:
-        ImportError: it is not installed, or cannot be loaded.
-    """
-    return importlib.import_module("mooncake.engine")
-
-
 class MooncakeEngine:
     """One transfer engine. Several threads may use it.
 
@@ -93,10 +82,7 @@ class MooncakeEngine:
     """
 
     def __init__(self, host: str, protocol: str, devices: Sequence[str]) -> None:
-        try:
-            library = module()
-        except ImportError as error:
-            raise TransportError(f"Mooncake cannot be loaded: {error}") from error
+        library = native_module("mooncake.engine", "pip install 'ckpt-transport[mooncake]'")
         self._closing = threading.Event()
         self._engine: Any = library.TransferEngine()
         listed = ",".join(devices)

@@ -8,16 +8,15 @@ calls: NIXL's ``nixl.h`` and ``nixl.md`` (github.com/ai-dynamo/nixl).
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import threading
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
 from ckpt_transport import PeerLostError, RegistrationError, TransferError, TransportError
+from ckpt_transport.spi import native_module
 
 BACKEND = "UCX"
 PROGRESS_MICROSECONDS = 100_000
@@ -42,16 +41,6 @@ def package() -> str | None:
     return next((name for name in names if importlib.util.find_spec(name) is not None), None)
 
 
-@cache
-def bindings() -> Any:
-    """Return NIXL's native module; Any, because it has no type stubs.
-
-    Raises:
-        ImportError: it is not installed, or cannot be loaded.
-    """
-    return importlib.import_module(f"{package() or 'nixl_cu13'}._bindings")
-
-
 class Agent:
     """One NIXL agent. Several threads may use it.
 
@@ -65,10 +54,7 @@ class Agent:
     def __init__(self, name: str) -> None:
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        try:
-            self._api = bindings()
-        except ImportError as error:
-            raise TransportError(f"NIXL cannot be loaded: {error}; pip install 'nixl-cu13>=1.5'") from error
+        self._api = native_module(f"{package() or 'nixl_cu13'}._bindings", "pip install 'nixl-cu13>=1.5'")
         with self._translated(f"NIXL agent {name}", TransportError):
             config = self._api.nixlAgentConfig()
             config.useProgThread = True

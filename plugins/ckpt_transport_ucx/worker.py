@@ -6,7 +6,6 @@ Source of the calls: UCXX, ``ucxx/_lib/libucxx.pyx`` (github.com/rapidsai/ucxx);
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import os
 import weakref
@@ -18,7 +17,9 @@ from typing import Any
 import torch
 
 from ckpt_transport import PeerLostError, TransferError, TransportError
+from ckpt_transport.spi import native_module
 
+CURE = "pip install ucxx-cu13"
 PROGRESS_MILLISECONDS = 100
 """How long the progress thread may sleep in epoll_wait(2). What arrives wakes it, so this costs no latency."""
 LOST = (
@@ -57,17 +58,14 @@ def has_verbs() -> bool:
 
 @cache
 def library() -> Any:
-    """Return UCXX's native module; Any, because it has no type stubs.
+    """Return UCXX's native module.
 
     Importing it sets variables of UCX in the environment, which every other user of UCX in this process, and every
     child, would get as well: they are taken out again.
-
-    Raises:
-        ImportError: it is not installed, or cannot be loaded.
     """
     before = set(os.environ)
     try:
-        return importlib.import_module("ucxx._lib.libucxx")
+        return native_module("ucxx._lib.libucxx", CURE)
     finally:
         for name in [name for name in os.environ if name.startswith("UCX_") and name not in before]:
             del os.environ[name]
@@ -106,11 +104,7 @@ class Worker:
     """
 
     def __init__(self, device: torch.device) -> None:
-        try:
-            self._library = library()
-            self._array = importlib.import_module("ucxx._lib.arr").Array
-        except ImportError as error:
-            raise TransportError(f"UCX cannot be loaded: {error}; pip install ucxx-cu13") from error
+        self._library, self._array = library(), native_module("ucxx._lib.arr", CURE).Array
         wanted = SETTINGS if device.type == "cuda" else {**SETTINGS, **WITHOUT_GPU}
         settings = {name: value for name, value in wanted.items() if f"UCX_{name}" not in os.environ}
         with translated("starting UCX", TransportError):

@@ -2,7 +2,6 @@
 
 from ckpt_transport.transports.rdma.bandwidth import expected_bandwidth
 from ckpt_transport.transports.rdma.devices import (
-    Distance,
     Locality,
     RdmaDevice,
     distance,
@@ -14,7 +13,6 @@ from ckpt_transport.transports.rdma.devices import (
 from ckpt_transport.transports.rdma.ucx import ucx_devices
 
 __all__ = [
-    "Distance",
     "Locality",
     "RdmaDevice",
     "distance",

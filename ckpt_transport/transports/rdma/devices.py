@@ -6,7 +6,6 @@ Documentation/ABI/stable/sysfs-class-infiniband and Documentation/ABI/testing/sy
 
 from __future__ import annotations
 
-import enum
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,18 +46,6 @@ class RdmaDevice:
     verbs: str = ""
 
 
-class Distance(enum.IntEnum):
-    """How far apart two places are."""
-
-    SWITCH = 0
-    """Below one PCI bridge: bytes do not pass the root complex."""
-    ROOT = 1
-    """At one PCI root complex."""
-    NODE = 2
-    """In one NUMA node."""
-    FAR = 3
-
-
 def rdma_devices(sys: Path = SYS) -> tuple[RdmaDevice, ...]:
     """The RDMA devices with a port that is up, by name."""
     folder = sys / "class" / "infiniband"
@@ -87,30 +74,21 @@ def nearest(devices: Sequence[RdmaDevice], place: Locality) -> tuple[RdmaDevice,
     """Those of ``devices`` that are as near to ``place`` as any. All of them when nothing is known."""
     if not devices:
         return ()
-    measured = [(_measure(device.place, place), device) for device in devices]
-    least = min(measure for measure, _ in measured)
-    return tuple(device for measure, device in measured if measure == least)
+    distances = [distance(device.place, place) for device in devices]
+    return tuple(device for device, far in zip(devices, distances, strict=True) if far == min(distances))
 
 
-def distance(one: Locality, other: Locality) -> Distance:
-    shared = _shared(one, other)
-    if shared > 1:
-        return Distance.SWITCH
-    if shared == 1:
-        return Distance.ROOT
-    return Distance.NODE if one.node == other.node != NO_NODE else Distance.FAR
+def distance(one: Locality, other: Locality) -> tuple[int, int]:
+    """How far apart two places are, in an order that can be compared.
 
-
-def _measure(one: Locality, other: Locality) -> tuple[Distance, int]:
-    """Orders by distance, and below one root complex by how many bridges are passed."""
-    shared = _shared(one, other)
-    hops = len(one.pci) + len(other.pci) - 2 * shared if shared else 0
-    return distance(one, other), hops
-
-
-def _shared(one: Locality, other: Locality) -> int:
+    First come those below one PCI bridge, whose bytes do not pass the root complex, then those at one root complex; of
+    each the ones with the fewest bridges between them. Those in one NUMA node follow, and last all others.
+    """
     pairs = zip(one.pci, other.pci, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    if shared:
+        return 0 if shared > 1 else 1, len(one.pci) + len(other.pci) - 2 * shared
+    return 2 if one.node == other.node != NO_NODE else 3, 0
 
 
 def _device(path: Path, verbs: str) -> RdmaDevice:
