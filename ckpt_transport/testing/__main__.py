@@ -1,4 +1,4 @@
-"""``python -m ckpt_transport.testing NAME`` or ``MODULE:CLASS``: run the conformance checks and print a table."""
+"""``python -m ckpt_transport.testing NAME`` or ``MODULE:CLASS``: run the conformance checks, with a line for each."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from functools import partial
 
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.errors import PluginError
 from ckpt_transport.testing.check import Factory
-from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, CheckResult, ConformanceReport, Verdict, run
+from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, run
 from ckpt_transport.testing.processes import launch
 from ckpt_transport.testing.threads import launch_in_threads
 from ckpt_transport.transports import registry
-
-STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "yellow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,25 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", action="store_true", help="ranks are threads, for a transport within one process")
     options = parser.parse_args(arguments)
     write_anything()
-    console = Console()
     try:
-        with console.status("starting ...") as status:
-
-            def progress(result: CheckResult) -> None:
-                status.update(f"{result.check.name}: {result.verdict}")
-
-            report = run(
-                load(options.transport),
-                only=options.only,
-                progress=progress,
-                deadline=options.deadline,
-                launcher=launch_in_threads if options.threads else launch,
-                checks=(*CHECKS, *LONG_CHECKS) if options.long or options.only else CHECKS,
-            )
+        report = run(
+            load(options.transport),
+            only=options.only,
+            progress=partial(print, flush=True),
+            deadline=options.deadline,
+            launcher=launch_in_threads if options.threads else launch,
+            checks=(*CHECKS, *LONG_CHECKS) if options.long or options.only else CHECKS,
+        )
     except (PluginError, ImportError, AttributeError) as error:
-        console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        print(f"{type(error).__name__}: {error}")
         return 1
-    show(report, console)
+    for result in report.results:
+        if result.explanation:
+            print(f"\n{result.explanation}")
     return 0 if report.ok else 1
 
 
@@ -62,22 +53,6 @@ def load(name: str) -> Factory:
         return registry.load(name)
     factory: Factory = getattr(importlib.import_module(module), attribute)
     return factory
-
-
-def show(report: ConformanceReport, console: Console) -> None:
-    """Print the table, then what there is to say about each check that did not pass."""
-    table = Table(title=f"transport '{report.transport}'")
-    table.add_column("check")
-    table.add_column("verdict")
-    table.add_column("seconds", justify="right")
-    for result in report.results:
-        verdict = Text(str(result.verdict), style=STYLES[result.verdict])
-        table.add_row(result.check.name, verdict, f"{result.seconds:.1f}")
-    console.print(table)
-    for result in report.results:
-        if result.explanation:
-            console.print()
-            console.print(result.explanation, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -51,17 +51,20 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """A result is one line of a report."""
+    """A result is one line of a report, and prints as one."""
 
     check: Check
     verdict: Verdict
     seconds: float = 0.0
     explanation: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.verdict:8} {self.seconds:6.1f} s  {self.check.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class ConformanceReport:
-    """Says what came of all checks of one transport. It prints as a table of text."""
+    """Says what came of all checks of one transport. It prints as a table, with all explanations after it."""
 
     transport: str
     results: tuple[CheckResult, ...]
@@ -77,9 +80,8 @@ class ConformanceReport:
         return tuple(result.check.name for result in self.results if result.verdict is Verdict.FAILED)
 
     def __str__(self) -> str:
-        lines = [f"{result.verdict:8} {result.check.name}" for result in self.results]
-        reasons = [result.explanation for result in self.results if result.explanation]
-        return "\n".join([f"transport '{self.transport}'", *lines, *reasons])
+        reasons = ["\n" + result.explanation for result in self.results if result.explanation]
+        return "\n".join([f"transport '{self.transport}'", *map(str, self.results), *reasons])
 
 
 def run(
