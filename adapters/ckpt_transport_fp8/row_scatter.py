@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ckpt_transport.spi import ALIGNMENT, align_up
+from ckpt_transport.spi import ALIGNMENT, Launch, align_up
 from ckpt_transport_fp8 import backend
 
 ROWS_TOGETHER = 16
@@ -58,7 +58,7 @@ class TritonRowScatter(RowScatter):
     """Puts rows where they belong by one launch of a Triton kernel."""
 
     def __init__(self, offsets: Sequence[int], device: torch.device) -> None:
-        from ckpt_transport_fp8.triton_kernels import Launch, scatter_rows
+        from ckpt_transport_fp8.triton_kernels import scatter_rows
 
         super().__init__(offsets, device)
         self._scatter = Launch(scatter_rows, warps=4, ROW=ALIGNMENT, TOGETHER=ROWS_TOGETHER)

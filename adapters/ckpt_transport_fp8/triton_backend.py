@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import triton.language as tl
 
-from ckpt_transport.spi import align_up
+from ckpt_transport.spi import Launch, align_up
 from ckpt_transport_fp8 import triton_kernels
 from ckpt_transport_fp8.backend import Computation
 from ckpt_transport_fp8.computed_tensor import ComputedTensor
-from ckpt_transport_fp8.triton_kernels import TILE, Launch
+from ckpt_transport_fp8.triton_kernels import TILE
 
 WARPS = 8
 """Of the program that works on a tile."""

@@ -6,12 +6,11 @@ are next to each other, row by row.
 
 Only what IEEE leaves no choice in is computed here: maxima, one multiplication, and rounding to the nearest even.
 Parameters have no annotations but Triton's own types: it looks every other one up inside the kernel. None of them is
-specialized: the constants of a kernel say what it may suppose of its arguments; see :class:`Launch`.
+specialized: the constants of a kernel say what it may suppose of its arguments; see
+:class:`ckpt_transport.spi.Launch`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -139,30 +138,3 @@ def scatter_rows(
     inside = (row < last)[:, None] & (to >= 0) & (to < end - begin)
     found = tl.load(rows + row[:, None] * ROW + over[None, :], mask=inside)
     tl.store(bucket + to, found, mask=inside)
-
-
-class Launch:
-    """A kernel with its constants.
-
-    The first launch compiles. Later ones go to what was compiled, and skip what Triton does to find which compilation
-    fits the arguments: most of the time that a launch takes. So arguments have the same types and device each time, and
-    nothing of the kernel is specialized on their values (``do_not_specialize``).
-
-    Args:
-        kernel: a function with ``triton.jit``, whose constants are its last parameters.
-        warps: of a program.
-        constants: all of them, in the order of the parameters.
-    """
-
-    def __init__(self, kernel: Any, warps: int, **constants: object) -> None:
-        self._kernel, self._warps, self._constants = kernel, warps, constants
-        self.compiled: Any = None
-        """What Triton made at the first launch."""
-
-    def __call__(self, programs: int, *arguments: object) -> None:
-        """Enqueue so many programs on the current stream of the current device, on which the arguments are."""
-        grid = (programs, 1, 1)
-        if self.compiled is None:
-            self.compiled = self._kernel[grid](*arguments, **self._constants, num_warps=self._warps)
-        else:
-            self.compiled[grid](*arguments, *self._constants.values())

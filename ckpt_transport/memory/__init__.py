@@ -7,6 +7,7 @@ from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
 from ckpt_transport.memory.double_buffer import DoubleBuffer
 from ckpt_transport.memory.fence import Fence, drain, fence, fence_on
+from ckpt_transport.memory.launch import Launch
 from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
 from ckpt_transport.memory.writable import read_only, unwritable, why_not_plain
@@ -17,6 +18,7 @@ __all__ = [
     "Buffer",
     "DoubleBuffer",
     "Fence",
+    "Launch",
     "MemoryKind",
     "Segment",
     "SegmentName",

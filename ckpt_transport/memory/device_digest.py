@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from ckpt_transport.memory.digest import (
     keys,
     page_count,
 )
+from ckpt_transport.memory.launch import Launch
 
 ALIGNMENT = 16
 """Bytes; the kernel reads two words at a time."""
@@ -38,13 +38,10 @@ def digest_on_device(runs: Sequence[torch.Tensor]) -> torch.Tensor:
     device = runs[0].device
     with torch.cuda.device(device):
         sums = torch.zeros(2, dtype=torch.int64, device=device)
+        add = add_by_kernel if has_kernels() else add_by_torch
         first = 0
         for run in runs:
-            run = run if run.data_ptr() % ALIGNMENT == 0 else run.clone()
-            if has_kernels():
-                _launch_on(device)(sums, run, first)
-            else:
-                add_by_torch(sums, run, first)
+            add(sums, run if run.data_ptr() % ALIGNMENT == 0 else run.clone(), first)
             first += page_count(run.numel())
         return sums
 
@@ -53,6 +50,12 @@ def digest_on_device(runs: Sequence[torch.Tensor]) -> torch.Tensor:
 def has_kernels() -> bool:
     """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
+
+
+def add_by_kernel(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
+    """As :func:`add_by_torch`, of bytes at a multiple of :data:`ALIGNMENT`, on the current device."""
+    if pages := page_count(raw.numel()):
+        _kernel_on(raw.device)(pages, sums, raw, raw.numel(), first, _keys(raw.device))
 
 
 def add_by_torch(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
@@ -87,26 +90,9 @@ def _keys(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(keys().view(np.int64)).to(device)
 
 
-class DigestKernel:
-    """The kernel on one device. The first launch compiles; later ones skip what Triton does to find the compilation."""
+@cache
+def _kernel_on(device: torch.device) -> Launch:
+    """The kernel as it is compiled for one device. Only where Triton is installed it can be imported."""
+    from ckpt_transport.memory.digest_kernel import add_pages
 
-    def __init__(self, device: torch.device) -> None:
-        from ckpt_transport.memory.digest_kernel import add_pages
-
-        self._kernel: Any = add_pages
-        self._keys = _keys(device)
-        self._compiled: Any = None
-
-    def __call__(self, sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
-        """As :func:`add_by_torch`, of bytes at a multiple of :data:`ALIGNMENT`, on the current device."""
-        grid = (page_count(raw.numel()), 1, 1)
-        if grid[0] == 0:
-            return
-        arguments = sums, raw, raw.numel(), first, self._keys
-        if self._compiled is None:
-            self._compiled = self._kernel[grid](*arguments, num_warps=WARPS)
-        else:
-            self._compiled[grid](*arguments)
-
-
-_launch_on = cache(DigestKernel)
+    return Launch(add_pages, WARPS)

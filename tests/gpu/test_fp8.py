@@ -13,6 +13,7 @@ import torch
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CheckpointError
+from ckpt_transport.spi import Launch
 from ckpt_transport_fp8 import backend, quantized
 from ckpt_transport_fp8.numerics import factors_for, scales_for
 from ckpt_transport_fp8.scheme import Scheme
@@ -61,7 +62,6 @@ def test_given_aligned_memory_then_kernels_load_and_store_sixteen_bytes_at_once(
     if not backend.has_triton(GPU):
         pytest.skip("this GPU, or this environment, has none")
     from ckpt_transport_fp8 import triton_backend
-    from ckpt_transport_fp8.triton_kernels import Launch
 
     made: list[Launch] = []
 

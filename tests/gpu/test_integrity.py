@@ -10,7 +10,7 @@ import torch
 from ckpt_transport import ParameterServer
 from ckpt_transport.errors import TaintedError
 from ckpt_transport.memory import fence_on
-from ckpt_transport.memory.device_digest import DigestKernel, add_by_torch, digest_on_device, has_kernels
+from ckpt_transport.memory.device_digest import add_by_kernel, add_by_torch, digest_on_device, has_kernels
 from ckpt_transport.memory.digest import PAGE_BYTES, as_bytes, digest, page_count
 from ckpt_transport.transports import Poll
 from ckpt_transport.transports.interface import Control, Endpoint, Group
@@ -82,11 +82,10 @@ def test_given_bytes_on_a_gpu_then_operations_of_torch_give_what_a_cpu_gives(nby
 
 @pytest.mark.skipif(not has_kernels(), reason="needs Triton")
 def test_given_a_compiled_kernel_then_it_takes_runs_of_other_lengths_and_numbers() -> None:
-    launch = DigestKernel(GPU)
     for nbytes, first in ((PAGE_BYTES, 0), (5, 70_000), (3 * PAGE_BYTES + 1, 1), (0, 0)):
         raw = some(nbytes)
         found, expected = torch.zeros(2, dtype=torch.int64, device=GPU), torch.zeros(2, dtype=torch.int64)
-        launch(found, raw.to(GPU), first)
+        add_by_kernel(found, raw.to(GPU), first)
         add_by_torch(expected, raw, first)
         assert as_bytes(found) == as_bytes(expected)
 

@@ -32,7 +32,7 @@ EXPORTED = {
     "ckpt_transport.spi": """
         ALIGNMENT API_VERSION Availability Buffer CONTIGUOUS CallGuard Calls Claims CollectiveEndpoint
         Completion Control Conversion Descriptor DoubleBuffer Endpoint EngineClaim FanOut Fence Fleet
-        Group Here INDEX LoadPass Loader Loan Locality MappedEndpoint MemoryKind MemoryRegion
+        Group Here INDEX Launch LoadPass Loader Loan Locality MappedEndpoint MemoryKind MemoryRegion
         MessageEndpoint ModuleLoading NoOptions OneSidedEndpoint Owner OwnerKind PlacedTensor Poll
         Progress RdmaDevice Reach ReadSpan Receipt RecordedLoader RecordedLoading Recording Replay SHM
         ScatteredTensors Segment SegmentName Share Span TensorSnapshot TensorSpec Traits Transfer
