@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from typing import Protocol
 
 import msgspec
@@ -20,14 +19,16 @@ import torch
 
 from ckpt_transport.errors import MessageError, TransferError
 from ckpt_transport.execution.schedule import RankSchedule
-from ckpt_transport.memory import Backing, Buffer, Fence, fence, usable_cores
+from ckpt_transport.memory import Backing, Buffer, Fence, fence, stream_for, usable_cores
 from ckpt_transport.memory.digest import Digest, as_bytes, digest
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
+from ckpt_transport.planning.values.plan import ExtentRange
 
 PATIENCE_SECONDS = 0.05
 NAMED = 3
 """So many tensors of a bucket are named in an error."""
 
+Ranges = tuple[ExtentRange, ...]
 Said = list[tuple[int, Digest]]
 """The message: numbers of buckets, and their digests."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -143,38 +144,34 @@ class OwnerDigests(_Working):
         self._coming: deque[tuple[int, torch.Tensor, Fence]] = deque()
         """On their way from a device."""
         self._computing: deque[Future[None]] = deque()
-        for extent, numbers in self._in_place().items():
+        for extent, in_place in self._in_place().items():
             buffer = extents[extent]
             assert isinstance(buffer, Buffer)
-            self._start(buffer, numbers, wake)
+            self._start(buffer, in_place, wake)
 
-    def _in_place(self) -> Mapping[int, Sequence[int]]:
-        """Buckets that are sent from where they lie, by extent."""
-        found: defaultdict[int, list[int]] = defaultdict(list)
+    def _in_place(self) -> Mapping[int, Mapping[int, Ranges]]:
+        """For each extent, the ranges of the buckets that are sent from where they lie."""
+        found: defaultdict[int, dict[int, Ranges]] = defaultdict(dict)
         for number in sorted(self._unsaid):
             bucket = self._plan.buckets[number]
             if bucket.fill_slot == IN_PLACE:
-                found[bucket.extent].append(number)
+                found[bucket.extent][number] = bucket.ranges
         return found
 
-    def _start(self, buffer: Buffer, numbers: Sequence[int], wake: Callable[[], None]) -> None:
-        kept = {ranges: buffer.digests[ranges] for ranges in self._ranges(numbers) if ranges in buffer.digests}
-        buffer.digests.clear()
-        buffer.digests.update(kept)
-        for number in numbers:
-            known = kept.get(self._plan.buckets[number].ranges)
-            if known is not None:
-                self._made.append((number, known))
+    def _start(self, buffer: Buffer, in_place: Mapping[int, Ranges], wake: Callable[[], None]) -> None:
+        known = buffer.digests
+        kept: dict[Hashable, Digest] = {ranges: known[ranges] for ranges in in_place.values() if ranges in known}
+        known.clear()
+        known.update(kept)
+        for number, ranges in in_place.items():
+            if ranges in kept:
+                self._made.append((number, kept[ranges]))
                 continue
-            computing = self._workers.submit(self._compute, buffer, number)
+            computing = self._workers.submit(self._compute, buffer, number, ranges)
             computing.add_done_callback(lambda _: wake())
             self._computing.append(computing)
 
-    def _ranges(self, numbers: Sequence[int]) -> list[object]:
-        return [self._plan.buckets[number].ranges for number in numbers]
-
-    def _compute(self, buffer: Buffer, number: int) -> None:
-        ranges = self._plan.buckets[number].ranges
+    def _compute(self, buffer: Buffer, number: int, ranges: Ranges) -> None:
         bytes_of = [buffer.tensor[part.offset : part.offset + part.nbytes] for part in ranges]
         found = buffer.digests[ranges] = _computed(bytes_of)
         self._made.append((number, found))
@@ -356,7 +353,7 @@ def _computed(parts: Sequence[torch.Tensor]) -> Digest:
     """The digest of bytes that nobody writes to; waits for it."""
     if not parts[0].is_cuda:
         return as_bytes(digest(parts))
-    with torch.cuda.stream(_stream(parts[0].device)):
+    with torch.cuda.stream(stream_for("digests", parts[0].device)):
         return as_bytes(digest(parts))
 
 
@@ -387,9 +384,3 @@ def _differing(plan: Plan, number: int, rank: int) -> str:
         f"their digests differ. They came {', then '.join(way)}. Either that transport gives wrong bytes "
         "(python -m ckpt_transport.testing tries it), or the version's memory or files were changed during the update"
     )
-
-
-@cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which digests are computed of bytes that nobody writes to."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

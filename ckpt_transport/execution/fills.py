@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +14,7 @@ import torch
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import now
-from ckpt_transport.memory import Backing, Fence, drain, fence_on
+from ckpt_transport.memory import Backing, Fence, drain, fence_on, stream_for
 from ckpt_transport.planning import Bucket, RingUse, StageKind
 
 HANDED_OVER_BYTES = 256 << 10
@@ -66,7 +65,7 @@ class Fills:
         self._waiting = deque(step for step in schedule.steps if step.kind is StageKind.FILL)
         self._filling: deque[tuple[RankStep, Future[tuple[float, Fence | None]]]] = deque()
         self._filled: deque[tuple[RankStep, Fence, float]] = deque()
-        self._stream = None if sources.ring is None or sources.ring.is_cpu else _fill_stream(sources.ring.device)
+        self._stream = None if sources.ring is None or sources.ring.is_cpu else stream_for("fills", sources.ring.device)
         self._ordered = ordered and self._stream is not None
         self._filler = ThreadPoolExecutor(1, "ckpt-transport-fill")
         self._waiter = ThreadPoolExecutor(1, "ckpt-transport-filled")
@@ -154,9 +153,3 @@ class Fills:
             end.synchronize()
         finally:
             self._wake()
-
-
-@cache
-def _fill_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream that only fills use."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

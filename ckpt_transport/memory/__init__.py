@@ -6,7 +6,7 @@ from ckpt_transport.memory.copy import copy_bytes, copy_each, copy_views
 from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
 from ckpt_transport.memory.double_buffer import DoubleBuffer
-from ckpt_transport.memory.fence import Fence, drain, fence, fence_on
+from ckpt_transport.memory.fence import Fence, drain, fence, fence_on, stream_for
 from ckpt_transport.memory.launch import Launch
 from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
@@ -33,6 +33,7 @@ __all__ = [
     "name_of",
     "pin",
     "read_only",
+    "stream_for",
     "sweep_leftovers",
     "unwritable",
     "usable_cores",

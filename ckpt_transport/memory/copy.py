@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from ckpt_transport.memory.fence import fence
+from ckpt_transport.memory.fence import fence, stream_for
 
 CHUNK_BYTES = 8 << 20
 
@@ -81,16 +81,11 @@ def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:
 def _copy_on_device(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """Copy on a stream of its own, so that nothing else waits; complete when it returns."""
     device = next(tensor.device for tensor in (*targets, *sources) if tensor.is_cuda)
-    with torch.cuda.stream(_copy_stream(device)):
+    with torch.cuda.stream(stream_for("copies", device)):
         torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
         copied = fence(device)
     if copied is not None:
         copied.synchronize()
-
-
-@cache
-def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -35,6 +36,12 @@ def fence_on(stream: torch.cuda.Stream) -> Fence:
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record(stream)
     return event
+
+
+@cache
+def stream_for(work: str, device: torch.device) -> torch.cuda.Stream:
+    """The stream of ``device`` on which nothing is enqueued but one kind of work."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def drain(stream: torch.cuda.Stream) -> None:

@@ -21,7 +21,6 @@ import secrets
 import stat
 import warnings
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -120,11 +119,6 @@ class Segment:
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             return torch.frombuffer(self._mapping, dtype=torch.uint8)
 
-    def view(self) -> memoryview:
-        """The whole segment as a buffer for the read calls of :mod:`os`."""
-        assert self._mapping is not None, "segment is closed"
-        return memoryview(self._mapping)
-
     def reserve(self, offset: int, nbytes: int) -> None:
         """Make sure that the pages of a range exist, so that writing to them cannot end in SIGBUS.
 
@@ -179,11 +173,7 @@ def free_bytes() -> int:
 
 def sweep_leftovers() -> list[Path]:
     """Remove this user's segments whose owner is dead, and say which. Called when a store or a transport starts."""
-    return [path for path in _ours() if _remove_if_orphan(path)]
-
-
-def _ours() -> Iterator[Path]:
-    return SHM.glob(f"{PREFIX}{os.getuid()}-*")
+    return [path for path in SHM.glob(f"{PREFIX}{os.getuid()}-*") if _remove_if_orphan(path)]
 
 
 def _remove_if_orphan(path: Path) -> bool:

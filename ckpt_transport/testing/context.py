@@ -79,6 +79,14 @@ class RankOutcome:
     died: signal.Signals | None = None
     exit_code: int | None = None
 
+    @classmethod
+    def of(cls, rank: int, function: Callable[[], Any]) -> RankOutcome:
+        """What becomes of a rank that calls this function."""
+        try:
+            return cls(rank, function())
+        except BaseException as error:
+            return cls(rank, failure=Failure.of(error))
+
     @property
     def ok(self) -> bool:
         """Whether the function returned."""

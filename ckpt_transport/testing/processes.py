@@ -223,13 +223,13 @@ def _main(
     _die_with(leash)
     faulthandler.register(STACKS_SIGNAL, file=stacks.fileno(), all_threads=True)
     torch.set_num_threads(1)
-    try:
+
+    def take_part() -> Any:
         with Mailbox(interval=HEARTBEAT, timeout=silence) as mailbox:
             connection.send(mailbox.address)
-            addresses = connection.recv()
-            outcome = RankOutcome(rank, body(RankContext(rank, world_size, mailbox, addresses), *args))
-    except BaseException as error:
-        outcome = RankOutcome(rank, failure=Failure.of(error))
+            return body(RankContext(rank, world_size, mailbox, connection.recv()), *args)
+
+    outcome = RankOutcome.of(rank, take_part)
     try:
         connection.send(outcome)
     except Exception:

@@ -10,7 +10,7 @@ import traceback
 from typing import Any
 
 from ckpt_transport.control import Mailbox
-from ckpt_transport.testing.context import Body, Failure, HangError, RankContext, RankOutcome
+from ckpt_transport.testing.context import Body, HangError, RankContext, RankOutcome
 from ckpt_transport.testing.processes import HEARTBEAT, SILENCE
 
 
@@ -28,11 +28,8 @@ def launch_in_threads(
         addresses = {rank: mailbox.address for rank, mailbox in enumerate(mailboxes)}
 
         def run(rank: int) -> None:
-            try:
-                value = body(RankContext(rank, world_size, mailboxes[rank], addresses), *args)
-                outcomes[rank] = RankOutcome(rank, value)
-            except BaseException as error:
-                outcomes[rank] = RankOutcome(rank, failure=Failure.of(error))
+            context = RankContext(rank, world_size, mailboxes[rank], addresses)
+            outcomes[rank] = RankOutcome.of(rank, lambda: body(context, *args))
 
         threads = [
             threading.Thread(target=run, args=(rank,), name=f"rank-{rank}", daemon=True) for rank in range(world_size)

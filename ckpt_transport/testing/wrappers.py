@@ -125,57 +125,27 @@ class _SlowEndpoint(ForwardingEndpoint):
         super().__init__(inner)
         self._latency, self._bandwidth = latency_s, bandwidth
         self._free_at = 0.0
-        self._late: list[_Late] = []
 
     def _due(self, transfer: Transfer) -> float:
-        now = time.monotonic()
-        self._free_at = max(self._free_at, now) + transfer.nbytes / self._bandwidth
+        self._free_at = max(self._free_at, time.monotonic()) + transfer.nbytes / self._bandwidth
         return self._free_at + self._latency
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
-        inner = super()._send(transfer, regions)
-        return self._delay(inner, transfer, [regions[span.region] for span in transfer.spans])
+        return _Late(super()._send(transfer, regions), self._due(transfer))
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
-        inner = super()._recv(transfer, region)
-        return self._delay(inner, transfer, [] if region is None else [region])
-
-    def _delay(self, inner: Completion, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Receipt:
-        late = _Late(inner, self._due(transfer), regions)
-        self._late = [*(other for other in self._late if other.holds), late]
-        return late
-
-    def _abort(self, reason: BaseException) -> None:
-        super()._abort(reason)
-        for late in self._late:
-            late.let_go()
+        return _Late(super()._recv(transfer, region), self._due(transfer))
 
 
 class _Late(ForwardingReceipt):
-    """Keeps its regions in use for as long as it is not done, although the transport inside may be through."""
+    """Is not asked before it is due, so its regions stay in use until then."""
 
-    def __init__(self, inner: Completion, due: float, regions: Sequence[MemoryRegion]) -> None:
+    def __init__(self, inner: Completion, due: float) -> None:
         super().__init__(inner)
-        self._due, self._regions = due, regions
-        self.holds = True
-        for region in regions:
-            region.acquire()
+        self._due = due
 
     def done(self) -> bool:
-        try:
-            over = self.inner.done() and time.monotonic() >= self._due
-        except BaseException:
-            self.let_go()
-            raise
-        if over:
-            self.let_go()
-        return over
-
-    def let_go(self) -> None:
-        if self.holds:
-            self.holds = False
-            for region in self._regions:
-                region.release()
+        return time.monotonic() >= self._due and self.inner.done()
 
 
 # -- faulty ---------------------------------------------------------------------------------------------------------

@@ -10,13 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import torch
 
-from ckpt_transport.errors import (
-    EndpointBrokenError,
-    EndpointClosedError,
-    PeerLostError,
-    TransferError,
-    TransportError,
-)
+from ckpt_transport.errors import PeerLostError, TransferError, TransportError
 from ckpt_transport.memory import Fence
 from ckpt_transport.transports.agreement import Agreement
 from ckpt_transport.transports.interface import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
@@ -80,7 +74,9 @@ class PolledOperation(Receipt):
     def done(self) -> bool:
         if self._finished:
             return True
-        self._endpoint._raise_if_unusable()
+        if isinstance(self._endpoint._broken, TransportError):
+            raise self._endpoint._broken
+        self._endpoint._check_usable()
         if not self._ended():
             self._endpoint._progress()
             if not self._ended():
@@ -200,14 +196,6 @@ class PolledEndpoint(Endpoint):
         """A connection is gone. Fails the route, as soon as its member has said why or is not going to."""
         if self._suspicion is None:
             self._suspicion = error, time.monotonic() + EXPLANATION_WAIT
-
-    def _raise_if_unusable(self) -> None:
-        if self._broken is not None:
-            if isinstance(self._broken, TransportError):
-                raise self._broken
-            raise EndpointBrokenError(f"route {self.group.route} broke: {self._broken}") from self._broken
-        if self._closed:
-            raise EndpointClosedError(f"route {self.group.route} was closed")
 
     def _in_flight(self) -> int:
         return len(self._outstanding)
