@@ -6,16 +6,16 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
 
 from ckpt_transport.execution.ledger import Ledger
-from ckpt_transport.execution.schedule import RankSchedule, RankStep
+from ckpt_transport.execution.schedule import RankStep
 from ckpt_transport.execution.timeline import now
-from ckpt_transport.execution.transfers import Received, Transfers
+from ckpt_transport.execution.transfers import Transfers
 from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Bucket, StageKind
 
@@ -37,15 +37,13 @@ class Applies(ABC):
     """Runs the applies of a schedule.
 
     Args:
-        schedule: whose.
-        apply: called for one bucket after the other.
-        received: the buckets, by number.
         ledger: of the schedule.
+        apply: called for one bucket after the other.
     """
 
-    def __init__(self, schedule: RankSchedule, apply: Apply, received: Mapping[int, Received], ledger: Ledger) -> None:
-        self._schedule, self._apply, self._received, self._ledger = schedule, apply, received, ledger
-        self._waiting = deque(step for step in schedule.steps if step.kind is StageKind.APPLY)
+    def __init__(self, ledger: Ledger, apply: Apply) -> None:
+        self._ledger, self._apply = ledger, apply
+        self._waiting = deque(step for step in ledger.schedule.steps if step.kind is StageKind.APPLY)
         self._reading: deque[Applied] = deque()
         self._failure: BaseException | None = None
 
@@ -76,28 +74,21 @@ class Applies(ABC):
 
     def _apply_step(self, step: RankStep) -> Applied:
         started = now()
-        return step, self._apply(self._schedule.plan.buckets[step.bucket], self._received[step.bucket].raw), started
+        bucket = self._ledger.schedule.plan.buckets[step.bucket]
+        return step, self._apply(bucket, self._ledger.received[step.bucket].raw), started
 
 
 class AppliesBeside(Applies):
     """Applied beside the pump, which gets a thread of its own, when bytes have arrived: a loader may take its time.
 
     Args:
-        schedule, apply, received, ledger: as for :class:`Applies`.
+        ledger, apply: as for :class:`Applies`.
         admits: asked by the pump, in the order of the plan.
         wake: has the pump look at applies, from any thread.
     """
 
-    def __init__(
-        self,
-        schedule: RankSchedule,
-        apply: Apply,
-        received: Mapping[int, Received],
-        ledger: Ledger,
-        admits: Admit,
-        wake: Callable[[], None],
-    ) -> None:
-        super().__init__(schedule, apply, received, ledger)
+    def __init__(self, ledger: Ledger, apply: Apply, admits: Admit, wake: Callable[[], None]) -> None:
+        super().__init__(ledger, apply)
         self._admits, self._wake = admits, wake
         self._handed_over: queue.SimpleQueue[RankStep | None] = queue.SimpleQueue()
         self._given_back: deque[Applied | BaseException] = deque()
@@ -134,7 +125,7 @@ class AppliesBeside(Applies):
     def _may_be_applied(self, step: RankStep) -> bool:
         if self._ledger.ready(step, ordered=False) is None:
             return False
-        return self._admits(step.bucket, self._received[step.bucket].raw)
+        return self._admits(step.bucket, self._ledger.received[step.bucket].raw)
 
     def _pump(self, pump: Callable[[], None]) -> None:
         try:
@@ -176,7 +167,7 @@ class AppliesInOrder(Applies):
     *guard* looks around in the pump's place while a bucket is applied.
 
     Args:
-        schedule, apply, received, ledger: as for :class:`Applies`.
+        ledger, apply: as for :class:`Applies`.
         stream: where everything that reads the bytes is enqueued.
         transfers: that may fail meanwhile.
         watch: raises when the run must end.
@@ -184,15 +175,13 @@ class AppliesInOrder(Applies):
 
     def __init__(
         self,
-        schedule: RankSchedule,
-        apply: Apply,
-        received: Mapping[int, Received],
         ledger: Ledger,
+        apply: Apply,
         stream: torch.cuda.Stream,
         transfers: Sequence[Transfers],
         watch: Callable[[], None],
     ) -> None:
-        super().__init__(schedule, apply, received, ledger)
+        super().__init__(ledger, apply)
         self._stream, self._transfers, self._watch = stream, transfers, watch
         self._driving = threading.Lock()
         """Held by the thread that may touch endpoints."""

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 
 from ckpt_transport.execution.ledger import Ledger
-from ckpt_transport.execution.schedule import RankSchedule, RankStep
+from ckpt_transport.execution.schedule import RankStep
 from ckpt_transport.execution.timeline import now
 from ckpt_transport.memory import Backing, Fence, drain, fence_on, stream_for
 from ckpt_transport.planning import Bucket, RingUse, StageKind
@@ -45,24 +45,15 @@ class Fills:
     device also orders the transfers that follow, nobody waits for its end, else another thread does.
 
     Args:
-        schedule: whose.
-        sources: what they need.
         ledger: of the schedule.
+        sources: what they need.
         ordered: the transfers of this rank are ordered by a device.
         wake: has the pump look at fills, from any thread.
     """
 
-    def __init__(
-        self,
-        schedule: RankSchedule,
-        sources: FillMemory,
-        ledger: Ledger,
-        wake: Callable[[], None],
-        *,
-        ordered: bool,
-    ) -> None:
-        self._schedule, self._sources, self._ledger, self._wake = schedule, sources, ledger, wake
-        self._waiting = deque(step for step in schedule.steps if step.kind is StageKind.FILL)
+    def __init__(self, ledger: Ledger, sources: FillMemory, wake: Callable[[], None], *, ordered: bool) -> None:
+        self._ledger, self._schedule, self._sources, self._wake = ledger, ledger.schedule, sources, wake
+        self._waiting = deque(step for step in ledger.schedule.steps if step.kind is StageKind.FILL)
         self._filling: deque[tuple[RankStep, Future[tuple[float, Fence | None]]]] = deque()
         self._filled: deque[tuple[RankStep, Fence, float]] = deque()
         self._stream = None if sources.ring is None or sources.ring.is_cpu else stream_for("fills", sources.ring.device)

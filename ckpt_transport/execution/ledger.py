@@ -4,22 +4,47 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
 
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
 from ckpt_transport.memory import Fence
+from ckpt_transport.transports.interface import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A bucket that is being received or has been.
+
+    Attributes:
+        receipt: of its transfer.
+        landed: where it lies in a slot, if it is made of several ranges, which are read as one; else None.
+    """
+
+    receipt: Receipt
+    landed: torch.Tensor | None
+
+    @property
+    def raw(self) -> torch.Tensor:
+        """Its bytes, valid as long as the receipt's views."""
+        return self.receipt.views()[0] if self.landed is None else self.landed
 
 
 class Ledger:
     """Knows which steps of a schedule are left, and which of those a device has been given.
 
     Attributes:
+        schedule: what is to be done.
+        received: buckets, by number, from the post of their transfer until they have been applied.
         events: what has ended.
     """
 
     def __init__(self, schedule: RankSchedule) -> None:
+        self.schedule = schedule
+        self.received: dict[int, Received] = {}
         self.events: list[StageEvent] = []
-        self._rank, self._needs = schedule.rank, schedule.needs
         self._left = dict.fromkeys(schedule.needs, 0)
         for step in schedule.steps:
             self._left[step.stage] += 1
@@ -38,7 +63,7 @@ class Ledger:
             ordered: what the step does is ordered by a device.
         """
         fences: list[Fence] = []
-        for earlier in self._needs[step.stage]:
+        for earlier in self.schedule.needs[step.stage]:
             if earlier in self._left:
                 marks = self._marks[earlier]
                 if not ordered or len(marks) < self._left[earlier]:
@@ -52,7 +77,7 @@ class Ledger:
 
     def ended(self, step: RankStep, started: float) -> None:
         """Note that a step is over, which started at ``started``, in seconds since the epoch."""
-        self.events.append(StageEvent(self._rank, step.kind, step.bucket, started, now()))
+        self.events.append(StageEvent(self.schedule.rank, step.kind, step.bucket, started, now()))
         self._marks[step.stage].pop(step, None)
         self._left[step.stage] -= 1
         if not self._left[step.stage]:

@@ -27,7 +27,7 @@ from ckpt_transport.execution.fills import FillMemory, Fills
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
-from ckpt_transport.execution.transfers import Received, RouteAttachment, Transfers
+from ckpt_transport.execution.transfers import RouteAttachment, Transfers
 
 DEVICE_POLL_SECONDS = 0.001
 """How often fences are looked at that nobody waits for."""
@@ -65,8 +65,7 @@ class Pipeline:
     ) -> None:
         self._schedule, self._watch, self._idle, self._progress = schedule, watch, idle, progress
         self._digests = Digests() if digests is None else digests
-        self._ledger = Ledger(schedule)
-        self._received: dict[int, Received] = {}
+        self._ledger = ledger = Ledger(schedule)
         steps: dict[int, list[RankStep]] = {route: [] for route in attachments}
         sent: set[torch.cuda.Stream | None] = set()
         received: set[torch.cuda.Stream | None] = set()
@@ -76,17 +75,14 @@ class Pipeline:
                 stream = attachments[step.leg.route].endpoint.stream
                 (sent if step.leg.sender == schedule.rank else received).add(stream)
         self._transfers = [
-            Transfers(schedule, steps[route], attachment, self._ledger, self._received, progress)
-            for route, attachment in attachments.items()
+            Transfers(ledger, steps[route], attachment, progress) for route, attachment in attachments.items()
         ]
-        self._fills = Fills(schedule, sources, self._ledger, wake, ordered=None not in sent)
+        self._fills = Fills(ledger, sources, wake, ordered=None not in sent)
         self._applies: Applies
         if apply_stream is None or None in received:
-            self._applies = AppliesBeside(schedule, apply, self._received, self._ledger, self._digests.admits, wake)
+            self._applies = AppliesBeside(ledger, apply, self._digests.admits, wake)
         else:
-            self._applies = AppliesInOrder(
-                schedule, apply, self._received, self._ledger, apply_stream, self._transfers, watch
-            )
+            self._applies = AppliesInOrder(ledger, apply, apply_stream, self._transfers, watch)
 
     def run(self) -> list[StageEvent]:
         """Run to the end and return what was recorded.
@@ -128,7 +124,7 @@ class Pipeline:
     def _take_applied(self) -> bool:
         moved = False
         for step, started in self._applies.ended():
-            self._received.pop(step.bucket).receipt.release()
+            self._ledger.received.pop(step.bucket).receipt.release()
             for transfers in self._transfers:
                 transfers.applied(step.bucket)
             self._progress(self._schedule.plan.buckets[step.bucket].nbytes)

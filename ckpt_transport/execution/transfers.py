@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import torch
-
-from ckpt_transport.execution.ledger import Ledger
-from ckpt_transport.execution.schedule import RankSchedule, RankStep
+from ckpt_transport.execution.ledger import Ledger, Received
+from ckpt_transport.execution.schedule import RankStep
 from ckpt_transport.execution.timeline import now
-from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion, Receipt
+from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion
 
 AHEAD = 16
 """Transfers of a route that are in flight, or received and not applied: so many that neither a device nor a peer waits
@@ -37,47 +35,24 @@ class RouteAttachment:
     next_seq: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A bucket that is being received or has been.
-
-    Attributes:
-        receipt: of its transfer.
-        landed: where it lies in a slot, if it is made of several ranges, which are read as one; else None.
-    """
-
-    receipt: Receipt
-    landed: torch.Tensor | None
-
-    @property
-    def raw(self) -> torch.Tensor:
-        """Its bytes, valid as long as the receipt's views."""
-        return self.receipt.views()[0] if self.landed is None else self.landed
-
-
 class Transfers:
     """Posts and polls the transfers of one route in their order, driven by the pump.
 
     Args:
-        schedule: of this rank.
+        ledger: of this rank's schedule.
         steps: those of the route.
         attachment: to the route.
-        ledger: of the schedule.
-        received: where buckets are put that are received, by number; who has applied one takes it out.
         progress: called with the bytes of each bucket that has been sent.
     """
 
     def __init__(
         self,
-        schedule: RankSchedule,
+        ledger: Ledger,
         steps: Iterable[RankStep],
         attachment: RouteAttachment,
-        ledger: Ledger,
-        received: dict[int, Received],
         progress: Callable[[int], None],
     ) -> None:
-        self._schedule, self._attachment, self._ledger, self._received = schedule, attachment, ledger, received
-        self._progress = progress
+        self._ledger, self._schedule, self._attachment, self._progress = ledger, ledger.schedule, attachment, progress
         self._waiting = deque(steps)
         self._in_flight: deque[tuple[RankStep, Completion, float]] = deque()
         self._marked = 0
@@ -118,7 +93,7 @@ class Transfers:
             assert attachment.landing is not None
             nbytes = self._schedule.plan.buckets[step.bucket].nbytes
             landed = attachment.landing.slice(transfer.spans[0].local, nbytes)
-        self._received[step.bucket] = Received(receipt, landed)
+        self._ledger.received[step.bucket] = Received(receipt, landed)
         return receipt
 
     def poll(self) -> bool:
