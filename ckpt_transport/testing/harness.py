@@ -34,7 +34,7 @@ class Rank:
 
     Attributes:
         number: which one.
-        others: all but this one.
+        ranks: all of them.
         side_channel: for talking to the others.
         transport: the one under test.
     """
@@ -43,7 +43,7 @@ class Rank:
         self, context: RankContext, factory: Callable[[], Transport], deadline: float, *, keeps_peers: bool = True
     ) -> None:
         self.number = context.rank
-        self.others = tuple(rank for rank in range(context.world_size) if rank != context.rank)
+        self.ranks = tuple(range(context.world_size))
         self.patience = deadline * PATIENCE
         self.side_channel = SideChannel(context, self.patience)
         self.transport = factory()

@@ -12,13 +12,6 @@ from ckpt_transport import TransferTimeout, TransportError
 from ckpt_transport.spi import Control, Group
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """One key that a member has set."""
-
-    key: str
-    value: bytes
-
-
 class ControlStore(Store):
     """The part of torch's store interface that gloo's rendezvous uses. No socket of its own, hence nothing to guard.
 
@@ -37,7 +30,7 @@ class ControlStore(Store):
         data = value.encode() if isinstance(value, str) else bytes(value)
         self._entries[key] = data
         for peer in self._group.peers:
-            self._control.send(peer, msgspec.msgpack.encode(Entry(key, data)))
+            self._control.send(peer, msgspec.msgpack.encode((key, data)))
 
     def get(self, key: str) -> bytes:
         self.wait([key])
@@ -54,8 +47,8 @@ class ControlStore(Store):
     def _receive(self, keys: list[str]) -> None:
         message = self._control.receive()
         if message is not None:
-            entry = msgspec.msgpack.decode(message[1], type=Entry)
-            self._entries[entry.key] = entry.value
+            key, value = msgspec.msgpack.decode(message[1], type=tuple[str, bytes])
+            self._entries[key] = value
         elif time.monotonic() > self._deadline:
             missing = [key for key in keys if key not in self._entries]
             raise TransferTimeout(f"route {self._group.route}: nobody announced {missing} in time")

@@ -46,7 +46,7 @@ class Agents:
     def unregister(self, memory: NixlMemory, *, cuda: bool) -> None:
         """Undo :meth:`register`; does nothing once the agents are closed."""
         self._registered.remove((memory, cuda))
-        self._each_does(lambda agent: agent.unregister(memory, cuda=cuda))
+        self.each_does(lambda agent: agent.unregister(memory, cuda=cuda))
 
     def load(self, metadata: bytes) -> str:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.load`, for all."""
@@ -61,10 +61,6 @@ class Agents:
         name, *_ = [agent.load(metadata) for agent in self._all]
         return name
 
-    def forget(self, peer: str) -> None:
-        """Unlearn all memory of a peer, and disconnect."""
-        self._each_does(lambda agent: agent.forget(peer))
-
     def read(
         self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory], *, into_cuda: bool, from_cuda: bool
     ) -> None:
@@ -75,13 +71,15 @@ class Agents:
         finally:
             self._idle.put(agent)
 
-    def stop(self) -> None:
-        """Have every :meth:`read` that waits return. Idempotent."""
-        self._each_does(Agent.stop)
-
     def close(self) -> None:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.close`, of all. Idempotent."""
-        self._each_does(Agent.close)
+        self.each_does(Agent.close)
+
+    def each_does(self, act: Callable[[Agent], None]) -> None:
+        """Have all agents do something, also those after one that fails."""
+        with ExitStack() as acts:
+            for agent in reversed(self._all):
+                acts.callback(partial(act, agent))
 
     def _add(self) -> None:
         agent = self._make(len(self._all))
@@ -93,9 +91,3 @@ class Agents:
         self._all.append(agent)
         for _ in range(self._each):
             self._idle.put(agent)
-
-    def _each_does(self, act: Callable[[Agent], None]) -> None:
-        """Also those after one that fails."""
-        with ExitStack() as acts:
-            for agent in reversed(self._all):
-                acts.callback(partial(act, agent))

@@ -111,7 +111,7 @@ class NixlEndpoint(OneSidedEndpoint):
             del self._known[descriptor]
         name = self._names.pop(sender, None)
         if name is not None:
-            self._agents.forget(name)
+            self._agents.each_does(lambda agent: agent.forget(name))
 
     def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
         reads = [self._started(sender, spans, from_cuda) for from_cuda in (False, True)]
@@ -152,7 +152,7 @@ class NixlEndpoint(OneSidedEndpoint):
             torch.cuda.synchronize(self.device)
 
     def _shut(self) -> None:
-        self._agents.stop()
+        self._agents.each_does(Agent.stop)
         self._reads.close()
         self._agents.close()
 

@@ -90,9 +90,8 @@ def check_seventeen_ranks(rank: Rank) -> None:
 
 
 def _everybody_sends(rank: Rank) -> None:
-    everybody = sorted((rank.number, *rank.others))
-    route = rank.open(regions=(SLOT,), inbox=len(everybody) * SLOT, senders=everybody, seed=rank.number)
-    for sender in everybody:
+    route = rank.open(regions=(SLOT,), inbox=len(rank.ranks) * SLOT, senders=rank.ranks, seed=rank.number)
+    for sender in rank.ranks:
         transfer = route.transfer(Span(0, sender % 2, sender * SLOT, SLOT - 1), sender=sender)
         route.carry(transfer, sender)
 
@@ -126,8 +125,7 @@ def _post_next(route: RouteFixture, index: int, use: int) -> tuple[Receipt, Tran
 @check("The seq of a transfer may be any number that is higher than the last, up to 31 bits.", "Transfer.seq")
 def check_any_seq(rank: Rank) -> None:
     route = rank.open(regions=(SLOT,), inbox=SLOT)
-    receivers = tuple(number for number in sorted((rank.number, *rank.others)) if number)
     for use, seq in enumerate(around(8, 12, 16, 20, 24, 30)):
-        transfer = Transfer(seq, 0, receivers, (Span(0, 1, 0, SLOT - 1),))
+        transfer = Transfer(seq, 0, rank.ranks[1:], (Span(0, 1, 0, SLOT - 1),))
         route.fill(use, transfer)
         route.carry(transfer, use)

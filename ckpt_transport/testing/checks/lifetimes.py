@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from ckpt_transport.errors import EndpointClosedError, RegionBusyError, TransferError, TransportError
 from ckpt_transport.memory import Buffer
@@ -29,11 +30,8 @@ def check_busy_region(rank: Rank) -> None:
     if rank.number == 0:
         posted = route.post(transfer)
         if not posted.done():
-            try:
+            with suppress(RegionBusyError):
                 route.regions[0].close()
-            except RegionBusyError:
-                pass
-            else:
                 if not posted.done():
                     raise Broken("a region was closed while a send that uses it was not done")
     route.complete(posted, transfer, 1)

@@ -101,7 +101,7 @@ def test_given_memory_registered_before_and_after_then_two_reads_are_under_way_a
             future.result(DEADLINE)
             assert torch.equal(target, source)
             agents.unregister(memory(target), cuda=False)
-        agents.forget(peer)
+        agents.each_does(lambda agent: agent.forget(peer))
 
 
 def test_given_a_second_agent_that_cannot_be_had_then_the_first_reads(
