@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import torch
 
@@ -187,11 +186,15 @@ class AppliesInOrder(Applies):
         """Held by the thread that may touch endpoints."""
 
     def run(self, pump: Callable[[], None]) -> None:
+        over = threading.Event()
+        guard = threading.Thread(target=self._guard, args=(over,), name="ckpt-transport-guard", daemon=True)
         self._driving.acquire()  # for good: the guard, which would be kept out, is gone when this returns
+        guard.start()
         try:
-            with self._guarded():
-                pump()
+            pump()
         finally:
+            over.set()
+            guard.join()
             self._failure = None
 
     def advance(self) -> bool:
@@ -221,17 +224,6 @@ class AppliesInOrder(Applies):
         if self._failure is not None:
             raise self._failure
         return applied
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        over = threading.Event()
-        guard = threading.Thread(target=self._guard, args=(over,), name="ckpt-transport-guard", daemon=True)
-        guard.start()
-        try:
-            yield
-        finally:
-            over.set()
-            guard.join()
 
     def _guard(self, over: threading.Event) -> None:
         while self._failure is None and not over.wait(WATCH_SECONDS):

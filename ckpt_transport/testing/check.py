@@ -33,10 +33,11 @@ class ConformanceError(AssertionError):
 
     def __init__(self, check: Check, transport: str, happened: str) -> None:
         self.check = check.name
+        indented = happened.replace("\n", "\n          ")
         super().__init__(
             f"transport '{transport}' fails the check '{check.name}'\n"
             f"promised: {check.promise}\n"
-            f"happened: {_indent(happened)}\n"
+            f"happened: {indented}\n"
             f"see:      {check.where}"
         )
 
@@ -144,7 +145,3 @@ def explain(outcome: RankOutcome) -> str:
     if outcome.failure.kind in (Broken.__name__, Abandoned.__name__):
         return f"rank {outcome.rank}: {outcome.failure.message}"
     return f"{outcome}\n{outcome.failure.traceback.rstrip()}"
-
-
-def _indent(text: str) -> str:
-    return text.replace("\n", "\n          ")

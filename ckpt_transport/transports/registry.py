@@ -108,7 +108,8 @@ class Registry:
         except PluginError as error:
             return Availability(False, str(error))
         except Exception as error:
-            return Availability(False, f"its probe failed: {_summary(error)}", _complain(entry_point))
+            cure = f"report this to the authors of {_distribution(entry_point)}"
+            return Availability(False, f"its probe failed: {_summary(error)}", cure)
 
     def make(self, name: str, options: Mapping[str, msgspec.Struct]) -> Transport:
         """Load one transport and make one of it, with its own settings where ``options`` has any.
@@ -211,10 +212,6 @@ def _distribution(entry_point: EntryPoint) -> str:
 def _origin(entry_point: EntryPoint) -> str:
     version = f" {entry_point.dist.version}" if entry_point.dist is not None else ""
     return f"{_distribution(entry_point)}{version} as {entry_point.value}"
-
-
-def _complain(entry_point: EntryPoint) -> str:
-    return f"report this to the authors of {_distribution(entry_point)}"
 
 
 def _summary(error: BaseException) -> str:
