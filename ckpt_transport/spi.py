@@ -87,22 +87,20 @@ from ckpt_transport.transports import (
 from ckpt_transport.transports.interface import (
     API_VERSION,
     Availability,
-    Completion,
     Control,
     Descriptor,
     Endpoint,
     FanOut,
     Group,
-    MemoryRegion,
     NoOptions,
     Reach,
-    Receipt,
     Span,
     Traits,
     Transfer,
     Transport,
 )
 from ckpt_transport.transports.native import native_module
+from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 from ckpt_transport.transports.rdma import (
     Locality,
     RdmaDevice,

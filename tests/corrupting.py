@@ -10,7 +10,8 @@ from types import MappingProxyType
 import torch
 
 from ckpt_transport.testing.wrappers import ForwardingEndpoint, ForwardingReceipt
-from ckpt_transport.transports.interface import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer, Transport
+from ckpt_transport.transports.interface import Control, Endpoint, Group, Transfer, Transport
+from ckpt_transport.transports.operations import MemoryRegion, Receipt
 from ckpt_transport.transports.registry import GROUP
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_shm import ShmTransport

@@ -11,7 +11,7 @@ import torch
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
 from ckpt_transport.memory import Fence
-from ckpt_transport.transports.interface import Receipt
+from ckpt_transport.transports.operations import Receipt
 
 
 @dataclass(frozen=True, slots=True)

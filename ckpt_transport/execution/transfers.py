@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ckpt_transport.execution.ledger import Ledger, Received
 from ckpt_transport.execution.schedule import RankStep
 from ckpt_transport.execution.timeline import now
-from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion
+from ckpt_transport.transports.interface import Endpoint
+from ckpt_transport.transports.operations import Completion, MemoryRegion
 
 AHEAD = 16
 """Transfers of a route that are in flight, or received and not applied: so many that neither a device nor a peer waits

@@ -12,7 +12,8 @@ from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import Buffer, Fence, copy_bytes
 from ckpt_transport.testing.side_channel import Broken, SideChannel
 from ckpt_transport.testing.wrappers import ForwardingReceipt
-from ckpt_transport.transports.interface import Completion, Endpoint, MemoryRegion, Receipt, Span, Transfer
+from ckpt_transport.transports.interface import Endpoint, Span, Transfer
+from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 
 POLLS = 100
 """How many chances something that must not happen is given."""

@@ -22,17 +22,15 @@ from ckpt_transport.errors import TransferError
 from ckpt_transport.memory import Buffer
 from ckpt_transport.transports.interface import (
     Availability,
-    Completion,
     Control,
     Descriptor,
     Endpoint,
     Group,
-    MemoryRegion,
-    Receipt,
     Traits,
     Transfer,
     Transport,
 )
+from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 
 
 class ForwardingEndpoint(Endpoint):

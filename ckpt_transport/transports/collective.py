@@ -10,7 +10,8 @@ import torch
 
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.memory import Fence
-from ckpt_transport.transports.interface import Completion, Control, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.interface import Control, Group, Transfer
+from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperation
 
 

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import TransferError
-from ckpt_transport.transports.interface import Completion, Control, Descriptor, Group, MemoryRegion, Transfer
+from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
+from ckpt_transport.transports.operations import Completion, MemoryRegion
 from ckpt_transport.transports.polled import PolledEndpoint, PolledOperation, Signal, SignalKind
 
 

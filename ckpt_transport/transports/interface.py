@@ -28,7 +28,8 @@ from ckpt_transport.errors import (
     RegistrationError,
     TransportError,
 )
-from ckpt_transport.memory import Buffer, Fence, MemoryKind, device_of
+from ckpt_transport.memory import Buffer, MemoryKind, device_of
+from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 
 API_VERSION = 1
 
@@ -202,90 +203,6 @@ class Transfer(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class Completion(ABC):
-    """The pollable end of one posted operation."""
-
-    @abstractmethod
-    def done(self) -> bool:
-        """Whether the operation is terminal; drives progress.
-
-        A send is terminal when the sender may overwrite the memory. A receive is terminal when its bytes may be read
-        by work enqueued on the device from now on. "Enqueued" is never terminal.
-
-        Raises:
-            TransferError: it failed.
-            PeerLostError: a member that it needs is gone.
-            EndpointClosedError: the endpoint was closed or aborted under it.
-        """
-
-    def fence(self) -> Fence | None:
-        """The end of the operation in the order of a device, once it is enqueued there; None before, and where only
-        :meth:`done` tells it.
-
-        Work that waits for the fence may use the bytes as after ``done()``. Only that can tell whether it failed.
-        """
-        return None
-
-
-class Receipt(Completion):
-    """The completion of a receive, and the way to its bytes."""
-
-    @abstractmethod
-    def views(self) -> Sequence[torch.Tensor]:
-        """One uint8 tensor per span, in order, valid from ``done()``, and on a device from :meth:`fence` on, until
-        :meth:`release`. Read-only."""
-
-    @abstractmethod
-    def release(self) -> None:
-        """The bytes are not needed any more. Idempotent. Where memory is mapped, this lets the sender reuse it."""
-
-
-class MemoryRegion:
-    """A buffer as one endpoint knows it. Made by :meth:`Endpoint.register`, ended by :meth:`close`."""
-
-    def __init__(self, endpoint: Endpoint, buffer: Buffer, descriptor: Descriptor) -> None:
-        self.buffer = buffer
-        self.descriptor = descriptor
-        self._endpoint = endpoint
-        self._users = 0
-        self._closed = False
-
-    def slice(self, offset: int, nbytes: int) -> torch.Tensor:
-        """Bytes ``offset`` to ``offset + nbytes`` as a uint8 tensor, without a copy."""
-        if self._closed:
-            raise EndpointClosedError("this region was closed")
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.buffer.nbytes:
-            raise TransportError(f"[{offset}, {offset + nbytes}) lies outside a region of {self.buffer.nbytes} bytes")
-        return self.buffer.tensor[offset : offset + nbytes]
-
-    def acquire(self) -> None:
-        """An operation uses this region from now on. Called by the endpoint."""
-        self._users += 1
-
-    def release(self) -> None:
-        """That operation is terminal. Called by the endpoint."""
-        self._users -= 1
-
-    @property
-    def busy(self) -> bool:
-        return self._users > 0
-
-    def close(self) -> None:
-        """Undo the registration. The buffer stays with its owner. Idempotent.
-
-        Raises:
-            RegionBusyError: an operation still uses it.
-        """
-        if self._closed:
-            return
-        if self.busy:
-            raise RegionBusyError(
-                f"{self._users} operations still use this region; wait for them, or abort the endpoint"
-            )
-        self._closed = True
-        self._endpoint._forget(self)
 
 
 class Endpoint(ABC):

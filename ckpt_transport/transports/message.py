@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from ckpt_transport.errors import RegistrationError
-from ckpt_transport.transports.interface import Completion, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.interface import Transfer
+from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperation
 
 

@@ -11,7 +11,8 @@ import torch
 
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.transports.handshake import HandshakeEndpoint
-from ckpt_transport.transports.interface import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
+from ckpt_transport.transports.operations import MemoryRegion, Receipt
 from ckpt_transport.transports.polled import Poll, PolledOperation
 
 

@@ -13,7 +13,8 @@ import torch
 from ckpt_transport.errors import PeerLostError, TransferError, TransportError
 from ckpt_transport.memory import Fence
 from ckpt_transport.transports.agreement import Agreement
-from ckpt_transport.transports.interface import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.interface import Control, Endpoint, Group, Transfer
+from ckpt_transport.transports.operations import MemoryRegion, Receipt
 
 Poll = Callable[[], bool]
 """Whether one piece of work has ended. Raises a TransportError when it failed. Not called again after True."""

@@ -13,7 +13,8 @@ from ckpt_transport.execution import Lent, LentKind, RankSchedule, RouteAttachme
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Plan, RingUse
 from ckpt_transport.planning.values.plan import Route
-from ckpt_transport.transports.interface import Descriptor, Group, MemoryRegion, Transport
+from ckpt_transport.transports.interface import Descriptor, Group, Transport
+from ckpt_transport.transports.operations import MemoryRegion
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.forks import leave_to_parent
 

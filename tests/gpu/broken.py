@@ -7,7 +7,8 @@ import torch
 from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import Fence, fence
 from ckpt_transport.transports import Poll
-from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, Group, Transfer
+from ckpt_transport.transports.operations import MemoryRegion, Receipt
 from ckpt_transport.transports.polled import PolledOperation
 from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_cuda_ipc.plugin import CudaIpcEndpoint

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from ckpt_transport.testing.check import LONG_DEADLINE, check
 from ckpt_transport.testing.checks.scale import around
 from ckpt_transport.testing.harness import Rank, RouteFixture
-from ckpt_transport.transports.interface import Receipt, Span, Transfer
+from ckpt_transport.transports.interface import Span, Transfer
+from ckpt_transport.transports.operations import Receipt
 
 SLOT = 401
 SLOTS = 8

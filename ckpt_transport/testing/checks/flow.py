@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import POLLS, Rank, RouteFixture
-from ckpt_transport.transports.interface import Completion, Receipt, Span, Transfer
+from ckpt_transport.transports.interface import Span, Transfer
+from ckpt_transport.transports.operations import Completion, Receipt
 
 MIB = 1024**2
 

@@ -6,7 +6,8 @@ import torch
 
 from ckpt_transport.memory import Segment
 from ckpt_transport.transports import Poll
-from ckpt_transport.transports.interface import Control, Endpoint, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.interface import Control, Endpoint, Group, Transfer
+from ckpt_transport.transports.operations import MemoryRegion, Receipt
 from ckpt_transport.transports.polled import PolledOperation
 from ckpt_transport_shm import ShmTransport
 from ckpt_transport_shm.plugin import ShmEndpoint

@@ -9,7 +9,8 @@ from ckpt_transport.memory import Buffer
 from ckpt_transport.testing.wrappers import ForwardingReceipt
 from ckpt_transport.transports import Poll, ReadSpan
 from ckpt_transport.transports.agreement import Agreement
-from ckpt_transport.transports.interface import Control, Descriptor, Group, MemoryRegion, Receipt, Transfer
+from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
+from ckpt_transport.transports.operations import MemoryRegion, Receipt
 from tests.conformance.transports.one_sided import ReadEndpoint, ReadTransport
 
 

@@ -33,16 +33,8 @@ from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind, verify
 from ckpt_transport.planning.values.plan import IN_PLACE
 from ckpt_transport.testing import LoopbackTransport
-from ckpt_transport.transports.interface import (
-    Completion,
-    Control,
-    Endpoint,
-    Group,
-    MemoryRegion,
-    Receipt,
-    Transfer,
-    Transport,
-)
+from ckpt_transport.transports.interface import Control, Endpoint, Group, Transfer, Transport
+from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_shm.plugin import ShmEndpoint, ShmTransport
 from tests.unit.devices import PATIENCE, Stream
