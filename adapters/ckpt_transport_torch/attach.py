@@ -73,9 +73,9 @@ def attach(
         module: any module; it is updated in place and its parameters keep their storage.
         address: where to listen; empty for a new address that only this user can reach.
         loader: takes (name, whole tensor) pairs and copies its shard; by default tensors are copied by name, and
-            names, dtypes and shapes must be exactly those of the module. It is first run on fake tensors, to record
-            what it does; where that can be replayed exactly, later updates do without it. It must look tensors up when
-            it is called and not keep those of an earlier time.
+            names, dtypes and shapes must be exactly those of the module. It is first run on fake tensors while the
+            module serves, to record what it does; where that can be replayed exactly, later updates do without it. It
+            must look tensors up when it is called and not keep those of an earlier time.
         engine: ranks of one tensor-parallel engine give the same name, and are updated before the same forward pass.
         version: what the module holds now.
         label: what to call it in messages; by default the module's class and the process id.

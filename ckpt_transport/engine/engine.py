@@ -143,6 +143,8 @@ class Engine(ABC):
     def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
         """Hear which tensors the next version has, before anything is held. Forward passes still run.
 
+        What takes long and can be done now should not be left to :meth:`confirm`, during which requests wait.
+
         Args:
             specs: all tensors of the version.
             share: what comes of them at least, as :meth:`share` has said; None for everything.

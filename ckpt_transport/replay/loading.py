@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -189,7 +189,7 @@ class RecordedLoading(ABC, Generic[Recorded]):
         self._specs, self._coming = tuple(specs), share
 
     def start(self) -> None:
-        """Record the loader where that is to be done, and get ready to load. Does nothing when that was done.
+        """Record the loader where that is still to be done, and get ready to load. Does nothing when that was done.
 
         Raises:
             RecordingError: the model has changed, and only a share of the version comes, or the loader fails on it.
@@ -238,20 +238,29 @@ class RecordedLoading(ABC, Generic[Recorded]):
     def _choose(self) -> LoadPass:
         if self._specs is None:
             return self.by_loader("")
-        if self._attempt is None or not self._attempt.is_for(self._specs) or not self._is_current():
-            if self._coming is not None:
-                raise RecordingError(f"{self.label} has changed, and only a share of the version comes")
-            self._attempt = self._record(self._specs)
-        recorded = self._attempt.recorded
+        attempt = self._attempted(self._specs, self.record)
+        recorded = attempt.recorded
         if recorded is None or recorded.refusal:
-            return self.by_loader(self._attempt.refusal if recorded is None else recorded.refusal)
+            return self.by_loader(attempt.refusal if recorded is None else recorded.refusal)
         return self.compared(recorded) if self._verify_always or not recorded.verified else self.replayed(recorded)
 
-    def _record(self, specs: tuple[TensorSpec, ...]) -> _Attempt[Recorded]:
+    def _attempted(
+        self, specs: tuple[TensorSpec, ...], record: Callable[[tuple[TensorSpec, ...]], Recorded]
+    ) -> _Attempt[Recorded]:
+        """What came of recording the loader for these tensors; it is recorded now unless that still holds."""
+        if self._attempt is None or not self._attempt.is_for(specs) or not self._is_current():
+            if self._coming is not None:
+                raise RecordingError(f"{self.label} has changed, and only a share of the version comes")
+            self._attempt = self._attempt_to(record, specs)
+        return self._attempt
+
+    def _attempt_to(
+        self, record: Callable[[tuple[TensorSpec, ...]], Recorded], specs: tuple[TensorSpec, ...]
+    ) -> _Attempt[Recorded]:
         fingerprint, began = self.fingerprint(), time.perf_counter()
         recorded = None
         try:
-            recorded = self.record(specs)
+            recorded = record(specs)
         except RecordingError as error:
             refusal = self.refusal(error)
         else:

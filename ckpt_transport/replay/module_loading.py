@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
+from torch.nn import Parameter
 
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import read_only, unwritable, why_not_plain
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import Share, TensorSpec
 from ckpt_transport.replay.bindings import named_tensors
-from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading
+from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, logger
 from ckpt_transport.replay.module_passes import ModuleComparedPass, ModuleLoaderPass, ModuleReplayPass
 from ckpt_transport.replay.past_memory import PastMemory
 from ckpt_transport.replay.record import Loader, LoaderFailedError, Recording, RefusedWriteError, record
+from ckpt_transport.replay.recorder import Recorder
 from ckpt_transport.replay.rehearsal import Rehearsal
+from ckpt_transport.replay.serving_recorder import SeenByPassesError, ServingRecorder
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
 LOOK_UP = "look tensors up when the loader is called, as by module.get_parameter(name)"
@@ -68,6 +71,19 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             refuse_unwritable(read_only(_written(attempt.recorded.recording, snapshot)))
         return snapshot.memory
 
+    def prepare(self, specs: Iterable[TensorSpec], share: Share | None = None) -> None:
+        """See :meth:`RecordedLoading.prepare`. The loader is recorded now, unless forward passes could see that.
+
+        Raises: as :meth:`start`.
+        """
+        super().prepare(specs, share)
+        assert self._specs is not None
+        try:
+            with torch.no_grad():
+                self._attempted(self._specs, self._record_while_serving)
+        except SeenByPassesError as seen:
+            logger.info("%s: the loader %s, so it is recorded while no forward pass runs", self.label, seen)
+
     def start(self) -> None:
         """See :meth:`RecordedLoading.start`.
 
@@ -104,10 +120,31 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     # -- what a plain module is ---------------------------------------------------------------------------------------
 
     def record(self, specs: tuple[TensorSpec, ...]) -> RecordedLoader:
+        return self._record_by(Recorder, specs, self._snapshot_now().memory.values())
+
+    def _record_while_serving(self, specs: tuple[TensorSpec, ...]) -> RecordedLoader:
+        """Record the loader; forward passes may write buffers meanwhile, as they do to caches.
+
+        Raises:
+            SeenByPassesError: it can only be recorded while no forward pass runs.
+        """
+        snapshot = self._snapshot_now()
+        still = (snapshot.memory[name] for name, each in snapshot.tensors.items() if isinstance(each, Parameter))
+        return self._record_by(ServingRecorder, specs, still)
+
+    def _record_by(
+        self, observer: type[Recorder], specs: tuple[TensorSpec, ...], still: Iterable[torch.Tensor]
+    ) -> RecordedLoader:
+        """
+        Args:
+            observer: what watches the loader.
+            specs: what it is given.
+            still: memory that nobody else writes meanwhile.
+        """
         snapshot = self._snapshot_now()
         try:
-            with self._rehearsal.watching(snapshot.memory.values()):
-                recording = record(self._module, self._loader, specs)
+            with self._rehearsal.watching(still):
+                recording = record(self._module, self._loader, specs, observer)
         except RefusedWriteError as error:
             refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
             raise

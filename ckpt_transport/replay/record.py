@@ -66,7 +66,9 @@ class Recording:
         return all(torch.equal(tensor, before) for tensor, before in self.guards)
 
 
-def record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec]) -> Recording:
+def record(
+    module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], observer: type[Recorder] = Recorder
+) -> Recording:
     """Run ``load`` twice on fake tensors of the checkpoint's types and shapes, and return what it did.
 
     The loader sees host tensors of the right types and shapes that hold zeros. No value of a target changes, as long as
@@ -76,27 +78,28 @@ def record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec]) -
         module: what it loads into; may be on the ``meta`` device.
         load: the loader. For one that counts its calls, this is like two updates.
         specs: what a version brings.
+        observer: what watches the loader.
 
     Raises:
         RecordingError: the loader failed on fake tensors, or did two different things.
     """
     with _no_collections():
-        first, second = _record(module, load, specs), _record(module, load, specs)
+        first, second = _record(module, load, specs, observer), _record(module, load, specs, observer)
     if first.layout != second.layout:
         why = first.layout.why() or second.layout.why()
         raise RecordingError("the loader does not do the same each time" + (f"; {why}" if why else ""))
     return second
 
 
-def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec]) -> Recording:
+def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], observer: type[Recorder]) -> Recording:
     bindings = Bindings(module)
     targets = Targets(bindings.tensors, bindings.parameters)
     fake_tensors = FakeTensors(specs)
-    recorder = Recorder(fake_tensors, targets)
+    recorder = observer(fake_tensors, targets)
     watch = _Watch(list(fake_tensors.tensors))
     writes = RefusedWrites(recorder.memory)
     try:
-        with torch.no_grad(), recorder, writes:
+        with torch.no_grad(), recorder.watching(), writes:
             load((spec.name, tensor) for spec, tensor in zip(specs, fake_tensors.tensors, strict=True))
     except Exception as error:
         why = f"{type(error).__name__}: {error}"

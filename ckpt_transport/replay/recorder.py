@@ -9,7 +9,9 @@ it is written to a target, or a value is read out of it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,9 +69,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._opaque: dict[int, str] = {}
         self._targets = targets
         self.memory = MemoryMap(fake_tensors, targets)
+        self._dispatch = _not_compiled(type(self)._see)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within the block a loader runs."""
+        with self:
+            yield
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: torch would import its compiler at the first operation, to say that this class is not compiled."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        return self._dispatch(self, func, args, kwargs or {})
+
+    def _see(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is aten.copy_.default:
             return self._copy(*args)
         if func.is_view:
@@ -102,7 +118,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """An operation that writes arguments: note it if it writes its first argument only, and is understood."""
         if torch.Tag.inplace_view in func.tags and func.__name__.split(".")[0] not in ("set_", "resize_"):
             return func(*args, **kwargs)
-        owned = [owner for tensor in _tensors(args, kwargs) if (owner := self.memory.owner(tensor)) is not None]
+        owned = [owner for tensor in tensors_in(args, kwargs) if (owner := self.memory.owner(tensor)) is not None]
         if not owned:
             return func(*args, **kwargs)
         name = str(func)
@@ -147,7 +163,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return written
 
     def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
-        tensors = list(_tensors(args, kwargs))
+        tensors = list(tensors_in(args, kwargs))
         owned = [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
         if tensors and not owned:
             return func(*args, **kwargs)
@@ -160,7 +176,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             placed = {"device": torch.device("meta")} if "device" in kwargs else {}
             output = func(*_on_meta(args), **_on_meta({**kwargs, **placed}))
-        made = list(_tensors((output,), {}))
+        made = list(tensors_in((output,), {}))
         if all(self.memory.owner(tensor) is not None for tensor in made):
             return output
         numbers = []
@@ -173,7 +189,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _look(self, func: Any, args: Any, kwargs: Any) -> None:
         """A value is read out of a tensor, so what the loader does next may depend on it."""
-        tensors = list(_tensors(args, kwargs))
+        tensors = list(tensors_in(args, kwargs))
         owned = [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
         if owned and all(owner.kind is OwnerKind.TARGET for owner in owned) and not self._loaded(tensors):
             self._guard(tensors)
@@ -188,7 +204,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return f"gets random numbers from {func}"
         if torch.Tag.pointwise not in func.tags and func not in MAKES and func not in WRITES:
             return f"goes through {func}, which is not understood"
-        for tensor in _tensors(values, {}):
+        for tensor in tensors_in(values, {}):
             owner = self.memory.owner(tensor)
             if owner is None:
                 return "is made with a tensor of unknown origin"
@@ -269,12 +285,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events.append(Operation(func, encoded, named, results))
 
 
-def _tensors(args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
+def _not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which torch's compiler leaves alone where it is loaded. To import it takes seconds."""
+    if "torch._dynamo" not in sys.modules:
+        return function
+    disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return disabled
+
+
+def tensors_in(args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
+    """Every tensor among the arguments of an operation."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from _tensors(value, {})
+            yield from tensors_in(value, {})
 
 
 def _on_meta(values: Any) -> Any:
