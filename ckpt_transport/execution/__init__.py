@@ -9,7 +9,7 @@ from ckpt_transport.execution.digests import (
     PromptOwnerDigests,
     SinkDigests,
 )
-from ckpt_transport.execution.fills import FillMemory
+from ckpt_transport.execution.fills import FillMemory, Fills
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.pipeline import Pipeline
 from ckpt_transport.execution.schedule import Lent, LentKind, RankSchedule, RankStep
@@ -21,6 +21,7 @@ __all__ = [
     "Channel",
     "Digests",
     "FillMemory",
+    "Fills",
     "FirstSinkDigests",
     "Ledger",
     "Lent",

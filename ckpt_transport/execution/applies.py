@@ -19,6 +19,8 @@ from ckpt_transport.memory import Fence
 from ckpt_transport.planning import Bucket, StageKind
 
 WATCH_SECONDS = 0.05
+DEVICE_POLL_SECONDS = 0.001
+"""How often fences are looked at that nobody waits for."""
 """How often somebody looks whether the run must end."""
 
 Apply = Callable[[Bucket, torch.Tensor], Fence | None]

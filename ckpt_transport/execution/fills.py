@@ -1,4 +1,4 @@
-"""Fills put buckets into slots before they are sent."""
+"""Fills put buckets into slots before they are sent; the first ones before anybody waits for them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Self
 
 import torch
 
+from ckpt_transport.execution.applies import DEVICE_POLL_SECONDS, WATCH_SECONDS
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.schedule import RankStep
 from ckpt_transport.execution.timeline import now
+from ckpt_transport.execution.transfers import RouteAttachment
 from ckpt_transport.memory import Backing, Fence, drain, fence_on, stream_for
 from ckpt_transport.planning import Bucket, RingUse, StageKind
 
@@ -46,17 +48,26 @@ class Fills:
 
     Args:
         ledger: of the schedule.
+        attachments: for each route of the schedule.
         sources: what they need.
-        ordered: the transfers of this rank are ordered by a device.
         wake: has the pump look at fills, from any thread.
     """
 
-    def __init__(self, ledger: Ledger, sources: FillMemory, wake: Callable[[], None], *, ordered: bool) -> None:
-        self._ledger, self._schedule, self._sources, self._wake = ledger, ledger.schedule, sources, wake
-        self._waiting = deque(step for step in ledger.schedule.steps if step.kind is StageKind.FILL)
+    def __init__(
+        self,
+        ledger: Ledger,
+        attachments: Mapping[int, RouteAttachment],
+        sources: FillMemory,
+        wake: Callable[[], None],
+    ) -> None:
+        schedule = ledger.schedule
+        self.ledger, self._schedule, self._sources, self._wake = ledger, schedule, sources, wake
+        self._waiting = deque(step for step in schedule.steps if step.kind is StageKind.FILL)
         self._filling: deque[tuple[RankStep, Future[tuple[float, Fence | None]]]] = deque()
         self._filled: deque[tuple[RankStep, Fence, float]] = deque()
         self._stream = None if sources.ring is None or sources.ring.is_cpu else stream_for("fills", sources.ring.device)
+        legs = (step.leg for step in schedule.steps if step.leg is not None and step.leg.sender == schedule.rank)
+        ordered = all(attachments[leg.route].endpoint.stream is not None for leg in legs)
         self._ordered = ordered and self._stream is not None
         self._filler = ThreadPoolExecutor(1, "ckpt-transport-fill")
         self._waiter = ThreadPoolExecutor(1, "ckpt-transport-filled")
@@ -67,20 +78,37 @@ class Fills:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is under way, start nothing more, and keep no memory. Idempotent."""
         self._filler.shutdown()
         self._waiter.shutdown()
         if self._stream is not None:
             drain(self._stream)
+        self._sources = FillMemory()
 
     @property
     def needs_polling(self) -> bool:
         """Whether a fill is under way whose end wakes nobody."""
         return self._ordered and bool(self._filled)
 
+    def run_ahead(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
+        """Fill the slots there are, because requests are not held yet.
+
+        Args:
+            watch: called often; raises to end the wait.
+            idle: waits up to that many seconds, or until a message arrives, or ``wake`` is called.
+        """
+        while self.advance() or self._filling or self._filled:
+            watch()
+            if self._filling or self._filled:
+                idle(DEVICE_POLL_SECONDS if self.needs_polling else WATCH_SECONDS)
+
     def advance(self) -> bool:
         """Start the fills that may, take in those that have ended; return whether there were any."""
         moved = False
-        while self._waiting and (free := self._ledger.ready(self._waiting[0], ordered=self._ordered)) is not None:
+        while self._waiting and (free := self.ledger.ready(self._waiting[0], ordered=self._ordered)) is not None:
             step = self._waiting.popleft()
             moved = True
             if self._is_short(self._schedule.plan.buckets[step.bucket]):
@@ -95,7 +123,7 @@ class Fills:
             moved = True
         while self._filled and self._filled[0][1].query():
             step, _, started = self._filled.popleft()
-            self._ledger.ended(step, started)
+            self.ledger.ended(step, started)
             moved = True
         return moved
 
@@ -131,9 +159,9 @@ class Fills:
 
     def _take(self, step: RankStep, started: float, end: Fence | None) -> None:
         if end is None:
-            self._ledger.ended(step, started)
+            self.ledger.ended(step, started)
             return
-        self._ledger.mark(step, end)
+        self.ledger.mark(step, end)
         self._filled.append((step, end, started))
         if not self._ordered:
             self._waiter.submit(self._wake_after, end)

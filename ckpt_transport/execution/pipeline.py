@@ -21,16 +21,19 @@ from contextlib import contextmanager
 
 import torch
 
-from ckpt_transport.execution.applies import WATCH_SECONDS, Applies, AppliesBeside, AppliesInOrder, Apply
+from ckpt_transport.execution.applies import (
+    DEVICE_POLL_SECONDS,
+    WATCH_SECONDS,
+    Applies,
+    AppliesBeside,
+    AppliesInOrder,
+    Apply,
+)
 from ckpt_transport.execution.digests import Digests
-from ckpt_transport.execution.fills import FillMemory, Fills
-from ckpt_transport.execution.ledger import Ledger
+from ckpt_transport.execution.fills import Fills
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
 from ckpt_transport.execution.transfers import RouteAttachment, Transfers
-
-DEVICE_POLL_SECONDS = 0.001
-"""How often fences are looked at that nobody waits for."""
 
 
 class Pipeline:
@@ -39,7 +42,7 @@ class Pipeline:
     Args:
         schedule: what to do.
         attachments: for each route of the schedule.
-        sources: what fills need.
+        fills: of the schedule; some may have been done.
         apply: called on the caller's thread, bucket by bucket, in the order of the plan.
         watch: called often; raises to end the run.
         idle: waits up to that many seconds, or until a message arrives, or ``wake`` is called.
@@ -54,7 +57,7 @@ class Pipeline:
         self,
         schedule: RankSchedule,
         attachments: Mapping[int, RouteAttachment],
-        sources: FillMemory,
+        fills: Fills,
         apply: Apply,
         watch: Callable[[], None],
         idle: Callable[[float], object],
@@ -65,19 +68,18 @@ class Pipeline:
     ) -> None:
         self._schedule, self._watch, self._idle, self._progress = schedule, watch, idle, progress
         self._digests = Digests() if digests is None else digests
-        self._ledger = ledger = Ledger(schedule)
+        self._fills = fills
+        self._ledger = ledger = fills.ledger
         steps: dict[int, list[RankStep]] = {route: [] for route in attachments}
-        sent: set[torch.cuda.Stream | None] = set()
         received: set[torch.cuda.Stream | None] = set()
         for step in schedule.steps:
             if step.leg is not None:
                 steps[step.leg.route].append(step)
-                stream = attachments[step.leg.route].endpoint.stream
-                (sent if step.leg.sender == schedule.rank else received).add(stream)
+                if step.leg.sender != schedule.rank:
+                    received.add(attachments[step.leg.route].endpoint.stream)
         self._transfers = [
             Transfers(ledger, steps[route], attachment, progress) for route, attachment in attachments.items()
         ]
-        self._fills = Fills(ledger, sources, wake, ordered=None not in sent)
         self._applies: Applies
         if apply_stream is None or None in received:
             self._applies = AppliesBeside(ledger, apply, self._digests.admits, wake)

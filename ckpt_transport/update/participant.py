@@ -18,11 +18,14 @@ from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateAbor
 from ckpt_transport.execution import (
     Digests,
     FillMemory,
+    Fills,
     FirstSinkDigests,
+    Ledger,
     OwnerDigests,
     Pipeline,
     PromptOwnerDigests,
     RankSchedule,
+    RouteAttachment,
     SinkDigests,
     StageEvent,
 )
@@ -69,6 +72,7 @@ class Participant:
         self._names: Sequence[str] = ()
         self._routes: dict[int, OpenRoute] = {}
         self._sources = FillMemory()
+        self._fills: Fills | None = None
         self._channel = ""
         self._digests = Digests()
         self._has = ByteRangeSet()
@@ -168,17 +172,21 @@ class Participant:
         self._table.round.callback(made.close)
         return made
 
-    def connect(self, descriptors: Mapping[int, Mapping[int, Sequence[bytes]]]) -> None:
-        """Learn what the senders of this rank's routes lend."""
+    def connect(self, descriptors: Mapping[int, Mapping[int, Sequence[bytes]]], watch: Watch) -> None:
+        """Learn what the senders of this rank's routes lend, and fill this rank's own slots before passes are held."""
         for number, route in self._routes.items():
             route.attachment.endpoint.connect(descriptors.get(number, {}))
+        ledger = Ledger(self._ready_schedule)
+        fills = self._fills = Fills(ledger, self._attachments, self._sources, self._mailbox.wake)
+        self._table.round.callback(fills.close)
+        fills.run_ahead(watch, self._mailbox.pump)
 
     def run(self, watch: Watch, on_sent: Callable[[int], None] = lambda nbytes: None) -> list[StageEvent]:
         """Run this rank's part of the plan; ``on_sent`` hears how many bytes have gone, each time that some have.
 
         Raises: whatever ended it early.
         """
-        attachments = {number: route.attachment for number, route in self._routes.items()}
+        assert self._fills is not None, "nothing was connected"
 
         def guarded() -> None:
             watch()
@@ -188,8 +196,8 @@ class Participant:
 
         pipeline = Pipeline(
             self._ready_schedule,
-            attachments,
-            self._sources,
+            self._attachments,
+            self._fills,
             self._apply,
             guarded,
             self._mailbox.pump,
@@ -319,6 +327,10 @@ class Participant:
             for low, high in self._has.missing(place.spec.name, start, piece.nbytes):
                 found.append((place.spec, low, piece.bucket_offset + low - start, high - low))
         return found
+
+    @property
+    def _attachments(self) -> dict[int, RouteAttachment]:
+        return {number: route.attachment for number, route in self._routes.items()}
 
     @property
     def _ready_schedule(self) -> RankSchedule:

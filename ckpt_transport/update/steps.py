@@ -92,7 +92,7 @@ class Leading:
         ties.check(answers, version)
 
     def connect(self) -> None:
-        """Open the routes everywhere, and tell everybody what the senders lend."""
+        """Open the routes everywhere, and tell everybody what the senders lend. Sources fill the slots they have."""
         members = self._members
         opened = members.ask(m.Open(self._update), members.others)
         lent = {0: self._local.open(members.watch)}
@@ -102,7 +102,7 @@ class Leading:
             for route, described in descriptors.items():
                 by_route[route][rank] = described
         connected = members.ask(m.Connect(self._update, dict(by_route)), members.others)
-        self._local.connect(by_route)
+        self._local.connect(by_route, members.watch)
         connected()
 
     def hold(self) -> None:
@@ -198,7 +198,7 @@ class Following:
             case m.Open():
                 return m.Opened(update, self.rank, participant.open(watch))
             case m.Connect():
-                participant.connect(order.descriptors)
+                participant.connect(order.descriptors, watch)
                 return m.Connected(update, self.rank)
             case m.Hold() if engine is not None:
                 self.standing = False

@@ -9,8 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.execution import now
+from ckpt_transport.planning import StageKind
 from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, weights
 
 CONFIG = Config.load(**SWIFT)
@@ -93,3 +96,29 @@ def test_given_a_second_update_then_no_installed_package_is_searched(monkeypatch
             server.update(f"v{seed}", [sink.address])
         assert searches == []
         assert sink.state().holds(weights(3))
+
+
+def test_given_lent_tensors_then_slots_are_filled_before_forward_passes_are_held() -> None:
+    """Given more buckets than slots, when they are sent, then every slot was filled once before the hold."""
+    config = Config.load(transport="shm", bucket_bytes="300KiB", ring_depth=3, **SWIFT)
+    held: list[float] = []
+    with fleet(SinkSpec()) as (sink,), ParameterServer(config) as server:
+        server.lend("v2", weights(2))
+        report = server.update("v2", [sink.address], before_hold=lambda: held.append(now()))
+        assert sink.state().holds(weights(2))
+    assert report is not None
+    fills = [event for event in report.timeline if event.kind is StageKind.FILL]
+    assert len(fills) == len(report.plan.buckets) > 3
+    assert [event.end < held[0] for event in fills] == [True] * 3 + [False] * (len(fills) - 3)
+
+
+def test_given_lent_tensors_that_were_sent_then_the_server_keeps_none_of_them() -> None:
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        lent = weights(2)
+        weakly: Any = StorageWeakRef
+        memory = [weakly(tensor.untyped_storage()) for tensor in lent.values()]
+        server.lend("v2", lent)
+        server.update("v2", [sink.address])
+        server.unregister("v2")
+        lent.clear()
+        assert all(storage.expired() for storage in memory)

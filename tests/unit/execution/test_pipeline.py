@@ -21,6 +21,8 @@ from ckpt_transport.execution import (
     Apply,
     Digests,
     FillMemory,
+    Fills,
+    Ledger,
     Lent,
     LentKind,
     Pipeline,
@@ -165,8 +167,9 @@ class Fleet:
                 watch()
                 digests.advance()
 
+            fills = Fills(Ledger(schedule), attachments, sources, wake)
             pipeline = Pipeline(
-                schedule, attachments, sources, looked_at, compared, pump, wake, progress, stream, digests
+                schedule, attachments, fills, looked_at, compared, pump, wake, progress, stream, digests
             )
             outcome.events = pipeline.run()
             digests.finish(compared, pump)
@@ -431,9 +434,8 @@ def lonely(endpoint: type[_Silent], idle: Callable[[float], None], world: World 
         raise AssertionError("nothing has arrived")
 
     schedule = RankSchedule(world.plan(), 1)
-    return Pipeline(
-        schedule, {0: attachment}, FillMemory(), apply, lambda: None, idle, lambda: None, lambda nbytes: None
-    )
+    fills = Fills(Ledger(schedule), {0: attachment}, FillMemory(), lambda: None)
+    return Pipeline(schedule, {0: attachment}, fills, apply, lambda: None, idle, lambda: None, lambda nbytes: None)
 
 
 def pumps() -> list[threading.Thread]:
