@@ -70,8 +70,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = 4
     memory_budget: Annotated[
-        int, Meta(description="The most extra memory each participant may use for an update.", ge=1, extra=_SIZE)
-    ] = 512 * MIB
+        int,
+        Meta(
+            description="The most extra memory each participant may use for an update; 0 for half of what is free when "
+            "its first update begins, and 512 MiB at least.",
+            ge=0,
+            extra={"type": "size", "expects": "a number of bytes, or text as '2GiB'; 0 for what free memory allows"},
+        ),
+    ] = 0
     join_timeout: Annotated[
         float,
         Meta(description="How long to wait for all participants to turn up.", gt=0, le=WEEK, extra=_SECONDS),

@@ -29,7 +29,8 @@ Transport = Annotated[
 BucketBytes = Annotated[str | None, typer.Option(help="Largest bucket, as '64MiB'.", show_default="64MiB")]
 RingDepth = Annotated[int | None, typer.Option(help="Slots of the pipeline's ring.", show_default="4")]
 MemoryBudget = Annotated[
-    str | None, typer.Option(help="Extra memory an update may take per participant.", show_default="512MiB")
+    str | None,
+    typer.Option(help="Extra memory an update may take per participant.", show_default="half of what is free"),
 ]
 EngineName = Annotated[str, typer.Option("--engine", help="The kind of engine at the endpoints.")]
 Endpoints = Annotated[

@@ -13,7 +13,7 @@ from ckpt_transport.checkpoint import from_path, outline
 from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
 from ckpt_transport.cli.output import Output
 from ckpt_transport.config import Config
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import MemoryKind, default_budget
 from ckpt_transport.planning import RankInfo, Role, Settings, Topology, explain, verify
 from ckpt_transport.planning import plan as make_plan
 from ckpt_transport.transports import registry
@@ -46,17 +46,15 @@ def plan(
     manifest = outline(version, from_path(checkpoint), sources, MemoryKind(settings.pool))
     check(settings)
     available = tuple(name for name, state in states(settings).items() if state.ok)
+    budget = settings.memory_budget or default_budget()
     topology = Topology(
-        tuple(
-            RankInfo(rank, Role.SOURCE, f"host{rank % hosts}", settings.memory_budget, available)
-            for rank in range(sources)
-        )
+        tuple(RankInfo(rank, Role.SOURCE, f"host{rank % hosts}", budget, available) for rank in range(sources))
         + tuple(
             RankInfo(
                 sources + number,
                 Role.SINK,
                 f"host{number // sinks}",
-                settings.memory_budget,
+                budget,
                 available,
                 whole_tensors=whole_tensors,
             )

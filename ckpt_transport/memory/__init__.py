@@ -7,6 +7,7 @@ from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
 from ckpt_transport.memory.double_buffer import DoubleBuffer
 from ckpt_transport.memory.fence import Fence, drain, fence, fence_on, stream_for
+from ckpt_transport.memory.free import CPU, default_budget
 from ckpt_transport.memory.launch import Launch
 from ckpt_transport.memory.pinning import pin
 from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
@@ -14,6 +15,7 @@ from ckpt_transport.memory.writable import read_only, unwritable, why_not_plain
 
 __all__ = [
     "CONTIGUOUS",
+    "CPU",
     "Backing",
     "Buffer",
     "DoubleBuffer",
@@ -25,6 +27,7 @@ __all__ = [
     "copy_bytes",
     "copy_each",
     "copy_views",
+    "default_budget",
     "device_of",
     "drain",
     "fence",

@@ -50,6 +50,7 @@ class Introducer:
             Role.SINK,
             engine.label,
             states,
+            budget=plans.budget(engine.device),
             routes=routes,
             plan=plans.shape,
             engine=engine.group,
@@ -69,6 +70,7 @@ class Introducer:
             Role.SOURCE,
             label,
             states,
+            budget=plans.budget(),
             routes=routes,
             plan=plans.shape,
             rank=rank,
@@ -79,7 +81,7 @@ class Introducer:
 
     def of_leader(self, version: str, states: States) -> Join:
         """The Join of a coordinator that brings the version of others and moves no byte itself."""
-        return self._join(Role.SOURCE, "coordinator", states, rank=0, manifest=Manifest(version, (), ()))
+        return self._join(Role.SOURCE, "coordinator", states, budget=0, rank=0, manifest=Manifest(version, (), ()))
 
     def _join(self, role: Role, label: str, states: States, **own: Any) -> Join:
         return Join(
@@ -87,7 +89,6 @@ class Introducer:
             uid=self.uid,
             label=label,
             host=self.config.host or host_name(),
-            budget=self.config.memory_budget,
             transports=_usable(states),
             unavailable={name: state.reason for name, state in states.items() if not state.ok},
             **own,

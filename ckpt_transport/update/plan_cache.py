@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import RankSchedule
+from ckpt_transport.memory import CPU, default_budget
 from ckpt_transport.planning import (
     Manifest,
     Plan,
@@ -28,7 +31,7 @@ class PlanCache:
     """Keeps the last plan and what it was made from. The next version may differ in nothing but its name.
 
     Args:
-        budget: bytes of memory that an update may take here.
+        budget: bytes of memory that an update may take here; 0 for what free memory allows.
     """
 
     def __init__(self, budget: int) -> None:
@@ -39,6 +42,16 @@ class PlanCache:
         self._proved = ""
         """The shape of the plan that was made and proved here as a whole."""
         self._fits: tuple[str, Expected] = "", None
+
+    def budget(self, device: torch.device = CPU) -> int:
+        """Bytes of memory that an update may take here. It is found out once: a plan holds as long as budgets do.
+
+        Args:
+            device: where the weights of a sink are.
+        """
+        if not self._budget:
+            self._budget = default_budget(device)
+        return self._budget
 
     @property
     def shape(self) -> str:
@@ -96,7 +109,7 @@ class PlanCache:
         known = self._schedule
         if known is None or known.rank != rank or known.plan.shape != plan.shape:
             if plan.shape != self._proved:
-                verify_part(plan, rank, self._budget)
+                verify_part(plan, rank, self.budget())
             known = self._schedule = RankSchedule(plan, rank)
         return known
 

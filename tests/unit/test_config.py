@@ -163,7 +163,7 @@ def test_given_an_unknown_argument_that_is_like_nothing_then_it_gets_no_guess(tm
         ("bucket_bytes", True),
         ("ring_depth", 0),
         ("ring_depth", "four"),
-        ("memory_budget", "0MiB"),
+        ("memory_budget", "some"),
         ("join_timeout", 0),
         ("join_timeout", math.nan),
         ("update_timeout", math.inf),
