@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
 from benchmarks._bare import BARE, Bare
-from ckpt_transport_torch import attach
+from ckpt_transport_torch import Loader, attach
 
 PIECE_BYTES = 64 << 20
 ProcessGroupGloo: Any = dist.ProcessGroupGloo
@@ -62,12 +62,22 @@ class BareGloo:
             self._group.broadcast([piece], options).wait()
 
 
-def run_sink(nbytes: int, piece_bytes: int, pipe: Connection) -> None:
+def by_name(module: torch.nn.Module) -> Loader:
+    """A loader that copies each tensor into the parameter of its name."""
+
+    def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in pairs:
+            module.get_parameter(name).data.copy_(tensor)
+
+    return load
+
+
+def run_sink(nbytes: int, piece_bytes: int, by_loader: bool, pipe: Connection) -> None:
     module = Block(nbytes, piece_bytes)
     bare: BareGloo | None = None
     end: Bare | None = None
     source: list[torch.Tensor] = []
-    with attach(module, version="zero") as attachment:
+    with attach(module, version="zero", loader=by_name(module) if by_loader else None) as attachment:
         pipe.send(attachment.address)
         while (order := pipe.recv())[0] != "stop":
             started = time.perf_counter()
@@ -105,9 +115,9 @@ def run_sink(nbytes: int, piece_bytes: int, pipe: Connection) -> None:
 class SinkProcess:
     """One attached module in a process of its own; ``ask`` and ``answer`` talk to it."""
 
-    def __init__(self, nbytes: int, piece_bytes: int) -> None:
+    def __init__(self, nbytes: int, piece_bytes: int, by_loader: bool) -> None:
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=run_sink, args=(nbytes, piece_bytes, theirs), daemon=True)
+        self._process = context.Process(target=run_sink, args=(nbytes, piece_bytes, by_loader, theirs), daemon=True)
         self._process.start()
         self.address = str(self.answer())
 
@@ -132,9 +142,11 @@ def ask_all(running: Sequence[SinkProcess], *order: Any) -> float:
 
 
 @contextmanager
-def sinks(count: int, nbytes: int, piece_bytes: int = PIECE_BYTES) -> Iterator[list[SinkProcess]]:
-    """``count`` sinks of ``nbytes`` each."""
-    running = [SinkProcess(nbytes, piece_bytes) for _ in range(count)]
+def sinks(
+    count: int, nbytes: int, piece_bytes: int = PIECE_BYTES, *, by_loader: bool = False
+) -> Iterator[list[SinkProcess]]:
+    """``count`` sinks of ``nbytes`` each, which load by name, or through a loader that does."""
+    running = [SinkProcess(nbytes, piece_bytes, by_loader) for _ in range(count)]
     try:
         yield running
     finally:
