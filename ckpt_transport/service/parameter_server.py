@@ -199,6 +199,41 @@ class ParameterServer:
         with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
             return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock)
 
+    def publish(
+        self,
+        version: str,
+        tensors: Mapping[str, torch.Tensor],
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        before_hold: Callable[[], None] | None = None,
+    ) -> Report | None:
+        """Bring a step's weights to every sink: take them in, update, and let them go, whether that succeeds or not.
+
+        This is what a training loop calls. Tensors that all lie on a GPU, contiguous, are lent, others are copied into
+        the pool of the step before. When it returns, they may be changed.
+
+        Args:
+            version: a name that no version has here.
+            tensors: this rank's, as those of :meth:`register`.
+            sinks, progress, before_hold: as those of :meth:`update`.
+
+        Returns: as :meth:`update`; the phases begin with ``register`` and end with ``unregister``.
+
+        Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
+        """
+        with PhaseClock("register") as clock:
+            if tensors and all(tensor.is_cuda and tensor.is_contiguous() for tensor in tensors.values()):
+                self.lend(version, tensors)
+            else:
+                self.register(version, tensors=tensors)
+            try:
+                clock.enter("begin")
+                with self._call_guard.one(f"publish('{version}')", self.config.update_timeout):
+                    return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock)
+            finally:
+                clock.enter("unregister")
+                self.unregister(version)
+
     def update_p2p(
         self,
         version: str,

@@ -9,13 +9,16 @@ from typing import Self
 class PhaseClock:
     """Measures the phases of one update, from the caller's call to its return.
 
+    Args:
+        phase: the first one.
+
     Attributes:
         phases: seconds that each phase took, in the order in which they began; of the one that runs until it ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, phase: str = "begin") -> None:
         self.phases: dict[str, float] = {}
-        self._phase, self._since = "begin", time.monotonic()
+        self._phase, self._since = phase, time.monotonic()
 
     def enter(self, phase: str) -> None:
         """End the phase that runs and begin another, or go on with one that was left."""
