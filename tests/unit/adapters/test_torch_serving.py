@@ -124,7 +124,8 @@ def test_given_a_loader_that_does_what_passes_could_see_then_they_see_nothing_an
         assert load is not by_a_value or module.largest == pytest.approx(value)
 
 
-def test_given_a_first_update_then_nothing_is_imported_or_recorded_while_requests_are_held() -> None:
+@pytest.mark.parametrize("loads", ["by its loader", "by name"])
+def test_given_a_first_update_then_nothing_is_imported_or_recorded_while_requests_are_held(loads: str) -> None:
     """Given a process that has just started, when its module is updated, then all of that was done before the hold.
 
     Nor is torch's compiler imported, which takes seconds.
@@ -147,7 +148,8 @@ def test_given_a_first_update_then_nothing_is_imported_or_recorded_while_request
             if event == "import" and held:
                 imported.append(arguments[0])
 
-        with attach(module, loader=load) as served, ParameterServer() as server:
+        by_loader = sys.argv[1] == "by its loader"
+        with attach(module, loader=load if by_loader else None) as served, ParameterServer() as server:
             hold, resume = served.gate.hold, served.gate.resume
 
             def held_from_now():
@@ -165,11 +167,15 @@ def test_given_a_first_update_then_nothing_is_imported_or_recorded_while_request
             server.register("v1", tensors=version(module, 0.5))
             server.update("v1", [served.address])
         assert holds(module, version(module, 0.5))
-        assert runs == [False, False, True], runs
+        assert runs == [False, False, True] * by_loader, runs
         assert imported == [], imported
         assert "torch._dynamo" not in sys.modules
         """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False, timeout=250
+        [sys.executable, "-c", textwrap.dedent(program), loads],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
