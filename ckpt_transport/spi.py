@@ -101,16 +101,16 @@ from ckpt_transport.transports.interface import (
 )
 from ckpt_transport.transports.native import native_module
 from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
-from ckpt_transport.transports.rdma import (
+from ckpt_transport.transports.rdma.bandwidth import expected_bandwidth
+from ckpt_transport.transports.rdma.devices import (
     Locality,
     RdmaDevice,
-    expected_bandwidth,
     locality_of_cpus,
     locality_of_pci,
     nearest,
     rdma_devices,
-    ucx_devices,
 )
+from ckpt_transport.transports.rdma.ucx import ucx_devices
 from ckpt_transport.update.host import host_name
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.progress import Progress

@@ -23,11 +23,8 @@ def check_source_may_overwrite(rank: Rank) -> None:
         if rank.number == 0:
             _overwrite_when_done(route, transfer)
             continue
-        posted = None
-        if moment != "not posted":
-            posted = route.post(transfer)
-        if moment == "not released":
-            assert posted is not None
+        posted = None if moment == "not posted" else route.post(transfer)
+        if posted is not None and moment == "not released":
             route.wait(posted, transfer)
         rank.side_channel.tell("there", 0)
         rank.side_channel.hear("look", 0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_transport.errors import ConfigError, RegistrationError
-from ckpt_transport.transports.rdma import (
+from ckpt_transport.transports.rdma.devices import (
     Locality,
     distance,
     locality_of_cpus,

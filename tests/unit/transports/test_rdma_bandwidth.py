@@ -17,7 +17,9 @@ from ckpt_transport.config import Config
 from ckpt_transport.planning import Plan, Role, Settings, plan
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Transport
-from ckpt_transport.transports.rdma import expected_bandwidth, rdma_devices, ucx_devices
+from ckpt_transport.transports.rdma.bandwidth import expected_bandwidth
+from ckpt_transport.transports.rdma.devices import rdma_devices
+from ckpt_transport.transports.rdma.ucx import ucx_devices
 from ckpt_transport.update.bandwidths import bandwidths, between_hosts
 from ckpt_transport.update.messages import Join
 from ckpt_transport_gloo import GlooTransport
