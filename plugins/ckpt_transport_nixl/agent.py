@@ -26,12 +26,13 @@ PAUSE_SECONDS = 0.0001
 
 
 class NixlMemory(NamedTuple):
-    """A run of bytes as NIXL takes it."""
+    """A run of bytes as NIXL takes it, and the kind of memory it is in."""
 
     address: int
     nbytes: int
     device: int
     """Index of the CUDA device; 0 for host memory."""
+    cuda: bool = False
 
 
 def package() -> str | None:
@@ -62,19 +63,19 @@ class Agent:
             self._agent: Any = self._api.nixlAgent(name, config)
             self._backend = self._agent.createBackend(BACKEND, {})
 
-    def register(self, memory: NixlMemory, *, cuda: bool) -> bytes:
+    def register(self, memory: NixlMemory) -> bytes:
         """Register memory and return what a peer must :meth:`load` to read it."""
         with self._lock, self._translated(f"registering {memory.nbytes:,} bytes with NIXL", RegistrationError):
-            listed = self._registrations(memory, cuda)
+            listed = self._registrations(memory)
             self._agent.registerMem(listed, [self._backend])
             metadata: bytes = self._agent.getLocalPartialMD(listed, True, [self._backend])
             return metadata
 
-    def unregister(self, memory: NixlMemory, *, cuda: bool) -> None:
+    def unregister(self, memory: NixlMemory) -> None:
         """Undo :meth:`register`; does nothing once the agent is closed."""
         with self._lock, self._translated("unregistering memory with NIXL", RegistrationError):
             if self._agent is not None:
-                self._agent.deregisterMem(self._registrations(memory, cuda), [self._backend])
+                self._agent.deregisterMem(self._registrations(memory), [self._backend])
 
     def load(self, metadata: bytes) -> str:
         """Learn of a peer's memory, and connect to the peer; returns its name."""
@@ -88,15 +89,12 @@ class Agent:
         with self._lock, self._translated(f"leaving {peer}", RegistrationError):
             self._agent.invalidateRemoteMD(peer)
 
-    def read(
-        self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory], *, into_cuda: bool, from_cuda: bool
-    ) -> None:
+    def read(self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory]) -> None:
         """Read a scatter list from a peer; returns when all of it is here.
 
         Args:
             peer: as :meth:`load` called it.
-            local, remote: pairs of equal length, in memory that was registered here and there.
-            into_cuda, from_cuda: whether the memory here, or there, is a CUDA device's.
+            local, remote: pairs of equal length, in memory of one kind that was registered here, and there.
 
         Raises:
             PeerLostError: the peer is gone.
@@ -108,8 +106,8 @@ class Agent:
             with self._lock:
                 request = self._agent.createXferReq(
                     api.NIXL_READ,
-                    api.nixlXferDList(self._kind(into_cuda), list(local)),
-                    api.nixlXferDList(self._kind(from_cuda), list(remote)),
+                    api.nixlXferDList(self._kind(local[0]), [memory[:3] for memory in local]),
+                    api.nixlXferDList(self._kind(remote[0]), [memory[:3] for memory in remote]),
                     peer,
                     "",
                     [self._backend],
@@ -139,11 +137,11 @@ class Agent:
         self._closing.set()
         self._agent = None
 
-    def _registrations(self, memory: NixlMemory, cuda: bool) -> Any:
-        return self._api.nixlRegDList(self._kind(cuda), [(*memory, "")])
+    def _registrations(self, memory: NixlMemory) -> Any:
+        return self._api.nixlRegDList(self._kind(memory), [(*memory[:3], "")])
 
-    def _kind(self, cuda: bool) -> Any:
-        return self._api.VRAM_SEG if cuda else self._api.DRAM_SEG
+    def _kind(self, memory: NixlMemory) -> Any:
+        return self._api.VRAM_SEG if memory.cuda else self._api.DRAM_SEG
 
     @contextlib.contextmanager
     def _translated(self, doing: str, kind: type[TransportError]) -> Iterator[None]:

@@ -29,24 +29,24 @@ class Agents:
         self._make, self._count, self._each = make, count, each
         self._all: list[Agent] = []
         self._idle: SimpleQueue[Agent] = SimpleQueue()
-        self._registered: list[tuple[NixlMemory, bool]] = []
+        self._registered: list[NixlMemory] = []
         self._add()
 
-    def register(self, memory: NixlMemory, *, cuda: bool) -> bytes:
+    def register(self, memory: NixlMemory) -> bytes:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.register`, of the first; the others can read into it."""
         described: list[bytes] = []
         with ExitStack() as undo:
             for agent in self._all:
-                described.append(agent.register(memory, cuda=cuda))
-                undo.callback(agent.unregister, memory, cuda=cuda)
+                described.append(agent.register(memory))
+                undo.callback(agent.unregister, memory)
             undo.pop_all()
-        self._registered.append((memory, cuda))
+        self._registered.append(memory)
         return described[0]
 
-    def unregister(self, memory: NixlMemory, *, cuda: bool) -> None:
+    def unregister(self, memory: NixlMemory) -> None:
         """Undo :meth:`register`; does nothing once the agents are closed."""
-        self._registered.remove((memory, cuda))
-        self.each_does(lambda agent: agent.unregister(memory, cuda=cuda))
+        self._registered.remove(memory)
+        self.each_does(lambda agent: agent.unregister(memory))
 
     def load(self, metadata: bytes) -> str:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.load`, for all."""
@@ -61,13 +61,11 @@ class Agents:
         name, *_ = [agent.load(metadata) for agent in self._all]
         return name
 
-    def read(
-        self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory], *, into_cuda: bool, from_cuda: bool
-    ) -> None:
+    def read(self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory]) -> None:
         """As :meth:`~ckpt_transport_nixl.agent.Agent.read`, by one that is idle."""
         agent = self._idle.get()
         try:
-            agent.read(peer, local, remote, into_cuda=into_cuda, from_cuda=from_cuda)
+            agent.read(peer, local, remote)
         finally:
             self._idle.put(agent)
 
@@ -85,8 +83,8 @@ class Agents:
         agent = self._make(len(self._all))
         with ExitStack() as undo:
             undo.callback(agent.close)
-            for memory, cuda in self._registered:
-                agent.register(memory, cuda=cuda)
+            for memory in self._registered:
+                agent.register(memory)
             undo.pop_all()
         self._all.append(agent)
         for _ in range(self._each):

@@ -42,12 +42,10 @@ class NixlDescriptor(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         memory: where the region is in its process.
-        cuda: whether it is memory of a CUDA device.
         metadata: what NIXL needs to reach it.
     """
 
     memory: NixlMemory
-    cuda: bool
     metadata: bytes
 
 
@@ -76,11 +74,11 @@ class NixlEndpoint(OneSidedEndpoint):
         return Buffer(torch.empty(nbytes, dtype=torch.uint8, device=self.device))
 
     def _describe(self, buffer: Buffer) -> Descriptor:
-        memory, cuda = _memory(buffer.tensor), buffer.tensor.is_cuda
-        return msgspec.msgpack.encode(NixlDescriptor(memory, cuda, self._agents.register(memory, cuda=cuda)))
+        memory = _memory(buffer.tensor)
+        return msgspec.msgpack.encode(NixlDescriptor(memory, self._agents.register(memory)))
 
     def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
-        self._agents.unregister(_memory(buffer.tensor), cuda=buffer.tensor.is_cuda)
+        self._agents.unregister(_memory(buffer.tensor))
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         super()._connect(peers)
@@ -119,7 +117,7 @@ class NixlEndpoint(OneSidedEndpoint):
 
     def _started(self, sender: int, spans: Sequence[ReadSpan], from_cuda: bool) -> Poll:
         """A read of the spans that are in one kind of memory at the sender: NIXL wants one kind on each side."""
-        chosen = [span for span in spans if self._known[span.descriptor].cuda == from_cuda]
+        chosen = [span for span in spans if self._known[span.descriptor].memory.cuda == from_cuda]
         if not chosen:
             return lambda: True
         return self._reads.start(
@@ -128,8 +126,6 @@ class NixlEndpoint(OneSidedEndpoint):
                 self._names[sender],
                 [_memory(span.into) for span in chosen],
                 [self._remote(sender, span) for span in chosen],
-                into_cuda=chosen[0].into.is_cuda,
-                from_cuda=from_cuda,
             )
         )
 
@@ -139,7 +135,7 @@ class NixlEndpoint(OneSidedEndpoint):
             raise TransferError(
                 f"rank {sender} registered {region.nbytes:,} bytes, and {span.offset + nbytes:,} are to be read"
             )
-        return NixlMemory(region.address + span.offset, nbytes, region.device)
+        return NixlMemory(region.address + span.offset, nbytes, region.device, region.cuda)
 
     def _use_device(self) -> None:
         if self.device.type == "cuda":
@@ -183,4 +179,4 @@ class NixlTransport(Transport):
 
 
 def _memory(tensor: torch.Tensor) -> NixlMemory:
-    return NixlMemory(tensor.data_ptr(), tensor.numel(), max(tensor.get_device(), 0))
+    return NixlMemory(tensor.data_ptr(), tensor.numel(), max(tensor.get_device(), 0), tensor.is_cuda)

@@ -29,18 +29,16 @@ class Reader(Agent):
         super().__init__(f"reader/{number}")
         self.reads, self.may = threading.Event(), threading.Event()
 
-    def read(
-        self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory], *, into_cuda: bool, from_cuda: bool
-    ) -> None:
+    def read(self, peer: str, local: Sequence[NixlMemory], remote: Sequence[NixlMemory]) -> None:
         self.reads.set()
         assert self.may.wait(DEADLINE)
-        super().read(peer, local, remote, into_cuda=into_cuda, from_cuda=from_cuda)
+        super().read(peer, local, remote)
 
 
 class Unable(Agent):
     """Cannot register memory."""
 
-    def register(self, memory: NixlMemory, *, cuda: bool) -> bytes:
+    def register(self, memory: NixlMemory) -> bytes:
         raise RegistrationError("no more")
 
 
@@ -57,7 +55,7 @@ def lent() -> Iterator[tuple[torch.Tensor, bytes]]:
     """A peer's memory, and what it says of it."""
     tensor = torch.randint(1, 256, (NBYTES,), dtype=torch.uint8)
     with closing(Agent("lender")) as lender:
-        yield tensor, lender.register(memory(tensor), cuda=False)
+        yield tensor, lender.register(memory(tensor))
 
 
 def making(made: list[Agent], *kinds: Callable[[int], Agent]) -> Callable[[int], Agent]:
@@ -73,7 +71,7 @@ def making(made: list[Agent], *kinds: Callable[[int], Agent]) -> Callable[[int],
 def test_given_a_rank_that_only_lends_then_it_has_one_agent(lent: tuple[torch.Tensor, bytes]) -> None:
     made: list[Agent] = []
     with closing(Agents(making(made, Reader, Reader), 2, 1)) as agents:
-        agents.register(memory(room()), cuda=False)
+        agents.register(memory(room()))
         assert len(made) == 1
         agents.load(lent[1])
         assert len(made) == 2
@@ -86,10 +84,10 @@ def test_given_memory_registered_before_and_after_then_two_reads_are_under_way_a
     made: list[Agent] = []
     with closing(Agents(making(made, Reader, Reader), 2, 1)) as agents, ThreadPoolExecutor(2) as threads:
         before, after = room(), room()
-        agents.register(memory(before), cuda=False)
+        agents.register(memory(before))
         peer = agents.load(metadata)
-        agents.register(memory(after), cuda=False)
-        read = partial(agents.read, peer, remote=[memory(source)], into_cuda=False, from_cuda=False)
+        agents.register(memory(after))
+        read = partial(agents.read, peer, remote=[memory(source)])
         reading = [threads.submit(read, [memory(target)]) for target in (before, after)]
         for agent in made:
             assert isinstance(agent, Reader)
@@ -100,7 +98,7 @@ def test_given_memory_registered_before_and_after_then_two_reads_are_under_way_a
         for future, target in zip(reading, (before, after), strict=True):
             future.result(DEADLINE)
             assert torch.equal(target, source)
-            agents.unregister(memory(target), cuda=False)
+            agents.unregister(memory(target))
         agents.each_does(lambda agent: agent.forget(peer))
 
 
@@ -110,12 +108,12 @@ def test_given_a_second_agent_that_cannot_be_had_then_the_first_reads(
     source, metadata = lent
     with closing(Agents(making([], lambda _: Agent("reader"), lambda _: Unable("other")), 2, 1)) as agents:
         target = room()
-        agents.register(memory(target), cuda=False)
+        agents.register(memory(target))
         with caplog.at_level(logging.WARNING):
             peer = agents.load(metadata)
         assert "1 of 2 agents of NIXL read, because another fails: no more" in caplog.text
         for _ in range(2):
             target.zero_()
-            agents.read(peer, [memory(target)], [memory(source)], into_cuda=False, from_cuda=False)
+            agents.read(peer, [memory(target)], [memory(source)])
             assert torch.equal(target, source)
-        agents.unregister(memory(target), cuda=False)
+        agents.unregister(memory(target))
