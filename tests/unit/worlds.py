@@ -341,9 +341,7 @@ class _Simulation:
             chosen = self.chance.choices(range(len(actors)), pace)[0]
             if self._step(chosen, pace):
                 continue
-            order = list(range(len(actors)))
-            self.chance.shuffle(order)
-            if not any(self._step(index, pace) for index in order):
+            if not any(self._step(index, pace) for index in self._anybody()):
                 raise Deadlock(f"stages {sorted({stage for _, stage in self.left if self.left[_, stage]})} never end")
         for (sink, index), (bytes_, counts) in self.loaded.items():
             tensor = self.plan.manifest.tensors[index]
@@ -352,6 +350,14 @@ class _Simulation:
             missed = counts[needed(self.plan, sink, tensor)] != 1
             if missed.any() or (counts > 1).any() or (bytes_ != wanted)[came].any():
                 raise Corruption(f"tensor {tensor.spec.name} at rank {sink} is not what it should be")
+
+    def _anybody(self) -> Iterator[int]:
+        """All actors in a random order, drawn as far as it is asked for: most of the time somebody soon can go on."""
+        order = list(range(len(self.actors)))
+        for left in range(len(order), 0, -1):
+            drawn = int(self.chance.random() * left)
+            yield order[drawn]
+            order[drawn] = order[left - 1]
 
     def _step(self, index: int, pace: list[int]) -> bool:
         try:
