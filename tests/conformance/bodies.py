@@ -20,6 +20,8 @@ from tests.conformance.transports import ReadTransport, SocketTransport
 LATENCY = 0.05
 SIZE = 10_000
 FAULTY_SEQ = 1
+PATIENCE = 120.0
+"""Seconds for a rank, on a busy machine too."""
 
 
 # -- the launcher ---------------------------------------------------------------------------------------------------
@@ -34,7 +36,7 @@ def process_id(context: RankContext) -> int:
 
 
 def talk(context: RankContext) -> dict[int, bytes]:
-    return context.control(context.group("talk")).exchange(b"from %d" % context.rank, 20)
+    return context.control(context.group("talk")).exchange(b"from %d" % context.rank, PATIENCE)
 
 
 def crash_in_many_ways(context: RankContext) -> object:
@@ -93,7 +95,7 @@ def very_slow() -> Transport:
 
 def measure(context: RankContext) -> tuple[float, float]:
     """Seconds that one transfer, and then two at once, take at least."""
-    with Rank(context, very_slow, 30) as rank:
+    with Rank(context, very_slow, PATIENCE) as rank:
         route = rank.open(regions=(SIZE,), inbox=SIZE)
         route.fill(1)
         rank.side_channel.meet()
@@ -117,7 +119,7 @@ def meet_fault(context: RankContext, kind: FaultKind, inner: type[Transport], vi
         return FaultTransport(inner(), [Fault(victim, FAULTY_SEQ, kind, nbytes=5)])
 
     dies = kind is FaultKind.KILL
-    with Rank(context, faulty, 30, keeps_peers=not dies) as rank:
+    with Rank(context, faulty, PATIENCE, keeps_peers=not dies) as rank:
         route = rank.open(regions=(SIZE,), inbox=SIZE)
         route.fill(1)
         rank.side_channel.meet()

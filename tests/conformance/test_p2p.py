@@ -21,8 +21,11 @@ from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Endpoint, Span, Transfer
 from tests.available import where_available
 
-DEADLINE = 60.0
+DEADLINE = 150.0
 MIB = 1 << 20
+TOO_LATE = "all had arrived"
+ATTEMPTS = 10
+"""How often a transfer may end before its receiver has noticed that it has begun, as on a busy machine."""
 LIBRARIES = {"mooncake": "mooncake", "nixl": "nixl_cu13", "ucx": "ucxx"}
 NAMES = [where_available(name) for name in LIBRARIES]
 
@@ -56,8 +59,8 @@ def test_given_a_library_that_is_missing_then_the_probe_says_so_with_the_cure(
 # -- an abort half-way ----------------------------------------------------------------------------------------------
 
 
-def abort_while_receiving(context: RankContext, name: str) -> bool:
-    """Rank 1 aborts as soon as it receives; whether its memory then stays as it is."""
+def abort_while_receiving(context: RankContext, name: str) -> str:
+    """Rank 0 aborts as soon as it receives; whether its memory then stays as it is, and what rank 1 is told."""
     nbytes = 256 * MIB
     endpoint, control = open_route(context, name)
     memory = endpoint.allocate(nbytes)
@@ -67,30 +70,37 @@ def abort_while_receiving(context: RankContext, name: str) -> bool:
     endpoint.connect({1: [descriptors[1]]})
     control.exchange(b"", DEADLINE)
     transfer = Transfer(0, 1, (0,), (Span(0, 0, 0, nbytes),))
-    quiet = True
     if context.rank == 1:
-        with pytest.raises(TransportError, match="enough"):
+        try:
             ending(endpoint.post_send(transfer, [region]).done)
+            said = TOO_LATE
+        except TransportError as error:
+            said = str(error)
     else:
         receipt = endpoint.post_recv(transfer, region)
         end = time.monotonic() + DEADLINE
-        while not memory.tensor[:: 64 * 1024].any() and not receipt.done():
+        under_way = True
+        while under_way and not memory.tensor[:: 64 * 1024].any():
             assert time.monotonic() < end, "nothing arrives"
+            under_way = not receipt.done()
         endpoint.abort(TransferError("enough"))
         region.close()
         before = memory.tensor.clone()
         time.sleep(0.3)
-        quiet = torch.equal(memory.tensor, before)
+        said = ("quiet" if under_way else TOO_LATE) if torch.equal(memory.tensor, before) else "written to"
     endpoint.close()
-    return quiet
+    return said
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_given_a_transfer_under_way_when_its_receiver_aborts_then_its_memory_stays_as_it_is(name: str) -> None:
     """Given a long transfer under way, when its receiver aborts, then nobody writes into its memory any more."""
-    receiver, sender = launch(abort_while_receiving, 2, name, deadline=DEADLINE)
-    assert receiver.value is True, receiver
-    assert sender.ok, sender
+    for _ in range(ATTEMPTS):
+        receiver, sender = launch(abort_while_receiving, 2, name, deadline=DEADLINE)
+        if receiver.value != TOO_LATE:
+            break
+    assert receiver.value == "quiet", receiver
+    assert "enough" in str(sender.value), sender
 
 
 # -- processes ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from ckpt_transport.testing import HangError, Launcher, launch, launch_in_threads
 from tests.conformance import bodies
 
-DEADLINE = 60.0
+DEADLINE = 150.0
 LAUNCHERS = pytest.mark.parametrize("launcher", [launch, launch_in_threads], ids=["processes", "threads"])
 
 

@@ -47,7 +47,7 @@ CASES = (
         reading.HangsWhenPeerDies,
         ReadTransport,
         {"sender_dies": "rank 0 was killed", "receiver_dies": "rank 2 was killed"},
-        deadline=8.0,
+        deadline=16.0,
     ),
     Case(
         reading.SwallowsErrors,
@@ -72,7 +72,7 @@ CASES = (
     Case(probes.ProbeSaysTrue, ReadTransport, {"probe_is_cheap": "probe() returned True"}),
     Case(probes.ProbeDies, ReadTransport, {"probe_is_cheap": "exit code 3"}),
     Case(others.MarksWithoutOrder, SocketTransport, {"a_device_orders": "no stream that would order it"}),
-    Case(others.LeaksOnClose, ShmTransport, {"nothing_leaks": "segments"}),
+    Case(others.LeaksOnClose, ShmTransport, {"nothing_leaks": "segments"}, deadline=20.0),
     Case(scale.FlipsABit, ReadTransport, {"transfer_after_transfer": "1 of 1"}),
     Case(scale.TiresOfASlot, ReadTransport, {"transfer_after_transfer": WRONG_BYTES}),
     Case(scale.EightRequests, ReadTransport, {"many_in_flight": WRONG_BYTES}),
