@@ -30,12 +30,14 @@ from tests.site import use
 
 DEADLINE = 150.0
 """Seconds that nothing takes which does not hang, on a busy machine either."""
-SWIFT: Mapping[str, Any] = {
+PATIENT: Mapping[str, Any] = {
     "heartbeat_interval": 0.1,
-    "heartbeat_timeout": 3.0,
+    "heartbeat_timeout": 60.0,
     "join_timeout": 60,
     "update_timeout": 120,
 }
+"""Settings under which nobody who lives is taken for dead, on a busy machine either."""
+SWIFT: Mapping[str, Any] = {**PATIENT, "heartbeat_timeout": 4.0}
 """Settings under which a dead peer is noticed soon."""
 
 PATIENCE = 30.0
@@ -111,8 +113,10 @@ STOPPED = 2 * SWIFT["heartbeat_timeout"]
 
 def stop_myself(seconds: float = STOPPED) -> None:
     """Stand still for so long, with all threads, as a process does whose host is out of memory."""
-    time.sleep(0.3)  # until what was sent has left
-    subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+    time.sleep(1.0)  # until what was sent has left
+    stopped = f"grep -q '^State:.T' /proc/{os.getpid()}/status"
+    script = f"until {stopped}; do sleep 0.01; done; sleep {seconds}; kill -CONT {os.getpid()}"
+    subprocess.Popen(["sh", "-c", script])
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -188,7 +192,7 @@ def run_sink(spec: SinkSpec, label: str, pipe: Connection) -> None:
         always = spec.settings.get("verify_apply") == "always"
         engine = LoaderEngine(module, spec.loader(module), *names, verify_always=always)
     inject_into(spec.fault, engine)
-    sink = Sink(engine, spec.address, "v1", Config.load(**{**SWIFT, **spec.settings}))
+    sink = Sink(engine, spec.address, "v1", Config.load(**{**PATIENT, **spec.settings}))
     with Attachment(module, engine, sink) as attachment:
         sink.start()
         pipe.send(attachment.address)
@@ -307,7 +311,7 @@ def run_holder(spec: HolderSpec, pipe: Connection) -> None:
     """The holder's process."""
     use(spec.site)
     inject_into(spec.fault, Participant)
-    config = Config.load(**{**SWIFT, **spec.settings})
+    config = Config.load(**{**PATIENT, **spec.settings})
     tensors = weights(spec.seed, **spec.model)
     with Holder(spec.version or f"v{spec.seed}", tensors=tensors, address=spec.address, config=config) as holder:
         holder.start()
@@ -332,7 +336,7 @@ class HolderProcess:
 
     def save(self, path: Path, config: Config | None = None) -> Path:
         """Its address file."""
-        self.address_file.save(path, config or Config.load(**SWIFT))
+        self.address_file.save(path, config or Config.load(**PATIENT))
         return path
 
     def stop(self) -> None:
@@ -397,7 +401,7 @@ def run_source(
     inject_into(fault, meter)
     tensors = weights(seed, **shape)
     own = dict(list(tensors.items())[rank::world_size])
-    with ParameterServer(Config.load(**{**SWIFT, **settings}), rank=rank, world_size=world_size) as server:
+    with ParameterServer(Config.load(**{**PATIENT, **settings}), rank=rank, world_size=world_size) as server:
         server.register(f"v{seed}", tensors=own)
         try:
             update = server.update if ranks is None else partial(server.update_p2p, ranks=ranks)

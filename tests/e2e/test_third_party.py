@@ -77,7 +77,7 @@ def _serving(python: str) -> Iterator[subprocess.Popen[str]]:
             assert process.stdin is not None
             process.stdin.close()
             try:
-                process.wait(20)
+                process.wait(120)
             finally:
                 process.kill()
 

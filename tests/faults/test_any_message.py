@@ -24,7 +24,7 @@ from ckpt_transport.planning import Role
 from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
 from ckpt_transport_torch.engine import TorchEngine
-from tests.fleet import SWIFT, model, weights
+from tests.fleet import DEADLINE, PATIENT, model, weights
 
 SHAPE: dict[str, Any] = {"layers": 2, "width": 16}
 KINDS: list[type[Message]] = [*q.PARTICIPANT, *q.COORDINATOR, Heartbeat, Refused, RouteMessage]
@@ -147,7 +147,7 @@ class Stormy(TorchEngine):
 
 @pytest.fixture(scope="module")
 def sink() -> Iterator[Sink]:
-    running = Sink(Stormy(model(1, **SHAPE)), version="v1", config=Config.load(**SWIFT)).start()
+    running = Sink(Stormy(model(1, **SHAPE)), version="v1", config=Config.load(**PATIENT)).start()
     yield running
     running.close()
 
@@ -160,7 +160,7 @@ def test_given_an_update_then_no_stranger_stops_or_changes_it(
     """Given anything that is said to both in every phase, in each other's name, and to the sink with its update."""
     engine = sink._engine
     assert isinstance(engine, Stormy)
-    with ParameterServer(Config.load(**SWIFT, bucket_bytes=1024)) as source:
+    with ParameterServer(Config.load(**PATIENT, bucket_bytes=1024)) as source:
         source.register(f"v{version}", tensors=weights(version, **SHAPE))
         source.register("v1", tensors=weights(1, **SHAPE))
         source.update("v1", [sink.address])
@@ -205,7 +205,7 @@ def test_given_a_coordinator_that_says_anything_then_nothing_is_served_that_was_
     with Mailbox(types=q.COORDINATOR, interval=0.1) as leader:
         leader.watch(sink.address)
         leader.send(sink.address, m.Invite("THE UPDATE", "v8", sink.address, ()))
-        received = leader.receive(30.0)
+        received = leader.receive(DEADLINE)
         assert received is not None
         challenge = received[1]
         assert isinstance(challenge, m.Challenge)
@@ -217,7 +217,7 @@ def test_given_a_coordinator_that_says_anything_then_nothing_is_served_that_was_
             leader._dealers[sink.address].send_multipart(frames(leader.address, {**content, **known}))
         leader.send(sink.address, m.Abort("THE UPDATE", "the end", nonce=nonce))
         leader.send(sink.address, q.AskVersion())
-        while (received := leader.receive(30.0)) is not None and not isinstance(received[1], q.ServedVersion):
+        while (received := leader.receive(DEADLINE)) is not None and not isinstance(received[1], q.ServedVersion):
             pass
         assert received is not None
         assert isinstance(received[1], q.ServedVersion)

@@ -25,7 +25,7 @@ from ckpt_transport.errors import (
 from ckpt_transport.memory.segment import free_bytes
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, weights
+from tests.fleet import DEADLINE, SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, weights
 from tests.support.commands import run
 
 
@@ -138,7 +138,7 @@ def test_given_a_loader_that_raises_then_its_sink_is_tainted_and_the_error_reach
 def test_given_a_loader_that_hangs_then_the_update_ends_at_its_deadline() -> None:
     """Given a loader that never returns, then the source gives up at the deadline and names the sink."""
     with fleet(SinkSpec(fault=Fault("load", 2, act="hang"))) as (running,):
-        with server(update_timeout=3.0, join_timeout=1.0, bucket_bytes="64KiB") as source:
+        with server(update_timeout=6.0, join_timeout=3.0, bucket_bytes="64KiB") as source:
             source.register("v2", tensors=weights(2))
             with pytest.raises(UpdateError, match="sink 0"):
                 source.update("v2", [running.address])
@@ -163,7 +163,7 @@ def test_given_what_is_not_a_message_of_ours_then_it_is_refused_and_disturbs_nob
     try:
         stranger.connect(sink.address)
         stranger.send_multipart(junk)
-        assert stranger.poll(5000), "a stranger gets an answer"
+        assert stranger.poll(int(DEADLINE * 1000)), "a stranger gets an answer"
         assert b"Refused" in stranger.recv_multipart()[-1]
     finally:
         context.destroy(0)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport.memory.segment import SHM
-from tests.fleet import SWIFT, SinkSpec, fleet, weights
+from tests.fleet import PATIENT, SinkSpec, fleet, weights
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_given_a_file_that_is_cut_or_overwritten_then_it_is_served_as_it_was_reg
     transport: str, file: Path
 ) -> None:
     """Given a registered file in shared memory, when it changes before or in an update, then sinks get what it held."""
-    with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(transport=transport, **SWIFT)) as server:
+    with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(transport=transport, **PATIENT)) as server:
         server.register("v2", files=[file])
         changes: list[Callable[[Path], None]] = [overwrite, cut, Path.unlink]
         for change in changes:
@@ -56,7 +56,7 @@ def test_given_a_file_that_is_cut_or_overwritten_then_it_is_served_as_it_was_reg
 
 def test_given_a_segment_that_was_cut_then_it_is_named_and_kills_nobody() -> None:
     """Given a mapped pool, when somebody who may cuts it between updates, then the update is refused by name."""
-    with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
+    with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(transport="shm", **PATIENT)) as server:
         stored = server.register("v2", tensors=weights(2))
         server.update("v2", [sink.address])
         segment = stored.buffers[0].segment

@@ -13,14 +13,14 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.errors import ConfigError, JoinError, UpdateAbortedError
-from tests.fleet import DEADLINE, SWIFT, Fault, SinkSpec, context, fleet, weights
+from tests.fleet import DEADLINE, PATIENT, Fault, SinkSpec, context, fleet, weights
 
 ROUNDS = 4
 
 
 def competing_source(seed: int, sinks: Sequence[str], pipe: Connection) -> None:
     """A source that updates the sinks whenever it is told to."""
-    with ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
+    with ParameterServer(Config.load(transport="shm", **PATIENT)) as server:
         server.register(f"v{seed}", tensors=weights(seed))
         pipe.send("ready")
         while pipe.recv() == "update":
@@ -63,7 +63,7 @@ def test_given_two_sources_and_opposite_orders_when_they_start_together_then_bot
 def test_given_a_sink_that_another_source_updates_for_long_then_that_is_said_and_what_was_asked_too_is_free() -> None:
     """Given two sinks of which one is busy, when the other is asked for first, then who waits for whom is said."""
     slow, free = SinkSpec(fault=Fault("load", act="hang")), SinkSpec()
-    with fleet(slow, free) as sinks, ParameterServer(Config.load(transport="shm", **SWIFT)) as waiting:
+    with fleet(slow, free) as sinks, ParameterServer(Config.load(transport="shm", **PATIENT)) as waiting:
         ours, theirs = context.Pipe()
         source = context.Process(target=competing_source, args=(2, [sinks[0].address], theirs), daemon=True)
         source.start()
@@ -73,7 +73,7 @@ def test_given_a_sink_that_another_source_updates_for_long_then_that_is_said_and
         while not ask_version(sinks[0].address).update:
             assert time.monotonic() < deadline, "its update does not begin"
             time.sleep(0.02)
-        waiting.config = Config.load(transport="shm", **{**SWIFT, "join_timeout": 4.0})
+        waiting.config = Config.load(transport="shm", **{**PATIENT, "join_timeout": 4.0})
         waiting.register("v3", tensors=weights(3))
         with pytest.raises(UpdateAbortedError, match=r"sink 0 takes part in an update to 'v2' led by ipc") as caught:
             waiting.update("v3", [sinks[1].address, sinks[0].address])
@@ -115,21 +115,21 @@ def test_given_a_sink_with_two_host_names_then_both_are_named_at_once() -> None:
 
 
 def refused_at_once(addresses: Sequence[str], twice: tuple[str, str], **settings: Any) -> None:
-    with ParameterServer(Config.load(**{**SWIFT, **settings})) as server:
+    with ParameterServer(Config.load(**{**PATIENT, **settings})) as server:
         server.register("v2", tensors=weights(2))
         started = time.monotonic()
         with pytest.raises(UpdateAbortedError) as caught:
             server.update("v2", addresses)
         assert isinstance(caught.value.__cause__, ConfigError)
         assert f"{twice[0]} and {twice[1]} are the same one, sink 0 at" in str(caught.value)
-        assert time.monotonic() - started < SWIFT["join_timeout"] / 2
+        assert time.monotonic() - started < PATIENT["join_timeout"] / 2
 
 
 def test_given_a_short_deadline_when_a_sink_does_not_come_then_no_time_below_zero_is_said(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ckpt_transport.update.invitations.TELL_SECONDS", 0.5)
-    with ParameterServer(Config.load(**{**SWIFT, "join_timeout": 0.5})) as server:
+    with ParameterServer(Config.load(**{**PATIENT, "join_timeout": 0.5})) as server:
         server.register("v2", tensors=weights(2))
         with pytest.raises(UpdateAbortedError, match="is it running"):
             server.update("v2", [f"ipc://{tmp_path}/nobody"])

@@ -94,7 +94,7 @@ def test_given_a_sink_that_dies_after_all_agreed_then_it_is_reported_and_the_upd
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_a_source_that_dies_before_the_first_byte_then_nothing_has_changed(transport: str, where: str) -> None:
     """Given a serving sink, when the source is killed early, then the sink goes on and another source updates it."""
-    with fleet(SinkSpec(model=SHAPE)) as (sink,):
+    with fleet(SinkSpec(model=SHAPE, settings=SWIFT)) as (sink,):
         settings = {"transport": transport}
         assert SourceProcess([sink.address], settings=settings, shape=SHAPE, fault=Fault(where)).outcome() == "killed"
         state = sink.wait_until(lambda state: not state.served)
@@ -107,7 +107,7 @@ def test_given_a_source_that_dies_before_the_first_byte_then_nothing_has_changed
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_a_source_that_dies_while_it_sends_then_no_mix_is_served(transport: str) -> None:
     """Given a sink in the middle of an update, when the source is killed, then it serves v1 whole or not at all."""
-    with fleet(SinkSpec(model=SHAPE)) as (sink,):
+    with fleet(SinkSpec(model=SHAPE, settings=SWIFT)) as (sink,):
         settings = {"transport": transport, **SMALL_BUCKETS}
         source = SourceProcess([sink.address], settings=settings, shape=SHAPE, fault=Fault("sent", 3))
         assert source.outcome() == "killed"

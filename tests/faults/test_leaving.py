@@ -26,7 +26,7 @@ from tests.site import READ, SOCKETS
 from tests.support.transports import over_the_network
 
 SHAPE = {"layers": 8, "width": 384}
-SMALL: dict[str, Any] = {"bucket_bytes": "96KiB", "ring_depth": 3}
+SMALL: dict[str, Any] = {"bucket_bytes": "96KiB", "ring_depth": 3, **SWIFT}
 ROUNDS = int(os.environ.get("CKPT_TEST_ROUNDS", "6"))
 """How many random deaths are tried; 100 before a release."""
 EARLY = [Fault("propose"), Fault("open"), Fault("connect")]
@@ -34,13 +34,9 @@ EARLY = [Fault("propose"), Fault("open"), Fault("connect")]
 pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
 
-PATIENT = {"heartbeat_timeout": 4.0}
-"""A library may keep Python's lock, and so heartbeats, for more than a second while it closes a route."""
-
-
-def joiner(running: list[HolderProcess], folder: Path, transport: str, **settings: Any) -> Joiner:
+def joiner(running: list[HolderProcess], folder: Path, transport: str) -> Joiner:
     paths = [holder.save(folder / f"metas-{number}.json") for number, holder in enumerate(running)]
-    return Joiner(paths, Config.load(transport=transport, **{**SMALL, **SWIFT, **settings}))
+    return Joiner(paths, Config.load(transport=transport, **SMALL))
 
 
 @pytest.mark.parametrize("fault", [*EARLY, Fault("ended", 5), Fault("ended", 20)], ids=lambda f: f"{f.where}{f.count}")
@@ -147,7 +143,7 @@ def test_given_ranks_of_one_engine_then_they_join_together_or_not_at_all(site: s
 def test_given_a_server_that_updates_by_p2p_when_a_sink_dies_then_the_server_lives(site: str) -> None:
     """Given a server that is itself the source, when a sink dies, then the other sink gets the rest."""
     dying = SinkSpec(model=SHAPE, site=site, fault=Fault("load", 5))
-    config = Config.load(transport=f"{READ}-chain", **SMALL, **SWIFT)
+    config = Config.load(transport=f"{READ}-chain", **SMALL)
     with fleet(dying, SinkSpec(model=SHAPE, site=site)) as sinks, ParameterServer(config) as server:
         server.register("v2", tensors=weights(2, **SHAPE))
         report = server.update_p2p("v2", [sink.address for sink in sinks], ranks=[0, 1])
@@ -205,12 +201,12 @@ def test_given_random_deaths_then_the_others_end_with_every_byte_or_none_serves_
         faults[victim] = Fault(where, 1 if where not in ("ended", "load") else chance.randint(1, 25))
     names = [*over_the_network(), "gloo", READ, SOCKETS]
     transport = chance.choice([name + chain for name in names for chain in ("", "-chain")])
-    specs = [SinkSpec(model=SHAPE, settings=PATIENT, site=site, fault=fault) for fault in faults[3:]]
-    held = [HolderSpec(model=SHAPE, settings=PATIENT, site=site, fault=fault) for fault in faults[:3]]
+    specs = [SinkSpec(model=SHAPE, site=site, fault=fault) for fault in faults[3:]]
+    held = [HolderSpec(model=SHAPE, site=site, fault=fault) for fault in faults[:3]]
     with fleet(*specs) as sinks, holders(*held) as running:
         error: UpdateError | None = None
         try:
-            joiner(running, tmp_path, transport, **PATIENT).update("v2", [sink.address for sink in sinks])
+            joiner(running, tmp_path, transport).update("v2", [sink.address for sink in sinks])
         except UpdateError as raised:
             error = raised
         survivors = [sink for sink, spec in zip(sinks, specs, strict=True) if spec.fault is None]

@@ -10,7 +10,7 @@ import torch
 from ckpt_transport import Config, ParameterServer, Report
 from ckpt_transport.errors import CheckpointError, TaintedError, UpdateAbortedError
 from ckpt_transport_fp8 import quantized
-from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, model, weights
+from tests.fleet import PATIENT, SinkProcess, SinkSpec, fleet, model, weights
 from tests.fp8_models import fp8_model, fp8_weights, source_weights, target
 
 CHANGED = "tensor '{}'.* was changed or freed by its owner since the version was lent"
@@ -23,7 +23,7 @@ def sinks() -> Iterator[list[SinkProcess]]:
 
 
 def server(transport: str = "gloo") -> ParameterServer:
-    return ParameterServer(Config.load(transport=transport, bucket_bytes="64KiB", ring_depth=2, **SWIFT))
+    return ParameterServer(Config.load(transport=transport, bucket_bytes="64KiB", ring_depth=2, **PATIENT))
 
 
 def test_given_a_lent_tensor_that_changes_before_an_update_then_it_is_refused_and_nothing_has_changed(

@@ -12,7 +12,8 @@ from tests import stalls
 from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, weights
 
 SHAPE = {"layers": 8, "width": 128}
-SHM: dict[str, Any] = {"transport": "shm"}
+SHM: dict[str, Any] = {"transport": "shm", **SWIFT}
+SINK = SinkSpec(model=SHAPE, settings=SWIFT)
 
 pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
@@ -28,7 +29,7 @@ def test_given_a_source_that_stands_still_when_sinks_then_give_up_the_update_has
     where: str, ranks: tuple[int, ...] | None
 ) -> None:
     """Given two sinks, when it stands still before or after the last byte, then what it says is what they do."""
-    with fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE)) as sinks:
+    with fleet(SINK, SINK) as sinks:
         addresses = [sink.address for sink in sinks]
         fault = Fault(where, act="stop")
         said = SourceProcess(addresses, settings=SHM, shape=SHAPE, fault=fault, ranks=ranks).outcome()
@@ -47,7 +48,7 @@ def test_given_a_source_that_stands_still_when_sinks_then_give_up_the_update_has
 
 def test_given_a_source_that_stands_still_when_some_were_told_to_commit_then_it_says_who_serves_what() -> None:
     """Given two sinks, when only one of them hears in time that it may serve, then the update has failed."""
-    with fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE)) as (told, other):
+    with fleet(SINK, SINK) as (told, other):
         addresses = [told.address, other.address]
         said = SourceProcess(addresses, settings=SHM, shape=SHAPE, prepare=stalls.between_commits).outcome()
         assert serves(told.state(), 2)
@@ -60,16 +61,16 @@ def test_given_a_source_that_stands_still_when_some_were_told_to_commit_then_it_
 
 
 def test_given_a_source_that_stands_still_when_all_were_told_to_commit_then_nobody_is_lost() -> None:
-    with fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE)) as sinks:
+    with fleet(SINK, SINK) as sinks:
         addresses = [sink.address for sink in sinks]
-        settings = {**SHM, "join_timeout": 2.0}
+        settings = {**SHM, "join_timeout": 5.0}
         assert SourceProcess(addresses, settings=settings, shape=SHAPE, prepare=stalls.after_commits).outcome() == ""
         assert all(serves(sink.state(), 2) for sink in sinks)
 
 
 def test_given_a_patient_sink_when_the_source_stood_still_then_it_says_so_and_does_not_commit() -> None:
     """Given a sink that waits longer than the source promised to be silent, then the source's own clock decides."""
-    patient = SinkSpec(model=SHAPE, settings={"heartbeat_timeout": 20.0})
+    patient = SinkSpec(model=SHAPE, settings={"heartbeat_timeout": 60.0})
     with fleet(patient) as (sink,):
         fault = Fault("sent_all", act="stop")
         said = SourceProcess([sink.address], settings=SHM, shape=SHAPE, fault=fault).outcome()
@@ -81,7 +82,7 @@ def test_given_a_patient_sink_when_the_source_stood_still_then_it_says_so_and_do
 def test_given_a_sink_that_stands_still_at_commit_when_it_goes_on_then_it_serves_the_new_version() -> None:
     """Given two sinks, when one is stopped as it commits, then it is lost for the source, and serves later."""
     with (
-        fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume", act="stop"))) as (sink, slow),
+        fleet(SINK, SinkSpec(model=SHAPE, fault=Fault("resume", act="stop"))) as (sink, slow),
         ParameterServer(Config.load(transport="shm", **SWIFT)) as server,
     ):
         server.register("v2", tensors=weights(2, **SHAPE))
@@ -95,8 +96,8 @@ def test_given_a_sink_that_stands_still_at_commit_when_it_goes_on_then_it_serves
 def test_given_a_sink_that_lives_and_does_not_commit_then_the_update_has_failed() -> None:
     """Given two sinks, when one hangs in what it does at commit, then it is named, and not called lost."""
     with (
-        fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume", act="hang"))) as (sink, stuck),
-        ParameterServer(Config.load(transport="shm", **{**SWIFT, "join_timeout": 2.0})) as server,
+        fleet(SINK, SinkSpec(model=SHAPE, fault=Fault("resume", act="hang"))) as (sink, stuck),
+        ParameterServer(Config.load(transport="shm", **{**SWIFT, "join_timeout": 5.0})) as server,
     ):
         server.register("v2", tensors=weights(2, **SHAPE))
         with pytest.raises(TaintedError, match="these live and do not say what they serve: rank 2") as caught:
@@ -110,7 +111,7 @@ def test_given_a_sink_that_lives_and_does_not_commit_then_the_update_has_failed(
 
 def test_given_a_sink_that_hangs_half_way_and_says_nothing_then_nobody_says_that_it_is_as_it_was() -> None:
     """Given a sink that lives and does not answer an abort, then it is among those that must not serve."""
-    settings = {**SHM, **SWIFT, "update_timeout": 3.0, "join_timeout": 1.0}
+    settings = {**SHM, "update_timeout": 6.0, "join_timeout": 3.0}
     hanging = SinkSpec(model=SHAPE, fault=Fault("load", 1, act="hang"), settings={"heartbeat_timeout": 30.0})
     with (
         fleet(hanging) as (mute,),
@@ -126,7 +127,7 @@ def test_given_a_sink_that_hangs_half_way_and_says_nothing_then_nobody_says_that
 
 def test_given_a_sink_that_fails_at_commit_then_the_update_has_failed_and_its_reason_is_said() -> None:
     with (
-        fleet(SinkSpec(model=SHAPE), SinkSpec(model=SHAPE, fault=Fault("resume", act="raise"))) as (sink, failing),
+        fleet(SINK, SinkSpec(model=SHAPE, fault=Fault("resume", act="raise"))) as (sink, failing),
         ParameterServer(Config.load(transport="shm", **SWIFT)) as server,
     ):
         server.register("v2", tensors=weights(2, **SHAPE))

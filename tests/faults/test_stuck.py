@@ -20,7 +20,7 @@ from tests.fleet import DEADLINE, SWIFT, Fault, SinkProcess, SinkSpec, fleet, mo
 from tests.site import READ
 
 SHAPE: dict[str, Any] = {"layers": 8, "width": 128}
-HASTY: dict[str, Any] = {**SWIFT, "update_timeout": 4.0, "join_timeout": 4.0, "heartbeat_timeout": 1.0}
+HASTY: dict[str, Any] = {**SWIFT, "update_timeout": 6.0, "join_timeout": 4.0, "heartbeat_timeout": 3.0}
 SMALL: dict[str, Any] = {"bucket_bytes": "66KiB", "ring_depth": 2}
 
 pytestmark = pytest.mark.usefixtures("dead_are_swept")
@@ -33,7 +33,7 @@ def server(**settings: Any) -> ParameterServer:
 def refuses_updates(sink: SinkProcess) -> None:
     """Whoever asks or invites is told at which call it hangs."""
     assert "in inside_the_library (thread ckpt-transport-pump)" in ask_version(sink.address).stuck
-    with server(join_timeout=0.6) as source:
+    with server(join_timeout=3.0) as source:
         source.register("v3", tensors=weights(3, **SHAPE))
         with pytest.raises(UpdateAbortedError, match=r"takes no update until a call returns.*inside_the_library"):
             source.update("v3", [sink.address])
@@ -45,7 +45,7 @@ def recovers(sink: SinkProcess, until: Path) -> None:
     deadline = time.monotonic() + DEADLINE
     while ask_version(sink.address).stuck:
         assert time.monotonic() < deadline
-    with server(update_timeout=30.0) as source:
+    with server(update_timeout=DEADLINE) as source:
         source.register("v4", tensors=weights(4, **SHAPE))
         source.update("v4", [sink.address])
     state = sink.state()
@@ -87,7 +87,7 @@ def test_given_a_library_that_hangs_when_it_is_aborted_then_the_engine_is_told_a
     spec = SinkSpec(model=SHAPE, site=site, settings=HASTY, prepare=partial(stuck.abort_hangs, until))
     failing = SinkSpec(model=SHAPE, site=site, settings=HASTY, fault=Fault("load", 7, act="raise"))
     with fleet(spec, failing) as (sink, other):
-        with server(update_timeout=30.0) as source:
+        with server(update_timeout=DEADLINE) as source:
             source.register("v2", tensors=weights(2, **SHAPE))
             with pytest.raises(TaintedError, match="injected into load") as caught:
                 source.update("v2", [sink.address, other.address])

@@ -11,7 +11,7 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CoverageError, PlanMismatchError, UpdateAbortedError
 from ckpt_transport.planning import Plan, plan
 from ckpt_transport.update import plan_cache
-from tests.fleet import SWIFT, SinkSpec, by_name, fleet, weights
+from tests.fleet import PATIENT, SinkSpec, by_name, fleet, weights
 
 replace = msgspec.structs.replace
 
@@ -43,7 +43,7 @@ def test_given_a_plan_that_nobody_proved_when_it_is_wrong_then_sinks_refuse_it(
     """Given a source without a verifier, when its plan leaves bytes out or cuts tensors, then no sink takes it."""
     monkeypatch.setattr(plan_cache, "plan", wrong)
     monkeypatch.setattr(plan_cache, "verify", lambda made: None)
-    settings = Config.load(transport=transport, bucket_bytes="64KiB", **SWIFT)
+    settings = Config.load(transport=transport, bucket_bytes="64KiB", **PATIENT)
     with fleet(SinkSpec(loader=by_name)) as (sink,):
         with ParameterServer(settings) as server:
             server.register("v2", tensors=weights(2))

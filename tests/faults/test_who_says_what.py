@@ -21,7 +21,7 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
 from ckpt_transport_torch.engine import TorchEngine
-from tests.fleet import SWIFT, Fault, SinkSpec, by_name, fleet, model, weights
+from tests.fleet import PATIENT, Fault, SinkSpec, by_name, fleet, model, weights
 
 PATIENCE = 120.0
 Kind = TypeVar("Kind", bound=Message)
@@ -29,7 +29,7 @@ Kind = TypeVar("Kind", bound=Message)
 
 def running_sink(**settings: Any) -> Sink:
     return Sink(
-        TorchEngine(model(1, layers=2, width=8)), version="v1", config=Config.load(**{**SWIFT, **settings})
+        TorchEngine(model(1, layers=2, width=8)), version="v1", config=Config.load(**{**PATIENT, **settings})
     ).start()
 
 
@@ -176,7 +176,7 @@ def test_given_a_coordinator_that_invites_and_does_not_go_on_then_the_sink_is_fr
 
 
 def test_given_a_goodbye_of_somebody_else_then_nothing_is_closed(sink: Sink) -> None:
-    with ParameterServer(Config.load(**SWIFT)) as source:
+    with ParameterServer(Config.load(**PATIENT)) as source:
         source.register("v1", tensors=weights(1, layers=2, width=8))
         source.update("v1", [sink.address])
         routes = sink._table.names
@@ -192,7 +192,7 @@ def test_given_a_goodbye_of_somebody_else_then_nothing_is_closed(sink: Sink) -> 
 
 def test_given_a_tainted_sink_then_only_an_update_that_ran_to_its_end_cures_it() -> None:
     with fleet(SinkSpec(loader=by_name, fault=Fault("load", 2, act="raise"))) as (running,):
-        with ParameterServer(Config.load(**{**SWIFT, "bucket_bytes": "64KiB", "ring_depth": 1})) as source:
+        with ParameterServer(Config.load(**{**PATIENT, "bucket_bytes": "64KiB", "ring_depth": 1})) as source:
             source.register("v2", tensors=weights(2))
             with pytest.raises(TaintedError):
                 source.update("v2", [running.address])
@@ -235,7 +235,7 @@ def source_join(rank: int, uid: str, update: str = "") -> m.Join:
 
 
 def test_given_joins_for_ranks_that_are_not_free_then_they_are_refused_and_the_real_ones_count(leader: Mailbox) -> None:
-    config = Config.load(**{**SWIFT, "join_timeout": PATIENCE})
+    config = Config.load(**{**PATIENT, "join_timeout": PATIENCE})
     members = Membership("u", leader, config, time.monotonic() + PATIENCE)
     kinds = q.PARTICIPANT
     with Mailbox(types=kinds) as first, Mailbox(types=kinds) as second, Mailbox(types=kinds) as stranger:
@@ -248,8 +248,9 @@ def test_given_joins_for_ranks_that_are_not_free_then_they_are_refused_and_the_r
             stranger.send(leader.address, source_join(rank, "stranger"))
         invited = msgspec.structs.replace(source_join(-1, "stranger", "u"), role=Role.SINK, invited="ipc:///x")
         stranger.send(leader.address, invited)
-        while leader.pump(0.1):
-            pass
+        while len(list(leader.unread())) < 7:
+            leader.pump(0.1)
+            assert time.monotonic() < deadline
         second.send(leader.address, source_join(2, "second"))
         Invitations(members, leader, config, Invitees(3, ())).gather(source_join(0, "zeroth"))
         assert [join.uid for join in members.joins] == ["zeroth", "first", "second"]
@@ -265,13 +266,13 @@ def test_given_a_rank_that_rank_0_does_not_expect_then_its_own_error_says_so(sin
         address = free.address
 
     def join_as_sixth() -> None:
-        with ParameterServer(Config.load(**{**SWIFT, "coordinator": address}), rank=5, world_size=6) as sixth:
+        with ParameterServer(Config.load(**{**PATIENT, "coordinator": address}), rank=5, world_size=6) as sixth:
             sixth.register("v1", tensors=weights(1, layers=2, width=8))
             sixth.update("v1")
 
     with (
         ThreadPoolExecutor(1) as pool,
-        ParameterServer(Config.load(**{**SWIFT, "coordinator": address})) as source,
+        ParameterServer(Config.load(**{**PATIENT, "coordinator": address})) as source,
     ):
         source.register("v1", tensors=weights(1, layers=2, width=8))
         joining = pool.submit(join_as_sixth)
@@ -282,7 +283,7 @@ def test_given_a_rank_that_rank_0_does_not_expect_then_its_own_error_says_so(sin
 
 
 def test_given_a_refusal_that_somebody_forges_then_the_update_goes_on(sink: Sink) -> None:
-    with ParameterServer(Config.load(**SWIFT)) as source, Mailbox(types=q.PARTICIPANT) as stranger:
+    with ParameterServer(Config.load(**PATIENT)) as source, Mailbox(types=q.PARTICIPANT) as stranger:
         source.register("v1", tensors=weights(1, layers=2, width=8))
         source.update("v1", [sink.address])
         assert source._mailbox is not None
@@ -293,9 +294,9 @@ def test_given_a_refusal_that_somebody_forges_then_the_update_goes_on(sink: Sink
 
 
 def test_given_a_sink_at_a_tcp_address_and_no_secret_then_the_cure_is_said_before_anything_is_asked() -> None:
-    with ParameterServer(Config.load(**SWIFT)) as source:
+    with ParameterServer(Config.load(**PATIENT)) as source:
         source.register("v1", tensors=weights(1, layers=2, width=8))
         with pytest.raises(ConfigError, match=r"secret_file.*insecure"):
             source.update("v1", ["tcp://127.0.0.1:9"])
     with pytest.raises(ConfigError, match=r"secret_file.*insecure"):
-        ask_version("tcp://127.0.0.1:9", Config.load(**SWIFT))
+        ask_version("tcp://127.0.0.1:9", Config.load(**PATIENT))

@@ -17,7 +17,7 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UsageError
-from tests.fleet import SWIFT, weights
+from tests.fleet import PATIENT, weights
 
 PATIENCE_SECONDS = 60.0
 
@@ -39,7 +39,7 @@ def in_a_child(act: Callable[[], Any]) -> None:
 
 
 def main(transport: str, sink: str, new_sink: str) -> None:
-    server = ParameterServer(Config.load(transport=transport, **SWIFT))
+    server = ParameterServer(Config.load(transport=transport, **PATIENT))
     v2, v3 = weights(2), weights(3)
     server.register("v2", tensors=v2)
     server.update("v2", [sink])

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport_torch import Loader
-from tests.fleet import DEADLINE, SWIFT, SinkSpec, fleet, weights
+from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights
 from tests.support.commands import ENVIRONMENT, run, running, shell_command
 
 
@@ -35,7 +35,7 @@ def test_given_an_update_when_telling_its_progress_fails_then_it_goes_on(caplog:
         told.append(done)
         raise OSError("no terminal")
 
-    with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(**{**SWIFT, "bucket_bytes": "4KiB"})) as server:
+    with fleet(SinkSpec()) as (sink,), ParameterServer(Config.load(**{**PATIENT, "bucket_bytes": "4KiB"})) as server:
         server.register("v2", tensors=weights(2))
         server.update("v2", [sink.address], progress=progress)
         assert sink.state().version == "v2"
@@ -169,12 +169,12 @@ def test_given_a_trace_in_directories_that_are_not_there_then_they_are_made(chec
 
 def test_given_a_sink_that_does_not_answer_then_it_hides_no_other() -> None:
     with fleet(SinkSpec()) as (sink,):
-        asked = run("version", "--timeout", "0.3", "--json", "ipc:///tmp/nobody", sink.address)
+        asked = run("version", "--timeout", "3", "--json", "ipc:///tmp/nobody", sink.address)
         assert asked.returncode == 1
         answers = msgspec.json.decode(asked.stdout)
         assert "no answer" in answers["ipc:///tmp/nobody"]["error"]
         assert answers[sink.address]["version"] == "v1"
-        table = run("version", "--timeout", "0.3", "ipc:///tmp/nobody", sink.address)
+        table = run("version", "--timeout", "3", "ipc:///tmp/nobody", sink.address)
         assert "no answer" in " ".join(table.stdout.split())
         assert "v1" in table.stdout
 

@@ -65,7 +65,7 @@ def test_given_a_holder_that_has_ended_then_it_is_named_with_the_cure(checkpoint
     with fleet(SinkSpec()) as (sink,):
         with serving(checkpoint, metas):
             pass
-        environment = {**ENVIRONMENT, "CKPT_TRANSPORT_JOIN_TIMEOUT": "1"}
+        environment = {**ENVIRONMENT, "CKPT_TRANSPORT_JOIN_TIMEOUT": "5"}
         done = run("join", "--metas", metas, "--sink", sink.address, environ=environment)
         assert done.returncode == 1
         assert "it does not answer" in done.stderr

@@ -21,18 +21,30 @@ from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_torch import TorchEngine
 from ckpt_transport_vllm import VllmFleet
-from tests.fleet import DEADLINE, SWIFT, weights
+from tests.fleet import DEADLINE, PATIENT, SWIFT, weights
 from tests.vllm_stub import StubServer, urls
 
 
 @pytest.fixture
 def config() -> Config:
-    return Config.load(**SWIFT)
+    return Config.load(**PATIENT)
 
 
 @pytest.fixture
 def engine(config: Config) -> Iterator[StubServer]:
     with StubServer(config) as server:
+        yield server
+
+
+@pytest.fixture
+def swift() -> Config:
+    return Config.load(**SWIFT)
+
+
+@pytest.fixture
+def alert(swift: Config) -> Iterator[StubServer]:
+    """An engine that notices soon that a program has died."""
+    with StubServer(swift) as server:
         yield server
 
 
@@ -83,25 +95,25 @@ def pause_and_die(engine: StubServer, folder: Path) -> None:
 
 
 def test_given_a_leader_that_was_killed_when_it_had_paused_then_the_next_update_ends_the_pause(
-    engine: StubServer, config: Config, tmp_path: Path
+    alert: StubServer, swift: Config, tmp_path: Path
 ) -> None:
-    pause_and_die(engine, tmp_path)
-    done = update([engine], "three", 3, config)
+    pause_and_die(alert, tmp_path)
+    done = update([alert], "three", 3, swift)
     assert done is not None
     assert done.problems == ()
-    assert serves(engine, 3)
+    assert serves(alert, 3)
 
 
 def test_given_such_a_leader_and_an_update_that_is_refused_then_the_pause_is_ended_too(
-    engine: StubServer, config: Config, tmp_path: Path
+    alert: StubServer, swift: Config, tmp_path: Path
 ) -> None:
-    pause_and_die(engine, tmp_path)
-    with ParameterServer(config) as server, VllmFleet([engine.url], config, "none") as fleet:
+    pause_and_die(alert, tmp_path)
+    with ParameterServer(swift) as server, VllmFleet([alert.url], swift, "none") as fleet:
         server.register("spoilt", tensors={"another": torch.zeros(4)})
         with pytest.raises(UpdateAbortedError, match="lacks tensor") as caught:
             fleet.update(server, "spoilt")
-    assert caught.value.__notes__ == [f"{engine.url} serves the old version"]
-    assert serves(engine, 1)
+    assert caught.value.__notes__ == [f"{alert.url} serves the old version"]
+    assert serves(alert, 1)
 
 
 @pytest.mark.parametrize("pause", ["keep", "wait", "none"])
@@ -136,13 +148,13 @@ def test_given_a_living_leader_then_another_one_waits_for_it_and_both_versions_a
 
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(second)
-        began.wait()
+        assert began.wait(DEADLINE)
         with pytest.raises(TimeoutError):
             following.result(2.0)
         assert "/pause" not in engine.asked
         served.append("first")
         claim.release()
-        done = following.result(30)
+        done = following.result(DEADLINE)
     claims.close()
     assert done is not None
     assert done.problems == ()
@@ -153,7 +165,7 @@ def test_given_a_living_leader_then_another_one_waits_for_it_and_both_versions_a
 def test_given_a_leader_that_does_not_end_then_another_one_is_refused_by_its_name_and_nothing_is_touched(
     config: Config,
 ) -> None:
-    impatient = Config.load(**{**SWIFT, "join_timeout": 0.5})
+    impatient = Config.load(**{**PATIENT, "join_timeout": 0.5})
     with StubServer(config) as one, StubServer(config) as two:
         claims = Claims(config)
         last = max((one, two), key=lambda each: each.attached.address)
@@ -163,19 +175,19 @@ def test_given_a_leader_that_does_not_end_then_another_one_is_refused_by_its_nam
             update([one, two], "v2", 2, impatient)
         assert caught.value.__notes__ == [f"{one.url} was not touched", f"{two.url} was not touched"]
         assert {"/pause", "/resume"}.isdisjoint([*one.asked, *two.asked])
-        assert update([other], "v2", 2, impatient) is not None, "it was claimed, and is not let go"
+        assert update([other], "v2", 2, config) is not None, "it was claimed, and is not let go"
         claims.close()
 
 
 def test_given_a_leader_that_shows_no_sign_of_life_then_its_engine_is_anothers_and_it_is_told_so(
-    engine: StubServer, config: Config
+    alert: StubServer, swift: Config
 ) -> None:
-    stalled, other = Claims(config), Claims(config)
-    claim = stalled.take({engine.url: engine.attached.address}, "a stalled program")[engine.url]
+    stalled, other = Claims(swift), Claims(swift)
+    claim = stalled.take({alert.url: alert.attached.address}, "a stalled program")[alert.url]
     claim.begin("pause")
     assert stalled._mailbox is not None
     stalled._mailbox._heart.stop()
-    taken = other.take({engine.url: engine.attached.address}, "another program")[engine.url]
+    taken = other.take({alert.url: alert.attached.address}, "another program")[alert.url]
     assert taken.begun == {"pause"}
     with pytest.raises(EngineError, match="is driven by another program by now, and is left to it"):
         claim.check()
@@ -183,7 +195,7 @@ def test_given_a_leader_that_shows_no_sign_of_life_then_its_engine_is_anothers_a
     taken.check()
     taken.end("pause")
     taken.release()
-    assert other.take({engine.url: engine.attached.address}, "it again")[engine.url].begun == frozenset()
+    assert other.take({alert.url: alert.attached.address}, "it again")[alert.url].begun == frozenset()
     stalled.close()
     other.close()
 
@@ -191,11 +203,11 @@ def test_given_a_leader_that_shows_no_sign_of_life_then_its_engine_is_anothers_a
 def test_given_updates_that_overlap_then_all_are_made_one_after_the_other_and_the_last_one_is_served(
     engine: StubServer, config: Config
 ) -> None:
-    patient = Config.load(**{**SWIFT, "join_timeout": 30, "transport": "shm"})
+    patient = Config.load(**{**PATIENT, "join_timeout": DEADLINE, "transport": "shm"})
     with ThreadPoolExecutor(3) as pool:
         updates = [pool.submit(update, [engine], f"v{seed}", seed, patient) for seed in (2, 3, 4)]
         for each in updates:
-            done = each.result(50)
+            done = each.result(DEADLINE)
             assert done is not None
             assert done.problems == ()
     assert engine.label == engine.attached.version
@@ -248,7 +260,7 @@ def test_given_an_update_that_fails_as_it_is_committed_then_each_server_is_label
 def test_given_two_source_ranks_then_both_call_the_fleet_and_only_rank_0_drives(
     engine: StubServer, config: Config
 ) -> None:
-    settings = {**SWIFT, "coordinator": addresses.new_ipc_address()}
+    settings = {**PATIENT, "coordinator": addresses.new_ipc_address()}
     asked: list[int] = []
 
     def rank(number: int) -> FleetReport | None:
@@ -279,7 +291,7 @@ def test_given_two_threads_when_both_update_by_one_fleet_then_they_take_turns(
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
         updates = [threads.submit(fleet.update, server, f"v{seed}") for seed in (2, 3, 2, 3)]
-        assert all(update.result() for update in updates)
+        assert all(update.result(DEADLINE) for update in updates)
         assert serves(engine, 2) or serves(engine, 3)
     with pytest.raises(UsageError, match="this VllmFleet was closed"):
         fleet.versions()

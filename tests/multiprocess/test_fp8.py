@@ -18,7 +18,7 @@ from ckpt_transport.execution.timeline import StageEvent
 from ckpt_transport.planning import StageKind
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_torch import attach
-from tests.fleet import SWIFT, SinkSpec, by_name, fleet
+from tests.fleet import PATIENT, SinkSpec, by_name, fleet
 from tests.fp8_models import CONFIG, fp8_model, fp8_weights, source_weights, target
 from tests.support.commands import run
 
@@ -29,7 +29,7 @@ TRANSPORTS = ("shm", "gloo")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_models_with_fp8_weights_then_they_get_exactly_the_references_bytes(transport: str, bucket: str) -> None:
     """Given FP8 sinks, when BF16 weights are lent for them in whole and split buckets, then they hold the reference."""
-    settings = Config.load(transport=transport, bucket_bytes=bucket, **SWIFT)
+    settings = Config.load(transport=transport, bucket_bytes=bucket, **PATIENT)
     sinks = SinkSpec(make=fp8_model), SinkSpec(make=fp8_model, loader=by_name if bucket == "1MiB" else None)
     with fleet(*sinks) as running, ParameterServer(settings) as server:
         for seed in (2, 3):
@@ -50,7 +50,7 @@ def test_given_models_with_fp8_weights_then_they_get_exactly_the_references_byte
 
 def test_given_quantizing_then_it_overlaps_with_sending_and_applying() -> None:
     """Given many buckets, then some are computed while others travel or are applied."""
-    settings = Config.load(transport="gloo", bucket_bytes="64KiB", **SWIFT)
+    settings = Config.load(transport="gloo", bucket_bytes="64KiB", **PATIENT)
     with fleet(SinkSpec({"layers": 40}, make=fp8_model)) as (sink,), ParameterServer(settings) as server:
         server.lend("v2", quantized(source_weights(2, 40), target()))
         report = server.update("v2", [sink.address])
@@ -72,7 +72,7 @@ def test_given_two_sources_then_each_quantizes_a_share(tmp_path: Path) -> None:
     with attach(module) as serving, ThreadPoolExecutor(2) as threads:
 
         def update(rank: int) -> list[str]:
-            settings = Config.load(coordinator=f"{serving.address}-coordinator", **SWIFT)
+            settings = Config.load(coordinator=f"{serving.address}-coordinator", **PATIENT)
             with ParameterServer(settings, rank=rank, world_size=2) as server:
                 lent = server.lend("v2", quantized(server.register("bf16", directory=tmp_path), target()))
                 server.update("v2", [serving.address])
@@ -89,7 +89,7 @@ def test_given_plain_fp8_versions_then_they_need_no_adapter() -> None:
     """Given a checkpoint that is FP8 already, then it is copied into FP8 parameters, which keep their storage."""
     module = fp8_model(1)
     pointers = {name: tensor.data_ptr() for name, tensor in module.state_dict().items()}
-    with attach(module) as serving, ParameterServer(Config.load(**SWIFT)) as server:
+    with attach(module) as serving, ParameterServer(Config.load(**PATIENT)) as server:
         server.register("v2", tensors=fp8_weights(2))
         server.update("v2", [serving.address])
         found = module.state_dict()
@@ -103,7 +103,7 @@ def test_given_plain_fp8_versions_then_they_need_no_adapter() -> None:
 def test_given_weights_that_are_not_made_for_the_model_then_they_are_refused_before_the_first_byte() -> None:
     """Given an FP8 model, when BF16 tensors come as they are, then their name is said and nothing changes."""
     module = fp8_model(1)
-    with attach(module) as serving, ParameterServer(Config.load(**SWIFT)) as server:
+    with attach(module) as serving, ParameterServer(Config.load(**PATIENT)) as server:
         server.register("bf16", tensors=source_weights(2))
         with pytest.raises(UpdateAbortedError, match=r"tensor 0\.weight is BF16 .* and F8_E4M3 .* changed nothing"):
             server.update("bf16", [serving.address])
@@ -131,7 +131,7 @@ def test_given_weights_that_are_not_made_for_the_model_then_they_are_refused_bef
 def test_given_the_plan_of_a_version_then_the_next_uses_it_only_if_it_was_made_in_the_same_way() -> None:
     """Given FP32 weights in place of BF16 ones, then the digest is another although names and sizes are the same."""
     module = fp8_model(1)
-    with attach(module) as serving, ParameterServer(Config.load(**SWIFT)) as server:
+    with attach(module) as serving, ParameterServer(Config.load(**PATIENT)) as server:
         shapes = []
         for version, dtype in (("v2", torch.bfloat16), ("v3", torch.bfloat16), ("v4", torch.float32)):
             weights = source_weights(2, dtype=dtype)

@@ -12,12 +12,10 @@ from ckpt_transport import Config, Joiner, ParameterServer
 from ckpt_transport.errors import TaintedError
 from tests.corrupting import KINDS, Wrong, make_site
 from tests.experts import loaded, loader, rank_of, weights_of
-from tests.fleet import SWIFT, HolderSpec, SinkSpec, by_name, fleet, holders, weights
+from tests.fleet import PATIENT, HolderSpec, SinkSpec, by_name, fleet, holders, weights
 from tests.site import READ, SOCKETS, use
 
 SMALL = {"bucket_bytes": "64KiB", "ring_depth": 2}
-PATIENT = {"heartbeat_timeout": 15.0}
-"""Nobody dies here."""
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def settings(transport: str, **others: Any) -> Config:
-    return Config.load(transport=transport, **{**SMALL, **SWIFT, **PATIENT, **others})
+    return Config.load(transport=transport, **{**SMALL, **PATIENT, **others})
 
 
 @pytest.mark.parametrize(
@@ -45,7 +43,7 @@ def test_given_wrong_bytes_when_a_fleet_is_updated_then_the_update_fails_and_say
     site: str, wrong: Wrong, transport: str
 ) -> None:
     """Given two sinks, when they get wrong bytes, then who was given some is tainted, and a good transport mends it."""
-    with fleet(SinkSpec(settings=PATIENT, site=site), SinkSpec(settings=PATIENT, site=site, loader=by_name)) as sinks:
+    with fleet(SinkSpec(site=site), SinkSpec(site=site, loader=by_name)) as sinks:
         addresses = [sink.address for sink in sinks]
         with ParameterServer(settings(f"{wrong}_{transport}")) as server:
             server.register("v2", tensors=weights(2))
@@ -66,7 +64,7 @@ def test_given_wrong_bytes_when_a_fleet_is_updated_then_the_update_fails_and_say
 
 @pytest.mark.parametrize("relay", ["flip_gloo+shm", "gloo+flip_shm"])
 def test_given_a_relay_when_one_of_its_hops_gives_wrong_bytes_then_the_way_is_named(site: str, relay: str) -> None:
-    specs = [SinkSpec(site=site, settings={**PATIENT, "host": "elsewhere"}) for _ in range(2)]
+    specs = [SinkSpec(site=site, settings={"host": "elsewhere"}) for _ in range(2)]
     with fleet(*specs) as sinks, ParameterServer(settings(relay, host="here")) as server:
         server.register("v2", tensors=weights(2))
         with pytest.raises(TaintedError, match=f"by '{relay.split('+')[0]}' from rank 0 to rank"):
@@ -81,8 +79,8 @@ def test_given_wrong_bytes_when_engines_join_then_what_was_wrong_does_not_count_
 ) -> None:
     """Given a route that spoils some transfers, when rounds repeat them, then what counts in the end is right."""
     with (
-        fleet(SinkSpec(settings=PATIENT, site=site)) as (sink,),
-        holders(HolderSpec(settings=PATIENT, site=site)) as (holder,),
+        fleet(SinkSpec(site=site)) as (sink,),
+        holders(HolderSpec(site=site)) as (holder,),
     ):
         joiner = Joiner([holder.save(tmp_path / "metas.json")], settings(transport))
         joiner.update("v2", [sink.address])
@@ -92,9 +90,7 @@ def test_given_wrong_bytes_when_engines_join_then_what_was_wrong_does_not_count_
 
 def test_given_shares_when_parts_of_tensors_come_wrong_then_the_update_fails(site: str) -> None:
     ranks = [
-        SinkSpec(
-            make=rank_of, model={"rank": rank, "size": 2}, loader=loader, engine="engine", site=site, settings=PATIENT
-        )
+        SinkSpec(make=rank_of, model={"rank": rank, "size": 2}, loader=loader, engine="engine", site=site)
         for rank in range(2)
     ]
     with fleet(*ranks) as sinks:
@@ -115,7 +111,7 @@ def test_given_shares_when_parts_of_tensors_come_wrong_then_the_update_fails(sit
 
 def test_given_memory_that_changes_after_its_digests_were_made_then_the_update_fails() -> None:
     """Given a version in shared memory, when somebody writes to it between two updates, then the second fails."""
-    with fleet(SinkSpec(settings=PATIENT)) as (sink,), ParameterServer(settings("shm")) as server:
+    with fleet(SinkSpec()) as (sink,), ParameterServer(settings("shm")) as server:
         stored = server.register("v2", tensors=weights(2))
         server.update("v2", [sink.address])
         stored.buffers[0].tensor[70_000] ^= 1
@@ -129,7 +125,7 @@ def test_given_memory_that_changes_after_its_digests_were_made_then_the_update_f
 
 def test_given_integrity_never_then_nobody_compares(site: str) -> None:
     with (
-        fleet(SinkSpec(settings=PATIENT, site=site)) as (sink,),
+        fleet(SinkSpec(site=site)) as (sink,),
         ParameterServer(settings("flip_shm", integrity="never")) as server,
     ):
         server.register("v2", tensors=weights(2))

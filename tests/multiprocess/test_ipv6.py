@@ -10,7 +10,7 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from tests.addresses import has_ipv6
-from tests.fleet import SWIFT, SinkSpec, fleet, left_behind, weights
+from tests.fleet import PATIENT, SinkSpec, fleet, left_behind, weights
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
@@ -22,7 +22,7 @@ def test_given_a_sink_at_an_ipv6_address_when_it_is_updated_then_it_serves_the_n
     secret.write_text(secrets.token_hex(16))
     secret.chmod(0o600)
     settings: dict[str, Any] = {"secret_file": str(secret), "interface": "::1"}
-    config = Config.load(transport=transport, **SWIFT, **settings)
+    config = Config.load(transport=transport, **PATIENT, **settings)
     with fleet(SinkSpec(address="tcp://[::1]:0", settings=settings)) as (sink,), ParameterServer(config) as server:
         assert sink.address.startswith("tcp://[::1]:")
         server.register("v2", tensors=weights(2))

@@ -16,7 +16,7 @@ from ckpt_transport.planning import Role, StageKind
 from ckpt_transport_torch import Loader, attach
 from tests.fleet import (
     DEADLINE,
-    SWIFT,
+    PATIENT,
     HolderProcess,
     HolderSpec,
     SinkSpec,
@@ -62,7 +62,7 @@ def test_given_a_fleet_and_a_holder_when_three_engines_join_then_the_fleet_is_no
     """Given a fleet and a holder, when engines join, then they hold its version, and the fleet what it held."""
     spec = SinkSpec(model=SHAPE, site=site)
     with fleet(spec, spec, spec, spec) as (old, *new), holders(HolderSpec(model=SHAPE, site=site)) as running:
-        config = Config.load(transport=transport, **SMALL, **SWIFT)
+        config = Config.load(transport=transport, **SMALL, **PATIENT)
         report = Joiner(files(running, tmp_path), config).update("v2", [sink.address for sink in new])
         assert (report.left, report.lost) == ({}, ())
         for sink in new:
@@ -83,7 +83,7 @@ def test_given_three_holders_when_an_engine_joins_then_it_reads_as_much_from_eac
     shape = {"layers": 24, "width": 192}
     spec = SinkSpec(model=shape, site=site, loader=loader)
     with fleet(spec) as (sink,), holders(*[HolderSpec(model=shape, site=site)] * 3) as running:
-        config = Config.load(transport=transport, **SMALL, **SWIFT)
+        config = Config.load(transport=transport, **SMALL, **PATIENT)
         report = Joiner(files(running, tmp_path), config).update("v2", [sink.address])
         assert sink.state().holds(weights(2, **shape))
         sent = read_from(report)
@@ -98,14 +98,14 @@ def test_given_a_holder_then_it_serves_one_engine_after_another(site: str, tmp_p
     with fleet(spec, spec) as sinks, holders(HolderSpec(model=SHAPE, site=site)) as running:
         paths = files(running, tmp_path)
         for sink in sinks:
-            Joiner(paths, Config.load(transport=READ, **SMALL, **SWIFT)).update("v2", [sink.address])
+            Joiner(paths, Config.load(transport=READ, **SMALL, **PATIENT)).update("v2", [sink.address])
             assert sink.state().holds(weights(2, **SHAPE))
 
 
 def test_given_three_sinks_when_two_are_updated_by_p2p_then_the_third_serves_on_as_it_was(site: str) -> None:
     """Given three sinks, when ranks 0 and 2 are updated by P2P, then rank 1 serves on as it was."""
     spec = SinkSpec(model=SHAPE, site=site)
-    config = Config.load(transport=f"{READ}-chain", **SMALL, **SWIFT)
+    config = Config.load(transport=f"{READ}-chain", **SMALL, **PATIENT)
     with fleet(spec, spec, spec) as sinks, ParameterServer(config) as server:
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3):
@@ -121,7 +121,7 @@ def test_given_three_sinks_when_two_are_updated_by_p2p_then_the_third_serves_on_
 
 
 def test_given_a_holder_when_one_engine_after_the_other_joins_then_it_keeps_no_connection(tmp_path: Path) -> None:
-    config = Config.load(transport="shm", **SWIFT)
+    config = Config.load(transport="shm", **PATIENT)
     with Holder("v2", tensors=weights(2), config=config) as holder:
         holder.start()
         holder.address_file.save(tmp_path / "metas.json", config)

@@ -6,7 +6,7 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
-from tests.fleet import SWIFT, Fault, SinkSpec, by_name, fleet, weights
+from tests.fleet import PATIENT, Fault, SinkSpec, by_name, fleet, weights
 
 TRANSPORTS = ("shm", "gloo")
 
@@ -14,7 +14,7 @@ TRANSPORTS = ("shm", "gloo")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_a_loader_then_it_runs_for_the_first_version_and_is_replayed_from_then_on(transport: str) -> None:
     """Given slots that hold a few tensors, when versions follow each other, then the second needs no loader."""
-    settings = Config.load(transport=transport, bucket_bytes="600KiB", **SWIFT)
+    settings = Config.load(transport=transport, bucket_bytes="600KiB", **PATIENT)
     with fleet(SinkSpec(loader=by_name), SinkSpec()) as sinks, ParameterServer(settings) as server:
         told = []
         for seed in (2, 3, 4):
@@ -31,7 +31,7 @@ def test_given_a_loader_then_it_runs_for_the_first_version_and_is_replayed_from_
 
 def test_given_verify_apply_always_then_each_update_is_compared() -> None:
     spec = SinkSpec(loader=by_name, settings={"verify_apply": "always"})
-    with fleet(spec) as sinks, ParameterServer(Config.load(**SWIFT)) as server:
+    with fleet(spec) as sinks, ParameterServer(Config.load(**PATIENT)) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
             report = server.update(f"v{seed}", [sinks[0].address])
@@ -42,7 +42,7 @@ def test_given_verify_apply_always_then_each_update_is_compared() -> None:
 
 def test_given_a_failure_half_way_then_the_next_update_records_again() -> None:
     """Given a replay that was proved, when an update breaks off in the middle, then the next one trusts nothing."""
-    settings = Config.load(transport="gloo", bucket_bytes="600KiB", **SWIFT)
+    settings = Config.load(transport="gloo", bucket_bytes="600KiB", **PATIENT)
     broken = SinkSpec(loader=by_name, fault=Fault("load", count=6, act="raise"))
     with fleet(broken) as sinks, ParameterServer(settings) as server:
         sink = sinks[0]

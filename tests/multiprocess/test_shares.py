@@ -11,7 +11,7 @@ from ckpt_transport.planning import explain
 from ckpt_transport_torch import attach
 from tests.available import where_available
 from tests.experts import EXPERTS, WIDTH, loaded, loader, rank_of, weights_of
-from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, fleet
+from tests.fleet import PATIENT, SWIFT, Fault, SinkProcess, SinkSpec, fleet
 
 SIZE = 4
 MATRIX = WIDTH * WIDTH * 4
@@ -37,7 +37,7 @@ def update(server: ParameterServer, sinks: list[SinkProcess], seed: int) -> Repo
 def test_given_ranks_that_need_a_part_then_the_first_version_goes_to_all_and_the_next_to_each_its_own(
     transport: str,
 ) -> None:
-    settings = Config.load(transport=transport, bucket_bytes="300KiB", **SWIFT)
+    settings = Config.load(transport=transport, bucket_bytes="300KiB", **PATIENT)
     with fleet(*RANKS) as sinks, ParameterServer(settings) as server:
         first = update(server, sinks, 2)
         assert not first.plan.moves_shares
@@ -53,7 +53,7 @@ def test_given_ranks_that_do_not_say_what_they_need_then_they_get_everything_bes
         SinkSpec(make=rank_of, model=rank.model, loader=loader, engine="other", settings={"verify_apply": "always"})
         for rank in RANKS
     )
-    with fleet(*RANKS, *careful) as sinks, ParameterServer(Config.load(transport="gloo", **SWIFT)) as server:
+    with fleet(*RANKS, *careful) as sinks, ParameterServer(Config.load(transport="gloo", **PATIENT)) as server:
         update(server, sinks, 2)
         report = update(server, sinks, 3)
     assert report.plan.bytes_to == dict.fromkeys(range(1, 5), OWN) | dict.fromkeys(range(5, 9), ALL)
@@ -61,7 +61,7 @@ def test_given_ranks_that_do_not_say_what_they_need_then_they_get_everything_bes
 
 def test_given_shares_when_a_version_has_other_tensors_then_it_goes_to_all_again() -> None:
     """Given shares of one set of tensors, when a version has one more, then shares do not count, and then again."""
-    with fleet(*RANKS) as sinks, ParameterServer(Config.load(transport="gloo", **SWIFT)) as server:
+    with fleet(*RANKS) as sinks, ParameterServer(Config.load(transport="gloo", **PATIENT)) as server:
         update(server, sinks, 2)
         assert update(server, sinks, 3).plan.moves_shares
         more = weights_of(4) | {"experts.99": weights_of(4)["experts.0"]}
@@ -84,7 +84,7 @@ def test_given_shares_when_an_update_fails_half_way_then_everything_goes_to_all(
         engine="engine",
         fault=Fault("load", count=12 if transport == "gloo" else 5, act="raise"),
     )
-    settings = Config.load(transport=transport, bucket_bytes="256KiB", **SWIFT)
+    settings = Config.load(transport=transport, bucket_bytes="256KiB", **PATIENT)
     with fleet(failing, *RANKS[1:]) as sinks, ParameterServer(settings) as server:
         update(server, sinks, 2)
         server.register("v3", tensors=weights_of(3))
@@ -117,7 +117,7 @@ def test_given_ranks_updated_by_p2p_when_one_dies_then_the_others_end_with_their
 def test_given_a_module_that_changes_while_routes_are_opened_then_the_update_is_refused_and_nothing_is_lost() -> None:
     """Given a share that was said, when a parameter is bound anew before requests are held, then no byte has moved."""
     module = rank_of(1, 0, 4)
-    settings = Config.load(transport="gloo", **SWIFT)
+    settings = Config.load(transport="gloo", **PATIENT)
     with attach(module, loader=loader(module)) as serving, ParameterServer(settings) as server:
         for seed in (2, 3, 4):
             server.register(f"v{seed}", tensors=weights_of(seed))

@@ -15,10 +15,10 @@ from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CkptTransportError, JoinError, UpdateAbortedError
-from tests.fleet import DEADLINE, SWIFT, SinkSpec, context, fleet, weights
+from tests.fleet import DEADLINE, PATIENT, SinkSpec, context, fleet, weights
 
 CURE = "for one source pass rank=0, world_size=1"
-HASTY = {**SWIFT, "join_timeout": 0.7}
+HASTY = {**PATIENT, "join_timeout": 0.7}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_given_a_rank_above_0_alone_then_it_says_why_it_waits(
     """Given the store of another job, then rank 2 waits for rank 0 until ``update_timeout``, and says so."""
     for name, value in environment(store.port, 2, 4).items():
         monkeypatch.setenv(name, value)
-    with ParameterServer(Config.load(**{**SWIFT, "update_timeout": 0.7})) as server:
+    with ParameterServer(Config.load(**{**PATIENT, "update_timeout": 0.7})) as server:
         server.register("v2", tensors=weights(2))
         with pytest.raises(JoinError, match=f"source rank 0 did not lead an update to 'v2' within 0.7 s.*{CURE}"):
             server.update("v2")
@@ -113,7 +113,7 @@ def run_rank(environ: Mapping[str, str], settings: Mapping[str, Any], sink: str,
     """A source rank that goes wrong in one way, or does all it should."""
     os.environ.update(environ)
     try:
-        with ParameterServer(Config.load(**{**SWIFT, **settings})) as server:
+        with ParameterServer(Config.load(**{**PATIENT, **settings})) as server:
             if kind == "escapes":
                 raise ValueError("no weights today")
             try:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import PlanMismatchError, UpdateAbortedError
-from tests.fleet import SWIFT, SinkProcess, SinkSpec, fleet, left_behind
+from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, fleet, left_behind
 
 Tensors = dict[str, torch.Tensor]
 TIED = "tensors 0.weight and 1.weight have one memory in .* and different values"
@@ -58,7 +58,7 @@ def lent(server: ParameterServer, version: str, tensors: Tensors, directory: Pat
 def test_given_tied_tensors_with_different_values_then_they_are_refused_by_name_and_equal_ones_are_served(
     take_in: Callable[[ParameterServer, str, Tensors, Path], None], sink: SinkProcess, tmp_path: Path
 ) -> None:
-    with ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
+    with ParameterServer(Config.load(transport="shm", **PATIENT)) as server:
         take_in(server, "different", separate(2, equal=False), tmp_path)
         with pytest.raises(UpdateAbortedError, match=TIED) as caught:
             server.update("different", [sink.address])
@@ -72,7 +72,7 @@ def test_given_tied_tensors_with_different_values_then_they_are_refused_by_name_
 
 
 def test_given_one_of_two_tied_names_or_one_tensor_under_both_then_that_is_enough(sink: SinkProcess) -> None:
-    with ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
+    with ParameterServer(Config.load(transport="shm", **PATIENT)) as server:
         one = separate(2, equal=True)
         del one["1.weight"]
         server.register("one", tensors=one)
@@ -89,7 +89,7 @@ def test_given_tied_names_of_two_source_ranks_then_they_are_compared_too(sink: S
     coordinator = f"{sink.address}-coordinator"
 
     def serve(rank: int, own: Mapping[str, torch.Tensor]) -> None:
-        config = Config.load(transport="shm", coordinator=coordinator, **SWIFT)
+        config = Config.load(transport="shm", coordinator=coordinator, **PATIENT)
         with ParameterServer(config, rank=rank, world_size=2) as server:
             server.register("v2", tensors=own)
             server.update("v2", [sink.address])
@@ -97,7 +97,7 @@ def test_given_tied_names_of_two_source_ranks_then_they_are_compared_too(sink: S
     layers = [{name: tensor for name, tensor in tensors.items() if name.startswith(layer)} for layer in "01"]
     with ThreadPoolExecutor(2) as threads:
         leading, following = (threads.submit(serve, rank, layer) for rank, layer in enumerate(layers))
-        errors = [done.exception(60) for done in (leading, following)]
+        errors = [done.exception(DEADLINE) for done in (leading, following)]
     if equal:
         assert errors == [None, None]
         assert sink.state().holds(tensors)

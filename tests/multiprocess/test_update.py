@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from tests.available import where_available
-from tests.fleet import SWIFT, SinkSpec, SourceProcess, by_name, fleet, model, weights
+from tests.fleet import PATIENT, SinkSpec, SourceProcess, by_name, fleet, model, weights
 
 TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
 
@@ -18,7 +18,7 @@ TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_two_serving_sinks_then_they_get_the_new_version_and_keep_their_storage(transport: str) -> None:
     """Given two sinks, when versions follow each other, then each holds exactly the last one and says so."""
-    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(Config.load(transport=transport, **SWIFT)) as server:
+    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(Config.load(transport=transport, **PATIENT)) as server:
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3, 4):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -36,7 +36,7 @@ def test_given_two_serving_sinks_then_they_get_the_new_version_and_keep_their_st
 
 def test_given_a_second_update_then_it_uses_the_routes_and_the_memory_of_the_first() -> None:
     """Given an update, when the next version has the same shape, then pool, mapping and endpoints are used again."""
-    with fleet(SinkSpec()) as sinks, ParameterServer(Config.load(transport="shm", **SWIFT)) as server:
+    with fleet(SinkSpec()) as sinks, ParameterServer(Config.load(transport="shm", **PATIENT)) as server:
         segments = []
         for seed in (2, 3):
             stored = server.register(f"v{seed}", tensors=weights(seed))
@@ -51,7 +51,7 @@ def test_given_a_second_update_then_it_uses_the_routes_and_the_memory_of_the_fir
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_a_loader_that_takes_whole_tensors_then_it_gets_them_whole(transport: str) -> None:
     """Given a callback loader and buckets smaller than a tensor, then no tensor arrives in pieces."""
-    settings = Config.load(transport=transport, bucket_bytes="64KiB", **SWIFT)
+    settings = Config.load(transport=transport, bucket_bytes="64KiB", **PATIENT)
     with fleet(SinkSpec(loader=by_name), SinkSpec()) as sinks, ParameterServer(settings) as server:
         server.register("v2", tensors=weights(2))
         report = server.update("v2", [sink.address for sink in sinks])
@@ -62,7 +62,7 @@ def test_given_a_loader_that_takes_whole_tensors_then_it_gets_them_whole(transpo
 
 def test_given_loaders_that_take_pieces_then_tensors_larger_than_a_slot_are_split() -> None:
     """Given slots smaller than a tensor, when all sinks copy by name, then it travels in pieces and arrives exactly."""
-    settings = Config.load(transport="gloo", bucket_bytes="100KiB", ring_depth=2, **SWIFT)
+    settings = Config.load(transport="gloo", bucket_bytes="100KiB", ring_depth=2, **PATIENT)
     with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(settings) as server:
         server.register("v2", tensors=weights(2))
         report = server.update("v2", [sink.address for sink in sinks])
@@ -74,7 +74,7 @@ def test_given_loaders_that_take_pieces_then_tensors_larger_than_a_slot_are_spli
 def test_given_less_memory_then_the_pipeline_is_shallower_and_the_plan_says_so() -> None:
     """Given a sink with memory for one slot, then the update runs serially and notes it."""
     poor = SinkSpec(settings={"memory_budget": "300KiB"})
-    settings = Config.load(transport="gloo", bucket_bytes="256KiB", **SWIFT)
+    settings = Config.load(transport="gloo", bucket_bytes="256KiB", **PATIENT)
     with fleet(poor) as sinks, ParameterServer(settings) as server:
         server.register("v2", tensors=weights(2))
         report = server.update("v2", [sinks[0].address])
@@ -88,7 +88,7 @@ def test_given_weights_in_private_memory_then_they_are_filled_into_slots_where_t
     transport: str,
 ) -> None:
     """Given a version outside shared memory, when shm carries it, then it is filled through a ring of shared slots."""
-    settings = Config.load(transport=transport, pool="private", bucket_bytes="256KiB", **SWIFT)
+    settings = Config.load(transport=transport, pool="private", bucket_bytes="256KiB", **PATIENT)
     with fleet(SinkSpec(), SinkSpec(loader=by_name)) as sinks, ParameterServer(settings) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -107,7 +107,7 @@ def test_given_a_relay_then_it_passes_on_what_it_receives() -> None:
         SinkSpec(settings=far),
         SinkSpec(settings=far),
     ]
-    settings = Config.load(transport="auto", host="near", bucket_bytes="300KiB", ring_depth=2, **SWIFT)
+    settings = Config.load(transport="auto", host="near", bucket_bytes="300KiB", ring_depth=2, **PATIENT)
     with fleet(*specs) as sinks, ParameterServer(settings) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed))
@@ -151,7 +151,7 @@ def test_given_a_sharded_directory_then_it_is_served_over_tcp(tmp_path: Path) ->
     save_file({name: tensors[name] for name in names[:5]}, tmp_path / "a.safetensors")
     save_file({name: tensors[name] for name in names[5:]}, tmp_path / "b.safetensors")
     spec = SinkSpec(model={"dtype": torch.bfloat16}, address="tcp://127.0.0.1:0", settings={"insecure": True})
-    with fleet(spec) as sinks, ParameterServer(Config.load(**SWIFT, insecure=True)) as server:
+    with fleet(spec) as sinks, ParameterServer(Config.load(**PATIENT, insecure=True)) as server:
         assert sinks[0].address.startswith("tcp://127.0.0.1:")
         server.register("v2", directory=tmp_path)
         server.update("v2", [sinks[0].address])
@@ -168,7 +168,7 @@ def test_given_models_that_hold_the_same_after_an_update_then_they_compute_the_s
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_lent_tensors_then_they_are_gathered_bucket_by_bucket(transport: str) -> None:
     """Given weights that are lent and not registered, when they are sent in small slots, then they arrive exactly."""
-    settings = Config.load(transport=transport, bucket_bytes="100KiB", ring_depth=2, **SWIFT)
+    settings = Config.load(transport=transport, bucket_bytes="100KiB", ring_depth=2, **PATIENT)
     with fleet(SinkSpec(), SinkSpec(loader=by_name)) as sinks, ParameterServer(settings) as server:
         for seed in (2, 3):
             server.lend(f"v{seed}", weights(seed))

@@ -22,7 +22,7 @@ from ckpt_transport_torch import attach
 from tests.faults.campaign.witness import Witness, fingerprint, passed
 from tests.fleet import context, started_here
 
-HEARTBEAT_TIMEOUT = 1.5
+HEARTBEAT_TIMEOUT = 3.0
 SETTINGS: Mapping[str, Any] = {
     "heartbeat_interval": 0.1,
     "heartbeat_timeout": HEARTBEAT_TIMEOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -12,12 +13,15 @@ from ckpt_transport_fp8.parallel import run_parallel
 def test_given_an_error_then_no_step_runs_after_it_is_raised() -> None:
     """So that nobody writes into memory that its owner may free by then."""
     ended: list[float] = []
+    fails_now = threading.Event()
 
     def slow() -> None:
+        assert fails_now.wait(120)
         time.sleep(0.02)
         ended.append(time.monotonic())
 
     def fails() -> None:
+        fails_now.set()
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):

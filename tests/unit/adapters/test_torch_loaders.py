@@ -11,7 +11,7 @@ from ckpt_transport import Config, ParameterServer, Sink
 from ckpt_transport.errors import TaintedError, UnwritableError, UpdateAbortedError
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.loader_engine import LoaderEngine
-from tests.fleet import SWIFT
+from tests.fleet import PATIENT
 from tests.unit.torch_modules import Pairs, assign, bring, holds, net, version
 
 
@@ -24,7 +24,7 @@ def test_given_a_loader_that_kept_old_tensors_then_it_is_refused_before_the_firs
         for name, tensor in pairs:
             state[name].copy_(tensor)
 
-    with attach(module, loader=load, version="old") as served, ParameterServer(Config.load(**SWIFT)) as server:
+    with attach(module, loader=load, version="old") as served, ParameterServer(Config.load(**PATIENT)) as server:
         server.register("v1", tensors=version(module, 0.5))
         server.update("v1", [served.address])
         assign(module)

@@ -17,7 +17,7 @@ from ckpt_transport_torch.attach import Attachment
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
-from tests.fleet import SWIFT
+from tests.fleet import PATIENT
 from tests.unit.recorded import specs_of
 from tests.unit.torch_modules import (
     Change,
@@ -73,7 +73,7 @@ def test_given_a_module_whatever_became_of_it_then_the_new_bytes_are_where_it_co
 @pytest.mark.parametrize("loader", [None, looks_up], ids=["by name", "by a loader"])
 def test_given_a_module_with_other_tensors_then_a_server_updates_it(loader: Any) -> None:
     module = net()
-    with attach(module, loader=loader and loader(module)) as served, ParameterServer(Config.load(**SWIFT)) as server:
+    with attach(module, loader=loader and loader(module)) as served, ParameterServer(Config.load(**PATIENT)) as server:
         for number, change in enumerate((assign, offload, half)):
             change(module)
             server.register(f"v{number}", tensors=version(module, number + 0.5))
@@ -146,7 +146,7 @@ def test_given_tensors_replaced_while_bytes_come_then_they_are_found_before_anyt
 
 @contextmanager
 def serving(module: torch.nn.Module, engine: ModuleEngine) -> Iterator[Attachment]:
-    sink = Sink(engine, "", "old", Config.load(**SWIFT))
+    sink = Sink(engine, "", "old", Config.load(**PATIENT))
     with Attachment(module, engine, sink) as served:
         sink.start()
         yield served
@@ -159,7 +159,7 @@ def test_given_a_sink_whose_tensors_were_replaced_during_an_update_then_it_does_
     """Given tensors replaced before the commit, or after it, then the sink is tainted, and the next update cures it."""
     module = net()
     engine = TorchEngine(module)
-    with serving(module, engine) as served, ParameterServer(Config.load(**SWIFT)) as server:
+    with serving(module, engine) as served, ParameterServer(Config.load(**PATIENT)) as server:
         target: Any = engine if when == "finish" else served._sink
         undisturbed = getattr(target, when)
 

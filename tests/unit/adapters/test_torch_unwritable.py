@@ -15,7 +15,7 @@ from ckpt_transport.errors import UnwritableError, UpdateAbortedError
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
-from tests.fleet import SWIFT
+from tests.fleet import PATIENT
 from tests.unit.torch_modules import Change, Pairs, bring, holds, looks_up, net, version
 
 
@@ -75,7 +75,7 @@ def test_given_a_tensor_that_cannot_be_written_any_more_then_it_is_found_before_
     """Given a module that became unwritable, then the update changes nothing, and the sink is not tainted for ever."""
     module = net()
     tensors = version(module, 0.5)
-    with attach(module, version="old") as served, ParameterServer(Config.load(**SWIFT)) as server:
+    with attach(module, version="old") as served, ParameterServer(Config.load(**PATIENT)) as server:
         change(module)
         server.register("new", tensors=tensors)
         for _ in range(2):
@@ -114,7 +114,7 @@ def test_given_a_loader_that_writes_what_cannot_be_written_then_it_is_refused_be
     tensors = version(module, 0.5)
     with (
         attach(module, version="old", loader=looks_up(module)) as served,
-        ParameterServer(Config.load(**SWIFT)) as server,
+        ParameterServer(Config.load(**PATIENT)) as server,
     ):
         change(module)
         server.register("new", tensors={**tensors, **({"mask": torch.zeros(3, 4, 4)} if change is expand else {})})
@@ -164,7 +164,7 @@ def test_given_a_loader_that_copies_into_such_a_parameter_then_it_is_refused_bef
 
     with (
         attach(module, version="old", loader=load) as served,
-        ParameterServer(Config.load(**SWIFT)) as server,
+        ParameterServer(Config.load(**PATIENT)) as server,
     ):
         server.register("new", tensors=tensors)
         for _ in range(2):
@@ -179,7 +179,7 @@ def test_given_a_loader_that_does_not_know_the_module_any_more_then_it_is_refuse
     tensors = version(module, 0.5)
     with (
         attach(module, version="old", loader=looks_up(module)) as served,
-        ParameterServer(Config.load(**SWIFT)) as server,
+        ParameterServer(Config.load(**PATIENT)) as server,
     ):
         server.register("new", tensors=tensors)
         server.update("new", [served.address])

@@ -31,6 +31,7 @@ from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import check_version
 
 NOBODY = "http://127.0.0.1:9"
+PATIENCE = 120.0
 
 
 @pytest.mark.parametrize("version", ["0.25.1", "0.32.0", "0.32.0+cpu", "0.30.2rc1"])
@@ -55,11 +56,11 @@ def test_given_a_thread_that_is_lent_then_it_comes_back_when_the_update_has_ende
     turn = LentThread()
     with ThreadPoolExecutor(1) as worker:
         assert turn.hold() == 0
-        lent = worker.submit(turn.lend, 5.0)
-        turn.advance(0, 5.0)
+        lent = worker.submit(turn.lend, PATIENCE)
+        turn.advance(0, PATIENCE)
         assert not lent.done()
         assert turn.resume() > 0
-        lent.result(120)
+        lent.result(PATIENCE)
 
 
 def test_given_a_thread_that_is_not_lent_then_holding_ends_by_its_deadline() -> None:
@@ -91,7 +92,7 @@ def test_given_a_tainted_worker_then_its_steps_wait_and_do_not_raise_until_an_up
     gate = WorkerGate(worker)
     assert worker.execute_model("one") == "answer to one"
     assert gate.hold() == 1
-    gate.advance(1, 5.0)
+    gate.advance(1, PATIENCE)
     gate.taint("a mix")
     stepping = threading.Thread(target=worker.execute_model, args=("two",))
     stepping.start()
@@ -99,7 +100,8 @@ def test_given_a_tainted_worker_then_its_steps_wait_and_do_not_raise_until_an_up
     assert stepping.is_alive()
     assert worker.steps == 1
     gate.resume()
-    stepping.join(5.0)
+    stepping.join(PATIENCE)
+    assert not stepping.is_alive()
     assert worker.steps == 2
 
 
@@ -147,7 +149,7 @@ def bare() -> Iterator[str]:
 
 def test_given_a_server_without_development_routes_then_the_error_says_how_to_open_them(bare: str) -> None:
     with VllmServer(bare) as server:
-        server.wait(5.0)
+        server.wait(PATIENCE)
         with pytest.raises(EngineError, match=r"has no /server_info: start vLLM with VLLM_SERVER_DEV_MODE=1"):
             server.configuration()
         assert server.weight_version() == ""

@@ -22,6 +22,7 @@ from ckpt_transport.execution import (
 from ckpt_transport.memory import Buffer, MemoryKind
 from ckpt_transport.planning import Plan
 from ckpt_transport.transports.interface import Group
+from tests.unit.devices import PATIENCE
 from tests.unit.execution.test_pipeline import Fleet, Outcome, check, small
 from tests.unit.worlds import World, chained, worlds
 
@@ -44,7 +45,7 @@ class ComparingFleet(Fleet):
         else:
             made = owner(schedule, channel, self.own(schedule), mailbox.wake)
         self.made[schedule.rank] = made
-        self.barrier.wait(10)
+        self.barrier.wait(PATIENCE)
         return made
 
     def own(self, schedule: RankSchedule) -> Mapping[int, Buffer]:

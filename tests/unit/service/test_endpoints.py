@@ -16,6 +16,7 @@ from ckpt_transport_vllm.server import VllmServer
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 SOCKS = "socks5://127.0.0.1:1"
+PATIENCE = 120.0
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def test_given_an_engine_on_loopback_then_no_proxy_is_asked(
     with listening(Engine) as port, listening(Broken) as broken:
         monkeypatch.setenv(variable, f"http://127.0.0.1:{broken}" if proxy == "http" else proxy)
         with VllmServer(f"http://{host}:{port}") as server:
-            server.wait(5.0)
+            server.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(
