@@ -17,8 +17,9 @@ from ckpt_transport import ask_version
 from ckpt_transport.service.questions import ServedVersion
 from tests.vllm.servers import PATIENCE, Answers, Replica
 
-HEARTBEAT_TIMEOUT = 4.0
-STOPPED = 6.0
+HEARTBEAT_TIMEOUT = 10.0
+"""Of servers and sources; less, and a busy machine makes one that lives look dead."""
+STOPPED = 14.0
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM)
 SOURCE = f"""
 import sys

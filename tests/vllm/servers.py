@@ -29,6 +29,8 @@ from tests.vllm.forked import Forked
 
 PATIENCE = 300.0
 """Seconds in which what happens within one must have happened, however busy the machine is."""
+STUCK_SECONDS = 10.0
+"""After so long a server that does not answer is stuck, and not only slow."""
 PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tensor-parallel-size=2",)
 CORES = "VLLM_CPU_OMP_THREADS_BIND"
@@ -258,7 +260,7 @@ def wait_until_stuck(replica: Replica) -> None:
     """Wait until a forward pass waits in the engine, which then answers nothing that its core must answer."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        with client_of(replica.url, 2.0) as client:
+        with client_of(replica.url, STUCK_SECONDS) as client:
             try:
                 client.get("/is_paused")
             except httpx.ReadTimeout:

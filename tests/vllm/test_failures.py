@@ -45,8 +45,9 @@ Tensors = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def pair(started: Started) -> Iterator[Pair]:
-    """Two replicas, of versions 1 and 2, that miss a source as soon as it is silent for the usual time."""
-    one, two = started.start("qwen3", 1, environment={}), started.start("qwen3", 2, environment={})
+    """Two replicas, of versions 1 and 2, that miss a source soon."""
+    soon = {"CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": f"{disturbed.HEARTBEAT_TIMEOUT}"}
+    one, two = (started.start("qwen3", seed, environment=soon) for seed in (1, 2))
     yield one.wait(), two.wait()
     started.stop(one, two)
 

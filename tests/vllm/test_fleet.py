@@ -20,7 +20,7 @@ from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
 from tests.support.vllm_server import NATIVE
-from tests.vllm.servers import PATIENCE, Answers, Replica, Started, Traffic, swift, update
+from tests.vllm.servers import PATIENCE, PATIENT, Answers, Replica, Started, Traffic, swift, update
 
 Pair = tuple[Replica, Replica]
 
@@ -106,7 +106,7 @@ class Commands:
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "ckpt_transport", *arguments]
-        environment = {"PATH": "/usr/bin", "XDG_STATE_HOME": str(self._state), "COLUMNS": "200"}
+        environment = {"PATH": "/usr/bin", "XDG_STATE_HOME": str(self._state), "COLUMNS": "200", **PATIENT}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
         return done.returncode, done.stdout + done.stderr
 

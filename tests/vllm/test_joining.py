@@ -73,7 +73,7 @@ def test_given_no_holder_answers_then_the_engine_serves_as_before(
     serving: Replica, empty: Replica, tmp_path: Path
 ) -> None:
     """Nothing is paused for what cannot be."""
-    config = swift(transport="gloo", join_timeout=3)
+    config = swift(transport="gloo", join_timeout=15)
     path = tmp_path / "metas.json"
     with Holder("step-43", directory=serving.checkpoint(1), config=config) as gone:
         gone.address_file.save(path, config)
