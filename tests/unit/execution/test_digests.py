@@ -23,7 +23,7 @@ from ckpt_transport.memory import Buffer, MemoryKind
 from ckpt_transport.planning import Plan
 from ckpt_transport.transports.interface import Group
 from tests.unit.devices import PATIENCE
-from tests.unit.execution.test_pipeline import Fleet, Outcome, check, small
+from tests.unit.execution.fleets import Fleet, Outcome, check, small
 from tests.unit.worlds import World, chained, worlds
 
 

@@ -23,7 +23,7 @@ from ckpt_transport.testing import LoopbackTransport
 from ckpt_transport.transports import CollectiveEndpoint, Poll
 from ckpt_transport.transports.interface import Control, Endpoint, Group
 from tests.unit.devices import PATIENCE, Mark, Stream
-from tests.unit.execution.test_pipeline import IN_PROCESS, EngineError, Fleet, check, pumps
+from tests.unit.execution.fleets import IN_PROCESS, EngineError, Fleet, check, pumps
 from tests.unit.worlds import chained
 
 

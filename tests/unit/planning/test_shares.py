@@ -31,7 +31,8 @@ from ckpt_transport.planning import (
 )
 from ckpt_transport.planning.demand import scatter
 from ckpt_transport.planning.loader_memory import most_kept
-from tests.unit.worlds import INVENTED, World, needed, simulate, topology, worlds
+from tests.unit.simulator import needed, simulate
+from tests.unit.worlds import INVENTED, World, topology, worlds
 
 replace = msgspec.structs.replace
 EXPERT, COMMON = 4096, 512

@@ -26,18 +26,8 @@ from tests.unit.faulty_plans import (
     with_stages,
     without_stage,
 )
-from tests.unit.worlds import (
-    INVENTED,
-    Corruption,
-    Deadlock,
-    World,
-    chained,
-    filled,
-    manifest,
-    simulate,
-    topology,
-    worlds,
-)
+from tests.unit.simulator import Corruption, Deadlock, simulate
+from tests.unit.worlds import INVENTED, World, chained, filled, manifest, topology, worlds
 
 replace = msgspec.structs.replace
 FILL, TRANSFER, APPLY = StageKind.FILL, StageKind.TRANSFER, StageKind.APPLY

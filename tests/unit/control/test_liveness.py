@@ -1,0 +1,82 @@
+"""How a mailbox notices that a peer is gone, and that one which is busy is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from ckpt_transport.control import Mailbox
+from ckpt_transport.errors import PeerLostError
+from tests.unit.control.notes import PATIENCE, Note, until
+
+CHILD = """
+import sys, threading
+from ckpt_transport.control import Mailbox
+mailbox = Mailbox(interval=0.05)
+mailbox.watch(sys.argv[1])
+print(mailbox.address, flush=True)
+while True:  # busy, and never looks into its mailbox
+    sum(range(1000))
+"""
+
+
+def test_given_a_busy_peer_then_it_is_not_lost_until_it_is_killed() -> None:
+    with Mailbox(timeout=3.0) as mailbox:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, mailbox.address], stdout=subprocess.PIPE, text=True)
+        try:
+            assert child.stdout is not None
+            address = child.stdout.readline().strip()
+            mailbox.watch(address)
+            busy_until = time.monotonic() + 3.5
+            while time.monotonic() < busy_until:
+                mailbox.check_alive()
+                mailbox.pump(0.05)
+            os.kill(child.pid, signal.SIGKILL)
+            until(lambda: mailbox.receive(0.05) is None and not alive(mailbox, address))
+        finally:
+            child.kill()
+            child.communicate()
+        mailbox.forget(address)
+        mailbox.check_alive()
+
+
+def alive(mailbox: Mailbox, address: str) -> bool:
+    """Whether nobody watched is lost; only ``address`` may be."""
+    try:
+        mailbox.check_alive()
+    except PeerLostError as lost:
+        if address not in str(lost):
+            raise
+        return False
+    return True
+
+
+def test_given_a_peer_that_is_not_watched_then_its_silence_means_nothing(mailbox: Mailbox) -> None:
+    mailbox.check_alive()
+    mailbox.check_alive(["ipc:///nobody"])
+
+
+def test_given_a_peer_that_was_silent_before_it_was_watched_then_it_gets_its_full_time(peer: Mailbox) -> None:
+    with Mailbox(timeout=PATIENCE) as mailbox:
+        mailbox.watch(peer.address)
+        mailbox.check_alive()
+
+
+def test_given_a_rank_that_did_not_look_for_long_then_beats_that_arrived_meanwhile_count(peer: Mailbox) -> None:
+    """The deadline has passed, and the sign of life is waiting in the socket."""
+    with Mailbox(timeout=0.0, types=[Note]) as mailbox:
+        mailbox.watch(peer.address)
+        peer.send(mailbox.address, Note("alive"))
+        until(lambda: alive_at_last(mailbox, peer.address))
+
+
+def alive_at_last(mailbox: Mailbox, address: str) -> bool:
+    """Whether this look at the mailbox was the one that found the message."""
+    try:
+        mailbox.check_alive([address])
+    except PeerLostError:
+        return mailbox.receive(0) is not None
+    return mailbox.receive(0) is not None
