@@ -52,9 +52,9 @@ def play(display: Display, folder: Path, transports: Sequence[str]) -> Result:
 
         fleet = [start(full, VERSION, number) for number in range(FLEET)]
         new = [start(empty, EMPTY, number) for number in range(len(transports))]
+        holders = [stack.enter_context(_holder(full, folder / f"holder-{number}.json")) for number in range(FLEET)]
         for service in (*fleet, *new):
             service.wait()
-        holders = [stack.enter_context(_holder(full, folder / f"holder-{number}.json")) for number in range(FLEET)]
         for service in fleet:
             display.line(f"serves {VERSION}: {service.url}")
         ask = asking(MODEL.vocab_size)
