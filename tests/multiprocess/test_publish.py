@@ -7,9 +7,9 @@ import torch
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import StoreError, UpdateAbortedError
-from tests.fleet import SWIFT, SinkSpec, fleet, weights
+from tests.fleet import PATIENT, SinkSpec, fleet, weights
 
-CONFIG = Config.load(**SWIFT)
+CONFIG = Config.load(**PATIENT)
 
 
 def test_given_steps_of_training_then_each_is_served_and_the_server_holds_none_of_them() -> None:

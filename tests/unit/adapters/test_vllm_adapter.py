@@ -118,7 +118,7 @@ def test_given_a_tainted_worker_when_a_step_has_no_tokens_then_it_does_not_wait_
     worker.execute_model(Step(3))
     worker.execute_model(Step(0))
     assert gate.hold() == 1
-    gate.advance(1, 5.0)
+    gate.advance(1, PATIENCE)
     gate.taint("a mix")
     assert worker.execute_model(Step(0)) == "answer to Step(total_num_scheduled_tokens=0)"
 
