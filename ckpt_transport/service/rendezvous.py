@@ -10,13 +10,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import Event
 
 import msgspec
 from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError, JoinError
-from ckpt_transport.service.interruptible import CancelToken
 from ckpt_transport.service.torch_store import Answer, SharedStore
 from ckpt_transport.service.world import World
 
@@ -182,7 +182,7 @@ class InStore(Rendezvous):
             left = min(wait, deadline - time.monotonic())
             try:
                 lead = self._store.ask(
-                    lambda store, waits: self._wait(store, version, waits), self._config.join_timeout, left
+                    lambda store, over: self._wait(store, version, over), self._config.join_timeout, left
                 )
             except TimeoutError:
                 logger.warning(
@@ -200,7 +200,7 @@ class InStore(Rendezvous):
             f"{self._world.expectation}"
         )
 
-    def _wait(self, store: TCPStore, version: str, token: CancelToken) -> LeadNotice:
+    def _wait(self, store: TCPStore, version: str, over: Event) -> LeadNotice:
         pause = SWIFT_SECONDS
         while True:
             if store.check([self._lead_key]):
@@ -210,6 +210,6 @@ class InStore(Rendezvous):
                     return lead
             for rank, reason in self._absent(store, version).items():
                 raise JoinError(f"source rank {rank} takes no part in the update to '{version}': {reason}")
-            if not token.pause(pause):
+            if over.wait(pause):
                 raise TimeoutError
             pause = min(2 * pause, SLOW_SECONDS)

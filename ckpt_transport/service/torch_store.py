@@ -1,24 +1,26 @@
-"""torch's key-value store is asked here, so that every wait has a deadline and can be interrupted."""
+"""torch's key-value store is asked here, so that every wait has a deadline and can be interrupted.
+
+torch blocks in C++ where no signal gets through, so it is called on other threads.
+"""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
+from threading import Event, Thread
 from typing import TypeVar
 
 from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport.errors import JoinError
-from ckpt_transport.service.interruptible import CancelToken, interruptible
 
 Answer = TypeVar("Answer")
 
 
 class SharedStore:
     """Asks the store that listens at ``host`` and ``port``, or makes one there.
-
-    torch blocks in C++ where no signal gets through, so it is called on other threads.
 
     Args:
         host, port: of the store.
@@ -30,8 +32,8 @@ class SharedStore:
         self._host, self._port, self._may_listen, self._hint = host, port, may_listen, hint
         self._store: TCPStore | None = None
 
-    def ask(self, act: Callable[[TCPStore, CancelToken], Answer], patience: float, timeout: float) -> Answer:
-        """What ``act`` returns; it may wait with its second argument, which says when nobody waits for it any more.
+    def ask(self, act: Callable[[TCPStore, Event], Answer], patience: float, timeout: float) -> Answer:
+        """What ``act`` returns; it may wait with its second argument, which is set when nobody waits for it any more.
 
         Args:
             act: asks the store.
@@ -46,20 +48,20 @@ class SharedStore:
             self._store = self._connect(patience)
         store = self._store
         try:
-            return interruptible(lambda waits: act(store, waits), timeout)
+            return _interruptible(lambda over: act(store, over), timeout)
         except RuntimeError as error:
             self._store = None
             raise JoinError(f"torch's store at {self._host}:{self._port} failed: {error}; {self._hint}") from error
 
     def _connect(self, timeout: float) -> TCPStore:
-        def connect(_: CancelToken) -> TCPStore:
+        def connect(_: Event) -> TCPStore:
             if self._may_listen:
                 with suppress(RuntimeError):  # somebody listens there, as the process group of a trainer
                     return self._open(timeout, listen=True)
             return self._open(timeout, listen=False)
 
         try:
-            return interruptible(connect, timeout)
+            return _interruptible(connect, timeout)
         except (RuntimeError, TimeoutError) as error:
             raise JoinError(
                 f"torch's store at {self._host}:{self._port} (MASTER_ADDR, MASTER_PORT) does not answer within "
@@ -69,3 +71,28 @@ class SharedStore:
     def _open(self, timeout: float, *, listen: bool) -> TCPStore:
         patience = datetime.timedelta(seconds=timeout)
         return TCPStore(self._host, self._port, None, listen, patience, wait_for_workers=False, multi_tenant=listen)
+
+
+def _interruptible(act: Callable[[Event], Answer], timeout: float) -> Answer:
+    """Run ``act`` on a thread of its own and wait for it, so that signals reach this one.
+
+    What has not ended after the wait, and does not look at its event, ends with the process at the latest.
+
+    Raises:
+        TimeoutError: it did not end within ``timeout`` seconds.
+        BaseException: what it raised.
+    """
+    over = Event()
+    outcome: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(act(over))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=run, name="ckpt-transport-rendezvous", daemon=True).start()
+    try:
+        return outcome.result(timeout)
+    finally:
+        over.set()
