@@ -75,7 +75,7 @@ def test_given_a_role_of_sphinx_then_it_leads_somewhere() -> None:
     "name",
     [
         "ckpt_transport.replay.key.key_of",
-        "ckpt_transport.planning.verify.whole.prove",
+        "ckpt_transport.planning.verify.proof.prove",
         "ckpt_transport.Engine.lead",
         "Engine.lead",
         "lead",

@@ -3,7 +3,6 @@
 :func:`verify` proves the whole of a plan, and :func:`verify_part` what one rank does of it.
 """
 
-from ckpt_transport.planning.verify.own_part import verify_part
-from ckpt_transport.planning.verify.whole import verify
+from ckpt_transport.planning.verify.proof import verify, verify_part
 
 __all__ = ["verify", "verify_part"]

@@ -1,4 +1,4 @@
-"""The part of the proof that is about routes and rings: a leg has a route of its own, a rank one ring of a use."""
+"""The part of the proof that is about how a plan is built: what it names is there, and nothing is there twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,30 @@ from ckpt_transport.planning.values.alignment import ALIGNMENT
 from ckpt_transport.planning.values.plan import Plan, RingUse
 
 
-def check_routes(plan: Plan) -> None:
+def check_structure(plan: Plan) -> None:
+    """Raises: PlanError or CoverageError, where the rest of the proof would not know what the plan means."""
+    _check_buckets(plan)
+    _check_routes(plan)
+    _check_rings(plan)
+
+
+def _check_buckets(plan: Plan) -> None:
+    """Receiver sets are of sinks, extents of participants, and buckets of extents and receiver sets that are there."""
+    sinks, size = set(plan.topology.sinks), len(plan.topology.participants)
+    for receiver_set in plan.receiver_sets:
+        if not receiver_set or not sinks.issuperset(receiver_set):
+            raise PlanError(f"a receiver set is {receiver_set}, which are not sinks")
+    for extent in plan.manifest.extents:
+        if not 0 <= extent.owner < size:
+            raise PlanError(f"an extent names rank {extent.owner}, which is not there")
+    for number, bucket in enumerate(plan.buckets):
+        if not 0 <= bucket.receiver_set < len(plan.receiver_sets):
+            raise PlanError(f"bucket {number} names receiver set {bucket.receiver_set}, which is not there")
+        if not 0 <= bucket.extent < len(plan.manifest.extents):
+            raise PlanError(f"bucket {number} lies outside its extent, {bucket.extent}, which is not there")
+
+
+def _check_routes(plan: Plan) -> None:
     """Legs use routes of their own, whose members they are, and bring nothing to a rank twice."""
     size = len(plan.topology.participants)
     wanting = {*plan.topology.sinks, *(leg.sender for hop in plan.hops for leg in hop.legs)}
@@ -31,7 +54,7 @@ def check_routes(plan: Plan) -> None:
             raise PlanError(f"hop {number} sends to ranks {idle}, which are not sinks and pass nothing on")
 
 
-def check_rings(plan: Plan) -> None:
+def _check_rings(plan: Plan) -> None:
     """Every rank has one ring of a use, and all have slots of one size to receive into."""
     for ring in plan.rings:
         if not 0 <= ring.rank < len(plan.topology.participants):

@@ -79,3 +79,13 @@ def test_given_a_bucket_that_is_larger_than_its_slot_then_those_who_receive_it_r
 def test_given_a_rank_that_is_not_there_then_it_is_refused() -> None:
     with pytest.raises(PlanError, match="no rank 7"):
         verify_part(filled().plan(), 7, 1 << 30)
+
+
+@pytest.mark.parametrize("changes", [{"extent": 99}, {"extent": -1}, {"receiver_set": 99}, {"receiver_set": -1}])
+def test_given_a_bucket_that_names_nothing_then_each_member_refuses_also_who_never_sees_it(
+    changes: dict[str, int],
+) -> None:
+    made = faulty.with_bucket(chained().plan(), 0, **changes)
+    for participant in made.topology.participants:
+        with pytest.raises(PlanError, match="not there"):
+            verify_part(made, participant.rank, participant.budget)
