@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,31 +12,26 @@ from ckpt_transport.cli import served
 from ckpt_transport.cli.options import (
     BucketBytes,
     ConfigFile,
+    Endpoints,
     EndpointTimeout,
-    EngineName,
     MemoryBudget,
     OptionsError,
+    QuantizeFor,
     RingDepth,
     SourceRank,
+    Trace,
     Transport,
     WorldSize,
 )
 from ckpt_transport.cli.output import Output, say_on_stderr
-from ckpt_transport.cli.update import INCOMPLETE, KEEP, bring, run
+from ckpt_transport.cli.update import INCOMPLETE, KEEP, Driven, bring, run
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.service import Joiner
-from ckpt_transport.service.fleet import make_fleet
 
 
 def join(
-    endpoint: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The URL of an engine that joins, as http://127.0.0.1:8000; may be given many times.",
-            show_default=False,
-        ),
-    ] = None,
+    endpoint: Endpoints = None,
     sink: Annotated[
         list[str] | None,
         typer.Option(help="The address of a sink that joins; may be given many times.", show_default=False),
@@ -47,7 +43,7 @@ def join(
             show_default=False,
         ),
     ] = None,
-    engine: EngineName = "vllm",
+    engine: Annotated[str, typer.Option(help="The kind of engine at the endpoints.")] = "vllm",
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -57,14 +53,7 @@ def join(
     version: Annotated[
         str | None, typer.Option(help="What the version is called.", show_default="that of holders, or the last update")
     ] = None,
-    quantize_for: Annotated[
-        Path | None,
-        typer.Option(
-            help="Quantize them on the way, for engines started from this directory, or with this config.json.",
-            exists=True,
-            show_default="as in the last update",
-        ),
-    ] = None,
+    quantize_for: QuantizeFor = None,
     transport: Transport = None,
     bucket_bytes: BucketBytes = None,
     ring_depth: RingDepth = None,
@@ -72,7 +61,7 @@ def join(
     endpoint_timeout: EndpointTimeout = None,
     rank: SourceRank = None,
     world_size: WorldSize = None,
-    trace: Annotated[Path | None, typer.Option(help="Write the timeline there, for ui.perfetto.dev.")] = None,
+    trace: Trace = None,
     config: ConfigFile = None,
 ) -> None:
     """Bring newly started engines to the version that the fleet serves. The others are not touched.
@@ -86,31 +75,30 @@ def join(
     A holder or an engine that dies on the way is named, and the others go on.
 
     Without --metas the weights are read from --checkpoint, and without that from what 'ckpt-transport update --engine'
-    brought last from this machine. That the fleet still serves it, and that the checkpoint has not changed since, is
-    checked first.
+    brought last from this machine, quantized as it was then. That the fleet still serves it, and that the checkpoint
+    has not changed since, is checked first.
     """
     settings = Config.load(
         config,
-        sinks=tuple(sink) if sink else None,
+        sinks=sink or None,
         transport=transport,
         bucket_bytes=bucket_bytes,
         ring_depth=ring_depth,
         memory_budget=memory_budget,
         endpoint_timeout=endpoint_timeout,
-        trace=str(trace) if trace else None,
+        trace=trace,
     )
     if bool(sink) == bool(endpoint):
         raise OptionsError("give one of both: --endpoint for engines that are driven there, or --sink with --metas")
     if metas and checkpoint is not None:
         raise OptionsError("the weights come from the holders in --metas, or from --checkpoint, not from both")
+    driven = Driven(engine, tuple(endpoint), KEEP, draft=False) if endpoint else None
     if metas:
         joiner = Joiner(metas, settings)
-        driven = engine if endpoint else None
-        name = version or joiner.version
-        if run(settings, joiner, name, driven, tuple(endpoint or ()), KEEP, draft=False, console=Output()):
+        if run(settings, joiner, version or joiner.version, driven, Output()):
             raise typer.Exit(INCOMPLETE)
         return
-    if sink:
+    if driven is None:
         raise OptionsError("say where holders are with --metas; without holders use 'ckpt-transport update --sink'")
     if (checkpoint is None) != (version is None):
         raise OptionsError("give both --checkpoint and --version, or neither")
@@ -120,18 +108,7 @@ def join(
         known = _last_update(engine, settings)
         checkpoint, version = Path(known.checkpoint), known.version
         quantize_for = Path(known.quantized_for) if known.quantized_for else None
-    bring(
-        settings,
-        checkpoint,
-        version,
-        engine,
-        tuple(endpoint or ()),
-        KEEP,
-        quantize_for,
-        draft=False,
-        rank=rank,
-        world_size=world_size,
-    )
+    bring(settings, checkpoint, version, driven, quantize_for, rank=rank, world_size=world_size)
 
 
 def _last_update(engine: str, settings: Config) -> served.Served:
@@ -147,14 +124,12 @@ def _last_update(engine: str, settings: Config) -> served.Served:
         )
     served.check_unchanged(known)
     for endpoint in known.endpoints:
-        fleet = make_fleet(engine, [endpoint], settings, "keep", False)
         try:
-            (serves,) = fleet.versions()
+            with closing(Driven(engine, (endpoint,), KEEP, draft=False).fleet(settings)) as fleet:
+                (serves,) = fleet.versions()
         except CkptTransportError as error:
             say_on_stderr(f"{endpoint} is not asked: {error}")
             continue
-        finally:
-            fleet.close()
         if serves not in ("", known.version):
             raise ConfigError(
                 f"{endpoint} serves '{serves}', and the last update from here brought '{known.version}'; give "

@@ -6,13 +6,13 @@ import enum
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from ckpt_transport.cli.options import OptionsError
 from ckpt_transport.service import ParameterServer
 from ckpt_transport.service.fleet import Updates
-from ckpt_transport.service.subset import chosen
 from ckpt_transport.update import Report
-from ckpt_transport.update.progress import Progress
 
 
 class UpdateMethod(enum.StrEnum):
@@ -24,60 +24,28 @@ class UpdateMethod(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
-    """Updates the sinks that are chosen by P2P, whoever dies on the way."""
+class _Step:
+    """One update of a method; see :class:`~ckpt_transport.service.fleet.Updates`."""
 
-    server: ParameterServer
-    ranks: Sequence[int] | None
-
-    @property
-    def rank(self) -> int:
-        return self.server.rank
-
-    def update(
-        self,
-        version: str,
-        sinks: Sequence[str] | None = None,
-        progress: Progress | None = None,
-        before_hold: Callable[[], None] | None = None,
-    ) -> Report | None:
-        return self.server.update_p2p(version, sinks, self.ranks, progress, before_hold)
-
-
-@dataclass(frozen=True, slots=True)
-class _Others:
-    """Updates the sinks that are not chosen by a broadcast."""
-
-    server: ParameterServer
-    ranks: Sequence[int]
-
-    @property
-    def rank(self) -> int:
-        return self.server.rank
-
-    def update(
-        self,
-        version: str,
-        sinks: Sequence[str] | None = None,
-        progress: Progress | None = None,
-        before_hold: Callable[[], None] | None = None,
-    ) -> Report | None:
-        everybody = self.server.config.sinks if sinks is None else tuple(sinks)
-        chosen(everybody, self.ranks)
-        others = tuple(address for rank, address in enumerate(everybody) if rank not in self.ranks)
-        return self.server.update(version, others, progress, before_hold)
+    rank: int
+    update: Callable[..., Report | None]
 
 
 def steps(server: ParameterServer, method: UpdateMethod, ranks: Sequence[int] | None) -> Iterator[Updates]:
     """List the updates that a method is made of, in order."""
+
+    def by_p2p(version: str, sinks: Sequence[str] | None = None, *told: Any, **named: Any) -> Report | None:
+        return server.update_p2p(version, sinks, ranks, *told, **named)
+
     if method is UpdateMethod.P2P:
-        yield _Chosen(server, ranks)
+        yield _Step(server.rank, by_p2p)
     elif method is UpdateMethod.BROADCAST or ranks is None:
         yield server
     else:
-        if len(set(ranks)) < len(server.config.sinks):
-            yield _Others(server, ranks)
-        yield _Chosen(server, ranks)
+        others = tuple(address for rank, address in enumerate(server.config.sinks) if rank not in ranks)
+        if others:
+            yield _Step(server.rank, partial(server.update, sinks=others))
+        yield _Step(server.rank, by_p2p)
 
 
 def parse_ranks(text: str) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,13 @@ Checkpoint = Annotated[
         help="A safetensors file, or a directory as Hugging Face lays it out.", exists=True, show_default=False
     ),
 ]
+
+
+def as_source(checkpoint: Path) -> dict[str, Any]:
+    """How a checkpoint is given to :meth:`~ckpt_transport.ParameterServer.register`."""
+    return {"directory": checkpoint} if checkpoint.is_dir() else {"files": [checkpoint]}
+
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with settings.", exists=True, dir_okay=False)
 ]
@@ -32,11 +39,16 @@ MemoryBudget = Annotated[
     str | None,
     typer.Option(help="Extra memory an update may take per participant.", show_default="half of what is free"),
 ]
-EngineName = Annotated[str, typer.Option("--engine", help="The kind of engine at the endpoints.")]
 Endpoints = Annotated[
-    list[str],
+    list[str] | None,
+    typer.Option(help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False),
+]
+QuantizeFor = Annotated[
+    Path | None,
     typer.Option(
-        "--endpoint", help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False
+        help="Quantize on the way, for engines that were started from this directory, or with this config.json.",
+        exists=True,
+        show_default=False,
     ),
 ]
 EndpointTimeout = Annotated[
@@ -55,4 +67,5 @@ WorldSize = Annotated[
         show_default="WORLD_SIZE, else 1",
     ),
 ]
+Trace = Annotated[Path | None, typer.Option(help="Write the timeline there, for ui.perfetto.dev.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckpt_transport.cli.options import Checkpoint, ConfigFile, MemoryBudget
+from ckpt_transport.cli.options import Checkpoint, ConfigFile, MemoryBudget, as_source
 from ckpt_transport.cli.output import Output
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
@@ -42,10 +42,7 @@ def serve(
         check_place(save_metas)
     console = Output()
     with progress(console, f"reading {checkpoint.name}") as shown:
-        if checkpoint.is_dir():
-            holder = Holder(version, directory=checkpoint, address=address, config=settings, progress=shown)
-        else:
-            holder = Holder(version, files=[checkpoint], address=address, config=settings, progress=shown)
+        holder = Holder(version, **as_source(checkpoint), address=address, config=settings, progress=shown)
     with holder:
         metas = holder.address_file
         if save_metas is not None:

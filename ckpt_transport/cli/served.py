@@ -7,8 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ckpt_transport.checkpoint.checkpoint import from_files
-from ckpt_transport.checkpoint.directory import from_directory
+from ckpt_transport.checkpoint import from_path
 from ckpt_transport.errors import ConfigError
 
 
@@ -77,6 +76,5 @@ def check_unchanged(served: Served) -> None:
 
 def stamps(checkpoint: Path) -> dict[str, tuple[int, int]]:
     """Read size and time of the last change of every file of a checkpoint."""
-    files = from_directory(checkpoint) if checkpoint.is_dir() else from_files([checkpoint])
-    found = {file.path.name: file.path.stat() for file in files}
+    found = {file.path.name: file.path.stat() for file in from_path(checkpoint)}
     return {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}

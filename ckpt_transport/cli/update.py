@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.cli import served
-from ckpt_transport.cli.before import check_before
 from ckpt_transport.cli.methods import UpdateMethod, parse_ranks, steps
 from ckpt_transport.cli.options import (
     BucketBytes,
     Checkpoint,
     ConfigFile,
+    Endpoints,
     EndpointTimeout,
     MemoryBudget,
     OptionsError,
+    QuantizeFor,
     RingDepth,
     SourceRank,
+    Trace,
     Transport,
     WorldSize,
+    as_source,
 )
 from ckpt_transport.cli.output import Output, after_commit, say_on_stderr
 from ckpt_transport.cli.progress import progress
@@ -31,12 +35,11 @@ from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport.planning import explain
 from ckpt_transport.planning.explain import count
 from ckpt_transport.service import ParameterServer
-from ckpt_transport.service.fleet import FleetReport, Updates, make_fleet
-from ckpt_transport.update.progress import Progress
+from ckpt_transport.service.fleet import Fleet, FleetReport, Updates, make_fleet
+from ckpt_transport.service.subset import check_sinks, chosen
+from ckpt_transport.service.trace import check_trace
+from ckpt_transport.update import available
 from ckpt_transport.update.report import Report
-
-Done = TypeVar("Done")
-
 
 KEEP = "keep"
 """What becomes of requests where nothing else is asked for."""
@@ -53,10 +56,7 @@ def update(
     engine: Annotated[
         str | None, typer.Option(help="The kind of engine at the endpoints, as 'vllm'.", show_default=False)
     ] = None,
-    endpoint: Annotated[
-        list[str] | None,
-        typer.Option(help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False),
-    ] = None,
+    endpoint: Endpoints = None,
     pause: Annotated[
         str,
         typer.Option(
@@ -67,14 +67,7 @@ def update(
     draft: Annotated[
         bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
     ] = False,
-    quantize_for: Annotated[
-        Path | None,
-        typer.Option(
-            help="Quantize on the way, for engines that were started from this directory, or with this config.json.",
-            exists=True,
-            show_default=False,
-        ),
-    ] = None,
+    quantize_for: QuantizeFor = None,
     update_method: Annotated[
         UpdateMethod,
         typer.Option(
@@ -95,7 +88,7 @@ def update(
     endpoint_timeout: EndpointTimeout = None,
     rank: SourceRank = None,
     world_size: WorldSize = None,
-    trace: Annotated[Path | None, typer.Option(help="Write the timeline there, for ui.perfetto.dev.")] = None,
+    trace: Trace = None,
     config: ConfigFile = None,
 ) -> None:
     """Register a checkpoint and bring it to every sink, everywhere or nowhere.
@@ -111,13 +104,13 @@ def update(
     """
     settings = Config.load(
         config,
-        sinks=tuple(sink) if sink else None,
+        sinks=sink or None,
         transport=transport,
         bucket_bytes=bucket_bytes,
         ring_depth=ring_depth,
         memory_budget=memory_budget,
         endpoint_timeout=endpoint_timeout,
-        trace=str(trace) if trace else None,
+        trace=trace,
     )
     if (engine is None) != (not endpoint):
         raise OptionsError("--engine and --endpoint belong together: what runs there, and where")
@@ -129,92 +122,105 @@ def update(
         raise OptionsError("a broadcast is to all sinks; with --ranks choose --update-method p2p, or all")
     if ranks is not None and engine is not None:
         raise OptionsError("--ranks counts sinks; of engines choose some by their --endpoint")
-    bring(
-        settings,
-        checkpoint,
-        version,
-        engine,
-        tuple(endpoint or ()),
-        pause,
-        quantize_for,
-        draft=draft,
-        method=update_method,
-        ranks=None if ranks is None else parse_ranks(ranks),
-        rank=rank,
-        world_size=world_size,
-    )
+    driven = None if engine is None else Driven(engine, tuple(endpoint or ()), pause, draft)
+    some = None if ranks is None else parse_ranks(ranks)
+    bring(settings, checkpoint, version, driven, quantize_for, update_method, some, rank, world_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """Names engines that are driven at their endpoints, and says how.
+
+    Attributes:
+        engine: the kind of engine.
+        endpoints: their URLs.
+        pause: what becomes of their requests.
+        draft: whether their draft models are meant.
+    """
+
+    engine: str
+    endpoints: tuple[str, ...]
+    pause: str
+    draft: bool
+
+    def fleet(self, settings: Config) -> Fleet:
+        """Make the fleet of them; raises as :func:`make_fleet`."""
+        return make_fleet(self.engine, self.endpoints, settings, self.pause, self.draft)
 
 
 def bring(
     settings: Config,
     checkpoint: Path,
     version: str,
-    engine: str | None,
-    endpoints: tuple[str, ...],
-    pause: str,
+    driven: Driven | None,
     quantize_for: Path | None,
-    *,
-    draft: bool,
     method: UpdateMethod = UpdateMethod.BROADCAST,
     ranks: Sequence[int] | None = None,
     rank: int | None = None,
     world_size: int | None = None,
 ) -> None:
-    """Bring ``checkpoint`` to the sinks of the settings, or to the engines at ``endpoints``, and say what happened."""
+    """Bring ``checkpoint`` to the engines that are driven, else to the sinks of the settings; say what happened."""
     quantize = None if quantize_for is None else quantizer_for(quantize_for)
     with ParameterServer(settings, rank=rank, world_size=world_size) as server:
         console = Output(quiet=server.rank != 0)
         if server.rank == 0:
-            check_before(settings, engine, endpoints, pause, draft, ranks)
-        register = _with_progress(console, f"reading {checkpoint.name}")
+            _check_before(settings, driven, ranks)
         name = version if quantize is None else f"{version} as it was read"
-        if checkpoint.is_dir():
-            stored = register(lambda shown: server.register(name, directory=checkpoint, progress=shown))
-        else:
-            stored = register(lambda shown: server.register(name, files=[checkpoint], progress=shown))
+        with progress(console, f"reading {checkpoint.name}") as shown:
+            stored = server.register(name, **as_source(checkpoint), progress=shown)
         if quantize is not None and quantize_for is not None:
             server.lend(version, quantize(stored, quantize_for))
         problems: list[str] = []
         for number, updates in enumerate(steps(server, method, ranks)):
             try:
-                problems += run(settings, updates, version, engine, endpoints, pause, draft=draft, console=console)
+                problems += run(settings, updates, version, driven, console)
             except UpdateAbortedError as error:
                 if number == 0:
                     raise
                 problems.append(str(error))
                 say_on_stderr(f"the sinks that --ranks does not name serve '{version}', and the others do not: {error}")
         with after_commit("it cannot be noted for those who join later"):
-            if engine is not None and server.rank == 0 and not draft:
-                served.remember(engine, version, checkpoint, endpoints, quantize_for)
+            if driven is not None and server.rank == 0 and not driven.draft:
+                served.remember(driven.engine, version, checkpoint, driven.endpoints, quantize_for)
         with after_commit("its server could not be closed"):
             server.close()
     if problems:
         raise typer.Exit(INCOMPLETE)
 
 
-def run(
-    settings: Config,
-    updates: Updates,
-    version: str,
-    engine: str | None,
-    endpoints: tuple[str, ...],
-    pause: str,
-    *,
-    draft: bool,
-    console: Output,
-) -> Sequence[str]:
+def _check_before(settings: Config, driven: Driven | None, ranks: Sequence[int] | None) -> None:
+    """Check what can be checked before a checkpoint is read, which may take long.
+
+    Raises:
+        ConfigError: no sink or adapter is named that there is, or the trace cannot be written.
+        PluginError: the transport that is asked for cannot run here.
+    """
+    available.check(settings)
+    check_trace(settings)
+    if driven is not None:
+        driven.fleet(settings).close()
+        return
+    check_sinks(settings.sinks)
+    if ranks is not None:
+        chosen(settings.sinks, ranks)
+
+
+def run(settings: Config, updates: Updates, version: str, driven: Driven | None, console: Output) -> Sequence[str]:
     """Bring ``version`` by ``updates``, and say what happened; returns who was lost on the way."""
-    updating = _with_progress(console, f"updating to {version}")
-    if engine is None:
-        report = updating(lambda shown: updates.update(version, progress=shown))
-        problems: Sequence[str] = () if report is None else (*report.lost, *report.left.values())
+    what = f"updating to {version}"
+    problems: Sequence[str]
+    if driven is None:
+        with progress(console, what) as shown:
+            report = updates.update(version, progress=shown)
+        problems = () if report is None else (*report.lost, *report.left.values())
         with after_commit("its report cannot be shown"):
             if report is not None:
                 _print(console, report)
     else:
-        fleet = make_fleet(engine, endpoints, settings, pause, draft)
+        fleet = driven.fleet(settings)
         try:
-            done = updating(lambda shown: fleet.update(updates, version, shown))
+            with progress(console, what) as shown:
+                done = fleet.update(updates, version, shown)
         except BaseException:
             fleet.close()
             raise
@@ -227,16 +233,6 @@ def run(
     for problem in problems:
         console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
     return problems
-
-
-def _with_progress(console: Output, what: str) -> Callable[[Callable[[Progress], Done]], Done]:
-    """Runs something that reports its progress, and shows that."""
-
-    def run(act: Callable[[Progress], Done]) -> Done:
-        with progress(console, what) as shown:
-            return act(shown)
-
-    return run
 
 
 def _print(console: Output, report: Report) -> None:
