@@ -32,19 +32,21 @@ def check_ownership(plan: Plan) -> None:
     ranges: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     every: tuple[PlacedTensor | TensorRange, ...] = (*manifest.tensors, *manifest.present)
     for part in every:
-        name = part.spec.name
-        if specs.setdefault(name, part.spec) != part.spec:
-            raise CoverageError(f"{name} is {part.spec} at one place and {specs[name]} at another")
+        spec = part.spec
+        name = spec.name
+        known = specs.setdefault(name, spec)
+        if known is not spec and known != spec:
+            raise CoverageError(f"{name} is {spec} at one place and {known} at another")
         if part.start < 0 or part.nbytes < 0:
             raise PlanError(f"a range of {name} begins at {part.start} and is {part.nbytes} bytes long")
         ranges[name].append((part.start, part.nbytes))
+    sizes = dict(enumerate(extent.nbytes for extent in manifest.extents))
     for tensor in manifest.tensors:
-        inside = 0 <= tensor.extent < len(manifest.extents)
-        if not inside or not 0 <= tensor.offset <= manifest.extents[tensor.extent].nbytes - tensor.nbytes:
+        if not 0 <= tensor.offset <= sizes.get(tensor.extent, -1) - tensor.nbytes:
             raise PlanError(f"{tensor.spec.name} lies outside its extent")
     for name, spec in specs.items():
-        fault = _fault(ranges[name], spec.nbytes)
-        if fault:
+        nbytes = spec.nbytes
+        if ranges[name] != [(0, nbytes)] and (fault := _fault(ranges[name], nbytes)):
             raise CoverageError(f"{fault} of {name}: no owner, or more than one")
     if _whole_tensors(plan) and not all(tensor.whole for tensor in manifest.tensors):
         cut = next(tensor for tensor in manifest.tensors if not tensor.whole)
@@ -80,14 +82,13 @@ def check_pieces(plan: Plan, buckets: Iterable[tuple[int, Bucket]]) -> None:
             if not 0 <= piece.tensor < len(tensors):
                 raise PlanError(f"bucket {number} names tensor {piece.tensor}, which is not there")
             tensor = tensors[piece.tensor]
-            lies = any(
-                part.bucket_offset <= piece.bucket_offset
-                and piece.bucket_offset + piece.nbytes <= part.bucket_offset + part.nbytes
-                and part.offset + piece.bucket_offset - part.bucket_offset == tensor.offset + piece.tensor_offset
-                for part in ranges
-            )
             inside = 0 <= piece.tensor_offset <= piece.tensor_offset + piece.nbytes <= tensor.nbytes
-            if not lies or bucket.extent != tensor.extent or not inside:
+            for part in ranges if inside and bucket.extent == tensor.extent else ():
+                behind = piece.bucket_offset - part.bucket_offset
+                at_home = part.offset + behind == tensor.offset + piece.tensor_offset
+                if at_home and 0 <= behind <= part.nbytes - piece.nbytes:
+                    break
+            else:
                 raise CoverageError(f"bucket {number} does not lie over tensor {tensor.spec.name} where it says")
 
 

@@ -88,22 +88,20 @@ class Flow:
             receivers = self._receiver_sets[bucket.receiver_set]
             if receivers and not self._applied[which]:
                 raise CoverageError(f"bucket {which} is never applied")
-            reached = 0
-            for bringer, ranks in self._has[which].items():
-                reached |= ranks if bringer >= 0 and plan.stages[bringer].kind is StageKind.TRANSFER else 0
-            idle = reached & ~receivers & ~self._passed[which]
+            needed, idle = receivers | self._passed[which] | self._owners[bucket.extent], 0
+            for ranks in self._has[which].values():
+                idle |= ranks & ~needed
             if idle:
                 raise PlanError(f"bucket {which} goes to ranks {_ranks(idle)}, which neither need it nor pass it on")
 
     def _check_waits(self, number: int, stage: Stage, members: int) -> None:
         """A stage waits for earlier ones only, and no member for a mapped send of its own that a later stage ends."""
+        transfer, ended = StageKind.TRANSFER, stage.bucket if stage.kind is StageKind.APPLY else -1
         for earlier in stage.after:
             if not 0 <= earlier < number:
                 raise CoverageError(f"stage {number} waits for a stage that is not earlier, which can deadlock")
             waited = self._plan.stages[earlier]
-            if waited.kind is not StageKind.TRANSFER or self._applied[waited.bucket]:
-                continue
-            if stage.kind is StageKind.APPLY and stage.bucket == waited.bucket:
+            if waited.kind is not transfer or waited.bucket == ended or self._applied[waited.bucket]:
                 continue
             if self._lenders[waited.hop] & members:
                 raise CoverageError(
@@ -127,8 +125,9 @@ class Flow:
         mapped = senders & ~self._in_slot[stage.bucket] & ~owner
         if mapped:
             raise PlanError(f"stage {number} sends bucket {stage.bucket} from ranks {_ranks(mapped)}, which map it")
-        if any(ranks & receivers for ranks in has.values()):
-            raise CoverageError(f"stage {number} brings bucket {stage.bucket} to a rank that has it already")
+        for ranks in has.values():
+            if ranks & receivers:
+                raise CoverageError(f"stage {number} brings bucket {stage.bucket} to a rank that has it already")
         if writes:
             if bucket.slot == IN_PLACE:
                 raise CoverageError(f"stage {number} receives bucket {stage.bucket}, which has no slot")
