@@ -14,7 +14,6 @@ import re
 import tomllib
 import typing
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +22,7 @@ from msgspec import Meta
 
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.paths import without_nul
+from ckpt_transport.sizes import parse_size, size
 from ckpt_transport.transports import options
 from ckpt_transport.transports.options import Chosen, Gathered, Given
 
@@ -33,11 +33,32 @@ MIB = 1024**2
 WEEK = 7 * 24 * 3600.0
 TRANSPORTS = "transports"
 
-_SIZE = {"type": "size", "expects": "a size above zero: a number of bytes, or text as '64MiB', '1GiB', '512KiB', '4MB'"}
-_SECONDS = {"type": "seconds", "expects": "a number of seconds above zero and at most a week"}
-_TEXT = {"type": "text", "expects": "text"}
 _ADDRESS = r"(ipc|tcp)://\S+"
 _NAME = r"[A-Za-z0-9_.-]+"
+_BANDWIDTH = "a number of bytes per second, or text as '10GB'; 0 for not known"
+_SINKS = "a list of addresses, each as 'ipc:///run/sink.sock', 'tcp://host:port' or 'tcp://[IPv6]:port'"
+
+
+def _setting(meaning: str, kind: str, expects: str, **bounds: Any) -> Meta:
+    """What is said about a setting: what it means, what kind of value it has, and which it may have."""
+    return Meta(description=meaning, extra={"type": kind, "expects": expects}, **bounds)
+
+
+def _size(meaning: str) -> Meta:
+    expects = "a size above zero: a number of bytes, or text as '64MiB', '1GiB', '512KiB', '4MB'"
+    return _setting(meaning, "size", expects, ge=1)
+
+
+def _seconds(meaning: str) -> Meta:
+    return _setting(meaning, "seconds", "a number of seconds above zero and at most a week", gt=0, le=WEEK)
+
+
+def _text(meaning: str, expects: str = "text", **bounds: Any) -> Meta:
+    return _setting(meaning, "text", expects, **bounds)
+
+
+def _one_of(meaning: str, *values: str) -> Meta:
+    return _setting(meaning, " | ".join(values), " or ".join(f"'{value}'" for value in values))
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,166 +72,128 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     transport: Annotated[
         str,
-        Meta(
-            description="The transport to use: a name, 'auto' for the best one here, a relay as 'gloo+shm', or a chain "
-            "broadcast as 'gloo-chain'.",
+        _text(
+            "The transport to use: a name, 'auto' for the best one here, a relay as 'gloo+shm', or a chain broadcast "
+            "as 'gloo-chain'.",
+            "the name of a transport, 'auto', or names joined by '+'",
             pattern=rf"^{_NAME}(\+{_NAME})*\Z",
-            extra={"type": "text", "expects": "the name of a transport, 'auto', or names joined by '+'"},
         ),
     ] = "auto"
-    bucket_bytes: Annotated[
-        int, Meta(description="The largest bucket, the unit that moves through the pipeline.", ge=1, extra=_SIZE)
-    ] = 64 * MIB
+    bucket_bytes: Annotated[int, _size("The largest bucket, the unit that moves through the pipeline.")] = 64 * MIB
     ring_depth: Annotated[
         int,
-        Meta(
-            description="How many buckets may be in the pipeline at once.",
-            ge=1,
-            extra={"type": "integer", "expects": "a whole number, 1 or more"},
-        ),
+        _setting("How many buckets may be in the pipeline at once.", "integer", "a whole number, 1 or more", ge=1),
     ] = 4
     memory_budget: Annotated[
         int,
-        Meta(
-            description="The most extra memory each participant may use for an update; 0 for half of what is free when "
-            "its first update begins, and 512 MiB at least.",
+        _setting(
+            "The most extra memory each participant may use for an update; 0 for half of what is free when its first "
+            "update begins, and 512 MiB at least.",
+            "size",
+            "a number of bytes, or text as '2GiB'; 0 for what free memory allows",
             ge=0,
-            extra={"type": "size", "expects": "a number of bytes, or text as '2GiB'; 0 for what free memory allows"},
         ),
     ] = 0
-    join_timeout: Annotated[
-        float,
-        Meta(description="How long to wait for all participants to turn up.", gt=0, le=WEEK, extra=_SECONDS),
-    ] = 30.0
+    join_timeout: Annotated[float, _seconds("How long to wait for all participants to turn up.")] = 30.0
     endpoint_timeout: Annotated[
-        float,
-        Meta(
-            description="How long to wait for engines that are driven at their endpoints and do not answer yet.",
-            gt=0,
-            le=WEEK,
-            extra=_SECONDS,
-        ),
+        float, _seconds("How long to wait for engines that are driven at their endpoints and do not answer yet.")
     ] = 30.0
-    update_timeout: Annotated[
-        float,
-        Meta(description="How long one update may take before it is aborted.", gt=0, le=WEEK, extra=_SECONDS),
-    ] = 600.0
-    heartbeat_interval: Annotated[
-        float,
-        Meta(description="How often each participant says that it is alive.", gt=0, le=WEEK, extra=_SECONDS),
-    ] = 0.5
-    heartbeat_timeout: Annotated[
-        float,
-        Meta(
-            description="How long a participant may be silent before it counts as dead.",
-            gt=0,
-            le=WEEK,
-            extra=_SECONDS,
-        ),
-    ] = 5.0
+    update_timeout: Annotated[float, _seconds("How long one update may take before it is aborted.")] = 600.0
+    heartbeat_interval: Annotated[float, _seconds("How often each participant says that it is alive.")] = 0.5
+    heartbeat_timeout: Annotated[float, _seconds("How long a participant may be silent before it counts as dead.")] = (
+        5.0
+    )
     sinks: Annotated[
         tuple[Annotated[str, Meta(pattern=rf"^{_ADDRESS}\Z")], ...],
-        Meta(
-            description="The addresses of the sinks to update; separated by commas in the environment.",
-            extra={
-                "type": "list of addresses",
-                "expects": "a list of addresses, each as 'ipc:///run/sink.sock', 'tcp://host:port' or 'tcp://[IPv6]:port'",
-            },
+        _setting(
+            "The addresses of the sinks to update; separated by commas in the environment.", "list of addresses", _SINKS
         ),
     ] = ()
     coordinator: Annotated[
         str,
-        Meta(
-            description="The address the first source binds for the others to join; chosen when empty.",
+        _setting(
+            "The address the first source binds for the others to join; chosen when empty.",
+            "address",
+            "an address as 'ipc:///run/update.sock' or 'tcp://host:port', or nothing",
             pattern=rf"^({_ADDRESS})?\Z",
-            extra={
-                "type": "address",
-                "expects": "an address as 'ipc:///run/update.sock' or 'tcp://host:port', or nothing",
-            },
         ),
     ] = ""
     interface: Annotated[
         str,
-        Meta(
-            description="The address that TCP sockets bind when another host must reach this participant.",
+        _text(
+            "The address that TCP sockets bind when another host must reach this participant.",
+            "the address or the host name of a network interface",
             pattern=r"^\S+\Z",
-            extra={"type": "text", "expects": "the address or the host name of a network interface"},
         ),
     ] = "127.0.0.1"
     link: Annotated[
         int,
-        Meta(
-            description="Bytes per second of this participant's link to other hosts, so that holders share out what "
-            "they send by it; 0 when it is not known.",
+        _setting(
+            "Bytes per second of this participant's link to other hosts, so that holders share out what they send by "
+            "it; 0 when it is not known.",
+            "size",
+            _BANDWIDTH,
             ge=0,
-            extra={"type": "size", "expects": "a number of bytes per second, or text as '10GB'; 0 for not known"},
         ),
     ] = 0
     host: Annotated[
-        str,
-        Meta(
-            description="The name of this participant's host; equal names mean that shared memory can be mapped.",
-            extra=_TEXT,
-        ),
+        str, _text("The name of this participant's host; equal names mean that shared memory can be mapped.")
     ] = ""
     secret_file: Annotated[
         str,
-        Meta(
-            description="The file with the shared secret that encrypts and authenticates TCP; the same for all "
-            "participants.",
-            extra=_TEXT,
-        ),
+        _text("The file with the shared secret that encrypts and authenticates TCP; the same for all participants."),
     ] = ""
     insecure: Annotated[
         bool,
-        Meta(
-            description="Whether TCP over loopback may do without a secret, so that every user of the host can pose as "
-            "a participant.",
-            extra={"type": "true | false", "expects": "true or false"},
+        _setting(
+            "Whether TCP over loopback may do without a secret, so that every user of the host can pose as a "
+            "participant.",
+            "true | false",
+            "true or false",
         ),
     ] = False
     pool: Annotated[
         Literal["shared", "private"],
-        Meta(
-            description="Where a source keeps a version: in shared memory that sinks can map, or in its own memory.",
-            extra={"type": "shared | private", "expects": "'shared' or 'private'"},
+        _one_of(
+            "Where a source keeps a version: in shared memory that sinks can map, or in its own memory.",
+            "shared",
+            "private",
         ),
     ] = "shared"
     read_threads: Annotated[
         int,
-        Meta(
-            description="How many threads read a checkpoint; 0 means as many as there are cores, up to 8.",
+        _setting(
+            "How many threads read a checkpoint; 0 means as many as there are cores, up to 8.",
+            "integer",
+            "a whole number from 0 to 1024",
             ge=0,
             le=1024,
-            extra={"type": "integer", "expects": "a whole number from 0 to 1024"},
         ),
     ] = 0
     verify_apply: Annotated[
         Literal["first", "always"],
-        Meta(
-            description="When a sink compares what it replays with what the engine's own loader does, byte for byte.",
-            extra={"type": "first | always", "expects": "'first' or 'always'"},
+        _one_of(
+            "When a sink compares what it replays with what the engine's own loader does, byte for byte.",
+            "first",
+            "always",
         ),
     ] = "first"
     integrity: Annotated[
         Literal["always", "never"],
-        Meta(
-            description="When sinks compare a digest of the bytes of each bucket with its owner's before they commit; "
-            "what source rank 0, or who leads a join, has set holds for all.",
-            extra={"type": "always | never", "expects": "'always' or 'never'"},
+        _one_of(
+            "When sinks compare a digest of the bytes of each bucket with its owner's before they commit; what source "
+            "rank 0, or who leads a join, has set holds for all.",
+            "always",
+            "never",
         ),
     ] = "always"
-    trace: Annotated[
-        str,
-        Meta(
-            description="The file to write a Chrome or Perfetto trace of the update to; none when empty.", extra=_TEXT
-        ),
-    ] = ""
+    trace: Annotated[str, _text("The file to write a Chrome or Perfetto trace of the update to; none when empty.")] = ""
     transports: Annotated[
         Any,
-        Meta(
-            description="Settings that transports have of their own, a table for each.",
-            extra={"type": "tables", "expects": "a table for each transport, as [transports.NAME]"},
+        _setting(
+            "Settings that transports have of their own, a table for each.",
+            "tables",
+            "a table for each transport, as [transports.NAME]",
         ),
     ] = Chosen()
 
@@ -248,13 +231,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 take(key, value, f"in {path}")
         for variable, text in environ.items():
             source = f"in the environment variable {variable}"
-            option = _option_of(variable)
-            field = None if option else _field_of(variable)
-            if option is not None:
-                own.add(*option, Given(text, source, is_text=True))
-            elif field is not None:
-                values[field] = _convert(field, text, source, is_text=True)
-                sources[field] = source
+            meant = _meant_by(variable)
+            if isinstance(meant, tuple):
+                own.add(*meant, Given(text, source, is_text=True))
+            elif meant is not None:
+                values[meant] = _convert(meant, text, source, is_text=True)
+                sources[meant] = source
         for key, given in overrides.items():
             if given is not None:
                 take(key, given, "in the arguments")
@@ -281,39 +263,6 @@ _SERVICE_LINK = re.compile(r"(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?
 def describe() -> list[tuple[str, str, str, str]]:
     """Name, type, default and meaning of every setting, in order, for help texts and the reference."""
     return [(name, _kind(name), _shown(name, _DEFAULTS[name]), _META[name].description or "") for name in _FIELDS]
-
-
-def parse_size(text: str) -> int:
-    """Bytes from text such as ``64MiB``, ``1.5GiB``, ``4MB`` (a million each) or ``4096``.
-
-    Raises:
-        ConfigError: it is not a size, or not a whole number of bytes.
-    """
-    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    factor = _UNITS.get(match[2].lower()) if match else None
-    if match is None or factor is None:
-        raise ConfigError(f"'{text}' is not a size; write a number of bytes, or 512KiB, 64MiB, 1GiB, 4MB")
-    size = Fraction(match[1]) * factor
-    if size.denominator != 1:
-        raise ConfigError(f"'{text}' is not a whole number of bytes")
-    return int(size)
-
-
-def format_size(nbytes: int) -> str:
-    """``nbytes`` in the largest binary unit that fits, to one decimal where it is not a whole number of them."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        factor = _UNITS[unit.lower()]
-        if abs(nbytes) >= factor:
-            return f"{nbytes // factor}{unit}" if nbytes % factor == 0 else f"{nbytes / factor:.1f}{unit}"
-    return f"{nbytes}B"
-
-
-_UNITS = {
-    "": 1,
-    "b": 1,
-    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
-    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
-}
 
 
 def _convert(name: str, value: object, source: str, *, is_text: bool = False) -> object:
@@ -360,19 +309,20 @@ def _read_toml(path: Path, source: str) -> dict[str, object]:
         raise ConfigError(f"{path}{source}, line {line}: not valid TOML: {error}") from error
 
 
-def _field_of(variable: str) -> str | None:
-    """The setting an environment variable stands for, or None when it is none of ours.
+def _meant_by(variable: str) -> str | tuple[str, str] | None:
+    """The setting an environment variable stands for, or a transport and its own setting; None when it is not ours.
 
     Raises:
         ConfigError: it has our prefix and stands for nothing.
     """
-    if not variable.startswith(ENV_PREFIX) or variable == ENV_FILE:
-        return None
     suffix = variable.removeprefix(ENV_PREFIX)
-    if suffix == suffix.upper() and suffix.lower() in _FIELDS:
-        return suffix.lower()
-    if _SERVICE_LINK.fullmatch(suffix):
+    if suffix == variable or variable == ENV_FILE or _SERVICE_LINK.fullmatch(suffix):
         return None
+    if suffix.lower() in _FIELDS:
+        if suffix == suffix.upper():
+            return suffix.lower()
+    elif option := options.named_by(suffix):
+        return option
     close = difflib.get_close_matches(suffix.lower(), _FIELDS, n=1)
     suggestion = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else "."
     known = ", ".join(name.upper() for name in _FIELDS if name != TRANSPORTS)
@@ -380,14 +330,6 @@ def _field_of(variable: str) -> str | None:
         f"unknown environment variable {variable}{suggestion} After {ENV_PREFIX} may come: {known}, CONFIG, or "
         "the name of an installed transport and one of its settings"
     )
-
-
-def _option_of(variable: str) -> tuple[str, str] | None:
-    """The transport, and its own setting, that an environment variable stands for."""
-    suffix = variable.removeprefix(ENV_PREFIX)
-    if suffix == variable or variable == ENV_FILE or suffix.lower() in _FIELDS or _SERVICE_LINK.fullmatch(suffix):
-        return None
-    return options.named_by(suffix)
 
 
 def _unknown(name: str, source: str) -> ConfigError:
@@ -425,4 +367,4 @@ def _quoted(value: object) -> str:
 def _shown(name: str, value: object) -> str:
     if isinstance(value, tuple | Chosen):
         return ",".join(str(item) for item in value)
-    return format_size(value) if _kind(name) == "size" and isinstance(value, int) else str(value)
+    return size(value) if _kind(name) == "size" and isinstance(value, int) else str(value)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ckpt_transport.planning.explain import size
+from ckpt_transport.sizes import size
 
 LINE_SECONDS = 2.0
 """Plain lines come no closer together than this."""

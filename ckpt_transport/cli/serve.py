@@ -11,9 +11,9 @@ from ckpt_transport.cli.options import Checkpoint, ConfigFile, MemoryBudget, as_
 from ckpt_transport.cli.output import Output
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
-from ckpt_transport.planning.explain import size
 from ckpt_transport.service import Holder
 from ckpt_transport.service.address_file import check_place
+from ckpt_transport.sizes import size
 
 
 def serve(

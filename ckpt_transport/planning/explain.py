@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop, Plan, StageKind
+from ckpt_transport.sizes import size
 
 HOPS_SHOWN = 12
 """Of a long line, so many."""
@@ -52,15 +53,6 @@ def explain(plan: Plan) -> str:
     lines.append(f"digest    {plan.digest[:16]}")
     lines += [f"{'why' if number == 0 else '':<10}{note}" for number, note in enumerate(plan.notes)]
     return "\n".join(lines)
-
-
-def size(nbytes: float) -> str:
-    """Write a number of bytes in the binary unit that a person would choose."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.4g} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.4g} TiB"
 
 
 def count(number: int, noun: str) -> str:

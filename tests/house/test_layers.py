@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "ckpt_transport"
 LAYERS = (
     ("errors",),
-    ("dtypes", "paths"),
+    ("dtypes", "paths", "sizes"),
     ("memory",),
     ("transports",),
     ("config",),
