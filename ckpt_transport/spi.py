@@ -14,206 +14,105 @@ a quantizer               :class:`Conversion`, :class:`ScatteredTensors`, :class
 Modules below this one are private to the core. They may change without notice.
 """
 
-from __future__ import annotations
+from ckpt_transport import dtypes as dtypes
+from ckpt_transport.checkpoint import Loan as Loan
+from ckpt_transport.checkpoint.copier import describe as describe
+from ckpt_transport.checkpoint.directory import INDEX as INDEX
+from ckpt_transport.checkpoint.directory import from_directory as from_directory
+from ckpt_transport.checkpoint.given import given_tensors as given_tensors
+from ckpt_transport.checkpoint.pool import lay_out as lay_out
+from ckpt_transport.checkpoint.scattered import ScatteredTensors as ScatteredTensors
+from ckpt_transport.checkpoint.scattered import check_readable as check_readable
+from ckpt_transport.checkpoint.strict_json import parse_object as parse_object
+from ckpt_transport.checkpoint.watched import Watched as Watched
+from ckpt_transport.control.addresses import any_port as any_port
+from ckpt_transport.memory import CONTIGUOUS as CONTIGUOUS
+from ckpt_transport.memory import Buffer as Buffer
+from ckpt_transport.memory import DoubleBuffer as DoubleBuffer
+from ckpt_transport.memory import Fence as Fence
+from ckpt_transport.memory import Launch as Launch
+from ckpt_transport.memory import MemoryKind as MemoryKind
+from ckpt_transport.memory import Segment as Segment
+from ckpt_transport.memory import SegmentName as SegmentName
+from ckpt_transport.memory import copy_bytes as copy_bytes
+from ckpt_transport.memory import copy_each as copy_each
+from ckpt_transport.memory import drain as drain
+from ckpt_transport.memory import fence as fence
+from ckpt_transport.memory import fence_on as fence_on
+from ckpt_transport.memory import may_have_devices as may_have_devices
+from ckpt_transport.memory import read_only as read_only
+from ckpt_transport.memory import sweep_leftovers as sweep_leftovers
+from ckpt_transport.memory import unwritable as unwritable
+from ckpt_transport.memory import why_not_plain as why_not_plain
+from ckpt_transport.memory.segment import SHM as SHM
+from ckpt_transport.paths import without_nul as without_nul
+from ckpt_transport.planning import Conversion as Conversion
+from ckpt_transport.planning import PlacedTensor as PlacedTensor
+from ckpt_transport.planning import Share as Share
+from ckpt_transport.planning import TensorSpec as TensorSpec
+from ckpt_transport.planning.loader_memory import layer_of as layer_of
+from ckpt_transport.planning.values.alignment import ALIGNMENT as ALIGNMENT
+from ckpt_transport.planning.values.alignment import align_up as align_up
+from ckpt_transport.replay import Loader as Loader
+from ckpt_transport.replay import LoadPass as LoadPass
+from ckpt_transport.replay import ModuleLoading as ModuleLoading
+from ckpt_transport.replay import Owner as Owner
+from ckpt_transport.replay import OwnerKind as OwnerKind
+from ckpt_transport.replay import RecordedLoader as RecordedLoader
+from ckpt_transport.replay import RecordedLoading as RecordedLoading
+from ckpt_transport.replay import Recording as Recording
+from ckpt_transport.replay import Replay as Replay
+from ckpt_transport.replay import TensorSnapshot as TensorSnapshot
+from ckpt_transport.replay import Written as Written
+from ckpt_transport.replay import by_loader_in_words as by_loader_in_words
+from ckpt_transport.replay import fingerprint as fingerprint
+from ckpt_transport.replay import named_tensors as named_tensors
+from ckpt_transport.replay import record as record
+from ckpt_transport.replay import refuse_unwritable as refuse_unwritable
+from ckpt_transport.replay import required_bytes as required_bytes
+from ckpt_transport.service.call_guard import CallGuard as CallGuard
+from ckpt_transport.service.claims import Claims as Claims
+from ckpt_transport.service.claims import EngineClaim as EngineClaim
+from ckpt_transport.service.endpoints import client_of as client_of
+from ckpt_transport.service.endpoints import is_loopback as is_loopback
+from ckpt_transport.service.endpoints import proxy_for as proxy_for
+from ckpt_transport.service.fleet import Fleet as Fleet
+from ckpt_transport.service.fleet import Updates as Updates
+from ckpt_transport.service.questions import Here as Here
+from ckpt_transport.transports import Calls as Calls
+from ckpt_transport.transports import CollectiveEndpoint as CollectiveEndpoint
+from ckpt_transport.transports import MappedEndpoint as MappedEndpoint
+from ckpt_transport.transports import MessageEndpoint as MessageEndpoint
+from ckpt_transport.transports import OneSidedEndpoint as OneSidedEndpoint
+from ckpt_transport.transports import Poll as Poll
+from ckpt_transport.transports import ReadSpan as ReadSpan
+from ckpt_transport.transports.interface import API_VERSION as API_VERSION
+from ckpt_transport.transports.interface import Availability as Availability
+from ckpt_transport.transports.interface import Control as Control
+from ckpt_transport.transports.interface import Descriptor as Descriptor
+from ckpt_transport.transports.interface import Endpoint as Endpoint
+from ckpt_transport.transports.interface import FanOut as FanOut
+from ckpt_transport.transports.interface import Group as Group
+from ckpt_transport.transports.interface import NoOptions as NoOptions
+from ckpt_transport.transports.interface import Reach as Reach
+from ckpt_transport.transports.interface import Span as Span
+from ckpt_transport.transports.interface import Traits as Traits
+from ckpt_transport.transports.interface import Transfer as Transfer
+from ckpt_transport.transports.interface import Transport as Transport
+from ckpt_transport.transports.native import native_module as native_module
+from ckpt_transport.transports.operations import Completion as Completion
+from ckpt_transport.transports.operations import MemoryRegion as MemoryRegion
+from ckpt_transport.transports.operations import Receipt as Receipt
+from ckpt_transport.transports.rdma.bandwidth import expected_bandwidth as expected_bandwidth
+from ckpt_transport.transports.rdma.devices import Locality as Locality
+from ckpt_transport.transports.rdma.devices import RdmaDevice as RdmaDevice
+from ckpt_transport.transports.rdma.devices import locality_of_cpus as locality_of_cpus
+from ckpt_transport.transports.rdma.devices import locality_of_pci as locality_of_pci
+from ckpt_transport.transports.rdma.devices import nearest as nearest
+from ckpt_transport.transports.rdma.devices import rdma_devices as rdma_devices
+from ckpt_transport.transports.rdma.ucx import ucx_devices as ucx_devices
+from ckpt_transport.update.host import host_name as host_name
+from ckpt_transport.update.mailbox import open_mailbox as open_mailbox
+from ckpt_transport.update.progress import Progress as Progress
 
-from ckpt_transport import dtypes
-from ckpt_transport.checkpoint import Loan
-from ckpt_transport.checkpoint.copier import describe
-from ckpt_transport.checkpoint.directory import INDEX, from_directory
-from ckpt_transport.checkpoint.given import given_tensors
-from ckpt_transport.checkpoint.pool import lay_out
-from ckpt_transport.checkpoint.scattered import ScatteredTensors, check_readable
-from ckpt_transport.checkpoint.strict_json import parse_object
-from ckpt_transport.checkpoint.watched import Watched
-from ckpt_transport.control.addresses import any_port
-from ckpt_transport.memory import (
-    CONTIGUOUS,
-    Buffer,
-    DoubleBuffer,
-    Fence,
-    Launch,
-    MemoryKind,
-    Segment,
-    SegmentName,
-    copy_bytes,
-    copy_each,
-    drain,
-    fence,
-    fence_on,
-    may_have_devices,
-    read_only,
-    sweep_leftovers,
-    unwritable,
-    why_not_plain,
-)
-from ckpt_transport.memory.segment import SHM
-from ckpt_transport.paths import without_nul
-from ckpt_transport.planning import Conversion, PlacedTensor, Share, TensorSpec
-from ckpt_transport.planning.loader_memory import layer_of
-from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
-from ckpt_transport.replay import (
-    Loader,
-    LoadPass,
-    ModuleLoading,
-    Owner,
-    OwnerKind,
-    RecordedLoader,
-    RecordedLoading,
-    Recording,
-    Replay,
-    TensorSnapshot,
-    Written,
-    by_loader_in_words,
-    fingerprint,
-    named_tensors,
-    record,
-    refuse_unwritable,
-    required_bytes,
-)
-from ckpt_transport.service.call_guard import CallGuard
-from ckpt_transport.service.claims import Claims, EngineClaim
-from ckpt_transport.service.endpoints import client_of, is_loopback, proxy_for
-from ckpt_transport.service.fleet import Fleet, Updates
-from ckpt_transport.service.questions import Here
-from ckpt_transport.transports import (
-    Calls,
-    CollectiveEndpoint,
-    MappedEndpoint,
-    MessageEndpoint,
-    OneSidedEndpoint,
-    Poll,
-    ReadSpan,
-)
-from ckpt_transport.transports.interface import (
-    API_VERSION,
-    Availability,
-    Control,
-    Descriptor,
-    Endpoint,
-    FanOut,
-    Group,
-    NoOptions,
-    Reach,
-    Span,
-    Traits,
-    Transfer,
-    Transport,
-)
-from ckpt_transport.transports.native import native_module
-from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
-from ckpt_transport.transports.rdma.bandwidth import expected_bandwidth
-from ckpt_transport.transports.rdma.devices import (
-    Locality,
-    RdmaDevice,
-    locality_of_cpus,
-    locality_of_pci,
-    nearest,
-    rdma_devices,
-)
-from ckpt_transport.transports.rdma.ucx import ucx_devices
-from ckpt_transport.update.host import host_name
-from ckpt_transport.update.mailbox import open_mailbox
-from ckpt_transport.update.progress import Progress
-
-__all__ = [
-    "ALIGNMENT",
-    "API_VERSION",
-    "CONTIGUOUS",
-    "INDEX",
-    "SHM",
-    "Availability",
-    "Buffer",
-    "CallGuard",
-    "Calls",
-    "Claims",
-    "CollectiveEndpoint",
-    "Completion",
-    "Control",
-    "Conversion",
-    "Descriptor",
-    "DoubleBuffer",
-    "Endpoint",
-    "EngineClaim",
-    "FanOut",
-    "Fence",
-    "Fleet",
-    "Group",
-    "Here",
-    "Launch",
-    "LoadPass",
-    "Loader",
-    "Loan",
-    "Locality",
-    "MappedEndpoint",
-    "MemoryKind",
-    "MemoryRegion",
-    "MessageEndpoint",
-    "ModuleLoading",
-    "NoOptions",
-    "OneSidedEndpoint",
-    "Owner",
-    "OwnerKind",
-    "PlacedTensor",
-    "Poll",
-    "Progress",
-    "RdmaDevice",
-    "Reach",
-    "ReadSpan",
-    "Receipt",
-    "RecordedLoader",
-    "RecordedLoading",
-    "Recording",
-    "Replay",
-    "ScatteredTensors",
-    "Segment",
-    "SegmentName",
-    "Share",
-    "Span",
-    "TensorSnapshot",
-    "TensorSpec",
-    "Traits",
-    "Transfer",
-    "Transport",
-    "Updates",
-    "Watched",
-    "Written",
-    "align_up",
-    "any_port",
-    "by_loader_in_words",
-    "check_readable",
-    "client_of",
-    "copy_bytes",
-    "copy_each",
-    "describe",
-    "drain",
-    "dtypes",
-    "expected_bandwidth",
-    "fence",
-    "fence_on",
-    "fingerprint",
-    "from_directory",
-    "given_tensors",
-    "host_name",
-    "is_loopback",
-    "lay_out",
-    "layer_of",
-    "locality_of_cpus",
-    "locality_of_pci",
-    "may_have_devices",
-    "named_tensors",
-    "native_module",
-    "nearest",
-    "open_mailbox",
-    "parse_object",
-    "proxy_for",
-    "rdma_devices",
-    "read_only",
-    "record",
-    "refuse_unwritable",
-    "required_bytes",
-    "sweep_leftovers",
-    "ucx_devices",
-    "unwritable",
-    "why_not_plain",
-    "without_nul",
-]
+__all__ = [name for name in dir() if not name.startswith("_")]
