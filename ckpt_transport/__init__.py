@@ -11,113 +11,44 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ckpt_transport.checkpoint import StoredVersion
-    from ckpt_transport.config import Config
-    from ckpt_transport.engine import Engine, Gate, LoadedBucket, LoadedPiece
-    from ckpt_transport.errors import (
-        BudgetError,
-        CheckpointError,
-        CkptTransportError,
-        ConfigError,
-        ControlError,
-        CoverageError,
-        EndpointBrokenError,
-        EndpointClosedError,
-        EngineError,
-        JoinError,
-        MessageError,
-        PeerLostError,
-        PlanError,
-        PlanMismatchError,
-        PluginError,
-        RecordingError,
-        RegionBusyError,
-        RegistrationError,
-        SharedMemoryError,
-        StoreError,
-        TaintedError,
-        TransferError,
-        TransferTimeout,
-        TransportConflictError,
-        TransportError,
-        TransportNotFoundError,
-        TransportUnavailableError,
-        UnwritableError,
-        UpdateAbortedError,
-        UpdateError,
-        UsageError,
-    )
-    from ckpt_transport.service import AddressFile, Holder, HolderAddress, Joiner, ParameterServer, Sink, ask_version
-    from ckpt_transport.service.fleet import FleetReport
-    from ckpt_transport.service.questions import ServedVersion
-    from ckpt_transport.update import Report
+from ckpt_transport import errors
 
-__all__ = [
-    "AddressFile",
-    "BudgetError",
-    "CheckpointError",
-    "CkptTransportError",
-    "Config",
-    "ConfigError",
-    "ControlError",
-    "CoverageError",
-    "EndpointBrokenError",
-    "EndpointClosedError",
-    "Engine",
-    "EngineError",
-    "FleetReport",
-    "Gate",
-    "Holder",
-    "HolderAddress",
-    "JoinError",
-    "Joiner",
-    "LoadedBucket",
-    "LoadedPiece",
-    "MessageError",
-    "ParameterServer",
-    "PeerLostError",
-    "PlanError",
-    "PlanMismatchError",
-    "PluginError",
-    "RecordingError",
-    "RegionBusyError",
-    "RegistrationError",
-    "Report",
-    "ServedVersion",
-    "SharedMemoryError",
-    "Sink",
-    "StoreError",
-    "StoredVersion",
-    "TaintedError",
-    "TransferError",
-    "TransferTimeout",
-    "TransportConflictError",
-    "TransportError",
-    "TransportNotFoundError",
-    "TransportUnavailableError",
-    "UnwritableError",
-    "UpdateAbortedError",
-    "UpdateError",
-    "UsageError",
-    "ask_version",
-]
+if TYPE_CHECKING:
+    from ckpt_transport.checkpoint import StoredVersion as StoredVersion
+    from ckpt_transport.config import Config as Config
+    from ckpt_transport.engine import Engine as Engine
+    from ckpt_transport.engine import Gate as Gate
+    from ckpt_transport.engine import LoadedBucket as LoadedBucket
+    from ckpt_transport.engine import LoadedPiece as LoadedPiece
+    from ckpt_transport.errors import *  # noqa: F403
+    from ckpt_transport.service import AddressFile as AddressFile
+    from ckpt_transport.service import Holder as Holder
+    from ckpt_transport.service import HolderAddress as HolderAddress
+    from ckpt_transport.service import Joiner as Joiner
+    from ckpt_transport.service import ParameterServer as ParameterServer
+    from ckpt_transport.service import Sink as Sink
+    from ckpt_transport.service import ask_version as ask_version
+    from ckpt_transport.service.fleet import FleetReport as FleetReport
+    from ckpt_transport.service.questions import ServedVersion as ServedVersion
+    from ckpt_transport.update import Report as Report
 
 _HOMES = {
-    **dict.fromkeys((name for name in __all__ if name.endswith(("Error", "Timeout"))), "errors"),
-    "Config": "config",
-    **dict.fromkeys(("Engine", "Gate", "LoadedBucket", "LoadedPiece"), "engine"),
-    "FleetReport": "service.fleet",
-    "Report": "update",
-    "ServedVersion": "service.questions",
-    "StoredVersion": "checkpoint",
+    "checkpoint": "StoredVersion",
+    "config": "Config",
+    "engine": "Engine Gate LoadedBucket LoadedPiece",
+    "errors": " ".join(name for name, value in vars(errors).items() if isinstance(value, type)),
+    "service": "AddressFile Holder HolderAddress Joiner ParameterServer Sink ask_version",
+    "service.fleet": "FleetReport",
+    "service.questions": "ServedVersion",
+    "update": "Report",
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
     """Load what users import when they ask for it: torch takes a second, in which a command must be interruptible."""
-    if name not in __all__:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f"ckpt_transport.{_HOMES.get(name, 'service')}")
-    value = globals()[name] = getattr(home, name)
+    value = globals()[name] = getattr(importlib.import_module(f"ckpt_transport.{_HOME_OF[name]}"), name)
     return value

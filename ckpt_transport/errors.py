@@ -176,6 +176,3 @@ class EndpointClosedError(TransportError):
 
 class EndpointBrokenError(TransportError):
     """The endpoint failed earlier and cannot be used again."""
-
-
-__all__ = [name for name, value in list(globals().items()) if isinstance(value, type)]

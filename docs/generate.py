@@ -122,9 +122,8 @@ def command_line() -> str:
 
 def error_tree() -> str:
     rows = []
-    for name in errors.__all__:
-        kind = getattr(errors, name)
-        if kind.__module__ == errors.__name__:
+    for name, kind in vars(errors).items():
+        if _is_error(kind):
             parents = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
             meaning, _, attributes = (inspect.getdoc(kind) or "").partition("Attributes:\n")
             rows.append(
