@@ -1,39 +1,5 @@
 """Every error this library raises, in one tree.
 
-::
-
-    CkptTransportError
-    ├── ConfigError                  a setting is unknown, of the wrong type, or cannot be met
-    ├── UsageError                   an object is used after close(), in a forked child, or inside its own call
-    ├── StoreError                   a version cannot be registered, found or freed
-    │   ├── CheckpointError          a file, an index or a tensor is not what it claims to be
-    │   └── SharedMemoryError        shared memory is full, missing, or belongs to somebody else
-    ├── PluginError
-    │   ├── TransportNotFoundError   no plugin has that name; lists the names there are
-    │   ├── TransportConflictError   two distributions register one name; names both
-    │   └── TransportUnavailableError  the plugin cannot run here; carries the reason and the cure
-    ├── PlanError
-    │   ├── PlanMismatchError        two participants hold different plans, or a plan a sink cannot apply
-    │   ├── RecordingError           what a loader does cannot be recorded; says why
-    │   ├── UnwritableError          a tensor of an engine cannot be written; names it, why, and the cure
-    │   ├── BudgetError              the memory budget holds not even one slot
-    │   └── CoverageError            a byte is missed, or written twice, or read too early
-    ├── ControlError
-    │   ├── MessageError             bytes on a control socket that are not a message of ours
-    │   ├── JoinError                a participant did not answer in time, or refused
-    │   └── EngineError              an engine's own control interface is not there, or refused
-    ├── UpdateError
-    │   ├── UpdateAbortedError       the update failed; every sink still serves its old version
-    │   └── TaintedError             the update failed half-way; the named sinks must not serve
-    └── TransportError
-        ├── RegistrationError        memory could not be registered, mapped or described
-        ├── RegionBusyError          a region was closed while an operation still uses it
-        ├── TransferError            the bytes of one transfer did not arrive
-        ├── PeerLostError            a member of the route is gone
-        ├── TransferTimeout          a deadline passed (also a TimeoutError)
-        ├── EndpointClosedError      you closed it
-        └── EndpointBrokenError      it broke earlier; the first cause is chained
-
 A plugin maps its library's own errors to these at one edge, with ``raise ... from``.
 """
 
@@ -69,15 +35,15 @@ class PluginError(CkptTransportError):
 
 
 class TransportNotFoundError(PluginError):
-    """No plugin registers the name that was asked for."""
+    """No plugin registers the name that was asked for; lists the names there are."""
 
 
 class TransportConflictError(PluginError):
-    """Two distributions register the same transport name."""
+    """Two distributions register the same transport name; names both."""
 
 
 class TransportUnavailableError(PluginError):
-    """The plugin exists and cannot run on this machine."""
+    """The plugin exists and cannot run on this machine; carries the reason and the cure."""
 
     def __init__(self, name: str, reason: str, hint: str = "") -> None:
         self.name, self.reason, self.hint = name, reason, hint
@@ -94,15 +60,15 @@ class PlanMismatchError(PlanError):
 
 
 class RecordingError(PlanError):
-    """What a loader does with a checkpoint cannot be recorded, or a record does not hold."""
+    """What a loader does with a checkpoint cannot be recorded, or a record does not hold; says why."""
 
 
 class UnwritableError(PlanError):
-    """A tensor of an engine cannot be written in place. Nothing was written."""
+    """A tensor of an engine cannot be written in place; names it, why, and the cure. Nothing was written."""
 
 
 class BudgetError(PlanError):
-    """The memory budget is smaller than the smallest pipeline that works."""
+    """The memory budget holds not even one slot, which is the smallest pipeline that works."""
 
 
 class CoverageError(PlanError):
@@ -175,4 +141,4 @@ class EndpointClosedError(TransportError):
 
 
 class EndpointBrokenError(TransportError):
-    """The endpoint failed earlier and cannot be used again."""
+    """The endpoint failed earlier and cannot be used again; the first cause is chained."""

@@ -136,9 +136,18 @@ def error_tree() -> str:
     return page(
         "Errors",
         prose(errors.__doc__ or ""),
+        "\n".join(["```text", *_tree([errors.CkptTransportError]), "```"]),
         table(("error", "is a", "meaning"), rows),
         "What they mean to whoever runs an update: [handle failures](../how-to/handle-failures.md).",
     )
+
+
+def _tree(kinds: Sequence[type[BaseException]], indent: str = "") -> Iterator[str]:
+    """The names of classes, and below each those that derive from it."""
+    for kind in kinds:
+        below = [each for each in kind.__subclasses__() if _is_error(each)]
+        yield f"{indent}{kind.__name__}"
+        yield from _tree(below, indent + "    ")
 
 
 def wire_messages() -> str:

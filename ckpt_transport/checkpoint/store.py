@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
@@ -234,9 +233,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check_free(self, version: str) -> None:
@@ -264,7 +261,6 @@ class Store:
     ) -> StoredVersion:
         wanted = [(file, entry) for file in share(files, self._rank, self._world_size) for entry in file.tensors]
         report = _Report(progress, sum(entry.nbytes for _, entry in wanted))
-        report.start()
         if not wanted:
             return self._stored(version, [], [])
         offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
@@ -291,7 +287,6 @@ class Store:
         offsets, pool_nbytes = lay_out(spec.nbytes for spec in specs)
         placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
         report = _Report(progress, sum(tensor.nbytes for tensor in placed))
-        report.start()
         pool = self._take(pool_nbytes, undo, release)
         copier.copy(tensors.values(), placed, pool, self._executor, report.add)
         return self._stored(version, [pool], placed, same=same_tensors(tensors))
@@ -326,8 +321,6 @@ class _Report:
         self._progress = progress
         self._total = total
         self._done = 0
-
-    def start(self) -> None:
         self.add(0)
 
     def add(self, nbytes: int) -> None:

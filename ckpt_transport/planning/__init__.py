@@ -4,56 +4,34 @@
 :func:`explain` tells a person about it.
 """
 
-from ckpt_transport.planning.assignment import spread
-from ckpt_transport.planning.chain_broadcast import transports_of
-from ckpt_transport.planning.explain import explain
-from ckpt_transport.planning.planner import plan
-from ckpt_transport.planning.values.byte_ranges import ByteRange, ByteRangeSet
-from ckpt_transport.planning.values.manifest import (
-    Conversion,
-    Extent,
-    Manifest,
-    PlacedTensor,
-    TensorRange,
-    TensorSpec,
-    merge,
-)
-from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Piece, Plan, Ring, RingUse, Stage, StageKind
-from ckpt_transport.planning.values.settings import AUTO, Settings
-from ckpt_transport.planning.values.share import Share, digest_of
-from ckpt_transport.planning.values.topology import EVERYTHING, RankInfo, Role, Topology
-from ckpt_transport.planning.verify import verify, verify_part
-
-__all__ = [
-    "AUTO",
-    "EVERYTHING",
-    "IN_PLACE",
-    "Bucket",
-    "ByteRange",
-    "ByteRangeSet",
-    "Conversion",
-    "Extent",
-    "Manifest",
-    "Piece",
-    "PlacedTensor",
-    "Plan",
-    "RankInfo",
-    "Ring",
-    "RingUse",
-    "Role",
-    "Settings",
-    "Share",
-    "Stage",
-    "StageKind",
-    "TensorRange",
-    "TensorSpec",
-    "Topology",
-    "digest_of",
-    "explain",
-    "merge",
-    "plan",
-    "spread",
-    "transports_of",
-    "verify",
-    "verify_part",
-]
+from ckpt_transport.planning.assignment import spread as spread
+from ckpt_transport.planning.chain_broadcast import transports_of as transports_of
+from ckpt_transport.planning.explain import explain as explain
+from ckpt_transport.planning.planner import plan as plan
+from ckpt_transport.planning.values.byte_ranges import ByteRange as ByteRange
+from ckpt_transport.planning.values.byte_ranges import ByteRangeSet as ByteRangeSet
+from ckpt_transport.planning.values.manifest import Conversion as Conversion
+from ckpt_transport.planning.values.manifest import Extent as Extent
+from ckpt_transport.planning.values.manifest import Manifest as Manifest
+from ckpt_transport.planning.values.manifest import PlacedTensor as PlacedTensor
+from ckpt_transport.planning.values.manifest import TensorRange as TensorRange
+from ckpt_transport.planning.values.manifest import TensorSpec as TensorSpec
+from ckpt_transport.planning.values.manifest import merge as merge
+from ckpt_transport.planning.values.plan import IN_PLACE as IN_PLACE
+from ckpt_transport.planning.values.plan import Bucket as Bucket
+from ckpt_transport.planning.values.plan import Piece as Piece
+from ckpt_transport.planning.values.plan import Plan as Plan
+from ckpt_transport.planning.values.plan import Ring as Ring
+from ckpt_transport.planning.values.plan import RingUse as RingUse
+from ckpt_transport.planning.values.plan import Stage as Stage
+from ckpt_transport.planning.values.plan import StageKind as StageKind
+from ckpt_transport.planning.values.settings import AUTO as AUTO
+from ckpt_transport.planning.values.settings import Settings as Settings
+from ckpt_transport.planning.values.share import Share as Share
+from ckpt_transport.planning.values.share import digest_of as digest_of
+from ckpt_transport.planning.values.topology import EVERYTHING as EVERYTHING
+from ckpt_transport.planning.values.topology import RankInfo as RankInfo
+from ckpt_transport.planning.values.topology import Role as Role
+from ckpt_transport.planning.values.topology import Topology as Topology
+from ckpt_transport.planning.verify import verify as verify
+from ckpt_transport.planning.verify import verify_part as verify_part

@@ -82,47 +82,37 @@ class Joiner:
             UsageError: another process made the joiner, or another call has not ended within ``update_timeout``.
         """
         with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
-            return self._update(version, sinks, progress, before_hold, clock)
-
-    def _update(
-        self,
-        version: str,
-        sinks: Sequence[str] | None,
-        progress: Progress | None,
-        before_hold: Callable[[], None] | None,
-        clock: PhaseClock,
-    ) -> Report:
-        invited = self.config.sinks if sinks is None else tuple(sinks)
-        if version != self._found.version:
-            raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._found.version}'")
-        if not invited or len(set(invited)) != len(invited):
-            raise ConfigError(f"name the sinks that are to join, each once; named: {', '.join(invited) or 'none'}")
-        check_known(self.config)
-        check_trace(self.config)
-        holders = tuple(holder.address for holder in self._found.holders)
-        near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
-        listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
-        with open_mailbox(listen, q.COORDINATOR, self.config) as mailbox:
-            for address in (*invited, *holders):
-                mailbox.check(address)
-            table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
-            update = secrets.token_hex(8)
-            join = Introducer(self.config).of_leader(self.version, states(self.config))
-            plans = PlanCache(self.config.memory_budget)
-            coordinator = P2PCoordinator(update, mailbox, self.config, table, RouteNames(), plans, (), clock)
-            try:
-                report = coordinator.lead(
-                    msgspec.structs.replace(join, update=update),
-                    Invitees(1, invited, holders, self._objection),
-                    progress,
-                    before_hold,
-                )
-            finally:
+            invited = self.config.sinks if sinks is None else tuple(sinks)
+            if version != self._found.version:
+                raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._found.version}'")
+            if not invited or len(set(invited)) != len(invited):
+                raise ConfigError(f"name the sinks that are to join, each once; named: {', '.join(invited) or 'none'}")
+            check_known(self.config)
+            check_trace(self.config)
+            holders = tuple(holder.address for holder in self._found.holders)
+            near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
+            listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
+            with open_mailbox(listen, q.COORDINATOR, self.config) as mailbox:
                 for address in (*invited, *holders):
-                    mailbox.send(address, m.Goodbye(nonce=coordinator.nonces.get(address, "")))
-                table.close()
-        keep_trace(report, self.config)
-        return report
+                    mailbox.check(address)
+                table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
+                update = secrets.token_hex(8)
+                join = Introducer(self.config).of_leader(self.version, states(self.config))
+                plans = PlanCache(self.config.memory_budget)
+                coordinator = P2PCoordinator(update, mailbox, self.config, table, RouteNames(), plans, (), clock)
+                try:
+                    report = coordinator.lead(
+                        msgspec.structs.replace(join, update=update),
+                        Invitees(1, invited, holders, self._objection),
+                        progress,
+                        before_hold,
+                    )
+                finally:
+                    for address in (*invited, *holders):
+                        mailbox.send(address, m.Goodbye(nonce=coordinator.nonces.get(address, "")))
+                    table.close()
+            keep_trace(report, self.config)
+            return report
 
     def _objection(self, join: m.Join) -> str:
         """Why a holder is not what the file says."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -277,7 +276,7 @@ class ParameterServer:
     def _update(
         self,
         version: str,
-        invited: Callable[[], tuple[str, ...]],
+        choose: Callable[[], tuple[str, ...]],
         leader: type[Coordinator],
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
@@ -286,43 +285,29 @@ class ParameterServer:
         if self.rank > 0:
             self._follow(self._store.get(version))
             return None
-        lead = partial(self._lead, version, invited, leader, progress, before_hold, clock)
-        if self._rendezvous is None:
-            return lead(lambda address: None)
-        with self._rendezvous.leading(version) as announce:
-            return lead(announce)
-
-    def _lead(
-        self,
-        version: str,
-        choose: Callable[[], tuple[str, ...]],
-        leader: type[Coordinator],
-        progress: Progress | None,
-        before_hold: Callable[[], None] | None,
-        clock: PhaseClock,
-        announce: Callable[[str], None],
-    ) -> Report:
-        stored = self._store.get(version)
-        invited = choose()
-        check(self.config)
-        check_trace(self.config)
-        mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
-        for address in invited:
-            mailbox.check(address)
-        announce(mailbox.address)
-        for address in self._partners.keys() - set(invited):
-            mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
-            mailbox.forget(address)
-        update = secrets.token_hex(8)
-        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents, clock)
-        join = self._join(update, table, stored)
-        try:
-            report = coordinator.lead(join, self._invitees(version, invited), progress, before_hold)
-        finally:
-            known = {**self._partners, **coordinator.nonces}
-            self._partners = {address: known.get(address, "") for address in invited}
-        keep_trace(report, self.config)
-        return report
+        meeting = self._rendezvous
+        with nullcontext(lambda address: None) if meeting is None else meeting.leading(version) as announce:
+            stored = self._store.get(version)
+            invited = choose()
+            check(self.config)
+            check_trace(self.config)
+            mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
+            for address in invited:
+                mailbox.check(address)
+            announce(mailbox.address)
+            for address in self._partners.keys() - set(invited):
+                mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
+                mailbox.forget(address)
+            update = secrets.token_hex(8)
+            coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents, clock)
+            join = self._join(update, table, stored)
+            try:
+                report = coordinator.lead(join, self._invitees(version, invited), progress, before_hold)
+            finally:
+                known = {**self._partners, **coordinator.nonces}
+                self._partners = {address: known.get(address, "") for address in invited}
+            keep_trace(report, self.config)
+            return report
 
     def _invitees(self, version: str, sinks: tuple[str, ...]) -> Invitees:
         meeting = self._rendezvous
