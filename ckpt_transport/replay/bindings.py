@@ -21,9 +21,8 @@ def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
     """Differs when a tensor has moved, or changed its shape or type; not when its values changed."""
-    return tuple(
-        (name, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in tensors.items()
-    )
+    with torch._C.DisableTorchFunctionSubclass():
+        return tuple((name, each.data_ptr(), each.shape, each.stride(), each.dtype) for name, each in tensors.items())
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

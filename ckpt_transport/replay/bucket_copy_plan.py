@@ -147,13 +147,5 @@ class BucketCopyPlans:
 def _strided(copy: Copy, at: int) -> StridedCopy:
     """The same copy out of a bucket, of a tensor that starts at byte ``at`` there."""
     read, write = copy.read, copy.write
-    return StridedCopy(
-        copy.target,
-        copy.shape,
-        at + read.offset,
-        write.offset,
-        read.strides,
-        write.strides,
-        read.dtype,
-        write.dtype,
-    )
+    places = at + read.offset, write.offset, read.strides, write.strides, read.dtype, write.dtype
+    return StridedCopy(copy.target, copy.shape, *places)

@@ -27,7 +27,9 @@ class TooFineError(Exception):
     """Memory is so finely interleaved that its ranges are not worth counting, or overlaps with itself."""
 
 
-def ranges_of(offset: int, shape: Sequence[int], strides: Sequence[int], itemsize: int) -> EqualRanges:
+def ranges_of(
+    offset: int, shape: Sequence[int], strides: Sequence[int], itemsize: int, most: int = MOST_RANGES
+) -> EqualRanges:
     """The ranges of bytes that elements cover, as long as possible.
 
     Args:
@@ -35,9 +37,10 @@ def ranges_of(offset: int, shape: Sequence[int], strides: Sequence[int], itemsiz
         shape: in elements.
         strides: in bytes.
         itemsize: bytes of an element.
+        most: how many ranges there may be.
 
     Raises:
-        TooFineError: there are more than MOST_RANGES, or an element is there twice.
+        TooFineError: there are more, or an element is there twice.
     """
     if 0 in shape:
         return EqualRanges(np.empty(0, np.int64), itemsize)
@@ -45,8 +48,8 @@ def ranges_of(offset: int, shape: Sequence[int], strides: Sequence[int], itemsiz
     nbytes = itemsize
     while dims and dims[0][0] == nbytes:
         nbytes *= dims.pop(0)[1]
-    if math.prod(count for _, count in dims) > MOST_RANGES:
-        raise TooFineError("more than 16 million separate ranges of bytes")
+    if math.prod(count for _, count in dims) > most:
+        raise TooFineError(f"more than {most:,} separate ranges of bytes")
     if any(stride == 0 for stride, _ in dims):
         raise TooFineError("elements share memory")
     starts = np.array([offset], np.int64)
@@ -67,8 +70,9 @@ def in_order(parts: Iterable[EqualRanges]) -> tuple[Offsets, Offsets, Offsets]:
     return starts[order], ends[order], numbers[order]
 
 
-def union(starts: Offsets, ends: Offsets) -> tuple[Offsets, Offsets]:
-    """The union of ranges that ascend by start, in as few as possible."""
+def union(parts: Iterable[EqualRanges]) -> tuple[Offsets, Offsets]:
+    """The starts and ends of ranges that are as few as possible, and have the same bytes."""
+    starts, ends, _ = in_order(parts)
     if not starts.size:
         return starts, ends
     reach = np.maximum.accumulate(ends)

@@ -6,14 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport import dtypes
-from ckpt_transport.replay.byte_ranges import (
-    EqualRanges,
-    TooFineError,
-    in_order,
-    missing_of,
-    overlaps,
-    union,
-)
+from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError, in_order, missing_of, overlaps, union
 from ckpt_transport.replay.layout import Copy, Fill, Gap, Geometry, OpGroup, TargetTensor
 from ckpt_transport.replay.memory_map import Targets, begin_of, ranges_at
 
@@ -66,8 +59,7 @@ def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -
             by_storage[storage_of[target]].append(_Write(writer, target, part))
     for storage, writes in by_storage.items():
         kept = [write for write in writes if not isinstance(write.writer, Fill)]
-        starts, ends, numbers = in_order(write.part for write in kept)
-        for one, other in overlaps(starts, ends, numbers):
+        for one, other in overlaps(*in_order(write.part for write in kept)):
             first, second = kept[one].writer, kept[other].writer
             if first is second and isinstance(first, OpGroup):
                 continue
@@ -77,11 +69,10 @@ def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -
         left, clash = _fills(writes)
         fills += left
         clashes |= clash
-        starts, ends, _ = in_order(write.part for write in writes)
-        starts, ends = union(starts, ends)
+        written = union(write.part for write in writes)
         for index in targets.in_storage[storage]:
             begin, end = targets.span(index)
-            nbytes = sum(stop - start for start, stop in missing_of(starts, ends, begin, end))
+            nbytes = sum(stop - start for start, stop in missing_of(*written, begin, end))
             if nbytes:
                 gaps.append(Gap(index, nbytes, _why(targets.values[index], nbytes, end - begin)))
     return Coverage(clashes, tuple(fills), tuple(gaps))
@@ -103,9 +94,8 @@ def _fills(writes: Sequence[_Write]) -> tuple[list[Fill], dict[int, str]]:
     for number, write in enumerate(writes):
         if not isinstance(write.writer, Fill):
             continue
-        loaded = (each.part for each in writes[:number] if not isinstance(each.writer, Fill))
-        before = union(*in_order(loaded)[:2])
-        after = union(*in_order(each.part for each in writes[number + 1 :])[:2])
+        before = union(each.part for each in writes[:number] if not isinstance(each.writer, Fill))
+        after = union(each.part for each in writes[number + 1 :])
         fill = write.writer
         size = dtypes.TORCH[fill.write.dtype].itemsize
         target_start = int(write.part.starts[0]) - fill.write.offset if write.part.starts.size else 0

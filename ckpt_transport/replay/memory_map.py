@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.replay.bindings import plain
-from ckpt_transport.replay.byte_ranges import EqualRanges, ranges_of
+from ckpt_transport.replay.byte_ranges import MOST_RANGES, EqualRanges, ranges_of
 from ckpt_transport.replay.fake_tensors import FakeTensors
 from ckpt_transport.replay.layout import Geometry, Owner, OwnerKind, TargetTensor
 
@@ -43,14 +44,8 @@ class Targets:
             if tensor.numel() and same in known:
                 index = known[same]
                 first = self.values[index]
-                self.values[index] = TargetTensor(
-                    first.name,
-                    (*first.also, name),
-                    first.dtype,
-                    first.shape,
-                    first.strides,
-                    first.parameter or name in parameters,
-                )
+                parameter = first.parameter or name in parameters
+                self.values[index] = msgspec.structs.replace(first, also=(*first.also, name), parameter=parameter)
                 continue
             known[same] = len(self.values)
             self.in_storage.setdefault(storage, []).append(len(self.values))
@@ -94,13 +89,14 @@ def span(geometry: Geometry, shape: tuple[int, ...] | torch.Size, itemsize: int)
     return geometry.offset, geometry.offset + last + itemsize
 
 
-def ranges_at(geometry: Geometry, shape: Sequence[int], start: int = 0) -> EqualRanges:
+def ranges_at(geometry: Geometry, shape: Sequence[int], start: int = 0, most: int = MOST_RANGES) -> EqualRanges:
     """The ranges of bytes that elements cover, in memory in which offsets count from byte ``start``.
 
     Raises:
         TooFineError: as :func:`ranges_of`.
     """
-    return ranges_of(start + geometry.offset, shape, geometry.strides, dtypes.TORCH[geometry.dtype].itemsize)
+    size = dtypes.TORCH[geometry.dtype].itemsize
+    return ranges_of(start + geometry.offset, shape, geometry.strides, size, most)
 
 
 class MemoryMap:

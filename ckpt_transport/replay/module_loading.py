@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch.nn import Parameter
@@ -16,7 +16,7 @@ from ckpt_transport.replay.module_passes import ModuleComparedPass, ModuleLoader
 from ckpt_transport.replay.past_memory import PastMemory
 from ckpt_transport.replay.record import Loader, LoaderFailedError, Recording, RefusedWriteError, record
 from ckpt_transport.replay.recorder import Recorder
-from ckpt_transport.replay.rehearsal import Rehearsal
+from ckpt_transport.replay.rehearsal import digests
 from ckpt_transport.replay.serving_recorder import SeenByPassesError, ServingRecorder
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
@@ -37,6 +37,9 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         module: what is loaded.
         loader: its loader. It is given whole tensors, and must not need those of another bucket.
         label, verify_always: see :class:`RecordedLoading`.
+
+    Attributes:
+        spoiled: recording the loader has changed what the module holds, or may be doing so just now.
     """
 
     def __init__(
@@ -51,12 +54,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         self._module, self._loader = module, loader
         self._snapshot: TensorSnapshot | None = None
         self._past_memory = PastMemory()
-        self._rehearsal = Rehearsal()
-
-    @property
-    def spoiled(self) -> bool:
-        """Whether recording the loader has changed what the module holds, or may be doing so just now."""
-        return self._rehearsal.spoiled
+        self.spoiled = False
 
     def begin(self) -> Mapping[str, torch.Tensor]:
         """Look up the module's tensors, because an update begins, and return them.
@@ -65,7 +63,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             UnwritableError: one that the loader writes cannot be written any more; names it.
         """
         self.release()
-        self._rehearsal.spoiled = False
+        self.spoiled = False
         snapshot, attempt = self._snapshot_now(), self._attempt
         if attempt is not None and attempt.recorded is not None and attempt.fingerprint == snapshot.fingerprint:
             refuse_unwritable(read_only(_written(attempt.recorded.recording, snapshot)))
@@ -120,7 +118,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     # -- what a plain module is ---------------------------------------------------------------------------------------
 
     def record(self, specs: tuple[TensorSpec, ...]) -> RecordedLoader:
-        return self._record_by(Recorder, specs, self._snapshot_now().memory.values())
+        return self._record_by(Recorder, specs, [*self._snapshot_now().memory.values()])
 
     def _record_while_serving(self, specs: tuple[TensorSpec, ...]) -> RecordedLoader:
         """Record the loader; forward passes may write buffers meanwhile, as they do to caches.
@@ -129,11 +127,11 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             SeenByPassesError: it can only be recorded while no forward pass runs.
         """
         snapshot = self._snapshot_now()
-        still = (snapshot.memory[name] for name, each in snapshot.tensors.items() if isinstance(each, Parameter))
+        still = [snapshot.memory[name] for name, each in snapshot.tensors.items() if isinstance(each, Parameter)]
         return self._record_by(ServingRecorder, specs, still)
 
     def _record_by(
-        self, observer: type[Recorder], specs: tuple[TensorSpec, ...], still: Iterable[torch.Tensor]
+        self, observer: type[Recorder], specs: tuple[TensorSpec, ...], still: Sequence[torch.Tensor]
     ) -> RecordedLoader:
         """
         Args:
@@ -142,12 +140,15 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             still: memory that nobody else writes meanwhile.
         """
         snapshot = self._snapshot_now()
+        before = digests(still)
+        self.spoiled = True
         try:
-            with self._rehearsal.watching(still):
-                recording = record(self._module, self._loader, specs, observer)
+            recording = record(self._module, self._loader, specs, observer)
         except RefusedWriteError as error:
             refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
             raise
+        finally:
+            self.spoiled = digests(still) != before
         refuse_unwritable(unwritable(_written(recording, snapshot)))
         refuse_unwritable(self._missed(recording))
         return RecordedLoader(recording, _doubt(recording))

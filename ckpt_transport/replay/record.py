@@ -60,11 +60,6 @@ class Recording:
     rebound: frozenset[str] = frozenset()
     stray_writes: tuple[tuple[int, frozenset[int]], ...] = ()
 
-    @property
-    def holds(self) -> bool:
-        """Whether the tensors that the loader looked at are as they were."""
-        return all(torch.equal(tensor, before) for tensor, before in self.guards)
-
 
 def record(
     module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], observer: type[Recorder] = Recorder

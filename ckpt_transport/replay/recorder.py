@@ -10,15 +10,16 @@ it is written to a target, or a value is read out of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from ckpt_transport.replay.arguments import encode
-from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError, in_order, missing_of, union
+from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError, missing_of, union
 from ckpt_transport.replay.fake_tensors import FakeTensors
 from ckpt_transport.replay.layout import Copy, Fill, Operation, Owner, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import MemoryMap, Targets, ranges_at, storage_key
@@ -118,7 +119,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """An operation that writes arguments: note it if it writes its first argument only, and is understood."""
         if torch.Tag.inplace_view in func.tags and func.__name__.split(".")[0] not in ("set_", "resize_"):
             return func(*args, **kwargs)
-        owned = [owner for tensor in tensors_in(args, kwargs) if (owner := self.memory.owner(tensor)) is not None]
+        owned = self._owners(tensors_in(args, kwargs))
         if not owned:
             return func(*args, **kwargs)
         name = str(func)
@@ -164,7 +165,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensors = list(tensors_in(args, kwargs))
-        owned = [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
+        owned = self._owners(tensors)
         if tensors and not owned:
             return func(*args, **kwargs)
         if owned and all(owner.kind is OwnerKind.TARGET for owner in owned) and not self._loaded(tensors):
@@ -190,11 +191,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _look(self, func: Any, args: Any, kwargs: Any) -> None:
         """A value is read out of a tensor, so what the loader does next may depend on it."""
         tensors = list(tensors_in(args, kwargs))
-        owned = [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
+        owned = self._owners(tensors)
         if owned and all(owner.kind is OwnerKind.TARGET for owner in owned) and not self._loaded(tensors):
             self._guard(tensors)
         elif not self._constants(owned):
             self._refuse(f"is looked at by the loader ({func}), which may then do something else", *owned)
+
+    def _owners(self, tensors: Iterable[torch.Tensor]) -> list[Owner]:
+        return [owner for tensor in tensors if (owner := self.memory.owner(tensor)) is not None]
 
     # -- whether it is understood -----------------------------------------------------------------------------------
 
@@ -234,11 +238,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue
             geometry = self.memory.geometry(tensor, owner)
             try:
-                begin, end = union(*in_order(_written(self.events, owner.index))[:2])
+                written = union(_written(self.events, owner.index))
                 wanted = ranges_at(geometry, tensor.shape)
             except TooFineError:
                 return False
-            if any(missing_of(begin, end, start, start + wanted.nbytes) for start in wanted.starts.tolist()):
+            if any(missing_of(*written, start, start + wanted.nbytes) for start in wanted.starts.tolist()):
                 return False
         return True
 
@@ -304,28 +308,20 @@ def tensors_in(args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
 
 def _on_meta(values: Any) -> Any:
     """The same arguments, tensors replaced by ones of their geometry that have no memory."""
-    return _each(values, lambda tensor: _like(tensor, torch.device("meta")))
+
+    def on_meta(one: torch.Tensor) -> torch.Tensor:
+        return one if one.is_meta else torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
+
+    return tree_map_only(torch.Tensor, on_meta, values)
 
 
 def _zeros_for_meta(values: Any) -> Any:
     """The same arguments, with zeros to look at where a tensor has no memory."""
-    return _each(values, lambda one: torch.zeros((), dtype=one.dtype).expand(one.shape) if one.is_meta else one)
 
+    def zeros(one: torch.Tensor) -> torch.Tensor:
+        return torch.zeros((), dtype=one.dtype).expand(one.shape) if one.is_meta else one
 
-def _like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    if tensor.device == device:
-        return tensor
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-
-
-def _each(values: Any, act: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    if isinstance(values, torch.Tensor):
-        return act(values)
-    if isinstance(values, dict):
-        return {name: _each(value, act) for name, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return type(values)(_each(value, act) for value in values)
-    return values
+    return tree_map_only(torch.Tensor, zeros, values)
 
 
 def _constant(func: Any, args: Any, memory: MemoryMap) -> bool | int | float | None:

@@ -12,7 +12,7 @@ from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import DoubleBuffer, copy_views
 from ckpt_transport.replay.arguments import decode, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
-from ckpt_transport.replay.layout import Fill, OpGroup, OwnerKind, Ref
+from ckpt_transport.replay.layout import Copy, Fill, OpGroup, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import begin_of
 from ckpt_transport.replay.op_groups import written_by
 from ckpt_transport.replay.torch_copy import BITS, MemoryViews, TorchCopy, alignment_of, bits_of, torch_copy
@@ -72,17 +72,16 @@ class Replay:
         """Set what is constant in these targets."""
         for fill in self._layout.fills:
             if fill.target in targets:
-                place = Ref(OwnerKind.TARGET, fill.target, fill.shape, fill.write)
-                self._find(place, ()).fill_(fill.value)
+                self._place_of(fill).fill_(fill.value)
 
     def misfits(self) -> list[str]:
         """Targets in which something is not the constant that :meth:`fill` would set."""
-        fills = self._layout.fills
-        return [self._layout.targets[fill.target].name for fill in fills if not self._is_filled(fill)]
-
-    def _is_filled(self, fill: Fill) -> bool:
-        place = self._find(Ref(OwnerKind.TARGET, fill.target, fill.shape, fill.write), ())
-        return torch.equal(place, torch.full_like(place, fill.value))
+        places = ((fill, self._place_of(fill)) for fill in self._layout.fills)
+        return [
+            self._layout.targets[fill.target].name
+            for fill, place in places
+            if not torch.equal(place, torch.full_like(place, fill.value))
+        ]
 
     def finish(self) -> None:
         """See that nothing is left to do.
@@ -157,9 +156,8 @@ class Replay:
             for number in self._needed[part.source]:
                 self._waiting[number].discard(part.source)
         for copy in self._plans.copies_of(part.source):
-            source = Ref(OwnerKind.SOURCE, copy.source, copy.shape, copy.read)
-            target = Ref(OwnerKind.TARGET, copy.target, copy.shape, copy.write)
-            self._find(target, ()).copy_(self._find(source, ()), non_blocking=True)
+            read = view(self._whole[part.source], Ref(OwnerKind.SOURCE, copy.source, copy.shape, copy.read))
+            self._place_of(copy).copy_(read, non_blocking=True)
         return True
 
     def _ready_op_groups(self) -> list[int]:
@@ -189,6 +187,10 @@ class Replay:
             made = operation.op(*args, **kwargs)
             if operation.results:
                 results += [made] if isinstance(made, torch.Tensor) else list(made)
+
+    def _place_of(self, writer: Copy | Fill) -> torch.Tensor:
+        """What one of these writes."""
+        return view(self._tensors[writer.target], Ref(OwnerKind.TARGET, writer.target, writer.shape, writer.write))
 
     def _find(self, ref: Ref, results: Sequence[torch.Tensor]) -> torch.Tensor:
         if ref.kind is OwnerKind.SOURCE:

@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 
 from ckpt_transport.errors import UnwritableError, UpdateError
-from ckpt_transport.replay.bindings import Entry, fingerprint, plain
+from ckpt_transport.replay.bindings import fingerprint, plain
 
 MOST = 3
 """Names in a message."""
@@ -43,10 +43,10 @@ class TensorSnapshot:
 
     def moved(self) -> list[str]:
         """Names that are bound to other memory now, to memory in another form, or to none, and those that are new."""
-        if self._registered and self._names == self._names_now() and _fingerprint(self.tensors) == self.fingerprint:
+        if self._registered and self._names == self._names_now() and fingerprint(self.tensors) == self.fingerprint:
             return []
         before = {entry[0]: entry for entry in self.fingerprint}
-        now = {entry[0]: entry for entry in _fingerprint(self._look())}
+        now = {entry[0]: entry for entry in fingerprint(self._look())}
         return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
     def check(self) -> None:
@@ -65,11 +65,6 @@ class TensorSnapshot:
         """What every module's names are bound to: how many each has, and which objects these are."""
         tables = [table for each in self._modules for table in (each._parameters, each._buffers, each._modules)]
         return list(map(len, tables)), list(map(id, chain.from_iterable(table.values() for table in tables)))
-
-
-def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
-    with torch._C.DisableTorchFunctionSubclass():
-        return fingerprint(tensors)
 
 
 def refuse_unwritable(reasons: Mapping[str, str]) -> None:

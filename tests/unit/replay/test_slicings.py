@@ -161,6 +161,6 @@ def test_given_overlaps_and_gaps_then_they_are_those_of_a_count_of_every_byte(
     starts, ends, numbers = in_order(found)
     assert bool(overlaps(starts, ends, numbers)) == bool((count > 1).any())
     free = np.zeros(200, bool)
-    for begin, end in missing_of(*union(starts, ends), 0, 200):
+    for begin, end in missing_of(*union(found), 0, 200):
         free[begin:end] = True
     assert (free == (count == 0)).all()
