@@ -2,7 +2,7 @@
 
 A model with the shapes of Qwen3-8B or of half of Qwen3-30B-A3B is started with random weights in a vLLM of this process
 and reloaded from tensors that are on its device already, by the adapter's own
-:class:`~ckpt_transport_vllm.layerwise.LayerwiseReload`; so nothing but the engine's loading is measured: first alone,
+:class:`~ckpt_transport_vllm.layerwise.LayerwisePass`; so nothing but the engine's loading is measured: first alone,
 then under cProfile, then under torch's profiler. The tables come last.
 
 Usage: ``python -m benchmarks.fp8_reload --model mixture --mode "online tensor"``, where vLLM is; VLLM_ARGUMENTS
@@ -34,7 +34,7 @@ from ckpt_transport import dtypes
 from ckpt_transport_fp8 import Target as Quantized
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_fp8.config import parse
-from ckpt_transport_vllm.layerwise import LayerwiseReload
+from ckpt_transport_vllm.layerwise import LayerwisePass
 from ckpt_transport_vllm.updated_model import UpdatedModel
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm.fp8_modes import MODES
@@ -91,9 +91,9 @@ class Measured:
         """Seconds of one reload, the device's work included."""
         self._synchronize()
         started = time.perf_counter()
-        reload = LayerwiseReload(self._target)
+        reload = LayerwisePass(self._target, ())
         reload.begin()
-        reload.load(self._weights)
+        self._target.load(self._weights)
         reload.finish()
         self._synchronize()
         return time.perf_counter() - started

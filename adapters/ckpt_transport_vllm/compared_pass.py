@@ -68,7 +68,7 @@ class ModelComparedPass(ModelReplayPass):
         pieces = self._assembler.whole(piece for piece in bucket if piece.spec.name not in names)
         tensors = {piece.spec.name: piece.tensor() for piece in pieces}
         if tensors:
-            load_format.load(self._target, tensors.items())
+            self._target.load(tensors.items())
         for left in self._to_load.values():
             left.difference_update(tensors)
         self._loader_seconds += time.perf_counter() - began

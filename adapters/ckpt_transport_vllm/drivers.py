@@ -228,19 +228,13 @@ class NativeDriver(Driver):
         )
 
     def _label(self, version: str) -> None:
-        self._await_update(self._config.join_timeout)
-        if self._started:
-            self.server.finish_native(None if self._draft else version)
-        self._updating, self._started = None, False
+        self._end_update(None if self._draft else version, self._config.join_timeout)
 
     def _abandon(self) -> None:
-        self._await_update(2 * self._config.join_timeout)
-        if self._started:
-            self.server.finish_native(None)
-        self._updating, self._started = None, False
+        self._end_update(None, 2 * self._config.join_timeout)
 
-    def _await_update(self, timeout: float) -> None:
-        """Wait until the server has ended the update, if it has begun it."""
+    def _end_update(self, version: str | None, timeout: float) -> None:
+        """Wait until the server has ended the update, if it has begun it, and have it name what it serves."""
         try:
             if self._updating is not None:
                 self._updating.result(timeout)
@@ -248,6 +242,9 @@ class NativeDriver(Driver):
             raise EngineError(
                 f"{self.server.url} has not ended its update within {timeout:g} s; update again, or restart it"
             ) from error
+        if self._started:
+            self.server.finish_native(version)
+        self._updating, self._started = None, False
 
 
 def driver_for(server: VllmServer, config: Config, pause: str, draft: bool) -> Driver:

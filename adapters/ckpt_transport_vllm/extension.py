@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from multiprocessing.util import Finalize
@@ -12,31 +11,9 @@ from ckpt_transport import Config, ConfigError, Sink
 from ckpt_transport_vllm.checksums import checksums
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.listening import listen
-from ckpt_transport_vllm.quantization import check_quantization
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.updated_model import UpdatedModel
-from ckpt_transport_vllm.versions import check_features, check_version, installed_version
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AttachAnswer:
-    """What :meth:`WorkerExtension.ckpt_transport_attach` answers.
-
-    Attributes:
-        error: why there is no sink; the other fields are empty then.
-        address: where the sink can be invited.
-        label: what people call it.
-        version: what it serves; empty when nobody has said.
-        tainted: why it must not serve; empty when it may.
-        keeper: where the engine is claimed, be it for the model that is served or for its draft model.
-    """
-
-    error: str = ""
-    address: str = ""
-    label: str = ""
-    version: str = ""
-    tainted: str = ""
-    keeper: str = ""
+from ckpt_transport_vllm.versions import check_supported
 
 
 class WorkerExtension:
@@ -57,19 +34,21 @@ class WorkerExtension:
             version: what is served now; of use only when the worker does not know.
             draft: the draft model is meant, not the one that is served.
 
-        Returns: an :class:`AttachAnswer` as a dictionary.
+        Returns: the ``address`` of the sink, its ``label``, its ``version`` (empty when nobody has said), why it is
+            ``tainted`` (empty when it is not), and the ``keeper``, at which the engine is claimed, be it for the model
+            that is served or for its draft model. ``error`` is empty, or alone, and says why there is no sink.
         """
         try:
-            return dataclasses.asdict(_attach(self, host, engine, version, draft))
+            return _attach(self, host, engine, version, draft)
         except Exception as error:
-            return dataclasses.asdict(AttachAnswer(error=f"{type(error).__name__}: {error}"))
+            return {"error": f"{type(error).__name__}: {error}"}
 
     def ckpt_transport_detach(self) -> dict[str, str]:
         """Stop being updatable."""
         for sink in _sinks(self).values():
             sink.close()
         _sinks(self).clear()
-        return dataclasses.asdict(AttachAnswer())
+        return {"error": ""}
 
     def ckpt_transport_checksums(self, draft: bool = False) -> dict[str, str]:
         """A checksum of every parameter, of prepacked ones through what they compute; see :func:`checksums`."""
@@ -85,11 +64,8 @@ def _sinks(worker: Any) -> dict[bool, Sink]:
     return sinks
 
 
-def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> AttachAnswer:
-    check_version(installed_version())
-    check_features()
-    check_parallel(worker.vllm_config.parallel_config)
-    check_quantization(_target(worker, draft), installed_version())
+def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> dict[str, str]:
+    check_supported(lambda: _target(worker, draft))
     sinks = _sinks(worker)
 
     def make_engine(draft: bool) -> VllmEngine:
@@ -109,7 +85,8 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> A
         if sinks[each] is not before:
             Finalize(None, sinks[each].close, exitpriority=10)
     sink = sinks[draft]
-    return AttachAnswer("", sink.address, sink.label, sink.version, sink.tainted, sinks[keeper].address)
+    said = {"address": sink.address, "label": sink.label, "version": sink.version, "tainted": sink.tainted}
+    return {"error": "", **said, "keeper": sinks[keeper].address}
 
 
 def _target(worker: Any, draft: bool) -> UpdatedModel:
@@ -122,19 +99,6 @@ def _target(worker: Any, draft: bool) -> UpdatedModel:
     if model is None or config.speculative_config is None or config.speculative_config.draft_model_config is None:
         raise ConfigError("this engine has no draft model with weights of its own; see vLLM's --speculative-config")
     return UpdatedModel(model, config.speculative_config.draft_model_config, config)
-
-
-def check_parallel(parallel_config: Any) -> None:
-    """Refuse engines whose layout over ranks cannot be updated.
-
-    Raises:
-        ConfigError: experts move between ranks while the engine runs, so weights would land on the wrong ones.
-    """
-    if getattr(parallel_config, "enable_eplb", False):
-        raise ConfigError(
-            "an engine with expert load balancing (--enable-eplb) cannot be updated: experts have moved, and new "
-            "weights would land on the wrong ones; start it without"
-        )
 
 
 def reset_worker(worker: Any) -> None:

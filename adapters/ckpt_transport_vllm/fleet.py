@@ -87,7 +87,7 @@ class VllmFleet:
             left = [driver for driver in self._drivers if report.left.keys() & set(driver.sinks)]
             with _step(steps, "resume"):
                 there = [driver for driver in self._drivers if driver not in left]
-                problems = [problem for problem in self._each(there, _serving(version)) if problem]
+                problems = [problem for problem in self._each(there, lambda driver: _serve(driver, version)) if problem]
                 problems += self._return_to_service(left, version)
         finally:
             for driver in self._drivers:
@@ -173,16 +173,12 @@ class VllmFleet:
         self.close()
 
 
-def _serving(version: str) -> Callable[[Driver], str]:
-    """What has a driver's engine serve ``version``; the problem, if there was one."""
-
-    def serve(driver: Driver) -> str:
-        try:
-            return driver.serve(version)
-        except Exception as error:
-            return f"{driver.server.url} has {version} and may not serve it: {_error_in_words(error)}"
-
-    return serve
+def _serve(driver: Driver, version: str) -> str:
+    """Have a driver's engine serve ``version``. Returns the problem, if there was one."""
+    try:
+        return driver.serve(version)
+    except Exception as error:
+        return f"{driver.server.url} has {version} and may not serve it: {_error_in_words(error)}"
 
 
 def _error_in_words(error: Exception) -> str:

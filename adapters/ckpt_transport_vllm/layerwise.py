@@ -9,42 +9,52 @@ It is not a public interface of vLLM. What is used of it is in this file, and ``
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from ckpt_transport import PlanMismatchError
+from ckpt_transport import LoadedPiece, PlanMismatchError
+from ckpt_transport.spi import LoadPass, TensorSpec, by_loader_in_words, layer_of
 from ckpt_transport_vllm.graph_tensors import GraphTensors
+from ckpt_transport_vllm.tensor_assembler import TensorAssembler
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
 ATTENTION_SCALES = frozenset({"_q_scale", "_k_scale", "_v_scale", "_prob_scale"})
 
 
-class LayerwiseReload:
-    """One reload of one model: :meth:`begin`, then :meth:`load` as often as wanted, then :meth:`finish`.
-
-    Whatever goes wrong between the first and the last: :meth:`restore`.
+class LayerwisePass(LoadPass):
+    """Gives the loader whole tensors, in memory that lasts until it has all of a layer.
 
     Args:
         target: the model.
-        modules: what of it is reloaded; all of it by default.
+        coming: the tensors that the loader will be given; None when that is not known, so that all parameters are
+            checked.
+        refusal: why the loader has to load.
+        modules: what of the model is reloaded; all of it by default.
         beside: modules that are loaded otherwise at the same time.
     """
 
     def __init__(
         self,
         target: UpdatedModel,
+        coming: Sequence[TensorSpec] | None,
+        refusal: str = "",
         modules: Sequence[torch.nn.Module] | None = None,
         beside: Sequence[torch.nn.Module] = (),
     ) -> None:
-        self._target = target
+        self._target, self._refusal = target, refusal
         self._modules = [target.model] if modules is None else modules
-        self._parameters = {name for name, _ in target.model.named_parameters()}
-        self._loaded: set[str] | None = set()
         self._graph_tensors = GraphTensors([*self._modules, *beside], waits_for_the_end)
+        self._checks = coming is None
+        self._unloaded = {name for name, _ in target.model.named_parameters()}
+        self._missing = Counter(layer_of(spec.name) for spec in coming or ())
+        self._assembler = TensorAssembler()
+        self._copies: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        self._seconds = 0.0
 
     def begin(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
@@ -57,17 +67,50 @@ class LayerwiseReload:
                     _forget_attention_scales(module)
                 initialize_layerwise_reload(module)
 
-    def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Give the loader whole tensors. It may keep them until :meth:`finish`."""
-        with self._target.configured(), torch.no_grad():
-            model: Any = self._target.model
-            loaded = model.load_weights(tensors)
-        if loaded is None:
-            self._loaded = None
-        elif self._loaded is not None:
-            self._loaded |= set(loaded)
+    def load(self, bucket: Sequence[LoadedPiece]) -> None:
+        began = time.perf_counter()
+        lent = {piece.spec.name for piece in bucket if piece.stable and piece.whole}
+        tensors = {piece.spec.name: _stable_tensor(piece) for piece in self._assembler.whole(bucket)}
+        for name in tensors.keys() - lent:
+            self._copies[layer_of(name)].append(tensors[name])
+        if tensors:
+            loaded = self._target.load(tensors.items())
+            self._unloaded -= self._unloaded if loaded is None else loaded
+        for name in tensors:
+            layer = layer_of(name)
+            self._missing[layer] -= 1
+            if not self._missing[layer] and layer in self._copies:
+                self._settle(self._copies.pop(layer))
+        self._seconds += time.perf_counter() - began
 
-    def settle(self, arrived: Iterable[torch.Tensor]) -> None:
+    def finish(self) -> str:
+        """See :meth:`LoadPass.finish`.
+
+        Raises:
+            PlanMismatchError: a parameter was not loaded, or only in part, where it was not known what comes.
+        """
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        began, model = time.perf_counter(), self._target.model
+        if self._checks:
+            self._check_complete()
+        with self._target.configured(), torch.no_grad(), _default_dtype(self._target.model_config.dtype):
+            finalize_layerwise_reload(model, self._target.model_config)
+            if next(model.parameters()).is_cpu:
+                _repack_tied_heads(model)
+                _renew_unpacked_convolutions(model)
+        self._graph_tensors.bring_back()
+        self._copies.clear()
+        return by_loader_in_words(self._seconds + time.perf_counter() - began, self._refusal)
+
+    def restore(self) -> None:
+        """Put parameters back where they were, whatever is in them, so that the model can be reloaded again."""
+        self._copies.clear()
+        self._assembler.clear()
+        put_back(self._target.model)
+        self._graph_tensors.bring_back()
+
+    def _settle(self, arrived: Iterable[torch.Tensor]) -> None:
         """Finish layers that lack only padding, so that nothing is kept longer than its layer is incomplete.
 
         Args:
@@ -90,22 +133,7 @@ class LayerwiseReload:
                 if kept <= complete:
                     layerwise._layerwise_process(module, info)
 
-    def finish(self) -> None:
-        """Finish what is not finished."""
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-
-        with (
-            self._target.configured(),
-            torch.no_grad(),
-            _default_dtype(self._target.model_config.dtype),
-        ):
-            finalize_layerwise_reload(self._target.model, self._target.model_config)
-            if next(self._target.model.parameters()).is_cpu:
-                _repack_tied_heads(self._target.model)
-                _renew_unpacked_convolutions(self._target.model)
-        self._graph_tensors.bring_back()
-
-    def check_complete(self) -> None:
+    def _check_complete(self) -> None:
         """See that every parameter was loaded, as nobody knew which tensors to expect.
 
         As far as that can be told: not for quantized weights, and not where parameters are padded.
@@ -117,18 +145,13 @@ class LayerwiseReload:
 
         if self._target.model_config.quantization is not None or self._target.vllm_config.lora_config:
             return
-        missing = sorted(self._parameters - self._loaded) if self._loaded is not None else []
+        missing = sorted(self._unloaded)
         for name, module in self._target.model.named_modules():
             info = layerwise.get_layerwise_info(module)
             if info.can_load() and 0 < info.load_numel < info.load_numel_total and not _is_padded(module):
                 missing.append(f"part of {name}")
         if missing:
             raise PlanMismatchError(f"the version has nothing for {', '.join(missing[:5])}")
-
-    def restore(self) -> None:
-        """Put parameters back where they were, whatever is in them, so that the model can be reloaded again."""
-        put_back(self._target.model)
-        self._graph_tensors.bring_back()
 
 
 def put_back(model: torch.nn.Module, but: Collection[torch.nn.Module] = ()) -> None:
@@ -146,6 +169,11 @@ def put_back(model: torch.nn.Module, but: Collection[torch.nn.Module] = ()) -> N
     root: Any = model
     if hasattr(root, "_original_do_torchao_reload"):
         root._do_torchao_reload = root._original_do_torchao_reload
+
+
+def _stable_tensor(piece: LoadedPiece) -> torch.Tensor:
+    """The tensor, in memory that outlives the piece."""
+    return piece.tensor() if piece.stable else piece.tensor().clone()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ processing into the tensors that kernels read. Like ``layerwise.py`` this uses w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,13 +71,6 @@ def stage(target: UpdatedModel, module: torch.nn.Module, others: Collection[torc
         layerwise.materialize_layer(module, layerwise.get_layerwise_info(module))
         _unwrap(module)
     return tensors_of(module)
-
-
-def load(target: UpdatedModel, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Give whole tensors to the model's loader. Modules that they belong to are staged."""
-    model: Any = target.model
-    with target.configured(), torch.no_grad():
-        model.load_weights(tensors)
 
 
 def process(target: UpdatedModel, module: torch.nn.Module) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from ckpt_transport import RecordingError
 from ckpt_transport.spi import LoadPass, RecordedLoading, TensorSpec
 from ckpt_transport_vllm.compared_pass import ModelComparedPass
-from ckpt_transport_vllm.layerwise import LayerwiseReload
-from ckpt_transport_vllm.layerwise_pass import LayerwisePass
+from ckpt_transport_vllm.layerwise import LayerwisePass
 from ckpt_transport_vllm.recorded_model import RecordedModel
 from ckpt_transport_vllm.replay_pass import ModelReplayPass
 from ckpt_transport_vllm.updated_model import UpdatedModel
@@ -56,7 +55,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         return self._find_target().model
 
     def by_loader(self, refusal: str) -> LoadPass:
-        return LayerwisePass(LayerwiseReload(self._find_target()), self._expects(), refusal)
+        return LayerwisePass(self._find_target(), self._expects(), refusal)
 
     def compared(self, recorded: RecordedModel) -> LoadPass:
         return ModelComparedPass(self._find_target(), recorded)

@@ -20,13 +20,11 @@ from vllm.distributed.weight_transfer.base import (
 
 from ckpt_transport import Config, Sink
 from ckpt_transport_vllm.engine import VllmEngine
-from ckpt_transport_vllm.extension import check_parallel
 from ckpt_transport_vllm.listening import listen
 from ckpt_transport_vllm.plugin import UPDATE
-from ckpt_transport_vllm.quantization import check_quantization
 from ckpt_transport_vllm.quiesce import LentThread
 from ckpt_transport_vllm.updated_model import UpdatedModel
-from ckpt_transport_vllm.versions import check_features, check_version, installed_version
+from ckpt_transport_vllm.versions import check_supported
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +70,7 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def __init__(self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module) -> None:
         super().__init__(config, vllm_config, device, model)
-        check_version(installed_version())
-        check_features()
-        check_parallel(vllm_config.parallel_config)
-        check_quantization(self._target(), installed_version())
+        check_supported(self._target)
         self._lent_thread = LentThread()
         self._sink: Sink | None = None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ckpt_transport_vllm.load_format import Tensors, process, tensors_of
 from ckpt_transport_vllm.updated_model import UpdatedModel
@@ -66,9 +67,8 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         foreign = isinstance(func, (OpOverload, OpOverloadPacket)) and not str(func).startswith("aten.")
-        if (foreign or getattr(func, "__name__", "") in UNSEEN) and any(
-            _storage(value) in self._staged for value in _tensors((*args, *(kwargs or {}).values()))
-        ):
+        unseen = foreign or getattr(func, "__name__", "") in UNSEEN
+        if unseen and _arguments_in(self._staged, args, kwargs):
             self.seen.append(str(func) if foreign else str(func.__name__))
         return func(*args, **(kwargs or {}))
 
@@ -83,8 +83,8 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._kernel = {_storage(tensor) for tensor in kernel.values()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        touched = [value for value in _tensors((*args, *(kwargs or {}).values())) if _storage(value) in self._staged]
-        if touched and not func.is_view and not self._is_harmless(func, args):
+        touched = not func.is_view and _arguments_in(self._staged, args, kwargs)
+        if touched and not self._is_harmless(func, args):
             self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -96,12 +96,10 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _storage(to) == _storage(of) or _storage(to) in self._kernel
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
+def _arguments_in(storages: Collection[int], args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """The tensors among arguments that are views of one of these."""
+    tensors = (each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor))
+    return [tensor for tensor in tensors if _storage(tensor) in storages]
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -14,38 +14,28 @@ from ckpt_transport_fp8.config import COMPRESSED, FP8, Quantization, is_quantize
 from ckpt_transport_fp8.scheme import E4M3, WEIGHT, Scheme
 from ckpt_transport_fp8.target import FLOATS
 from ckpt_transport_vllm.updated_model import UpdatedModel
-from ckpt_transport_vllm.versions import release
 
-Release = tuple[int, int]
-GATES: Mapping[str, tuple[Release, Release]] = {
-    FP8: ((0, 25), (0, 32)),
-    COMPRESSED: ((0, 25), (0, 32)),
-    "fp8_per_tensor": ((0, 25), (0, 32)),
-    "fp8_per_block": ((0, 25), (0, 32)),
-    "fp8_per_channel": ((0, 25), (0, 32)),
-}
-"""The first and the last minor release in which each of vLLM's quantization methods is covered.
+COVERED = (FP8, COMPRESSED, "fp8_per_tensor", "fp8_per_block", "fp8_per_channel")
+"""The methods of vLLM that are covered, in all of its releases that are supported.
 
 What was tried is in docs/reference/vllm-versions.md. None of the releases that were tried needs a patch: vLLM's own
 layerwise reload brings every parameter and scale to what a fresh start gives; see tests/vllm/fp8_modes.py.
 """
 
 
-def check_quantization(target: UpdatedModel, version: str) -> None:
+def check_quantization(target: UpdatedModel) -> None:
     """Refuse models whose quantization is not covered.
 
     Raises:
-        ConfigError: how the model is quantized is not covered with this version of vLLM.
+        ConfigError: how the model is quantized is not covered.
     """
     method = target.model_config.quantization
     if method is None:
         return
-    first, last = GATES.get(str(method), ((0, 0), (0, 0)))
-    if not first <= release(version) <= last:
-        covered = ", ".join(name for name, (since, until) in GATES.items() if since <= release(version) <= until)
+    if str(method) not in COVERED:
         raise ConfigError(
-            f"quantization '{method}' is not covered with vLLM {version}, and an update could leave wrong weights "
-            f"without an error; covered are {covered}, and models that are not quantized"
+            f"quantization '{method}' is not covered, and an update could leave wrong weights without an error; "
+            f"covered are {', '.join(COVERED)}, and models that are not quantized"
         )
     serialized(target)
 

@@ -11,8 +11,7 @@ import torch
 from ckpt_transport import LoadedBucket, RecordingError
 from ckpt_transport.spi import LoadPass, Replay, Written
 from ckpt_transport_vllm import load_format
-from ckpt_transport_vllm.layerwise import LayerwiseReload, put_back, waits_for_the_end
-from ckpt_transport_vllm.layerwise_pass import LayerwisePass
+from ckpt_transport_vllm.layerwise import LayerwisePass, waits_for_the_end
 from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
@@ -41,10 +40,8 @@ class ModelReplayPass(LoadPass):
         self._staged: set[str] = set()
         self._done: set[str] = set()
         self._seconds = self._processing = 0.0
-        reload = LayerwiseReload(
-            target, [*self._taking(ApplyMode.LOADER), *self._deferred], self._taking(ApplyMode.STAGED)
-        )
-        self._by_layers = LayerwisePass(reload, recorded.left_to_loader)
+        reloaded, staged = [*self._taking(ApplyMode.LOADER), *self._deferred], self._taking(ApplyMode.STAGED)
+        self._by_layers = LayerwisePass(target, recorded.left_to_loader, modules=reloaded, beside=staged)
 
     def begin(self) -> None:
         """Look up what is written in place, and prepare what is not."""
@@ -85,7 +82,6 @@ class ModelReplayPass(LoadPass):
         """Put parameters back where they were, whatever is in them."""
         self._tensors.clear()
         self._by_layers.restore()
-        put_back(self._target.model)
 
     def _in_words(self) -> str:
         recorded = self._recorded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,13 @@ class UpdatedModel:
 
         context: AbstractContextManager[None] = set_current_vllm_config(self.vllm_config)
         return context
+
+    def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> set[str] | None:
+        """Give whole tensors to the model's own loader. Returns the names of what it has loaded, where it says that."""
+        model: Any = self.model
+        with self.configured(), torch.no_grad():
+            loaded = model.load_weights(tensors)
+        return None if loaded is None else set(loaded)
 
     @property
     def checkpoint(self) -> Path | None:

@@ -1,15 +1,30 @@
-"""Knows which releases of vLLM this adapter works with."""
+"""Knows which engines of vLLM this adapter works with."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import re
+from collections.abc import Callable
+from typing import Any
 
 from ckpt_transport import ConfigError
+from ckpt_transport_vllm.quantization import check_quantization
+from ckpt_transport_vllm.updated_model import UpdatedModel
 
 FIRST, LAST = (0, 25), (0, 32)
 """The first and the last minor release that are supported; see the table in docs/reference/vllm-versions.md."""
+
+
+def check_supported(find_target: Callable[[], UpdatedModel]) -> None:
+    """Refuse a model that cannot be updated. It is looked for in a supported version of vLLM only.
+
+    Raises:
+        ConfigError: this version of vLLM is not supported, or how the model is quantized, or its layout over ranks.
+    """
+    check_version(installed_version())
+    target = find_target()
+    check_parallel(target.vllm_config.parallel_config)
+    check_quantization(target)
 
 
 def check_version(version: str) -> None:
@@ -18,32 +33,25 @@ def check_version(version: str) -> None:
     Raises:
         ConfigError: this version of vLLM is not supported.
     """
-    if not FIRST <= release(version) <= LAST:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or not FIRST <= (int(found[1]), int(found[2])) <= LAST:
         raise ConfigError(
             f"vLLM {version} is not supported: this adapter uses parts of vLLM that change between releases, and works "
             f"with {FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}; install one of these, or a newer ckpt-transport"
         )
 
 
-def release(version: str) -> tuple[int, int]:
-    """The minor release a version belongs to, as ``(0, 32)``; ``(0, 0)`` for one without numbers."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found is not None else (0, 0)
-
-
-def check_features() -> None:
-    """Refuse builds of vLLM without what updates need.
+def check_parallel(parallel_config: Any) -> None:
+    """Refuse engines whose layout over ranks cannot be updated.
 
     Raises:
-        ConfigError: this build of vLLM lacks what updates need.
+        ConfigError: experts move between ranks while the engine runs, so weights would land on the wrong ones.
     """
-    name = "vllm.model_executor.model_loader.reload"
-    try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise ConfigError(f"this vLLM has no layerwise reload ({name}), which updates need; install a newer one")
+    if getattr(parallel_config, "enable_eplb", False):
+        raise ConfigError(
+            "an engine with expert load balancing (--enable-eplb) cannot be updated: experts have moved, and new "
+            "weights would land on the wrong ones; start it without"
+        )
 
 
 def installed_version() -> str:
