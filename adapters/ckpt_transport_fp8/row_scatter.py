@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ckpt_transport.spi import ALIGNMENT, Launch, align_up
+from ckpt_transport.spi import ALIGNMENT, Launch
 from ckpt_transport_fp8 import backend
 
 ROWS_TOGETHER = 16
@@ -35,23 +35,15 @@ class RowScatter:
             bucket: uint8.
             offset: of the bucket in the extent, in bytes.
         """
-        end, begin = offset + bucket.numel(), align_up(offset)
-        touched, (first, last) = self._within(offset, end), self._whole(begin, end)
-        if first < last:
-            whole = bucket[begin - offset : begin - offset + (end - begin) // ALIGNMENT * ALIGNMENT]
-            whole.view(-1, ALIGNMENT).index_copy_(0, self._numbers[first:last] - begin // ALIGNMENT, rows[first:last])
-        for number in (*range(touched.start, min(first, touched.stop)), *range(max(first, last), touched.stop)):
-            at = self._offsets[number] - offset
-            of_bucket = slice(max(at, 0), min(at + ALIGNMENT, bucket.numel()))
-            bucket[of_bucket].copy_(rows[number, of_bucket.start - at : of_bucket.stop - at])
+        own = self._within(offset, offset + bucket.numel())
+        rows, numbers = rows[own.start : own.stop], self._numbers[own.start : own.stop]
+        to = (numbers * ALIGNMENT - offset)[:, None] + torch.arange(ALIGNMENT, device=numbers.device)
+        inside = (to >= 0) & (to < bucket.numel())
+        bucket[to[inside]] = rows[inside]
 
     def _within(self, begin: int, end: int) -> range:
         """Return the rows that have bytes between ``begin`` and ``end``."""
         return range(bisect_right(self._offsets, begin - ALIGNMENT), bisect_left(self._offsets, end))
-
-    def _whole(self, begin: int, end: int) -> tuple[int, int]:
-        """Return the first row that lies between ``begin`` and ``end``, and the first after these."""
-        return bisect_left(self._offsets, begin), bisect_right(self._offsets, end - ALIGNMENT)
 
 
 class TritonRowScatter(RowScatter):

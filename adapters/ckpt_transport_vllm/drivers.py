@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from ckpt_transport import Config, ConfigError, EngineError
 from ckpt_transport.spi import EngineClaim, Here, any_port, host_name, is_loopback, open_mailbox
-from ckpt_transport_vllm.plugin import UPDATE
-from ckpt_transport_vllm.server import EXTENSION, VllmServer, has_extension, has_native_engine
+from ckpt_transport_vllm.plugin import BACKEND, UPDATE
+from ckpt_transport_vllm.server import EXTENSION, VllmServer
 
 NO_PAUSE = "none"
 PAUSE = "pause"
@@ -254,9 +254,9 @@ def driver_for(server: VllmServer, config: Config, pause: str, draft: bool) -> D
         EngineError: it was started with neither.
     """
     configuration = server.configuration()
-    if has_extension(configuration):
+    if configuration["parallel_config"].get("worker_extension_cls") == EXTENSION:
         return ExtensionDriver(server, config, pause, draft)
-    if has_native_engine(configuration):
+    if (configuration.get("weight_transfer_config") or {}).get("backend") == BACKEND:
         return NativeDriver(server, config, pause, draft)
     raise EngineError(
         f"{server.url} cannot be updated: start it with --worker-extension-cls {EXTENSION}, or with "

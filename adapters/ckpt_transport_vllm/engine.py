@@ -10,7 +10,6 @@ import torch
 
 from ckpt_transport import Engine, LoadedBucket
 from ckpt_transport.spi import Fence, Share, TensorSnapshot, TensorSpec, fence
-from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading
 from ckpt_transport_vllm.quantization import check_tensors
@@ -106,7 +105,7 @@ class VllmEngine(Engine):
         self.apply_summary = self._loading.apply_summary
         self._cores.close()
         self._reset()
-        self._served = load_format.snapshot(self._find_target().model)
+        self._served = TensorSnapshot(self._find_target().model)
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ckpt_transport.spi import TensorSnapshot, named_tensors, why_not_plain
 from ckpt_transport_vllm.layerwise import forget_prepacked_experts, put_back, waits_for_the_end
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
@@ -40,11 +39,6 @@ def tensors_of(module: torch.nn.Module) -> Tensors:
     """The parameters and buffers of the module itself, without those of its children."""
     own = {**module._parameters, **module._buffers}
     return {name: tensor for name, tensor in own.items() if tensor is not None}
-
-
-def snapshot(model: torch.nn.Module) -> TensorSnapshot:
-    """Note what the model computes with now, as far as it lies in plain memory: kernels pack some weights."""
-    return TensorSnapshot(model, lambda: {name: each for name, each in named_tensors(model) if not why_not_plain(each)})
 
 
 def can_be_staged(module: torch.nn.Module, loaded: Collection[str]) -> bool:

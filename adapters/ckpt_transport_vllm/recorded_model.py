@@ -168,23 +168,12 @@ class RecordedModel(RecordedLoader):
         """Leave modules to the loader, for these reasons, and with them what shares a tensor with one of them."""
         if not failed:
             return
-        failed = dict(failed)
-        while True:
-            self.exclude(
-                {
-                    Owner(OwnerKind.TARGET, number): failed[name]
-                    for number, name in enumerate(self.module_of)
-                    if name in failed
-                }
-            )
-            more = {
-                self.module_of[index]: reason
-                for index, reason in self.layout.refused_of(OwnerKind.TARGET).items()
-                if self.module_of[index] not in failed
-            }
-            if not more:
-                break
-            failed |= more
+        modules: defaultdict[str, list[Owner]] = defaultdict(list)
+        for number, name in enumerate(self.module_of):
+            modules[name].append(Owner(OwnerKind.TARGET, number))
+        self.exclude({owner: failed[name] for name in failed for owner in modules[name]}, modules.values())
+        refused = self.layout.refused_of(OwnerKind.TARGET)
+        failed = {**{self.module_of[index]: reason for index, reason in refused.items()}, **failed}
         self._derive()
         self.modes.update(dict.fromkeys(failed, ApplyMode.LOADER))
         self.reasons.update(failed)

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from ckpt_transport import EngineError
 from ckpt_transport.spi import client_of, proxy_for
-from ckpt_transport_vllm.plugin import BACKEND
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
 CURE = "is it running? wait longer for one that starts: endpoint_timeout, or --endpoint-timeout 600"
@@ -168,11 +167,3 @@ class VllmServer:
 
 class NoRouteError(EngineError):
     """The server has no such route."""
-
-
-def has_extension(configuration: Mapping[str, Any]) -> bool:
-    return bool(configuration["parallel_config"].get("worker_extension_cls") == EXTENSION)
-
-
-def has_native_engine(configuration: Mapping[str, Any]) -> bool:
-    return bool((configuration.get("weight_transfer_config") or {}).get("backend") == BACKEND)

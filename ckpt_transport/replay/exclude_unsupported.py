@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -10,23 +10,28 @@ from ckpt_transport.replay.coverage import Writer
 from ckpt_transport.replay.layout import Fill, Layout, OpGroup, Owner, OwnerKind
 
 
-def exclude_unsupported(layout: Layout, reasons: Mapping[Owner, str]) -> Layout:
+def exclude_unsupported(
+    layout: Layout, reasons: Mapping[Owner, str], together: Iterable[Sequence[Owner]] = ()
+) -> Layout:
     """The layout without these sources and targets, and without any that are loaded together with one of them.
 
     Only the whole loader can load such a tensor, and then it does everything with it that it does.
+
+    Args:
+        layout: what a loader does.
+        reasons: what is left to the loader, and why.
+        together: tensors that are loaded together, besides those of one copy or group of operations.
     """
     refused = {**reasons, **layout.refused}
-    writers: tuple[Writer, ...] = (*layout.copies, *layout.fills, *layout.op_groups)
-    while True:
+    joined = [*map(_tensors, layout.copies), *map(_tensors, layout.op_groups), *together]
+    before = -1
+    while len(refused) > before:
         before = len(refused)
-        for writer in writers:
-            tensors = _tensors(writer)
+        for tensors in joined:
             first = next((tensor for tensor in tensors if tensor in refused), None)
-            if first is not None and not isinstance(writer, Fill):
+            if first is not None:
                 for tensor in tensors:
                     refused.setdefault(tensor, f"belongs to {layout.name_of(first.kind, first.index)}")
-        if len(refused) == before:
-            break
 
     def is_kept(writer: Writer) -> bool:
         return not any(tensor in refused for tensor in _tensors(writer))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -54,9 +54,9 @@ class RecordedLoader:
         """Whether the loader would still do what was recorded, as far as that hangs on values and not on the model."""
         return all(torch.equal(tensor, before) for tensor, before in self.recording.guards)
 
-    def exclude(self, reasons: Mapping[Owner, str]) -> None:
-        """Leave tensors to the loader, and with them all that is loaded together with one of them."""
-        self.layout = exclude_unsupported(self.layout, reasons)
+    def exclude(self, reasons: Mapping[Owner, str], together: Iterable[Sequence[Owner]] = ()) -> None:
+        """Leave tensors to the loader, and with them all that is loaded together; see :func:`exclude_unsupported`."""
+        self.layout = exclude_unsupported(self.layout, reasons, together)
         self.plans = BucketCopyPlans(self.layout)
 
 

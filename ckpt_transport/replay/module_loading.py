@@ -8,9 +8,8 @@ import torch
 from torch.nn import Parameter
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import read_only, unwritable, why_not_plain
+from ckpt_transport.memory import read_only, unwritable
 from ckpt_transport.planning import Share, TensorSpec
-from ckpt_transport.replay.bindings import named_tensors
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, logger
 from ckpt_transport.replay.module_passes import ModuleComparedPass, ModuleLoaderPass, ModuleReplayPass
 from ckpt_transport.replay.past_memory import PastMemory
@@ -175,12 +174,9 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     def _snapshot_now(self) -> TensorSnapshot:
         """The module's tensors now."""
         if self._snapshot is None or self._snapshot.moved():
-            self._snapshot = TensorSnapshot(self._module, self._look)
+            self._snapshot = TensorSnapshot(self._module)
             self._past_memory.remember(self._snapshot.memory)
         return self._snapshot
-
-    def _look(self) -> dict[str, torch.Tensor]:
-        return {name: tensor for name, tensor in named_tensors(self._module) if not why_not_plain(tensor)}
 
     def _check_snapshot(self) -> None:
         """The module has the tensors that were loaded, but for those that the loader itself has replaced."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 import torch
 
 from ckpt_transport.errors import UnwritableError, UpdateError
-from ckpt_transport.replay.bindings import fingerprint, plain
+from ckpt_transport.memory import why_not_plain
+from ckpt_transport.replay.bindings import fingerprint, named_tensors, plain
 
 MOST = 3
 """Names in a message."""
@@ -22,7 +24,7 @@ class TensorSnapshot:
 
     Args:
         module: whose tensors.
-        look: finds those that matter.
+        look: finds those that matter; by default every parameter and buffer that is plain memory.
 
     Attributes:
         tensors: what was found, by name.
@@ -30,10 +32,10 @@ class TensorSnapshot:
         fingerprint: where they lie, and in which form; equal ones mean equal places.
     """
 
-    def __init__(self, module: torch.nn.Module, look: Look) -> None:
-        self._look, self._modules = look, list(module.modules())
+    def __init__(self, module: torch.nn.Module, look: Look | None = None) -> None:
+        self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
         self._names = self._names_now()
-        self.tensors = dict(look())
+        self.tensors = dict(self._look())
         self.memory = {name: plain(tensor) for name, tensor in self.tensors.items()}
         self.fingerprint = fingerprint(self.memory)
         own = {
@@ -65,6 +67,10 @@ class TensorSnapshot:
         """What every module's names are bound to: how many each has, and which objects these are."""
         tables = [table for each in self._modules for table in (each._parameters, each._buffers, each._modules)]
         return list(map(len, tables)), list(map(id, chain.from_iterable(table.values() for table in tables)))
+
+
+def _plain_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in named_tensors(module) if not why_not_plain(tensor)}
 
 
 def refuse_unwritable(reasons: Mapping[str, str]) -> None:
