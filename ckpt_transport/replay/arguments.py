@@ -37,9 +37,8 @@ def decode(value: Any, tensor: Callable[[Ref], torch.Tensor], device: torch.devi
 
 def view(storage: torch.Tensor, ref: Ref) -> torch.Tensor:
     """What ``ref`` is, in a tensor that begins where its memory begins."""
-    dtype = dtypes.TORCH[ref.geometry.dtype]
-    size = dtype.itemsize
-    strides = [stride // size for stride in ref.geometry.strides]
-    start = int(storage.storage_offset()) * storage.itemsize + ref.geometry.offset
-    empty = torch.empty(0, dtype=dtype, device=storage.device)
+    size = ref.itemsize
+    strides = [stride // size for stride in ref.strides]
+    start = int(storage.storage_offset()) * storage.itemsize + ref.offset
+    empty = torch.empty(0, dtype=dtypes.TORCH[ref.dtype], device=storage.device)
     return empty.set_(storage.untyped_storage(), start // size, ref.shape, strides)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ckpt_transport import dtypes
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
@@ -138,7 +137,7 @@ class BucketCopyPlans:
 
     def _cuts_an_element(self, part: BucketPart) -> bool:
         """Whether the part begins or ends within an element. Then all parts of that tensor do: see ``bucketing``."""
-        size = max((dtypes.TORCH[copy.read.dtype].itemsize for copy in self._copies[part.source]), default=1)
+        size = max((copy.read.itemsize for copy in self._copies[part.source]), default=1)
         return part.nbytes != self.layout.sources[part.source].nbytes and bool(
             part.offset % size or (part.offset + part.nbytes) % size
         )
@@ -148,4 +147,4 @@ def _strided(copy: Copy, at: int) -> StridedCopy:
     """The same copy out of a bucket, of a tensor that starts at byte ``at`` there."""
     read, write = copy.read, copy.write
     places = at + read.offset, write.offset, read.strides, write.strides, read.dtype, write.dtype
-    return StridedCopy(copy.target, copy.shape, *places)
+    return StridedCopy(write.index, write.shape, *places)

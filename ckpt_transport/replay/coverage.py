@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ckpt_transport import dtypes
+from msgspec.structs import replace
+
 from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError, in_order, missing_of, overlaps, union
-from ckpt_transport.replay.layout import Copy, Fill, Gap, Geometry, OpGroup, TargetTensor
+from ckpt_transport.replay.layout import Copy, Fill, Gap, OpGroup, TargetTensor
 from ckpt_transport.replay.memory_map import Targets, begin_of, ranges_at
 
 Writer = Copy | Fill | OpGroup
@@ -49,10 +50,10 @@ def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -
     by_storage: dict[int, list[_Write]] = {storage: [] for storage in targets.in_storage}
     storage_of = {index: storage for storage, indices in targets.in_storage.items() for index in indices}
     for writer in writers:
-        for target, shape, geometry in _geometries(writer):
-            start = begin_of(targets.tensors[target])
+        for write in writer.written if isinstance(writer, OpGroup) else (writer.write,):
+            target = write.index
             try:
-                part = ranges_at(geometry, shape, start)
+                part = ranges_at(write, begin_of(targets.tensors[target]))
             except TooFineError as error:
                 clashes[target] = f"is written in {error}"
                 continue
@@ -78,15 +79,6 @@ def check(targets: Targets, writers: Sequence[Writer], sources: Sequence[str]) -
     return Coverage(clashes, tuple(fills), tuple(gaps))
 
 
-def _geometries(writer: Writer) -> Iterator[tuple[int, tuple[int, ...], Geometry]]:
-    if isinstance(writer, OpGroup):
-        for operation in writer.operations:
-            if (written := operation.written) is not None:
-                yield written.index, written.shape, written.geometry
-    else:
-        yield writer.target, writer.shape, writer.write
-
-
 def _fills(writes: Sequence[_Write]) -> tuple[list[Fill], dict[int, str]]:
     """Cut from fills what is written over them later. A fill over something that was loaded is a clash."""
     kept: list[Fill] = []
@@ -97,15 +89,15 @@ def _fills(writes: Sequence[_Write]) -> tuple[list[Fill], dict[int, str]]:
         before = union(each.part for each in writes[:number] if not isinstance(each.writer, Fill))
         after = union(each.part for each in writes[number + 1 :])
         fill = write.writer
-        size = dtypes.TORCH[fill.write.dtype].itemsize
+        size = fill.write.itemsize
         target_start = int(write.part.starts[0]) - fill.write.offset if write.part.starts.size else 0
         for start in write.part.starts.tolist():
             stop = start + write.part.nbytes
             if sum(b - a for a, b in missing_of(*before, start, stop)) != stop - start:
                 clashes[write.target] = "is filled with a constant after it was loaded"
             for a, b in missing_of(*after, start, stop):
-                geometry = Geometry(a - target_start, (size,), fill.write.dtype)
-                kept.append(Fill(fill.target, ((b - a) // size,), geometry, fill.value))
+                place = replace(fill.write, shape=((b - a) // size,), offset=a - target_start, strides=(size,))
+                kept.append(Fill(place, fill.value))
     return kept, clashes
 
 

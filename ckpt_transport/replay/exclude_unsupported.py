@@ -52,7 +52,7 @@ def touched_by(writer: Writer) -> tuple[set[int], set[int]]:
     if isinstance(writer, OpGroup):
         return set(writer.sources), set(writer.targets)
     if isinstance(writer, Fill):
-        return set(), {writer.target}
+        return set(), {writer.write.index}
     return {writer.source}, {writer.target}
 
 

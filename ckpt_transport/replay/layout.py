@@ -14,51 +14,6 @@ from ckpt_transport import dtypes
 from ckpt_transport.planning import TensorSpec
 
 
-class Geometry(msgspec.Struct, frozen=True, gc=False):
-    """Where the elements of a copy lie in a tensor's memory.
-
-    Attributes:
-        offset: of the first, in bytes from the start of the tensor.
-        strides: of each dimension, in bytes.
-        dtype: safetensors' name of their type.
-    """
-
-    offset: int
-    strides: tuple[int, ...]
-    dtype: str
-
-
-class Copy(msgspec.Struct, frozen=True, gc=False):
-    """Some elements of one tensor of the checkpoint are copied to one target, and converted where the types differ.
-
-    Attributes:
-        source: index into the layout's sources.
-        target: index into its targets.
-        shape: in elements, of what is copied.
-        read, write: where it lies in the source and in the target.
-    """
-
-    source: int
-    target: int
-    shape: tuple[int, ...]
-    read: Geometry
-    write: Geometry
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes written."""
-        return math.prod(self.shape) * dtypes.TORCH[self.write.dtype].itemsize
-
-
-class Fill(msgspec.Struct, frozen=True, gc=False):
-    """The loader sets some elements of a target to a constant."""
-
-    target: int
-    shape: tuple[int, ...]
-    write: Geometry
-    value: bool | int | float
-
-
 class OwnerKind(enum.StrEnum):
     """What memory belongs to: a tensor of the checkpoint, one of the module, or what an operation has made."""
 
@@ -80,20 +35,58 @@ class Owner:
     index: int
 
 
-class Ref(msgspec.Struct, frozen=True):
-    """A tensor as an operation sees it.
+class Ref(msgspec.Struct, frozen=True, gc=False):
+    """A view of the memory of a source, of a target, or of a result of an earlier operation of the same group.
 
     Attributes:
-        kind: what it is a view of.
-        index: which source or target, or which result of an earlier operation of the same group.
+        kind: which of these it is.
+        index: which one of them.
         shape: in elements.
-        geometry: where they lie in that tensor's memory.
+        offset: of the first element, in bytes from the start of that memory.
+        strides: of each dimension, in bytes.
+        dtype: safetensors' name of the elements' type.
     """
 
     kind: OwnerKind
     index: int
     shape: tuple[int, ...]
-    geometry: Geometry
+    offset: int
+    strides: tuple[int, ...]
+    dtype: str
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return dtypes.TORCH[self.dtype].itemsize
+
+
+class Copy(msgspec.Struct, frozen=True, gc=False):
+    """Some elements of one source are copied to one target, and converted where the types differ."""
+
+    read: Ref
+    write: Ref
+
+    @property
+    def source(self) -> int:
+        """Index into the layout's sources."""
+        return self.read.index
+
+    @property
+    def target(self) -> int:
+        """Index into its targets."""
+        return self.write.index
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes written."""
+        return math.prod(self.write.shape) * self.write.itemsize
+
+
+class Fill(msgspec.Struct, frozen=True, gc=False):
+    """The loader sets some elements of a target to a constant."""
+
+    write: Ref
+    value: bool | int | float
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -123,6 +116,11 @@ class OpGroup(msgspec.Struct, frozen=True):
     sources: tuple[int, ...]
     targets: tuple[int, ...]
     operations: tuple[Operation, ...]
+
+    @property
+    def written(self) -> list[Ref]:
+        """What it writes of targets, each view once."""
+        return list(dict.fromkeys(each.written for each in self.operations if each.written is not None))
 
 
 class TargetTensor(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 import torch
@@ -11,7 +11,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.replay.bindings import plain
 from ckpt_transport.replay.byte_ranges import MOST_RANGES, EqualRanges, ranges_of
 from ckpt_transport.replay.fake_tensors import FakeTensors
-from ckpt_transport.replay.layout import Geometry, Owner, OwnerKind, TargetTensor
+from ckpt_transport.replay.layout import Owner, OwnerKind, Ref, TargetTensor
 
 
 def storage_key(tensor: torch.Tensor) -> int:
@@ -55,8 +55,7 @@ class Targets:
 
     def span(self, index: int) -> tuple[int, int]:
         """Where in its storage a target begins and ends, in bytes."""
-        tensor = self.tensors[index]
-        return span(geometry_of(tensor), tensor.shape, tensor.itemsize)
+        return span(self.tensors[index])
 
     def at(self, storage: int, begin: int, end: int) -> int:
         """The target in that storage which holds these bytes; the first one when none of them does."""
@@ -74,29 +73,22 @@ def begin_of(tensor: torch.Tensor) -> int:
     return int(tensor.storage_offset()) * tensor.itemsize
 
 
-def geometry_of(tensor: torch.Tensor) -> Geometry:
-    """Where the elements of a tensor lie in its storage."""
-    size = tensor.itemsize
-    strides = tuple(stride * size for stride in tensor.stride())
-    return Geometry(begin_of(tensor), strides, dtypes.name_of(tensor.dtype))
+def span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first byte of its storage that a tensor touches, and the first one after these."""
+    begin = begin_of(tensor)
+    if not tensor.numel():
+        return begin, begin
+    last = sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return begin, begin + (last + 1) * tensor.itemsize
 
 
-def span(geometry: Geometry, shape: tuple[int, ...] | torch.Size, itemsize: int) -> tuple[int, int]:
-    """First and last byte (exclusive) that elements of this geometry touch."""
-    if 0 in shape:
-        return geometry.offset, geometry.offset
-    last = sum((count - 1) * stride for count, stride in zip(shape, geometry.strides, strict=True))
-    return geometry.offset, geometry.offset + last + itemsize
-
-
-def ranges_at(geometry: Geometry, shape: Sequence[int], start: int = 0, most: int = MOST_RANGES) -> EqualRanges:
+def ranges_at(ref: Ref, start: int = 0, most: int = MOST_RANGES) -> EqualRanges:
     """The ranges of bytes that elements cover, in memory in which offsets count from byte ``start``.
 
     Raises:
         TooFineError: as :func:`ranges_of`.
     """
-    size = dtypes.TORCH[geometry.dtype].itemsize
-    return ranges_of(start + geometry.offset, shape, geometry.strides, size, most)
+    return ranges_of(start + ref.offset, ref.shape, ref.strides, ref.itemsize, most)
 
 
 class MemoryMap:
@@ -119,21 +111,20 @@ class MemoryMap:
             at = self._fake_tensors.at(tensor.data_ptr())
             return None if at is None else Owner(OwnerKind.SOURCE, at[0])
         if found is not None and found.kind is OwnerKind.TARGET and len(self._targets.in_storage[storage]) > 1:
-            begin, end = span(geometry_of(tensor), tensor.shape, tensor.itemsize)
-            return Owner(OwnerKind.TARGET, self._targets.at(storage, begin, end))
+            return Owner(OwnerKind.TARGET, self._targets.at(storage, *span(tensor)))
         return found
 
-    def geometry(self, tensor: torch.Tensor, owner: Owner) -> Geometry:
-        """Where its elements lie in the owner's memory."""
-        geometry = geometry_of(tensor)
-        start = 0
+    def ref(self, tensor: torch.Tensor, owner: Owner) -> Ref:
+        """What the tensor is a view of, in the owner's memory."""
+        offset = begin_of(tensor)
         if owner.kind is OwnerKind.TARGET:
-            start = begin_of(self._targets.tensors[owner.index])
+            offset -= begin_of(self._targets.tensors[owner.index])
         elif owner.kind is OwnerKind.SOURCE and storage_key(tensor) not in self._owners:
             at = self._fake_tensors.at(tensor.data_ptr())
             assert at is not None
-            return Geometry(at[1], geometry.strides, geometry.dtype)
-        return Geometry(geometry.offset - start, geometry.strides, geometry.dtype)
+            offset = at[1]
+        strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
+        return Ref(owner.kind, owner.index, tuple(tensor.shape), offset, strides, dtypes.name_of(tensor.dtype))
 
     def add_result(self, tensor: torch.Tensor) -> int:
         """Take the memory of ``tensor`` as a new result."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from ckpt_transport.replay.coverage import Writer
 from ckpt_transport.replay.layout import Copy, Fill, Operation, OpGroup, Owner, OwnerKind, Ref
@@ -25,7 +26,7 @@ def gather(events: Sequence[Event], rewritten: set[int]) -> list[Writer]:
     writers: list[tuple[int, Writer]] = []
     for number, event in enumerate(events):
         if not isinstance(event, Operation):
-            if event.target not in rewritten:
+            if event.write.index not in rewritten:
                 writers.append((number, event))
                 continue
             event = _as_operation(event)
@@ -62,17 +63,10 @@ def refs(operation: Operation) -> Iterator[Ref]:
     return within((*operation.args, *operation.kwargs.values()))
 
 
-def written_by(group: OpGroup) -> list[Ref]:
-    """What a group writes of targets, each view once."""
-    return list(dict.fromkeys(operation.written for operation in group.operations if operation.written is not None))
-
-
 def _as_operation(event: Copy | Fill) -> Operation:
-    to = Ref(OwnerKind.TARGET, event.target, event.shape, event.write)
     if isinstance(event, Fill):
-        return Operation(torch.ops.aten.fill_.Scalar, (to, event.value), {}, ())
-    of = Ref(OwnerKind.SOURCE, event.source, event.shape, event.read)
-    return Operation(torch.ops.aten.copy_.default, (to, of), {}, ())
+        return Operation(torch.ops.aten.fill_.Scalar, (event.write, event.value), {}, ())
+    return Operation(torch.ops.aten.copy_.default, (event.write, event.read), {}, ())
 
 
 def _op_group(operations: Sequence[Operation]) -> OpGroup:
@@ -83,7 +77,7 @@ def _op_group(operations: Sequence[Operation]) -> OpGroup:
 
     def renumbered(value: Any) -> Any:
         if isinstance(value, Ref) and value.kind is OwnerKind.RESULT:
-            return Ref(value.kind, numbers[value.index], value.shape, value.geometry)
+            return replace(value, index=numbers[value.index])
         return tuple(map(renumbered, value)) if isinstance(value, tuple) else value
 
     sources = {ref.index for operation in operations for ref in refs(operation) if ref.kind is OwnerKind.SOURCE}

@@ -111,8 +111,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return written
         read = read.expand(written.shape)
         self.used.add(of.index)
-        geometries = self.memory.geometry(read, of), self.memory.geometry(written, to)
-        self.events.append(Copy(of.index, to.index, tuple(written.shape), *geometries))
+        self.events.append(Copy(self.memory.ref(read, of), self.memory.ref(written, to)))
         return written
 
     def _write(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -147,8 +146,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if constant is not None:
             func, args, kwargs = aten.fill_.Scalar, (written, constant), {}
             if to.kind is OwnerKind.TARGET:
-                geometry = self.memory.geometry(written, to)
-                self.events.append(Fill(to.index, tuple(written.shape), geometry, constant))
+                self.events.append(Fill(self.memory.ref(written, to), constant))
                 return written
         reason = self._reason(func, [*args[1:], *kwargs.values()])
         if func is not aten.copy_.default and func not in WRITES and not reason and to.kind is OwnerKind.TARGET:
@@ -236,10 +234,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             owner = self.memory.owner(tensor)
             if owner is None or owner.kind is not OwnerKind.TARGET:
                 continue
-            geometry = self.memory.geometry(tensor, owner)
             try:
                 written = union(_written(self.events, owner.index))
-                wanted = ranges_at(geometry, tensor.shape)
+                wanted = ranges_at(self.memory.ref(tensor, owner))
             except TooFineError:
                 return False
             if any(missing_of(*written, start, start + wanted.nbytes) for start in wanted.starts.tolist()):
@@ -282,7 +279,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return None
             if owner.kind is OwnerKind.SOURCE:
                 self.used.add(owner.index)
-            return Ref(owner.kind, owner.index, tuple(tensor.shape), self.memory.geometry(tensor, owner))
+            return self.memory.ref(tensor, owner)
 
         encoded = tuple(encode(value, place) for value in args)
         named = {name: encode(value, place) for name, value in kwargs.items()}
@@ -341,8 +338,6 @@ def _constant(func: Any, args: Any, memory: MemoryMap) -> bool | int | float | N
 def _written(events: list[Event], target: int) -> Iterator[EqualRanges]:
     """Ranges of bytes of a target that were written so far."""
     for event in events:
-        if isinstance(event, Operation):
-            if (written := event.written) is not None and written.index == target:
-                yield ranges_at(written.geometry, written.shape)
-        elif event.target == target:
-            yield ranges_at(event.write, event.shape)
+        write = event.written if isinstance(event, Operation) else event.write
+        if write is not None and write.index == target:
+            yield ranges_at(write)

@@ -12,9 +12,8 @@ from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import DoubleBuffer, copy_views
 from ckpt_transport.replay.arguments import decode, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
-from ckpt_transport.replay.layout import Copy, Fill, OpGroup, OwnerKind, Ref
+from ckpt_transport.replay.layout import OpGroup, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import begin_of
-from ckpt_transport.replay.op_groups import written_by
 from ckpt_transport.replay.torch_copy import BITS, MemoryViews, TorchCopy, alignment_of, bits_of, torch_copy
 
 
@@ -71,14 +70,14 @@ class Replay:
     def fill(self, targets: Container[int]) -> None:
         """Set what is constant in these targets."""
         for fill in self._layout.fills:
-            if fill.target in targets:
-                self._place_of(fill).fill_(fill.value)
+            if fill.write.index in targets:
+                self._find(fill.write, ()).fill_(fill.value)
 
     def misfits(self) -> list[str]:
         """Targets in which something is not the constant that :meth:`fill` would set."""
-        places = ((fill, self._place_of(fill)) for fill in self._layout.fills)
+        places = ((fill, self._find(fill.write, ())) for fill in self._layout.fills)
         return [
-            self._layout.targets[fill.target].name
+            self._layout.targets[fill.write.index].name
             for fill, place in places
             if not torch.equal(place, torch.full_like(place, fill.value))
         ]
@@ -156,8 +155,7 @@ class Replay:
             for number in self._needed[part.source]:
                 self._waiting[number].discard(part.source)
         for copy in self._plans.copies_of(part.source):
-            read = view(self._whole[part.source], Ref(OwnerKind.SOURCE, copy.source, copy.shape, copy.read))
-            self._place_of(copy).copy_(read, non_blocking=True)
+            self._find(copy.write, ()).copy_(self._find(copy.read, ()), non_blocking=True)
         return True
 
     def _ready_op_groups(self) -> list[int]:
@@ -188,17 +186,13 @@ class Replay:
             if operation.results:
                 results += [made] if isinstance(made, torch.Tensor) else list(made)
 
-    def _place_of(self, writer: Copy | Fill) -> torch.Tensor:
-        """What one of these writes."""
-        return view(self._tensors[writer.target], Ref(OwnerKind.TARGET, writer.target, writer.shape, writer.write))
-
     def _find(self, ref: Ref, results: Sequence[torch.Tensor]) -> torch.Tensor:
         if ref.kind is OwnerKind.SOURCE:
             return view(self._whole[ref.index], ref)
         return view(self._tensors[ref.index] if ref.kind is OwnerKind.TARGET else results[ref.index], ref)
 
     def _written(self, group: OpGroup) -> Iterator[torch.Tensor]:
-        for ref in written_by(group):
+        for ref in group.written:
             tensor = self._find(ref, ())
             yield tensor.view(BITS[tensor.itemsize])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from ckpt_transport import dtypes
 from ckpt_transport.planning import ByteRangeSet, Share, digest_of
 from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError
 from ckpt_transport.replay.layout import Layout, OwnerKind
@@ -25,9 +24,9 @@ def required_bytes(layout: Layout) -> Share | None:
     reads: list[tuple[int, EqualRanges]] = []
     sizes: defaultdict[int, set[int]] = defaultdict(set)
     for copy in layout.copies:
-        sizes[copy.source].add(dtypes.TORCH[copy.read.dtype].itemsize)
+        sizes[copy.source].add(copy.read.itemsize)
         try:
-            reads.append((copy.source, ranges_at(copy.read, copy.shape, most=MOST)))
+            reads.append((copy.source, ranges_at(copy.read, most=MOST)))
         except TooFineError:
             whole.add(copy.source)
     whole.update(source for source, of_copies in sizes.items() if len(of_copies) > 1)
