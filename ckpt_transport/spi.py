@@ -63,7 +63,6 @@ from ckpt_transport.replay import RecordedLoading as RecordedLoading
 from ckpt_transport.replay import Recording as Recording
 from ckpt_transport.replay import Replay as Replay
 from ckpt_transport.replay import TensorSnapshot as TensorSnapshot
-from ckpt_transport.replay import Written as Written
 from ckpt_transport.replay import by_loader_in_words as by_loader_in_words
 from ckpt_transport.replay import fingerprint as fingerprint
 from ckpt_transport.replay import named_tensors as named_tensors

@@ -49,8 +49,6 @@ class RecordedModel(RecordedLoader):
         reasons: why a module is staged or loaded by the loader.
         module_of: the name of the module that each target belongs to.
         targets_of: the targets of a module.
-        bytes_of: how many bytes are copied to a module.
-        op_groups_of: numbers of the groups of operations that write to a module.
         sources_of: what a module is loaded from.
         left_to_loader: what only the loader loads.
     """
@@ -128,19 +126,15 @@ class RecordedModel(RecordedLoader):
         layout = self.layout
         self.module_of = [target.name.rpartition(".")[0] for target in layout.targets]
         self.targets_of: defaultdict[str, list[int]] = defaultdict(list)
-        self.bytes_of: Counter[str] = Counter()
-        self.op_groups_of: defaultdict[str, set[int]] = defaultdict(set)
         self.sources_of: defaultdict[str, set[int]] = defaultdict(set)
         self._loaded: set[int] = set()
         for copy in layout.copies:
             self._loaded.add(copy.target)
-            self.bytes_of[self.module_of[copy.target]] += copy.nbytes
             self.sources_of[self.module_of[copy.target]].add(copy.source)
-        for number, group in enumerate(layout.op_groups):
+        for group in layout.op_groups:
             if group.sources:
                 self._loaded.update(group.targets)
             for target in group.targets:
-                self.op_groups_of[self.module_of[target]].add(number)
                 self.sources_of[self.module_of[target]].update(group.sources)
         for target in sorted(self._loaded):
             self.modes.setdefault(self.module_of[target], ApplyMode.STAGED)

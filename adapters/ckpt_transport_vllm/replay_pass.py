@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable
 
 import torch
 
-from ckpt_transport import LoadedBucket, RecordingError
-from ckpt_transport.spi import LoadPass, Replay, Written
+from ckpt_transport import LoadedBucket
+from ckpt_transport.spi import LoadPass, Replay
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.layerwise import LayerwisePass, waits_for_the_end
 from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
@@ -34,8 +33,6 @@ class ModelReplayPass(LoadPass):
         self._deferred = [module for module in self._modules.values() if waits_for_the_end(module)]
         self._tensors: dict[int, torch.Tensor] = {}
         self._replay = Replay(recorded.plans, self._tensors)
-        self._left_bytes = Counter(recorded.bytes_of)
-        self._left_op_groups = {name: set(numbers) for name, numbers in recorded.op_groups_of.items()}
         self._unstaged = {target for name in self._names(ApplyMode.STAGED) for target in recorded.targets_of[name]}
         self._staged: set[str] = set()
         self._done: set[str] = set()
@@ -62,15 +59,12 @@ class ModelReplayPass(LoadPass):
             self._by_loader(bucket, {part.source for part in plan.loaded})
             written = self._replay.run(plan, bucket.raw, stable=bucket.stable)
             self._seconds += time.perf_counter() - began
-            self._complete(self._reached(written))
+            self._complete({self._recorded.module_of[target] for target in written})
 
     def finish(self) -> str:
         began = time.perf_counter()
         self._replay.finish()
         with torch.no_grad():
-            for name, mode in self._modes.items():
-                if mode is not ApplyMode.LOADER and name not in self._done and self._lacks(name):
-                    raise RecordingError(f"{name} has not got all of its weights")
             in_place = self._names(ApplyMode.IN_PLACE)
             self._replay.fill({number for name in in_place for number in self._recorded.targets_of[name]})
             self._by_layers.finish()
@@ -125,18 +119,6 @@ class ModelReplayPass(LoadPass):
             if number in gaps and tensor is not before.get(short):
                 _keep_unwritten(tensor, before.get(short))
 
-    def _reached(self, written: Written) -> set[str]:
-        """Take note of what a bucket has written. Returns the modules that it was written to."""
-        module_of, reached = self._recorded.module_of, set()
-        for target, nbytes in written.copied.items():
-            self._left_bytes[module_of[target]] -= nbytes
-            reached.add(module_of[target])
-        for number in written.op_groups:
-            for target in self._recorded.layout.op_groups[number].targets:
-                self._left_op_groups[module_of[target]].discard(number)
-                reached.add(module_of[target])
-        return reached
-
     def _complete(self, names: Iterable[str]) -> None:
         """Process those of these modules that have all of their weights."""
         for name in names:
@@ -151,7 +133,7 @@ class ModelReplayPass(LoadPass):
 
     def _lacks(self, name: str) -> bool:
         """Whether something has not come that goes into this module."""
-        return bool(self._left_bytes[name] or self._left_op_groups.get(name))
+        return self._replay.lacks(self._recorded.targets_of[name])
 
     def _process(self, name: str) -> None:
         """A staged module has all of its weights: have vLLM process it."""

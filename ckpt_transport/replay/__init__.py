@@ -11,7 +11,7 @@ from ckpt_transport.replay.layout import Layout, Owner, OwnerKind
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, by_loader_in_words
 from ckpt_transport.replay.module_loading import ModuleLoading
 from ckpt_transport.replay.record import Loader, Recording, record
-from ckpt_transport.replay.replay import Replay, Written
+from ckpt_transport.replay.replay import Replay
 from ckpt_transport.replay.required_bytes import required_bytes
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
@@ -29,7 +29,6 @@ __all__ = [
     "Recording",
     "Replay",
     "TensorSnapshot",
-    "Written",
     "by_loader_in_words",
     "fingerprint",
     "named_tensors",

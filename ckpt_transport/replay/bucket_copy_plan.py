@@ -65,10 +65,14 @@ class BucketCopyPlans:
             spec.name: (number, spec) for number, spec in enumerate(layout.sources)
         }
         self._copies: defaultdict[int, list[Copy]] = defaultdict(list)
+        self.expected: Counter[int] = Counter()
+        """For each target the bytes that are copied to it, and one for each group of operations that it is in."""
         for copy in layout.copies:
             self._copies[copy.source].append(copy)
+            self.expected[copy.target] += copy.nbytes
         self._together: defaultdict[int, set[int]] = defaultdict(set)
         for group in layout.op_groups:
+            self.expected.update(group.targets)
             for source in group.sources:
                 self._together[source].update(group.targets)
         self._refused = layout.refused_of(OwnerKind.SOURCE)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -15,13 +14,6 @@ from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPla
 from ckpt_transport.replay.layout import OpGroup, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import begin_of
 from ckpt_transport.replay.torch_copy import BITS, MemoryViews, TorchCopy, alignment_of, bits_of, torch_copy
-
-
-class Written(NamedTuple):
-    """What one bucket wrote: bytes copied by target, and numbers of groups of operations that were run."""
-
-    copied: Mapping[int, int]
-    op_groups: Sequence[int]
 
 
 class Replay:
@@ -38,14 +30,15 @@ class Replay:
         self._whole: dict[int, torch.Tensor] = {}
         self._parts: dict[int, tuple[torch.Tensor, list[int]]] = {}
         self._waiting = {number: set(group.sources) for number, group in enumerate(layout.op_groups)}
+        self._left = Counter(plans.expected)
         self._needed: dict[int, list[int]] = {}
         self._double_buffer: dict[torch.device, DoubleBuffer] = {}
         for number, group in enumerate(layout.op_groups):
             for source in group.sources:
                 self._needed.setdefault(source, []).append(number)
 
-    def run(self, plan: BucketCopyPlan, raw: torch.Tensor, *, stable: bool = False) -> Written:
-        """Bring one bucket in, and say what that wrote.
+    def run(self, plan: BucketCopyPlan, raw: torch.Tensor, *, stable: bool = False) -> set[int]:
+        """Bring one bucket in. Returns the targets that were written.
 
         Args:
             plan: made for this bucket.
@@ -55,17 +48,23 @@ class Replay:
         if plan.copies:
             near = self._near(self._tensors[plan.copies[0].target].device).stage(raw)
             self._copy(self._strided(plan, near), near)
-        copied: Mapping[int, int] = plan.copied
+        self._left.subtract(plan.copied)
+        written = set(plan.copied)
         for part in plan.gathered:
             if self._take(part, raw):
-                copied = Counter(copied)
                 for copy in self._plans.copies_of(part.source):
-                    copied[copy.target] += copy.nbytes
-        performed = self._ready_op_groups()
-        for number in performed:
-            self._perform(self._layout.op_groups[number])
+                    self._left[copy.target] -= copy.nbytes
+                    written.add(copy.target)
+        for group in self._ready_op_groups():
+            self._perform(group)
+            self._left.subtract(group.targets)
+            written.update(group.targets)
         self._tidy(raw, stable)
-        return Written(copied, performed)
+        return written
+
+    def lacks(self, targets: Iterable[int]) -> bool:
+        """Whether something has not come that goes into one of these targets."""
+        return any(self._left[target] for target in targets)
 
     def fill(self, targets: Container[int]) -> None:
         """Set what is constant in these targets."""
@@ -86,12 +85,15 @@ class Replay:
         """See that nothing is left to do.
 
         Raises:
-            RecordingError: something waits for a tensor that did not come.
+            RecordingError: something waits for a tensor that did not come, or a target for bytes.
         """
         for number, missing in self._waiting.items():
             if missing and self._layout.op_groups[number].sources:
                 name = self._layout.sources[min(missing)].name
                 raise RecordingError(f"{name} did not come, which the loader needs")
+        for target, left in self._left.items():
+            if left:
+                raise RecordingError(f"{self._layout.targets[target].name} has not got all of its weights")
 
     def writes(self, plan: BucketCopyPlan, raw: torch.Tensor) -> list[torch.Tensor]:
         """Everything that :meth:`run` would write now, as integers; different tensors share no memory."""
@@ -158,11 +160,11 @@ class Replay:
             self._find(copy.write, ()).copy_(self._find(copy.read, ()), non_blocking=True)
         return True
 
-    def _ready_op_groups(self) -> list[int]:
+    def _ready_op_groups(self) -> list[OpGroup]:
         due = [number for number, missing in self._waiting.items() if not missing]
         for number in due:
             del self._waiting[number]
-        return due
+        return [self._layout.op_groups[number] for number in due]
 
     def _tidy(self, raw: torch.Tensor, stable: bool) -> None:
         """Drop tensors that nothing waits for any more, and copy those that will not last."""
