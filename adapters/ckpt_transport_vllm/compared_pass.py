@@ -103,7 +103,4 @@ class ModelComparedPass(ModelReplayPass):
 
 def _raw(tensor: torch.Tensor) -> torch.Tensor:
     """The memory of a tensor as bytes, in a view."""
-    if not tensor.numel():
-        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
-    dense = torch.as_strided(tensor, (tensor.numel(),), (1,)) if not tensor.is_contiguous() else tensor.view(-1)
-    return dense.view(torch.uint8)
+    return torch.as_strided(tensor, (tensor.numel(),), (1,)).view(torch.uint8)

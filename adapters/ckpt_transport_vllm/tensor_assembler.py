@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 
 from ckpt_transport import LoadedPiece
 
 
-@dataclass
-class _Partial:
-    """Memory for a tensor, and the bytes that are still missing."""
-
-    raw: torch.Tensor
-    missing: int
-
-
 class TensorAssembler:
     """Puts together what is larger than a bucket, in memory of its own on the device that the pieces are on."""
 
     def __init__(self) -> None:
-        self._partial: dict[str, _Partial] = {}
+        self._partial: dict[str, torch.Tensor] = {}
+        self._missing: dict[str, int] = {}
 
     def whole(self, pieces: Iterable[LoadedPiece]) -> Iterator[LoadedPiece]:
         """The pieces that are whole, and those that others make whole with what came before; these last."""
@@ -38,10 +30,9 @@ class TensorAssembler:
 
     def _add(self, piece: LoadedPiece) -> torch.Tensor | None:
         name, nbytes = piece.spec.name, piece.raw.numel()
-        partial = self._partial.get(name)
-        if partial is None:
-            raw = torch.empty(piece.spec.nbytes, dtype=torch.uint8, device=piece.raw.device)
-            partial = self._partial[name] = _Partial(raw, raw.numel())
-        partial.raw[piece.offset : piece.offset + nbytes].copy_(piece.raw, non_blocking=True)
-        partial.missing -= nbytes
-        return None if partial.missing else self._partial.pop(name).raw
+        if name not in self._partial:
+            self._partial[name] = torch.empty(piece.spec.nbytes, dtype=torch.uint8, device=piece.raw.device)
+            self._missing[name] = piece.spec.nbytes
+        self._partial[name][piece.offset : piece.offset + nbytes].copy_(piece.raw, non_blocking=True)
+        self._missing[name] -= nbytes
+        return None if self._missing[name] else self._partial.pop(name)

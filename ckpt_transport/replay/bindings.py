@@ -47,10 +47,6 @@ class Bindings:
         self._data = {name: plain(tensor) for name, tensor in self.tensors.items()}
         self._module = module
 
-    @property
-    def parameters(self) -> frozenset[str]:
-        return frozenset(name for name, tensor in self.tensors.items() if isinstance(tensor, torch.nn.Parameter))
-
     def changed(self) -> list[str]:
         """Names that are bound to something else now, or to nothing, or are new."""
         now = dict(named_tensors(self._module))

@@ -24,16 +24,15 @@ class FakeTensors:
     """
 
     def __init__(self, specs: Sequence[TensorSpec]) -> None:
-        self.specs = tuple(specs)
         self._starts, end = [], 0
-        for spec in self.specs:
+        for spec in specs:
             self._starts.append(end)
             end = align_up(end + max(spec.nbytes, 1))
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         self._memory = mmap.mmap(-1, max(end, 1), flags=flags)
         self._base = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
         self._nbytes = end
-        self.tensors = tuple(self._tensor(spec, start) for spec, start in zip(self.specs, self._starts, strict=True))
+        self.tensors = tuple(self._tensor(spec, start) for spec, start in zip(specs, self._starts, strict=True))
 
     def _tensor(self, spec: TensorSpec, start: int) -> torch.Tensor:
         if not spec.nbytes:

@@ -129,16 +129,11 @@ class TargetTensor(msgspec.Struct, frozen=True):
     Attributes:
         name: its name in the module.
         also: other names of the same memory: tied weights.
-        dtype: safetensors' name of its type.
-        shape, strides: in elements.
         parameter: it is a parameter, not a buffer.
     """
 
     name: str
     also: tuple[str, ...]
-    dtype: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
     parameter: bool
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
 import torch
 
 from ckpt_transport import dtypes
@@ -29,29 +28,28 @@ class Targets:
 
     Args:
         named: every parameter and buffer, by name.
-        parameters: which names are parameters.
     """
 
-    def __init__(self, named: Mapping[str, torch.Tensor], parameters: frozenset[str]) -> None:
+    def __init__(self, named: Mapping[str, torch.Tensor]) -> None:
         self.tensors: list[torch.Tensor] = []
-        self.values: list[TargetTensor] = []
         self.in_storage: dict[int, list[int]] = {}
-        known: dict[tuple[int, int, torch.Size, tuple[int, ...]], int] = {}
+        known: dict[object, int] = {}
+        names: list[list[str]] = []
         for name, tensor in named.items():
             tensor = plain(tensor)
             storage = storage_key(tensor)
-            same = storage, begin_of(tensor), tensor.shape, tensor.stride()
-            if tensor.numel() and same in known:
-                index = known[same]
-                first = self.values[index]
-                parameter = first.parameter or name in parameters
-                self.values[index] = msgspec.structs.replace(first, also=(*first.also, name), parameter=parameter)
+            same = (storage, begin_of(tensor), tensor.shape, tensor.stride()) if tensor.numel() else name
+            index = known.setdefault(same, len(names))
+            if index < len(names):
+                names[index].append(name)
                 continue
-            known[same] = len(self.values)
-            self.in_storage.setdefault(storage, []).append(len(self.values))
+            names.append([name])
+            self.in_storage.setdefault(storage, []).append(index)
             self.tensors.append(tensor)
-            dtype = dtypes.name_of(tensor.dtype)
-            self.values.append(TargetTensor(name, (), dtype, tuple(tensor.shape), tensor.stride(), name in parameters))
+        parameters = {name for name, tensor in named.items() if isinstance(tensor, torch.nn.Parameter)}
+        self.values = [
+            TargetTensor(first, tuple(also), not parameters.isdisjoint((first, *also))) for first, *also in names
+        ]
 
     def span(self, index: int) -> tuple[int, int]:
         """Where in its storage a target begins and ends, in bytes."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.nn import Parameter
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import read_only, unwritable
+from ckpt_transport.memory import read_only, unwritable, usable_cores
+from ckpt_transport.memory.digest import as_bytes, digest
 from ckpt_transport.planning import Share, TensorSpec
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, logger
+from ckpt_transport.replay.memory_map import storage_key, whole_memory
 from ckpt_transport.replay.module_passes import ModuleComparedPass, ModuleLoaderPass, ModuleReplayPass
 from ckpt_transport.replay.past_memory import PastMemory
 from ckpt_transport.replay.record import Loader, LoaderFailedError, Recording, RefusedWriteError, record
 from ckpt_transport.replay.recorder import Recorder
-from ckpt_transport.replay.rehearsal import digests
 from ckpt_transport.replay.serving_recorder import SeenByPassesError, ServingRecorder
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
@@ -139,7 +141,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             still: memory that nobody else writes meanwhile.
         """
         snapshot = self._snapshot_now()
-        before = digests(still)
+        before = _digests(still)
         self.spoiled = True
         try:
             recording = record(self._module, self._loader, specs, observer)
@@ -147,7 +149,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             refuse_unwritable({error.name: f"{error}; copy into what its class allows, or into its .data"})
             raise
         finally:
-            self.spoiled = digests(still) != before
+            self.spoiled = _digests(still) != before
         refuse_unwritable(unwritable(_written(recording, snapshot)))
         refuse_unwritable(self._missed(recording))
         return RecordedLoader(recording, _doubt(recording))
@@ -198,6 +200,17 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
                 if name in own and own[name] not in recording.written:
                     missed.setdefault(name, ELSEWHERE)
         return missed
+
+
+def _digests(tensors: Iterable[torch.Tensor]) -> list[bytes]:
+    """The digest of each memory that these tensors are views of.
+
+    The recorder keeps what a loader does through torch from the memory of a module that serves. It cannot keep what
+    goes past torch, as through NumPy; that is noticed by comparing when it has happened.
+    """
+    storages = {storage_key(each): whole_memory(each) for each in tensors if not each.is_meta}
+    with ThreadPoolExecutor(usable_cores(), "ckpt-transport-digest") as threads:
+        return list(threads.map(lambda raw: as_bytes(digest([raw])), storages.values()))
 
 
 def _written(recording: Recording, snapshot: TensorSnapshot) -> dict[str, torch.Tensor]:

@@ -88,7 +88,7 @@ def record(
 
 def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], observer: type[Recorder]) -> Recording:
     bindings = Bindings(module)
-    targets = Targets(bindings.tensors, bindings.parameters)
+    targets = Targets(bindings.tensors)
     fake_tensors = FakeTensors(specs)
     recorder = observer(fake_tensors, targets)
     watch = _Watch(list(fake_tensors.tensors))
