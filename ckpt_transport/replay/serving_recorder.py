@@ -75,8 +75,7 @@ class ServingRecorder(Recorder):  # type: ignore[no-untyped-call]
         super()._look(func, args, kwargs)
 
     def _stop_at(self, func: Any, args: Any, kwargs: Any, *kinds: OwnerKind) -> None:
-        owners = [self.memory.owner(tensor) for tensor in tensors_in(args, kwargs)]
-        if any(owner is not None and owner.kind in kinds for owner in owners):
+        if any(owner.kind in kinds for owner in self._owners(tensors_in(args, kwargs))):
             raise SeenByPassesError(f"calls {func}")
 
 
