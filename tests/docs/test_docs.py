@@ -24,6 +24,7 @@ def test_given_a_page_with_code_then_the_code_runs(page: Path, tmp_path: Path) -
     program = tmp_path / f"{page.stem}.py"
     program.write_text(code(page) + "\n", encoding="utf-8")
     environ = {key: value for key, value in os.environ.items() if not key.startswith("CKPT_TRANSPORT_")}
+    environ["CKPT_TRANSPORT_HEARTBEAT_TIMEOUT"] = "60"  # nobody dies in them, however busy the machine is
     ran = subprocess.run(
         [sys.executable, program], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=250
     )
