@@ -6,6 +6,7 @@ import importlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.testing.context import HangError, RankContext, RankOutcome
@@ -60,8 +61,8 @@ class Check:
     promise: str
     where: str
     body: Callable[[Rank], None]
-    ranks: int
-    killed: frozenset[int]
+    ranks: int = 3
+    killed: frozenset[int] = frozenset()
     deadline: float = DEADLINE
 
     def __call__(self, factory: Factory, *, deadline: float | None = None, launcher: Launcher = launch) -> None:
@@ -98,20 +99,9 @@ class Check:
         return _find, (self.body.__module__, f"check_{self.name}")
 
 
-def check(
-    promise: str,
-    where: str,
-    *,
-    ranks: int = 3,
-    killed: frozenset[int] = frozenset(),
-    deadline: float = DEADLINE,
-) -> Callable[[Callable[[Rank], None]], Check]:
+def check(promise: str, where: str, **conditions: Any) -> Callable[[Callable[[Rank], None]], Check]:
     """Make a :class:`Check` of the function ``check_NAME(rank)``, which every rank calls."""
-
-    def make(body: Callable[[Rank], None]) -> Check:
-        return Check(body.__name__.removeprefix("check_"), promise, where, body, ranks, killed, deadline)
-
-    return make
+    return lambda body: Check(body.__name__.removeprefix("check_"), promise, where, body, **conditions)
 
 
 def name_of(factory: Factory) -> str:

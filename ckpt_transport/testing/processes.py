@@ -71,7 +71,8 @@ def launch(body: Body, world_size: int, /, *args: Any, deadline: float, silence:
     Raises:
         HangError: some ranks did not end in time; carries their stacks and the outcomes of the others.
     """
-    context = _context()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "ckpt_transport.testing"])
     with contextlib.ExitStack() as stack:
         children = [
             stack.enter_context(_Child(context, rank, world_size, silence, body, args)) for rank in range(world_size)
@@ -202,14 +203,6 @@ def _dump_stacks(hanging: Sequence[_Child]) -> dict[int, str]:
     return {child.rank: child.read_stacks(end) for child in hanging}
 
 
-def _context() -> BaseContext:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "ckpt_transport.testing"])
-    return context
-
-
 def _main(
     rank: int,
     world_size: int,
@@ -239,8 +232,6 @@ def _main(
 
 def _die_with(leash: Connection) -> None:
     """Have the kernel kill this process as soon as the other end of ``leash`` is closed."""
-    if not hasattr(fcntl, "F_SETSIG"):
-        return
     fcntl.fcntl(leash, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(leash, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(leash, fcntl.F_SETFL, fcntl.fcntl(leash, fcntl.F_GETFL) | os.O_ASYNC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import time
@@ -23,30 +22,29 @@ def launch_in_threads(
     """
     end = time.monotonic() + deadline
     outcomes: dict[int, RankOutcome] = {}
-    with contextlib.ExitStack() as stack:
-        mailboxes = [Mailbox(interval=HEARTBEAT, timeout=silence) for _ in range(world_size)]
-        addresses = {rank: mailbox.address for rank, mailbox in enumerate(mailboxes)}
+    mailboxes = [Mailbox(interval=HEARTBEAT, timeout=silence) for _ in range(world_size)]
+    addresses = {rank: mailbox.address for rank, mailbox in enumerate(mailboxes)}
 
-        def run(rank: int) -> None:
-            context = RankContext(rank, world_size, mailboxes[rank], addresses)
-            outcomes[rank] = RankOutcome.of(rank, lambda: body(context, *args))
+    def run(rank: int) -> None:
+        context = RankContext(rank, world_size, mailboxes[rank], addresses)
+        outcomes[rank] = RankOutcome.of(rank, lambda: body(context, *args))
 
-        threads = [
-            threading.Thread(target=run, args=(rank,), name=f"rank-{rank}", daemon=True) for rank in range(world_size)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(max(end - time.monotonic(), 0))
-        frames = sys._current_frames()
-        stacks = {
-            rank: "".join(traceback.format_stack(frames[thread.ident])) if thread.ident in frames else ""
-            for rank, thread in enumerate(threads)
-            if thread.is_alive()
-        }
-        for rank, mailbox in enumerate(mailboxes):
-            if rank not in stacks:
-                stack.callback(mailbox.close)
+    threads = [
+        threading.Thread(target=run, args=(rank,), name=f"rank-{rank}", daemon=True) for rank in range(world_size)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(end - time.monotonic(), 0))
+    frames = sys._current_frames()
+    stacks = {
+        rank: "".join(traceback.format_stack(frames[thread.ident])) if thread.ident in frames else ""
+        for rank, thread in enumerate(threads)
+        if thread.is_alive()
+    }
+    for rank, mailbox in enumerate(mailboxes):
+        if rank not in stacks:
+            mailbox.close()
     if stacks:
         raise HangError(deadline, list(outcomes.values()), stacks)
     return [outcomes[rank] for rank in range(world_size)]

@@ -216,7 +216,7 @@ class _Faulty(ForwardingReceipt):
     def __init__(self, inner: Completion, fault: Fault, endpoint: Endpoint, *, mapped: bool) -> None:
         super().__init__(inner)
         self._fault, self._endpoint, self._mapped = fault, endpoint, mapped
-        self._views: list[torch.Tensor] | None = None
+        self._spoiled: list[torch.Tensor] | None = None
 
     def done(self) -> bool:
         if self._fault.kind is FaultKind.FAIL:
@@ -229,19 +229,14 @@ class _Faulty(ForwardingReceipt):
             return False
         if not self.inner.done():
             return False
-        if self._fault.kind is FaultKind.DROP:
-            self.views()
-        return True
-
-    def views(self) -> Sequence[torch.Tensor]:
-        if self._fault.kind is not FaultKind.DROP:
-            return super().views()
-        if self._views is None:
-            whole = super().views()
-            self._views = [view.clone() for view in whole] if self._mapped else list(whole)
+        if self._fault.kind is FaultKind.DROP and self._spoiled is None:
+            self._spoiled = [view.clone() if self._mapped else view for view in super().views()]
             left = self._fault.nbytes
-            for view in reversed(self._views):
+            for view in reversed(self._spoiled):
                 lost = min(left, view.numel())
                 view[view.numel() - lost :] = 0
                 left -= lost
-        return self._views
+        return True
+
+    def views(self) -> Sequence[torch.Tensor]:
+        return super().views() if self._spoiled is None else self._spoiled
