@@ -2,7 +2,6 @@
 
 from ckpt_transport.execution.applies import Apply
 from ckpt_transport.execution.digests import (
-    Channel,
     Digests,
     FirstSinkDigests,
     OwnerDigests,
@@ -18,7 +17,6 @@ from ckpt_transport.execution.transfers import RouteAttachment
 
 __all__ = [
     "Apply",
-    "Channel",
     "Digests",
     "FillMemory",
     "Fills",

@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import msgspec
 import torch
@@ -23,6 +22,7 @@ from ckpt_transport.memory import Backing, Buffer, Fence, fence, stream_for, usa
 from ckpt_transport.memory.digest import Digest, as_bytes, digest
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
 from ckpt_transport.planning.values.plan import ExtentRange
+from ckpt_transport.transports.interface import Control
 
 PATIENCE_SECONDS = 0.05
 NAMED = 3
@@ -33,14 +33,6 @@ Said = list[tuple[int, Digest]]
 """The message: numbers of buckets, and their digests."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Said).decode
-
-
-class Channel(Protocol):
-    """Small messages between the ranks of an update."""
-
-    def send(self, rank: int, payload: bytes) -> None: ...
-
-    def receive(self) -> tuple[int, bytes] | None: ...
 
 
 class Digests:
@@ -99,7 +91,7 @@ class Digests:
 class _Working(Digests):
     """With threads that compute."""
 
-    def __init__(self, schedule: RankSchedule, channel: Channel) -> None:
+    def __init__(self, schedule: RankSchedule, channel: Control) -> None:
         self._schedule, self._plan, self._channel = schedule, schedule.plan, channel
         self._workers = ThreadPoolExecutor(usable_cores(), "ckpt-transport-digest")
 
@@ -134,7 +126,7 @@ class OwnerDigests(_Working):
     """
 
     def __init__(
-        self, schedule: RankSchedule, channel: Channel, extents: Mapping[int, Backing], wake: Callable[[], None]
+        self, schedule: RankSchedule, channel: Control, extents: Mapping[int, Backing], wake: Callable[[], None]
     ) -> None:
         super().__init__(schedule, channel)
         self._unsaid = {
@@ -230,7 +222,7 @@ class SinkDigests(_Working):
         wake: ends the wait in ``idle``, from any thread.
     """
 
-    def __init__(self, schedule: RankSchedule, channel: Channel, label: str, wake: Callable[[], None]) -> None:
+    def __init__(self, schedule: RankSchedule, channel: Control, label: str, wake: Callable[[], None]) -> None:
         super().__init__(schedule, channel)
         self._label, self._wake = label, wake
         self._said: dict[int, Digest] = {}

@@ -146,11 +146,10 @@ class Pipeline:
 @contextmanager
 def _no_collections() -> Iterator[None]:
     """Keep the garbage collector away: in an engine's process a full collection stalls every thread, at any time."""
-    if not gc.isenabled():
-        yield
-        return
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()

@@ -23,11 +23,9 @@ import numpy.typing as npt
 import torch
 
 ROWS, COLUMNS = 64, 512
-WORD_BYTES = 8
-PAGE_BYTES = ROWS * COLUMNS * WORD_BYTES
+PAGE_BYTES = ROWS * COLUMNS * 8
 PAGES_AT_ONCE = 16
 """For each call of NumPy: so many that sixteen threads seldom wait for Python's lock."""
-MASK = (1 << 64) - 1
 
 GOLDEN = 0x9E3779B97F4A7C15
 """Odd; numbers of rows and columns are spread with it."""

@@ -15,7 +15,6 @@ from ckpt_transport.memory.digest import (
     COLUMN_SALT,
     COLUMNS,
     GOLDEN,
-    MASK,
     MULTIPLIERS,
     PAGE_BYTES,
     ROWS,
@@ -32,6 +31,7 @@ SIZES = st.one_of(
     st.integers(1, 2 * PAGE_BYTES),
 )
 ROW_BYTES = COLUMNS * 8
+MASK = (1 << 64) - 1
 CHECKED = settings(deadline=None, max_examples=60)
 
 
