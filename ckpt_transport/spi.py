@@ -43,6 +43,7 @@ from ckpt_transport.memory import may_have_devices as may_have_devices
 from ckpt_transport.memory import read_only as read_only
 from ckpt_transport.memory import sweep_leftovers as sweep_leftovers
 from ckpt_transport.memory import unwritable as unwritable
+from ckpt_transport.memory import use_device as use_device
 from ckpt_transport.memory import why_not_plain as why_not_plain
 from ckpt_transport.memory.segment import SHM as SHM
 from ckpt_transport.paths import without_nul as without_nul

@@ -4,7 +4,7 @@ from ckpt_transport.memory.backing import Backing
 from ckpt_transport.memory.buffer import CONTIGUOUS, Buffer, MemoryKind
 from ckpt_transport.memory.copy import copy_bytes, copy_each, copy_views
 from ckpt_transport.memory.cores import usable_cores
-from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, visible_devices
+from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, use_device, visible_devices
 from ckpt_transport.memory.double_buffer import DoubleBuffer
 from ckpt_transport.memory.fence import Fence, drain, fence, fence_on, stream_for
 from ckpt_transport.memory.free import CPU, default_budget
@@ -40,6 +40,7 @@ __all__ = [
     "sweep_leftovers",
     "unwritable",
     "usable_cores",
+    "use_device",
     "visible_devices",
     "why_not_plain",
 ]

@@ -31,6 +31,16 @@ def name_of(device: torch.device) -> str:
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else HOST
 
 
+def use_device(device: torch.device) -> None:
+    """Have this thread use a CUDA device, with a context: libraries take the one that is current and make none.
+
+    Of the host there is nothing to use.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.synchronize(device)
+
+
 def device_of(name: str) -> torch.device:
     """Find the device of that name.
 

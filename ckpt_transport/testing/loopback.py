@@ -15,7 +15,6 @@ from ckpt_transport.transports.interface import (
     Control,
     Descriptor,
     Endpoint,
-    FanOut,
     Group,
     Reach,
     Traits,
@@ -69,7 +68,6 @@ class LoopbackTransport(Transport):
     traits = Traits(
         reach=Reach.HOST,
         sends_from=frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED}),
-        fan_out=FanOut.LINEAR,
         bandwidth=5e9,
         latency=100e-6,
     )

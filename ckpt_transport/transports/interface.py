@@ -72,7 +72,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
 
     reach: Reach
     sends_from: frozenset[MemoryKind]
-    fan_out: FanOut
+    fan_out: FanOut = FanOut.LINEAR
     bandwidth: float
     latency: float
     maps_memory: bool = False

@@ -72,7 +72,7 @@ class MappedEndpoint(HandshakeEndpoint):
             on_release=lambda: self._acknowledge(transfer),
         )
 
-    def _interrupt(self, reason: BaseException) -> None:
+    def _interrupt(self) -> None:
         """Leave mappings as they are: nothing is under way, and what was received may still be read."""
 
     def _drop(self, descriptor: Descriptor) -> None:

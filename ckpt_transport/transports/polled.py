@@ -212,7 +212,7 @@ class PolledEndpoint(Endpoint):
                 except TransportError:
                     continue
         finally:
-            self._interrupt(reason)
+            self._interrupt()
             for operation in outstanding:
                 operation._let_go()
 
@@ -230,7 +230,7 @@ class PolledEndpoint(Endpoint):
             self._shut()
             raise
 
-    def _interrupt(self, reason: BaseException) -> None:
+    def _interrupt(self) -> None:
         """Make the library underneath give up on what is in flight, for which it is shut unless you override this.
 
         When it returns, the library touches the memory of those operations no more: their regions can be closed.

@@ -35,7 +35,6 @@ class Allocation:
             except TransportError:
                 self.free()
                 raise
-        self._device = device
         self.tensor = as_tensor(self._address, nbytes, device)
 
     def free(self) -> None:

@@ -69,7 +69,6 @@ class GlooEndpoint(CollectiveEndpoint):
         self._connections.find({int.from_bytes(port) for port in ports.values()})
 
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
-        assert self._processes is not None
         options = dist.BroadcastOptions()
         options.rootRank = self.group.ranks.index(root)
         options.rootTensor = 0

@@ -156,7 +156,6 @@ class MooncakeEngine:
 
     def close(self) -> None:
         """End everything, reads under way too; then Mooncake touches no memory. No call may be running. Idempotent."""
-        self._closing.set()
         self._engine = None
 
 

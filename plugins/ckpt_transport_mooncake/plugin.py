@@ -20,7 +20,6 @@ from ckpt_transport.spi import (
     Control,
     Descriptor,
     Endpoint,
-    FanOut,
     Group,
     Locality,
     MemoryKind,
@@ -151,7 +150,6 @@ class MooncakeTransport(Transport):
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=CONTIGUOUS,
-        fan_out=FanOut.LINEAR,
         bandwidth=1e9,
         latency=400e-6,
     )

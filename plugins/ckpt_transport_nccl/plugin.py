@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from ckpt_transport import EndpointClosedError, RegistrationError, TransferTimeout
+from ckpt_transport import RegistrationError, TransferTimeout
 from ckpt_transport.spi import (
     Availability,
     Buffer,
@@ -120,7 +120,7 @@ class NcclEndpoint(CollectiveEndpoint):
             self.control.receive()
             time.sleep(POLL_SECONDS)
 
-    def _interrupt(self, reason: BaseException) -> None:
+    def _interrupt(self) -> None:
         """Abort beside this thread: it may have to wait for a broadcast of another route, which is aborted next."""
         if self._ending is None:
             self._ending = threading.Thread(target=self._communicator.abort, name="ckpt-transport-nccl", daemon=True)
@@ -128,7 +128,7 @@ class NcclEndpoint(CollectiveEndpoint):
         self._ending.join(ABORT_SECONDS)
 
     def _shut(self) -> None:
-        self._interrupt(EndpointClosedError("closed"))
+        self._interrupt()
         drain(self.stream)
 
 

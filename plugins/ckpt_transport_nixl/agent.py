@@ -134,7 +134,6 @@ class Agent:
 
     def close(self) -> None:
         """End everything, reads under way too; then NIXL touches no memory. No call may be running. Idempotent."""
-        self._closing.set()
         self._agent = None
 
     def _registrations(self, memory: NixlMemory) -> Any:

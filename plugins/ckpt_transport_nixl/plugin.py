@@ -17,7 +17,6 @@ from ckpt_transport.spi import (
     Control,
     Descriptor,
     Endpoint,
-    FanOut,
     Group,
     OneSidedEndpoint,
     Poll,
@@ -27,6 +26,7 @@ from ckpt_transport.spi import (
     Transport,
     expected_bandwidth,
     ucx_devices,
+    use_device,
 )
 from ckpt_transport_nixl.agent import Agent, NixlMemory, package
 from ckpt_transport_nixl.agents import Agents
@@ -58,15 +58,14 @@ class NixlEndpoint(OneSidedEndpoint):
         super().__init__(group, control)
         count = READS_AT_ONCE if self.device.type == "cpu" else 1
         self._agents = Agents(self._agent, count, READS_AT_ONCE // count)
-        self._reads = Calls("ckpt-transport-nixl", control, READS_AT_ONCE, self._use_device)
-        self._lent: dict[int, list[Descriptor]] = {}
-        self._known: dict[Descriptor, NixlDescriptor] = {}
+        self._reads = Calls("ckpt-transport-nixl", control, READS_AT_ONCE, partial(use_device, self.device))
+        self._lent: dict[int, dict[Descriptor, NixlMemory]] = {}
         self._names: dict[int, str] = {}
         self._meet_members(b"", timeout)
 
     def _agent(self, number: int) -> Agent:
         with torch.cuda.device(self.device if self.device.type == "cuda" else NO_DEVICE):
-            self._start_device()
+            use_device(self.device)
             return Agent(f"{self.group.route}/{self.group.rank}/{number}")
 
     def allocate(self, nbytes: int) -> Buffer:
@@ -92,7 +91,7 @@ class NixlEndpoint(OneSidedEndpoint):
             self._meet(sender, descriptors)
 
     def _meet(self, sender: int, descriptors: Sequence[Descriptor]) -> None:
-        lent = self._lent.setdefault(sender, [])
+        lent = self._lent.setdefault(sender, {})
         for descriptor in descriptors:
             if descriptor in lent:
                 continue
@@ -101,12 +100,10 @@ class NixlEndpoint(OneSidedEndpoint):
             except msgspec.DecodeError as error:
                 raise RegistrationError(f"rank {sender} described memory in another way: {error}") from error
             self._names[sender] = self._agents.load(described.metadata)
-            self._known[descriptor] = described
-            lent.append(descriptor)
+            lent[descriptor] = described.memory
 
     def _leave(self, sender: int) -> None:
-        for descriptor in self._lent.pop(sender, ()):
-            del self._known[descriptor]
+        self._lent.pop(sender, None)
         name = self._names.pop(sender, None)
         if name is not None:
             self._agents.each_does(lambda agent: agent.forget(name))
@@ -117,7 +114,7 @@ class NixlEndpoint(OneSidedEndpoint):
 
     def _started(self, sender: int, spans: Sequence[ReadSpan], from_cuda: bool) -> Poll:
         """A read of the spans that are in one kind of memory at the sender: NIXL wants one kind on each side."""
-        chosen = [span for span in spans if self._known[span.descriptor].memory.cuda == from_cuda]
+        chosen = [span for span in spans if self._lent[sender][span.descriptor].cuda == from_cuda]
         if not chosen:
             return lambda: True
         return self._reads.start(
@@ -130,22 +127,12 @@ class NixlEndpoint(OneSidedEndpoint):
         )
 
     def _remote(self, sender: int, span: ReadSpan) -> NixlMemory:
-        region, nbytes = self._known[span.descriptor].memory, span.into.numel()
+        region, nbytes = self._lent[sender][span.descriptor], span.into.numel()
         if span.offset < 0 or span.offset + nbytes > region.nbytes:
             raise TransferError(
                 f"rank {sender} registered {region.nbytes:,} bytes, and {span.offset + nbytes:,} are to be read"
             )
         return NixlMemory(region.address + span.offset, nbytes, region.device, region.cuda)
-
-    def _use_device(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-        self._start_device()
-
-    def _start_device(self) -> None:
-        """UCX works with the CUDA context that is current in the thread that calls it, and makes none."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _shut(self) -> None:
         self._agents.each_does(Agent.stop)
@@ -160,7 +147,6 @@ class NixlTransport(Transport):
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=CONTIGUOUS,
-        fan_out=FanOut.LINEAR,
         bandwidth=0.7e9,
         latency=300e-6,
     )

@@ -14,7 +14,6 @@ from ckpt_transport.spi import (
     Control,
     Descriptor,
     Endpoint,
-    FanOut,
     Group,
     MessageEndpoint,
     Poll,
@@ -23,11 +22,14 @@ from ckpt_transport.spi import (
     Transport,
     expected_bandwidth,
     ucx_devices,
+    use_device,
 )
-from ckpt_transport_ucx.worker import Worker, has_verbs, installed, make_current
+from ckpt_transport_ucx.worker import Worker, has_verbs, installed
 
 SEQ_BITS, SENDER_BITS, SPAN_BITS = 32, 12, 20
 """How the 64 bits of UCX's tag are shared out."""
+NO_DEVICE = -1
+"""What ``torch.cuda.device`` takes for "leave it as it is"."""
 
 
 HELLO = (2**SEQ_BITS - 1, 0)
@@ -39,11 +41,8 @@ class UcxEndpoint(MessageEndpoint):
 
     def __init__(self, group: Group, control: Control, timeout: float) -> None:
         super().__init__(group, control)
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                make_current(self.device)()
-                self._worker = Worker(self.device)
-        else:
+        with torch.cuda.device(self.device if self.device.type == "cuda" else NO_DEVICE):
+            use_device(self.device)
             self._worker = Worker(self.device)
         self._hellos: dict[tuple[int, int], Poll] = {}
         self._addresses = self._meet_members(self._worker.address, timeout)
@@ -107,7 +106,6 @@ class UcxTransport(Transport):
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=CONTIGUOUS,
-        fan_out=FanOut.LINEAR,
         bandwidth=0.7e9,
         latency=400e-6,
     )

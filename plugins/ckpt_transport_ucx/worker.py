@@ -9,15 +9,15 @@ import contextlib
 import importlib.util
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ckpt_transport import PeerLostError, TransferError, TransportError
-from ckpt_transport.spi import native_module
+from ckpt_transport.spi import native_module, use_device
 
 CURE = "pip install ucxx-cu13"
 PROGRESS_MILLISECONDS = 100
@@ -111,7 +111,7 @@ class Worker:
             features = (self._library.Feature.TAG, self._library.Feature.WAKEUP)
             self._worker = self._library.UCXWorker(self._library.UCXContext(settings, features))
             if device.type == "cuda":
-                self._worker.set_progress_thread_start_callback(make_current(device))
+                self._worker.set_progress_thread_start_callback(partial(use_device, device))
             self._worker.start_progress_thread(polling_mode=False, epoll_timeout=PROGRESS_MILLISECONDS)
         self._endpoints: dict[bytes, Any] = {}
         self._requests: weakref.WeakSet[Request] = weakref.WeakSet()
@@ -150,16 +150,6 @@ class Worker:
         request = Request(started, array, doing)
         self._requests.add(request)
         return request
-
-
-def make_current(device: torch.device) -> Callable[[], None]:
-    """What gives a thread the CUDA context of ``device``, without which UCX takes its memory for the host's."""
-
-    def prepare() -> None:
-        torch.cuda.set_device(device)
-        torch.cuda.synchronize(device)
-
-    return prepare
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ EXPORTED = {
         fingerprint from_directory given_tensors host_name is_loopback lay_out layer_of
         locality_of_cpus locality_of_pci may_have_devices named_tensors native_module nearest open_mailbox
         parse_object proxy_for rdma_devices read_only record refuse_unwritable required_bytes
-        sweep_leftovers ucx_devices unwritable why_not_plain without_nul
+        sweep_leftovers ucx_devices unwritable use_device why_not_plain without_nul
     """,
     "ckpt_transport_fp8": """
         Target quantized read_target

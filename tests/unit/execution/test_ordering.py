@@ -80,7 +80,7 @@ class OrderedEndpoint(CollectiveEndpoint):
     def _enqueued(self) -> Fence | None:
         return self._last
 
-    def _interrupt(self, reason: BaseException) -> None:
+    def _interrupt(self) -> None:
         for meeting in self._joined:
             meeting.cancel(self.group.rank)
 
