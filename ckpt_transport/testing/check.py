@@ -85,15 +85,11 @@ class Check:
         finally:
             if self.killed:
                 sweep_leftovers()
-        wrong = [outcome for outcome in outcomes if not self._expected(outcome)]
+        as_planned = [one.died is signal.SIGKILL if one.rank in self.killed else one.ok for one in outcomes]
+        wrong = [outcome for outcome, well in zip(outcomes, as_planned, strict=True) if not well]
         if wrong:
             wrong.sort(key=_rank_of_blame)
-            raise ConformanceError(self, name, "\n".join(explain(outcome) for outcome in wrong))
-
-    def _expected(self, outcome: RankOutcome) -> bool:
-        if outcome.rank in self.killed:
-            return outcome.died is signal.SIGKILL
-        return outcome.ok
+            raise ConformanceError(self, name, "\n".join(map(explain, wrong)))
 
     def __reduce__(self) -> tuple[Callable[[str, str], object], tuple[str, str]]:
         return _find, (self.body.__module__, f"check_{self.name}")

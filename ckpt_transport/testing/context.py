@@ -57,10 +57,6 @@ class Failure:
     message: str
     traceback: str
 
-    @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
-
 
 @dataclass(frozen=True, slots=True)
 class RankOutcome:
@@ -85,7 +81,8 @@ class RankOutcome:
         try:
             return cls(rank, function())
         except BaseException as error:
-            return cls(rank, failure=Failure.of(error))
+            text = "".join(traceback.format_exception(error))
+            return cls(rank, failure=Failure(type(error).__name__, str(error), text))
 
     @property
     def ok(self) -> bool:

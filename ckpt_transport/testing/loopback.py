@@ -42,7 +42,6 @@ class LoopbackEndpoint(OneSidedEndpoint):
         return descriptor
 
     def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
-        self._own.discard(descriptor)
         _memory.pop(descriptor, None)
 
     def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:
@@ -54,8 +53,8 @@ class LoopbackEndpoint(OneSidedEndpoint):
         return lambda: True
 
     def _shut(self) -> None:
-        while self._own:
-            del _memory[self._own.pop()]
+        for descriptor in self._own:
+            _memory.pop(descriptor, None)
 
 
 class LoopbackTransport(Transport):
