@@ -15,6 +15,7 @@ from ckpt_transport import errors
 
 if TYPE_CHECKING:
     from ckpt_transport.checkpoint import StoredVersion as StoredVersion
+    from ckpt_transport.checkpoint import TensorShard as TensorShard
     from ckpt_transport.config import Config as Config
     from ckpt_transport.engine import Engine as Engine
     from ckpt_transport.engine import Gate as Gate
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ckpt_transport.update import Report as Report
 
 _HOMES = {
-    "checkpoint": "StoredVersion",
+    "checkpoint": "StoredVersion TensorShard",
     "config": "Config",
     "engine": "Engine Gate LoadedBucket LoadedPiece",
     "errors": " ".join(name for name, value in vars(errors).items() if isinstance(value, type)),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Buffer
-from ckpt_transport.planning.values.manifest import PlacedTensor, TensorSpec
+from ckpt_transport.planning.values.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from ckpt_transport.checkpoint.shards import GivenTensor
 
 _RESERVE_NBYTES = 4 << 20
 
@@ -26,24 +30,24 @@ def describe(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
     """
     if not tensors:
         raise CheckpointError("a version needs at least one tensor, and the mapping of tensors is empty")
-    return [_describe(name, tensor) for name, tensor in tensors.items()]
+    return [spec_of(name, tensor.dtype, dtypes.shape_of(tensor)) for name, tensor in tensors.items()]
 
 
 def copy(
-    tensors: Iterable[torch.Tensor],
-    placed: Iterable[PlacedTensor],
+    tensors: Iterable[GivenTensor],
+    offsets: Iterable[int],
     pool: Buffer,
     executor: ThreadPoolExecutor,
     report: Callable[[int], None],
 ) -> None:
-    """Copy ``tensors`` to where they are ``placed`` in ``pool``.
+    """Copy what is given of each tensor to its offset in ``pool``.
 
     The copies run in the caller's thread, and so on its current CUDA stream, after whatever still writes the tensors;
     on the CPU torch spreads them over its own threads. They are complete when this returns.
 
     Args:
-        tensors: any shape, stride and device, of a dtype in :data:`ckpt_transport.dtypes.TORCH`.
-        placed: one for each tensor, in the same order.
+        tensors: of any shape, stride and device, of a dtype in :data:`ckpt_transport.dtypes.TORCH`.
+        offsets: one for each, in the same order, in bytes.
         pool: where to.
         executor: reserves the pages of a shared pool.
         report: called with the bytes of each tensor, when it is there.
@@ -53,18 +57,23 @@ def copy(
         SharedMemoryError: ``/dev/shm`` is full.
     """
     _reserve(pool, executor)
-    for tensor, place in zip(tensors, placed, strict=True):
-        raw = pool.tensor[place.offset : place.offset + place.nbytes]
+    for given, offset in zip(tensors, offsets, strict=True):
+        raw = pool.tensor[offset : offset + given.nbytes]
         try:
-            dtypes.as_tensor(raw, place.spec.dtype, place.spec.shape).copy_(tensor.detach())
+            dtypes.as_tensor(raw, given.spec.dtype, dtypes.shape_of(given.tensor)).copy_(given.tensor.detach())
         except RuntimeError as error:
-            raise CheckpointError(f"tensor '{place.spec.name}' cannot be copied: {error}") from error
-        report(place.nbytes)
+            raise CheckpointError(f"tensor '{given.spec.name}' cannot be copied: {error}") from error
+        report(given.nbytes)
 
 
-def _describe(name: str, tensor: torch.Tensor) -> TensorSpec:
+def spec_of(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:
+    """Describe one tensor as a checkpoint would declare it.
+
+    Raises:
+        CheckpointError: safetensors cannot hold it; names it.
+    """
     try:
-        spec = TensorSpec(name, dtypes.name_of(tensor.dtype), dtypes.shape_of(tensor))
+        spec = TensorSpec(name, dtypes.name_of(dtype), shape)
         dtypes.nbytes(spec.dtype, spec.shape)
     except CheckpointError as error:
         raise CheckpointError(f"tensor '{name}': {error}") from error

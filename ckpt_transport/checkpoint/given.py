@@ -36,7 +36,7 @@ def given_tensors(tensors: object) -> dict[str, torch.Tensor]:
         if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
             raise CheckpointError(f"tensor {name!r} has a name that is not Unicode text; rename it")
         if isinstance(value, torch.Tensor):
-            _check_plain(name, value)
+            check_plain(name, value)
             found[name] = value
         elif name.rpartition(".")[2] != EXTRA_STATE:
             raise CheckpointError(f"'{name}' is {_what(value)}")
@@ -57,8 +57,9 @@ def same_tensors(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], 
     return tuple(tuple(names) for names in found.values() if len(names) > 1)
 
 
-def _check_plain(name: str, tensor: torch.Tensor) -> None:
-    """
+def check_plain(name: str, tensor: torch.Tensor) -> None:
+    """Check that a tensor has its bytes where a plain one has them.
+
     Raises:
         CheckpointError: its bytes are not where a plain tensor has them.
     """

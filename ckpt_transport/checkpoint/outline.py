@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, share
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import Extent, Manifest, PlacedTensor, merge
+from ckpt_transport.planning import Extent, Manifest, PlacedTensor, spread
 
 
 def outline(version: str, files: Sequence[CheckpointFile], sources: int, kind: MemoryKind) -> Manifest:
     """Find what ``sources`` source ranks will hold of a checkpoint, each in one pool of ``kind`` memory."""
-    return merge(version, [_shard(version, share(files, rank, sources), rank, kind) for rank in range(sources)])
+    shards = [_shard(version, share(files, rank, sources), rank, kind) for rank in range(sources)]
+    return spread(version, shards, {}, (), whole=False)
 
 
 def _shard(version: str, files: Sequence[CheckpointFile], rank: int, kind: MemoryKind) -> Manifest:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ckpt_transport.checkpoint.copier import describe
-from ckpt_transport.checkpoint.given import given_tensors, same_tensors
 from ckpt_transport.checkpoint.pool import lay_out
+from ckpt_transport.checkpoint.shards import by_label, given, place, replicated_names, same_names
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Backing, MemoryKind, copy_each
-from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor, TensorSpec
+from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor
 
 
 class ScatteredTensors:
@@ -65,35 +64,40 @@ class Loan:
         tensors: where each of them is in it, with 0 as the extent.
         conversions: which of them are computed, and how; see :class:`~ckpt_transport.planning.Manifest`.
         same: which of them are known to have the same bytes; see the same.
+        replicated: which of them other sources have, too; see the same.
     """
 
     backing: Backing | None
     tensors: Sequence[PlacedTensor]
     conversions: Sequence[Conversion] = ()
     same: tuple[tuple[str, ...], ...] = ()
+    replicated: tuple[str, ...] = ()
 
 
-def borrow(tensors: Mapping[str, torch.Tensor]) -> Loan:
+def borrow(tensors: object, *, replicated: bool = False) -> Loan:
     """Make an extent over ``tensors``.
 
     What was enqueued on the current stream of their devices has ended when this returns.
 
     Raises:
-        CheckpointError: as :func:`~ckpt_transport.checkpoint.given.given_tensors` and
-            :func:`~ckpt_transport.checkpoint.copier.describe`, or the bytes of a tensor do not lie as they are sent.
+        CheckpointError: as :func:`~ckpt_transport.checkpoint.shards.given`, or the bytes of a tensor do not lie as they
+            are sent.
     """
-    tensors = given_tensors(tensors)
-    specs: list[TensorSpec] = describe(tensors)
-    check_readable(tensors)
-    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+    parts = given(tensors, replicated=replicated)
+    if not parts:
+        return Loan(None, ())
+    labelled = by_label(parts)
+    check_readable(labelled)
+    for device in {part.tensor.device for part in parts if part.tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
-    offsets, nbytes = lay_out(spec.nbytes for spec in specs)
-    placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
-    flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors.values()]
+    offsets, nbytes = lay_out(part.nbytes for part in parts)
+    flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in labelled.values()]
+    watched = Watched(dict(zip(labelled, flat, strict=True)))
     return Loan(
-        ScatteredTensors(flat, offsets, nbytes, Watched(dict(zip(tensors, flat, strict=True)))),
-        placed,
-        same=same_tensors(tensors),
+        ScatteredTensors(flat, offsets, nbytes, watched),
+        place(parts, offsets),
+        same=same_names(parts),
+        replicated=replicated_names(parts),
     )
 
 

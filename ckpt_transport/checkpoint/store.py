@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import copier, reader
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.checkpoint.directory import from_directory
-from ckpt_transport.checkpoint.given import given_tensors, same_tensors
 from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.checkpoint.scattered import Loan, borrow
-from ckpt_transport.errors import ConfigError, StoreError
+from ckpt_transport.checkpoint.shards import Tensors, given, place, replicated_names, same_names
+from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
 from ckpt_transport.memory import Backing, Buffer, MemoryKind, sweep_leftovers
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.planning.values.manifest import Conversion, Extent, Manifest, PlacedTensor
@@ -55,10 +55,14 @@ class StoredVersion:
         """Views of the tensors, by name. They last until the version is unregistered.
 
         Raises:
-            StoreError: the version is lent: its owner has the tensors.
+            StoreError: the version is lent, so that its owner has the tensors; or this rank has parts of them.
         """
         if len(self.buffers) != len(self.extents):
             raise StoreError(f"version '{self.manifest.version}' is lent, and its tensors are with their owner")
+        if not all(place.whole for place in self.manifest.tensors):
+            raise StoreError(
+                f"this rank holds parts of the tensors of version '{self.manifest.version}', not all of each"
+            )
         return {
             place.spec.name: dtypes.as_tensor(
                 self.buffers[place.extent].tensor[place.offset : place.offset + place.nbytes],
@@ -133,7 +137,8 @@ class Store:
         *,
         files: Sequence[Path] | None = None,
         directory: Path | None = None,
-        tensors: Mapping[str, torch.Tensor] | None = None,
+        tensors: Tensors | None = None,
+        replicated: bool = False,
         progress: Progress | None = None,
     ) -> StoredVersion:
         """Load a version. Exactly one of ``files``, ``directory`` and ``tensors`` says from where.
@@ -143,8 +148,10 @@ class Store:
             files: safetensors files, shared out among the ranks of the world.
             directory: a Hugging Face checkpoint, shared out among the ranks of the world; see
                 :func:`~ckpt_transport.checkpoint.directory.from_directory` for the files it consists of.
-            tensors: this rank's own, any device, contiguous or not. They are copied; two names of one tensor are two
+            tensors: this rank's own, any device, contiguous or not; whole or in parts, see
+                :func:`~ckpt_transport.checkpoint.shards.given`. They are copied; two names of one tensor are two
                 copies.
+            replicated: other ranks give plain tensors of the same names with equal elements; one rank sends each.
             progress: told how far it is. What it raises ends the registration. It must not call the store.
 
         Returns:
@@ -163,7 +170,7 @@ class Store:
             with ExitStack() as undo:
                 release = ExitStack()
                 if tensors is not None:
-                    stored = self._copy(version, tensors, progress, undo, release)
+                    stored = self._copy(version, tensors, replicated, progress, undo, release)
                 else:
                     found = (
                         from_directory(Path(directory))
@@ -175,15 +182,16 @@ class Store:
             self._versions[version] = _Held(stored, release)
             return stored
 
-    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
+    def lend(self, version: str, tensors: Tensors | Loan, *, replicated: bool = False) -> StoredVersion:
         """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
 
         Changes are noticed as far as :class:`~ckpt_transport.checkpoint.watched.Watched` sees them.
 
         Args:
             version: its name, which must be new.
-            tensors: this rank's own, contiguous, on any devices. What is enqueued on the current streams of their
+            tensors: as those of :meth:`register`, and contiguous. What is enqueued on the current streams of their
                 devices has ended when this returns. Or what an adapter makes of them.
+            replicated: as that of :meth:`register`.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
@@ -191,15 +199,13 @@ class Store:
         """
         with self._lock:
             self._check_free(version)
-            loan = tensors if isinstance(tensors, Loan) else self._borrow(tensors)
+            loan = tensors if isinstance(tensors, Loan) else borrow(tensors, replicated=replicated)
+            if loan.backing is None:
+                self._check_may_be_empty()
             backings = [] if loan.backing is None else [loan.backing]
-            stored = self._stored(version, backings, loan.tensors, loan.conversions, loan.same)
+            stored = self._stored(version, backings, loan.tensors, loan.conversions, loan.same, loan.replicated)
             self._versions[version] = _Held(stored, ExitStack())
             return stored
-
-    def _borrow(self, tensors: Mapping[str, torch.Tensor]) -> Loan:
-        holds_nothing = isinstance(tensors, Mapping) and not tensors
-        return Loan(None, ()) if holds_nothing and self._world_size > 1 else borrow(tensors)
 
     def get(self, version: str) -> StoredVersion:
         """The version of that name.
@@ -275,21 +281,27 @@ class Store:
     def _copy(
         self,
         version: str,
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Tensors,
+        replicated: bool,
         progress: Progress | None,
         undo: ExitStack,
         release: ExitStack,
     ) -> StoredVersion:
-        tensors = given_tensors(tensors)
-        if not tensors and self._world_size > 1:
+        parts = given(tensors, replicated=replicated)
+        if not parts:
+            self._check_may_be_empty()
             return self._stored(version, [], [])
-        specs = copier.describe(tensors)
-        offsets, pool_nbytes = lay_out(spec.nbytes for spec in specs)
-        placed = [PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)]
-        report = _Report(progress, sum(tensor.nbytes for tensor in placed))
+        offsets, pool_nbytes = lay_out(part.nbytes for part in parts)
+        report = _Report(progress, sum(part.nbytes for part in parts))
         pool = self._take(pool_nbytes, undo, release)
-        copier.copy(tensors.values(), placed, pool, self._executor, report.add)
-        return self._stored(version, [pool], placed, same=same_tensors(tensors))
+        copier.copy(parts, offsets, pool, self._executor, report.add)
+        return self._stored(
+            version, [pool], place(parts, offsets), same=same_names(parts), replicated=replicated_names(parts)
+        )
+
+    def _check_may_be_empty(self) -> None:
+        if self._world_size == 1:
+            raise CheckpointError("a version needs at least one tensor, and the mapping of tensors is empty")
 
     def _take(self, nbytes: int, undo: ExitStack, release: ExitStack) -> Buffer:
         pool = self._pools.take(nbytes, undo)
@@ -303,11 +315,13 @@ class Store:
         tensors: Sequence[PlacedTensor],
         conversions: Sequence[Conversion] = (),
         same: tuple[tuple[str, ...], ...] = (),
+        replicated: tuple[str, ...] = (),
     ) -> StoredVersion:
         extents = tuple(Extent(self._rank, backing.nbytes, backing.kind) for backing in backings)
-        stored = StoredVersion(
-            Manifest(version, extents, tuple(tensors), conversions=tuple(conversions), same=same), tuple(backings)
+        manifest = Manifest(
+            version, extents, tuple(tensors), conversions=tuple(conversions), same=same, replicated=replicated
         )
+        stored = StoredVersion(manifest, tuple(backings))
         if self._pinned:
             for buffer in stored.buffers:
                 buffer.pin()

@@ -4,9 +4,9 @@
 :func:`explain` tells a person about it.
 """
 
-from ckpt_transport.planning.assignment import spread as spread
 from ckpt_transport.planning.chain_broadcast import transports_of as transports_of
 from ckpt_transport.planning.explain import explain as explain
+from ckpt_transport.planning.ownership import spread as spread
 from ckpt_transport.planning.planner import plan as plan
 from ckpt_transport.planning.values.byte_ranges import ByteRange as ByteRange
 from ckpt_transport.planning.values.byte_ranges import ByteRangeSet as ByteRangeSet
@@ -16,7 +16,6 @@ from ckpt_transport.planning.values.manifest import Manifest as Manifest
 from ckpt_transport.planning.values.manifest import PlacedTensor as PlacedTensor
 from ckpt_transport.planning.values.manifest import TensorRange as TensorRange
 from ckpt_transport.planning.values.manifest import TensorSpec as TensorSpec
-from ckpt_transport.planning.values.manifest import merge as merge
 from ckpt_transport.planning.values.plan import IN_PLACE as IN_PLACE
 from ckpt_transport.planning.values.plan import Bucket as Bucket
 from ckpt_transport.planning.values.plan import Piece as Piece

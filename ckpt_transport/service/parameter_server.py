@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
 import msgspec
-import torch
 
-from ckpt_transport.checkpoint import Loan, Store, StoredVersion
+from ckpt_transport.checkpoint import Loan, Store, StoredVersion, Tensors, parts_of
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError
@@ -91,21 +90,25 @@ class ParameterServer:
         *,
         files: Sequence[Path] | None = None,
         directory: Path | None = None,
-        tensors: Mapping[str, torch.Tensor] | None = None,
+        tensors: Tensors | None = None,
+        replicated: bool = False,
         progress: Progress | None = None,
     ) -> StoredVersion:
         """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
 
         With several source ranks, the ranks share out ``files`` and ``directory``; ``tensors`` are this rank's own, and
-        may be none.
+        may be none. All ranks together must give every byte of every tensor.
 
         Args:
             version: its name.
             files: safetensors files.
             directory: a checkpoint as Hugging Face lays it out. Where its index and its files, or two files, do not go
                 together, it is refused.
-            tensors: by name, on any devices; as ``state_dict()`` returns them, but for DTensors, of which the
-                ``full_tensor()`` is needed. What is no tensor under ``_extra_state`` is left out.
+            tensors: by name, on any devices, as ``state_dict()`` returns them. DTensors (FSDP2, tensor parallel) are
+                taken as they are: every rank of their mesh gives its part, and nothing is gathered. Other parts are
+                given as :class:`~ckpt_transport.TensorShard`. What is no tensor under ``_extra_state`` is left out.
+            replicated: other ranks give plain tensors of the same names with equal elements, and one of them sends
+                each. Beside DTensors plain tensors are taken for such.
             progress: told how far it is.
 
         Raises:
@@ -116,9 +119,16 @@ class ParameterServer:
         """
         self._call_guard.check()
         with self._telling_absence(version):
-            return self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
+            return self._store.register(
+                version,
+                files=files,
+                directory=directory,
+                tensors=tensors,
+                replicated=replicated,
+                progress=progress,
+            )
 
-    def lend(self, version: str, tensors: Mapping[str, torch.Tensor] | Loan) -> StoredVersion:
+    def lend(self, version: str, tensors: Tensors | Loan, *, replicated: bool = False) -> StoredVersion:
         """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
 
         Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
@@ -130,6 +140,7 @@ class ParameterServer:
             version: its name.
             tensors: as those of :meth:`register`, and contiguous; or what an adapter makes of them, as
                 ``ckpt_transport_fp8.quantized``.
+            replicated: as that of :meth:`register`.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
@@ -137,7 +148,7 @@ class ParameterServer:
         """
         self._call_guard.check()
         with self._telling_absence(version):
-            return self._store.lend(version, tensors)
+            return self._store.lend(version, tensors, replicated=replicated)
 
     @contextmanager
     def _telling_absence(self, version: str) -> Iterator[None]:
@@ -201,10 +212,12 @@ class ParameterServer:
     def publish(
         self,
         version: str,
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Tensors,
         sinks: Sequence[str] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
+        *,
+        replicated: bool = False,
     ) -> Report | None:
         """Bring a step's weights to every sink: take them in, update, and let them go, whether that succeeds or not.
 
@@ -213,7 +226,7 @@ class ParameterServer:
 
         Args:
             version: a name that no version has here.
-            tensors: this rank's, as those of :meth:`register`.
+            tensors, replicated: this rank's, as those of :meth:`register`.
             sinks, progress, before_hold: as those of :meth:`update`.
 
         Returns: as :meth:`update`; the phases begin with ``register`` and end with ``unregister``.
@@ -221,10 +234,11 @@ class ParameterServer:
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
         with PhaseClock("register") as clock:
-            if tensors and all(tensor.is_cuda and tensor.is_contiguous() for tensor in tensors.values()):
-                self.lend(version, tensors)
+            parts = [part for value in tensors.values() for part in parts_of(value)]
+            if parts and all(part.is_cuda and part.is_contiguous() for part in parts):
+                self.lend(version, tensors, replicated=replicated)
             else:
-                self.register(version, tensors=tensors)
+                self.register(version, tensors=tensors, replicated=replicated)
             try:
                 clock.enter("begin")
                 with self._call_guard.one(f"publish('{version}')", self.config.update_timeout):

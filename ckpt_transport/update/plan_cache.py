@@ -72,7 +72,14 @@ class PlanCache:
         """
         version = shards[0].version
         held = [
-            (shard.version == version, shard.extents, shard.tensors, shard.fingerprint, shard.conversions)
+            (
+                shard.version == version,
+                shard.extents,
+                shard.tensors,
+                shard.fingerprint,
+                shard.conversions,
+                shard.replicated,
+            )
             for shard in shards
         ]
         made_from = held, topology, dict(traits), settings, tuple(present)

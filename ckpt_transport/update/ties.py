@@ -37,7 +37,8 @@ class Ties:
     def __init__(self, joins: Sequence[m.Join], version: Manifest) -> None:
         self._groups: dict[tuple[str, ...], str] = {}
         """Tied names, and a sink where they are tied."""
-        self._known: dict[str, bytes] = {}
+        self._known: defaultdict[str, dict[tuple[int, int], bytes]] = defaultdict(dict)
+        """Of each name, the digests of its parts, by their first byte and length."""
         self._asked: defaultdict[int, list[PlacedTensor]] = defaultdict(list)
         if not any(join.ties for join in joins):
             return
@@ -60,14 +61,16 @@ class Ties:
         self._find({name for group in self._groups for name in group}, manifests)
 
     def _find(self, names: set[str], manifests: Mapping[int, Manifest]) -> None:
-        """For each name the digest, or somebody who has its bytes."""
+        """For each part of each name the digest, or somebody who has its bytes."""
+        found: set[tuple[str, int, int]] = set()
         for rank, manifest in manifests.items():
             for number, tensor in enumerate(manifest.tensors if names else ()):
-                if tensor.spec.name not in names:
+                name, part = tensor.spec.name, (tensor.start, tensor.nbytes)
+                if name not in names or (name, *part) in found:
                     continue
-                names.remove(tensor.spec.name)
+                found.add((name, *part))
                 if manifest.digests:
-                    self._known[tensor.spec.name] = manifest.digests[number]
+                    self._known[name][part] = manifest.digests[number]
                 else:
                     self._asked[rank].append(tensor)
 
@@ -85,15 +88,17 @@ class Ties:
         Raises:
             PlanMismatchError: two tied names have different values; names both.
         """
-        found = dict(self._known)
+        found = {name: dict(parts) for name, parts in self._known.items()}
         for rank, asked in self._asked.items():
-            names = [tensor.spec.name for tensor in asked]
-            found.update(zip(names, answers[rank], strict=True))
+            for tensor, digest in zip(asked, answers[rank], strict=True):
+                found.setdefault(tensor.spec.name, {})[tensor.start, tensor.nbytes] = digest
         for group, label in self._groups.items():
             for name in group[1:]:
                 if found[name] != found[group[0]]:
+                    alike = found[name].keys() == found[group[0]].keys()
                     raise PlanMismatchError(
-                        f"tensors {group[0]} and {name} have one memory in {label} and different values in version "
+                        f"tensors {group[0]} and {name} have one memory in {label} and "
+                        f"{'different values' if alike else 'lie in different parts on the sources'} in version "
                         f"'{version}'; bring one of them, or both with the same value"
                     )
 

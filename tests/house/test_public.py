@@ -25,7 +25,7 @@ EXPORTED = {
         CoverageError EndpointBrokenError EndpointClosedError Engine EngineError FleetReport Gate Holder
         HolderAddress JoinError Joiner LoadedBucket LoadedPiece MessageError ParameterServer PeerLostError
         PlanError PlanMismatchError PluginError RecordingError RegionBusyError RegistrationError Report
-        ServedVersion SharedMemoryError Sink StoreError StoredVersion TaintedError TransferError
+        ServedVersion SharedMemoryError Sink StoreError StoredVersion TaintedError TensorShard TransferError
         TransferTimeout TransportConflictError TransportError TransportNotFoundError
         TransportUnavailableError UnwritableError UpdateAbortedError UpdateError UsageError ask_version
     """,

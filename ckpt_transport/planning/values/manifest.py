@@ -108,6 +108,7 @@ class Manifest(msgspec.Struct, frozen=True):
             source has computed them; empty otherwise.
         conversions: what is known about tensors that the sources compute.
         same: of what one source holds, names that were given for one and the same tensor.
+        replicated: of what one source holds, names of tensors whose bytes are the same at every source that has them.
     """
 
     version: str
@@ -117,6 +118,7 @@ class Manifest(msgspec.Struct, frozen=True):
     digests: tuple[bytes, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     same: tuple[tuple[str, ...], ...] = ()
+    replicated: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -158,28 +160,6 @@ class Manifest(msgspec.Struct, frozen=True):
         """The position of an extent among those of its owner."""
         owner = self.extents[extent].owner
         return sum(1 for other in self.extents[:extent] if other.owner == owner)
-
-
-def merge(version: str, shards: Sequence[Manifest]) -> Manifest:
-    """Merge the manifests of its sources into that of a whole version.
-
-    Raises:
-        CheckpointError: two sources hold a tensor of the same name, or a source holds another version.
-    """
-    extents: list[Extent] = []
-    tensors: list[PlacedTensor] = []
-    holder: dict[str, int] = {}
-    for shard in shards:
-        check_version(version, shard)
-        base = len(extents)
-        extents.extend(shard.extents)
-        for tensor in shard.tensors:
-            owner = shard.extents[tensor.extent].owner
-            other = holder.setdefault(tensor.spec.name, owner)
-            if other != owner or len(holder) != len(tensors) + 1:
-                raise CheckpointError(f"tensor '{tensor.spec.name}' is held twice, by source ranks {other} and {owner}")
-            tensors.append(PlacedTensor(tensor.spec, tensor.extent + base, tensor.offset, tensor.nbytes))
-    return Manifest(version, tuple(extents), tuple(tensors), conversions=conversions_of(shards))
 
 
 def check_version(version: str, shard: Manifest) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 from torch._subclasses import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 
 from ckpt_transport import Config, Holder
 from ckpt_transport.checkpoint import Store
@@ -57,11 +57,26 @@ def dtensor() -> Iterator[DTensor]:
         dist.destroy_process_group()
 
 
-@every_way
-def test_given_a_dtensor_then_it_is_refused_by_name_with_the_call_that_gathers_it(take: Take, dtensor: DTensor) -> None:
+@pytest.mark.parametrize("take", [register, lend, hold])
+def test_given_a_dtensor_then_it_is_taken_in(take: Take, dtensor: DTensor) -> None:
+    for value in (dtensor, torch.nn.Parameter(dtensor)):
+        take({"first": torch.ones(2), "a.weight": value})
+
+
+def test_given_a_dtensor_of_which_ranks_have_summands_then_it_is_refused_with_the_call_that_sums_them(
+    dtensor: DTensor,
+) -> None:
+    summands = DTensor.from_local(torch.ones(4), dtensor.device_mesh, [Partial()])
+    with pytest.raises(CheckpointError, match=r"'a' is a DTensor whose ranks have summands.*redistribute\("):
+        register({"a": summands})
+
+
+def test_given_a_dtensor_to_be_made_fp8_then_it_is_refused_by_name_with_the_call_that_gathers_it(
+    dtensor: DTensor,
+) -> None:
     for value in (dtensor, torch.nn.Parameter(dtensor)):
         with pytest.raises(CheckpointError, match=r"'a\.weight' is a DTensor.*call full_tensor\(\) on all ranks"):
-            take({"first": torch.ones(2), "a.weight": value})
+            make_fp8({"first": torch.ones(2), "a.weight": value})
 
 
 def fake() -> torch.Tensor:

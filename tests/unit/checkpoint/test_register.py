@@ -19,7 +19,7 @@ from ckpt_transport.checkpoint.header import TensorEntry
 from ckpt_transport.checkpoint.reader import CHUNK_NBYTES, Placement, cut_chunks, read
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.planning.values.manifest import TensorSpec, merge
+from ckpt_transport.planning import TensorSpec, spread
 from tests.unit.safetensors_files import entry, every_dtype, held, oracle, raw, segments, write, write_sparse
 
 both_kinds = pytest.mark.parametrize("kind", [MemoryKind.SHARED, MemoryKind.PRIVATE])
@@ -72,7 +72,8 @@ def test_given_several_ranks_then_together_they_hold_the_checkpoint_once(tmp_pat
     assert held(*stored) == oracle(*paths)
     for rank, part in enumerate(stored):
         assert {extent.owner for extent in part.manifest.extents} == {rank}
-    assert len(merge("step-1", [part.manifest for part in stored]).tensors) == 9
+    manifests = [part.manifest for part in stored]
+    assert len(spread("step-1", manifests, {}, (), whole=False).tensors) == 9
     for store in stores:
         store.close()
 

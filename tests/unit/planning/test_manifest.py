@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,8 +11,13 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.planning import Conversion, Manifest, merge
+from ckpt_transport.planning import Conversion, Manifest, spread
 from tests.unit.worlds import manifest, manifests
+
+
+def merge(version: str, shards: Sequence[Manifest]) -> Manifest:
+    """What they hold together, where nobody holds what another one does."""
+    return spread(version, shards, {}, (), whole=False)
 
 
 def shards(version: Manifest) -> list[Manifest]:

@@ -11,7 +11,7 @@ import torch
 from ckpt_transport.checkpoint import Store, StoredVersion, with_digests
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import Manifest, Role, merge
+from ckpt_transport.planning import Manifest, Role, spread
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.ties import CHUNK_BYTES, Ties, digests_of
 
@@ -32,7 +32,8 @@ def stored(**tensors: torch.Tensor) -> StoredVersion:
 
 
 def of(*versions: StoredVersion) -> Manifest:
-    return merge("v1", [version.manifest.owned_by(rank) for rank, version in enumerate(versions)])
+    shards = [version.manifest.owned_by(rank) for rank, version in enumerate(versions)]
+    return spread("v1", shards, {}, (), whole=False)
 
 
 def answers(ties: Ties, *versions: StoredVersion) -> dict[int, tuple[bytes, ...]]:

@@ -1,0 +1,273 @@
+"""A source may give a part of a tensor, as a sharded trainer has it; this module finds out which bytes that is.
+
+A part is described by *runs* of each dimension: a rank that holds rows 0 to 1 and 4 to 5 of eight, and all columns,
+has the runs ``[(0, 2), (4, 6)], [(0, columns)]``. A plain box has one run in each. DTensors are cut as torch cuts them
+(``torch.distributed.tensor.placement_types``): ``Shard`` is ``torch.chunk``, and ``_StridedShard``, which FSDP2 makes
+of what tensor parallelism has cut already, is a chunk of each of several chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.checkpoint.copier import spec_of
+from ckpt_transport.checkpoint.given import check_plain, given_tensors, same_tensors
+from ckpt_transport.errors import CheckpointError
+from ckpt_transport.planning.values.byte_ranges import ByteRange
+from ckpt_transport.planning.values.manifest import PlacedTensor, TensorSpec
+
+MOST_RANGES = 1 << 16
+"""So many ranges of bytes a part may consist of; each is planned by itself."""
+
+Run = tuple[int, int]
+"""First index of a run in one dimension, and its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShard:
+    """A shard is a box of a tensor: what one rank has of it.
+
+    Attributes:
+        tensor: the elements of the box, in its shape.
+        shape: of the whole tensor, in elements.
+        offsets: where the box starts in each dimension.
+        replicated: other ranks have the same box, with equal elements; one of them sends it.
+    """
+
+    tensor: torch.Tensor
+    shape: Sequence[int]
+    offsets: Sequence[int]
+    replicated: bool = False
+
+
+Tensors = Mapping[str, "torch.Tensor | TensorShard | Sequence[TensorShard]"]
+"""What one source gives of a version, by name."""
+
+
+def parts_of(value: torch.Tensor | TensorShard | Sequence[TensorShard]) -> Sequence[torch.Tensor]:
+    """What a source has of one tensor of :data:`Tensors`."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [shard.tensor for shard in ([value] if isinstance(value, TensorShard) else value)]
+
+
+class GivenTensor(NamedTuple):
+    """A tensor as one source gives it: whole, or a part.
+
+    Attributes:
+        spec: name, dtype and shape of the whole tensor.
+        tensor: what this source has of it.
+        ranges: of the whole tensor's bytes, in the order in which ``tensor`` has them.
+        replicated: other sources give the same bytes.
+    """
+
+    spec: TensorSpec
+    tensor: torch.Tensor
+    ranges: Sequence[ByteRange]
+    replicated: bool
+
+    @property
+    def nbytes(self) -> int:
+        return sum(end - start for start, end in self.ranges)
+
+
+def given(tensors: object, *, replicated: bool) -> list[GivenTensor]:
+    """What a source gives of a version, in the order of the mapping.
+
+    Args:
+        tensors: from names to tensors, DTensors, :class:`TensorShard` or sequences of these. Beside DTensors a plain
+            tensor is taken for what all ranks have alike, as ``state_dict()`` of a sharded module has it.
+        replicated: plain tensors are the same on every rank that gives them.
+
+    Raises:
+        CheckpointError: as :func:`~ckpt_transport.checkpoint.given.given_tensors`; or a part does not lie in its
+            tensor, is of too many ranges of bytes, or is still to be summed up; names it, and says what to give.
+    """
+    if not isinstance(tensors, Mapping):
+        given_tensors(tensors)
+    assert isinstance(tensors, Mapping)
+    parts = {name: value for name, value in tensors.items() if isinstance(name, str) and _is_part(value)}
+    plain = given_tensors({name: value for name, value in tensors.items() if name not in parts})
+    alike = replicated or any(_is_dtensor(value) for value in parts.values())
+    found: list[GivenTensor] = []
+    for name in tensors:
+        if name in plain:
+            found.append(_whole(name, plain[name], replicated=alike))
+        elif name in parts:
+            found += _parts(name, parts[name])
+    return found
+
+
+def place(tensors: Sequence[GivenTensor], offsets: Sequence[int]) -> list[PlacedTensor]:
+    """Say where the bytes of these tensors lie in extent 0, where each starts at its offset."""
+    placed: list[PlacedTensor] = []
+    for tensor, offset in zip(tensors, offsets, strict=True):
+        for start, end in tensor.ranges:
+            placed.append(PlacedTensor(tensor.spec, 0, offset, end - start, start))
+            offset += end - start
+    return placed
+
+
+def by_label(tensors: Sequence[GivenTensor]) -> dict[str, torch.Tensor]:
+    """What is given, by the name of its tensor; of a tensor in several parts, with the part's first byte."""
+    return {
+        tensor.spec.name
+        if tensor.ranges[0].start == 0
+        else f"{tensor.spec.name}[{tensor.ranges[0].start}:]": tensor.tensor
+        for tensor in tensors
+    }
+
+
+def replicated_names(tensors: Sequence[GivenTensor]) -> tuple[str, ...]:
+    """Names of those that other sources give, too."""
+    return tuple(dict.fromkeys(tensor.spec.name for tensor in tensors if tensor.replicated))
+
+
+def same_names(tensors: Sequence[GivenTensor]) -> tuple[tuple[str, ...], ...]:
+    """Names under which the same elements were given, as tied weights are by ``state_dict()``."""
+    ranges = {tensor.spec.name: tensor.ranges for tensor in tensors}
+    single = len(ranges) == len(tensors)
+    found = same_tensors({tensor.spec.name: tensor.tensor for tensor in tensors}) if single else ()
+    return tuple(names for names in found if all(ranges[name] == ranges[names[0]] for name in names))
+
+
+def _is_dtensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and hasattr(value, "full_tensor") and hasattr(value, "placements")
+
+
+def _is_part(value: object) -> bool:
+    boxes = isinstance(value, Sequence) and bool(value) and all(isinstance(box, TensorShard) for box in value)
+    return boxes or isinstance(value, TensorShard) or _is_dtensor(value)
+
+
+def _whole(name: str, tensor: torch.Tensor, *, replicated: bool) -> GivenTensor:
+    spec = spec_of(name, tensor.dtype, dtypes.shape_of(tensor))
+    return GivenTensor(spec, tensor, (ByteRange(0, spec.nbytes),), replicated)
+
+
+def _parts(name: str, value: Any) -> Iterator[GivenTensor]:
+    if _is_dtensor(value):
+        yield from _of_dtensor(name, value)
+        return
+    for shard in [value] if isinstance(value, TensorShard) else value:
+        sizes, shape, offsets = tuple(shard.tensor.shape), tuple(shard.shape), tuple(shard.offsets)
+        inside = len(sizes) == len(shape) == len(offsets) and all(
+            0 <= offset <= offset + size <= whole for offset, size, whole in zip(offsets, sizes, shape, strict=True)
+        )
+        if not inside:
+            raise CheckpointError(
+                f"a shard of '{name}' has the shape {list(sizes)} at {list(offsets)}, which does not lie in a tensor "
+                f"of shape {list(shape)}"
+            )
+        runs = [[(offset, offset + size)] for offset, size in zip(offsets, sizes, strict=True)]
+        yield from _part(name, shard.tensor, shape, runs, replicated=shard.replicated)
+
+
+def _of_dtensor(name: str, value: Any) -> Iterator[GivenTensor]:
+    coordinate, shape = value.device_mesh.get_coordinate(), tuple(value.shape)
+    if coordinate is None:
+        return
+    if any(placement.is_partial() for placement in value.placements):
+        raise CheckpointError(
+            f"tensor '{name}' is a DTensor whose ranks have summands of it ({value.placements}); give "
+            "redistribute(placements=[Replicate()]) of it"
+        )
+    local = value.to_local().detach()
+    runs = runs_of(shape, value.device_mesh.shape, coordinate, value.placements)
+    copies = any(
+        placement.is_replicate() and size > 1
+        for placement, size in zip(value.placements, value.device_mesh.shape, strict=True)
+    )
+    yield from _part(name, local, shape, runs, replicated=copies)
+
+
+def _part(
+    name: str, local: torch.Tensor, shape: tuple[int, ...], runs: Sequence[Sequence[Run]], *, replicated: bool
+) -> Iterator[GivenTensor]:
+    check_plain(name, local)
+    spec = spec_of(name, local.dtype, shape)
+    if dtypes.BITS[spec.dtype] % 8:
+        raise CheckpointError(
+            f"tensor '{name}' is {spec.dtype}, of which no parts can be given; give full_tensor() of it"
+        )
+    sizes = [sum(end - start for start, end in of_dimension) for of_dimension in runs]
+    if sizes != list(local.shape):
+        raise CheckpointError(
+            f"this rank has {list(local.shape)} of tensor {spec} and should have {sizes}; give full_tensor() of it"
+        )
+    if not local.numel() and spec.nbytes:
+        return
+    yield GivenTensor(spec, local, byte_ranges(spec, runs), replicated or not spec.nbytes)
+
+
+def runs_of(
+    shape: Sequence[int], mesh: Sequence[int], coordinate: Sequence[int], placements: Sequence[Any]
+) -> list[list[Run]]:
+    """The runs of each dimension that one rank has of a DTensor.
+
+    Args:
+        shape: of the tensor.
+        mesh: sizes of the mesh's dimensions.
+        coordinate: of the rank in the mesh.
+        placements: of the tensor, one for each dimension of the mesh.
+    """
+    runs: list[list[Run]] = [[(0, size)] for size in shape]
+    for placement, ranks, own in zip(placements, mesh, coordinate, strict=True):
+        dim = getattr(placement, "dim", None)
+        if dim is None:
+            continue
+        pieces = getattr(placement, "split_factor", 1)
+        runs[dim] = [run for piece in range(pieces) for run in chunk(chunk(runs[dim], pieces, piece), ranks, own)]
+    return runs
+
+
+def chunk(runs: Sequence[Run], chunks: int, number: int) -> list[Run]:
+    """What ``torch.chunk`` gives as chunk ``number`` of ``chunks`` of these indices, laid out one behind the other."""
+    total = sum(end - start for start, end in runs)
+    step = -(-total // chunks)
+    low, high = min(number * step, total), min((number + 1) * step, total)
+    found: list[Run] = []
+    reached = 0
+    for start, end in runs:
+        first, last = max(low - reached, 0), min(high - reached, end - start)
+        if first < last:
+            found.append((start + first, start + last))
+        reached += end - start
+    return found
+
+
+def byte_ranges(spec: TensorSpec, runs: Sequence[Sequence[Run]]) -> list[ByteRange]:
+    """The bytes of a tensor that have these indices, in the order of the part's own memory.
+
+    Raises:
+        CheckpointError: these are too many ranges.
+    """
+    cut = [dim for dim, size in enumerate(spec.shape) if list(runs[dim]) != [(0, size)]]
+    if not cut or not spec.nbytes:
+        return [ByteRange(0, spec.nbytes)]
+    last, itemsize = cut[-1], dtypes.BITS[spec.dtype] // 8
+    strides = [math.prod(spec.shape[dim + 1 :]) * itemsize for dim in range(last + 1)]
+    count = len(runs[last]) * math.prod(sum(end - start for start, end in runs[dim]) for dim in range(last))
+    if count > MOST_RANGES:
+        raise CheckpointError(
+            f"this rank's part of tensor {spec} lies in {count:,} ranges of its bytes, because it is cut along "
+            f"dimension {last}, and at most {MOST_RANGES:,} can be planned; redistribute it to Shard(0), or give "
+            "full_tensor() of it"
+        )
+    outer = [[index for start, end in runs[dim] for index in range(start, end)] for dim in range(last)]
+    found: list[ByteRange] = []
+    for indices in product(*outer):
+        base = sum(index * stride for index, stride in zip(indices, strides, strict=False))
+        for start, end in runs[last]:
+            low, high = base + start * strides[last], base + end * strides[last]
+            if found and found[-1].end == low:
+                low = found.pop().start
+            found.append(ByteRange(low, high))
+    return found

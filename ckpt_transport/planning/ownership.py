@@ -1,0 +1,240 @@
+"""This module says who sends which bytes of a version, when sources hold parts of tensors, or several hold the same.
+
+A source may hold a tensor whole or ranges of its bytes, as a sharded trainer has them. :func:`spread` puts the version
+together: it finds a byte that nobody holds, refuses one that two hold without saying that theirs are alike, and gives
+every other one owner. Where several may send a range, :mod:`ckpt_transport.planning.assignment` chooses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from ckpt_transport.errors import CheckpointError
+from ckpt_transport.planning.assignment import UNITS_PER_HOLDER, Unit, assign
+from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
+from ckpt_transport.planning.values.byte_ranges import ByteRangeSet
+from ckpt_transport.planning.values.manifest import (
+    Extent,
+    Manifest,
+    PlacedTensor,
+    TensorRange,
+    TensorSpec,
+    check_version,
+    conversions_of,
+)
+
+
+class _Copy(NamedTuple):
+    """Bytes of one tensor where one source has them; ``extent`` counts in the whole version's manifest."""
+
+    owner: int
+    extent: int
+    offset: int
+    start: int
+    end: int
+    digest: bytes
+    replicated: bool
+
+    def at(self, start: int) -> int:
+        """Where in its extent that byte of the tensor lies."""
+        return self.offset + start - self.start
+
+
+class _Section(NamedTuple):
+    """A range of bytes of one tensor that the same sources hold."""
+
+    spec: TensorSpec
+    start: int
+    end: int
+    copies: Sequence[_Copy]
+
+
+@dataclass(slots=True)
+class _HeldRange:
+    """Sections that lie one behind the other at everybody who holds them: what one source sends as one unit."""
+
+    sections: list[_Section]
+    nbytes: int
+
+
+def spread(
+    version: str, shards: Sequence[Manifest], rates: Mapping[int, float], present: Sequence[TensorRange], *, whole: bool
+) -> Manifest:
+    """Make the manifest of a version in which every range of bytes has one owner, although several may hold it.
+
+    Args:
+        version: its name.
+        shards: what each source holds.
+        rates: bytes per second at which each source can send; of those that hold what others hold, too.
+        present: bytes that every sink has already, which are left out.
+        whole: no tensor may be cut, because a sink's loader takes tensors whole.
+
+    Raises:
+        CheckpointError: two sources hold a tensor of one name that is not the same, or do not say what its bytes are;
+            nobody holds some bytes of one; one is held in parts and may not be cut; or a source holds another version.
+    """
+    extents, copies, specs = _collect(version, shards)
+    sections = [section for name, spec in specs.items() for section in _sections(spec, copies[name])]
+    if whole:
+        _check_whole(sections)
+    if not present and all(len(section.copies) == 1 for section in sections):
+        tensors = [_placed(section, section.copies[0]) for section in sections]
+    else:
+        tensors = list(_chosen(sections, rates, ByteRangeSet((p.spec.name, p.start, p.nbytes) for p in present), whole))
+    return Manifest(version, tuple(extents), tuple(tensors), tuple(present), conversions=conversions_of(shards))
+
+
+def _collect(
+    version: str, shards: Sequence[Manifest]
+) -> tuple[list[Extent], dict[str, list[_Copy]], dict[str, TensorSpec]]:
+    """Collect all extents, and the copies of each tensor in the order of the first source that holds some of it."""
+    extents: list[Extent] = []
+    copies: defaultdict[str, list[_Copy]] = defaultdict(list)
+    specs: dict[str, TensorSpec] = {}
+    for shard in shards:
+        check_version(version, shard)
+        base = len(extents)
+        extents.extend(shard.extents)
+        replicated = set(shard.replicated)
+        order = sorted(range(len(shard.tensors)), key=lambda n: (shard.tensors[n].extent, shard.tensors[n].offset))
+        for number in order:
+            spec, extent, offset, nbytes, start = _fields(shard.tensors[number])
+            digest = shard.digests[number] if shard.digests else b""
+            owner = shard.extents[extent].owner
+            if (first := specs.setdefault(spec.name, spec)) != spec:
+                other = copies[spec.name][0].owner
+                raise CheckpointError(
+                    f"tensor '{spec.name}' is held by source ranks {other} and {owner} and differs: {first} and {spec}"
+                )
+            copies[spec.name].append(
+                _Copy(owner, base + extent, offset, start, start + nbytes, digest, spec.name in replicated)
+            )
+    return extents, copies, specs
+
+
+def _fields(tensor: PlacedTensor) -> tuple[TensorSpec, int, int, int, int]:
+    return tensor.spec, tensor.extent, tensor.offset, tensor.nbytes, tensor.start
+
+
+def _sections(spec: TensorSpec, copies: Sequence[_Copy]) -> Iterator[_Section]:
+    """Cut a tensor where the sources that hold it change.
+
+    Raises:
+        CheckpointError: nobody holds some of its bytes, or two who do not agree on them hold the same.
+    """
+    if all(copy.start == 0 and copy.end == spec.nbytes for copy in copies):
+        _check_alike(spec, copies)
+        yield _Section(spec, 0, spec.nbytes, copies)
+        return
+    waiting = sorted((copy for copy in copies if copy.start < copy.end), key=lambda copy: copy.start, reverse=True)
+    edges = sorted({0, spec.nbytes, *(edge for copy in waiting for edge in (copy.start, copy.end))})
+    here: list[_Copy] = []
+    for low, high in pairwise(edges):
+        here = [copy for copy in here if copy.end > low]
+        while waiting and waiting[-1].start == low:
+            here.append(waiting.pop())
+        if not here:
+            owners = ", ".join(map(str, sorted({copy.owner for copy in copies})))
+            raise CheckpointError(
+                f"no source rank holds bytes {low} to {high} of tensor {spec}, of which source ranks {owners} hold "
+                "others; every rank that has a part of a tensor must be a source, counted by world_size"
+            )
+        _check_alike(spec, here)
+        yield _Section(spec, low, high, tuple(here))
+
+
+def _check_alike(spec: TensorSpec, copies: Sequence[_Copy]) -> None:
+    """All copies of the same bytes are equal, as digests show, or as those say who hold them."""
+    first, name = copies[0], spec.name
+    for number, copy in enumerate(copies[1:], 1):
+        who = f"by source ranks {first.owner} and {copy.owner}"
+        if any(other.owner == copy.owner for other in copies[:number]):
+            raise CheckpointError(f"tensor '{name}' is held twice, by source ranks {copy.owner} and {copy.owner}")
+        if first.replicated and copy.replicated:
+            continue
+        comparable = first.digest and copy.digest and (first.start, first.end) == (copy.start, copy.end)
+        if not comparable:
+            raise CheckpointError(
+                f"tensor '{name}' is held twice, {who}, and they do not both say what its bytes are; serve versions "
+                "that several hold with 'ckpt-transport serve', or say replicated=True on all ranks when their copies "
+                "are equal"
+            )
+        if first.digest != copy.digest:
+            raise CheckpointError(
+                f"tensor '{name}' is held {who} with different bytes; they hold different checkpoints under one name"
+            )
+
+
+def _check_whole(sections: Iterable[_Section]) -> None:
+    for spec, start, end, copies in sections:
+        if end - start != spec.nbytes:
+            owners = ", ".join(str(copy.owner) for copy in copies)
+            raise CheckpointError(
+                f"a sink's loader takes tensors whole, and source rank {owners} holds only bytes {start} to {end} of "
+                f"{spec}; give full_tensor() of it, on one rank or with replicated=True on all"
+            )
+
+
+def _placed(section: _Section, copy: _Copy) -> PlacedTensor:
+    spec, start, end, _ = section
+    return PlacedTensor(spec, copy.extent, copy.at(start), end - start, start)
+
+
+def _chosen(
+    sections: Sequence[_Section], rates: Mapping[int, float], present: ByteRangeSet, whole: bool
+) -> Iterator[PlacedTensor]:
+    """What is missing of ``sections``, with the owner that sends it."""
+    holders = {copy.owner for section in sections for copy in section.copies}
+    nbytes = sum(section.end - section.start for section in sections) - sum(size for _, _, size in present)
+    grain = max(align_up(nbytes // (UNITS_PER_HOLDER * max(len(holders), 1))), ALIGNMENT)
+    cut = (part for section in sections for part in _parts(section, grain, present, whole=whole))
+    ranges = list(_held_ranges(cut, grain))
+    units = [Unit(each.nbytes, tuple(sorted(copy.owner for copy in each.sections[0].copies))) for each in ranges]
+    owners = assign(units, {rank: rates[rank] for rank in holders})
+    for held, owner in zip(ranges, owners, strict=True):
+        for section in held.sections:
+            yield _placed(section, next(copy for copy in section.copies if copy.owner == owner))
+
+
+def _parts(section: _Section, grain: int, present: ByteRangeSet, *, whole: bool) -> Iterator[_Section]:
+    """Cut what is missing of a section into ranges of at most a grain, if it may be cut."""
+    spec, start, end, _ = section
+    for low, high in present.missing(spec.name, start, end - start):
+        if whole:
+            yield section
+            return
+        while high - low > grain:
+            cut = align_down(low + grain)
+            yield section._replace(start=low, end=cut)
+            low = cut
+        yield section._replace(start=low, end=high)
+
+
+def _held_ranges(sections: Iterable[_Section], grain: int) -> Iterator[_HeldRange]:
+    current: _HeldRange | None = None
+    for section in sections:
+        if current is not None and _continues(current, section, grain):
+            current.sections.append(section)
+            current.nbytes += section.end - section.start
+            continue
+        if current is not None:
+            yield current
+        current = _HeldRange([section], section.end - section.start)
+    if current is not None:
+        yield current
+
+
+def _continues(held: _HeldRange, section: _Section, grain: int) -> bool:
+    """Whether a section lies right behind a range at everybody who holds either."""
+    last = held.sections[-1]
+    if held.nbytes + section.end - section.start > grain or len(section.copies) != len(last.copies):
+        return False
+    ends = [(copy.owner, copy.extent, copy.at(last.end)) for copy in last.copies]
+    return all(
+        (copy.owner, copy.extent) == (owner, extent) and 0 <= copy.at(section.start) - end < ALIGNMENT
+        for copy, (owner, extent, end) in zip(section.copies, ends, strict=True)
+    )

@@ -1,0 +1,189 @@
+"""Parts of tensors, as sharded trainers have them, are the bytes that torch says they are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as checked
+from hypothesis import strategies as st
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from ckpt_transport import TensorShard
+from ckpt_transport.checkpoint import Store
+from ckpt_transport.checkpoint.shards import byte_ranges, runs_of
+from ckpt_transport.errors import CheckpointError, StoreError
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import Manifest, TensorSpec, spread
+
+GiB = 1 << 30
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[list[int], list[int], list[Any]]:
+    """A tensor's shape, a mesh and placements on it."""
+    shape = draw(st.lists(st.integers(0, 9), min_size=1, max_size=3))
+    mesh = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    dims = st.integers(0, len(shape) - 1)
+    kinds = st.one_of(
+        st.just(Replicate()),
+        st.builds(Shard, dims),
+        st.builds(lambda dim, pieces: _StridedShard(dim, split_factor=pieces), dims, st.integers(1, 3)),
+    )
+    return shape, mesh, [draw(kinds) for _ in mesh]
+
+
+def cut_by_torch(shape: Sequence[int], mesh: Sequence[int], coordinate: Sequence[int], placements: Any) -> list[int]:
+    """The elements that torch gives to one rank, by their numbers in the whole tensor."""
+    elements = torch.arange(math.prod(shape)).view(*shape)
+    for placement, ranks, own in zip(placements, mesh, coordinate, strict=True):
+        if not isinstance(placement, Replicate):
+            elements = placement._split_tensor(elements, ranks, with_padding=False)[0][own]
+    return elements.flatten().tolist()
+
+
+@checked(max_examples=300, deadline=None)
+@given(layouts())
+def test_given_placements_on_a_mesh_then_each_rank_has_the_bytes_that_torch_gives_it(
+    layout: tuple[list[int], list[int], list[Any]],
+) -> None:
+    shape, mesh, placements = layout
+    spec = TensorSpec("weight", "U8", tuple(shape))
+    for coordinate in itertools.product(*map(range, mesh)):
+        runs = runs_of(shape, mesh, coordinate, placements)
+        found = [byte for start, end in byte_ranges(spec, runs) for byte in range(start, end)]
+        assert found == cut_by_torch(shape, mesh, coordinate, placements)
+
+
+def manifests(*by_rank: Any, lend: bool = False, replicated: bool = False) -> list[Manifest]:
+    """What each rank of a world says it holds."""
+    found = []
+    for rank, tensors in enumerate(by_rank):
+        with Store(rank=rank, world_size=len(by_rank), pool=MemoryKind.PRIVATE, threads=1) as store:
+            take = store.lend if lend else store.register
+            found.append(take("v1", tensors=tensors, replicated=replicated).manifest)
+    return found
+
+
+def together(shards: Sequence[Manifest], *, whole: bool = False) -> Manifest:
+    return spread("v1", shards, dict.fromkeys(range(len(shards)), 1.0), (), whole=whole)
+
+
+def box(tensor: torch.Tensor, *slices: slice, replicated: bool = False) -> TensorShard:
+    """That part of a tensor."""
+    starts = [each.indices(size)[0] for each, size in zip(slices, tensor.shape, strict=True)]
+    return TensorShard(tensor[slices].contiguous(), tensor.shape, starts, replicated)
+
+
+WEIGHT = torch.arange(48, dtype=torch.float32).view(8, 6)
+ALL = slice(None)
+
+
+@pytest.mark.parametrize("lend", [False, True])
+def test_given_boxes_of_rows_and_columns_then_together_they_are_the_tensor(lend: bool) -> None:
+    corners = [box(WEIGHT, slice(0, 4), slice(0, 3)), box(WEIGHT, slice(4, 8), slice(3, 6))]
+    shards = manifests(
+        {"w": corners}, {"w": [box(WEIGHT, slice(0, 4), slice(3, 6)), box(WEIGHT, slice(4, 8), slice(0, 3))]}, lend=lend
+    )
+    made = together(shards)
+    assert sorted((part.start, part.start + part.nbytes) for part in made.tensors) == [
+        (start, start + 12) for start in range(0, 192, 12)
+    ]
+    assert {made.extents[part.extent].owner for part in made.tensors} == {0, 1}
+
+
+def test_given_a_box_then_its_bytes_are_in_the_pool_where_the_manifest_says() -> None:
+    with Store(world_size=2, pool=MemoryKind.PRIVATE, threads=1) as store:
+        stored = store.register("v1", tensors={"w": TensorShard(WEIGHT.T[1:3].T, WEIGHT.shape, (0, 1))})
+        pool, whole = stored.buffers[0].tensor, WEIGHT.view(torch.uint8).flatten()
+        for part in stored.manifest.tensors:
+            here = pool[part.offset : part.offset + part.nbytes]
+            assert torch.equal(here, whole[part.start : part.start + part.nbytes])
+        assert stored.manifest.nbytes == 8 * 2 * 4
+        with pytest.raises(StoreError, match="parts of the tensors"):
+            stored.tensors()
+
+
+def test_given_bytes_that_no_rank_holds_then_they_and_those_who_hold_others_are_named() -> None:
+    shards = manifests({"w": box(WEIGHT, slice(0, 3), ALL)}, {"w": box(WEIGHT, slice(5, 8), ALL)})
+    said = r"no source rank holds bytes 72 to 120 of tensor w \(F32 \[8, 6\]\), of which source ranks 0, 1 hold others"
+    with pytest.raises(CheckpointError, match=said):
+        together(shards)
+    with pytest.raises(CheckpointError, match="bytes 72 to 192"):
+        together(shards[:1])
+
+
+def test_given_bytes_that_two_ranks_hold_then_they_must_say_that_these_are_equal() -> None:
+    rows = slice(0, 5), ALL
+    with pytest.raises(CheckpointError, match=r"'w' is held twice, by source ranks 0 and 1.*replicated=True on all"):
+        together(manifests({"w": box(WEIGHT, *rows)}, {"w": box(WEIGHT, slice(4, 8), ALL)}))
+    made = together(
+        manifests({"w": box(WEIGHT, *rows, replicated=True)}, {"w": box(WEIGHT, slice(4, 8), ALL, replicated=True)})
+    )
+    assert sum(part.nbytes for part in made.tensors) == WEIGHT.nbytes
+
+
+def test_given_ranks_that_all_have_everything_then_each_sends_about_as_much() -> None:
+    own = {f"layer.{number}": torch.full((64, 64), float(number)) for number in range(9)}
+    made = together(manifests(own, own, own, replicated=True))
+    sent = [0, 0, 0]
+    for part in made.tensors:
+        sent[made.extents[part.extent].owner] += part.nbytes
+    assert sum(sent) == sum(tensor.nbytes for tensor in own.values())
+    assert max(sent) < 1.1 * min(sent)
+
+
+def test_given_shapes_that_differ_between_ranks_then_both_are_named() -> None:
+    other = torch.zeros(8, 7)
+    with pytest.raises(CheckpointError, match=r"ranks 0 and 1 and differs: w \(F32 \[8, 6\]\) and w \(F32 \[8, 7\]\)"):
+        together(manifests({"w": box(WEIGHT, slice(0, 4), ALL)}, {"w": box(other, slice(4, 8), ALL)}))
+
+
+def test_given_a_sink_that_takes_tensors_whole_then_parts_are_refused_with_the_call_that_gathers_them() -> None:
+    shards = manifests({"w": box(WEIGHT, slice(0, 4), ALL)}, {"w": box(WEIGHT, slice(4, 8), ALL)})
+    with pytest.raises(CheckpointError, match=r"rank 0 holds only bytes 0 to 96 of w .*give full_tensor\(\) of it"):
+        together(shards, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        (
+            TensorShard(WEIGHT, (8, 6), (1, 0)),
+            r"'w' has the shape \[8, 6\] at \[1, 0\], which does not lie in a tensor",
+        ),
+        (TensorShard(WEIGHT, (8, 6), (0,)), r"'w' has the shape \[8, 6\] at \[0\]"),
+        (TensorShard(WEIGHT, (48,), (0, 0)), r"of shape \[48\]"),
+        (TensorShard(torch.empty(1 << 17, 1), (1 << 17, 2), (0, 1)), r"131,072 ranges of its bytes.*dimension 1"),
+    ],
+    ids=["outside", "few offsets", "other dimensions", "too fine"],
+)
+def test_given_a_shard_that_cannot_be_then_it_is_refused_by_name(shard: TensorShard, said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        manifests({"w": shard}, {})
+
+
+def test_given_a_rank_with_nothing_then_it_holds_nothing_and_a_world_of_one_may_not() -> None:
+    nothing = TensorShard(torch.empty(0, 6), (8, 6), (8, 0))
+    made = together(manifests({"w": box(WEIGHT, ALL, ALL)}, {"w": nothing}))
+    assert made.owners == (0,)
+    with pytest.raises(CheckpointError, match="at least one tensor"):
+        manifests({"w": nothing})
+
+
+def test_given_tied_shards_then_their_names_are_known_to_be_one() -> None:
+    shard = box(WEIGHT, slice(0, 4), ALL)
+    (first, _) = manifests({"embed": shard, "lm_head": shard}, {})
+    assert first.same == (("embed", "lm_head"),)
+
+
+def test_given_a_tensor_with_a_misspelt_part_then_the_message_says_what_it_is() -> None:
+    with pytest.raises(CheckpointError, match=re.escape("'w' is of type list and not a tensor")):
+        manifests({"w": [WEIGHT, WEIGHT]}, {})
