@@ -1,0 +1,147 @@
+"""Measures an update from a trainer whose ranks have shards, given as they are, and gathered first.
+
+The limit is a plain copy of the same bytes in the sink. What trainers do without this library's help is to gather each
+tensor on all ranks and let one of them send it. Usage: ``python -m benchmarks.sharded``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import torch
+import torch.distributed as dist
+import typer
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from benchmarks._report import Row, report
+from benchmarks._sinks import SinkProcess, sinks
+from ckpt_transport import Config, ParameterServer
+
+PIECE_BYTES = 16 << 20
+WAYS = ("register", "lend", "gather")
+context = multiprocessing.get_context("spawn")
+
+
+def sharded(nbytes: int, fill: float, mesh: DeviceMesh) -> dict[str, DTensor]:
+    """This rank's part of what a sink takes: every tensor is cut evenly."""
+    shape = torch.Size([PIECE_BYTES // 2])
+    own = shape[0] // mesh.size()
+    return {
+        f"weights.{number}": DTensor.from_local(
+            torch.full((own,), fill, dtype=torch.bfloat16), mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,)
+        )
+        for number in range(nbytes // PIECE_BYTES)
+    }
+
+
+def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connection) -> None:
+    """A trainer's rank: at each order it makes a version and brings it to the sink; says how long that took."""
+    os.environ.update(environ)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    with ParameterServer(Config.load(transport="shm")) as server:
+        while (order := pipe.recv())[0] != "stop":
+            way, number = order
+            weights = sharded(nbytes, float(number), mesh)
+            dist.barrier()
+            started = time.perf_counter()
+            version = f"v{number}"
+            if way == "gather":
+                whole = {name: tensor.full_tensor() for name, tensor in weights.items()}
+                server.register(version, tensors=whole if server.rank == 0 else {})
+            else:
+                getattr(server, way)(version, tensors=weights)
+            server.update(version, [sink])
+            server.unregister(version)
+            pipe.send(time.perf_counter() - started)
+    dist.destroy_process_group()
+
+
+class Trainer:
+    """The ranks of one trainer."""
+
+    def __init__(self, ranks: int, nbytes: int, sink: str) -> None:
+        self._store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+        known = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self._store.port}
+        environ = {name: str(value) for name, value in known.items()} | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(ranks):
+            ours, theirs = context.Pipe()
+            arguments = ({**environ, "RANK": str(rank)}, nbytes, sink, theirs)
+            self._processes.append(context.Process(target=run_rank, args=arguments, daemon=True))
+            self._processes[-1].start()
+            self._pipes.append(ours)
+
+    def bring(self, way: str, number: int) -> float:
+        """Seconds that the slowest rank took."""
+        for pipe in self._pipes:
+            pipe.send((way, number))
+        return max(float(pipe.recv()) for pipe in self._pipes)
+
+    def stop(self) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            pipe.send(("stop",))
+            process.join(30)
+
+
+def measure(ranks: Sequence[int] = (2, 4), gib: float = 1.0, updates: int = 5) -> list[Row]:
+    """Rows for each number of ranks."""
+    return [row for count in ranks for row in _measure(count, int(gib * (1 << 30)), updates)]
+
+
+def _measure(ranks: int, nbytes: int, updates: int) -> list[Row]:
+    with sinks(1, nbytes, PIECE_BYTES) as (sink,):
+        trainer = Trainer(ranks, nbytes, sink.address)
+        sink.ask("fill source")
+        sink.answer()
+        taken: dict[str, list[float]] = {way: [] for way in ("copy", *WAYS)}
+        number = 0
+        for _ in range(updates + 1):
+            taken["copy"].append(_copy(sink))
+            for way in WAYS:
+                number += 1
+                taken[way].append(trainer.bring(way, number))
+                sink.ask("values")
+                assert sink.answer() == (f"v{number}", {float(number)})
+        trainer.stop()
+    seconds = {way: median(of_way[1:]) for way, of_way in taken.items()}
+    size = f"{nbytes / (1 << 30):g} GiB of {ranks} ranks"
+    figures = ", ".join(f"{way} {each * 1e3:.0f} ms" for way, each in seconds.items())
+    return [
+        Row(f"{way} shards + update, {size}", seconds[way] / seconds[against], what, target, figures)
+        for way, against, what, target in (
+            ("register", "copy", "a plain copy_", ""),
+            ("lend", "copy", "a plain copy_", "<=1.4"),
+            ("lend", "gather", "gathering, then the same from one rank", "<=0.5"),
+        )
+    ]
+
+
+def _copy(sink: SinkProcess) -> float:
+    sink.ask("copy")
+    return float(sink.answer())
+
+
+def main(
+    ranks: Annotated[list[int] | None, typer.Option(help="Of the trainer; may be given several times.")] = None,
+    gib: Annotated[float, typer.Option(help="Size of the weights.")] = 1.0,
+    updates: Annotated[int, typer.Option(help="Repetitions.")] = 5,
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
+) -> None:
+    """Update one sink over shared memory, from shards as they are and from what is gathered of them."""
+    report(measure(ranks or (2, 4), gib, updates), json)
+
+
+if __name__ == "__main__":
+    typer.run(main)
