@@ -105,7 +105,8 @@ class SlotAllocator:
 
     def _fit(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Buckets and rings that leave room for what loaders keep."""
-        wanted = bucket_bytes(self._manifest, settings)
+        # Slots that are only filled are so before forward passes are held: no need to cut a small version finer.
+        wanted = bucket_bytes(self._manifest, settings) if self._receivers else align_up(settings.bucket_bytes)
         smallest, largest = self._slot_limits(wanted)
         tightest = self._tightest(smallest)
         limit = min(largest, align_down(tightest))
