@@ -129,21 +129,24 @@ class _SlowEndpoint(ForwardingEndpoint):
         return self._free_at + self._latency
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
-        return _Late(super()._send(transfer, regions), self._due(transfer))
+        return _Late(super()._send(transfer, regions), self._due(transfer), self.inner)
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
-        return _Late(super()._recv(transfer, region), self._due(transfer))
+        return _Late(super()._recv(transfer, region), self._due(transfer), self.inner)
 
 
 class _Late(ForwardingReceipt):
-    """Is not asked before it is due, so its regions stay in use until then."""
+    """Is not asked before it is due, so its regions stay in use until then. It fails at once when its endpoint does."""
 
-    def __init__(self, inner: Completion, due: float) -> None:
+    def __init__(self, inner: Completion, due: float, endpoint: Endpoint) -> None:
         super().__init__(inner)
-        self._due = due
+        self._due, self._endpoint = due, endpoint
 
     def done(self) -> bool:
-        return time.monotonic() >= self._due and self.inner.done()
+        if time.monotonic() < self._due:
+            self._endpoint._check_usable()
+            return False
+        return self.inner.done()
 
 
 # -- faulty ---------------------------------------------------------------------------------------------------------

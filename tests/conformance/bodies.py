@@ -93,6 +93,10 @@ def very_slow() -> Transport:
     return LatencyTransport(ReadTransport(), latency_s=LATENCY, bandwidth=SIZE / LATENCY)
 
 
+def very_late() -> Transport:
+    return LatencyTransport(SocketTransport(), latency_s=PATIENCE)
+
+
 def measure(context: RankContext) -> tuple[float, float]:
     """Seconds that one transfer, and then two at once, take at least."""
     with Rank(context, very_slow, PATIENCE) as rank:

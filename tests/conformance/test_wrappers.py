@@ -27,6 +27,12 @@ def test_given_a_wrapped_transport_then_it_keeps_every_promise(
     check(transport, deadline=DEADLINE)
 
 
+def test_given_an_operation_that_is_not_due_when_its_endpoint_breaks_then_it_fails_at_once() -> None:
+    """As fast as the ranks meet and abort."""
+    (broken_endpoint,) = (check for check in CHECKS if check.name == "broken_endpoint")
+    broken_endpoint(bodies.very_late, deadline=DEADLINE)
+
+
 def test_given_latency_and_bandwidth_then_transfers_take_at_least_as_long() -> None:
     for outcome in launch(bodies.measure, 2, deadline=DEADLINE):
         one, two = outcome.value
