@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
-from ckpt_transport import ParameterServer
+from ckpt_transport import FleetReport, ParameterServer, TensorShard
 from ckpt_transport.errors import TaintedError
 from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport_vllm import VllmFleet
@@ -96,6 +98,40 @@ def test_given_ten_updates_then_neither_memory_nor_shared_memory_grows(
     assert grown < 10 * size, f"{grown:,} bytes in ten updates of {size:,}"
     assert shared() <= shared_before
     assert pair[0].answers() == answers[1]
+
+
+def half(tensors: dict[str, torch.Tensor], rank: int) -> dict[str, TensorShard]:
+    """Every other half of each tensor's rows, as one of two ranks of a sharded trainer has it."""
+    found = {}
+    for name, tensor in tensors.items():
+        rows = tensor.chunk(2)
+        offsets = [rank * len(rows[0]), *[0] * (tensor.dim() - 1)]
+        found[name] = TensorShard(rows[rank], tensor.shape, offsets)
+    return found
+
+
+def test_given_two_trainer_ranks_with_half_of_each_tensor_then_the_servers_get_the_whole(
+    pair: Pair, answers: tuple[Answers, Answers], tmp_path: Path
+) -> None:
+    update(pair, pair[0].checkpoint(1), "one")
+    tensors = load_file(pair[0].checkpoint(2) / "model.safetensors")
+    config = swift(coordinator=f"ipc://{tmp_path}/coordinator")
+
+    def rank(number: int) -> FleetReport | None:
+        with (
+            ParameterServer(config, rank=number, world_size=2) as server,
+            VllmFleet([each.url for each in pair], config) as fleet,
+        ):
+            server.register("two", tensors=half(tensors, number))
+            return fleet.update(server, "two")
+
+    with ThreadPoolExecutor(2) as ranks:
+        led, followed = ranks.map(rank, (0, 1), timeout=PATIENCE)
+    assert led is not None
+    assert followed is None
+    assert led.problems == ()
+    assert led.update.plan.manifest.owners == (0, 1)
+    assert [replica.answers() for replica in pair] == [answers[1]] * 2
 
 
 class Commands:
