@@ -1,46 +1,31 @@
 """Memory is where bytes lie: named shared memory, private memory, and the buffers that transports register."""
 
-from ckpt_transport.memory.backing import Backing
-from ckpt_transport.memory.buffer import CONTIGUOUS, Buffer, MemoryKind
-from ckpt_transport.memory.copy import copy_bytes, copy_each, copy_views
-from ckpt_transport.memory.cores import usable_cores
-from ckpt_transport.memory.devices import device_of, may_have_devices, name_of, use_device, visible_devices
-from ckpt_transport.memory.double_buffer import DoubleBuffer
-from ckpt_transport.memory.fence import Fence, drain, fence, fence_on, stream_for
-from ckpt_transport.memory.free import CPU, default_budget
-from ckpt_transport.memory.launch import Launch
-from ckpt_transport.memory.pinning import pin
-from ckpt_transport.memory.segment import Segment, SegmentName, sweep_leftovers
-from ckpt_transport.memory.writable import read_only, unwritable, why_not_plain
-
-__all__ = [
-    "CONTIGUOUS",
-    "CPU",
-    "Backing",
-    "Buffer",
-    "DoubleBuffer",
-    "Fence",
-    "Launch",
-    "MemoryKind",
-    "Segment",
-    "SegmentName",
-    "copy_bytes",
-    "copy_each",
-    "copy_views",
-    "default_budget",
-    "device_of",
-    "drain",
-    "fence",
-    "fence_on",
-    "may_have_devices",
-    "name_of",
-    "pin",
-    "read_only",
-    "stream_for",
-    "sweep_leftovers",
-    "unwritable",
-    "usable_cores",
-    "use_device",
-    "visible_devices",
-    "why_not_plain",
-]
+from ckpt_transport.memory.backing import Backing as Backing
+from ckpt_transport.memory.buffer import CONTIGUOUS as CONTIGUOUS
+from ckpt_transport.memory.buffer import Buffer as Buffer
+from ckpt_transport.memory.buffer import MemoryKind as MemoryKind
+from ckpt_transport.memory.copy import copy_bytes as copy_bytes
+from ckpt_transport.memory.copy import copy_each as copy_each
+from ckpt_transport.memory.copy import copy_views as copy_views
+from ckpt_transport.memory.cores import usable_cores as usable_cores
+from ckpt_transport.memory.devices import device_of as device_of
+from ckpt_transport.memory.devices import may_have_devices as may_have_devices
+from ckpt_transport.memory.devices import name_of as name_of
+from ckpt_transport.memory.devices import use_device as use_device
+from ckpt_transport.memory.devices import visible_devices as visible_devices
+from ckpt_transport.memory.double_buffer import DoubleBuffer as DoubleBuffer
+from ckpt_transport.memory.fence import Fence as Fence
+from ckpt_transport.memory.fence import drain as drain
+from ckpt_transport.memory.fence import fence as fence
+from ckpt_transport.memory.fence import fence_on as fence_on
+from ckpt_transport.memory.fence import stream_for as stream_for
+from ckpt_transport.memory.free import CPU as CPU
+from ckpt_transport.memory.free import default_budget as default_budget
+from ckpt_transport.memory.launch import Launch as Launch
+from ckpt_transport.memory.pinning import pin as pin
+from ckpt_transport.memory.segment import Segment as Segment
+from ckpt_transport.memory.segment import SegmentName as SegmentName
+from ckpt_transport.memory.segment import sweep_leftovers as sweep_leftovers
+from ckpt_transport.memory.writable import read_only as read_only
+from ckpt_transport.memory.writable import unwritable as unwritable
+from ckpt_transport.memory.writable import why_not_plain as why_not_plain

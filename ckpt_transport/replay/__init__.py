@@ -5,34 +5,22 @@
 :class:`RecordedLoading` is the life cycle of all that, :class:`ModuleLoading` that of a plain module.
 """
 
-from ckpt_transport.replay.bindings import fingerprint, named_tensors
-from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans
-from ckpt_transport.replay.layout import Layout, Owner, OwnerKind
-from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, by_loader_in_words
-from ckpt_transport.replay.module_loading import ModuleLoading
-from ckpt_transport.replay.record import Loader, Recording, record
-from ckpt_transport.replay.replay import Replay
-from ckpt_transport.replay.required_bytes import required_bytes
-from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
-
-__all__ = [
-    "BucketCopyPlan",
-    "BucketCopyPlans",
-    "Layout",
-    "LoadPass",
-    "Loader",
-    "ModuleLoading",
-    "Owner",
-    "OwnerKind",
-    "RecordedLoader",
-    "RecordedLoading",
-    "Recording",
-    "Replay",
-    "TensorSnapshot",
-    "by_loader_in_words",
-    "fingerprint",
-    "named_tensors",
-    "record",
-    "refuse_unwritable",
-    "required_bytes",
-]
+from ckpt_transport.replay.bindings import fingerprint as fingerprint
+from ckpt_transport.replay.bindings import named_tensors as named_tensors
+from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan as BucketCopyPlan
+from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans as BucketCopyPlans
+from ckpt_transport.replay.layout import Layout as Layout
+from ckpt_transport.replay.layout import Owner as Owner
+from ckpt_transport.replay.layout import OwnerKind as OwnerKind
+from ckpt_transport.replay.loading import LoadPass as LoadPass
+from ckpt_transport.replay.loading import RecordedLoader as RecordedLoader
+from ckpt_transport.replay.loading import RecordedLoading as RecordedLoading
+from ckpt_transport.replay.loading import by_loader_in_words as by_loader_in_words
+from ckpt_transport.replay.module_loading import ModuleLoading as ModuleLoading
+from ckpt_transport.replay.record import Loader as Loader
+from ckpt_transport.replay.record import Recording as Recording
+from ckpt_transport.replay.record import record as record
+from ckpt_transport.replay.replay import Replay as Replay
+from ckpt_transport.replay.required_bytes import required_bytes as required_bytes
+from ckpt_transport.replay.tensor_snapshot import TensorSnapshot as TensorSnapshot
+from ckpt_transport.replay.tensor_snapshot import refuse_unwritable as refuse_unwritable
