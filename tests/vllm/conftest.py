@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_transport.memory.segment import SHM
 from tests.vllm import forked
 from tests.vllm.forked import output_of
 from tests.vllm.servers import Replica, Started
 
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
+
+
+_engines_memory = set(SHM.glob("vllm_dist_*"))
+"""What engines of others had in shared memory when the tests began."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,6 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.timeout(3600))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove what vLLM's engines of several ranks leave in shared memory when they end. No worker runs any more."""
+    if not hasattr(session.config, "workerinput"):
+        for left in set(SHM.glob("vllm_dist_*")) - _engines_memory:
+            left.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
