@@ -107,9 +107,9 @@ def _measure(ranks: int, nbytes: int, updates: int) -> list[Row]:
         sink.answer()
         taken: dict[str, list[float]] = {way: [] for way in ("copy", *WAYS)}
         number = 0
-        for _ in range(updates + 1):
-            taken["copy"].append(_copy(sink))
-            for way in WAYS:
+        for way in WAYS:  # one after the other, so that each finds the pool that its last version has left
+            for _ in range(updates + 1):
+                taken["copy"].append(_copy(sink))
                 number += 1
                 taken[way].append(trainer.bring(way, number))
                 sink.ask("values")
