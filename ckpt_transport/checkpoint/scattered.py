@@ -86,13 +86,12 @@ def borrow(tensors: object, *, replicated: bool = False) -> Loan:
     parts = given(tensors, replicated=replicated)
     if not parts:
         return Loan(None, ())
-    labelled = by_label(parts)
-    check_readable(labelled)
+    check_readable(by_label(parts))
     for device in {part.tensor.device for part in parts if part.tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
     offsets, nbytes = lay_out(part.nbytes for part in parts)
-    flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in labelled.values()]
-    watched = Watched(dict(zip(labelled, flat, strict=True)))
+    flat = [part.tensor.detach().reshape(-1).view(torch.uint8) for part in parts]
+    watched = Watched(by_label([part._replace(tensor=raw) for part, raw in zip(parts, flat, strict=True)]))
     return Loan(
         ScatteredTensors(flat, offsets, nbytes, watched),
         place(parts, offsets),

@@ -116,13 +116,11 @@ def place(tensors: Sequence[GivenTensor], offsets: Sequence[int]) -> list[Placed
 
 
 def by_label(tensors: Sequence[GivenTensor]) -> dict[str, torch.Tensor]:
-    """What is given, by the name of its tensor; of a tensor in several parts, with the part's first byte."""
-    return {
-        tensor.spec.name
-        if tensor.ranges[0].start == 0
-        else f"{tensor.spec.name}[{tensor.ranges[0].start}:]": tensor.tensor
-        for tensor in tensors
-    }
+    """What is given, by the name of its tensor; a part that does not begin it also by its first byte."""
+    found: dict[str, torch.Tensor] = {}
+    for spec, tensor, ranges, _ in tensors:
+        found[f"{spec.name}[{ranges[0].start}:]" if ranges[0].start else spec.name] = tensor
+    return found
 
 
 def replicated_names(tensors: Sequence[GivenTensor]) -> tuple[str, ...]:

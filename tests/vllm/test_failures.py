@@ -112,16 +112,18 @@ class Giving(BaseException):
     """Raised in the middle of an update by whoever leads it, as an interrupt is."""
 
 
+def give_up(done: int, total: int) -> None:
+    """Follow an update's progress as far as its middle."""
+    if done > total // 2:
+        raise Giving
+
+
 @pytest.mark.parametrize("settings", [SMALL_SLOTS, {"transport": "shm", "bucket_bytes": "16KiB"}], ids=str)
 def test_given_an_update_that_fails_half_way_then_the_engines_are_held_until_one_succeeds(
     pair: Pair, answers: tuple[Answers, Answers], settings: dict[str, str]
 ) -> None:
     update(pair, pair[0].checkpoint(1), "one")
     config = swift(**settings)
-
-    def give_up(done: int, total: int) -> None:
-        if done > total // 2:
-            raise Giving
 
     with ParameterServer(config) as server, VllmFleet([each.url for each in pair], config) as fleet:
         server.register("two", directory=pair[0].checkpoint(2))
@@ -150,10 +152,6 @@ def test_given_no_pause_and_an_update_that_fails_half_way_then_forward_passes_wa
     update([replica], replica.checkpoint(1), "one")
     config = swift(**SMALL_SLOTS)
 
-    def give_up(done: int, total: int) -> None:
-        if done > total // 2:
-            raise Giving
-
     with ParameterServer(config) as server, VllmFleet([replica.url], config, "none") as fleet:
         server.register("two", directory=replica.checkpoint(2))
         with pytest.raises(Giving):
@@ -165,7 +163,7 @@ def test_given_no_pause_and_an_update_that_fails_half_way_then_forward_passes_wa
         def give_up_when_stuck(done: int, total: int) -> None:
             if done > total // 2:
                 wait_until_stuck(replica)
-                raise Giving
+            give_up(done, total)
 
         server.register("one", directory=replica.checkpoint(1))
         with Traffic([replica], threads=3) as traffic:
@@ -186,10 +184,6 @@ def test_given_a_mix_that_is_left_paused_and_a_client_that_goes_away_then_the_ne
     replica = pair[0]
     update([replica], replica.checkpoint(1), "one")
     config = swift(**SMALL_SLOTS)
-
-    def give_up(done: int, total: int) -> None:
-        if done > total // 2:
-            raise Giving
 
     with ParameterServer(config) as server, VllmFleet([replica.url], config) as fleet:
         server.register("two", directory=replica.checkpoint(2))

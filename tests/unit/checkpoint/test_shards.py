@@ -130,6 +130,13 @@ def test_given_bytes_that_two_ranks_hold_then_they_must_say_that_these_are_equal
     assert sum(part.nbytes for part in made.tensors) == WEIGHT.nbytes
 
 
+def test_given_a_rank_that_lends_a_part_twice_then_it_is_refused_by_name() -> None:
+    part = box(WEIGHT, slice(0, 4), ALL)
+    shards = manifests({"w": [part, part]}, {"w": box(WEIGHT, slice(4, 8), ALL)}, lend=True)
+    with pytest.raises(CheckpointError, match=r"'w' is held twice, by source ranks 0 and 0"):
+        together(shards)
+
+
 def test_given_ranks_that_all_have_everything_then_each_sends_about_as_much() -> None:
     own = {f"layer.{number}": torch.full((64, 64), float(number)) for number in range(9)}
     made = together(manifests(own, own, own, replicated=True))
