@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+import typer
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
@@ -13,6 +15,7 @@ from rich.table import Table
 
 from ckpt_transport.cli.options import AsJson
 from ckpt_transport.cli.output import Output
+from ckpt_transport.cli.rates import measure_and_keep, say_whether_measured
 from ckpt_transport.config import Config
 from ckpt_transport.errors import PluginError
 from ckpt_transport.transports import registry
@@ -42,13 +45,27 @@ class Listed(msgspec.Struct, frozen=True):
     expected_bandwidth: float = 0.0
 
 
-def transports(as_json: AsJson = False) -> None:
+def transports(
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Measure the links of this host instead: memory, GPUs, loopback. Plans count on that from now on.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List every transport plugin: can it run here, and if not, why and what to do.
 
-    GB/s is what a plan counts on within a host, GB/s out what it counts on to other hosts, as RDMA devices here allow.
+    GB/s is what a plan counts on within a host whose links were not measured, GB/s out what it counts on to other
+    hosts, as RDMA devices here allow. Measure when the machine has nothing else to do: it takes a second or two, all
+    cores, and up to 256 MiB of each GPU.
     """
-    listed = [_look_at(name) for name in registry.names()]
     console = Output()
+    if measure:
+        measure_and_keep(console, as_json=as_json)
+        return
+    listed = [_look_at(name) for name in registry.names()]
     if as_json:
         console.write_bytes(msgspec.json.format(msgspec.json.encode(listed)))
         return
@@ -62,6 +79,7 @@ def transports(as_json: AsJson = False) -> None:
         if not item.available:
             cure = f"; {item.cure}" if item.cure else ""
             console.print(f"{item.name} cannot run here: {item.reason}{cure}", markup=False)
+    say_whether_measured(console)
 
 
 def _table(listed: Sequence[Listed]) -> Table:

@@ -15,7 +15,7 @@ LAYERS = (
     ("dtypes", "paths", "sizes"),
     ("memory",),
     ("transports",),
-    ("config",),
+    ("config", "rates"),
     ("control", "planning"),
     ("checkpoint", "engine", "execution"),
     ("replay", "update"),

@@ -20,8 +20,13 @@ def expected_bandwidth(devices: Iterable[RdmaDevice], dev: Path = DEV) -> float:
 
     In a container sysfs often shows devices of the host whose files are not there.
     """
-    rates = [device.rate for device in devices if device.verbs and _may_use(dev / "infiniband" / device.verbs)]
+    rates = [device.rate for device in usable(devices, dev)]
     return min(SHARE * min(rates), MOST) if rates else 0.0
+
+
+def usable(devices: Iterable[RdmaDevice], dev: Path = DEV) -> tuple[RdmaDevice, ...]:
+    """Those of ``devices`` whose files this process may open."""
+    return tuple(device for device in devices if device.verbs and _may_use(dev / "infiniband" / device.verbs))
 
 
 def _may_use(file: Path) -> bool:
