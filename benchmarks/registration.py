@@ -1,8 +1,10 @@
-"""Measures registration from page-cached files: at least 0.7 of the rate of reading the files into memory.
+"""Measures registration: of files against reading them, and of tensors against copying as many bytes.
 
 Run with ``python -m benchmarks.registration``. The files are just written, so they are in the page cache. A repetition
 reads them into private memory that is allocated for it, registers them in a new shared pool, and registers them again
-in the pool that the first registration left. The ratios are of the medians of all repetitions.
+in the pool that the first registration left. Tensors are registered in turns with a copy of as many bytes by all cores.
+The ratios are of the medians of all repetitions. ``--device cuda`` measures tensors of the shapes of real models on one
+GPU, against its copy engine, and on its host.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from statistics import median
 import torch
 from safetensors.torch import save_file
 
+from benchmarks._models import dense, mixture
+from benchmarks._register_tensors import from_gpu, from_host, synthetic
 from benchmarks._report import Row, report
 from ckpt_transport.checkpoint import Store
 
@@ -60,7 +64,26 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(gib: float = 2.0, repetitions: int = 7, threads: int | None = None) -> list[Row]:
+def measure(gib: float = 2.0, repetitions: int = 7) -> list[Row]:
+    """Compare registering files with reading, and registering tensors with copying; ``gib`` of each."""
+    nbytes = int(gib * 2**30)
+    return [
+        *measure_files(gib, repetitions),
+        *from_host("as of a dense model", synthetic(nbytes, 32 << 20), repetitions),
+        *from_host("as of a mixture", synthetic(nbytes, 3 << 20), repetitions),
+    ]
+
+
+def measure_gpu(repetitions: int = 5) -> list[Row]:
+    """Compare registering tensors of the shapes of real models with copying, from one GPU and on its host."""
+    return [
+        *from_gpu("half of Qwen3-30B-A3B", mixture(), repetitions),
+        *from_gpu("Qwen3-8B", dense(), repetitions),
+        *from_host("Qwen3-8B", dense(), repetitions),
+    ]
+
+
+def measure_files(gib: float = 2.0, repetitions: int = 7, threads: int | None = None) -> list[Row]:
     """Compare registering with reading.
 
     Args:
@@ -102,9 +125,10 @@ def measure(gib: float = 2.0, repetitions: int = 7, threads: int | None = None) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--gib", type=float, default=2.0, help="size of the checkpoint in GiB")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where tensors are registered from")
     parser.add_argument("--json", type=Path, help="write the ratios to this file")
     arguments = parser.parse_args()
-    report(measure(arguments.gib), arguments.json)
+    report(measure_gpu() if arguments.device == "cuda" else measure(arguments.gib), arguments.json)
 
 
 if __name__ == "__main__":

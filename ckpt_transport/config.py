@@ -163,7 +163,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     read_threads: Annotated[
         int,
         _setting(
-            "How many threads read a checkpoint; 0 means as many as there are cores, up to 8.",
+            "How many threads read a checkpoint or copy tensors; 0 means as many as there are cores, up to 16.",
             "integer",
             "a whole number from 0 to 1024",
             ge=0,

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.checkpoint import tasks
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Buffer, HostCopy, copy_batch, fence_on, in_batches
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 if TYPE_CHECKING:
+    from ckpt_transport.checkpoint.arrangement import Arrangement
     from ckpt_transport.checkpoint.shards import GivenTensor
 
-_RESERVE_NBYTES = 4 << 20
+T = TypeVar("T")
+_GROUP_BYTES = 64 << 20
 
 
 def describe(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
@@ -34,36 +40,104 @@ def describe(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
 
 
 def copy(
-    tensors: Iterable[GivenTensor],
-    offsets: Iterable[int],
+    tensors: Sequence[GivenTensor],
+    arranged: Arrangement,
     pool: Buffer,
-    executor: ThreadPoolExecutor,
+    executor: Executor,
     report: Callable[[int], None],
 ) -> None:
-    """Copy what is given of each tensor to its offset in ``pool``.
+    """Copy what is given of each tensor to its offset in ``pool``. All is complete when this returns or raises.
 
-    The copies run in the caller's thread, and so on its current CUDA stream, after whatever still writes the tensors;
-    on the CPU torch spreads them over its own threads. They are complete when this returns.
+    What lies on a GPU is copied on the caller's current stream there, after whatever still writes the tensors; what is
+    contiguous on the CPU by all threads of ``executor``; the rest by torch, which spreads it over its own threads.
 
     Args:
         tensors: of any shape, stride and device, of a dtype in :data:`ckpt_transport.dtypes.TORCH`.
-        offsets: one for each, in the same order, in bytes.
+        arranged: where to in the pool.
         pool: where to.
-        executor: reserves the pages of a shared pool.
-        report: called with the bytes of each tensor, when it is there.
+        executor: copies.
+        report: called in the caller's thread with the bytes of some tensors, when they are there.
 
     Raises:
         CheckpointError: torch cannot copy a tensor.
-        SharedMemoryError: ``/dev/shm`` is full.
     """
-    _reserve(pool, executor)
-    for given, offset in zip(tensors, offsets, strict=True):
-        raw = pool.tensor[offset : offset + given.nbytes]
+    base = pool.tensor.data_ptr()
+    contiguous: list[HostCopy] = []
+    others: list[_TorchCopy] = []
+    on_gpu: defaultdict[torch.device, list[_TorchCopy]] = defaultdict(list)
+    for given, nbytes, offset in zip(tensors, arranged.sizes, arranged.offsets, strict=True):
+        tensor = given.tensor
+        if tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
+            contiguous.append(HostCopy(base + offset, tensor.data_ptr(), nbytes))
+        elif tensor.is_cuda:
+            on_gpu[tensor.device].append(_TorchCopy(given, pool, offset, nbytes))
+        else:
+            others.append(_TorchCopy(given, pool, offset, nbytes))
+    from_gpus = [
+        [partial(_copy_from_gpu, group, torch.cuda.current_stream(device)) for group in _grouped(copies)]
+        for device, copies in on_gpu.items()
+    ]
+    from_host = [partial(copy_batch, batch) for batch in in_batches(contiguous)]
+    tasks.run([*_in_turns(from_gpus), *from_host], executor, report)
+    for other in others:
+        other.do()
+        report(other.nbytes)
+
+
+class _TorchCopy(NamedTuple):
+    """A tensor that torch copies to its offset in the pool."""
+
+    given: GivenTensor
+    pool: Buffer
+    offset: int
+    nbytes: int
+
+    def target(self) -> torch.Tensor:
+        raw = self.pool.tensor[self.offset : self.offset + self.nbytes]
+        return dtypes.as_tensor(raw, self.given.spec.dtype, dtypes.shape_of(self.given.tensor))
+
+    def do(self) -> None:
+        """
+        Raises:
+            CheckpointError: torch cannot; names the tensor.
+        """
         try:
-            dtypes.as_tensor(raw, given.spec.dtype, dtypes.shape_of(given.tensor)).copy_(given.tensor.detach())
+            self.target().copy_(self.given.tensor.detach())
         except RuntimeError as error:
-            raise CheckpointError(f"tensor '{given.spec.name}' cannot be copied: {error}") from error
-        report(given.nbytes)
+            raise CheckpointError(f"tensor '{self.given.spec.name}' cannot be copied: {error}") from error
+
+
+def _copy_from_gpu(group: Sequence[_TorchCopy], stream: torch.cuda.Stream) -> int:
+    """Copy tensors of one device by one call, and wait for their end."""
+    targets, sources = [copy.target() for copy in group], [copy.given.tensor.detach() for copy in group]
+    with torch.cuda.stream(stream):
+        try:
+            torch._foreach_copy_(targets, sources, non_blocking=True)
+        except RuntimeError:
+            for copy in group:
+                copy.do()
+        fence_on(stream).synchronize()
+    return sum(copy.nbytes for copy in group)
+
+
+def _grouped(copies: Iterable[_TorchCopy]) -> Iterator[list[_TorchCopy]]:
+    """Cut copies into groups of about 64 MiB, so that the next is got ready while one is copied."""
+    group: list[_TorchCopy] = []
+    nbytes = 0
+    for copy in copies:
+        group.append(copy)
+        nbytes += copy.nbytes
+        if nbytes >= _GROUP_BYTES:
+            yield group
+            group, nbytes = [], 0
+    if group:
+        yield group
+
+
+def _in_turns(queues: Iterable[Iterable[T]]) -> Iterator[T]:
+    """One of each queue after the other, so that all devices have something to do."""
+    for row in zip_longest(*queues):
+        yield from (each for each in row if each is not None)
 
 
 def spec_of(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:
@@ -78,13 +152,3 @@ def spec_of(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec
     except CheckpointError as error:
         raise CheckpointError(f"tensor '{name}': {error}") from error
     return spec
-
-
-def _reserve(pool: Buffer, executor: ThreadPoolExecutor) -> None:
-    segment = pool.segment
-    if segment is None:
-        return
-    starts = range(0, pool.nbytes, _RESERVE_NBYTES)
-    reserved = executor.map(lambda start: segment.reserve(start, min(_RESERVE_NBYTES, pool.nbytes - start)), starts)
-    for _ in reserved:
-        pass

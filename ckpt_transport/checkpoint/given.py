@@ -15,7 +15,8 @@ EXTRA_STATE = "_extra_state"
 
 _traits = attrgetter("layout", "is_meta", "is_nested", "is_quantized")
 _PLAIN = (torch.strided, False, False, False)
-_OWN_KINDS = frozenset({torch.Tensor, torch.nn.Parameter})
+OWN_KINDS = frozenset({torch.Tensor, torch.nn.Parameter})
+"""Classes whose tensors have their bytes where torch's own have them."""
 
 
 def given_tensors(tensors: object) -> dict[str, torch.Tensor]:
@@ -63,7 +64,7 @@ def check_plain(name: str, tensor: torch.Tensor) -> None:
     Raises:
         CheckpointError: its bytes are not where a plain tensor has them.
     """
-    if type(tensor) not in _OWN_KINDS:
+    if type(tensor) not in OWN_KINDS:
         _check_kind(name, tensor)
     if _traits(tensor) != _PLAIN:
         raise CheckpointError(f"tensor '{name}' {_not_plain(tensor)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from contextlib import ExitStack
 
 from ckpt_transport.memory import Buffer, MemoryKind, Segment
@@ -31,14 +32,19 @@ class Pools:
 
     A pool that is given back waits for the next :meth:`take`. If that asks for the same size, it gets it, pages, name
     and registrations with transports included; any other size releases it first, so that it does not stand in the way.
+
+    Args:
+        kind: of memory.
+        pinned: page-lock it.
+        threads: bring in the pages of new pools.
     """
 
-    def __init__(self, kind: MemoryKind) -> None:
-        self._kind = kind
+    def __init__(self, kind: MemoryKind, *, pinned: bool, threads: Executor) -> None:
+        self._kind, self._pinned, self._threads = kind, pinned, threads
         self._free: Buffer | None = None
 
     def take(self, nbytes: int, undo: ExitStack) -> Buffer:
-        """A pool of exactly ``nbytes``.
+        """A pool of exactly ``nbytes``, whose pages are there, and locked where they are to be.
 
         Args:
             nbytes: its size.
@@ -55,6 +61,9 @@ class Pools:
             _release(free)
         made = Buffer.of(Segment.create(nbytes)) if self._kind is MemoryKind.SHARED else Buffer.private(nbytes)
         undo.callback(_release, made)
+        made.populate(self._threads)
+        if self._pinned:
+            made.pin()
         return made
 
     def give_back(self, buffer: Buffer) -> None:

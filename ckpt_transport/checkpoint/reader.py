@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
+from ckpt_transport.checkpoint import tasks
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile
 from ckpt_transport.checkpoint.header import TensorEntry
 from ckpt_transport.errors import CheckpointError
@@ -67,14 +69,12 @@ class Chunk:
         return taken
 
 
-def read(
-    placements: Sequence[Placement], pool: Buffer, executor: ThreadPoolExecutor, report: Callable[[int], None]
-) -> None:
+def read(placements: Sequence[Placement], pool: Buffer, executor: Executor, report: Callable[[int], None]) -> None:
     """Fill ``pool`` from the files. When it returns or raises, no thread writes to the pool any more.
 
     Args:
         placements: what to read and where to, in the order of files and bytes.
-        pool: pages of a shared one are reserved by the thread that is about to fill them.
+        pool: where to.
         executor: does the reading.
         report: called in the caller's thread with the bytes of each chunk, when it is there.
 
@@ -87,16 +87,11 @@ def read(
         for placement in placements:
             if id(placement.file) not in descriptors:
                 descriptors[id(placement.file)] = opened.enter_context(placement.file.opened())
-        futures = [
-            executor.submit(_read_chunk, descriptors[id(chunk.file)], chunk, pool) for chunk in cut_chunks(placements)
-        ]
-        try:
-            for future in as_completed(futures):
-                report(future.result())
-        finally:
-            for future in futures:
-                future.cancel()
-            wait(futures)
+        tasks.run(
+            [partial(_read_chunk, descriptors[id(chunk.file)], chunk, pool) for chunk in cut_chunks(placements)],
+            executor,
+            report,
+        )
 
 
 def cut_chunks(placements: Iterable[Placement]) -> Iterator[Chunk]:

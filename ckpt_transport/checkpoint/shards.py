@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.copier import spec_of
-from ckpt_transport.checkpoint.given import check_plain, given_tensors, same_tensors
+from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain, given_tensors, same_tensors
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning.values.byte_ranges import ByteRange
 from ckpt_transport.planning.values.manifest import PlacedTensor, TensorSpec
@@ -93,8 +94,12 @@ def given(tensors: object, *, replicated: bool) -> list[GivenTensor]:
     if not isinstance(tensors, Mapping):
         given_tensors(tensors)
     assert isinstance(tensors, Mapping)
-    parts = {name: value for name, value in tensors.items() if isinstance(name, str) and _is_part(value)}
-    plain = given_tensors({name: value for name, value in tensors.items() if name not in parts})
+    parts = {
+        name: value
+        for name, value in tensors.items()
+        if type(value) not in OWN_KINDS and isinstance(name, str) and _is_part(value)
+    }
+    plain = given_tensors({name: value for name, value in tensors.items() if name not in parts} if parts else tensors)
     alike = replicated or any(_is_dtensor(value) for value in parts.values())
     found: list[GivenTensor] = []
     for name in tensors:
@@ -146,8 +151,15 @@ def _is_part(value: object) -> bool:
 
 
 def _whole(name: str, tensor: torch.Tensor, *, replicated: bool) -> GivenTensor:
-    spec = spec_of(name, tensor.dtype, dtypes.shape_of(tensor))
-    return GivenTensor(spec, tensor, (ByteRange(0, spec.nbytes),), replicated)
+    spec, ranges = _described(name, tensor.dtype, dtypes.shape_of(tensor))
+    return GivenTensor(spec, tensor, ranges, replicated)
+
+
+@lru_cache(maxsize=1 << 16)
+def _described(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[TensorSpec, tuple[ByteRange, ...]]:
+    """What a whole tensor declares, and the range of its bytes. Every step of a training run asks for the same."""
+    spec = spec_of(name, dtype, shape)
+    return spec, (ByteRange(0, spec.nbytes),)
 
 
 def _parts(name: str, value: Any) -> Iterator[GivenTensor]:

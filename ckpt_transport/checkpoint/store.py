@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,20 +13,19 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import copier, reader
+from ckpt_transport.checkpoint.arrangement import Arrangements
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.checkpoint.scattered import Loan, borrow
-from ckpt_transport.checkpoint.shards import Tensors, given, place, replicated_names, same_names
+from ckpt_transport.checkpoint.shards import Tensors, given, same_names
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
-from ckpt_transport.memory import Backing, Buffer, MemoryKind, sweep_leftovers
+from ckpt_transport.memory import Backing, Buffer, MemoryKind, no_collections, sweep_leftovers, usable_cores
 from ckpt_transport.memory.segment import SHM
 from ckpt_transport.planning.values.manifest import Conversion, Extent, Manifest, PlacedTensor
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, in the thread that registers, at the start and whenever bytes are there."""
-
-_MOST_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class Store:
             rank: of this process.
             world_size: how many ranks share the checkpoints that are registered from files.
             pool: ``SHARED`` or ``PRIVATE`` host memory.
-            threads: how many read at once; by default one per processor, at most 8.
+            threads: how many read and copy at once; by default one per processor that may be used, at most 16.
             pinned: page-lock registered memory, so that GPUs read it at full speed.
 
         Raises:
@@ -116,18 +114,18 @@ class Store:
         if pool not in (MemoryKind.SHARED, MemoryKind.PRIVATE):
             raise ConfigError(f"pool is '{pool}' and must be 'shared' or 'private'")
         if threads is None:
-            threads = min(_MOST_THREADS, os.cpu_count() or 1)
+            threads = usable_cores()
         if threads < 1:
             raise ConfigError(f"threads is {threads} and must be at least 1")
         self._rank = rank
         self._world_size = world_size
         self._kind = pool
-        self._pinned = pinned
-        self._pools = Pools(pool)
+        self._arrangements = Arrangements()
         self._versions: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ckpt-transport-store")
+        self._pools = Pools(pool, pinned=pinned, threads=self._executor)
         if pool is MemoryKind.SHARED and SHM.is_dir():
             sweep_leftovers()
 
@@ -278,6 +276,7 @@ class Store:
         placed = [PlacedTensor(place.entry.spec, 0, place.offset, place.entry.nbytes) for place in placements]
         return self._stored(version, [pool], placed)
 
+    @no_collections()
     def _copy(
         self,
         version: str,
@@ -291,13 +290,11 @@ class Store:
         if not parts:
             self._check_may_be_empty()
             return self._stored(version, [], [])
-        offsets, pool_nbytes = lay_out(part.nbytes for part in parts)
-        report = _Report(progress, sum(part.nbytes for part in parts))
-        pool = self._take(pool_nbytes, undo, release)
-        copier.copy(parts, offsets, pool, self._executor, report.add)
-        return self._stored(
-            version, [pool], place(parts, offsets), same=same_names(parts), replicated=replicated_names(parts)
-        )
+        arranged = self._arrangements.of(parts)
+        report = _Report(progress, sum(arranged.sizes))
+        pool = self._take(arranged.nbytes, undo, release)
+        copier.copy(parts, arranged, pool, self._executor, report.add)
+        return self._stored(version, [pool], arranged.placed, same=same_names(parts), replicated=arranged.replicated)
 
     def _check_may_be_empty(self) -> None:
         if self._world_size == 1:
@@ -321,11 +318,7 @@ class Store:
         manifest = Manifest(
             version, extents, tuple(tensors), conversions=tuple(conversions), same=same, replicated=replicated
         )
-        stored = StoredVersion(manifest, tuple(backings))
-        if self._pinned:
-            for buffer in stored.buffers:
-                buffer.pin()
-        return stored
+        return StoredVersion(manifest, tuple(backings))
 
 
 class _Report:

@@ -15,9 +15,7 @@ What a run is made of knows nothing of the pipeline, so no cycle of references k
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -34,6 +32,7 @@ from ckpt_transport.execution.fills import Fills
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
 from ckpt_transport.execution.transfers import RouteAttachment, Transfers
+from ckpt_transport.memory import no_collections
 
 
 class Pipeline:
@@ -91,7 +90,7 @@ class Pipeline:
 
         Raises: whatever ended it early; then operations may be outstanding, and the endpoints must be aborted.
         """
-        with _no_collections():
+        with no_collections():
             if self._schedule.applied:
                 self._applies.run(self._pump)
             else:
@@ -141,15 +140,3 @@ class Pipeline:
         if self._fills.needs_polling or self._applies.needs_polling:
             return min(patience, DEVICE_POLL_SECONDS)
         return patience
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Keep the garbage collector away: in an engine's process a full collection stalls every thread, at any time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -21,6 +21,10 @@ from ckpt_transport.memory.fence import fence_on as fence_on
 from ckpt_transport.memory.fence import stream_for as stream_for
 from ckpt_transport.memory.free import CPU as CPU
 from ckpt_transport.memory.free import default_budget as default_budget
+from ckpt_transport.memory.garbage import no_collections as no_collections
+from ckpt_transport.memory.host_copies import HostCopy as HostCopy
+from ckpt_transport.memory.host_copies import copy_batch as copy_batch
+from ckpt_transport.memory.host_copies import in_batches as in_batches
 from ckpt_transport.memory.launch import Launch as Launch
 from ckpt_transport.memory.pinning import pin as pin
 from ckpt_transport.memory.segment import Segment as Segment

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
 
 from ckpt_transport.memory.copy import copy_each
+from ckpt_transport.memory.pages import populate
 from ckpt_transport.memory.pinning import READ_ONLY, pin, pinned
 from ckpt_transport.memory.segment import Segment
 
@@ -66,6 +68,15 @@ class Buffer:
 
     def check(self) -> None:
         """Do nothing: nobody writes to the memory of a version."""
+
+    def populate(self, threads: Executor) -> None:
+        """Bring in the pages of new host memory; what it holds may be lost.
+
+        Raises:
+            SharedMemoryError: ``/dev/shm`` is full.
+        """
+        segment = self.segment
+        populate(self.tensor, (lambda start, nbytes: None) if segment is None else segment.reserve, threads)
 
     def pin(self) -> bool:
         """Page-lock host memory for as long as ``tensor`` lives; see :func:`~ckpt_transport.memory.pinning.pin`."""

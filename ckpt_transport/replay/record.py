@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import no_collections
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bindings import Bindings
 from ckpt_transport.replay.coverage import check
@@ -78,7 +78,7 @@ def record(
     Raises:
         RecordingError: the loader failed on fake tensors, or did two different things.
     """
-    with _no_collections():
+    with no_collections():
         first, second = _record(module, load, specs, observer), _record(module, load, specs, observer)
     if first.layout != second.layout:
         why = first.layout.why() or second.layout.why()
@@ -141,18 +141,6 @@ def _record(module: torch.nn.Module, load: Loader, specs: Sequence[TensorSpec], 
         frozenset(changed),
         tuple(recorder.stray_writes),
     )
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Keep the garbage collector from looking through an engine's process each time that some notes were taken."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _refuse_changed(changed: Sequence[str], targets: Targets, refused: dict[Owner, str]) -> None:

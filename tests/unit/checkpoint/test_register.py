@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,43 @@ def test_given_arguments_out_of_range_then_no_store_is_made() -> None:
         Store(pool=MemoryKind.CUDA)
     with pytest.raises(ConfigError, match="threads is 0"):
         Store(threads=0)
+
+
+def test_given_steps_of_one_training_run_then_their_arrangement_and_their_pool_are_made_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given steps of equal tensors, when one follows another, then only their bytes are copied."""
+    brought_in: list[Buffer] = []
+    populate = Buffer.populate
+
+    def counted(buffer: Buffer, threads: Executor) -> None:
+        brought_in.append(buffer)
+        populate(buffer, threads)
+
+    monkeypatch.setattr(Buffer, "populate", counted)
+    with Store() as store:
+        found = []
+        for step in range(3):
+            weights = {f"layers.{number}": torch.full((number, 7), step) for number in range(50)}
+            stored = store.register("step", tensors=weights)
+            assert all(torch.equal(stored.tensors()[name], tensor) for name, tensor in weights.items())
+            found.append(stored.manifest.tensors)
+            store.unregister("step")
+        assert found[0] is found[1] is found[2]
+        assert len(brought_in) == 1
+        other = store.register("step", tensors={"layers.0": torch.zeros(0, 7), "layers.1": torch.zeros(2, 7)})
+        assert [str(place.spec) for place in other.manifest.tensors] == [
+            "layers.0 (F32 [0, 7])",
+            "layers.1 (F32 [2, 7])",
+        ]
+
+
+def test_given_a_registration_that_fails_then_garbage_is_collected_as_before() -> None:
+    def fail(done: int, total: int) -> None:
+        assert not gc.isenabled()
+        raise RuntimeError("enough")
+
+    with Store() as store:
+        with pytest.raises(RuntimeError, match="enough"):
+            store.register("step", tensors={"a": torch.zeros(3)}, progress=fail)
+        assert gc.isenabled()

@@ -1,0 +1,44 @@
+"""Copies of host memory are cut and gathered into batches that are the same copies."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpt_transport.memory import HostCopy, copy_batch, in_batches
+from ckpt_transport.memory.host_copies import BATCH_BYTES
+
+SIZES = st.one_of(
+    st.integers(0, 3), st.integers(0, 40 << 10), st.sampled_from([BATCH_BYTES - 1, BATCH_BYTES, 3 * BATCH_BYTES + 7])
+)
+
+
+@given(st.lists(SIZES, max_size=8))
+def test_given_copies_of_any_sizes_then_batches_are_short_and_cover_every_byte_once(sizes: list[int]) -> None:
+    copies = [HostCopy(number << 40, number << 50, size) for number, size in enumerate(sizes)]
+    batches = list(in_batches(copies))
+    assert all(sum(copy.nbytes for copy in batch) <= BATCH_BYTES for batch in batches)
+    assert all(batches)
+    reached: dict[int, int] = {}
+    for target, source, nbytes in (copy for batch in batches for copy in batch):
+        number, start = divmod(target, 1 << 40)
+        assert (source >> 50, source % (1 << 50)) == (number, start)
+        assert start == reached.get(number, 0)
+        reached[number] = start + nbytes
+    assert reached == dict(enumerate(sizes))
+
+
+def test_given_batches_then_their_copies_are_made_and_nothing_else_is_written() -> None:
+    sizes = [1, 0, 100, 16 << 10, (16 << 10) + 1, 1 << 20]
+    source = torch.randint(0, 256, (sum(sizes),), dtype=torch.uint8)
+    target = torch.full((sum(sizes) + len(sizes),), 7, dtype=torch.uint8)
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    copies = [
+        HostCopy(target.data_ptr() + start + number, source.data_ptr() + start, size)
+        for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    ]
+    assert sum(map(copy_batch, in_batches(copies))) == sum(sizes)
+    for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        assert torch.equal(target[start + number : start + number + size], source[start : start + size])
+        assert target[start + number + size] == 7
