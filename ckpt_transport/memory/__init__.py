@@ -7,6 +7,9 @@ from ckpt_transport.memory.buffer import MemoryKind as MemoryKind
 from ckpt_transport.memory.copy import copy_bytes as copy_bytes
 from ckpt_transport.memory.copy import copy_each as copy_each
 from ckpt_transport.memory.copy import copy_views as copy_views
+from ckpt_transport.memory.copy_table import Addresses as Addresses
+from ckpt_transport.memory.copy_table import CopyTable as CopyTable
+from ckpt_transport.memory.copy_table import has_copy_tables as has_copy_tables
 from ckpt_transport.memory.cores import usable_cores as usable_cores
 from ckpt_transport.memory.devices import device_of as device_of
 from ckpt_transport.memory.devices import may_have_devices as may_have_devices
@@ -30,6 +33,7 @@ from ckpt_transport.memory.pinning import pin as pin
 from ckpt_transport.memory.segment import Segment as Segment
 from ckpt_transport.memory.segment import SegmentName as SegmentName
 from ckpt_transport.memory.segment import sweep_leftovers as sweep_leftovers
+from ckpt_transport.memory.strided_bytes import StridedBytes as StridedBytes
 from ckpt_transport.memory.writable import read_only as read_only
 from ckpt_transport.memory.writable import unwritable as unwritable
 from ckpt_transport.memory.writable import why_not_plain as why_not_plain

@@ -6,7 +6,6 @@ are the same, and shifts are masked.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from functools import cache
 
@@ -24,7 +23,7 @@ from ckpt_transport.memory.digest import (
     keys,
     page_count,
 )
-from ckpt_transport.memory.launch import Launch
+from ckpt_transport.memory.launch import Launch, has_kernels
 
 ALIGNMENT = 16
 """Bytes; the kernel reads two words at a time."""
@@ -44,12 +43,6 @@ def digest_on_device(runs: Sequence[torch.Tensor]) -> torch.Tensor:
             add(sums, run if run.data_ptr() % ALIGNMENT == 0 else run.clone(), first)
             first += page_count(run.numel())
         return sums
-
-
-@cache
-def has_kernels() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def add_by_kernel(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
 from typing import Any
+
+
+@cache
+def has_kernels() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
 
 
 class Launch:

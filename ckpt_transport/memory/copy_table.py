@@ -1,0 +1,110 @@
+"""A copy table has a GPU do many strided copies in one launch.
+
+It is compiled once, from :class:`StridedBytes`, and says nothing of where either side lies: addresses come with each
+launch. So it serves every slot, every version of the same shapes, and a module whose tensors were replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+
+from ckpt_transport.memory.fence import stream_for
+from ckpt_transport.memory.launch import Launch, has_kernels
+from ckpt_transport.memory.strided_bytes import WIDEST, Numbers, StridedBytes, tiles
+
+WARPS = 8
+BLOCK = 2048
+"""Words that a program moves at a time."""
+
+
+def has_copy_tables(device: torch.device) -> bool:
+    """Whether copy tables work on ``device``: it is a GPU, and Triton is installed."""
+    return device.type == "cuda" and has_kernels()
+
+
+class Addresses:
+    """Where the memories of one side of a copy table lie.
+
+    A GPU reads its own memory, that of another GPU where it is mapped, and host memory that is page-locked.
+
+    Args:
+        device: which works on them.
+        values: the address of each. One is passed with the launch; several are put on the device now.
+    """
+
+    def __init__(self, device: torch.device, values: Sequence[int]) -> None:
+        self.values = tuple(values)
+        array = np.array(self.values, np.int64)
+        self.phases = (array % WIDEST).astype(np.uint8).tobytes()
+        """Each modulo the widest word."""
+        self.base, self.table = (self.values[0], _zero(device)) if len(self.values) == 1 else (0, _put(array, device))
+
+
+class CopyTable:
+    """Many strided copies.
+
+    Args:
+        device: the GPU that does them.
+        copies: from and to which memories, by their numbers in what is passed to :meth:`copy`.
+    """
+
+    def __init__(self, device: torch.device, copies: StridedBytes) -> None:
+        self._device, self._copies = device, copies
+        self._tiles: dict[tuple[bytes, bytes], torch.Tensor] = {}
+
+    def copy(self, sources: Addresses, targets: Addresses) -> None:
+        """Enqueue all copies, on the current stream of the device. No target may overlap another, nor a source."""
+        self._launch("copied", sources, targets)
+
+    def exchange(self, sources: Addresses, targets: Addresses) -> None:
+        """As :meth:`copy`, but each byte of a target goes to where the byte comes from that it is replaced by."""
+        self._launch("exchanged", sources, targets)
+
+    def _launch(self, move: str, sources: Addresses, targets: Addresses) -> None:
+        cut = self._tiles_for(sources, targets)
+        if not len(cut):
+            return
+        if not cut.is_cuda:
+            _launch_of(move, self._device)(len(cut), cut, sources.base, sources.table, targets.base, targets.table)
+            return
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream()
+            for each in (cut, sources.table, targets.table):
+                each.record_stream(stream)
+            _launch_of(move, self._device)(len(cut), cut, sources.base, sources.table, targets.base, targets.table)
+
+    def _tiles_for(self, sources: Addresses, targets: Addresses) -> torch.Tensor:
+        phases = sources.phases, targets.phases
+        known = self._tiles.get(phases)
+        if known is None:
+            read, write = (np.frombuffer(each, np.uint8).astype(np.int64) for each in phases)
+            known = self._tiles[phases] = _put(tiles(self._copies, read, write), self._device)
+        return known
+
+
+@cache
+def _launch_of(move: str, device: torch.device) -> Launch:
+    """The kernel as it is compiled for one device. Only where Triton is installed it can be imported."""
+    from ckpt_transport.memory import copy_kernel
+
+    return Launch(copy_kernel.move_tiles, WARPS, MOVE=getattr(copy_kernel, move), BLOCK=BLOCK)
+
+
+@cache
+def _zero(device: torch.device) -> torch.Tensor:
+    return _put(np.zeros(1, np.int64), device)
+
+
+def _put(numbers: Numbers, device: torch.device) -> torch.Tensor:
+    """Bring numbers to the device, for kernels on any stream, without waiting for what else is enqueued there."""
+    if device.type != "cuda":
+        return torch.from_numpy(numbers)
+    stream = stream_for("tables", device)
+    with torch.cuda.stream(stream):
+        there = torch.from_numpy(numbers).to(device)
+    stream.synchronize()
+    return there
