@@ -52,11 +52,12 @@ Tensors = Mapping[str, "torch.Tensor | TensorShard | Sequence[TensorShard]"]
 """What one source gives of a version, by name."""
 
 
-def parts_of(value: torch.Tensor | TensorShard | Sequence[TensorShard]) -> Sequence[torch.Tensor]:
-    """What a source has of one tensor of :data:`Tensors`."""
+def parts_of(value: object) -> Sequence[torch.Tensor]:
+    """What a source has of one tensor of :data:`Tensors`; nothing of what is none."""
     if isinstance(value, torch.Tensor):
         return [value]
-    return [shard.tensor for shard in ([value] if isinstance(value, TensorShard) else value)]
+    shards = value if isinstance(value, Sequence) else [value]
+    return [shard.tensor for shard in shards if isinstance(shard, TensorShard)]
 
 
 class GivenTensor(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -16,8 +17,10 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.rates import kept
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.intake import Intake, choose_intake
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
 from ckpt_transport.service.trace import check_trace, keep_trace
@@ -221,8 +224,8 @@ class ParameterServer:
     ) -> Report | None:
         """Bring a step's weights to every sink: take them in, update, and let them go, whether that succeeds or not.
 
-        This is what a training loop calls. Tensors that all lie on a GPU, contiguous, are lent, others are copied into
-        the pool of the step before. When it returns, they may be changed.
+        This is what a training loop calls. Tensors are lent, or copied into the pool of the step before, whichever ends
+        sooner by the cost model; :attr:`Report.intake` says which and why. When it returns, they may be changed.
 
         Args:
             version: a name that no version has here.
@@ -234,18 +237,27 @@ class ParameterServer:
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
         with PhaseClock("register") as clock:
-            parts = [part for value in tensors.values() for part in parts_of(value)]
-            if parts and all(part.is_cuda and part.is_contiguous() for part in parts):
+            intake = self._intake(tensors, self.config.sinks if sinks is None else sinks)
+            if intake.lend:
                 self.lend(version, tensors, replicated=replicated)
             else:
                 self.register(version, tensors=tensors, replicated=replicated)
             try:
                 clock.enter("begin")
                 with self._call_guard.one(f"publish('{version}')", self.config.update_timeout):
-                    return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock)
+                    report = self._update(
+                        version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock
+                    )
+                return None if report is None else replace(report, intake=intake.why)
             finally:
                 clock.enter("unregister")
                 self.unregister(version)
+
+    def _intake(self, tensors: Tensors, sinks: Sequence[str]) -> Intake:
+        """How a step's weights are taken in. What is wrong with them is said by whoever does that."""
+        values = tensors.values() if isinstance(tensors, Mapping) else ()
+        parts = [part for value in values for part in parts_of(value)]
+        return choose_intake(parts, near=all(map(addresses.stays_on_host, sinks)), rates=kept())
 
     def update_p2p(
         self,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport.errors import StoreError, UpdateAbortedError
+from ckpt_transport.errors import CheckpointError, StoreError, UpdateAbortedError
 from tests.fleet import PATIENT, SinkSpec, fleet, weights
 
 CONFIG = Config.load(**PATIENT)
@@ -35,3 +35,21 @@ def test_given_a_step_that_no_sink_takes_then_the_next_may_have_its_name() -> No
             server.publish("step", {"unknown": torch.zeros(3)}, [sink.address])
         server.publish("step", weights(2), [sink.address])
         assert sink.state().holds(weights(2))
+
+
+def test_given_a_step_then_its_report_says_how_it_was_taken_in_and_why() -> None:
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        report = server.publish("step", weights(2), [sink.address])
+        assert report is not None
+        assert report.intake.startswith("registered, in about")
+        server.register("other", tensors=weights(3))
+        report = server.update("other", [sink.address])
+        assert report is not None
+        assert report.intake == ""
+
+
+def test_given_a_step_that_is_no_version_then_it_is_refused_as_register_refuses_it() -> None:
+    with ParameterServer(CONFIG) as server:
+        for wrong in ({"a": 3}, {"a": torch.eye(2).to_sparse()}, [torch.zeros(3)]):
+            with pytest.raises(CheckpointError):
+                server.publish("step", wrong, ["ipc:///tmp/nobody"])  # type: ignore[arg-type]
