@@ -100,7 +100,7 @@ demo-vllm: venv-vllm ## update the weights of a running vLLM on this machine
 e2e: venv-vllm ## run the tests that need vLLM
 	$(VLLM_BIN)/python -m pytest tests/vllm -m "not alone" -n $(E2E_WORKERS) --dist loadfile
 	$(VLLM_BIN)/python -m pytest tests/vllm -m alone
-	$(VLLM_BIN)/python -m pytest tests/unit/memory/test_copy_table.py
+	TRITON_INTERPRET=1 $(VLLM_BIN)/python -m pytest tests/interpreted
 
 fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
 	$(VLLM_BIN)/python -m tests.vllm.fp8_modes

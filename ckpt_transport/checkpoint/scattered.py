@@ -5,14 +5,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from ckpt_transport.checkpoint.gathering import Gathering
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.checkpoint.shards import by_label, given, place, replicated_names, same_names
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Backing, MemoryKind, copy_each
+from ckpt_transport.memory import Backing, MemoryKind, copy_each, has_copy_tables
 from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor
 
 
@@ -38,6 +40,9 @@ class ScatteredTensors:
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Gather the bytes from ``offset`` on into ``slot``: one call for all tensors that lie there."""
+        if has_copy_tables(slot.device) and self.only_enqueues(slot.device):
+            self._gathering.fill(slot, offset)
+            return
         end = offset + slot.numel()
         targets: list[torch.Tensor] = []
         sources: list[torch.Tensor] = []
@@ -50,6 +55,10 @@ class ScatteredTensors:
                 targets.append(slot[starts + first - offset : starts + last - offset])
                 sources.append(tensor[first:last])
         copy_each(targets, sources)
+
+    @cached_property
+    def _gathering(self) -> Gathering:
+        return Gathering(self._tensors, self._offsets)
 
     def check(self) -> None:
         self._watched.check()

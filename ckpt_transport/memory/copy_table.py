@@ -7,14 +7,15 @@ launch. So it serves every slot, every version of the same shapes, and a module 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import numpy as np
 import torch
 
-from ckpt_transport.memory.fence import stream_for
 from ckpt_transport.memory.launch import Launch, has_kernels
-from ckpt_transport.memory.strided_bytes import WIDEST, Numbers, StridedBytes, tiles
+from ckpt_transport.memory.strided_bytes import WIDEST, StridedBytes, tiles
+from ckpt_transport.memory.table import put, record_use
 
 WARPS = 8
 BLOCK = 2048
@@ -41,7 +42,7 @@ class Addresses:
         array = np.array(self.values, np.int64)
         self.phases = (array % WIDEST).astype(np.uint8).tobytes()
         """Each modulo the widest word."""
-        self.base, self.table = (self.values[0], _zero(device)) if len(self.values) == 1 else (0, _put(array, device))
+        self.base, self.table = (self.values[0], _zero(device)) if len(self.values) == 1 else (0, put(array, device))
 
 
 class CopyTable:
@@ -68,21 +69,17 @@ class CopyTable:
         cut = self._tiles_for(sources, targets)
         if not len(cut):
             return
-        if not cut.is_cuda:
-            _launch_of(move, self._device)(len(cut), cut, sources.base, sources.table, targets.base, targets.table)
-            return
-        with torch.cuda.device(self._device):
-            stream = torch.cuda.current_stream()
-            for each in (cut, sources.table, targets.table):
-                each.record_stream(stream)
-            _launch_of(move, self._device)(len(cut), cut, sources.base, sources.table, targets.base, targets.table)
+        with _current(self._device):
+            record_use(cut, sources.table, targets.table)
+            launch = _launch_of(move, self._device)
+            launch(len(cut), cut, sources.base, sources.table, targets.base, targets.table)
 
     def _tiles_for(self, sources: Addresses, targets: Addresses) -> torch.Tensor:
         phases = sources.phases, targets.phases
         known = self._tiles.get(phases)
         if known is None:
             read, write = (np.frombuffer(each, np.uint8).astype(np.int64) for each in phases)
-            known = self._tiles[phases] = _put(tiles(self._copies, read, write), self._device)
+            known = self._tiles[phases] = put(tiles(self._copies, read, write), self._device)
         return known
 
 
@@ -94,17 +91,11 @@ def _launch_of(move: str, device: torch.device) -> Launch:
     return Launch(copy_kernel.move_tiles, WARPS, MOVE=getattr(copy_kernel, move), BLOCK=BLOCK)
 
 
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """What makes a GPU the current one; a device of the interpreter's is none."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 @cache
 def _zero(device: torch.device) -> torch.Tensor:
-    return _put(np.zeros(1, np.int64), device)
-
-
-def _put(numbers: Numbers, device: torch.device) -> torch.Tensor:
-    """Bring numbers to the device, for kernels on any stream, without waiting for what else is enqueued there."""
-    if device.type != "cuda":
-        return torch.from_numpy(numbers)
-    stream = stream_for("tables", device)
-    with torch.cuda.stream(stream):
-        there = torch.from_numpy(numbers).to(device)
-    stream.synchronize()
-    return there
+    return put(np.zeros(1, np.int64), device)

@@ -7,12 +7,13 @@ are the same, and shifts are masked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
 
 from ckpt_transport.memory.digest import (
+    ALIGNMENT,
     COLUMN_SALT,
     COLUMNS,
     GOLDEN,
@@ -24,9 +25,10 @@ from ckpt_transport.memory.digest import (
     page_count,
 )
 from ckpt_transport.memory.launch import Launch, has_kernels
+from ckpt_transport.memory.table import put, record_use
 
-ALIGNMENT = 16
-"""Bytes; the kernel reads two words at a time."""
+KNOWN_LISTS = 4096
+"""So many lists of pages stay on devices: as many as an update may have buckets of several runs."""
 WARPS = 8
 PAGES = 64
 """As many are worked on at a time by torch's operations."""
@@ -37,11 +39,17 @@ def digest_on_device(runs: Sequence[torch.Tensor]) -> torch.Tensor:
     device = runs[0].device
     with torch.cuda.device(device):
         sums = torch.zeros(2, dtype=torch.int64, device=device)
-        add = add_by_kernel if has_kernels() else add_by_torch
-        first = 0
-        for run in runs:
-            add(sums, run if run.data_ptr() % ALIGNMENT == 0 else run.clone(), first)
-            first += page_count(run.numel())
+        if has_kernels():
+            aligned = [run if run.data_ptr() % ALIGNMENT == 0 else run.clone() for run in runs]
+            if len(aligned) == 1:
+                add_by_kernel(sums, aligned[0], 0)
+            else:
+                add_runs_by_kernel(sums, aligned)
+        else:
+            first = 0
+            for run in runs:
+                add_by_torch(sums, run, first)
+                first += page_count(run.numel())
         return sums
 
 
@@ -49,6 +57,15 @@ def add_by_kernel(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
     """As :func:`add_by_torch`, of bytes at a multiple of :data:`ALIGNMENT`, on the current device."""
     if pages := page_count(raw.numel()):
         _kernel_on(raw.device)(pages, sums, raw, raw.numel(), first, _keys(raw.device))
+
+
+def add_runs_by_kernel(sums: torch.Tensor, runs: Sequence[torch.Tensor]) -> None:
+    """As :func:`add_by_kernel`, of several runs in one launch; the first begins with page 0."""
+    base = runs[0].data_ptr()
+    pages = _pages(runs[0].device, tuple((run.data_ptr() - base, run.numel()) for run in runs))
+    if len(pages):
+        record_use(pages)
+        _list_kernel_on(sums.device)(len(pages), sums, base, pages, _keys(sums.device))
 
 
 def add_by_torch(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
@@ -83,9 +100,27 @@ def _keys(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(keys().view(np.int64)).to(device)
 
 
+@lru_cache(KNOWN_LISTS)
+def _pages(device: torch.device, runs: tuple[tuple[int, int], ...]) -> torch.Tensor:
+    """For each page of these runs (where each starts, and its length) where it begins, and what is left from there."""
+    starts, sizes = np.array(runs, np.int64).T
+    counts = -(-sizes // PAGE_BYTES)
+    run = np.repeat(np.arange(len(runs)), counts)
+    begins = (np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)) * PAGE_BYTES
+    return put(np.stack([starts[run] + begins, sizes[run] - begins], axis=1), device)
+
+
 @cache
 def _kernel_on(device: torch.device) -> Launch:
     """The kernel as it is compiled for one device. Only where Triton is installed it can be imported."""
     from ckpt_transport.memory.digest_kernel import add_pages
 
     return Launch(add_pages, WARPS)
+
+
+@cache
+def _list_kernel_on(device: torch.device) -> Launch:
+    """As :func:`_kernel_on`."""
+    from ckpt_transport.memory.digest_kernel import add_listed_pages
+
+    return Launch(add_listed_pages, WARPS)

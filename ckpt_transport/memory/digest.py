@@ -24,6 +24,8 @@ import torch
 
 ROWS, COLUMNS = 64, 512
 PAGE_BYTES = ROWS * COLUMNS * 8
+ALIGNMENT = 16
+"""Bytes; kernels read two words at a time."""
 PAGES_AT_ONCE = 16
 """For each call of NumPy: so many that sixteen threads seldom wait for Python's lock."""
 

@@ -11,6 +11,7 @@ ROWS = tl.constexpr(digest.ROWS)
 COLUMNS = tl.constexpr(digest.COLUMNS)
 TOGETHER = tl.constexpr(8)
 """Rows that are read at a time."""
+ALIGNMENT = tl.constexpr(digest.ALIGNMENT)
 GOLDEN = tl.constexpr(digest.GOLDEN)
 COLUMN_SALT = tl.constexpr(digest.COLUMN_SALT)
 SHIFT_1, SHIFT_2, SHIFT_3 = map(tl.constexpr, digest.SHIFTS)
@@ -36,20 +37,18 @@ def _words(raw, nbytes, at):
     return words
 
 
-@triton.jit(do_not_specialize=["nbytes", "first"])
-def add_pages(sums, raw, nbytes: tl.int64, first: tl.int64, keys):
-    """Add the pages of ``raw``, which begin with page ``first``, to both sums."""
-    page = tl.program_id(0).to(tl.int64)
+@triton.jit
+def _add_page(sums, raw, nbytes, number, keys):
+    """Add page ``number`` to both sums; it begins at ``raw`` and ends after ``nbytes``, or when it is full."""
     over = tl.arange(0, COLUMNS)
     key = tl.load(keys + over).to(tl.uint64, bitcast=True)
     columns = tl.zeros([COLUMNS], tl.uint64)
     rows = tl.zeros([], tl.uint64)
     golden = tl.full([], GOLDEN, tl.uint64)
-    number = first + page
-    whole = (page + 1) * (ROWS * COLUMNS * 8) <= nbytes
+    whole = nbytes >= ROWS * COLUMNS * 8
     for row in range(0, ROWS, TOGETHER):
         down = row + tl.arange(0, TOGETHER)
-        at = (page * ROWS + down)[:, None] * COLUMNS + over[None, :]
+        at = down[:, None] * COLUMNS + over[None, :]
         if whole:  # noqa: SIM108
             words = tl.load(raw.to(tl.pointer_type(tl.uint64)) + at)
         else:
@@ -61,3 +60,19 @@ def add_pages(sums, raw, nbytes: tl.int64, first: tl.int64, keys):
     mixed = _mix(columns + (number * COLUMNS + over + 1).to(tl.uint64) * golden + salt)
     tl.atomic_add(sums, rows.to(tl.int64, bitcast=True), sem="relaxed")
     tl.atomic_add(sums + 1, tl.sum(mixed, axis=0).to(tl.int64, bitcast=True), sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["nbytes", "first"])
+def add_pages(sums, raw, nbytes: tl.int64, first: tl.int64, keys):
+    """Add the pages of ``raw``, which begin with page ``first``, to both sums."""
+    page = tl.program_id(0).to(tl.int64)
+    begin = page * (ROWS * COLUMNS * 8)
+    _add_page(sums, raw + begin, nbytes - begin, first + page, keys)
+
+
+@triton.jit(do_not_specialize=["base"])
+def add_listed_pages(sums, base: tl.int64, pages, keys):
+    """Add pages to both sums; for each, ``pages`` says where it begins, from ``base`` on, and what it is long."""
+    page = tl.program_id(0).to(tl.int64)
+    raw = (base + tl.load(pages + 2 * page)).to(tl.pointer_type(tl.uint8))
+    _add_page(sums, tl.multiple_of(raw, ALIGNMENT), tl.load(pages + 2 * page + 1), page, keys)

@@ -1,13 +1,6 @@
-"""Copy tables, by Triton's interpreter on memory of the host: they leave what torch's own copies leave.
-
-Without Triton there is nothing to interpret. ``make e2e`` runs them in the environment of vLLM, which has it;
-``tests/gpu`` has the same on a GPU.
-"""
+"""Copy tables leave what torch's own copies leave."""
 
 from __future__ import annotations
-
-import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,31 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_transport import memory
-from ckpt_transport.memory import Addresses, CopyTable, StridedBytes, copy_table
-from ckpt_transport.memory import strided_bytes as cutting
+from ckpt_transport.memory import Addresses, CopyTable, StridedBytes
 from ckpt_transport.memory.strided_bytes import ElementCopy
 
 pytestmark = pytest.mark.timeout(300)
 HOST = torch.device("cpu")
-KERNEL = "ckpt_transport.memory.copy_kernel"
 CHECKED = settings(deadline=None, max_examples=60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def interpreted() -> Iterator[None]:
-    """Kernels are interpreted, and compiled again for those who come later; tiles have few words, and blocks fewer."""
-    knobs = pytest.importorskip("triton").knobs.runtime
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knobs, "interpret", True)
-        patch.setattr(cutting, "TILE_WORDS", 50)
-        patch.setattr(copy_table, "BLOCK", 16)
-        patch.delitem(sys.modules, KERNEL, raising=False)
-        patch.delattr(KERNEL, raising=False)
-        copy_table._launch_of.cache_clear()
-        yield
-        del sys.modules[KERNEL], memory.copy_kernel
-    copy_table._launch_of.cache_clear()
 
 
 def random_bytes(nbytes: int) -> torch.Tensor:
