@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 
@@ -28,10 +28,11 @@ def lay_out(sizes: Iterable[int]) -> tuple[list[int], int]:
 
 
 class Pools:
-    """Makes the pools of one store, and keeps at most one that is free.
+    """Makes the pools of one store, and keeps those of at most one version that are free.
 
     A pool that is given back waits for the next :meth:`take`. If that asks for the same size, it gets it, pages, name
-    and registrations with transports included; any other size releases it first, so that it does not stand in the way.
+    and registrations with transports included; any other size releases what is free first, so that it does not stand
+    in the way.
 
     Args:
         kind: of memory.
@@ -41,7 +42,7 @@ class Pools:
 
     def __init__(self, kind: MemoryKind, *, pinned: bool, threads: Executor) -> None:
         self._kind, self._pinned, self._threads = kind, pinned, threads
-        self._free: Buffer | None = None
+        self._free: list[Buffer] = []
 
     def take(self, nbytes: int, undo: ExitStack) -> Buffer:
         """A pool of exactly ``nbytes``, whose pages are there, and locked where they are to be.
@@ -53,12 +54,12 @@ class Pools:
         Raises:
             SharedMemoryError: ``/dev/shm`` has no room for it.
         """
-        free, self._free = self._free, None
-        if free is not None and free.nbytes == nbytes:
-            undo.callback(self.give_back, free)
-            return free
-        if free is not None:
-            _release(free)
+        for number, free in enumerate(self._free):
+            if free.nbytes == nbytes:
+                del self._free[number]
+                undo.callback(self._free.append, free)
+                return free
+        self.close()
         made = Buffer.of(Segment.create(nbytes)) if self._kind is MemoryKind.SHARED else Buffer.private(nbytes)
         undo.callback(_release, made)
         made.populate(self._threads)
@@ -66,17 +67,17 @@ class Pools:
             made.pin()
         return made
 
-    def give_back(self, buffer: Buffer) -> None:
-        """No version uses ``buffer`` any more; it takes the place of the free pool there was."""
+    def give_back(self, buffers: Sequence[Buffer]) -> None:
+        """No version uses ``buffers`` any more; they take the place of the free pools there were."""
         self.close()
-        buffer.digests.clear()
-        self._free = buffer
+        for buffer in buffers:
+            buffer.digests.clear()
+        self._free.extend(buffers)
 
     def close(self) -> None:
-        """Release the free pool. Idempotent."""
-        free, self._free = self._free, None
-        if free is not None:
-            _release(free)
+        """Release the free pools. Idempotent."""
+        while self._free:
+            _release(self._free.pop())
 
 
 def _release(buffer: Buffer) -> None:

@@ -9,11 +9,11 @@ of what tensor parallelism has cut already, is a chunk of each of several chunks
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -23,6 +23,9 @@ from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain, given_tensor
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning.values.byte_ranges import ByteRange
 from ckpt_transport.planning.values.manifest import PlacedTensor, TensorSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 MOST_RANGES = 1 << 16
 """So many ranges of bytes a part may consist of; each is planned by itself."""
@@ -50,6 +53,13 @@ class TensorShard:
 
 Tensors = Mapping[str, "torch.Tensor | TensorShard | Sequence[TensorShard]"]
 """What one source gives of a version, by name."""
+TensorPairs = Iterable[tuple[str, "torch.Tensor | TensorShard | Sequence[TensorShard]"]]
+"""The same, one after the other, for who gathers them and keeps none."""
+
+
+def comes_in_pairs(tensors: Tensors | TensorPairs) -> TypeIs[TensorPairs]:
+    """Whether these are pairs, of which each may be looked at once, and not a mapping that has them all."""
+    return isinstance(tensors, Iterable) and not isinstance(tensors, Mapping | torch.Tensor | torch.nn.Module)
 
 
 def parts_of(value: object) -> Sequence[torch.Tensor]:
@@ -101,7 +111,7 @@ def given(tensors: object, *, replicated: bool) -> list[GivenTensor]:
         if type(value) not in OWN_KINDS and isinstance(name, str) and _is_part(value)
     }
     plain = given_tensors({name: value for name, value in tensors.items() if name not in parts} if parts else tensors)
-    alike = replicated or any(_is_dtensor(value) for value in parts.values())
+    alike = replicated or any(is_dtensor(value) for value in parts.values())
     found: list[GivenTensor] = []
     for name in tensors:
         if name in plain:
@@ -111,12 +121,12 @@ def given(tensors: object, *, replicated: bool) -> list[GivenTensor]:
     return found
 
 
-def place(tensors: Sequence[GivenTensor], offsets: Sequence[int]) -> list[PlacedTensor]:
-    """Say where the bytes of these tensors lie in extent 0, where each starts at its offset."""
+def place(tensors: Sequence[GivenTensor], offsets: Sequence[int], extent: int = 0) -> list[PlacedTensor]:
+    """Say where the bytes of these tensors lie in an extent, where each starts at its offset."""
     placed: list[PlacedTensor] = []
     for tensor, offset in zip(tensors, offsets, strict=True):
         for start, end in tensor.ranges:
-            placed.append(PlacedTensor(tensor.spec, 0, offset, end - start, start))
+            placed.append(PlacedTensor(tensor.spec, extent, offset, end - start, start))
             offset += end - start
     return placed
 
@@ -142,13 +152,14 @@ def same_names(tensors: Sequence[GivenTensor]) -> tuple[tuple[str, ...], ...]:
     return tuple(names for names in found if all(ranges[name] == ranges[names[0]] for name in names))
 
 
-def _is_dtensor(value: object) -> bool:
+def is_dtensor(value: object) -> bool:
+    """Whether it is a tensor of which this rank has a part."""
     return isinstance(value, torch.Tensor) and hasattr(value, "full_tensor") and hasattr(value, "placements")
 
 
 def _is_part(value: object) -> bool:
     boxes = isinstance(value, Sequence) and bool(value) and all(isinstance(box, TensorShard) for box in value)
-    return boxes or isinstance(value, TensorShard) or _is_dtensor(value)
+    return boxes or isinstance(value, TensorShard) or is_dtensor(value)
 
 
 def _whole(name: str, tensor: torch.Tensor, *, replicated: bool) -> GivenTensor:
@@ -164,7 +175,7 @@ def _described(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[T
 
 
 def _parts(name: str, value: Any) -> Iterator[GivenTensor]:
-    if _is_dtensor(value):
+    if is_dtensor(value):
         yield from _of_dtensor(name, value)
         return
     for shard in [value] if isinstance(value, TensorShard) else value:

@@ -18,7 +18,8 @@ from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, sha
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.checkpoint.scattered import Loan, borrow
-from ckpt_transport.checkpoint.shards import Tensors, given, same_names
+from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs, given, same_names
+from ckpt_transport.checkpoint.stream import TensorStream
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
 from ckpt_transport.memory import Backing, Buffer, MemoryKind, no_collections, sweep_leftovers, usable_cores
 from ckpt_transport.memory.segment import SHM
@@ -36,9 +37,9 @@ class StoredVersion:
     the store's, but for lent tensors, which are their owner's.
 
     Attributes:
-        manifest: this rank's part; it has one extent, the pool, owned by this rank. Tensors are in the order of
-            offsets.
-        extents: what is behind the extent.
+        manifest: this rank's part; its extents are the pools, owned by this rank: one, unless tensors came one by one.
+            Tensors are in the order of offsets.
+        extents: what is behind each extent.
     """
 
     manifest: Manifest
@@ -135,7 +136,7 @@ class Store:
         *,
         files: Sequence[Path] | None = None,
         directory: Path | None = None,
-        tensors: Tensors | None = None,
+        tensors: Tensors | TensorPairs | None = None,
         replicated: bool = False,
         progress: Progress | None = None,
     ) -> StoredVersion:
@@ -148,9 +149,11 @@ class Store:
                 :func:`~ckpt_transport.checkpoint.directory.from_directory` for the files it consists of.
             tensors: this rank's own, any device, contiguous or not; whole or in parts, see
                 :func:`~ckpt_transport.checkpoint.shards.given`. They are copied; two names of one tensor are two
-                copies.
+                copies. Of pairs of name and tensor, as a generator yields them, each is copied before the next is asked
+                for, and not kept. It must not call the store.
             replicated: other ranks give plain tensors of the same names with equal elements; one rank sends each.
-            progress: told how far it is. What it raises ends the registration. It must not call the store.
+            progress: told how far it is; of pairs all that have come are all there are. What it raises ends the
+                registration. It must not call the store.
 
         Returns:
             This rank's part, which has no extents when the world is larger than the checkpoint has tensors.
@@ -167,7 +170,9 @@ class Store:
             self._check_free(version)
             with ExitStack() as undo:
                 release = ExitStack()
-                if tensors is not None:
+                if tensors is not None and comes_in_pairs(tensors):
+                    stored = self._copy_stream(version, tensors, replicated, progress, undo, release)
+                elif tensors is not None:
                     stored = self._copy(version, tensors, replicated, progress, undo, release)
                 else:
                     found = (
@@ -177,6 +182,7 @@ class Store:
                     )
                     stored = self._load(version, found, progress, undo, release)
                 undo.pop_all()
+            self._pools.close()
             self._versions[version] = _Held(stored, release)
             return stored
 
@@ -268,7 +274,8 @@ class Store:
         if not wanted:
             return self._stored(version, [], [])
         offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
-        pool = self._take(pool_nbytes, undo, release)
+        pool = self._pools.take(pool_nbytes, undo)
+        release.callback(self._pools.give_back, [pool])
         placements = [
             reader.Placement(file, entry, offset) for (file, entry), offset in zip(wanted, offsets, strict=True)
         ]
@@ -292,18 +299,35 @@ class Store:
             return self._stored(version, [], [])
         arranged = self._arrangements.of(parts)
         report = _Report(progress, sum(arranged.sizes))
-        pool = self._take(arranged.nbytes, undo, release)
+        pool = self._pools.take(arranged.nbytes, undo)
+        release.callback(self._pools.give_back, [pool])
         copier.copy(parts, arranged, pool, self._executor, report.add)
         return self._stored(version, [pool], arranged.placed, same=same_names(parts), replicated=arranged.replicated)
+
+    def _copy_stream(
+        self,
+        version: str,
+        tensors: TensorPairs,
+        replicated: bool,
+        progress: Progress | None,
+        undo: ExitStack,
+        release: ExitStack,
+    ) -> StoredVersion:
+        report = _OpenReport(progress).add
+        stream = TensorStream(
+            replicated=replicated,
+            take=lambda nbytes: self._pools.take(nbytes, undo),
+            copy=lambda part, arranged, pool: copier.copy([part], arranged, pool, self._executor, report),
+        )
+        release.callback(self._pools.give_back, stream.pools)
+        stream.read(tensors)
+        if not stream.placed:
+            self._check_may_be_empty()
+        return self._stored(version, stream.pools, stream.placed, replicated=stream.replicated)
 
     def _check_may_be_empty(self) -> None:
         if self._world_size == 1:
             raise CheckpointError("a version needs at least one tensor, and the mapping of tensors is empty")
-
-    def _take(self, nbytes: int, undo: ExitStack, release: ExitStack) -> Buffer:
-        pool = self._pools.take(nbytes, undo)
-        release.callback(self._pools.give_back, pool)
-        return pool
 
     def _stored(
         self,
@@ -334,3 +358,14 @@ class _Report:
         self._done += nbytes
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+class _OpenReport(_Report):
+    """The same where nobody knows how much will come: all that is done is all there is."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        super().__init__(progress, 0)
+
+    def add(self, nbytes: int) -> None:
+        self._total += nbytes
+        super().add(nbytes)

@@ -12,7 +12,7 @@ from typing import Self
 
 import msgspec
 
-from ckpt_transport.checkpoint import Loan, Store, StoredVersion, Tensors, parts_of
+from ckpt_transport.checkpoint import Loan, Store, StoredVersion, TensorPairs, Tensors, comes_in_pairs, parts_of
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError
@@ -93,7 +93,7 @@ class ParameterServer:
         *,
         files: Sequence[Path] | None = None,
         directory: Path | None = None,
-        tensors: Tensors | None = None,
+        tensors: Tensors | TensorPairs | None = None,
         replicated: bool = False,
         progress: Progress | None = None,
     ) -> StoredVersion:
@@ -110,6 +110,8 @@ class ParameterServer:
             tensors: by name, on any devices, as ``state_dict()`` returns them. DTensors (FSDP2, tensor parallel) are
                 taken as they are: every rank of their mesh gives its part, and nothing is gathered. Other parts are
                 given as :class:`~ckpt_transport.TensorShard`. What is no tensor under ``_extra_state`` is left out.
+                An iterable of pairs of name and tensor serves frameworks that gather layer by layer: each is copied
+                before the next is asked for, and not kept. It must not call this server.
             replicated: other ranks give plain tensors of the same names with equal elements, and one of them sends
                 each. Beside DTensors plain tensors are taken for such.
             progress: told how far it is.
@@ -215,7 +217,7 @@ class ParameterServer:
     def publish(
         self,
         version: str,
-        tensors: Tensors,
+        tensors: Tensors | TensorPairs,
         sinks: Sequence[str] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
@@ -239,6 +241,7 @@ class ParameterServer:
         with PhaseClock("register") as clock:
             intake = self._intake(tensors, self.config.sinks if sinks is None else sinks)
             if intake.lend:
+                assert not comes_in_pairs(tensors), "what comes in pairs is registered"
                 self.lend(version, tensors, replicated=replicated)
             else:
                 self.register(version, tensors=tensors, replicated=replicated)
@@ -253,8 +256,10 @@ class ParameterServer:
                 clock.enter("unregister")
                 self.unregister(version)
 
-    def _intake(self, tensors: Tensors, sinks: Sequence[str]) -> Intake:
+    def _intake(self, tensors: Tensors | TensorPairs, sinks: Sequence[str]) -> Intake:
         """How a step's weights are taken in. What is wrong with them is said by whoever does that."""
+        if comes_in_pairs(tensors):
+            return Intake(lend=False, why="registered, because its tensors come one by one")
         values = tensors.values() if isinstance(tensors, Mapping) else ()
         parts = [part for value in values for part in parts_of(value)]
         return choose_intake(parts, near=all(map(addresses.stays_on_host, sinks)), rates=kept())

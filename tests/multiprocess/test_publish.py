@@ -53,3 +53,11 @@ def test_given_a_step_that_is_no_version_then_it_is_refused_as_register_refuses_
         for wrong in ({"a": 3}, {"a": torch.eye(2).to_sparse()}, [torch.zeros(3)]):
             with pytest.raises(CheckpointError):
                 server.publish("step", wrong, ["ipc:///tmp/nobody"])  # type: ignore[arg-type]
+
+
+def test_given_weights_that_are_gathered_one_by_one_then_a_step_is_served_without_a_second_copy_of_them() -> None:
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        for seed in (2, 3):
+            gathered = ((name, tensor.clone()) for name, tensor in weights(seed).items())
+            server.publish(f"step-{seed}", gathered, [sink.address])
+            assert sink.state().holds(weights(seed))

@@ -100,8 +100,6 @@ def freed() -> torch.Tensor:
         pytest.param(lambda: {"a": 1.5}, "'a' is of type float and not a tensor", id="number"),
         pytest.param(lambda: {3: torch.ones(3)}, "tensor 3 has a name of type int; give a string", id="integer name"),
         pytest.param(lambda: {"\ud800": torch.ones(3)}, "a name that is not Unicode text", id="surrogate"),
-        pytest.param(lambda: [("a", torch.ones(3))], r"not a list; give dict\(", id="list"),
-        pytest.param(lambda: torch.nn.Linear(2, 2).named_parameters(), r"not a generator; give dict\(", id="generator"),
         pytest.param(lambda: torch.nn.Linear(2, 2), r"not a module; give state_dict\(\) of Linear", id="module"),
         pytest.param(lambda: 7, "mapping from names to tensors, not a int", id="no mapping"),
         pytest.param(lambda: {"a": torch.eye(2).to_sparse()}, r"'a' is torch\.sparse_coo; make it dense", id="sparse"),
@@ -132,6 +130,14 @@ def test_given_what_is_no_plain_tensor_then_it_is_refused_by_name(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         take(make())
+
+
+@pytest.mark.parametrize("take", [lend, make_fp8])
+def test_given_pairs_to_stay_where_they_are_then_a_mapping_that_keeps_them_is_asked_for(take: Take) -> None:
+    with pytest.raises(CheckpointError, match=r"not a list; give dict\("):
+        take([("a", torch.ones(3))])
+    with pytest.raises(CheckpointError, match=r"not a generator; give dict\("):
+        take(torch.nn.Linear(2, 2).named_parameters())
 
 
 @pytest.mark.parametrize("view", [torch.Tensor.conj, lambda tensor: tensor[:1].conj().imag])
