@@ -20,6 +20,7 @@ import typer
 
 from benchmarks._report import Row, report
 from ckpt_transport import LoadedBucket, dtypes
+from ckpt_transport.memory import MemoryRun
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.replay import BucketCopyPlans, Replay, record
@@ -112,7 +113,7 @@ def measure(
     def replay() -> None:
         run = Replay(plans, bound)
         for plan in prepared:
-            run.run(plan, slot)
+            run.run(plan, [MemoryRun(0, slot)])
         run.finish()
 
     def copy() -> None:

@@ -74,7 +74,7 @@ class TorchEngine(ModuleEngine):
             self.confirm()
         assert self._snapshot is not None
         if self.enqueues:
-            pieces = pieces.brought(self._double_buffer.stage(pieces.raw))
+            pieces = pieces.brought(self._double_buffer.stage(pieces.runs))
         with torch.inference_mode():
             for piece in pieces:
                 raw = self._raw.get(piece.spec.name)

@@ -57,7 +57,7 @@ class ModelReplayPass(LoadPass):
             for name in {self._recorded.module_of[number] for number in plan.targets & self._unstaged}:
                 self._stage(name)
             self._by_loader(bucket, {part.source for part in plan.loaded})
-            written = self._replay.run(plan, bucket.raw, stable=bucket.stable)
+            written = self._replay.run(plan, bucket.runs, stable=bucket.stable)
             self._seconds += time.perf_counter() - began
             self._complete({self._recorded.module_of[target] for target in written})
 

@@ -10,7 +10,7 @@ from typing import overload
 import torch
 
 from ckpt_transport import dtypes
-from ckpt_transport.memory import Fence
+from ckpt_transport.memory import Fence, MemoryRun, Runs, part_of
 from ckpt_transport.planning import Share, TensorSpec
 
 
@@ -44,9 +44,12 @@ class LoadedBucket(Sequence[LoadedPiece]):
     """A loaded bucket is a sequence of pieces, which are made when they are looked at.
 
     Args:
-        key: what identifies this bucket: equal keys mean equal pieces at equal places, for versions of one plan.
-        raw: the bytes of the bucket: uint8, one-dimensional, read-only; valid as those of its pieces.
-        places: for each piece its tensor, and where it starts in the tensor and in ``raw``, and its length, in bytes.
+        key: what identifies this bucket: equal keys mean equal pieces at equal places in equal runs, for versions of
+            one plan.
+        memory: the bytes of the bucket, read-only; valid as those of its pieces. One tensor, uint8, one-dimensional,
+            or runs, each of which holds whole pieces.
+        places: for each piece its tensor, and where it starts in the tensor and in the bucket, and its length, in
+            bytes.
         stable: see :attr:`LoadedPiece.stable`.
         on_brought: called with the memory that :meth:`brought` is given.
     """
@@ -54,31 +57,38 @@ class LoadedBucket(Sequence[LoadedPiece]):
     def __init__(
         self,
         key: object,
-        raw: torch.Tensor,
+        memory: torch.Tensor | Runs,
         places: Callable[[], Sequence[tuple[TensorSpec, int, int, int]]],
         stable: bool = False,
-        on_brought: Callable[[torch.Tensor], None] = lambda raw: None,
+        on_brought: Callable[[Runs], None] = lambda runs: None,
     ) -> None:
-        self.key, self.raw, self.stable = key, raw, stable
+        self.key, self.stable = key, stable
+        self.runs = (MemoryRun(0, memory),) if isinstance(memory, torch.Tensor) else memory
         self._places, self._on_brought = places, on_brought
         self._pieces: list[LoadedPiece] | None = None
 
+    @property
+    def raw(self) -> torch.Tensor:
+        """The bytes of a bucket that lies in one run."""
+        (run,) = self.runs
+        return run.raw
+
     def places(self) -> Sequence[tuple[TensorSpec, int, int, int]]:
-        """Tensor, offset in the tensor, offset in ``raw`` and length of each piece."""
+        """Tensor, offset in the tensor, offset in the bucket and length of each piece."""
         return self._places()
 
-    def brought(self, raw: torch.Tensor) -> LoadedBucket:
+    def brought(self, runs: Runs) -> LoadedBucket:
         """The same pieces in other memory, which holds the same bytes until the next bucket is brought.
 
         Where that is a device's, it holds them in the order of its current stream.
         """
-        self._on_brought(raw)
-        return self if raw is self.raw else LoadedBucket(self.key, raw, self._places)
+        self._on_brought(runs)
+        return self if runs is self.runs else LoadedBucket(self.key, runs, self._places)
 
     def _made(self) -> list[LoadedPiece]:
         if self._pieces is None:
             self._pieces = [
-                LoadedPiece(spec, offset, self.raw[at : at + nbytes], self.stable)
+                LoadedPiece(spec, offset, part_of(self.runs, at, nbytes), self.stable)
                 for spec, offset, at, nbytes in self._places()
             ]
         return self._pieces

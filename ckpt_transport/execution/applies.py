@@ -15,7 +15,7 @@ from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.schedule import RankStep
 from ckpt_transport.execution.timeline import now
 from ckpt_transport.execution.transfers import Transfers
-from ckpt_transport.memory import Fence
+from ckpt_transport.memory import Fence, Runs
 from ckpt_transport.planning import Bucket, StageKind
 
 WATCH_SECONDS = 0.05
@@ -23,11 +23,11 @@ DEVICE_POLL_SECONDS = 0.001
 """How often fences are looked at that nobody waits for."""
 """How often somebody looks whether the run must end."""
 
-Apply = Callable[[Bucket, torch.Tensor], Fence | None]
-"""Puts one bucket into the engine: the bucket, and its bytes as a uint8 tensor; returns when they have been read, where
-that is enqueued on a device."""
+Apply = Callable[[Bucket, Runs], Fence | None]
+"""Puts one bucket into the engine: the bucket, and its bytes; returns when they have been read, where that is enqueued
+on a device."""
 
-Admit = Callable[[int, torch.Tensor], bool]
+Admit = Callable[[int, Runs], bool]
 """Whether a bucket that has arrived may be applied: its number and its bytes. Asked again until it may."""
 
 Applied = tuple[RankStep, Fence | None, float]
@@ -76,7 +76,7 @@ class Applies(ABC):
     def _apply_step(self, step: RankStep) -> Applied:
         started = now()
         bucket = self._ledger.schedule.plan.buckets[step.bucket]
-        return step, self._apply(bucket, self._ledger.received[step.bucket].raw), started
+        return step, self._apply(bucket, self._ledger.received[step.bucket].runs), started
 
 
 class AppliesBeside(Applies):
@@ -126,7 +126,7 @@ class AppliesBeside(Applies):
     def _may_be_applied(self, step: RankStep) -> bool:
         if self._ledger.ready(step, ordered=False) is None:
             return False
-        return self._admits(step.bucket, self._ledger.received[step.bucket].raw)
+        return self._admits(step.bucket, self._ledger.received[step.bucket].runs)
 
     def _pump(self, pump: Callable[[], None]) -> None:
         try:

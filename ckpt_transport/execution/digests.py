@@ -18,7 +18,7 @@ import torch
 
 from ckpt_transport.errors import MessageError, TransferError
 from ckpt_transport.execution.schedule import RankSchedule
-from ckpt_transport.memory import Backing, Buffer, Fence, fence, stream_for, usable_cores
+from ckpt_transport.memory import Backing, Buffer, Fence, MemoryRun, Runs, fence, part_of, stream_for, usable_cores
 from ckpt_transport.memory.digest import Digest, as_bytes, digest
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
 from ckpt_transport.planning.values.plan import ExtentRange
@@ -47,17 +47,17 @@ class Digests:
         Called by any thread.
         """
 
-    def look(self, bucket: Bucket, raw: torch.Tensor) -> None:
+    def look(self, bucket: Bucket, runs: Runs) -> None:
         """The engine is given these bytes, now or in the order of the current stream. Only the first call counts.
 
         Called by the thread that applies.
         """
 
-    def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
+    def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         """The end of reading a bucket, here and by the engine, which has read it by ``end``."""
         return end
 
-    def admits(self, number: int, raw: torch.Tensor) -> bool:
+    def admits(self, number: int, runs: Runs) -> bool:
         """Whether a bucket that has arrived may be given to the engine. Asked again until it may.
 
         Raises: as :meth:`advance`.
@@ -169,7 +169,7 @@ class OwnerDigests(_Working):
         self._made.append((number, found))
 
     def filled(self, bucket: int, slot: torch.Tensor) -> None:
-        sums = digest(_in_bucket(self._plan.buckets[bucket], slot))
+        sums = digest(_in_bucket(self._plan.buckets[bucket], (MemoryRun(0, slot),)))
         if not sums.is_cuda:
             self._made.append((bucket, as_bytes(sums)))
             return
@@ -231,12 +231,12 @@ class SinkDigests(_Working):
         self._begun: set[int] = set()
         self._agreed: set[int] = set()
 
-    def look(self, bucket: Bucket, raw: torch.Tensor) -> None:
+    def look(self, bucket: Bucket, runs: Runs) -> None:
         number = self._schedule.numbers[bucket.first]
         if number in self._begun:
             return
-        parts = _in_bucket(bucket, raw)
-        if raw.is_cuda:
+        parts = _in_bucket(bucket, runs)
+        if parts[0].is_cuda:
             self._on_device[number] = digest(parts)
         else:
             self._compute(number, parts)
@@ -246,11 +246,11 @@ class SinkDigests(_Working):
         computing = self._on_host[number] = self._workers.submit(_computed, parts)
         computing.add_done_callback(lambda _: self._wake())
 
-    def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
+    def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         computing = self._on_host.get(self._schedule.numbers[bucket.first])
         if computing is not None:
             return _ReadTwice(end, computing)
-        return fence(raw.device) if end is None else end
+        return fence(runs[0].raw.device) if end is None else end
 
     @property
     def _left(self) -> bool:
@@ -307,16 +307,16 @@ class SinkDigests(_Working):
 class FirstSinkDigests(SinkDigests):
     """Compares before the engine is given a bucket."""
 
-    def look(self, bucket: Bucket, raw: torch.Tensor) -> None:
+    def look(self, bucket: Bucket, runs: Runs) -> None:
         """Do nothing: the bucket was compared before."""
 
-    def read(self, bucket: Bucket, raw: torch.Tensor, end: Fence | None) -> Fence | None:
+    def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         return end
 
-    def admits(self, number: int, raw: torch.Tensor) -> bool:
+    def admits(self, number: int, runs: Runs) -> bool:
         if number not in self._begun:
             self._begun.add(number)
-            self._compute(number, _in_bucket(self._plan.buckets[number], raw))
+            self._compute(number, _in_bucket(self._plan.buckets[number], runs))
         self.advance()
         return number in self._agreed
 
@@ -349,9 +349,9 @@ def _computed(parts: Sequence[torch.Tensor]) -> Digest:
         return as_bytes(digest(parts))
 
 
-def _in_bucket(bucket: Bucket, raw: torch.Tensor) -> list[torch.Tensor]:
-    """The ranges of a bucket whose bytes lie as in a slot. Nobody owns what lies between them."""
-    return [raw[part.bucket_offset : part.bucket_offset + part.nbytes] for part in bucket.ranges]
+def _in_bucket(bucket: Bucket, runs: Runs) -> list[torch.Tensor]:
+    """The ranges of a bucket, each of which lies within a run. Nobody owns what lies between them."""
+    return [part_of(runs, part.bucket_offset, part.nbytes) for part in bucket.ranges]
 
 
 def _differing(plan: Plan, number: int, rank: int) -> str:

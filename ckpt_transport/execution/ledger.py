@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
-from ckpt_transport.memory import Fence
+from ckpt_transport.memory import Fence, MemoryRun, Runs
 from ckpt_transport.transports.operations import Receipt
 
 
@@ -20,16 +18,20 @@ class Received:
 
     Attributes:
         receipt: of its transfer.
-        landed: where it lies in a slot, if it is made of several ranges, which are read as one; else None.
+        starts: where each of the receipt's views starts in the bucket.
+        landed: where it lies as one run, if it is put together in a slot; else None.
     """
 
     receipt: Receipt
-    landed: torch.Tensor | None
+    starts: Sequence[int]
+    landed: MemoryRun | None
 
     @property
-    def raw(self) -> torch.Tensor:
+    def runs(self) -> Runs:
         """Its bytes, valid as long as the receipt's views."""
-        return self.receipt.views()[0] if self.landed is None else self.landed
+        if self.landed is not None:
+            return (self.landed,)
+        return tuple(map(MemoryRun, self.starts, self.receipt.views()))
 
 
 class Ledger:

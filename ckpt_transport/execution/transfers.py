@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ckpt_transport.execution.ledger import Ledger, Received
 from ckpt_transport.execution.schedule import RankStep
 from ckpt_transport.execution.timeline import now
+from ckpt_transport.memory import MemoryRun
 from ckpt_transport.transports.interface import Endpoint
 from ckpt_transport.transports.operations import Completion, MemoryRegion
 
@@ -89,12 +90,12 @@ class Transfers:
         if self._sends(step):
             return attachment.endpoint.post_send(transfer, attachment.lent)
         receipt = attachment.endpoint.post_recv(transfer, attachment.landing)
+        first = transfer.spans[0].local
         landed = None
-        if len(transfer.spans) > 1:
-            assert attachment.landing is not None
-            nbytes = self._schedule.plan.buckets[step.bucket].nbytes
-            landed = attachment.landing.slice(transfer.spans[0].local, nbytes)
-        self._ledger.received[step.bucket] = Received(receipt, landed)
+        if attachment.landing is not None and len(transfer.spans) > 1:
+            landed = MemoryRun(0, attachment.landing.slice(first, self._schedule.plan.buckets[step.bucket].nbytes))
+        starts = [span.local - first for span in transfer.spans]
+        self._ledger.received[step.bucket] = Received(receipt, starts, landed)
         return receipt
 
     def poll(self) -> bool:

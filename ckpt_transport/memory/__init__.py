@@ -30,6 +30,10 @@ from ckpt_transport.memory.host_copies import copy_batch as copy_batch
 from ckpt_transport.memory.host_copies import in_batches as in_batches
 from ckpt_transport.memory.launch import Launch as Launch
 from ckpt_transport.memory.pinning import pin as pin
+from ckpt_transport.memory.runs import MemoryRun as MemoryRun
+from ckpt_transport.memory.runs import Runs as Runs
+from ckpt_transport.memory.runs import end_of as end_of
+from ckpt_transport.memory.runs import part_of as part_of
 from ckpt_transport.memory.segment import Segment as Segment
 from ckpt_transport.memory.segment import SegmentName as SegmentName
 from ckpt_transport.memory.segment import sweep_leftovers as sweep_leftovers

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ckpt_transport.memory.runs import MemoryRun, Runs, end_of
+
 LARGEST = 128 << 20
 """Bytes of the largest staging buffer."""
 
@@ -39,18 +41,19 @@ class DoubleBuffer:
         self._buffers: list[StagingBuffer] = []
         self._stream: torch.cuda.Stream | None = None
 
-    def stage(self, raw: torch.Tensor) -> torch.Tensor:
-        """Copy ``raw`` to the device, for what is enqueued on the current stream before the next call.
+    def stage(self, runs: Runs) -> Runs:
+        """Copy ``runs`` to the device, for what is enqueued on the current stream before the next call.
 
         Args:
-            raw: uint8, one-dimensional; nobody may change it until what is so enqueued has ended.
+            runs: of one bucket; nobody may change them until what is so enqueued has ended.
 
-        Returns: the bytes on the device; ``raw`` itself, if it is there.
+        Returns: one run on the device; ``runs`` themselves, if they are there.
         """
-        if raw.device == self._device:
-            return raw
-        if raw.numel() > LARGEST:
-            return raw.to(self._device, non_blocking=True)
+        if all(run.raw.device == self._device for run in runs):
+            return runs
+        nbytes = end_of(runs)
+        if nbytes > LARGEST:
+            return _copied(runs, torch.empty(nbytes, dtype=torch.uint8, device=self._device))
         reading = torch.cuda.current_stream(self._device)
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -58,17 +61,23 @@ class DoubleBuffer:
         buffer, other = self._buffers
         self._buffers = [other, buffer]
         other.read.record(reading)
-        if buffer.memory.numel() < raw.numel():
-            size = 1 << (raw.numel() - 1).bit_length()
+        if buffer.memory.numel() < nbytes:
+            size = 1 << (nbytes - 1).bit_length()
             buffer.memory = torch.empty(size, dtype=torch.uint8, device=self._device)
             self._stream.wait_stream(reading)
         self._stream.wait_event(buffer.read)
-        staged = buffer.memory[: raw.numel()]
         with torch.cuda.stream(self._stream):
-            staged.copy_(raw, non_blocking=True)
+            staged = _copied(runs, buffer.memory[:nbytes])
         reading.wait_stream(self._stream)
         return staged
 
     def close(self) -> None:
         """Give the memory back. Idempotent; another :meth:`stage` takes new memory."""
         self._buffers, self._stream = [], None
+
+
+def _copied(runs: Runs, into: torch.Tensor) -> Runs:
+    """Enqueue a copy of a bucket into one run; return that."""
+    for at, raw in runs:
+        into[at : at + raw.numel()].copy_(raw, non_blocking=True)
+    return (MemoryRun(0, into),)

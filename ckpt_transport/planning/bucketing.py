@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -24,7 +24,7 @@ def round_robin(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:
     ]
 
 
-def gather(buckets: Sequence[Bucket], bucket_bytes: int, kept: Container[tuple[int, int]]) -> list[Bucket]:
+def gather(buckets: Sequence[Bucket], bucket_bytes: int) -> list[Bucket]:
     """Join small buckets of one extent and one receiver set into buckets of several ranges.
 
     A joined bucket takes the place of the last one in it.
@@ -32,7 +32,6 @@ def gather(buckets: Sequence[Bucket], bucket_bytes: int, kept: Container[tuple[i
     Args:
         buckets: of one range each.
         bucket_bytes: size to aim at.
-        kept: extents and receiver sets whose buckets stay as they are.
     """
     found: list[Bucket] = []
     waiting: defaultdict[tuple[int, int], list[Bucket]] = defaultdict(list)
@@ -42,7 +41,7 @@ def gather(buckets: Sequence[Bucket], bucket_bytes: int, kept: Container[tuple[i
         if waiting[key] and sum(align_up(each.nbytes) for each in waiting[key]) + bucket.nbytes > bucket_bytes:
             found.append(_joined(waiting.pop(key)))
         waiting[key].append(bucket)
-        if last[key] == number or key in kept:
+        if last[key] == number:
             found.append(_joined(waiting.pop(key)))
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import msgspec
@@ -36,13 +36,6 @@ class SlotAllocator:
             for (owner, receiver_set), tree in candidate.trees.items()
             if owner == extent.owner
         }
-        self._shown = {
-            (number, receiver_set)
-            for (number, receiver_set), fills in self._fills.items()
-            for link in candidate.trees[manifest.extents[number].owner, receiver_set].hops[0]
-            if traits[link.transport].maps_memory and not fills
-        }
-        """Extents and receiver sets of buckets that are mapped where they lie."""
         links = [link for tree in candidate.trees.values() for hop in tree.hops for link in hop]
         self._receivers = {rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers}
         self._fillers = {manifest.extents[number].owner for (number, _), fills in self._fills.items() if fills}
@@ -52,14 +45,14 @@ class SlotAllocator:
     def allocate(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Cut buckets, and return them with their slots, and the rings that the slots are in."""
         if not self._receivers and not self._fillers:
-            return round_robin(self._manifest, self._cut_in_place(settings)), ()
+            return round_robin(self._manifest, self._in_place(settings)), ()
         if self._keepers:
             self._kept = self._most_kept(self._fit(settings, [])[0])
             self._check_room_for_kept()
             notes.append(f"sinks keep up to {self._kept:,} bytes of layers that are not complete")
         return self._fit(settings, notes)
 
-    def _cut_in_place(self, settings: Settings) -> Iterator[Bucket]:
+    def _in_place(self, settings: Settings) -> Sequence[Bucket]:
         """What is read in place takes no slot: a bucket may be as long as a ring, which saves control.
 
         But a sink on a GPU brings two at a time there, so they are as long as a slot; and no longer, where neither it
@@ -67,9 +60,14 @@ class SlotAllocator:
         """
         bucket_bytes, ranges = align_up(settings.bucket_bytes), self._demand.ranges
         if not any(self._topology.participants[rank].device for rank in self._topology.sinks):
-            return cut(self._manifest, ranges, bucket_bytes * settings.ring_depth, None)
-        whole = self._keepers or self._topology.whole_tensors
-        return cut(self._manifest, ranges, bucket_bytes, None if whole else bucket_bytes)
+            bucket_bytes, longest = bucket_bytes * settings.ring_depth, None
+        else:
+            longest = None if self._keepers or self._topology.whole_tensors else bucket_bytes
+        return self._gathered(cut(self._manifest, ranges, bucket_bytes, longest), bucket_bytes)
+
+    def _gathered(self, buckets: Iterable[Bucket], bucket_bytes: int) -> Sequence[Bucket]:
+        """Fewer buckets, where the ranges of one receiver set lie between those of another."""
+        return gather(list(buckets), bucket_bytes) if len(self._demand.receiver_sets) > 1 else list(buckets)
 
     def _most_kept(self, buckets: Sequence[Bucket]) -> int:
         """The bytes that a sink keeps, of the one that keeps most."""
@@ -110,10 +108,9 @@ class SlotAllocator:
         smallest, largest = self._slot_limits(wanted)
         tightest = self._tightest(smallest)
         limit = min(largest, align_down(tightest))
-        buckets = list(cut(self._manifest, self._demand.ranges, min(wanted, limit), limit))
-        if len(self._demand.receiver_sets) > 1:
-            buckets = gather(buckets, min(wanted, limit), self._shown)
-        buckets = round_robin(self._manifest, buckets)
+        size = min(wanted, limit)
+        cuts = cut(self._manifest, self._demand.ranges, size, limit)
+        buckets = round_robin(self._manifest, self._gathered(cuts, size))
         slot_bytes = max(align_up(max(bucket.nbytes for bucket in buckets)), ALIGNMENT)
         depth = min(settings.ring_depth, tightest // slot_bytes)
         if limit < wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,7 +89,8 @@ class BucketCopyPlans:
         self._used.add(bucket.key)
         plan = self._known.get(bucket.key)
         if plan is None:
-            plan = self._known[bucket.key] = self._plan([self._part(*place) for place in bucket.places()])
+            starts = [run.at for run in bucket.runs]
+            plan = self._known[bucket.key] = self._plan([self._part(*place) for place in bucket.places()], starts)
         return plan
 
     def forget_unused(self) -> None:
@@ -112,8 +114,9 @@ class BucketCopyPlans:
             raise UnknownTensorError(f"{spec} comes, which the version was not said to have")
         return BucketPart(number, offset, at, nbytes)
 
-    def _plan(self, parts: Sequence[BucketPart]) -> BucketCopyPlan:
-        copies: list[StridedCopy] = []
+    def _plan(self, parts: Sequence[BucketPart], starts: Sequence[int]) -> BucketCopyPlan:
+        """What is done with these parts, in memory whose runs start there: no copy reads out of two of them."""
+        copies: defaultdict[int, list[StridedCopy]] = defaultdict(list)
         gathered: list[BucketPart] = []
         loaded: list[BucketPart] = []
         for part in parts:
@@ -122,8 +125,8 @@ class BucketCopyPlans:
             elif part.source in self._together or self._cuts_an_element(part):
                 gathered.append(part)
             else:
-                copies += self._strided_copies(part)
-        merged = tuple(merge(copies))
+                copies[bisect_right(starts, part.at)] += self._strided_copies(part)
+        merged = tuple(copy for run in sorted(copies) for copy in merge(copies[run]))
         copied: Counter[int] = Counter()
         for each in merged:
             copied[each.target] += each.nbytes

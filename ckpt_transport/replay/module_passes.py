@@ -97,7 +97,7 @@ class ModuleReplayPass(ModuleLoaderPass):
 
     def _apply(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:
         began = time.perf_counter()
-        self._replay.run(plan, bucket.raw, stable=bucket.stable)
+        self._replay.run(plan, bucket.runs, stable=bucket.stable)
         self._replaying += time.perf_counter() - began
 
     def _fill(self) -> None:
@@ -123,7 +123,7 @@ class ModuleComparedPass(ModuleReplayPass):
     def _apply(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:
         """Load by the loader, spoil what the replay should write, replay, and see that it is as it was."""
         self._by_loader(bucket)
-        places = self._replay.writes(plan, bucket.raw)
+        places = self._replay.writes(plan, bucket.runs)
         expected = [place.clone() for place in places]
         for place in places:
             place.bitwise_not_()

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import DoubleBuffer, copy_views
+from ckpt_transport.memory import DoubleBuffer, Runs, copy_views, part_of
 from ckpt_transport.replay.arguments import decode, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
 from ckpt_transport.replay.layout import OpGroup, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import begin_of
-from ckpt_transport.replay.torch_copy import BITS, MemoryViews, TorchCopy, alignment_of, bits_of, torch_copy
+from ckpt_transport.replay.torch_copy import (
+    BITS,
+    MemoryViews,
+    StridedView,
+    TorchCopy,
+    alignment_of,
+    bits_of,
+    torch_copy,
+)
 
 
 class Replay:
@@ -37,21 +47,21 @@ class Replay:
             for source in group.sources:
                 self._needed.setdefault(source, []).append(number)
 
-    def run(self, plan: BucketCopyPlan, raw: torch.Tensor, *, stable: bool = False) -> set[int]:
+    def run(self, plan: BucketCopyPlan, runs: Runs, *, stable: bool = False) -> set[int]:
         """Bring one bucket in. Returns the targets that were written.
 
         Args:
             plan: made for this bucket.
-            raw: its bytes: uint8, one-dimensional, read-only.
+            runs: its bytes, read-only.
             stable: they stay until the last bucket was brought in.
         """
         if plan.copies:
-            near = self._near(self._tensors[plan.copies[0].target].device).stage(raw)
+            near = self._near(self._tensors[plan.copies[0].target].device).stage(runs)
             self._copy(self._strided(plan, near), near)
         self._left.subtract(plan.copied)
         written = set(plan.copied)
         for part in plan.gathered:
-            if self._take(part, raw):
+            if self._take(part, runs):
                 for copy in self._plans.copies_of(part.source):
                     self._left[copy.target] -= copy.nbytes
                     written.add(copy.target)
@@ -59,7 +69,7 @@ class Replay:
             self._perform(group)
             self._left.subtract(group.targets)
             written.update(group.targets)
-        self._tidy(raw, stable)
+        self._tidy(runs, stable)
         return written
 
     def lacks(self, targets: Iterable[int]) -> bool:
@@ -95,10 +105,10 @@ class Replay:
             if left:
                 raise RecordingError(f"{self._layout.targets[target].name} has not got all of its weights")
 
-    def writes(self, plan: BucketCopyPlan, raw: torch.Tensor) -> list[torch.Tensor]:
+    def writes(self, plan: BucketCopyPlan, runs: Runs) -> list[torch.Tensor]:
         """Everything that :meth:`run` would write now, as integers; different tensors share no memory."""
         places = []
-        for strided in self._strided(plan, raw):
+        for strided in self._strided(plan, runs):
             tensor = self._tensors[strided.target]
             places.append(MemoryViews(tensor).at(bits_of(strided.write)))
         arriving = {part.source for part in plan.gathered if self._completes(part)}
@@ -112,20 +122,21 @@ class Replay:
     def _near(self, device: torch.device) -> DoubleBuffer:
         return self._double_buffer.setdefault(device, DoubleBuffer(device))
 
-    def _strided(self, plan: BucketCopyPlan, raw: torch.Tensor) -> Sequence[TorchCopy]:
+    def _strided(self, plan: BucketCopyPlan, runs: Runs) -> Sequence[TorchCopy]:
         targets = {copy.target for copy in plan.copies}
-        alignment = alignment_of(begin_of(raw), *(begin_of(self._tensors[target]) for target in targets))
+        begins = (begin_of(run.raw) - run.at for run in runs)
+        alignment = alignment_of(*begins, *(begin_of(self._tensors[target]) for target in targets))
         known = plan.torch_copies.get(alignment)
         if known is None:
             known = plan.torch_copies[alignment] = [torch_copy(copy, alignment) for copy in plan.copies]
         return known
 
-    def _copy(self, copies: Sequence[TorchCopy], raw: torch.Tensor) -> None:
-        bucket = MemoryViews(raw)
+    def _copy(self, copies: Sequence[TorchCopy], runs: Runs) -> None:
+        memory = [(run.at, MemoryViews(run.raw, run.at)) for run in runs]
         targets = {target: MemoryViews(self._tensors[target]) for target in {copy.target for copy in copies}}
-        reads = [bucket.at(copy.read) for copy in copies]
+        reads = [_holding(memory, copy.read).at(copy.read) for copy in copies]
         writes = [targets[copy.target].at(copy.write) for copy in copies]
-        if raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
+        if runs[0].raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
             copy_views(writes, reads)
         elif reads:
             torch._foreach_copy_(writes, reads, non_blocking=True)
@@ -137,16 +148,16 @@ class Replay:
         missing = self._layout.sources[part.source].nbytes if known is None else known[1][0]
         return part.nbytes == missing
 
-    def _take(self, part: BucketPart, raw: torch.Tensor) -> bool:
+    def _take(self, part: BucketPart, runs: Runs) -> bool:
         """Keep a part until the rest of its tensor is there; return whether it is, and what is copied of it was."""
         nbytes = self._layout.sources[part.source].nbytes
-        piece = raw[part.at : part.at + part.nbytes]
+        piece = part_of(runs, part.at, part.nbytes)
         if part.nbytes == nbytes:
             aligned = begin_of(piece) % WORD == 0
             self._whole[part.source] = piece if aligned else piece.clone()
         else:
             buffer, missing = self._parts.setdefault(
-                part.source, (torch.empty(nbytes, dtype=torch.uint8, device=raw.device), [nbytes])
+                part.source, (torch.empty(nbytes, dtype=torch.uint8, device=piece.device), [nbytes])
             )
             buffer[part.offset : part.offset + part.nbytes].copy_(piece, non_blocking=True)
             missing[0] -= part.nbytes
@@ -166,12 +177,13 @@ class Replay:
             del self._waiting[number]
         return [self._layout.op_groups[number] for number in due]
 
-    def _tidy(self, raw: torch.Tensor, stable: bool) -> None:
+    def _tidy(self, runs: Runs, stable: bool) -> None:
         """Drop tensors that nothing waits for any more, and copy those that will not last."""
+        passing = set() if stable else {run.raw.untyped_storage()._cdata for run in runs}
         for source in list(self._whole):
             if not any(number in self._waiting for number in self._needed.get(source, ())):
                 del self._whole[source]
-            elif not stable and self._whole[source].untyped_storage()._cdata == raw.untyped_storage()._cdata:
+            elif self._whole[source].untyped_storage()._cdata in passing:
                 self._whole[source] = self._whole[source].clone()
 
     def _perform(self, group: OpGroup) -> None:
@@ -197,6 +209,14 @@ class Replay:
         for ref in group.written:
             tensor = self._find(ref, ())
             yield tensor.view(BITS[tensor.itemsize])
+
+
+def _holding(memory: Sequence[tuple[int, MemoryViews]], read: StridedView) -> MemoryViews:
+    """The run that a view of the bucket lies in: the last that does not start behind it."""
+    if len(memory) == 1:
+        return memory[0][1]
+    start = read.offset * read.dtype.itemsize
+    return memory[bisect_right(memory, start, key=itemgetter(0)) - 1][1]
 
 
 WORD = 16

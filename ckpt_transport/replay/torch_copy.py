@@ -27,13 +27,17 @@ class StridedView(NamedTuple):
 
 
 class MemoryViews:
-    """The memory of a tensor, from where that starts on, of which many views are taken.
+    """The memory of a tensor, of which many views are taken.
 
     To torch a view of a view costs half of what one of bare memory does.
+
+    Args:
+        tensor: whose memory.
+        at: which offset its first byte has in views, in bytes.
     """
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self._storage, self._begin = tensor.untyped_storage(), begin_of(tensor)
+    def __init__(self, tensor: torch.Tensor, at: int = 0) -> None:
+        self._storage, self._begin = tensor.untyped_storage(), begin_of(tensor) - at
         self._typed: dict[torch.dtype, torch.Tensor] = {}
 
     def at(self, view: StridedView) -> torch.Tensor:

@@ -29,7 +29,7 @@ from ckpt_transport.execution import (
     SinkDigests,
     StageEvent,
 )
-from ckpt_transport.memory import Backing, Buffer, Fence
+from ckpt_transport.memory import Backing, Buffer, Fence, Runs
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
 from ckpt_transport.update.expected import check_expected
 from ckpt_transport.update.plan_cache import PlanCache
@@ -290,7 +290,7 @@ class Participant:
         """Give up: fail what is outstanding, close the routes."""
         self._table.abort(reason)
 
-    def _apply(self, bucket: Bucket, raw: torch.Tensor) -> Fence | None:
+    def _apply(self, bucket: Bucket, runs: Runs) -> Fence | None:
         assert self._engine is not None
         plan = self._ready_schedule.plan
         key: tuple[object, ...] = plan.shape, *bucket.first
@@ -304,15 +304,15 @@ class Participant:
             self._check_not_revoked()
             self._applying = True
 
-        def look(seen: torch.Tensor) -> None:
+        def look(seen: Runs) -> None:
             self._digests.look(bucket, seen)
 
-        if raw.is_cuda or self._engine.device.type == "cpu":
-            look(raw)
-        end = self._engine.load(LoadedBucket(key, raw, lambda: self._lacking(bucket), stable, look))
-        look(raw)
+        if runs[0].raw.is_cuda or self._engine.device.type == "cpu":
+            look(runs)
+        end = self._engine.load(LoadedBucket(key, runs, lambda: self._lacking(bucket), stable, look))
+        look(runs)
         self._given.append(bucket)
-        return self._digests.read(bucket, raw, end)
+        return self._digests.read(bucket, runs, end)
 
     def _lacking(self, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
         """What the engine was not given in an earlier round: tensor, first byte, where in the bucket, and length."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ckpt_transport.memory import DoubleBuffer
+from ckpt_transport.memory import DoubleBuffer, MemoryRun
 from ckpt_transport.memory.double_buffer import LARGEST
 
 GPU = torch.device("cuda", 0)
@@ -19,7 +19,7 @@ def test_given_a_slow_reader_then_it_finds_every_run_as_it_was() -> None:
     double_buffer = DoubleBuffer(GPU)
     copies = []
     for run in runs:
-        near = double_buffer.stage(run)
+        ((_, near),) = double_buffer.stage([MemoryRun(0, run)])
         torch.cuda._sleep(CYCLES)  # type: ignore[no-untyped-call]
         copies.append(near.clone())
     torch.cuda.synchronize()
@@ -31,7 +31,8 @@ def test_given_a_run_too_large_for_a_buffer_then_it_is_brought_between_others() 
     runs = [torch.full((size,), size % 251, dtype=torch.uint8).pin_memory() for size in (1 << 20, LARGEST + 1, 3)]
     double_buffer = DoubleBuffer(GPU)
     for run in runs:
-        assert torch.equal(double_buffer.stage(run).cpu(), run)
+        ((_, near),) = double_buffer.stage([MemoryRun(0, run)])
+        assert torch.equal(near.cpu(), run)
 
 
 def test_given_two_buffers_then_two_powers_of_two_are_all_the_memory_taken_and_it_is_given_back() -> None:
@@ -39,12 +40,23 @@ def test_given_two_buffers_then_two_powers_of_two_are_all_the_memory_taken_and_i
     before = torch.cuda.memory_allocated(GPU)
     double_buffer = DoubleBuffer(GPU)
     for size in SIZES * 3:
-        double_buffer.stage(torch.zeros(size, dtype=torch.uint8).pin_memory())
+        double_buffer.stage([MemoryRun(0, torch.zeros(size, dtype=torch.uint8).pin_memory())])
     assert torch.cuda.memory_allocated(GPU) - before <= 2 * (4 << 20)
     double_buffer.close()
     assert torch.cuda.memory_allocated(GPU) == before
 
 
+def test_given_a_bucket_in_several_runs_then_it_is_brought_as_one() -> None:
+    runs = [
+        MemoryRun(0, torch.full((100,), 1, dtype=torch.uint8)),
+        MemoryRun(256, torch.full((77,), 2, dtype=torch.uint8)),
+    ]
+    ((at, near),) = DoubleBuffer(GPU).stage(runs)
+    assert (at, near.numel()) == (0, 333)
+    for start, raw in runs:
+        assert torch.equal(near[start : start + raw.numel()].cpu(), raw)
+
+
 def test_given_what_is_on_the_gpu_then_it_stays_where_it_is() -> None:
-    there = torch.zeros(100, dtype=torch.uint8, device=GPU)
+    there = [MemoryRun(0, torch.zeros(100, dtype=torch.uint8, device=GPU))]
     assert DoubleBuffer(GPU).stage(there) is there

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import torch
 
 from ckpt_transport import LoadedBucket, dtypes
+from ckpt_transport.memory import MemoryRun, Runs
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.replay import BucketCopyPlans, Loader, Recording, Replay, record
 
 Tensors = Mapping[str, torch.Tensor]
+Lies = Callable[[torch.Tensor, Sequence[tuple[str, int, int, int]]], Runs]
 
 
 def specs_of(tensors: Tensors) -> list[TensorSpec]:
@@ -50,8 +53,21 @@ def buckets(tensors: Tensors, nbytes: int) -> list[tuple[torch.Tensor, list[tupl
     return done
 
 
-def replay(recording: Recording, module: torch.nn.Module, tensors: Tensors, nbytes: int = 1 << 20) -> None:
-    """Bring ``tensors`` into ``module`` by its layout alone, in buckets of ``nbytes``."""
+def apart(raw: torch.Tensor, pieces: Sequence[tuple[str, int, int, int]]) -> Runs:
+    """The same pieces, each in memory of its own, which is aligned as little as a sender's may be."""
+    before = torch.zeros(8, dtype=torch.uint8)
+    return [MemoryRun(at, torch.cat((before, raw[at : at + length]))[8:]) for _, _, at, length in pieces]
+
+
+def together(raw: torch.Tensor, pieces: Sequence[tuple[str, int, int, int]]) -> Runs:
+    """A bucket as it lies in a slot."""
+    return [MemoryRun(0, raw)]
+
+
+def replay(
+    recording: Recording, module: torch.nn.Module, tensors: Tensors, nbytes: int = 1 << 20, lies: Lies = together
+) -> None:
+    """Bring ``tensors`` into ``module`` by its layout alone, in buckets of ``nbytes``, which lie in memory so."""
     plans = BucketCopyPlans(recording.layout)
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     bound = {number: named[target.name].detach() for number, target in enumerate(recording.layout.targets)}
@@ -59,7 +75,8 @@ def replay(recording: Recording, module: torch.nn.Module, tensors: Tensors, nbyt
     run = Replay(plans, bound)
     for number, (raw, pieces) in enumerate(buckets(tensors, nbytes)):
         places = [(specs[name], offset, at, length) for name, offset, at, length in pieces]
-        run.run(plans.of(LoadedBucket(number, raw, lambda places=places: places)), raw)  # type: ignore[misc]
+        bucket = LoadedBucket(number, lies(raw, pieces), lambda places=places: places)  # type: ignore[misc]
+        run.run(plans.of(bucket), bucket.runs)
     run.fill(range(len(recording.layout.targets)))
     run.finish()
 
@@ -75,7 +92,9 @@ def scramble(module: torch.nn.Module, seed: int = 99) -> None:
 def replays_as_it_loads(
     module: torch.nn.Module, load: Loader, tensors: Tensors, sizes: Sequence[int] = (1 << 20, 1024)
 ) -> Recording:
-    """Record ``load``; see that the replay leaves what the loader leaves, byte for byte, for buckets of all sizes."""
+    """Record ``load``; see that the replay leaves what the loader leaves, byte for byte.
+
+    For buckets of all sizes, which lie in one run of memory or in one for each piece."""
     scramble(module)
     before = state(module)
     recording = record(module, load, specs_of(tensors))
@@ -84,10 +103,10 @@ def replays_as_it_loads(
     with torch.no_grad():
         load(tensors.items())
         expected = state(module)
-        for nbytes in sizes:
+        for nbytes, lies in product(sizes, (together, apart)):
             scramble(module)
             untouched = state(module)
-            replay(recording, module, tensors, nbytes)
+            replay(recording, module, tensors, nbytes, lies)
             found = state(module)
             for gap in recording.layout.gaps:
                 name = recording.layout.targets[gap.target].name

@@ -55,6 +55,10 @@ def traits(
     )
 
 
+EXPERT, COMMON = 4096, 512
+"""Bytes of the tensors of a mixture."""
+EXPERTS = 8
+
 WIRE = traits(fan_out=FanOut.TREE)
 """Collective, between hosts."""
 WINDOW = traits(
@@ -151,6 +155,38 @@ SHAPES = st.one_of(
     st.tuples(st.integers(0, 600)),
     st.sampled_from([(128,), (256,), (512,), (1024,), (255,), (257,)]),
 )
+
+
+def mixture(layers: int = 3) -> Manifest:
+    """Of each layer, a tensor that everybody needs, and eight experts."""
+    tensors: list[PlacedTensor] = []
+    offset = 0
+    for layer in range(layers):
+        for name, nbytes in [("attention", COMMON), *((f"experts.{n}", EXPERT) for n in range(EXPERTS))]:
+            spec = TensorSpec(f"layers.{layer}.{name}", "U8", (nbytes,))
+            tensors.append(PlacedTensor(spec, 0, offset, nbytes))
+            offset += nbytes
+    return Manifest("step-2", (Extent(0, offset, MemoryKind.SHARED),), tuple(tensors))
+
+
+def sharing(fleet: Topology, version: Manifest, *wanted: Sequence[tuple[str, int, int]] | None) -> Topology:
+    """The same fleet, whose sinks need these ranges each, or everything."""
+    digest = digest_of(version.specs.values())
+    shares = tuple(Share(digest, tuple(runs)) for runs in wanted if runs is not None)
+    numbers = iter(range(len(shares)))
+    mine = dict(zip(fleet.sinks, (EVERYTHING if runs is None else next(numbers) for runs in wanted), strict=True))
+    members = (msgspec.structs.replace(each, share=mine.get(each.rank, EVERYTHING)) for each in fleet.participants)
+    return Topology(tuple(members), shares)
+
+
+def alternating(transport: str, hosts: str) -> World:
+    """A mixture of whose tensors sinks need every other one, so that what each needs lies apart."""
+    version = mixture()
+    halves = [[(each.spec.name, 0, each.nbytes) for each in version.tensors[first::2]] for first in range(2)]
+    wanted = [halves[rank % 2] for rank in range(len(hosts))]
+    known = {name: msgspec.structs.replace(each, latency=0.0) for name, each in INVENTED.items()}
+    fleet = sharing(topology(["a"], hosts), version, *wanted)
+    return World(version, fleet, known, Settings(transport=transport, bucket_bytes=8192, range_bytes=256))
 
 
 @st.composite

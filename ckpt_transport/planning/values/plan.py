@@ -87,7 +87,7 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
         slot: the slot it is received into, by ranks that do not map it, or IN_PLACE when all of them do.
         pieces: what it holds, ascending.
         receiver_set: index into the plan's receiver sets: the sinks that need it.
-        gathered: its ranges, ascending, where it has several; it passes through slots then.
+        gathered: its ranges, ascending, where it has several.
     """
 
     extent: int

@@ -135,8 +135,6 @@ class Flow:
                 raise BudgetError(f"bucket {stage.bucket} has no slot of its size to be received into")
             self._overwrite(number, stage, (RingUse.RECEIVE, bucket.slot), writes)
             self._in_slot[stage.bucket] |= writes
-        if bucket.gathered and bucket.fill_slot == IN_PLACE and self._lenders[hop] & owner:
-            raise PlanError(f"stage {number} shows bucket {stage.bucket} where it lies, and it lies in several ranges")
         if self._maps[hop]:
             self._lent[hop].append(stage.bucket)
         if receivers:

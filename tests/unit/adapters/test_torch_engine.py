@@ -6,7 +6,8 @@ import torch
 
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport_torch.engine import TorchEngine
-from tests.unit.torch_modules import assign, net
+from tests.unit.recorded import apart
+from tests.unit.torch_modules import assign, holds, load, net, version
 
 
 class Remembers(torch.nn.Linear):
@@ -47,3 +48,9 @@ def test_given_a_module_whose_ties_change_then_ties_are_those_of_today() -> None
     module[3].weight = module[0].weight
     engine.begin()
     assert engine.ties() == (frozenset({"0.weight", "3.weight"}),)
+
+
+def test_given_a_bucket_whose_pieces_lie_apart_then_each_is_read_where_it_lies() -> None:
+    module = net()
+    load(TorchEngine(module), version(module, 0.5), apart)
+    assert holds(module, version(module, 0.5))

@@ -25,7 +25,7 @@ from ckpt_transport.execution import (
     RouteAttachment,
     StageEvent,
 )
-from ckpt_transport.memory import Buffer, Fence, MemoryKind, Segment
+from ckpt_transport.memory import Buffer, Fence, MemoryKind, Runs, Segment, part_of
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind
 from ckpt_transport.testing import LoopbackTransport
 from ckpt_transport.transports.interface import Control, Endpoint, Group, Transport
@@ -153,9 +153,9 @@ class Fleet:
             sources.filled = digests.filled
             apply = self._apply(rank)
 
-            def looked_at(bucket: Bucket, view: torch.Tensor) -> Fence | None:
-                digests.look(bucket, view)
-                return digests.read(bucket, view, apply(bucket, view))
+            def looked_at(bucket: Bucket, runs: Runs) -> Fence | None:
+                digests.look(bucket, runs)
+                return digests.read(bucket, runs, apply(bucket, runs))
 
             pump, wake, stream = mailbox.pump, mailbox.wake, self.apply_stream(rank)
 
@@ -218,13 +218,13 @@ class Fleet:
         outcome = self.outcomes[rank]
         thread = threading.current_thread()
 
-        def apply(bucket: Bucket, view: torch.Tensor) -> None:
+        def apply(bucket: Bucket, runs: Runs) -> None:
             assert self.anywhere or threading.current_thread() is thread
             self.on_apply(rank, bucket)
             for piece in bucket.pieces:
                 nbytes = self.plan.manifest.tensors[piece.tensor].nbytes
                 into = outcome.tensors.setdefault(piece.tensor, torch.zeros(nbytes, dtype=torch.uint8))
-                source = view[piece.bucket_offset : piece.bucket_offset + piece.nbytes]
+                source = part_of(runs, piece.bucket_offset, piece.nbytes)
                 into[piece.tensor_offset : piece.tensor_offset + piece.nbytes] = source
             outcome.applied.append(bucket)
 

@@ -20,11 +20,11 @@ from ckpt_transport.execution import (
     SinkDigests,
 )
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.planning import Plan
+from ckpt_transport.planning import IN_PLACE, Plan
 from ckpt_transport.transports.interface import Group
 from tests.unit.devices import PATIENCE
 from tests.unit.execution.fleets import Fleet, Outcome, check, small
-from tests.unit.worlds import World, chained, worlds
+from tests.unit.worlds import World, alternating, chained, worlds
 
 
 class ComparingFleet(Fleet):
@@ -64,6 +64,16 @@ class ComparingFleet(Fleet):
 @pytest.mark.parametrize("ring_depth", [1, 3])
 def test_given_chains_and_small_rings_then_all_digests_agree(transport: str, ring_depth: int, first: bool) -> None:
     check(ComparingFleet(chained(transport, ring_depth=ring_depth).plan(), first=first))
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("transport", "hosts"), [("window", "aa"), ("wire+window", "aabb")])
+def test_given_buckets_that_lie_in_several_runs_then_every_byte_arrives_and_all_digests_agree(
+    transport: str, hosts: str, first: bool
+) -> None:
+    plan = alternating(transport, hosts).plan()
+    assert any(bucket.gathered and bucket.fill_slot == IN_PLACE for bucket in plan.buckets)
+    check(ComparingFleet(plan, first=first))
 
 
 @checked(max_examples=25, deadline=None)

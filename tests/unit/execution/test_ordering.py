@@ -17,7 +17,7 @@ from ckpt_transport.execution import Apply, Pipeline
 from ckpt_transport.execution.applies import Applies
 from ckpt_transport.execution.fills import Fills
 from ckpt_transport.execution.transfers import Transfers
-from ckpt_transport.memory import Fence
+from ckpt_transport.memory import Fence, Runs
 from ckpt_transport.planning import Bucket, verify
 from ckpt_transport.testing import LoopbackTransport
 from ckpt_transport.transports import CollectiveEndpoint, Poll
@@ -130,8 +130,8 @@ class OrderedFleet(Fleet):
     def _apply(self, rank: int) -> Apply:
         apply, stream = super()._apply(rank), self._streams[rank]
 
-        def enqueue(bucket: Bucket, view: torch.Tensor) -> Fence:
-            return stream.put(lambda: apply(bucket, view))
+        def enqueue(bucket: Bucket, runs: Runs) -> Fence:
+            return stream.put(lambda: apply(bucket, runs))
 
         return enqueue
 
@@ -150,10 +150,10 @@ class Looking(OrderedFleet):
     def _apply(self, rank: int) -> Apply:
         apply, stream = Fleet._apply(self, rank), self._streams[rank]
 
-        def look(bucket: Bucket, view: torch.Tensor) -> Fence:
+        def look(bucket: Bucket, runs: Runs) -> Fence:
             self.in_loaders.add(rank)
             stream.put(lambda: None).synchronize()
-            apply(bucket, view)
+            apply(bucket, runs)
             return stream.put(lambda: None)
 
         return look
@@ -213,9 +213,9 @@ def test_given_an_interrupt_in_a_loader_that_was_let_go_then_it_is_still_an_inte
         def _apply(self, rank: int) -> Apply:
             look = super()._apply(rank)
 
-            def interrupted(bucket: Bucket, view: torch.Tensor) -> Fence | None:
+            def interrupted(bucket: Bucket, runs: Runs) -> Fence | None:
                 try:
-                    return look(bucket, view)
+                    return look(bucket, runs)
                 finally:
                     if rank == victim:
                         raise KeyboardInterrupt

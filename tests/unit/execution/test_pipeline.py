@@ -27,7 +27,7 @@ from ckpt_transport.execution import (
     RouteAttachment,
 )
 from ckpt_transport.execution.transfers import AHEAD
-from ckpt_transport.memory import Fence, MemoryKind
+from ckpt_transport.memory import Fence, MemoryKind, Runs
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, verify
 from ckpt_transport.planning.values.plan import IN_PLACE
 from ckpt_transport.transports.interface import Endpoint, Group, Transfer
@@ -110,8 +110,8 @@ class QueueingFleet(Fleet):
     def _apply(self, rank: int) -> Apply:
         apply, stream = super()._apply(rank), Stream()
 
-        def enqueue(bucket: Bucket, view: torch.Tensor) -> Fence:
-            return stream.put(lambda: apply(bucket, view))
+        def enqueue(bucket: Bucket, runs: Runs) -> Fence:
+            return stream.put(lambda: apply(bucket, runs))
 
         return enqueue
 
@@ -202,7 +202,7 @@ def lonely(endpoint: type[_Silent], idle: Callable[[float], None], world: World 
         control = RouteControl(mailbox, group, {0: mailbox.address, 1: mailbox.address})
         attachment = RouteAttachment(endpoint(group, control))
 
-    def apply(bucket: Bucket, view: torch.Tensor) -> None:
+    def apply(bucket: Bucket, runs: Runs) -> None:
         raise AssertionError("nothing has arrived")
 
     schedule = RankSchedule(world.plan(), 1)

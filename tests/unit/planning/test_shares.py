@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace as changed
 
 import msgspec
@@ -15,52 +14,26 @@ from hypothesis import strategies as st
 from ckpt_transport.errors import CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
-    EVERYTHING,
     Extent,
     Manifest,
     PlacedTensor,
     Plan,
     Settings,
-    Share,
     TensorRange,
     TensorSpec,
-    Topology,
     digest_of,
     explain,
     verify,
 )
 from ckpt_transport.planning.demand import scatter
 from ckpt_transport.planning.loader_memory import most_kept
+from ckpt_transport.planning.values.plan import IN_PLACE
 from tests.unit.simulator import needed, simulate
-from tests.unit.worlds import INVENTED, World, topology, worlds
+from tests.unit.worlds import COMMON, EXPERT, EXPERTS, INVENTED, World, alternating, mixture, sharing, topology, worlds
 
 replace = msgspec.structs.replace
-EXPERT, COMMON = 4096, 512
 QUICK = {name: replace(known, latency=0.0) for name, known in INVENTED.items()}
 """Transports for which the size of a version does not matter."""
-EXPERTS = 8
-
-
-def mixture(layers: int = 3) -> Manifest:
-    """Of each layer, a tensor that everybody needs, and eight experts."""
-    tensors: list[PlacedTensor] = []
-    offset = 0
-    for layer in range(layers):
-        for name, nbytes in [("attention", COMMON), *((f"experts.{n}", EXPERT) for n in range(EXPERTS))]:
-            spec = TensorSpec(f"layers.{layer}.{name}", "U8", (nbytes,))
-            tensors.append(PlacedTensor(spec, 0, offset, nbytes))
-            offset += nbytes
-    return Manifest("step-2", (Extent(0, offset, MemoryKind.SHARED),), tuple(tensors))
-
-
-def sharing(fleet: Topology, version: Manifest, *wanted: Sequence[tuple[str, int, int]] | None) -> Topology:
-    """The same fleet, whose sinks need these ranges each, or everything."""
-    digest = digest_of(version.specs.values())
-    shares = tuple(Share(digest, tuple(runs)) for runs in wanted if runs is not None)
-    numbers = iter(range(len(shares)))
-    mine = dict(zip(fleet.sinks, (EVERYTHING if runs is None else next(numbers) for runs in wanted), strict=True))
-    members = tuple(replace(member, share=mine.get(member.rank, EVERYTHING)) for member in fleet.participants)
-    return Topology(members, shares)
 
 
 def experts_of(version: Manifest, rank: int, size: int) -> list[tuple[str, int, int]]:
@@ -269,20 +242,13 @@ def test_given_ranks_that_take_turns_in_memory_then_their_buckets_gather_several
         simulate(made, seed)
 
 
-def test_given_memory_that_sinks_map_then_each_bucket_is_one_run() -> None:
-    """Given sinks beside the source and elsewhere, then what is shown where it lies is not packed, the rest is."""
-    version = mixture()
-    shared = [
-        [
-            (tensor.spec.name, 0, tensor.nbytes)
-            for number, tensor in enumerate(version.tensors)
-            if number % 2 == rank % 2
-        ]
-        for rank in range(4)
-    ]
-    fleet = sharing(topology(["a"], "aabb"), version, *shared)
-    made = World(version, fleet, QUICK, Settings(transport="wire+window", bucket_bytes=8192, range_bytes=256)).plan()
+def test_given_memory_that_sinks_map_then_its_ranges_are_gathered_like_those_that_pass_through_slots() -> None:
+    """Given sinks beside the source and elsewhere, then a bucket shows several runs of memory to those that map it."""
+    world = alternating("wire+window", "aabb")
+    made = world.plan()
     verify(made)
+    assert len(made.buckets) < len(world.manifest.tensors)
+    assert any(bucket.gathered and bucket.fill_slot == IN_PLACE for bucket in made.buckets)
     for seed in range(10):
         simulate(made, seed)
 
@@ -312,13 +278,6 @@ def test_given_a_run_that_lies_elsewhere_then_the_proof_fails(field: str, change
     buckets[number] = replace(bucket, gathered=tuple(runs))
     with pytest.raises((CoverageError, PlanError)):
         verify(replace(made, buckets=tuple(buckets)))
-
-
-def test_given_runs_that_are_shown_where_they_lie_then_the_proof_fails() -> None:
-    made, _ = gathered()
-    routes = tuple(replace(route, maps_memory=True) for route in made.routes)
-    with pytest.raises(PlanError, match="it lies in several ranges"):
-        verify(replace(made, routes=routes))
 
 
 # -- where shares are not worth it, or do not count --------------------------------------------------------------------

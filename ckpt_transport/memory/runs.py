@@ -1,0 +1,40 @@
+"""A bucket lies in runs of memory: in one where it passes through a slot, in several where it is read in place."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+import torch
+
+
+class MemoryRun(NamedTuple):
+    """Contiguous memory that holds a part of a bucket.
+
+    Attributes:
+        at: where the part starts in the bucket, in bytes.
+        raw: uint8, one-dimensional.
+    """
+
+    at: int
+    raw: torch.Tensor
+
+
+Runs = Sequence[MemoryRun]
+"""The memory of a bucket: ascending, and not overlapping. Nothing that is of use lies between two of them."""
+
+_at = attrgetter("at")
+
+
+def part_of(runs: Runs, at: int, nbytes: int) -> torch.Tensor:
+    """The bytes from ``at`` on in the bucket, which lie within one run, without a copy."""
+    run = runs[0] if len(runs) == 1 else runs[bisect_right(runs, at, key=_at) - 1]
+    start = at - run.at
+    return run.raw[start : start + nbytes]
+
+
+def end_of(runs: Runs) -> int:
+    """How many bytes of a bucket its runs reach over."""
+    return runs[-1].at + runs[-1].raw.numel()
