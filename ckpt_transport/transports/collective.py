@@ -18,17 +18,23 @@ from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperati
 class _Turn:
     """The broadcasts of one transfer, started when every earlier transfer's have been."""
 
-    def __init__(self, root: int, tensors: Sequence[torch.Tensor], may_start: Poll) -> None:
+    def __init__(self, root: int, tensors: Sequence[torch.Tensor], agreed: Poll) -> None:
         self.root = root
-        self.tensors = [tensor for tensor in tensors if tensor.numel()]
-        self.may_start = may_start
-        self.polls: deque[Poll] | None = None
+        self._before = [agreed]
+        self.waiting = deque(tensor for tensor in tensors if tensor.numel())
+        self.polls: deque[Poll] = deque()
+        self.started = False
         self.end: Fence | None = None
+
+    def may_start(self) -> bool:
+        while self._before and self._before[0]():
+            self._before.pop()
+        return not self._before
 
     def ended(self) -> bool:
         while self.polls and self.polls[0]():
             self.polls.popleft()
-        return self.polls is not None and not self.polls
+        return self.started and not self.polls
 
 
 class CollectiveEndpoint(PolledEndpoint):
@@ -53,6 +59,11 @@ class CollectiveEndpoint(PolledEndpoint):
     def _enqueued(self) -> Fence | None:
         """The end of all broadcasts so far in the order of a device; override where :attr:`stream` is not None."""
         return None
+
+    def _full(self) -> bool:
+        """Whether the next broadcast must wait until an earlier one has ended; override where starting one may block
+        otherwise."""
+        return False
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
         tensors = self._sources(transfer, regions)
@@ -80,7 +91,13 @@ class CollectiveEndpoint(PolledEndpoint):
         return ended
 
     def _start_turns(self) -> None:
-        while self._turns and self._turns[0].may_start():
-            turn = self._turns.popleft()
-            turn.polls = deque(self._broadcast(tensor, turn.root) for tensor in turn.tensors)
-            turn.end = self._enqueued()
+        while self._turns:
+            turn = self._turns[0]
+            if not turn.may_start():
+                return
+            while turn.waiting:
+                if self._full():
+                    return
+                turn.polls.append(self._broadcast(turn.waiting.popleft(), turn.root))
+            turn.end, turn.started = self._enqueued(), True
+            self._turns.popleft()

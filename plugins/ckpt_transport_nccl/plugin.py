@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -35,6 +36,10 @@ from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, uni
 T = TypeVar("T")
 ABORT_SECONDS = 2.0
 """Longest wait for a communicator to be gone; it takes milliseconds when nothing else holds it up."""
+ENQUEUED = 128
+"""Broadcasts that are enqueued and have not ended, at most. A device's queue takes about a thousand pieces of work, a
+few for each broadcast; whoever enqueues one more is blocked until the other members join, and hears nothing meanwhile.
+"""
 
 
 class NcclEndpoint(CollectiveEndpoint):
@@ -49,6 +54,7 @@ class NcclEndpoint(CollectiveEndpoint):
             raise RegistrationError(f"'nccl' moves GPU memory, and rank {group.rank} of {group.route} has no GPU")
         self._ending: threading.Thread | None = None
         self._last: Fence | None = None
+        self._unended: deque[Fence] = deque()
         deadline = time.monotonic() + timeout
         proposed = control.exchange(unique_id() if group.index == 0 else b"", timeout)
         self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -71,6 +77,7 @@ class NcclEndpoint(CollectiveEndpoint):
         with torch.cuda.device(self.device):
             self._communicator.broadcast(tensor.data_ptr(), tensor.numel(), number, self.stream.cuda_stream)
         moved = self._last = fence_on(self.stream)
+        self._unended.append(moved)
 
         def ended() -> bool:
             self._communicator.check()
@@ -80,6 +87,11 @@ class NcclEndpoint(CollectiveEndpoint):
 
     def _enqueued(self) -> Fence | None:
         return self._last
+
+    def _full(self) -> bool:
+        while self._unended and self._unended[0].query():
+            self._unended.popleft()
+        return len(self._unended) >= ENQUEUED
 
     def _connect_members(self, deadline: float) -> None:
         """Do a first, small broadcast, which waits for the members, so that no later one does.

@@ -10,11 +10,12 @@ from ckpt_transport.transports.interface import Transport
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_shm import ShmTransport
 from tests.available import where_available
-from tests.conformance.transports import ReadTransport, SocketTransport
+from tests.conformance.transports import NarrowTransport, ReadTransport, SocketTransport
 
 PATIENCE = 150.0
 """Seconds for a check, on a busy machine too."""
 BETWEEN_PROCESSES: tuple[type[Transport], ...] = (ShmTransport, GlooTransport, ReadTransport, SocketTransport)
+CROWDED = ("many_in_flight", "every_span_arrives", "two_routes", "transfers_stay_apart", "sender_dies")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
@@ -23,6 +24,13 @@ def test_given_a_transport_between_processes_then_it_keeps_every_promise(
     transport: type[Transport], check: Check
 ) -> None:
     check(transport, deadline=PATIENCE)
+
+
+@pytest.mark.parametrize("check", [check for check in CHECKS if check.name in CROWDED], ids=lambda check: check.name)
+def test_given_more_broadcasts_than_may_be_under_way_then_they_wait_their_turn_and_keep_every_promise(
+    check: Check,
+) -> None:
+    check(NarrowTransport, deadline=PATIENCE)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

@@ -1,6 +1,7 @@
-"""Two small transports of families that no built-in CPU transport has, complete enough to be checked like any other."""
+"""Small transports, of families or with limits that no built-in CPU transport has, which are checked like any other."""
 
+from tests.conformance.transports.collective import NarrowTransport
 from tests.conformance.transports.message import SocketTransport
 from tests.conformance.transports.one_sided import ReadTransport
 
-__all__ = ["ReadTransport", "SocketTransport"]
+__all__ = ["NarrowTransport", "ReadTransport", "SocketTransport"]
