@@ -1,0 +1,89 @@
+"""Sinks settle among themselves how a staged update ends whose coordinator is gone.
+
+The coordinator says Decide when every sink has applied the version, and Commit when every sink that lives has heard
+that. So a sink that serves the new version knows that all others have applied it and know it, and one that has not
+heard Decide knows that nobody serves it yet. When the coordinator is gone, each sink asks the others how far they are.
+Of those that answer, the one of the lowest rank decides: forward, if one of them has heard Decide; else back. The others
+do as it does. One that reaches nobody cannot tell dead from cut off, and stays in doubt.
+
+This is the termination protocol of three-phase commit (D. Skeen, Nonblocking Commit Protocols, SIGMOD 1981). It holds as
+long as a process that others take for dead does not act as if it lived; whoever has stood still notices that first.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+
+
+class Standing(enum.StrEnum):
+    """Says how far a sink is in the commit of a staged update. The value is what the sink says of itself."""
+
+    UNKNOWN = "knows nothing of the update"
+    APPLIED = "has applied the version and does not serve it"
+    DECIDED = "knows that all have applied the version"
+    FORWARD = "serves the new version"
+    BACK = "serves what it did before"
+
+
+class Verdict(enum.StrEnum):
+    """Says what a sink that settles does now."""
+
+    WAIT = "waits for others"
+    FORWARD = "serves the new version"
+    BACK = "takes the new version back"
+    IN_DOUBT = "reaches nobody who knows more, and holds its forward passes"
+
+
+_BY_STANDING = {Standing.FORWARD: Verdict.FORWARD, Standing.BACK: Verdict.BACK}
+
+
+class Settlement:
+    """Holds what one sink knows of the others.
+
+    Args:
+        rank: the sink's.
+        others: ranks of the other sinks.
+        standing: the sink's own, APPLIED or DECIDED.
+    """
+
+    def __init__(self, rank: int, others: Iterable[int], standing: Standing) -> None:
+        self.rank, self.standing = rank, standing
+        self._others = frozenset(others)
+        self._silent = set(self._others)
+        self._standings: dict[int, Standing] = {}
+
+    @property
+    def unheard(self) -> frozenset[int]:
+        """Ranks that have neither answered nor been given up."""
+        return frozenset(self._silent)
+
+    @property
+    def reached(self) -> frozenset[int]:
+        """Ranks that have answered and not been given up since."""
+        return frozenset(self._standings)
+
+    def hears(self, rank: int, standing: Standing) -> None:
+        """A sink says how far it is; the last that it says counts."""
+        self._silent.discard(rank)
+        self._standings[rank] = standing
+
+    def loses(self, rank: int) -> None:
+        """A sink shows no sign of life."""
+        self._silent.discard(rank)
+        if self._standings.get(rank) not in _BY_STANDING:
+            self._standings.pop(rank, None)
+
+    def verdict(self) -> Verdict:
+        """What this sink does now."""
+        said = set(self._standings.values())
+        for standing, verdict in _BY_STANDING.items():
+            if standing in said:
+                return verdict
+        if self._silent:
+            return Verdict.WAIT
+        if self._others and not said:
+            return Verdict.IN_DOUBT
+        if any(rank < self.rank for rank, standing in self._standings.items() if standing is not Standing.UNKNOWN):
+            return Verdict.WAIT
+        return Verdict.FORWARD if Standing.DECIDED in (self.standing, *said) else Verdict.BACK
