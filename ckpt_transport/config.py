@@ -187,6 +187,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "never",
         ),
     ] = "always"
+    commit: Annotated[
+        Literal["in_place", "staged", "auto"],
+        _one_of(
+            "Whether a version is written over what sinks serve while requests stand still, or staged beside it and "
+            "then exchanged with it; 'auto' for staged where every sink can.",
+            "in_place",
+            "staged",
+            "auto",
+        ),
+    ] = "in_place"
+    staging_budget: Annotated[
+        int,
+        _setting(
+            "The most memory that a sink may take to stage a version; 0 for half of what is free.",
+            "size",
+            "a number of bytes, or text as '40GiB'; 0 for what free memory allows",
+            ge=0,
+        ),
+    ] = 0
     trace: Annotated[str, _text("The file to write a Chrome or Perfetto trace of the update to; none when empty.")] = ""
     transports: Annotated[
         Any,

@@ -26,6 +26,8 @@ from ckpt_transport.checkpoint.scattered import check_readable as check_readable
 from ckpt_transport.checkpoint.strict_json import parse_object as parse_object
 from ckpt_transport.checkpoint.watched import Watched as Watched
 from ckpt_transport.control.addresses import any_port as any_port
+from ckpt_transport.engine import StagingArea as StagingArea
+from ckpt_transport.engine import why_not_staged as why_not_staged
 from ckpt_transport.memory import CONTIGUOUS as CONTIGUOUS
 from ckpt_transport.memory import Buffer as Buffer
 from ckpt_transport.memory import DoubleBuffer as DoubleBuffer

@@ -79,7 +79,7 @@ class TorchEngine(ModuleEngine):
             for piece in pieces:
                 raw = self._raw.get(piece.spec.name)
                 if raw is None:
-                    self._snapshot.memory[piece.spec.name].copy_(piece.tensor())
+                    self._written[piece.spec.name].copy_(piece.tensor())
                     continue
                 part = raw if piece.whole else raw[piece.offset : piece.offset + piece.raw.numel()]
                 if part.is_cuda:
@@ -87,6 +87,14 @@ class TorchEngine(ModuleEngine):
                 else:
                     copy_bytes(part, piece.raw)
         return self._reads_end()
+
+    def stage(self) -> None:
+        super().stage()
+        self._raw = _runs_of_bytes(self._written)
+
+    def _served(self) -> Mapping[str, torch.Tensor]:
+        assert self._snapshot is not None, "an update has begun"
+        return self._snapshot.memory
 
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
@@ -98,6 +106,7 @@ class TorchEngine(ModuleEngine):
             self._snapshot.check()
 
     def _release(self) -> None:
+        super()._release()
         self._double_buffer.close()
         self._snapshot, self._raw = None, {}
 
@@ -116,9 +125,7 @@ class TorchEngine(ModuleEngine):
             self._describe(memory)
             self._fingerprint = snapshot.fingerprint
         self._snapshot = snapshot
-        self._raw = {
-            name: tensor.view(-1).view(torch.uint8) for name, tensor in memory.items() if _is_a_run_of_bytes(tensor)
-        }
+        self._raw = _runs_of_bytes(memory)
 
     def _look(self) -> Mapping[str, torch.Tensor]:
         state = self._module.state_dict(keep_vars=True)
@@ -135,6 +142,11 @@ class TorchEngine(ModuleEngine):
         self._find_devices(memory)
         self.enqueues = all(tensor.device == self.device for tensor in memory.values())
         self._double_buffer = DoubleBuffer(self.device)
+
+
+def _runs_of_bytes(memory: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The bytes of those tensors that are one run, by name."""
+    return {name: tensor.view(-1).view(torch.uint8) for name, tensor in memory.items() if _is_a_run_of_bytes(tensor)}
 
 
 def _is_a_run_of_bytes(tensor: torch.Tensor) -> bool:

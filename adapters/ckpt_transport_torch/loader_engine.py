@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -54,7 +54,18 @@ class LoaderEngine(ModuleEngine):
         return None
 
     def confirm(self) -> None:
-        self._loading.start()
+        if not self._staging:
+            self._loading.start()
+
+    def can_stage(self, budget: int) -> str:
+        return self._labelled(self._loading.why_not_staged()) or super().can_stage(budget)
+
+    def stage(self) -> None:
+        super().stage()
+        self._loading.stage(self._written)
+
+    def _served(self) -> Mapping[str, torch.Tensor]:
+        return self._loading.written()
 
     @property
     def spoiled(self) -> bool:
@@ -76,4 +87,5 @@ class LoaderEngine(ModuleEngine):
         super().taint(reason)
 
     def _release(self) -> None:
+        super()._release()
         self._loading.release()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from ckpt_transport import Engine, Gate
-from ckpt_transport.spi import Fence, fence
+from ckpt_transport.spi import Fence, StagingArea, fence, why_not_staged
 
 
 class ModuleEngine(Engine):
@@ -24,6 +24,8 @@ class ModuleEngine(Engine):
         self.group, self.label = group, label
         self._module = module
         self._other_gpus: list[torch.device] = []
+        self._area: StagingArea | None = None
+        self._staging = False
 
     def hold(self) -> int:
         return self.gate.hold()
@@ -49,9 +51,39 @@ class ModuleEngine(Engine):
         else:
             self.gate.resume()
 
+    def can_stage(self, budget: int) -> str:
+        served = self._served()
+        if self._area is not None and not self._area.is_for(served):
+            self.drop_staged()
+        return "" if self._area is not None else self._labelled(why_not_staged(served, budget))
+
+    def _labelled(self, reason: str) -> str:
+        return f"{self.label or 'the module'}: {reason}" if reason else ""
+
+    def stage(self) -> None:
+        if self._area is None:
+            self._area = StagingArea(self._served())
+        self._staging = True
+
+    def exchange(self) -> None:
+        assert self._area is not None
+        self._area.exchange(self._served())
+
+    def drop_staged(self) -> None:
+        self._area = None
+
     @abstractmethod
+    def _served(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of the module that an update may write, by name."""
+
+    @property
+    def _written(self) -> Mapping[str, torch.Tensor]:
+        """Where a version is loaded: what is served, or what is staged beside it."""
+        return self._area.tensors if self._area is not None and self._staging else self._served()
+
     def _release(self) -> None:
         """The update is over: keep no tensor of the module, so that its owner can free them."""
+        self._staging = False
 
     def _find_devices(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Find out the devices of the module from its tensors."""

@@ -2,5 +2,6 @@
 
 from ckpt_transport.engine.engine import Engine, LoadedBucket, LoadedPiece
 from ckpt_transport.engine.gate import Gate
+from ckpt_transport.engine.staging import StagingArea, why_not_staged
 
-__all__ = ["Engine", "Gate", "LoadedBucket", "LoadedPiece"]
+__all__ = ["Engine", "Gate", "LoadedBucket", "LoadedPiece", "StagingArea", "why_not_staged"]

@@ -112,6 +112,10 @@ class Engine(ABC):
     bucket, :meth:`finish`, :meth:`certify`, :meth:`resume`. One that fails is ended by :meth:`resume` where nothing was
     loaded, and by :meth:`taint` otherwise.
 
+    A staged update loads before it holds: :meth:`can_stage` is one of the questions, then :meth:`stage`, :meth:`load`
+    for each bucket, :meth:`finish`, :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`exchange`, :meth:`certify`,
+    :meth:`resume`. One that fails after :meth:`exchange` is taken back by another.
+
     Attributes:
         whole_tensors: the loader cannot take a tensor in pieces.
         keeps_tensors: the loader keeps whole tensors until it has all of a module. What does not last is copied by
@@ -174,6 +178,35 @@ class Engine(ABC):
     def ties(self) -> tuple[frozenset[str], ...]:
         """Names that share memory (tied weights): of each set, a version must bring at least one, and one value."""
         return ()
+
+    def can_stage(self, budget: int) -> str:
+        """Why a version cannot be loaded beside what is served, and exchanged with it; empty when it can.
+
+        Args:
+            budget: bytes that the staging area may take, besides those that it has.
+        """
+        return f"{self.label or type(self).__name__} loads in place only"
+
+    def stage(self) -> None:
+        """From now on, until this update ends, load into the staging area. Forward passes still run.
+
+        Raises:
+            BudgetError: the memory for it cannot be had.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.can_stage() gave no reason, and stage() is missing")
+
+    def exchange(self) -> None:
+        """Exchange what is staged and what is served: no forward pass runs, and all was loaded. Twice changes nothing.
+
+        It is complete when it returns, and also when it is interrupted.
+
+        Raises:
+            PlanMismatchError: what is served is not what the staging area was made for; nothing was changed.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.can_stage() gave no reason, and exchange() is missing")
+
+    def drop_staged(self) -> None:
+        """Give the memory of the staging area back, and with it the version before."""
 
     @abstractmethod
     def hold(self) -> int:

@@ -21,6 +21,7 @@ from ckpt_transport.replay.recorder import Recorder
 from ckpt_transport.replay.serving_recorder import SeenByPassesError, ServingRecorder
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
+NOT_YET = "its loader was not replayed yet, so the next version is loaded in place"
 LOOK_UP = "look tensors up when the loader is called, as by module.get_parameter(name)"
 LEFT = f"the loader writes to memory that it had before and has no more: {LOOK_UP}"
 ELSEWHERE = f"the loader writes to other memory instead, which is not the module's: {LOOK_UP}"
@@ -55,6 +56,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         self._module, self._loader = module, loader
         self._snapshot: TensorSnapshot | None = None
         self._past_memory = PastMemory()
+        self._staged: Mapping[str, torch.Tensor] | None = None
         self.spoiled = False
 
     def begin(self) -> Mapping[str, torch.Tensor]:
@@ -82,6 +84,35 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
                 self._attempted(self._specs, self._record_while_serving)
         except SeenByPassesError as seen:
             logger.info("%s: the loader %s, so it is recorded while no forward pass runs", self.label, seen)
+
+    def why_not_staged(self) -> str:
+        """Why the next version cannot be loaded into other memory than the module's; empty when it can."""
+        recorded = self.recorded
+        if recorded is None or recorded.refusal:
+            return "its loader has to load, which it does in place" if self._attempt else NOT_YET
+        if self._verify_always:
+            return "each replay is compared with the loader, which loads in place"
+        if not recorded.verified or not self._is_current():
+            return NOT_YET
+        return "its loader replaces tensors of the module" if recorded.recording.rebound else ""
+
+    def written(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of the module that a version is written to, by name; the loader was recorded."""
+        recorded = self.recorded
+        assert recorded is not None
+        return _written(recorded.recording, self._snapshot_now())
+
+    def stage(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Load this version into other memory than the module's.
+
+        Args:
+            tensors: one for each of :meth:`written`. What the version does not bring is copied from the module now.
+        """
+        self._staged = tensors
+        assert self.recorded is not None
+        layout, served = self.recorded.layout, self.written()
+        for name in {layout.targets[gap.target].name for gap in layout.gaps} & tensors.keys():
+            tensors[name].copy_(served[name])
 
     def start(self) -> None:
         """See :meth:`RecordedLoading.start`.
@@ -114,7 +145,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     def release(self) -> None:
         """The update is over: keep no tensor of the module."""
         super().release()
-        self._snapshot = None
+        self._snapshot = self._staged = None
 
     # -- what a plain module is ---------------------------------------------------------------------------------------
 
@@ -163,13 +194,28 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         return super().refusal(error)
 
     def by_loader(self, refusal: str) -> LoadPass:
+        self._check_in_place()
         return ModuleLoaderPass(self._loader, self._snapshot_now().memory, refusal)
 
     def compared(self, recorded: RecordedLoader) -> LoadPass:
+        self._check_in_place()
         return ModuleComparedPass(self._loader, self._snapshot_now().memory, recorded, self._coming)
 
     def replayed(self, recorded: RecordedLoader) -> LoadPass:
+        if self._staged is not None:
+            return ModuleReplayPass(self._not_staged, self._staged, recorded, self._coming)
         return ModuleReplayPass(self._loader, self._snapshot_now().memory, recorded, self._coming)
+
+    def _check_in_place(self) -> None:
+        """
+        Raises:
+            RecordingError: the loader has to load, and the version is to be staged.
+        """
+        if self._staged is not None:
+            raise RecordingError(f"{self.label} has changed since it said that it can stage a version; update it again")
+
+    def _not_staged(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        raise RecordingError(f"{self.label} cannot stage this version: it brings other tensors than were recorded")
 
     # -- its tensors --------------------------------------------------------------------------------------------------
 

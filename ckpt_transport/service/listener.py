@@ -155,7 +155,7 @@ class Listener(MayBeStuck):
     def _follow(self, invite: m.Invite, deadline: float) -> Follower: ...
 
     @abstractmethod
-    def _introduce(self, states: States) -> m.Join:
+    def _introduce(self, invite: m.Invite, states: States) -> m.Join:
         """The Join of this member, but for what one invitation is about."""
 
     @abstractmethod
@@ -197,23 +197,23 @@ class Listener(MayBeStuck):
         self._mailbox.refuse(reason, getattr(message, "update", ""))
 
     def _handle(self, sender: str, message: Message) -> None:
-        if self._answers(sender, message):
-            return
         follower = self._follower
+        try:
+            if self._answers(sender, message):
+                return
+            if isinstance(message, m.Invite):
+                self._consider(sender, message)
+        except UpdateAbortedError as over:
+            self._lose(follower, over)
         match message:
-            case m.Invite():
-                try:
-                    self._consider(sender, message)
-                except UpdateAbortedError as superseded:
-                    self._end(follower, superseded)
             case m.Goodbye() if self._is_mine(sender, message) and follower is None:
                 self._part_from_coordinator()
             case Refused(about=about) if follower is not None and (sender, about) == (
                 self._coordinator,
                 follower.update,
             ):
-                self._end(follower, UpdateAbortedError(f"{sender} refuses: {message.reason}"))
-            case m.Order() if self._may_say(sender, message):
+                self._lose(follower, UpdateAbortedError(f"{sender} refuses: {message.reason}"))
+            case m.Order() if not isinstance(message, m.Invite) and self._may_say(sender, message):
                 if isinstance(message, m.Abort):
                     self._end(follower, UpdateAbortedError(message.reason))
                 else:
@@ -275,7 +275,7 @@ class Listener(MayBeStuck):
         if coordinator != self._coordinator:
             self._part_from_coordinator()
         deadline = time.monotonic() + self.config.update_timeout
-        introduction = self._introduce(states_of(invite.transports))
+        introduction = self._introduce(invite, states_of(invite.transports))
         self._introduction = msgspec.structs.replace(
             introduction, update=invite.update, invited=invite.address, nonce=invite.nonce
         )
@@ -297,11 +297,11 @@ class Listener(MayBeStuck):
             self._end(follower, aborted)
         except Exception as error:
             failed = m.Failed(follower.update, follower.rank, type(error).__name__, str(error))
-            self._mailbox.send(self._coordinator, failed)
+            self._tell_coordinator(failed)
             self._end(follower, error)
         else:
             if answer is not None:
-                self._mailbox.send(self._coordinator, answer)
+                self._tell_coordinator(answer)
 
     def _watch(self) -> None:
         """Called while the pipeline runs: serve questions, notice an abort or a dead coordinator."""
@@ -342,10 +342,14 @@ class Listener(MayBeStuck):
                 self._follower.check_patience()
         except (PeerLostError, TransferTimeout) as lost:
             if self._follower is not None:
-                self._end(self._follower, lost)
+                self._lose(self._follower, lost)
             self._part_from_coordinator()
 
     # -- the end of an update -----------------------------------------------------------------------------------
+
+    def _lose(self, follower: Follower | None, reason: BaseException) -> None:
+        """The coordinator does not lead this update any more."""
+        self._end(follower, reason)
 
     def _end(self, follower: Follower | None, reason: BaseException) -> None:
         """The update failed, here or elsewhere."""
@@ -356,7 +360,12 @@ class Listener(MayBeStuck):
         self._left = follower.update
         self._leave()
         self._must_end_because, self._ending = "", None
-        self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, str(reason)))
+        self._tell_coordinator(m.Aborted(follower.update, follower.rank, tainted, str(reason)))
+
+    def _tell_coordinator(self, message: Message) -> None:
+        """Say it to whoever leads the update, if this member has not parted from it."""
+        if self._coordinator:
+            self._mailbox.send(self._coordinator, message)
 
     def _leave(self) -> None:
         """The update is over; what was said in it counts no more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ckpt_transport.control import Message
 from ckpt_transport.update.messages import TO_COORDINATORS, TO_MEMBERS
+from ckpt_transport.update.settlement import Standing
 
 
 class ServedVersion(Message, frozen=True):
@@ -20,6 +21,7 @@ class ServedVersion(Message, frozen=True):
         update: name of the version an update is bringing at the moment; empty when none is.
         engine: the name that ranks of one engine share; empty when it has one rank.
         stuck: which call does not return, so that it takes no update; empty when it takes them.
+        in_doubt: why it holds its forward passes and cannot tell which version the others serve; empty when it can.
     """
 
     label: str
@@ -28,6 +30,7 @@ class ServedVersion(Message, frozen=True):
     update: str
     engine: str = ""
     stuck: str = ""
+    in_doubt: str = ""
 
 
 class AskVersion(Message, frozen=True):
@@ -77,7 +80,38 @@ class Release(Message, frozen=True):
     """The sender drives the engine no more."""
 
 
-PARTICIPANT: tuple[type[Message], ...] = (*TO_MEMBERS, AskVersion, Claim, Release)
+class AskStanding(Message, frozen=True):
+    """A sink has lost the coordinator of an update, and asks another how far it is. The answer is SayStanding.
+
+    Attributes:
+        staged: the word by which the sinks of that update know each other.
+        rank: of the sink that is asked.
+    """
+
+    staged: str
+    rank: int
+
+
+class SayStanding(Message, frozen=True):
+    """A sink says how far it is in the commit of an update.
+
+    Attributes:
+        staged, rank: as they were asked.
+    """
+
+    staged: str
+    rank: int
+    standing: Standing
+
+
+PARTICIPANT: tuple[type[Message], ...] = (
+    *TO_MEMBERS,
+    AskVersion,
+    AskStanding,
+    SayStanding,
+    Claim,
+    Release,
+)
 """What a sink, a holder, or a source rank that does not lead understands."""
 COORDINATOR: tuple[type[Message], ...] = (*TO_COORDINATORS, ServedVersion, Here)
 """What whoever leads an update or asks a question understands."""

@@ -7,14 +7,17 @@ from collections import deque
 from ckpt_transport.config import Config
 from ckpt_transport.control import Message, addresses
 from ckpt_transport.engine.engine import Engine
-from ckpt_transport.errors import CkptTransportError, PeerLostError
+from ckpt_transport.errors import CkptTransportError, PeerLostError, UpdateAbortedError
+from ckpt_transport.memory import default_budget
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import ClaimRecord
 from ckpt_transport.service.listener import Listener
+from ckpt_transport.service.settling import Settling
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.introduction import States
 from ckpt_transport.update.participant import Participant
+from ckpt_transport.update.settlement import Course, Standing
 
 
 class Sink(Listener):
@@ -37,6 +40,10 @@ class Sink(Listener):
         self._engine = engine
         self._version, self._tainted = version, ""
         self.claim = ClaimRecord()
+        self._settling: Settling | None = None
+        self._in_doubt = ""
+        self._ended = "", Standing.UNKNOWN
+        """The word of the last staged update that has ended here, and how."""
         self._announcing: deque[str] = deque()
         self._announced = ""
 
@@ -73,8 +80,12 @@ class Sink(Listener):
         participant = Participant(self._mailbox, self._table, self._plans, (), self._engine, deadline)
         return Follower(invite.update, invite.nonce, participant, self._engine, self.config.join_timeout)
 
-    def _introduce(self, states: States) -> m.Join:
-        return self._introducer.of_sink(self._engine, states, self._table.names, self._plans)
+    def _introduce(self, invite: m.Invite, states: States) -> m.Join:
+        unstaged = ""
+        if invite.staged:
+            budget = self.config.staging_budget or default_budget(self._engine.device)
+            unstaged = self._engine.can_stage(budget)
+        return self._introducer.of_sink(self._engine, states, self._table.names, self._plans, unstaged)
 
     def _served(self) -> q.ServedVersion:
         return q.ServedVersion(
@@ -84,24 +95,107 @@ class Sink(Listener):
             "" if self._watchdog.stuck else self._target_version,
             self._engine.group,
             self._watchdog.stuck,
+            self._in_doubt,
         )
 
     def _committed(self) -> None:
+        if self._follower is not None:
+            self._ended = self._follower.staged, Standing.FORWARD
         self._engine.certify()
         self._check_not_given_up()
         self._version, self._tainted = self._target_version, ""
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
-        """The old version goes on, unless a byte of the new one is in."""
-        if follower.applying:
-            self._tainted = f"an update to '{self._target_version}' failed half-way: {reason}"
-            self._engine.taint(self._tainted)
+        """The old version goes on, unless a byte of the new one is in and cannot be taken back."""
+        if why := self._why_tainted(follower, reason):
+            self._tainted = why
+            self._engine.taint(why)
         if not self._tainted:
             self._engine.resume()
         return bool(self._tainted)
 
+    def _why_tainted(self, follower: Follower, reason: BaseException) -> str:
+        """Why neither version may be served; empty when the old one is there, as it was or taken back."""
+        half_way = f"an update to '{self._target_version}' failed half-way: {reason}"
+        if follower.staged and self._ended == (follower.staged, Standing.FORWARD):
+            return half_way
+        self._ended = follower.staged, Standing.BACK
+        try:
+            follower.take_back()
+        except Exception as error:
+            return f"{half_way}; it could not be taken back: {error}"
+        return half_way if follower.applying else ""
+
+    # -- settling an update whose coordinator is gone ----------------------------------------------------------------
+
+    def _lose(self, follower: Follower | None, reason: BaseException) -> None:
+        if follower is None or follower.standing is Standing.UNKNOWN:
+            super()._lose(follower, reason)
+            return
+        self._follower = None
+        self._table.abort(reason)
+        self._settling = Settling(follower, self._mailbox.send, self.config.heartbeat_timeout, reason)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Go on with what is being settled, as far as others have answered."""
+        settling = self._settling
+        if settling is None:
+            return
+        match settling.turn():
+            case Course.WAIT:
+                return
+            case Course.IN_DOUBT:
+                self._in_doubt = (
+                    f"{self.label} has applied '{self._target_version}' and does not serve it: the coordinator is gone "
+                    f"({settling.reason}), and no other sink of that update answers"
+                )
+            case Course.FORWARD:
+                self._end_settling(Standing.FORWARD)
+            case Course.BACK:
+                self._end_settling(Standing.BACK)
+
+    def _join(self, coordinator: str, invite: m.Invite) -> None:
+        if self._settling is not None and not self._in_doubt:
+            reason = f"{self.label} settles with other sinks whether it serves '{self._target_version}'"
+            self._mailbox.send_once(coordinator, m.Busy(invite.update, invite.address, reason))
+            return
+        if self._settling is not None:
+            self._end_settling(Standing.FORWARD if self._settling.standing is Standing.DECIDED else Standing.BACK)
+        super()._join(coordinator, invite)
+
+    def _end_settling(self, standing: Standing) -> None:
+        settling = self._settling
+        assert settling is not None
+        self._settling, self._in_doubt = None, ""
+        follower = settling.follower
+        if standing is Standing.BACK:
+            self._end(follower, settling.reason)
+            return
+        self._follower = follower
+        self._step(m.Commit(follower.update))
+
+    def _answer_standing(self, asked: q.AskStanding) -> None:
+        """Say how far this sink is. Whoever asks takes the coordinator for dead, so this one follows it no more."""
+        follower = self._follower
+        staged, ended = self._ended
+        standing = ended if asked.staged == staged else Standing.UNKNOWN
+        is_led = follower is not None and follower.staged == asked.staged != ""
+        if self._settling is not None and asked.staged == self._settling.follower.staged:
+            standing = self._settling.standing
+        elif is_led and follower is not None:
+            standing = Standing.BACK if follower.standing is Standing.UNKNOWN else follower.standing
+        self._mailbox.answer(q.SayStanding(asked.staged, asked.rank, standing))
+        if is_led and not self._watchdog.stuck:
+            raise UpdateAbortedError(f"another sink has lost {self._coordinator}, which led this update")
+
     def _answers(self, sender: str, message: Message) -> bool:
         match message:
+            case q.AskStanding():
+                self._answer_standing(message)
+            case q.SayStanding():
+                if self._settling is not None:
+                    self._settling.hears(message)
             case q.Claim():
                 self._forget_silent_holder()
                 self._mailbox.answer(self.claim.take(sender, message))
@@ -132,6 +226,7 @@ class Sink(Listener):
         return bool(self._tainted)
 
     def _between(self) -> None:
+        self._settle()
         self._forget_silent_holder()
         while self._announcing:
             address = self._announcing.popleft()

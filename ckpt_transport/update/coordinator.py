@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
-from ckpt_transport.errors import CkptTransportError, PluginError
+from ckpt_transport.errors import CkptTransportError, ConfigError, PluginError
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import Plan, Settings, TensorRange
@@ -19,7 +20,7 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.bandwidths import between_hosts
 from ckpt_transport.update.introduction import topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
-from ckpt_transport.update.membership import TICK_SECONDS, Membership
+from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.outcome import Outcome
 from ckpt_transport.update.participant import Participant
 from ckpt_transport.update.phases import PhaseClock
@@ -62,7 +63,7 @@ class Coordinator:
         self._members = Membership(update, mailbox, config, deadline)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
         self._reached: list[str] = []
-        self._update = update
+        self._update, self._in_place = update, ""
 
     def lead(
         self,
@@ -83,7 +84,7 @@ class Coordinator:
             UpdateAbortedError: it failed and changed nothing.
             TaintedError: it failed when some sinks had begun to apply, or did not serve it when they were told to.
         """
-        invitations = Invitations(self._members, self._mailbox, self._config, invitees)
+        invitations = Invitations(self._members, self._mailbox, self._config, invitees, staged=self._wants_staged)
         self._clock.enter("join")
         try:
             try:
@@ -109,6 +110,8 @@ class Coordinator:
             outcome.lost,
             dict(self._members.left),
             self._steps.apply_summary,
+            bool(self._steps.staged),
+            self._in_place,
         )
 
     @property
@@ -122,12 +125,22 @@ class Coordinator:
         """Everything between joining and commit: every sink has every byte then."""
         self._clock.enter("plan")
         made = self._make_plan((), self._config.transport)
+        self._steps.staged = secrets.token_hex(16) if self._stages() else ""
         self._prepare(made)
+        if not self._steps.staged:
+            self._hold(before_hold)
+        self._clock.enter("run")
+        events = self._steps.run(made, progress)
+        if self._steps.staged:
+            self._hold(before_hold)
+            self._clock.enter("apply")
+            self._steps.apply()
+        return made, events
+
+    def _hold(self, before_hold: Callable[[], None]) -> None:
         self._clock.enter("hold")
         before_hold()
         self._steps.hold()
-        self._clock.enter("run")
-        return made, self._steps.run(made, progress)
 
     def _prepare(self, made: Plan) -> None:
         self._clock.enter("agree")
@@ -162,6 +175,23 @@ class Coordinator:
                 found[name] = between_hosts(name, registry.load(name).traits, self._members.joins)
         return found
 
+    def _stages(self) -> bool:
+        """Whether this update is staged; else why not is known afterwards.
+
+        Raises:
+            ConfigError: it was asked for, and a sink cannot.
+        """
+        if not self._wants_staged:
+            return False
+        self._in_place = "; ".join(dict.fromkeys(join.unstaged for join in self._members.joins if join.unstaged))
+        if self._in_place and self._config.commit == "staged":
+            raise ConfigError(f"commit is 'staged', and not every sink can stage a version: {self._in_place}")
+        return not self._in_place
+
+    @property
+    def _wants_staged(self) -> bool:
+        return self._config.commit != "in_place" and not self.resumable
+
     def _commit(self, version: str) -> Outcome:
         """Tell everybody to serve, and hear what became of it. An interrupt waits until that is known.
 
@@ -169,8 +199,9 @@ class Coordinator:
             TaintedError: a sink that lives does not serve the version; says which serve what.
         """
         members = self._members
-        interrupt = self._tell_commit()
-        interrupt = self._hear_ends(self._config.join_timeout, interrupt)
+        interrupt = self._steps.decide(self._config.join_timeout) if self._steps.staged else None
+        later = members.tell_surely(m.Commit(self._update), members.others)
+        interrupt = members.hear_each(members.has_ended, members.others, self._config.join_timeout, interrupt or later)
         outcome = Outcome(members, version)
         fault = outcome.fault_of_commit()
         if interrupt is not None:
@@ -178,39 +209,6 @@ class Coordinator:
         if fault is not None:
             raise fault
         return outcome
-
-    def _tell_commit(self) -> BaseException | None:
-        """Once one member may have been told to serve, all are; an interrupt is kept and returned."""
-        interrupt: BaseException | None = None
-        while True:
-            try:
-                self._members.tell(m.Commit(self._update), self._members.others)
-            except Exception:
-                raise
-            except BaseException as error:
-                interrupt = error
-            else:
-                return interrupt
-
-    def _hear_ends(self, timeout: float, interrupt: BaseException | None = None) -> BaseException | None:
-        """Wait until each member that lives has said how the update ended for it.
-
-        An interrupt is kept and returned, so that it can say what became of the update; a second one is raised.
-        """
-        members = self._members
-        deadline = time.monotonic() + timeout
-        while True:
-            late = time.monotonic() > deadline
-            try:
-                members.hear(0 if late else TICK_SECONDS)
-                if late or not any(not members.has_ended(rank) and members.alive(rank) for rank in members.others):
-                    return interrupt
-            except Exception:
-                raise
-            except BaseException as error:
-                if interrupt is not None:
-                    raise
-                interrupt = error
 
     def _roll_back(self, cause: BaseException) -> CkptTransportError:
         """Tell everybody to stop, hear who is tainted, and make the error that says so."""
@@ -222,7 +220,8 @@ class Coordinator:
                 self._members.order(address, m.Abort(self._update, reason))
         self._local.abort(cause)
         interrupt = None if isinstance(cause, Exception) else cause
-        later = self._hear_ends(self._config.heartbeat_timeout + self._config.join_timeout, interrupt)
+        patience = self._config.heartbeat_timeout + self._config.join_timeout
+        later = members.hear_each(members.has_ended, members.others, patience, interrupt)
         error = Outcome(members, "").failure(reason, applying=self._steps.applying)
         if later is not interrupt and later is not None:
             raise later from error

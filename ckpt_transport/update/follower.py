@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from hmac import compare_digest
 
 from ckpt_transport.engine.engine import Engine
@@ -10,10 +11,12 @@ from ckpt_transport.errors import TransferTimeout, TransportError
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.participant import Halted, Participant
 from ckpt_transport.update.routes import Watch
+from ckpt_transport.update.settlement import Standing
 from ckpt_transport.update.steps import Following
 
-BRIEF = frozenset({m.State.INVITED, m.State.HELD, m.State.STILL, m.State.STOPPED})
+BRIEF = frozenset({m.State.INVITED, m.State.HELD, m.State.STILL, m.State.STOPPED, m.State.APPLIED, m.State.DECIDED})
 """States in which others have nothing to do that takes longer than to join, or to stand still."""
+_STANDINGS = {m.State.APPLIED: Standing.APPLIED, m.State.DECIDED: Standing.DECIDED}
 
 
 class Follower:
@@ -48,8 +51,27 @@ class Follower:
 
     @property
     def applying(self) -> bool:
-        """Whether the engine has been given a byte."""
+        """Whether the engine has been given a byte of what it serves, and cannot take it back."""
         return self._participant.applying
+
+    @property
+    def standing(self) -> Standing:
+        """How far this sink is in the commit of a staged update."""
+        return _STANDINGS.get(self._state, Standing.UNKNOWN)
+
+    @property
+    def staged(self) -> str:
+        """The word by which sinks of a staged update know each other; empty in other updates."""
+        return self._participant.staged
+
+    @property
+    def sinks(self) -> Mapping[int, str]:
+        """The addresses of all sinks of the update, by rank; none before a plan was proposed."""
+        return self._participant.sinks
+
+    def take_back(self) -> None:
+        """Serve again what was served before, where what was staged has been applied."""
+        self._participant.take_back()
 
     def revoke(self) -> bool:
         """Give the engine nothing from now on; return whether it was given a byte. From any thread."""

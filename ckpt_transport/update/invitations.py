@@ -60,6 +60,7 @@ class Invitations:
     """Invites, and waits until everybody is there.
 
     Attributes:
+        staged: sinks are asked whether they can stage the version.
         reached: addresses of all who have heard of the update.
     """
 
@@ -67,6 +68,7 @@ class Invitations:
     mailbox: Mailbox
     config: Config
     invitees: Invitees
+    staged: bool = False
     reached: list[str] = field(default_factory=list)
     _version: str = ""
     _invites: dict[str, m.Invite] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Invitations:
         self._sources[0] = self.mailbox.address, myself
         self.reached.extend(everybody)
         for address in everybody:
-            self._invites[address] = m.Invite(self.members.update, version, address, transports)
+            self._invites[address] = m.Invite(self.members.update, version, address, transports, self.staged)
             self._invite(address)
         deadline = time.monotonic() + self.config.join_timeout
         ask_again, tell = time.monotonic() + INVITE_SECONDS, time.monotonic() + TELL_SECONDS

@@ -89,6 +89,46 @@ class Membership:
         for rank in ranks:
             self.send(rank, message)
 
+    def tell_surely(self, message: m.FromCoordinator, ranks: Iterable[int]) -> BaseException | None:
+        """Say it to all, also when an interrupt comes meanwhile, which is returned."""
+        ranks = tuple(ranks)
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                self.tell(message, ranks)
+            except Exception:
+                raise
+            except BaseException as error:
+                interrupt = error
+            else:
+                return interrupt
+
+    def hear_each(
+        self,
+        is_done: Callable[[int], bool],
+        ranks: Iterable[int],
+        timeout: float,
+        interrupt: BaseException | None = None,
+    ) -> BaseException | None:
+        """Wait until each of the ranks that live is done, for ``timeout`` seconds at most; nobody's report is raised.
+
+        An interrupt is kept and returned, so that it can say what became of the update; a second one is raised.
+        """
+        ranks = tuple(ranks)
+        deadline = time.monotonic() + timeout
+        while True:
+            late = time.monotonic() > deadline
+            try:
+                self.hear(0 if late else TICK_SECONDS)
+                if late or not any(not is_done(rank) and self.alive(rank) for rank in ranks):
+                    return interrupt
+            except Exception:
+                raise
+            except BaseException as error:
+                if interrupt is not None:
+                    raise
+                interrupt = error
+
     def ask(self, order: m.Order[Answer], ranks: Iterable[int]) -> Callable[[], dict[int, Answer]]:
         """Give ``order`` to each of ``ranks``; the result waits for their answers, as :meth:`ask_each` says."""
         return self.ask_each(dict.fromkeys(ranks, order))
@@ -189,6 +229,11 @@ class Membership:
         except PeerLostError:
             return False
         return True
+
+    def has_said(self, kind: type[m.Reply], rank: int) -> bool:
+        """Whether its answer of that type has come."""
+        address = self.addresses[rank]
+        return any(sender == address and isinstance(message, kind) for sender, message in self._pending)
 
     def has_ended(self, rank: int) -> bool:
         """Whether it has said how the update ended for it."""

@@ -10,6 +10,11 @@ carries the member's nonce. A member refuses what lacks the nonce and what comes
 
 A member may say Failed at any time. The coordinator then says Abort to all members, and hears Aborted from each.
 
+A staged update runs while forward passes run: what it brings goes into a staging area on each sink. Hold and Advance
+come after Run then, and Apply, which exchanges what is staged and what is served. The coordinator says Decide when all
+have applied, and Commit when all who live have heard that. A sink that loses the coordinator between Apply and Commit
+asks the others; see :mod:`ckpt_transport.update.settlement`.
+
 An update by P2P goes on when members leave. A member that cannot go on because of others says Stopped. The coordinator
 says Halt to all members, hears from each what it has (Stopped again), and proposes to those that remain a plan for what
 is missing.
@@ -95,6 +100,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         link: bytes per second of the member's link to other hosts; 0 when nobody said.
         share: what a sink needs of versions with certain tensors; None for everything.
         ties: sets of names that share memory in a sink's engine.
+        unstaged: why a sink cannot stage a version; empty when it can.
     """
 
     update: str = ""
@@ -119,6 +125,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     share: Share | None = None
     bandwidths: dict[str, float] = msgspec.field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
+    unstaged: str = ""
 
 
 class Invite(Order[Join], frozen=True):
@@ -128,11 +135,13 @@ class Invite(Order[Join], frozen=True):
         version: the name of the version that the update brings.
         address: the sink's or holder's, as the coordinator was given it.
         transports: the names of the transports that are worth probing.
+        staged: the version is to be staged, if that can be done.
     """
 
     version: str
     address: str
     transports: tuple[str, ...]
+    staged: bool = False
 
 
 class Challenge(ToCoordinator, frozen=True):
@@ -189,6 +198,8 @@ class Propose(Order[Agree], frozen=True):
         round: which plan of the update this is, from 0.
         tied: tensors of which a source is to say digests, with numbers of its own extents.
         digests: the name of the channel on which owners say the digests of buckets; empty where nobody compares.
+        staged: a random word by which sinks that stage the version know each other when they settle; empty where it is
+            written in place.
     """
 
     plan: bytes
@@ -201,6 +212,7 @@ class Propose(Order[Agree], frozen=True):
     round: int = 0
     tied: tuple[PlacedTensor, ...] = ()
     digests: str = ""
+    staged: str = ""
 
 
 class Opened(Reply, frozen=True):
@@ -257,6 +269,22 @@ class Ran(Reply, frozen=True):
 
 class Run(Order[Ran], frozen=True):
     """Do your part of the plan."""
+
+
+class Applied(Reply, frozen=True):
+    """The sink has exchanged what was staged and what it served, and can take that back."""
+
+
+class Apply(Order[Applied], frozen=True):
+    """Exchange what is staged and what is served. Only sinks hear this."""
+
+
+class Decided(Reply, frozen=True):
+    """The sink knows that all have applied the version."""
+
+
+class Decide(Order[Decided], frozen=True):
+    """All sinks have applied the version, so nobody goes back any more. Only sinks hear this."""
 
 
 class Committed(Reply, frozen=True):
@@ -337,6 +365,8 @@ class State(enum.StrEnum):
     HELD = "holds its forward passes"
     STILL = "stands still"
     RAN = "has done its part"
+    APPLIED = "has applied the version"
+    DECIDED = "knows that all have applied the version"
     STOPPED = "has ended a round"
     COMMITTED = "has committed"
 
@@ -365,10 +395,12 @@ EXCHANGES = (
     Exchange(Propose, Agree, (State.INVITED, State.STOPPED), State.AGREED),
     Exchange(Open, Opened, (State.AGREED,), State.OPEN),
     Exchange(Connect, Connected, (State.OPEN,), State.CONNECTED),
-    Exchange(Hold, Held, (State.CONNECTED,), State.HELD),
+    Exchange(Hold, Held, (State.CONNECTED, State.RAN), State.HELD),
     Exchange(Advance, Still, (State.HELD,), State.STILL),
     Exchange(Run, Ran, (State.CONNECTED, State.STILL), State.RAN),
-    Exchange(Commit, Committed, (State.RAN, State.STOPPED), State.COMMITTED),
+    Exchange(Apply, Applied, (State.STILL,), State.APPLIED),
+    Exchange(Decide, Decided, (State.APPLIED,), State.DECIDED),
+    Exchange(Commit, Committed, (State.RAN, State.STOPPED, State.DECIDED), State.COMMITTED),
     Exchange(Halt, Stopped, ANY, State.STOPPED),
     Exchange(Abort, Aborted, ANY, None),
 )

@@ -80,6 +80,9 @@ class Participant:
         self._needed: Share | None = None
         """What the engine needs; None for everything."""
         self._resumable = self._finished = False
+        self.staged = ""
+        """By what sinks know each other whose engines load beside what they serve; empty in other updates."""
+        self._exchanged = False
         self._applying = False
         self._revoked = False
         self._giving = threading.Lock()
@@ -93,6 +96,7 @@ class Participant:
         *,
         resumable: bool = False,
         digests: str = "",
+        staged: str = "",
     ) -> str:
         """Look at the plan and return its digest.
 
@@ -101,6 +105,7 @@ class Participant:
             addresses, names: of all members, and of the plan's routes.
             resumable: the update may go on with another plan when this one cannot be ended.
             digests: the name of the channel on which the digests of buckets are said; empty for none.
+            staged: the engine is to load beside what it serves, and its sink knows others by this word; else empty.
 
         Raises:
             PlanMismatchError: this rank's engine cannot take what the plan brings, or would lack something; names it.
@@ -115,6 +120,8 @@ class Participant:
                 check_expected(plan, self._engine, expected)
                 self._plans.found_fit(plan, expected)
             share = plan.topology.share_of(rank)
+            if staged:
+                self._engine.stage()
             if not plan.manifest.present:
                 self._engine.prepare(tuple(plan.manifest.specs.values()), share)
             self._needed = share
@@ -123,7 +130,7 @@ class Participant:
                     raise PlanMismatchError(
                         f"the plan leaves out bytes of {held.spec}, which {self._engine.label} lacks"
                     )
-        self._resumable, self._channel = resumable, digests
+        self._resumable, self._channel, self.staged = resumable, digests, staged
         self._schedule, self._addresses, self._names = schedule, addresses, names
         self._table.expect(schedule, names, addresses)
         return plan.digest
@@ -136,6 +143,39 @@ class Participant:
     def applying(self) -> bool:
         """Whether the engine may not hold the old version any more: it has been given a byte, or was changed before."""
         return self._applying or (self._engine is not None and self._engine.spoiled)
+
+    @property
+    def sinks(self) -> Mapping[int, str]:
+        """The addresses of all sinks of the plan, by rank; none before it was proposed."""
+        if self._schedule is None:
+            return {}
+        return {rank: self._addresses[rank] for rank in self._schedule.plan.topology.sinks}
+
+    def exchange(self) -> None:
+        """Have the engine exchange what is staged and what it serves."""
+        self._toggle()
+
+    def take_back(self) -> None:
+        """Have the engine serve again what it did before, if it was exchanged."""
+        if self._exchanged:
+            self._toggle()
+
+    def _toggle(self) -> None:
+        assert self._engine is not None
+        with self._giving:
+            self._check_not_revoked()
+            self._applying = True
+        try:
+            self._engine.exchange()
+        except PlanMismatchError:
+            self._applying = False
+            raise
+        except Exception:
+            raise
+        except BaseException:
+            self._exchanged, self._applying = not self._exchanged, False
+            raise
+        self._exchanged, self._applying = not self._exchanged, False
 
     @property
     def complete(self) -> bool:
@@ -302,7 +342,7 @@ class Participant:
         stable = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
         with self._giving:
             self._check_not_revoked()
-            self._applying = True
+            self._applying = not self.staged
 
         def look(seen: Runs) -> None:
             self._digests.look(bucket, seen)

@@ -25,6 +25,8 @@ class Report:
         lost: labels of sinks that died when all had been told to commit.
         left: who left an update by P2P before its end, or a holder that did not come: address and why.
         apply_summary: how sinks have applied the version, by rank, in words; of those that say so.
+        staged: the version was staged beside what was served, and exchanged with it.
+        in_place: why it was not, where it was to be if possible.
         intake: whether rank 0 has lent or registered what it has published, and why; empty after other calls.
     """
 
@@ -37,6 +39,8 @@ class Report:
     lost: tuple[str, ...] = ()
     left: dict[str, str] = field(default_factory=dict)
     apply_summary: dict[int, str] = field(default_factory=dict)
+    staged: bool = False
+    in_place: str = ""
     intake: str = ""
 
     @property

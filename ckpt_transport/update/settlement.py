@@ -3,11 +3,13 @@
 The coordinator says Decide when every sink has applied the version, and Commit when every sink that lives has heard
 that. So a sink that serves the new version knows that all others have applied it and know it, and one that has not
 heard Decide knows that nobody serves it yet. When the coordinator is gone, each sink asks the others how far they are.
-Of those that answer, the one of the lowest rank decides: forward, if one of them has heard Decide; else back. The others
-do as it does. One that reaches nobody cannot tell dead from cut off, and stays in doubt.
+Whoever is asked follows no order of that coordinator any more, and goes back if it has not applied the version.
 
-This is the termination protocol of three-phase commit (D. Skeen, Nonblocking Commit Protocols, SIGMOD 1981). It holds as
-long as a process that others take for dead does not act as if it lived; whoever has stood still notices that first.
+Of those that answer, the one of the lowest rank decides: forward, if one of them has heard Decide; else back. The
+others do as it does. A sink that reaches nobody cannot tell dead from cut off, and stays in doubt.
+
+This is the termination protocol of three-phase commit (D. Skeen, Nonblocking Commit Protocols, SIGMOD 1981). It holds
+as long as a process that others take for dead does not act as if it lived; whoever has stood still notices that first.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Standing(enum.StrEnum):
     BACK = "serves what it did before"
 
 
-class Verdict(enum.StrEnum):
+class Course(enum.StrEnum):
     """Says what a sink that settles does now."""
 
     WAIT = "waits for others"
@@ -35,7 +37,7 @@ class Verdict(enum.StrEnum):
     IN_DOUBT = "reaches nobody who knows more, and holds its forward passes"
 
 
-_BY_STANDING = {Standing.FORWARD: Verdict.FORWARD, Standing.BACK: Verdict.BACK}
+_BY_STANDING = {Standing.FORWARD: Course.FORWARD, Standing.BACK: Course.BACK}
 
 
 class Settlement:
@@ -74,16 +76,16 @@ class Settlement:
         if self._standings.get(rank) not in _BY_STANDING:
             self._standings.pop(rank, None)
 
-    def verdict(self) -> Verdict:
+    def course(self) -> Course:
         """What this sink does now."""
         said = set(self._standings.values())
-        for standing, verdict in _BY_STANDING.items():
+        for standing, course in _BY_STANDING.items():
             if standing in said:
-                return verdict
+                return course
         if self._silent:
-            return Verdict.WAIT
+            return Course.WAIT
         if self._others and not said:
-            return Verdict.IN_DOUBT
+            return Course.IN_DOUBT
         if any(rank < self.rank for rank, standing in self._standings.items() if standing is not Standing.UNKNOWN):
-            return Verdict.WAIT
-        return Verdict.FORWARD if Standing.DECIDED in (self.standing, *said) else Verdict.BACK
+            return Course.WAIT
+        return Course.FORWARD if Standing.DECIDED in (self.standing, *said) else Course.BACK

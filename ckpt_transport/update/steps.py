@@ -1,7 +1,8 @@
 """Each step of an update has two sides: what the coordinator asks for, and what a member does when it is asked.
 
-:class:`Leading` and :class:`Following` name the steps alike and in the same order: agree, connect, hold, run. Which
-order may come when, the table in :mod:`ckpt_transport.update.messages` says.
+:class:`Leading` and :class:`Following` name the steps alike: agree, connect, hold, run; and where the update is staged
+agree, connect, run, hold, apply, decide. Which order may come when, the table in :mod:`ckpt_transport.update.messages`
+says.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Leading:
         resumable: the update goes on when members leave.
 
     Attributes:
-        applying: members were told to run.
+        staged: sinks stage the version before their forward passes are held, and know each other by this word; empty
+            where it is written in place.
+        applying: members were told to write to what they serve, and may not be able to take that back.
         apply_summary: how sinks have applied the version, by rank; of those that say so.
     """
 
@@ -47,6 +50,7 @@ class Leading:
     ) -> None:
         self._members, self._local, self._names, self._config = members, local, names, config
         self._update, self._resumable = members.update, resumable
+        self.staged = ""
         self.applying = False
         self.apply_summary: dict[int, str] = {}
 
@@ -76,6 +80,7 @@ class Leading:
                 round=members.round,
                 tied=ties.asked_of(rank),
                 digests=digests,
+                staged=self.staged,
             )
             for rank in members.others
         }
@@ -108,9 +113,8 @@ class Leading:
     def hold(self) -> None:
         """Stop the forward passes of every sink; of one engine's sinks before the same one."""
         members = self._members
-        sinks = [rank for rank, join in enumerate(members.joins) if join.role is Role.SINK]
         engines: defaultdict[str, dict[int, int]] = defaultdict(dict)
-        held = members.ask(m.Hold(self._update), sinks)
+        held = members.ask(m.Hold(self._update), self._sinks)
         for rank, answer in held().items():
             engines[members.joins[rank].engine or f"rank {rank}"][rank] = answer.forwards
         still = members.ask_each(
@@ -121,6 +125,27 @@ class Leading:
             }
         )
         still()
+
+    @property
+    def _sinks(self) -> list[int]:
+        return [rank for rank, join in enumerate(self._members.joins) if join.role is Role.SINK]
+
+    def apply(self) -> None:
+        """Have every sink exchange what it has staged and what it serves. Whatever fails is taken back everywhere."""
+        self._members.ask(m.Apply(self._update), self._sinks)()
+
+    def decide(self, timeout: float) -> BaseException | None:
+        """Tell every sink that all have applied, and wait until those that live have heard it.
+
+        From the first word on the update goes forward, whoever leaves. An interrupt is kept and returned.
+        """
+        members = self._members
+        interrupt = members.tell_surely(m.Decide(self._update), self._sinks)
+
+        def has_heard(rank: int) -> bool:
+            return members.has_said(m.Decided, rank) or members.has_ended(rank)
+
+        return members.hear_each(has_heard, self._sinks, timeout, interrupt)
 
     def run(self, plan: Plan, progress: Progress) -> list[StageEvent]:
         """Run the plan everywhere; the timeline of all ranks, by the time at which each stage begins.
@@ -138,7 +163,7 @@ class Leading:
             progress(min(done, total), total)
 
         members = self._members
-        self.applying = True
+        self.applying = not self.staged
         ran = members.ask(m.Run(self._update), members.others)
         events = self._local.run(members.watch, sent)
         for rank, answer in ran().items():
@@ -163,22 +188,25 @@ class Following:
         round: which plan of the update the last one was; -1 before there was one.
         resumable: the update goes on when members leave.
         standing: no forward pass runs, and none may start.
+        decided: all sinks have applied what they had staged.
     """
 
     def __init__(self, update: str, participant: Participant, engine: Engine | None, timeout: float) -> None:
         self._update, self._participant, self._engine, self._timeout = update, participant, engine, timeout
         self.rank = self.round = -1
-        self.resumable = self.standing = False
+        self.resumable = self.standing = self.decided = False
 
     def is_ready_for(self, order: m.AnyOrder) -> bool:
         """Whether an order that comes in its turn makes sense here: a sink runs only while its passes are held."""
         match order:
             case m.Hold():
-                return self._engine is not None
+                return self._engine is not None and self._participant.complete == bool(self._participant.staged)
             case m.Run():
-                return self._engine is None or self.standing
-            case m.Commit():
-                return self._engine is None or self._participant.complete
+                return self._engine is None or self.standing or bool(self._participant.staged)
+            case m.Apply():
+                return self._participant.complete and bool(self._participant.staged)
+            case m.Commit() if self._engine is not None:
+                return self.decided if self._participant.staged else self._participant.complete
         return True
 
     def follow(self, order: m.AnyOrder, watch: Watch) -> m.Reply | None:
@@ -192,7 +220,13 @@ class Following:
                 self.rank, self.round, self.resumable = order.rank, order.round, order.resumable
                 plan = participant.take(order.plan, order.shape, order.version)
                 digest = participant.propose(
-                    plan, order.rank, order.addresses, order.routes, resumable=order.resumable, digests=order.digests
+                    plan,
+                    order.rank,
+                    order.addresses,
+                    order.routes,
+                    resumable=order.resumable,
+                    digests=order.digests,
+                    staged=order.staged,
                 )
                 return m.Agree(update, self.rank, digest, participant.digests(order.tied))
             case m.Open():
@@ -210,6 +244,12 @@ class Following:
             case m.Run():
                 events = participant.run(watch)
                 return m.Ran(update, self.rank, events, "" if engine is None else engine.apply_summary)
+            case m.Apply():
+                participant.exchange()
+                return m.Applied(update, self.rank)
+            case m.Decide():
+                self.decided = True
+                return m.Decided(update, self.rank)
             case m.Commit():
                 return m.Committed(update, self.rank, 0.0 if engine is None else engine.resume())
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import threading
 import time
 import types
@@ -20,7 +21,6 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import PROTOCOL, Heartbeat, Refused, RouteMessage
 from ckpt_transport.engine.engine import LoadedBucket
 from ckpt_transport.memory import Fence
-from ckpt_transport.planning import Role
 from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
 from ckpt_transport_torch.engine import TorchEngine
@@ -44,8 +44,8 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.just([])
     if origin is dict:
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=2)
-    if annotation is Role:
-        return st.sampled_from([str(role.value) for role in Role])
+    if isinstance(annotation, type) and issubclass(annotation, enum.StrEnum):
+        return st.sampled_from([str(each.value) for each in annotation])
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return fields(annotation)
     kinds: dict[Any, st.SearchStrategy[Any]] = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ckpt_transport.update.settlement import Settlement, Standing, Verdict
+from ckpt_transport.update.settlement import Course, Settlement, Standing
 
 COORDINATOR = -1
 Messages = tuple[str, ...]
@@ -136,7 +136,7 @@ def said_by_sink(world: World, sender: int, receiver: int, message: str) -> Worl
     sink = world.sinks[receiver]
     if not sink.settling:
         return world
-    heard = dict(sink.heard) | {sender: S[message]}
+    heard = dict(sink.heard) | {sender: Standing[message]}
     return settles(world.with_sink(receiver, replace(sink, heard=tuple(sorted(heard.items())))), receiver)
 
 
@@ -148,12 +148,12 @@ def settles(world: World, rank: int) -> World:
         settlement.hears(other, standing)
     for other in sink.lost:
         settlement.loses(other)
-    match settlement.verdict():
-        case Verdict.FORWARD:
+    match settlement.course():
+        case Course.FORWARD:
             ended = replace(sink, standing=S.FORWARD, serves="new", settling=False, in_doubt=False)
-        case Verdict.BACK:
+        case Course.BACK:
             ended = replace(sink, standing=S.BACK, serves="old", settling=False, in_doubt=False)
-        case Verdict.IN_DOUBT:
+        case Course.IN_DOUBT:
             return world.with_sink(rank, replace(sink, in_doubt=True))
         case _:
             return world
@@ -228,15 +228,15 @@ def test_given_a_sink_that_dies_before_the_decision_then_the_others_serve_the_ol
 def test_given_others_that_started_anew_then_a_sink_decides_alone() -> None:
     settlement = Settlement(1, [0, 2], S.DECIDED)
     settlement.hears(0, S.UNKNOWN)
-    assert settlement.verdict() is Verdict.WAIT
+    assert settlement.course() is Course.WAIT
     settlement.hears(2, S.UNKNOWN)
-    assert settlement.verdict() is Verdict.FORWARD
+    assert settlement.course() is Course.FORWARD
 
 
 def test_given_a_decider_that_dies_then_the_next_one_decides() -> None:
     settlement = Settlement(1, [0, 2], S.APPLIED)
     settlement.hears(0, S.APPLIED)
     settlement.hears(2, S.DECIDED)
-    assert settlement.verdict() is Verdict.WAIT
+    assert settlement.course() is Course.WAIT
     settlement.loses(0)
-    assert settlement.verdict() is Verdict.FORWARD
+    assert settlement.course() is Course.FORWARD

@@ -1,0 +1,120 @@
+"""The coordinator of a staged update dies between two messages of the commit: the sinks settle it among themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.service.query import ask_version
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.membership import Membership
+from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, SourceProcess, fleet, weights
+
+SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
+STAGED: dict[str, Any] = {"commit": "staged", "transport": "shm"}
+
+pytestmark = pytest.mark.usefixtures("dead_are_swept")
+
+
+def dies_before(order: str, count: int) -> None:
+    """Have this process be killed when it is to say ``order`` for the ``count``-th time."""
+    send, said = Membership.send, 0
+
+    def counted(members: Membership, rank: int, message: m.FromCoordinator) -> None:
+        nonlocal said
+        said += type(message).__name__ == order
+        if said == count:
+            time.sleep(1.0)  # until what was sent has left
+            Fault("send").strike()
+        send(members, rank, message)
+
+    Membership.send = counted  # type: ignore[method-assign, assignment]
+
+
+def led_by_one_that_dies(sinks: list[SinkProcess], order: str, count: int) -> None:
+    source = SourceProcess(
+        [sink.address for sink in sinks], settings=STAGED, shape=SHAPE, prepare=partial(dies_before, order, count)
+    )
+    assert source.outcome() == "killed"
+
+
+def updated_again(sinks: list[SinkProcess], seed: int) -> None:
+    with ParameterServer(Config.load(**SWIFT, **STAGED)) as server:
+        server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
+        server.update(f"v{seed}", [sink.address for sink in sinks])
+    assert all(sink.state().holds(weights(seed, **SHAPE)) for sink in sinks)
+
+
+@pytest.mark.parametrize(
+    ("order", "count", "seed"),
+    [
+        ("Hold", 2, 1),
+        ("Apply", 1, 1),
+        ("Apply", 2, 1),
+        ("Decide", 1, 1),
+        ("Decide", 2, 2),
+        ("Decide", 3, 2),
+        ("Commit", 1, 2),
+        ("Commit", 2, 2),
+    ],
+)
+def test_given_a_coordinator_that_dies_before_a_word_then_all_sinks_serve_the_same_version(
+    order: str, count: int, seed: int
+) -> None:
+    """Given three sinks, when nobody has heard Decide, then all go back; when one has, all go forward."""
+    with fleet(*[SinkSpec(SHAPE, settings=SWIFT)] * 3) as sinks:
+        led_by_one_that_dies(sinks, order, count)
+        for sink in sinks:
+            state = sink.wait_until(lambda state: not state.served and state.version == f"v{seed}")
+            assert state.tainted == ""
+            assert state.holds(weights(seed, **SHAPE))
+        updated_again(sinks, 3)
+
+
+def test_given_one_sink_alone_when_its_coordinator_dies_after_it_applied_then_it_goes_back() -> None:
+    with fleet(SinkSpec(SHAPE, settings=SWIFT)) as sinks:
+        led_by_one_that_dies(sinks, "Decide", 1)
+        state = sinks[0].wait_until(lambda state: not state.served)
+        assert (state.version, state.tainted) == ("v1", "")
+        assert state.holds(weights(1, **SHAPE))
+
+
+def test_given_a_sink_that_reaches_nobody_then_it_is_in_doubt_until_the_next_update() -> None:
+    """Given two sinks that have applied, when coordinator and one sink die, then the other holds and says why."""
+    swift = {**SWIFT, "join_timeout": 5}
+    specs = SinkSpec(SHAPE, settings=swift), SinkSpec(SHAPE, settings=swift)
+    with fleet(*specs) as sinks:
+        source = SourceProcess(
+            [sink.address for sink in sinks],
+            settings=STAGED,
+            shape=SHAPE,
+            prepare=partial(dies_with, "Commit", sinks[1].process.pid or 0),
+        )
+        assert source.outcome() == "killed"
+        assert sinks[1].dies()
+        address = sinks[0].address
+        config = Config.load(**SWIFT)
+        while not (served := ask_version(address, config, timeout=30)).in_doubt:
+            pass
+        assert "no other sink" in served.in_doubt
+        updated_again(sinks[:1], 3)
+        assert not ask_version(address, config, timeout=30).in_doubt
+
+
+def dies_with(order: str, pid: int) -> None:
+    """Have this process kill another, and itself, when it is to say ``order``."""
+    send = Membership.send
+
+    def killing(members: Membership, rank: int, message: m.FromCoordinator) -> None:
+        if type(message).__name__ == order:
+            os.kill(pid, signal.SIGKILL)
+            Fault("send").strike()
+        send(members, rank, message)
+
+    Membership.send = killing  # type: ignore[method-assign, assignment]

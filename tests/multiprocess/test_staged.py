@@ -1,0 +1,115 @@
+"""A staged update comes beside what is served: nothing is held while it comes, and it is everywhere or nowhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport.errors import TaintedError, UpdateAbortedError
+from tests.fleet import PATIENT, Fault, SinkSpec, by_name, fleet, weights
+
+SHAPE: dict[str, Any] = {"layers": 8, "width": 512}
+
+
+def server_for(**settings: Any) -> ParameterServer:
+    return ParameterServer(Config.load(**{**PATIENT, "commit": "staged", **settings}))
+
+
+def updated(server: ParameterServer, seed: int, addresses: list[str]) -> Report:
+    server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
+    report = server.update(f"v{seed}", addresses)
+    assert report is not None
+    return report
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_given_two_sinks_when_a_version_is_staged_then_both_serve_it_and_were_held_after_it_came(
+    transport: str,
+) -> None:
+    with fleet(SinkSpec(SHAPE), SinkSpec(SHAPE)) as sinks, server_for(transport=transport) as server:
+        for seed in (2, 3):
+            report = updated(server, seed, [sink.address for sink in sinks])
+            assert report.staged
+            assert list(report.phases).index("run") < list(report.phases).index("hold")
+            for sink in sinks:
+                state = sink.state()
+                assert (state.version, state.tainted, state.served) == (f"v{seed}", "", "")
+                assert state.holds(weights(seed, **SHAPE))
+
+
+@pytest.mark.parametrize("where", ["load", "finish", "hold", "advance", "confirm"])
+def test_given_a_sink_that_fails_before_the_decision_then_all_serve_the_old_version_and_none_is_tainted(
+    where: str,
+) -> None:
+    faulty = SinkSpec(SHAPE, fault=Fault(where, act="raise"))
+    with fleet(SinkSpec(SHAPE), faulty) as sinks, server_for(transport="shm") as server:
+        addresses = [sink.address for sink in sinks]
+        server.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(UpdateAbortedError, match="injected into"):
+            server.update("v2", addresses)
+        for sink in sinks:
+            state = sink.wait_until(lambda state: not state.served)
+            assert (state.version, state.tainted) == ("v1", "")
+            assert state.holds(weights(1, **SHAPE))
+        updated(server, 3, addresses)
+        assert all(sink.state().holds(weights(3, **SHAPE)) for sink in sinks)
+
+
+def test_given_an_exchange_that_breaks_off_then_that_sink_is_tainted_and_the_others_take_theirs_back() -> None:
+    broken = SinkSpec(SHAPE, fault=Fault("exchange", act="raise"))
+    with fleet(SinkSpec(SHAPE), broken) as sinks, server_for() as server:
+        addresses = [sink.address for sink in sinks]
+        server.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(TaintedError, match="sink 1") as caught:
+            server.update("v2", addresses)
+        assert [addresses[1] in name for name in caught.value.sinks] == [True]
+        whole = sinks[0].wait_until(lambda state: not state.served)
+        assert (whole.version, whole.tainted) == ("v1", "")
+        assert whole.holds(weights(1, **SHAPE))
+        updated(server, 3, addresses)
+        assert all(sink.state().holds(weights(3, **SHAPE)) for sink in sinks)
+
+
+def test_given_a_sink_that_dies_while_others_have_applied_then_they_take_it_back() -> None:
+    """Given three sinks, when one is killed as it is to exchange, then the others serve v1, bit for bit."""
+    settings = {"heartbeat_timeout": 4.0}
+    dying = SinkSpec(SHAPE, fault=Fault("exchange"))
+    with fleet(SinkSpec(SHAPE), SinkSpec(SHAPE), dying) as sinks, server_for(**settings) as server:
+        server.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(UpdateAbortedError, match="sink 2"):
+            server.update("v2", [sink.address for sink in sinks])
+        assert sinks[2].dies()
+        for sink in sinks[:2]:
+            state = sink.wait_until(lambda state: not state.served)
+            assert (state.version, state.tainted) == ("v1", "")
+            assert state.holds(weights(1, **SHAPE))
+
+
+def test_given_a_loader_when_it_was_replayed_once_then_the_next_version_is_staged() -> None:
+    with fleet(SinkSpec(SHAPE, loader=by_name)) as (sink,), server_for(commit="auto") as server:
+        first = updated(server, 2, [sink.address])
+        assert not first.staged
+        assert "in place" in first.in_place
+        second = updated(server, 3, [sink.address])
+        assert second.staged, second.in_place
+        assert sink.state().holds(weights(3, **SHAPE))
+        assert "replayed" in second.apply_summary[1]
+
+
+def test_given_a_sink_that_cannot_stage_when_it_must_then_the_update_is_refused_with_the_reason() -> None:
+    with fleet(SinkSpec(SHAPE, settings={"staging_budget": "1KiB"})) as (sink,), server_for() as server:
+        server.register("v2", tensors=weights(2, **SHAPE))
+        with pytest.raises(UpdateAbortedError, match="staging_budget is 1,024"):
+            server.update("v2", [sink.address])
+        state = sink.state()
+        assert (state.version, state.served) == ("v1", "")
+
+
+def test_given_auto_and_no_memory_to_stage_then_the_version_is_written_in_place_and_the_report_says_why() -> None:
+    with fleet(SinkSpec(SHAPE, settings={"staging_budget": "1KiB"})) as (sink,), server_for(commit="auto") as server:
+        report = updated(server, 2, [sink.address])
+        assert not report.staged
+        assert "staging_budget" in report.in_place
+        assert sink.state().holds(weights(2, **SHAPE))
