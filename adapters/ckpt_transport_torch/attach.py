@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
 
 from ckpt_transport import Config, Gate, Sink
-from ckpt_transport.spi import Loader
+from ckpt_transport.spi import Loader, TensorSpec, describe, from_directory
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
@@ -60,6 +62,7 @@ def attach(
     version: str = "",
     label: str = "",
     config: Config | None = None,
+    warm: Path | Mapping[str, torch.Tensor] | None = None,
 ) -> Attachment:
     """Make ``module`` updatable, from a thread of its own, while it goes on serving.
 
@@ -80,14 +83,20 @@ def attach(
         version: what the module holds now.
         label: what to call it in messages; by default the module's class and the process id.
         config: by default from the environment.
+        warm: what versions will look like; then what the first update would do is done in the background, as far as it
+            can be while the module serves: a loader is recorded, kernels are compiled. A checkpoint's directory, or
+            tensors by name, of which only dtypes and shapes count, so that they may be on the ``meta`` device; for a
+            module that is loaded by name ``module.state_dict()``. ``ckpt-transport version`` says what became of it.
 
     Raises:
+        CheckpointError: ``warm`` is no checkpoint, and no mapping of tensors.
         ConfigError: the address cannot be had, or a setting is wrong.
         ControlError: somebody else listens there.
         UnwritableError: a tensor of the module cannot be written in place; names it, why, and the cure.
     """
     label = label or f"{type(module).__name__} in process {os.getpid()}"
     config = Config.load() if config is None else config
+    specs = None if warm is None else _specs_of(warm)
     module_engine: ModuleEngine
     if loader is None:
         module_engine = TorchEngine(module, engine, label)
@@ -95,5 +104,13 @@ def attach(
         module_engine = LoaderEngine(module, loader, engine, label, verify_always=config.verify_apply == "always")
     sink = Sink(module_engine, address, version, config)
     attachment = Attachment(module, module_engine, sink)
+    if specs is not None:
+        sink.warm_up(specs)
     sink.start()
     return attachment
+
+
+def _specs_of(warm: Path | Mapping[str, torch.Tensor]) -> Sequence[TensorSpec]:
+    if isinstance(warm, Mapping):
+        return describe(warm)
+    return [entry.spec for file in from_directory(Path(warm)) for entry in file.tensors]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import torch
 
@@ -39,6 +39,15 @@ class LoaderEngine(ModuleEngine):
         self._loading = ModuleLoading(module, loader, label or "the module", verify_always=verify_always)
         self.begin()
         self._release()
+
+    def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
+        yield from super().warm_up(specs)
+        try:
+            self.begin()
+            self._loading.prepare(specs)
+        finally:
+            self._release()
+        yield self._loading.recording_summary
 
     def begin(self) -> None:
         self._find_devices(self._loading.begin())

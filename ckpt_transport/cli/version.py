@@ -58,4 +58,6 @@ def _row(answer: ServedVersion | JoinError) -> tuple[str, str, str]:
         state = f"being updated to {answer.update}"
     if answer.stuck:
         state += f", [red]and takes no update[/]: {escape(answer.stuck)}"
+    if answer.warm_up:
+        state += f"; {escape(answer.warm_up)}"
     return answer.label, answer.version or "(not named)", state

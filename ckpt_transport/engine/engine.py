@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
 import torch
 
 from ckpt_transport import dtypes
-from ckpt_transport.memory import Fence, MemoryRun, Runs, part_of
+from ckpt_transport.memory import Fence, MemoryRun, Runs, compile_kernels, part_of
 from ckpt_transport.planning import Share, TensorSpec
 
 
@@ -105,7 +105,8 @@ class LoadedBucket(Sequence[LoadedPiece]):
 
 
 class Engine(ABC):
-    """An engine takes the weights of one sink. Its methods, but for :meth:`give_up`, are called on the sink's thread.
+    """An engine takes the weights of one sink. Its methods are called on the sink's thread, but for :meth:`give_up`
+    and :meth:`warm_up`.
 
     In an update they are called in this order: :meth:`begin`, then the questions (:meth:`share`, :meth:`expects`,
     :meth:`check`, :meth:`ties`, :meth:`prepare`), :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`load` for each
@@ -136,6 +137,21 @@ class Engine(ABC):
     label: str = ""
     device: torch.device = torch.device("cpu")
     apply_summary: str = ""
+
+    def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
+        """Do, step by step, what the first update would do and can be done while forward passes run.
+
+        It is iterated over on another thread, while no other method is called, and closed when an update comes. What an
+        override does beside this, it does before and after ``yield from super().warm_up(specs)``.
+
+        Args:
+            specs: the tensors that versions will have.
+
+        Yields: each step in a few words, when it is done.
+        """
+        if self.device.type != "cpu":
+            compile_kernels(self.device)
+            yield "compiled kernels"
 
     def begin(self) -> None:
         """Look at what is served now, because an update begins. Forward passes still run.

@@ -170,6 +170,15 @@ class RecordedLoading(ABC, Generic[Recorded]):
         return None if self._attempt is None else self._attempt.recorded
 
     @property
+    def recording_summary(self) -> str:
+        """What came of recording the loader, in words."""
+        if self._attempt is None:
+            return "did not record the loader, which the first update does while requests are held"
+        return (
+            f"could not record the loader: {self._attempt.refusal}" if self._attempt.refusal else "recorded the loader"
+        )
+
+    @property
     def started(self) -> bool:
         """Whether a version is on its way in."""
         return self._pass is not None

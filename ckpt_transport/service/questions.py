@@ -22,6 +22,7 @@ class ServedVersion(Message, frozen=True):
         engine: the name that ranks of one engine share; empty when it has one rank.
         stuck: which call does not return, so that it takes no update; empty when it takes them.
         in_doubt: why it holds its forward passes and cannot tell which version the others serve; empty when it can.
+        warm_up: what was done ahead of the first update, or why that failed, in words; empty where nobody asked for it.
     """
 
     label: str
@@ -31,6 +32,7 @@ class ServedVersion(Message, frozen=True):
     engine: str = ""
     stuck: str = ""
     in_doubt: str = ""
+    warm_up: str = ""
 
 
 class AskVersion(Message, frozen=True):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Message, addresses
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import CkptTransportError, PeerLostError, UpdateAbortedError
 from ckpt_transport.memory import default_budget
+from ckpt_transport.planning import TensorSpec
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import ClaimRecord
 from ckpt_transport.service.listener import Listener
 from ckpt_transport.service.settling import Settling
+from ckpt_transport.service.warm_up import WarmUp
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.introduction import States
@@ -46,6 +49,8 @@ class Sink(Listener):
         """The word of the last staged update that has ended here, and how."""
         self._announcing: deque[str] = deque()
         self._announced = ""
+        self._to_warm_up: deque[Sequence[TensorSpec]] = deque(maxlen=1)
+        self._warm_up: WarmUp | None = None
 
     @property
     def label(self) -> str:
@@ -67,7 +72,27 @@ class Sink(Listener):
         self._call_guard.check()
         self._announcing.append(addresses.check(address))
 
+    def warm_up(self, specs: Sequence[TensorSpec]) -> None:
+        """Do in the background, while the engine serves, what its first update would do; from any thread.
+
+        An update that comes meanwhile waits for the step that runs, and goes on without the others. What goes wrong is
+        logged, and named by ``ckpt-transport version``.
+
+        Args:
+            specs: the tensors that versions will have.
+        """
+        self._call_guard.check()
+        self._to_warm_up.append(specs)
+
+    def _leave_warm_up(self, timeout: float | None = None) -> None:
+        """No step of a warm-up runs from now on."""
+        self._to_warm_up.clear()
+        if self._warm_up is not None:
+            self._warm_up.leave(timeout)
+
     def _refuses(self, invite: m.Invite) -> str:
+        self._leave_warm_up()
+        self._look_after_warm_up()
         try:
             self._engine.begin()
         except CkptTransportError as error:
@@ -96,6 +121,7 @@ class Sink(Listener):
             self._engine.group,
             self._watchdog.stuck,
             self._in_doubt,
+            "" if self._warm_up is None else self._warm_up.said,
         )
 
     def _committed(self) -> None:
@@ -225,9 +251,24 @@ class Sink(Listener):
         self._engine.give_up(self._tainted)
         return bool(self._tainted)
 
+    def _look_after_warm_up(self) -> None:
+        """Begin one that was asked for. After one that has changed what is served, nothing must be served."""
+        if self._to_warm_up and self._follower is None and not self._in_doubt:
+            specs = self._to_warm_up.pop()
+            self._leave_warm_up()
+            self._warm_up = WarmUp(self.label, lambda: self._engine.warm_up(specs))
+        if self._warm_up is not None and self._warm_up.ended and self._engine.spoiled and not self._tainted:
+            self._tainted = "recording its loader, to warm up, has changed its weights; bring a version"
+            self._engine.taint(self._tainted)
+
+    def _release(self) -> None:
+        self._leave_warm_up(self.config.heartbeat_timeout)
+        super()._release()
+
     def _between(self) -> None:
         self._settle()
         self._forget_silent_holder()
+        self._look_after_warm_up()
         while self._announcing:
             address = self._announcing.popleft()
             if self._announced not in ("", address, self._coordinator):

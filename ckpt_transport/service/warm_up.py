@@ -1,0 +1,72 @@
+"""A warm-up does, while an engine serves, what its first update would do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator
+
+logger = logging.getLogger(__name__)
+
+
+class WarmUp:
+    """Runs the steps of a warm-up on a thread of its own.
+
+    Who leads an update does not wait for all of them: it waits for the one that runs, which it would need itself, and
+    the others are left to the update.
+
+    Args:
+        label: what people call the engine.
+        steps: makes the steps. Each is done when the next is asked for, and is told in a few words.
+    """
+
+    def __init__(self, label: str, steps: Callable[[], Generator[str]]) -> None:
+        self._label, self._steps = label, steps
+        self._done: list[str] = []
+        self._problem = ""
+        self._left, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ckpt-transport-warm-up", daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self._ended.is_set()
+
+    @property
+    def said(self) -> str:
+        """What it has done, and how it ended, in words."""
+        if self._problem:
+            return f"could not warm up: {self._problem}"
+        if not self.ended:
+            return f"warms up: {', '.join(self._done) or 'nothing is done yet'}"
+        done = ", ".join(self._done) or "there was nothing to do"
+        return f"warmed up until an update came: {done}" if self._left.is_set() else f"warmed up: {done}"
+
+    def leave(self, timeout: float | None = None) -> None:
+        """Have it end after the step that runs, and wait for that."""
+        if not self.ended:
+            self._left.set()
+            self._ended.wait(timeout)
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        try:
+            steps = self._steps()
+            try:
+                for step in steps:
+                    self._done.append(f"{step} ({time.monotonic() - began:.1f} s)")
+                    if self._left.is_set():
+                        return
+                    began = time.monotonic()
+            finally:
+                steps.close()
+        except Exception as error:
+            self._problem = f"{type(error).__name__}: {error}"
+            logger.warning("%s could not warm up, which the first update does then", self._label, exc_info=error)
+        else:
+            self._left.clear()
+            logger.info("%s has warmed up: %s", self._label, ", ".join(self._done))
+        finally:
+            self._ended.set()
