@@ -206,6 +206,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ge=0,
         ),
     ] = 0
+    keep_previous: Annotated[
+        int,
+        _setting(
+            "How many versions before the one it serves a sink keeps for a rollback, where versions are staged.",
+            "integer",
+            "0 or 1",
+            ge=0,
+            le=1,
+        ),
+    ] = 1
     trace: Annotated[str, _text("The file to write a Chrome or Perfetto trace of the update to; none when empty.")] = ""
     transports: Annotated[
         Any,

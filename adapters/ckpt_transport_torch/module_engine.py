@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ckpt_transport import Engine, Gate
+from ckpt_transport import Engine, Gate, PlanMismatchError
 from ckpt_transport.spi import Fence, StagingArea, fence, why_not_staged
 
 
@@ -63,6 +63,13 @@ class ModuleEngine(Engine):
     def stage(self) -> None:
         if self._area is None:
             self._area = StagingArea(self._served())
+        self._staging = True
+
+    def restore(self) -> None:
+        if self._area is None or not self._area.is_for(self._served()):
+            raise PlanMismatchError(
+                self._labelled("the version before is not kept any more, or what is served has moved")
+            )
         self._staging = True
 
     def exchange(self) -> None:

@@ -10,6 +10,7 @@ from typing import overload
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.memory import Fence, MemoryRun, Runs, compile_kernels, part_of
 from ckpt_transport.planning import Share, TensorSpec
 
@@ -210,6 +211,14 @@ class Engine(ABC):
             BudgetError: the memory for it cannot be had.
         """
         raise NotImplementedError(f"{type(self).__name__}.can_stage() gave no reason, and stage() is missing")
+
+    def restore(self) -> None:
+        """The exchange of this update is to bring back the version before, which is in the staging area.
+
+        Raises:
+            PlanMismatchError: it is not there any more.
+        """
+        raise PlanMismatchError(f"{self.label or type(self).__name__} keeps no version but the one it serves")
 
     def exchange(self) -> None:
         """Exchange what is staged and what is served: no forward pass runs, and all was loaded. Twice changes nothing.

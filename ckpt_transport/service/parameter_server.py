@@ -17,10 +17,12 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import Manifest
 from ckpt_transport.rates import kept
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.intake import Intake, choose_intake
+from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
 from ckpt_transport.service.trace import check_trace, keep_trace
@@ -37,6 +39,7 @@ from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
+from ckpt_transport.update.restore import RestoreCoordinator
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import follow
 
@@ -292,6 +295,28 @@ class ParameterServer:
                 version, lambda: self._some_of(sinks, ranks), P2PCoordinator, progress, before_hold, clock
             )
 
+    def rollback(self, sinks: Sequence[str] | None = None, before_hold: Callable[[], None] | None = None) -> Report:
+        """Have every sink serve the version before again, which it has kept; everywhere or nowhere. No byte moves.
+
+        A sink keeps the version before when the one that it serves was staged (``commit``, ``keep_previous``), until
+        the next one comes. A second rollback goes forward again. Any process may call it, on one rank.
+
+        Args:
+            sinks, before_hold: as those of :meth:`update`.
+
+        Raises:
+            UpdateAbortedError: a sink cannot go back, or not to the same version as the others, or it failed; each
+                serves what it did.
+            TaintedError: as :meth:`update`.
+            JoinError: a sink does not answer.
+            ConfigError, UsageError, KeyboardInterrupt: as :meth:`update`.
+        """
+        with PhaseClock() as clock, self._call_guard.one("rollback()", self.config.update_timeout):
+            invited = self._all_of(sinks)
+            manifest = Manifest(previous_version(invited, self.config), (), ())
+            stored = StoredVersion(manifest, ())
+            return self._lead(stored, Invitees(1, invited), RestoreCoordinator, None, before_hold, clock)
+
     def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
         everybody = self.config.sinks if sinks is None else tuple(sinks)
         check_sinks(everybody)
@@ -318,27 +343,40 @@ class ParameterServer:
             return None
         meeting = self._rendezvous
         with nullcontext(lambda address: None) if meeting is None else meeting.leading(version) as announce:
-            stored = self._store.get(version)
-            invited = choose()
-            check(self.config)
-            check_trace(self.config)
-            mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
-            for address in invited:
-                mailbox.check(address)
-            announce(mailbox.address)
-            for address in self._partners.keys() - set(invited):
-                mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
-                mailbox.forget(address)
-            update = secrets.token_hex(8)
-            coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents, clock)
-            join = self._join(update, table, stored)
-            try:
-                report = coordinator.lead(join, self._invitees(version, invited), progress, before_hold)
-            finally:
-                known = {**self._partners, **coordinator.nonces}
-                self._partners = {address: known.get(address, "") for address in invited}
-            keep_trace(report, self.config)
-            return report
+            stored, invited = self._store.get(version), choose()
+            invitees = self._invitees(version, invited)
+            return self._lead(stored, invitees, leader, progress, before_hold, clock, announce)
+
+    def _lead(
+        self,
+        stored: StoredVersion,
+        invitees: Invitees,
+        leader: type[Coordinator],
+        progress: Progress | None,
+        before_hold: Callable[[], None] | None,
+        clock: PhaseClock,
+        announce: Callable[[str], None] = lambda address: None,
+    ) -> Report:
+        check(self.config)
+        check_trace(self.config)
+        invited = invitees.sinks
+        mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
+        for address in invited:
+            mailbox.check(address)
+        announce(mailbox.address)
+        for address in self._partners.keys() - set(invited):
+            mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
+            mailbox.forget(address)
+        update = secrets.token_hex(8)
+        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents, clock)
+        join = self._join(update, table, stored)
+        try:
+            report = coordinator.lead(join, invitees, progress, before_hold)
+        finally:
+            known = {**self._partners, **coordinator.nonces}
+            self._partners = {address: known.get(address, "") for address in invited}
+        keep_trace(report, self.config)
+        return report
 
     def _invitees(self, version: str, sinks: tuple[str, ...]) -> Invitees:
         meeting = self._rendezvous

@@ -23,6 +23,7 @@ class ServedVersion(Message, frozen=True):
         stuck: which call does not return, so that it takes no update; empty when it takes them.
         in_doubt: why it holds its forward passes and cannot tell which version the others serve; empty when it can.
         warm_up: what was done ahead of the first update, or why that failed, in words; empty where nobody asked for it.
+        previous: the version that it can go back to; empty for none.
     """
 
     label: str
@@ -33,6 +34,7 @@ class ServedVersion(Message, frozen=True):
     stuck: str = ""
     in_doubt: str = ""
     warm_up: str = ""
+    previous: str = ""
 
 
 class AskVersion(Message, frozen=True):

@@ -44,7 +44,7 @@ class Sink(Listener):
         self._version, self._tainted = version, ""
         self.claim = ClaimRecord()
         self._settling: Settling | None = None
-        self._in_doubt = ""
+        self._in_doubt = self._previous = ""
         self._ended = "", Standing.UNKNOWN
         """The word of the last staged update that has ended here, and how."""
         self._announcing: deque[str] = deque()
@@ -110,7 +110,9 @@ class Sink(Listener):
         if invite.staged:
             budget = self.config.staging_budget or default_budget(self._engine.device)
             unstaged = self._engine.can_stage(budget)
-        return self._introducer.of_sink(self._engine, states, self._table.names, self._plans, unstaged)
+        return self._introducer.of_sink(
+            self._engine, states, self._table.names, self._plans, unstaged=unstaged, previous=self._previous
+        )
 
     def _served(self) -> q.ServedVersion:
         return q.ServedVersion(
@@ -122,6 +124,7 @@ class Sink(Listener):
             self._watchdog.stuck,
             self._in_doubt,
             "" if self._warm_up is None else self._warm_up.said,
+            self._previous,
         )
 
     def _committed(self) -> None:
@@ -129,7 +132,15 @@ class Sink(Listener):
             self._ended = self._follower.staged, Standing.FORWARD
         self._engine.certify()
         self._check_not_given_up()
+        self._previous = self._version if self._follower is not None and self._keeps(self._follower) else ""
         self._version, self._tainted = self._target_version, ""
+
+    def _keeps(self, follower: Follower) -> bool:
+        """Whether the version that was served before stays in the staging area."""
+        if follower.staged and self.config.keep_previous and not self._tainted:
+            return True
+        self._engine.drop_staged()
+        return False
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
         """The old version goes on, unless a byte of the new one is in and cannot be taken back."""
@@ -146,6 +157,8 @@ class Sink(Listener):
         if follower.staged and self._ended == (follower.staged, Standing.FORWARD):
             return half_way
         self._ended = follower.staged, Standing.BACK
+        if follower.staged and not follower.restores:
+            self._previous = ""
         try:
             follower.take_back()
         except Exception as error:

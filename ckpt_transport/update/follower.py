@@ -65,6 +65,11 @@ class Follower:
         return self._participant.staged
 
     @property
+    def restores(self) -> bool:
+        """Whether this update brings the version before back, and stages nothing."""
+        return self._participant.restores
+
+    @property
     def sinks(self) -> Mapping[int, str]:
         """The addresses of all sinks of the update, by rank; none before a plan was proposed."""
         return self._participant.sinks

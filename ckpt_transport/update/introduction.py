@@ -38,7 +38,7 @@ class Introducer:
     uid: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def of_sink(
-        self, engine: Engine, states: States, routes: tuple[str, ...], plans: PlanCache, unstaged: str = ""
+        self, engine: Engine, states: States, routes: tuple[str, ...], plans: PlanCache, **staging: str
     ) -> Join:
         """The Join of a sink.
 
@@ -47,7 +47,7 @@ class Introducer:
             states: of the transports that the coordinator has named.
             routes: names of the routes that are open.
             plans: what is known from the last update.
-            unstaged: why a version cannot be staged there.
+            staging: ``unstaged`` and ``previous`` of the Join.
         """
         return self._join(
             Role.SINK,
@@ -62,7 +62,7 @@ class Introducer:
             devices=tuple(filter(None, [name_of(engine.device)])),
             share=engine.share(),
             ties=tuple(tuple(sorted(names)) for names in engine.ties()),
-            unstaged=unstaged,
+            **staging,
             **self._link(states),
         )
 

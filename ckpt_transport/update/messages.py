@@ -15,6 +15,9 @@ come after Run then, and Apply, which exchanges what is staged and what is serve
 have applied, and Commit when all who live have heard that. A sink that loses the coordinator between Apply and Commit
 asks the others; see :mod:`ckpt_transport.update.settlement`.
 
+A rollback is a staged update that brings nothing, because the version before is still staged: Restore comes in place of
+Propose, and Hold follows it.
+
 An update by P2P goes on when members leave. A member that cannot go on because of others says Stopped. The coordinator
 says Halt to all members, hears from each what it has (Stopped again), and proposes to those that remain a plan for what
 is missing.
@@ -101,6 +104,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         share: what a sink needs of versions with certain tensors; None for everything.
         ties: sets of names that share memory in a sink's engine.
         unstaged: why a sink cannot stage a version; empty when it can.
+        previous: the version that a sink can go back to; empty for none.
     """
 
     update: str = ""
@@ -126,6 +130,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     bandwidths: dict[str, float] = msgspec.field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
     unstaged: str = ""
+    previous: str = ""
 
 
 class Invite(Order[Join], frozen=True):
@@ -213,6 +218,24 @@ class Propose(Order[Agree], frozen=True):
     tied: tuple[PlacedTensor, ...] = ()
     digests: str = ""
     staged: str = ""
+
+
+class Restorable(Reply, frozen=True):
+    """The sink has the version before, and can serve it again."""
+
+
+class Restore(Order[Restorable], frozen=True):
+    """Get ready to serve the version before. Only sinks hear this.
+
+    Attributes:
+        rank: the receiver's.
+        sinks: the addresses of all sinks, by rank.
+        staged: as that of Propose.
+    """
+
+    rank: int
+    sinks: dict[int, str]
+    staged: str
 
 
 class Opened(Reply, frozen=True):
@@ -393,6 +416,7 @@ class Exchange(Generic[Answer]):
 EXCHANGES = (
     Exchange(Invite, Join, (), State.INVITED),
     Exchange(Propose, Agree, (State.INVITED, State.STOPPED), State.AGREED),
+    Exchange(Restore, Restorable, (State.INVITED,), State.RAN),
     Exchange(Open, Opened, (State.AGREED,), State.OPEN),
     Exchange(Connect, Connected, (State.OPEN,), State.CONNECTED),
     Exchange(Hold, Held, (State.CONNECTED, State.RAN), State.HELD),

@@ -82,6 +82,8 @@ class Participant:
         self._resumable = self._finished = False
         self.staged = ""
         """By what sinks know each other whose engines load beside what they serve; empty in other updates."""
+        self.sinks: Mapping[int, str] = {}
+        """The addresses of all sinks of the update, by rank; none before that is known."""
         self._exchanged = False
         self._applying = False
         self._revoked = False
@@ -132,6 +134,7 @@ class Participant:
                     )
         self._resumable, self._channel, self.staged = resumable, digests, staged
         self._schedule, self._addresses, self._names = schedule, addresses, names
+        self.sinks = {rank: addresses[rank] for rank in plan.topology.sinks}
         self._table.expect(schedule, names, addresses)
         return plan.digest
 
@@ -145,11 +148,22 @@ class Participant:
         return self._applying or (self._engine is not None and self._engine.spoiled)
 
     @property
-    def sinks(self) -> Mapping[int, str]:
-        """The addresses of all sinks of the plan, by rank; none before it was proposed."""
-        if self._schedule is None:
-            return {}
-        return {rank: self._addresses[rank] for rank in self._schedule.plan.topology.sinks}
+    def restores(self) -> bool:
+        """Whether the engine goes back to the version before, so that there is no plan."""
+        return bool(self.staged) and self._schedule is None
+
+    def restore(self, sinks: Mapping[int, str], staged: str) -> None:
+        """Get ready to take the engine back to the version before; no plan is proposed.
+
+        Args:
+            sinks, staged: as :attr:`sinks` and :attr:`staged`.
+
+        Raises:
+            PlanMismatchError: that version is not there.
+        """
+        assert self._engine is not None
+        self._engine.restore()
+        self.sinks, self.staged, self._finished = dict(sinks), staged, True
 
     def exchange(self) -> None:
         """Have the engine exchange what is staged and what it serves."""
@@ -301,7 +315,9 @@ class Participant:
             PlanMismatchError: it needs other bytes by now than the plan brings.
             UnwritableError: it has a tensor that cannot be written.
         """
-        share = self._ready_schedule.plan.topology.share_of(self._ready_schedule.rank)
+        if self._schedule is None:
+            return
+        share = self._schedule.plan.topology.share_of(self._schedule.rank)
         if self._engine is not None and share is not None and share != self._engine.share():
             raise PlanMismatchError(
                 f"{self._engine.label} has changed since it said what it needs of a new version; update it again"

@@ -96,6 +96,12 @@ class Leading:
                 )
         ties.check(answers, version)
 
+    def restore(self) -> None:
+        """Have every sink get ready to serve the version before."""
+        sinks = {rank: self._members.addresses[rank] for rank in self._sinks}
+        orders = {rank: m.Restore(self._update, rank=rank, sinks=sinks, staged=self.staged) for rank in sinks}
+        self._members.ask_each(orders)()
+
     def connect(self) -> None:
         """Open the routes everywhere, and tell everybody what the senders lend. Sources fill the slots they have."""
         members = self._members
@@ -229,6 +235,10 @@ class Following:
                     staged=order.staged,
                 )
                 return m.Agree(update, self.rank, digest, participant.digests(order.tied))
+            case m.Restore():
+                self.rank = order.rank
+                participant.restore(order.sinks, order.staged)
+                return m.Restorable(update, self.rank)
             case m.Open():
                 return m.Opened(update, self.rank, participant.open(watch))
             case m.Connect():
