@@ -15,12 +15,15 @@ from ckpt_transport.spi import (
     TensorSpec,
     copy_bytes,
     dtypes,
+    has_copy_tables,
     read_only,
+    reads_in_place,
     refuse_unwritable,
     unwritable,
     why_not_plain,
 )
 from ckpt_transport_torch.module_engine import ModuleEngine
+from ckpt_transport_torch.name_tables import NameTables
 
 MADE_ANEW = "state_dict() makes it anew each time, so what is written to it does not reach the module: pass a loader"
 
@@ -42,7 +45,7 @@ class TorchEngine(ModuleEngine):
         super().__init__(module, group, label)
         self._expected: tuple[TensorSpec, ...] = ()
         self._ties: tuple[frozenset[str], ...] = ()
-        self._double_buffer = DoubleBuffer(self.device)
+        self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
         self._snapshot: TensorSnapshot | None = None
         self._fingerprint: object = None
         self._raw: dict[str, torch.Tensor] = {}
@@ -73,6 +76,19 @@ class TorchEngine(ModuleEngine):
         if self._snapshot is None:
             self.confirm()
         assert self._snapshot is not None
+        if self._is_tabled:
+            self._load_by_table(pieces)
+        else:
+            self._load_each(pieces)
+        return self._reads_end()
+
+    def _load_by_table(self, pieces: LoadedBucket) -> None:
+        runs = pieces.runs
+        near = runs if reads_in_place(self.device, runs) else self._double_buffer.stage(runs)
+        with torch.inference_mode():
+            self._tables.copy(pieces.brought(near), self._written)
+
+    def _load_each(self, pieces: LoadedBucket) -> None:
         if self.enqueues:
             pieces = pieces.brought(self._double_buffer.stage(pieces.runs))
         with torch.inference_mode():
@@ -86,11 +102,10 @@ class TorchEngine(ModuleEngine):
                     part.copy_(piece.raw, non_blocking=True)
                 else:
                     copy_bytes(part, piece.raw)
-        return self._reads_end()
 
     def stage(self) -> None:
         super().stage()
-        self._raw = _runs_of_bytes(self._written)
+        self._bind(self._written)
 
     def _served(self) -> Mapping[str, torch.Tensor]:
         assert self._snapshot is not None, "an update has begun"
@@ -99,6 +114,7 @@ class TorchEngine(ModuleEngine):
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
         self._double_buffer.close()
+        self._tables.forget_unused()
         self.certify()
 
     def certify(self) -> None:
@@ -109,6 +125,17 @@ class TorchEngine(ModuleEngine):
         super()._release()
         self._double_buffer.close()
         self._snapshot, self._raw = None, {}
+
+    @property
+    def _is_tabled(self) -> bool:
+        return self.enqueues and has_copy_tables(self.device)
+
+    def _bind(self, memory: Mapping[str, torch.Tensor]) -> None:
+        """Load into these tensors from now on."""
+        if self._is_tabled:
+            self._tables.bind(memory)
+        else:
+            self._raw = _runs_of_bytes(memory)
 
     def _described(self) -> tuple[object, ...]:
         return self._expected, self._ties, self.whole_tensors, self.device
@@ -125,7 +152,7 @@ class TorchEngine(ModuleEngine):
             self._describe(memory)
             self._fingerprint = snapshot.fingerprint
         self._snapshot = snapshot
-        self._raw = _runs_of_bytes(memory)
+        self._bind(memory)
 
     def _look(self) -> Mapping[str, torch.Tensor]:
         state = self._module.state_dict(keep_vars=True)
@@ -141,7 +168,7 @@ class TorchEngine(ModuleEngine):
         self.whole_tensors = not all(map(_is_a_run_of_bytes, memory.values()))
         self._find_devices(memory)
         self.enqueues = all(tensor.device == self.device for tensor in memory.values())
-        self._double_buffer = DoubleBuffer(self.device)
+        self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
 
 
 def _runs_of_bytes(memory: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

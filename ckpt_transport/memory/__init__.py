@@ -35,9 +35,11 @@ from ckpt_transport.memory.runs import MemoryRun as MemoryRun
 from ckpt_transport.memory.runs import Runs as Runs
 from ckpt_transport.memory.runs import end_of as end_of
 from ckpt_transport.memory.runs import part_of as part_of
+from ckpt_transport.memory.runs import reads_in_place as reads_in_place
 from ckpt_transport.memory.segment import Segment as Segment
 from ckpt_transport.memory.segment import SegmentName as SegmentName
 from ckpt_transport.memory.segment import sweep_leftovers as sweep_leftovers
+from ckpt_transport.memory.strided_bytes import ElementCopy as ElementCopy
 from ckpt_transport.memory.strided_bytes import StridedBytes as StridedBytes
 from ckpt_transport.memory.writable import read_only as read_only
 from ckpt_transport.memory.writable import unwritable as unwritable

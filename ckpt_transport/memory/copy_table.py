@@ -42,7 +42,8 @@ class Addresses:
         array = np.array(self.values, np.int64)
         self.phases = (array % WIDEST).astype(np.uint8).tobytes()
         """Each modulo the widest word."""
-        self.base, self.table = (self.values[0], _zero(device)) if len(self.values) == 1 else (0, put(array, device))
+        several = len(self.values) > 1
+        self.base, self.table = (0, put(array, device)) if several else (sum(self.values), _zero(device))
 
 
 class CopyTable:

@@ -38,3 +38,14 @@ def part_of(runs: Runs, at: int, nbytes: int) -> torch.Tensor:
 def end_of(runs: Runs) -> int:
     """How many bytes of a bucket its runs reach over."""
     return runs[-1].at + runs[-1].raw.numel()
+
+
+def reads_in_place(device: torch.device, runs: Runs) -> bool:
+    """Whether a bucket lies in several runs which a GPU reads where they are: on itself, or page-locked on the host.
+
+    One run on the host comes sooner by a copy engine.
+    """
+    if len(runs) == 1:
+        return False
+    memories = {run.raw.untyped_storage().data_ptr(): run.raw for run in runs}
+    return all(raw.device == device or (raw.is_cpu and raw.is_pinned()) for raw in memories.values())

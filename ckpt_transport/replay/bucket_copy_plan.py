@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
+
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import TensorSpec
+from ckpt_transport.replay.bucket_table import BucketTable
 from ckpt_transport.replay.layout import Copy, Layout, OwnerKind
 from ckpt_transport.replay.strided_copy import StridedCopy, clip, merge
 from ckpt_transport.replay.torch_copy import TorchCopy
@@ -47,6 +50,7 @@ class BucketCopyPlan:
         copied: bytes that ``copies`` write, by target.
         targets: all that is written once the bucket is in, and with it what ``gathered`` waits for.
         torch_copies: ``copies`` as torch does them, by the alignment of memory; made when first needed.
+        tables: ``copies`` as a GPU does them, by the GPU and where the bucket's runs start; made when first needed.
     """
 
     copies: tuple[StridedCopy, ...]
@@ -55,6 +59,7 @@ class BucketCopyPlan:
     copied: Mapping[int, int]
     targets: frozenset[int]
     torch_copies: dict[int, Sequence[TorchCopy]] = field(default_factory=dict, compare=False)
+    tables: dict[tuple[torch.device, tuple[int, ...]], BucketTable] = field(default_factory=dict, compare=False)
 
 
 class BucketCopyPlans:

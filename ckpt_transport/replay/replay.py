@@ -10,9 +10,10 @@ from operator import itemgetter
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import DoubleBuffer, Runs, copy_views, part_of
+from ckpt_transport.memory import DoubleBuffer, Runs, copy_views, has_copy_tables, part_of, reads_in_place
 from ckpt_transport.replay.arguments import decode, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
+from ckpt_transport.replay.bucket_table import BucketTable
 from ckpt_transport.replay.layout import OpGroup, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import begin_of
 from ckpt_transport.replay.torch_copy import (
@@ -56,8 +57,7 @@ class Replay:
             stable: they stay until the last bucket was brought in.
         """
         if plan.copies:
-            near = self._near(self._tensors[plan.copies[0].target].device).stage(runs)
-            self._copy(self._strided(plan, near), near)
+            self._bring(plan, runs)
         self._left.subtract(plan.copied)
         written = set(plan.copied)
         for part in plan.gathered:
@@ -118,6 +118,25 @@ class Replay:
         return places
 
     # -- copies --------------------------------------------------------------------------------------------------------
+
+    def _bring(self, plan: BucketCopyPlan, runs: Runs) -> None:
+        device = self._tensors[plan.copies[0].target].device
+        if not has_copy_tables(device):
+            near = self._near(device).stage(runs)
+            self._copy(self._strided(plan, near), near)
+            return
+        near = runs if reads_in_place(device, runs) else self._near(device).stage(runs)
+        table = self._table(plan, device, tuple(run.at for run in near))
+        table.copy(near)
+        if table.rest:
+            copies = self._strided(plan, near)
+            self._copy([copies[number] for number in table.rest], near)
+
+    def _table(self, plan: BucketCopyPlan, device: torch.device, starts: tuple[int, ...]) -> BucketTable:
+        known = plan.tables.get((device, starts))
+        if known is None or not known.finds(self._tensors):
+            known = plan.tables[device, starts] = BucketTable(device, plan.copies, starts, self._tensors)
+        return known
 
     def _near(self, device: torch.device) -> DoubleBuffer:
         return self._double_buffer.setdefault(device, DoubleBuffer(device))

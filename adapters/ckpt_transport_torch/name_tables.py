@@ -1,0 +1,109 @@
+"""On a GPU a bucket is copied into the tensors of a module in one launch, by a table that is made once."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ckpt_transport import LoadedBucket
+from ckpt_transport.spi import Addresses, CopyTable, ElementCopy, StridedBytes
+
+
+class NameTables:
+    """Tables of all buckets, for tensors of one form.
+
+    Args:
+        device: where these are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known: dict[object, _BucketByName] = {}
+        self._used: set[object] = set()
+        self._numbers: dict[str, int] = {}
+        self._written = Addresses(device, ())
+
+    def bind(self, memory: Mapping[str, torch.Tensor]) -> None:
+        """Copy into these tensors from now on, which have the names and the form of those before, wherever they lie."""
+        found = tuple(map(torch.Tensor.data_ptr, memory.values()))
+        if found != self._written.values:
+            self._numbers = {name: number for number, name in enumerate(memory)}
+            self._written = Addresses(self._device, found)
+
+    def copy(self, bucket: LoadedBucket, memory: Mapping[str, torch.Tensor]) -> None:
+        """Enqueue the copies of a bucket, which lies where the device can read it, to the bound tensors by their names.
+
+        Args:
+            bucket: what is copied.
+            memory: the bound tensors.
+        """
+        key = bucket.key, *(run.at for run in bucket.runs)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = _BucketByName(self._device, bucket, memory, self._numbers)
+        self._used.add(key)
+        known.copy(bucket, memory, self._written)
+
+    def forget_unused(self) -> None:
+        """Drop the tables of buckets that have not come since this was called before."""
+        for key in self._known.keys() - self._used:
+            del self._known[key]
+        self._used.clear()
+
+
+class _BucketByName:
+    """How one bucket is copied: by its table, and by torch where that resolves conjugate and negative views."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        bucket: LoadedBucket,
+        memory: Mapping[str, torch.Tensor],
+        numbers: Mapping[str, int],
+    ) -> None:
+        self._device = device
+        starts = [run.at for run in bucket.runs]
+        self._rest: list[int] = []
+        copies: list[ElementCopy] = []
+        for number, (spec, offset, at, nbytes) in enumerate(bucket.places()):
+            tensor = memory[spec.name]
+            if _is_lazy(tensor):
+                self._rest.append(number)
+                continue
+            run = bisect_right(starts, at) - 1
+            place = ElementCopy(run, numbers[spec.name], at - starts[run], offset, 1, (nbytes,), (1,), (1,))
+            copies.append(place if tensor.is_contiguous() else _in_form_of(tensor, place))
+        self._table = CopyTable(device, StridedBytes.of(copies))
+        self._read = Addresses(device, ())
+
+    def copy(self, bucket: LoadedBucket, memory: Mapping[str, torch.Tensor], written: Addresses) -> None:
+        found = tuple(run.raw.data_ptr() for run in bucket.runs)
+        if found != self._read.values:
+            self._read = Addresses(self._device, found)
+        self._table.copy(self._read, written)
+        for number in self._rest:
+            piece = bucket[number]
+            memory[piece.spec.name].copy_(piece.tensor())
+
+
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether its memory holds other values than it has itself."""
+    return tensor.is_conj() or tensor.is_neg()
+
+
+def _in_form_of(tensor: torch.Tensor, whole: ElementCopy) -> ElementCopy:
+    """The copy of a whole tensor to one that is not contiguous."""
+    size = tensor.itemsize
+    strides = [stride * size for stride in tensor.stride()]
+    return whole._replace(size=size, shape=tensor.shape, read_strides=_dense(tensor.shape, size), write_strides=strides)
+
+
+def _dense(shape: Sequence[int], size: int) -> list[int]:
+    """The strides of a contiguous tensor, in bytes."""
+    strides: list[int] = []
+    for count in reversed(shape):
+        strides.append(size)
+        size *= count
+    return strides[::-1]
