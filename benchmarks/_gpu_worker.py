@@ -46,12 +46,13 @@ class Peer:
         self._process.join(60)
 
 
-def run_worker(shapes: Shapes, gpu: int, pipe: Connection) -> None:
-    """An engine's worker on a GPU: it copies what arrives into its parameters."""
+def run_worker(shapes: Shapes, device: str, pipe: Connection) -> None:
+    """An engine's worker: it copies what arrives into its parameters."""
     import zmq
 
-    torch.cuda.set_device(gpu)
-    module = Weights(shapes)
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    module = Weights(shapes, torch.device(device))
     zmq_context = zmq.Context()
     with attach(module) as attachment:
         pipe.send(attachment.address)
@@ -198,8 +199,8 @@ class GpuMemory:
             self.extra = max(self.extra, self._used() - self._before)
 
     def _used(self) -> int:
-        free, total = torch.cuda.mem_get_info()
-        return total - free
+        found = map(torch.cuda.mem_get_info, range(torch.cuda.device_count()))
+        return sum(total - free for free, total in found)
 
 
 def _free_port() -> int:

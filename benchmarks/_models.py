@@ -37,6 +37,11 @@ def mixture(layers: int = 24) -> Shapes:
     return found
 
 
+def narrowed(shapes: Shapes, times: int) -> Shapes:
+    """As many tensors, of so many times fewer rows."""
+    return {name: (max(1, rows // times), *columns) for name, (rows, *columns) in shapes.items()}
+
+
 def _attention(layer: int, hidden: int, queries: int, keys: int, head: int) -> dict[str, tuple[int, ...]]:
     return {
         f"{layer}_q": (queries, hidden),
@@ -69,12 +74,12 @@ def tensors(shapes: Shapes, version: int) -> dict[str, torch.Tensor]:
 
 
 class Weights(torch.nn.Module):
-    """All of a model's weights on the GPU, as an engine has them."""
+    """All of a model's weights on one device, as an engine has them."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: Shapes, device: torch.device) -> None:
         super().__init__()
         for name, shape in shapes.items():
-            empty = torch.zeros(shape, dtype=torch.bfloat16, device="cuda")
+            empty = torch.zeros(shape, dtype=torch.bfloat16, device=device)
             self.register_parameter(name, torch.nn.Parameter(empty, requires_grad=False))
 
     def wrong(self, version: int) -> list[str]:

@@ -63,7 +63,7 @@ def measure(parts: Collection[Part] = tuple(Part), rounds: int = 5, trace: Path 
 def _compare(what: str, shapes: Shapes, rounds: int, share: float, peer: float, trace: Path | None = None) -> list[Row]:
     nbytes = size(shapes)
     console.print(f"{what}: {len(shapes)} tensors, {nbytes / 1e9:.1f} GB")
-    worker = Peer(run_worker, shapes, 0)
+    worker = Peer(run_worker, shapes, "cuda:0")
     address = worker.answer()
     taken = {}
     rows = []
@@ -196,7 +196,7 @@ def _broadcast(shapes: Shapes, rounds: int, what: str, gpus: Sequence[int]) -> l
     nbytes = size(shapes)
     alone = _without_control(run_bare_broadcast, nbytes, rounds, gpus)
     copied = _without_control(run_broadcast_with_copies, nbytes, rounds, gpus)
-    workers = [Peer(run_worker, shapes, gpu) for gpu in gpus[1:]]
+    workers = [Peer(run_worker, shapes, f"cuda:{gpu}") for gpu in gpus[1:]]
     addresses = [worker.answer() for worker in workers]
     rows = []
     torch.cuda.set_device(gpus[0])

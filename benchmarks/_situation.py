@@ -1,0 +1,172 @@
+"""Measures one situation: a trainer's ranks bring versions to workers, by each transport that is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks._gpu_worker import GpuMemory, Peer, run_worker
+from benchmarks._models import Shapes, size
+from benchmarks._row import Row
+from benchmarks._trainer import Timed, run_trainer
+
+AUTO = "auto"
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Who brings what to whom.
+
+    Attributes:
+        title: what the rows are called.
+        trainers, workers: the GPU of each.
+        lent: whether the weights are on the trainers' GPUs and new at each update; else they are in its pool.
+        transports: what is measured, each by itself; the first is what the target is for.
+        limit: what :meth:`Trainer.link` measures, in words.
+        target: for the time of an update over that limit.
+    """
+
+    title: str
+    shapes: Shapes
+    trainers: Sequence[int]
+    workers: Sequence[int]
+    lent: bool
+    transports: Sequence[str]
+    limit: str
+    target: str
+
+    @property
+    def gpus(self) -> int:
+        """How many it needs."""
+        return 1 + max(*self.trainers, *self.workers)
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What one transport took: the first update, later ones, and the limit between them."""
+
+    first: Timed
+    then: Sequence[Timed]
+    limits: Sequence[float]
+    extra: int
+
+    @property
+    def wall(self) -> float:
+        return median(timed.wall for timed in self.then)
+
+    @property
+    def limit(self) -> float:
+        return median(self.limits)
+
+    @property
+    def says(self) -> str:
+        last = self.then[-1]
+        phases = ", ".join(f"{name} {_ms(seconds)}" for name, seconds in last.phases.items() if seconds > 0.0005)
+        held = median(timed.held for timed in self.then)
+        return (
+            f"{_ms(self.wall)}, limit {_ms(self.limit)}; held {_ms(held)}; "
+            f"first {_ms(self.first.wall)}, held {_ms(self.first.held)}; "
+            f"{self.extra / (1 << 30):.2f} GiB of GPU memory; {', '.join(set(last.ways))}: {phases}"
+        )
+
+
+def measure(situation: Situation, device: str, rounds: int) -> list[Row]:
+    """A row for each transport, and one for ``auto`` against the best by name."""
+    nbytes = size(situation.shapes)
+    console.print(f"{situation.title}: {len(situation.shapes):,} tensors, {nbytes / 1e9:.2f} GB")
+    found: dict[str, Brought] = {}
+    with _workers(situation, device) as (workers, addresses):
+        for version, transport in enumerate(situation.transports, 1):
+            with _trainers(situation, device, transport, version) as trainers:
+                found[transport] = _bring(situation, trainers, addresses, rounds)
+            console.print(f"  {transport}: {found[transport].says}")
+            for worker in workers:
+                wrong = worker.call("wrong", version)
+                assert not wrong, f"{len(wrong)} tensors are wrong, the first {wrong[0]}"
+    rows = [
+        Row(
+            f"{situation.title}: {transport}",
+            brought.wall / brought.limit,
+            situation.limit,
+            situation.target if transport == situation.transports[0] else "",
+            brought.says,
+        )
+        for transport, brought in found.items()
+    ]
+    named = {transport: brought.wall for transport, brought in found.items() if transport != AUTO}
+    if AUTO in found and named:
+        best = min(named, key=lambda transport: named[transport])
+        ratio, detail = found[AUTO].wall / named[best], f"{_ms(found[AUTO].wall)}, {_ms(named[best])}"
+        rows.append(Row(f"{situation.title}: auto", ratio, f"{best} by name", "<=1.05", detail))
+    return rows
+
+
+def _bring(situation: Situation, trainers: Sequence[Peer], addresses: Sequence[str], rounds: int) -> Brought:
+    order = "lend_and_update" if situation.lent else "update"
+    together = partial(_ask_all, trainers)
+
+    def update() -> Timed:
+        """Rank 0 leads, and has the report."""
+        timed: Timed = together(order, addresses)[0]
+        return timed
+
+    if not situation.lent:
+        together("register")
+    gpu_memory = GpuMemory() if torch.cuda.is_available() else contextlib.nullcontext()
+    with gpu_memory as memory:
+        first = update()
+    update()
+    then, limits = [], []
+    for _ in range(rounds):
+        limits.append(max(together("link", situation.workers[-1])))
+        then.append(update())
+    return Brought(first, then, limits, memory.extra if memory is not None else 0)
+
+
+def _ask_all(peers: Sequence[Peer], *order: object) -> list[Any]:
+    """Have all of them do something at the same time."""
+    for peer in reversed(peers):
+        peer.ask(*order)
+    return [peer.answer() for peer in peers]
+
+
+@contextlib.contextmanager
+def _workers(situation: Situation, device: str) -> Iterator[tuple[list[Peer], list[str]]]:
+    workers = [Peer(run_worker, situation.shapes, _place(device, gpu)) for gpu in situation.workers]
+    try:
+        yield workers, [worker.answer() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+@contextlib.contextmanager
+def _trainers(situation: Situation, device: str, transport: str, version: int) -> Iterator[list[Peer]]:
+    """The ranks, with their parts of the version."""
+    size = len(situation.trainers)
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = [Peer(run_trainer, rank, size, _place(device, gpu)) for rank, gpu in enumerate(situation.trainers)]
+        try:
+            _ask_all(trainers, "open", transport, f"ipc://{folder}/coordinator")
+            _ask_all(trainers, "have", situation.shapes, version, "device" if situation.lent else "host")
+            yield trainers
+        finally:
+            for trainer in trainers:
+                trainer.stop()
+
+
+def _place(device: str, gpu: int) -> str:
+    return "cpu" if device == "cpu" else f"{device}:{gpu}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms"

@@ -1,0 +1,160 @@
+"""Runs the processes of the end-to-end benchmark: a trainer's ranks, which time what their caller waits for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import torch
+
+from benchmarks._gpu_worker import host_to_device
+from benchmarks._models import Shapes, tensors
+from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport.memory import Buffer
+
+PIECE_BYTES = 64 << 20
+LARGE_PIECE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One call, by the wall clock of its caller.
+
+    Attributes:
+        wall: seconds of the call, and of taking the weights in where they are new for it.
+        held: the longest for which a sink's requests stood still.
+        phases: what the report says took how long.
+        ways: of the routes, which transport each had.
+    """
+
+    wall: float
+    held: float
+    phases: dict[str, float]
+    ways: tuple[str, ...]
+
+
+def run_trainer(rank: int, size: int, device: str, pipe: Connection) -> None:
+    """One rank: it has its part of a version on its device, or on the host, and brings it to sinks as it is told."""
+    trainer = Trainer(rank, size, torch.device(device))
+    while (order := pipe.recv())[0] != "stop":
+        pipe.send(getattr(trainer, order[0])(*order[1:]))
+    trainer.close()
+
+
+class Trainer:
+    """A rank of a trainer; its methods are the orders that :func:`run_trainer` takes."""
+
+    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+        self._rank, self._size, self._device = rank, size, device
+        self._server: ParameterServer | None = None
+        self._held: dict[str, torch.Tensor] = {}
+        self._pool: Buffer | None = None
+        if self._on_gpu:
+            torch.cuda.set_device(device)
+
+    def open(self, transport: str, coordinator: str) -> None:
+        """Begin anew, with nothing taken in."""
+        self.close()
+        config = Config.load(transport=transport, coordinator=coordinator if self._size > 1 else "")
+        self._server = ParameterServer(config, rank=self._rank, world_size=self._size)
+
+    def have(self, shapes: Shapes, version: int, where: str) -> int:
+        """Hold this rank's part of a version; returns its bytes. On the host it takes no memory itself."""
+        own = {
+            name: tensor
+            for index, (name, tensor) in enumerate(tensors(shapes, version).items())
+            if index * self._size // len(shapes) == self._rank
+        }
+        if where == "device":
+            own = {
+                name: torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device).copy_(tensor)
+                for name, tensor in own.items()
+            }
+            _wait_for(self._device)
+        self._held = own
+        return sum(tensor.nbytes for tensor in own.values())
+
+    def register(self) -> float:
+        """Seconds that it takes to copy the version into a new pool."""
+        began = time.perf_counter()
+        (self._pool,) = self._open_server.register("v", tensors=self._held).buffers
+        return time.perf_counter() - began
+
+    def update(self, addresses: Sequence[str]) -> Timed | None:
+        """Bring the version that is registered."""
+        began = time.perf_counter()
+        report = self._open_server.update("v", addresses)
+        return _timed(time.perf_counter() - began, report)
+
+    def lend_and_update(self, addresses: Sequence[str]) -> Timed | None:
+        """What a training loop does at each step, with the weights where they lie."""
+        began = time.perf_counter()
+        self._open_server.lend("v", self._held)
+        report = self._open_server.update("v", addresses)
+        wall = time.perf_counter() - began
+        self._open_server.unregister("v")
+        return _timed(wall, report)
+
+    def link(self, gpu: int) -> float:
+        """Seconds that plain copies take for as many bytes as this rank brings: of its pool to its GPU, or from its
+        device to ``gpu``; without GPUs, in memory."""
+        if self._pool is None:
+            nbytes = sum(tensor.nbytes for tensor in self._held.values())
+            return _between(self._device, torch.device("cuda", gpu) if self._on_gpu else self._device, nbytes)
+        if self._on_gpu:
+            self._pool.pin()
+            return host_to_device(self._pool.tensor, PIECE_BYTES)
+        return _between(self._device, self._device, self._pool.nbytes)
+
+    def close(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        self._held, self._pool = {}, None
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"
+
+    @property
+    def _open_server(self) -> ParameterServer:
+        assert self._server is not None, "open it first"
+        return self._server
+
+
+def _timed(wall: float, report: Report | None) -> Timed | None:
+    """Rank 0 alone has a report."""
+    if report is None:
+        return None
+    ways = tuple(route.transport for route in report.plan.routes)
+    return Timed(wall, max(report.paused.values()), dict(report.phases), ways)
+
+
+def _between(source: torch.device, target: torch.device, nbytes: int) -> float:
+    """Seconds of copies from one device to another, or on one, in large pieces."""
+    piece = min(LARGE_PIECE_BYTES, nbytes)
+    here = torch.empty(piece, dtype=torch.uint8, device=source)
+    there = torch.empty(piece, dtype=torch.uint8, device=target)
+
+    def copy() -> None:
+        for _ in range(nbytes // piece):
+            there.copy_(here, non_blocking=True)
+        there[: nbytes % piece].copy_(here[: nbytes % piece], non_blocking=True)
+        _wait_for(source)
+        _wait_for(target)
+
+    copy()
+    return _seconds(copy)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
