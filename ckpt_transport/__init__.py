@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from ckpt_transport import errors
 
 if TYPE_CHECKING:
+    from ckpt_transport.checkpoint import Mapping as Mapping
     from ckpt_transport.checkpoint import StoredVersion as StoredVersion
     from ckpt_transport.checkpoint import TensorShard as TensorShard
+    from ckpt_transport.checkpoint import rules as rules
     from ckpt_transport.config import Config as Config
     from ckpt_transport.engine import Engine as Engine
     from ckpt_transport.engine import Gate as Gate
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from ckpt_transport.update import Report as Report
 
 _HOMES = {
-    "checkpoint": "StoredVersion TensorShard",
+    "checkpoint": "Mapping StoredVersion TensorShard rules",
     "config": "Config",
     "engine": "Engine Gate LoadedBucket LoadedPiece",
     "errors": " ".join(name for name, value in vars(errors).items() if isinstance(value, type)),

@@ -8,7 +8,7 @@ a transport               :class:`Transport`, and the base class of its family: 
 the adapter of an engine  :class:`~ckpt_transport.Engine`; :class:`ModuleLoading` and :class:`RecordedLoader` for what
                           runs a loader; :class:`Share` for engines that take part of a version
 one that drives engines   :class:`Fleet`, :class:`Claims`
-a quantizer               :class:`Conversion`, :class:`ScatteredTensors`, :class:`TensorSpec`
+a quantizer               :class:`Conversion`, :class:`ComputedExtent`, :class:`TensorSpec`
 ========================= ==========================================================================================
 
 Modules below this one are private to the core. They may change without notice.
@@ -16,6 +16,9 @@ Modules below this one are private to the core. They may change without notice.
 
 from ckpt_transport import dtypes as dtypes
 from ckpt_transport.checkpoint import Loan as Loan
+from ckpt_transport.checkpoint.computed import CastTensors as CastTensors
+from ckpt_transport.checkpoint.computed import ComputedExtent as ComputedExtent
+from ckpt_transport.checkpoint.computed import Computing as Computing
 from ckpt_transport.checkpoint.copier import describe as describe
 from ckpt_transport.checkpoint.directory import INDEX as INDEX
 from ckpt_transport.checkpoint.directory import from_directory as from_directory

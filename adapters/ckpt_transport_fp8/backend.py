@@ -28,6 +28,16 @@ class Computation(NamedTuple):
     fill: Callable[[torch.Tensor, int, torch.Tensor], None]
 
 
+class ScaledElements(NamedTuple):
+    """The elements that a backend computes for one version: they are multiplied by these factors."""
+
+    computation: Computation
+    factors: torch.Tensor
+
+    def fill(self, bucket: torch.Tensor, offset: int) -> None:
+        self.computation.fill(bucket, offset, self.factors)
+
+
 class Backend(Protocol):
     """Computes some tensors of an extent on one device, in any version."""
 

@@ -34,8 +34,7 @@ class ComputedTensor:
         dtype: of the elements that are computed.
         offset: where these begin in the extent, in bytes.
         group: rows and columns of a *group*, the elements that share a scale.
-        first_group: where the tensor's groups begin among all groups of a version; None if its elements only change
-            their dtype.
+        first_group: where the tensor's groups begin among all groups of a version.
     """
 
     number: int
@@ -44,8 +43,8 @@ class ComputedTensor:
     shape: tuple[int, int]
     dtype: torch.dtype
     offset: int
-    group: tuple[int, int] = (1, 1)
-    first_group: int | None = None
+    group: tuple[int, int]
+    first_group: int
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +74,6 @@ class ComputedTensor:
 
         Returns: a view of shape ``(groups down, groups across)``.
         """
-        assert self.first_group is not None
         (down, across), high = self.grid, self.group[0]
         own = values[self.first_group : self.first_group + down * across].view(down, across)
         return own[rows.start // high : -(-rows.stop // high)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from operator import attrgetter, eq
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -16,6 +15,9 @@ import torch
 
 from ckpt_transport import CheckpointError
 from ckpt_transport.spi import (
+    CastTensors,
+    ComputedExtent,
+    Computing,
     Conversion,
     Loan,
     PlacedTensor,
@@ -27,9 +29,8 @@ from ckpt_transport.spi import (
     lay_out,
 )
 from ckpt_transport_fp8 import backend
-from ckpt_transport_fp8.backend import Backend
+from ckpt_transport_fp8.backend import Backend, ScaledElements
 from ckpt_transport_fp8.computed_tensor import ComputedTensor
-from ckpt_transport_fp8.extent import QuantizedExtent
 from ckpt_transport_fp8.scales import ScaleLayout, ScaleTensor
 from ckpt_transport_fp8.target import Target, Wanted
 from ckpt_transport_fp8.torch_backend import TorchBackend
@@ -83,15 +84,18 @@ class Recipe:
             device,
         )
         self._kept: list[tuple[int, int]] = []
+        self._cast: list[tuple[int, int, torch.dtype]] = []
         self._narrowed: list[tuple[int, TensorSpec, torch.dtype]] = []
         computed: list[ComputedTensor] = []
         for number, (signature, want) in enumerate(zip(signatures, wanted, strict=True)):
             offset = places[want.spec.name]
             if signature.dtype == dtypes.TORCH[want.spec.dtype]:
                 self._kept.append((number, offset))
+            elif signature.shape.numel() and (scaled := _computed(number, signature, want, offset, self._scales)):
+                computed.append(scaled)
             elif signature.shape.numel():
-                computed.append(_computed(number, signature, want, offset, self._scales))
-                if want.scheme is None and _reaches_less(want.spec.dtype, signature.dtype):
+                self._cast.append((number, offset, dtypes.TORCH[want.spec.dtype]))
+                if _reaches_less(want.spec.dtype, signature.dtype):
                     self._narrowed.append((number, specs[number], dtypes.TORCH[want.spec.dtype]))
         self._backends = _backends_on(device, computed)
         self.gpus = {signature.device for signature in signatures if signature.device.type == "cuda"}
@@ -121,7 +125,14 @@ class Recipe:
         raw = [tensors[number].detach().reshape(-1).view(torch.uint8) for number, _ in self._kept]
         kept = ScatteredTensors(raw, [offset for _, offset in self._kept], self._nbytes, watched)
         scales = self._scales.scales_of(amax)  # here it waits for a GPU
-        return Loan(QuantizedExtent(self._device, kept, scales, computations), self._placed, list(self._conversions))
+        numbers, offsets, to = zip(*self._cast, strict=True) if self._cast else ((), (), ())
+        elements = [ScaledElements(each, scales.factors) for each in computations]
+        computed: list[Computing] = [
+            scales,
+            *elements,
+            CastTensors([tensors[number] for number in numbers], to, offsets),
+        ]
+        return Loan(ComputedExtent(self._device, kept, computed), self._placed, list(self._conversions))
 
 
 def recipe_for(tensors: Mapping[str, torch.Tensor], target: Target, device: torch.device | None) -> Recipe:
@@ -197,14 +208,14 @@ def _backends_on(device: torch.device, tensors: Sequence[ComputedTensor]) -> lis
 
 def _computed(
     number: int, signature: TensorSignature, want: Wanted, offset: int, scales: ScaleLayout
-) -> ComputedTensor:
+) -> ComputedTensor | None:
+    """None for a tensor without scales."""
+    if want.scheme is None or want.scale is None:
+        return None
     columns = signature.shape[-1] if signature.shape else 1
     shape, dtype = (signature.shape.numel() // columns, columns), dtypes.TORCH[want.spec.dtype]
-    made = ComputedTensor(number, signature.dtype, signature.device, shape, dtype, offset)
-    if want.scheme is None or want.scale is None:
-        return made
     group, first = want.scheme.group(want.spec.shape), scales.first_groups[want.scale.name]
-    return replace(made, group=group, first_group=first)
+    return ComputedTensor(number, signature.dtype, signature.device, shape, dtype, offset, group, first)
 
 
 def _reaches_less(name: str, than: torch.dtype) -> bool:

@@ -46,8 +46,7 @@ class TorchBackend:
         self._offsets = [tensor.offset for tensor in tensors]
         self._scaled: defaultdict[torch.device, list[ComputedTensor]] = defaultdict(list)
         for tensor in tensors:
-            if tensor.first_group is not None:
-                self._scaled[tensor.source_device].append(tensor)
+            self._scaled[tensor.source_device].append(tensor)
 
     def bind(self, sources: Sequence[torch.Tensor]) -> Computation:
         return Computation(partial(self._find_amax, sources), partial(self._fill, sources))
@@ -125,16 +124,14 @@ def _casts(
     for rows, columns, start, end in tensor.rectangles(offset, offset + bucket.numel(), most):
         part = source[rows, columns]
         target = bucket[start:end].view(tensor.dtype).view(part.shape)
-        own = None if tensor.first_group is None else tensor.own_groups(factors, rows)
+        own = tensor.own_groups(factors, rows)
         yield partial(_cast, part, own, tensor.group[1], columns, target)
 
 
-def _cast(source: torch.Tensor, factors: torch.Tensor | None, wide: int, columns: slice, target: torch.Tensor) -> None:
+def _cast(source: torch.Tensor, factors: torch.Tensor, wide: int, columns: slice, target: torch.Tensor) -> None:
     elements = source.to(target.device, non_blocking=target.is_cuda).to(torch.float32)
-    if factors is not None:
-        if factors.shape[1] > 1:
-            factors = factors.repeat_interleave(wide, dim=1)[:, columns]
-        by_group = elements.view(len(factors), -1, elements.shape[1])
-        product = torch.mul(by_group, factors.unsqueeze(1), out=None if elements is source else by_group)
-        elements = product.view(target.shape)
-    target.copy_(elements)
+    if factors.shape[1] > 1:
+        factors = factors.repeat_interleave(wide, dim=1)[:, columns]
+    by_group = elements.view(len(factors), -1, elements.shape[1])
+    product = torch.mul(by_group, factors.unsqueeze(1), out=None if elements is source else by_group)
+    target.copy_(product.view(target.shape))

@@ -34,7 +34,7 @@ def can_compute(tensor: ComputedTensor, device: torch.device) -> bool:
 
     They can where its source lies there, it is quantized, and each tile has one group or one for each of its rows.
     """
-    if tensor.source_device != device or tensor.first_group is None or tensor.dtype is not torch.float8_e4m3fn:
+    if tensor.source_device != device or tensor.dtype is not torch.float8_e4m3fn:
         return False
     (rows, columns), (high, wide) = tensor.shape, tensor.group
     return (high == 1 or high % TILE == 0 or high >= rows) and (wide % TILE == 0 or wide >= columns)
@@ -179,5 +179,4 @@ def _count(tensor: ComputedTensor) -> int:
 
 def _entry(tensor: ComputedTensor, first_tile: int) -> tuple[int, ...]:
     """Return what the kernels read about a matrix, in the order of ``_tile_of`` in the kernels."""
-    assert tensor.first_group is not None
     return first_tile, *tensor.shape, *tensor.group, tensor.grid[1], tensor.first_group, tensor.offset

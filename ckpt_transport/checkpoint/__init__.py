@@ -1,7 +1,9 @@
 """A source keeps the versions that it sends here, read from files or copied from tensors into memory that it reuses."""
 
+from ckpt_transport.checkpoint import rules as rules
 from ckpt_transport.checkpoint.digests import with_digests as with_digests
 from ckpt_transport.checkpoint.directory import from_path as from_path
+from ckpt_transport.checkpoint.mapping import Mapping as Mapping
 from ckpt_transport.checkpoint.outline import outline as outline
 from ckpt_transport.checkpoint.scattered import Loan as Loan
 from ckpt_transport.checkpoint.shards import TensorPairs as TensorPairs

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ckpt_transport.checkpoint.pool import lay_out
-from ckpt_transport.checkpoint.shards import GivenTensor, place, replicated_names
+from ckpt_transport.checkpoint.shards import GivenTensor, lay_out_parts, place, replicated_names
 from ckpt_transport.planning.values.manifest import PlacedTensor
 
 
@@ -39,7 +38,7 @@ class Arrangements:
         described: list[object] = [(part.spec, part.ranges, part.replicated) for part in parts]
         if self._last is None or described != self._described:
             sizes = [part.nbytes for part in parts]
-            offsets, nbytes = lay_out(sizes)
+            offsets, nbytes = lay_out_parts(parts)
             self._last = Arrangement(sizes, offsets, nbytes, tuple(place(parts, offsets)), replicated_names(parts))
             self._described = described
         return self._last

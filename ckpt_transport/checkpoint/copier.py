@@ -49,7 +49,8 @@ def copy(
     """Copy what is given of each tensor to its offset in ``pool``. All is complete when this returns or raises.
 
     What lies on a GPU is copied on the caller's current stream there, after whatever still writes the tensors; what is
-    contiguous on the CPU by all threads of ``executor``; the rest by torch, which spreads it over its own threads.
+    contiguous on the CPU by all threads of ``executor``; the rest by torch, which spreads it over its own threads, and
+    casts what has another dtype than it is to have.
 
     Args:
         tensors: of any shape, stride and device, of a dtype in :data:`ckpt_transport.dtypes.TORCH`.
@@ -67,7 +68,7 @@ def copy(
     on_gpu: defaultdict[torch.device, list[_TorchCopy]] = defaultdict(list)
     for given, nbytes, offset in zip(tensors, arranged.sizes, arranged.offsets, strict=True):
         tensor = given.tensor
-        if tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
+        if tensor.is_cpu and _is_a_run_of_bytes(tensor) and not given.cast:
             contiguous.append(HostCopy(base + offset, tensor.data_ptr(), nbytes))
         elif tensor.is_cuda:
             on_gpu[tensor.device].append(_TorchCopy(given, pool, offset, nbytes))
@@ -82,6 +83,10 @@ def copy(
     for other in others:
         other.do()
         report(other.nbytes)
+
+
+def _is_a_run_of_bytes(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
 
 
 class _TorchCopy(NamedTuple):

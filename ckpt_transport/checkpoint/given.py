@@ -32,16 +32,24 @@ def given_tensors(tensors: object) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"tensors are to be a mapping from names to tensors, {_instead_of(tensors)}")
     found: dict[str, torch.Tensor] = {}
     for name, value in tensors.items():
-        if not isinstance(name, str):
-            raise CheckpointError(f"tensor {name!r} has a name of type {type(name).__name__}; give a string")
-        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
-            raise CheckpointError(f"tensor {name!r} has a name that is not Unicode text; rename it")
+        check_name(name)
         if isinstance(value, torch.Tensor):
             check_plain(name, value)
             found[name] = value
         elif name.rpartition(".")[2] != EXTRA_STATE:
             raise CheckpointError(f"'{name}' is {_what(value)}")
     return found
+
+
+def check_name(name: object) -> None:
+    """
+    Raises:
+        CheckpointError: it is no string of Unicode text.
+    """
+    if not isinstance(name, str):
+        raise CheckpointError(f"tensor {name!r} has a name of type {type(name).__name__}; give a string")
+    if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
+        raise CheckpointError(f"tensor {name!r} has a name that is not Unicode text; rename it")
 
 
 def same_tensors(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], ...]:

@@ -10,8 +10,6 @@ from functools import cached_property
 import torch
 
 from ckpt_transport.checkpoint.gathering import Gathering
-from ckpt_transport.checkpoint.pool import lay_out
-from ckpt_transport.checkpoint.shards import by_label, given, place, replicated_names, same_names
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Backing, MemoryKind, copy_each, has_copy_tables
@@ -81,32 +79,6 @@ class Loan:
     conversions: Sequence[Conversion] = ()
     same: tuple[tuple[str, ...], ...] = ()
     replicated: tuple[str, ...] = ()
-
-
-def borrow(tensors: object, *, replicated: bool = False) -> Loan:
-    """Make an extent over ``tensors``.
-
-    What was enqueued on the current stream of their devices has ended when this returns.
-
-    Raises:
-        CheckpointError: as :func:`~ckpt_transport.checkpoint.shards.given`, or the bytes of a tensor do not lie as they
-            are sent.
-    """
-    parts = given(tensors, replicated=replicated)
-    if not parts:
-        return Loan(None, ())
-    check_readable(by_label(parts))
-    for device in {part.tensor.device for part in parts if part.tensor.is_cuda}:
-        torch.cuda.current_stream(device).synchronize()
-    offsets, nbytes = lay_out(part.nbytes for part in parts)
-    flat = [part.tensor.detach().reshape(-1).view(torch.uint8) for part in parts]
-    watched = Watched(by_label([part._replace(tensor=raw) for part, raw in zip(parts, flat, strict=True)]))
-    return Loan(
-        ScatteredTensors(flat, offsets, nbytes, watched),
-        place(parts, offsets),
-        same=same_names(parts),
-        replicated=replicated_names(parts),
-    )
 
 
 def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:

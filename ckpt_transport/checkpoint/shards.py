@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,7 +20,9 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.copier import spec_of
 from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain, given_tensors, same_tensors
+from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.errors import CheckpointError
+from ckpt_transport.memory import Buffer
 from ckpt_transport.planning.values.byte_ranges import ByteRange
 from ckpt_transport.planning.values.manifest import PlacedTensor, TensorSpec
 
@@ -74,8 +76,8 @@ class GivenTensor(NamedTuple):
     """A tensor as one source gives it: whole, or a part.
 
     Attributes:
-        spec: name, dtype and shape of the whole tensor.
-        tensor: what this source has of it.
+        spec: name, dtype and shape of the whole tensor, as it is to be sent.
+        tensor: what this source has of it; where it has another dtype, it is cast on the way.
         ranges: of the whole tensor's bytes, in the order in which ``tensor`` has them.
         replicated: other sources give the same bytes.
     """
@@ -88,6 +90,11 @@ class GivenTensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         return sum(end - start for start, end in self.ranges)
+
+    @property
+    def cast(self) -> bool:
+        """Whether it is sent in another dtype than it has."""
+        return self.tensor.dtype is not dtypes.TORCH[self.spec.dtype]
 
 
 def given(tensors: object, *, replicated: bool) -> list[GivenTensor]:
@@ -121,14 +128,52 @@ def given(tensors: object, *, replicated: bool) -> list[GivenTensor]:
     return found
 
 
+def lay_out_parts(parts: Sequence[GivenTensor]) -> tuple[list[int], int]:
+    """Put what is given one after another, as :func:`lay_out` does; what continues a tensor follows it at once.
+
+    Returns: where each starts, and the size of the extent.
+    """
+    first = [number for number, part in enumerate(parts) if not (number and _continues(parts[number - 1], part))]
+    sizes = [part.nbytes for part in parts]
+    starts, nbytes = lay_out(sum(sizes[low:high]) for low, high in pairwise([*first, len(parts)]))
+    offsets: list[int] = []
+    for start, low, high in zip(starts, first, [*first[1:], len(parts)], strict=True):
+        offsets += accumulate(sizes[low : high - 1], initial=start)
+    return offsets, nbytes
+
+
+def _continues(part: GivenTensor, other: GivenTensor) -> bool:
+    """Whether a part begins where one ends, so that both are one range of the bytes of a tensor."""
+    return part.ranges[-1].end == other.ranges[0].start and part.spec == other.spec and bool(other.ranges[0].start)
+
+
 def place(tensors: Sequence[GivenTensor], offsets: Sequence[int], extent: int = 0) -> list[PlacedTensor]:
     """Say where the bytes of these tensors lie in an extent, where each starts at its offset."""
     placed: list[PlacedTensor] = []
     for tensor, offset in zip(tensors, offsets, strict=True):
         for start, end in tensor.ranges:
-            placed.append(PlacedTensor(tensor.spec, extent, offset, end - start, start))
+            last = placed[-1] if placed and start else None
+            if (
+                last is not None
+                and last.start + last.nbytes == start
+                and last.offset + last.nbytes == offset
+                and last.spec == tensor.spec
+            ):
+                placed[-1] = PlacedTensor(tensor.spec, extent, last.offset, last.nbytes + end - start, last.start)
+            else:
+                placed.append(PlacedTensor(tensor.spec, extent, offset, end - start, start))
             offset += end - start
     return placed
+
+
+def offsets_in(pool: Buffer, parts: Sequence[GivenTensor]) -> tuple[list[GivenTensor], list[int]] | None:
+    """Where these lie in a pool that they are views of, ascending; None where one is cast, or has gaps."""
+    if any(part.cast or not part.tensor.is_contiguous() for part in parts):
+        return None
+    base = pool.tensor.data_ptr()
+    offsets = [part.tensor.data_ptr() - base if part.nbytes else 0 for part in parts]
+    order = sorted(range(len(parts)), key=offsets.__getitem__)
+    return [parts[number] for number in order], [offsets[number] for number in order]
 
 
 def by_label(tensors: Sequence[GivenTensor]) -> dict[str, torch.Tensor]:
@@ -146,7 +191,7 @@ def replicated_names(tensors: Sequence[GivenTensor]) -> tuple[str, ...]:
 
 def same_names(tensors: Sequence[GivenTensor]) -> tuple[tuple[str, ...], ...]:
     """Names under which the same elements were given, as tied weights are by ``state_dict()``."""
-    ranges = {tensor.spec.name: tensor.ranges for tensor in tensors}
+    ranges = {tensor.spec.name: (tensor.spec.dtype, tensor.ranges) for tensor in tensors}
     single = len(ranges) == len(tensors)
     found = same_tensors({tensor.spec.name: tensor.tensor for tensor in tensors}) if single else ()
     return tuple(names for names in found if all(ranges[name] == ranges[names[0]] for name in names))
@@ -176,9 +221,26 @@ def _described(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[T
 
 def _parts(name: str, value: Any) -> Iterator[GivenTensor]:
     if is_dtensor(value):
-        yield from _of_dtensor(name, value)
+        part = local_part(name, value)
+        if part is not None:
+            yield from _part(name, part, tuple(value.shape))
         return
-    for shard in [value] if isinstance(value, TensorShard) else value:
+    yield from parts_in_boxes(name, [value] if isinstance(value, TensorShard) else value)
+
+
+def parts_in_boxes(name: str, shards: Sequence[TensorShard], dtype: str = "") -> list[GivenTensor]:
+    """What a source gives of a tensor as boxes.
+
+    Args:
+        name: of the tensor.
+        shards: the boxes.
+        dtype: as which they are to be sent; by default their own.
+
+    Raises:
+        CheckpointError: one does not lie in its tensor, or is of too many ranges of bytes; names it.
+    """
+    found: list[GivenTensor] = []
+    for shard in shards:
         sizes, shape, offsets = tuple(shard.tensor.shape), tuple(shard.shape), tuple(shard.offsets)
         inside = len(sizes) == len(shape) == len(offsets) and all(
             0 <= offset <= offset + size <= whole for offset, size, whole in zip(offsets, sizes, shape, strict=True)
@@ -189,32 +251,46 @@ def _parts(name: str, value: Any) -> Iterator[GivenTensor]:
                 f"of shape {list(shape)}"
             )
         runs = [[(offset, offset + size)] for offset, size in zip(offsets, sizes, strict=True)]
-        yield from _part(name, shard.tensor, shape, runs, replicated=shard.replicated)
+        found += _part(name, LocalPart(shard.tensor, runs, shard.replicated), shape, dtype)
+    return found
 
 
-def _of_dtensor(name: str, value: Any) -> Iterator[GivenTensor]:
+class LocalPart(NamedTuple):
+    """What a rank has of a tensor: the elements, the runs of each dimension, and whether other ranks have it, too."""
+
+    tensor: torch.Tensor
+    runs: Sequence[Sequence[Run]]
+    replicated: bool
+
+
+def local_part(name: str, value: Any) -> LocalPart | None:
+    """What this rank has of a DTensor; None where it is not in the mesh.
+
+    Raises:
+        CheckpointError: the ranks have summands.
+    """
     coordinate, shape = value.device_mesh.get_coordinate(), tuple(value.shape)
     if coordinate is None:
-        return
+        return None
     if any(placement.is_partial() for placement in value.placements):
         raise CheckpointError(
             f"tensor '{name}' is a DTensor whose ranks have summands of it ({value.placements}); give "
             "redistribute(placements=[Replicate()]) of it"
         )
     local = value.to_local().detach()
+    check_plain(name, local)
     runs = runs_of(shape, value.device_mesh.shape, coordinate, value.placements)
     copies = any(
         placement.is_replicate() and size > 1
         for placement, size in zip(value.placements, value.device_mesh.shape, strict=True)
     )
-    yield from _part(name, local, shape, runs, replicated=copies)
+    return LocalPart(local, runs, copies)
 
 
-def _part(
-    name: str, local: torch.Tensor, shape: tuple[int, ...], runs: Sequence[Sequence[Run]], *, replicated: bool
-) -> Iterator[GivenTensor]:
+def _part(name: str, part: LocalPart, shape: tuple[int, ...], dtype: str = "") -> Iterator[GivenTensor]:
+    local, runs, replicated = part
     check_plain(name, local)
-    spec = spec_of(name, local.dtype, shape)
+    spec = spec_of(name, dtypes.TORCH[dtype] if dtype else local.dtype, shape)
     if dtypes.BITS[spec.dtype] % 8:
         raise CheckpointError(
             f"tensor '{name}' is {spec.dtype}, of which no parts can be given; give full_tensor() of it"

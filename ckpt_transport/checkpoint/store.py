@@ -14,11 +14,13 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import copier, reader
 from ckpt_transport.checkpoint.arrangement import Arrangements
+from ckpt_transport.checkpoint.borrowing import borrow
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.checkpoint.directory import from_directory
+from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
 from ckpt_transport.checkpoint.pool import Pools, lay_out
-from ckpt_transport.checkpoint.scattered import Loan, borrow
-from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs, given, same_names
+from ckpt_transport.checkpoint.scattered import Loan
+from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs, given, offsets_in, place, same_names
 from ckpt_transport.checkpoint.stream import TensorStream
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
 from ckpt_transport.memory import Backing, Buffer, MemoryKind, no_collections, sweep_leftovers, usable_cores
@@ -138,6 +140,7 @@ class Store:
         directory: Path | None = None,
         tensors: Tensors | TensorPairs | None = None,
         replicated: bool = False,
+        mapping: Mapping | None = None,
         progress: Progress | None = None,
     ) -> StoredVersion:
         """Load a version. Exactly one of ``files``, ``directory`` and ``tensors`` says from where.
@@ -152,6 +155,8 @@ class Store:
                 copies. Of pairs of name and tensor, as a generator yields them, each is copied before the next is asked
                 for, and not kept. It must not call the store.
             replicated: other ranks give plain tensors of the same names with equal elements; one rank sends each.
+            mapping: what becomes of names, types and shapes. Where files are cast or joined, they and what becomes of
+                them both have memory meanwhile.
             progress: told how far it is; of pairs all that have come are all there are. What it raises ends the
                 registration. It must not call the store.
 
@@ -171,22 +176,25 @@ class Store:
             with ExitStack() as undo:
                 release = ExitStack()
                 if tensors is not None and comes_in_pairs(tensors):
-                    stored = self._copy_stream(version, tensors, replicated, progress, undo, release)
+                    stored = self._copy_stream(version, tensors, replicated, mapping, progress, undo, release)
                 elif tensors is not None:
-                    stored = self._copy(version, tensors, replicated, progress, undo, release)
+                    mapped = self._map(tensors, replicated, mapping)
+                    stored = self._copy(version, mapped, progress, undo, release)
                 else:
                     found = (
                         from_directory(Path(directory))
                         if directory is not None
                         else from_files([Path(path) for path in files or ()])
                     )
-                    stored = self._load(version, found, progress, undo, release)
+                    stored = self._load(version, found, mapping, progress, undo, release)
                 undo.pop_all()
             self._pools.close()
             self._versions[version] = _Held(stored, release)
             return stored
 
-    def lend(self, version: str, tensors: Tensors | Loan, *, replicated: bool = False) -> StoredVersion:
+    def lend(
+        self, version: str, tensors: Tensors | Loan, *, replicated: bool = False, mapping: Mapping | None = None
+    ) -> StoredVersion:
         """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
 
         Changes are noticed as far as :class:`~ckpt_transport.checkpoint.watched.Watched` sees them.
@@ -195,7 +203,8 @@ class Store:
             version: its name, which must be new.
             tensors: as those of :meth:`register`, and contiguous. What is enqueued on the current streams of their
                 devices has ended when this returns. Or what an adapter makes of them.
-            replicated: as that of :meth:`register`.
+            replicated, mapping: as those of :meth:`register`. What is cast is cast when it is sent. What an adapter
+                makes is not mapped any more.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
@@ -203,7 +212,7 @@ class Store:
         """
         with self._lock:
             self._check_free(version)
-            loan = tensors if isinstance(tensors, Loan) else borrow(tensors, replicated=replicated)
+            loan = tensors if isinstance(tensors, Loan) else borrow(*self._map(tensors, replicated, mapping))
             if loan.backing is None:
                 self._check_may_be_empty()
             backings = [] if loan.backing is None else [loan.backing]
@@ -261,7 +270,43 @@ class Store:
             raise StoreError(f"no version '{version}' is registered; registered: {names}")
         return held
 
+    def _map(self, tensors: object, replicated: bool, mapping: Mapping | None) -> MappedTensors:
+        if mapping is None:
+            return MappedTensors(given(tensors, replicated=replicated), ())
+        application = Application(mapping, replicated=replicated)
+        mapped = application.whole(tensors)
+        if self._world_size == 1:
+            application.check_matched()
+        return mapped
+
     def _load(
+        self,
+        version: str,
+        files: Sequence[CheckpointFile],
+        mapping: Mapping | None,
+        progress: Progress | None,
+        undo: ExitStack,
+        release: ExitStack,
+    ) -> StoredVersion:
+        if mapping is None:
+            return self._read(version, files, progress, undo, release)
+        let_go = ExitStack()
+        read = self._read(version, files, progress, undo, let_go)
+        for each in read.manifest.tensors:
+            if each.spec.dtype not in dtypes.TORCH:
+                raise CheckpointError(
+                    f"tensor {each.spec} is of a type that torch has no name for, and cannot be mapped"
+                )
+        mapped = self._map(read.tensors(), False, mapping)
+        found = offsets_in(read.buffers[0], mapped.parts) if read.buffers else None
+        if found is not None:
+            release.push(let_go)
+            return self._stored(version, read.buffers, place(*found), mapped.conversions)
+        stored = self._copy(version, mapped, None, undo, release)
+        let_go.close()
+        return stored
+
+    def _read(
         self,
         version: str,
         files: Sequence[CheckpointFile],
@@ -285,15 +330,9 @@ class Store:
 
     @no_collections()
     def _copy(
-        self,
-        version: str,
-        tensors: Tensors,
-        replicated: bool,
-        progress: Progress | None,
-        undo: ExitStack,
-        release: ExitStack,
+        self, version: str, mapped: MappedTensors, progress: Progress | None, undo: ExitStack, release: ExitStack
     ) -> StoredVersion:
-        parts = given(tensors, replicated=replicated)
+        parts, conversions = mapped
         if not parts:
             self._check_may_be_empty()
             return self._stored(version, [], [])
@@ -302,28 +341,32 @@ class Store:
         pool = self._pools.take(arranged.nbytes, undo)
         release.callback(self._pools.give_back, [pool])
         copier.copy(parts, arranged, pool, self._executor, report.add)
-        return self._stored(version, [pool], arranged.placed, same=same_names(parts), replicated=arranged.replicated)
+        return self._stored(version, [pool], arranged.placed, conversions, same_names(parts), arranged.replicated)
 
     def _copy_stream(
         self,
         version: str,
         tensors: TensorPairs,
         replicated: bool,
+        mapping: Mapping | None,
         progress: Progress | None,
         undo: ExitStack,
         release: ExitStack,
     ) -> StoredVersion:
         report = _OpenReport(progress).add
+        application = Application(Mapping(()) if mapping is None else mapping, replicated=replicated)
         stream = TensorStream(
-            replicated=replicated,
+            give=application.one,
             take=lambda nbytes: self._pools.take(nbytes, undo),
             copy=lambda part, arranged, pool: copier.copy([part], arranged, pool, self._executor, report),
         )
         release.callback(self._pools.give_back, stream.pools)
         stream.read(tensors)
+        if self._world_size == 1:
+            application.check_matched()
         if not stream.placed:
             self._check_may_be_empty()
-        return self._stored(version, stream.pools, stream.placed, replicated=stream.replicated)
+        return self._stored(version, stream.pools, stream.placed, stream.conversions, replicated=stream.replicated)
 
     def _check_may_be_empty(self) -> None:
         if self._world_size == 1:

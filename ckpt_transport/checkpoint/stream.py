@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+
 from ckpt_transport.checkpoint.arrangement import Arrangement
-from ckpt_transport.checkpoint.shards import GivenTensor, given, is_dtensor, place
+from ckpt_transport.checkpoint.mapping import MappedTensors
+from ckpt_transport.checkpoint.shards import GivenTensor, is_dtensor, place
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning.values.alignment import align_up
-from ckpt_transport.planning.values.manifest import PlacedTensor
+from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor, gathered
 
 FIRST_NBYTES, MOST_NBYTES = 16 << 20, 2 << 30
 """Size of the first pool, and of the largest, unless a tensor is larger: each is as large as all before it, so that
@@ -22,7 +25,7 @@ class TensorStream:
     """Copies tensors into pools as they come.
 
     Args:
-        replicated: plain tensors are the same on every rank that gives them.
+        give: what becomes of a name and its value.
         take: makes a pool of so many bytes.
         copy: brings one tensor into a pool.
 
@@ -34,17 +37,18 @@ class TensorStream:
     def __init__(
         self,
         *,
-        replicated: bool,
+        give: Callable[[Any, Any], MappedTensors],
         take: Callable[[int], Buffer],
         copy: Callable[[GivenTensor, Arrangement, Buffer], None],
     ) -> None:
         self.pools: list[Buffer] = []
         self.placed: list[PlacedTensor] = []
-        self._given_replicated, self._take, self._bring = replicated, take, copy
+        self._give, self._take, self._bring = give, take, copy
         self._names: dict[str, bool] = {}
         """Whether a tensor is declared to be the same elsewhere, by name."""
         self._plain: list[str] = []
         self._sharded = False
+        self._conversions: list[Conversion] = []
         self._end = self._nbytes = 0
 
     def read(self, tensors: object) -> None:
@@ -60,15 +64,19 @@ class TensorStream:
             del pair
 
     def _take_in(self, name: Any, value: Any) -> None:
-        if name in self._names:
-            raise CheckpointError(f"tensor '{name}' comes twice; give each name once")
-        parts = given({name: value}, replicated=self._given_replicated)
-        self._names[name] = any(part.replicated for part in parts)
-        if is_dtensor(value):
-            self._sharded = True
-        else:
-            self._plain += [part.spec.name for part in parts if part.tensor is value]
+        parts, conversions = self._give(name, value)
+        self._conversions += conversions
+        self._sharded = self._sharded or is_dtensor(value)
+        plain = isinstance(value, torch.Tensor) and not is_dtensor(value)
+        names = dict.fromkeys(part.spec.name for part in parts)
+        for each in names:
+            if each in self._names:
+                raise CheckpointError(f"tensor '{each}' comes twice; give each name once")
+            self._names[each] = False
+            if plain:
+                self._plain.append(each)
         for part in parts:
+            self._names[part.spec.name] = part.replicated
             self._copy(part)
 
     @property
@@ -76,6 +84,11 @@ class TensorStream:
         """Names of those that other sources give, too: beside DTensors plain tensors are such."""
         alike = {name for name, declared in self._names.items() if declared} | set(self._plain if self._sharded else ())
         return tuple(name for name in self._names if name in alike)
+
+    @property
+    def conversions(self) -> tuple[Conversion, ...]:
+        """Which of them were made of others, and how."""
+        return gathered(self._conversions)
 
     def _copy(self, part: GivenTensor) -> None:
         offset = self._room_for(part.nbytes)

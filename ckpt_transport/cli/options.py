@@ -51,6 +51,16 @@ QuantizeFor = Annotated[
         show_default=False,
     ),
 ]
+MappingFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--mapping",
+        help="TOML file with rules between the checkpoint's names, types and shapes and the engines'.",
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+    ),
+]
 EndpointTimeout = Annotated[
     float | None,
     typer.Option(help="How long to wait for engines that do not answer yet, in seconds.", show_default="30"),

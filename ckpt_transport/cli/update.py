@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ckpt_transport.checkpoint.mapping import Mapping
 from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.cli import served
 from ckpt_transport.cli.methods import UpdateMethod, parse_ranks, steps
@@ -18,6 +19,7 @@ from ckpt_transport.cli.options import (
     ConfigFile,
     Endpoints,
     EndpointTimeout,
+    MappingFile,
     MemoryBudget,
     OptionsError,
     QuantizeFor,
@@ -67,6 +69,7 @@ def update(
     draft: Annotated[
         bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
     ] = False,
+    mapping: MappingFile = None,
     quantize_for: QuantizeFor = None,
     update_method: Annotated[
         UpdateMethod,
@@ -124,7 +127,8 @@ def update(
         raise OptionsError("--ranks counts sinks; of engines choose some by their --endpoint")
     driven = None if engine is None else Driven(engine, tuple(endpoint or ()), pause, draft)
     some = None if ranks is None else parse_ranks(ranks)
-    bring(settings, checkpoint, version, driven, quantize_for, update_method, some, rank, world_size)
+    rules = None if mapping is None else Mapping.load(mapping)
+    bring(settings, checkpoint, version, driven, quantize_for, update_method, some, rank, world_size, rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,7 @@ def bring(
     ranks: Sequence[int] | None = None,
     rank: int | None = None,
     world_size: int | None = None,
+    mapping: Mapping | None = None,
 ) -> None:
     """Bring ``checkpoint`` to the engines that are driven, else to the sinks of the settings; say what happened."""
     quantize = None if quantize_for is None else quantizer_for(quantize_for)
@@ -167,7 +172,7 @@ def bring(
             _check_before(settings, driven, ranks)
         name = version if quantize is None else f"{version} as it was read"
         with progress(console, f"reading {checkpoint.name}") as shown:
-            stored = server.register(name, **as_source(checkpoint), progress=shown)
+            stored = server.register(name, **as_source(checkpoint), mapping=mapping, progress=shown)
         if quantize is not None and quantize_for is not None:
             server.lend(version, quantize(stored, quantize_for))
         problems: list[str] = []

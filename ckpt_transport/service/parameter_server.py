@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,16 @@ from typing import Self
 
 import msgspec
 
-from ckpt_transport.checkpoint import Loan, Store, StoredVersion, TensorPairs, Tensors, comes_in_pairs, parts_of
+from ckpt_transport.checkpoint import (
+    Loan,
+    Mapping,
+    Store,
+    StoredVersion,
+    TensorPairs,
+    Tensors,
+    comes_in_pairs,
+    parts_of,
+)
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError
@@ -98,6 +108,7 @@ class ParameterServer:
         directory: Path | None = None,
         tensors: Tensors | TensorPairs | None = None,
         replicated: bool = False,
+        mapping: Mapping | None = None,
         progress: Progress | None = None,
     ) -> StoredVersion:
         """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
@@ -117,6 +128,8 @@ class ParameterServer:
                 before the next is asked for, and not kept. It must not call this server.
             replicated: other ranks give plain tensors of the same names with equal elements, and one of them sends
                 each. Beside DTensors plain tensors are taken for such.
+            mapping: rules by which the trainer's names, types and shapes become the engines'. A rule that matches no
+                tensor is an error where there is one source, unless it is optional.
             progress: told how far it is.
 
         Raises:
@@ -133,10 +146,13 @@ class ParameterServer:
                 directory=directory,
                 tensors=tensors,
                 replicated=replicated,
+                mapping=mapping,
                 progress=progress,
             )
 
-    def lend(self, version: str, tensors: Tensors | Loan, *, replicated: bool = False) -> StoredVersion:
+    def lend(
+        self, version: str, tensors: Tensors | Loan, *, replicated: bool = False, mapping: Mapping | None = None
+    ) -> StoredVersion:
         """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
 
         Buckets are gathered from ``tensors`` when they are sent. Nobody may change them until the version is
@@ -148,7 +164,8 @@ class ParameterServer:
             version: its name.
             tensors: as those of :meth:`register`, and contiguous; or what an adapter makes of them, as
                 ``ckpt_transport_fp8.quantized``.
-            replicated: as that of :meth:`register`.
+            replicated, mapping: as those of :meth:`register`; what is cast is cast when it is sent, where it lies. What
+                an adapter makes is not mapped any more.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
@@ -156,7 +173,7 @@ class ParameterServer:
         """
         self._call_guard.check()
         with self._telling_absence(version):
-            return self._store.lend(version, tensors, replicated=replicated)
+            return self._store.lend(version, tensors, replicated=replicated, mapping=mapping)
 
     @contextmanager
     def _telling_absence(self, version: str) -> Iterator[None]:
@@ -226,6 +243,7 @@ class ParameterServer:
         before_hold: Callable[[], None] | None = None,
         *,
         replicated: bool = False,
+        mapping: Mapping | None = None,
     ) -> Report | None:
         """Bring a step's weights to every sink: take them in, update, and let them go, whether that succeeds or not.
 
@@ -234,7 +252,7 @@ class ParameterServer:
 
         Args:
             version: a name that no version has here.
-            tensors, replicated: this rank's, as those of :meth:`register`.
+            tensors, replicated, mapping: this rank's, as those of :meth:`register`.
             sinks, progress, before_hold: as those of :meth:`update`.
 
         Returns: as :meth:`update`; the phases begin with ``register`` and end with ``unregister``.
@@ -242,12 +260,12 @@ class ParameterServer:
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
         with PhaseClock("register") as clock:
-            intake = self._intake(tensors, self.config.sinks if sinks is None else sinks)
+            intake = self._intake(tensors, mapping, self.config.sinks if sinks is None else sinks)
             if intake.lend:
                 assert not comes_in_pairs(tensors), "what comes in pairs is registered"
-                self.lend(version, tensors, replicated=replicated)
+                self.lend(version, tensors, replicated=replicated, mapping=mapping)
             else:
-                self.register(version, tensors=tensors, replicated=replicated)
+                self.register(version, tensors=tensors, replicated=replicated, mapping=mapping)
             try:
                 clock.enter("begin")
                 with self._call_guard.one(f"publish('{version}')", self.config.update_timeout):
@@ -259,11 +277,13 @@ class ParameterServer:
                 clock.enter("unregister")
                 self.unregister(version)
 
-    def _intake(self, tensors: Tensors | TensorPairs, sinks: Sequence[str]) -> Intake:
+    def _intake(self, tensors: Tensors | TensorPairs, mapping: Mapping | None, sinks: Sequence[str]) -> Intake:
         """How a step's weights are taken in. What is wrong with them is said by whoever does that."""
         if comes_in_pairs(tensors):
             return Intake(lend=False, why="registered, because its tensors come one by one")
-        values = tensors.values() if isinstance(tensors, Mapping) else ()
+        if mapping is not None and mapping.cuts_columns:
+            return Intake(lend=False, why="registered, because columns of tensors are no runs of memory to be lent")
+        values = tensors.values() if isinstance(tensors, abc.Mapping) else ()
         parts = [part for value in values for part in parts_of(value)]
         return choose_intake(parts, near=all(map(addresses.stays_on_host, sinks)), rates=kept())
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, Mapping, ParameterServer, rules
 from ckpt_transport.errors import CheckpointError, StoreError, UpdateAbortedError
-from tests.fleet import PATIENT, SinkSpec, fleet, weights
+from ckpt_transport.planning import explain
+from tests.fleet import PATIENT, SinkSpec, fleet, model, weights
 
 CONFIG = Config.load(**PATIENT)
 
@@ -61,3 +64,38 @@ def test_given_weights_that_are_gathered_one_by_one_then_a_step_is_served_withou
             gathered = ((name, tensor.clone()) for name, tensor in weights(seed).items())
             server.publish(f"step-{seed}", gathered, [sink.address])
             assert sink.state().holds(weights(seed))
+
+
+@pytest.mark.parametrize("how", ["publish", "lend"])
+def test_given_weights_under_the_trainers_names_and_types_then_engines_get_theirs(how: str) -> None:
+    """The trainer has a wrapped FP32 model with one fused tensor, and the engine a plain one in BF16."""
+    mapping = Mapping.of(
+        rules.Strip("module."),
+        rules.Unwrap("_orig_mod"),
+        rules.Drop(r".*inv_freq"),
+        rules.Split("fused", ("0.weight", "1.weight")),
+        rules.Cast("BF16"),
+    )
+    with fleet(SinkSpec(make=in_bfloat16), SinkSpec(make=in_bfloat16)) as sinks, ParameterServer(CONFIG) as server:
+        for seed in (2, 3):
+            trained = weights(seed)
+            given = {f"module._orig_mod.{name}": tensor for name, tensor in trained.items()}
+            given["module.rope.inv_freq"] = torch.zeros(3)
+            given["module.fused"] = torch.cat(
+                [given.pop("module._orig_mod.0.weight"), given.pop("module._orig_mod.1.weight")]
+            )
+            addresses = [sink.address for sink in sinks]
+            if how == "publish":
+                report = server.publish(f"step-{seed}", given, addresses, mapping=mapping)
+            else:
+                server.lend(f"step-{seed}", given, mapping=mapping)
+                report = server.update(f"step-{seed}", addresses)
+                server.unregister(f"step-{seed}")
+            assert report is not None
+            assert "BF16 from F32" in explain(report.plan)
+            expected = {name: tensor.to(torch.bfloat16) for name, tensor in trained.items()}
+            assert all(sink.state().holds(expected) for sink in sinks)
+
+
+def in_bfloat16(seed: int, **shape: Any) -> torch.nn.Module:
+    return model(seed, **shape).to(torch.bfloat16)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import abc
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, Mapping, ParameterServer, rules
 from tests.fleet import DEADLINE, SWIFT, SinkSpec, by_name, context, fleet, model
 
 Answer = tuple[str, dict[str, torch.Tensor], dict[str, int]]
@@ -43,7 +44,14 @@ def trained(mesh: Sequence[int]) -> torch.nn.Module:
     return module
 
 
-def run_rank(environ: Mapping[str, str], mesh: Sequence[int], sinks: Sequence[str], how: str, pipe: Connection) -> None:
+def run_rank(
+    environ: abc.Mapping[str, str],
+    mesh: Sequence[int],
+    sinks: Sequence[str],
+    how: str,
+    mapping: Mapping | None,
+    pipe: Connection,
+) -> None:
     os.environ.update(environ)
     warnings.simplefilter("ignore")  # of FSDP2, about what its layers return
     dist.init_process_group("gloo")
@@ -51,7 +59,8 @@ def run_rank(environ: Mapping[str, str], mesh: Sequence[int], sinks: Sequence[st
     said = ""
     held: dict[str, int] = {}
     with ParameterServer(Config.load(**SWIFT)) as server:
-        stored = getattr(server, how)("v2", tensors=state)
+        wrapped = state if mapping is None else {f"module._orig_mod.{name}": value for name, value in state.items()}
+        stored = getattr(server, how)("v2", tensors=wrapped, mapping=mapping)
         for part in stored.manifest.tensors:
             held[part.spec.name] = held.get(part.spec.name, 0) + part.nbytes
         try:
@@ -64,7 +73,9 @@ def run_rank(environ: Mapping[str, str], mesh: Sequence[int], sinks: Sequence[st
     dist.destroy_process_group()
 
 
-def train_and_update(mesh: Sequence[int], sinks: Sequence[str], how: str = "register") -> list[Answer]:
+def train_and_update(
+    mesh: Sequence[int], sinks: Sequence[str], how: str = "register", mapping: Mapping | None = None
+) -> list[Answer]:
     """What every rank of a trainer says."""
     store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     size = torch.Size(mesh).numel()
@@ -73,7 +84,7 @@ def train_and_update(mesh: Sequence[int], sinks: Sequence[str], how: str = "regi
         environ = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
         known = {name: str(value) for name, value in environ.items()} | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         ours, theirs = context.Pipe()
-        ranks.append(context.Process(target=run_rank, args=(known, mesh, sinks, how, theirs), daemon=True))
+        ranks.append(context.Process(target=run_rank, args=(known, mesh, sinks, how, mapping, theirs), daemon=True))
         pipes.append(ours)
         ranks[-1].start()
     answers: list[Any] = []
@@ -113,6 +124,25 @@ def test_given_a_model_that_fsdp2_shards_then_every_rank_gives_its_part_and_sink
     ranks = len(answers)
     for _, _, held in answers:
         assert sum(held.values()) < 1.6 / ranks * sum(tensor.nbytes for tensor in whole.values())
+
+
+@pytest.mark.parametrize(("transport", "how"), [("shm", "register"), ("gloo", "lend")])
+def test_given_shards_in_fp32_under_other_names_then_engines_get_them_in_bf16_under_theirs(
+    transport: str, how: str
+) -> None:
+    mapping = Mapping.of(rules.Strip("module."), rules.Unwrap("_orig_mod"), rules.Cast("BF16"))
+    spec = SinkSpec(make=in_bfloat16, settings={"transport": transport} if transport == "gloo" else {})
+    with fleet(spec) as (sink,):
+        answers = train_and_update((2,), [sink.address], how, mapping)
+        assert [said for said, _, _ in answers] == ["", ""]
+        assert sink.state().holds({name: tensor.to(torch.bfloat16) for name, tensor in answers[0][1].items()})
+    nbytes = sum(tensor.nbytes for tensor in answers[0][1].values())
+    for _, _, held in answers:
+        assert sum(held.values()) < 0.6 * nbytes / 2, "a rank sends its shards, in half of their bytes"
+
+
+def in_bfloat16(seed: int) -> torch.nn.Module:
+    return with_steps(seed).to(torch.bfloat16)
 
 
 def test_given_a_sink_whose_loader_takes_tensors_whole_then_the_update_is_refused_with_the_cure() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -174,8 +174,12 @@ def check_version(version: str, shard: Manifest) -> None:
 
 def conversions_of(shards: Sequence[Manifest]) -> tuple[Conversion, ...]:
     """Gather what the sources that hold ``shards`` compute."""
+    return gathered(conversion for shard in shards for conversion in shard.conversions)
+
+
+def gathered(conversions: Iterable[Conversion]) -> tuple[Conversion, ...]:
+    """One of each kind, with the tensors of all."""
     tensors: dict[str, dict[str, None]] = {}
-    for shard in shards:
-        for conversion in shard.conversions:
-            tensors.setdefault(conversion.how, {}).update(dict.fromkeys(conversion.tensors))
+    for conversion in conversions:
+        tensors.setdefault(conversion.how, {}).update(dict.fromkeys(conversion.tensors))
     return tuple(Conversion(how, tuple(names)) for how, names in tensors.items())

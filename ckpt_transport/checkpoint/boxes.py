@@ -1,0 +1,160 @@
+"""A boxed tensor is what one source has of a tensor, as boxes of its elements: what rules of a mapping cut and join."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise, product
+from typing import Any
+
+import torch
+
+from ckpt_transport import dtypes
+from ckpt_transport.checkpoint.given import check_plain
+from ckpt_transport.checkpoint.shards import GivenTensor, TensorShard, is_dtensor, local_part, parts_in_boxes
+from ckpt_transport.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box of a tensor.
+
+    Attributes:
+        tensor: its elements, in its shape, as a view of what the source has given.
+        offsets: where it starts in each dimension.
+        replicated: other sources have it, too.
+    """
+
+    tensor: torch.Tensor
+    offsets: tuple[int, ...]
+    replicated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BoxedTensor:
+    """What one source has of a tensor. Every method returns another one, of views of the same memory.
+
+    Attributes:
+        dtype: of the tensor as it is to be sent.
+        shape: of the whole tensor.
+        boxes: what this source has of it.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    boxes: tuple[Box, ...]
+
+    @classmethod
+    def of(cls, name: str, value: Any, *, replicated: bool) -> BoxedTensor:
+        """
+        Args:
+            name, value: as a source gives them.
+            replicated: a plain tensor is the same at every source that gives it.
+
+        Raises:
+            CheckpointError: as :func:`~ckpt_transport.checkpoint.shards.given`, or it is of elements below a byte.
+        """
+        if is_dtensor(value):
+            shape, dtype = tuple(value.shape), value.dtype
+            boxes = tuple(_boxes_of_dtensor(name, value))
+        elif isinstance(value, torch.Tensor):
+            check_plain(name, value)
+            shape, dtype = tuple(value.shape), value.dtype
+            boxes = (Box(value.detach(), (0,) * len(shape), replicated),)
+        else:
+            shards: Sequence[TensorShard] = [value] if isinstance(value, TensorShard) else value
+            shape, dtype = tuple(shards[0].shape), shards[0].tensor.dtype
+            for shard in shards:
+                check_plain(name, shard.tensor)
+            boxes = tuple(Box(each.tensor.detach(), tuple(each.offsets), each.replicated) for each in shards)
+        if dtypes.BITS[dtypes.name_of(dtype)] % 8:
+            raise CheckpointError(f"tensor '{name}' is {dtypes.name_of(dtype)}, which can be renamed and nothing else")
+        return cls(dtype, shape, boxes)
+
+    def given(self, name: str) -> list[GivenTensor]:
+        """The boxes as what a source gives.
+
+        Raises:
+            CheckpointError: as :func:`~ckpt_transport.checkpoint.shards.given`.
+        """
+        boxes = sorted(self.boxes, key=lambda box: box.offsets)
+        shards = [TensorShard(box.tensor, self.shape, box.offsets, box.replicated) for box in boxes]
+        return parts_in_boxes(name, shards, dtypes.name_of(self.dtype))
+
+    def cast(self, dtype: torch.dtype) -> BoxedTensor:
+        """The same elements, to be sent as ``dtype``."""
+        return replace(self, dtype=dtype)
+
+    def cut(self, dim: int, start: int, end: int) -> BoxedTensor:
+        """The elements with these indices in one dimension."""
+        shape = (*self.shape[:dim], end - start, *self.shape[dim + 1 :])
+        return replace(self, shape=shape, boxes=tuple(_cut(self.boxes, dim, start, end)))
+
+    def split(self, dim: int, sizes: Iterable[int]) -> list[BoxedTensor]:
+        """Pieces of these sizes along one dimension."""
+        return [self.cut(dim, start, end) for start, end in pairwise(accumulate(sizes, initial=0))]
+
+    def select(self, index: int) -> BoxedTensor:
+        """The elements with this index in the first dimension, without that dimension."""
+        row = self.cut(0, index, index + 1)
+        boxes = (replace(box, tensor=box.tensor[0], offsets=box.offsets[1:]) for box in row.boxes)
+        return replace(row, shape=row.shape[1:], boxes=tuple(boxes))
+
+    def stacked(self) -> BoxedTensor:
+        """The same with a dimension of one index in front."""
+        boxes = (replace(box, tensor=box.tensor.unsqueeze(0), offsets=(0, *box.offsets)) for box in self.boxes)
+        return replace(self, shape=(1, *self.shape), boxes=tuple(boxes))
+
+    def same_as(self, other: BoxedTensor) -> bool | None:
+        """Whether both have equal bytes; None where this source cannot say it, because it has different boxes."""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        if [box.offsets for box in self.boxes] != [box.offsets for box in other.boxes]:
+            return None
+        pairs = zip(self.boxes, other.boxes, strict=True)
+        return all(_equal(one.tensor, two.tensor) for one, two in pairs)
+
+
+def joined(tensors: Sequence[BoxedTensor], dim: int) -> BoxedTensor:
+    """These tensors one behind the other along one dimension. All of them have one dtype and, but for it, one shape."""
+    boxes: list[Box] = []
+    end = 0
+    for tensor in tensors:
+        boxes += (replace(box, offsets=_moved(box.offsets, dim, end)) for box in tensor.boxes)
+        end += tensor.shape[dim]
+    first = tensors[0]
+    return BoxedTensor(first.dtype, (*first.shape[:dim], end, *first.shape[dim + 1 :]), tuple(boxes))
+
+
+def _cut(boxes: Iterable[Box], dim: int, start: int, end: int) -> Iterable[Box]:
+    for box in boxes:
+        offset, size = box.offsets[dim], box.tensor.shape[dim]
+        low, high = max(start, offset), min(end, offset + size)
+        if low < high or (not size and start <= offset <= end):
+            tensor = box.tensor.narrow(dim, low - offset, max(high - low, 0))
+            yield replace(box, tensor=tensor, offsets=_moved(box.offsets, dim, max(low, start) - start - offset))
+
+
+def _moved(offsets: tuple[int, ...], dim: int, by: int) -> tuple[int, ...]:
+    return (*offsets[:dim], offsets[dim] + by, *offsets[dim + 1 :])
+
+
+def _boxes_of_dtensor(name: str, value: Any) -> Iterable[Box]:
+    """A rank's part of a DTensor lies in several boxes where its indices of a dimension are several runs."""
+    part = local_part(name, value)
+    if part is None or not part.tensor.numel():
+        return
+    places = [list(zip(accumulate((e - s for s, e in runs), initial=0), runs, strict=False)) for runs in part.runs]
+    for chosen in product(*places):
+        tensor = part.tensor
+        for dim, (at, (start, end)) in enumerate(chosen):
+            tensor = tensor.narrow(dim, at, end - start)
+        yield Box(tensor, tuple(start for _, (start, _) in chosen), part.replicated)
+
+
+def _equal(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether the bytes are equal: NaN equals itself, and 0 is not -0."""
+    if (one.data_ptr(), one.stride()) == (two.data_ptr(), two.stride()) and one.device == two.device:
+        return True
+    raw = [each.contiguous().reshape(-1).view(torch.uint8) for each in (one, two)]
+    return torch.equal(raw[0], raw[1].to(raw[0].device))
