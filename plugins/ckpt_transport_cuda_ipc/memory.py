@@ -44,7 +44,7 @@ class Allocation:
             call("cudaFree", address)
 
 
-class Mapping:
+class OpenedAllocation:
     """Another process's :class:`Allocation`, in this one."""
 
     def __init__(self, handle: bytes, nbytes: int, device: torch.device) -> None:

@@ -24,7 +24,7 @@ from ckpt_transport.spi import (
     Transport,
     may_have_devices,
 )
-from ckpt_transport_cuda_ipc.memory import Allocation, Mapping, runtime
+from ckpt_transport_cuda_ipc.memory import Allocation, OpenedAllocation, runtime
 
 
 class Shared(msgspec.Struct, frozen=True, array_like=True):
@@ -57,7 +57,7 @@ class CudaIpcEndpoint(MappedEndpoint):
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
         self._own: list[Allocation] = []
-        self._opened: dict[Descriptor, Mapping] = {}
+        self._opened: dict[Descriptor, OpenedAllocation] = {}
 
     def allocate(self, nbytes: int) -> Buffer:
         allocation = Allocation(nbytes, self.device)
@@ -76,7 +76,7 @@ class CudaIpcEndpoint(MappedEndpoint):
             shared = msgspec.msgpack.decode(descriptor, type=Shared)
             if shared.process == os.getpid():
                 return _here[shared.address].tensor
-            opened = self._opened[descriptor] = Mapping(shared.handle, shared.nbytes, self.device)
+            opened = self._opened[descriptor] = OpenedAllocation(shared.handle, shared.nbytes, self.device)
         except (RegistrationError, msgspec.DecodeError, LookupError) as error:
             raise RegistrationError(f"the GPU memory of rank {sender} cannot be mapped: {error}") from error
         return opened.tensor

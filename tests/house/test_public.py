@@ -23,15 +23,16 @@ EXPORTED = {
     "ckpt_transport": """
         AddressFile BudgetError CheckpointError CkptTransportError Config ConfigError ControlError
         CoverageError EndpointBrokenError EndpointClosedError Engine EngineError FleetReport Gate Holder
-        HolderAddress JoinError Joiner LoadedBucket LoadedPiece MessageError ParameterServer PeerLostError
+        HolderAddress JoinError Joiner LoadedBucket LoadedPiece Mapping MessageError ParameterServer PeerLostError
         PlanError PlanMismatchError PluginError RecordingError RegionBusyError RegistrationError Report
         ServedVersion SharedMemoryError Sink StoreError StoredVersion TaintedError TensorShard TransferError
         TransferTimeout TransportConflictError TransportError TransportNotFoundError
         TransportUnavailableError UnwritableError UpdateAbortedError UpdateError UsageError ask_version
+        rules
     """,
     "ckpt_transport.spi": """
-        ALIGNMENT API_VERSION Addresses Availability Buffer CONTIGUOUS CallGuard Calls Claims
-        CollectiveEndpoint Completion Control Conversion CopyTable Descriptor DoubleBuffer
+        ALIGNMENT API_VERSION Addresses Availability Buffer CONTIGUOUS CallGuard Calls CastTensors
+        Claims CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor DoubleBuffer
         ElementCopy Endpoint EngineClaim FanOut Fence Fleet Group Here INDEX Launch LoadPass Loader
         Loan Locality MappedEndpoint MemoryKind MemoryRegion MessageEndpoint ModuleLoading NoOptions
         OneSidedEndpoint Owner OwnerKind PlacedTensor Poll Progress RdmaDevice Reach ReadSpan
