@@ -70,11 +70,13 @@ class Brought:
     @property
     def says(self) -> str:
         last = self.then[-1]
-        phases = ", ".join(f"{name} {_ms(seconds)}" for name, seconds in last.phases.items() if seconds > 0.0005)
+        phases = ", ".join(
+            f"{name} {milliseconds(seconds)}" for name, seconds in last.phases.items() if seconds > 0.0005
+        )
         held = median(timed.held for timed in self.then)
         return (
-            f"{_ms(self.wall)}, limit {_ms(self.limit)}; held {_ms(held)}; "
-            f"first {_ms(self.first.wall)}, held {_ms(self.first.held)}; "
+            f"{milliseconds(self.wall)}, limit {milliseconds(self.limit)}; held {milliseconds(held)}; "
+            f"first {milliseconds(self.first.wall)}, held {milliseconds(self.first.held)}; "
             f"{self.extra / (1 << 30):.2f} GiB of GPU memory; {', '.join(set(last.ways))}: {phases}"
         )
 
@@ -105,7 +107,7 @@ def measure(situation: Situation, device: str, rounds: int) -> list[Row]:
     named = {transport: brought.wall for transport, brought in found.items() if transport != AUTO}
     if AUTO in found and named:
         best = min(named, key=lambda transport: named[transport])
-        ratio, detail = found[AUTO].wall / named[best], f"{_ms(found[AUTO].wall)}, {_ms(named[best])}"
+        ratio, detail = found[AUTO].wall / named[best], f"{milliseconds(found[AUTO].wall)}, {milliseconds(named[best])}"
         rows.append(Row(f"{situation.title}: auto", ratio, f"{best} by name", "<=1.05", detail))
     return rows
 
@@ -168,5 +170,5 @@ def _place(device: str, gpu: int) -> str:
     return "cpu" if device == "cpu" else f"{device}:{gpu}"
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms"

@@ -11,6 +11,7 @@ Rows that need more GPUs than there are say so. Usage: ``python -m benchmarks.en
 from __future__ import annotations
 
 import enum
+import importlib.util
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,15 @@ class Name(enum.StrEnum):
     TWO_MIXTURE = "two-mixture"
     REGISTER_GPU = "register-gpu"
     REGISTER_CPU = "register-cpu"
+    VLLM_HERE = "vllm-here"
+    VLLM_PEER = "vllm-peer"
+
+
+VLLM = {
+    Name.VLLM_HERE: ("vLLM, mixture, lent on its GPU", 0, 0, ""),
+    Name.VLLM_PEER: ("vLLM, mixture, lent on another GPU", 0, 1, "<=1.4"),
+}
+"""Its title, the trainer's and the engine's GPU, and the target."""
 
 
 def situations(device: Device, scale: Scale) -> dict[Name, Situation]:
@@ -93,13 +103,29 @@ def measure(
     updates = situations(device, scale)
     there = torch.cuda.device_count() if device is Device.CUDA else 2
     for name in (name for name in Name if name in only):
-        if name not in updates:
+        if name in VLLM:
+            found += _vllm(name, scale, rounds, there)
+        elif name not in updates:
             found += _registered(name, device, scale, rounds)
         elif updates[name].gpus > there:
             console.print(f"{updates[name].title}: not run: needs {updates[name].gpus} GPUs, and there are {there}")
         else:
             found += _situation.measure(updates[name], device, rounds)
     return found
+
+
+def _vllm(name: Name, scale: Scale, rounds: int, gpus: int) -> list[Row]:
+    """A trainer that lends, and a real vLLM."""
+    title, trainer, engine, target = VLLM[name]
+    if importlib.util.find_spec("vllm") is None:
+        console.print(f"{title}: not run: needs vLLM")
+    elif max(trainer, engine) >= gpus:
+        console.print(f"{title}: not run: needs two GPUs, and there is {gpus}")
+    else:
+        from benchmarks import _vllm_situation
+
+        return _vllm_situation.measure(title, trainer, engine, target, rounds, 1 if scale is Scale.SMALL else None)
+    return []
 
 
 def _registered(name: Name, device: Device, scale: Scale, rounds: int) -> list[Row]:

@@ -1,10 +1,10 @@
-"""Measures an update of an engine on a GPU against the pinned host-to-device rate and checkpoint-engine.
+"""Measures updates of engines on a GPU against checkpoint-engine, and nccl against a bare broadcast.
 
 One source process, one worker that copies into its parameters, both on one GPU; versions of synthetic weights with the
-shapes of Qwen3-8B and of half of Qwen3-30B-A3B. The physical limit, the same pinned memory to the same GPU, is measured
-in turns with the updates; checkpoint-engine then brings weights of the same shapes to the same worker. After each kind
-of update every tensor in the worker is compared. Needs a GPU, 100 GiB of memory, and for ranks that share the GPU NCCL
-2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1. Usage: ``python -m benchmarks.gpu_update``.
+shapes of Qwen3-8B and of half of Qwen3-30B-A3B. checkpoint-engine brings weights of the same shapes to the same worker.
+After each kind of update every tensor in the worker is compared. What an update takes against the link that it crosses
+is in :mod:`benchmarks.end_to_end`. Needs a GPU, 100 GiB of memory, checkpoint-engine, and for ranks that share the GPU
+NCCL 2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1. Usage: ``python -m benchmarks.gpu_update``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import importlib.util
 import os
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,6 @@ from rich.console import Console
 from benchmarks._gpu_worker import (
     GpuMemory,
     Peer,
-    host_to_device,
     run_bare_broadcast,
     run_broadcast_with_copies,
     run_checkpoint_engine,
@@ -35,8 +35,6 @@ from benchmarks._report import Row, report
 from ckpt_transport import Config, ParameterServer
 
 SLOT_BYTES = 64 << 20
-ROOM = 4 << 30
-"""GPU memory that everything but weights needs."""
 console = Console(stderr=True)
 
 
@@ -52,98 +50,51 @@ class Part(enum.StrEnum):
 def measure(parts: Collection[Part] = tuple(Part), rounds: int = 5, trace: Path | None = None) -> list[Row]:
     """All rows of these parts."""
     measured: dict[Part, Callable[[], list[Row]]] = {
-        Part.DENSE: lambda: _compare("dense 8B", dense(), rounds, share=0.97, peer=0.32, trace=trace),
+        Part.DENSE: lambda: _compare("dense 8B", dense(), rounds, peer=0.32, trace=trace),
         Part.NCCL: lambda: _broadcasts(dense(), rounds),
-        Part.MIXTURE: lambda: _compare("mixture 15B", mixture(), rounds, share=0.95, peer=0.60),
-        Part.LARGE: lambda: _compare("dense 40 GB", dense(97), rounds, share=0.97, peer=1.0),
+        Part.MIXTURE: lambda: _compare("mixture 15B", mixture(), rounds, peer=0.60),
+        Part.LARGE: lambda: _compare("dense 40 GB", dense(97), rounds, peer=1.0),
     }
     return [row for part, rows in measured.items() if part in parts for row in rows()]
 
 
-def _compare(what: str, shapes: Shapes, rounds: int, share: float, peer: float, trace: Path | None = None) -> list[Row]:
-    nbytes = size(shapes)
-    console.print(f"{what}: {len(shapes)} tensors, {nbytes / 1e9:.1f} GB")
+def _compare(what: str, shapes: Shapes, rounds: int, peer: float, trace: Path | None = None) -> list[Row]:
+    console.print(f"{what}: {len(shapes)} tensors, {size(shapes) / 1e9:.1f} GB")
+    if importlib.util.find_spec("checkpoint_engine") is None:
+        console.print("  not run: needs checkpoint-engine 0.4.2")
+        return []
     worker = Peer(run_worker, shapes, "cuda:0")
     address = worker.answer()
-    taken = {}
-    rows = []
-    for transport in ("cuda_ipc", "shm"):
-        copies, updates, first, extra = _ours(transport, shapes, address, worker, rounds, trace)
-        taken[transport] = median(updates)
-        detail = (
-            f"update {median(updates) * 1e3:.0f} ms = {nbytes / median(updates) / 1e9:.1f} GB/s, "
-            f"limit {median(copies) * 1e3:.0f} ms = {nbytes / median(copies) / 1e9:.1f} GB/s"
-        )
-        name = f"{transport}, {what}"
-        rows += [
-            Row(f"{name}: rate", median(copies) / median(updates), "pinned host to device", f">={share}", detail),
-            Row(f"{name}: first update, s more", first - median(updates), "steady state", "<=0.2", f"{first:.2f} s"),
-            Row(f"{name}: extra GPU memory, GiB", extra / (1 << 30), "none", "<=0.35", "both processes"),
-        ]
-        trace = None
-    if torch.cuda.mem_get_info()[0] > nbytes + ROOM:
-        rows.append(_handed_over(what, shapes, address, worker, rounds, median(copies)))
-    if importlib.util.find_spec("checkpoint_engine") is not None:
-        theirs, kept, extra = _checkpoint_engine(shapes, worker, rounds)
-        for transport, seconds in taken.items():
-            name, against = f"{transport}, {what}: time", "checkpoint-engine 0.4.2"
-            detail = f"theirs {theirs * 1e3:.0f} ms, {extra / (1 << 30):.1f} GiB of extra GPU memory"
-            rows += [
-                Row(name, seconds / theirs, against, f"<={peer}", detail),
-                Row(name, seconds / kept, f"{against}, its group kept", "", f"theirs {kept * 1e3:.0f} ms"),
-            ]
+    taken = {transport: _ours(transport, shapes, address, worker, rounds, trace) for transport in ("cuda_ipc", "shm")}
+    theirs, kept, extra = _checkpoint_engine(shapes, worker, rounds)
     worker.stop()
+    rows = []
+    for transport, seconds in taken.items():
+        name, against = f"{transport}, {what}: time", "checkpoint-engine 0.4.2"
+        detail = (
+            f"{seconds * 1e3:.0f} ms, theirs {theirs * 1e3:.0f} ms, {extra / (1 << 30):.1f} GiB of extra GPU memory"
+        )
+        rows += [
+            Row(name, seconds / theirs, against, f"<={peer}", detail),
+            Row(name, seconds / kept, f"{against}, its group kept", "", f"theirs {kept * 1e3:.0f} ms"),
+        ]
     return rows
 
 
-def _ours(
-    transport: str, shapes: Shapes, address: str, worker: Peer, rounds: int, trace: Path | None
-) -> tuple[Sequence[float], Sequence[float], float, int]:
-    """Seconds of the limit and of updates, those of the first update, and bytes of extra GPU memory."""
-    copies, updates, phases = [], [], []
+def _ours(transport: str, shapes: Shapes, address: str, worker: Peer, rounds: int, trace: Path | None) -> float:
+    """Seconds of an update, the median; all but the first are counted."""
+    taken = []
     with ParameterServer(Config.load(transport=transport), rank=0, world_size=1) as server:
-        stored = server.register("v1", tensors=tensors(shapes, 1))
-        pool = stored.buffers[0]
-        pool.pin()
-        host_to_device(pool.tensor, SLOT_BYTES)
-        torch.cuda.empty_cache()
-        with GpuMemory() as memory:
-            first = server.update("v1", [address])
-        assert first is not None
-        _check(worker, 1)
-        for _ in range(rounds):
-            copies.append(host_to_device(pool.tensor, SLOT_BYTES))
+        server.register("v1", tensors=tensors(shapes, 1))
+        for _ in range(rounds + 1):
+            began = time.perf_counter()
             done = server.update("v1", [address])
-            assert done is not None
-            updates.append(done.seconds)
-            phases.append(done.phases)
-        server.unregister("v1")
-        server.register("v2", tensors=tensors(shapes, 2))
-        done = server.update("v2", [address])
+            taken.append(time.perf_counter() - began)
+        _check(worker, 1)
         assert done is not None
-        _check(worker, 2)
-        console.print(f"  {transport}: updates of {', '.join(f'{seconds * 1e3:.0f}' for seconds in updates)} ms")
-        for name, each in (("first", first.phases), *(("then", each) for each in phases), ("another", done.phases)):
-            console.print(f"    {name}:", ", ".join(f"{phase} {seconds * 1e3:.1f}" for phase, seconds in each.items()))
         if trace is not None:
             done.write_trace(trace)
-    return copies, updates, first.seconds, memory.extra
-
-
-def _handed_over(what: str, shapes: Shapes, address: str, worker: Peer, rounds: int, copy: float) -> Row:
-    """Updates from tensors that lie on the GPU already, as a trainer's beside the engine do."""
-    with ParameterServer(Config.load(transport="cuda_ipc"), rank=0, world_size=1) as server:
-        server.lend("v1", {name: tensor.cuda().contiguous() for name, tensor in tensors(shapes, 1).items()})
-        seconds = []
-        for _ in range(rounds + 1):
-            done = server.update("v1", [address])
-            assert done is not None
-            seconds.append(done.seconds)
-        _check(worker, 1)
-    torch.cuda.empty_cache()
-    detail = f"update {median(seconds[1:]) * 1e3:.0f} ms, pinned host to device {copy * 1e3:.0f} ms"
-    console.print(f"  handed over: {detail}")
-    return Row(f"cuda_ipc, {what}, lent on the GPU", copy / median(seconds[1:]), "pinned host to device", "", detail)
+    return median(taken[1:])
 
 
 def _check(worker: Peer, version: int) -> None:
