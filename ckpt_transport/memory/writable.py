@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 from torch.nn.parameter import is_lazy
 
 MAPS = Path("/proc/self/maps")
+ARRAYS = frozenset({torch.Tensor, torch.nn.Parameter})
+"""Classes that say nothing of their own about memory."""
 
 
 def why_not_plain(tensor: torch.Tensor) -> str:
     """Why ``tensor`` is not an array in memory of its own; empty when it is one."""
+    if type(tensor) in ARRAYS and tensor.layout is torch.strided:
+        return ""
     if is_lazy(tensor):
         return "it has no shape before the module is first called: call the module once"
     if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:

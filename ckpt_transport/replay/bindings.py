@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter, eq
+from typing import Any
 
 import torch
 
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import why_not_plain
 
-Entry = tuple[str, int, torch.Size, tuple[int, ...], torch.dtype]
-"""Name, address, and the form that the memory there is seen in."""
+Fingerprint = tuple[tuple[Any, ...], ...]
+"""Names, addresses, shapes, strides and types, each of all tensors: to compare columns takes no step of Python each."""
+
+
+COLUMNS: Sequence[Callable[[torch.Tensor], object]] = (
+    torch.Tensor.data_ptr,
+    torch.Tensor.size,
+    torch.Tensor.stride,
+    attrgetter("dtype"),
+)
+"""What a fingerprint says of each tensor."""
 
 
 def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -19,16 +30,31 @@ def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def fingerprint(tensors: Mapping[str, torch.Tensor]) -> tuple[Entry, ...]:
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
     """Differs when a tensor has moved, or changed its shape or type; not when its values changed."""
     with torch._C.DisableTorchFunctionSubclass():
-        return tuple((name, each.data_ptr(), each.shape, each.stride(), each.dtype) for name, each in tensors.items())
+        return tuple(tensors), *(tuple(map(column, tensors.values())) for column in COLUMNS)
+
+
+def has_fingerprint(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
+    """Whether that is the fingerprint of ``tensors``, whatever their names; keeps nothing, and ends early."""
+    _, *columns = expected
+    with torch._C.DisableTorchFunctionSubclass():
+        return len(tensors) == len(columns[0]) and all(
+            all(map(eq, map(column, tensors.values()), known)) for column, known in zip(COLUMNS, columns, strict=True)
+        )
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
     """The memory of ``tensor``, without its class and its history."""
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.detach()
+
+
+def all_plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As :func:`plain`, of each."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return dict(zip(tensors, map(torch.Tensor.detach, tensors.values()), strict=True))
 
 
 class Bindings:

@@ -9,8 +9,8 @@ from itertools import chain
 import torch
 
 from ckpt_transport.errors import UnwritableError, UpdateError
-from ckpt_transport.memory import why_not_plain
-from ckpt_transport.replay.bindings import fingerprint, named_tensors, plain
+from ckpt_transport.memory import no_collections, why_not_plain
+from ckpt_transport.replay.bindings import Fingerprint, all_plain, fingerprint, has_fingerprint, named_tensors
 
 MOST = 3
 """Names in a message."""
@@ -33,22 +33,24 @@ class TensorSnapshot:
     """
 
     def __init__(self, module: torch.nn.Module, look: Look | None = None) -> None:
-        self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
-        self._names = self._names_now()
-        self.tensors = dict(self._look())
-        self.memory = {name: plain(tensor) for name, tensor in self.tensors.items()}
-        self.fingerprint = fingerprint(self.memory)
-        own = {
-            id(tensor) for each in self._modules for tensor in chain(each._parameters.values(), each._buffers.values())
-        }
-        self._registered = all(id(tensor) in own for tensor in self.tensors.values())
+        with no_collections():
+            self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
+            self._names = self._names_now()
+            self.tensors = dict(self._look())
+            self.memory = all_plain(self.tensors)
+            self.fingerprint = fingerprint(self.memory)
+            self._registered = set(self._names[1]).issuperset(map(id, self.tensors.values()))
 
     def moved(self) -> list[str]:
         """Names that are bound to other memory now, to memory in another form, or to none, and those that are new."""
-        if self._registered and self._names == self._names_now() and fingerprint(self.tensors) == self.fingerprint:
-            return []
-        before = {entry[0]: entry for entry in self.fingerprint}
-        now = {entry[0]: entry for entry in fingerprint(self._look())}
+        with no_collections():
+            if (
+                self._registered
+                and self._names == self._names_now()
+                and has_fingerprint(self.tensors, self.fingerprint)
+            ):
+                return []
+            before, now = _by_name(self.fingerprint), _by_name(fingerprint(self._look()))
         return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
     def check(self) -> None:
@@ -67,6 +69,10 @@ class TensorSnapshot:
         """What every module's names are bound to: how many each has, and which objects these are."""
         tables = [table for each in self._modules for table in (each._parameters, each._buffers, each._modules)]
         return list(map(len, tables)), list(map(id, chain.from_iterable(table.values() for table in tables)))
+
+
+def _by_name(found: Fingerprint) -> dict[str, tuple[object, ...]]:
+    return {entry[0]: entry for entry in zip(*found, strict=True)}
 
 
 def _plain_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
