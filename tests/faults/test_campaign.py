@@ -19,3 +19,12 @@ def test_given_random_disturbances_then_nobody_serves_a_mix_what_is_said_is_true
     with Campaign(SEED, transports) as campaign:
         outcomes = [campaign.round(number) for number in range(ROUNDS)]
     assert not [str(outcome) for outcome in outcomes if outcome.violation]
+
+
+@pytest.mark.parametrize("transports", [("shm",), ("gloo",)], ids=["shm", "gloo"])
+def test_given_random_disturbances_of_staged_updates_then_all_that_live_serve_one_version(
+    transports: tuple[str, ...],
+) -> None:
+    with Campaign(SEED, transports, "staged") as campaign:
+        outcomes = [campaign.round(number) for number in range(ROUNDS)]
+    assert not [str(outcome) for outcome in outcomes if outcome.violation]

@@ -23,14 +23,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="by default a new one")
     parser.add_argument("--first", type=int, default=0, help="the number of the first round")
     parser.add_argument("--transport", action="append", help="over this one; may be repeated (default: all there are)")
+    parser.add_argument(
+        "--commit", choices=("in_place", "staged"), default="in_place", help="how versions are committed"
+    )
     options = parser.parse_args()
     transports = options.transport or available()
-    print(f"seed {options.seed}, over {', '.join(transports)}", flush=True)
+    print(f"seed {options.seed}, {options.commit}, over {', '.join(transports)}", flush=True)
     outcomes: list[Outcome] = []
     end = time.monotonic() + options.minutes * 60
     number = options.first
     while len(outcomes) < options.updates and time.monotonic() < end:
-        with Campaign(options.seed, transports) as campaign:
+        with Campaign(options.seed, transports, options.commit) as campaign:
             while len(outcomes) < options.updates and time.monotonic() < end:
                 outcomes.append(campaign.round(number))
                 print(outcomes[-1], flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,10 @@ from tests.fleet import left_behind
 from tests.support.transports import over_the_network
 
 SINKS, HOLDERS = 2, 2
+STAGING_SINKS = 3
+"""Of these two live on whoever is killed, so none stays in doubt."""
+COMMITS_AFTER, NEAR_THE_COMMIT = 0.7, 0.6
+"""After which part of a staged update its commit may begin, and how many of the disturbances come after that."""
 JOINS = 0.25
 """How many of the updates are joins, in which holders bring the version."""
 STAYS = 0.6
@@ -71,11 +75,13 @@ class Outcome:
 class Campaign:
     """Engines that live from round to round, and whoever updates them.
 
-    Every round is chosen by ``seed`` and its number alone, so any of them can be had again.
+    Every round is chosen by ``seed`` and its number alone, so any of them can be had again. With ``commit`` staged no
+    engine may ever refuse to serve, and all that live serve one version.
     """
 
-    def __init__(self, seed: int, transports: Sequence[str]) -> None:
-        self.seed, self.transports = seed, tuple(transports)
+    def __init__(self, seed: int, transports: Sequence[str], commit: str = "in_place") -> None:
+        self.seed, self.transports, self.commit = seed, tuple(transports), commit
+        self._staged = commit == "staged"
         self._far = [name for name in over_the_network() if name in transports] or ["gloo"]
         self._stack = ExitStack()
         self._started = 0
@@ -90,8 +96,9 @@ class Campaign:
 
     def __enter__(self) -> Self:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
-        for _ in range(SINKS):
+        for _ in range(STAGING_SINKS if self._staged else SINKS):
             self.sinks.append(self._new_sink())
+        self._repair(self.transports[0])
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -107,13 +114,19 @@ class Campaign:
     def round(self, number: int) -> Outcome:
         """Disturb one update, check, and repair. What did not hold is in the outcome."""
         chance = random.Random(f"{self.seed} {number}")
-        joins = chance.random() < JOINS
+        joins = not self._staged and chance.random() < JOINS
         transport = chance.choice(self._far if joins else self.transports)
         if not joins and self._transport and chance.random() < STAYS:
             transport = self._transport
-        roles = {"joiner": 1, "holder": HOLDERS, "sink": SINKS} if joins else {"source": 1, "sink": SINKS}
+        roles = (
+            {"joiner": 1, "holder": HOLDERS, "sink": len(self.sinks)}
+            if joins
+            else {"source": 1, "sink": len(self.sinks)}
+        )
         kind = "join" if joins else "update"
-        disturbance = Disturbance.choose(chance, roles, self._seconds.get((kind, transport), SECONDS_AT_FIRST))
+        longest = self._seconds.get((kind, transport), SECONDS_AT_FIRST)
+        earliest = COMMITS_AFTER * longest if self._staged and chance.random() < NEAR_THE_COMMIT else 0.0
+        disturbance = Disturbance.choose(chance, roles, earliest, longest)
         outcome = Outcome(number, transport, kind, disturbance)
         began = time.monotonic()
         try:
@@ -183,6 +196,16 @@ class Campaign:
             if wrong := _contradiction(said, sink, serves, seed, old, is_victim=sink is victim):
                 raise Violation(f"{sink.name} at {sink.first} {wrong}, and {said.kind} says otherwise: {said}")
             self._holds[sink.name] = serves or old
+        if self._staged:
+            self._check_one_version(states, victim)
+
+    def _check_one_version(self, states: Mapping[str, Served], victim: Process) -> None:
+        """No engine refuses to serve, and all serve one version, but for one that stood still and was given up."""
+        if refusing := [name for name, state in states.items() if state.tainted]:
+            raise Violation(f"{', '.join(refusing)} refuse to serve after a staged update")
+        versions = {name: state.version for name, state in states.items() if name != victim.name}
+        if len(set(versions.values())) > 1:
+            raise Violation(f"engines that lived serve {versions}")
 
     def _settled(self, sink: Process, seed: int) -> Served:
         """Ask until it serves one version whole, or refuses; a sink whose leader is dead needs a while to see that."""
@@ -257,7 +280,7 @@ class Campaign:
             self._source.end()
             self._source = None
         if self._source is None:
-            self._source = self._new("source", participants.source, transport)
+            self._source = self._new("source", participants.source, transport, self.commit)
             self._transport = transport
         return self._source
 

@@ -48,12 +48,12 @@ class Disturbance:
     lasts: float
 
     @classmethod
-    def choose(cls, chance: random.Random, roles: dict[str, int], longest: float) -> Self:
-        """Any participant and any moment until ``longest``, with the same probability."""
+    def choose(cls, chance: random.Random, roles: dict[str, int], earliest: float, longest: float) -> Self:
+        """Any participant and any moment from ``earliest`` to ``longest``, with the same probability."""
         everybody = [(role, number) for role, count in roles.items() for number in range(count)]
         victim, which = chance.choice(everybody)
         (act,) = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))
-        return cls(act, victim, which, chance.uniform(0, longest), chance.uniform(*SECONDS.get(act, (0, 0))))
+        return cls(act, victim, which, chance.uniform(earliest, longest), chance.uniform(*SECONDS.get(act, (0, 0))))
 
     def __str__(self) -> str:
         stopped = f" for {self.lasts:.2f} s" if self.lasts else ""

@@ -184,10 +184,10 @@ def sink(name: str, seed: int, pipe: Connection) -> None:
 # -- who brings a version -------------------------------------------------------------------------------------------
 
 
-def source(name: str, transport: str, pipe: Connection) -> None:
+def source(name: str, transport: str, commit: str, pipe: Connection) -> None:
     """Register the weights of a seed and update, as often as asked."""
     last = ""
-    with ParameterServer(Config.load(transport=transport, **SETTINGS)) as server:
+    with ParameterServer(Config.load(transport=transport, commit=commit, **SETTINGS)) as server:
         pipe.send("")
         while (question := pipe.recv())[0] != "stop":
             if question[0] == "ping":
