@@ -1,4 +1,4 @@
-"""Sizes are read and written as people write them."""
+"""Sizes and counts are read and written as people write them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,8 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.4g} {unit}"
         nbytes /= 1024
     return f"{nbytes:.4g} TiB"
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number and its noun: ``1 sink``, ``2 sinks``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

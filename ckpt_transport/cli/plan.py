@@ -16,6 +16,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind, default_budget
 from ckpt_transport.planning import RankInfo, Role, Settings, Topology, explain, verify
 from ckpt_transport.planning import plan as make_plan
+from ckpt_transport.rates import kept
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update.available import check, states
@@ -38,7 +39,8 @@ def plan(
 ) -> None:
     """Plan an update of a checkpoint for an imagined fleet of hosts like this one, prove the plan, and explain it.
 
-    Reads headers only. Between hosts, transports count on the RDMA devices that are here.
+    Reads headers only. The hosts' links are as fast as those here were measured to be, and between hosts transports
+    count on the RDMA devices that are here.
     """
     settings = Config.load(
         config, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, memory_budget=memory_budget
@@ -61,12 +63,14 @@ def plan(
             for number in range(hosts * sinks)
         )
     )
+    here = kept()
     started = time.perf_counter()
     made = make_plan(
         manifest,
         topology,
         _traits(available, hosts, settings),
         Settings(transport=settings.transport, bucket_bytes=settings.bucket_bytes, ring_depth=settings.ring_depth),
+        {} if here is None else {participant.host: here for participant in topology.participants},
     )
     planned = time.perf_counter()
     verify(made)

@@ -35,11 +35,11 @@ from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport.planning import explain
-from ckpt_transport.planning.explain import count
 from ckpt_transport.service import ParameterServer
 from ckpt_transport.service.fleet import Fleet, FleetReport, Updates, make_fleet
 from ckpt_transport.service.subset import check_sinks, chosen
 from ckpt_transport.service.trace import check_trace
+from ckpt_transport.sizes import count
 from ckpt_transport.update import available
 from ckpt_transport.update.report import Report
 
@@ -247,6 +247,8 @@ def _print(console: Output, report: Report) -> None:
         f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s "
         f"({_seconds(report.phases)})"
     )
+    run = f"run took {report.phases.get('run', 0.0):.3f} s, where {report.predicted:.3g} s were expected"
+    console.print(f"{run}; {report.slowest_link}", markup=False, highlight=False, soft_wrap=True)
     for rank, told in sorted(report.apply_summary.items()):
         console.print(f"{report.labels[rank]}: {told}", markup=False, highlight=False, soft_wrap=True)
     if report.paused:

@@ -6,6 +6,9 @@
 
 from ckpt_transport.planning.chain_broadcast import transports_of as transports_of
 from ckpt_transport.planning.explain import explain as explain
+from ckpt_transport.planning.explain import slowest as slowest
+from ckpt_transport.planning.links import NOT_MEASURED as NOT_MEASURED
+from ckpt_transport.planning.links import MeasuredRates as MeasuredRates
 from ckpt_transport.planning.ownership import spread as spread
 from ckpt_transport.planning.planner import plan as plan
 from ckpt_transport.planning.values.byte_ranges import ByteRange as ByteRange
@@ -24,6 +27,7 @@ from ckpt_transport.planning.values.plan import Ring as Ring
 from ckpt_transport.planning.values.plan import RingUse as RingUse
 from ckpt_transport.planning.values.plan import Stage as Stage
 from ckpt_transport.planning.values.plan import StageKind as StageKind
+from ckpt_transport.planning.values.prediction import Prediction as Prediction
 from ckpt_transport.planning.values.settings import AUTO as AUTO
 from ckpt_transport.planning.values.settings import Settings as Settings
 from ckpt_transport.planning.values.share import Share as Share

@@ -1,27 +1,14 @@
-"""Broadcast trees bring a bucket from its owner to the sinks that need it; a cost model says how long each takes."""
+"""Broadcast trees bring a bucket from its owner to the sinks that need it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.plan import Leg
 from ckpt_transport.planning.values.topology import Topology
-from ckpt_transport.transports.interface import FanOut, Reach, Traits
-
-FILL_BANDWIDTH = 6e9
-"""Bytes per second of a copy into a slot, for comparing trees; a plain one-thread ``copy_`` on a server CPU."""
-DEVICE_FILL_BANDWIDTH = 50e9
-"""The same into a slot on a GPU: page-locked memory over PCIe 5."""
-
-
-_COPIES: Mapping[FanOut, Callable[[int], float]] = {
-    FanOut.CONSTANT: lambda receivers: 1,
-    FanOut.TREE: lambda receivers: math.log2(receivers + 1),
-    FanOut.LINEAR: lambda receivers: receivers,
-}
+from ckpt_transport.transports.interface import Reach, Traits
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +42,6 @@ class BroadcastTree:
     def fills(self, kind: MemoryKind, traits: Mapping[str, Traits]) -> bool:
         """Whether a bucket in ``kind`` memory has to be copied into a slot before its first hop."""
         return any(kind not in traits[link.transport].sends_from for link in self.hops[0])
-
-    def seconds(self, nbytes: int, buckets: int, kind: MemoryKind, traits: Mapping[str, Traits]) -> float:
-        """How many seconds the pipeline is expected to take for ``nbytes`` in ``buckets`` equal buckets."""
-        size = nbytes / max(buckets, 1)
-        on_device = any(traits[link.transport].on_device for link in self.hops[0])
-        bandwidth = DEVICE_FILL_BANDWIDTH if on_device else FILL_BANDWIDTH
-        stages = [size / bandwidth] if self.fills(kind, traits) else []
-        stages += [max(_link_seconds(link, size, traits[link.transport]) for link in hop) for hop in self.hops]
-        return sum(stages) + max(stages) * (max(buckets, 1) - 1)
-
-
-def _link_seconds(link: Link, size: float, traits: Traits) -> float:
-    return traits.latency + _COPIES[traits.fan_out](len(link.receivers)) * size / traits.bandwidth
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,41 +2,72 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ckpt_transport.errors import ConfigError, PlanError
 from ckpt_transport.planning.broadcast_trees import BroadcastTree, Rejected, direct_and_relayed
 from ckpt_transport.planning.bucketing import cut
 from ckpt_transport.planning.chain_broadcast import chain_broadcasts, transports_of
 from ckpt_transport.planning.demand import Demand, broadcast, scatter
+from ckpt_transport.planning.links import Links, MeasuredRates
+from ckpt_transport.planning.loads import LoadCounter
+from ckpt_transport.planning.prediction import Moved, most_received, predict
 from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.plan import Bucket
+from ckpt_transport.planning.values.prediction import Prediction
 from ckpt_transport.planning.values.settings import AUTO, Settings, bucket_bytes
 from ckpt_transport.planning.values.topology import EVERYTHING, Topology
+from ckpt_transport.sizes import count
 from ckpt_transport.transports.interface import Traits
 
 Trees = Mapping[tuple[int, int], BroadcastTree]
 """The broadcast tree that bytes take from each owner to each receiver set."""
 
+AS_FAST = 0.95
+"""No cost model tells candidates apart that need more than so much of each other's time."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Candidate:
     """A candidate moves all that is demanded, along one broadcast tree for each owner and receiver set.
 
     Attributes:
         demand: what is brought to whom.
         trees: along which broadcast trees.
-        seconds: how long it takes by the cost model.
+        moved: what goes along each, in buckets whose number is estimated.
     """
 
     demand: Demand
     trees: Trees
-    seconds: float
+    moved: Mapping[tuple[int, int], Moved]
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """How long it takes by the cost model."""
+        return predict(self.moved.values())
+
+    def saves(self, other: Candidate) -> bool:
+        """Whether it is faster than another, or as fast and no rank receives as much."""
+        mine, theirs = self.prediction.seconds, other.prediction.seconds
+        if mine > theirs / AS_FAST or mine < theirs * AS_FAST:
+            return mine < theirs
+        return most_received(self.moved.values()) < most_received(other.moved.values())
+
+    def prediction_for(self, manifest: Manifest, buckets: Iterable[Bucket]) -> Prediction:
+        """The same for a version as it has been cut."""
+        counts = Counter((manifest.extents[bucket.extent].owner, bucket.receiver_set) for bucket in buckets)
+        return predict(moved._replace(buckets=counts[key]) for key, moved in self.moved.items())
 
 
 def choose(
-    manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings
+    manifest: Manifest,
+    topology: Topology,
+    traits: Mapping[str, Traits],
+    settings: Settings,
+    rates: MeasuredRates,
 ) -> tuple[str, list[Candidate], list[str]]:
     """Choose the cheapest candidates.
 
@@ -46,14 +77,15 @@ def choose(
         ConfigError: the transport that was asked for does not reach everybody.
         PlanError: none does.
     """
-    to_all = _Candidates(manifest, topology, traits, settings, broadcast(manifest, topology))
+    counter = LoadCounter(topology, traits, Links(rates))
+    to_all = _Candidates(manifest, topology, traits, settings, broadcast(manifest, topology), counter)
     candidates: dict[str, list[Candidate]] = {}
     reasons: list[str] = []
     narrower: dict[str, str] = {}
     to_each = None
     if any(topology.participants[rank].share != EVERYTHING for rank in topology.sinks):
         demand = scatter(manifest, topology, settings.range_bytes)
-        to_each = _Candidates(manifest, topology, traits, settings, demand) if demand.ranges else None
+        to_each = _Candidates(manifest, topology, traits, settings, demand, counter) if demand.ranges else None
     for name in to_all.names:
         found = to_all.named(name)
         if isinstance(found, Rejected):
@@ -62,13 +94,12 @@ def choose(
         candidates[name] = [found]
         narrow = None if to_each is None else to_each.named(name)
         if isinstance(narrow, Candidate):
-            narrower[name] = (
-                f"scatter, to each sink its share, in {narrow.seconds:.3g} s; broadcast in {found.seconds:.3g} s"
-            )
-            if narrow.seconds < found.seconds:
+            seconds = narrow.prediction.seconds, found.prediction.seconds
+            narrower[name] = f"scatter, to each sink its share, in {seconds[0]:.3g} s; broadcast in {seconds[1]:.3g} s"
+            if narrow.saves(found):
                 candidates[name].insert(0, narrow)
-        reasons.append(f"{name}: about {candidates[name][0].seconds:.3g} s by the cost model")
-    chosen = min(candidates, key=lambda name: (candidates[name][0].seconds, name), default="")
+        reasons.append(f"{name}: about {_in_words(candidates[name][0].prediction)}")
+    chosen = min(candidates, key=lambda name: (candidates[name][0].prediction.seconds, name), default="")
     if settings.transport != AUTO:
         if settings.transport not in candidates:
             own = f"{settings.transport}: "
@@ -84,7 +115,17 @@ def choose(
         notes = ["chosen as the cheapest by the cost model", *reasons]
     if chosen in narrower:
         notes.append(narrower[chosen])
+    hosts = {participant.host for participant in topology.participants} - rates.keys()
+    if hosts:
+        notes.append(
+            f"links of {count(len(hosts), 'host')} were not measured, so assumed rates count: "
+            "'ckpt-transport transports --measure' measures them"
+        )
     return chosen, candidates[chosen], notes
+
+
+def _in_words(prediction: Prediction) -> str:
+    return f"{prediction.seconds:.3g} s by the cost model, {prediction.busy:.3g} of it for {prediction.link}"
 
 
 class _Candidates:
@@ -97,8 +138,9 @@ class _Candidates:
         traits: Mapping[str, Traits],
         settings: Settings,
         demand: Demand,
+        counter: LoadCounter,
     ) -> None:
-        self._manifest, self._topology, self._traits, self._demand = manifest, topology, traits, demand
+        self._manifest, self._topology, self._demand, self._counter = manifest, topology, demand, counter
         self._bucket_bytes = bucket_bytes(manifest, settings)
         extents = manifest.extents
         self._nbytes: Counter[tuple[int, int]] = Counter()
@@ -135,16 +177,12 @@ class _Candidates:
     def named(self, name: str) -> Candidate | Rejected:
         """The candidate of that name. A part of the sinks may need a part of it only, as ``shm`` of ``gloo+shm``."""
         trees: dict[tuple[int, int], BroadcastTree] = {}
-        load: defaultdict[int, float] = defaultdict(float)
         for key in self._found:
             tree = self._tree(name, key)
             if isinstance(tree, Rejected):
                 return tree
             trees[key] = tree
-            seconds = self._seconds(tree, key)
-            for rank in tree.ranks:
-                load[rank] += seconds
-        return Candidate(self._demand, trees, max(load.values()))
+        return Candidate(self._demand, trees, {key: self._moved(tree, key) for key, tree in trees.items()})
 
     def _tree(self, name: str, key: tuple[int, int]) -> BroadcastTree | Rejected:
         found = self._found[key]
@@ -157,10 +195,27 @@ class _Candidates:
             for tree in found.values()
             if isinstance(tree, BroadcastTree) and allowed >= set(transports_of(tree.name))
         ]
-        return min(others, key=lambda tree: (self._seconds(tree, key), tree.name), default=asked)
+        return min(others, key=lambda tree: (predict([self._moved(tree, key)]).seconds, tree.name), default=asked)
 
-    def _seconds(self, tree: BroadcastTree, key: tuple[int, int]) -> float:
-        return tree.seconds(self._nbytes[key], self._buckets[key], self._kinds[key[0]], self._traits)
+    def _moved(self, tree: BroadcastTree, key: tuple[int, int]) -> Moved:
+        owner, receiver_set = key
+        takes = {rank: self._takes[rank] for rank in self._demand.receiver_sets[receiver_set]}
+        return Moved(
+            self._counter.stages(tree, owner, self._kinds[owner], takes), self._nbytes[key], self._buckets[key]
+        )
+
+    @cached_property
+    def _takes(self) -> Mapping[int, float]:
+        """How much of what it is brought each sink takes in."""
+        needs = [sum(nbytes for _, _, nbytes in share.ranges) for share in self._topology.shares]
+        brought: Counter[int] = Counter()
+        for (_, receiver_set), nbytes in self._nbytes.items():
+            brought.update(dict.fromkeys(self._demand.receiver_sets[receiver_set], nbytes))
+        shares = {rank: self._topology.participants[rank].share for rank in brought}
+        return {
+            rank: 1.0 if share == EVERYTHING or not brought[rank] else min(needs[share] / brought[rank], 1.0)
+            for rank, share in shares.items()
+        }
 
     def _count(self) -> Mapping[tuple[int, int], int]:
         """How many buckets go from each owner to each receiver set. A range counts as one, even if it is gathered."""

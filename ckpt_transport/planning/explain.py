@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop, Plan, StageKind
-from ckpt_transport.sizes import size
+from ckpt_transport.planning.values.prediction import Prediction
+from ckpt_transport.sizes import count, size
 
 HOPS_SHOWN = 12
 """Of a long line, so many."""
@@ -50,14 +51,17 @@ def explain(plan: Plan) -> str:
         lines.append("memory    no slots: sinks read the source's memory in place")
     kinds = Counter(stage.kind for stage in plan.stages)
     lines.append("stages    " + ", ".join(f"{kinds[kind]:,} {kind.name.lower()}" for kind in StageKind if kinds[kind]))
+    lines.append(f"expected  {plan.prediction.seconds:.3g} s; {slowest(plan.prediction)}")
     lines.append(f"digest    {plan.digest[:16]}")
     lines += [f"{'why' if number == 0 else '':<10}{note}" for number, note in enumerate(plan.notes)]
     return "\n".join(lines)
 
 
-def count(number: int, noun: str) -> str:
-    """Write a number and its noun: ``1 sink``, ``2 sinks``."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+def slowest(prediction: Prediction) -> str:
+    """Say which link a plan waits for, and why."""
+    rate = f", {size(prediction.nbytes)} at {prediction.rate / 1e9:.3g} GB/s" if prediction.nbytes else ""
+    how = "measured" if prediction.measured else "assumed"
+    return f"{prediction.link} is busy for {prediction.busy:.3g} s{rate} ({how})"
 
 
 def _shares(plan: Plan) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import BudgetError, PlanError
 from ckpt_transport.planning.candidates import Candidate, choose
+from ckpt_transport.planning.links import NOT_MEASURED, MeasuredRates
 from ckpt_transport.planning.slots import DEGRADED, SlotAllocator
 from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.values.manifest import Manifest
@@ -15,7 +16,13 @@ from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import Traits
 
 
-def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], settings: Settings) -> Plan:
+def plan(
+    manifest: Manifest,
+    topology: Topology,
+    traits: Mapping[str, Traits],
+    settings: Settings,
+    rates: MeasuredRates = NOT_MEASURED,
+) -> Plan:
     """Make the plan that brings every sink of ``topology`` what it needs of ``manifest``. Pure and deterministic.
 
     Args:
@@ -23,6 +30,7 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         topology: who takes part, and needs what; shares are of versions with the manifest's tensors.
         traits: of every transport that may be used.
         settings: what the user chose.
+        rates: of the links of hosts, where they were measured.
 
     Raises:
         PlanError: there is nothing to move or nobody to move it to, or no tree of transports reaches everybody.
@@ -33,7 +41,7 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         raise PlanError("an update needs at least one sink")
     if not manifest.tensors:
         raise PlanError(f"version '{manifest.version}' holds no tensors")
-    name, candidates, reasons = choose(manifest, topology, traits, settings)
+    name, candidates, reasons = choose(manifest, topology, traits, settings, rates)
     candidate, buckets, rings, notes = _fitting(candidates, manifest, topology, traits, settings)
     routes, hops, hops_of = routes_of(candidate.trees, topology, traits)
     stages = stages_of(manifest, buckets, hops, hops_of, routes)
@@ -47,6 +55,7 @@ def plan(manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], s
         rings,
         candidate.demand.receiver_sets,
         (f"transport {name}", *reasons, *notes),
+        candidate.prediction_for(manifest, buckets),
     )
 
 

@@ -18,7 +18,7 @@ from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.bandwidths import between_hosts
-from ckpt_transport.update.introduction import topology_of
+from ckpt_transport.update.introduction import rates_of, topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.outcome import Outcome
@@ -157,7 +157,7 @@ class Coordinator:
             ring_depth=self._config.ring_depth,
         )
         try:
-            return self._plans.make(shards, topology_of(joins), self._traits(), settings, present)
+            return self._plans.make(shards, topology_of(joins), self._traits(), settings, present, rates_of(joins))
         except CkptTransportError as error:
             for join in joins:
                 for name, reason in join.unavailable.items():

@@ -13,7 +13,8 @@ from typing import Any
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
 from ckpt_transport.memory import name_of, visible_devices
-from ckpt_transport.planning import EVERYTHING, Manifest, RankInfo, Role, Topology
+from ckpt_transport.planning import EVERYTHING, Manifest, MeasuredRates, RankInfo, Role, Topology
+from ckpt_transport.rates import kept
 from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.bandwidths import bandwidths
@@ -95,6 +96,7 @@ class Introducer:
             host=self.config.host or host_name(),
             transports=_usable(states),
             unavailable={name: state.reason for name, state in states.items() if not state.ok},
+            rates=kept(),
             **own,
         )
 
@@ -131,3 +133,8 @@ def topology_of(joins: Sequence[Join]) -> Topology:
         for rank, join in enumerate(joins)
     )
     return Topology(ranks, tuple(shares))
+
+
+def rates_of(joins: Sequence[Join]) -> MeasuredRates:
+    """What was measured on each host, as the first of its ranks that knows it says."""
+    return {join.host: join.rates for join in reversed(joins) if join.rates is not None}

@@ -35,6 +35,7 @@ import msgspec
 from ckpt_transport.control import Message
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.planning import Manifest, PlacedTensor, Role, Share
+from ckpt_transport.rates import HostRates
 
 
 class ToCoordinator(Message, frozen=True):
@@ -93,6 +94,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         transports: names of those that can run there.
         unavailable: the other transports that were asked for, each with the reason.
         bandwidths: bytes per second that each of ``transports`` expects there.
+        rates: of the links of the host, where they were measured.
         routes: names of the routes that the member has kept open.
         rank: of a source among the sources; -1 for who is invited.
         manifest: what a source holds; None from a sink.
@@ -128,6 +130,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     link: int = 0
     share: Share | None = None
     bandwidths: dict[str, float] = msgspec.field(default_factory=dict)
+    rates: HostRates | None = None
     ties: tuple[tuple[str, ...], ...] = ()
     unstaged: str = ""
     previous: str = ""

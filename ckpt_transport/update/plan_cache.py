@@ -10,7 +10,9 @@ from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import RankSchedule
 from ckpt_transport.memory import CPU, default_budget
 from ckpt_transport.planning import (
+    NOT_MEASURED,
     Manifest,
+    MeasuredRates,
     Plan,
     Settings,
     TensorRange,
@@ -65,6 +67,7 @@ class PlanCache:
         traits: Mapping[str, Traits],
         settings: Settings,
         present: Sequence[TensorRange] = (),
+        rates: MeasuredRates = NOT_MEASURED,
     ) -> Plan:
         """The proved plan for the version that ``shards`` hold, but for what is ``present`` at every sink.
 
@@ -82,12 +85,12 @@ class PlanCache:
             )
             for shard in shards
         ]
-        made_from = held, topology, dict(traits), settings, tuple(present)
+        made_from = held, topology, dict(traits), settings, tuple(present), dict(rates)
         if self._plan is None or made_from != self._made_from:
             whole = topology.whole_tensors
             manifest = spread(version, shards, topology.rates, present, whole=whole)
             who = topology.for_specs(digest_of(manifest.specs.values()))
-            made = plan(manifest, who, traits, settings)
+            made = plan(manifest, who, traits, settings, rates)
             verify(made)
             self._plan, self._made_from, self._proved = made, made_from, made.shape
         self._plan = self._plan.for_version(version)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.execution import StageEvent, draw, write_trace
 from ckpt_transport.paths import without_nul
-from ckpt_transport.planning import Plan
+from ckpt_transport.planning import Plan, slowest
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,16 @@ class Report:
     def seconds(self) -> float:
         """How long the whole call took: the sum of its phases."""
         return sum(self.phases.values())
+
+    @property
+    def predicted(self) -> float:
+        """How many seconds the phase ``run`` was expected to take when the plan was made."""
+        return self.plan.prediction.seconds
+
+    @property
+    def slowest_link(self) -> str:
+        """The link that the plan was expected to wait for, in words, with what crosses it."""
+        return slowest(self.plan.prediction)
 
     def picture(self, width: int = 72) -> str:
         """The timeline as lines of text."""

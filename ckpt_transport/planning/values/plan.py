@@ -9,6 +9,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.prediction import Prediction
 from ckpt_transport.planning.values.topology import Topology
 
 
@@ -175,6 +176,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         routes, hops, buckets, stages, rings: how.
         receiver_sets: sets of sinks, ascending each; every bucket goes to one of them.
         notes: what the planner wants a person to know: why this transport, and what memory made it give up.
+        prediction: how long it is expected to take.
     """
 
     manifest: Manifest
@@ -186,6 +188,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     rings: tuple[Ring, ...]
     receiver_sets: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
+    prediction: Prediction
 
     def encode(self) -> bytes:
         """Encode the plan as msgpack."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import Counter
 
 import msgspec
@@ -273,6 +274,7 @@ def test_given_faster_links_then_auto_changes_its_mind_and_says_why() -> None:
         assert {route.transport for route in made.routes} == {fast}
         assert [note.partition(":")[0] for note in made.notes] == [
             f"transport {fast}", "chosen as the cheapest by the cost model", "read", "wire",
+            "links of 4 hosts were not measured, so assumed rates count",
         ]  # fmt: skip
 
 
@@ -287,7 +289,8 @@ def test_given_many_sinks_on_a_host_then_a_relay_is_cheaper_than_a_linear_fan_ou
 def test_given_any_fan_out_then_one_receiver_costs_the_same(fan_out: FanOut) -> None:
     known = {"wire": traits(fan_out=fan_out, bandwidth=1e9, latency=0.0)}
     made = plan(manifest([10**9]), topology(["a"], ["b"]), known, Settings())
-    assert made.notes[-1] == "wire: about 1 s by the cost model"
+    (wire,) = (note for note in made.notes if note.startswith("wire: "))
+    assert re.match(r"wire: about 1(\.0\d)? s by the cost model, 1 of it for what rank [01] (sends|receives)", wire)
 
 
 @swiftly

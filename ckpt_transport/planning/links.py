@@ -1,0 +1,42 @@
+"""A plan counts on the rates of links: those that were measured on a host, and assumed ones on any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ckpt_transport.rates import HostRates, LinkKind
+
+MeasuredRates = Mapping[str, HostRates]
+"""What was measured, by host."""
+NOT_MEASURED: MeasuredRates = MappingProxyType({})
+
+ASSUMED: Mapping[LinkKind, float] = {
+    LinkKind.MEMORY: 20e9,
+    LinkKind.CORE: 6e9,
+    LinkKind.TO_DEVICE: 50e9,
+    LinkKind.FROM_DEVICE: 50e9,
+    LinkKind.DEVICE: 1e12,
+    LinkKind.PEER: 100e9,
+}
+"""Bytes per second of a small server with PCIe 5, for comparing trees; of other kinds nothing is assumed."""
+
+
+class Links:
+    """The rates of the links of all hosts of an update.
+
+    Args:
+        measured: what is known.
+    """
+
+    def __init__(self, measured: MeasuredRates) -> None:
+        self._measured = measured
+
+    def measured(self, host: str) -> bool:
+        """Whether the links of that host were measured."""
+        return host in self._measured
+
+    def rate(self, host: str, kind: LinkKind, source: str = "", target: str = "") -> tuple[float, bool]:
+        """Bytes per second over a link of that host, and whether that was measured; 0 where nothing is known."""
+        rate = self._measured[host].rate(kind, source, target) if host in self._measured else 0.0
+        return (rate, True) if rate else (ASSUMED.get(kind, 0.0), False)

@@ -1,0 +1,215 @@
+"""Loads say what each byte and each bucket asks of the links that it crosses.
+
+A leg is more than its transport: a bucket of a source in host memory that a sink on a GPU maps crosses no wire at all,
+and PCIe when it is applied. So bytes are followed from where they lie to where the engine has them, and each copy on
+the way is put on the link that it uses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.broadcast_trees import BroadcastTree, Link
+from ckpt_transport.planning.links import Links
+from ckpt_transport.planning.values.topology import Topology
+from ckpt_transport.rates import LinkKind
+from ckpt_transport.transports.interface import FanOut, Reach, Traits
+
+_COPIES: Mapping[FanOut, Callable[[int], float]] = {
+    FanOut.CONSTANT: lambda receivers: 1.0,
+    FanOut.TREE: lambda receivers: math.log2(receivers + 1),
+    FanOut.LINEAR: lambda receivers: float(receivers),
+}
+KERNEL_COPIES = 2.0
+"""A transport over sockets copies into the kernel and out of it again."""
+
+
+class Crossed(NamedTuple):
+    """A link that bytes cross, in words with places for ``of`` and ``to``."""
+
+    words: str
+    of: str
+    to: str = ""
+
+    def __str__(self) -> str:
+        return self.words.format(self.of, self.to)
+
+
+MEMORY = "host memory of {}"
+TO_DEVICE = "{} to GPU {:.8}"
+FROM_DEVICE = "GPU {1:.8} to {0}"
+DEVICE = "memory of GPU {:.8}"
+PEER_OUT = "GPU {:.8} to other GPUs"
+PEER_IN = "other GPUs to GPU {:.8}"
+NETWORK_OUT = "network out of {}"
+NETWORK_IN = "network into {}"
+SENDS = "what rank {} sends"
+RECEIVES = "what rank {} receives"
+
+
+@dataclass(slots=True)
+class Load:
+    """What one link is asked for.
+
+    Attributes:
+        bytes_per_byte: bytes that cross it for each byte of a bucket.
+        seconds_per_byte, seconds_per_bucket: how long it is busy for each.
+        measured: whether its rate was.
+    """
+
+    bytes_per_byte: float = 0.0
+    seconds_per_byte: float = 0.0
+    seconds_per_bucket: float = 0.0
+    measured: bool = True
+
+    def seconds(self, nbytes: float, buckets: float) -> float:
+        """How long the link is busy with so many bytes in so many buckets."""
+        return nbytes * self.seconds_per_byte + buckets * self.seconds_per_bucket
+
+
+class Loads(dict[Crossed, Load]):
+    """What happens to a bucket at the same time: the load of each link."""
+
+    def put(self, link: Crossed, times: float, rate: tuple[float, bool], per_bucket: float = 0.0) -> None:
+        """Have each byte cross ``link`` so many times, at ``rate`` bytes per second, which was measured or not."""
+        load = self.get(link)
+        if load is None:
+            load = self[link] = Load()
+        load.bytes_per_byte += times
+        load.seconds_per_byte += times / rate[0]
+        load.seconds_per_bucket += per_bucket
+        load.measured = load.measured and rate[1]
+
+    def seconds(self, nbytes: float) -> float:
+        """How long one bucket of that size takes."""
+        return max((load.seconds(nbytes, 1) for load in self.values()), default=0.0)
+
+
+class _Location(NamedTuple):
+    """Where bytes lie: in the memory of a host, or of one of its GPUs."""
+
+    host: str
+    device: str = ""
+
+
+class LoadCounter:
+    """Counts what buckets ask of links on their way along trees."""
+
+    def __init__(self, topology: Topology, traits: Mapping[str, Traits], links: Links) -> None:
+        self._topology, self._traits, self._links = topology, traits, links
+
+    def stages(self, tree: BroadcastTree, owner: int, kind: MemoryKind, takes: Mapping[int, float]) -> list[Loads]:
+        """What a bucket of ``kind`` memory of ``owner`` asks for: when it is filled, in each hop, when it is applied.
+
+        Args:
+            tree: from the owner.
+            owner, kind: where buckets come from.
+            takes: the sinks that apply them, and how much of what they are brought each takes in, from 0 to 1.
+        """
+        lies = {owner: self._origin(owner, kind)}
+        stages: list[Loads] = []
+        if tree.fills(kind, self._traits):
+            slot = self._fill_slot(owner, tree.hops[0])
+            stages.append(Loads())
+            self._copy(stages[-1], lies[owner], slot)
+            lies[owner] = slot
+        for hop in tree.hops:
+            stages.append(Loads())
+            for link in hop:
+                self._leg(stages[-1], link, lies)
+        stages.append(Loads())
+        for rank, part in takes.items():
+            self._apply(stages[-1], lies[rank], self._home(rank), part)
+        return stages
+
+    # -- where bytes lie ------------------------------------------------------------------------------------------
+
+    def _home(self, rank: int) -> _Location:
+        """Where an engine has its weights, and a trainer those that it lends."""
+        member = self._topology.participants[rank]
+        return _Location(member.host, member.device)
+
+    def _origin(self, owner: int, kind: MemoryKind) -> _Location:
+        on_device = kind in (MemoryKind.CUDA, MemoryKind.SCATTERED)
+        return self._home(owner) if on_device else _Location(self._topology.host(owner))
+
+    def _slot(self, rank: int, traits: Traits) -> _Location:
+        """Where a transport has its slots: on a GPU if it can send from there, and the rank has one."""
+        return self._home(rank) if MemoryKind.CUDA in traits.sends_from else _Location(self._topology.host(rank))
+
+    def _fill_slot(self, owner: int, hop: Sequence[Link]) -> _Location:
+        """Where buckets are filled into: a transport that stays within a GPU needs them on that of its receivers."""
+        for link in hop:
+            if self._traits[link.transport].reach is Reach.DEVICE:
+                return self._home(link.receivers[-1])
+        return self._slot(owner, self._traits[hop[0].transport])
+
+    # -- what bytes cross -----------------------------------------------------------------------------------------
+
+    def _apply(self, loads: Loads, source: _Location, target: _Location, part: float) -> None:
+        """Put an apply on its link. A GPU is brought whole buckets from the host; else a copy is of what is needed."""
+        self._copy(loads, source, target, times=1.0 if target.device and not source.device else part)
+
+    def _copy(self, loads: Loads, source: _Location, target: _Location, times: float = 1.0, sent: float = 1.0) -> None:
+        """Put a copy within one host on the link that it uses; a GPU sends it ``sent`` times."""
+        host, rate = source.host, self._links.rate
+        if not source.device and not target.device:
+            loads.put(Crossed(MEMORY, host), times, rate(host, LinkKind.MEMORY))
+        elif not source.device:
+            loads.put(Crossed(TO_DEVICE, host, target.device), times, rate(host, LinkKind.TO_DEVICE, "", target.device))
+        elif not target.device:
+            loads.put(Crossed(FROM_DEVICE, host, source.device), times, rate(host, LinkKind.FROM_DEVICE, source.device))
+        elif source.device == target.device:
+            loads.put(Crossed(DEVICE, source.device), times, rate(host, LinkKind.DEVICE, source.device, source.device))
+        else:
+            peer = rate(host, LinkKind.PEER, source.device, target.device)
+            loads.put(Crossed(PEER_OUT, source.device), times * sent, peer)
+            loads.put(Crossed(PEER_IN, target.device), times, peer)
+
+    def _leg(self, loads: Loads, link: Link, lies: dict[int, _Location]) -> None:
+        """Put one leg on the links that it uses, and note where its receivers have the bytes then."""
+        traits, sender = self._traits[link.transport], link.sender
+        here = self._topology.host(sender)
+        near = [rank for rank in link.receivers if self._topology.host(rank) == here]
+        far = [rank for rank in link.receivers if self._topology.host(rank) != here]
+        copies = _COPIES[traits.fan_out]
+        self._end(loads, Crossed(SENDS, str(sender)), sender, copies(len(link.receivers)), traits, far=bool(far))
+        for rank in near:
+            self._end(loads, Crossed(RECEIVES, str(rank)), rank, 1, traits, far=False)
+            if traits.maps_memory:
+                lies[rank] = lies[sender]
+                continue
+            lies[rank] = self._slot(rank, traits)
+            if not traits.on_device:
+                through = KERNEL_COPIES if traits.reach is Reach.NETWORK else 1.0
+                loads.put(Crossed(MEMORY, here), through, self._links.rate(here, LinkKind.MEMORY))
+            if traits.on_device or lies[rank].device:
+                self._copy(loads, lies[sender], lies[rank], sent=copies(len(near)) / len(near))
+        for rank in far:
+            self._end(loads, Crossed(RECEIVES, str(rank)), rank, 1, traits, far=True)
+            self._network(loads, NETWORK_IN, self._topology.host(rank), 1)
+            lies[rank] = _Location(self._topology.host(rank)) if traits.maps_memory else self._slot(rank, traits)
+        if far:
+            self._network(loads, NETWORK_OUT, here, copies(len(far)))
+
+    def _end(self, loads: Loads, link: Crossed, rank: int, times: float, traits: Traits, *, far: bool) -> None:
+        """Put a transfer on one of its ends, which the transport drives. Nothing moves to be mapped within a host."""
+        host, own = self._topology.host(rank), self._topology.participants[rank].link
+        rate = traits.bandwidth, False
+        if far:
+            rate = min(traits.bandwidth, own or traits.bandwidth), False
+        elif traits.maps_memory or (traits.on_device and self._links.measured(host)):
+            times = 0.0
+        elif traits.reach is Reach.NETWORK:
+            rate = max(rate, self._links.rate(host, LinkKind.LOOPBACK))
+        loads.put(link, times, rate, traits.latency)
+
+    def _network(self, loads: Loads, words: str, host: str, times: float) -> None:
+        """Put a transfer on what the network devices of a host bring together, if they say it."""
+        rate = self._links.rate(host, LinkKind.NETWORK)
+        if rate[0]:
+            loads.put(Crossed(words, host), times, rate)

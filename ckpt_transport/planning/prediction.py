@@ -1,0 +1,73 @@
+"""The cost model predicts how long trees take, from the loads that they put on links.
+
+Links work at the same time, so a plan takes as long as its busiest link does, and besides what it takes until the first
+bucket has come there and the last one has left it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ckpt_transport.planning.loads import RECEIVES, Crossed, Load, Loads
+from ckpt_transport.planning.values.prediction import Prediction
+
+
+class Moved(NamedTuple):
+    """What goes along one tree.
+
+    Attributes:
+        stages: what a bucket asks for, in turn.
+        nbytes: how much goes there.
+        buckets: in so many.
+    """
+
+    stages: list[Loads]
+    nbytes: int
+    buckets: int
+
+
+@dataclass(slots=True)
+class _Busy:
+    seconds: float = 0.0
+    nbytes: float = 0.0
+    measured: bool = True
+
+    def add(self, load: Load, moved: Moved) -> None:
+        self.seconds += load.seconds(moved.nbytes, moved.buckets)
+        self.nbytes += load.bytes_per_byte * moved.nbytes
+        self.measured = self.measured and load.measured
+
+
+def predict(trees: Iterable[Moved]) -> Prediction:
+    """How long it takes when all of ``trees`` are used at the same time."""
+    busy: dict[Crossed, _Busy] = {}
+    until_full = 0.0
+    for moved in trees:
+        until_full = max(until_full, _until_full(moved))
+        for stage in moved.stages:
+            for link, load in stage.items():
+                if link not in busy:
+                    busy[link] = _Busy()
+                busy[link].add(load, moved)
+    slowest, most = max(busy.items(), key=lambda each: (each[1].seconds, each[0]))
+    return Prediction(most.seconds + until_full, str(slowest), most.seconds, most.nbytes, most.measured)
+
+
+def most_received(trees: Iterable[Moved]) -> float:
+    """The bytes that a rank receives into slots, of the one that receives most."""
+    received: defaultdict[Crossed, float] = defaultdict(float)
+    for moved in trees:
+        for stage in moved.stages:
+            for link, load in stage.items():
+                if link.words == RECEIVES:
+                    received[link] += load.bytes_per_byte * moved.nbytes
+    return max(received.values(), default=0.0)
+
+
+def _until_full(moved: Moved) -> float:
+    """What one bucket takes in the stages around its slowest one: then it has filled the pipeline and drained it."""
+    each = [stage.seconds(moved.nbytes / max(moved.buckets, 1)) for stage in moved.stages]
+    return sum(each) - max(each)
