@@ -14,7 +14,7 @@ from ckpt_transport.planning.chain_broadcast import chain_broadcasts, transports
 from ckpt_transport.planning.demand import Demand, broadcast, scatter
 from ckpt_transport.planning.links import Links, MeasuredRates
 from ckpt_transport.planning.loads import LoadCounter
-from ckpt_transport.planning.prediction import Moved, most_received, predict
+from ckpt_transport.planning.prediction import Moved, predict, received
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import Bucket
 from ckpt_transport.planning.values.prediction import Prediction
@@ -50,11 +50,11 @@ class Candidate:
         return predict(self.moved.values())
 
     def saves(self, other: Candidate) -> bool:
-        """Whether it is faster than another, or as fast and no rank receives as much."""
+        """Whether it is faster than another, or as fast while ranks receive less."""
         mine, theirs = self.prediction.seconds, other.prediction.seconds
         if mine > theirs / AS_FAST or mine < theirs * AS_FAST:
             return mine < theirs
-        return most_received(self.moved.values()) < most_received(other.moved.values())
+        return received(self.moved.values()) < received(other.moved.values())
 
     def prediction_for(self, manifest: Manifest, buckets: Iterable[Bucket]) -> Prediction:
         """The same for a version as it has been cut."""

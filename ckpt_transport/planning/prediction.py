@@ -56,15 +56,15 @@ def predict(trees: Iterable[Moved]) -> Prediction:
     return Prediction(most.seconds + until_full, str(slowest), most.seconds, most.nbytes, most.measured)
 
 
-def most_received(trees: Iterable[Moved]) -> float:
-    """The bytes that a rank receives into slots, of the one that receives most."""
-    received: defaultdict[Crossed, float] = defaultdict(float)
+def received(trees: Iterable[Moved]) -> tuple[float, float]:
+    """The bytes that are received into slots: of the rank that receives most, and of all ranks."""
+    by_rank: defaultdict[Crossed, float] = defaultdict(float)
     for moved in trees:
         for stage in moved.stages:
             for link, load in stage.items():
                 if link.words == RECEIVES:
-                    received[link] += load.bytes_per_byte * moved.nbytes
-    return max(received.values(), default=0.0)
+                    by_rank[link] += load.bytes_per_byte * moved.nbytes
+    return max(by_rank.values(), default=0.0), sum(by_rank.values())
 
 
 def _until_full(moved: Moved) -> float:
