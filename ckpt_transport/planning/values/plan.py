@@ -9,7 +9,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.planning.values.manifest import Manifest
-from ckpt_transport.planning.values.prediction import Prediction
+from ckpt_transport.planning.values.prediction import NOTHING_MOVES, Prediction
 from ckpt_transport.planning.values.topology import Topology
 
 
@@ -188,7 +188,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     rings: tuple[Ring, ...]
     receiver_sets: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
-    prediction: Prediction
+    prediction: Prediction = NOTHING_MOVES
 
     def encode(self) -> bytes:
         """Encode the plan as msgpack."""

@@ -26,3 +26,7 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True):
     def rate(self) -> float:
         """Bytes per second that the link is counted on; 0 where nothing crosses it."""
         return self.nbytes / self.busy if self.busy else 0.0
+
+
+NOTHING_MOVES = Prediction(0.0, "no link", 0.0, 0.0, measured=True)
+"""Of a plan in which no byte moves."""
