@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from ckpt_transport import Engine, Gate, PlanMismatchError
-from ckpt_transport.spi import Fence, StagingArea, fence, why_not_staged
+from ckpt_transport.spi import Fence, StagingArea, digest_of_served, fence, why_not_plain, why_not_staged
 
 
 class ModuleEngine(Engine):
@@ -75,6 +75,14 @@ class ModuleEngine(Engine):
     def exchange(self) -> None:
         assert self._area is not None
         self._area.exchange(self._served())
+
+    def digest(self) -> str:
+        """Of all that ``state_dict()`` holds as plain tensors."""
+        state = self._module.state_dict()
+        plain = {
+            name: each for name, each in state.items() if isinstance(each, torch.Tensor) and not why_not_plain(each)
+        }
+        return digest_of_served(plain)
 
     def drop_staged(self) -> None:
         self._area = None

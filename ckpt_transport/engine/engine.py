@@ -230,6 +230,13 @@ class Engine(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__}.can_stage() gave no reason, and exchange() is missing")
 
+    def digest(self) -> str:
+        """A digest of what is served, by which engines can be compared; empty when this engine has none.
+
+        Called on the sink's thread when no update is under way. Forward passes run.
+        """
+        return ""
+
     def drop_staged(self) -> None:
         """Give the memory of the staging area back, and with it the version before."""
 

@@ -11,21 +11,49 @@ from ckpt_transport.service import questions as q
 from ckpt_transport.update.mailbox import open_mailbox
 
 
-def ask_version(address: str, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:
+def ask_version(
+    address: str, config: Config | None = None, timeout: float = 5.0, *, digest: bool = False
+) -> q.ServedVersion:
     """Ask the sink at ``address`` what it serves. It answers on the same connection, also while it is being updated.
+
+    Args:
+        address: of a sink or a holder.
+        config: settings; by default from the environment.
+        timeout: seconds to wait.
+        digest: have it read all that it serves, for :attr:`ServedVersion.digest`.
 
     Raises:
         ConfigError: that is no address.
         JoinError: nobody answered within ``timeout`` seconds.
     """
+    return _ask(address, q.AskVersion(digest), config, timeout)
+
+
+def resolve(address: str, *, forward: bool, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:
+    """Tell a sink that is in doubt which version to serve, and return what it serves then.
+
+    Args:
+        address: the sink's.
+        forward: whether to the new version; else it serves again what it did before. All sinks of its update must
+            serve the same: ask those that answer with :func:`ask_version`.
+        config, timeout: as those of :func:`ask_version`.
+
+    Raises:
+        ConfigError: that is no address.
+        JoinError: it did not answer, or is not in doubt.
+    """
+    return _ask(address, q.Resolve(forward), config, timeout)
+
+
+def _ask(address: str, question: q.AskVersion | q.Resolve, config: Config | None, timeout: float) -> q.ServedVersion:
     config = config if config is not None else Config.load()
     deadline = time.monotonic() + timeout
     with open_mailbox("", q.COORDINATOR, config) as mailbox:
-        mailbox.send(address, q.AskVersion())
+        mailbox.send(address, question)
         while (received := mailbox.receive(max(deadline - time.monotonic(), 0.0))) is not None:
             match received[1]:
                 case q.ServedVersion():
                     return received[1]
                 case Refused(reason=reason):
-                    raise JoinError(f"{address} does not say what it serves: {reason}")
+                    raise JoinError(f"{address} refuses: {reason}")
     raise JoinError(f"no answer from {address} within {timeout:g} s; is a sink running there?")

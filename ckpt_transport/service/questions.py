@@ -24,6 +24,8 @@ class ServedVersion(Message, frozen=True):
         in_doubt: why it holds its forward passes and cannot tell which version the others serve; empty when it can.
         warm_up: what was done ahead of the first update, or why that failed, in words; empty where nobody asked for it.
         previous: the version that it can go back to; empty for none.
+        digest: of the bytes that a sink serves, where it was asked for: equal for sinks that serve the same. Empty
+            while an update is under way, and of an engine that has none.
     """
 
     label: str
@@ -35,10 +37,27 @@ class ServedVersion(Message, frozen=True):
     in_doubt: str = ""
     warm_up: str = ""
     previous: str = ""
+    digest: str = ""
 
 
 class AskVersion(Message, frozen=True):
-    """Which version do you serve? The answer is :class:`ServedVersion`."""
+    """Which version do you serve? The answer is :class:`ServedVersion`.
+
+    Attributes:
+        digest: a digest of what is served is asked for, too.
+    """
+
+    digest: bool = False
+
+
+class Resolve(Message, frozen=True):
+    """A sink that is in doubt is told what to do, by somebody who knows. The answer is :class:`ServedVersion`.
+
+    Attributes:
+        forward: it is to serve the new version; else what it did before.
+    """
+
+    forward: bool
 
 
 class Here(Message, frozen=True):
@@ -111,6 +130,7 @@ class SayStanding(Message, frozen=True):
 PARTICIPANT: tuple[type[Message], ...] = (
     *TO_MEMBERS,
     AskVersion,
+    Resolve,
     AskStanding,
     SayStanding,
     Claim,

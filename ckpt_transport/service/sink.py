@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
+
 from ckpt_transport.config import Config
 from ckpt_transport.control import Message, addresses
 from ckpt_transport.engine.engine import Engine
-from ckpt_transport.errors import CkptTransportError, PeerLostError, UpdateAbortedError
+from ckpt_transport.errors import CkptTransportError, PeerLostError, UpdateAbortedError, UsageError
 from ckpt_transport.memory import default_budget
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.service import questions as q
@@ -232,6 +234,13 @@ class Sink(Listener):
         match message:
             case q.AskStanding():
                 self._answer_standing(message)
+            case q.AskVersion(digest=True) if self._follower is None and not self._watchdog.stuck:
+                self._mailbox.answer(msgspec.structs.replace(self._served(), digest=self._engine.digest()))
+            case q.Resolve():
+                if not self._in_doubt:
+                    raise UsageError(f"{self.label} is not in doubt: it serves '{self._version}'")
+                self._end_settling(Standing.FORWARD if message.forward else Standing.BACK)
+                self._mailbox.answer(self._served())
             case q.SayStanding():
                 if self._settling is not None:
                     self._settling.hears(message)

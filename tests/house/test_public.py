@@ -39,7 +39,7 @@ EXPORTED = {
         Progress RdmaDevice Reach ReadSpan Receipt RecordedLoader RecordedLoading Recording Replay
         SHM ScatteredTensors Segment SegmentName Share Span StagingArea StridedBytes
         TensorSnapshot TensorSpec Traits Transfer Transport Updates Watched align_up any_port
-        by_loader_in_words check_readable client_of copy_bytes copy_each describe drain dtypes
+        by_loader_in_words check_readable client_of copy_bytes copy_each describe digest_of_served drain dtypes
         expected_bandwidth fence fence_on fingerprint from_directory given_tensors has_copy_tables
         host_name is_loopback lay_out layer_of locality_of_cpus locality_of_pci may_have_devices
         named_tensors native_module nearest open_mailbox parse_object proxy_for rdma_devices
