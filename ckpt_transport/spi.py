@@ -66,6 +66,7 @@ from ckpt_transport.planning import TensorSpec as TensorSpec
 from ckpt_transport.planning.loader_memory import layer_of as layer_of
 from ckpt_transport.planning.values.alignment import ALIGNMENT as ALIGNMENT
 from ckpt_transport.planning.values.alignment import align_up as align_up
+from ckpt_transport.replay import LikenessRecorder as LikenessRecorder
 from ckpt_transport.replay import Loader as Loader
 from ckpt_transport.replay import LoadPass as LoadPass
 from ckpt_transport.replay import ModuleLoading as ModuleLoading
@@ -75,6 +76,7 @@ from ckpt_transport.replay import RecordedLoader as RecordedLoader
 from ckpt_transport.replay import RecordedLoading as RecordedLoading
 from ckpt_transport.replay import Recording as Recording
 from ckpt_transport.replay import Replay as Replay
+from ckpt_transport.replay import SeenByPassesError as SeenByPassesError
 from ckpt_transport.replay import TensorSnapshot as TensorSnapshot
 from ckpt_transport.replay import by_loader_in_words as by_loader_in_words
 from ckpt_transport.replay import fingerprint as fingerprint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -55,6 +55,10 @@ class VllmEngine(Engine):
         self._served: TensorSnapshot | None = None
         self.device = next(find_target().model.parameters()).device
         self.expects()
+
+    def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
+        yield from super().warm_up(specs)
+        yield self._loading.record_ahead(specs)
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
         """The tensors of the checkpoint that the model came from. Once read, its files are not needed any more."""

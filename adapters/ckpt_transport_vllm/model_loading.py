@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ckpt_transport import RecordingError
-from ckpt_transport.spi import LoadPass, RecordedLoading, TensorSpec
+from ckpt_transport.spi import LoadPass, RecordedLoading, SeenByPassesError, TensorSpec
 from ckpt_transport_vllm.compared_pass import ModelComparedPass
 from ckpt_transport_vllm.layerwise import LayerwisePass
 from ckpt_transport_vllm.recorded_model import RecordedModel
 from ckpt_transport_vllm.replay_pass import ModelReplayPass
 from ckpt_transport_vllm.updated_model import UpdatedModel
+
+
+class NotAheadError(Exception):
+    """A loader cannot be recorded while forward passes run. It may be when none does."""
 
 
 class ModelLoading(RecordedLoading[RecordedModel]):
@@ -35,6 +39,17 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         super().__init__(label, verify_always=verify_always)
         self._find_target, self._expects = find_target, expects
 
+    def record_ahead(self, specs: Sequence[TensorSpec]) -> str:
+        """Record the loader while forward passes run. Returns what came of it, in words.
+
+        Where that cannot be done so, the first version records it, when none runs.
+        """
+        try:
+            self._attempted(tuple(specs), self._record_while_serving)
+        except NotAheadError as error:
+            return f"did not record the loader ({error}), which the first update does while requests are held"
+        return self.recording_summary
+
     def finish(self) -> None:
         """See :meth:`~ckpt_transport.spi.RecordedLoading.finish`.
 
@@ -47,9 +62,20 @@ class ModelLoading(RecordedLoading[RecordedModel]):
 
     def record(self, specs: tuple[TensorSpec, ...]) -> RecordedModel:
         recorded = RecordedModel.of(self._find_target(), specs)
+        self._check_complete(recorded)
+        return recorded
+
+    def _record_while_serving(self, specs: tuple[TensorSpec, ...]) -> RecordedModel:
+        try:
+            recorded = RecordedModel.of_serving(self._find_target(), specs)
+        except (Exception, SeenByPassesError) as error:
+            raise NotAheadError(f"{type(error).__name__}: {error}") from error
+        self._check_complete(recorded)
+        return recorded
+
+    def _check_complete(self, recorded: RecordedModel) -> None:
         if self._expects() is None and recorded.empty:
             raise RecordingError(f"nothing comes for all of {recorded.empty[0]}")
-        return recorded
 
     def fingerprint(self) -> object:
         return self._find_target().model

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ckpt_transport import UpdateError
+from ckpt_transport import RecordingError, UpdateError
 from ckpt_transport.spi import (
+    LikenessRecorder,
     Owner,
     OwnerKind,
     RecordedLoader,
@@ -20,6 +21,7 @@ from ckpt_transport.spi import (
     required_bytes,
 )
 from ckpt_transport_vllm.layerwise import waits_for_the_end
+from ckpt_transport_vllm.likeness import likeness_on_meta
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta, tensors_of
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
@@ -74,6 +76,21 @@ class RecordedModel(RecordedLoader):
             loader: object = model.load_weights
             assert callable(loader)
             return cls(model, record(model, loader, specs))
+
+    @classmethod
+    def of_serving(cls, target: UpdatedModel, specs: Sequence[TensorSpec]) -> RecordedModel:
+        """As :meth:`of`, while forward passes go through the model: a likeness of it is recorded.
+
+        Raises:
+            RecordingError: it cannot be recorded so. It may be when no forward pass runs.
+        """
+        with likeness_on_meta(target) as alike:
+            loader: object = alike.model.load_weights
+            assert callable(loader)
+            recording = record(alike.model, loader, specs, LikenessRecorder)
+        if recording.layout.refused:
+            raise RecordingError(recording.layout.why())
+        return cls(target.model, recording)
 
     @property
     def holds(self) -> bool:

@@ -12,6 +12,7 @@ from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans as BucketCopy
 from ckpt_transport.replay.layout import Layout as Layout
 from ckpt_transport.replay.layout import Owner as Owner
 from ckpt_transport.replay.layout import OwnerKind as OwnerKind
+from ckpt_transport.replay.likeness_recorder import LikenessRecorder as LikenessRecorder
 from ckpt_transport.replay.loading import LoadPass as LoadPass
 from ckpt_transport.replay.loading import RecordedLoader as RecordedLoader
 from ckpt_transport.replay.loading import RecordedLoading as RecordedLoading
@@ -22,5 +23,6 @@ from ckpt_transport.replay.record import Recording as Recording
 from ckpt_transport.replay.record import record as record
 from ckpt_transport.replay.replay import Replay as Replay
 from ckpt_transport.replay.required_bytes import required_bytes as required_bytes
+from ckpt_transport.replay.serving_recorder import SeenByPassesError as SeenByPassesError
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot as TensorSnapshot
 from ckpt_transport.replay.tensor_snapshot import refuse_unwritable as refuse_unwritable

@@ -34,10 +34,10 @@ EXPORTED = {
         ALIGNMENT API_VERSION Addresses Availability Buffer CONTIGUOUS CallGuard Calls CastTensors
         Claims CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable
         Descriptor DoubleBuffer ElementCopy Endpoint EngineClaim FanOut Fence Fleet Group Here
-        INDEX Launch LoadPass Loader Loan Locality MappedEndpoint MemoryKind MemoryRegion
+        INDEX Launch LikenessRecorder LoadPass Loader Loan Locality MappedEndpoint MemoryKind MemoryRegion
         MessageEndpoint ModuleLoading NoOptions OneSidedEndpoint Owner OwnerKind PlacedTensor Poll
         Progress RdmaDevice Reach ReadSpan Receipt RecordedLoader RecordedLoading Recording Replay
-        SHM ScatteredTensors Segment SegmentName Share Span StagingArea StridedBytes
+        SHM ScatteredTensors SeenByPassesError Segment SegmentName Share Span StagingArea StridedBytes
         TensorSnapshot TensorSpec Traits Transfer Transport Updates Watched align_up any_port
         by_loader_in_words check_readable client_of copy_bytes copy_each describe digest_of_served drain dtypes
         expected_bandwidth fence fence_on fingerprint from_directory given_tensors has_copy_tables
