@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import torch
 
+from ckpt_transport.memory.copy_table import Addresses, CopyTable, has_copy_tables
 from ckpt_transport.memory.cores import usable_cores
+from ckpt_transport.memory.strided_bytes import StridedBytes
 from ckpt_transport.memory.uninterrupted import uninterrupted
 
 CHUNK_BYTES = 256 << 10
 """On the host: three copies of so many bytes stay in a core's cache."""
 SCRATCH_BYTES = 64 << 20
-"""On a device."""
+"""On a device without copy tables, and between devices."""
+KNOWN_TABLES = 4
+"""One for each model that is served here."""
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Two tensors of uint8, one-dimensional and contiguous, of equal length, that share no memory."""
@@ -57,6 +63,32 @@ def _exchange_on_devices(pairs: Sequence[Pair]) -> None:
     devices = {tensor.device for pair in pairs for tensor in pair if tensor.is_cuda}
     for device in devices:
         torch.cuda.synchronize(device)
+    tabled: defaultdict[torch.device, list[Pair]] = defaultdict(list)
+    others: list[Pair] = []
+    for pair in pairs:
+        one, other = pair
+        within = one.device == other.device and has_copy_tables(one.device)
+        (tabled[one.device] if within else others).append(pair)
+    for device, within_it in tabled.items():
+        exchange_by_table(device, within_it)
+    _exchange_by_scratch(others)
+    for device in devices:
+        torch.cuda.synchronize(device)
+
+
+def exchange_by_table(device: torch.device, pairs: Sequence[Pair]) -> None:
+    """Enqueue the exchange of pairs that both lie on this GPU, in one launch."""
+    sides = (Addresses(device, [side.data_ptr() for side in each]) for each in zip(*pairs, strict=True))
+    _table(device, tuple(one.numel() for one, _ in pairs)).exchange(*sides)
+
+
+@lru_cache(KNOWN_TABLES)
+def _table(device: torch.device, sizes: tuple[int, ...]) -> CopyTable:
+    numbers, zero = np.arange(len(sizes)), np.zeros(len(sizes), np.int64)
+    return CopyTable(device, StridedBytes.contiguous(numbers, numbers, zero, zero, np.array(sizes, np.int64)))
+
+
+def _exchange_by_scratch(pairs: Sequence[Pair]) -> None:
     scratch: dict[torch.device, torch.Tensor] = {}
     for pair in pairs:
         device = next(tensor.device for tensor in pair if tensor.is_cuda)
@@ -67,5 +99,3 @@ def _exchange_on_devices(pairs: Sequence[Pair]) -> None:
             kept.copy_(one, non_blocking=True)
             one.copy_(other, non_blocking=True)
             other.copy_(kept, non_blocking=True)
-    for device in devices:
-        torch.cuda.synchronize(device)

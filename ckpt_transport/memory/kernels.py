@@ -23,5 +23,7 @@ def compile_kernels(device: torch.device) -> None:
         if has_copy_tables(device):
             one, length = np.zeros(1, np.int64), np.full(1, source.numel(), np.int64)
             table = CopyTable(device, StridedBytes.contiguous(one, one, one, one, length))
-            table.copy(Addresses(device, [source.data_ptr()]), Addresses(device, [target.data_ptr()]))
+            sides = Addresses(device, [source.data_ptr()]), Addresses(device, [target.data_ptr()])
+            table.copy(*sides)
+            table.exchange(*sides)
         fence_on(stream).synchronize()

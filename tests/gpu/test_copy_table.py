@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.memory import Addresses, CopyTable, ElementCopy, MemoryRun, StridedBytes
+from ckpt_transport.memory import (
+    Addresses,
+    Buffer,
+    CopyTable,
+    ElementCopy,
+    MemoryRun,
+    Segment,
+    StridedBytes,
+    reads_in_place,
+)
+from ckpt_transport.memory.exchange import exchange
 from ckpt_transport.memory.launch import has_kernels
 from ckpt_transport_torch import TorchEngine
 from tests.unit.recorded import specs_of
@@ -77,6 +88,38 @@ def test_given_page_locked_memory_then_it_is_read_where_it_lies() -> None:
     target = torch.zeros_like(host, device=GPU)
     table_of([host], [target]).copy(at(host), at(target))
     assert torch.equal(target.cpu(), host)
+
+
+def test_given_a_segment_that_is_mapped_read_only_then_it_is_read_where_it_lies() -> None:
+    raw = some((1 << 20) + 3, torch.device("cpu"))
+    with closing(Segment.create(len(raw))) as own, closing(Segment.attach(own.name)) as mapped:
+        own.tensor().copy_(raw)
+        buffer = Buffer.of(mapped)
+        assert buffer.pin()
+        halves = [MemoryRun(0, buffer.tensor[: 1 << 19]), MemoryRun(1 << 19, buffer.tensor[1 << 19 :])]
+        assert reads_in_place(GPU, halves)
+        target = torch.zeros_like(raw, device=GPU)
+        table_of([buffer.tensor], [target]).copy(at(buffer.tensor), at(target))
+        assert torch.equal(target.cpu(), raw)
+
+
+def test_given_memory_that_is_not_page_locked_then_it_is_not_read_where_it_lies() -> None:
+    raw = some(1000, torch.device("cpu"))
+    near = some(1000)
+    assert not reads_in_place(GPU, [MemoryRun(0, near), MemoryRun(1000, raw)])
+    assert reads_in_place(GPU, [MemoryRun(0, near), MemoryRun(1000, raw.pin_memory())])
+
+
+def test_given_pairs_on_a_gpu_then_they_are_exchanged_by_one_launch_and_no_copy() -> None:
+    pairs = [(some(1000 * n + n), some(1000 * n + n)) for n in range(1, 30)]
+    before = [(one.clone(), other.clone()) for one, other in pairs]
+    exchange(pairs)
+    assert all(torch.equal(one, kept) for (one, _), (_, kept) in zip(pairs, before, strict=True))
+    assert all(torch.equal(other, kept) for (_, other), (kept, _) in zip(pairs, before, strict=True))
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        exchange(pairs)
+    assert [name for name in kernels_of(trace) if "emcpy" not in name] == ["move_tiles"]
+    assert not [name for name in kernels_of(trace) if "DtoD" in name]
 
 
 def test_given_two_sides_then_they_are_exchanged_in_place() -> None:
