@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 
 from ckpt_transport.errors import BudgetError, PlanMismatchError
-from ckpt_transport.memory.exchange import Pair, exchange
+from ckpt_transport.memory.exchange import Exchange, Pair
 
 Place = tuple[int, torch.device]
 """Where a tensor's memory begins."""
@@ -42,6 +42,7 @@ class StagingArea:
                 if tensor.numel():
                     self._pairs[place] = _raw(tensor), _raw(made[place])
             self._staged[name] = made[place]
+        self._exchange = Exchange(list(self._pairs.values()))
 
     @property
     def nbytes(self) -> int:
@@ -70,7 +71,7 @@ class StagingArea:
         """
         if not self.is_for(served):
             raise PlanMismatchError("what is served was replaced while a version was staged beside it; update it again")
-        exchange(list(self._pairs.values()))
+        self._exchange.run()
 
 
 def why_not_staged(served: Mapping[str, torch.Tensor], budget: int) -> str:

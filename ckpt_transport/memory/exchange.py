@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,32 +17,53 @@ from ckpt_transport.memory.uninterrupted import uninterrupted
 CHUNK_BYTES = 256 << 10
 """On the host: three copies of so many bytes stay in a core's cache."""
 SCRATCH_BYTES = 64 << 20
-"""On a device without copy tables, and between devices."""
-KNOWN_TABLES = 4
-"""One for each model that is served here."""
+"""On a device without copy tables."""
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Two tensors of uint8, one-dimensional and contiguous, of equal length, that share no memory."""
+CPU = torch.device("cpu")
 
 
-def exchange(pairs: Sequence[Pair]) -> None:
-    """Exchange the bytes of each pair. What is enqueued on devices before is done first; all is done when it returns.
+class Exchange:
+    """Exchanges the bytes of the same pairs as often as asked; what can be done once is done when it is made.
 
-    An interrupt waits until then.
+    Args:
+        pairs: both of a pair are on one device, or one is host memory, page-locked.
     """
-    on_host = [pair for pair in pairs if pair[0].is_cpu and pair[1].is_cpu]
-    chunks = [chunk for pair in on_host for chunk in _chunks(pair, CHUNK_BYTES)]
-    on_devices = [pair for pair in pairs if not (pair[0].is_cpu and pair[1].is_cpu)]
-    uninterrupted(lambda: _exchange(chunks, on_devices))
 
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        by_device: defaultdict[torch.device, list[Pair]] = defaultdict(list)
+        for pair in pairs:
+            by_device[next((each.device for each in pair if each.is_cuda), CPU)].append(pair)
+        on_host = by_device.pop(CPU, [])
+        self._chunks = [chunk for pair in on_host for chunk in _chunks(pair, CHUNK_BYTES)]
+        self._enqueue = [
+            exchange_by_table(device, own) if has_copy_tables(device) else exchange_by_scratch(device, own)
+            for device, own in by_device.items()
+        ]
+        self._devices = tuple(by_device)
 
-def _exchange(chunks: Sequence[Pair], on_devices: Sequence[Pair]) -> None:
-    cores = usable_cores()
-    with ThreadPoolExecutor(cores, "ckpt-transport-exchange") as workers:
-        running = [workers.submit(_exchange_on_host, chunks[core::cores]) for core in range(cores)]
-        _exchange_on_devices(on_devices)
-        for each in running:
-            each.result()
+    def run(self) -> None:
+        """Exchange. What is enqueued on the devices before is done first, and all is done when this returns.
+
+        An interrupt waits until then.
+        """
+        uninterrupted(self._run)
+
+    def _run(self) -> None:
+        cores = usable_cores()
+        self._synchronize()
+        with ThreadPoolExecutor(cores, "ckpt-transport-exchange") as workers:
+            running = [workers.submit(_exchange_on_host, self._chunks[core::cores]) for core in range(cores)]
+            for enqueue in self._enqueue:
+                enqueue()
+            for each in running:
+                each.result()
+        self._synchronize()
+
+    def _synchronize(self) -> None:
+        for device in self._devices:
+            torch.cuda.synchronize(device)
 
 
 def _chunks(pair: Pair, nbytes: int) -> list[Pair]:
@@ -59,43 +79,26 @@ def _exchange_on_host(chunks: Sequence[Pair]) -> None:
         np.copyto(second, kept)
 
 
-def _exchange_on_devices(pairs: Sequence[Pair]) -> None:
-    devices = {tensor.device for pair in pairs for tensor in pair if tensor.is_cuda}
-    for device in devices:
-        torch.cuda.synchronize(device)
-    tabled: defaultdict[torch.device, list[Pair]] = defaultdict(list)
-    others: list[Pair] = []
-    for pair in pairs:
-        one, other = pair
-        within = one.device == other.device and has_copy_tables(one.device)
-        (tabled[one.device] if within else others).append(pair)
-    for device, within_it in tabled.items():
-        exchange_by_table(device, within_it)
-    _exchange_by_scratch(others)
-    for device in devices:
-        torch.cuda.synchronize(device)
+def exchange_by_table(device: torch.device, pairs: Sequence[Pair]) -> Callable[[], None]:
+    """What enqueues the exchange of these pairs on a GPU, in one launch."""
+    numbers = np.arange(len(pairs), dtype=np.int64)
+    start = np.zeros_like(numbers)
+    run = np.array([one.numel() for one, _ in pairs], np.int64)
+    table = CopyTable(device, StridedBytes.contiguous(numbers, numbers, start, start, run))
+    ones, others = (Addresses(device, [each.data_ptr() for each in side]) for side in zip(*pairs, strict=True))
+    return lambda: table.exchange(ones, others)
 
 
-def exchange_by_table(device: torch.device, pairs: Sequence[Pair]) -> None:
-    """Enqueue the exchange of pairs that both lie on this GPU, in one launch."""
-    sides = (Addresses(device, [side.data_ptr() for side in each]) for each in zip(*pairs, strict=True))
-    _table(device, tuple(one.numel() for one, _ in pairs)).exchange(*sides)
+def exchange_by_scratch(device: torch.device, pairs: Sequence[Pair]) -> Callable[[], None]:
+    """As :func:`exchange_by_table`, through scratch memory of the GPU."""
 
+    def enqueue() -> None:
+        scratch = torch.empty(SCRATCH_BYTES, dtype=torch.uint8, device=device)
+        for pair in pairs:
+            for one, other in _chunks(pair, SCRATCH_BYTES):
+                kept = scratch[: one.numel()]
+                kept.copy_(one, non_blocking=True)
+                one.copy_(other, non_blocking=True)
+                other.copy_(kept, non_blocking=True)
 
-@lru_cache(KNOWN_TABLES)
-def _table(device: torch.device, sizes: tuple[int, ...]) -> CopyTable:
-    numbers, zero = np.arange(len(sizes)), np.zeros(len(sizes), np.int64)
-    return CopyTable(device, StridedBytes.contiguous(numbers, numbers, zero, zero, np.array(sizes, np.int64)))
-
-
-def _exchange_by_scratch(pairs: Sequence[Pair]) -> None:
-    scratch: dict[torch.device, torch.Tensor] = {}
-    for pair in pairs:
-        device = next(tensor.device for tensor in pair if tensor.is_cuda)
-        if device not in scratch:
-            scratch[device] = torch.empty(SCRATCH_BYTES, dtype=torch.uint8, device=device)
-        for one, other in _chunks(pair, SCRATCH_BYTES):
-            kept = scratch[device][: one.numel()]
-            kept.copy_(one, non_blocking=True)
-            one.copy_(other, non_blocking=True)
-            other.copy_(kept, non_blocking=True)
+    return enqueue

@@ -21,7 +21,6 @@ from ckpt_transport.memory import (
     StridedBytes,
     reads_in_place,
 )
-from ckpt_transport.memory.exchange import exchange
 from ckpt_transport.memory.launch import has_kernels
 from ckpt_transport_torch import TorchEngine
 from tests.unit.recorded import specs_of
@@ -108,18 +107,6 @@ def test_given_memory_that_is_not_page_locked_then_it_is_not_read_where_it_lies(
     near = some(1000)
     assert not reads_in_place(GPU, [MemoryRun(0, near), MemoryRun(1000, raw)])
     assert reads_in_place(GPU, [MemoryRun(0, near), MemoryRun(1000, raw.pin_memory())])
-
-
-def test_given_pairs_on_a_gpu_then_they_are_exchanged_by_one_launch_and_no_copy() -> None:
-    pairs = [(some(1000 * n + n), some(1000 * n + n)) for n in range(1, 30)]
-    before = [(one.clone(), other.clone()) for one, other in pairs]
-    exchange(pairs)
-    assert all(torch.equal(one, kept) for (one, _), (_, kept) in zip(pairs, before, strict=True))
-    assert all(torch.equal(other, kept) for (_, other), (kept, _) in zip(pairs, before, strict=True))
-    with profile(activities=[ProfilerActivity.CUDA]) as trace:
-        exchange(pairs)
-    assert [name for name in kernels_of(trace) if "emcpy" not in name] == ["move_tiles"]
-    assert not [name for name in kernels_of(trace) if "DtoD" in name]
 
 
 def test_given_two_sides_then_they_are_exchanged_in_place() -> None:

@@ -15,9 +15,10 @@ def test_given_pairs_of_odd_lengths_when_they_are_exchanged_twice_then_all_is_as
     sizes = [1, 7, 64, 333, 1000]
     ones, others = ([torch.randint(0, 256, (n,), dtype=torch.uint8) for n in sizes] for _ in range(2))
     before = [each.clone() for each in ones], [each.clone() for each in others]
-    exchange_by_table(HOST, list(zip(ones, others, strict=True)))
+    enqueue = exchange_by_table(HOST, list(zip(ones, others, strict=True)))
+    enqueue()
     assert all(map(torch.equal, ones, before[1]))
     assert all(map(torch.equal, others, before[0]))
-    exchange_by_table(HOST, list(zip(ones, others, strict=True)))
+    enqueue()
     assert all(map(torch.equal, ones, before[0]))
     assert all(map(torch.equal, others, before[1]))

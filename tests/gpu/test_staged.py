@@ -1,0 +1,68 @@
+"""On a GPU a version is staged beside what is served, exchanged with it in one launch, and taken back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.engine import StagingArea
+from ckpt_transport.memory.launch import has_kernels
+from tests.fleet import PATIENT, SinkSpec, fleet, weights
+from tests.gpu.test_copy_table import kernels_of
+
+SHAPE: dict[str, Any] = {"layers": 8, "width": 512, "device": "cuda"}
+PLENTY = 30 << 30
+
+
+@pytest.mark.skipif(not has_kernels(), reason="needs Triton")
+def test_given_tensors_of_odd_sizes_when_exchanged_then_it_is_one_launch_and_twice_changes_nothing() -> None:
+    sizes = [1, 3, 8, 1000, 4097, (1 << 20) + 5]
+    served = {str(n): torch.randint(256, (n,), dtype=torch.uint8, device="cuda") for n in sizes}
+    before = {name: tensor.clone() for name, tensor in served.items()}
+    area = StagingArea(served)
+    for tensor in area.tensors.values():
+        tensor.bitwise_not_()
+    area.exchange(served)
+    assert all(torch.equal(tensor, ~before[name]) for name, tensor in served.items())
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        area.exchange(served)
+    assert len(kernels_of(trace)) == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in served.items())
+
+
+@pytest.mark.parametrize("transport", ["cuda_ipc", "shm"])
+def test_given_sinks_on_a_gpu_when_staged_and_rolled_back_then_each_serves_that_version(transport: str) -> None:
+    config = Config.load(**{**PATIENT, "commit": "staged", "transport": transport})
+    with fleet(SinkSpec(SHAPE), SinkSpec(SHAPE)) as sinks, ParameterServer(config) as server:
+        addresses = [sink.address for sink in sinks]
+        for seed in (2, 3):
+            server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
+            report = server.update(f"v{seed}", addresses)
+            assert report is not None
+            assert report.staged, report.in_place
+            assert all(sink.state().holds(weights(seed, **{**SHAPE, "device": "cpu"})) for sink in sinks)
+        assert server.rollback(addresses).version == "v2"
+        assert all(sink.state().holds(weights(2, **{**SHAPE, "device": "cpu"})) for sink in sinks)
+
+
+def test_given_twelve_gigabytes_when_exchanged_then_it_is_said_how_that_compares_with_a_copy() -> None:
+    """A figure to read, which decides nothing."""
+    if torch.cuda.mem_get_info()[0] < PLENTY:
+        pytest.skip("needs 30 GiB of free memory of a GPU")
+    served = {str(n): torch.randint(256, (12 << 20,), dtype=torch.uint8, device="cuda") for n in range(1000)}
+    before = served["7"].clone()
+    area = StagingArea(served)
+    area.tensors["7"].bitwise_not_()
+    seconds = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        area.exchange(served)
+        seconds.append(time.perf_counter() - began)
+    assert torch.equal(served["7"], ~before)
+    print(f"exchange of {area.nbytes / 1e9:.1f} GB: {sorted(seconds)[2] * 1e3:.1f} ms")
