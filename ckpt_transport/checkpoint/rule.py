@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 import msgspec
 import torch
 
+from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.boxes import BoxedTensor
 from ckpt_transport.checkpoint.given import given_tensors
 from ckpt_transport.checkpoint.shards import TensorShard, is_dtensor
 from ckpt_transport.errors import CheckpointError, ConfigError
+from ckpt_transport.planning.values.manifest import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +127,22 @@ def expanded(match: re.Match[str], template: str) -> str:
 
 def dtype_of(tensor: MappedTensor) -> torch.dtype | None:
     """None of what is no tensor."""
-    if tensor.boxed is not None:
-        return tensor.boxed.dtype
-    value = tensor.value
+    return tensor.boxed.dtype if tensor.boxed is not None else described(tensor.value)[0]
+
+
+def described(value: Any) -> tuple[torch.dtype | None, tuple[int, ...]]:
+    """Type and shape of a tensor as a source gives it, whole or in parts; no type for what is no tensor."""
     if isinstance(value, torch.Tensor):
-        return value.dtype
-    return tensor.boxes().dtype if isinstance(value, TensorShard | Sequence) and not isinstance(value, str) else None
+        return value.dtype, tuple(value.shape)
+    shard = value[0] if isinstance(value, Sequence) and value else value
+    return (shard.tensor.dtype, tuple(shard.shape)) if isinstance(shard, TensorShard) else (None, ())
+
+
+def describe_given(name: str, value: Any) -> TensorSpec | None:
+    """What is given under a name, as a checkpoint would declare it; None for what is no tensor of a known type."""
+    dtype, shape = described(value)
+    known = dtype is not None and dtype in dtypes.TORCH.values()
+    return TensorSpec(name, dtypes.name_of(dtype), shape) if known and dtype is not None else None
 
 
 def renamed(tensors: Tensors, names: Mapping[str, str]) -> tuple[Tensors, int]:

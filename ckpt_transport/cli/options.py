@@ -51,13 +51,12 @@ QuantizeFor = Annotated[
         show_default=False,
     ),
 ]
-MappingFile = Annotated[
-    Path | None,
+MappingRules = Annotated[
+    str | None,
     typer.Option(
         "--mapping",
-        help="TOML file with rules between the checkpoint's names, types and shapes and the engines'.",
-        exists=True,
-        dir_okay=False,
+        help="TOML file with rules between the checkpoint's names, types and shapes and the engines'; or 'auto', to "
+        "find them out by comparing with what the sinks expect.",
         show_default=False,
     ),
 ]

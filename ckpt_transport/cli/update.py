@@ -19,7 +19,7 @@ from ckpt_transport.cli.options import (
     ConfigFile,
     Endpoints,
     EndpointTimeout,
-    MappingFile,
+    MappingRules,
     MemoryBudget,
     OptionsError,
     QuantizeFor,
@@ -36,6 +36,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport.planning import explain
 from ckpt_transport.service import ParameterServer
+from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
 from ckpt_transport.service.fleet import Fleet, FleetReport, Updates, make_fleet
 from ckpt_transport.service.subset import check_sinks, chosen
 from ckpt_transport.service.trace import check_trace
@@ -69,7 +70,7 @@ def update(
     draft: Annotated[
         bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
     ] = False,
-    mapping: MappingFile = None,
+    mapping: MappingRules = None,
     quantize_for: QuantizeFor = None,
     update_method: Annotated[
         UpdateMethod,
@@ -127,7 +128,9 @@ def update(
         raise OptionsError("--ranks counts sinks; of engines choose some by their --endpoint")
     driven = None if engine is None else Driven(engine, tuple(endpoint or ()), pause, draft)
     some = None if ranks is None else parse_ranks(ranks)
-    rules = None if mapping is None else Mapping.load(mapping)
+    rules: AnyMapping = None
+    if mapping is not None:
+        rules = AUTO if mapping == AUTO else Mapping.load(Path(mapping))
     bring(settings, checkpoint, version, driven, quantize_for, update_method, some, rank, world_size, rules)
 
 
@@ -162,7 +165,7 @@ def bring(
     ranks: Sequence[int] | None = None,
     rank: int | None = None,
     world_size: int | None = None,
-    mapping: Mapping | None = None,
+    mapping: AnyMapping = None,
 ) -> None:
     """Bring ``checkpoint`` to the engines that are driven, else to the sinks of the settings; say what happened."""
     quantize = None if quantize_for is None else quantizer_for(quantize_for)
@@ -170,6 +173,9 @@ def bring(
         console = Output(quiet=server.rank != 0)
         if server.rank == 0:
             _check_before(settings, driven, ranks)
+        if mapping == AUTO:
+            mapping = find_for(what_is_given(**as_source(checkpoint)), settings.sinks, settings)
+            console.print(f"mapping: {mapping}", markup=False, highlight=False, soft_wrap=True)
         name = version if quantize is None else f"{version} as it was read"
         with progress(console, f"reading {checkpoint.name}") as shown:
             stored = server.register(name, **as_source(checkpoint), mapping=mapping, progress=shown)

@@ -30,6 +30,7 @@ from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Manifest
 from ckpt_transport.rates import kept
 from ckpt_transport.service import questions as q
+from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.intake import Intake, choose_intake
 from ckpt_transport.service.previous import previous_version
@@ -108,7 +109,7 @@ class ParameterServer:
         directory: Path | None = None,
         tensors: Tensors | TensorPairs | None = None,
         replicated: bool = False,
-        mapping: Mapping | None = None,
+        mapping: AnyMapping = None,
         progress: Progress | None = None,
     ) -> StoredVersion:
         """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
@@ -129,7 +130,9 @@ class ParameterServer:
             replicated: other ranks give plain tensors of the same names with equal elements, and one of them sends
                 each. Beside DTensors plain tensors are taken for such.
             mapping: rules by which the trainer's names, types and shapes become the engines'. A rule that matches no
-                tensor is an error where there is one source, unless it is optional.
+                tensor is an error where there is one source, unless it is optional. With ``"auto"`` names, types and
+                shapes are compared with what the sinks of the configuration expect, and the rules found are logged;
+                where no sink says it, well-known prefixes are taken off. All ranks must know the sinks then.
             progress: told how far it is.
 
         Raises:
@@ -140,6 +143,8 @@ class ParameterServer:
         """
         self._call_guard.check()
         with self._telling_absence(version):
+            if mapping == AUTO:
+                mapping = find_for(what_is_given(files, directory, tensors), self.config.sinks, self.config)
             return self._store.register(
                 version,
                 files=files,
@@ -151,7 +156,7 @@ class ParameterServer:
             )
 
     def lend(
-        self, version: str, tensors: Tensors | Loan, *, replicated: bool = False, mapping: Mapping | None = None
+        self, version: str, tensors: Tensors | Loan, *, replicated: bool = False, mapping: AnyMapping = None
     ) -> StoredVersion:
         """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
 
@@ -173,6 +178,8 @@ class ParameterServer:
         """
         self._call_guard.check()
         with self._telling_absence(version):
+            if mapping == AUTO:
+                mapping = find_for(what_is_given(tensors=tensors), self.config.sinks, self.config)
             return self._store.lend(version, tensors, replicated=replicated, mapping=mapping)
 
     @contextmanager
@@ -243,7 +250,7 @@ class ParameterServer:
         before_hold: Callable[[], None] | None = None,
         *,
         replicated: bool = False,
-        mapping: Mapping | None = None,
+        mapping: AnyMapping = None,
     ) -> Report | None:
         """Bring a step's weights to every sink: take them in, update, and let them go, whether that succeeds or not.
 
@@ -252,7 +259,7 @@ class ParameterServer:
 
         Args:
             version: a name that no version has here.
-            tensors, replicated, mapping: this rank's, as those of :meth:`register`.
+            tensors, replicated, mapping: this rank's, as those of :meth:`register`; ``"auto"`` asks ``sinks``.
             sinks, progress, before_hold: as those of :meth:`update`.
 
         Returns: as :meth:`update`; the phases begin with ``register`` and end with ``unregister``.
@@ -260,6 +267,10 @@ class ParameterServer:
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
         with PhaseClock("register") as clock:
+            if mapping == AUTO:
+                asked = self.config.sinks if sinks is None else sinks
+                with self._telling_absence(version):
+                    mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
             intake = self._intake(tensors, mapping, self.config.sinks if sinks is None else sinks)
             if intake.lend:
                 assert not comes_in_pairs(tensors), "what comes in pairs is registered"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TypeVar
 
 from ckpt_transport.config import Config
+from ckpt_transport.control import Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError
 from ckpt_transport.service import questions as q
 from ckpt_transport.update.mailbox import open_mailbox
+
+Answer = TypeVar("Answer", bound=Message)
 
 
 def ask_version(
@@ -26,7 +30,7 @@ def ask_version(
         ConfigError: that is no address.
         JoinError: nobody answered within ``timeout`` seconds.
     """
-    return _ask(address, q.AskVersion(digest), config, timeout)
+    return _ask(address, q.AskVersion(digest), config, timeout, q.ServedVersion)
 
 
 def resolve(address: str, *, forward: bool, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:
@@ -42,18 +46,26 @@ def resolve(address: str, *, forward: bool, config: Config | None = None, timeou
         ConfigError: that is no address.
         JoinError: it did not answer, or is not in doubt.
     """
-    return _ask(address, q.Resolve(forward), config, timeout)
+    return _ask(address, q.Resolve(forward), config, timeout, q.ServedVersion)
 
 
-def _ask(address: str, question: q.AskVersion | q.Resolve, config: Config | None, timeout: float) -> q.ServedVersion:
+def ask_expected(address: str, config: Config | None = None, timeout: float = 5.0) -> q.ExpectedTensors:
+    """Ask the sink at ``address`` which tensors it expects of a version.
+
+    Raises: as :func:`ask_version`.
+    """
+    return _ask(address, q.AskExpected(), config, timeout, q.ExpectedTensors)
+
+
+def _ask(address: str, question: Message, config: Config | None, timeout: float, kind: type[Answer]) -> Answer:
     config = config if config is not None else Config.load()
     deadline = time.monotonic() + timeout
     with open_mailbox("", q.COORDINATOR, config) as mailbox:
         mailbox.send(address, question)
         while (received := mailbox.receive(max(deadline - time.monotonic(), 0.0))) is not None:
-            match received[1]:
-                case q.ServedVersion():
-                    return received[1]
-                case Refused(reason=reason):
-                    raise JoinError(f"{address} refuses: {reason}")
+            answer = received[1]
+            if isinstance(answer, kind):
+                return answer
+            if isinstance(answer, Refused):
+                raise JoinError(f"{address} refuses: {answer.reason}")
     raise JoinError(f"no answer from {address} within {timeout:g} s; is a sink running there?")

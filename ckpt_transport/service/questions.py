@@ -7,6 +7,7 @@ in an update.
 from __future__ import annotations
 
 from ckpt_transport.control import Message
+from ckpt_transport.planning import TensorSpec
 from ckpt_transport.update.messages import TO_COORDINATORS, TO_MEMBERS
 from ckpt_transport.update.settlement import Standing
 
@@ -58,6 +59,17 @@ class Resolve(Message, frozen=True):
     """
 
     forward: bool
+
+
+class AskExpected(Message, frozen=True):
+    """Which tensors must a version bring? The answer is :class:`ExpectedTensors`."""
+
+
+class ExpectedTensors(Message, frozen=True):
+    """Says which tensors a sink's engine expects, as it was at its last update; None where only its loader knows."""
+
+    label: str
+    tensors: tuple[TensorSpec, ...] | None
 
 
 class Here(Message, frozen=True):
@@ -131,11 +143,12 @@ PARTICIPANT: tuple[type[Message], ...] = (
     *TO_MEMBERS,
     AskVersion,
     Resolve,
+    AskExpected,
     AskStanding,
     SayStanding,
     Claim,
     Release,
 )
 """What a sink, a holder, or a source rank that does not lead understands."""
-COORDINATOR: tuple[type[Message], ...] = (*TO_COORDINATORS, ServedVersion, Here)
+COORDINATOR: tuple[type[Message], ...] = (*TO_COORDINATORS, ServedVersion, ExpectedTensors, Here)
 """What whoever leads an update or asks a question understands."""

@@ -232,6 +232,8 @@ class Sink(Listener):
 
     def _answers(self, sender: str, message: Message) -> bool:
         match message:
+            case q.AskExpected():
+                self._mailbox.answer(q.ExpectedTensors(self._engine.label, self._engine.expects()))
             case q.AskStanding():
                 self._answer_standing(message)
             case q.AskVersion(digest=True) if self._follower is None and not self._watchdog.stuck:

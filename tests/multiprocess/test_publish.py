@@ -97,5 +97,17 @@ def test_given_weights_under_the_trainers_names_and_types_then_engines_get_their
             assert all(sink.state().holds(expected) for sink in sinks)
 
 
+def test_given_a_mapping_to_be_found_out_then_sinks_are_asked_and_get_what_they_expect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with fleet(SinkSpec(make=in_bfloat16), SinkSpec(make=in_bfloat16)) as sinks, ParameterServer(CONFIG) as server:
+        given = {f"module.{name}": tensor for name, tensor in weights(2).items()}
+        with caplog.at_level("INFO", "ckpt_transport"):
+            server.publish("step-2", given, [sink.address for sink in sinks], mapping="auto")
+        assert "strip module.; cast BF16 .*" in caplog.text
+        expected = {name: tensor.to(torch.bfloat16) for name, tensor in weights(2).items()}
+        assert all(sink.state().holds(expected) for sink in sinks)
+
+
 def in_bfloat16(seed: int, **shape: Any) -> torch.nn.Module:
     return model(seed, **shape).to(torch.bfloat16)

@@ -1,0 +1,66 @@
+"""Where a mapping is to be found out, the sinks are asked what they expect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from ckpt_transport.checkpoint import Mapping, describe_given
+from ckpt_transport.checkpoint.auto_mapping import find_mapping
+from ckpt_transport.checkpoint.checkpoint import from_files
+from ckpt_transport.checkpoint.directory import from_directory
+from ckpt_transport.config import Config
+from ckpt_transport.errors import CheckpointError, PlanMismatchError
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.service.query import ask_expected
+
+AUTO: Final = "auto"
+AnyMapping = Mapping | Literal["auto"] | None
+"""Rules, or that they are to be found out, or that there are none."""
+logger = logging.getLogger(__name__)
+
+
+def find_for(given: MappingOf[str, TensorSpec | None], sinks: Sequence[str], config: Config) -> Mapping:
+    """Find the rules that make of what is given what all sinks expect, and say which.
+
+    Raises:
+        JoinError: a sink does not answer.
+        PlanMismatchError: two sinks expect different tensors; names both.
+    """
+    expected: tuple[TensorSpec, ...] | None = None
+    who = ""
+    for address in sinks:
+        answer = ask_expected(address, config)
+        if answer.tensors is None:
+            continue
+        if expected is not None and set(expected) != set(answer.tensors):
+            raise PlanMismatchError(
+                f"{who} and {answer.label} expect different tensors, so that no mapping fits both; update them one "
+                "after the other"
+            )
+        expected, who = answer.tensors, answer.label
+    mapping = find_mapping(given, expected)
+    by = f"comparing with {who}" if who else "well-known prefixes, because no sink says what it expects"
+    logger.info("mapping, by %s: %s", by, mapping)
+    return mapping
+
+
+def what_is_given(
+    files: Sequence[Path] | None = None, directory: Path | None = None, tensors: object = None
+) -> MappingOf[str, TensorSpec | None]:
+    """Describe a version before it is taken in.
+
+    Raises:
+        CheckpointError: the files are damaged, or tensors come one by one.
+    """
+    if tensors is None:
+        found = from_directory(Path(directory)) if directory is not None else from_files(list(map(Path, files or ())))
+        return {entry.spec.name: entry.spec for file in found for entry in file.tensors}
+    if not isinstance(tensors, MappingOf):
+        raise CheckpointError(
+            "a mapping is found out by looking at all tensors, and these come one by one; give the mapping itself"
+        )
+    return {name: describe_given(name, value) for name, value in tensors.items()}
