@@ -142,6 +142,10 @@ class Driver(ABC):
         )
 
     @abstractmethod
+    def warm_up(self) -> None:
+        """Have all workers, whose sinks were found, do in the background what the first update would do."""
+
+    @abstractmethod
     def _find_sinks(self) -> list[str]:
         """The address of every worker's sink; :attr:`keeper` is known then."""
 
@@ -170,6 +174,11 @@ class ExtensionDriver(Driver):
         self.keeper = answers[0]["keeper"]
         return [answer["address"] for answer in answers]
 
+    def warm_up(self) -> None:
+        for rank, answer in enumerate(self.server.call_workers("ckpt_transport_warm_up", draft=self._draft)):
+            if answer["error"]:
+                raise EngineError(f"rank {rank} of {self.server.url}: {answer['error']}")
+
     def _label(self, version: str) -> None:
         if not self._draft:
             self.server.label(version)
@@ -189,7 +198,10 @@ class NativeDriver(Driver):
         self._updating: Future[None] | None = None
         self._started = False
 
-    def _find_sinks(self) -> list[str]:
+    def warm_up(self) -> None:
+        self._find_sinks(warm_up=True)
+
+    def _find_sinks(self, *, warm_up: bool = False) -> list[str]:
         found: set[str] = set()
         workers, version = self.server.world_size(), self.server.weight_version()
         deadline = time.monotonic() + self._config.join_timeout
@@ -200,6 +212,7 @@ class NativeDriver(Driver):
                     host=self._config.host or host_name(),
                     engine=self.server.url,
                     version=version,
+                    warm_up=warm_up,
                 )
                 until = time.monotonic() + REPORT_SECONDS
                 while len(found) < workers and time.monotonic() < until:

@@ -10,7 +10,7 @@ from typing import Any
 from ckpt_transport import Config, ConfigError, Sink
 from ckpt_transport_vllm.checksums import checksums
 from ckpt_transport_vllm.engine import VllmEngine
-from ckpt_transport_vllm.listening import listen
+from ckpt_transport_vllm.listening import listen, warm_up
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import check_supported
@@ -42,6 +42,22 @@ class WorkerExtension:
             return _attach(self, host, engine, version, draft)
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
+
+    def ckpt_transport_warm_up(self, draft: bool = False) -> dict[str, str]:
+        """Do in the background, while requests are served, what the first update would do.
+
+        How far that is, the sink's address is asked for. The worker must be updatable already.
+
+        Args:
+            draft: the draft model is meant, not the one that is served.
+        """
+        try:
+            if draft not in _sinks(self):
+                raise ConfigError("this worker is not updatable; call ckpt_transport_attach before")
+            warm_up(_sinks(self)[draft], _target(self, draft))
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": ""}
 
     def ckpt_transport_detach(self) -> dict[str, str]:
         """Stop being updatable."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Self, TypeVar
 
-from ckpt_transport import CkptTransportError, Config, ConfigError, FleetReport, Report, ask_version
+from ckpt_transport import CkptTransportError, Config, ConfigError, EngineError, FleetReport, Report, ask_version
 from ckpt_transport.spi import CallGuard, Claims, Progress, Updates
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer
@@ -18,6 +18,9 @@ from ckpt_transport_vllm.server import VllmServer
 Thing = TypeVar("Thing")
 Found = TypeVar("Found")
 ASK_SECONDS = 30.0
+POLL_SECONDS = 0.1
+WARMS_UP = "warms up"
+"""How a sink begins to say that it has not ended yet."""
 
 
 class VllmFleet:
@@ -74,9 +77,7 @@ class VllmFleet:
         with _step(steps, "health"):
             self._each(self._servers, lambda each: each.wait(self._patience))
         with _step(steps, "attach"):
-            if not self._drivers:
-                found = self._each(self._servers, lambda each: driver_for(each, self._config, self._pause, self._draft))
-                self._drivers = found
+            self._find_drivers()
 
         def pause() -> None:
             with _step(steps, "pause"):
@@ -127,6 +128,35 @@ class VllmFleet:
         for driver in self._drivers:
             driver.take(claims[driver.server.url])
         self._each(self._drivers, lambda driver: driver.begin())
+
+    def warm_up(self) -> dict[str, str]:
+        """See :meth:`ckpt_transport.service.fleet.Fleet.warm_up`."""
+        with self._call_guard.one("warm_up()", self._config.update_timeout):
+            self._each(self._servers, lambda each: each.wait(self._patience))
+            self._find_drivers()
+            self._each(self._drivers, lambda driver: driver.find())
+            self._each(self._drivers, lambda driver: driver.warm_up())
+            sinks = [address for driver in self._drivers for address in driver.sinks]
+            return dict(zip(sinks, self._each(sinks, self._warmed_up), strict=True))
+
+    def _warmed_up(self, sink: str) -> str:
+        """Wait until a sink has warmed up; what it says of that."""
+        deadline = time.monotonic() + self._config.update_timeout
+        while True:
+            served = ask_version(sink, self._config, ASK_SECONDS)
+            if served.warm_up and not served.warm_up.startswith(WARMS_UP):
+                return f"{served.label} {served.warm_up}"
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"{served.label} has not warmed up after {self._config.update_timeout:g} s: "
+                    f"{served.warm_up or 'it has not begun'}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _find_drivers(self) -> None:
+        if not self._drivers:
+            found = self._each(self._servers, lambda each: driver_for(each, self._config, self._pause, self._draft))
+            self._drivers = found
 
     def versions(self) -> tuple[str, ...]:
         """See :meth:`ckpt_transport.service.fleet.Fleet.versions`."""

@@ -6,6 +6,22 @@ from collections.abc import Callable
 
 from ckpt_transport import Config, ConfigError, Engine, Sink
 from ckpt_transport.spi import any_port, host_name
+from ckpt_transport_vllm.updated_model import UpdatedModel
+
+
+def warm_up(sink: Sink, target: UpdatedModel) -> None:
+    """Have a sink do in the background what its first update would do.
+
+    Raises:
+        ConfigError: it is not known what versions will look like.
+    """
+    specs = target.expects()
+    if specs is None:
+        raise ConfigError(
+            f"{sink.label} cannot warm up: it was started without the files of a checkpoint, so nobody knows here what "
+            "versions look like; its first update records its loader"
+        )
+    sink.warm_up(specs)
 
 
 def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[], Engine]) -> Sink:

@@ -20,7 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 
 from ckpt_transport import Config, Sink
 from ckpt_transport_vllm.engine import VllmEngine
-from ckpt_transport_vllm.listening import listen
+from ckpt_transport_vllm.listening import listen, warm_up
 from ckpt_transport_vllm.plugin import UPDATE
 from ckpt_transport_vllm.quiesce import LentThread
 from ckpt_transport_vllm.updated_model import UpdatedModel
@@ -38,12 +38,14 @@ class InitInfo(WeightTransferInitInfo):
         host: where that mailbox is.
         engine: a name that all workers of this engine are given, and no other's.
         version: what is served now; of use only when the worker does not know.
+        warm_up: do in the background what the first update would do.
     """
 
     report_to: str
     host: str = ""
     engine: str = ""
     version: str = ""
+    warm_up: bool = False
 
 
 @dataclass
@@ -77,9 +79,12 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Listen, and tell ``report_to`` where."""
         try:
-            self._listen(init_info).announce(init_info.report_to)
+            sink = self._listen(init_info)
+            sink.announce(init_info.report_to)
+            if init_info.warm_up:
+                warm_up(sink, self._target())
         except Exception:
-            logger.exception("no sink could be opened")
+            logger.exception("no sink could be opened, or it does not warm up")
 
     def _listen(self, info: InitInfo) -> Sink:
         def make_engine() -> VllmEngine:

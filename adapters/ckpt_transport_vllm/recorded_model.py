@@ -60,9 +60,9 @@ class RecordedModel(RecordedLoader):
         self.modes: dict[str, ApplyMode] = {}
         self.reasons: dict[str, str] = {}
         self._model = model
-        self._in_place: object = ()
         self._derive()
         self._exclude(self._not_replayable())
+        self._in_place = self._in_place_now()
 
     @classmethod
     def of(cls, target: UpdatedModel, specs: Sequence[TensorSpec]) -> RecordedModel:

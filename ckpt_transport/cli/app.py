@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from ckpt_transport.cli import join, plan, resolve, serve, transports, update, version
+from ckpt_transport.cli import join, plan, resolve, serve, transports, update, version, warm_up
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.cli.options import OptionsError
 from ckpt_transport.cli.output import Output
@@ -33,6 +33,7 @@ app.command("serve")(serve.serve)
 app.command("join")(join.join)
 app.command("version")(version.version)
 app.command("resolve")(resolve.resolve)
+app.command("warm-up")(warm_up.warm_up)
 
 
 def main() -> None:

@@ -71,6 +71,16 @@ class Fleet(Protocol):
         """
         ...
 
+    def warm_up(self) -> dict[str, str]:
+        """Have every engine do, while it serves, what its first update would do, and wait for that.
+
+        Returns: for each sink, by its address, what it has done, or why it could not, in words.
+
+        Raises:
+            EngineError: an engine does not answer, or does not know what versions look like.
+        """
+        ...
+
     def versions(self) -> tuple[str, ...]:
         """What each engine says it serves; empty when it has no name for it.
 

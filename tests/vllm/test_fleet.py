@@ -214,6 +214,17 @@ def test_given_a_sink_of_vllm_then_the_version_command_asks_it(pair: Pair, ckpt_
     assert answer["label"].startswith("vLLM rank 0")
 
 
+def test_given_servers_that_have_warmed_up_then_they_say_so_and_take_updates(
+    pair: Pair, answers: tuple[Answers, Answers], ckpt_transport: Commands
+) -> None:
+    endpoints = [argument for replica in pair for argument in ("--endpoint", replica.url)]
+    status, said = ckpt_transport("warm-up", "--engine", "vllm", *endpoints)
+    assert status == 0, said
+    assert said.count("warmed up: recorded the loader") == 2
+    update(pair, pair[0].checkpoint(2), "two")
+    assert pair[0].answers() == pair[1].answers() == answers[1]
+
+
 def test_given_a_draft_model_then_it_is_updated_by_itself(started: Started, checkpoints: Path) -> None:
     draft = {"method": "draft_model", "model": str(checkpoints / "qwen3-1"), "num_speculative_tokens": 2}
     replica = started.start("qwen3", 1, ("--speculative-config", json.dumps(draft), *NATIVE), kind=Replica).wait()

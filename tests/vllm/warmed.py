@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 
+from ckpt_transport import ask_version
 from ckpt_transport_vllm.recorded_model import RecordedModel
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
@@ -53,7 +55,24 @@ def check(folder: Path, family: str) -> None:
     told = updated.update(folder / f"{family}-1", specs, BUCKET_BYTES)
     assert told.startswith("replayed in"), told
     _compare(updated.served.answers(), first)
+    warm_by_call(updated)
     print(f"{family}: recorded while it served, {told}", flush=True)
+
+
+def warm_by_call(updated: Updated) -> None:
+    """As an operator has it done, through the worker extension."""
+    call = updated.served.llm.collective_rpc
+    (answer,) = call("ckpt_transport_warm_up")
+    assert "call ckpt_transport_attach before" in answer["error"]
+    sink = updated.served.sink()
+    (answer,) = call("ckpt_transport_warm_up")
+    assert answer == {"error": ""}
+    deadline = time.monotonic() + 120
+    while not (said := ask_version(sink).warm_up).startswith(("warmed up", "could not")):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
+    assert said.startswith("warmed up: recorded the loader"), said
+    call("ckpt_transport_detach")
 
 
 def main(

@@ -1,0 +1,40 @@
+"""``ckpt-transport warm-up`` has engines do ahead what their first update would do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ckpt_transport.cli.options import ConfigFile, EndpointTimeout
+from ckpt_transport.cli.output import Output
+from ckpt_transport.config import Config
+from ckpt_transport.service.fleet import make_fleet
+
+
+def warm_up(
+    engine: Annotated[str, typer.Option(help="The kind of engine at the endpoints, as 'vllm'.", show_default=False)],
+    endpoint: Annotated[
+        list[str],
+        typer.Option(help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False),
+    ],
+    draft: Annotated[
+        bool, typer.Option("--draft", help="The draft models are meant that the engines speculate with.")
+    ] = False,
+    endpoint_timeout: EndpointTimeout = None,
+    config: ConfigFile = None,
+) -> None:
+    """Have running engines do, while they serve, what their first update would do; and wait for that.
+
+        ckpt-transport warm-up --engine vllm --endpoint http://127.0.0.1:8000
+
+    Loaders are recorded and kernels compiled. No request is held.
+    """
+    settings = Config.load(config, endpoint_timeout=endpoint_timeout)
+    output = Output()
+    fleet = make_fleet(engine, endpoint, settings, "keep", draft)
+    try:
+        for said in fleet.warm_up().values():
+            output.print(said, markup=False, highlight=False, soft_wrap=True)
+    finally:
+        fleet.close()
