@@ -256,6 +256,10 @@ def _described(name: str, value: object, module: ModuleType) -> Iterator[str]:
         elif members := list(_members(value)):
             yield "**Members**"  # a list of its own, not the end of the one above it
             yield from members
+    elif inspect.ismodule(value):
+        yield f"### {name} (module)"
+        yield prose(doc)
+        yield "\n".join(f"- `{each}`: {flat(_first_line(vars(value)[each]))}" for each in _public(value))
     elif inspect.isroutine(value):
         yield f"### {name}"
         yield f"```text\n{name}{_signature(value)}\n```"
@@ -265,6 +269,10 @@ def _described(name: str, value: object, module: ModuleType) -> Iterator[str]:
         yield prose(_note(name, module)) or f"`{value!r}`"
         if isinstance(value, tuple) and all(hasattr(item, "promise") for item in value):
             yield "\n".join(f"- `{item.name}`: {item.promise}" for item in value)
+
+
+def _first_line(value: object) -> str:
+    return (inspect.getdoc(value) or "").partition("\n")[0]
 
 
 def _members(kind: type) -> Iterator[str]:

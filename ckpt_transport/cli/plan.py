@@ -69,7 +69,12 @@ def plan(
         manifest,
         topology,
         _traits(available, hosts, settings),
-        Settings(transport=settings.transport, bucket_bytes=settings.bucket_bytes, ring_depth=settings.ring_depth),
+        Settings(
+            transport=settings.transport,
+            bucket_bytes=settings.bucket_bytes,
+            ring_depth=settings.ring_depth,
+            digests=settings.integrity == "always",
+        ),
         {} if here is None else {participant.host: here for participant in topology.participants},
     )
     planned = time.perf_counter()

@@ -77,7 +77,7 @@ def choose(
         ConfigError: the transport that was asked for does not reach everybody.
         PlanError: none does.
     """
-    counter = LoadCounter(topology, traits, Links(rates))
+    counter = LoadCounter(topology, traits, Links(rates), settings.digests)
     to_all = _Candidates(manifest, topology, traits, settings, broadcast(manifest, topology), counter)
     candidates: dict[str, list[Candidate]] = {}
     reasons: list[str] = []

@@ -97,10 +97,16 @@ class _Location(NamedTuple):
 
 
 class LoadCounter:
-    """Counts what buckets ask of links on their way along trees."""
+    """Counts what buckets ask of links on their way along trees.
 
-    def __init__(self, topology: Topology, traits: Mapping[str, Traits], links: Links) -> None:
+    Args:
+        topology, traits, links: what there is.
+        digests: whether owners and sinks also read each bucket for its digest.
+    """
+
+    def __init__(self, topology: Topology, traits: Mapping[str, Traits], links: Links, digests: bool) -> None:
         self._topology, self._traits, self._links = topology, traits, links
+        self._reads = 1.0 if digests else 0.0
 
     def stages(self, tree: BroadcastTree, owner: int, kind: MemoryKind, takes: Mapping[int, float]) -> list[Loads]:
         """What a bucket of ``kind`` memory of ``owner`` asks for: when it is filled, in each hop, when it is applied.
@@ -117,13 +123,16 @@ class LoadCounter:
             stages.append(Loads())
             self._copy(stages[-1], lies[owner], slot)
             lies[owner] = slot
-        for hop in tree.hops:
+        for number, hop in enumerate(tree.hops):
             stages.append(Loads())
+            if not number:
+                self._read(stages[-1], lies[owner])
             for link in hop:
                 self._leg(stages[-1], link, lies)
         stages.append(Loads())
         for rank, part in takes.items():
             self._apply(stages[-1], lies[rank], self._home(rank), part)
+            self._read(stages[-1], self._home(rank))
         return stages
 
     # -- where bytes lie ------------------------------------------------------------------------------------------
@@ -153,6 +162,11 @@ class LoadCounter:
     def _apply(self, loads: Loads, source: _Location, target: _Location, part: float) -> None:
         """Put an apply on its link. A GPU is brought whole buckets from the host; else a copy is of what is needed."""
         self._copy(loads, source, target, times=1.0 if target.device and not source.device else part)
+
+    def _read(self, loads: Loads, where: _Location) -> None:
+        """Put reading a bucket for its digest on the memory that it lies in, for which it counts as a copy."""
+        if self._reads:
+            self._copy(loads, where, where, self._reads)
 
     def _copy(self, loads: Loads, source: _Location, target: _Location, times: float = 1.0, sent: float = 1.0) -> None:
         """Put a copy within one host on the link that it uses; a GPU sends it ``sent`` times."""

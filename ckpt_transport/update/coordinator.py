@@ -155,6 +155,7 @@ class Coordinator:
             transport=transport,
             bucket_bytes=self._config.bucket_bytes,
             ring_depth=self._config.ring_depth,
+            digests=self._config.integrity == "always",
         )
         try:
             return self._plans.make(shards, topology_of(joins), self._traits(), settings, present, rates_of(joins))

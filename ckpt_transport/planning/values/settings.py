@@ -23,12 +23,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ring_depth: slots to aim at.
         range_bytes: a sink that needs shorter ranges of a tensor than this, or ranges with shorter gaps, is sent the
             whole tensor: every range costs a bucket.
+        digests: owners and sinks compute a digest of each bucket, which reads it once more.
     """
 
     transport: str = AUTO
     bucket_bytes: int = 64 << 20
     ring_depth: int = 4
     range_bytes: int = SMALL_BUCKET
+    digests: bool = False
 
 
 def bucket_bytes(manifest: Manifest, settings: Settings) -> int:

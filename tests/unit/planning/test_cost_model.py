@@ -223,3 +223,11 @@ def test_given_more_sinks_then_no_prediction_is_earlier(fan_out: FanOut) -> None
         members += [RankInfo(n, Role.SINK, f"h{n}", PLENTY, ("wire",)) for n in range(1, count + 1)]
         seconds.append(plan(version(GB), Topology(tuple(members)), known, Settings()).prediction.seconds)
     assert seconds == sorted(seconds)
+
+
+def test_given_digests_then_owner_and_sinks_read_each_bucket_once_more() -> None:
+    fleet, rates = ranks([("a", "")], [("a", ""), ("a", "")]), {"a": host(10)}
+    found = plan(version(GB), fleet, KNOWN, Settings(digests=True), rates)
+    assert takes(found, 0.1 * (2 + 3))
+    on_gpu = ranks([("a", "x")], [("a", "x")])
+    assert takes(plan(version(50 * GB), on_gpu, KNOWN, Settings(digests=True), {"a": with_gpus("x")}), 1.0)
