@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
-import numpy as np
 import torch
 
+from ckpt_transport.memory.copy_table import Addresses
 from ckpt_transport.memory.digest import (
     ALIGNMENT,
     COLUMN_SALT,
@@ -21,15 +21,15 @@ from ckpt_transport.memory.digest import (
     PAGE_BYTES,
     ROWS,
     SHIFTS,
-    keys,
+    WARPS,
+    key_table,
     page_count,
 )
+from ckpt_transport.memory.digest_table import DigestedRun, DigestTable
 from ckpt_transport.memory.launch import Launch, has_kernels
-from ckpt_transport.memory.table import put, record_use
 
-KNOWN_LISTS = 4096
-"""So many lists of pages stay on devices: as many as an update may have buckets of several runs."""
-WARPS = 8
+KNOWN_TABLES = 4096
+"""So many tables stay on devices: as many as an update may have buckets of several runs."""
 PAGES = 64
 """As many are worked on at a time by torch's operations."""
 
@@ -56,16 +56,14 @@ def digest_on_device(runs: Sequence[torch.Tensor]) -> torch.Tensor:
 def add_by_kernel(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
     """As :func:`add_by_torch`, of bytes at a multiple of :data:`ALIGNMENT`, on the current device."""
     if pages := page_count(raw.numel()):
-        _kernel_on(raw.device)(pages, sums, raw, raw.numel(), first, _keys(raw.device))
+        _kernel_on(raw.device)(pages, sums, raw, raw.numel(), first, key_table(raw.device))
 
 
 def add_runs_by_kernel(sums: torch.Tensor, runs: Sequence[torch.Tensor]) -> None:
     """As :func:`add_by_kernel`, of several runs in one launch; the first begins with page 0."""
     base = runs[0].data_ptr()
-    pages = _pages(runs[0].device, tuple((run.data_ptr() - base, run.numel()) for run in runs))
-    if len(pages):
-        record_use(pages)
-        _list_kernel_on(sums.device)(len(pages), sums, base, pages, _keys(sums.device))
+    table = _table(sums.device, tuple((run.data_ptr() - base, run.numel()) for run in runs))
+    table.add(sums, Addresses(sums.device, [base]))
 
 
 def add_by_torch(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
@@ -75,7 +73,7 @@ def add_by_torch(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
         missing = -some.numel() % PAGE_BYTES
         whole = torch.nn.functional.pad(some, (0, missing)) if missing else some
         pages = whole.view(torch.int64).view(-1, ROWS, COLUMNS)
-        rows = (pages * _keys(raw.device)).sum(2)
+        rows = (pages * key_table(raw.device)).sum(2)
         columns = pages.sum(1)
         sums[0] += _mixed(rows, first + number, 0)
         sums[1] += _mixed(columns, first + number, COLUMN_SALT)
@@ -95,19 +93,9 @@ def _mixed(along: torch.Tensor, first: int, salt: int) -> torch.Tensor:
     return mixed.sum()
 
 
-@cache
-def _keys(device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(keys().view(np.int64)).to(device)
-
-
-@lru_cache(KNOWN_LISTS)
-def _pages(device: torch.device, runs: tuple[tuple[int, int], ...]) -> torch.Tensor:
-    """For each page of these runs (where each starts, and its length) where it begins, and what is left from there."""
-    starts, sizes = np.array(runs, np.int64).T
-    counts = -(-sizes // PAGE_BYTES)
-    run = np.repeat(np.arange(len(runs)), counts)
-    begins = (np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)) * PAGE_BYTES
-    return put(np.stack([starts[run] + begins, sizes[run] - begins], axis=1), device)
+@lru_cache(KNOWN_TABLES)
+def _table(device: torch.device, runs: tuple[tuple[int, int], ...]) -> DigestTable:
+    return DigestTable(device, [DigestedRun(0, start, nbytes) for start, nbytes in runs])
 
 
 @cache
@@ -116,11 +104,3 @@ def _kernel_on(device: torch.device) -> Launch:
     from ckpt_transport.memory.digest_kernel import add_pages
 
     return Launch(add_pages, WARPS)
-
-
-@cache
-def _list_kernel_on(device: torch.device) -> Launch:
-    """As :func:`_kernel_on`."""
-    from ckpt_transport.memory.digest_kernel import add_listed_pages
-
-    return Launch(add_listed_pages, WARPS)

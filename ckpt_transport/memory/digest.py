@@ -26,6 +26,8 @@ ROWS, COLUMNS = 64, 512
 PAGE_BYTES = ROWS * COLUMNS * 8
 ALIGNMENT = 16
 """Bytes; kernels read two words at a time."""
+WARPS = 8
+"""Of a kernel's program, which works on a page."""
 PAGES_AT_ONCE = 16
 """For each call of NumPy: so many that sixteen threads seldom wait for Python's lock."""
 
@@ -76,6 +78,12 @@ def keys() -> Words:
     """The keys of the columns: odd numbers without a pattern."""
     counted = np.arange(1, COLUMNS + 1, dtype=np.uint64)
     return mix(counted * np.uint64(GOLDEN)) | np.uint64(1)
+
+
+@cache
+def key_table(device: torch.device) -> torch.Tensor:
+    """The keys on a device, as signed numbers."""
+    return torch.from_numpy(keys().view(np.int64)).to(device)
 
 
 def mix(numbers: Words) -> Words:

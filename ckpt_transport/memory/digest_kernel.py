@@ -71,8 +71,12 @@ def add_pages(sums, raw, nbytes: tl.int64, first: tl.int64, keys):
 
 
 @triton.jit(do_not_specialize=["base"])
-def add_listed_pages(sums, base: tl.int64, pages, keys):
-    """Add pages to both sums; for each, ``pages`` says where it begins, from ``base`` on, and what it is long."""
+def add_listed_pages(sums, base: tl.int64, memories, pages, keys):
+    """Add pages to both sums. Of each ``pages`` says in which memory it is, where it begins there, and what is left.
+
+    The addresses of ``memories`` count from ``base`` on.
+    """
     page = tl.program_id(0).to(tl.int64)
-    raw = (base + tl.load(pages + 2 * page)).to(tl.pointer_type(tl.uint8))
-    _add_page(sums, tl.multiple_of(raw, ALIGNMENT), tl.load(pages + 2 * page + 1), page, keys)
+    entry = pages + 3 * page
+    raw = (base + tl.load(memories + tl.load(entry)) + tl.load(entry + 1)).to(tl.pointer_type(tl.uint8))
+    _add_page(sums, tl.multiple_of(raw, ALIGNMENT), tl.load(entry + 2), page, keys)
