@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,10 +42,12 @@ class StoredVersion:
         manifest: this rank's part; its extents are the pools, owned by this rank: one, unless tensors came one by one.
             Tensors are in the order of offsets.
         extents: what is behind each extent.
+        base: the version that has the other tensors; empty when this one has all.
     """
 
     manifest: Manifest
     extents: tuple[Backing, ...]
+    base: str = ""
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
@@ -141,6 +143,7 @@ class Store:
         tensors: Tensors | TensorPairs | None = None,
         replicated: bool = False,
         mapping: Mapping | None = None,
+        base: str = "",
         progress: Progress | None = None,
     ) -> StoredVersion:
         """Load a version. Exactly one of ``files``, ``directory`` and ``tensors`` says from where.
@@ -157,6 +160,7 @@ class Store:
             replicated: other ranks give plain tensors of the same names with equal elements; one rank sends each.
             mapping: what becomes of names, types and shapes. Where files are cast or joined, they and what becomes of
                 them both have memory meanwhile.
+            base: the version that has the other tensors, where these are not all. Rules need not match then.
             progress: told how far it is; of pairs all that have come are all there are. What it raises ends the
                 registration. It must not call the store.
 
@@ -176,9 +180,9 @@ class Store:
             with ExitStack() as undo:
                 release = ExitStack()
                 if tensors is not None and comes_in_pairs(tensors):
-                    stored = self._copy_stream(version, tensors, replicated, mapping, progress, undo, release)
+                    stored = self._copy_stream(version, tensors, replicated, mapping, base, progress, undo, release)
                 elif tensors is not None:
-                    mapped = self._map(tensors, replicated, mapping)
+                    mapped = self._map(tensors, replicated, mapping, base)
                     stored = self._copy(version, mapped, progress, undo, release)
                 else:
                     found = (
@@ -186,14 +190,21 @@ class Store:
                         if directory is not None
                         else from_files([Path(path) for path in files or ()])
                     )
-                    stored = self._load(version, found, mapping, progress, undo, release)
+                    stored = self._load(version, found, mapping, base, progress, undo, release)
                 undo.pop_all()
             self._pools.close()
+            stored = replace(stored, base=base)
             self._versions[version] = _Held(stored, release)
             return stored
 
     def lend(
-        self, version: str, tensors: Tensors | Loan, *, replicated: bool = False, mapping: Mapping | None = None
+        self,
+        version: str,
+        tensors: Tensors | Loan,
+        *,
+        replicated: bool = False,
+        mapping: Mapping | None = None,
+        base: str = "",
     ) -> StoredVersion:
         """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
 
@@ -203,8 +214,8 @@ class Store:
             version: its name, which must be new.
             tensors: as those of :meth:`register`, and contiguous. What is enqueued on the current streams of their
                 devices has ended when this returns. Or what an adapter makes of them.
-            replicated, mapping: as those of :meth:`register`. What is cast is cast when it is sent. What an adapter
-                makes is not mapped any more.
+            replicated, mapping, base: as those of :meth:`register`. What is cast is cast when it is sent. What an
+                adapter makes is not mapped any more.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
@@ -212,11 +223,12 @@ class Store:
         """
         with self._lock:
             self._check_free(version)
-            loan = tensors if isinstance(tensors, Loan) else borrow(*self._map(tensors, replicated, mapping))
+            loan = tensors if isinstance(tensors, Loan) else borrow(*self._map(tensors, replicated, mapping, base))
             if loan.backing is None:
                 self._check_may_be_empty()
             backings = [] if loan.backing is None else [loan.backing]
             stored = self._stored(version, backings, loan.tensors, loan.conversions, loan.same, loan.replicated)
+            stored = replace(stored, base=base)
             self._versions[version] = _Held(stored, ExitStack())
             return stored
 
@@ -270,12 +282,12 @@ class Store:
             raise StoreError(f"no version '{version}' is registered; registered: {names}")
         return held
 
-    def _map(self, tensors: object, replicated: bool, mapping: Mapping | None) -> MappedTensors:
+    def _map(self, tensors: object, replicated: bool, mapping: Mapping | None, base: str) -> MappedTensors:
         if mapping is None:
             return MappedTensors(given(tensors, replicated=replicated), ())
         application = Application(mapping, replicated=replicated)
         mapped = application.whole(tensors)
-        if self._world_size == 1:
+        if self._world_size == 1 and not base:
             application.check_matched()
         return mapped
 
@@ -284,6 +296,7 @@ class Store:
         version: str,
         files: Sequence[CheckpointFile],
         mapping: Mapping | None,
+        base: str,
         progress: Progress | None,
         undo: ExitStack,
         release: ExitStack,
@@ -297,7 +310,7 @@ class Store:
                 raise CheckpointError(
                     f"tensor {each.spec} is of a type that torch has no name for, and cannot be mapped"
                 )
-        mapped = self._map(read.tensors(), False, mapping)
+        mapped = self._map(read.tensors(), False, mapping, base)
         found = offsets_in(read.buffers[0], mapped.parts) if read.buffers else None
         if found is not None:
             release.push(let_go)
@@ -349,6 +362,7 @@ class Store:
         tensors: TensorPairs,
         replicated: bool,
         mapping: Mapping | None,
+        base: str,
         progress: Progress | None,
         undo: ExitStack,
         release: ExitStack,
@@ -362,7 +376,7 @@ class Store:
         )
         release.callback(self._pools.give_back, stream.pools)
         stream.read(tensors)
-        if self._world_size == 1:
+        if self._world_size == 1 and not base:
             application.check_matched()
         if not stream.placed:
             self._check_may_be_empty()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +25,13 @@ from ckpt_transport.checkpoint import (
 )
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Manifest
 from ckpt_transport.rates import kept
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
+from ckpt_transport.service.base import WHOLE, BroughtVersions, Part
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.intake import Intake, choose_intake
 from ckpt_transport.service.previous import previous_version
@@ -96,6 +97,7 @@ class ParameterServer:
         self._plans = PlanCache(self.config.memory_budget)
         self._partners: dict[str, str] = {}
         """Sinks of the last update, and the nonce that what is said to each carries."""
+        self._brought = BroughtVersions()
         self._absent_for: set[str] = set()
         self._rendezvous = self._meet() if self.world_size > 1 else None
 
@@ -110,6 +112,7 @@ class ParameterServer:
         tensors: Tensors | TensorPairs | None = None,
         replicated: bool = False,
         mapping: AnyMapping = None,
+        base: str = "",
         progress: Progress | None = None,
     ) -> StoredVersion:
         """Take a version in; exactly one of ``files``, ``directory`` and ``tensors``.
@@ -133,6 +136,7 @@ class ParameterServer:
                 tensor is an error where there is one source, unless it is optional. With ``"auto"`` names, types and
                 shapes are compared with what the sinks of the configuration expect, and the rules found are logged;
                 where no sink says it, well-known prefixes are taken off. All ranks must know the sinks then.
+            base: what sinks must serve, where these tensors are only those that differ from it.
             progress: told how far it is.
 
         Raises:
@@ -152,11 +156,18 @@ class ParameterServer:
                 tensors=tensors,
                 replicated=replicated,
                 mapping=mapping,
+                base=base,
                 progress=progress,
             )
 
     def lend(
-        self, version: str, tensors: Tensors | Loan, *, replicated: bool = False, mapping: AnyMapping = None
+        self,
+        version: str,
+        tensors: Tensors | Loan,
+        *,
+        replicated: bool = False,
+        mapping: AnyMapping = None,
+        base: str = "",
     ) -> StoredVersion:
         """Take a version in where it lies, as on the GPU of a trainer beside the engine: nothing is copied beforehand.
 
@@ -169,8 +180,8 @@ class ParameterServer:
             version: its name.
             tensors: as those of :meth:`register`, and contiguous; or what an adapter makes of them, as
                 ``ckpt_transport_fp8.quantized``.
-            replicated, mapping: as those of :meth:`register`; what is cast is cast when it is sent, where it lies. What
-                an adapter makes is not mapped any more.
+            replicated, mapping, base: as those of :meth:`register`; what is cast is cast when it is sent, where it
+                lies. What an adapter makes is not mapped any more.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
@@ -180,7 +191,7 @@ class ParameterServer:
         with self._telling_absence(version):
             if mapping == AUTO:
                 mapping = find_for(what_is_given(tensors=tensors), self.config.sinks, self.config)
-            return self._store.lend(version, tensors, replicated=replicated, mapping=mapping)
+            return self._store.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
 
     @contextmanager
     def _telling_absence(self, version: str) -> Iterator[None]:
@@ -217,6 +228,9 @@ class ParameterServer:
         sinks: Sequence[str] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
+        *,
+        only: Collection[str] | None = None,
+        base: str = "",
     ) -> Report | None:
         """Bring ``version`` to every sink, everywhere or nowhere.
 
@@ -226,6 +240,9 @@ class ParameterServer:
             progress: told about the bytes this rank has sent. Its first error is logged, and it is not told any more.
             before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
                 pause an engine by other means. What it raises aborts the update.
+            only: names of the tensors to bring; the others are as in the base. All ranks say the same.
+            base: what all sinks must serve, where not all tensors are brought: by default what the version was
+                registered with, else what this server has brought to them last.
 
         Returns: what happened, on rank 0; None on the others.
 
@@ -239,7 +256,8 @@ class ParameterServer:
                 sink serves the new version.
         """
         with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
-            return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock)
+            part = Part(only, base)
+            return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock, part)
 
     def publish(
         self,
@@ -251,6 +269,7 @@ class ParameterServer:
         *,
         replicated: bool = False,
         mapping: AnyMapping = None,
+        base: str = "",
     ) -> Report | None:
         """Bring a step's weights to every sink: take them in, update, and let them go, whether that succeeds or not.
 
@@ -259,7 +278,7 @@ class ParameterServer:
 
         Args:
             version: a name that no version has here.
-            tensors, replicated, mapping: this rank's, as those of :meth:`register`; ``"auto"`` asks ``sinks``.
+            tensors, replicated, mapping, base: this rank's, as those of :meth:`register`; ``"auto"`` asks ``sinks``.
             sinks, progress, before_hold: as those of :meth:`update`.
 
         Returns: as :meth:`update`; the phases begin with ``register`` and end with ``unregister``.
@@ -274,9 +293,9 @@ class ParameterServer:
             intake = self._intake(tensors, mapping, self.config.sinks if sinks is None else sinks)
             if intake.lend:
                 assert not comes_in_pairs(tensors), "what comes in pairs is registered"
-                self.lend(version, tensors, replicated=replicated, mapping=mapping)
+                self.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
             else:
-                self.register(version, tensors=tensors, replicated=replicated, mapping=mapping)
+                self.register(version, tensors=tensors, replicated=replicated, mapping=mapping, base=base)
             try:
                 clock.enter("begin")
                 with self._call_guard.one(f"publish('{version}')", self.config.update_timeout):
@@ -368,14 +387,18 @@ class ParameterServer:
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
         clock: PhaseClock,
+        part: Part = WHOLE,
     ) -> Report | None:
         if self.rank > 0:
-            self._follow(self._store.get(version))
+            self._follow(part.of(self._store.get(version), alone=False))
             return None
         meeting = self._rendezvous
         with nullcontext(lambda address: None) if meeting is None else meeting.leading(version) as announce:
-            stored, invited = self._store.get(version), choose()
-            invitees = self._invitees(version, invited)
+            stored, invited = part.of(self._store.get(version), alone=self.world_size == 1), choose()
+            base = part.base_for(stored, self._brought, invited)
+            invitees = replace(
+                self._invitees(version, invited), base=base, base_updates=self._brought.updates(base, invited)
+            )
             return self._lead(stored, invitees, leader, progress, before_hold, clock, announce)
 
     def _lead(
@@ -403,9 +426,15 @@ class ParameterServer:
         join = self._join(update, table, stored)
         try:
             report = coordinator.lead(join, invitees, progress, before_hold)
+        except UpdateAbortedError:
+            raise
+        except BaseException:
+            self._brought.forget(invited)
+            raise
         finally:
             known = {**self._partners, **coordinator.nonces}
             self._partners = {address: known.get(address, "") for address in invited}
+        self._brought.remember(set(invited).difference(report.left), report.version, update)
         keep_trace(report, self.config)
         return report
 

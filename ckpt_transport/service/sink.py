@@ -44,6 +44,8 @@ class Sink(Listener):
         super().__init__(address, config)
         self._engine = engine
         self._version, self._tainted = version, ""
+        self._brought_by = ""
+        """The update that has brought what is served."""
         self.claim = ClaimRecord()
         self._settling: Settling | None = None
         self._in_doubt = self._previous = ""
@@ -95,6 +97,8 @@ class Sink(Listener):
     def _refuses(self, invite: m.Invite) -> str:
         self._leave_warm_up()
         self._look_after_warm_up()
+        if objection := self._objection_to_base(invite):
+            return objection
         try:
             self._engine.begin()
         except CkptTransportError as error:
@@ -103,15 +107,36 @@ class Sink(Listener):
             return f"{self.label} cannot be looked at: {type(error).__name__}: {error}"
         return ""
 
+    def _objection_to_base(self, invite: m.Invite) -> str:
+        """Why a version that brings only some tensors cannot be put on what is served; empty when it can."""
+        if not invite.base:
+            return ""
+        what = f"'{invite.version}' brings only what differs from '{invite.base}'"
+        if self._tainted:
+            return f"{what}, and {self.label} holds a mix ({self._tainted}); bring all tensors of a version"
+        if self._version != invite.base:
+            return (
+                f"{what}, and {self.label} serves '{self._version}'; bring '{invite.base}' first, or all tensors of "
+                f"'{invite.version}'"
+            )
+        if invite.base_update and self._brought_by not in ("", invite.base_update):
+            return (
+                f"{what}, and {self.label} serves another '{invite.base}', which another update has brought; bring all "
+                f"tensors of '{invite.version}'"
+            )
+        return ""
+
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
-        participant = Participant(self._mailbox, self._table, self._plans, (), self._engine, deadline)
+        participant = Participant(self._mailbox, self._table, self._plans, (), self._engine, deadline, base=invite.base)
         return Follower(invite.update, invite.nonce, participant, self._engine, self.config.join_timeout)
 
     def _introduce(self, invite: m.Invite, states: States) -> m.Join:
         unstaged = ""
         if invite.staged:
             budget = self.config.staging_budget or default_budget(self._engine.device)
-            unstaged = self._engine.can_stage(budget)
+            unstaged = (
+                self._engine.can_stage(budget) if not invite.base else f"'{invite.version}' is a part of a version"
+            )
         return self._introducer.of_sink(
             self._engine, states, self._table.names, self._plans, unstaged=unstaged, previous=self._previous
         )
@@ -136,6 +161,7 @@ class Sink(Listener):
         self._check_not_given_up()
         self._previous = self._version if self._follower is not None and self._keeps(self._follower) else ""
         self._version, self._tainted = self._target_version, ""
+        self._brought_by = "" if self._follower is None else self._follower.update
 
     def _keeps(self, follower: Follower) -> bool:
         """Whether the version that was served before stays in the staging area."""

@@ -44,6 +44,12 @@ def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
         raise PlanMismatchError(f"{version} has tensors that {engine.label} does not: {names}")
 
 
+def brought_of(expected: Expected, plan: Plan) -> Expected:
+    """Those of the expected tensors that a plan brings, for a version that leaves the others as they are."""
+    brought = plan.manifest.specs
+    return None if expected is None else tuple(spec for spec in expected if spec.name in brought)
+
+
 def in_the_way(version: str, arriving: Collection[str], engine: str, expected: Collection[str]) -> str:
     """Say what the names of one side have in addition, and the cure; empty when that is not the difference."""
     if extra := _extra(arriving, expected):

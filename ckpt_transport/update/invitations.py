@@ -44,6 +44,8 @@ class Invitees:
         holders: addresses of holders of the version to invite; who does not come is left out, so long as one does.
         objection: why a holder that has come may not take part; empty when it may.
         expectation: why there are other sources, in words.
+        base, base_updates: what sinks must serve, and the update that has brought it, by address where that is known;
+            see :class:`~ckpt_transport.update.messages.Invite`.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
     """
 
@@ -52,6 +54,8 @@ class Invitees:
     holders: tuple[str, ...] = ()
     objection: Callable[[m.Join], str] = _no_objection
     expectation: str = ""
+    base: str = ""
+    base_updates: Mapping[str, str] = field(default_factory=dict)
     absent: Callable[[], Mapping[int, str]] = dict
 
 
@@ -98,7 +102,15 @@ class Invitations:
         self._sources[0] = self.mailbox.address, myself
         self.reached.extend(everybody)
         for address in everybody:
-            self._invites[address] = m.Invite(self.members.update, version, address, transports, self.staged)
+            self._invites[address] = m.Invite(
+                self.members.update,
+                version,
+                address,
+                transports,
+                self.staged,
+                self.invitees.base,
+                self.invitees.base_updates.get(address, ""),
+            )
             self._invite(address)
         deadline = time.monotonic() + self.config.join_timeout
         ask_again, tell = time.monotonic() + INVITE_SECONDS, time.monotonic() + TELL_SECONDS

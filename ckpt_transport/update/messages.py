@@ -144,12 +144,17 @@ class Invite(Order[Join], frozen=True):
         address: the sink's or holder's, as the coordinator was given it.
         transports: the names of the transports that are worth probing.
         staged: the version is to be staged, if that can be done.
+        base: the version that a sink must serve, because the other one brings only what has changed since; empty when
+            it brings everything.
+        base_update: the update that has brought the base there; empty when the coordinator does not know it.
     """
 
     version: str
     address: str
     transports: tuple[str, ...]
     staged: bool = False
+    base: str = ""
+    base_update: str = ""
 
 
 class Challenge(ToCoordinator, frozen=True):

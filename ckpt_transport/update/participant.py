@@ -31,7 +31,7 @@ from ckpt_transport.execution import (
 )
 from ckpt_transport.memory import Backing, Buffer, Fence, Runs
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
-from ckpt_transport.update.expected import check_expected
+from ckpt_transport.update.expected import brought_of, check_expected
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
 from ckpt_transport.update.ties import digests_of
@@ -53,6 +53,7 @@ class Participant:
         extents: what is behind the version's extents that this rank owns, in the order of the manifest; none on a sink.
         engine: where weights go; None on a source.
         deadline: seconds of the monotonic clock after which the update has failed.
+        base: the version that the engine serves, of which the update replaces some tensors; empty for all.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Participant:
         extents: Sequence[Backing],
         engine: Engine | None,
         deadline: float,
+        base: str = "",
     ) -> None:
         self._mailbox, self._table, self._extents, self._engine = mailbox, table, extents, engine
-        self._plans = plans
+        self._plans, self._base = plans, base
         self._deadline = deadline
         self._schedule: RankSchedule | None = None
         self._addresses: Sequence[str] = ()
@@ -117,10 +119,11 @@ class Participant:
         _check_place(plan, rank, self._engine)
         if self._engine is not None:
             expected = self._engine.expects()
-            if not self._plans.fits(plan, expected):
+            if self._base or not self._plans.fits(plan, expected):
                 self._engine.check(tuple(plan.manifest.specs.values()))
-                check_expected(plan, self._engine, expected)
-                self._plans.found_fit(plan, expected)
+                check_expected(plan, self._engine, brought_of(expected, plan) if self._base else expected)
+                if not self._base:
+                    self._plans.found_fit(plan, expected)
             share = plan.topology.share_of(rank)
             if staged:
                 self._engine.stage()

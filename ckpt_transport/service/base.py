@@ -1,0 +1,110 @@
+"""A version may bring some tensors to sinks that serve a *base*, which has the others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import msgspec
+
+from ckpt_transport.checkpoint import StoredVersion
+from ckpt_transport.errors import StoreError, UsageError
+from ckpt_transport.planning import Conversion
+
+
+class BroughtVersions:
+    """What a server has brought to each sink, and by which update, so that a base is known by more than its name."""
+
+    def __init__(self) -> None:
+        self._brought: dict[str, tuple[str, str]] = {}
+
+    def forget(self, sinks: Iterable[str]) -> None:
+        """An update has failed half-way, so that it is not known what these serve."""
+        for address in sinks:
+            self._brought.pop(address, None)
+
+    def remember(self, sinks: Iterable[str], version: str, update: str) -> None:
+        self._brought.update((address, (version, update)) for address in sinks)
+
+    def base_of(self, sinks: Sequence[str]) -> str:
+        """The version that this server has brought to all of them last.
+
+        Raises:
+            UsageError: it has not brought one and the same to all.
+        """
+        versions = {self._brought.get(address, ("", ""))[0] for address in sinks}
+        base = versions.pop() if len(versions) == 1 else ""
+        if not base:
+            raise UsageError(
+                "some tensors are to be brought, and it is not known on what: this server has not brought one version "
+                "to all of these sinks before; say base=, the version that they serve, or bring all tensors"
+            )
+        return base
+
+    def updates(self, base: str, sinks: Sequence[str]) -> dict[str, str]:
+        """By which update each sink got its base, where this server has brought it."""
+        known = {address: self._brought.get(address, ("", "")) for address in sinks}
+        return {address: update for address, (version, update) in known.items() if version == base}
+
+
+class Part(NamedTuple):
+    """Which tensors of a version are brought.
+
+    Attributes:
+        only: their names; None for all that the version has.
+        base: what sinks must serve; empty for what the version or the last update says.
+    """
+
+    only: Collection[str] | None = None
+    base: str = ""
+
+    def of(self, stored: StoredVersion, *, alone: bool) -> StoredVersion:
+        """What a rank sends of a version.
+
+        Raises: as :func:`part_of`.
+        """
+        return stored if self.only is None else part_of(stored, self.only, alone=alone)
+
+    def base_for(self, stored: StoredVersion, brought: BroughtVersions, sinks: Sequence[str]) -> str:
+        """What ``sinks`` must serve; empty where all tensors are brought.
+
+        Raises: as :meth:`BroughtVersions.base_of`.
+        """
+        if self.base or stored.base:
+            return self.base or stored.base
+        return "" if self.only is None else brought.base_of(sinks)
+
+
+WHOLE = Part()
+
+
+def part_of(stored: StoredVersion, names: Collection[str], *, alone: bool) -> StoredVersion:
+    """What a rank holds of these tensors of a version.
+
+    Args:
+        stored: the version.
+        names: of the tensors.
+        alone: no other rank holds any.
+
+    Raises:
+        StoreError: the version has no such tensor; names it.
+    """
+    manifest, wanted = stored.manifest, frozenset(names)
+    if unknown := sorted(wanted - manifest.specs.keys()) if alone else ():
+        raise StoreError(f"version '{manifest.version}' has no tensor '{unknown[0]}', which is to be brought")
+    kept = [number for number, tensor in enumerate(manifest.tensors) if tensor.spec.name in wanted]
+    if not kept and alone:
+        raise StoreError(f"no tensor of version '{manifest.version}' is to be brought; name at least one")
+    conversions = (
+        Conversion(each.how, tuple(name for name in each.tensors if name in wanted)) for each in manifest.conversions
+    )
+    part = msgspec.structs.replace(
+        manifest,
+        tensors=tuple(manifest.tensors[number] for number in kept),
+        digests=tuple(manifest.digests[number] for number in kept) if manifest.digests else (),
+        conversions=tuple(each for each in conversions if each.tensors),
+        same=tuple(same for names in manifest.same if len(same := tuple(name for name in names if name in wanted)) > 1),
+        replicated=tuple(name for name in manifest.replicated if name in wanted),
+    )
+    return replace(stored, manifest=part)
