@@ -48,7 +48,7 @@ class BroughtVersions:
         return {address: update for address, (version, update) in known.items() if version == base}
 
 
-class Part(NamedTuple):
+class BroughtPart(NamedTuple):
     """Which tensors of a version are brought.
 
     Attributes:
@@ -76,7 +76,7 @@ class Part(NamedTuple):
         return "" if self.only is None else brought.base_of(sinks)
 
 
-WHOLE = Part()
+WHOLE = BroughtPart()
 
 
 def part_of(stored: StoredVersion, names: Collection[str], *, alone: bool) -> StoredVersion:

@@ -31,7 +31,7 @@ from ckpt_transport.planning import Manifest
 from ckpt_transport.rates import kept
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
-from ckpt_transport.service.base import WHOLE, BroughtVersions, Part
+from ckpt_transport.service.base import WHOLE, BroughtPart, BroughtVersions
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.intake import Intake, choose_intake
 from ckpt_transport.service.previous import previous_version
@@ -256,7 +256,7 @@ class ParameterServer:
                 sink serves the new version.
         """
         with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
-            part = Part(only, base)
+            part = BroughtPart(only, base)
             return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock, part)
 
     def publish(
@@ -387,7 +387,7 @@ class ParameterServer:
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
         clock: PhaseClock,
-        part: Part = WHOLE,
+        part: BroughtPart = WHOLE,
     ) -> Report | None:
         if self.rank > 0:
             self._follow(part.of(self._store.get(version), alone=False))
