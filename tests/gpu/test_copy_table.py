@@ -151,7 +151,7 @@ def test_given_a_thousand_tensors_in_many_runs_then_a_bucket_is_one_launch_and_n
     bring()
     for tensor in tensors.values():
         tensor.add_(1)
-    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as trace:
         bring()
     assert all(torch.equal(found, tensors[name]) for name, found in module.state_dict().items())
     assert kernels_of(trace) == ["move_tiles"]
