@@ -18,7 +18,18 @@ import torch
 
 from ckpt_transport.errors import MessageError, TransferError
 from ckpt_transport.execution.schedule import RankSchedule
-from ckpt_transport.memory import Backing, Buffer, Fence, MemoryRun, Runs, fence, part_of, stream_for, usable_cores
+from ckpt_transport.memory import (
+    Backing,
+    Buffer,
+    Fence,
+    MemoryRun,
+    Runs,
+    fence,
+    fence_on,
+    part_of,
+    stream_for,
+    usable_cores,
+)
 from ckpt_transport.memory.digest import Digest, as_bytes, digest
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
 from ckpt_transport.planning.values.plan import ExtentRange
@@ -41,11 +52,12 @@ class Digests:
     Driven by the pump, but for what says otherwise.
     """
 
-    def filled(self, bucket: int, slot: torch.Tensor) -> None:
+    def filled(self, bucket: int, slot: torch.Tensor) -> Fence | None:
         """A bucket of this rank's has been put into ``slot``, or will have been in the order of the current stream.
 
-        Called by any thread.
+        Called by any thread. Returns the end of reading it, if that goes on beside the current stream.
         """
+        return None
 
     def look(self, bucket: Bucket, runs: Runs) -> None:
         """The engine is given these bytes, now or in the order of the current stream. Only the first call counts.
@@ -168,16 +180,22 @@ class OwnerDigests(_Working):
         found = buffer.digests[ranges] = _computed(bytes_of)
         self._made.append((number, found))
 
-    def filled(self, bucket: int, slot: torch.Tensor) -> None:
-        sums = digest(_in_bucket(self._plan.buckets[bucket], (MemoryRun(0, slot),)))
-        if not sums.is_cuda:
-            self._made.append((bucket, as_bytes(sums)))
-            return
-        on_host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
-        on_host.copy_(sums, non_blocking=True)
-        end = fence(sums.device)
-        assert end is not None
+    def filled(self, bucket: int, slot: torch.Tensor) -> Fence | None:
+        """On a device the next slot is filled while this one is read."""
+        read = _in_bucket(self._plan.buckets[bucket], (MemoryRun(0, slot),))
+        complete = fence(slot.device)
+        if complete is None:
+            self._made.append((bucket, as_bytes(digest(read))))
+            return None
+        beside = stream_for("digests of slots", slot.device)
+        complete.wait(beside)
+        with torch.cuda.stream(beside):
+            sums = digest(read)
+            on_host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
+            on_host.copy_(sums, non_blocking=True)
+            end = fence_on(beside)
         self._coming.append((bucket, on_host, end))
+        return end
 
     @property
     def _left(self) -> bool:

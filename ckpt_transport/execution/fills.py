@@ -30,12 +30,13 @@ class FillMemory:
         extents: by number.
         ring: of slots.
         filled: called with the number of each bucket and its slot, when it has been filled, or in the order of the
-            stream on which it is; by any thread.
+            stream on which it is; by any thread. Returns until when the slot must stay as it is, where the next fill
+            has to wait for that.
     """
 
     extents: Mapping[int, Backing] = field(default_factory=dict)
     ring: torch.Tensor | None = None
-    filled: Callable[[int, torch.Tensor], None] = lambda bucket, slot: None
+    filled: Callable[[int, torch.Tensor], Fence | None] = lambda bucket, slot: None
 
 
 class Fills:
@@ -64,6 +65,8 @@ class Fills:
         self._waiting = deque(step for step in schedule.steps if step.kind is StageKind.FILL)
         self._filling: deque[tuple[RankStep, Future[tuple[float, Fence | None]]]] = deque()
         self._filled: deque[tuple[RankStep, Fence, float]] = deque()
+        self._read: dict[int, Fence] = {}
+        """Of a slot on a device, until when it is read beside what is sent from it."""
         self._stream = None if sources.ring is None or sources.ring.is_cpu else stream_for("fills", sources.ring.device)
         legs = (step.leg for step in schedule.steps if step.leg is not None and step.leg.sender == schedule.rank)
         ordered = all(attachments[leg.route].endpoint.stream is not None for leg in legs)
@@ -82,6 +85,8 @@ class Fills:
         self._filler.shutdown()
         self._waiter.shutdown()
         if self._stream is not None:
+            for end in self._read.values():
+                end.wait(self._stream)
             drain(self._stream)
         self._sources = FillMemory()
 
@@ -141,18 +146,22 @@ class Fills:
         if self._stream is None:
             self._fill_slot(slot, step.bucket)
             return started, None
+        if (read := self._read.pop(bucket.fill_slot, None)) is not None:
+            read.wait(self._stream)
         for fence in free:
             fence.wait(self._stream)
         with torch.cuda.stream(self._stream):
-            self._fill_slot(slot, step.bucket)
+            read = self._fill_slot(slot, step.bucket)
+        if read is not None:
+            self._read[bucket.fill_slot] = read
         return started, fence_on(self._stream)
 
-    def _fill_slot(self, slot: torch.Tensor, number: int) -> None:
+    def _fill_slot(self, slot: torch.Tensor, number: int) -> Fence | None:
         bucket = self._schedule.plan.buckets[number]
         backing = self._sources.extents[bucket.extent]
         for part in bucket.ranges:
             backing.fill(slot[part.bucket_offset : part.bucket_offset + part.nbytes], part.offset)
-        self._sources.filled(number, slot)
+        return self._sources.filled(number, slot)
 
     def _take(self, step: RankStep, started: float, end: Fence | None) -> None:
         if end is None:
