@@ -45,6 +45,7 @@ class TorchEngine(ModuleEngine):
         super().__init__(module, group, label)
         self._expected: tuple[TensorSpec, ...] = ()
         self._ties: tuple[frozenset[str], ...] = ()
+        self._on_one_device = False
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
         self._snapshot: TensorSnapshot | None = None
         self._fingerprint: object = None
@@ -105,6 +106,7 @@ class TorchEngine(ModuleEngine):
 
     def stage(self) -> None:
         super().stage()
+        self.enqueues = self.enqueues and self._stages_on(self.device)
         self._bind(self._written)
 
     def _served(self) -> Mapping[str, torch.Tensor]:
@@ -123,6 +125,7 @@ class TorchEngine(ModuleEngine):
 
     def _release(self) -> None:
         super()._release()
+        self.enqueues = self._on_one_device
         self._double_buffer.close()
         self._snapshot, self._raw = None, {}
 
@@ -167,7 +170,7 @@ class TorchEngine(ModuleEngine):
         self._ties = _ties(memory)
         self.whole_tensors = not all(map(_is_a_run_of_bytes, memory.values()))
         self._find_devices(memory)
-        self.enqueues = all(tensor.device == self.device for tensor in memory.values())
+        self.enqueues = self._on_one_device = all(tensor.device == self.device for tensor in memory.values())
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
 
 

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 import torch
 
 from ckpt_transport import Engine, Gate, PlanMismatchError
-from ckpt_transport.spi import Fence, StagingArea, digest_of_served, fence, why_not_plain, why_not_staged
+from ckpt_transport.spi import (
+    Fence,
+    MakeShadows,
+    StagingArea,
+    choose_shadows,
+    digest_of_served,
+    fence,
+    on_device,
+    why_not_plain,
+)
 
 
 class ModuleEngine(Engine):
@@ -25,6 +34,7 @@ class ModuleEngine(Engine):
         self._module = module
         self._other_gpus: list[torch.device] = []
         self._area: StagingArea | None = None
+        self._make: MakeShadows = on_device
         self._staging = False
 
     def hold(self) -> int:
@@ -55,14 +65,17 @@ class ModuleEngine(Engine):
         served = self._served()
         if self._area is not None and not self._area.is_for(served):
             self.drop_staged()
-        return "" if self._area is not None else self._labelled(why_not_staged(served, budget))
+        if self._area is not None:
+            return ""
+        self._make, why = choose_shadows(served, budget)
+        return self._labelled(why)
 
     def _labelled(self, reason: str) -> str:
         return f"{self.label or 'the module'}: {reason}" if reason else ""
 
     def stage(self) -> None:
         if self._area is None:
-            self._area = StagingArea(self._served())
+            self._area = StagingArea(self._served(), self._make)
         self._staging = True
 
     def restore(self) -> None:
@@ -90,6 +103,9 @@ class ModuleEngine(Engine):
     @abstractmethod
     def _served(self) -> Mapping[str, torch.Tensor]:
         """The tensors of the module that an update may write, by name."""
+
+    def _stages_on(self, device: torch.device) -> bool:
+        return self._area is not None and self._area.device == device
 
     @property
     def _written(self) -> Mapping[str, torch.Tensor]:

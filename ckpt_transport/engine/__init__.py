@@ -3,6 +3,17 @@
 from ckpt_transport.engine.engine import Engine, LoadedBucket, LoadedPiece
 from ckpt_transport.engine.gate import Gate
 from ckpt_transport.engine.served_digest import digest_of_served
-from ckpt_transport.engine.staging import StagingArea, why_not_staged
+from ckpt_transport.engine.shadows import MakeShadows, choose_shadows, on_device
+from ckpt_transport.engine.staging import StagingArea
 
-__all__ = ["Engine", "Gate", "LoadedBucket", "LoadedPiece", "StagingArea", "digest_of_served", "why_not_staged"]
+__all__ = [
+    "Engine",
+    "Gate",
+    "LoadedBucket",
+    "LoadedPiece",
+    "MakeShadows",
+    "StagingArea",
+    "choose_shadows",
+    "digest_of_served",
+    "on_device",
+]

@@ -24,7 +24,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 CPU = torch.device("cpu")
 
 
-class Exchange:
+class ByteExchange:
     """Exchanges the bytes of the same pairs as often as asked; what can be done once is done when it is made.
 
     Args:

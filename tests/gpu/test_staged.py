@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.engine import StagingArea
+from ckpt_transport.engine.shadows import MakeShadows, on_device, on_host
 from ckpt_transport.memory.launch import has_kernels
 from tests.fleet import PATIENT, SinkSpec, fleet, weights
 from tests.gpu.test_copy_table import kernels_of
@@ -35,10 +36,14 @@ def test_given_tensors_of_odd_sizes_when_exchanged_then_it_is_one_launch_and_twi
     assert all(torch.equal(tensor, before[name]) for name, tensor in served.items())
 
 
+@pytest.mark.parametrize("budget", ["1GiB", "1KiB"], ids=["on the GPU", "on the host"])
 @pytest.mark.parametrize("transport", ["cuda_ipc", "shm"])
-def test_given_sinks_on_a_gpu_when_staged_and_rolled_back_then_each_serves_that_version(transport: str) -> None:
+def test_given_sinks_on_a_gpu_when_staged_and_rolled_back_then_each_serves_that_version(
+    transport: str, budget: str
+) -> None:
     config = Config.load(**{**PATIENT, "commit": "staged", "transport": transport})
-    with fleet(SinkSpec(SHAPE), SinkSpec(SHAPE)) as sinks, ParameterServer(config) as server:
+    spec = SinkSpec(SHAPE, settings={"staging_budget": budget})
+    with fleet(spec, spec) as sinks, ParameterServer(config) as server:
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
@@ -50,13 +55,14 @@ def test_given_sinks_on_a_gpu_when_staged_and_rolled_back_then_each_serves_that_
         assert all(sink.state().holds(weights(2, **{**SHAPE, "device": "cpu"})) for sink in sinks)
 
 
-def test_given_twelve_gigabytes_when_exchanged_then_it_is_said_how_that_compares_with_a_copy() -> None:
+@pytest.mark.parametrize("make", [on_device, on_host])
+def test_given_twelve_gigabytes_when_exchanged_then_it_is_said_how_long_that_takes(make: MakeShadows) -> None:
     """A figure to read, which decides nothing."""
     if torch.cuda.mem_get_info()[0] < PLENTY:
         pytest.skip("needs 30 GiB of free memory of a GPU")
     served = {str(n): torch.randint(256, (12 << 20,), dtype=torch.uint8, device="cuda") for n in range(1000)}
     before = served["7"].clone()
-    area = StagingArea(served)
+    area = StagingArea(served, make)
     area.tensors["7"].bitwise_not_()
     seconds = []
     for _ in range(5):
@@ -65,4 +71,4 @@ def test_given_twelve_gigabytes_when_exchanged_then_it_is_said_how_that_compares
         area.exchange(served)
         seconds.append(time.perf_counter() - began)
     assert torch.equal(served["7"], ~before)
-    print(f"exchange of {area.nbytes / 1e9:.1f} GB: {sorted(seconds)[2] * 1e3:.1f} ms")
+    print(f"{make.__name__}: exchange of {area.nbytes / 1e9:.1f} GB in {sorted(seconds)[2] * 1e3:.1f} ms")

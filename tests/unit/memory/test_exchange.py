@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_transport.memory import exchange as exchange_module
-from ckpt_transport.memory.exchange import CHUNK_BYTES, Exchange
+from ckpt_transport.memory.exchange import CHUNK_BYTES, ByteExchange
 
 
 @given(sizes=st.lists(st.integers(0, 3 * CHUNK_BYTES), max_size=6), seed=st.integers(0, 99))
@@ -18,7 +18,7 @@ def test_given_pairs_of_any_sizes_then_each_holds_what_the_other_held(sizes: lis
     torch.manual_seed(seed)
     pairs = [(torch.randint(256, (n,), dtype=torch.uint8), torch.randint(256, (n,), dtype=torch.uint8)) for n in sizes]
     before = [(one.clone(), other.clone()) for one, other in pairs]
-    exchange = Exchange(pairs)
+    exchange = ByteExchange(pairs)
     exchange.run()
     assert all(torch.equal(a, d) and torch.equal(b, c) for (a, b), (c, d) in zip(pairs, before, strict=True))
     exchange.run()
@@ -38,6 +38,6 @@ def test_given_an_interrupt_while_bytes_change_places_then_all_have_when_it_is_r
 
     monkeypatch.setattr(exchange_module, "_exchange_on_host", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Exchange([(one, other)]).run()
+        ByteExchange([(one, other)]).run()
     assert one.all()
     assert not other.any()

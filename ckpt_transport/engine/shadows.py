@@ -1,0 +1,82 @@
+"""A shadow is a second tensor for one that is served: on its device, or page-locked on the host where that is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, pairwise
+
+import torch
+
+from ckpt_transport.errors import BudgetError
+from ckpt_transport.memory import default_budget, pin, usable_cores
+from ckpt_transport.memory.pages import populate
+
+ALIGNMENT = 256
+
+MakeShadows = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+"""Makes a copy of each tensor, of its type and shape, contiguous.
+
+Raises:
+    BudgetError: the memory cannot be had.
+"""
+
+
+def on_device(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Shadows on the device of each tensor."""
+    made = []
+    for tensor in tensors:
+        try:
+            made.append(tensor.detach().clone(memory_format=torch.contiguous_format))
+        except (MemoryError, RuntimeError) as error:  # torch raises either, by the device
+            raise BudgetError(f"no memory to stage {tensor.nbytes:,} bytes more: {error}") from error
+    return made
+
+
+def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Shadows in one run of page-locked memory of the host, where a GPU reads and writes it."""
+    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
+    *starts, nbytes = accumulate(sizes, initial=0)
+    try:
+        raw = torch.empty(nbytes, dtype=torch.uint8)
+        with ThreadPoolExecutor(usable_cores(), "ckpt-transport-pages") as threads:
+            populate(raw, lambda start, length: None, threads)
+    except (MemoryError, RuntimeError) as error:
+        raise BudgetError(f"no host memory to stage {nbytes:,} bytes: {error}") from error
+    if not pin(raw):
+        raise BudgetError(f"{nbytes:,} bytes of host memory cannot be page-locked, so a GPU cannot read them")
+    shadows = []
+    for start, tensor in zip(starts, tensors, strict=True):
+        shadow = raw[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        shadow.copy_(tensor.detach(), non_blocking=True)
+        shadows.append(shadow)
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
+    return shadows
+
+
+def choose_shadows(served: Mapping[str, torch.Tensor], budget: int) -> tuple[MakeShadows, str]:
+    """How shadows of these tensors are made within ``budget`` bytes of their device; and why they cannot, or nothing.
+
+    Where a GPU has no room, half of the host's free memory may be taken.
+    """
+    if apart := next((name for name, each in served.items() if not each.is_contiguous() or _is_a_view(each)), ""):
+        return on_device, f"{apart} is not contiguous, or its memory holds other values than it has"
+    runs = sorted({(str(each.device), each.data_ptr(), each.nbytes): name for name, each in served.items()}.items())
+    for ((device, start, nbytes), name), ((next_device, next_start, _), other) in pairwise(runs):
+        if device == next_device and next_start < start + nbytes:
+            return on_device, f"{name} and {other} share a part of their memory"
+    total = sum(nbytes for (_, _, nbytes), _ in runs)
+    if total <= budget:
+        return on_device, ""
+    is_on_gpu = all(tensor.is_cuda for tensor in served.values())
+    if is_on_gpu and total <= default_budget():
+        return on_host, ""
+    where = f", and half of what is free on the host {default_budget():,}" if is_on_gpu else ""
+    return on_device, (
+        f"a staging area takes {total:,} bytes, and staging_budget is {budget:,}{where}; raise it where memory is free"
+    )
+
+
+def _is_a_view(tensor: torch.Tensor) -> bool:
+    return tensor.is_conj() or tensor.is_neg()
