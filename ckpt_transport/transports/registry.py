@@ -120,9 +120,10 @@ class Registry:
         return kind(options[name]) if name in options else kind()
 
     def _find(self, name: str) -> EntryPoint:
-        if all(entry_point.name != name for entry_point in self._installed()):
-            self._searched = None  # a package may have been half installed when it was searched for
         installed = self._installed()
+        if all(entry_point.name != name for entry_point in installed):
+            self._searched = None  # a package may have been half installed when it was searched for
+            installed = self._installed()
         matches = [entry_point for entry_point in installed if entry_point.name == name]
         if not matches:
             names = sorted({entry_point.name for entry_point in installed})

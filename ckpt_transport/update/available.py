@@ -61,5 +61,6 @@ def check(config: Config) -> None:
 
 def uses_devices(config: Config) -> bool:
     """Whether a transport that moves GPU memory may be chosen."""
-    installed: Sequence[str] = [name for name in wanted(config) if name in registry.names()]
-    return any(registry.available(name).ok and registry.load(name).traits.on_device for name in installed)
+    installed = frozenset(registry.names())
+    known: Sequence[str] = [name for name in wanted(config) if name in installed]
+    return any(registry.available(name).ok and registry.load(name).traits.on_device for name in known)
