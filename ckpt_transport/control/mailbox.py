@@ -16,6 +16,7 @@ import zmq
 from ckpt_transport.control import addresses
 from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
+from ckpt_transport.control.interruptions import Interruptions
 from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
 from ckpt_transport.control.security import Secret, admit_own_user, check_secured
 from ckpt_transport.errors import ControlError, MessageError, PeerLostError
@@ -101,6 +102,7 @@ class Mailbox:
         self._waker: int | None = waker
         self._waking = threading.Lock()
         self._poller.register(self._woken, zmq.POLLIN)
+        self._interruptions = Interruptions()
         self._inbox = Inbox()
         self._routes = RouteInboxes()
         self._reading = _Reading()
@@ -203,6 +205,7 @@ class Mailbox:
 
         Returns: whether something had arrived; then there may be more.
         """
+        self._interruptions.raise_here()
         waits = timeout > 0
         with self._driving:
             if self._context.closed:
@@ -233,6 +236,15 @@ class Mailbox:
         """What has arrived and was not received yet, oldest first; it stays there."""
         for letter in self._inbox:
             yield letter.sender, letter.message
+
+    def interrupt(self, thread: int, error: BaseException) -> None:
+        """Have ``error`` raised in that thread when it next waits here, from any thread."""
+        self._interruptions.add(thread, error)
+        self.wake()
+
+    def forget_interrupt(self, thread: int) -> None:
+        """What has not been raised in that thread yet is not raised any more."""
+        self._interruptions.take(thread)
 
     def wake(self) -> None:
         """End the wait of whoever is in :meth:`pump`, from any thread."""

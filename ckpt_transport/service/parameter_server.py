@@ -8,8 +8,9 @@ from collections import abc
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
 import msgspec
 
@@ -33,6 +34,7 @@ from ckpt_transport.service import questions as q
 from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
 from ckpt_transport.service.base import WHOLE, BroughtPart, BroughtVersions
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.intake import Intake, choose_intake
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
@@ -56,6 +58,8 @@ from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import follow
 
 logger = logging.getLogger(__name__)
+Call = ParamSpec("Call")
+Result = TypeVar("Result")
 
 
 class ParameterServer:
@@ -316,6 +320,24 @@ class ParameterServer:
         values = tensors.values() if isinstance(tensors, abc.Mapping) else ()
         parts = [part for value in values for part in parts_of(value)]
         return choose_intake(parts, near=all(map(addresses.stays_on_host, sinks)), rates=kept())
+
+    async def awaiting(self, call: Callable[Call, Result], *args: Call.args, **kwargs: Call.kwargs) -> Result:
+        """Await a call of this server, as ``await server.awaiting(server.publish, "step-42", tensors)``.
+
+        It runs in a thread of its own, and the event loop goes on. Where the task is cancelled, the update ends as by
+        an interrupt, before this returns: everywhere or nowhere.
+        """
+        return await in_thread(partial(call, *args, **kwargs), self._interrupt, self._forget_interrupt)
+
+    def _interrupt(self, thread: int, error: BaseException) -> bool:
+        mailbox = self._mailbox
+        if mailbox is not None:
+            mailbox.interrupt(thread, error)
+        return mailbox is not None
+
+    def _forget_interrupt(self, thread: int) -> None:
+        if self._mailbox is not None:
+            self._mailbox.forget_interrupt(thread)
 
     def update_p2p(
         self,

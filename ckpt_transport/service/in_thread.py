@@ -1,0 +1,59 @@
+"""A call that blocks runs in a thread of its own while an event loop goes on; cancelling it ends it as an interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+async def in_thread(
+    call: Callable[[], Result], interrupt: Callable[[int, BaseException], bool], over: Callable[[int], None]
+) -> Result:
+    """Await ``call`` in a new thread.
+
+    Where this is cancelled, the thread is interrupted once, and waited for: nothing of the call goes on afterwards.
+
+    Args:
+        call: what blocks.
+        interrupt: has an error raised in a thread; False when that cannot be done yet.
+        over: told the thread when the call has ended, so that no later thread of that number is interrupted.
+    """
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+        finally:
+            over(threading.get_ident())
+
+    thread = threading.Thread(target=run, name="ckpt-transport-call", daemon=True)
+    thread.start()
+    awaited = asyncio.wrap_future(done)
+    try:
+        return await asyncio.shield(awaited)
+    except asyncio.CancelledError:
+        await _end(awaited, lambda: interrupt(thread.ident or 0, asyncio.CancelledError()))
+        over(thread.ident or 0)
+        raise
+
+
+async def _end(awaited: asyncio.Future[Result], interrupt: Callable[[], bool]) -> None:
+    """Interrupt the thread, and wait until it has ended, however often this is cancelled meanwhile."""
+    interrupted = False
+    while not awaited.done():
+        interrupted = interrupted or interrupt()
+        try:
+            await asyncio.wait([awaited], timeout=0.05)
+        except asyncio.CancelledError:
+            continue
+    if not awaited.cancelled():
+        awaited.exception()
