@@ -8,7 +8,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.computed import CastTensors, ComputedExtent
-from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_readable
+from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_readable, lent
 from ckpt_transport.checkpoint.shards import (
     GivenTensor,
     by_label,
@@ -39,9 +39,13 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
     flat = [part.tensor.detach().reshape(-1).view(torch.uint8) for part in parts]
     watched = Watched(by_label([part._replace(tensor=raw) for part, raw in zip(parts, flat, strict=True)]))
     kept = [number for number, part in enumerate(parts) if not part.cast]
-    scattered = ScatteredTensors([flat[n] for n in kept], [offsets[n] for n in kept], nbytes, watched)
     cast = [(part, offset) for part, offset in zip(parts, offsets, strict=True) if part.cast]
-    backing: Backing = _cast(cast, scattered) if cast else scattered
+    backing: Backing
+    if cast:
+        places = [offsets[number] for number in kept]
+        backing = _cast(cast, ScatteredTensors([flat[number] for number in kept], places, nbytes, watched))
+    else:
+        backing = lent(flat, offsets, nbytes, watched)
     return Loan(backing, place(parts, offsets), conversions, same_names(parts), replicated_names(parts))
 
 

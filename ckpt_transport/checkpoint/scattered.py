@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,8 @@ import torch
 from ckpt_transport.checkpoint.gathering import Gathering
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Backing, MemoryKind, copy_each, has_copy_tables
+from ckpt_transport.memory import Backing, MemoryKind, MemoryRun, copy_each, has_copy_tables, name_of, why_not_exported
+from ckpt_transport.memory.devices import HOST
 from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor
 
 
@@ -24,13 +25,25 @@ class ScatteredTensors:
         offsets: where each starts in the extent, ascending, in bytes.
         nbytes: size of the extent.
         watched: what tells that their owner has changed them.
+        reason: why no other process can map them, where they lie on GPUs; empty where nobody could anyway.
+
+    Attributes:
+        device: the UUID of the GPU on which others map them; empty for none.
     """
 
     kind = MemoryKind.SCATTERED
+    device = HOST
 
-    def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[torch.Tensor],
+        offsets: Sequence[int],
+        nbytes: int,
+        watched: Watched,
+        reason: str = "",
+    ) -> None:
         self._tensors, self._offsets, self._watched = tensors, offsets, watched
-        self.nbytes = nbytes
+        self.nbytes, self.reason = nbytes, reason
         self._devices = {tensor.device for tensor in tensors}
 
     def only_enqueues(self, device: torch.device) -> bool:
@@ -62,6 +75,21 @@ class ScatteredTensors:
         self._watched.check()
 
 
+class ExportedTensors(ScatteredTensors):
+    """Scattered tensors of one GPU that other processes can map, so that they are sent from where they lie.
+
+    They may also pass through slots, where a receiver cannot map them.
+    """
+
+    kind = MemoryKind.EXPORTED
+
+    def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched) -> None:
+        super().__init__(tensors, offsets, nbytes, watched)
+        self.device = name_of(tensors[0].device)
+        self.runs = tuple(map(MemoryRun, offsets, tensors))
+        self.digests: dict[Hashable, bytes] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Loan:
     """Holds what a version can be made of and the store does not own.
@@ -79,6 +107,17 @@ class Loan:
     conversions: Sequence[Conversion] = ()
     same: tuple[tuple[str, ...], ...] = ()
     replicated: tuple[str, ...] = ()
+
+
+def lent(
+    tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched
+) -> ScatteredTensors | ExportedTensors:
+    """The extent of these tensors, which others map if they can."""
+    if not any(tensor.is_cuda for tensor in tensors):
+        return ScatteredTensors(tensors, offsets, nbytes, watched)
+    if reason := why_not_exported(tensors):
+        return ScatteredTensors(tensors, offsets, nbytes, watched, reason)
+    return ExportedTensors(tensors, offsets, nbytes, watched)
 
 
 def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:

@@ -19,7 +19,7 @@ from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, sha
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
 from ckpt_transport.checkpoint.pool import Pools, lay_out
-from ckpt_transport.checkpoint.scattered import Loan
+from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors
 from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs, given, offsets_in, place, same_names
 from ckpt_transport.checkpoint.stream import TensorStream
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
@@ -395,7 +395,7 @@ class Store:
         same: tuple[tuple[str, ...], ...] = (),
         replicated: tuple[str, ...] = (),
     ) -> StoredVersion:
-        extents = tuple(Extent(self._rank, backing.nbytes, backing.kind) for backing in backings)
+        extents = tuple(_extent(self._rank, backing) for backing in backings)
         manifest = Manifest(
             version, extents, tuple(tensors), conversions=tuple(conversions), same=same, replicated=replicated
         )
@@ -426,3 +426,9 @@ class _OpenReport(_Report):
     def add(self, nbytes: int) -> None:
         self._total += nbytes
         super().add(nbytes)
+
+
+def _extent(rank: int, backing: Backing) -> Extent:
+    if isinstance(backing, ScatteredTensors):
+        return Extent(rank, backing.nbytes, backing.kind, backing.device, backing.reason)
+    return Extent(rank, backing.nbytes, backing.kind)

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import cast
 
 import msgspec
 import torch
@@ -20,8 +21,9 @@ from ckpt_transport.errors import MessageError, TransferError
 from ckpt_transport.execution.schedule import RankSchedule
 from ckpt_transport.memory import (
     Backing,
-    Buffer,
     Fence,
+    Lendable,
+    MemoryKind,
     MemoryRun,
     Runs,
     fence,
@@ -30,12 +32,14 @@ from ckpt_transport.memory import (
     stream_for,
     usable_cores,
 )
-from ckpt_transport.memory.digest import Digest, as_bytes, digest
+from ckpt_transport.memory.digest import ALIGNMENT, Digest, as_bytes, digest
 from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
 from ckpt_transport.planning.values.plan import ExtentRange
 from ckpt_transport.transports.interface import Control
 
 PATIENCE_SECONDS = 0.05
+END_BYTES = 4096
+"""So many bytes at each end of a piece are compared where tensors lie apart."""
 NAMED = 3
 """So many tensors of a bucket are named in an error."""
 
@@ -149,21 +153,21 @@ class OwnerDigests(_Working):
         """On their way from a device."""
         self._computing: deque[Future[None]] = deque()
         for extent, in_place in self._in_place().items():
-            buffer = extents[extent]
-            assert isinstance(buffer, Buffer)
-            self._start(buffer, in_place, wake)
+            memory = extents[extent]
+            assert memory.kind is not MemoryKind.SCATTERED
+            self._start(cast(Lendable, memory), in_place, wake)
 
     def _in_place(self) -> Mapping[int, Mapping[int, Ranges]]:
-        """For each extent, the ranges of the buckets that are sent from where they lie."""
+        """For each extent, what is compared of the buckets that are sent from where they lie, in their extent."""
         found: defaultdict[int, dict[int, Ranges]] = defaultdict(dict)
         for number in sorted(self._unsaid):
             bucket = self._plan.buckets[number]
             if bucket.fill_slot == IN_PLACE:
-                found[bucket.extent][number] = bucket.ranges
+                found[bucket.extent][number] = _compared(self._plan, bucket)
         return found
 
-    def _start(self, buffer: Buffer, in_place: Mapping[int, Ranges], wake: Callable[[], None]) -> None:
-        known = buffer.digests
+    def _start(self, memory: Lendable, in_place: Mapping[int, Ranges], wake: Callable[[], None]) -> None:
+        known = memory.digests
         kept: dict[Hashable, Digest] = {ranges: known[ranges] for ranges in in_place.values() if ranges in known}
         known.clear()
         known.update(kept)
@@ -171,18 +175,19 @@ class OwnerDigests(_Working):
             if ranges in kept:
                 self._made.append((number, kept[ranges]))
                 continue
-            computing = self._workers.submit(self._compute, buffer, number, ranges)
+            computing = self._workers.submit(self._compute, memory, number, ranges)
             computing.add_done_callback(lambda _: wake())
             self._computing.append(computing)
 
-    def _compute(self, buffer: Buffer, number: int, ranges: Ranges) -> None:
-        bytes_of = [buffer.tensor[part.offset : part.offset + part.nbytes] for part in ranges]
-        found = buffer.digests[ranges] = _computed(bytes_of)
+    def _compute(self, memory: Lendable, number: int, ranges: Ranges) -> None:
+        runs = memory.runs
+        bytes_of = [part_of(runs, part.offset, part.nbytes) for part in ranges]
+        found = memory.digests[ranges] = _computed(bytes_of)
         self._made.append((number, found))
 
     def filled(self, bucket: int, slot: torch.Tensor) -> Fence | None:
         """On a device the next slot is filled while this one is read."""
-        read = _in_bucket(self._plan.buckets[bucket], (MemoryRun(0, slot),))
+        read = _in_bucket(self._plan, self._plan.buckets[bucket], (MemoryRun(0, slot),))
         complete = fence(slot.device)
         if complete is None:
             self._made.append((bucket, as_bytes(digest(read))))
@@ -253,7 +258,7 @@ class SinkDigests(_Working):
         number = self._schedule.numbers[bucket.first]
         if number in self._begun:
             return
-        parts = _in_bucket(bucket, runs)
+        parts = _in_bucket(self._plan, bucket, runs)
         if parts[0].is_cuda:
             self._on_device[number] = digest(parts)
         else:
@@ -334,7 +339,7 @@ class FirstSinkDigests(SinkDigests):
     def admits(self, number: int, runs: Runs) -> bool:
         if number not in self._begun:
             self._begun.add(number)
-            self._compute(number, _in_bucket(self._plan.buckets[number], runs))
+            self._compute(number, _in_bucket(self._plan, self._plan.buckets[number], runs))
         self.advance()
         return number in self._agreed
 
@@ -367,9 +372,30 @@ def _computed(parts: Sequence[torch.Tensor]) -> Digest:
         return as_bytes(digest(parts))
 
 
-def _in_bucket(bucket: Bucket, runs: Runs) -> list[torch.Tensor]:
-    """The ranges of a bucket, each of which lies within a run. Nobody owns what lies between them."""
-    return [part_of(runs, part.bucket_offset, part.nbytes) for part in bucket.ranges]
+def _in_bucket(plan: Plan, bucket: Bucket, runs: Runs) -> list[torch.Tensor]:
+    """What is compared of a bucket. Nobody owns what lies between its ranges."""
+    return [part_of(runs, part.bucket_offset, part.nbytes) for part in _compared(plan, bucket)]
+
+
+def _compared(plan: Plan, bucket: Bucket) -> Ranges:
+    """The ranges of a bucket that its digest is of; each lies within a run.
+
+    Of tensors that receivers map where they lie apart, both ends of each piece: nothing copies their bytes on the way,
+    so what can be wrong is which memory a receiver sees, and what it holds. To read all of it once more would take as
+    long as the update, where another GPU maps it.
+    """
+    if not plan.lies_apart(bucket):
+        return bucket.ranges
+    found: list[ExtentRange] = []
+    for piece in bucket.pieces:
+        start, at = plan.manifest.tensors[piece.tensor].offset + piece.tensor_offset, piece.bucket_offset
+        if piece.nbytes <= 2 * END_BYTES:
+            found.append(ExtentRange(start, at, piece.nbytes))
+            continue
+        last = (piece.nbytes - END_BYTES) // ALIGNMENT * ALIGNMENT
+        found.append(ExtentRange(start, at, END_BYTES))
+        found.append(ExtentRange(start + last, at + last, piece.nbytes - last))
+    return tuple(found)
 
 
 def _differing(plan: Plan, number: int, rank: int) -> str:

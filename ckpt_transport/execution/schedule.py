@@ -108,12 +108,22 @@ class RankSchedule:
     def _sent_from(self, bucket: Bucket, leg: Leg) -> tuple[Lent, tuple[ExtentRange, ...]]:
         """The memory a leg sends a bucket from, and where in it the bucket lies."""
         if leg.sender == self.plan.owner(bucket) and bucket.fill_slot == IN_PLACE:
-            return Lent(LentKind.EXTENT, bucket.extent), bucket.ranges
+            return Lent(LentKind.EXTENT, bucket.extent), self._in_extent(bucket)
         if leg.sender == self.plan.owner(bucket):
             memory, start = Lent(LentKind.FILL), self._ring_offset(leg.sender, RingUse.FILL, bucket.fill_slot)
         else:
             memory, start = Lent(LentKind.RECEIVE), self._ring_offset(leg.sender, RingUse.RECEIVE, bucket.slot)
         return memory, (ExtentRange(start, 0, bucket.nbytes),)
+
+    def _in_extent(self, bucket: Bucket) -> tuple[ExtentRange, ...]:
+        """The ranges in which a bucket is read where it lies; each is one run of memory."""
+        if not self.plan.lies_apart(bucket):
+            return bucket.ranges
+        tensors = self.plan.manifest.tensors
+        return tuple(
+            ExtentRange(tensors[piece.tensor].offset + piece.tensor_offset, piece.bucket_offset, piece.nbytes)
+            for piece in bucket.pieces
+        )
 
     def _ring_offset(self, rank: int, use: RingUse, slot: int) -> int:
         ring = self._rings[rank, use]

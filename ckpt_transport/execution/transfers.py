@@ -90,7 +90,7 @@ class Transfers:
         if self._sends(step):
             return attachment.endpoint.post_send(transfer, attachment.lent)
         receipt = attachment.endpoint.post_recv(transfer, attachment.landing)
-        first = transfer.spans[0].local
+        first = 0 if attachment.landing is None else transfer.spans[0].local
         landed = None
         if attachment.landing is not None and len(transfer.spans) > 1:
             landed = MemoryRun(0, attachment.landing.slice(first, self._schedule.plan.buckets[step.bucket].nbytes))

@@ -1,6 +1,7 @@
 """Memory is where bytes lie: named shared memory, private memory, and the buffers that transports register."""
 
 from ckpt_transport.memory.backing import Backing as Backing
+from ckpt_transport.memory.backing import Lendable as Lendable
 from ckpt_transport.memory.buffer import CONTIGUOUS as CONTIGUOUS
 from ckpt_transport.memory.buffer import Buffer as Buffer
 from ckpt_transport.memory.buffer import MemoryKind as MemoryKind
@@ -14,9 +15,13 @@ from ckpt_transport.memory.cores import usable_cores as usable_cores
 from ckpt_transport.memory.devices import device_of as device_of
 from ckpt_transport.memory.devices import may_have_devices as may_have_devices
 from ckpt_transport.memory.devices import name_of as name_of
+from ckpt_transport.memory.devices import readable_from as readable_from
 from ckpt_transport.memory.devices import use_device as use_device
 from ckpt_transport.memory.devices import visible_devices as visible_devices
 from ckpt_transport.memory.double_buffer import DoubleBuffer as DoubleBuffer
+from ckpt_transport.memory.exported import GpuAllocation as GpuAllocation
+from ckpt_transport.memory.exported import allocations_of as allocations_of
+from ckpt_transport.memory.exported import why_not_exported as why_not_exported
 from ckpt_transport.memory.fence import Fence as Fence
 from ckpt_transport.memory.fence import drain as drain
 from ckpt_transport.memory.fence import fence as fence
@@ -34,6 +39,7 @@ from ckpt_transport.memory.pinning import pin as pin
 from ckpt_transport.memory.runs import MemoryRun as MemoryRun
 from ckpt_transport.memory.runs import Runs as Runs
 from ckpt_transport.memory.runs import end_of as end_of
+from ckpt_transport.memory.runs import lies_within as lies_within
 from ckpt_transport.memory.runs import part_of as part_of
 from ckpt_transport.memory.runs import reads_in_place as reads_in_place
 from ckpt_transport.memory.segment import Segment as Segment

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Protocol
 
 import torch
 
 from ckpt_transport.memory.buffer import MemoryKind
+from ckpt_transport.memory.runs import Runs
 
 
 class Backing(Protocol):
     """Where the bytes of an extent come from.
 
-    A :class:`~ckpt_transport.memory.buffer.Buffer` is contiguous memory, from which a transport may send in place.
-    Anything else has kind ``SCATTERED`` and puts bytes into a slot when a bucket is filled.
+    A :class:`Lendable` backing is memory from which a transport may send in place. Anything else has kind ``SCATTERED``
+    and puts bytes into a slot when a bucket is filled.
     """
 
     @property
@@ -40,3 +42,15 @@ class Backing(Protocol):
             CheckpointError: somebody was seen to change what the bytes are made of since the version was taken in;
                 names the tensor.
         """
+
+
+class Lendable(Backing, Protocol):
+    """Memory that an endpoint can register: a :class:`~ckpt_transport.memory.buffer.Buffer`, or runs that lie apart."""
+
+    @property
+    def runs(self) -> Runs:
+        """The memory, in one run or several; those begin where they do in the extent."""
+
+    @property
+    def digests(self) -> dict[Hashable, bytes]:
+        """Those of its bytes that have been computed, by what they are of; whoever writes to it clears them."""

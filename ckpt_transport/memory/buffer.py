@@ -12,6 +12,7 @@ import torch
 from ckpt_transport.memory.copy import copy_each
 from ckpt_transport.memory.pages import populate
 from ckpt_transport.memory.pinning import READ_ONLY, pin, pinned
+from ckpt_transport.memory.runs import MemoryRun, Runs
 from ckpt_transport.memory.segment import Segment
 
 
@@ -26,6 +27,8 @@ class MemoryKind(enum.StrEnum):
     """Memory of a CUDA device."""
     SCATTERED = "scattered"
     """Tensors that lie apart, each where its owner keeps it, on any device. Nothing is sent from there in place."""
+    EXPORTED = "exported"
+    """Tensors that lie apart on one GPU, in memory that other processes can map."""
 
 
 CONTIGUOUS = frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED, MemoryKind.CUDA})
@@ -55,6 +58,11 @@ class Buffer:
         if self.segment is not None:
             return MemoryKind.SHARED
         return MemoryKind.CUDA if self.tensor.is_cuda else MemoryKind.PRIVATE
+
+    @property
+    def runs(self) -> Runs:
+        """All of it, as one run."""
+        return (MemoryRun(0, self.tensor),)
 
     def only_enqueues(self, device: torch.device) -> bool:
         return self.tensor.is_cuda or pinned(self.tensor)

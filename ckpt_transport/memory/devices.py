@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -29,6 +30,16 @@ def visible_devices() -> tuple[str, ...]:
 def name_of(device: torch.device) -> str:
     """The UUID of a CUDA device; HOST for any other."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else HOST
+
+
+@cache
+def readable_from(device: torch.device) -> tuple[str, ...]:
+    """UUIDs of the other devices whose memory kernels on this one can read, as far as this process sees them."""
+    if device.type != "cuda":
+        return ()
+    here = torch.cuda.current_device() if device.index is None else device.index
+    others = (torch.device("cuda", index) for index in range(torch.cuda.device_count()) if index != here)
+    return tuple(name_of(other) for other in others if torch.cuda.can_device_access_peer(device, other))
 
 
 def use_device(device: torch.device) -> None:

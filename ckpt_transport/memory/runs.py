@@ -35,6 +35,12 @@ def part_of(runs: Runs, at: int, nbytes: int) -> torch.Tensor:
     return run.raw[start : start + nbytes]
 
 
+def lies_within(runs: Runs, at: int, nbytes: int) -> bool:
+    """Whether one run holds these bytes of the bucket."""
+    number = bisect_right(runs, at, key=_at) - 1
+    return number >= 0 and 0 <= nbytes <= runs[number].at + runs[number].raw.numel() - at
+
+
 def end_of(runs: Runs) -> int:
     """How many bytes of a bucket its runs reach over."""
     return runs[-1].at + runs[-1].raw.numel()

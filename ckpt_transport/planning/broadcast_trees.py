@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.values.manifest import Extent
 from ckpt_transport.planning.values.plan import Leg
 from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import Reach, Traits
 
+ON_GPUS = frozenset({Reach.DEVICE, Reach.PEERS})
+"""How far transports reach that map the memory of a GPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A leg that has no route yet, and the transport that will carry it."""
+    """A leg that has no route yet, and the transport that will carry it.
+
+    Attributes:
+        transport, sender, receivers: who sends by what to whom.
+        device: the GPU whose memory the receivers map; empty where the transport does not map any.
+    """
 
     transport: str
     sender: int
     receivers: tuple[int, ...]
+    device: str = ""
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -39,9 +48,12 @@ class BroadcastTree:
         """Everybody who takes part."""
         return frozenset(rank for hop in self.hops for link in hop for rank in link.ranks)
 
-    def fills(self, kind: MemoryKind, traits: Mapping[str, Traits]) -> bool:
-        """Whether a bucket in ``kind`` memory has to be copied into a slot before its first hop."""
-        return any(kind not in traits[link.transport].sends_from for link in self.hops[0])
+    def fills(self, extent: Extent, traits: Mapping[str, Traits]) -> bool:
+        """Whether a bucket of ``extent`` has to be copied into a slot before its first hop."""
+        return any(
+            extent.kind not in traits[link.transport].sends_from or (extent.device and extent.device != link.device)
+            for link in self.hops[0]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +65,19 @@ class Rejected:
 
 
 def direct_and_relayed(
-    owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
+    owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits], lies_on: str = ""
 ) -> Iterator[BroadcastTree | Rejected]:
     """Yield every tree from ``owner`` to ``sinks`` that one or two transports make, other than chain broadcasts.
 
     They are called ``shm``, ``gloo+shm``, ``nccl+cuda_ipc``.
+
+    Args:
+        owner, sinks: where it begins and ends.
+        topology, traits: what there is.
+        lies_on: the GPU on which the owner's bytes can be mapped where they lie; empty for none.
     """
     for name in sorted(traits):
-        yield direct(name, owner, sinks, topology, traits)
+        yield direct(name, owner, sinks, topology, traits, lies_on)
     for outer in sorted(traits):
         for inner in sorted(traits):
             if outer != inner and traits[outer].reach is Reach.NETWORK and traits[inner].reach is not Reach.NETWORK:
@@ -68,21 +85,41 @@ def direct_and_relayed(
 
 
 def direct(
-    name: str, owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits]
+    name: str, owner: int, sinks: Sequence[int], topology: Topology, traits: Mapping[str, Traits], lies_on: str = ""
 ) -> BroadcastTree | Rejected:
     """Make the tree of one hop, from the owner to all ``sinks``."""
-    link = Link(name, owner, tuple(sinks))
+    device = ""
     if traits[name].reach is not Reach.NETWORK:
         far = [rank for rank in sinks if topology.host(rank) != topology.host(owner)]
         if far:
             return Rejected(name, f"stays within a host, and sinks {far[:4]} are on other hosts than source {owner}")
-    if traits[name].reach is Reach.DEVICE:
-        devices = {topology.participants[rank].device for rank in sinks}
-        if len(devices) > 1:
-            return Rejected(name, f"stays within a GPU, and sinks are on {len(devices)} of them")
-        if not devices.issubset(topology.participants[owner].devices):
-            return Rejected(name, f"source {owner} cannot use the GPU that sinks are on")
-    return checked(name, ((link,),), topology, traits)
+    if traits[name].reach in ON_GPUS:
+        device = _mapped_device(owner, sinks, topology, traits[name].reach, lies_on)
+        if not device:
+            return Rejected(name, _why_unreachable(owner, sinks, topology, traits[name].reach))
+    return checked(name, ((Link(name, owner, tuple(sinks), device),),), topology, traits)
+
+
+def _mapped_device(owner: int, sinks: Sequence[int], topology: Topology, reach: Reach, lies_on: str) -> str:
+    """The GPU whose memory all ``sinks`` can map, where the owner's bytes lie or its slots can be; empty for none."""
+    members = [topology.participants[rank] for rank in sinks]
+    near = dict.fromkeys(member.device for member in members)
+    usable = topology.participants[owner].devices
+    for device in (lies_on, *near, *usable):
+        if device in usable and all(
+            member.device == device or (reach is Reach.PEERS and member.can_read(device)) for member in members
+        ):
+            return device
+    return ""
+
+
+def _why_unreachable(owner: int, sinks: Sequence[int], topology: Topology, reach: Reach) -> str:
+    devices = {topology.participants[rank].device for rank in sinks}
+    if len(devices) == 1:
+        return f"source {owner} cannot use the GPU that sinks are on"
+    if reach is Reach.DEVICE:
+        return f"stays within a GPU, and sinks are on {len(devices)} of them"
+    return f"sinks are on {len(devices)} GPUs, and source {owner} uses none whose memory all of these can read"
 
 
 def relayed(
@@ -99,7 +136,7 @@ def relayed(
     on_device = traits[outer].on_device or traits[inner].on_device
     if on_device and not traits[outer].sends_from & traits[inner].sends_from:
         return Rejected(name, f"{outer} and {inner} do not move the same kind of memory")
-    what = "GPU" if traits[inner].reach is Reach.DEVICE else "host"
+    what = "GPU" if traits[inner].reach in ON_GPUS else "host"
     sites: dict[tuple[str, str], list[int]] = {}
     for rank in sinks:
         sites.setdefault(_site(rank, topology, traits[inner].reach), []).append(rank)
@@ -110,9 +147,13 @@ def relayed(
     relays = {site: sources.get(site, ranks[0]) for site, ranks in sites.items()}
     first = [Link(outer, owner, tuple(relays.values()))]
     if near:
-        first.append(Link(inner, owner, near))
+        first.append(Link(inner, owner, near, _site(near[0], topology, traits[inner].reach)[1]))
     served = {relays[site]: tuple(rank for rank in ranks if rank != relays[site]) for site, ranks in sites.items()}
-    second = [Link(inner, relay, ranks) for relay, ranks in served.items() if ranks]
+    second = [
+        Link(inner, relay, ranks, _site(ranks[0], topology, traits[inner].reach)[1])
+        for relay, ranks in served.items()
+        if ranks
+    ]
     if not second and not near:
         return Rejected(name, f"every {what} has one sink, so there is nothing to pass on")
     return checked(name, (tuple(first), *([tuple(second)] if second else [])), topology, traits)
@@ -121,7 +162,7 @@ def relayed(
 def _site(rank: int, topology: Topology, reach: Reach) -> tuple[str, str]:
     """Where a rank is, as far as a transport of that reach can tell."""
     member = topology.participants[rank]
-    return member.host, member.device if reach is Reach.DEVICE else ""
+    return member.host, member.device if reach in ON_GPUS else ""
 
 
 def checked(

@@ -148,13 +148,13 @@ class _Candidates:
             owner = extents[manifest.tensors[demanded.tensor].extent].owner
             self._nbytes[owner, demanded.receiver_set] += demanded.nbytes
         self._buckets = self._count()
-        self._kinds = {extent.owner: extent.kind for extent in reversed(extents)}
+        self._extents = {extent.owner: extent for extent in reversed(extents)}
         self._found = {
             (owner, receiver_set): {
                 tree.name: tree
                 for sinks in [demand.receiver_sets[receiver_set]]
                 for tree in (
-                    *direct_and_relayed(owner, sinks, topology, traits),
+                    *direct_and_relayed(owner, sinks, topology, traits, self._extents[owner].device),
                     *chain_broadcasts(owner, manifest.owners, sinks, topology, traits, settings.transport),
                 )
             }
@@ -200,9 +200,7 @@ class _Candidates:
     def _moved(self, tree: BroadcastTree, key: tuple[int, int]) -> Moved:
         owner, receiver_set = key
         takes = {rank: self._takes[rank] for rank in self._demand.receiver_sets[receiver_set]}
-        return Moved(
-            self._counter.stages(tree, owner, self._kinds[owner], takes), self._nbytes[key], self._buckets[key]
-        )
+        return Moved(self._counter.stages(tree, self._extents[owner], takes), self._nbytes[key], self._buckets[key])
 
     @cached_property
     def _takes(self) -> Mapping[int, float]:

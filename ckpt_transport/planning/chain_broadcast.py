@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from ckpt_transport.planning.broadcast_trees import BroadcastTree, Link, Rejected, checked
+from ckpt_transport.planning.broadcast_trees import ON_GPUS, BroadcastTree, Link, Rejected, checked
 from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
@@ -55,7 +55,7 @@ def chain_broadcasts(
     if len(sinks) < 2:
         return
     for outer in sorted(traits):
-        if traits[outer].maps_memory or traits[outer].reach is Reach.DEVICE:
+        if traits[outer].maps_memory or traits[outer].reach in ON_GPUS:
             continue
         if traits[outer].fan_out is not FanOut.LINEAR and outer not in transports_of(asked):
             continue

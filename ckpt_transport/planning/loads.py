@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.broadcast_trees import BroadcastTree, Link
 from ckpt_transport.planning.links import Links
+from ckpt_transport.planning.values.manifest import Extent
 from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.rates import LinkKind
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
@@ -108,17 +109,18 @@ class LoadCounter:
         self._topology, self._traits, self._links = topology, traits, links
         self._reads = 1.0 if digests else 0.0
 
-    def stages(self, tree: BroadcastTree, owner: int, kind: MemoryKind, takes: Mapping[int, float]) -> list[Loads]:
-        """What a bucket of ``kind`` memory of ``owner`` asks for: when it is filled, in each hop, when it is applied.
+    def stages(self, tree: BroadcastTree, extent: Extent, takes: Mapping[int, float]) -> list[Loads]:
+        """What a bucket of ``extent`` asks for: when it is filled, in each hop, when it is applied.
 
         Args:
-            tree: from the owner.
-            owner, kind: where buckets come from.
+            tree: from the extent's owner.
+            extent: where buckets come from.
             takes: the sinks that apply them, and how much of what they are brought each takes in, from 0 to 1.
         """
-        lies = {owner: self._origin(owner, kind)}
+        owner = extent.owner
+        lies = {owner: self._origin(extent)}
         stages: list[Loads] = []
-        if tree.fills(kind, self._traits):
+        if tree.fills(extent, self._traits):
             slot = self._fill_slot(owner, tree.hops[0])
             stages.append(Loads())
             self._copy(stages[-1], lies[owner], slot)
@@ -142,19 +144,20 @@ class LoadCounter:
         member = self._topology.participants[rank]
         return _Location(member.host, member.device)
 
-    def _origin(self, owner: int, kind: MemoryKind) -> _Location:
-        on_device = kind in (MemoryKind.CUDA, MemoryKind.SCATTERED)
-        return self._home(owner) if on_device else _Location(self._topology.host(owner))
+    def _origin(self, extent: Extent) -> _Location:
+        if extent.device or extent.kind not in (MemoryKind.CUDA, MemoryKind.SCATTERED):
+            return _Location(self._topology.host(extent.owner), extent.device)
+        return self._home(extent.owner)
 
     def _slot(self, rank: int, traits: Traits) -> _Location:
         """Where a transport has its slots: on a GPU if it can send from there, and the rank has one."""
         return self._home(rank) if MemoryKind.CUDA in traits.sends_from else _Location(self._topology.host(rank))
 
     def _fill_slot(self, owner: int, hop: Sequence[Link]) -> _Location:
-        """Where buckets are filled into: a transport that stays within a GPU needs them on that of its receivers."""
+        """Where buckets are filled into: receivers that map the memory of a GPU need them there."""
         for link in hop:
-            if self._traits[link.transport].reach is Reach.DEVICE:
-                return self._home(link.receivers[-1])
+            if link.device:
+                return _Location(self._topology.host(owner), link.device)
         return self._slot(owner, self._traits[hop[0].transport])
 
     # -- what bytes cross -----------------------------------------------------------------------------------------

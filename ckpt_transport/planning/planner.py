@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import BudgetError, PlanError
+from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.candidates import Candidate, choose
 from ckpt_transport.planning.links import NOT_MEASURED, MeasuredRates
 from ckpt_transport.planning.slots import DEGRADED, SlotAllocator
 from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.values.manifest import Manifest
-from ckpt_transport.planning.values.plan import Bucket, Plan, Ring
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Plan, Ring
 from ckpt_transport.planning.values.settings import Settings
 from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import Traits
@@ -43,6 +44,7 @@ def plan(
         raise PlanError(f"version '{manifest.version}' holds no tensors")
     name, candidates, reasons = choose(manifest, topology, traits, settings, rates)
     candidate, buckets, rings, notes = _fitting(candidates, manifest, topology, traits, settings)
+    notes += _gathered(manifest, topology, buckets)
     routes, hops, hops_of = routes_of(candidate.trees, topology, traits)
     stages = stages_of(manifest, buckets, hops, hops_of, routes)
     return Plan(
@@ -57,6 +59,23 @@ def plan(
         (f"transport {name}", *reasons, *notes),
         candidate.prediction_for(manifest, buckets),
     )
+
+
+def _gathered(manifest: Manifest, topology: Topology, buckets: Sequence[Bucket]) -> list[str]:
+    """Why tensors that lie on a source's GPU pass through slots, and are not read where they lie."""
+    notes: list[str] = []
+    filled = {bucket.extent for bucket in buckets if bucket.fill_slot != IN_PLACE}
+    for number in sorted(filled):
+        extent = manifest.extents[number]
+        reason = extent.reason
+        if extent.kind is MemoryKind.EXPORTED:
+            blind = [rank for rank in topology.sinks if not topology.participants[rank].can_read(extent.device)]
+            reason = "not every transport on their way maps them"
+            if blind:
+                reason = f"the GPUs of sinks {blind[:4]} cannot read theirs"
+        if reason:
+            notes.append(f"the tensors of source {extent.owner} pass through slots: {reason}")
+    return notes
 
 
 def _fitting(

@@ -31,7 +31,7 @@ class SlotAllocator:
     ) -> None:
         self._manifest, self._topology, self._demand = manifest, topology, candidate.demand
         self._fills = {
-            (number, receiver_set): tree.fills(extent.kind, traits)
+            (number, receiver_set): tree.fills(extent, traits)
             for number, extent in enumerate(manifest.extents)
             for (owner, receiver_set), tree in candidate.trees.items()
             if owner == extent.owner

@@ -10,7 +10,7 @@ from ckpt_transport.planning.candidates import Trees
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Hop, Route, Stage, StageKind
 from ckpt_transport.planning.values.topology import Topology
-from ckpt_transport.transports.interface import Reach, Traits
+from ckpt_transport.transports.interface import Traits
 
 
 def routes_of(
@@ -27,8 +27,8 @@ def routes_of(
     def leg_of(link: Link) -> int:
         members = [topology.participants[rank] for rank in link.ranks]
         devices = [member.device for member in members]
-        if traits[link.transport].reach is Reach.DEVICE:
-            devices[0] = members[-1].device
+        if link.device:
+            devices[0] = link.device
         routes.append(Route(link.transport, link.ranks, traits[link.transport].maps_memory, tuple(devices)))
         return len(routes) - 1
 

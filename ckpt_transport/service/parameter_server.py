@@ -221,7 +221,7 @@ class ParameterServer:
         """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
         with self._call_guard.one(f"unregister('{version}')", self.config.update_timeout):
             if self._table is not None:
-                self._table.forget(self._store.get(version).buffers)
+                self._table.forget(self._store.get(version).extents)
             self._store.unregister(version)
 
     # -- updates ------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import msgspec
 import torch
 
 from ckpt_transport.errors import TransferError
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Buffer, Lendable
 from ckpt_transport.transports.interface import (
     Availability,
     Control,
@@ -43,8 +43,8 @@ class ForwardingEndpoint(Endpoint):
     def allocate(self, nbytes: int) -> Buffer:
         return self.inner.allocate(nbytes)
 
-    def register(self, buffer: Buffer) -> MemoryRegion:
-        return self.inner.register(buffer)
+    def register(self, memory: Lendable) -> MemoryRegion:
+        return self.inner.register(memory)
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         self.inner.connect(peers)

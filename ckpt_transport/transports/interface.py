@@ -28,7 +28,7 @@ from ckpt_transport.errors import (
     RegistrationError,
     TransportError,
 )
-from ckpt_transport.memory import Buffer, MemoryKind, device_of
+from ckpt_transport.memory import Buffer, Lendable, MemoryKind, device_of
 from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 
 API_VERSION = 1
@@ -42,6 +42,8 @@ class Reach(enum.StrEnum):
 
     DEVICE = "device"
     """All on one GPU."""
+    PEERS = "peers"
+    """Within a host, on GPUs that can read the memory of the sender's."""
     HOST = "host"
     NETWORK = "network"
 
@@ -81,7 +83,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def on_device(self) -> bool:
         """Whether it moves memory of GPUs only, so that every member needs one."""
-        return self.sends_from == {MemoryKind.CUDA}
+        return MemoryKind.CUDA in self.sends_from <= {MemoryKind.CUDA, MemoryKind.EXPORTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +247,15 @@ class Endpoint(ABC):
         """Memory this transport can send from and receive into; override where it must own memory."""
         return Buffer.private(nbytes)
 
-    def register(self, buffer: Buffer) -> MemoryRegion:
-        """Make ``buffer`` usable in transfers. The caller keeps it alive until the region is closed.
+    def register(self, memory: Lendable) -> MemoryRegion:
+        """Make ``memory`` usable in transfers. The caller keeps it alive until the region is closed.
 
         Raises:
             RegistrationError: this transport cannot use that memory.
         """
         self._check_usable()
-        region = MemoryRegion(self, buffer, self._describe(buffer))
+        described = self._describe(memory) if isinstance(memory, Buffer) else self._describe_runs(memory)
+        region = MemoryRegion(self, memory, described)
         self._regions.append(region)
         return region
 
@@ -318,6 +321,13 @@ class Endpoint(ABC):
         """Register ``buffer`` with the library underneath and return what a peer needs to reach it."""
         return b""
 
+    def _describe_runs(self, memory: Lendable) -> Descriptor:
+        """As :meth:`_describe`, of memory that lies in several runs: for transports whose receivers map it there.
+
+        Override it where ``sends_from`` has a kind that lies apart.
+        """
+        raise RegistrationError(f"route {self.group.route} cannot send from {memory.kind} memory where it lies")
+
     def _undescribe(self, buffer: Buffer, descriptor: Descriptor) -> None:
         """Undo the :meth:`_describe` that returned ``descriptor``. Not called for regions still open at ``close``."""
 
@@ -362,7 +372,8 @@ class Endpoint(ABC):
     def _forget(self, region: MemoryRegion) -> None:
         if region in self._regions:
             self._regions.remove(region)
-            self._undescribe(region.buffer, region.descriptor)
+            if isinstance(region.memory, Buffer):
+                self._undescribe(region.memory, region.descriptor)
 
 
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ckpt_transport.errors import TransferError
+from ckpt_transport.memory import MemoryRun, Runs, lies_within, part_of
 from ckpt_transport.transports.handshake import HandshakeEndpoint
 from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
@@ -28,11 +29,14 @@ class MappedEndpoint(HandshakeEndpoint):
 
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
-        self._mapped: dict[Descriptor, torch.Tensor] = {}
+        self._mapped: dict[Descriptor, Runs] = {}
 
     @abstractmethod
-    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
-        """The sender's region as a uint8 tensor in this process. Called once per descriptor, off the data path."""
+    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor | Runs:
+        """The sender's region in this process: a uint8 tensor, or runs, where the region lies apart.
+
+        Called once per descriptor, off the data path.
+        """
 
     def _unmap(self, descriptor: Descriptor) -> None:
         """The mapping of ``descriptor`` is not used any more; override where dropping the tensor is not enough."""
@@ -53,17 +57,18 @@ class MappedEndpoint(HandshakeEndpoint):
             self._drop(descriptor)
         for descriptor, sender in wanted.items():
             if descriptor not in self._mapped:
-                self._mapped[descriptor] = self._map(sender, descriptor)
+                mapped = self._map(sender, descriptor)
+                self._mapped[descriptor] = (MemoryRun(0, mapped),) if isinstance(mapped, torch.Tensor) else mapped
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
         views = []
         for span in transfer.spans:
             mapped = self._mapped[self._descriptor(transfer.sender, span.region)]
-            if span.offset < 0 or span.offset + span.nbytes > mapped.numel():
+            if not lies_within(mapped, span.offset, span.nbytes):
                 raise TransferError(
                     f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described"
                 )
-            views.append(mapped[span.offset : span.offset + span.nbytes])
+            views.append(part_of(mapped, span.offset, span.nbytes))
         return PolledOperation(
             self,
             transfer,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckpt_transport.errors import EndpointClosedError, RegionBusyError, TransportError
-from ckpt_transport.memory import Buffer, Fence
+from ckpt_transport.memory import Fence, Lendable, lies_within, part_of
 
 if TYPE_CHECKING:
     from ckpt_transport.transports.interface import Descriptor, Endpoint
@@ -54,10 +54,10 @@ class Receipt(Completion):
 
 
 class MemoryRegion:
-    """A buffer as one endpoint knows it. Made by :meth:`Endpoint.register`, ended by :meth:`close`."""
+    """Memory as one endpoint knows it. Made by :meth:`Endpoint.register`, ended by :meth:`close`."""
 
-    def __init__(self, endpoint: Endpoint, buffer: Buffer, descriptor: Descriptor) -> None:
-        self.buffer = buffer
+    def __init__(self, endpoint: Endpoint, memory: Lendable, descriptor: Descriptor) -> None:
+        self.memory = memory
         self.descriptor = descriptor
         self._endpoint = endpoint
         self._users = 0
@@ -67,9 +67,12 @@ class MemoryRegion:
         """Bytes ``offset`` to ``offset + nbytes`` as a uint8 tensor, without a copy."""
         if self._closed:
             raise EndpointClosedError("this region was closed")
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.buffer.nbytes:
-            raise TransportError(f"[{offset}, {offset + nbytes}) lies outside a region of {self.buffer.nbytes} bytes")
-        return self.buffer.tensor[offset : offset + nbytes]
+        runs = self.memory.runs
+        if not lies_within(runs, offset, nbytes):
+            raise TransportError(
+                f"[{offset}, {offset + nbytes}) lies outside a region of {self.memory.nbytes} bytes in {len(runs)} runs"
+            )
+        return part_of(runs, offset, nbytes)
 
     def acquire(self) -> None:
         """An operation uses this region from now on. Called by the endpoint."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
-from ckpt_transport.memory import name_of, visible_devices
+from ckpt_transport.memory import name_of, readable_from, visible_devices
 from ckpt_transport.planning import EVERYTHING, Manifest, MeasuredRates, RankInfo, Role, Topology
 from ckpt_transport.rates import kept
 from ckpt_transport.transports.interface import Availability
@@ -61,6 +61,7 @@ class Introducer:
             whole_tensors=engine.whole_tensors,
             keeps_tensors=engine.keeps_tensors,
             devices=tuple(filter(None, [name_of(engine.device)])),
+            reads=readable_from(engine.device),
             share=engine.share(),
             ties=tuple(tuple(sorted(names)) for names in engine.ties()),
             **staging,
@@ -127,6 +128,7 @@ def topology_of(joins: Sequence[Join]) -> Topology:
             label=join.label,
             keeps_tensors=join.keeps_tensors,
             devices=join.devices,
+            reads=join.reads,
             link=join.link,
             share=EVERYTHING if join.share is None else shares.index(join.share),
         )

@@ -101,6 +101,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         engine: the name that ranks of one engine share; empty when the engine has one rank.
         whole_tensors, keeps_tensors: as :class:`~ckpt_transport.engine.Engine` says.
         devices: UUIDs of the GPUs that the member can use.
+        reads: UUIDs of the other GPUs whose memory a sink's GPU can read.
         plan: the shape of the plan that the member knows; empty for none.
         link: bytes per second of the member's link to other hosts; 0 when nobody said.
         share: what a sink needs of versions with certain tensors; None for everything.
@@ -126,6 +127,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     whole_tensors: bool = False
     keeps_tensors: bool = False
     devices: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     plan: str = ""
     link: int = 0
     share: Share | None = None

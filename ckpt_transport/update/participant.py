@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 
@@ -29,7 +30,7 @@ from ckpt_transport.execution import (
     SinkDigests,
     StageEvent,
 )
-from ckpt_transport.memory import Backing, Buffer, Fence, Runs
+from ckpt_transport.memory import Backing, Fence, Lendable, MemoryKind, Runs
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
 from ckpt_transport.update.expected import brought_of, check_expected
 from ckpt_transport.update.plan_cache import PlanCache
@@ -210,8 +211,12 @@ class Participant:
         self._routes = self._table.open(schedule, self._names, self._addresses, self._time_left(), watch)
         numbers = [n for n, extent in enumerate(schedule.plan.manifest.extents) if extent.owner == schedule.rank]
         extents = dict(zip(numbers, self._extents, strict=True)) if self._extents else {}
-        buffers = {number: extent for number, extent in extents.items() if isinstance(extent, Buffer)}
-        descriptors, ring = self._table.lend(schedule, self._names, buffers)
+        lendable = {
+            number: cast(Lendable, extent)
+            for number, extent in extents.items()
+            if extent.kind is not MemoryKind.SCATTERED
+        }
+        descriptors, ring = self._table.lend(schedule, self._names, lendable)
         self._digests = self._new_digests(schedule, extents)
         self._sources = FillMemory(extents, None if ring is None else ring.tensor, self._digests.filled)
         return descriptors

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.execution import Lent, LentKind, RankSchedule, RouteAttachment
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Backing, Buffer, Lendable
 from ckpt_transport.planning import Plan, RingUse
 from ckpt_transport.planning.values.plan import Route
 from ckpt_transport.transports.interface import Descriptor, Group, Transport
@@ -29,15 +29,15 @@ class OpenRoute:
 
     attachment: RouteAttachment
     control: RouteControl
-    regions: dict[int, tuple[Buffer, MemoryRegion]] = field(default_factory=dict)
+    regions: dict[int, tuple[Lendable, MemoryRegion]] = field(default_factory=dict)
 
-    def region(self, buffer: Buffer) -> MemoryRegion:
+    def region(self, buffer: Lendable) -> MemoryRegion:
         """The region of ``buffer``, registered now if it is not yet."""
         if id(buffer) not in self.regions:
             self.regions[id(buffer)] = buffer, self.attachment.endpoint.register(buffer)
         return self.regions[id(buffer)][1]
 
-    def keep_only(self, buffers: Sequence[Buffer]) -> None:
+    def keep_only(self, buffers: Sequence[Lendable]) -> None:
         """Undo the registration of every other buffer."""
         kept = {id(buffer) for buffer in buffers}
         for key in [key for key in self.regions if key not in kept]:
@@ -112,7 +112,7 @@ class RouteTable:
         return {number: self._open[name] for number, name in wanted.items()}
 
     def lend(
-        self, schedule: RankSchedule, names: Sequence[str], extents: Mapping[int, Buffer]
+        self, schedule: RankSchedule, names: Sequence[str], extents: Mapping[int, Lendable]
     ) -> tuple[dict[int, list[Descriptor]], Buffer | None]:
         """Register what this rank sends from and receives into; the descriptors of what it lends, and its fill ring."""
         plan, rank = schedule.plan, schedule.rank
@@ -145,7 +145,7 @@ class RouteTable:
         self.round.callback(control.close)
         return control
 
-    def forget(self, buffers: Sequence[Buffer]) -> None:
+    def forget(self, buffers: Sequence[Backing]) -> None:
         """Undo the registration of memory that is about to be freed."""
         for route in self._open.values():
             route.keep_only([kept for kept, _ in route.regions.values() if kept not in buffers])
@@ -229,7 +229,7 @@ class RouteTable:
         self._rings = {key: buffer for key, buffer in self._rings.items() if id(buffer) in alive}
 
 
-def _resolve(lent: Lent, extents: Mapping[int, Buffer], rings: Mapping[RingUse, Buffer]) -> Buffer:
+def _resolve(lent: Lent, extents: Mapping[int, Lendable], rings: Mapping[RingUse, Buffer]) -> Lendable:
     if lent.memory is LentKind.EXTENT:
         return extents[lent.extent]
     return rings[RingUse.FILL if lent.memory is LentKind.FILL else RingUse.RECEIVE]

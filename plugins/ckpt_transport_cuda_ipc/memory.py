@@ -1,17 +1,22 @@
-"""Allocates memory of a GPU that other processes can map, whatever torch's allocator is set to.
+"""Shares memory of a GPU between processes: what they allocate for that, and what torch has allocated.
 
 Source: CUDA Runtime API, "Device Management" (cudaIpcGetMemHandle, cudaIpcOpenMemHandle): only memory that cudaMalloc
-returned can be shared, as a whole, and a handle cannot be opened in the process that made it.
+returned can be shared, as a whole, and a handle
+cannot be opened in the process that made it, nor twice in another.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from ckpt_transport import RegistrationError, TransportError
+from ckpt_transport.spi import GpuAllocation
 
 
 def runtime() -> Any:
@@ -44,39 +49,81 @@ class Allocation:
             call("cudaFree", address)
 
 
-class OpenedAllocation:
-    """Another process's :class:`Allocation`, in this one."""
-
-    def __init__(self, handle: bytes, nbytes: int, device: torch.device) -> None:
-        cudart = runtime()
-        opened = cudart.cudaIpcMemHandle_t()
-        opened.reserved = handle
-        with torch.cuda.device(device):
-            self._address = call("cudaIpcOpenMemHandle", opened, cudart.cudaIpcMemLazyEnablePeerAccess)
-        self.tensor = as_tensor(self._address, nbytes, device)
-
-    def close(self) -> None:
-        """Unmap it. Idempotent."""
-        address, self._address = self._address, 0
-        if address:
-            call("cudaIpcCloseMemHandle", address)
+def handle_of(allocation: GpuAllocation, device: torch.device) -> bytes:
+    """What another process opens an allocation of torch's with."""
+    return _handle_of(allocation.number, allocation.address, device)
 
 
-class _Bytes:
-    """Tells torch where bytes are: https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, version 3."""
+@lru_cache(65536)
+def _handle_of(number: int, address: int, device: torch.device) -> bytes:
+    """Kept, because the same memory is lent again and again; ``number`` tells it from what was there before."""
+    with torch.cuda.device(device):
+        return bytes(call("cudaIpcGetMemHandle", address).reserved)
 
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": (nbytes,),
-            "typestr": "|u1",
-            "data": (address, False),
-            "version": 3,
-        }
+
+@dataclass(slots=True)
+class _Mapped:
+    address: int
+    users: int = 0
+
+
+class Mappings:
+    """Allocations of other processes that this process sees. CUDA opens a handle once in a process, for one device."""
+
+    def __init__(self) -> None:
+        self._mapped: dict[tuple[int, bytes], _Mapped] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._mapped)
+
+    def take(self, handle: bytes, device: torch.device) -> int:
+        """Map an allocation for kernels on ``device``; return where it is. Give it back as often as it was taken.
+
+        Raises:
+            RegistrationError: CUDA does not let this process map it.
+        """
+        with self._lock:
+            key = device.index, handle
+            if key not in self._mapped:
+                cudart = runtime()
+                opened = cudart.cudaIpcMemHandle_t()
+                opened.reserved = handle
+                with torch.cuda.device(device):
+                    address = call("cudaIpcOpenMemHandle", opened, cudart.cudaIpcMemLazyEnablePeerAccess)
+                self._mapped[key] = _Mapped(int(address))
+            self._mapped[key].users += 1
+            return self._mapped[key].address
+
+    def give_back(self, handle: bytes, device: torch.device) -> None:
+        """It is not used any more. Nothing that has it may be in use."""
+        with self._lock:
+            key = device.index, handle
+            mapped = self._mapped[key]
+            mapped.users -= 1
+            if not mapped.users:
+                del self._mapped[key]
+                call("cudaIpcCloseMemHandle", mapped.address)
+
+
+def let_read(device: torch.device, owner: torch.device) -> None:
+    """Let kernels on ``device`` read memory of this process on another GPU, ``owner``."""
+    if device == owner:
+        return
+    cudart = runtime()
+    with torch.cuda.device(device):
+        (status,) = cudart.cudaDeviceEnablePeerAccess(owner.index, 0)
+    if status not in (cudart.cudaError_t.cudaSuccess, cudart.cudaError_t.cudaErrorPeerAccessAlreadyEnabled):
+        raise RegistrationError(f"{device} cannot read the memory of {owner}: {status.name}")
 
 
 def as_tensor(address: int, nbytes: int, device: torch.device) -> torch.Tensor:
-    """Return bytes of a device as a tensor, without a copy."""
-    return torch.as_tensor(_Bytes(address, nbytes), device=device)
+    """Return bytes at an address as a tensor, without a copy, on the device that reads them.
+
+    That may be another one than the one that has them: kernels and copies then run where they are wanted.
+    """
+    storage = torch._C._construct_storage_from_data_pointer(address, device, nbytes)
+    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage, 0, (nbytes,), (1,))
 
 
 def call(name: str, *arguments: Any) -> Any:

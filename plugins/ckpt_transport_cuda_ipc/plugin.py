@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 
 import msgspec
-import torch
 
 from ckpt_transport import RegistrationError
 from ckpt_transport.spi import (
@@ -17,34 +18,57 @@ from ckpt_transport.spi import (
     Endpoint,
     FanOut,
     Group,
+    Lendable,
     MappedEndpoint,
     MemoryKind,
+    MemoryRun,
     Reach,
+    Runs,
     Traits,
     Transport,
+    allocations_of,
+    device_of,
     may_have_devices,
 )
-from ckpt_transport_cuda_ipc.memory import Allocation, OpenedAllocation, runtime
+from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, let_read, runtime
+
+PROCESS = secrets.token_hex(8)
+"""Tells this process from others."""
+
+
+class Exported(msgspec.Struct, frozen=True, array_like=True):
+    """What a descriptor says of one allocation.
+
+    Attributes:
+        address: where it is in the process that has it.
+        handle: cudaIpcMemHandle_t, 64 bytes.
+        nbytes: its size.
+    """
+
+    address: int
+    handle: bytes
+    nbytes: int
 
 
 class Shared(msgspec.Struct, frozen=True, array_like=True):
     """What a descriptor says.
 
     Attributes:
-        process: who allocated it.
-        address: where it is in that process.
-        handle: cudaIpcMemHandle_t, 64 bytes.
-        nbytes: its size.
+        process: who has the memory.
+        device: the UUID of the GPU that it is on.
+        allocations: what is to be mapped.
+        runs: (where it starts in the region, index of the allocation, where it starts in that, length) each.
     """
 
-    process: int
-    address: int
-    handle: bytes
-    nbytes: int
+    process: str
+    device: str
+    allocations: tuple[Exported, ...]
+    runs: tuple[tuple[int, int, int, int], ...]
 
 
 _here: dict[int, Allocation] = {}
-"""Allocations of this process by address: every route lends any of them, and CUDA opens a handle elsewhere only."""
+"""Slots of this process by address: every route lends any of them."""
+mappings = Mappings()
 
 
 class CudaIpcEndpoint(MappedEndpoint):
@@ -57,7 +81,8 @@ class CudaIpcEndpoint(MappedEndpoint):
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
         self._own: list[Allocation] = []
-        self._opened: dict[Descriptor, OpenedAllocation] = {}
+        self._opened: dict[Descriptor, Sequence[bytes]] = {}
+        self._unused: list[bytes] = []
 
     def allocate(self, nbytes: int) -> Buffer:
         allocation = Allocation(nbytes, self.device)
@@ -66,28 +91,76 @@ class CudaIpcEndpoint(MappedEndpoint):
         return Buffer(allocation.tensor)
 
     def _describe(self, buffer: Buffer) -> Descriptor:
-        address = buffer.tensor.data_ptr()
+        address, nbytes = buffer.tensor.data_ptr(), buffer.nbytes
         if address not in _here:
             raise RegistrationError(f"'cuda_ipc' can only send from memory that it allocated, not {buffer.kind} memory")
-        return msgspec.msgpack.encode(Shared(os.getpid(), address, _here[address].handle, buffer.nbytes))
+        return self._shared([Exported(address, _here[address].handle, nbytes)], [(0, 0, 0, nbytes)])
 
-    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
+    def _describe_runs(self, memory: Lendable) -> Descriptor:
+        runs = [run for run in memory.runs if run.raw.numel()]
+        allocations = allocations_of(run.raw for run in runs)
+        starts = [allocation.address for allocation in allocations]
+        places = []
+        for at, raw in runs:
+            number = bisect_right(starts, raw.data_ptr()) - 1
+            places.append((at, number, raw.data_ptr() - starts[number], raw.numel()))
+        exported = [Exported(each.address, handle_of(each, self.device), each.nbytes) for each in allocations]
+        return self._shared(exported, places)
+
+    def _shared(self, allocations: Sequence[Exported], runs: Sequence[tuple[int, int, int, int]]) -> Descriptor:
+        return msgspec.msgpack.encode(Shared(PROCESS, self.group.device, tuple(allocations), tuple(runs)))
+
+    def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        """What is described in another way stays mapped meanwhile: a trainer lends much the same at each step."""
+        try:
+            super()._connect(peers)
+        finally:
+            self._close_unused()
+
+    def _map(self, sender: int, descriptor: Descriptor) -> Runs:
         try:
             shared = msgspec.msgpack.decode(descriptor, type=Shared)
-            if shared.process == os.getpid():
-                return _here[shared.address].tensor
-            opened = self._opened[descriptor] = OpenedAllocation(shared.handle, shared.nbytes, self.device)
+            if shared.process == PROCESS:
+                let_read(self.device, device_of(shared.device))
+                addresses = [allocation.address for allocation in shared.allocations]
+            else:
+                addresses = self._open(descriptor, shared)
+            whole = [
+                as_tensor(address, allocation.nbytes, self.device)
+                for address, allocation in zip(addresses, shared.allocations, strict=True)
+            ]
+            return tuple(MemoryRun(at, whole[number][start : start + size]) for at, number, start, size in shared.runs)
         except (RegistrationError, msgspec.DecodeError, LookupError) as error:
-            raise RegistrationError(f"the GPU memory of rank {sender} cannot be mapped: {error}") from error
-        return opened.tensor
+            raise RegistrationError(
+                f"the GPU memory of rank {sender} cannot be mapped: {error}; both processes must be of one user, and "
+                "see that GPU"
+            ) from error
+
+    def _open(self, descriptor: Descriptor, shared: Shared) -> list[int]:
+        taken: list[bytes] = []
+        addresses: list[int] = []
+        try:
+            for allocation in shared.allocations:
+                addresses.append(mappings.take(allocation.handle, self.device))
+                taken.append(allocation.handle)
+        except RegistrationError:
+            self._unused += taken
+            raise
+        self._opened[descriptor] = taken
+        return addresses
 
     def _unmap(self, descriptor: Descriptor) -> None:
-        opened = self._opened.pop(descriptor, None)
-        if opened is not None:
-            opened.close()
+        self._unused += self._opened.pop(descriptor, ())
+
+    def _close_unused(self) -> None:
+        unused, self._unused = self._unused, []
+        for handle in unused:
+            with contextlib.suppress(RegistrationError):
+                mappings.give_back(handle, self.device)
 
     def _shut(self) -> None:
         super()._shut()
+        self._close_unused()
         for allocation in self._own:
             del _here[allocation.tensor.data_ptr()]
             with contextlib.suppress(RegistrationError):
@@ -96,12 +169,12 @@ class CudaIpcEndpoint(MappedEndpoint):
 
 
 class CudaIpcTransport(Transport):
-    """Is the mapped transport between the processes that share one GPU."""
+    """Is the mapped transport between processes on one GPU, and on GPUs that read each other's memory."""
 
     name = "cuda_ipc"
     traits = Traits(
-        reach=Reach.DEVICE,
-        sends_from=frozenset({MemoryKind.CUDA}),
+        reach=Reach.PEERS,
+        sends_from=frozenset({MemoryKind.CUDA, MemoryKind.EXPORTED}),
         maps_memory=True,
         fan_out=FanOut.CONSTANT,
         bandwidth=1e12,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ckpt_transport.errors import TransportError
-from ckpt_transport.memory import Fence, fence
+from ckpt_transport.memory import Fence, MemoryRun, Runs, fence
 from ckpt_transport.transports import Poll
 from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, Group, Transfer
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
@@ -41,8 +41,8 @@ class ReusesSlotEarly(CudaIpcTransport):
 
 
 class _ShowsAnOldCopy(CudaIpcEndpoint):
-    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
-        return super()._map(sender, descriptor).clone()
+    def _map(self, sender: int, descriptor: Descriptor) -> Runs:
+        return [MemoryRun(at, raw.clone()) for at, raw in super()._map(sender, descriptor)]
 
 
 class ShowsAnOldCopy(CudaIpcTransport):

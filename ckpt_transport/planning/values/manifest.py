@@ -40,11 +40,15 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
         owner: the source's rank.
         nbytes: its size.
         kind: where it lies; decides which transports can send from it in place.
+        device: the UUID of the GPU on which other processes can map it; empty for none.
+        reason: why none can, where it lies on GPUs; empty otherwise.
     """
 
     owner: int
     nbytes: int
     kind: MemoryKind
+    device: str = ""
+    reason: str = ""
 
 
 class PlacedTensor(msgspec.Struct, frozen=True, array_like=True):

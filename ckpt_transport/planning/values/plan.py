@@ -8,6 +8,7 @@ from functools import cached_property
 
 import msgspec
 
+from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.prediction import NOTHING_MOVES, Prediction
 from ckpt_transport.planning.values.topology import Topology
@@ -237,6 +238,10 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
             rank: sum(nbytes for ranks, nbytes in zip(self.receiver_sets, payloads, strict=True) if rank in ranks)
             for rank in self.topology.sinks
         }
+
+    def lies_apart(self, bucket: Bucket) -> bool:
+        """Whether its tensors lie apart where it is read, so that each piece is a run of memory."""
+        return bucket.fill_slot == IN_PLACE and self.manifest.extents[bucket.extent].kind is MemoryKind.EXPORTED
 
     def owner(self, bucket: Bucket) -> int:
         """The source rank whose memory the bucket comes from."""

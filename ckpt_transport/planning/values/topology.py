@@ -37,6 +37,7 @@ class RankInfo(msgspec.Struct, frozen=True):
         keeps_tensors: its loader keeps tensors until it has all of a layer
             (:mod:`ckpt_transport.planning.loader_memory`).
         share: what a sink needs of the version, an index into the topology's shares, or EVERYTHING.
+        reads: UUIDs of the other GPUs whose memory a sink's GPU can read.
     """
 
     rank: int
@@ -50,6 +51,11 @@ class RankInfo(msgspec.Struct, frozen=True):
     devices: tuple[str, ...] = ()
     link: int = 0
     share: int = EVERYTHING
+    reads: tuple[str, ...] = ()
+
+    def can_read(self, device: str) -> bool:
+        """Whether its GPU can read the memory of the GPU with that UUID."""
+        return bool(self.device) and device in (self.device, *self.reads)
 
     @property
     def device(self) -> str:

@@ -8,6 +8,8 @@
 * **order**: a rank sends or applies a bucket only after it has it. Every stage waits for earlier stages only and posts
   along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock.
   A send of mapped memory ends when the bucket has been applied where it is mapped, so nothing earlier waits for it;
+* **mapped tensors**: tensors that lie apart on a GPU are mapped by ranks whose GPUs can read its memory, and sent in no
+  other way;
 * **slots**: a slot is not overwritten while a stage may still read it, nor before every stage that needs it has;
 * **memory**: every bucket fits its slot, starts where tensors stay aligned, and every rank's rings fit its budget,
   together with what its loader keeps until it has all of a layer.
@@ -27,6 +29,7 @@ from ckpt_transport.planning.values.plan import Plan
 from ckpt_transport.planning.verify.coverage import alike, check_needs, check_ownership, check_pieces, check_shares
 from ckpt_transport.planning.verify.flow import Flow
 from ckpt_transport.planning.verify.kept import most_kept
+from ckpt_transport.planning.verify.mapped import check_mapped
 from ckpt_transport.planning.verify.structure import check_structure
 
 
@@ -45,6 +48,7 @@ def verify(plan: Plan) -> None:
     budgets = {participant.rank: participant.budget for participant in plan.topology.participants}
     _check_memory(plan, budgets, ((mine, ranks) for (_, mine), ranks in alike(plan).items()))
     Flow(plan, budgets).check()
+    check_mapped(plan)
 
 
 def verify_part(plan: Plan, rank: int, budget: int) -> None:
@@ -60,6 +64,7 @@ def verify_part(plan: Plan, rank: int, budget: int) -> None:
         check_needs(plan, [rank], mine)
     _check_memory(plan, {rank: budget}, [(mine, [rank])])
     Flow(plan, [rank]).check()
+    check_mapped(plan)
 
 
 def _check_memory(

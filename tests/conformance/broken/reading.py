@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import PeerLostError, TransportError
-from ckpt_transport.memory import Buffer
+from ckpt_transport.memory import Buffer, Lendable
 from ckpt_transport.testing.wrappers import ForwardingReceipt
 from ckpt_transport.transports import Poll, ReadSpan
 from ckpt_transport.transports.agreement import Agreement
@@ -164,8 +164,8 @@ class AcceptsAnyPlan(ReadTransport):
 
 
 class _ClosesBusyRegions(ReadEndpoint):
-    def register(self, buffer: Buffer) -> MemoryRegion:
-        region = super().register(buffer)
+    def register(self, memory: Lendable) -> MemoryRegion:
+        region = super().register(memory)
         region.acquire = region.release = lambda: None  # type: ignore[method-assign]
         return region
 

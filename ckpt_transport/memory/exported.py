@@ -1,0 +1,95 @@
+"""Memory of a GPU can be mapped by other processes where CUDA's allocator can export it.
+
+Source: CUDA Driver API, "Unified Addressing" (cuPointerGetAttribute) and "Memory Management" (cuMemGetAddressRange).
+What cudaMalloc has returned can be exported, as a whole. What is put together of pages, as by torch's
+``expandable_segments``, or comes from a memory pool, cannot be exported that way.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from ckpt_transport.errors import RegistrationError
+
+
+class GpuAllocation(NamedTuple):
+    """A run of bytes that cudaMalloc has returned, and in which tensors lie.
+
+    Attributes:
+        address: where it starts in this process.
+        nbytes: its size.
+        number: no other allocation of this process ever has the same.
+    """
+
+    address: int
+    nbytes: int
+    number: int
+
+
+def why_not_exported(tensors: Iterable[torch.Tensor]) -> str:
+    """Why other processes cannot map these tensors, in words; empty where they can.
+
+    Args:
+        tensors: uint8, one-dimensional, contiguous.
+    """
+    tensors = [tensor for tensor in tensors if tensor.numel()]
+    devices = {tensor.device for tensor in tensors}
+    if not tensors or not all(device.type == "cuda" for device in devices):
+        return "they do not lie on a GPU"
+    if len(devices) > 1:
+        return f"they lie on {len(devices)} GPUs"
+    try:
+        allocations_of(tensors)
+    except RegistrationError as error:
+        return str(error)
+    return ""
+
+
+def allocations_of(tensors: Iterable[torch.Tensor]) -> list[GpuAllocation]:
+    """Find the allocations that tensors of one GPU lie in, ascending: many tensors share one.
+
+    Raises:
+        RegistrationError: CUDA cannot export one of them, or cuda-bindings is missing.
+    """
+    found: list[GpuAllocation] = []
+    end = 0
+    for address, nbytes in sorted((tensor.data_ptr(), tensor.numel()) for tensor in tensors):
+        if address + nbytes > end:
+            found.append(_allocation_at(address))
+            end = found[-1].address + found[-1].nbytes
+            if address + nbytes > end:
+                raise RegistrationError("a tensor lies in several allocations of CUDA, as of expandable_segments")
+    return found
+
+
+def _allocation_at(address: int) -> GpuAllocation:
+    kinds = _driver().CUpointer_attribute
+    if not _call("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE, address):
+        raise RegistrationError(
+            "CUDA cannot export the memory that they lie in; leave expandable_segments out of PYTORCH_CUDA_ALLOC_CONF"
+        )
+    number = int(_call("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_BUFFER_ID, address))
+    base, nbytes = _call("cuMemGetAddressRange", address)
+    return GpuAllocation(int(base), int(nbytes), number)
+
+
+def _call(name: str, *arguments: Any) -> Any:
+    driver = _driver()
+    status, *results = getattr(driver, name)(*arguments)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise RegistrationError(f"{name}: {status.name}")
+    return results[0] if len(results) == 1 else results
+
+
+@cache
+def _driver() -> Any:
+    """The functions of the CUDA driver; Any, because their stubs are made by a generator."""
+    try:
+        return importlib.import_module("cuda.bindings.driver")
+    except ImportError as error:
+        raise RegistrationError(f"cuda-bindings is missing ({error}); pip install ckpt-transport[cuda]") from error

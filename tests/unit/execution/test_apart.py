@@ -1,0 +1,122 @@
+"""Given tensors that lie apart and are mapped there, then sinks read each where it lies, and notice other bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from ckpt_transport.checkpoint.scattered import ExportedTensors
+from ckpt_transport.checkpoint.watched import Watched
+from ckpt_transport.errors import TransferError
+from ckpt_transport.memory import Lendable, MemoryKind, Runs
+from ckpt_transport.planning import Extent, Manifest, PlacedTensor, Plan, RankInfo, Role, Settings, TensorSpec, Topology
+from ckpt_transport.transports import MappedEndpoint
+from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, FanOut, Group, Reach, Traits
+from ckpt_transport_shm.plugin import ShmTransport
+from tests.unit.execution.fleets import check
+from tests.unit.execution.test_digests import ComparingFleet
+from tests.unit.worlds import World
+
+SIZES = [1, 255, 4096, 8192, 8193, 100_003, 7, 70_000]
+"""Shorter and longer than what is compared of a tensor."""
+
+
+class InProcessEndpoint(MappedEndpoint):
+    """Shows tensors that lie apart to the threads of one process."""
+
+    known: dict[bytes, Runs] = {}  # noqa: RUF012
+
+    def _describe_runs(self, memory: Lendable) -> Descriptor:
+        descriptor = f"{id(memory)}".encode()
+        self.known[descriptor] = memory.runs
+        return descriptor
+
+    def _map(self, sender: int, descriptor: Descriptor) -> Runs:
+        return self.known[descriptor]
+
+
+class InProcessTransport(ShmTransport):
+    """Maps what the kind of lent tensors on a GPU stands for, in memory of the host."""
+
+    traits = Traits(
+        reach=Reach.PEERS,
+        sends_from=frozenset({MemoryKind.EXPORTED}),
+        maps_memory=True,
+        fan_out=FanOut.CONSTANT,
+        bandwidth=1e12,
+        latency=0.0,
+    )
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        control.exchange(b"", timeout)
+        return InProcessEndpoint(group, control)
+
+
+@dataclass
+class _Compared:
+    """What a sink is to hold: the bytes of an extent, in the order of its layout."""
+
+    tensor: torch.Tensor
+
+
+class ApartFleet(ComparingFleet):
+    """Its source lends tensors; each lies in memory of its own."""
+
+    def __init__(self, plan: Plan, **others: Any) -> None:
+        super().__init__(plan, transports={"mapped": InProcessTransport()}, **others)
+        places = plan.manifest.tensors
+        self.tensors = [torch.randint(0, 256, (place.nbytes,), dtype=torch.uint8) for place in places]
+        watched = Watched({place.spec.name: tensor for place, tensor in zip(places, self.tensors, strict=True)})
+        (extent,) = plan.manifest.extents
+        self.lent = ExportedTensors(self.tensors, [place.offset for place in places], extent.nbytes, watched)
+        whole = torch.zeros(extent.nbytes, dtype=torch.uint8)
+        for place, tensor in zip(places, self.tensors, strict=True):
+            whole[place.offset : place.offset + place.nbytes] = tensor
+        self.extents = [_Compared(whole)]  # type: ignore[list-item]
+
+    def _lent(self, *_: object) -> Lendable:  # type: ignore[override]
+        return self.lent
+
+    def own(self, *_: object) -> Mapping[int, Lendable]:  # type: ignore[override]
+        return {0: self.lent}
+
+
+def apart(bucket_bytes: int = 1 << 14) -> Plan:
+    """A source whose tensors lie apart on a GPU, and two sinks that can read it."""
+    placed, offset = [], 0
+    for number, nbytes in enumerate(SIZES):
+        placed.append(PlacedTensor(TensorSpec(f"t{number}", "U8", (nbytes,)), 0, offset, nbytes))
+        offset += -(-nbytes // 256) * 256
+    members = (
+        RankInfo(0, Role.SOURCE, "here", 1 << 30, ("mapped",), devices=("gpu",)),
+        *(RankInfo(rank, Role.SINK, "here", 1 << 30, ("mapped",), devices=("gpu",)) for rank in (1, 2)),
+    )
+    version = Manifest("step-1", (Extent(0, offset, MemoryKind.EXPORTED, "gpu"),), tuple(placed))
+    settings = Settings(bucket_bytes=bucket_bytes, ring_depth=2)
+    plan = World(version, Topology(members), {"mapped": InProcessTransport.traits}, settings).plan()
+    assert all(map(plan.lies_apart, plan.buckets))
+    return plan
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("bucket_bytes", [1 << 14, 1 << 20])
+def test_given_tensors_that_lie_apart_then_sinks_read_each_where_it_lies_and_all_digests_agree(
+    bucket_bytes: int, first: bool
+) -> None:
+    """Also where a tensor is cut between buckets."""
+    check(ApartFleet(apart(bucket_bytes), first=first))
+
+
+@pytest.mark.parametrize("where", [0, -1])
+def test_given_an_owner_that_changes_a_tensor_between_two_updates_then_sinks_find_another_digest(where: int) -> None:
+    """Given a write past torch, which nobody counts, then what was compared before does not hold any more."""
+    fleet = ApartFleet(apart())
+    check(fleet)
+    fleet.tensors[5].numpy()[where] ^= 1
+    outcomes = fleet.run()
+    assert isinstance(outcomes[1].error, TransferError)
+    assert "t5" in str(outcomes[1].error)
