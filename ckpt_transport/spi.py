@@ -62,6 +62,7 @@ from ckpt_transport.memory import may_have_devices as may_have_devices
 from ckpt_transport.memory import read_only as read_only
 from ckpt_transport.memory import reads_in_place as reads_in_place
 from ckpt_transport.memory import sweep_leftovers as sweep_leftovers
+from ckpt_transport.memory import uninterrupted as uninterrupted
 from ckpt_transport.memory import unwritable as unwritable
 from ckpt_transport.memory import use_device as use_device
 from ckpt_transport.memory import why_not_plain as why_not_plain
@@ -99,7 +100,9 @@ from ckpt_transport.service.endpoints import client_of as client_of
 from ckpt_transport.service.endpoints import is_loopback as is_loopback
 from ckpt_transport.service.endpoints import proxy_for as proxy_for
 from ckpt_transport.service.fleet import Fleet as Fleet
+from ckpt_transport.service.fleet import RollsBack as RollsBack
 from ckpt_transport.service.fleet import Updates as Updates
+from ckpt_transport.service.previous import previous_version as previous_version
 from ckpt_transport.service.questions import Here as Here
 from ckpt_transport.transports import Calls as Calls
 from ckpt_transport.transports import CollectiveEndpoint as CollectiveEndpoint

@@ -8,6 +8,7 @@ import torch
 
 from ckpt_transport import LoadedBucket
 from ckpt_transport_vllm import load_format
+from ckpt_transport_vllm.attributes import Attributes
 from ckpt_transport_vllm.processing import process_watched
 from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
 from ckpt_transport_vllm.replay_pass import ModelReplayPass
@@ -27,6 +28,7 @@ class ModelComparedPass(ModelReplayPass):
         super().__init__(target, recorded)
         self._found: dict[str, ApplyMode] = {}
         self._failed: dict[str, str] = {}
+        self._unexchangeable: dict[str, str] = {}
         self._loader_seconds = 0.0
         self._assembler = TensorAssembler()
         named = recorded.layout.sources
@@ -40,7 +42,7 @@ class ModelComparedPass(ModelReplayPass):
     def finish(self) -> str:
         super().finish()
         self._recorded.loader_seconds = self._loader_seconds
-        self._recorded.settle(self._found, self._failed)
+        self._recorded.settle(self._found, self._failed, self._unexchangeable)
         same = "found to be the same" if not self._failed else f"{len(self._failed)} modules found to differ"
         return (
             f"recorded in {self._recorded.recording_seconds:.3f} s, loaded by the loader in "
@@ -83,7 +85,9 @@ class ModelComparedPass(ModelReplayPass):
         else:
             for number in self._recorded.targets_of[name]:
                 self._tensors.pop(number, None)
+        before = Attributes(self._modules[name])
         reason = process_watched(self._target, self._modules[name])
+        self._unexchangeable[name] = before.why_not_exchanged()
         self._found[name] = ApplyMode.STAGED if reason else ApplyMode.IN_PLACE
         self._recorded.reasons[name] = reason
 

@@ -96,9 +96,33 @@ class VllmEngine(Engine):
     def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
         self._loading.prepare(specs, share)
 
+    def can_stage(self, budget: int) -> str:
+        reason = self._loading.can_stage(budget)
+        return f"{self.label}: {reason}" if reason else ""
+
+    def stage(self) -> None:
+        self._use_device()
+        with torch.no_grad():
+            self._loading.stage()
+        self.enqueues = self._loading.stages_on(self.device)
+
+    def restore(self) -> None:
+        self._loading.restore()
+
+    def exchange(self) -> None:
+        """See :meth:`Engine.exchange`. What the worker has computed or derived from the other version is forgotten."""
+        self._use_device()
+        self._loading.exchange()
+        self._settle()
+
+    def drop_staged(self) -> None:
+        self._loading.drop_staged()
+
     def load(self, pieces: LoadedBucket) -> Fence | None:
         if not self._loading.started:
-            self._prepare_thread()
+            self._use_device()
+            if not self._loading.staging:
+                self._cores.enter_context(all_cores(self._find_target().vllm_config))
         self._loading.load(pieces)
         return fence(self.device)
 
@@ -108,17 +132,23 @@ class VllmEngine(Engine):
         self._loading.finish()
         self.apply_summary = self._loading.apply_summary
         self._cores.close()
-        self._reset()
-        self._served = TensorSnapshot(self._find_target().model)
+        if not self._loading.staging:
+            self._settle()
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
+
+    def _settle(self) -> None:
+        """What forward passes will use is in the model."""
+        self._reset()
+        self._served = TensorSnapshot(self._find_target().model)
 
     def certify(self) -> None:
         if self._served is not None:
             self._served.check()
 
     def resume(self) -> float:
-        self._served = None
+        self._served, self.enqueues = None, True
+        self._loading.release()
         return self._quiesce.resume()
 
     def give_up(self, taint: str) -> None:
@@ -133,14 +163,12 @@ class VllmEngine(Engine):
         """Put the model into a state that a later update can start from: its weights are a mix of two versions."""
         logger.error("%s must not serve: %s", self.label, reason)
         self._quiesce.taint(reason)
-        self._served = None
+        self._served, self.enqueues = None, True
         self._cores.close()
         self._loading.abandon()
 
-    def _prepare_thread(self) -> None:
-        """Have the calling thread work on the model's device, and on CPUs with all cores."""
-        target = self._find_target()
-        device = next(target.model.parameters()).device
+    def _use_device(self) -> None:
+        """Have the calling thread work on the model's device."""
+        device = next(self._find_target().model.parameters()).device
         if device.type != "cpu":
             torch.accelerator.set_device_index(device)
-        self._cores.enter_context(all_cores(target.vllm_config))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Self, TypeVar
 
 from ckpt_transport import CkptTransportError, Config, ConfigError, EngineError, FleetReport, Report, ask_version
-from ckpt_transport.spi import CallGuard, Claims, Progress, Updates
+from ckpt_transport.spi import CallGuard, Claims, Progress, RollsBack, Updates, previous_version
 from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
 from ckpt_transport_vllm.server import VllmServer
 
@@ -66,13 +66,36 @@ class VllmFleet:
 
     def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
         """See :meth:`ckpt_transport.service.fleet.Fleet.update`. Any thread may call; updates take turns."""
-        with self._call_guard.one(f"update('{version}')", self._config.update_timeout):
-            return self._update(server, version, progress)
 
-    def _update(self, server: Updates, version: str, progress: Progress | None) -> FleetReport | None:
-        if server.rank > 0:
-            server.update(version, progress=progress)
-            return None
+        def bring(sinks: Sequence[str], pause: Callable[[], None]) -> Report:
+            report = server.update(version, sinks, progress, pause)
+            assert report is not None, "who leads gets a report"
+            return report
+
+        with self._call_guard.one(f"update('{version}')", self._config.update_timeout):
+            if server.rank > 0:
+                server.update(version, progress=progress)
+                return None
+            return self._lead("the update", lambda sinks: version, bring)
+
+    def rollback(self, server: RollsBack) -> FleetReport:
+        """See :meth:`ckpt_transport.service.fleet.Fleet.rollback`."""
+        with self._call_guard.one("rollback()", self._config.update_timeout):
+            return self._lead("the rollback", lambda sinks: previous_version(sinks, self._config), server.rollback)
+
+    def _lead(
+        self,
+        what: str,
+        name: Callable[[Sequence[str]], str],
+        bring: Callable[[Sequence[str], Callable[[], None]], Report],
+    ) -> FleetReport:
+        """Have every engine serve a version.
+
+        Args:
+            what: is done, in words.
+            name: tells the name of the version.
+            bring: has the sinks serve it; calls what it is given before it holds forward passes.
+        """
         steps: dict[str, float] = {}
         with _step(steps, "health"):
             self._each(self._servers, lambda each: each.wait(self._patience))
@@ -83,8 +106,20 @@ class VllmFleet:
             with _step(steps, "pause"):
                 self._each(self._drivers, lambda driver: driver.pause())
 
+        version = ""
         try:
-            report = self._bring(server, version, progress, pause, steps)
+            try:
+                with _step(steps, "attach"):
+                    self._each(self._drivers, lambda driver: driver.find())
+                    sinks = [address for driver in self._drivers for address in driver.sinks]
+                    version = name(sinks)
+                    self._claim(f"{what} to '{version}'")
+                with _step(steps, "update"):
+                    report = bring(sinks, pause)
+            except BaseException as error:
+                for line in self._return_to_service(self._drivers, version):
+                    error.add_note(line)
+                raise
             left = [driver for driver in self._drivers if report.left.keys() & set(driver.sinks)]
             with _step(steps, "resume"):
                 there = [driver for driver in self._drivers if driver not in left]
@@ -98,32 +133,9 @@ class VllmFleet:
         held = {driver.server.url: driver.held for driver in self._drivers}
         return FleetReport(report, steps, held, tuple(problems))
 
-    def _bring(
-        self,
-        server: Updates,
-        version: str,
-        progress: Progress | None,
-        pause: Callable[[], None],
-        steps: dict[str, float],
-    ) -> Report:
-        """Attach, update, and have every server serve on when that fails."""
-        try:
-            with _step(steps, "attach"):
-                self._attach(version)
-            with _step(steps, "update"):
-                sinks = [address for driver in self._drivers for address in driver.sinks]
-                report = server.update(version, sinks, progress, pause)
-                assert report is not None, "who leads gets a report"
-                return report
-        except BaseException as error:
-            for line in self._return_to_service(self._drivers, version):
-                error.add_note(line)
-            raise
-
-    def _attach(self, version: str) -> None:
-        """Find the sinks of every server, and claim them all."""
-        self._each(self._drivers, lambda driver: driver.find())
-        leader = f"the update to '{version}' by process {os.getpid()} on {socket.gethostname()}"
+    def _claim(self, what: str) -> None:
+        """Claim every server for what is done by this process."""
+        leader = f"{what} by process {os.getpid()} on {socket.gethostname()}"
         claims = self._claims.take({driver.server.url: driver.keeper for driver in self._drivers}, leader)
         for driver in self._drivers:
             driver.take(claims[driver.server.url])

@@ -229,14 +229,18 @@ def _forget_attention_scales(model: torch.nn.Module) -> None:
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:
     """Rebuild the CPU kernels of layers whose weight is another layer's: vLLM rebuilds that of the other one only."""
+    for module in packed_together(model):
+        module.quant_method.process_weights_after_loading(module)
+
+
+def packed_together(model: torch.nn.Module) -> list[Any]:
+    """Layers with CPU kernels of their own for one weight."""
     sharing: defaultdict[int, list[Any]] = defaultdict(list)
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if hasattr(module, "cpu_linear") and isinstance(weight, torch.Tensor) and weight.numel():
             sharing[weight.data_ptr()].append(module)
-    for tied in sharing.values():
-        for module in tied if len(tied) > 1 else ():
-            module.quant_method.process_weights_after_loading(module)
+    return [module for tied in sharing.values() if len(tied) > 1 for module in tied]
 
 
 def _renew_unpacked_convolutions(model: torch.nn.Module) -> None:

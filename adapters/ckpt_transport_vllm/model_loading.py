@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ckpt_transport import RecordingError
-from ckpt_transport.spi import LoadPass, RecordedLoading, SeenByPassesError, TensorSpec
+import torch
+
+from ckpt_transport import PlanMismatchError, RecordingError
+from ckpt_transport.spi import (
+    LoadPass,
+    MakeShadows,
+    RecordedLoading,
+    SeenByPassesError,
+    TensorSpec,
+    choose_shadows,
+    on_device,
+)
 from ckpt_transport_vllm.compared_pass import ModelComparedPass
 from ckpt_transport_vllm.layerwise import LayerwisePass
 from ckpt_transport_vllm.recorded_model import RecordedModel
 from ckpt_transport_vllm.replay_pass import ModelReplayPass
+from ckpt_transport_vllm.staged_pass import ModelStagedPass
+from ckpt_transport_vllm.staged_version import StagedVersion
 from ckpt_transport_vllm.updated_model import UpdatedModel
+
+NOT_YET = "its loader was not replayed yet, so the next version is loaded in place"
 
 
 class NotAheadError(Exception):
@@ -38,6 +52,80 @@ class ModelLoading(RecordedLoading[RecordedModel]):
     ) -> None:
         super().__init__(label, verify_always=verify_always)
         self._find_target, self._expects = find_target, expects
+        self._staged: StagedVersion | None = None
+        self._make: MakeShadows = on_device
+        self._staging = False
+
+    def can_stage(self, budget: int) -> str:
+        """Why the next version cannot be loaded beside what is served; empty when it can.
+
+        Args:
+            budget: bytes that it may take beside what is there for it already.
+        """
+        recorded = self.recorded
+        if self._verify_always:
+            return "each replay is compared with the loader, which loads in place"
+        if self._attempt is None or not self._is_current():
+            return NOT_YET
+        if self._attempt.refusal:
+            return f"its loader has to load, which it does in place: {self._attempt.refusal}"
+        if recorded is None or not recorded.verified:
+            return NOT_YET
+        if reason := recorded.why_not_staged():
+            return reason
+        if self._staged is not None and not self._staged.is_for(recorded):
+            self.drop_staged()
+        if self._staged is not None:
+            return ""
+        self._make, why = choose_shadows(recorded.served(), budget - recorded.processed_nbytes)
+        if not why and self._make is not on_device and recorded.computes:
+            return "its device computes some of the weights, and has no room to stage them; lower vLLM's share of it"
+        return why
+
+    def stage(self) -> None:
+        """Load the next version beside what is served.
+
+        Raises:
+            BudgetError: there is no memory for it.
+        """
+        recorded = self.recorded
+        assert recorded is not None, "can_stage() gave no reason"
+        if self._staged is None:
+            self._staged = StagedVersion(self._find_target().model, recorded, self._make)
+        self._staged.renew()
+        self._staging = True
+
+    def restore(self) -> None:
+        """The next exchange is to bring back what was exchanged last.
+
+        Raises:
+            PlanMismatchError: it is not there any more.
+        """
+        if self._staged is None or not self._staged.is_for(self.recorded):
+            raise PlanMismatchError(f"{self.label} keeps no version before, or what is served has moved")
+        self._staging = True
+
+    def exchange(self) -> None:
+        """Exchange what is staged and what is served."""
+        assert self._staged is not None, "nothing was staged"
+        self._staged.exchange()
+
+    def drop_staged(self) -> None:
+        """Give the memory of what is staged back."""
+        self._staged = None
+
+    def stages_on(self, device: torch.device) -> bool:
+        """Whether what is staged lies on this device."""
+        return self._staged is not None and self._staged.device == device
+
+    @property
+    def staging(self) -> bool:
+        """Whether the version that comes goes beside what is served."""
+        return self._staging
+
+    def release(self) -> None:
+        super().release()
+        self._staging = False
 
     def record_ahead(self, specs: Sequence[TensorSpec]) -> str:
         """Record the loader while forward passes run. Returns what came of it, in words.
@@ -81,10 +169,23 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         return self._find_target().model
 
     def by_loader(self, refusal: str) -> LoadPass:
+        self._check_in_place()
         return LayerwisePass(self._find_target(), self._expects(), refusal)
 
     def compared(self, recorded: RecordedModel) -> LoadPass:
+        self._check_in_place()
         return ModelComparedPass(self._find_target(), recorded)
 
     def replayed(self, recorded: RecordedModel) -> LoadPass:
+        if self._staging:
+            assert self._staged is not None
+            return ModelStagedPass(self._find_target(), recorded, self._staged)
         return ModelReplayPass(self._find_target(), recorded)
+
+    def _check_in_place(self) -> None:
+        """
+        Raises:
+            RecordingError: the loader has to load, and the version is to be staged.
+        """
+        if self._staging:
+            raise RecordingError(f"{self.label} has changed since it said that it can stage a version; update it again")

@@ -20,7 +20,7 @@ from ckpt_transport.spi import (
     record,
     required_bytes,
 )
-from ckpt_transport_vllm.layerwise import waits_for_the_end
+from ckpt_transport_vllm.layerwise import packed_together, waits_for_the_end
 from ckpt_transport_vllm.likeness import likeness_on_meta
 from ckpt_transport_vllm.load_format import can_be_staged, everything_on_meta, tensors_of
 from ckpt_transport_vllm.updated_model import UpdatedModel
@@ -53,12 +53,14 @@ class RecordedModel(RecordedLoader):
         targets_of: the targets of a module.
         sources_of: what a module is loaded from.
         left_to_loader: what only the loader loads.
+        unexchangeable: why what processing makes of a staged module cannot be exchanged, by its name.
     """
 
     def __init__(self, model: torch.nn.Module, recording: Recording) -> None:
         super().__init__(recording)
         self.modes: dict[str, ApplyMode] = {}
         self.reasons: dict[str, str] = {}
+        self.unexchangeable: dict[str, str] = {}
         self._model = model
         self._derive()
         self._exclude(self._not_replayable())
@@ -97,9 +99,17 @@ class RecordedModel(RecordedLoader):
         """Whether it still holds, and the weights that are written in place are where they were."""
         return super().holds and self._in_place == self._in_place_now()
 
-    def settle(self, modes: Mapping[str, ApplyMode], failed: Mapping[str, str]) -> None:
-        """A first version has shown which modes are right, and which modules are not replayed as they are loaded."""
+    def settle(
+        self, modes: Mapping[str, ApplyMode], failed: Mapping[str, str], unexchangeable: Mapping[str, str]
+    ) -> None:
+        """A first version has shown which modes are right, and which modules are not replayed as they are loaded.
+
+        Args:
+            modes, unexchangeable: see this class.
+            failed: what was not replayed as it was loaded, by module.
+        """
         self.modes.update(modes)
+        self.unexchangeable.update(unexchangeable)
         self._exclude(failed)
         self.verified = True
         self._in_place = self._in_place_now()
@@ -136,6 +146,54 @@ class RecordedModel(RecordedLoader):
         why = Counter(self.reasons[name] for name in slower if name in self.reasons)
         return told + "".join(f"; {count} x {reason}" for reason, count in why.most_common(3))
 
+    # -- beside what is served ----------------------------------------------------------------------------------------
+
+    def served(self) -> dict[str, torch.Tensor]:
+        """The tensors of the model that versions change, by name."""
+        written = {self.layout.targets[number].name for number in self._loaded}
+        written |= {self.layout.targets[fill.write.index].name for fill in self.layout.fills}
+        modules = dict(self._model.named_modules())
+        found: dict[str, torch.Tensor] = {}
+        for name, mode in self.modes.items():
+            passing = modules[name]._non_persistent_buffers_set
+            for short, tensor in tensors_of(modules[name]).items():
+                key = f"{name}.{short}"
+                if key in written if mode is ApplyMode.IN_PLACE else short not in passing:
+                    found[key] = tensor
+        return found
+
+    @property
+    def processed_nbytes(self) -> int:
+        """Bytes of a version that vLLM processes; on CPUs it keeps the outcome beside parameters."""
+        copies = self.layout.copies
+        return sum(copy.nbytes for copy in copies if self.modes[self.module_of[copy.target]] is ApplyMode.STAGED)
+
+    @property
+    def computes(self) -> bool:
+        """Whether something is computed of what comes, which each kind of device may round in its own way."""
+        casts = any(copy.read.dtype != copy.write.dtype for copy in self.layout.copies)
+        return casts or bool(self.layout.op_groups) or ApplyMode.STAGED in self.modes.values()
+
+    def why_not_staged(self) -> str:
+        """Which module keeps a version from being loaded beside what is served, and why; empty when none does."""
+        modules = dict(self._model.named_modules())
+        for name, mode in self.modes.items():
+            if mode is ApplyMode.LOADER:
+                return f"{name} is loaded by its loader, which does it in place: {self.reasons[name]}"
+            if mode is ApplyMode.STAGED and any(modules[name].children()):
+                return f"{name} is processed together with modules of its own"
+            if reason := self.unexchangeable.get(name) if mode is ApplyMode.STAGED else "":
+                return f"what vLLM makes of {name} cannot be exchanged: {reason}"
+        if self.left_to_loader:
+            return f"{self.left_to_loader[0].name} is loaded by the loader, which does it in place"
+        together = set(packed_together(self._model))
+        reasons = (
+            (name, "is packed for a CPU twice" if each in together else _derives(each))
+            for name, each in modules.items()
+        )
+        return next((f"{name} {reason}" for name, reason in reasons if reason), "")
+
+    # -- by module ----
     # -- by module ----------------------------------------------------------------------------------------------------
 
     def _derive(self) -> None:
@@ -197,3 +255,15 @@ class RecordedModel(RecordedLoader):
             if mode is ApplyMode.IN_PLACE and name in modules:
                 found.update((f"{name}.{each}", tensor) for each, tensor in tensors_of(modules[name]).items())
         return fingerprint(found)
+
+
+def _derives(module: torch.nn.Module) -> str:
+    """What a module makes of the weights of others when all are there, in words; empty for nothing."""
+    if waits_for_the_end(module):
+        if getattr(module, "kv_b_proj", None) is not None:
+            return "makes its projections of kv_b_proj"
+        if getattr(getattr(module, "impl", None), "sinks", None) is not None:
+            return "keeps sinks for its kernels"
+    if isinstance(getattr(module, "_cpu_unpacked_conv_weight", None), torch.Tensor):
+        return "packs its convolution for a CPU"
+    return ""

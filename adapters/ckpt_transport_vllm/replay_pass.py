@@ -37,14 +37,13 @@ class ModelReplayPass(LoadPass):
         self._staged: set[str] = set()
         self._done: set[str] = set()
         self._seconds = self._processing = 0.0
-        reloaded, staged = [*self._taking(ApplyMode.LOADER), *self._deferred], self._taking(ApplyMode.STAGED)
-        self._by_layers = LayerwisePass(target, recorded.left_to_loader, modules=reloaded, beside=staged)
+        self._by_layers = self._reload()
 
     def begin(self) -> None:
         """Look up what is written in place, and prepare what is not."""
         began = time.perf_counter()
         for name in self._names(ApplyMode.IN_PLACE):
-            own = load_format.tensors_of(self._modules[name])
+            own = self._written_in_place(name)
             for number, short in self._targets(name):
                 self._tensors[number] = own[short].detach()
         self._by_layers.begin()
@@ -86,6 +85,12 @@ class ModelReplayPass(LoadPass):
             f"{recorded.summary()}"
         )
 
+    def _reload(self) -> LayerwisePass:
+        """The pass of what only the loader can load."""
+        reloaded, staged = [*self._taking(ApplyMode.LOADER), *self._deferred], self._taking(ApplyMode.STAGED)
+        left = self._recorded.left_to_loader
+        return LayerwisePass(self._target, left, modules=reloaded, beside=staged)
+
     # -- modules ------------------------------------------------------------------------------------------------------
 
     def _modes_now(self) -> dict[str, ApplyMode]:
@@ -102,6 +107,10 @@ class ModelReplayPass(LoadPass):
         """The targets of a module, and what each is called within it."""
         targets = self._recorded.layout.targets
         return [(number, targets[number].name.rpartition(".")[2]) for number in self._recorded.targets_of[name]]
+
+    def _written_in_place(self, name: str) -> load_format.Tensors:
+        """Where the tensors of a module are written, by name within it."""
+        return load_format.tensors_of(self._modules[name])
 
     def _stage(self, name: str) -> None:
         module = self._modules[name]

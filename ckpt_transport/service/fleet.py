@@ -55,6 +55,12 @@ class Updates(Protocol):
     ) -> Report | None: ...
 
 
+class RollsBack(Protocol):
+    """Brings sinks back to the version before: a :class:`~ckpt_transport.ParameterServer`."""
+
+    def rollback(self, sinks: Sequence[str] | None = None, before_hold: Callable[[], None] | None = None) -> Report: ...
+
+
 class Fleet(Protocol):
     """Updates some engines, once or many times."""
 
@@ -68,6 +74,13 @@ class Fleet(Protocol):
                 engine for all of ``join_timeout``; nothing has changed.
             UpdateAbortedError, TaintedError: as :meth:`ParameterServer.update`. Engines on the old version go on
                 serving; tainted ones are left paused. Notes on the error say which.
+        """
+        ...
+
+    def rollback(self, server: RollsBack) -> FleetReport:
+        """Have every engine serve the version before again, which its sinks have kept since it was staged.
+
+        Raises: as :meth:`update`, and as :meth:`ParameterServer.rollback`.
         """
         ...
 

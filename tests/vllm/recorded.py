@@ -39,6 +39,8 @@ from tests.vllm.in_process import Answers, Engine, reference, reference_of
 MODULE = "tests.vllm.recorded"
 BUCKET_BYTES = 64 << 10
 """Less than some tensors have."""
+BUDGET = 1 << 30
+"""Bytes to stage a version."""
 Place = tuple[TensorSpec, int, int, int]
 
 
@@ -123,17 +125,34 @@ class Updated:
         self, directory: Path, specs: list[TensorSpec], nbytes: int, before: Callable[[], None] = lambda: None
     ) -> str:
         """Bring a version; what the engine says of how it did that. ``before`` is called when all of it is loaded."""
+        self._load(directory, specs, nbytes)
+        before()
+        self.engine.finish()
+        self.engine.certify()
+        self.engine.resume()
+        return self.engine.apply_summary
+
+    def _load(self, directory: Path, specs: list[TensorSpec], nbytes: int) -> None:
         share = self.engine.share()
         self.engine.prepare(specs, share)
         for bucket in buckets(directory, nbytes, self.engine.device, share):
             fence = self.engine.load(bucket)
             if fence is not None:
                 fence.synchronize()
-        before()
-        self.engine.finish()
+
+    def stage(self, directory: Path, specs: list[TensorSpec], nbytes: int) -> str:
+        """Load a version beside what is served, where that can be done; else why not."""
+        if not (why := self.engine.can_stage(BUDGET)):
+            self.engine.stage()
+            self._load(directory, specs, nbytes)
+            self.engine.finish()
+        return why
+
+    def exchange(self) -> None:
+        """Exchange what is staged and what is served."""
+        self.engine.exchange()
         self.engine.certify()
         self.engine.resume()
-        return self.engine.apply_summary
 
 
 def check(folder: Path, family: str, nbytes: int) -> None:
@@ -149,6 +168,7 @@ def check(folder: Path, family: str, nbytes: int) -> None:
         _compare(updated.served.answers(), expected)
         assert told.startswith("recorded in" if number == 0 else "replayed in"), told
         print(f"{family} {number}: {told}", flush=True)
+    _stage_and_take_back(updated, directories, (first, second), specs, nbytes)
     updated.move()
     told = updated.update(directories[1], specs, nbytes)
     assert told.startswith("recorded in"), told
@@ -166,6 +186,23 @@ def check(folder: Path, family: str, nbytes: int) -> None:
     assert recorded is not None
     loaded = [name for name, mode in recorded.modes.items() if mode is ApplyMode.LOADER]
     print(f"{family}: exact; by the loader: {', '.join(loaded) or 'nothing'}", flush=True)
+
+
+def _stage_and_take_back(
+    updated: Updated, directories: list[Path], expected: tuple[Answers, Answers], specs: list[TensorSpec], nbytes: int
+) -> None:
+    """Where it can be done: stage the second version, exchange it, take it back, and stage it again."""
+    for _ in range(2):
+        if why := updated.stage(directories[1], specs, nbytes):
+            print(f"staged: no, {why}", flush=True)
+            return
+        _compare(updated.served.answers(), expected[0])
+        for number in (1, 0):
+            updated.exchange()
+            _compare(updated.served.answers(), expected[number])
+            if number:
+                updated.engine.restore()
+    print("staged: yes, exchanged and taken back", flush=True)
 
 
 def _compare(found: Answers, expected: Answers) -> None:

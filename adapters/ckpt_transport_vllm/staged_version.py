@@ -1,0 +1,82 @@
+"""A version of a vLLM model lies beside the one that is served, until both are exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ckpt_transport.spi import MakeShadows, StagingArea, uninterrupted
+from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
+from ckpt_transport_vllm.shadow_module import ShadowModule
+
+
+class StagedVersion:
+    """Holds what a version of a model changes.
+
+    Args:
+        model: vLLM's module.
+        recorded: what is known of its loader.
+        make: makes the memory.
+
+    Attributes:
+        modules: shadows of the modules that vLLM's processing does something to, by name.
+
+    Raises:
+        BudgetError: there is no memory for it.
+    """
+
+    def __init__(self, model: torch.nn.Module, recorded: RecordedModel, make: MakeShadows) -> None:
+        self._model, self._recorded = model, recorded
+        self._area = StagingArea(recorded.served(), make)
+        self._shadows: dict[str, ShadowModule] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self._area.device
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """Where kernels will read, by name in the model."""
+        return self._area.tensors
+
+    @property
+    def modules(self) -> Mapping[str, torch.nn.Module]:
+        return {name: shadow.module for name, shadow in self._shadows.items()}
+
+    def is_for(self, recorded: RecordedModel | None) -> bool:
+        """Whether it lies beside what is served now."""
+        return recorded is self._recorded and self._area.is_for(self._recorded.served())
+
+    def renew(self) -> None:
+        """Forget what is in it, because another version comes. What no version writes is copied from the model."""
+        served, recorded = self._recorded.served(), self._recorded
+        for name in {recorded.layout.targets[gap.target].name for gap in recorded.layout.gaps} & served.keys():
+            self.tensors[name].copy_(served[name])
+        modules = dict(self._model.named_modules())
+        self._shadows = {
+            name: ShadowModule(modules[name], self._tensors_of(name))
+            for name, mode in recorded.modes.items()
+            if mode is ApplyMode.STAGED
+        }
+
+    def exchange(self) -> None:
+        """Exchange it and what is served, all or nothing; no forward pass may run.
+
+        Raises:
+            PlanMismatchError: the model has other tensors than it was made for; nothing was changed.
+        """
+        served = self._recorded.served()
+
+        def exchange_all() -> None:
+            self._area.exchange(served)
+            for shadow in self._shadows.values():
+                shadow.exchange()
+
+        uninterrupted(exchange_all)
+
+    def _tensors_of(self, name: str) -> dict[str, torch.Tensor]:
+        prefix = f"{name}."
+        found = {key.removeprefix(prefix): each for key, each in self.tensors.items() if key.startswith(prefix)}
+        return {short: tensor for short, tensor in found.items() if "." not in short}
