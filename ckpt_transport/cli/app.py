@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from ckpt_transport.cli import join, plan, resolve, serve, transports, update, version, warm_up
+from ckpt_transport.cli import join, plan, resolve, rollback, serve, transports, update, version, warm_up
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.cli.options import OptionsError
 from ckpt_transport.cli.output import Output
@@ -29,6 +29,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_
 app.command("transports")(transports.transports)
 app.command("plan")(plan.plan)
 app.command("update")(update.update)
+app.command("rollback")(rollback.rollback)
 app.command("serve")(serve.serve)
 app.command("join")(join.join)
 app.command("version")(version.version)

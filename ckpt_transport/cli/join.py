@@ -10,6 +10,7 @@ import typer
 
 from ckpt_transport.cli import served
 from ckpt_transport.cli.options import (
+    KEEP,
     BucketBytes,
     ConfigFile,
     Endpoints,
@@ -24,7 +25,7 @@ from ckpt_transport.cli.options import (
     WorldSize,
 )
 from ckpt_transport.cli.output import Output, say_on_stderr
-from ckpt_transport.cli.update import INCOMPLETE, KEEP, Driven, bring, run
+from ckpt_transport.cli.update import INCOMPLETE, Driven, bring, run
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.service import Joiner

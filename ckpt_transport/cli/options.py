@@ -14,6 +14,15 @@ class OptionsError(ConfigError):
     """Options do not go together, or the value of one cannot be read."""
 
 
+def check_together(engine: str | None, endpoints: list[str] | None) -> None:
+    """
+    Raises:
+        OptionsError: one of --engine and --endpoint is given without the other.
+    """
+    if (engine is None) != (not endpoints):
+        raise OptionsError("--engine and --endpoint belong together: what runs there, and where")
+
+
 Checkpoint = Annotated[
     Path,
     typer.Option(
@@ -42,6 +51,25 @@ MemoryBudget = Annotated[
 Endpoints = Annotated[
     list[str] | None,
     typer.Option(help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False),
+]
+Engine = Annotated[str | None, typer.Option(help="The kind of engine at the endpoints, as 'vllm'.", show_default=False)]
+KEEP = "keep"
+"""What becomes of requests where nothing else is asked for."""
+Pause = Annotated[
+    str,
+    typer.Option(
+        help="Requests that run at the endpoints: 'keep' freezes them and then goes on with them, 'wait' lets them "
+        "end first, 'abort' ends them, 'none' holds only forward passes."
+    ),
+]
+Draft = Annotated[bool, typer.Option("--draft", help="The draft models that the engines speculate with are meant.")]
+Commit = Annotated[
+    str | None,
+    typer.Option(
+        help="'in_place' writes the version over what sinks serve while requests stand still; 'staged' brings it "
+        "beside that first, and keeps the version before for a rollback; 'auto' stages where every sink can.",
+        show_default="in_place",
+    ),
 ]
 QuantizeFor = Annotated[
     Path | None,

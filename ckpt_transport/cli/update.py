@@ -14,14 +14,19 @@ from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.cli import served
 from ckpt_transport.cli.methods import UpdateMethod, parse_ranks, steps
 from ckpt_transport.cli.options import (
+    KEEP,
     BucketBytes,
     Checkpoint,
+    Commit,
     ConfigFile,
+    Draft,
     Endpoints,
     EndpointTimeout,
+    Engine,
     MappingRules,
     MemoryBudget,
     OptionsError,
+    Pause,
     QuantizeFor,
     RingDepth,
     SourceRank,
@@ -29,23 +34,20 @@ from ckpt_transport.cli.options import (
     Transport,
     WorldSize,
     as_source,
+    check_together,
 )
+from ckpt_transport.cli.outcome import show, show_fleet, show_plan, show_problems
 from ckpt_transport.cli.output import Output, after_commit, say_on_stderr
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.errors import UpdateAbortedError
-from ckpt_transport.planning import explain
 from ckpt_transport.service import ParameterServer
 from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
-from ckpt_transport.service.fleet import Fleet, FleetReport, Updates, make_fleet
+from ckpt_transport.service.fleet import Fleet, Updates, make_fleet
 from ckpt_transport.service.subset import check_sinks, chosen
 from ckpt_transport.service.trace import check_trace
-from ckpt_transport.sizes import count
 from ckpt_transport.update import available
-from ckpt_transport.update.report import Report
 
-KEEP = "keep"
-"""What becomes of requests where nothing else is asked for."""
 INCOMPLETE = 4
 """Exit code: the new version stands, but not everywhere, or an engine was lost or could not be resumed."""
 
@@ -56,20 +58,10 @@ def update(
     sink: Annotated[
         list[str] | None, typer.Option(help="A sink's address; may be given many times.", show_default="from settings")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="The kind of engine at the endpoints, as 'vllm'.", show_default=False)
-    ] = None,
+    engine: Engine = None,
     endpoint: Endpoints = None,
-    pause: Annotated[
-        str,
-        typer.Option(
-            help="Requests that run at the endpoints: 'keep' freezes them and then goes on with them, 'wait' lets them "
-            "end first, 'abort' ends them, 'none' holds only forward passes."
-        ),
-    ] = KEEP,
-    draft: Annotated[
-        bool, typer.Option("--draft", help="Update the draft models that the engines speculate with.")
-    ] = False,
+    pause: Pause = KEEP,
+    draft: Draft = False,
     mapping: MappingRules = None,
     quantize_for: QuantizeFor = None,
     update_method: Annotated[
@@ -89,6 +81,7 @@ def update(
     bucket_bytes: BucketBytes = None,
     ring_depth: RingDepth = None,
     memory_budget: MemoryBudget = None,
+    commit: Commit = None,
     endpoint_timeout: EndpointTimeout = None,
     rank: SourceRank = None,
     world_size: WorldSize = None,
@@ -98,7 +91,7 @@ def update(
     """Register a checkpoint and bring it to every sink, everywhere or nowhere.
 
     Sinks are given by address, or found in running engines by their endpoints. Engines are paused, updated in one
-    plan, and resumed:
+    plan, and resumed. With --commit staged or auto they serve while the version comes, and can be rolled back:
 
         ckpt-transport update --checkpoint DIR --version step-42 --engine vllm --endpoint http://127.0.0.1:8000
 
@@ -113,11 +106,11 @@ def update(
         bucket_bytes=bucket_bytes,
         ring_depth=ring_depth,
         memory_budget=memory_budget,
+        commit=commit,
         endpoint_timeout=endpoint_timeout,
         trace=trace,
     )
-    if (engine is None) != (not endpoint):
-        raise OptionsError("--engine and --endpoint belong together: what runs there, and where")
+    check_together(engine, endpoint)
     if engine is not None and sink:
         raise OptionsError("give --sink, or --engine and --endpoint, not both")
     if engine is None and pause != KEEP:
@@ -226,7 +219,8 @@ def run(settings: Config, updates: Updates, version: str, driven: Driven | None,
         problems = () if report is None else (*report.lost, *report.left.values())
         with after_commit("its report cannot be shown"):
             if report is not None:
-                _print(console, report)
+                show_plan(console, report)
+                show(console, report)
     else:
         fleet = driven.fleet(settings)
         try:
@@ -239,34 +233,8 @@ def run(settings: Config, updates: Updates, version: str, driven: Driven | None,
         with after_commit("its report cannot be shown"):
             fleet.close()
             if done is not None:
-                _print(console, done.update)
-                _print_fleet(console, done)
-    for problem in problems:
-        console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
+                show_plan(console, done.update)
+                show(console, done.update)
+                show_fleet(console, done)
+    show_problems(console, problems)
     return problems
-
-
-def _print(console: Output, report: Report) -> None:
-    console.print(explain(report.plan), markup=False, highlight=False, soft_wrap=True)
-    console.print(report.picture(min(console.width - 32, 100)), markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s "
-        f"({_seconds(report.phases)})"
-    )
-    run = f"run took {report.phases.get('run', 0.0):.3f} s, where {report.predicted:.3g} s were expected"
-    console.print(f"{run}; {report.slowest_link}", markup=False, highlight=False, soft_wrap=True)
-    for rank, told in sorted(report.apply_summary.items()):
-        console.print(f"{report.labels[rank]}: {told}", markup=False, highlight=False, soft_wrap=True)
-    if report.paused:
-        console.print(f"forward passes were held for at most {max(report.paused.values()) * 1e3:.0f} ms")
-
-
-def _print_fleet(console: Output, done: FleetReport) -> None:
-    console.print(f"steps: {_seconds(done.steps)}", soft_wrap=True, highlight=False)
-    for endpoint, held in done.held.items():
-        requests = f"requests were held for {held * 1e3:.0f} ms" if held else "requests were not held"
-        console.print(f"{endpoint}: {requests}", soft_wrap=True, highlight=False)
-
-
-def _seconds(steps: dict[str, float]) -> str:
-    return ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in steps.items())

@@ -23,7 +23,12 @@ def version(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask sinks which version they serve. Exit code 3 when one must not serve, else 1 when one does not answer."""
+    """Ask sinks which version they serve, and which one they can go back to.
+
+    Exit code 3 when one must not serve: it is tainted, or in doubt, which means that its coordinator is gone and that
+    it holds its forward passes until others of that update answer, or another update comes. Else 1 when one does not
+    answer.
+    """
     settings = Config.load(config)
     answers: dict[str, ServedVersion | JoinError] = {}
     for address in addresses:
@@ -39,25 +44,27 @@ def version(
         }
         output.write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
     else:
-        table = Table(Column("address", overflow="fold"), "sink", "version", "state")
+        table = Table(Column("address", overflow="fold"), "sink", "version", "can go back to", "state")
         for address, answer in answers.items():
             table.add_row(address, *_row(answer))
         output.print(table)
-    if any(isinstance(answer, ServedVersion) and answer.tainted for answer in answers.values()):
+    if any(isinstance(answer, ServedVersion) and (answer.tainted or answer.in_doubt) for answer in answers.values()):
         raise typer.Exit(3)
     if any(isinstance(answer, JoinError) for answer in answers.values()):
         raise typer.Exit(1)
 
 
-def _row(answer: ServedVersion | JoinError) -> tuple[str, str, str]:
-    """Sink, version and state, as rich marks them up."""
+def _row(answer: ServedVersion | JoinError) -> tuple[str, str, str, str]:
+    """Sink, version, version before and state, as rich marks them up."""
     if isinstance(answer, JoinError):
-        return "", "", f"[red]{escape(str(answer))}[/]"
+        return "", "", "", f"[red]{escape(str(answer))}[/]"
     state = f"[red]tainted[/]: {escape(answer.tainted)}" if answer.tainted else "[green]serves[/]"
-    if answer.update:
+    if answer.in_doubt:
+        state = f"[red]in doubt[/]: {escape(answer.in_doubt)}"
+    elif answer.update:
         state = f"being updated to {answer.update}"
     if answer.stuck:
         state += f", [red]and takes no update[/]: {escape(answer.stuck)}"
     if answer.warm_up:
         state += f"; {escape(answer.warm_up)}"
-    return answer.label, answer.version or "(not named)", state
+    return answer.label, answer.version or "(not named)", answer.previous, state

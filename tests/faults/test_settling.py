@@ -15,6 +15,7 @@ from ckpt_transport.service.query import ask_version
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
 from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, SourceProcess, fleet, weights
+from tests.support.commands import run
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
 STAGED: dict[str, Any] = {"commit": "staged", "transport": "shm"}
@@ -103,6 +104,9 @@ def test_given_a_sink_that_reaches_nobody_then_it_is_in_doubt_until_the_next_upd
         while not (served := ask_version(address, config, timeout=30)).in_doubt:
             pass
         assert "no other sink" in served.in_doubt
+        shown = run("version", address)
+        assert shown.returncode == 3
+        assert "in doubt" in shown.stdout
         updated_again(sinks[:1], 3)
         assert not ask_version(address, config, timeout=30).in_doubt
 

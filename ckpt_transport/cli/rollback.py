@@ -1,0 +1,73 @@
+"""``ckpt-transport rollback`` has sinks serve the version before again."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from ckpt_transport.cli.options import (
+    KEEP,
+    ConfigFile,
+    Draft,
+    Endpoints,
+    EndpointTimeout,
+    Engine,
+    OptionsError,
+    Pause,
+    check_together,
+)
+from ckpt_transport.cli.outcome import show, show_fleet, show_problems
+from ckpt_transport.cli.output import Output, after_commit
+from ckpt_transport.cli.update import INCOMPLETE, Driven
+from ckpt_transport.config import Config
+from ckpt_transport.service import ParameterServer
+
+
+def rollback(
+    addresses: Annotated[
+        list[str] | None, typer.Argument(help="Addresses of sinks.", show_default="from settings")
+    ] = None,
+    engine: Engine = None,
+    endpoint: Endpoints = None,
+    pause: Pause = KEEP,
+    draft: Draft = False,
+    endpoint_timeout: EndpointTimeout = None,
+    config: ConfigFile = None,
+) -> None:
+    """Have every sink serve the version before again, which it has kept; everywhere or nowhere.
+
+    A sink keeps the version before when the one that it serves was staged, until the next one comes. No byte moves
+    between processes, and forward passes are held only for the exchange. A second rollback goes forward again:
+
+        ckpt-transport rollback --engine vllm --endpoint http://127.0.0.1:8000
+    """
+    settings = Config.load(config, sinks=addresses or None, endpoint_timeout=endpoint_timeout)
+    check_together(engine, endpoint)
+    if engine is not None and addresses:
+        raise OptionsError("give addresses of sinks, or --engine and --endpoint, not both")
+    if engine is None and pause != KEEP:
+        raise OptionsError("--pause is for requests at --endpoint; sinks hold their forward passes by themselves")
+    driven = None if engine is None else Driven(engine, tuple(endpoint or ()), pause, draft)
+    if _roll_back(settings, driven, Output()):
+        raise typer.Exit(INCOMPLETE)
+
+
+def _roll_back(settings: Config, driven: Driven | None, console: Output) -> bool:
+    """Roll back, and say what happened; whether there were problems."""
+    with ParameterServer(settings, rank=0, world_size=1) as server:
+        if driven is None:
+            report = server.rollback()
+            problems = report.lost
+            with after_commit("its report cannot be shown"):
+                show(console, report)
+        else:
+            with closing(driven.fleet(settings)) as fleet:
+                done = fleet.rollback(server)
+            problems = done.problems
+            with after_commit("its report cannot be shown"):
+                show(console, done.update)
+                show_fleet(console, done)
+        show_problems(console, problems)
+    return bool(problems)
