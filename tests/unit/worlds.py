@@ -180,12 +180,20 @@ def sharing(fleet: Topology, version: Manifest, *wanted: Sequence[tuple[str, int
 
 
 def alternating(transport: str, hosts: str) -> World:
-    """A mixture of whose tensors sinks need every other one, so that what each needs lies apart."""
+    """A mixture of whose tensors sinks need every other one, so that what each needs lies apart.
+
+    They are on a GPU, to which whole buckets are brought, so it is worth it to map only what each needs.
+    """
     version = mixture()
     halves = [[(each.spec.name, 0, each.nbytes) for each in version.tensors[first::2]] for first in range(2)]
     wanted = [halves[rank % 2] for rank in range(len(hosts))]
     known = {name: msgspec.structs.replace(each, latency=0.0) for name, each in INVENTED.items()}
     fleet = sharing(topology(["a"], hosts), version, *wanted)
+    placed = (
+        msgspec.structs.replace(each, devices=("gpu",)) if each.role is Role.SINK else each
+        for each in fleet.participants
+    )
+    fleet = Topology(tuple(placed), fleet.shares)
     return World(version, fleet, known, Settings(transport=transport, bucket_bytes=8192, range_bytes=256))
 
 
