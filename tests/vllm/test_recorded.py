@@ -15,3 +15,5 @@ FAMILIES = ("gpt2", "phi3", "gemma3", "gpt_oss", "granite_hybrid", "llama4")
 def test_given_a_recorded_loader_when_it_is_replayed_then_it_leaves_what_a_fresh_start_loads(family: str) -> None:
     said = output_of("tests.vllm.recorded", "--family", family)
     assert f"{family}: exact; by the loader: nothing" in said
+    (staged,) = (line for line in said.splitlines() if line.startswith("staged: "))
+    assert staged.startswith("staged: no, vLLM: ") or staged == "staged: yes, exchanged and taken back"
