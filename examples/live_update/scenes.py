@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from ckpt_transport import Config, ParameterServer, Report
 from ckpt_transport.planning import explain
@@ -124,6 +127,7 @@ def _check(display: Display, service: Service, folder: Path, config: Config, tra
     problems = [
         *phases.problems(served, by_phase),
         *problems_of_versions(served, by_phase, service.inspect()),
+        *_stage_and_take_back(display, service, folder, config, report),
         *(problem for comparison in compared for problem in comparison.problems()),
         *(f"{label} was lost" for label in report.lost),
     ]
@@ -148,6 +152,41 @@ def _check(display: Display, service: Service, folder: Path, config: Config, tra
         events=len(report.timeline),
         trace=str(trace),
     )
+
+
+def _stage_and_take_back(
+    display: Display, service: Service, folder: Path, config: Config, in_place: Report
+) -> Iterator[str]:
+    """Stage the old version beside the new one, exchange them, and go back. Yields what did not hold."""
+    display.heading(f"{OLD} is staged beside {NEW} and exchanged with it, and that is taken back")
+    with (
+        ParameterServer(msgspec.structs.replace(config, commit="auto")) as server,
+        Clients(service.url, asking(MODEL.vocab_size), threads=6) as clients,
+    ):
+        server.register(OLD, directory=folder / OLD)
+        clients.wait(ENOUGH_REQUESTS, since=0.0)
+        staged = server.update(OLD, service.sinks)
+        assert staged is not None, "this is the only source, so it led the update"
+        old = Comparison.of(OLD, service.compare(folder / OLD))
+        rollback = server.rollback(service.sinks) if staged.staged else staged
+        new = Comparison.of(NEW, service.compare(folder / NEW))
+        clients.wait(ENOUGH_REQUESTS, since=time.monotonic())
+    rows = [
+        (what, milliseconds(each.seconds), milliseconds(max(each.paused.values(), default=0.0)))
+        for what, each in (
+            (f"{NEW}, in place", in_place),
+            (f"{OLD}, staged", staged),
+            (f"{NEW}, rolled back", rollback),
+        )
+    ]
+    display.table(("", "took", "forward passes were held for"), rows)
+    yield from (f"when staged and rolled back: {each.error}" for each in clients.served() if each.error)
+    if not staged.staged:
+        yield f"{OLD} was not staged: {staged.in_place}"
+        return
+    for comparison in (old, new):
+        display.line(str(comparison))
+        yield from comparison.problems()
 
 
 def _pool(display: Display) -> str | None:
