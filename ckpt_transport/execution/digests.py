@@ -9,15 +9,19 @@ nothing twice: there a bucket waits until its digests agree.
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from operator import attrgetter
 from typing import cast
 
 import msgspec
 import torch
 
 from ckpt_transport.errors import MessageError, TransferError
+from ckpt_transport.execution.run_digests import digest_of_runs
 from ckpt_transport.execution.schedule import RankSchedule
 from ckpt_transport.memory import (
     Backing,
@@ -28,6 +32,7 @@ from ckpt_transport.memory import (
     Runs,
     fence,
     fence_on,
+    has_copy_tables,
     part_of,
     stream_for,
     usable_cores,
@@ -180,9 +185,20 @@ class OwnerDigests(_Working):
             self._computing.append(computing)
 
     def _compute(self, memory: Lendable, number: int, ranges: Ranges) -> None:
-        runs = memory.runs
-        bytes_of = [part_of(runs, part.offset, part.nbytes) for part in ranges]
-        found = memory.digests[ranges] = _computed(bytes_of)
+        runs = _holding(memory.runs, ranges)
+        if len(runs) > 1 and has_copy_tables(runs[0].raw.device):
+            with _beside(runs[0].raw.device):
+                found = as_bytes(
+                    digest_of_runs(
+                        ("extent", self._plan.shape),
+                        number,
+                        runs,
+                        lambda: [(part.offset, part.nbytes) for part in ranges],
+                    )
+                )
+        else:
+            found = _computed([part_of(runs, part.offset, part.nbytes) for part in ranges])
+        memory.digests[ranges] = found
         self._made.append((number, found))
 
     def filled(self, bucket: int, slot: torch.Tensor) -> Fence | None:
@@ -258,11 +274,17 @@ class SinkDigests(_Working):
         number = self._schedule.numbers[bucket.first]
         if number in self._begun:
             return
-        parts = _in_bucket(self._plan, bucket, runs)
-        if parts[0].is_cuda:
-            self._on_device[number] = digest(parts)
+        if len(runs) > 1 and has_copy_tables(runs[0].raw.device):
+            self._on_device[number] = digest_of_runs(
+                ("bucket", self._plan.shape),
+                number,
+                runs,
+                lambda: [(part.bucket_offset, part.nbytes) for part in _compared(self._plan, bucket)],
+            )
+        elif runs[0].raw.is_cuda:
+            self._on_device[number] = digest(_in_bucket(self._plan, bucket, runs))
         else:
-            self._compute(number, parts)
+            self._compute(number, _in_bucket(self._plan, bucket, runs))
         self._begun.add(number)
 
     def _compute(self, number: int, parts: Sequence[torch.Tensor]) -> None:
@@ -366,15 +388,25 @@ class _ReadTwice:
 
 def _computed(parts: Sequence[torch.Tensor]) -> Digest:
     """The digest of bytes that nobody writes to; waits for it."""
-    if not parts[0].is_cuda:
+    with _beside(parts[0].device):
         return as_bytes(digest(parts))
-    with torch.cuda.stream(stream_for("digests", parts[0].device)):
-        return as_bytes(digest(parts))
+
+
+def _beside(device: torch.device) -> AbstractContextManager[object]:
+    """Where digests are computed of what nobody writes to: on a GPU on a stream of their own."""
+    return torch.cuda.stream(stream_for("digests", device)) if device.type == "cuda" else nullcontext()
 
 
 def _in_bucket(plan: Plan, bucket: Bucket, runs: Runs) -> list[torch.Tensor]:
     """What is compared of a bucket. Nobody owns what lies between its ranges."""
     return [part_of(runs, part.bucket_offset, part.nbytes) for part in _compared(plan, bucket)]
+
+
+def _holding(runs: Runs, ranges: Ranges) -> Runs:
+    """Those of an extent's runs that hold these ranges, and what lies between them."""
+    starts = attrgetter("at")
+    first = bisect_right(runs, ranges[0].offset, key=starts) - 1
+    return runs[first : bisect_right(runs, ranges[-1].offset, key=starts)]
 
 
 def _compared(plan: Plan, bucket: Bucket) -> Ranges:

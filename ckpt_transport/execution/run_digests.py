@@ -1,0 +1,74 @@
+"""On a GPU the digest of a bucket that lies in many runs is one launch, by a table that is made once for each plan."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+
+import torch
+
+from ckpt_transport.memory import Addresses, Runs, part_of
+from ckpt_transport.memory.digest import digest
+from ckpt_transport.memory.digest_table import DigestedRun, DigestTable
+
+KNOWN_PLANS = 4
+"""So many are remembered: as many as there may be models that are updated in turns."""
+
+Part = tuple[int, int]
+"""Where bytes start in a bucket, and how many there are; they lie within a run."""
+
+
+def digest_of_runs(plan: Hashable, bucket: int, runs: Runs, parts: Callable[[], Sequence[Part]]) -> torch.Tensor:
+    """Enqueue the digest of parts of a bucket that lies in several runs on one GPU, on its current stream.
+
+    Args:
+        plan: with the number of the bucket it says what the parts are, and where runs start.
+        bucket: its number.
+        runs: where it lies now.
+        parts: what the digest is of; asked once for a plan.
+    """
+    known = _tables_of(plan, runs[0].raw.device)
+    table = known.get(bucket)
+    if table is None:
+        table = known[bucket] = _RunDigest(runs, parts())
+    return table.of(runs)
+
+
+class _RunDigest:
+    """The table of one bucket, and where its runs were the last time."""
+
+    def __init__(self, runs: Runs, parts: Sequence[Part]) -> None:
+        self._device, self._parts = runs[0].raw.device, parts
+        starts = [run.at for run in runs]
+        numbers = [bisect_right(starts, at) - 1 for at, _ in parts]
+        self._table = DigestTable(
+            self._device,
+            [DigestedRun(n, at - starts[n], nbytes) for n, (at, nbytes) in zip(numbers, parts, strict=True)],
+        )
+        self._last = Addresses(self._device, ()), False
+        """Where the runs were, and whether the kernel reads them there."""
+
+    def of(self, runs: Runs) -> torch.Tensor:
+        found = tuple(run.raw.data_ptr() for run in runs)
+        addresses, reads = self._last
+        if found != addresses.values:
+            addresses = Addresses(self._device, found)
+            reads = self._table.reads(addresses)
+            self._last = addresses, reads
+        if not reads:
+            return digest([part_of(runs, at, nbytes) for at, nbytes in self._parts])
+        with _current(self._device):
+            sums = torch.zeros(2, dtype=torch.int64, device=self._device)
+            self._table.add(sums, addresses)
+        return sums
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@lru_cache(KNOWN_PLANS)
+def _tables_of(plan: Hashable, device: torch.device) -> dict[int, _RunDigest]:
+    return {}
