@@ -15,7 +15,7 @@ from examples.vllm.scenes import play
 def main(
     keep: Annotated[Path | None, typer.Option(help="Keep the checkpoints and what vLLM wrote in this folder.")] = None,
 ) -> None:
-    """Start vLLM with a tiny random model, replace its weights twice while it generates, and check the outcome."""
+    """Start vLLM with a tiny random model, replace its weights while it generates, and check the outcome."""
     if importlib.util.find_spec("vllm") is None:
         typer.echo(
             "vLLM is not installed here. 'make demo-vllm' installs it in .venv-vllm and runs this there.", err=True

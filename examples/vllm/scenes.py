@@ -1,4 +1,4 @@
-"""The scenes: a vLLM that serves is updated, twice, and compared with one that loaded the weights from disk."""
+"""The scenes: a vLLM that serves is updated, and compared with one that loaded the weights from disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Result(NamedTuple):
     """What was not as promised, and what is to be said when everything was."""
 
     problems: tuple[str, ...]
-    verdict: str = "Both updates gave what loading from disk gives, and no request failed."
+    verdict: str = "All updates gave what loading from disk gives, and no request failed."
 
 
 def play(display: Display, folder: Path) -> Result:
@@ -56,6 +56,7 @@ def play(display: Display, folder: Path) -> Result:
         v1 = Weights.of("v1", server)
         problems = _switch(display, folder, server, v1, v2, "shm")
         problems += _switch(display, folder, server, v2, v1, "gloo")
+        problems += _in_place_and_staged(display, folder, server, v1, v2)
     return Result(tuple(problems))
 
 
@@ -118,10 +119,17 @@ class Updated(NamedTuple):
         """The completions that were under way while requests were held."""
         return [each for each in self.served if each.start < self.held < each.end]
 
+    def longest_gap(self) -> float:
+        """Seconds that a client waited for its next token, at most, among those that were served meanwhile."""
+        meanwhile = [each for each in self.served if each.start < self.ended and each.end > self.began]
+        return max((each.longest_wait() for each in meanwhile), default=0.0)
 
-def _update(display: Display, server: Serve, checkpoint: Path, version: str, transport: str) -> Updated:
+
+def _update(
+    display: Display, server: Serve, checkpoint: Path, version: str, transport: str, commit: str = "in_place"
+) -> Updated:
     """Bring a version to the server while clients keep it busy."""
-    config = Config.load(transport=transport, bucket_bytes=BUCKET_BYTES)
+    config = Config.load(transport=transport, bucket_bytes=BUCKET_BYTES, commit=commit)
     moments: list[float] = []
     with (
         ParameterServer(config) as source,
@@ -190,6 +198,29 @@ def _switch(display: Display, folder: Path, server: Serve, old: Weights, new: We
     if updated.named != new.version:
         problems.append(f"the server names the version '{updated.named}' that it serves")
     return [f"from {old.version} to {new.version}: {problem}" for problem in problems]
+
+
+def _in_place_and_staged(display: Display, folder: Path, server: Serve, old: Weights, new: Weights) -> list[str]:
+    """Update a server that serves the old version there in place, and back staged; say what did not hold."""
+    display.heading(f"To {new.version} in place, and back to {old.version} staged: how long clients wait for a token")
+    problems, rows = [], []
+    for was, now, commit in ((old, new, "in_place"), (new, old, "staged")):
+        updated = _update(display, server, _checkpoint(folder, now.version), now.version, "shm", commit)
+        report, by_phase = (
+            updated.done.update,
+            phases.by_phase(updated.served, {commit: (updated.began, updated.ended)}),
+        )
+        held = _each(report.paused.values()), _each(updated.done.held.values())
+        rows.append(
+            (commit.replace("_", " "), milliseconds(report.seconds), *held, milliseconds(updated.longest_gap()))
+        )
+        problems += [*phases.problems(updated.served, by_phase), *updated.done.problems]
+        problems += Weights.of(now.version, server).problems(was, now)
+        if report.staged != (commit == "staged"):
+            problems.append(f"the update was to be {commit}, and was not")
+    display.table(("", "took", "passes held", "requests held", "longest gap"), rows)
+    display.line("The longest gap is the time that a client waited for its next token, at most.")
+    return [f"in place and staged: {problem}" for problem in problems]
 
 
 def _times(steps: dict[str, float]) -> str:
