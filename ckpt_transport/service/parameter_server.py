@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections import abc
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
-
-import msgspec
 
 from ckpt_transport.checkpoint import (
     Loan,
@@ -25,37 +21,27 @@ from ckpt_transport.checkpoint import (
     parts_of,
 )
 from ckpt_transport.config import Config
-from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
+from ckpt_transport.control import addresses
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Manifest
 from ckpt_transport.rates import kept
-from ckpt_transport.service import questions as q
 from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
-from ckpt_transport.service.base import WHOLE, BroughtPart, BroughtVersions
+from ckpt_transport.service.base import WHOLE, BroughtPart
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.intake import Intake, choose_intake
 from ckpt_transport.service.previous import previous_version
-from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
+from ckpt_transport.service.source_rank import SourceRank
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
-from ckpt_transport.service.trace import check_trace, keep_trace
 from ckpt_transport.service.world import World
-from ckpt_transport.transports import registry
-from ckpt_transport.update import messages as m
-from ckpt_transport.update.available import check, states, uses_devices
+from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.coordinator import Coordinator
-from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
-from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.p2p_coordinator import P2PCoordinator
 from ckpt_transport.update.phases import PhaseClock
-from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.restore import RestoreCoordinator
-from ckpt_transport.update.routes import RouteNames, RouteTable
-from ckpt_transport.update.source import follow
 
 logger = logging.getLogger(__name__)
 Call = ParamSpec("Call")
@@ -94,16 +80,7 @@ class ParameterServer:
             threads=self.config.read_threads or None,
             pinned=uses_devices(self.config),
         )
-        self._introducer, self._nonce = Introducer(self.config), secrets.token_hex(16)
-        self._mailbox: Mailbox | None = None
-        self._table: RouteTable | None = None
-        self._names = RouteNames()
-        self._plans = PlanCache(self.config.memory_budget)
-        self._partners: dict[str, str] = {}
-        """Sinks of the last update, and the nonce that what is said to each carries."""
-        self._brought = BroughtVersions()
-        self._absent_for: set[str] = set()
-        self._rendezvous = self._meet() if self.world_size > 1 else None
+        self._here = SourceRank(self._world, self.config)
 
     # -- versions -----------------------------------------------------------------------------------------------
 
@@ -150,7 +127,7 @@ class ParameterServer:
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
         self._call_guard.check()
-        with self._telling_absence(version):
+        with self._here.telling_absence(version):
             if mapping == AUTO:
                 mapping = find_for(what_is_given(files, directory, tensors), self.config.sinks, self.config)
             return self._store.register(
@@ -192,36 +169,15 @@ class ParameterServer:
             StoreError: there is a version of that name already.
         """
         self._call_guard.check()
-        with self._telling_absence(version):
+        with self._here.telling_absence(version):
             if mapping == AUTO:
                 mapping = find_for(what_is_given(tensors=tensors), self.config.sinks, self.config)
             return self._store.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
 
-    @contextmanager
-    def _telling_absence(self, version: str) -> Iterator[None]:
-        """Within the block a version is taken in; if that fails, the other ranks hear why it is not sent."""
-        try:
-            yield
-        except Exception as error:
-            self._tell_absence(version, f"it could not take the version in: {type(error).__name__}: {error}")
-            self._absent_for.add(version)
-            raise
-        if version in self._absent_for:
-            self._tell_absence(version, "")
-            self._absent_for.remove(version)
-
-    def _tell_absence(self, version: str, reason: str) -> None:
-        if self._rendezvous is not None:
-            try:
-                self._rendezvous.tell_absence(version, reason)
-            except CkptTransportError as error:
-                logger.warning("the other source ranks cannot be told that this one has failed: %s", error)
-
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
         with self._call_guard.one(f"unregister('{version}')", self.config.update_timeout):
-            if self._table is not None:
-                self._table.forget(self._store.get(version).extents)
+            self._here.forget(self._store.get(version).extents)
             self._store.unregister(version)
 
     # -- updates ------------------------------------------------------------------------------------------------
@@ -292,7 +248,7 @@ class ParameterServer:
         with PhaseClock("register") as clock:
             if mapping == AUTO:
                 asked = self.config.sinks if sinks is None else sinks
-                with self._telling_absence(version):
+                with self._here.telling_absence(version):
                     mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
             intake = self._intake(tensors, mapping, self.config.sinks if sinks is None else sinks)
             if intake.lend:
@@ -327,17 +283,7 @@ class ParameterServer:
         It runs in a thread of its own, and the event loop goes on. Where the task is cancelled, the update ends as by
         an interrupt, before this returns: everywhere or nowhere.
         """
-        return await in_thread(partial(call, *args, **kwargs), self._interrupt, self._forget_interrupt)
-
-    def _interrupt(self, thread: int, error: BaseException) -> bool:
-        mailbox = self._mailbox
-        if mailbox is not None:
-            mailbox.interrupt(thread, error)
-        return mailbox is not None
-
-    def _forget_interrupt(self, thread: int) -> None:
-        if self._mailbox is not None:
-            self._mailbox.forget_interrupt(thread)
+        return await in_thread(partial(call, *args, **kwargs), self._here.interrupt, self._here.forget_interrupt)
 
     def update_p2p(
         self,
@@ -387,7 +333,7 @@ class ParameterServer:
             invited = self._all_of(sinks)
             manifest = Manifest(previous_version(invited, self.config), (), ())
             stored = StoredVersion(manifest, ())
-            return self._lead(stored, Invitees(1, invited), RestoreCoordinator, None, before_hold, clock)
+            return self._here.lead(stored, Invitees(1, invited), RestoreCoordinator, None, before_hold, clock)
 
     def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
         everybody = self.config.sinks if sinks is None else tuple(sinks)
@@ -412,102 +358,15 @@ class ParameterServer:
         part: BroughtPart = WHOLE,
     ) -> Report | None:
         if self.rank > 0:
-            self._follow(part.of(self._store.get(version), alone=False))
+            self._here.follow(part.of(self._store.get(version), alone=False))
             return None
-        meeting = self._rendezvous
-        with nullcontext(lambda address: None) if meeting is None else meeting.leading(version) as announce:
+        with self._here.leading(version) as announce:
             stored, invited = part.of(self._store.get(version), alone=self.world_size == 1), choose()
-            base = part.base_for(stored, self._brought, invited)
+            base = part.base_for(stored, self._here.brought, invited)
             invitees = replace(
-                self._invitees(version, invited), base=base, base_updates=self._brought.updates(base, invited)
+                self._here.invitees(version, invited), base=base, base_updates=self._here.brought.updates(base, invited)
             )
-            return self._lead(stored, invitees, leader, progress, before_hold, clock, announce)
-
-    def _lead(
-        self,
-        stored: StoredVersion,
-        invitees: Invitees,
-        leader: type[Coordinator],
-        progress: Progress | None,
-        before_hold: Callable[[], None] | None,
-        clock: PhaseClock,
-        announce: Callable[[str], None] = lambda address: None,
-    ) -> Report:
-        check(self.config)
-        check_trace(self.config)
-        invited = invitees.sinks
-        mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
-        for address in invited:
-            mailbox.check(address)
-        announce(mailbox.address)
-        for address in self._partners.keys() - set(invited):
-            mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
-            mailbox.forget(address)
-        update = secrets.token_hex(8)
-        coordinator = leader(update, mailbox, self.config, table, self._names, self._plans, stored.extents, clock)
-        join = self._join(update, table, stored)
-        try:
-            report = coordinator.lead(join, invitees, progress, before_hold)
-        except UpdateAbortedError:
-            raise
-        except BaseException:
-            self._brought.forget(invited)
-            raise
-        finally:
-            known = {**self._partners, **coordinator.nonces}
-            self._partners = {address: known.get(address, "") for address in invited}
-        self._brought.remember(set(invited).difference(report.left), report.version, update)
-        keep_trace(report, self.config)
-        return report
-
-    def _invitees(self, version: str, sinks: tuple[str, ...]) -> Invitees:
-        meeting = self._rendezvous
-        if meeting is None:
-            return Invitees(1, sinks)
-        return Invitees(
-            self.world_size, sinks, expectation=self._world.expectation, absent=lambda: meeting.absent(version)
-        )
-
-    def _follow(self, stored: StoredVersion) -> None:
-        assert self._rendezvous is not None, "a rank above 0 is not alone"
-        coordinator = self._rendezvous.find(stored.manifest.version)
-        mailbox, table = self._open(addresses.stays_on_host(coordinator))
-        join = self._join("", table, stored)
-        follow(mailbox, table, self._plans, stored.extents, coordinator, join, self.config.update_timeout)
-
-    def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
-        label = f"source {self.rank}"
-        join = self._introducer.of_source(
-            label, stored.manifest, states(self.config), table.names, self._plans, self.rank
-        )
-        return msgspec.structs.replace(join, update=update, nonce=self._nonce)
-
-    # -- where everybody is -------------------------------------------------------------------------------------
-
-    def _open(self, near: bool) -> tuple[Mailbox, RouteTable]:
-        """This rank's mailbox, reachable by everybody in the update, and its routes. Kept while it serves."""
-        if self._mailbox is not None and self._table is not None:
-            if near or not self._mailbox.address.startswith("ipc"):
-                return self._mailbox, self._table
-            self._let_go()
-        address = self.config.coordinator if self.rank == 0 else ""
-        if not address and not near:
-            address = addresses.any_port(self.config.interface)
-        types = q.COORDINATOR if self.rank == 0 else q.PARTICIPANT
-        self._mailbox = open_mailbox(address, types, self.config)
-        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
-        return self._mailbox, self._table
-
-    def _meet(self) -> Rendezvous:
-        """Where the source ranks find each other."""
-        if self.config.coordinator:
-            return AtAddress(self.config.coordinator, self._send_absence)
-        return InStore(self._world, self.config)
-
-    def _send_absence(self, version: str, reason: str) -> None:
-        if self.rank > 0:
-            mailbox, _ = self._open(addresses.stays_on_host(self.config.coordinator))
-            mailbox.send(self.config.coordinator, m.Absent(self.rank, version, reason))
+            return self._here.lead(stored, invitees, leader, progress, before_hold, clock, announce)
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -522,22 +381,13 @@ class ParameterServer:
         """
         with self._call_guard.last() as mine:
             if mine:
-                self._let_go()
+                self._here.let_go()
                 self._store.close()
-
-    def _let_go(self) -> None:
-        mailbox, table = self._mailbox, self._table
-        self._mailbox = self._table = None
-        if mailbox is not None and table is not None:
-            for address, nonce in self._partners.items():
-                mailbox.send(address, m.Goodbye(nonce=nonce))
-            table.close()
-            mailbox.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, Exception) and self._call_guard.here:
-            self._tell_absence("", f"it was closed after {type(error).__name__}: {error}")
+            self._here.tell_absence("", f"it was closed after {type(error).__name__}: {error}")
         self.close()

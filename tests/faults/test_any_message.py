@@ -164,7 +164,7 @@ def test_given_an_update_then_no_stranger_stops_or_changes_it(
         source.register(f"v{version}", tensors=weights(version, **SHAPE))
         source.register("v1", tensors=weights(1, **SHAPE))
         source.update("v1", [sink.address])
-        mailbox = source._mailbox
+        mailbox = source._here.mailbox
         assert mailbox is not None
         at_sink, _ = engine.storms = Storm(sink.address), Storm(mailbox.address)
         try:

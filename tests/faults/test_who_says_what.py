@@ -181,8 +181,8 @@ def test_given_a_goodbye_of_somebody_else_then_nothing_is_closed(sink: Sink) -> 
         source.update("v1", [sink.address])
         routes = sink._table.names
         assert routes
-        assert source._mailbox is not None
-        forge(sink, source._mailbox.address, m.Goodbye(), m.Goodbye(nonce="0" * 32))
+        assert source._here.mailbox is not None
+        forge(sink, source._here.mailbox.address, m.Goodbye(), m.Goodbye(nonce="0" * 32))
         assert sink._table.names == routes
     deadline = time.monotonic() + PATIENCE
     while sink._table.names:
@@ -286,10 +286,10 @@ def test_given_a_refusal_that_somebody_forges_then_the_update_goes_on(sink: Sink
     with ParameterServer(Config.load(**PATIENT)) as source, Mailbox(types=q.PARTICIPANT) as stranger:
         source.register("v1", tensors=weights(1, layers=2, width=8))
         source.update("v1", [sink.address])
-        assert source._mailbox is not None
+        assert source._here.mailbox is not None
         for _ in range(100):
-            stranger.send(source._mailbox.address, Refused("I do not like it"))
-            stranger.send(source._mailbox.address, m.Aborted("x", 1, True))
+            stranger.send(source._here.mailbox.address, Refused("I do not like it"))
+            stranger.send(source._here.mailbox.address, m.Aborted("x", 1, True))
         source.update("v1", [sink.address])
 
 

@@ -1,0 +1,214 @@
+"""One source rank's side of updates: where it is, which routes it keeps open, and how it meets the other ranks."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import msgspec
+
+from ckpt_transport.checkpoint import StoredVersion
+from ckpt_transport.config import Config
+from ckpt_transport.control import Mailbox, addresses
+from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
+from ckpt_transport.memory import Backing
+from ckpt_transport.service import questions as q
+from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
+from ckpt_transport.service.trace import check_trace, keep_trace
+from ckpt_transport.service.world import World
+from ckpt_transport.transports import registry
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.available import check, states
+from ckpt_transport.update.coordinator import Coordinator
+from ckpt_transport.update.introduction import Introducer
+from ckpt_transport.update.invitations import Invitees
+from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.phases import PhaseClock
+from ckpt_transport.update.plan_cache import PlanCache
+from ckpt_transport.update.progress import Progress
+from ckpt_transport.update.report import Report
+from ckpt_transport.update.routes import RouteNames, RouteTable
+from ckpt_transport.update.source import follow
+
+logger = logging.getLogger(__name__)
+
+
+class SourceRank:
+    """Leads updates as rank 0, and follows them as any other. What it opens it keeps until :meth:`let_go`.
+
+    Args:
+        world: the ranks of the source, and which of them this is.
+        config: settings.
+
+    Attributes:
+        brought: which version sinks got last from here.
+        mailbox: this rank's, once it has taken part in an update.
+    """
+
+    def __init__(self, world: World, config: Config) -> None:
+        self._world, self._config = world, config
+        self._introducer, self._nonce = Introducer(config), secrets.token_hex(16)
+        self.mailbox: Mailbox | None = None
+        self._table: RouteTable | None = None
+        self._names = RouteNames()
+        self._plans = PlanCache(config.memory_budget)
+        self._partners: dict[str, str] = {}
+        """Sinks of the last update, and the nonce that what is said to each carries."""
+        self.brought = BroughtVersions()
+        self._absent_for: set[str] = set()
+        self._rendezvous = self._meet() if world.size > 1 else None
+
+    def lead(
+        self,
+        stored: StoredVersion,
+        invitees: Invitees,
+        leader: type[Coordinator],
+        progress: Progress | None,
+        before_hold: Callable[[], None] | None,
+        clock: PhaseClock,
+        announce: Callable[[str], None] = lambda address: None,
+    ) -> Report:
+        """Lead one update.
+
+        Args:
+            stored: what is brought.
+            invitees: who takes part.
+            leader: leads it.
+            progress, before_hold: as those of :meth:`ParameterServer.update`.
+            clock: of the caller's call.
+            announce: tells the other source ranks where this one is.
+        """
+        check(self._config)
+        check_trace(self._config)
+        invited = invitees.sinks
+        mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
+        for address in invited:
+            mailbox.check(address)
+        announce(mailbox.address)
+        for address in self._partners.keys() - set(invited):
+            mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
+            mailbox.forget(address)
+        update = secrets.token_hex(8)
+        coordinator = leader(update, mailbox, self._config, table, self._names, self._plans, stored.extents, clock)
+        join = self._join(update, table, stored)
+        try:
+            report = coordinator.lead(join, invitees, progress, before_hold)
+        except UpdateAbortedError:
+            raise
+        except BaseException:
+            self.brought.forget(invited)
+            raise
+        finally:
+            known = {**self._partners, **coordinator.nonces}
+            self._partners = {address: known.get(address, "") for address in invited}
+        self.brought.remember(set(invited).difference(report.left), report.version, update)
+        keep_trace(report, self._config)
+        return report
+
+    def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
+        """Within the block this rank leads an update to ``version``; the result tells the other ranks where it is."""
+        if self._rendezvous is None:
+            return nullcontext(lambda address: None)
+        return self._rendezvous.leading(version)
+
+    def invitees(self, version: str, sinks: tuple[str, ...]) -> Invitees:
+        """Who takes part in an update to ``version``: these sinks, and the other source ranks."""
+        meeting = self._rendezvous
+        if meeting is None:
+            return Invitees(1, sinks)
+        return Invitees(
+            self._world.size, sinks, expectation=self._world.expectation, absent=lambda: meeting.absent(version)
+        )
+
+    def follow(self, stored: StoredVersion) -> None:
+        """Take part in an update that rank 0 leads."""
+        assert self._rendezvous is not None, "a rank above 0 is not alone"
+        coordinator = self._rendezvous.find(stored.manifest.version)
+        mailbox, table = self._open(addresses.stays_on_host(coordinator))
+        join = self._join("", table, stored)
+        follow(mailbox, table, self._plans, stored.extents, coordinator, join, self._config.update_timeout)
+
+    def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
+        label = f"source {self._world.rank}"
+        join = self._introducer.of_source(
+            label, stored.manifest, states(self._config), table.names, self._plans, self._world.rank
+        )
+        return msgspec.structs.replace(join, update=update, nonce=self._nonce)
+
+    # -- where everybody is -------------------------------------------------------------------------------------
+
+    def _open(self, near: bool) -> tuple[Mailbox, RouteTable]:
+        """This rank's mailbox, reachable by everybody in the update, and its routes. Kept while it serves."""
+        if self.mailbox is not None and self._table is not None:
+            if near or not self.mailbox.address.startswith("ipc"):
+                return self.mailbox, self._table
+            self.let_go()
+        address = self._config.coordinator if self._world.rank == 0 else ""
+        if not address and not near:
+            address = addresses.any_port(self._config.interface)
+        types = q.COORDINATOR if self._world.rank == 0 else q.PARTICIPANT
+        self.mailbox = open_mailbox(address, types, self._config)
+        self._table = RouteTable(self.mailbox, lambda name: registry.make(name, self._config.transports))
+        return self.mailbox, self._table
+
+    def _meet(self) -> Rendezvous:
+        """Where the source ranks find each other."""
+        if self._config.coordinator:
+            return AtAddress(self._config.coordinator, self._send_absence)
+        return InStore(self._world, self._config)
+
+    def _send_absence(self, version: str, reason: str) -> None:
+        if self._world.rank > 0:
+            mailbox, _ = self._open(addresses.stays_on_host(self._config.coordinator))
+            mailbox.send(self._config.coordinator, m.Absent(self._world.rank, version, reason))
+
+    @contextmanager
+    def telling_absence(self, version: str) -> Iterator[None]:
+        """Within the block a version is taken in; if that fails, the other ranks hear why it is not sent."""
+        try:
+            yield
+        except Exception as error:
+            self.tell_absence(version, f"it could not take the version in: {type(error).__name__}: {error}")
+            self._absent_for.add(version)
+            raise
+        if version in self._absent_for:
+            self.tell_absence(version, "")
+            self._absent_for.remove(version)
+
+    def tell_absence(self, version: str, reason: str) -> None:
+        """Tell the other ranks that this one does not come; with an empty reason, that it does again."""
+        if self._rendezvous is not None:
+            try:
+                self._rendezvous.tell_absence(version, reason)
+            except CkptTransportError as error:
+                logger.warning("the other source ranks cannot be told that this one has failed: %s", error)
+
+    def interrupt(self, thread: int, error: BaseException) -> bool:
+        """Raise an error in the thread that leads or follows, where it waits next; whether that can be."""
+        mailbox = self.mailbox
+        if mailbox is not None:
+            mailbox.interrupt(thread, error)
+        return mailbox is not None
+
+    def forget_interrupt(self, thread: int) -> None:
+        """That thread has ended."""
+        if self.mailbox is not None:
+            self.mailbox.forget_interrupt(thread)
+
+    def forget(self, extents: Sequence[Backing]) -> None:
+        """No route may lend this memory any more."""
+        if self._table is not None:
+            self._table.forget(extents)
+
+    def let_go(self) -> None:
+        """Part from the sinks, and close everything. It can be opened again."""
+        mailbox, table = self.mailbox, self._table
+        self.mailbox = self._table = None
+        if mailbox is not None and table is not None:
+            for address, nonce in self._partners.items():
+                mailbox.send(address, m.Goodbye(nonce=nonce))
+            table.close()
+            mailbox.close()
