@@ -81,11 +81,12 @@ def situations(device: Device, scale: Scale) -> dict[Name, Situation]:
     if device is Device.CPU:
         copy = pcie = nvlink = halves = "a plain copy in memory"
     local = ("auto", "shm") if device is Device.CPU else ("auto", "cuda_ipc", "shm")
-    peer = local if device is Device.CPU else (*local, "nccl")
+    near = local if device is Device.CPU else ("auto", "cuda_ipc")
+    peer = local if device is Device.CPU else (*near, "nccl")
     here, beside, both = (0,), (1,), (0, 1)
     sources = "two sources, a worker on each GPU"
     return {
-        Name.LENT_HERE: Situation("mixture, lent on the worker's GPU", moe, here, here, True, local, copy, "<=3.75"),
+        Name.LENT_HERE: Situation("mixture, lent on the worker's GPU", moe, here, here, True, near, copy, "<=3.75"),
         Name.HOST_DENSE: Situation("dense, from the host", eight, here, here, False, local, pcie, "<=1.1"),
         Name.HOST_MIXTURE: Situation("mixture, from the host", moe, here, here, False, local, pcie, "<=1.1"),
         Name.LENT_PEER: Situation("mixture, lent on another GPU", moe, here, beside, True, peer, nvlink, "<=1.4"),

@@ -176,13 +176,20 @@ class OwnerDigests(_Working):
         kept: dict[Hashable, Digest] = {ranges: known[ranges] for ranges in in_place.values() if ranges in known}
         known.clear()
         known.update(kept)
-        for number, ranges in in_place.items():
-            if ranges in kept:
-                self._made.append((number, kept[ranges]))
-                continue
-            computing = self._workers.submit(self._compute, memory, number, ranges)
-            computing.add_done_callback(lambda _: wake())
-            self._computing.append(computing)
+        self._made.extend((number, kept[ranges]) for number, ranges in in_place.items() if ranges in kept)
+        unknown = [(number, ranges) for number, ranges in in_place.items() if ranges not in kept]
+        by_thread = [[each] for each in unknown]
+        if unknown and memory.runs[0].raw.is_cuda:
+            by_thread = [unknown]  # several threads would not help a GPU
+        for some in by_thread:
+            self._computing.append(self._workers.submit(self._compute_each, memory, some, wake))
+
+    def _compute_each(self, memory: Lendable, some: Sequence[tuple[int, Ranges]], wake: Callable[[], None]) -> None:
+        for number, ranges in some:
+            try:
+                self._compute(memory, number, ranges)
+            finally:
+                wake()
 
     def _compute(self, memory: Lendable, number: int, ranges: Ranges) -> None:
         runs = _holding(memory.runs, ranges)

@@ -106,6 +106,17 @@ class Mappings:
                 call("cudaIpcCloseMemHandle", mapped.address)
 
 
+def is_idle(device: torch.device, timeout: float) -> bool:
+    """Wait until everything that this process has enqueued on ``device`` has ended; False when it has not in time.
+
+    What is unmapped while a kernel reads it ends every further use of the device in this process.
+    """
+    waiting = threading.Thread(target=torch.cuda.synchronize, args=(device,), name="ckpt-transport-unmap", daemon=True)
+    waiting.start()
+    waiting.join(timeout)
+    return not waiting.is_alive()
+
+
 def let_read(device: torch.device, owner: torch.device) -> None:
     """Let kernels on ``device`` read memory of this process on another GPU, ``owner``."""
     if device == owner:

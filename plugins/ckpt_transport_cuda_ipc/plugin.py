@@ -30,7 +30,7 @@ from ckpt_transport.spi import (
     device_of,
     may_have_devices,
 )
-from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, let_read, runtime
+from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, is_idle, let_read, runtime
 
 PROCESS = secrets.token_hex(8)
 """Tells this process from others."""
@@ -69,6 +69,8 @@ class Shared(msgspec.Struct, frozen=True, array_like=True):
 _here: dict[int, Allocation] = {}
 """Slots of this process by address: every route lends any of them."""
 mappings = Mappings()
+IDLE_SECONDS = 5.0
+"""Longest wait for a device to have read what it maps. One that does not end keeps the mapping."""
 
 
 class CudaIpcEndpoint(MappedEndpoint):
@@ -153,6 +155,9 @@ class CudaIpcEndpoint(MappedEndpoint):
         self._unused += self._opened.pop(descriptor, ())
 
     def _close_unused(self) -> None:
+        """Unmap what is not used any more, once nothing that was enqueued reads it; until then it stays mapped."""
+        if not self._unused or not is_idle(self.device, IDLE_SECONDS):
+            return
         unused, self._unused = self._unused, []
         for handle in unused:
             with contextlib.suppress(RegistrationError):

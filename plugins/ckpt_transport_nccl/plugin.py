@@ -36,10 +36,9 @@ from ckpt_transport_nccl.library import POLL_SECONDS, Communicator, library, uni
 T = TypeVar("T")
 ABORT_SECONDS = 2.0
 """Longest wait for a communicator to be gone; it takes milliseconds when nothing else holds it up."""
-ENQUEUED = 128
-"""Broadcasts that are enqueued and have not ended, at most. A device's queue takes about a thousand pieces of work, a
-few for each broadcast; whoever enqueues one more is blocked until the other members join, and hears nothing meanwhile.
-"""
+ENQUEUED = 32
+"""Broadcasts that are enqueued and have not ended, at most. A stream takes 64 events of the kind that is waited for
+without spinning; whoever enqueues more is blocked until the other members join, and hears nothing meanwhile."""
 
 
 class NcclEndpoint(CollectiveEndpoint):

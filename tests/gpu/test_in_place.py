@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer, StoredVersion
-from ckpt_transport.errors import CheckpointError, UpdateError
+from ckpt_transport.errors import UpdateAbortedError, UpdateError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.memory.exported import allocations_of, why_not_exported
 from ckpt_transport.planning import IN_PLACE, Plan
@@ -17,7 +18,8 @@ from ckpt_transport_cuda_ipc.memory import as_tensor, let_read
 from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, by_name, fleet, weights
 from tests.gpu.test_update import GROWTH, used
 
-ON_GPU: Mapping[str, Any] = {"device": "cuda", "width": 1024}
+WIDE: Mapping[str, Any] = {"width": 1024}
+ON_GPU: Mapping[str, Any] = {**WIDE, "device": "cuda"}
 SMALL = {"bucket_bytes": "1MiB", "ring_depth": 2}
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
@@ -64,7 +66,7 @@ def test_given_lent_weights_on_the_gpu_of_the_sinks_then_nothing_is_copied_befor
             report = server.update(f"v{seed}", [sink.address for sink in running])
             assert report is not None
             assert read_in_place(report.plan)
-            assert all(sink.state().holds(weights(seed, **ON_GPU)) for sink in running)
+            assert all(sink.state().holds(weights(seed, **WIDE)) for sink in running)
             server.unregister(f"v{seed}")
 
 
@@ -88,27 +90,34 @@ def test_given_an_owner_that_changes_what_it_has_lent_then_the_update_ends_befor
         own = weights(2, **ON_GPU)
         server.lend("v2", own)
         next(iter(own.values())).add_(1)
-        with pytest.raises(CheckpointError, match="was changed or freed by its owner"):
+        with pytest.raises(UpdateAbortedError, match="was changed or freed by its owner"):
             server.update("v2", [sink.address])
         assert sink.state().tainted == ""
         server.lend("v3", weights(3, **ON_GPU))
         server.update("v3", [sink.address])
-        assert sink.state().holds(weights(3, **ON_GPU))
+        assert sink.state().holds(weights(3, **WIDE))
+
+
+def allocate(*, expandable: bool) -> None:
+    """Have torch take new memory of GPUs in segments that grow, which have no handles for other processes, or not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch have another name for it
+        torch.cuda.memory._set_allocator_settings(f"expandable_segments:{expandable}")
 
 
 def test_given_memory_that_cuda_cannot_export_then_it_passes_through_slots_and_the_plan_says_why() -> None:
     with fleet(SinkSpec(ON_GPU)) as (sink,), ParameterServer(swift()) as server:
-        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+        allocate(expandable=True)
         try:
             torch.cuda.empty_cache()
             own = weights(2, **ON_GPU)
         finally:
-            torch.cuda.memory._set_allocator_settings("expandable_segments:False")
+            allocate(expandable=False)
         server.lend("v2", own)
         report = server.update("v2", [sink.address])
         assert report is not None
         assert any("pass through slots" in note and "expandable_segments" in note for note in report.plan.notes)
-        assert sink.state().holds(weights(2, **ON_GPU))
+        assert sink.state().holds(weights(2, **WIDE))
 
 
 def test_given_a_trainer_that_is_killed_while_it_is_read_then_the_sink_lives_and_says_so() -> None:
@@ -121,16 +130,16 @@ def test_given_a_trainer_that_is_killed_while_it_is_read_then_the_sink_lives_and
         with ParameterServer(swift()) as server:
             server.lend("v3", weights(3, **ON_GPU))
             server.update("v3", [sink.address])
-            assert sink.state().holds(weights(3, **ON_GPU))
+            assert sink.state().holds(weights(3, **WIDE))
 
 
 def test_given_two_trainers_then_each_serves_its_part_from_where_it_lies() -> None:
-    settings = {**SWIFT, "transport": "cuda_ipc", **SMALL}
     with fleet(SinkSpec(ON_GPU)) as (sink,):
+        settings = {**SWIFT, "transport": "cuda_ipc", **SMALL, "coordinator": sink.address + "-coordinator"}
         common: dict[str, Any] = {"settings": settings, "shape": {"width": 1024}, "world_size": 2, "prepare": lends}
         sources = [SourceProcess([sink.address], rank=0, **common), SourceProcess([], rank=1, **common)]
         assert [source.outcome() for source in sources] == ["", ""]
-        assert sink.state().holds(weights(2, **ON_GPU))
+        assert sink.state().holds(weights(2, **WIDE))
 
 
 def test_given_fifty_updates_of_new_tensors_then_no_memory_stays_mapped() -> None:
@@ -148,7 +157,7 @@ def test_given_fifty_updates_of_new_tensors_then_no_memory_stays_mapped() -> Non
             step(seed)
         step(6)
         assert used() <= before + GROWTH
-        assert sink.state().holds(weights(6, **ON_GPU))
+        assert sink.state().holds(weights(6, **WIDE))
 
 
 def test_given_a_lender_and_an_engine_in_one_process_then_its_tensors_are_used_where_they_lie() -> None:
@@ -172,7 +181,7 @@ def test_given_an_engine_on_another_gpu_that_can_read_the_trainers_then_it_reads
             report = server.update(f"v{seed}", [sink.address])
             assert report is not None
             assert read_in_place(report.plan)
-            assert sink.state().holds(weights(seed, **ON_GPU))
+            assert sink.state().holds(weights(seed, **WIDE))
 
 
 @two_gpus
