@@ -187,6 +187,13 @@ def _update(
         return done
 
 
+def roll_back(replicas: Sequence[Replica]) -> FleetReport:
+    """Have them serve the version before, as a program would that then ends."""
+    config = swift()
+    with ParameterServer(config) as server, VllmFleet([each.url for each in replicas], config) as fleet:
+        return fleet.rollback(server)
+
+
 @dataclass(frozen=True)
 class Completion:
     """One request: when it began and ended, and its tokens, or the error."""

@@ -8,7 +8,7 @@ import pytest
 
 from ckpt_transport.planning import explain
 from tests.vllm.forked import output_of
-from tests.vllm.servers import TWO_CORES, TWO_RANKS, Replica, Started, update
+from tests.vllm.servers import TWO_CORES, TWO_RANKS, Replica, Started, roll_back, update
 
 pytestmark = pytest.mark.alone
 EXPERT_PARALLEL = (*TWO_RANKS, "--enable-expert-parallel")
@@ -44,11 +44,18 @@ def check(replica: Replica, transport: str, ask: Callable[[Replica], object]) ->
 
 
 def test_given_tensor_parallel_ranks_then_rows_are_sent_to_whom_they_belong(larger: Started) -> None:
-    """What is sliced by columns goes whole to both: its runs are short."""
+    """What is sliced by columns goes whole to both: its runs are short. Both ranks stage and go back in one commit."""
     replica = larger.start("qwen3", 1, TWO_RANKS, TWO_CORES).wait()
     first = replica.answers()
     sent = check(replica, "gloo", Replica.answers)
     assert 0.5 <= min(sent) <= max(sent) <= 0.8
+    second = replica.answers()
+    staged = update([replica], replica.checkpoint(1), "staged", transport="gloo", commit="auto").update
+    assert staged.staged, staged.in_place
+    assert staged.plan.moves_shares
+    assert replica.answers() == first
+    assert len(roll_back([replica]).update.paused) == 2
+    assert replica.answers() == second
     update([replica], replica.checkpoint(1), "by another transport", transport="nixl")
     assert replica.answers() == first
     larger.stop(replica)

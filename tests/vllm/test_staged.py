@@ -9,7 +9,7 @@ import pytest
 from ckpt_transport import FleetReport, ParameterServer, ask_version
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport_vllm import VllmFleet
-from tests.vllm.servers import PATIENCE, Answers, Replica, Traffic, swift, update
+from tests.vllm.servers import PATIENCE, Answers, Replica, Traffic, roll_back, swift, update
 
 Pair = tuple[Replica, Replica]
 BUCKET = {"bucket_bytes": "64KiB"}
@@ -28,12 +28,6 @@ def answers(pair: Pair) -> tuple[Answers, Answers]:
 
 def staged(pair: Pair, seed: int) -> FleetReport:
     return update(pair, pair[0].checkpoint(seed), f"v{seed}", commit="auto", **BUCKET)
-
-
-def rolled_back(pair: Pair) -> FleetReport:
-    config = swift()
-    with ParameterServer(config) as server, VllmFleet([each.url for each in pair], config) as fleet:
-        return fleet.rollback(server)
 
 
 def all_serve(pair: Pair, expected: Answers, version: str) -> bool:
@@ -63,7 +57,7 @@ def test_given_requests_when_versions_are_staged_and_rolled_back_then_each_serve
     assert [each.error for done in traffic.done.values() for each in done if each.error] == []
     assert all_serve(pair, second, "v2")
     for expected, version, other in ((first, "v1", "v2"), (second, "v2", "v1")):
-        report = rolled_back(pair).update
+        report = roll_back(pair).update
         assert (report.version, report.plan.buckets) == (version, ())
         assert all_serve(pair, expected, version)
         assert previous(pair) == {other}
