@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import Any
 import torch
 
 from benchmarks._gpu_worker import Peer
+from benchmarks._models import Shapes
 from benchmarks._row import Row
 from benchmarks._situation import Brought, console, milliseconds
 from benchmarks._trainer import Timed, run_trainer
 from benchmarks._vllm_engine import names_of, start
+from ckpt_transport import ask_version
+from ckpt_transport.planning import TensorSpec
 
+WARM_UP_SECONDS = 120
 MEMORY_SHARE = 0.4
 """Of a GPU's memory that vLLM takes: the trainer has as many weights beside it, and so has the comparison."""
 SPARED = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -42,7 +47,10 @@ def run_engine(gpu: int, layers: int | None, pipe: Connection) -> None:
         )
         (attached,) = llm.collective_rpc("ckpt_transport_attach")
         assert not attached["error"], attached["error"]
-        pipe.send((dict(names_of(config)), attached["address"]))
+        shapes = dict(names_of(config))
+        llm.collective_rpc(warm_up, args=(shapes,))
+        warmed = _warmed_up(attached["address"])
+        pipe.send((shapes, attached["address"], warmed))
         loaded: list[torch.Tensor] = []
         while (order := pipe.recv()[0]) != "stop":
             if order == "keep":
@@ -50,6 +58,22 @@ def run_engine(gpu: int, layers: int | None, pipe: Connection) -> None:
                 pipe.send(len(loaded))
             else:
                 pipe.send(llm.collective_rpc(differing, args=(loaded,))[0])
+
+
+def warm_up(worker: Any, shapes: Shapes) -> None:
+    """What an RPC has done where the engine has the files of a checkpoint, which this one has not."""
+    from ckpt_transport_vllm.extension import _sinks
+
+    _sinks(worker)[False].warm_up([TensorSpec(name, "BF16", shape) for name, shape in shapes.items()])
+
+
+def _warmed_up(address: str) -> str:
+    """Wait until a warm-up has ended; returns what it says of itself."""
+    deadline = time.monotonic() + WARM_UP_SECONDS
+    while not (said := ask_version(address).warm_up).startswith(("warmed up", "could not")):
+        assert time.monotonic() < deadline, f"the engine {said or 'does not warm up'}"
+        time.sleep(0.1)
+    return said
 
 
 def copies(worker: Any) -> list[torch.Tensor]:
@@ -71,7 +95,8 @@ def measure(title: str, trainer_gpu: int, engine_gpu: int, target: str, rounds: 
     """Rows for each transport; for the first update; and for ``auto`` against the best by name."""
     console.print(f"{title} ...")
     engine = Peer(run_engine, engine_gpu, layers)
-    shapes, address = engine.answer()
+    shapes, address, warmed = engine.answer()
+    console.print(f"  {warmed}")
     trainer = Peer(run_trainer, 0, 1, f"cuda:{trainer_gpu}" if torch.cuda.is_available() else "cpu")
     found: dict[str, Brought] = {}
     for transport in TRANSPORTS if torch.cuda.is_available() else ("auto", "shm"):
@@ -110,7 +135,7 @@ def measure(title: str, trainer_gpu: int, engine_gpu: int, target: str, rounds: 
             f"{milliseconds(auto.wall)}, {milliseconds(found[best].wall)}",
         ),
         Row(
-            f"{title}: first update",
+            f"{title}: first update after warming up",
             auto.first.wall / auto.wall,
             "steady state",
             "<=1.5",
