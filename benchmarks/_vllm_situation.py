@@ -64,7 +64,8 @@ def warm_up(worker: Any, shapes: Shapes) -> None:
     """What an RPC has done where the engine has the files of a checkpoint, which this one has not."""
     from ckpt_transport_vllm.extension import _sinks
 
-    _sinks(worker)[False].warm_up([TensorSpec(name, "BF16", shape) for name, shape in shapes.items()])
+    within = getattr(worker, "worker", worker)  # in one process a call gets what is around the worker
+    _sinks(within)[False].warm_up([TensorSpec(name, "BF16", shape) for name, shape in shapes.items()])
 
 
 def _warmed_up(address: str) -> str:
