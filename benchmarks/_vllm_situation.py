@@ -25,7 +25,13 @@ from ckpt_transport.planning import TensorSpec
 WARM_UP_SECONDS = 120
 MEMORY_SHARE = 0.4
 """Of a GPU's memory that vLLM takes: the trainer has as many weights beside it, and so has the comparison."""
-SPARED = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+SPARED = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
 TRANSPORTS = ("auto", "cuda_ipc")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,12 @@ from ckpt_transport.spi import (
 )
 from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, is_idle, let_read, runtime
 
-PROCESS = secrets.token_hex(8)
-"""Tells this process from others."""
+_TOKEN = secrets.token_hex(8)
+
+
+def this_process() -> str:
+    """Tells this process from others, and from those that it was forked from, whose memory it has not mapped."""
+    return f"{_TOKEN}-{os.getpid()}"
 
 
 class Exported(msgspec.Struct, frozen=True, array_like=True):
@@ -110,7 +115,7 @@ class CudaIpcEndpoint(MappedEndpoint):
         return self._shared(exported, places)
 
     def _shared(self, allocations: Sequence[Exported], runs: Sequence[tuple[int, int, int, int]]) -> Descriptor:
-        return msgspec.msgpack.encode(Shared(PROCESS, self.group.device, tuple(allocations), tuple(runs)))
+        return msgspec.msgpack.encode(Shared(this_process(), self.group.device, tuple(allocations), tuple(runs)))
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         """What is described in another way stays mapped meanwhile: a trainer lends much the same at each step."""
@@ -122,7 +127,7 @@ class CudaIpcEndpoint(MappedEndpoint):
     def _map(self, sender: int, descriptor: Descriptor) -> Runs:
         try:
             shared = msgspec.msgpack.decode(descriptor, type=Shared)
-            if shared.process == PROCESS:
+            if shared.process == this_process():
                 let_read(self.device, device_of(shared.device))
                 addresses = [allocation.address for allocation in shared.allocations]
             else:
