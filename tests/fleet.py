@@ -108,7 +108,7 @@ class Fault:
         raise RuntimeError(f"injected into {self.where}")
 
 
-STOPPED = 2 * SWIFT["heartbeat_timeout"]
+STOPPED = 3 * SWIFT["heartbeat_timeout"]
 
 
 def stop_myself(seconds: float = STOPPED) -> None:

@@ -120,9 +120,9 @@ class Stormy(TorchEngine):
         for storm in self.storms:
             storm.blow()
 
-    def expects(self) -> Any:
+    def ties(self) -> tuple[frozenset[str], ...]:
         self.blow()
-        return super().expects()
+        return super().ties()
 
     def hold(self) -> int:
         self.blow()
