@@ -9,6 +9,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import BudgetError
+from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.bucketing import cut, gather, round_robin
 from ckpt_transport.planning.candidates import Candidate
 from ckpt_transport.planning.loader_memory import most_kept
@@ -55,11 +56,12 @@ class SlotAllocator:
     def _in_place(self, settings: Settings) -> Sequence[Bucket]:
         """What is read in place takes no slot: a bucket may be as long as a ring, which saves control.
 
-        But a sink on a GPU brings two at a time there, so they are as long as a slot; and no longer, where neither it
-        needs whole tensors nor would have to keep the parts.
+        But of host memory a sink on a GPU brings two at a time there, so they are as long as a slot; and no longer,
+        where neither it needs whole tensors nor would have to keep the parts.
         """
         bucket_bytes, ranges = align_up(settings.bucket_bytes), self._demand.ranges
-        if not any(self._topology.participants[rank].device for rank in self._topology.sinks):
+        is_on_gpus = all(extent.kind is MemoryKind.EXPORTED for extent in self._manifest.extents)
+        if is_on_gpus or not any(self._topology.participants[rank].device for rank in self._topology.sinks):
             bucket_bytes, longest = bucket_bytes * settings.ring_depth, None
         else:
             longest = None if self._keepers or self._topology.whole_tensors else bucket_bytes

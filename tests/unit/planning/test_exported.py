@@ -120,3 +120,10 @@ def test_given_a_plan_that_sends_tensors_that_lie_apart_in_another_way_then_the_
     found = made(lent(OWN), fleet([[OWN]], (OTHER, (OWN,))))
     with pytest.raises(PlanError, match=r"route 0 does not map that|without a ring to receive into"):
         verify(replace(found, routes=tuple(replace(route, **change) for route in found.routes)))
+
+
+def test_given_weights_that_are_read_on_gpus_then_a_bucket_is_as_long_as_a_ring() -> None:
+    """Nothing is brought anywhere before it is read, so fewer buckets cost no memory, and save control."""
+    found = made(lent(OWN), fleet([[OWN]], (OWN, ())))
+    (bucket,) = found.buckets
+    assert bucket.nbytes > 1 << 18
