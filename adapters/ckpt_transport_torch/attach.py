@@ -77,8 +77,9 @@ def attach(
         address: where to listen; empty for a new address that only this user can reach.
         loader: takes (name, whole tensor) pairs and copies its shard; by default tensors are copied by name, and
             names, dtypes and shapes must be exactly those of the module. It is first run on fake tensors while the
-            module serves, to record what it does; where that can be replayed exactly, later updates do without it. It
-            must look tensors up when it is called and not keep those of an earlier time.
+            module serves, to record what it does; where that can be replayed exactly, later updates do without it. So
+            forward passes must not hang on what else it does, as on how often it was called. It must look tensors up
+            when it is called and not keep those of an earlier time.
         engine: ranks of one tensor-parallel engine give the same name, and are updated before the same forward pass.
         version: what the module holds now.
         label: what to call it in messages; by default the module's class and the process id.

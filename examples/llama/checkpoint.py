@@ -124,7 +124,6 @@ class Loader:
     """The engine's own way to take checkpoint tensors: cut this worker's part, put it where it is fused to."""
 
     def __init__(self, model: Transformer) -> None:
-        self._model = model
         self._parameters = dict(model.named_parameters())
         self._places = places(model.config, model.group)
 
@@ -133,7 +132,6 @@ class Loader:
         Raises:
             KeyError: the model has no place for a tensor of that name.
         """
-        self._model.loads += 1
         for name, tensor in weights:
             place = self._places[name]
             target = self._parameters[place.parameter].narrow(place.dim, place.target, place.size)

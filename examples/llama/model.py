@@ -52,13 +52,11 @@ class Context:
         self.seen = 0
         self.version = ""
         self._memory = torch.empty(shape)
-        self._loads = model.loads
 
-    def renew(self, loads: int, version: str) -> None:
-        """Forget what other weights have computed: those from before the latest of ``loads``."""
-        if loads != self._loads:
-            self.seen, self._loads = 0, loads
-        self.version = version
+    def renew(self, version: str) -> None:
+        """Forget what another version has computed."""
+        if version != self.version:
+            self.seen, self.version = 0, version
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put in the unseen tokens' keys and values; returns all there are now. Each is heads x tokens x head size."""
@@ -161,14 +159,12 @@ class Transformer(nn.Module):
         group: who shares it.
 
     Attributes:
-        loads: how often weights were put in.
         version: says which version the weights are.
     """
 
     def __init__(self, config: ModelConfig, group: TensorParallel) -> None:
         super().__init__()
         self.config, self.group = config, group
-        self.loads = 0
         self.version: Callable[[], str] = str
         self.model = Body(config, group)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size // group.size, bias=False)
@@ -183,7 +179,7 @@ class Transformer(nn.Module):
         """
         version = self.version()
         for context in contexts:
-            context.renew(self.loads, version)
+            context.renew(version)
         unseen = [len(context.tokens) - context.seen for context in contexts]
         hidden = self.model(contexts)
         for context in contexts:
