@@ -185,12 +185,10 @@ class Participant:
             self._applying = True
         try:
             self._engine.exchange()
-        except PlanMismatchError:
-            self._applying = False
+        except Exception as error:
+            self._applying = not isinstance(error, PlanMismatchError)
             raise
-        except Exception:
-            raise
-        except BaseException:
+        except BaseException:  # an interrupt, which is raised when all is exchanged
             self._exchanged, self._applying = not self._exchanged, False
             raise
         self._exchanged, self._applying = not self._exchanged, False

@@ -9,7 +9,8 @@ Of those that answer, the one of the lowest rank decides: forward, if one of the
 others do as it does. A sink that reaches nobody cannot tell dead from cut off, and stays in doubt.
 
 This is the termination protocol of three-phase commit (D. Skeen, Nonblocking Commit Protocols, SIGMOD 1981). It holds
-as long as a process that others take for dead does not act as if it lived; whoever has stood still notices that first.
+as long as a process that others take for dead does not act as if it lived: one that has stood still asks first, and
+those who have settled tell it how.
 """
 
 from __future__ import annotations
@@ -54,16 +55,6 @@ class Settlement:
         self._others = frozenset(others)
         self._silent = set(self._others)
         self._standings: dict[int, Standing] = {}
-
-    @property
-    def unheard(self) -> frozenset[int]:
-        """Ranks that have neither answered nor been given up."""
-        return frozenset(self._silent)
-
-    @property
-    def reached(self) -> frozenset[int]:
-        """Ranks that have answered and not been given up since."""
-        return frozenset(self._standings)
 
     def hears(self, rank: int, standing: Standing) -> None:
         """A sink says how far it is; the last that it says counts."""
