@@ -86,8 +86,8 @@ class Fault:
         where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``), of the participant
             (one of PHASES), of the ledger (one of STEPS), or of the source's meter (``sent``).
         count: at which call, counted from 1.
-        act: ``kill`` the process, ``stop`` it for STOPPED seconds, ``raise`` an error, ``hang`` for as long as the
-            process lives, or ``lie``: return another digest.
+        act: ``kill`` the process, ``stop`` it for STOPPED seconds, ``freeze`` it until :func:`thaw`, ``raise`` an
+            error, ``hang`` for as long as the process lives, or ``lie``: return another digest.
     """
 
     where: str
@@ -98,6 +98,9 @@ class Fault:
         """Raise, end, never return, or return what the method shall; empty when the method is to be called."""
         if self.act == "stop":
             stop_myself()
+            return ""
+        if self.act == "freeze":
+            freeze()
             return ""
         if self.act == "lie":
             return "0" * 64
@@ -113,11 +116,26 @@ STOPPED = 3 * SWIFT["heartbeat_timeout"]
 
 def stop_myself(seconds: float = STOPPED) -> None:
     """Stand still for so long, with all threads, as a process does whose host is out of memory."""
-    time.sleep(1.0)  # until what was sent has left
     stopped = f"grep -q '^State:.T' /proc/{os.getpid()}/status"
     script = f"until {stopped}; do sleep 0.01; done; sleep {seconds}; kill -CONT {os.getpid()}"
     subprocess.Popen(["sh", "-c", script])
+    freeze()
+
+
+def freeze() -> None:
+    """Stand still, with all threads, until somebody calls :func:`thaw`."""
+    time.sleep(1.0)  # until what was sent has left
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def thaw(process: BaseProcess) -> None:
+    """Wait until the process stands still, and let it go on."""
+    status = Path(f"/proc/{process.pid}/status")
+    deadline = time.monotonic() + DEADLINE
+    while "\nState:\tT" not in status.read_text():
+        assert time.monotonic() < deadline, "the process does not stand still"
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGCONT)
 
 
 def inject(fault: Fault, target: Any) -> None:
@@ -267,14 +285,7 @@ class SinkProcess:
         return self.process.exitcode == -signal.SIGKILL
 
     def stop(self) -> None:
-        with suppress(OSError, EOFError):
-            self._pipe.send("stop")
-            self._receive()
-        self.process.join(PATIENCE)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self._pipe.close()
+        stop(self.process, self._pipe)
 
     def _receive(self) -> Any:
         assert self._pipe.poll(DEADLINE), f"{self.label} does not answer"

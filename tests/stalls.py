@@ -6,11 +6,11 @@ from typing import Any
 
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import stop_myself
+from tests.fleet import freeze, stop_myself
 
 
 def between_commits() -> None:
-    """Stand still when the first of the members has been told to commit, and no other."""
+    """Stand still, until thawed, when the first of the members has been told to commit, and no other."""
     tell = Membership.send
     told = []
 
@@ -19,7 +19,7 @@ def between_commits() -> None:
         if isinstance(message, m.Commit):
             told.append(rank)
             if len(told) == 1:
-                stop_myself()
+                freeze()
 
     Membership.send = send  # type: ignore[method-assign]
 

@@ -9,7 +9,7 @@ import pytest
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
 from tests import stalls
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, weights
+from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, thaw, weights
 
 SHAPE = {"layers": 8, "width": 128}
 SHM: dict[str, Any] = {"transport": "shm", **SWIFT}
@@ -50,9 +50,11 @@ def test_given_a_source_that_stands_still_when_some_were_told_to_commit_then_it_
     """Given two sinks, when only one of them hears in time that it may serve, then the update has failed."""
     with fleet(SINK, SINK) as (told, other):
         addresses = [told.address, other.address]
-        said = SourceProcess(addresses, settings=SHM, shape=SHAPE, prepare=stalls.between_commits).outcome()
-        assert serves(told.state(), 2)
-        state = other.state()
+        source = SourceProcess(addresses, settings=SHM, shape=SHAPE, prepare=stalls.between_commits)
+        told.wait_until(lambda state: serves(state, 2))
+        state = other.wait_until(lambda state: state.tainted != "")
+        thaw(source.process)
+        said = source.outcome()
         assert (state.version, state.served) == ("v1", "TaintedError")
         assert said.startswith("TaintedError: the update failed when it was committed (rank 2 ")
         assert f"these serve 'v2': rank 1 (sink 0 at {told.address})" in said
@@ -80,9 +82,9 @@ def test_given_a_patient_sink_when_the_source_stood_still_then_it_says_so_and_do
 
 
 def test_given_a_sink_that_stands_still_at_commit_when_it_goes_on_then_it_serves_the_new_version() -> None:
-    """Given two sinks, when one is stopped as it commits, then it is lost for the source, and serves later."""
+    """Given two sinks, when one stands still until the source has ended, then it is lost, and serves later."""
     with (
-        fleet(SINK, SinkSpec(model=SHAPE, fault=Fault("resume", act="stop"))) as (sink, slow),
+        fleet(SINK, SinkSpec(model=SHAPE, fault=Fault("resume", act="freeze"))) as (sink, slow),
         ParameterServer(Config.load(transport="shm", **SWIFT)) as server,
     ):
         server.register("v2", tensors=weights(2, **SHAPE))
@@ -90,6 +92,7 @@ def test_given_a_sink_that_stands_still_at_commit_when_it_goes_on_then_it_serves
         assert report is not None
         assert report.lost == (slow.label,)
         assert serves(sink.state(), 2)
+        thaw(slow.process)
         slow.wait_until(lambda state: serves(state, 2))
 
 
