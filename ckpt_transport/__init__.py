@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from ckpt_transport import errors
 
 if TYPE_CHECKING:
+    __version__: str
     from ckpt_transport.checkpoint import Mapping as Mapping
     from ckpt_transport.checkpoint import StoredVersion as StoredVersion
     from ckpt_transport.checkpoint import TensorShard as TensorShard
@@ -51,6 +53,8 @@ __all__ = sorted(_HOME_OF)
 
 def __getattr__(name: str) -> Any:
     """Load what users import when they ask for it: torch takes a second, in which a command must be interruptible."""
+    if name == "__version__":
+        return metadata.version("ckpt-transport")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"ckpt_transport.{_HOME_OF[name]}"), name)

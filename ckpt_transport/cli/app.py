@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import NoReturn
+from importlib import metadata
+from typing import Annotated, NoReturn
 
 import typer
 
 from ckpt_transport.cli import join, plan, resolve, rollback, serve, transports, update, version, warm_up
 from ckpt_transport.cli.encoding import write_anything
+from ckpt_transport.cli.loading import loads_first
 from ckpt_transport.cli.options import OptionsError
 from ckpt_transport.cli.output import Output
 from ckpt_transport.errors import CkptTransportError, TaintedError, UpdateAbortedError
@@ -25,16 +27,36 @@ Settings come from a TOML file (--config, or CKPT_TRANSPORT_CONFIG), from CKPT_T
 each overruling the one before.
 """
 
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command("transports")(transports.transports)
-app.command("plan")(plan.plan)
-app.command("update")(update.update)
-app.command("rollback")(rollback.rollback)
-app.command("serve")(serve.serve)
-app.command("join")(join.join)
-app.command("version")(version.version)
-app.command("resolve")(resolve.resolve)
-app.command("warm-up")(warm_up.warm_up)
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        Output().print(f"ckpt-transport {metadata.version('ckpt-transport')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+for name, command in (
+    ("transports", transports.transports),
+    ("plan", plan.plan),
+    ("update", update.update),
+    ("rollback", rollback.rollback),
+    ("serve", serve.serve),
+    ("join", join.join),
+    ("version", version.version),
+    ("resolve", resolve.resolve),
+    ("warm-up", warm_up.warm_up),
+):
+    app.command(name)(loads_first(command))
 
 
 def main() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ckpt_transport.cli import served
 from ckpt_transport.cli.options import (
     KEEP,
     BucketBytes,
@@ -24,11 +22,6 @@ from ckpt_transport.cli.options import (
     Transport,
     WorldSize,
 )
-from ckpt_transport.cli.output import Output, say_on_stderr
-from ckpt_transport.cli.update import INCOMPLETE, Driven, bring, run
-from ckpt_transport.config import Config
-from ckpt_transport.errors import CkptTransportError, ConfigError
-from ckpt_transport.service import Joiner
 
 
 def join(
@@ -79,6 +72,12 @@ def join(
     brought last from this machine, quantized as it was then. That the fleet still serves it, and that the checkpoint
     has not changed since, is checked first.
     """
+    from ckpt_transport.cli.bringing import INCOMPLETE, Driven, bring, run
+    from ckpt_transport.cli.last_update import last_update
+    from ckpt_transport.cli.output import Output
+    from ckpt_transport.config import Config
+    from ckpt_transport.service import Joiner
+
     settings = Config.load(
         config,
         sinks=sink or None,
@@ -106,34 +105,7 @@ def join(
     if quantize_for is not None and checkpoint is None:
         raise OptionsError("--quantize-for belongs to --checkpoint; the last update is joined as it was")
     if checkpoint is None or version is None:
-        known = _last_update(engine, settings)
+        known = last_update(engine, settings)
         checkpoint, version = Path(known.checkpoint), known.version
         quantize_for = Path(known.quantized_for) if known.quantized_for else None
     bring(settings, checkpoint, version, driven, quantize_for, rank=rank, world_size=world_size)
-
-
-def _last_update(engine: str, settings: Config) -> served.Served:
-    """
-    Raises:
-        ConfigError: there was none, its checkpoint has changed, or the fleet has moved on.
-    """
-    known = served.recall()
-    if known is None or known.engine != engine:
-        raise ConfigError(
-            f"no update of {engine} engines was made from here ({served.record_path()} says); give --metas, or "
-            "--checkpoint and --version"
-        )
-    served.check_unchanged(known)
-    for endpoint in known.endpoints:
-        try:
-            with closing(Driven(engine, (endpoint,), KEEP, draft=False).fleet(settings)) as fleet:
-                (serves,) = fleet.versions()
-        except CkptTransportError as error:
-            say_on_stderr(f"{endpoint} is not asked: {error}")
-            continue
-        if serves not in ("", known.version):
-            raise ConfigError(
-                f"{endpoint} serves '{serves}', and the last update from here brought '{known.version}'; give "
-                "--checkpoint and --version"
-            )
-    return known

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpt_transport.cli.options import OptionsError
-from ckpt_transport.service import ParameterServer
-from ckpt_transport.service.fleet import Updates
-from ckpt_transport.update import Report
+
+if TYPE_CHECKING:
+    from ckpt_transport.service import ParameterServer
+    from ckpt_transport.service.fleet import Updates
+    from ckpt_transport.update import Report
 
 
 class UpdateMethod(enum.StrEnum):

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from ckpt_transport.checkpoint import from_path, outline
 from ckpt_transport.cli.options import AsJson, BucketBytes, Checkpoint, ConfigFile, MemoryBudget, RingDepth, Transport
 from ckpt_transport.cli.output import Output
-from ckpt_transport.config import Config
-from ckpt_transport.memory import MemoryKind, default_budget
-from ckpt_transport.planning import RankInfo, Role, Settings, Topology, explain, verify
-from ckpt_transport.planning import plan as make_plan
-from ckpt_transport.rates import kept
-from ckpt_transport.transports import registry
-from ckpt_transport.transports.interface import Traits
-from ckpt_transport.update.available import check, states
-from ckpt_transport.update.bandwidths import bandwidths
+
+if TYPE_CHECKING:
+    from ckpt_transport.config import Config
+    from ckpt_transport.transports.interface import Traits
 
 
 def plan(
@@ -42,6 +36,14 @@ def plan(
     Reads headers only. The hosts' links are as fast as those here were measured to be, and between hosts transports
     count on the RDMA devices that are here.
     """
+    from ckpt_transport.checkpoint import from_path, outline
+    from ckpt_transport.config import Config
+    from ckpt_transport.memory import MemoryKind, default_budget
+    from ckpt_transport.planning import RankInfo, Role, Settings, Topology, explain, verify
+    from ckpt_transport.planning import plan as make_plan
+    from ckpt_transport.rates import kept
+    from ckpt_transport.update.available import check, states
+
     settings = Config.load(
         config, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, memory_budget=memory_budget
     )
@@ -90,6 +92,9 @@ def plan(
 
 def _traits(names: Collection[str], hosts: int, config: Config) -> dict[str, Traits]:
     """Of the transports; between hosts with the bandwidth that they expect of this one."""
+    from ckpt_transport.transports import registry
+    from ckpt_transport.update.bandwidths import bandwidths
+
     traits = {name: registry.load(name).traits for name in names}
     if hosts == 1:
         return traits

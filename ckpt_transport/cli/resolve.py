@@ -8,8 +8,6 @@ import typer
 
 from ckpt_transport.cli.options import ConfigFile, OptionsError
 from ckpt_transport.cli.output import Output
-from ckpt_transport.config import Config
-from ckpt_transport.service.query import resolve as resolved
 
 
 def resolve(
@@ -25,6 +23,9 @@ def resolve(
     holds its requests until one does, or the next update comes. `ckpt-transport version` says who is in doubt, and what
     the others serve.
     """
+    from ckpt_transport.config import Config
+    from ckpt_transport.service.query import resolve as resolved
+
     if forward == back:
         raise OptionsError("give either --forward or --back")
     served = resolved(address, forward=forward, config=Config.load(config), timeout=timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,11 +18,11 @@ from ckpt_transport.cli.options import (
     Pause,
     check_together,
 )
-from ckpt_transport.cli.outcome import show, show_fleet, show_problems
 from ckpt_transport.cli.output import Output, after_commit
-from ckpt_transport.cli.update import INCOMPLETE, Driven
-from ckpt_transport.config import Config
-from ckpt_transport.service import ParameterServer
+
+if TYPE_CHECKING:
+    from ckpt_transport.cli.bringing import Driven
+    from ckpt_transport.config import Config
 
 
 def rollback(
@@ -43,6 +43,9 @@ def rollback(
 
         ckpt-transport rollback --engine vllm --endpoint http://127.0.0.1:8000
     """
+    from ckpt_transport.cli.bringing import INCOMPLETE, Driven
+    from ckpt_transport.config import Config
+
     settings = Config.load(config, sinks=addresses or None, endpoint_timeout=endpoint_timeout)
     check_together(engine, endpoint)
     if engine is not None and addresses:
@@ -56,6 +59,9 @@ def rollback(
 
 def _roll_back(settings: Config, driven: Driven | None, console: Output) -> bool:
     """Roll back, and say what happened; whether there were problems."""
+    from ckpt_transport.cli.outcome import show, show_fleet, show_problems
+    from ckpt_transport.service import ParameterServer
+
     with ParameterServer(settings, rank=0, world_size=1) as server:
         if driven is None:
             report = server.rollback()

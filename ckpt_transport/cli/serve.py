@@ -10,9 +10,6 @@ import typer
 from ckpt_transport.cli.options import Checkpoint, ConfigFile, MemoryBudget, as_source
 from ckpt_transport.cli.output import Output
 from ckpt_transport.cli.progress import progress
-from ckpt_transport.config import Config
-from ckpt_transport.service import Holder
-from ckpt_transport.service.address_file import check_place
 from ckpt_transport.sizes import size
 
 
@@ -37,6 +34,10 @@ def serve(
     Any number may be started, on any hosts: who joins reads from all of them at once. To be reached from another host,
     it needs an address there, and all need the same secret_file. Who joins chooses the transport.
     """
+    from ckpt_transport.config import Config
+    from ckpt_transport.service import Holder
+    from ckpt_transport.service.address_file import check_place
+
     settings = Config.load(config, memory_budget=memory_budget)
     if save_metas is not None:
         check_place(save_metas)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ckpt_transport.checkpoint.mapping import Mapping
-from ckpt_transport.checkpoint.quantizers import quantizer_for
-from ckpt_transport.cli import served
-from ckpt_transport.cli.methods import UpdateMethod, parse_ranks, steps
+from ckpt_transport.cli.methods import UpdateMethod, parse_ranks
 from ckpt_transport.cli.options import (
     KEEP,
     BucketBytes,
@@ -33,23 +28,8 @@ from ckpt_transport.cli.options import (
     Trace,
     Transport,
     WorldSize,
-    as_source,
     check_together,
 )
-from ckpt_transport.cli.outcome import show, show_fleet, show_plan, show_problems
-from ckpt_transport.cli.output import Output, after_commit, say_on_stderr
-from ckpt_transport.cli.progress import progress
-from ckpt_transport.config import Config
-from ckpt_transport.errors import UpdateAbortedError
-from ckpt_transport.service import ParameterServer
-from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
-from ckpt_transport.service.fleet import Fleet, Updates, make_fleet
-from ckpt_transport.service.subset import check_sinks, chosen
-from ckpt_transport.service.trace import check_trace
-from ckpt_transport.update import available
-
-INCOMPLETE = 4
-"""Exit code: the new version stands, but not everywhere, or an engine was lost or could not be resumed."""
 
 
 def update(
@@ -99,6 +79,11 @@ def update(
 
         torchrun --nproc-per-node 2 -m ckpt_transport update --checkpoint DIR --version step-42 --sink ADDRESS
     """
+    from ckpt_transport.checkpoint.mapping import Mapping
+    from ckpt_transport.cli.bringing import Driven, bring
+    from ckpt_transport.config import Config
+    from ckpt_transport.service.auto import AUTO, AnyMapping
+
     settings = Config.load(
         config,
         sinks=sink or None,
@@ -125,116 +110,3 @@ def update(
     if mapping is not None:
         rules = AUTO if mapping == AUTO else Mapping.load(Path(mapping))
     bring(settings, checkpoint, version, driven, quantize_for, update_method, some, rank, world_size, rules)
-
-
-@dataclass(frozen=True, slots=True)
-class Driven:
-    """Names engines that are driven at their endpoints, and says how.
-
-    Attributes:
-        engine: the kind of engine.
-        endpoints: their URLs.
-        pause: what becomes of their requests.
-        draft: whether their draft models are meant.
-    """
-
-    engine: str
-    endpoints: tuple[str, ...]
-    pause: str
-    draft: bool
-
-    def fleet(self, settings: Config) -> Fleet:
-        """Make the fleet of them; raises as :func:`make_fleet`."""
-        return make_fleet(self.engine, self.endpoints, settings, self.pause, self.draft)
-
-
-def bring(
-    settings: Config,
-    checkpoint: Path,
-    version: str,
-    driven: Driven | None,
-    quantize_for: Path | None,
-    method: UpdateMethod = UpdateMethod.BROADCAST,
-    ranks: Sequence[int] | None = None,
-    rank: int | None = None,
-    world_size: int | None = None,
-    mapping: AnyMapping = None,
-) -> None:
-    """Bring ``checkpoint`` to the engines that are driven, else to the sinks of the settings; say what happened."""
-    quantize = None if quantize_for is None else quantizer_for(quantize_for)
-    with ParameterServer(settings, rank=rank, world_size=world_size) as server:
-        console = Output(quiet=server.rank != 0)
-        if server.rank == 0:
-            _check_before(settings, driven, ranks)
-        if mapping == AUTO:
-            mapping = find_for(what_is_given(**as_source(checkpoint)), settings.sinks, settings)
-            console.print(f"mapping: {mapping}", markup=False, highlight=False, soft_wrap=True)
-        name = version if quantize is None else f"{version} as it was read"
-        with progress(console, f"reading {checkpoint.name}") as shown:
-            stored = server.register(name, **as_source(checkpoint), mapping=mapping, progress=shown)
-        if quantize is not None and quantize_for is not None:
-            server.lend(version, quantize(stored, quantize_for))
-        problems: list[str] = []
-        for number, updates in enumerate(steps(server, method, ranks)):
-            try:
-                problems += run(settings, updates, version, driven, console)
-            except UpdateAbortedError as error:
-                if number == 0:
-                    raise
-                problems.append(str(error))
-                say_on_stderr(f"the sinks that --ranks does not name serve '{version}', and the others do not: {error}")
-        with after_commit("it cannot be noted for those who join later"):
-            if driven is not None and server.rank == 0 and not driven.draft:
-                served.remember(driven.engine, version, checkpoint, driven.endpoints, quantize_for)
-        with after_commit("its server could not be closed"):
-            server.close()
-    if problems:
-        raise typer.Exit(INCOMPLETE)
-
-
-def _check_before(settings: Config, driven: Driven | None, ranks: Sequence[int] | None) -> None:
-    """Check what can be checked before a checkpoint is read, which may take long.
-
-    Raises:
-        ConfigError: no sink or adapter is named that there is, or the trace cannot be written.
-        PluginError: the transport that is asked for cannot run here.
-    """
-    available.check(settings)
-    check_trace(settings)
-    if driven is not None:
-        driven.fleet(settings).close()
-        return
-    check_sinks(settings.sinks)
-    if ranks is not None:
-        chosen(settings.sinks, ranks)
-
-
-def run(settings: Config, updates: Updates, version: str, driven: Driven | None, console: Output) -> Sequence[str]:
-    """Bring ``version`` by ``updates``, and say what happened; returns who was lost on the way."""
-    what = f"updating to {version}"
-    problems: Sequence[str]
-    if driven is None:
-        with progress(console, what) as shown:
-            report = updates.update(version, progress=shown)
-        problems = () if report is None else (*report.lost, *report.left.values())
-        with after_commit("its report cannot be shown"):
-            if report is not None:
-                show_plan(console, report)
-                show(console, report)
-    else:
-        fleet = driven.fleet(settings)
-        try:
-            with progress(console, what) as shown:
-                done = fleet.update(updates, version, shown)
-        except BaseException:
-            fleet.close()
-            raise
-        problems = () if done is None else done.problems
-        with after_commit("its report cannot be shown"):
-            fleet.close()
-            if done is not None:
-                show_plan(console, done.update)
-                show(console, done.update)
-                show_fleet(console, done)
-    show_problems(console, problems)
-    return problems

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -11,10 +11,10 @@ from rich.table import Column, Table
 
 from ckpt_transport.cli.options import AsJson, ConfigFile
 from ckpt_transport.cli.output import Output
-from ckpt_transport.config import Config
 from ckpt_transport.errors import JoinError
-from ckpt_transport.service import ask_version
-from ckpt_transport.service.questions import ServedVersion
+
+if TYPE_CHECKING:
+    from ckpt_transport.service.questions import ServedVersion
 
 
 def version(
@@ -29,6 +29,9 @@ def version(
     it holds its forward passes until others of that update answer, or another update comes. Else 1 when one does not
     answer.
     """
+    from ckpt_transport.config import Config
+    from ckpt_transport.service import ask_version
+
     settings = Config.load(config)
     answers: dict[str, ServedVersion | JoinError] = {}
     for address in addresses:
@@ -48,9 +51,10 @@ def version(
         for address, answer in answers.items():
             table.add_row(address, *_row(answer))
         output.print(table)
-    if any(isinstance(answer, ServedVersion) and (answer.tainted or answer.in_doubt) for answer in answers.values()):
+    said = [answer for answer in answers.values() if not isinstance(answer, JoinError)]
+    if any(answer.tainted or answer.in_doubt for answer in said):
         raise typer.Exit(3)
-    if any(isinstance(answer, JoinError) for answer in answers.values()):
+    if len(said) < len(answers):
         raise typer.Exit(1)
 
 

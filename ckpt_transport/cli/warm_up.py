@@ -8,8 +8,6 @@ import typer
 
 from ckpt_transport.cli.options import ConfigFile, EndpointTimeout
 from ckpt_transport.cli.output import Output
-from ckpt_transport.config import Config
-from ckpt_transport.service.fleet import make_fleet
 
 
 def warm_up(
@@ -30,6 +28,9 @@ def warm_up(
 
     Loaders are recorded and kernels compiled. No request is held.
     """
+    from ckpt_transport.config import Config
+    from ckpt_transport.service.fleet import make_fleet
+
     settings = Config.load(config, endpoint_timeout=endpoint_timeout)
     output = Output()
     fleet = make_fleet(engine, endpoint, settings, "keep", draft)

@@ -6,14 +6,14 @@ import io
 
 import pytest
 
-from ckpt_transport.cli import transports
+from ckpt_transport.cli import listing, transports
 from ckpt_transport.cli.encoding import LOOKALIKES, write_anything
 from ckpt_transport.cli.output import Output, after_commit
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
 
-def listed() -> list[transports.Listed]:
+def listed() -> list[listing.Listed]:
     traits = Traits(
         reach=Reach.NETWORK,
         sends_from=frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED, MemoryKind.CUDA}),
@@ -23,8 +23,8 @@ def listed() -> list[transports.Listed]:
         latency=123e-6,
     )
     return [
-        transports.Listed("a_long_transport", True, "", "", traits, 7.5e9),
-        transports.Listed("other", False, "no such library", "pip install it", None),
+        listing.Listed("a_long_transport", True, "", "", traits, 7.5e9),
+        listing.Listed("other", False, "no such library", "pip install it", None),
     ]
 
 
@@ -35,7 +35,7 @@ def test_given_a_terminal_of_any_width_when_transports_are_listed_then_nothing_i
     items = {item.name: item for item in listed()}
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr("ckpt_transport.transports.registry.names", lambda: tuple(items))
-    monkeypatch.setattr(transports, "_look_at", items.__getitem__)
+    monkeypatch.setattr(listing, "_look_at", items.__getitem__)
     transports.transports()
     printed = capsys.readouterr().out
     words = set(printed.replace(",", " ").replace(";", " ").split())
