@@ -25,6 +25,9 @@ succeeds; 4 done, but an engine was lost or could not be resumed, or the second 
 
 Settings come from a TOML file (--config, or CKPT_TRANSPORT_CONFIG), from CKPT_TRANSPORT_* variables, and from options,
 each overruling the one before.
+
+With --json a command prints one document for programs on standard output, and what people may want to know meanwhile on
+standard error. Where it fails it prints no document: the exit code says how, and standard error why.
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from ckpt_transport.checkpoint.quantizers import quantizer_for
 from ckpt_transport.cli import served
 from ckpt_transport.cli.methods import UpdateMethod, steps
 from ckpt_transport.cli.options import as_source
-from ckpt_transport.cli.outcome import show, show_fleet, show_plan, show_problems
-from ckpt_transport.cli.output import Output, after_commit, say_on_stderr
+from ckpt_transport.cli.outcome import Teller, Words
+from ckpt_transport.cli.output import after_commit, say_on_stderr
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.config import Config
 from ckpt_transport.errors import UpdateAbortedError
@@ -60,11 +60,13 @@ def bring(
     rank: int | None = None,
     world_size: int | None = None,
     mapping: AnyMapping = None,
+    tells: Callable[..., Teller] = Words,
 ) -> None:
     """Bring ``checkpoint`` to the engines that are driven, else to the sinks of the settings; say what happened."""
     quantize = None if quantize_for is None else quantizer_for(quantize_for)
     with ParameterServer(settings, rank=rank, world_size=world_size) as server:
-        console = Output(quiet=server.rank != 0)
+        teller = tells(quiet=server.rank != 0)
+        console = teller.console
         if server.rank == 0:
             _check_before(settings, driven, ranks)
         if mapping == AUTO:
@@ -78,7 +80,7 @@ def bring(
         problems: list[str] = []
         for number, updates in enumerate(steps(server, method, ranks)):
             try:
-                problems += run(settings, updates, version, driven, console)
+                problems += run(settings, updates, version, driven, teller)
             except UpdateAbortedError as error:
                 if number == 0:
                     raise
@@ -89,6 +91,8 @@ def bring(
                 served.remember(driven.engine, version, checkpoint, driven.endpoints, quantize_for)
         with after_commit("its server could not be closed"):
             server.close()
+    with after_commit("its report cannot be shown"):
+        teller.end(problems)
     if problems:
         raise typer.Exit(INCOMPLETE)
 
@@ -110,32 +114,26 @@ def _check_before(settings: Config, driven: Driven | None, ranks: Sequence[int] 
         chosen(settings.sinks, ranks)
 
 
-def run(settings: Config, updates: Updates, version: str, driven: Driven | None, console: Output) -> Sequence[str]:
-    """Bring ``version`` by ``updates``, and say what happened; returns who was lost on the way."""
+def run(settings: Config, updates: Updates, version: str, driven: Driven | None, teller: Teller) -> Sequence[str]:
+    """Bring ``version`` by ``updates``, and tell what happened; returns who was lost on the way."""
     what = f"updating to {version}"
-    problems: Sequence[str]
     if driven is None:
-        with progress(console, what) as shown:
+        with progress(teller.console, what) as shown:
             report = updates.update(version, progress=shown)
-        problems = () if report is None else (*report.lost, *report.left.values())
+        if report is None:
+            return ()
         with after_commit("its report cannot be shown"):
-            if report is not None:
-                show_plan(console, report)
-                show(console, report)
-    else:
-        fleet = driven.fleet(settings)
-        try:
-            with progress(console, what) as shown:
-                done = fleet.update(updates, version, shown)
-        except BaseException:
-            fleet.close()
-            raise
-        problems = () if done is None else done.problems
-        with after_commit("its report cannot be shown"):
-            fleet.close()
-            if done is not None:
-                show_plan(console, done.update)
-                show(console, done.update)
-                show_fleet(console, done)
-    show_problems(console, problems)
-    return problems
+            teller.update(report)
+        return (*report.lost, *report.left.values())
+    fleet = driven.fleet(settings)
+    try:
+        with progress(teller.console, what) as shown:
+            done = fleet.update(updates, version, shown)
+    except BaseException:
+        fleet.close()
+        raise
+    with after_commit("its report cannot be shown"):
+        fleet.close()
+        if done is not None:
+            teller.fleet(done)
+    return () if done is None else done.problems

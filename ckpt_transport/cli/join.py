@@ -9,6 +9,7 @@ import typer
 
 from ckpt_transport.cli.options import (
     KEEP,
+    AsJson,
     BucketBytes,
     ConfigFile,
     Endpoints,
@@ -57,6 +58,7 @@ def join(
     world_size: WorldSize = None,
     trace: Trace = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Bring newly started engines to the version that the fleet serves. The others are not touched.
 
@@ -74,7 +76,8 @@ def join(
     """
     from ckpt_transport.cli.bringing import INCOMPLETE, Driven, bring, run
     from ckpt_transport.cli.last_update import last_update
-    from ckpt_transport.cli.output import Output
+    from ckpt_transport.cli.outcome import Json, Words
+    from ckpt_transport.cli.output import after_commit
     from ckpt_transport.config import Config
     from ckpt_transport.service import Joiner
 
@@ -93,9 +96,14 @@ def join(
     if metas and checkpoint is not None:
         raise OptionsError("the weights come from the holders in --metas, or from --checkpoint, not from both")
     driven = Driven(engine, tuple(endpoint), KEEP, draft=False) if endpoint else None
+    tells = Json if as_json else Words
     if metas:
         joiner = Joiner(metas, settings)
-        if run(settings, joiner, version or joiner.version, driven, Output()):
+        teller = tells()
+        problems = run(settings, joiner, version or joiner.version, driven, teller)
+        with after_commit("its report cannot be shown"):
+            teller.end(problems)
+        if problems:
             raise typer.Exit(INCOMPLETE)
         return
     if driven is None:
@@ -108,4 +116,4 @@ def join(
         known = last_update(engine, settings)
         checkpoint, version = Path(known.checkpoint), known.version
         quantize_for = Path(known.quantized_for) if known.quantized_for else None
-    bring(settings, checkpoint, version, driven, quantize_for, rank=rank, world_size=world_size)
+    bring(settings, checkpoint, version, driven, quantize_for, rank=rank, world_size=world_size, tells=tells)

@@ -1,8 +1,11 @@
-"""Commands show in the same words what an update or a rollback did."""
+"""Commands tell what an update or a rollback did, in words for people or in JSON for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
 
 from ckpt_transport.cli.output import Output
 from ckpt_transport.planning import explain
@@ -11,42 +14,106 @@ from ckpt_transport.sizes import count
 from ckpt_transport.update.report import Report
 
 
-def show_plan(console: Output, report: Report) -> None:
-    """Show which bytes went where, and when."""
-    console.print(explain(report.plan), markup=False, highlight=False, soft_wrap=True)
-    console.print(report.picture(min(console.width - 32, 100)), markup=False, highlight=False, soft_wrap=True)
-    run = f"run took {report.phases.get('run', 0.0):.3f} s, where {report.predicted:.3g} s were expected"
-    console.print(f"{run}; {report.slowest_link}", markup=False, highlight=False, soft_wrap=True)
+class Teller(Protocol):
+    """Tells what happens, and what came of it.
+
+    Attributes:
+        console: for what is said on the way.
+    """
+
+    console: Output
+
+    def update(self, report: Report) -> None:
+        """Sinks that are given by their addresses were updated."""
+
+    def fleet(self, done: FleetReport) -> None:
+        """Engines that are driven at their endpoints were updated."""
+
+    def rollback(self, report: Report) -> None:
+        """Sinks that are given by their addresses serve the version before again."""
+
+    def fleet_rollback(self, done: FleetReport) -> None:
+        """Engines that are driven at their endpoints serve the version before again."""
+
+    def end(self, problems: Iterable[str]) -> None:
+        """It is over; these things went wrong when the version was served."""
 
 
-def show(console: Output, report: Report) -> None:
-    """Show what sinks serve, and for how long that has held their forward passes."""
-    console.print(
-        f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s "
-        f"({_seconds(report.phases)})"
-    )
-    for rank, told in sorted(report.apply_summary.items()):
-        console.print(f"{report.labels[rank]}: {told}", markup=False, highlight=False, soft_wrap=True)
-    if report.in_place:
-        console.print(f"it was written in place: {report.in_place}", markup=False, highlight=False, soft_wrap=True)
-    if report.paused:
-        how = "to exchange what is served" if report.staged else "to write it in place"
-        held = max(report.paused.values()) * 1e3
-        console.print(f"forward passes were held for at most {held:.0f} ms, {how}", highlight=False)
+class Words:
+    """Tells it on standard output, in words."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Output(quiet=quiet)
+
+    def update(self, report: Report) -> None:
+        self._plan(report)
+        self.rollback(report)
+
+    def fleet(self, done: FleetReport) -> None:
+        self._plan(done.update)
+        self.fleet_rollback(done)
+
+    def rollback(self, report: Report) -> None:
+        """Tell what sinks serve, and for how long that has held their forward passes."""
+        self.console.print(
+            f"{report.version} is served by {count(len(report.paused), 'sink')} after {report.seconds:.3f} s "
+            f"({_seconds(report.phases)})"
+        )
+        for rank, told in sorted(report.apply_summary.items()):
+            self._line(f"{report.labels[rank]}: {told}")
+        if report.in_place:
+            self._line(f"it was written in place: {report.in_place}")
+        if report.paused:
+            how = "to exchange what is served" if report.staged else "to write it in place"
+            held = max(report.paused.values()) * 1e3
+            self.console.print(f"forward passes were held for at most {held:.0f} ms, {how}", highlight=False)
+
+    def fleet_rollback(self, done: FleetReport) -> None:
+        """Tell the same, and what was done with the engines."""
+        self.rollback(done.update)
+        self._line(f"steps: {_seconds(done.steps)}")
+        for endpoint, held in done.held.items():
+            self._line(f"{endpoint}: requests were {f'held for {held * 1e3:.0f} ms' if held else 'not held'}")
+
+    def end(self, problems: Iterable[str]) -> None:
+        for problem in problems:
+            self.console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
+
+    def _plan(self, report: Report) -> None:
+        """Tell which bytes went where, and when."""
+        self._line(explain(report.plan))
+        self._line(report.picture(min(self.console.width - 32, 100)))
+        run = f"run took {report.phases.get('run', 0.0):.3f} s, where {report.predicted:.3g} s were expected"
+        self._line(f"{run}; {report.slowest_link}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_fleet(console: Output, done: FleetReport) -> None:
-    """Show what was done with engines that are driven at their endpoints."""
-    console.print(f"steps: {_seconds(done.steps)}", soft_wrap=True, highlight=False)
-    for endpoint, held in done.held.items():
-        requests = f"requests were held for {held * 1e3:.0f} ms" if held else "requests were not held"
-        console.print(f"{endpoint}: {requests}", soft_wrap=True, highlight=False)
+class Json:
+    """Writes one document to standard output when it is over. What is said on the way goes to standard error.
 
+    The document is ``{"updates": [...], "problems": [...]}``: what :meth:`~ckpt_transport.Report.to_dict` says of each
+    update, with ``steps`` and ``engines`` where engines are driven.
+    """
 
-def show_problems(console: Output, problems: Iterable[str]) -> None:
-    """Show what went wrong when the version was served, one line each."""
-    for problem in problems:
-        console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Output(stderr=True, quiet=quiet)
+        self._quiet = quiet
+        self._updates: list[dict[str, Any]] = []
+
+    def update(self, report: Report) -> None:
+        self._updates.append(report.to_dict())
+
+    def fleet(self, done: FleetReport) -> None:
+        self._updates.append(done.to_dict())
+
+    rollback, fleet_rollback = update, fleet
+
+    def end(self, problems: Iterable[str]) -> None:
+        if not self._quiet:
+            document = {"updates": self._updates, "problems": list(problems)}
+            Output().write_bytes(msgspec.json.format(msgspec.json.encode(document)))
 
 
 def _seconds(steps: dict[str, float]) -> str:

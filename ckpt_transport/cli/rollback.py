@@ -9,6 +9,7 @@ import typer
 
 from ckpt_transport.cli.options import (
     KEEP,
+    AsJson,
     ConfigFile,
     Draft,
     Endpoints,
@@ -18,10 +19,11 @@ from ckpt_transport.cli.options import (
     Pause,
     check_together,
 )
-from ckpt_transport.cli.output import Output, after_commit
+from ckpt_transport.cli.output import after_commit
 
 if TYPE_CHECKING:
     from ckpt_transport.cli.bringing import Driven
+    from ckpt_transport.cli.outcome import Teller
     from ckpt_transport.config import Config
 
 
@@ -35,6 +37,7 @@ def rollback(
     draft: Draft = False,
     endpoint_timeout: EndpointTimeout = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Have every sink serve the version before again, which it has kept; everywhere or nowhere.
 
@@ -44,6 +47,7 @@ def rollback(
         ckpt-transport rollback --engine vllm --endpoint http://127.0.0.1:8000
     """
     from ckpt_transport.cli.bringing import INCOMPLETE, Driven
+    from ckpt_transport.cli.outcome import Json, Words
     from ckpt_transport.config import Config
 
     settings = Config.load(config, sinks=addresses or None, endpoint_timeout=endpoint_timeout)
@@ -53,13 +57,12 @@ def rollback(
     if engine is None and pause != KEEP:
         raise OptionsError("--pause is for requests at --endpoint; sinks hold their forward passes by themselves")
     driven = None if engine is None else Driven(engine, tuple(endpoint or ()), pause, draft)
-    if _roll_back(settings, driven, Output()):
+    if _roll_back(settings, driven, Json() if as_json else Words()):
         raise typer.Exit(INCOMPLETE)
 
 
-def _roll_back(settings: Config, driven: Driven | None, console: Output) -> bool:
-    """Roll back, and say what happened; whether there were problems."""
-    from ckpt_transport.cli.outcome import show, show_fleet, show_problems
+def _roll_back(settings: Config, driven: Driven | None, teller: Teller) -> bool:
+    """Roll back, and tell what happened; whether there were problems."""
     from ckpt_transport.service import ParameterServer
 
     with ParameterServer(settings, rank=0, world_size=1) as server:
@@ -67,13 +70,13 @@ def _roll_back(settings: Config, driven: Driven | None, console: Output) -> bool
             report = server.rollback()
             problems = report.lost
             with after_commit("its report cannot be shown"):
-                show(console, report)
+                teller.rollback(report)
         else:
             with closing(driven.fleet(settings)) as fleet:
                 done = fleet.rollback(server)
             problems = done.problems
             with after_commit("its report cannot be shown"):
-                show(console, done.update)
-                show_fleet(console, done)
-        show_problems(console, problems)
+                teller.fleet_rollback(done)
+        with after_commit("its report cannot be shown"):
+            teller.end(problems)
     return bool(problems)

@@ -10,6 +10,7 @@ import typer
 from ckpt_transport.cli.methods import UpdateMethod, parse_ranks
 from ckpt_transport.cli.options import (
     KEEP,
+    AsJson,
     BucketBytes,
     Checkpoint,
     Commit,
@@ -67,6 +68,7 @@ def update(
     world_size: WorldSize = None,
     trace: Trace = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Register a checkpoint and bring it to every sink, everywhere or nowhere.
 
@@ -81,6 +83,7 @@ def update(
     """
     from ckpt_transport.checkpoint.mapping import Mapping
     from ckpt_transport.cli.bringing import Driven, bring
+    from ckpt_transport.cli.outcome import Json, Words
     from ckpt_transport.config import Config
     from ckpt_transport.service.auto import AUTO, AnyMapping
 
@@ -109,4 +112,5 @@ def update(
     rules: AnyMapping = None
     if mapping is not None:
         rules = AUTO if mapping == AUTO else Mapping.load(Path(mapping))
-    bring(settings, checkpoint, version, driven, quantize_for, update_method, some, rank, world_size, rules)
+    tells = Json if as_json else Words
+    bring(settings, checkpoint, version, driven, quantize_for, update_method, some, rank, world_size, rules, tells)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Any, Protocol
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import ConfigError
@@ -34,6 +34,11 @@ class FleetReport:
     steps: dict[str, float]
     held: dict[str, float]
     problems: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What programs want to know of it, as :meth:`~ckpt_transport.Report.to_dict` says, and of the engines."""
+        engines = [{"endpoint": endpoint, "held_seconds": held} for endpoint, held in self.held.items()]
+        return {**self.update.to_dict(), "steps": dict(self.steps), "engines": engines}
 
 
 class Updates(Protocol):

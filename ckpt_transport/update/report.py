@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.execution import StageEvent, draw, write_trace
@@ -57,6 +58,38 @@ class Report:
     def slowest_link(self) -> str:
         """The link that the plan was expected to wait for, in words, with what crosses it."""
         return slowest(self.plan.prediction)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What programs want to know of it, as numbers, strings, lists and dictionaries that JSON can hold.
+
+        Seconds are floats, ``bytes`` is an integer. Keys may be added in later releases; none is renamed or removed.
+        """
+        manifest = self.plan.manifest
+        return {
+            "version": self.version,
+            "seconds": self.seconds,
+            "phases": dict(self.phases),
+            "predicted_run_seconds": self.predicted,
+            "slowest_link": self.slowest_link,
+            "transports": list(dict.fromkeys(route.transport for route in self.plan.routes)),
+            "tensors": len(manifest.specs),
+            "bytes": manifest.nbytes,
+            "buckets": len(self.plan.buckets),
+            "staged": self.staged,
+            "in_place": self.in_place,
+            "intake": self.intake,
+            "sinks": [
+                {
+                    "rank": rank,
+                    "label": self.labels[rank],
+                    "held_seconds": held,
+                    "applied": self.apply_summary.get(rank, ""),
+                }
+                for rank, held in sorted(self.paused.items())
+            ],
+            "lost": list(self.lost),
+            "left": dict(self.left),
+        }
 
     def picture(self, width: int = 72) -> str:
         """The timeline as lines of text."""
