@@ -46,6 +46,7 @@ from ckpt_transport.memory import Launch as Launch
 from ckpt_transport.memory import Lendable as Lendable
 from ckpt_transport.memory import MemoryKind as MemoryKind
 from ckpt_transport.memory import MemoryRun as MemoryRun
+from ckpt_transport.memory import RunPlace as RunPlace
 from ckpt_transport.memory import Runs as Runs
 from ckpt_transport.memory import Segment as Segment
 from ckpt_transport.memory import SegmentName as SegmentName
@@ -57,8 +58,10 @@ from ckpt_transport.memory import device_of as device_of
 from ckpt_transport.memory import drain as drain
 from ckpt_transport.memory import fence as fence
 from ckpt_transport.memory import fence_on as fence_on
+from ckpt_transport.memory import find_allocations as find_allocations
 from ckpt_transport.memory import has_copy_tables as has_copy_tables
 from ckpt_transport.memory import may_have_devices as may_have_devices
+from ckpt_transport.memory import places_of as places_of
 from ckpt_transport.memory import read_only as read_only
 from ckpt_transport.memory import reads_in_place as reads_in_place
 from ckpt_transport.memory import sweep_leftovers as sweep_leftovers

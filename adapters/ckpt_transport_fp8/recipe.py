@@ -122,15 +122,17 @@ class Recipe:
         amax = torch.zeros(self._scales.groups, device=self._device)
         for computation in computations:
             computation.find_amax(amax)
-        raw = [tensors[number].detach().reshape(-1).view(torch.uint8) for number, _ in self._kept]
-        kept = ScatteredTensors(raw, [offset for _, offset in self._kept], self._nbytes, watched)
+        offsets = [offset for _, offset in self._kept]
+        kept = ScatteredTensors.of(
+            [tensors[number].detach() for number, _ in self._kept], offsets, self._nbytes, watched
+        )
         scales = self._scales.scales_of(amax)  # here it waits for a GPU
-        numbers, offsets, to = zip(*self._cast, strict=True) if self._cast else ((), (), ())
+        numbers, starts, to = zip(*self._cast, strict=True) if self._cast else ((), (), ())
         elements = [ScaledElements(each, scales.factors) for each in computations]
         computed: list[Computing] = [
             scales,
             *elements,
-            CastTensors([tensors[number] for number in numbers], to, offsets),
+            CastTensors([tensors[number] for number in numbers], to, starts),
         ]
         return Loan(ComputedExtent(self._device, kept, computed), self._placed, list(self._conversions))
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.computed import CastTensors, ComputedExtent
-from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_readable, lent
+from ckpt_transport.checkpoint.lent_memory import LentMemory
+from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_each_readable, lent
 from ckpt_transport.checkpoint.shards import (
     GivenTensor,
-    by_label,
+    labels_of,
     lay_out_parts,
     place,
     replicated_names,
     same_names,
 )
-from ckpt_transport.checkpoint.watched import Watched
+from ckpt_transport.checkpoint.watched import Watched, Watching
 from ckpt_transport.memory import CPU, Backing
 from ckpt_transport.planning.values.manifest import Conversion
 
@@ -32,21 +33,28 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
     """
     if not parts:
         return Loan(None, ())
-    check_readable(by_label(parts))
-    for device in {part.tensor.device for part in parts if part.tensor.is_cuda}:
-        torch.cuda.current_stream(device).synchronize()
+    labels = labels_of(parts)
+    tensors = [part.tensor.detach() for part in parts]
+    check_each_readable(labels, tensors)
+    wait_for_writers({tensor.device for tensor in tensors})
     offsets, nbytes = lay_out_parts(parts)
-    flat = [part.tensor.detach().reshape(-1).view(torch.uint8) for part in parts]
-    watched = Watched(by_label([part._replace(tensor=raw) for part, raw in zip(parts, flat, strict=True)]))
+    watched = Watched.so(Watching.of(labels, tensors), tensors)
     kept = [number for number, part in enumerate(parts) if not part.cast]
-    cast = [(part, offset) for part, offset in zip(parts, offsets, strict=True) if part.cast]
     backing: Backing
-    if cast:
+    if len(kept) < len(parts):
+        cast = [(part, offset) for part, offset in zip(parts, offsets, strict=True) if part.cast]
         places = [offsets[number] for number in kept]
-        backing = _cast(cast, ScatteredTensors([flat[number] for number in kept], places, nbytes, watched))
+        backing = _cast(cast, ScatteredTensors.of([tensors[number] for number in kept], places, nbytes, watched))
     else:
-        backing = lent(flat, offsets, nbytes, watched)
-    return Loan(backing, place(parts, offsets), conversions, same_names(parts), replicated_names(parts))
+        backing = lent(tensors, LentMemory.of(tensors, offsets, nbytes), watched)
+    return Loan(backing, tuple(place(parts, offsets)), conversions, same_names(parts), replicated_names(parts))
+
+
+def wait_for_writers(devices: Iterable[torch.device]) -> None:
+    """Wait for what is enqueued on the current streams of these devices."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
 
 
 def _cast(parts: Sequence[tuple[GivenTensor, int]], kept: ScatteredTensors) -> ComputedExtent:

@@ -18,14 +18,17 @@ class Gathering:
     """Gathers tensors of one GPU into slots on it.
 
     Args:
-        tensors: uint8, one-dimensional, contiguous.
+        device: the GPU.
+        addresses, sizes: of the tensors, which are contiguous, in bytes.
         offsets: where each starts in the extent, ascending, in bytes.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int]) -> None:
-        self._device = tensors[0].device
-        self._tables = _tables_of(self._device, tuple(offsets), tuple(map(torch.Tensor.numel, tensors)))
-        self._sources = Addresses(self._device, list(map(torch.Tensor.data_ptr, tensors)))
+    def __init__(
+        self, device: torch.device, addresses: Sequence[int], sizes: Sequence[int], offsets: Sequence[int]
+    ) -> None:
+        self._device = device
+        self._tables = _tables_of(device, tuple(offsets), tuple(sizes))
+        self._sources = Addresses(device, addresses)
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Enqueue the gathering of the extent's bytes from ``offset`` on, as many as ``slot`` holds."""

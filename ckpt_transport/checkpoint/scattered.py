@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Self
 
 import torch
 
-from ckpt_transport.checkpoint.gathering import Gathering
+from ckpt_transport.checkpoint.lent_memory import LentMemory
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Backing, MemoryKind, MemoryRun, copy_each, has_copy_tables, name_of, why_not_exported
+from ckpt_transport.memory import (
+    CPU,
+    Backing,
+    ByteViews,
+    MemoryKind,
+    RunTable,
+    copy_each,
+    copy_runs,
+    has_copy_tables,
+)
 from ckpt_transport.memory.devices import HOST
 from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor
 
@@ -21,58 +29,59 @@ class ScatteredTensors:
     """An extent that is laid out as a pool of these tensors would be, without the pool.
 
     Args:
-        tensors: uint8, one-dimensional, contiguous, on any devices.
-        offsets: where each starts in the extent, ascending, in bytes.
-        nbytes: size of the extent.
+        tensors: contiguous, on any devices.
+        memory: where they lie.
         watched: what tells that their owner has changed them.
-        reason: why no other process can map them, where they lie on GPUs; empty where nobody could anyway.
 
     Attributes:
+        place: equal for versions that lie in the same memory.
         device: the UUID of the GPU on which others map them; empty for none.
+        reason: why no other process can map them, where they lie on GPUs; empty where nobody could anyway.
     """
 
     kind = MemoryKind.SCATTERED
     device = HOST
 
-    def __init__(
-        self,
-        tensors: Sequence[torch.Tensor],
-        offsets: Sequence[int],
-        nbytes: int,
-        watched: Watched,
-        reason: str = "",
-    ) -> None:
-        self._tensors, self._offsets, self._watched = tensors, offsets, watched
-        self.nbytes, self.reason = nbytes, reason
-        self._devices = {tensor.device for tensor in tensors}
+    def __init__(self, tensors: Sequence[torch.Tensor], memory: LentMemory, watched: Watched) -> None:
+        self._views, self.watched = ByteViews(tensors), watched
+        self.place, self.nbytes, self.reason = memory, memory.nbytes, memory.reason
+
+    @classmethod
+    def of(cls, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched) -> Self:
+        """Lay these tensors out.
+
+        Args:
+            tensors, watched: as above.
+            offsets: where each starts in the extent, ascending, in bytes.
+            nbytes: size of the extent.
+        """
+        return cls(tensors, LentMemory.of(tensors, offsets, nbytes), watched)
 
     def only_enqueues(self, device: torch.device) -> bool:
-        return self._devices == {device}
+        return self.place.devices == {device}
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Gather the bytes from ``offset`` on into ``slot``: one call for all tensors that lie there."""
         if has_copy_tables(slot.device) and self.only_enqueues(slot.device):
-            self._gathering.fill(slot, offset)
+            self.place.gathering.fill(slot, offset)
+            return
+        if slot.device == CPU and self.place.devices <= {CPU}:
+            copy_runs(self.place.copies(slot.data_ptr(), offset, slot.numel()))
             return
         end = offset + slot.numel()
         targets: list[torch.Tensor] = []
         sources: list[torch.Tensor] = []
-        for number in range(max(bisect_right(self._offsets, offset) - 1, 0), len(self._tensors)):
-            tensor, starts = self._tensors[number], self._offsets[number]
-            if starts >= end:
-                break
+        for number in self.place.between(offset, end):
+            tensor, starts = self._views[number], self.place.offsets[number]
             first, last = max(offset - starts, 0), min(end - starts, tensor.numel())
             if first < last:
                 targets.append(slot[starts + first - offset : starts + last - offset])
                 sources.append(tensor[first:last])
-        copy_each(targets, sources)
-
-    @cached_property
-    def _gathering(self) -> Gathering:
-        return Gathering(self._tensors, self._offsets)
+        if targets:
+            copy_each(targets, sources)
 
     def check(self) -> None:
-        self._watched.check()
+        self.watched.check()
 
 
 class ExportedTensors(ScatteredTensors):
@@ -83,10 +92,10 @@ class ExportedTensors(ScatteredTensors):
 
     kind = MemoryKind.EXPORTED
 
-    def __init__(self, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched) -> None:
-        super().__init__(tensors, offsets, nbytes, watched)
-        self.device = name_of(tensors[0].device)
-        self.runs = tuple(map(MemoryRun, offsets, tensors))
+    def __init__(self, tensors: Sequence[torch.Tensor], memory: LentMemory, watched: Watched) -> None:
+        super().__init__(tensors, memory, watched)
+        self.device = memory.device
+        self.runs = RunTable(memory.offsets, memory.addresses, memory.sizes, self._views)
         self.digests: dict[Hashable, bytes] = {}
 
 
@@ -109,15 +118,9 @@ class Loan:
     replicated: tuple[str, ...] = ()
 
 
-def lent(
-    tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int, watched: Watched
-) -> ScatteredTensors | ExportedTensors:
+def lent(tensors: Sequence[torch.Tensor], memory: LentMemory, watched: Watched) -> ScatteredTensors | ExportedTensors:
     """The extent of these tensors, which others map if they can."""
-    if not any(tensor.is_cuda for tensor in tensors):
-        return ScatteredTensors(tensors, offsets, nbytes, watched)
-    if reason := why_not_exported(tensors):
-        return ScatteredTensors(tensors, offsets, nbytes, watched, reason)
-    return ExportedTensors(tensors, offsets, nbytes, watched)
+    return (ExportedTensors if memory.device else ScatteredTensors)(tensors, memory, watched)
 
 
 def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -125,7 +128,14 @@ def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:
     Raises:
         CheckpointError: the bytes of a tensor do not lie in its memory as they are to be sent; names it.
     """
-    for name, tensor in tensors.items():
+    check_each_readable(tuple(tensors), tuple(tensors.values()))
+
+
+def check_each_readable(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> None:
+    """As :func:`check_readable`."""
+    if are_runs_of_bytes(tensors):
+        return
+    for name, tensor in zip(names, tensors, strict=True):
         if not tensor.is_contiguous():
             raise CheckpointError(f"tensor '{name}' is not contiguous; lend tensor.contiguous(), or register a copy")
         if tensor.is_conj() or tensor.is_neg():
@@ -133,3 +143,13 @@ def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:
                 f"tensor '{name}' is a conjugate or negative view, whose memory holds other values; lend "
                 "tensor.resolve_conj().resolve_neg(), or register a copy"
             )
+
+
+def are_runs_of_bytes(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether the memory of each holds its elements, one after the other."""
+    kind = torch.Tensor
+    return (
+        all(map(kind.is_contiguous, tensors))
+        and not any(map(kind.is_conj, tensors))
+        and not any(map(kind.is_neg, tensors))
+    )

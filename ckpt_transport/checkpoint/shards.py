@@ -176,12 +176,12 @@ def offsets_in(pool: Buffer, parts: Sequence[GivenTensor]) -> tuple[list[GivenTe
     return [parts[number] for number in order], [offsets[number] for number in order]
 
 
-def by_label(tensors: Sequence[GivenTensor]) -> dict[str, torch.Tensor]:
-    """What is given, by the name of its tensor; a part that does not begin it also by its first byte."""
-    found: dict[str, torch.Tensor] = {}
-    for spec, tensor, ranges, _ in tensors:
-        found[f"{spec.name}[{ranges[0].start}:]" if ranges[0].start else spec.name] = tensor
-    return found
+def labels_of(tensors: Sequence[GivenTensor]) -> list[str]:
+    """What people call each: by the name of its tensor, and a part that does not begin it also by its first byte."""
+    return [
+        f"{tensor.spec.name}[{tensor.ranges[0].start}:]" if tensor.ranges[0].start else tensor.spec.name
+        for tensor in tensors
+    ]
 
 
 def replicated_names(tensors: Sequence[GivenTensor]) -> tuple[str, ...]:

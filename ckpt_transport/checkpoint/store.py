@@ -14,9 +14,9 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import copier, reader
 from ckpt_transport.checkpoint.arrangement import Arrangements
-from ckpt_transport.checkpoint.borrowing import borrow
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.checkpoint.directory import from_directory
+from ckpt_transport.checkpoint.loans import Loans
 from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
 from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors
@@ -125,7 +125,7 @@ class Store:
         self._rank = rank
         self._world_size = world_size
         self._kind = pool
-        self._arrangements = Arrangements()
+        self._arrangements, self._loans = Arrangements(), Loans()
         self._versions: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -221,9 +221,9 @@ class Store:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
             StoreError: the name is taken, or the store is closed.
         """
-        with self._lock:
+        with self._lock, no_collections():
             self._check_free(version)
-            loan = tensors if isinstance(tensors, Loan) else borrow(*self._map(tensors, replicated, mapping, base))
+            loan = tensors if isinstance(tensors, Loan) else self._borrow(tensors, replicated, mapping, base)
             if loan.backing is None:
                 self._check_may_be_empty()
             backings = [] if loan.backing is None else [loan.backing]
@@ -290,6 +290,12 @@ class Store:
         if self._world_size == 1 and not base:
             application.check_matched()
         return mapped
+
+    def _borrow(self, tensors: Tensors, replicated: bool, mapping: Mapping | None, base: str) -> Loan:
+        def make() -> MappedTensors:
+            return self._map(tensors, replicated, mapping, base)
+
+        return self._loans.of(tensors, (replicated, mapping, base), make)
 
     def _load(
         self,

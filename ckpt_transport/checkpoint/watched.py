@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from typing import NamedTuple
 
 import torch
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import copy_each
+from ckpt_transport.memory import byte_view, copy_each
 
 SAMPLES = 32
 SAMPLE_BYTES = 256
 
 _writes = attrgetter("_version")
+
+
+class Watching(NamedTuple):
+    """How tensors of certain names and sizes are watched.
+
+    Attributes:
+        names: of all.
+        counted: the numbers of those whose writes torch counts.
+        sampled: the numbers of those whose middles are compared.
+    """
+
+    names: Sequence[str]
+    counted: Sequence[int]
+    sampled: Sequence[int]
+
+    @classmethod
+    def of(cls, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> Watching:
+        """How these are."""
+        counted = [number for number, tensor in enumerate(tensors) if not tensor.is_inference()]
+        filled = [number for number, tensor in enumerate(tensors) if tensor.nbytes]
+        step = max(1, -(-len(filled) // SAMPLES))
+        return cls(names, counted, filled[::step])
 
 
 class Watched:
@@ -29,11 +52,23 @@ class Watched:
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._tensors = dict(tensors)
-        self._counting = {name: tensor for name, tensor in tensors.items() if not tensor.is_inference()}
-        filled = [name for name, tensor in tensors.items() if tensor.nbytes]
-        step = max(1, -(-len(filled) // SAMPLES))
-        self._middles = {name: _middle(tensors[name]) for name in filled[::step]}
+        given = list(tensors.values())
+        self._watch(Watching.of(tuple(tensors), given), given)
+
+    @classmethod
+    def so(cls, watching: Watching, tensors: Sequence[torch.Tensor]) -> Watched:
+        """Watch these in the way that others of the same names, sizes and kinds were."""
+        made = cls.__new__(cls)
+        made._watch(watching, tensors)
+        return made
+
+    def _watch(self, watching: Watching, tensors: Sequence[torch.Tensor]) -> None:
+        self.watching = watching
+        names, self._tensors = watching.names, tensors
+        every = len(watching.counted) == len(names)
+        self._counting = tensors if every else [tensors[number] for number in watching.counted]
+        self._counted_names = names if every else [names[number] for number in watching.counted]
+        self._middles = {names[number]: _middle(tensors[number]) for number in watching.sampled}
         self._addresses, self._counts, self._samples = self._addresses_now(), self._counts_now(), self._samples_now()
 
     def check(self) -> None:
@@ -41,15 +76,15 @@ class Watched:
         Raises:
             CheckpointError: a tensor was written to, or its memory was freed, since this was made; names it.
         """
-        _compare(self._tensors, self._addresses, self._addresses_now())
-        _compare(self._counting, self._counts, self._counts_now())
-        _compare(self._middles, self._samples, self._samples_now())
+        _compare(self.watching.names, self._addresses, self._addresses_now())
+        _compare(self._counted_names, self._counts, self._counts_now())
+        _compare(tuple(self._middles), self._samples, self._samples_now())
 
     def _addresses_now(self) -> list[int]:
-        return list(map(torch.Tensor.data_ptr, self._tensors.values()))
+        return list(map(torch.Tensor.data_ptr, self._tensors))
 
     def _counts_now(self) -> list[int]:
-        return list(map(_writes, self._counting.values()))
+        return list(map(_writes, self._counting))
 
     def _samples_now(self) -> list[bytes]:
         """Copied by torch on the host: memory that NumPy has seen cannot be freed by its owner any more."""
@@ -64,12 +99,12 @@ class Watched:
 
 def _middle(tensor: torch.Tensor) -> torch.Tensor:
     """Some bytes from the middle of a tensor, as a view."""
-    raw = tensor.detach().reshape(-1).view(torch.uint8)
+    raw = byte_view(tensor)
     start = max(raw.numel() - SAMPLE_BYTES, 0) // 2
     return raw[start : start + SAMPLE_BYTES]
 
 
-def _compare(names: Iterable[str], then: Sequence[object], now: Sequence[object]) -> None:
+def _compare(names: Sequence[str], then: Sequence[object], now: Sequence[object]) -> None:
     if now == then:
         return
     changed = [name for name, was, stands in zip(names, then, now, strict=True) if was != stands]

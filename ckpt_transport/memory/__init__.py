@@ -5,8 +5,11 @@ from ckpt_transport.memory.backing import Lendable as Lendable
 from ckpt_transport.memory.buffer import CONTIGUOUS as CONTIGUOUS
 from ckpt_transport.memory.buffer import Buffer as Buffer
 from ckpt_transport.memory.buffer import MemoryKind as MemoryKind
+from ckpt_transport.memory.byte_views import ByteViews as ByteViews
+from ckpt_transport.memory.byte_views import byte_view as byte_view
 from ckpt_transport.memory.copy import copy_bytes as copy_bytes
 from ckpt_transport.memory.copy import copy_each as copy_each
+from ckpt_transport.memory.copy import copy_runs as copy_runs
 from ckpt_transport.memory.copy import copy_views as copy_views
 from ckpt_transport.memory.copy_table import Addresses as Addresses
 from ckpt_transport.memory.copy_table import CopyTable as CopyTable
@@ -21,6 +24,8 @@ from ckpt_transport.memory.devices import visible_devices as visible_devices
 from ckpt_transport.memory.double_buffer import DoubleBuffer as DoubleBuffer
 from ckpt_transport.memory.exported import GpuAllocation as GpuAllocation
 from ckpt_transport.memory.exported import allocations_of as allocations_of
+from ckpt_transport.memory.exported import are_there as are_there
+from ckpt_transport.memory.exported import find_allocations as find_allocations
 from ckpt_transport.memory.exported import why_not_exported as why_not_exported
 from ckpt_transport.memory.fence import Fence as Fence
 from ckpt_transport.memory.fence import drain as drain
@@ -37,10 +42,13 @@ from ckpt_transport.memory.kernels import compile_kernels as compile_kernels
 from ckpt_transport.memory.launch import Launch as Launch
 from ckpt_transport.memory.pinning import pin as pin
 from ckpt_transport.memory.runs import MemoryRun as MemoryRun
+from ckpt_transport.memory.runs import RunPlace as RunPlace
 from ckpt_transport.memory.runs import Runs as Runs
+from ckpt_transport.memory.runs import RunTable as RunTable
 from ckpt_transport.memory.runs import end_of as end_of
 from ckpt_transport.memory.runs import lies_within as lies_within
 from ckpt_transport.memory.runs import part_of as part_of
+from ckpt_transport.memory.runs import places_of as places_of
 from ckpt_transport.memory.runs import reads_in_place as reads_in_place
 from ckpt_transport.memory.segment import Segment as Segment
 from ckpt_transport.memory.segment import SegmentName as SegmentName

@@ -52,5 +52,9 @@ class Lendable(Backing, Protocol):
         """The memory, in one run or several; those begin where they do in the extent."""
 
     @property
+    def place(self) -> Hashable:
+        """Equal for all that is the same memory, so that an endpoint which has described one knows the other."""
+
+    @property
     def digests(self) -> dict[Hashable, bytes]:
         """Those of its bytes that have been computed, by what they are of; whoever writes to it clears them."""

@@ -64,6 +64,11 @@ class Buffer:
         """All of it, as one run."""
         return (MemoryRun(0, self.tensor),)
 
+    @property
+    def place(self) -> Hashable:
+        """The buffer itself, which equals no other."""
+        return self
+
     def only_enqueues(self, device: torch.device) -> bool:
         return self.tensor.is_cuda or pinned(self.tensor)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ckpt_transport.memory.fence import fence, stream_for
+from ckpt_transport.memory.host_copies import HostCopy, copy_batch, in_batches
 
 CHUNK_BYTES = 8 << 20
 
@@ -67,6 +68,25 @@ def copy_each(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) 
         targets[0].copy_(sources[0], non_blocking=True)
     else:
         torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
+
+
+def copy_runs(copies: Iterable[HostCopy]) -> None:
+    """Copy runs of host memory, as :func:`copy_bytes` does one. Complete when it returns."""
+    batches = deque(in_batches(copies))
+    helpers = min(torch.get_num_threads(), len(batches)) - 1
+    running = [_executor().submit(_copy_batches, batches) for _ in range(helpers)]
+    _copy_batches(batches)
+    for future in running:
+        future.result()
+
+
+def _copy_batches(batches: deque[list[HostCopy]]) -> None:
+    while True:
+        try:
+            batch = batches.popleft()
+        except IndexError:
+            return
+        copy_batch(batch)
 
 
 def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:

@@ -8,7 +8,7 @@ What cudaMalloc has returned can be exported, as a whole. What is put together o
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -32,33 +32,32 @@ class GpuAllocation(NamedTuple):
 
 
 def why_not_exported(tensors: Iterable[torch.Tensor]) -> str:
-    """Why other processes cannot map these tensors, in words; empty where they can.
-
-    Args:
-        tensors: uint8, one-dimensional, contiguous.
-    """
-    tensors = [tensor for tensor in tensors if tensor.numel()]
-    devices = {tensor.device for tensor in tensors}
-    if not tensors or not all(device.type == "cuda" for device in devices):
-        return "they do not lie on a GPU"
-    if len(devices) > 1:
-        return f"they lie on {len(devices)} GPUs"
+    """Why other processes cannot map these tensors, which are contiguous, in words; empty where they can."""
+    filled = [tensor for tensor in tensors if tensor.numel()]
     try:
-        allocations_of(tensors)
+        find_allocations({tensor.device for tensor in filled}, [(each.data_ptr(), each.nbytes) for each in filled])
     except RegistrationError as error:
         return str(error)
     return ""
 
 
-def allocations_of(tensors: Iterable[torch.Tensor]) -> list[GpuAllocation]:
-    """Find the allocations that tensors of one GPU lie in, ascending: many tensors share one.
+def find_allocations(devices: Collection[torch.device], places: Iterable[tuple[int, int]]) -> list[GpuAllocation]:
+    """Find the allocations that others can map to see memory of these devices, ascending; many tensors share one.
+
+    Args:
+        devices: on which anything lies.
+        places: the address of each piece of memory, and its bytes: more than none.
 
     Raises:
-        RegistrationError: CUDA cannot export one of them, or cuda-bindings is missing.
+        RegistrationError: others cannot map it; says why.
     """
+    if not devices or any(device.type != "cuda" for device in devices):
+        raise RegistrationError("they do not lie on a GPU")
+    if len(devices) > 1:
+        raise RegistrationError(f"they lie on {len(devices)} GPUs")
     found: list[GpuAllocation] = []
     end = 0
-    for address, nbytes in sorted((tensor.data_ptr(), tensor.numel()) for tensor in tensors):
+    for address, nbytes in sorted(places):
         if address + nbytes > end:
             found.append(_allocation_at(address))
             end = found[-1].address + found[-1].nbytes
@@ -67,15 +66,32 @@ def allocations_of(tensors: Iterable[torch.Tensor]) -> list[GpuAllocation]:
     return found
 
 
+def allocations_of(tensors: Iterable[torch.Tensor]) -> list[GpuAllocation]:
+    """As :func:`find_allocations`, for contiguous tensors of one GPU."""
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    return find_allocations({tensor.device for tensor in filled}, [(each.data_ptr(), each.nbytes) for each in filled])
+
+
+def are_there(allocations: Iterable[GpuAllocation]) -> bool:
+    """Whether none of these was freed, whatever has come to its address."""
+    try:
+        return all(_number_at(allocation.address) == allocation.number for allocation in allocations)
+    except RegistrationError:
+        return False
+
+
 def _allocation_at(address: int) -> GpuAllocation:
     kinds = _driver().CUpointer_attribute
     if not _call("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE, address):
         raise RegistrationError(
             "CUDA cannot export the memory that they lie in; leave expandable_segments out of PYTORCH_CUDA_ALLOC_CONF"
         )
-    number = int(_call("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_BUFFER_ID, address))
     base, nbytes = _call("cuMemGetAddressRange", address)
-    return GpuAllocation(int(base), int(nbytes), number)
+    return GpuAllocation(int(base), int(nbytes), _number_at(address))
+
+
+def _number_at(address: int) -> int:
+    return int(_call("cuPointerGetAttribute", _driver().CUpointer_attribute.CU_POINTER_ATTRIBUTE_BUFFER_ID, address))
 
 
 def _call(name: str, *arguments: Any) -> Any:

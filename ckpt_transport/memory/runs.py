@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 
@@ -26,6 +26,53 @@ Runs = Sequence[MemoryRun]
 """The memory of a bucket: ascending, and not overlapping. Nothing that is of use lies between two of them."""
 
 _at = attrgetter("at")
+
+
+class RunPlace(NamedTuple):
+    """Where a run lies.
+
+    Attributes:
+        at: where it starts in the bucket or extent, in bytes.
+        address: of its first byte.
+        nbytes: its length.
+    """
+
+    at: int
+    address: int
+    nbytes: int
+
+
+class RunTable(Sequence[MemoryRun]):
+    """Many runs, of which it is known where they lie, and few are looked at.
+
+    Args:
+        starts, addresses, sizes: as those of :class:`RunPlace`, of each.
+        views: the bytes of each, as :attr:`MemoryRun.raw`.
+    """
+
+    def __init__(
+        self, starts: Sequence[int], addresses: Sequence[int], sizes: Sequence[int], views: Sequence[torch.Tensor]
+    ) -> None:
+        self.starts, self.addresses, self.sizes, self._views = starts, addresses, sizes, views
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> MemoryRun: ...
+    @overload
+    def __getitem__(self, index: slice) -> RunTable: ...
+    def __getitem__(self, index: int | slice) -> MemoryRun | RunTable:
+        if isinstance(index, int):
+            return MemoryRun(self.starts[index], self._views[index])
+        return RunTable(self.starts[index], self.addresses[index], self.sizes[index], self._views[index])
+
+
+def places_of(runs: Runs) -> list[RunPlace]:
+    """Where each of some runs lies."""
+    if isinstance(runs, RunTable):
+        return list(map(RunPlace, runs.starts, runs.addresses, runs.sizes))
+    return [RunPlace(run.at, run.raw.data_ptr(), run.raw.numel()) for run in runs]
 
 
 def part_of(runs: Runs, at: int, nbytes: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import msgspec
 
@@ -24,12 +24,14 @@ from ckpt_transport.spi import (
     MemoryKind,
     MemoryRun,
     Reach,
+    RunPlace,
     Runs,
     Traits,
     Transport,
-    allocations_of,
     device_of,
+    find_allocations,
     may_have_devices,
+    places_of,
 )
 from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, is_idle, let_read, runtime
 
@@ -90,6 +92,8 @@ class CudaIpcEndpoint(MappedEndpoint):
         self._own: list[Allocation] = []
         self._opened: dict[Descriptor, Sequence[bytes]] = {}
         self._unused: list[bytes] = []
+        self._lent: tuple[Hashable, Descriptor] = None, b""
+        """What was described last of memory that lies apart: a trainer lends the same at each step."""
 
     def allocate(self, nbytes: int) -> Buffer:
         allocation = Allocation(nbytes, self.device)
@@ -104,15 +108,21 @@ class CudaIpcEndpoint(MappedEndpoint):
         return self._shared([Exported(address, _here[address].handle, nbytes)], [(0, 0, 0, nbytes)])
 
     def _describe_runs(self, memory: Lendable) -> Descriptor:
-        runs = [run for run in memory.runs if run.raw.numel()]
-        allocations = allocations_of(run.raw for run in runs)
+        place, described = self._lent
+        if place != memory.place:
+            described = self._describe_places([place for place in places_of(memory.runs) if place.nbytes])
+            self._lent = memory.place, described
+        return described
+
+    def _describe_places(self, places: Sequence[RunPlace]) -> Descriptor:
+        allocations = find_allocations({self.device}, [(place.address, place.nbytes) for place in places])
         starts = [allocation.address for allocation in allocations]
-        places = []
-        for at, raw in runs:
-            number = bisect_right(starts, raw.data_ptr()) - 1
-            places.append((at, number, raw.data_ptr() - starts[number], raw.numel()))
+        runs = []
+        for at, address, nbytes in places:
+            number = bisect_right(starts, address) - 1
+            runs.append((at, number, address - starts[number], nbytes))
         exported = [Exported(each.address, handle_of(each, self.device), each.nbytes) for each in allocations]
-        return self._shared(exported, places)
+        return self._shared(exported, runs)
 
     def _shared(self, allocations: Sequence[Exported], runs: Sequence[tuple[int, int, int, int]]) -> Descriptor:
         return msgspec.msgpack.encode(Shared(this_process(), self.group.device, tuple(allocations), tuple(runs)))

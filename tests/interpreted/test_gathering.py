@@ -26,7 +26,7 @@ def test_given_any_range_then_its_bytes_are_in_the_slot_and_nothing_else_is(
     extent = torch.full((end + 1,), 7, dtype=torch.uint8)
     for start, tensor in zip(offsets, tensors, strict=True):
         extent[start : start + len(tensor)] = tensor
-    gathering = Gathering(tensors, offsets)
+    gathering = Gathering(torch.device("cpu"), [tensor.data_ptr() for tensor in tensors], sizes, offsets)
     for _ in range(3):
         offset = data.draw(st.integers(0, end))
         slot = torch.full((data.draw(st.integers(0, end + 1 - offset)),), 7, dtype=torch.uint8)

@@ -77,3 +77,15 @@ def test_given_lent_tensors_then_no_shared_memory_is_taken() -> None:
         store.lend("v1", {"a": torch.zeros(1 << 20)})
         taken = {path.name for path in Path("/dev/shm").iterdir() if path not in before}
         assert not any(f"-{os.getpid()}-" in name for name in taken)
+
+
+def test_given_a_tensor_of_one_element_that_was_expanded_then_it_is_lent_as_it_is() -> None:
+    """Torch takes it for contiguous, whatever its strides are."""
+    expanded = torch.tensor(2.5, dtype=torch.float32).expand(1, 1)
+    assert expanded.stride() == (0, 0)
+    with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
+        (scattered,) = store.lend("v1", {"a": expanded, "b": torch.ones(2)}).extents
+        slot = torch.zeros(scattered.nbytes, dtype=torch.uint8)
+        scattered.fill(slot, 0)
+        assert slot[:4].view(torch.float32).tolist() == [2.5]
+        scattered.check()

@@ -72,7 +72,7 @@ class ApartFleet(ComparingFleet):
         self.tensors = [torch.randint(0, 256, (place.nbytes,), dtype=torch.uint8) for place in places]
         watched = Watched({place.spec.name: tensor for place, tensor in zip(places, self.tensors, strict=True)})
         (extent,) = plan.manifest.extents
-        self.lent = ExportedTensors(self.tensors, [place.offset for place in places], extent.nbytes, watched)
+        self.lent = ExportedTensors.of(self.tensors, [place.offset for place in places], extent.nbytes, watched)
         whole = torch.zeros(extent.nbytes, dtype=torch.uint8)
         for place, tensor in zip(places, self.tensors, strict=True):
             whole[place.offset : place.offset + place.nbytes] = tensor

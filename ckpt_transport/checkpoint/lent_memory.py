@@ -1,0 +1,86 @@
+"""Tensors that are lent at each step of a training run lie in the same memory; what is known of that outlives them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
+
+import torch
+
+from ckpt_transport.checkpoint.gathering import Gathering
+from ckpt_transport.errors import RegistrationError
+from ckpt_transport.memory import GpuAllocation, HostCopy, are_there, find_allocations
+from ckpt_transport.memory.devices import HOST, name_of
+
+
+class LentMemory:
+    """Where contiguous tensors lie, and where in an extent they are. It keeps none of them.
+
+    Args:
+        devices: on which they lie; what is empty lies nowhere.
+        offsets: where each starts in the extent, ascending, in bytes.
+        nbytes: size of the extent.
+        addresses, sizes: of the tensors, in bytes.
+
+    Attributes:
+        device: the UUID of the GPU on which others can map all of them; empty for none.
+        reason: why no other process can map them, where they lie on GPUs; empty otherwise.
+    """
+
+    def __init__(
+        self,
+        devices: Collection[torch.device],
+        offsets: Sequence[int],
+        nbytes: int,
+        addresses: Sequence[int],
+        sizes: Sequence[int],
+    ) -> None:
+        self.offsets, self.nbytes, self.addresses, self.sizes = offsets, nbytes, addresses, sizes
+        self.devices = frozenset(devices)
+        self._allocations: Sequence[GpuAllocation] = ()
+        self.device, self.reason = HOST, ""
+        if any(device.type == "cuda" for device in self.devices):
+            self._find_allocations()
+
+    @classmethod
+    def of(cls, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int) -> LentMemory:
+        """Where these tensors lie now."""
+        addresses = list(map(torch.Tensor.data_ptr, tensors))
+        devices = {tensor.device for tensor in tensors if tensor.nbytes}
+        return cls(devices, offsets, nbytes, addresses, [tensor.nbytes for tensor in tensors])
+
+    @property
+    def is_there(self) -> bool:
+        """Whether what others map of it was not freed meanwhile, although something lies at its addresses."""
+        return are_there(self._allocations)
+
+    @cached_property
+    def gathering(self) -> Gathering:
+        """Gathers the tensors into slots on the one GPU that they lie on."""
+        (device,) = self.devices
+        return Gathering(device, self.addresses, self.sizes, self.offsets)
+
+    def copies(self, address: int, offset: int, nbytes: int) -> Iterator[HostCopy]:
+        """What brings the extent's bytes from ``offset`` on to ``address``, all of it host memory."""
+        end = offset + nbytes
+        for number in self.between(offset, end):
+            start = self.offsets[number]
+            first, last = max(offset - start, 0), min(end - start, self.sizes[number])
+            if first < last:
+                yield HostCopy(address + start + first - offset, self.addresses[number] + first, last - first)
+
+    def between(self, offset: int, end: int) -> range:
+        """The numbers of the tensors that may have bytes of this range of the extent."""
+        first = max(bisect_right(self.offsets, offset) - 1, 0)
+        return range(first, max(bisect_left(self.offsets, end), first))
+
+    def _find_allocations(self) -> None:
+        places = [(address, size) for address, size in zip(self.addresses, self.sizes, strict=True) if size]
+        try:
+            self._allocations = find_allocations(self.devices, places)
+        except RegistrationError as error:
+            self.reason = str(error)
+        else:
+            (device,) = self.devices
+            self.device = name_of(device)
