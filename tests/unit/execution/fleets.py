@@ -30,8 +30,8 @@ from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, StageKind
 from ckpt_transport.testing import LoopbackTransport
 from ckpt_transport.transports.interface import Control, Endpoint, Group, Transport
 from ckpt_transport_shm.plugin import ShmEndpoint, ShmTransport
+from tests.unit.any_schedule import needed
 from tests.unit.devices import PATIENCE
-from tests.unit.simulator import needed
 from tests.unit.worlds import INVENTED, World, manifest, topology
 
 

@@ -27,7 +27,7 @@ from ckpt_transport.planning import (
 )
 from ckpt_transport.planning.assignment import Unit, assign
 from ckpt_transport.planning.values.byte_ranges import ByteRangeSet
-from tests.unit.simulator import simulate
+from tests.unit.any_schedule import simulate
 from tests.unit.worlds import INVENTED, topology
 
 replace = msgspec.structs.replace

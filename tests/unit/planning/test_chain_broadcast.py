@@ -11,7 +11,7 @@ from ckpt_transport.errors import ConfigError, CoverageError, PlanError
 from ckpt_transport.planning import Plan, Settings, explain, plan, transports_of, verify
 from ckpt_transport.planning.values.plan import Hop
 from ckpt_transport.transports.interface import FanOut
-from tests.unit.simulator import simulate
+from tests.unit.any_schedule import simulate
 from tests.unit.worlds import INVENTED, manifest, topology, traits
 
 replace = msgspec.structs.replace

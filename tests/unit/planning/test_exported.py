@@ -27,7 +27,7 @@ from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_nccl import NcclTransport
 from ckpt_transport_shm import ShmTransport
-from tests.unit.simulator import simulate
+from tests.unit.any_schedule import simulate
 
 replace = msgspec.structs.replace
 TRAITS = {kind.name: kind.traits for kind in (CudaIpcTransport, GlooTransport, NcclTransport, ShmTransport)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
 from ckpt_transport.planning import Plan, RingUse, verify_part
 from tests.unit import faulty_plans as faulty
-from tests.unit.simulator import simulate
+from tests.unit.any_schedule import simulate
 from tests.unit.worlds import World, chained, filled, worlds
 
 replace = msgspec.structs.replace

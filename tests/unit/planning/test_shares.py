@@ -28,7 +28,7 @@ from ckpt_transport.planning import (
 from ckpt_transport.planning.demand import scatter
 from ckpt_transport.planning.loader_memory import most_kept
 from ckpt_transport.planning.values.plan import IN_PLACE
-from tests.unit.simulator import needed, simulate
+from tests.unit.any_schedule import needed, simulate
 from tests.unit.worlds import COMMON, EXPERT, EXPERTS, INVENTED, World, alternating, mixture, sharing, topology, worlds
 
 replace = msgspec.structs.replace

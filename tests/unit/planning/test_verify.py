@@ -12,6 +12,7 @@ from ckpt_transport.errors import BudgetError, CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, Settings, StageKind, verify
 from ckpt_transport.planning.values.plan import IN_PLACE, Leg, Piece
+from tests.unit.any_schedule import Corruption, Deadlock, simulate
 from tests.unit.faulty_plans import (
     TRANSPORTS,
     each_without_a_dependency,
@@ -26,7 +27,6 @@ from tests.unit.faulty_plans import (
     with_stages,
     without_stage,
 )
-from tests.unit.simulator import Corruption, Deadlock, simulate
 from tests.unit.worlds import INVENTED, World, chained, filled, manifest, topology, worlds
 
 replace = msgspec.structs.replace

@@ -1,4 +1,4 @@
-"""A simulator that runs a plan without any of the library's own machinery.
+"""Runs a plan under a schedule that chance decides, without any of the library's own machinery.
 
 Every rank is a handful of generators, memory is an array in which every byte of the checkpoint has a number of its own,
 and chance decides who takes the next step.
