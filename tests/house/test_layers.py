@@ -18,7 +18,7 @@ LAYERS = (
     ("config", "rates"),
     ("control", "planning"),
     ("checkpoint", "engine", "execution"),
-    ("replay", "update"),
+    ("replay", "simulator", "update"),
     ("service",),
     ("cli",),
     ("__main__", "spi", "testing"),

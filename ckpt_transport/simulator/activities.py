@@ -1,0 +1,269 @@
+"""The activities of a plan: what every rank does of it, each after what it waits for.
+
+A plan already says what waits for what, slots included. Added is what its words do not cover: a rank posts the
+transfers of a route in their order and not too far ahead, its fills and its applies run one after the other, a transfer
+begins when those who take part have posted it, and what goes from one rank to another on a route arrives in that order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from ckpt_transport.execution.transfers import AHEAD
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import Bucket, Plan, StageKind
+from ckpt_transport.planning.broadcast_trees import ON_GPUS
+from ckpt_transport.planning.values.plan import Leg, Route, Stage
+from ckpt_transport.planning.values.topology import EVERYTHING
+from ckpt_transport.simulator.events import Activity, RankThread
+from ckpt_transport.simulator.flows import Path
+from ckpt_transport.simulator.wires import Location, Wires
+from ckpt_transport.simulator.world import SimulatedWorld
+from ckpt_transport.transports.interface import FanOut, Traits
+
+
+class Activities:
+    """Makes the activities of a plan in a world.
+
+    Attributes:
+        all: in the order of the plan.
+        workers: the threads of ranks.
+        stages: for each stage, what must end on a rank before the stage has ended there.
+        began: for each stage, what begins first on a rank.
+    """
+
+    def __init__(self, plan: Plan, world: SimulatedWorld, wires: Wires) -> None:
+        self._plan, self._world, self._wires, self._costs = plan, world, wires, world.cluster.costs
+        self.all: list[Activity] = []
+        self.workers: dict[str, RankThread] = {}
+        self.stages: list[dict[int, Activity]] = []
+        self.began: list[dict[int, Activity]] = []
+        self._first_hop: dict[int, int] = {}
+        for stage in plan.stages:
+            if stage.kind is StageKind.TRANSFER:
+                self._first_hop.setdefault(stage.bucket, stage.hop)
+        self._lies: dict[int, dict[int, Location]] = {}
+        self._in_turn: dict[tuple[str, int], Activity] = {}
+        self._posted: dict[tuple[int, int], Activity] = {}
+        self._behind: defaultdict[tuple[int, int], list[tuple[int, Activity]]] = defaultdict(list)
+        self._on_connection: dict[tuple[int, int, int], Activity] = {}
+        self._readers: defaultdict[tuple[int, int], list[Activity]] = defaultdict(list)
+        self._applied: dict[tuple[int, int], Activity] = {}
+        self._copies: dict[tuple[Location, Location, float], Path] = {}
+        self._sent: dict[tuple[str, int, int], Path] = {}
+        self._pipelined: dict[int, Path] = {}
+        for number, stage in enumerate(plan.stages):
+            self.stages.append({})
+            self.began.append({})
+            self._make(number, stage)
+
+    def _make(self, number: int, stage: Stage) -> None:
+        bucket = self._plan.buckets[stage.bucket]
+        match stage.kind:
+            case StageKind.FILL:
+                self._fill(number, stage, bucket)
+            case StageKind.TRANSFER:
+                if stage.bucket not in self._lies:
+                    self._lies[stage.bucket] = {self._plan.owner(bucket): self._origin(bucket)}
+                for leg in self._plan.hops[stage.hop].legs:
+                    self._transfer(number, stage, bucket, leg)
+            case StageKind.APPLY:
+                self._apply(number, stage, bucket)
+
+    # -- fills and applies ----------------------------------------------------------------------------------------
+
+    def _fill(self, number: int, stage: Stage, bucket: Bucket) -> None:
+        owner = self._plan.owner(bucket)
+        slot = self._fill_slot(owner, self._plan.hops[self._first_hop[stage.bucket]].legs)
+        self._lies[stage.bucket] = {owner: slot}
+        path = self._copied(self._origin(bucket), slot)
+        fill = self._activity((owner,), 0.0, bucket.nbytes, path, self._worker("fills of", owner))
+        self._after_stages(fill, stage, owner)
+        self._take_turn("fill", owner, fill)
+        self.stages[number][owner] = self.began[number][owner] = fill
+
+    def _apply(self, number: int, stage: Stage, bucket: Bucket) -> None:
+        lies = self._lies.pop(stage.bucket)
+        ends, began = self.stages[number], self.began[number]
+        for rank in self._plan.receiver_sets[bucket.receiver_set]:
+            source, target = lies[rank], self._wires.home(rank)
+            path = self._copied(source, target, 1.0 if target.device and not source.device else self._takes[rank])
+            seconds = self._scaled(rank, self._costs.apply + self._costs.piece * len(bucket.pieces))
+            apply = self._activity((rank,), seconds, bucket.nbytes, path, self._worker("applies of", rank))
+            self._after_stages(apply, stage, rank)
+            self._take_turn("apply", rank, apply)
+            ends[rank] = began[rank] = self._applied[stage.bucket, rank] = apply
+            for reader in self._readers.pop((stage.bucket, rank), ()):
+                reader.after(apply)
+
+    @cached_property
+    def _takes(self) -> dict[int, float]:
+        """How much of what it is brought each sink takes in."""
+        topology, brought = self._plan.topology, self._plan.bytes_to
+        needs = [sum(nbytes for _, _, nbytes in share.ranges) for share in topology.shares]
+        return {
+            rank: 1.0 if share == EVERYTHING or not brought[rank] else min(needs[share] / brought[rank], 1.0)
+            for rank in topology.sinks
+            for share in [topology.participants[rank].share]
+        }
+
+    # -- transfers ------------------------------------------------------------------------------------------------
+
+    def _transfer(self, number: int, stage: Stage, bucket: Bucket, leg: Leg) -> None:
+        route = self._plan.routes[leg.route]
+        traits = self._world.traits[route.transport]
+        members = (leg.sender, *leg.receivers)
+        posts = {rank: self._post(stage, leg, rank, traits, rank == leg.sender) for rank in members}
+        arrived = dict(self._moves(stage, bucket, leg, traits, posts))
+        lies = self._lies[stage.bucket]
+        for rank in leg.receivers:
+            lies[rank] = lies[leg.sender] if traits.maps_memory else self._slot(rank, traits)
+        sent = self._sent_when(stage, leg, route, arrived)
+        for rank, end in [*arrived.items(), (leg.sender, sent)]:
+            self._ends(number, rank, posts[rank], end)
+            self._behind[leg.route, rank].append((stage.bucket, end))
+
+    def _post(self, stage: Stage, leg: Leg, rank: int, traits: Traits, sends: bool) -> Activity:
+        """A member posts the transfer, when it has posted those before and what the plan says is done there."""
+        costs = self._costs.bucket + (self._costs.receiver * len(leg.receivers) if sends else 0.0)
+        post = self._activity((rank,), self._scaled(rank, costs), 0, None, self._worker("transfers of", rank))
+        key = leg.route, rank
+        before = self._posted.get(key)
+        if before is not None:
+            post.after(before)
+        self._posted[key] = post
+        behind = self._behind[key]
+        if len(behind) >= AHEAD and (traits.on_device or not sends):
+            earlier, end = behind[-AHEAD]
+            post.after(end if sends else self._applied.get((earlier, rank), end))
+        self._after_stages(post, stage, rank)
+        return post
+
+    def _moves(
+        self, stage: Stage, bucket: Bucket, leg: Leg, traits: Traits, posts: dict[int, Activity]
+    ) -> Iterator[tuple[int, Activity]]:
+        """Each receiver, and what ends when it has the bytes."""
+        latency = self._costs.network
+        if traits.maps_memory:
+            for rank in leg.receivers:
+                look = self._activity((leg.sender, rank))
+                look.after(posts[leg.sender])
+                look.after(posts[rank])
+                yield rank, look
+        elif traits.fan_out is FanOut.CONSTANT:
+            path = self._pipelined.get(leg.route)
+            if path is None:
+                path = self._pipelined[leg.route] = self._wires.pipelined(traits, (leg.sender, *leg.receivers))
+            everybody = self._activity((leg.sender, *leg.receivers), latency, bucket.nbytes, path)
+            for post in posts.values():
+                everybody.after(post)
+            self._on_wire((leg.route, -1, -1), everybody)
+            yield from ((rank, everybody) for rank in leg.receivers)
+        else:
+            arrived: dict[int, Activity] = {}
+            members = (leg.sender, *leg.receivers)
+            for position, rank in enumerate(leg.receivers, 1):
+                parent = members[position & (position - 1)] if traits.fan_out is FanOut.TREE else leg.sender
+                path = self._sent.get((self._plan.routes[leg.route].transport, parent, rank))
+                if path is None:
+                    path = self._wires.sent(traits, parent, rank)
+                    self._sent[self._plan.routes[leg.route].transport, parent, rank] = path
+                move = self._activity((parent, rank), latency, bucket.nbytes, path)
+                move.after(arrived.get(parent, posts[parent]))
+                move.after(posts[rank])
+                self._on_wire((leg.route, parent, rank), move)
+                arrived[rank] = move
+            yield from arrived.items()
+
+    def _on_wire(self, connection: tuple[int, int, int], move: Activity) -> None:
+        """What goes over one connection, or is one collective after another, keeps its order."""
+        before = self._on_connection.get(connection)
+        if before is not None:
+            move.after(before)
+        self._on_connection[connection] = move
+
+    def _sent_when(self, stage: Stage, leg: Leg, route: Route, arrived: dict[int, Activity]) -> Activity:
+        """What ends when the sender may overwrite the bytes. What is mapped is read until it has been applied."""
+        if len(arrived) == 1 and not route.maps_memory:
+            return next(iter(arrived.values()))
+        sent = self._activity((leg.sender,))
+        for rank, end in arrived.items():
+            if route.maps_memory:
+                self._readers[stage.bucket, rank].append(sent)
+            sent.after(end)
+        return sent
+
+    def _ends(self, number: int, rank: int, began: Activity, end: Activity) -> None:
+        """A rank that receives in one leg and sends in another has done the stage when it has done both."""
+        self.began[number].setdefault(rank, began)
+        other = self.stages[number].get(rank)
+        if other is not None:
+            both = self._activity((rank,))
+            both.after(other)
+            both.after(end)
+            end = both
+        self.stages[number][rank] = end
+
+    # -- where bytes lie ------------------------------------------------------------------------------------------
+
+    def _origin(self, bucket: Bucket) -> Location:
+        extent = self._plan.manifest.extents[bucket.extent]
+        if extent.device or extent.kind not in (MemoryKind.CUDA, MemoryKind.SCATTERED):
+            return Location(self._world.places[extent.owner][0], extent.device)
+        return self._wires.home(extent.owner)
+
+    def _slot(self, rank: int, traits: Traits) -> Location:
+        home = self._wires.home(rank)
+        return home if MemoryKind.CUDA in traits.sends_from else Location(home.host)
+
+    def _fill_slot(self, owner: int, legs: Sequence[Leg]) -> Location:
+        for leg in legs:
+            route = self._plan.routes[leg.route]
+            if self._world.traits[route.transport].reach in ON_GPUS:
+                return Location(self._world.places[owner][0], route.devices[0])
+        return self._slot(owner, self._world.traits[self._plan.routes[legs[0].route].transport])
+
+    def _copied(self, source: Location, target: Location, times: float = 1.0) -> Path:
+        key = source, target, times
+        path = self._copies.get(key)
+        if path is None:
+            path = self._copies[key] = self._wires.copied(source, target, times)
+        return path
+
+    # -- order ----------------------------------------------------------------------------------------------------
+
+    def _after_stages(self, activity: Activity, stage: Stage, rank: int) -> None:
+        for earlier in stage.after:
+            end = self.stages[earlier].get(rank)
+            if end is not None:
+                activity.after(end)
+
+    def _take_turn(self, what: str, rank: int, activity: Activity) -> None:
+        before = self._in_turn.get((what, rank))
+        if before is not None:
+            activity.after(before)
+        self._in_turn[what, rank] = activity
+
+    def _worker(self, what: str, rank: int) -> RankThread:
+        name = f"{what} rank {rank}"
+        worker = self.workers.get(name)
+        if worker is None:
+            worker = self.workers[name] = RankThread(name)
+        return worker
+
+    def _scaled(self, rank: int, seconds: float) -> float:
+        return seconds * self._world.cluster.factor(self._world.places[rank][0])
+
+    def _activity(
+        self,
+        ranks: tuple[int, ...],
+        seconds: float = 0.0,
+        nbytes: float = 0,
+        path: Path | None = None,
+        worker: RankThread | None = None,
+    ) -> Activity:
+        activity = Activity(ranks, seconds, nbytes, path, worker)
+        self.all.append(activity)
+        return activity

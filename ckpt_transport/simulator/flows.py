@@ -1,0 +1,166 @@
+"""Flows share links: whoever is alone on one gets all of it, and others get equal parts, max-min fair.
+
+A flow's rate is what the narrowest of its links leaves it. Where a flow cannot use its part of a link, the others on
+that link get what it leaves. Rates change only when a flow begins or ends, so between such moments nothing is computed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+Path = Mapping["SharedLink", float]
+"""The links that a flow crosses, and how many times each of its bytes crosses each."""
+
+SLACK = 1e-9
+"""Rounding, as a part of the whole."""
+
+
+@dataclass(slots=True, eq=False)
+class SharedLink:
+    """A link, and the flows that cross it now.
+
+    Attributes:
+        name: what it is called; no two links of a world have the same.
+        rate: bytes per second that cross it at most.
+        wanted: bytes per second that its flows would take if this link were no limit.
+        crossed: bytes that have crossed it.
+        flows: those that cross it now.
+    """
+
+    name: Hashable
+    rate: float
+    wanted: float = 0.0
+    crossed: float = 0.0
+    flows: dict[SharedFlow, None] = field(default_factory=dict)
+
+    @property
+    def contended(self) -> bool:
+        """Whether its flows may have to share it. Where all of them together want less, it decides nobody's rate."""
+        return self.wanted > self.rate * (1 + SLACK)
+
+
+@dataclass(slots=True, eq=False)
+class SharedFlow:
+    """Bytes under way.
+
+    Attributes:
+        path: the links that they cross.
+        left: bytes that have not arrived, at the time ``since``.
+        most: bytes per second if it were alone.
+        rate: bytes per second since then.
+        turn: counts changes of the rate; what was foretold in an earlier turn is void.
+    """
+
+    path: Path
+    left: float
+    most: float
+    since: float
+    rate: float = 0.0
+    turn: int = 0
+
+
+class Flows:
+    """All flows of a world."""
+
+    def __init__(self) -> None:
+        self._ends: list[tuple[float, int, int, SharedFlow]] = []
+        self._disturbed: dict[SharedFlow, None] = {}
+        self._count = 0
+
+    def begin(self, now: float, nbytes: float, path: Path) -> SharedFlow:
+        """Begin a flow of so many bytes, more than none, over at least one link."""
+        flow = SharedFlow(path, float(nbytes), min(link.rate / times for link, times in path.items()), now)
+        for link, times in path.items():
+            link.flows[flow] = None
+            link.wanted += times * flow.most
+        self._disturbed[flow] = None
+        return flow
+
+    def end(self, now: float, flow: SharedFlow) -> None:
+        """Take a flow away, whether all of its bytes have arrived or not."""
+        self._advance(now, flow)
+        flow.turn += 1
+        self._disturbed.pop(flow, None)
+        for link, times in flow.path.items():
+            contended = link.contended
+            del link.flows[flow]
+            link.wanted = link.wanted - times * flow.most if link.flows else 0.0
+            if contended:
+                self._disturbed.update(link.flows)
+
+    def next_end(self, now: float) -> tuple[float, SharedFlow] | None:
+        """When the next flow ends, and which; None when there is none. ``now`` is when the last ones began or ended."""
+        if self._disturbed:
+            self._share(now)
+        while self._ends and self._ends[0][1] != self._ends[0][3].turn:
+            heapq.heappop(self._ends)
+        return (self._ends[0][0], self._ends[0][3]) if self._ends else None
+
+    def _share(self, now: float) -> None:
+        """Find the rates of all flows that the last changes may concern."""
+        while self._disturbed:
+            flow = next(iter(self._disturbed))
+            together, links = _together(flow)
+            for each in together:
+                self._disturbed.pop(each, None)
+            for each, rate in _fair_rates(together, links).items():
+                if rate != each.rate:
+                    self._advance(now, each)
+                    each.rate = rate
+                    each.turn += 1
+                    self._count += 1
+                    heapq.heappush(self._ends, (now + each.left / rate, each.turn, self._count, each))
+
+    def _advance(self, now: float, flow: SharedFlow) -> None:
+        moved = min(flow.rate * (now - flow.since), flow.left)
+        flow.left -= moved
+        flow.since = now
+        for link, times in flow.path.items():
+            link.crossed += moved * times
+
+
+def _together(flow: SharedFlow) -> tuple[list[SharedFlow], list[SharedLink]]:
+    """The flows whose rates depend on each other, and the links that they share."""
+    found, links = {flow: None}, dict[SharedLink, None]()
+    waiting = [flow]
+    while waiting:
+        for link in waiting.pop().path:
+            if link in links or not link.contended:
+                continue
+            links[link] = None
+            fresh = [other for other in link.flows if other not in found]
+            found.update(dict.fromkeys(fresh))
+            waiting += fresh
+    return list(found), list(links)
+
+
+def _fair_rates(flows: Iterable[SharedFlow], links: Iterable[SharedLink]) -> dict[SharedFlow, float]:
+    """Raise all rates together; whoever meets a limit stays there, and the others go on."""
+    rates: dict[SharedFlow, float] = {}
+    left = {link: link.rate for link in links}
+    weight = {link: sum(flow.path[link] for flow in link.flows) for link in left}
+    rising = sorted(flows, key=lambda flow: flow.most)
+    while rising:
+        level, narrowest = min(
+            ((max(left[link], 0.0) / weight[link], link) for link in left),
+            key=lambda each: each[0],
+            default=(float("inf"), None),
+        )
+        if narrowest is None or rising[0].most <= level:
+            settled = [flow for flow in rising if flow.most <= level]
+        else:
+            settled = list(narrowest.flows)
+            settled = [flow for flow in settled if flow not in rates]
+        for flow in settled:
+            rates[flow] = min(flow.most, level)
+            for link, times in flow.path.items():
+                if link in left:
+                    left[link] -= times * rates[flow]
+                    weight[link] -= times
+        gone = [link for link in left if weight[link] <= SLACK]
+        for link in gone:
+            del left[link]
+        rising = [flow for flow in rising if flow not in rates]
+    return rates

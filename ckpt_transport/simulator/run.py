@@ -1,0 +1,160 @@
+"""A run of the simulator: a plan in a world, from the first fill to the last apply."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ckpt_transport.errors import PlanError
+from ckpt_transport.execution.timeline import StageEvent
+from ckpt_transport.planning import Plan, StageKind
+from ckpt_transport.simulator.activities import Activities
+from ckpt_transport.simulator.events import NEVER, Clock
+from ckpt_transport.simulator.wires import Wires
+from ckpt_transport.simulator.world import SimulatedWorld
+
+SHOWN = 8
+"""So many resources are told of, the slowest first."""
+AS_BUSY = 0.99
+"""A thread that is as busy as a link waits for that link."""
+
+
+class Death(NamedTuple):
+    """A member that dies.
+
+    Attributes:
+        rank: which.
+        seconds: when.
+        noticed: how long its heartbeat must be silent before the others give up.
+    """
+
+    rank: int
+    seconds: float
+    noticed: float
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """A link or a thread.
+
+    Attributes:
+        name: what it is called.
+        busy: seconds that it needs for its part, at its full rate.
+        nbytes: what has crossed it; 0 for a thread.
+    """
+
+    name: str
+    busy: float
+    nbytes: float
+
+
+class Simulated(msgspec.Struct, frozen=True):
+    """What a run has come to.
+
+    Attributes:
+        seconds: from the first fill to the last apply; where a member has died, until the others have noticed.
+        complete: whether every sink has applied every bucket.
+        applied: applies that have ended, of all sinks.
+        applies: applies that there are.
+        events: that were simulated.
+        took: seconds that simulating them took.
+        resources: the busiest, first.
+        stages: seconds from the first beginning to the last end of each kind of stage.
+        timeline: stages of the ranks that were asked for.
+    """
+
+    seconds: float
+    complete: bool
+    applied: int
+    applies: int
+    events: int
+    took: float
+    resources: tuple[Resource, ...]
+    stages: dict[str, float]
+    timeline: tuple[StageEvent, ...] = ()
+
+    @property
+    def slowest(self) -> str:
+        """The resource that the update waits for, in words."""
+        first = self.resources[0]
+        return f"{first.name} is busy for {first.busy:.3g} of {self.seconds:.3g} s"
+
+
+def simulate(
+    plan: Plan, world: SimulatedWorld, *, shown: Collection[int] = (), death: Death | None = None
+) -> Simulated:
+    """Run ``plan`` in ``world``.
+
+    Args:
+        plan: made for the world's topology.
+        world: what there is.
+        shown: ranks whose timeline is kept.
+        death: who dies, if anybody does.
+
+    Raises:
+        PlanError: nobody dies, and the plan does not end.
+    """
+    began = time.perf_counter()
+    wires = Wires(world)
+    activities = Activities(plan, world, wires)
+    clock = Clock()
+    clock.run(activities.all, [] if death is None else [(death.seconds, death.rank)])
+    applies = [
+        apply
+        for stage, ends in zip(plan.stages, activities.stages, strict=True)
+        if stage.kind is StageKind.APPLY
+        for apply in ends.values()
+    ]
+    applied = sum(1 for apply in applies if apply.ended < NEVER)
+    complete = applied == len(applies)
+    if death is None and not complete:
+        raise PlanError(f"{len(applies) - applied} of {len(applies)} applies never begin: the plan waits for itself")
+    seconds = max((apply.ended for apply in applies if apply.ended < NEVER), default=0.0)
+    if death is not None and not complete:
+        seconds = death.seconds + death.noticed
+    return Simulated(
+        seconds,
+        complete,
+        applied,
+        len(applies),
+        clock.events,
+        time.perf_counter() - began,
+        tuple(_busiest(activities, wires)),
+        _spans(plan, activities),
+        tuple(_timeline(plan, activities, shown)),
+    )
+
+
+def _busiest(activities: Activities, wires: Wires) -> Sequence[Resource]:
+    """Links first where a thread is only busy because it waits for one."""
+    links = [Resource(name, link.crossed / link.rate, link.crossed) for name, link in wires.links.items()]
+    links.sort(key=lambda link: -link.busy)
+    longest = links[0].busy if links else 0.0
+    threads = [Resource(worker.name, worker.seconds, 0.0) for worker in activities.workers.values()]
+    found = [thread for thread in threads if thread.busy * AS_BUSY > longest]
+    return sorted([*found, *links[:SHOWN]], key=lambda each: -each.busy)[:SHOWN]
+
+
+def _spans(plan: Plan, activities: Activities) -> dict[str, float]:
+    first = dict.fromkeys(StageKind, NEVER)
+    last = dict.fromkeys(StageKind, 0.0)
+    for stage, began, ends in zip(plan.stages, activities.began, activities.stages, strict=True):
+        for activity in began.values():
+            first[stage.kind] = min(first[stage.kind], activity.began)
+        for activity in ends.values():
+            if activity.ended < NEVER:
+                last[stage.kind] = max(last[stage.kind], activity.ended)
+    return {kind.name.lower(): last[kind] - first[kind] for kind in StageKind if first[kind] < NEVER}
+
+
+def _timeline(plan: Plan, activities: Activities, shown: Collection[int]) -> Sequence[StageEvent]:
+    found: list[StageEvent] = []
+    for stage, began, ends in zip(plan.stages, activities.began, activities.stages, strict=True):
+        found += (
+            StageEvent(rank, stage.kind, stage.bucket, began[rank].began, ends[rank].ended)
+            for rank in shown
+            if rank in ends and ends[rank].ended < NEVER
+        )
+    return found
