@@ -1,4 +1,4 @@
-"""A version is borrowed: its tensors stay where they are, and are cast on their way where they are to be."""
+"""A version is borrowed: its tensors stay where they are, and are computed on their way where they are to be."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from ckpt_transport import dtypes
-from ckpt_transport.checkpoint.computed import CastTensors, ComputedExtent
+from ckpt_transport.checkpoint.computed import CastTensors, ComputedExtent, Computing
 from ckpt_transport.checkpoint.lent_memory import LentMemory
+from ckpt_transport.checkpoint.low_rank import Sum, Sums
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_each_readable, lent
 from ckpt_transport.checkpoint.shards import (
     GivenTensor,
@@ -39,12 +40,13 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
     wait_for_writers({tensor.device for tensor in tensors})
     offsets, nbytes = lay_out_parts(parts)
     watched = Watched.so(Watching.of(labels, tensors), tensors)
-    kept = [number for number, part in enumerate(parts) if not part.cast]
+    kept = [number for number, part in enumerate(parts) if not part.computed]
     backing: Backing
     if len(kept) < len(parts):
-        cast = [(part, offset) for part, offset in zip(parts, offsets, strict=True) if part.cast]
+        computed = [(part, offset) for part, offset in zip(parts, offsets, strict=True) if part.computed]
         places = [offsets[number] for number in kept]
-        backing = _cast(cast, ScatteredTensors.of([tensors[number] for number in kept], places, nbytes, watched))
+        scattered = ScatteredTensors.of([tensors[number] for number in kept], places, nbytes, watched)
+        backing = _computed(computed, scattered)
     else:
         backing = lent(tensors, LentMemory.of(tensors, offsets, nbytes), watched)
     return Loan(backing, tuple(place(parts, offsets)), conversions, same_names(parts), replicated_names(parts))
@@ -57,9 +59,16 @@ def wait_for_writers(devices: Iterable[torch.device]) -> None:
             torch.cuda.current_stream(device).synchronize()
 
 
-def _cast(parts: Sequence[tuple[GivenTensor, int]], kept: ScatteredTensors) -> ComputedExtent:
-    """Cast where the tensors lie."""
-    tensors = [part.tensor for part, _ in parts]
-    device = next((tensor.device for tensor in tensors if tensor.is_cuda), CPU)
-    to = [dtypes.TORCH[part.spec.dtype] for part, _ in parts]
-    return ComputedExtent(device, kept, [CastTensors(tensors, to, [offset for _, offset in parts])])
+def _computed(parts: Sequence[tuple[GivenTensor, int]], kept: ScatteredTensors) -> ComputedExtent:
+    """Compute where the tensors lie."""
+    device = next((part.tensor.device for part, _ in parts if part.tensor.is_cuda), CPU)
+    computing: list[Computing] = []
+    if cast := [(part, offset) for part, offset in parts if not part.added]:
+        computing.append(CastTensors([part.tensor for part, _ in cast], *_types_and_offsets(cast)))
+    if sums := [(part, offset) for part, offset in parts if part.added]:
+        computing.append(Sums([Sum(part.tensor, part.added) for part, _ in sums], *_types_and_offsets(sums)))
+    return ComputedExtent(device, kept, computing)
+
+
+def _types_and_offsets(parts: Sequence[tuple[GivenTensor, int]]) -> tuple[list[torch.dtype], list[int]]:
+    return [dtypes.TORCH[part.spec.dtype] for part, _ in parts], [offset for _, offset in parts]

@@ -11,6 +11,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.given import check_plain
+from ckpt_transport.checkpoint.low_rank import LowRank
 from ckpt_transport.checkpoint.shards import GivenTensor, TensorShard, is_dtensor, local_part, parts_in_boxes
 from ckpt_transport.errors import CheckpointError
 
@@ -23,11 +24,18 @@ class Box:
         tensor: its elements, in its shape, as a view of what the source has given.
         offsets: where it starts in each dimension.
         replicated: other sources have it, too.
+        added: is added to its elements on the way.
     """
 
     tensor: torch.Tensor
     offsets: tuple[int, ...]
     replicated: bool
+    added: tuple[LowRank, ...] = ()
+
+    def narrow(self, dim: int, start: int, length: int) -> Box:
+        """The elements with these indices in one dimension, counted from the box's first. It is where it was."""
+        added = tuple(each.narrow(dim, start, length) for each in self.added)
+        return replace(self, tensor=self.tensor.narrow(dim, start, length), added=added)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +85,23 @@ class BoxedTensor:
         Raises:
             CheckpointError: as :func:`~ckpt_transport.checkpoint.shards.given`.
         """
-        boxes = sorted(self.boxes, key=lambda box: box.offsets)
-        shards = [TensorShard(box.tensor, self.shape, box.offsets, box.replicated) for box in boxes]
-        return parts_in_boxes(name, shards, dtypes.name_of(self.dtype))
+        found: list[GivenTensor] = []
+        for box in sorted(self.boxes, key=lambda box: box.offsets):
+            shard = TensorShard(box.tensor, self.shape, box.offsets, box.replicated)
+            parts = parts_in_boxes(name, [shard], dtypes.name_of(self.dtype))
+            found += (part._replace(added=box.added) for part in parts) if box.added else parts
+        return found
+
+    def plus(self, left: torch.Tensor, right: torch.Tensor, scaling: float) -> BoxedTensor:
+        """The same matrix with ``scaling * left @ right`` added on the way."""
+        boxes: list[Box] = []
+        for box in self.boxes:
+            (row, column), (rows, columns) = box.offsets, box.tensor.shape
+            device, dtype = box.tensor.device, torch.promote_types(box.tensor.dtype, torch.float32)
+            left_of_box = left.narrow(0, row, rows).to(device, dtype)
+            right_of_box = right.narrow(1, column, columns).to(device, dtype)
+            boxes.append(replace(box, added=(*box.added, LowRank(left_of_box, right_of_box, scaling))))
+        return replace(self, boxes=tuple(boxes))
 
     def cast(self, dtype: torch.dtype) -> BoxedTensor:
         """The same elements, to be sent as ``dtype``."""
@@ -97,17 +119,30 @@ class BoxedTensor:
     def select(self, index: int) -> BoxedTensor:
         """The elements with this index in the first dimension, without that dimension."""
         row = self.cut(0, index, index + 1)
-        boxes = (replace(box, tensor=box.tensor[0], offsets=box.offsets[1:]) for box in row.boxes)
+        boxes = (
+            replace(box, tensor=box.tensor[0], offsets=box.offsets[1:], added=tuple(each.first() for each in box.added))
+            for box in row.boxes
+        )
         return replace(row, shape=row.shape[1:], boxes=tuple(boxes))
 
     def stacked(self) -> BoxedTensor:
         """The same with a dimension of one index in front."""
-        boxes = (replace(box, tensor=box.tensor.unsqueeze(0), offsets=(0, *box.offsets)) for box in self.boxes)
+        boxes = (
+            Box(
+                box.tensor.unsqueeze(0),
+                (0, *box.offsets),
+                box.replicated,
+                tuple(each.unsqueeze() for each in box.added),
+            )
+            for box in self.boxes
+        )
         return replace(self, shape=(1, *self.shape), boxes=tuple(boxes))
 
     def same_as(self, other: BoxedTensor) -> bool | None:
         """Whether both have equal bytes; None where this source cannot say it, because it has different boxes."""
-        if (self.dtype, self.shape) != (other.dtype, other.shape):
+        if (self.dtype, self.shape) != (other.dtype, other.shape) or any(
+            box.added for box in (*self.boxes, *other.boxes)
+        ):
             return False
         if [box.offsets for box in self.boxes] != [box.offsets for box in other.boxes]:
             return None
@@ -131,8 +166,8 @@ def _cut(boxes: Iterable[Box], dim: int, start: int, end: int) -> Iterable[Box]:
         offset, size = box.offsets[dim], box.tensor.shape[dim]
         low, high = max(start, offset), min(end, offset + size)
         if low < high or (not size and start <= offset <= end):
-            tensor = box.tensor.narrow(dim, low - offset, max(high - low, 0))
-            yield replace(box, tensor=tensor, offsets=_moved(box.offsets, dim, max(low, start) - start - offset))
+            narrowed = box.narrow(dim, low - offset, max(high - low, 0))
+            yield replace(narrowed, offsets=_moved(box.offsets, dim, max(low, start) - start - offset))
 
 
 def _moved(offsets: tuple[int, ...], dim: int, by: int) -> tuple[int, ...]:

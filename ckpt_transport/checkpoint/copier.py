@@ -13,6 +13,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import tasks
+from ckpt_transport.checkpoint.low_rank import Sum
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Buffer, HostCopy, copy_batch, fence_on, in_batches
 from ckpt_transport.planning.values.manifest import TensorSpec
@@ -50,7 +51,7 @@ def copy(
 
     What lies on a GPU is copied on the caller's current stream there, after whatever still writes the tensors; what is
     contiguous on the CPU by all threads of ``executor``; the rest by torch, which spreads it over its own threads, and
-    casts what has another dtype than it is to have.
+    casts what has another dtype than it is to have, and adds what is to be added.
 
     Args:
         tensors: of any shape, stride and device, of a dtype in :data:`ckpt_transport.dtypes.TORCH`.
@@ -68,9 +69,9 @@ def copy(
     on_gpu: defaultdict[torch.device, list[_TorchCopy]] = defaultdict(list)
     for given, nbytes, offset in zip(tensors, arranged.sizes, arranged.offsets, strict=True):
         tensor = given.tensor
-        if tensor.is_cpu and _is_a_run_of_bytes(tensor) and not given.cast:
+        if tensor.is_cpu and _is_a_run_of_bytes(tensor) and not given.computed:
             contiguous.append(HostCopy(base + offset, tensor.data_ptr(), nbytes))
-        elif tensor.is_cuda:
+        elif tensor.is_cuda and not given.added:
             on_gpu[tensor.device].append(_TorchCopy(given, pool, offset, nbytes))
         else:
             others.append(_TorchCopy(given, pool, offset, nbytes))
@@ -107,7 +108,10 @@ class _TorchCopy(NamedTuple):
             CheckpointError: torch cannot; names the tensor.
         """
         try:
-            self.target().copy_(self.given.tensor.detach())
+            if self.given.added:
+                Sum(self.given.tensor, self.given.added).write(self.target())
+            else:
+                self.target().copy_(self.given.tensor.detach())
         except RuntimeError as error:
             raise CheckpointError(f"tensor '{self.given.spec.name}' cannot be copied: {error}") from error
 

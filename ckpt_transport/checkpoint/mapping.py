@@ -155,14 +155,17 @@ def check_casts(parts: Iterable[GivenTensor]) -> None:
         CheckpointError: an element is too large for the type that it is to be cast to; names the tensor.
     """
     for part in parts:
-        if not part.cast or not part.tensor.numel():
+        if not part.computed or not part.tensor.numel():
             continue
-        to, source = dtypes.TORCH[part.spec.dtype], part.tensor.detach()
-        if torch.finfo(to).max >= torch.finfo(source.dtype).max:
+        to = dtypes.TORCH[part.spec.dtype]
+        if torch.finfo(to).max >= torch.finfo(torch.bfloat16 if part.added else part.tensor.dtype).max:
             continue
-        least, most = (float(value) for value in source.aminmax())
-        if not (max(-least, most) <= torch.finfo(to).max) and bool((source.to(to).isinf() & source.isfinite()).any()):
-            raise CheckpointError(
-                f"tensor '{part.spec.name}' has elements from {least:.4g} to {most:.4g}, which overflow in "
-                f"{part.spec.dtype}; cast it to BF16, or leave it as it is"
-            )
+        for elements in part.elements():
+            least, most = (float(value) for value in elements.aminmax())
+            if not (max(-least, most) <= torch.finfo(to).max) and bool(
+                (elements.to(to).isinf() & elements.isfinite()).any()
+            ):
+                raise CheckpointError(
+                    f"tensor '{part.spec.name}' has elements from {least:.4g} to {most:.4g}, which overflow in "
+                    f"{part.spec.dtype}; cast it to BF16, or leave it as it is"
+                )

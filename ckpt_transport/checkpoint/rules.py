@@ -6,11 +6,15 @@ groups, as ``\\1``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.boxes import joined
+from ckpt_transport.checkpoint.lora import Lora as Lora
+from ckpt_transport.checkpoint.lora import lora_rules
 from ckpt_transport.checkpoint.rule import (
     MappedTensor,
     Rule,
@@ -296,7 +300,34 @@ class Tie(Rule, frozen=True):
         return {name: tensor for name, tensor in tensors.items() if name != self.name}, 1
 
 
-AnyRule = Strip | Add | Unwrap | Rename | Drop | Cast | Cut | Split | Unstack | Fuse | Stack | Tie
+AnyRule = Strip | Add | Unwrap | Rename | Drop | Cast | Cut | Split | Unstack | Fuse | Stack | Tie | Lora
+
+
+def of_peft(configs: Mapping[str, Any], adapters: Sequence[str] = ("default",)) -> tuple[Rule, ...]:
+    """The rules that make of ``state_dict()`` of a PEFT model what ``merge_and_unload()`` of it has.
+
+    Args:
+        configs: ``peft_config`` of the model.
+        adapters: those that are merged; the others are left out.
+
+    Raises:
+        ConfigError: an adapter is not there, or is none that can be merged on the way; names it.
+    """
+    found: list[Rule] = []
+    for adapter in adapters:
+        if adapter not in configs:
+            raise ConfigError(f"there is no adapter '{adapter}'; there are: {', '.join(configs)}")
+        found += lora_rules(adapter, configs[adapter])
+        found.append(Unwrap(f"modules_to_save.{adapter}", optional=True))
+    others = "|".join(re.escape(other) for other in configs if other not in adapters)
+    if others:
+        found.append(Drop(rf".*\.(lora_\w+|modules_to_save)\.({others})(\..*)?", optional=True))
+    return (
+        *found,
+        Drop(r".*\.original_module\..*", optional=True),
+        Unwrap("base_layer", optional=True),
+        Strip("base_model.model.", optional=True),
+    )
 
 
 def _without(parts: list[str], wrapped: list[str]) -> Iterator[str]:

@@ -20,6 +20,7 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.copier import spec_of
 from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain, given_tensors, same_tensors
+from ckpt_transport.checkpoint.low_rank import LowRank, Sum
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Buffer
@@ -80,12 +81,14 @@ class GivenTensor(NamedTuple):
         tensor: what this source has of it; where it has another dtype, it is cast on the way.
         ranges: of the whole tensor's bytes, in the order in which ``tensor`` has them.
         replicated: other sources give the same bytes.
+        added: is added to its elements on the way.
     """
 
     spec: TensorSpec
     tensor: torch.Tensor
     ranges: Sequence[ByteRange]
     replicated: bool
+    added: tuple[LowRank, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +98,18 @@ class GivenTensor(NamedTuple):
     def cast(self) -> bool:
         """Whether it is sent in another dtype than it has."""
         return self.tensor.dtype is not dtypes.TORCH[self.spec.dtype]
+
+    @property
+    def computed(self) -> bool:
+        """Whether other bytes are sent than ``tensor`` has."""
+        return self.cast or bool(self.added)
+
+    def elements(self) -> Iterator[torch.Tensor]:
+        """The elements that are sent, before they are cast: all at once, or in blocks where they are computed."""
+        if not self.added:
+            yield self.tensor.detach()
+            return
+        yield from (block for _, block in Sum(self.tensor, self.added).blocks(0, self.tensor.numel()))
 
 
 def given(tensors: object, *, replicated: bool) -> list[GivenTensor]:
@@ -167,8 +182,8 @@ def place(tensors: Sequence[GivenTensor], offsets: Sequence[int], extent: int = 
 
 
 def offsets_in(pool: Buffer, parts: Sequence[GivenTensor]) -> tuple[list[GivenTensor], list[int]] | None:
-    """Where these lie in a pool that they are views of, ascending; None where one is cast, or has gaps."""
-    if any(part.cast or not part.tensor.is_contiguous() for part in parts):
+    """Where these lie in a pool that they are views of, ascending; None where one is computed, or has gaps."""
+    if any(part.computed or not part.tensor.is_contiguous() for part in parts):
         return None
     base = pool.tensor.data_ptr()
     offsets = [part.tensor.data_ptr() - base if part.nbytes else 0 for part in parts]
@@ -193,7 +208,8 @@ def same_names(tensors: Sequence[GivenTensor]) -> tuple[tuple[str, ...], ...]:
     """Names under which the same elements were given, as tied weights are by ``state_dict()``."""
     ranges = {tensor.spec.name: (tensor.spec.dtype, tensor.ranges) for tensor in tensors}
     single = len(ranges) == len(tensors)
-    found = same_tensors({tensor.spec.name: tensor.tensor for tensor in tensors}) if single else ()
+    plain = {tensor.spec.name: tensor.tensor for tensor in tensors if not tensor.added}
+    found = same_tensors(plain) if single else ()
     return tuple(names for names in found if all(ranges[name] == ranges[names[0]] for name in names))
 
 

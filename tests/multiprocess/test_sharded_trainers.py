@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -50,12 +50,13 @@ def run_rank(
     sinks: Sequence[str],
     how: str,
     mapping: Mapping | None,
+    make: Callable[[Sequence[int]], torch.nn.Module],
     pipe: Connection,
 ) -> None:
     os.environ.update(environ)
     warnings.simplefilter("ignore")  # of FSDP2, about what its layers return
     dist.init_process_group("gloo")
-    state = trained(mesh).state_dict()
+    state = make(mesh).state_dict()
     said = ""
     held: dict[str, int] = {}
     with ParameterServer(Config.load(**SWIFT)) as server:
@@ -74,7 +75,11 @@ def run_rank(
 
 
 def train_and_update(
-    mesh: Sequence[int], sinks: Sequence[str], how: str = "register", mapping: Mapping | None = None
+    mesh: Sequence[int],
+    sinks: Sequence[str],
+    how: str = "register",
+    mapping: Mapping | None = None,
+    make: Callable[[Sequence[int]], torch.nn.Module] = trained,
 ) -> list[Answer]:
     """What every rank of a trainer says."""
     store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
@@ -84,7 +89,8 @@ def train_and_update(
         environ = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
         known = {name: str(value) for name, value in environ.items()} | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         ours, theirs = context.Pipe()
-        ranks.append(context.Process(target=run_rank, args=(known, mesh, sinks, how, mapping, theirs), daemon=True))
+        arguments = (known, mesh, sinks, how, mapping, make, theirs)
+        ranks.append(context.Process(target=run_rank, args=arguments, daemon=True))
         pipes.append(ours)
         ranks[-1].start()
     answers: list[Any] = []
@@ -143,6 +149,63 @@ def test_given_shards_in_fp32_under_other_names_then_engines_get_them_in_bf16_un
 
 def in_bfloat16(seed: int) -> torch.nn.Module:
     return with_steps(seed).to(torch.bfloat16)
+
+
+class Adapted(torch.nn.Module):
+    """A layer with an adapter, whose tensors are called as PEFT calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = torch.nn.Linear(30, 30)
+        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(30, 3, bias=False)})
+        self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(3, 30, bias=False)})
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = self.lora_B["default"](self.lora_A["default"](given))
+        return self.base_layer(given) + 2 * added  # type: ignore[no-any-return]
+
+
+def adapted(mesh: Sequence[int]) -> torch.nn.Module:
+    """A model of two such layers, of which FSDP2 has trained the adapters."""
+    torch.manual_seed(5)
+    module = torch.nn.Sequential(Adapted(), Adapted())
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    devices = init_device_mesh("cpu", tuple(mesh))
+    for layer in module.children():
+        fully_shard(layer, mesh=devices)
+    fully_shard(module, mesh=devices)
+    optimizer = torch.optim.SGD([each for each in module.parameters() if each.requires_grad], lr=0.1)
+    torch.autograd.backward(module(torch.ones(3, 30)).sum())
+    optimizer.step()
+    return module
+
+
+def merged(seed: int) -> torch.nn.Module:
+    """What is served: the same layers without adapters."""
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(30, 30), torch.nn.Linear(30, 30))
+
+
+@pytest.mark.parametrize(("ranks", "how"), [(2, "register"), (4, "lend")])
+def test_given_an_adapter_that_fsdp2_shards_then_each_rank_adds_to_its_part_what_belongs_there(
+    ranks: int, how: str
+) -> None:
+    mapping = Mapping.of(
+        rules.Strip("module."), rules.Unwrap("_orig_mod"), rules.Lora(alpha=6), rules.Unwrap("base_layer")
+    )
+    with fleet(SinkSpec(make=merged)) as (sink,):
+        answers = train_and_update((ranks,), [sink.address], how, mapping, adapted)
+        assert [said for said, _, _ in answers] == [""] * ranks
+        served = sink.state().tensors
+    whole = answers[0][1]
+    for layer in "01":
+        base, a, b = (whole[f"{layer}.{name}.weight"] for name in ("base_layer", "lora_A.default", "lora_B.default"))
+        torch.testing.assert_close(served[f"{layer}.weight"], base + 2 * b @ a)
+        assert not torch.equal(served[f"{layer}.weight"], base)
+        assert torch.equal(served[f"{layer}.bias"], whole[f"{layer}.base_layer.bias"])
+    for _, _, held in answers:
+        assert held["0.weight"] <= -(-30 // ranks) * 30 * 4, "a rank sends its part of the sum"
 
 
 def test_given_a_sink_whose_loader_takes_tensors_whole_then_the_update_is_refused_with_the_cure() -> None:
