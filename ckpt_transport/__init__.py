@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from ckpt_transport import errors
+from ckpt_transport.release import RELEASE
 
 if TYPE_CHECKING:
     __version__: str
@@ -54,7 +54,7 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     """Load what users import when they ask for it: torch takes a second, in which a command must be interruptible."""
     if name == "__version__":
-        return metadata.version("ckpt-transport")
+        return RELEASE
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"ckpt_transport.{_HOME_OF[name]}"), name)

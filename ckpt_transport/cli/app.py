@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import signal
 import sys
-from importlib import metadata
 from typing import Annotated, NoReturn
 
 import typer
 
-from ckpt_transport.cli import join, plan, resolve, rollback, serve, transports, update, version, warm_up
+from ckpt_transport.cli import doctor, join, plan, resolve, rollback, serve, transports, update, version, warm_up
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.cli.loading import loads_first
 from ckpt_transport.cli.options import OptionsError
 from ckpt_transport.cli.output import Output
 from ckpt_transport.errors import CkptTransportError, TaintedError, UpdateAbortedError
+from ckpt_transport.release import RELEASE
 
 HELP = """Put new weights into running LLM inference engines, without a restart.
 
@@ -35,7 +35,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 
 def _say_version(asked: bool) -> None:
     if asked:
-        Output().print(f"ckpt-transport {metadata.version('ckpt-transport')}", highlight=False)
+        Output().print(f"ckpt-transport {RELEASE}", highlight=False)
         raise typer.Exit
 
 
@@ -49,6 +49,7 @@ def options(
 
 
 for name, command in (
+    ("doctor", doctor.doctor),
     ("transports", transports.transports),
     ("plan", plan.plan),
     ("update", update.update),

@@ -11,6 +11,7 @@ import torch
 from ckpt_transport.checkpoint import Progress, Store, StoredVersion, with_digests
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.release import RELEASE
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.address_file import AddressFile, HolderAddress, made_now
 from ckpt_transport.service.listener import Listener
@@ -95,7 +96,9 @@ class Holder(Listener):
         return self._introducer.of_source(self.label, self._stored.manifest, states, self._table.names, self._plans)
 
     def _served(self) -> q.ServedVersion:
-        return q.ServedVersion(self.label, self.version, "", self._target_version, "", self._watchdog.stuck)
+        return q.ServedVersion(
+            self.label, self.version, "", self._target_version, "", self._watchdog.stuck, release=RELEASE
+        )
 
     def _committed(self) -> None:
         """Others serve it, too."""

@@ -27,6 +27,7 @@ class ServedVersion(Message, frozen=True):
         previous: the version that it can go back to; empty for none.
         digest: of the bytes that a sink serves, where it was asked for: equal for sinks that serve the same. Empty
             while an update is under way, and of an engine that has none.
+        release: of this library, there.
     """
 
     label: str
@@ -39,6 +40,7 @@ class ServedVersion(Message, frozen=True):
     warm_up: str = ""
     previous: str = ""
     digest: str = ""
+    release: str = ""
 
 
 class AskVersion(Message, frozen=True):

@@ -13,6 +13,7 @@ from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import CkptTransportError, PeerLostError, UpdateAbortedError, UsageError
 from ckpt_transport.memory import default_budget
 from ckpt_transport.planning import TensorSpec
+from ckpt_transport.release import RELEASE
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import ClaimRecord
 from ckpt_transport.service.listener import Listener
@@ -152,6 +153,7 @@ class Sink(Listener):
             self._in_doubt,
             "" if self._warm_up is None else self._warm_up.said,
             self._previous,
+            release=RELEASE,
         )
 
     def _committed(self) -> None:

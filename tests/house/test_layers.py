@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "ckpt_transport"
 LAYERS = (
     ("errors",),
-    ("dtypes", "paths", "sizes"),
+    ("dtypes", "paths", "release", "sizes"),
     ("memory",),
     ("transports",),
     ("config", "rates"),
@@ -20,6 +20,7 @@ LAYERS = (
     ("checkpoint", "engine", "execution"),
     ("replay", "simulator", "update"),
     ("service",),
+    ("diagnosis",),
     ("cli",),
     ("__main__", "spi", "testing"),
 )

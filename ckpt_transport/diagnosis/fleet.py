@@ -1,0 +1,96 @@
+"""Members of a fleet are asked what they serve and with which release, and compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+
+from ckpt_transport.config import Config
+from ckpt_transport.diagnosis.finding import Finding, Severity
+from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.release import RELEASE
+from ckpt_transport.service import ask_version
+from ckpt_transport.service.fleet import make_fleet
+from ckpt_transport.service.questions import ServedVersion
+
+AT_ONCE = 32
+"""Sinks that are asked at the same time."""
+
+
+def look_at_sinks(addresses: Sequence[str], config: Config, timeout: float = 5.0) -> Iterator[Finding]:
+    """Ask the sinks at ``addresses``, each for ``timeout`` seconds at most, and compare their answers."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = dict(zip(addresses, pool.map(partial(_ask, config=config, timeout=timeout), addresses), strict=True))
+    served = {address: answer for address, answer in answers.items() if isinstance(answer, ServedVersion)}
+    for address, answer in answers.items():
+        yield _judged(address, answer) if isinstance(answer, ServedVersion) else answer
+    if served:
+        yield same_version({address: answer.version for address, answer in served.items()})
+        yield same_release({address: answer.release for address, answer in served.items()})
+
+
+def look_at_engines(engine: str, endpoints: Sequence[str], config: Config) -> Iterator[Finding]:
+    """Ask engines of one kind at their endpoints which version they serve, and compare."""
+    versions: dict[str, str] = {}
+    for endpoint in endpoints:
+        try:
+            with closing(make_fleet(engine, [endpoint], config, "keep", False)) as fleet:
+                (versions[endpoint],) = fleet.versions()
+        except CkptTransportError as error:
+            yield Finding(endpoint, Severity.PROBLEM, str(error), f"is {engine} running there, and updatable?")
+            continue
+        yield Finding(endpoint, Severity.OK, f"serves {versions[endpoint] or 'a version without a name'}")
+    if versions:
+        yield same_version(versions)
+
+
+def same_version(versions: Mapping[str, str]) -> Finding:
+    """Judge whether members, by address, serve one version."""
+    return _same("versions", versions, "bring the version that all shall serve to all of them")
+
+
+def same_release(releases: Mapping[str, str]) -> Finding:
+    """Judge whether members, by address, run one release of this library, which is also that of this process."""
+    cure = "install one release of ckpt-transport everywhere: others may not understand its messages"
+    return _same("releases", {"this process": RELEASE, **releases}, cure)
+
+
+def _same(topic: str, found: Mapping[str, str], cure: str) -> Finding:
+    if len(set(found.values())) == 1:
+        return Finding(topic, Severity.OK, f"all {len(found)} have {_named(next(iter(found.values())))}")
+    by_value: dict[str, list[str]] = defaultdict(list)
+    for who, value in found.items():
+        by_value[value].append(who)
+    return Finding(
+        topic, Severity.WARNING, "; ".join(_who(value, members) for value, members in by_value.items()), cure
+    )
+
+
+def _who(value: str, members: Iterable[str]) -> str:
+    return f"{_named(value)}: {', '.join(members)}"
+
+
+def _named(value: str) -> str:
+    return value or "no name"
+
+
+def _ask(address: str, config: Config, timeout: float) -> ServedVersion | Finding:
+    try:
+        return ask_version(address, config, timeout)
+    except CkptTransportError as error:
+        return Finding(address, Severity.PROBLEM, str(error), "is it running, and is secret_file the same here?")
+
+
+def _judged(address: str, answer: ServedVersion) -> Finding:
+    if answer.tainted:
+        return Finding(address, Severity.PROBLEM, f"must not serve: {answer.tainted}", "bring a version to it")
+    if answer.in_doubt:
+        cure = "ckpt-transport resolve, or bring a version to it"
+        return Finding(address, Severity.PROBLEM, f"is in doubt: {answer.in_doubt}", cure)
+    if answer.stuck:
+        return Finding(address, Severity.PROBLEM, f"takes no update: {answer.stuck}", "restart it if that does not end")
+    said = f"{answer.label} serves {answer.version or 'a version without a name'}"
+    return Finding(address, Severity.OK, f"{said}, and is being updated to {answer.update}" if answer.update else said)

@@ -1,0 +1,61 @@
+"""The doctor asks a fleet's members, compares them, and says what is wrong with which."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ckpt_transport import Config
+from ckpt_transport.service import sink as sink_module
+from tests.fleet import PATIENT, SWIFT, Fault, SinkSpec, SourceProcess, fleet
+from tests.support.commands import run
+from tests.vllm_stub import StubServer
+
+
+def of_another_release() -> None:
+    """What a sink says of itself that was installed earlier."""
+    vars(sink_module)["RELEASE"] = "0.0.9"
+
+
+def looked_at(*arguments: object) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The exit code, and what was found by topic."""
+    done = run("doctor", "--json", *arguments)
+    return done.returncode, {finding["topic"]: finding for finding in json.loads(done.stdout)}
+
+
+def test_given_sinks_that_are_well_then_the_doctor_finds_no_problem_and_names_what_differs() -> None:
+    with fleet(SinkSpec(), SinkSpec(prepare=of_another_release)) as (sink, older):
+        code, found = looked_at(sink.address, older.address)
+        assert code == 0
+        assert found[sink.address]["said"] == "sink 0 serves v1"
+        assert found["versions"]["severity"] == "ok"
+        assert found["releases"]["severity"] == "warning"
+        assert f"0.0.9: {older.address}" in found["releases"]["said"]
+        assert found["releases"]["cure"]
+
+
+def test_given_a_sink_that_must_not_serve_and_one_that_is_gone_then_each_is_a_problem_with_a_cure() -> None:
+    gone = "ipc:///tmp/nobody"
+    with fleet(SinkSpec(settings=SWIFT, fault=Fault("load", act="raise"))) as (sink,):
+        assert SourceProcess([sink.address], settings={**SWIFT, "transport": "shm"}).outcome().startswith("Tainted")
+        done = run("doctor", "--timeout", "2", sink.address, gone)
+        assert done.returncode == 1
+        assert "must not serve" in done.stdout
+        assert "bring a version to it" in done.stdout
+        assert f"no answer from {gone}" in done.stdout
+
+
+def test_given_an_engine_at_an_endpoint_then_the_doctor_says_what_it_serves() -> None:
+    with StubServer(Config.load(**PATIENT)) as engine:
+        code, found = looked_at("--engine", "vllm", "--endpoint", engine.url)
+        assert code == 0
+        assert found[engine.url]["said"] == "serves v1"
+
+
+@pytest.mark.parametrize("options", [("--engine", "vllm"), ("--endpoint", "http://127.0.0.1:1")])
+def test_given_half_of_what_names_an_engine_then_the_doctor_says_what_is_missing(options: tuple[str, ...]) -> None:
+    done = run("doctor", *options)
+    assert done.returncode == 2
+    assert "--engine and --endpoint belong together" in done.stderr
