@@ -56,6 +56,11 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether it makes tensors that are no runs of memory of contiguous ones, so that they cannot be lent."""
         return any(isinstance(rule, Split) and rule.dim > 0 for rule in self.rules)
 
+    @property
+    def reads_bytes(self) -> bool:
+        """Whether what it makes of tensors depends on their elements, so that each step has to look at them."""
+        return any(rule.reads_bytes for rule in self.rules)
+
     def __str__(self) -> str:
         return "; ".join(map(str, self.rules)) or "no rules"
 

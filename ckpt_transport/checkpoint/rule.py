@@ -69,6 +69,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, tag_field="rule", tag=str.
 
     needs_all: ClassVar[bool] = False
     """Whether it looks at several tensors at once, and so cannot be applied while they come one by one."""
+    reads_bytes: ClassVar[bool] = False
+    """Whether what it makes of tensors depends on their elements, and not on names, types and shapes alone."""
 
     optional: bool = False
 

@@ -278,6 +278,7 @@ class Tie(Rule, frozen=True):
     """
 
     needs_all = True
+    reads_bytes = True
     name: str
     to: str
 

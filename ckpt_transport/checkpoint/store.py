@@ -14,6 +14,7 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import copier, reader
 from ckpt_transport.checkpoint.arrangement import Arrangements
+from ckpt_transport.checkpoint.borrowing import borrow
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.loans import Loans
@@ -295,6 +296,8 @@ class Store:
         def make() -> MappedTensors:
             return self._map(tensors, replicated, mapping, base)
 
+        if mapping is not None and mapping.reads_bytes:
+            return borrow(*make())
         return self._loans.of(tensors, (replicated, mapping, base), make)
 
     def _load(

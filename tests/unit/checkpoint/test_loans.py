@@ -208,3 +208,14 @@ def test_given_a_version_that_was_unregistered_then_the_store_keeps_no_memory_of
             step(store, version, {"a": torch.from_numpy(array)})
         del array
         assert kept() is None
+
+
+def test_given_a_tensor_that_is_left_out_as_equal_when_it_is_equal_no_more_then_that_is_noticed() -> None:
+    """The rule looks at bytes, which a step may change without a change of names, shapes and addresses."""
+    tensors = model() | {"head": model()["embed"].clone()}
+    tie = Mapping.of(rules.Tie("head", "embed"))
+    with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
+        step(store, "v1", tensors, tie)
+        tensors["head"].add_(1)
+        with pytest.raises(CheckpointError, match="'head' has other bytes than 'embed'"):
+            store.lend("v2", tensors, mapping=tie)
