@@ -8,7 +8,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ckpt_transport.cli import doctor, join, plan, resolve, rollback, serve, transports, update, version, warm_up
+from ckpt_transport.cli import (
+    doctor,
+    join,
+    plan,
+    resolve,
+    rollback,
+    serve,
+    simulate,
+    transports,
+    update,
+    version,
+    warm_up,
+)
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.cli.loading import loads_first
 from ckpt_transport.cli.options import OptionsError
@@ -52,6 +64,7 @@ for name, command in (
     ("doctor", doctor.doctor),
     ("transports", transports.transports),
     ("plan", plan.plan),
+    ("simulate", simulate.simulate),
     ("update", update.update),
     ("rollback", rollback.rollback),
     ("serve", serve.serve),

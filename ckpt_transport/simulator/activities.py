@@ -29,7 +29,7 @@ class Activities:
 
     Attributes:
         all: in the order of the plan.
-        workers: the threads of ranks.
+        threads: of ranks.
         stages: for each stage, what must end on a rank before the stage has ended there.
         began: for each stage, what begins first on a rank.
     """
@@ -37,7 +37,7 @@ class Activities:
     def __init__(self, plan: Plan, world: SimulatedWorld, wires: Wires) -> None:
         self._plan, self._world, self._wires, self._costs = plan, world, wires, world.cluster.costs
         self.all: list[Activity] = []
-        self.workers: dict[str, RankThread] = {}
+        self.threads: dict[str, RankThread] = {}
         self.stages: list[dict[int, Activity]] = []
         self.began: list[dict[int, Activity]] = []
         self._first_hop: dict[int, int] = {}
@@ -79,7 +79,7 @@ class Activities:
         slot = self._fill_slot(owner, self._plan.hops[self._first_hop[stage.bucket]].legs)
         self._lies[stage.bucket] = {owner: slot}
         path = self._copied(self._origin(bucket), slot)
-        fill = self._activity((owner,), 0.0, bucket.nbytes, path, self._worker("fills of", owner))
+        fill = self._activity((owner,), 0.0, bucket.nbytes, path, self._thread("fills of", owner))
         self._after_stages(fill, stage, owner)
         self._take_turn("fill", owner, fill)
         self.stages[number][owner] = self.began[number][owner] = fill
@@ -91,7 +91,7 @@ class Activities:
             source, target = lies[rank], self._wires.home(rank)
             path = self._copied(source, target, 1.0 if target.device and not source.device else self._takes[rank])
             seconds = self._scaled(rank, self._costs.apply + self._costs.piece * len(bucket.pieces))
-            apply = self._activity((rank,), seconds, bucket.nbytes, path, self._worker("applies of", rank))
+            apply = self._activity((rank,), seconds, bucket.nbytes, path, self._thread("applies of", rank))
             self._after_stages(apply, stage, rank)
             self._take_turn("apply", rank, apply)
             ends[rank] = began[rank] = self._applied[stage.bucket, rank] = apply
@@ -128,7 +128,7 @@ class Activities:
     def _post(self, stage: Stage, leg: Leg, rank: int, traits: Traits, sends: bool) -> Activity:
         """A member posts the transfer, when it has posted those before and what the plan says is done there."""
         costs = self._costs.bucket + (self._costs.receiver * len(leg.receivers) if sends else 0.0)
-        post = self._activity((rank,), self._scaled(rank, costs), 0, None, self._worker("transfers of", rank))
+        post = self._activity((rank,), self._scaled(rank, costs), 0, None, self._thread("transfers of", rank))
         key = leg.route, rank
         before = self._posted.get(key)
         if before is not None:
@@ -246,12 +246,12 @@ class Activities:
             activity.after(before)
         self._in_turn[what, rank] = activity
 
-    def _worker(self, what: str, rank: int) -> RankThread:
+    def _thread(self, what: str, rank: int) -> RankThread:
         name = f"{what} rank {rank}"
-        worker = self.workers.get(name)
-        if worker is None:
-            worker = self.workers[name] = RankThread(name)
-        return worker
+        thread = self.threads.get(name)
+        if thread is None:
+            thread = self.threads[name] = RankThread(name)
+        return thread
 
     def _scaled(self, rank: int, seconds: float) -> float:
         return seconds * self._world.cluster.factor(self._world.places[rank][0])
@@ -262,8 +262,8 @@ class Activities:
         seconds: float = 0.0,
         nbytes: float = 0,
         path: Path | None = None,
-        worker: RankThread | None = None,
+        thread: RankThread | None = None,
     ) -> Activity:
-        activity = Activity(ranks, seconds, nbytes, path, worker)
+        activity = Activity(ranks, seconds, nbytes, path, thread)
         self.all.append(activity)
         return activity

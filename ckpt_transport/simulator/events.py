@@ -1,4 +1,4 @@
-"""Activities wait for each other, take turns at workers and share links; the clock jumps from one event to the next."""
+"""Activities wait for each other, take turns at threads and share links; the clock jumps from one event to the next."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Activity:
         ranks: who takes part. When one of them dies it never ends.
         seconds: the fixed part.
         nbytes, path: what moves, and over what; no path for nothing.
-        worker: who does it, for all of that time; None where nobody is kept busy.
+        thread: who does it, for all of that time; None where nobody is kept busy.
         waits_for: how many activities must end before it may begin.
         then: those that wait for it.
         began, ended: when; NEVER before it has.
@@ -47,7 +47,7 @@ class Activity:
     seconds: float = 0.0
     nbytes: float = 0.0
     path: Path | None = None
-    worker: RankThread | None = None
+    thread: RankThread | None = None
     waits_for: int = 0
     then: list[Activity] = field(default_factory=list)
     began: float = NEVER
@@ -106,18 +106,18 @@ class Clock:
     def _begin_ready(self) -> None:
         while self._ready:
             activity = self._ready.popleft()
-            worker = activity.worker
-            if worker is None or worker.free:
+            thread = activity.thread
+            if thread is None or thread.free:
                 self._begin(activity)
             else:
-                worker.queue.append(activity)
+                thread.queue.append(activity)
 
     def _begin(self, activity: Activity) -> None:
         if self._dead and not self._dead.isdisjoint(activity.ranks):
             return
         activity.began = self.now
-        if activity.worker is not None:
-            activity.worker.free = False
+        if activity.thread is not None:
+            activity.thread.free = False
         if activity.seconds:
             self._count += 1
             heapq.heappush(self._alarms, (self.now + activity.seconds, self._count, activity))
@@ -138,12 +138,12 @@ class Clock:
     def _end(self, activity: Activity) -> None:
         activity.ended = self.now
         self.events += 1
-        worker = activity.worker
-        if worker is not None:
-            worker.seconds += self.now - activity.began
-            worker.free = True
-            if worker.queue:
-                self._ready.appendleft(worker.queue.popleft())
+        thread = activity.thread
+        if thread is not None:
+            thread.seconds += self.now - activity.began
+            thread.free = True
+            if thread.queue:
+                self._ready.appendleft(thread.queue.popleft())
         for later in activity.then:
             later.waits_for -= 1
             if not later.waits_for:

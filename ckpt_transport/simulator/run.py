@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -16,8 +18,9 @@ from ckpt_transport.simulator.events import NEVER, Clock
 from ckpt_transport.simulator.wires import Wires
 from ckpt_transport.simulator.world import SimulatedWorld
 
-SHOWN = 8
-"""So many resources are told of, the slowest first."""
+SHOWN = 6
+"""So many kinds of resources are told of, the slowest first."""
+NUMBER = re.compile(r"[0-9]+")
 AS_BUSY = 0.99
 """A thread that is as busy as a link waits for that link."""
 
@@ -43,11 +46,13 @@ class Resource(msgspec.Struct, frozen=True):
         name: what it is called.
         busy: seconds that it needs for its part, at its full rate.
         nbytes: what has crossed it; 0 for a thread.
+        alike: how many there are of its kind, of which it is the busiest.
     """
 
     name: str
     busy: float
     nbytes: float
+    alike: int = 1
 
 
 class Simulated(msgspec.Struct, frozen=True):
@@ -60,7 +65,7 @@ class Simulated(msgspec.Struct, frozen=True):
         applies: applies that there are.
         events: that were simulated.
         took: seconds that simulating them took.
-        resources: the busiest, first.
+        resources: the busiest of each kind, the busiest of all first.
         stages: seconds from the first beginning to the last end of each kind of stage.
         timeline: stages of the ranks that were asked for.
     """
@@ -128,13 +133,18 @@ def simulate(
 
 
 def _busiest(activities: Activities, wires: Wires) -> Sequence[Resource]:
-    """Links first where a thread is only busy because it waits for one."""
+    """The busiest of each kind. A thread that is only busy because it waits for a link is none of them."""
     links = [Resource(name, link.crossed / link.rate, link.crossed) for name, link in wires.links.items()]
-    links.sort(key=lambda link: -link.busy)
-    longest = links[0].busy if links else 0.0
-    threads = [Resource(worker.name, worker.seconds, 0.0) for worker in activities.workers.values()]
-    found = [thread for thread in threads if thread.busy * AS_BUSY > longest]
-    return sorted([*found, *links[:SHOWN]], key=lambda each: -each.busy)[:SHOWN]
+    longest = max((link.busy for link in links), default=0.0)
+    threads = [Resource(thread.name, thread.seconds, 0.0) for thread in activities.threads.values()]
+    kinds: defaultdict[str, list[Resource]] = defaultdict(list)
+    for each in [*links, *(thread for thread in threads if thread.busy * AS_BUSY > longest)]:
+        if each.busy:
+            kinds[NUMBER.sub("", each.name)].append(each)
+    found = [
+        msgspec.structs.replace(max(alike, key=lambda each: each.busy), alike=len(alike)) for alike in kinds.values()
+    ]
+    return sorted(found, key=lambda each: -each.busy)[:SHOWN]
 
 
 def _spans(plan: Plan, activities: Activities) -> dict[str, float]:
