@@ -5,14 +5,19 @@ Needs root and iproute2 (``ip`` and ``tc``).
 
 from __future__ import annotations
 
+import shutil
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 BRIDGE = "cktbr"
 BURST = "256kb"
 QUEUE_MS = 100
+NAMES = Path("/etc/netns")
+"""Where iproute2 looks for files of a namespace."""
 
 
 class NoLinksError(RuntimeError):
@@ -31,31 +36,48 @@ class Host:
 
 
 @contextmanager
-def hosts(count: int, bits_per_second: int) -> Iterator[list[Host]]:
-    """That many hosts, each with a link of its own to a switch.
+def hosts(rates: Sequence[int]) -> Iterator[list[Host]]:
+    """A host for each rate, with a link of its own to a switch. Its name is resolved to the address of that link.
+
+    Args:
+        rates: bits per second in each direction; 0 for a link that is not shaped.
 
     Raises:
         NoLinksError: network namespaces or traffic shaping are not allowed here.
     """
-    made = [Host(f"ckt{number}", f"10.77.0.{number + 1}") for number in range(count)]
+    made = [Host(f"ckt{number}", f"10.77.0.{number + 1}") for number in range(len(rates))]
     try:
         _run(f"ip link add {BRIDGE} type bridge")
         _run(f"ip link set {BRIDGE} up")
-        for host in made:
+        for host, rate in zip(made, rates, strict=True):
+            _resolve(host)
             _run(f"ip netns add {host.name}")
             _run(f"ip link add {host.name}v type veth peer name eth0 netns {host.name}")
             _run(f"ip link set {host.name}v master {BRIDGE} up")
             _run(f"ip -n {host.name} addr add {host.address}/24 dev eth0")
             _run(f"ip -n {host.name} link set eth0 up")
             _run(f"ip -n {host.name} link set lo up")
-            shape = f"root tbf rate {bits_per_second} burst {BURST} latency {QUEUE_MS}ms"
+            if not rate:
+                continue
+            shape = f"root tbf rate {rate} burst {BURST} latency {QUEUE_MS}ms"
             _run(f"tc qdisc add dev {host.name}v {shape}")
             _run(f"tc -n {host.name} qdisc add dev eth0 {shape}")
         yield made
     finally:
         for host in made:
             subprocess.run(["ip", "netns", "del", host.name], capture_output=True)
+            shutil.rmtree(NAMES / host.name, ignore_errors=True)
         subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
+
+
+def _resolve(host: Host) -> None:
+    """What runs in the namespace finds its own name there, as on a host of a cluster."""
+    folder = NAMES / host.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hosts").write_text(f"127.0.0.1 localhost\n{host.address} {socket.gethostname()}\n", encoding="utf-8")
+    except OSError as error:
+        raise NoLinksError(f"{folder}: {error.strerror}; are you root?") from error
 
 
 def _run(command: str) -> None:

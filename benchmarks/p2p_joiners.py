@@ -124,7 +124,7 @@ def measure(mib: int = 48, mbit: int = 200, counts: Sequence[int] = (1, 2, 4, 8)
     runs: dict[int, float] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        machines = Machines(folder, stack.enter_context(hosts(most + 2, mbit * 1_000_000)))
+        machines = Machines(folder, stack.enter_context(hosts([mbit * 1_000_000] * (most + 2))))
         metas = folder / "metas.json"
         with ExitStack() as serving:
             holder = serving.enter_context(running(machines.start(1, "hold", "--nbytes", nbytes, "--metas", metas)))

@@ -1,0 +1,92 @@
+"""Does what one host does in :mod:`benchmarks.sim_check`; lines on its standard input drive it."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import time
+
+import msgspec
+import torch
+
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport_torch import attach
+
+TENSOR_BYTES = 256 << 10
+WARM_BYTES, PROBE_BYTES = 1 << 20, 6 << 20
+"""A shaped link lets some bytes pass at once, so the clock starts when so many have arrived."""
+PORT = 29_777
+
+
+def names(mib: int) -> list[str]:
+    return [f"w{number:05}" for number in range((mib << 20) // TENSOR_BYTES)]
+
+
+def serve(mib: int, address: str, config: Config) -> None:
+    """Be an engine; on every line say whether each of its tensors has the value of that line."""
+    module = torch.nn.Module()
+    for name in names(mib):
+        module.register_buffer(name, torch.zeros(TENSOR_BYTES, dtype=torch.uint8))
+    with attach(module, f"tcp://{address}:0", config=config, version="zero") as attachment:
+        print(attachment.address, flush=True)
+        for line in sys.stdin:
+            print(all(bool((tensor == int(line)).all()) for tensor in module.state_dict().values()), flush=True)
+
+
+def lead(mib: int, sinks: list[str], config: Config) -> None:
+    """On every line bring a version of that value to the sinks; say how long it ran, and when each had all of it."""
+    with ParameterServer(config, rank=0, world_size=1) as server:
+        for line in sys.stdin:
+            value = torch.full((TENSOR_BYTES,), int(line), dtype=torch.uint8)
+            version = f"step-{line.strip()}"
+            server.register(version, tensors={name: value.clone() for name in names(mib)})
+            report = server.update(version, sinks)
+            assert report is not None
+            start = min(event.start for event in report.timeline)
+            finished = {str(event.rank): event.end - start for event in sorted(report.timeline, key=lambda e: e.end)}
+            told = {"run": report.phases["run"], "finished": finished, "buckets": len(report.plan.buckets)}
+            sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
+            sys.stdout.buffer.flush()
+            server.unregister(version)
+
+
+def receive(address: str) -> None:
+    """Say how many bytes per second arrive by one connection."""
+    with socket.create_server((address, PORT)) as listening:
+        print("ready", flush=True)
+        connection, _ = listening.accept()
+        with connection:
+            buffer, arrived, began = bytearray(1 << 16), 0, 0.0
+            while got := connection.recv_into(buffer):
+                arrived += got
+                if not began and arrived >= WARM_BYTES:
+                    began, warm = time.perf_counter(), arrived
+            print((arrived - warm) / (time.perf_counter() - began), flush=True)
+
+
+def send(address: str) -> None:
+    with socket.create_connection((address, PORT)) as connection:
+        connection.sendall(bytes(PROBE_BYTES))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["serve", "lead", "send", "receive"])
+    parser.add_argument("--mib", type=int, default=0)
+    parser.add_argument("--address", default="")
+    parser.add_argument("--sink", action="append", default=[])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.part == "serve":
+        serve(given.mib, given.address, Config.load())
+    elif given.part == "lead":
+        lead(given.mib, given.sink, Config.load())
+    elif given.part == "send":
+        send(given.address)
+    else:
+        receive(given.address)
+
+
+if __name__ == "__main__":
+    main()

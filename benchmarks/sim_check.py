@@ -1,0 +1,285 @@
+"""Compares what the simulator predicts with what updates take between hosts with shaped links.
+
+Hosts are network namespaces with at most 200 Mbit/s, so that processors are not the limit. ``links`` measures each rate
+with one TCP connection and nothing of this library; ``predict`` simulates every situation with those rates, and nothing
+else is fitted; ``measure`` runs the updates and prints every error. Needs root and iproute2.
+Usage: ``python -m benchmarks.sim_check``; with ``--predict`` it writes predictions and stops.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._links import Host, NoLinksError, hosts
+from benchmarks._simulated import TENSOR_BYTES, names
+from benchmarks.p2p_joiners import running, said
+from ckpt_transport.checkpoint.checkpoint import CheckpointFile, FileStamp
+from ckpt_transport.checkpoint.header import TensorEntry
+from ckpt_transport.planning import Settings, StageKind, TensorSpec, plan
+from ckpt_transport.simulator import Cluster, manifest_of, simulate, world_of
+from ckpt_transport.simulator.cluster import Costs, HostLinks, Slower
+
+RESULTS = Path(__file__).parent / "results"
+PREDICTIONS = RESULTS / "sim-check-predictions.json"
+MEASURED = RESULTS / "sim-check.json"
+WORKER = (sys.executable, "-m", "benchmarks._simulated")
+MBIT = 1e6 / 8
+TREE, CHAIN = "gloo+shm", "gloo-chain+shm"
+
+
+class Shaped(msgspec.Struct, frozen=True):
+    """A situation: hosts with links of these rates, the source on the first, and a plan.
+
+    Attributes:
+        mbit: of each host, in millions of bits per second.
+        transport, ring_depth: of the plan.
+        mib: size of the version, in buckets of 1 MiB.
+        sinks: on each host.
+    """
+
+    mbit: tuple[int, ...]
+    transport: str
+    ring_depth: int = 4
+    mib: int = 24
+    sinks: int = 1
+
+    def __str__(self) -> str:
+        more = f", {self.sinks} sinks each" if self.sinks > 1 else ""
+        return f"{'/'.join(map(str, self.mbit))} Mbit/s, {self.transport}, ring of {self.ring_depth}{more}"
+
+
+class Predicted(msgspec.Struct, frozen=True):
+    """What the simulator says: seconds of the run, and when each sink, by rank, has all of it."""
+
+    situation: Shaped
+    seconds: float
+    finished: dict[str, float]
+    slowest: str
+
+
+class Predictions(msgspec.Struct, frozen=True):
+    """Bytes per second that one connection brings over a link of so many Mbit/s, and what follows from that."""
+
+    links: dict[str, float]
+    predictions: tuple[Predicted, ...]
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """A prediction, and what updates took."""
+
+    predicted: Predicted
+    runs: tuple[float, ...]
+    finished: tuple[dict[str, float], ...]
+
+    @property
+    def error(self) -> float:
+        """Of the predicted run, as a part of the median of those that were measured."""
+        return self.predicted.seconds / median(self.runs) - 1
+
+    @property
+    def sink_errors(self) -> list[float]:
+        return [
+            self.predicted.finished[rank] / seconds - 1
+            for run in self.finished
+            for rank, seconds in run.items()
+            if rank in self.predicted.finished
+        ]
+
+
+SITUATIONS = tuple(
+    Shaped(mbit, transport, ring, mib, sinks)
+    for mbit, mib, sinks in (
+        ((200, 200), 24, 1),
+        ((200, 200, 200), 24, 1),
+        ((200, 100, 50), 16, 1),
+        ((200, 50, 200, 100), 12, 1),
+        ((100, 200, 200, 200), 12, 1),
+        ((200, 200, 100), 12, 2),
+    )
+    for transport in (TREE, CHAIN)
+    for ring in (4, 1)
+    if len(mbit) > 2 or transport == TREE
+)
+
+
+def measured_link(mbit: int) -> float:
+    """Bytes per second of one connection out of a link of that rate, and into it: the slower of the two.
+
+    Raises:
+        NoLinksError: this machine does not allow shaped links.
+    """
+    found = []
+    with hosts([mbit * 1_000_000, 0]) as made:
+        for sender, receiver in (made, made[::-1]):
+            with running(_start(receiver, "receive", "--address", receiver.address)) as receiving:
+                said(receiving)
+                with running(_start(sender, "send", "--address", receiver.address)):
+                    found.append(float(said(receiving)))
+    return min(found)
+
+
+def predict(situation: Shaped, links: dict[str, float]) -> Predicted:
+    rates = [links[str(mbit)] for mbit in situation.mbit]
+    cluster = Cluster(
+        hosts=len(rates),
+        sinks=situation.sinks,
+        transports=("gloo", "shm"),
+        links=HostLinks(nic=max(rates)),
+        costs=Costs(network=0.0),
+        slower=tuple(Slower(hosts=(host,), nic=rate) for host, rate in enumerate(rates)),
+    )
+    world = world_of(cluster, 1)
+    specs = [TensorSpec(name, "U8", (TENSOR_BYTES,)) for name in names(situation.mib)]
+    entries = tuple(TensorEntry(spec, number * TENSOR_BYTES, TENSOR_BYTES) for number, spec in enumerate(specs))
+    manifest = manifest_of(world, (CheckpointFile(Path("version"), FileStamp(0, 0, 0, 0), entries),))
+    settings = Settings(transport=situation.transport, bucket_bytes=1 << 20, ring_depth=situation.ring_depth)
+    made = plan(manifest, world.topology, world.traits, settings, world.rates)
+    run = simulate(made, world, shown=world.topology.sinks)
+    applied = [event for event in run.timeline if event.kind is StageKind.APPLY]
+    finished = {str(event.rank): event.end for event in applied}
+    return Predicted(situation, run.seconds, finished, run.slowest)
+
+
+def measure(predicted: Predicted, repetitions: int) -> Compared:
+    """Bring versions to the sinks; the first update, which connects, does not count.
+
+    Raises:
+        NoLinksError: this machine does not allow shaped links.
+    """
+    situation = predicted.situation
+    runs, finished = [], []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        secret = folder / "secret"
+        secret.write_text(secrets.token_hex(32))
+        secret.chmod(0o600)
+        made = stack.enter_context(hosts([mbit * 1_000_000 for mbit in situation.mbit]))
+        mib = ("--mib", situation.mib)
+        serving = [
+            stack.enter_context(running(_start(host, "serve", *mib, "--address", host.address, secret=secret)))
+            for host in made
+            for _ in range(situation.sinks)
+        ]
+        sinks = [word for process in serving for word in ("--sink", said(process))]
+        leading = stack.enter_context(
+            running(_start(made[0], "lead", *mib, *sinks, secret=secret, situation=situation))
+        )
+        for value in range(1, repetitions + 2):
+            _say(leading, value)
+            told = msgspec.json.decode(said(leading), type=dict[str, float | int | dict[str, float]])
+            for process in serving:
+                _say(process, value)
+                if said(process) != "True":
+                    raise RuntimeError(f"{situation}: a sink does not have the version")
+            if value > 1:
+                runs.append(msgspec.convert(told["run"], float))
+                finished.append(msgspec.convert(told["finished"], dict[str, float]))
+    return Compared(predicted, tuple(runs), tuple(finished))
+
+
+def _start(
+    host: Host, *arguments: object, secret: Path | None = None, situation: Shaped | None = None
+) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), os.getcwd()]),
+        "CKPT_TRANSPORT_HOST": host.name,
+        "CKPT_TRANSPORT_INTERFACE": host.address,
+        "CKPT_TRANSPORT_MEMORY_BUDGET": "1GiB",
+        "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "20",
+    }
+    if secret is not None:
+        environment["CKPT_TRANSPORT_SECRET_FILE"] = str(secret)
+    if situation is not None:
+        environment |= {
+            "CKPT_TRANSPORT_TRANSPORT": situation.transport,
+            "CKPT_TRANSPORT_RING_DEPTH": str(situation.ring_depth),
+            "CKPT_TRANSPORT_BUCKET_BYTES": "1MiB",
+        }
+    return subprocess.Popen(
+        host.command([*WORKER, *map(str, arguments)]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def _say(process: subprocess.Popen[str], value: int) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{value}\n")
+    process.stdin.flush()
+
+
+def orders(compared: Sequence[Compared]) -> Iterator[tuple[str, str, bool]]:
+    """Of each two plans on the same hosts, which measured more than a twentieth apart: whether the order was right."""
+    for one, other in itertools.combinations(compared, 2):
+        first, second = one.predicted.situation, other.predicted.situation
+        times = median(one.runs), median(other.runs)
+        if (first.mbit, first.mib, first.sinks) == (second.mbit, second.mib, second.sinks) and (
+            max(times) > min(times) * 1.05
+        ):
+            right = (one.predicted.seconds < other.predicted.seconds) == (times[0] < times[1])
+            yield str(first), str(second), right
+
+
+def show(compared: Sequence[Compared]) -> None:
+    table = Table()
+    for column in ("situation", "predicted", "measured", "error"):
+        table.add_column(column, justify="left" if column == "situation" else "right")
+    for each in compared:
+        row = f"{each.predicted.seconds:.2f} s", f"{median(each.runs):.2f} s", f"{each.error:+.1%}"
+        table.add_row(str(each.predicted.situation), *row)
+    console = Console(width=120)
+    console.print(table)
+    for what, errors in (
+        ("runs", [abs(each.error) for each in compared]),
+        ("sinks", [abs(error) for each in compared for error in each.sink_errors]),
+    ):
+        worst, near = max(errors), quantiles(errors, n=20)[-1]
+        console.print(f"{what}: median {median(errors):.1%}, 95th percentile {near:.1%}, worst {worst:.1%}")
+    found = list(orders(compared))
+    wrong = [f"{first} and {second}" for first, second, right in found if not right]
+    console.print(f"order: right for {len(found) - len(wrong)} of {len(found)} pairs of plans", *wrong, sep="\n  ")
+
+
+def main(
+    predictions: Annotated[bool, typer.Option("--predict", help="Measure links, write predictions, and stop.")] = False,
+    repetitions: Annotated[int, typer.Option(min=1, help="Updates of each situation.")] = 3,
+) -> None:
+    try:
+        if predictions:
+            rates = sorted({mbit for situation in SITUATIONS for mbit in situation.mbit})
+            links = {str(mbit): measured_link(mbit) for mbit in rates}
+            made = Predictions(links, tuple(predict(situation, links) for situation in SITUATIONS))
+            PREDICTIONS.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
+            return
+        committed = msgspec.json.decode(PREDICTIONS.read_bytes(), type=Predictions)
+        compared = []
+        for predicted in committed.predictions:
+            compared.append(measure(predicted, repetitions))
+            print(f"{predicted.situation}: {compared[-1].error:+.1%}", file=sys.stderr, flush=True)
+    except NoLinksError as error:
+        print(f"shaped links cannot be made here: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    MEASURED.write_bytes(msgspec.json.format(msgspec.json.encode(compared)) + b"\n")
+    show(compared)
+
+
+if __name__ == "__main__":
+    typer.run(main)
