@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -14,7 +14,7 @@ from ckpt_transport.errors import PlanError
 from ckpt_transport.execution.timeline import StageEvent
 from ckpt_transport.planning import Plan, StageKind
 from ckpt_transport.simulator.activities import Activities
-from ckpt_transport.simulator.events import NEVER, Clock
+from ckpt_transport.simulator.events import NEVER, Clock, RankThread
 from ckpt_transport.simulator.wires import Wires
 from ckpt_transport.simulator.world import SimulatedWorld
 
@@ -126,19 +126,19 @@ def simulate(
         len(applies),
         clock.events,
         time.perf_counter() - began,
-        tuple(_busiest(activities, wires)),
+        tuple(busiest(activities.threads.values(), wires)),
         _spans(plan, activities),
         tuple(_timeline(plan, activities, shown)),
     )
 
 
-def _busiest(activities: Activities, wires: Wires) -> Sequence[Resource]:
+def busiest(threads: Iterable[RankThread], wires: Wires) -> Sequence[Resource]:
     """The busiest of each kind. A thread that is only busy because it waits for a link is none of them."""
     links = [Resource(name, link.crossed / link.rate, link.crossed) for name, link in wires.links.items()]
     longest = max((link.busy for link in links), default=0.0)
-    threads = [Resource(thread.name, thread.seconds, 0.0) for thread in activities.threads.values()]
+    busy = [Resource(thread.name, thread.seconds, 0.0) for thread in threads]
     kinds: defaultdict[str, list[Resource]] = defaultdict(list)
-    for each in [*links, *(thread for thread in threads if thread.busy * AS_BUSY > longest)]:
+    for each in [*links, *(thread for thread in busy if thread.busy * AS_BUSY > longest)]:
         if each.busy:
             kinds[NUMBER.sub("", each.name)].append(each)
     found = [

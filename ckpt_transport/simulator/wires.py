@@ -75,6 +75,12 @@ class Wires:
         path[self._link(f"what rank {receiver} receives", rate / self._cluster.factor(there))] = 1.0
         return path
 
+    def arriving(self, rank: int) -> Path:
+        """The path of what a rank reads from many others, none of which sends much."""
+        host = self._world.places[rank][0]
+        everything = self._link(f"network into {host_name(host)}", self._cluster.nics * self._cluster.nic(host))
+        return {self._nic(rank, host, "into"): 1.0, everything: 1.0}
+
     def pipelined(self, traits: Traits, ranks: Sequence[int]) -> Path:
         """The path of a broadcast in which every member passes on what arrives while it arrives; the sender is first.
 
