@@ -447,8 +447,8 @@ def _differing(plan: Plan, number: int, rank: int) -> str:
     while at != owner:
         leg = next(
             leg
-            for stage in plan.stages
-            if stage.kind is StageKind.TRANSFER and stage.bucket == number
+            for stage in plan.stages.block(number)
+            if stage.kind is StageKind.TRANSFER
             for leg in plan.hops[stage.hop].legs
             if at in leg.receivers
         )

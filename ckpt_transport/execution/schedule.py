@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from msgspec.structs import replace
+
 from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, StageKind
 from ckpt_transport.planning.values.plan import IN_PLACE, ExtentRange, Leg
+from ckpt_transport.planning.values.stages import OWN, Pattern, PatternStage
 from ckpt_transport.transports.interface import Span, Transfer
 
 
@@ -50,19 +53,49 @@ class RankSchedule:
 
     def __init__(self, plan: Plan, rank: int) -> None:
         self.plan, self.rank = plan, rank
-        legs = [[leg for leg in hop.legs if rank == leg.sender or rank in leg.receivers] for hop in plan.hops]
-        applies = [rank in receiver_set for receiver_set in plan.receiver_sets]
         self.steps: list[RankStep] = []
-        for number, stage in enumerate(plan.stages):
-            if stage.kind is StageKind.TRANSFER:
-                self.steps += [RankStep(number, stage.kind, stage.bucket, leg) for leg in legs[stage.hop]]
-                continue
-            bucket = plan.buckets[stage.bucket]
-            if applies[bucket.receiver_set] if stage.kind is StageKind.APPLY else plan.owner(bucket) == rank:
-                self.steps.append(RankStep(number, stage.kind, stage.bucket))
+        self.needs: dict[int, list[int]] = {}
+        applies = [rank in receiver_set for receiver_set in plan.receiver_sets]
+        fills = [extent.owner == rank for extent in plan.manifest.extents]
+        parts: dict[tuple[int, bool, bool], list[tuple[int, PatternStage]]] = {}
+        for number, block in enumerate(plan.stages.blocks):
+            bucket = plan.buckets[block.bucket]
+            key = block.pattern, applies[bucket.receiver_set], fills[bucket.extent]
+            if key not in parts:
+                parts[key] = self._part(plan.stages.pattern(number), *key[1:])
+            if parts[key]:
+                self._add(number, parts[key])
         self.applied = frozenset(step.bucket for step in self.steps if step.kind is StageKind.APPLY)
-        here = {step.stage for step in self.steps}
-        self.needs = {number: [earlier for earlier in plan.stages[number].after if earlier in here] for number in here}
+
+    def _part(self, pattern: Pattern, applies: bool, fills: bool) -> list[tuple[int, PatternStage]]:
+        """What is done here of a pattern, with positions; of a bucket that is applied, or filled, here."""
+        is_here = {StageKind.APPLY: applies, StageKind.FILL: fills}
+        here = {
+            position: stage
+            for position, stage in enumerate(pattern)
+            if (self._legs[stage.hop] if stage.kind is StageKind.TRANSFER else is_here[stage.kind])
+        }
+        return [
+            (position, replace(stage, after=tuple(at for at in stage.after if at[0] != OWN or at[1] in here)))
+            for position, stage in here.items()
+        ]
+
+    def _add(self, block: int, part: list[tuple[int, PatternStage]]) -> None:
+        """Add what is done here of one bucket."""
+        stages = self.plan.stages
+        first, bucket = stages.start(block), stages.blocks[block].bucket
+        for position, stage in part:
+            legs: Sequence[Leg | None] = self._legs[stage.hop] if stage.kind is StageKind.TRANSFER else [None]
+            self.steps += [RankStep(first + position, stage.kind, bucket, leg) for leg in legs]
+            self.needs[first + position] = [
+                earlier for earlier in stages.after(block, stage) if earlier >= first or earlier in self.needs
+            ]
+
+    @cached_property
+    def _legs(self) -> list[list[Leg]]:
+        """For each hop, the legs that this rank is in."""
+        rank = self.rank
+        return [[leg for leg in hop.legs if rank == leg.sender or rank in leg.receivers] for hop in self.plan.hops]
 
     @property
     def routes(self) -> list[int]:
@@ -76,7 +109,7 @@ class RankSchedule:
 
     @cached_property
     def lent(self) -> dict[int, list[Lent]]:
-        """For each route of the plan, what its sender lends; a span's region is an index into this list."""
+        """For each route of this rank, what its sender lends; a span's region is an index into this list."""
         lent: defaultdict[int, list[Lent]] = defaultdict(list)
         for bucket, leg in self._carried():
             memory = self._sent_from(bucket, leg)[0]
@@ -96,14 +129,17 @@ class RankSchedule:
         return Transfer(seq, leg.sender, leg.receivers, tuple(spans))
 
     def _carried(self) -> Iterator[tuple[Bucket, Leg]]:
-        """Every leg with the first bucket of each extent it carries; the extent decides what a sender lends."""
-        seen: set[tuple[int, int]] = set()
-        for stage in self.plan.stages:
-            bucket = self.plan.buckets[stage.bucket]
-            if stage.kind is StageKind.TRANSFER and (stage.hop, bucket.extent) not in seen:
-                seen.add((stage.hop, bucket.extent))
-                for leg in self.plan.hops[stage.hop].legs:
-                    yield bucket, leg
+        """Every leg of this rank with the first bucket of each extent it carries: that decides what a sender lends."""
+        stages, seen = self.plan.stages, set[tuple[int, int]]()
+        for block in stages.blocks:
+            bucket = self.plan.buckets[block.bucket]
+            if (block.pattern, bucket.extent) in seen:
+                continue
+            seen.add((block.pattern, bucket.extent))
+            for stage in stages.patterns[block.pattern]:
+                if stage.kind is StageKind.TRANSFER:
+                    for leg in self._legs[stage.hop]:
+                        yield bucket, leg
 
     def _sent_from(self, bucket: Bucket, leg: Leg) -> tuple[Lent, tuple[ExtentRange, ...]]:
         """The memory a leg sends a bucket from, and where in it the bucket lies."""

@@ -27,6 +27,7 @@ from ckpt_transport.planning.values.plan import Ring as Ring
 from ckpt_transport.planning.values.plan import RingUse as RingUse
 from ckpt_transport.planning.values.plan import Stage as Stage
 from ckpt_transport.planning.values.plan import StageKind as StageKind
+from ckpt_transport.planning.values.plan import Stages as Stages
 from ckpt_transport.planning.values.prediction import Prediction as Prediction
 from ckpt_transport.planning.values.settings import AUTO as AUTO
 from ckpt_transport.planning.values.settings import Settings as Settings

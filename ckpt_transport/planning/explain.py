@@ -49,7 +49,7 @@ def explain(plan: Plan) -> str:
         lines.append(f"memory    {slots} at {count(len({ring.rank for ring in plan.rings}), 'rank')}")
     else:
         lines.append("memory    no slots: sinks read the source's memory in place")
-    kinds = Counter(stage.kind for stage in plan.stages)
+    kinds = _kinds(plan)
     lines.append("stages    " + ", ".join(f"{kinds[kind]:,} {kind.name.lower()}" for kind in StageKind if kinds[kind]))
     lines.append(f"expected  {plan.prediction.seconds:.3g} s; {slowest(plan.prediction)}")
     lines.append(f"digest    {plan.digest[:16]}")
@@ -83,12 +83,25 @@ def _taken(plan: Plan) -> str:
     )
 
 
+def _kinds(plan: Plan) -> Counter[StageKind]:
+    """How many stages there are of each kind."""
+    kinds: Counter[StageKind] = Counter()
+    for pattern, times in Counter(block.pattern for block in plan.stages.blocks).items():
+        for stage in plan.stages.patterns[pattern]:
+            kinds[stage.kind] += times
+    return kinds
+
+
 def _carried(plan: Plan) -> Counter[int]:
     """The bytes that each hop carries."""
+    payloads: Counter[int] = Counter()
+    for block in plan.stages.blocks:
+        payloads[block.pattern] += plan.buckets[block.bucket].payload
     carried: Counter[int] = Counter()
-    for stage in plan.stages:
-        if stage.kind is StageKind.TRANSFER:
-            carried[stage.hop] += plan.buckets[stage.bucket].payload
+    for pattern, payload in payloads.items():
+        for stage in plan.stages.patterns[pattern]:
+            if stage.kind is StageKind.TRANSFER:
+                carried[stage.hop] += payload
     return carried
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import StageEvent
-from ckpt_transport.planning import Manifest, Plan, Role
+from ckpt_transport.planning import Manifest, Plan, Role, Stages
 from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.introduction import topology_of
 from ckpt_transport.update.progress import Progress
@@ -38,4 +38,4 @@ class RestoreCoordinator(Coordinator):
         self._hold(before_hold)
         self._clock.enter("apply")
         self._steps.apply()
-        return Plan(Manifest(version, (), ()), topology_of(self._members.joins), (), (), (), (), (), (), ()), []
+        return Plan(Manifest(version, (), ()), topology_of(self._members.joins), (), (), (), Stages(), (), (), ()), []

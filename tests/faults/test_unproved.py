@@ -9,7 +9,7 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CoverageError, PlanMismatchError, UpdateAbortedError
-from ckpt_transport.planning import Plan, plan
+from ckpt_transport.planning import Plan, Stages, plan
 from ckpt_transport.update import plan_cache
 from tests.fleet import PATIENT, SinkSpec, by_name, fleet, weights
 
@@ -19,7 +19,7 @@ replace = msgspec.structs.replace
 def without_the_last_bucket(*args: Any) -> Plan:
     made = plan(*args)
     last = len(made.buckets) - 1
-    return replace(made, buckets=made.buckets[:last], stages=tuple(s for s in made.stages if s.bucket != last))
+    return replace(made, buckets=made.buckets[:last], stages=Stages.of(s for s in made.stages if s.bucket != last))
 
 
 def in_pieces(*args: Any) -> Plan:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 from hypothesis import strategies as st
 
-from ckpt_transport.planning import Plan, Stage
+from ckpt_transport.planning import Plan, Stage, Stages
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop
 from tests.unit.worlds import chained, filled, worlds
 
@@ -18,7 +18,7 @@ TRANSPORTS = ("wire", "wire+window", "read+post", "screen", "read-chain", "read-
 
 
 def with_stages(plan: Plan, stages: Sequence[Stage]) -> Plan:
-    return replace(plan, stages=tuple(stages))
+    return replace(plan, stages=Stages.of(stages))
 
 
 def with_stage(plan: Plan, number: int, **changes: object) -> Plan:

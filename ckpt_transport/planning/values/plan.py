@@ -11,6 +11,9 @@ import msgspec
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.prediction import NOTHING_MOVES, Prediction
+from ckpt_transport.planning.values.stages import Stage as Stage
+from ckpt_transport.planning.values.stages import StageKind as StageKind
+from ckpt_transport.planning.values.stages import Stages as Stages
 from ckpt_transport.planning.values.topology import Topology
 
 
@@ -117,30 +120,6 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
         return sum(piece.nbytes for piece in self.pieces)
 
 
-class StageKind(enum.IntEnum):
-    """The three stages of the pipeline."""
-
-    FILL = 0
-    TRANSFER = 1
-    APPLY = 2
-
-
-class Stage(msgspec.Struct, frozen=True, array_like=True):
-    """A stage is one step for one bucket, on all ranks it concerns. Its number is its position in the plan.
-
-    Attributes:
-        kind: FILL on the bucket's owner, TRANSFER along one hop, APPLY on every sink of its receiver set.
-        bucket: index into the plan's buckets.
-        hop: index into the plan's hops, for a transfer; else -1.
-        after: numbers of earlier stages. On every rank that takes part in both, the earlier must be terminal first.
-    """
-
-    kind: StageKind
-    bucket: int
-    hop: int
-    after: tuple[int, ...]
-
-
 class RingUse(enum.StrEnum):
     """What a ring of slots is for."""
 
@@ -185,7 +164,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     routes: tuple[Route, ...]
     hops: tuple[Hop, ...]
     buckets: tuple[Bucket, ...]
-    stages: tuple[Stage, ...]
+    stages: Stages
     rings: tuple[Ring, ...]
     receiver_sets: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]

@@ -1,27 +1,100 @@
-"""The part of the proof that is about order and slots: it follows every bucket through the stages of some ranks."""
+"""The part of the proof that is about order and slots: it follows every bucket through the stages of some ranks.
+
+Buckets take turns: the stages of one stand together, as a block, and no stage of an earlier bucket comes after them. So
+whether a block is right depends on itself, and on who reads the slots that it writes to. In that the blocks of a large
+plan are alike. One of those that are alike is *proved*, stage by stage and rank by rank; the others are compared with
+it: the same pattern, the same kind of bucket, and in its slots what blocks have left that are alike themselves, found
+where the block says that its earlier blocks are. Nothing is taken for alike because somebody says so.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
-from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Plan, RingUse, Stage, StageKind
+from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Plan, RingUse
+from ckpt_transport.planning.values.stages import OWN, Block, PatternStage, StageKind
+
+NOT_AWAITED = -1
+"""Which of its earlier blocks a block means, where it means none of them."""
+
+
+class _Left(NamedTuple):
+    """What a block has left in a slot.
+
+    Attributes:
+        block: its number.
+        proof: the number of its proof.
+        ranks: those in whose slots it is still, as the bits of an integer.
+    """
+
+    block: int
+    proof: int
+    ranks: int
+
+
+class _Kind(NamedTuple):
+    """All that the proof of a block takes into account of its bucket."""
+
+    owner: int
+    receiver_set: int
+    filled: bool
+    has_slot: bool
+
+
+class _Before(NamedTuple):
+    """A block whose bucket is still in a slot: which of the earlier blocks it is, what was proved of it, and where."""
+
+    which: int
+    proof: int
+    ranks: int
+
+
+class _Situation(NamedTuple):
+    """What a proof is about. Blocks in equal situations are alike."""
+
+    pattern: int
+    kind: _Kind
+    lengths: tuple[int, ...]
+    """Of the patterns of the earlier blocks."""
+    fill_slot: tuple[_Before, ...]
+    slot: tuple[_Before, ...]
+
+
+class _Proof(NamedTuple):
+    """What a block leaves behind, as was found of one, and holds for all that are alike.
+
+    Attributes:
+        fills, writes: the ranks whose slots it writes to, as the bits of an integer.
+        fill_readers: positions of the stages that read the slot that the bucket was filled into.
+        readers: for each rank that received it into a slot, positions of the stages that read it there.
+    """
+
+    fills: int
+    writes: int
+    fill_readers: frozenset[int]
+    readers: Mapping[int, frozenset[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Who does what in a hop, of the ranks that are looked at; ``lenders`` have their memory mapped by ``maps``."""
+
+    senders: Set[int]
+    receivers: Set[int]
+    lenders: Set[int]
+    maps: Set[int]
 
 
 def _bits(ranks: Iterable[int]) -> int:
-    bits = 0
-    for rank in ranks:
-        bits |= 1 << rank
-    return bits
-
-
-def _ranks(bits: int) -> list[int]:
-    return [rank for rank in range(bits.bit_length()) if bits >> rank & 1]
+    return sum(1 << rank for rank in ranks)
 
 
 class Flow:
-    """Walks the stages in their order and follows every bucket. Sets of ranks are the bits of integers.
+    """Follows every bucket through its stages, in the order of the plan.
 
     Args:
         plan: whose stages.
@@ -29,167 +102,244 @@ class Flow:
     """
 
     def __init__(self, plan: Plan, ranks: Iterable[int]) -> None:
-        self._plan, seen = plan, _bits(ranks)
-        self._owners = [seen & 1 << extent.owner for extent in plan.manifest.extents]
-        self._receiver_sets = [seen & _bits(receiver_set) for receiver_set in plan.receiver_sets]
-        self._passed = [0] * len(plan.buckets)
-        """For each bucket: the ranks that have sent it on."""
-        self._senders = [seen & _bits(leg.sender for leg in hop.legs) for hop in plan.hops]
-        self._receivers = [seen & _bits(rank for leg in hop.legs for rank in leg.receivers) for hop in plan.hops]
-        mapping = [[leg for leg in hop.legs if plan.routes[leg.route].maps_memory] for hop in plan.hops]
-        self._lenders = [seen & _bits(leg.sender for leg in legs) for legs in mapping]
-        self._maps = [seen & _bits(rank for leg in legs for rank in leg.receivers) for legs in mapping]
-        """For each hop: the ranks that see the sender's memory; the others that receive write to a slot."""
+        self._plan, self._ranks = plan, frozenset(ranks)
+        self._receiver_sets = [self._ranks.intersection(receiver_set) for receiver_set in plan.receiver_sets]
+        self._hops: dict[int, _Members] = {}
         self._fill_rings = {ring.rank: ring for ring in plan.rings if ring.use is RingUse.FILL}
-        into = [ring for ring in plan.rings if ring.use is RingUse.RECEIVE and seen >> ring.rank & 1]
-        ring_ranks = _bits(ring.rank for ring in into)
-        if any(receivers & ~maps & ~ring_ranks for receivers, maps in zip(self._receivers, self._maps, strict=True)):
-            raise PlanError("a rank receives without a ring to receive into")
-        self._depth = min((ring.depth for ring in into), default=0)
-        self._slot_bytes = min((ring.slot_bytes for ring in into), default=0)
-        self._has: defaultdict[int, dict[int, int]] = defaultdict(dict)
-        """For each bucket: stage that brought it (-1: it lies there) to the ranks that have it from then on."""
-        self._in_slot = [0] * len(plan.buckets)
-        """For each bucket: the ranks that received it into a slot."""
-        self._lost = [0] * len(plan.buckets)
-        """For each bucket: the ranks whose slot has been given to another bucket since."""
-        self._applied = [False] * len(plan.buckets)
-        self._slot_readers: defaultdict[tuple[RingUse, int], list[list[int]]] = defaultdict(list)
-        """For each slot: (ranks, stage) pairs, the stages that read what is in it on those ranks."""
-        self._slot_holds: defaultdict[tuple[RingUse, int], list[list[int]]] = defaultdict(list)
-        """For each slot: (ranks, bucket) pairs, what is in it on those ranks."""
-        self._lent: list[deque[int]] = [deque() for _ in plan.hops]
-        """For each hop: the buckets that were mapped along it and are not applied yet, oldest first."""
+        self._rings = {
+            ring.rank: ring for ring in plan.rings if ring.use is RingUse.RECEIVE and ring.rank in self._ranks
+        }
+        self._depth = min((ring.depth for ring in self._rings.values()), default=0)
+        self._slot_bytes = min((ring.slot_bytes for ring in self._rings.values()), default=0)
+        self._proved: dict[_Situation, int] = {}
+        """The proof of each situation."""
+        self._proofs: list[_Proof] = []
+        self._numbers: dict[Hashable, int] = {}
+        """Proofs that leave the same behind have one number."""
+        self._left: defaultdict[tuple[RingUse, int, int], tuple[_Left, ...]] = defaultdict(tuple)
+        """For each slot: what is in it. Slots to fill are their owner's; all have the same slots to receive into."""
 
     def check(self) -> None:
-        plan, fill, apply = self._plan, StageKind.FILL, StageKind.APPLY
-        for which, bucket in enumerate(plan.buckets):
-            if bucket.fill_slot == IN_PLACE and self._owners[bucket.extent]:
-                self._has[which][-1] = self._owners[bucket.extent]
-        for number, stage in enumerate(plan.stages):
-            if not 0 <= stage.bucket < len(plan.buckets):
-                raise PlanError(f"stage {number} names bucket {stage.bucket}, which is not there")
-            bucket = plan.buckets[stage.bucket]
-            if stage.kind is fill:
-                if owner := self._owners[bucket.extent]:
-                    self._check_waits(number, stage, owner)
-                    self._fill(number, stage, bucket, owner)
-            elif stage.kind is apply:
-                if receivers := self._receiver_sets[bucket.receiver_set]:
-                    self._check_waits(number, stage, receivers)
-                    self._apply(number, stage, receivers)
-                self._applied[stage.bucket] = True
-            elif not 0 <= stage.hop < len(plan.hops):
-                raise PlanError(f"stage {number} names hop {stage.hop}, which is not there")
-            elif members := self._senders[stage.hop] | self._receivers[stage.hop]:
-                self._check_waits(number, stage, members)
-                self._transfer(number, stage, bucket)
-        for which, bucket in enumerate(plan.buckets):
-            receivers = self._receiver_sets[bucket.receiver_set]
-            if receivers and not self._applied[which]:
-                raise CoverageError(f"bucket {which} is never applied")
-            needed, idle = receivers | self._passed[which] | self._owners[bucket.extent], 0
-            for ranks in self._has[which].values():
-                idle |= ranks & ~needed
-            if idle:
-                raise PlanError(f"bucket {which} goes to ranks {_ranks(idle)}, which neither need it nor pass it on")
+        for number in range(len(self._plan.hops)):
+            members = self._hop(number)
+            if not members.receivers - members.maps <= self._rings.keys():
+                raise PlanError("a rank receives without a ring to receive into")
+        for number, block in enumerate(self._plan.stages.blocks):
+            self._check(number, block, self._plan.buckets[block.bucket])
+        if len(self._plan.stages.blocks) < len(self._plan.buckets):
+            raise CoverageError(f"bucket {len(self._plan.stages.blocks)} is never applied")
 
-    def _check_waits(self, number: int, stage: Stage, members: int) -> None:
-        """A stage waits for earlier ones only, and no member for a mapped send of its own that a later stage ends."""
-        transfer, ended = StageKind.TRANSFER, stage.bucket if stage.kind is StageKind.APPLY else -1
-        for earlier in stage.after:
-            if not 0 <= earlier < number:
-                raise CoverageError(f"stage {number} waits for a stage that is not earlier, which can deadlock")
-            waited = self._plan.stages[earlier]
-            if waited.kind is not transfer or waited.bucket == ended or self._applied[waited.bucket]:
-                continue
-            if self._lenders[waited.hop] & members:
-                raise CoverageError(
-                    f"stage {number} waits for stage {earlier}, which ends when bucket {waited.bucket} is applied, "
-                    "and that comes later: it can deadlock"
-                )
+    def _hop(self, number: int) -> _Members:
+        if number not in self._hops:
+            legs = self._plan.hops[number].legs
+            mapped = [leg for leg in legs if self._plan.routes[leg.route].maps_memory]
+            self._hops[number] = _Members(
+                self._ranks.intersection(leg.sender for leg in legs),
+                self._ranks.intersection(rank for leg in legs for rank in leg.receivers),
+                self._ranks.intersection(leg.sender for leg in mapped),
+                self._ranks.intersection(rank for leg in mapped for rank in leg.receivers),
+            )
+        return self._hops[number]
 
-    def _fill(self, number: int, stage: Stage, bucket: Bucket, owner: int) -> None:
-        if bucket.fill_slot == IN_PLACE or self._has[stage.bucket]:
-            raise CoverageError(f"stage {number} fills bucket {stage.bucket}, which needs no filling")
-        ring = self._fill_rings.get(self._plan.owner(bucket))
-        if ring is None or bucket.nbytes > ring.slot_bytes or not 0 <= bucket.fill_slot < ring.depth:
-            raise BudgetError(f"bucket {stage.bucket} has no slot of its size to be filled into")
-        self._overwrite(number, stage, (RingUse.FILL, bucket.fill_slot), owner)
-        self._has[stage.bucket][number] = owner
-
-    def _transfer(self, number: int, stage: Stage, bucket: Bucket) -> None:
-        has, hop, owner = self._has[stage.bucket], stage.hop, self._owners[bucket.extent]
-        senders, receivers, writes = self._senders[hop], self._receivers[hop], self._receivers[hop] & ~self._maps[hop]
-        self._check_present(number, stage, senders)
-        mapped = senders & ~self._in_slot[stage.bucket] & ~owner
-        if mapped:
-            raise PlanError(f"stage {number} sends bucket {stage.bucket} from ranks {_ranks(mapped)}, which map it")
-        for ranks in has.values():
-            if ranks & receivers:
-                raise CoverageError(f"stage {number} brings bucket {stage.bucket} to a rank that has it already")
-        if writes:
-            if bucket.slot == IN_PLACE:
-                raise CoverageError(f"stage {number} receives bucket {stage.bucket}, which has no slot")
+    def _check(self, number: int, block: Block, bucket: Bucket) -> None:
+        """Prove a block, or find it to be like one that is proved; then note what it leaves in its slots."""
+        owner = self._plan.owner(bucket)
+        fill_slot, slot = (RingUse.FILL, owner, bucket.fill_slot), (RingUse.RECEIVE, -1, bucket.slot)
+        situation = _Situation(
+            block.pattern,
+            _Kind(owner, bucket.receiver_set, bucket.fill_slot != IN_PLACE, bucket.slot != IN_PLACE),
+            tuple(self._length(number, back) for back in block.earlier),
+            tuple(self._before(number, block, fill_slot)),
+            tuple(self._before(number, block, slot)),
+        )
+        known = self._proved.get(situation)
+        if known is None:
+            known = self._proved[situation] = self._number(_Walk(self, situation, number).proof())
+        proof = self._proofs[known]
+        if proof.fills:
+            ring = self._fill_rings.get(owner)
+            if ring is None or bucket.nbytes > ring.slot_bytes or not 0 <= bucket.fill_slot < ring.depth:
+                raise BudgetError(f"bucket {block.bucket} has no slot of its size to be filled into")
+            self._left[fill_slot] = (_Left(number, known, proof.fills),)
+        if proof.writes:
             if bucket.nbytes > self._slot_bytes or not 0 <= bucket.slot < self._depth:
-                raise BudgetError(f"bucket {stage.bucket} has no slot of its size to be received into")
-            self._overwrite(number, stage, (RingUse.RECEIVE, bucket.slot), writes)
-            self._in_slot[stage.bucket] |= writes
-        if self._maps[hop]:
-            self._lent[hop].append(stage.bucket)
-        if receivers:
-            has[number] = receivers
-        self._passed[stage.bucket] |= senders
-        self._note_reader(bucket, stage.bucket, senders, number)
+                raise BudgetError(f"bucket {block.bucket} has no slot of its size to be received into")
+            older = (left._replace(ranks=left.ranks & ~proof.writes) for left in self._left[slot])
+            self._left[slot] = (*(left for left in older if left.ranks), _Left(number, known, proof.writes))
 
-    def _apply(self, number: int, stage: Stage, receivers: int) -> None:
-        if self._applied[stage.bucket]:
-            raise CoverageError(f"stage {number} applies bucket {stage.bucket} a second time")
-        self._check_present(number, stage, receivers)
-        for bringer in self._has[stage.bucket]:
-            if bringer < 0 or self._plan.stages[bringer].kind is not StageKind.TRANSFER:
-                continue
-            hop = self._plan.stages[bringer].hop
-            if self._maps[hop] and self._lent[hop].popleft() != stage.bucket:
-                raise CoverageError(f"stage {number} applies bucket {stage.bucket} before one that was lent earlier")
-        self._note_reader(self._plan.buckets[stage.bucket], stage.bucket, receivers, number)
+    def _number(self, proof: _Proof) -> int:
+        key = *proof[:3], frozenset(proof.readers.items())
+        if key not in self._numbers:
+            self._numbers[key] = len(self._proofs)
+            self._proofs.append(proof)
+        return self._numbers[key]
 
-    def _check_present(self, number: int, stage: Stage, ranks: int) -> None:
-        """All ``ranks`` have the stage's bucket, and the stage waits for whatever brought it."""
-        missing = ranks
-        for bringer, holders in self._has[stage.bucket].items():
-            if holders & ranks:
-                missing &= ~holders
-                if bringer >= 0 and bringer not in stage.after:
-                    raise CoverageError(
-                        f"stage {number} uses bucket {stage.bucket} before stage {bringer} has brought it"
-                    )
-        missing |= ranks & self._lost[stage.bucket]
-        if missing:
-            raise CoverageError(f"stage {number} uses bucket {stage.bucket} on ranks {_ranks(missing)}, which lack it")
+    def _length(self, number: int, back: int) -> int:
+        """How many stages that earlier block has."""
+        if not 0 < back <= number:
+            raise CoverageError(f"bucket {number} waits for stages that are not earlier, which can deadlock")
+        return len(self._plan.stages.pattern(number - back))
 
-    def _overwrite(self, number: int, stage: Stage, slot: tuple[RingUse, int], ranks: int) -> None:
-        readers = self._slot_readers[slot]
-        for entry in readers:
-            holders, reader = entry
-            if holders & ranks and reader not in stage.after:
+    def _before(self, number: int, block: Block, slot: tuple[RingUse, int, int]) -> Iterable[_Before]:
+        """What is in a slot, as the block sees it."""
+        which = {number - back: n for n, back in enumerate(block.earlier, 1)}
+        for left in self._left[slot] if slot[2] != IN_PLACE else ():
+            yield _Before(which.get(left.block, NOT_AWAITED), left.proof, left.ranks)
+
+    def members(self, number: int) -> _Members:
+        """Who does what in a hop."""
+        return self._hop(number)
+
+    def proof(self, number: int) -> _Proof:
+        """What was proved under that number."""
+        return self._proofs[number]
+
+    def ranks_of(self, kind: _Kind) -> tuple[frozenset[int], frozenset[int]]:
+        """Of the ranks that are looked at: the owner of a kind of bucket, and the sinks that apply it."""
+        return self._ranks.intersection((kind.owner,)), self._receiver_sets[kind.receiver_set]
+
+    def pattern(self, number: int) -> Sequence[PatternStage]:
+        """The stages of a block."""
+        return self._plan.stages.pattern(number)
+
+    def start(self, number: int) -> int:
+        """The number of the first stage of a block."""
+        return self._plan.stages.start(number)
+
+
+class _Walk:
+    """Walks the stages of one block in their order, and proves them.
+
+    Args:
+        flow: what is known of the plan.
+        situation: what the proof is about.
+        block: the number of one block in that situation, for errors.
+    """
+
+    def __init__(self, flow: Flow, situation: _Situation, block: int) -> None:
+        self._flow, self._situation, self._block = flow, situation, block
+        self._owner, self._receivers = flow.ranks_of(situation.kind)
+        self._pattern, self._start = flow.pattern(block), flow.start(block)
+        self._has: dict[int, int] = {}
+        """For each rank that has the bucket: the position of the stage that brought it; -1 where it lies there."""
+        self._passed: set[int] = set()
+        self._applied = False
+        self._fills: Set[int] = frozenset()
+        self._fill_readers: set[int] = set()
+        self._readers: dict[int, set[int]] = {}
+        """For each rank that has the bucket in a slot: the positions of the stages that read it there."""
+
+    def proof(self) -> _Proof:
+        """Raises: CoverageError or PlanError, where the block is wrong."""
+        if not self._situation.kind.filled:
+            self._has.update(dict.fromkeys(self._owner, -1))
+        for position, stage in enumerate(self._pattern):
+            self._check_earlier(position, stage)
+            if stage.kind is StageKind.FILL:
+                if self._owner:
+                    self._check_waits(position, stage, self._owner)
+                    self._fill(position, stage)
+            elif stage.kind is StageKind.APPLY:
+                if self._applied:
+                    raise CoverageError(f"stage {self._start + position} applies bucket {self._block} a second time")
+                if self._receivers:
+                    self._check_waits(position, stage, self._receivers)
+                    self._check_present(position, stage, self._receivers)
+                    self._note_readers(position, self._receivers)
+                self._applied = True
+            elif members := (hop := self._flow.members(stage.hop)).senders | hop.receivers:
+                self._check_waits(position, stage, members)
+                self._transfer(position, stage, hop)
+        if not self._applied:
+            raise CoverageError(f"bucket {self._block} is never applied")
+        idle = self._has.keys() - self._receivers - self._passed - self._owner
+        if idle:
+            raise PlanError(f"bucket {self._block} goes to ranks {sorted(idle)}, which neither need it nor pass it on")
+        readers = {rank: frozenset(reading) for rank, reading in self._readers.items()}
+        return _Proof(_bits(self._fills), _bits(readers), frozenset(self._fill_readers), readers)
+
+    def _check_earlier(self, position: int, stage: PatternStage) -> None:
+        """A stage waits for stages that are there, and earlier."""
+        lengths = position, *self._situation.lengths
+        for which, waited in stage.after:
+            if not (0 <= which < len(lengths) and 0 <= waited < lengths[which]):
                 raise CoverageError(
-                    f"stage {number} overwrites slot {slot[1]} of ranks {_ranks(holders & ranks)} "
-                    f"while stage {reader} may still read it"
+                    f"stage {self._start + position} waits for a stage that is not earlier, which can deadlock"
                 )
-            entry[0] = holders & ~ranks
-        readers[:] = [entry for entry in readers if entry[0]]
-        holds = self._slot_holds[slot]
-        for held in holds:
-            self._lost[held[1]] |= held[0] & ranks
-            held[0] &= ~ranks
-        holds[:] = [*(held for held in holds if held[0]), [ranks, stage.bucket]]
 
-    def _note_reader(self, bucket: Bucket, which: int, ranks: int, stage: int) -> None:
-        """``stage`` reads the bucket on ``ranks``, out of whichever slots they hold it in."""
-        owner = self._owners[bucket.extent]
-        if bucket.fill_slot != IN_PLACE and ranks & owner:
-            self._slot_readers[RingUse.FILL, bucket.fill_slot].append([owner, stage])
-        received = self._in_slot[which] & ranks
-        if received:
-            self._slot_readers[RingUse.RECEIVE, bucket.slot].append([received, stage])
+    def _check_waits(self, position: int, stage: PatternStage, members: Set[int]) -> None:
+        """No member waits for a mapped send of its own that a later stage ends. Earlier buckets are applied already."""
+        if self._applied or stage.kind is StageKind.APPLY:
+            return
+        for which, waited in stage.after:
+            sent = self._pattern[waited] if which == OWN else None
+            if sent is not None and sent.kind is StageKind.TRANSFER and self._flow.members(sent.hop).lenders & members:
+                raise CoverageError(
+                    f"stage {self._start + position} waits for stage {self._start + waited}, which ends when bucket "
+                    f"{self._block} is applied, and that comes later: it can deadlock"
+                )
+
+    def _fill(self, position: int, stage: PatternStage) -> None:
+        if not self._situation.kind.filled or self._has:
+            raise CoverageError(f"stage {self._start + position} fills bucket {self._block}, which needs no filling")
+        for before in self._situation.fill_slot:
+            readers = {rank: self._flow.proof(before.proof).fill_readers for rank in self._owner}
+            self._check_overwritten(position, stage, before, readers)
+        self._fills = self._owner
+        self._has.update(dict.fromkeys(self._owner, position))
+
+    def _transfer(self, position: int, stage: PatternStage, hop: _Members) -> None:
+        number = self._start + position
+        writes = hop.receivers - hop.maps
+        self._check_present(position, stage, hop.senders)
+        mapped = {rank for rank in hop.senders - self._owner if rank not in self._readers}
+        if mapped:
+            raise PlanError(f"stage {number} sends bucket {self._block} from ranks {sorted(mapped)}, which map it")
+        if any(rank in self._has for rank in hop.receivers):
+            raise CoverageError(f"stage {number} brings bucket {self._block} to a rank that has it already")
+        if hop.maps and self._applied:
+            raise CoverageError(f"stage {number} lends bucket {self._block}, which has been applied")
+        if writes:
+            if not self._situation.kind.has_slot:
+                raise CoverageError(f"stage {number} receives bucket {self._block}, which has no slot")
+            for before in self._situation.slot:
+                readers = self._flow.proof(before.proof).readers
+                here = {rank: readers[rank] for rank in writes if rank in readers}
+                self._check_overwritten(position, stage, before, here)
+            self._readers.update((rank, set()) for rank in writes)
+        self._has.update(dict.fromkeys(hop.receivers, position))
+        self._passed |= hop.senders
+        self._note_readers(position, hop.senders)
+
+    def _check_present(self, position: int, stage: PatternStage, ranks: Set[int]) -> None:
+        """All ``ranks`` have the bucket, and the stage waits for whatever brought it."""
+        number = self._start + position
+        missing = [rank for rank in ranks if rank not in self._has]
+        if missing:
+            raise CoverageError(f"stage {number} uses bucket {self._block} on ranks {sorted(missing)}, which lack it")
+        waits = {waited for which, waited in stage.after if which == OWN}
+        for bringer in {self._has[rank] for rank in ranks}:
+            if bringer >= 0 and bringer not in waits:
+                raise CoverageError(
+                    f"stage {number} uses bucket {self._block} before stage {self._start + bringer} has brought it"
+                )
+
+    def _check_overwritten(
+        self, position: int, stage: PatternStage, before: _Before, readers: Mapping[int, Set[int]]
+    ) -> None:
+        """The stage waits for all who read what is in the slots that it writes to."""
+        waits = {waited for which, waited in stage.after if which == before.which}
+        for rank, reading in readers.items():
+            if before.ranks >> rank & 1 and not reading <= waits:
+                raise CoverageError(
+                    f"stage {self._start + position} overwrites a slot of rank {rank} while stages may still read it: "
+                    f"those at {sorted(reading - waits)} of an earlier bucket"
+                )
+
+    def _note_readers(self, position: int, ranks: Set[int]) -> None:
+        """The stage reads the bucket on ``ranks``, out of whichever slots they hold it in."""
+        if self._fills & ranks:
+            self._fill_readers.add(position)
+        for rank in ranks:
+            if rank in self._readers:
+                self._readers[rank].add(position)

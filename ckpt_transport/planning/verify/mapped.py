@@ -12,26 +12,29 @@ def check_mapped(plan: Plan) -> None:
     Raises:
         PlanError: it is not; names the bucket and the rank.
     """
-    ranks = plan.topology.participants
     seen: set[tuple[int, int]] = set()
-    for stage in plan.stages:
-        if stage.kind is not StageKind.TRANSFER:
+    for number, block in enumerate(plan.stages.blocks):
+        bucket = plan.buckets[block.bucket]
+        if (block.pattern, bucket.extent) in seen or not plan.lies_apart(bucket):
             continue
-        bucket = plan.buckets[stage.bucket]
-        if (stage.hop, bucket.extent) in seen or not plan.lies_apart(bucket):
+        seen.add((block.pattern, bucket.extent))
+        for stage in plan.stages.pattern(number):
+            if stage.kind is StageKind.TRANSFER:
+                _check_hop(plan, block.bucket, stage.hop)
+
+
+def _check_hop(plan: Plan, number: int, hop: int) -> None:
+    """One hop of a bucket that lies apart."""
+    ranks, bucket = plan.topology.participants, plan.buckets[number]
+    device = plan.manifest.extents[bucket.extent].device
+    for leg in plan.hops[hop].legs:
+        route = plan.routes[leg.route]
+        if leg.sender != plan.owner(bucket):
             continue
-        seen.add((stage.hop, bucket.extent))
-        device = plan.manifest.extents[bucket.extent].device
-        for leg in plan.hops[stage.hop].legs:
-            route = plan.routes[leg.route]
-            if leg.sender != plan.owner(bucket):
-                continue
-            if not route.maps_memory or route.devices[:1] != (device,):
-                raise PlanError(
-                    f"bucket {stage.bucket} lies apart on GPU {device}, and route {leg.route} does not map that"
-                )
-            blind = [rank for rank in leg.receivers if not ranks[rank].can_read(device)]
-            if blind:
-                raise PlanError(
-                    f"bucket {stage.bucket} is mapped on GPU {device}, which the GPUs of ranks {blind[:4]} cannot read"
-                )
+        if not route.maps_memory or route.devices[:1] != (device,):
+            raise PlanError(f"bucket {number} lies apart on GPU {device}, and route {leg.route} does not map that")
+        blind = [rank for rank in leg.receivers if not ranks[rank].can_read(device)]
+        if blind:
+            raise PlanError(
+                f"bucket {number} is mapped on GPU {device}, which the GPUs of ranks {blind[:4]} cannot read"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ckpt_transport.errors import CoverageError, PlanError
 from ckpt_transport.planning.values.alignment import ALIGNMENT
 from ckpt_transport.planning.values.plan import Plan, RingUse
+from ckpt_transport.planning.values.stages import StageKind
 
 
 def check_structure(plan: Plan) -> None:
@@ -12,6 +13,7 @@ def check_structure(plan: Plan) -> None:
     _check_buckets(plan)
     _check_routes(plan)
     _check_rings(plan)
+    _check_stages(plan)
 
 
 def _check_buckets(plan: Plan) -> None:
@@ -65,3 +67,22 @@ def _check_rings(plan: Plan) -> None:
         raise PlanError("a rank has two rings of one use")
     if len({ring.slot_bytes for ring in plan.rings if ring.use is RingUse.RECEIVE}) > 1:
         raise PlanError("slots to receive into differ in size, and a transfer has one offset for all who receive it")
+
+
+def _check_stages(plan: Plan) -> None:
+    """Stages name what is there. Those of each bucket stand together, in the order of buckets."""
+    stages, size = plan.stages, len(plan.buckets)
+    for pattern in stages.patterns:
+        for stage in pattern:
+            if stage.kind is StageKind.TRANSFER and not 0 <= stage.hop < len(plan.hops):
+                raise PlanError(f"a stage names hop {stage.hop}, which is not there")
+    for number, block in enumerate(stages.blocks):
+        if not 0 <= block.pattern < len(stages.patterns):
+            raise PlanError(f"block {number} of stages names pattern {block.pattern}, which is not there")
+        if not 0 <= block.bucket < size:
+            raise PlanError(f"block {number} of stages names bucket {block.bucket}, which is not there")
+        if block.bucket != number:
+            raise CoverageError(
+                f"block {number} of stages is of bucket {block.bucket}: stages of bucket {min(number, block.bucket)} "
+                "are missing, or not next to each other"
+            )

@@ -9,7 +9,7 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
-from ckpt_transport.planning import Plan, RingUse, verify_part
+from ckpt_transport.planning import Plan, RingUse, Stages, verify_part
 from tests.unit import faulty_plans as faulty
 from tests.unit.any_schedule import simulate
 from tests.unit.worlds import World, chained, filled, worlds
@@ -51,7 +51,7 @@ def test_given_a_bucket_or_a_piece_is_left_out_then_each_sink_refuses() -> None:
     for made in (chained().plan(), filled().plan()):
         last = len(made.buckets) - 1
         shorter = replace(
-            made, buckets=made.buckets[:last], stages=tuple(stage for stage in made.stages if stage.bucket != last)
+            made, buckets=made.buckets[:last], stages=Stages.of(stage for stage in made.stages if stage.bucket != last)
         )
         pieces = made.buckets[last].pieces
         for wrong in (shorter, faulty.with_bucket(made, last, pieces=pieces[:-1])):

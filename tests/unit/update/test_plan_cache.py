@@ -14,6 +14,7 @@ from ckpt_transport.planning import (
     RankInfo,
     Role,
     Settings,
+    Stages,
     TensorSpec,
     Topology,
     plan,
@@ -80,7 +81,7 @@ def test_given_a_follower_then_it_proves_its_part_of_each_new_plan_and_not_again
     """Given a plan in which a byte is missing, then it is refused each time; one that holds is proved once."""
     leading, following = PlanCache(1 << 20), PlanCache(1 << 20)
     made = leading.make([shard("one")], TOPOLOGY, TRAITS, Settings())
-    wrong = msgspec.structs.replace(made, buckets=(), stages=())
+    wrong = msgspec.structs.replace(made, buckets=(), stages=Stages())
     for _ in range(2):
         with pytest.raises(CoverageError, match="of weight are missed"):
             following.schedule(following.take(wrong.encode(), wrong.shape, "one"), 1)
