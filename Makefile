@@ -20,8 +20,11 @@ venv: .venv/.installed ## make .venv with the library, its tests and its checker
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e '.[test,lint,p2p-cpu]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[frameworks]' || $(NO_FRAMEWORKS)
 	$(RDMA_LIBRARY)
 	touch $@
+
+NO_FRAMEWORKS := echo "peft and transformers could not be installed: tests of their examples are skipped"
 
 # Mooncake needs it. Where it cannot be installed, `ckpt-transport transports` says so and the tests of mooncake are skipped.
 RDMA_LIBRARY := $(PYTHON) -c "import ctypes; ctypes.CDLL('libibverbs.so.1')" 2>/dev/null || \

@@ -53,6 +53,21 @@ class TensorShard:
     offsets: Sequence[int]
     replicated: bool = False
 
+    @staticmethod
+    def of_run(run: torch.Tensor, shape: Sequence[int], start: int, replicated: bool = False) -> list[TensorShard]:
+        """The boxes of a run of elements of a flattened tensor, as ZeRO keeps them.
+
+        Args:
+            run: the elements, of one dimension. What reaches beyond the tensor is padding, and left out.
+            shape: of the whole tensor.
+            start: number of the first element.
+            replicated: as of a shard.
+        """
+        run = run[: max(math.prod(shape) - start, 0)]
+        return [
+            TensorShard(box, tuple(shape), offsets, replicated) for box, offsets in _boxes(run, tuple(shape), start)
+        ]
+
 
 Tensors = Mapping[str, "torch.Tensor | TensorShard | Sequence[TensorShard]"]
 """What one source gives of a version, by name."""
@@ -216,6 +231,23 @@ def same_names(tensors: Sequence[GivenTensor]) -> tuple[tuple[str, ...], ...]:
 def is_dtensor(value: object) -> bool:
     """Whether it is a tensor of which this rank has a part."""
     return isinstance(value, torch.Tensor) and hasattr(value, "full_tensor") and hasattr(value, "placements")
+
+
+def _boxes(run: torch.Tensor, shape: tuple[int, ...], start: int) -> Iterator[tuple[torch.Tensor, tuple[int, ...]]]:
+    """A run of a flattened tensor is what is left of a row, rows, and what has begun of another; rows are cut alike."""
+    if not shape:
+        yield from ((element, ()) for element in run)
+        return
+    size = math.prod(shape[1:])
+    while run.numel():
+        row, reached = divmod(start, size)
+        rows = 0 if reached else run.numel() // size
+        count = rows * size if rows else min(size - reached, run.numel())
+        if rows:
+            yield run[:count].view(rows, *shape[1:]), (row,) + (0,) * (len(shape) - 1)
+        else:
+            yield from ((box.unsqueeze(0), (row, *offsets)) for box, offsets in _boxes(run[:count], shape[1:], reached))
+        run, start = run[count:], start + count
 
 
 def _is_part(value: object) -> bool:

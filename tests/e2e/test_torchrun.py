@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 import pytest
-import torch
 from safetensors.torch import save_file
 
-from examples.sharded_trainer.__main__ import STEPS, loss_of, model
 from tests.fleet import SinkSpec, fleet, left_behind, weights
 
 
@@ -53,27 +50,6 @@ def test_given_two_ranks_of_torchrun_when_they_update_two_sinks_then_rank_0_alon
     kinds = {event.get("cat") for event in msgspec.json.decode(trace.read_bytes())["traceEvents"]}
     assert {"transfer", "apply"} <= kinds
     assert not left_behind()
-
-
-def test_given_a_trainer_that_shards_its_weights_then_the_example_brings_every_step_to_the_sink() -> None:
-    """Given FSDP2 on two ranks, then the sink computes with the last step's weights what the trainer does."""
-    with fleet(SinkSpec(make=trainee)) as (sink,):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        done = run(*command, "-m", "examples.sharded_trainer", sink.address)
-        assert done.returncode == 0, done.stderr
-        losses = [float(loss) for loss in re.findall(r"step-\d: loss (\S+),", done.stdout)]
-        assert len(losses) == STEPS
-        assert losses == sorted(losses, reverse=True)
-        served = trainee(1)
-        served.load_state_dict(sink.state().tensors)
-        assert float(loss_of(served).detach()) == pytest.approx(losses[-1], abs=1e-6)
-        assert sink.state().version == f"step-{STEPS}"
-    assert not left_behind()
-
-
-def trainee(seed: int) -> torch.nn.Module:
-    """The example's model, which knows no seed."""
-    return model()
 
 
 def test_given_ranks_of_torchrun_when_their_update_is_refused_then_the_exit_code_is_1_and_the_tensor_is_named(

@@ -195,3 +195,21 @@ def test_given_tied_shards_then_their_names_are_known_to_be_one() -> None:
 def test_given_a_tensor_with_a_misspelt_part_then_the_message_says_what_it_is() -> None:
     with pytest.raises(CheckpointError, match=re.escape("'w' is of type list and not a tensor")):
         manifests({"w": [WEIGHT, WEIGHT]}, {})
+
+
+@given(shape=st.lists(st.integers(1, 5), max_size=4), ranks=st.integers(1, 5))
+def test_given_runs_of_a_flattened_tensor_then_their_boxes_hold_each_element_once(shape: list[int], ranks: int) -> None:
+    """ZeRO-3 gives each rank as many elements, and pads the last one's."""
+    whole = torch.arange(1.0, 1.0 + torch.Size(shape).numel()).view(shape)
+    length = -(-whole.numel() // ranks)
+    padded = torch.cat([whole.reshape(-1), torch.full((length * ranks,), -1.0)])
+    found = torch.zeros(shape)
+    for rank in range(ranks):
+        run = padded[rank * length : (rank + 1) * length]
+        boxes = TensorShard.of_run(run, shape, rank * length)
+        assert len(boxes) <= max(2 * len(shape) - 1, 1)
+        for box in boxes:
+            at = tuple(slice(o, o + s) for o, s in zip(box.offsets, box.tensor.shape, strict=True))
+            found[at] += box.tensor
+            assert box.tensor.numel() == 0 or box.tensor.data_ptr() >= run.data_ptr(), "nothing is copied"
+    assert torch.equal(found, whole)

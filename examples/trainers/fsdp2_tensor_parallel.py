@@ -1,9 +1,7 @@
-"""Train by FSDP2, and bring the weights to engines as they are: in shards, with nothing gathered.
+"""FSDP2 over tensor parallelism: parts of parts go to engines as they are.
 
-Usage: ``torchrun --nproc-per-node 2 -m examples.sharded_trainer SINK_ADDRESS...``
+Usage: ``torchrun --nproc-per-node 4 -m examples.trainers.fsdp2_tensor_parallel SINK_ADDRESS...``
 """
-
-from __future__ import annotations
 
 import sys
 
@@ -11,31 +9,21 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from ckpt_transport import ParameterServer
-
-WIDTH, STEPS = 256, 3
-
-
-def model() -> torch.nn.Module:
-    """The model that is trained here and served elsewhere."""
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(WIDTH, WIDTH), torch.nn.Tanh(), torch.nn.Linear(WIDTH, WIDTH))
+from examples.trainers.model import loss_of, model
 
 
-def loss_of(module: torch.nn.Module) -> torch.Tensor:
-    """How far the model is from giving back what it is given."""
-    inputs = torch.eye(WIDTH)
-    return torch.nn.functional.mse_loss(module(inputs), inputs)
-
-
-def main(sinks: list[str]) -> None:
+def main(sinks: list[str], steps: int = 3) -> None:
     dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "tensor"))
     trained = model()
-    fully_shard(trained, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    parallelize_module(trained, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    fully_shard(trained, mesh=mesh["data"])
     optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)
     with ParameterServer() as server:
-        for step in range(1, STEPS + 1):
+        for step in range(1, steps + 1):
             torch.autograd.backward(loss_of(trained))
             optimizer.step()
             optimizer.zero_grad()
