@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 from ckpt_transport.execution.transfers import AHEAD
 from ckpt_transport.memory import MemoryKind
@@ -24,24 +25,34 @@ from ckpt_transport.simulator.world import SimulatedWorld
 from ckpt_transport.transports.interface import FanOut, Traits
 
 
+class StageActivities(NamedTuple):
+    """A stage: what begins first on each of its ranks, and what must end before it has ended there."""
+
+    kind: StageKind
+    bucket: int
+    began: dict[int, Activity]
+    ends: dict[int, Activity]
+
+
 class Activities:
     """Makes the activities of a plan in a world.
 
     Attributes:
         all: in the order of the plan.
         threads: of ranks.
-        stages: for each stage, what must end on a rank before the stage has ended there.
-        began: for each stage, what begins first on a rank.
+        stages: what begins first, and what ends last, on each rank of each stage.
+        applies: every apply.
     """
 
     def __init__(self, plan: Plan, world: SimulatedWorld, wires: Wires) -> None:
         self._plan, self._world, self._wires, self._costs = plan, world, wires, world.cluster.costs
         self.all: list[Activity] = []
         self.threads: dict[str, RankThread] = {}
-        self.stages: list[dict[int, Activity]] = []
-        self.began: list[dict[int, Activity]] = []
+        self.stages: list[StageActivities] = []
+        self.applies: list[Activity] = []
         self._first_hop: dict[int, int] = {}
-        for stage in plan.stages:
+        stages = list(plan.stages)
+        for stage in stages:
             if stage.kind is StageKind.TRANSFER:
                 self._first_hop.setdefault(stage.bucket, stage.hop)
         self._lies: dict[int, dict[int, Location]] = {}
@@ -54,9 +65,8 @@ class Activities:
         self._copies: dict[tuple[Location, Location, float], Path] = {}
         self._sent: dict[tuple[str, int, int], Path] = {}
         self._pipelined: dict[int, Path] = {}
-        for number, stage in enumerate(plan.stages):
-            self.stages.append({})
-            self.began.append({})
+        for number, stage in enumerate(stages):
+            self.stages.append(StageActivities(stage.kind, stage.bucket, {}, {}))
             self._make(number, stage)
 
     def _make(self, number: int, stage: Stage) -> None:
@@ -82,11 +92,11 @@ class Activities:
         fill = self._activity((owner,), 0.0, bucket.nbytes, path, self._thread("fills of", owner))
         self._after_stages(fill, stage, owner)
         self._take_turn("fill", owner, fill)
-        self.stages[number][owner] = self.began[number][owner] = fill
+        self.stages[number].ends[owner] = self.stages[number].began[owner] = fill
 
     def _apply(self, number: int, stage: Stage, bucket: Bucket) -> None:
         lies = self._lies.pop(stage.bucket)
-        ends, began = self.stages[number], self.began[number]
+        _, _, began, ends = self.stages[number]
         for rank in self._plan.receiver_sets[bucket.receiver_set]:
             source, target = lies[rank], self._wires.home(rank)
             path = self._copied(source, target, 1.0 if target.device and not source.device else self._takes[rank])
@@ -95,6 +105,7 @@ class Activities:
             self._after_stages(apply, stage, rank)
             self._take_turn("apply", rank, apply)
             ends[rank] = began[rank] = self._applied[stage.bucket, rank] = apply
+            self.applies.append(apply)
             for reader in self._readers.pop((stage.bucket, rank), ()):
                 reader.after(apply)
 
@@ -197,14 +208,14 @@ class Activities:
 
     def _ends(self, number: int, rank: int, began: Activity, end: Activity) -> None:
         """A rank that receives in one leg and sends in another has done the stage when it has done both."""
-        self.began[number].setdefault(rank, began)
-        other = self.stages[number].get(rank)
+        self.stages[number].began.setdefault(rank, began)
+        other = self.stages[number].ends.get(rank)
         if other is not None:
             both = self._activity((rank,))
             both.after(other)
             both.after(end)
             end = both
-        self.stages[number][rank] = end
+        self.stages[number].ends[rank] = end
 
     # -- where bytes lie ------------------------------------------------------------------------------------------
 
@@ -236,7 +247,7 @@ class Activities:
 
     def _after_stages(self, activity: Activity, stage: Stage, rank: int) -> None:
         for earlier in stage.after:
-            end = self.stages[earlier].get(rank)
+            end = self.stages[earlier].ends.get(rank)
             if end is not None:
                 activity.after(end)
 

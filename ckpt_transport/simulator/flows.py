@@ -7,14 +7,18 @@ that link get what it leaves. Rates change only when a flow begins or ends, so b
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+from operator import attrgetter
 
 Path = Mapping["SharedLink", float]
 """The links that a flow crosses, and how many times each of its bytes crosses each."""
 
 SLACK = 1e-9
 """Rounding, as a part of the whole."""
+ROUNDED_UP = 1 + SLACK
+NO_LIMIT = float("inf")
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +42,7 @@ class SharedLink:
     @property
     def contended(self) -> bool:
         """Whether its flows may have to share it. Where all of them together want less, it decides nobody's rate."""
-        return self.wanted > self.rate * (1 + SLACK)
+        return self.wanted > self.rate * ROUNDED_UP
 
 
 @dataclass(slots=True, eq=False)
@@ -101,11 +105,15 @@ class Flows:
     def _share(self, now: float) -> None:
         """Find the rates of all flows that the last changes may concern."""
         while self._disturbed:
-            flow = next(iter(self._disturbed))
+            flow = self._disturbed.popitem()[0]
             together, links = _together(flow)
-            for each in together:
-                self._disturbed.pop(each, None)
-            for each, rate in _fair_rates(together, links).items():
+            if links:
+                for each in together:
+                    self._disturbed.pop(each, None)
+                rates = _fair_rates(together, links)
+            else:
+                rates = {flow: flow.most}
+            for each, rate in rates.items():
                 if rate != each.rate:
                     self._advance(now, each)
                     each.rate = rate
@@ -127,40 +135,40 @@ def _together(flow: SharedFlow) -> tuple[list[SharedFlow], list[SharedLink]]:
     waiting = [flow]
     while waiting:
         for link in waiting.pop().path:
-            if link in links or not link.contended:
-                continue
-            links[link] = None
-            fresh = [other for other in link.flows if other not in found]
-            found.update(dict.fromkeys(fresh))
-            waiting += fresh
+            if link.wanted > link.rate * ROUNDED_UP and link not in links:
+                links[link] = None
+                fresh = [other for other in link.flows if other not in found]
+                found.update(dict.fromkeys(fresh))
+                waiting += fresh
     return list(found), list(links)
 
 
-def _fair_rates(flows: Iterable[SharedFlow], links: Iterable[SharedLink]) -> dict[SharedFlow, float]:
+def _fair_rates(flows: Iterable[SharedFlow], links: Sequence[SharedLink]) -> dict[SharedFlow, float]:
     """Raise all rates together; whoever meets a limit stays there, and the others go on."""
     rates: dict[SharedFlow, float] = {}
     left = {link: link.rate for link in links}
-    weight = {link: sum(flow.path[link] for flow in link.flows) for link in left}
-    rising = sorted(flows, key=lambda flow: flow.most)
+    weight = {link: sum(flow.path[link] for flow in link.flows) for link in links}
+    rising = sorted(flows, key=_most)
     while rising:
-        level, narrowest = min(
-            ((max(left[link], 0.0) / weight[link], link) for link in left),
-            key=lambda each: each[0],
-            default=(float("inf"), None),
-        )
+        level, narrowest = NO_LIMIT, None
+        for link, rate in left.items():
+            part = rate / weight[link]
+            if part < level:
+                level, narrowest = part, link
         if narrowest is None or rising[0].most <= level:
-            settled = [flow for flow in rising if flow.most <= level]
+            settled = list(takewhile(lambda flow: flow.most <= level, rising))  # noqa: B023
         else:
-            settled = list(narrowest.flows)
-            settled = [flow for flow in settled if flow not in rates]
+            settled = [flow for flow in narrowest.flows if flow not in rates]
         for flow in settled:
-            rates[flow] = min(flow.most, level)
+            rates[flow] = rate = min(flow.most, level)
             for link, times in flow.path.items():
                 if link in left:
-                    left[link] -= times * rates[flow]
+                    left[link] = max(left[link] - times * rate, 0.0)
                     weight[link] -= times
-        gone = [link for link in left if weight[link] <= SLACK]
-        for link in gone:
+        for link in [link for link in left if weight[link] <= SLACK]:
             del left[link]
         rising = [flow for flow in rising if flow not in rates]
     return rates
+
+
+_most = attrgetter("most")

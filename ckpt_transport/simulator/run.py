@@ -12,6 +12,7 @@ import msgspec
 
 from ckpt_transport.errors import PlanError
 from ckpt_transport.execution.timeline import StageEvent
+from ckpt_transport.memory import no_collections
 from ckpt_transport.planning import Plan, StageKind
 from ckpt_transport.simulator.activities import Activities
 from ckpt_transport.simulator.events import NEVER, Clock, RankThread
@@ -102,16 +103,11 @@ def simulate(
         PlanError: nobody dies, and the plan does not end.
     """
     began = time.perf_counter()
-    wires = Wires(world)
-    activities = Activities(plan, world, wires)
-    clock = Clock()
-    clock.run(activities.all, [] if death is None else [(death.seconds, death.rank)])
-    applies = [
-        apply
-        for stage, ends in zip(plan.stages, activities.stages, strict=True)
-        if stage.kind is StageKind.APPLY
-        for apply in ends.values()
-    ]
+    wires, clock = Wires(world), Clock()
+    with no_collections():
+        activities = Activities(plan, world, wires)
+        clock.run(activities.all, [] if death is None else [(death.seconds, death.rank)])
+    applies = activities.applies
     applied = sum(1 for apply in applies if apply.ended < NEVER)
     complete = applied == len(applies)
     if death is None and not complete:
@@ -127,8 +123,8 @@ def simulate(
         clock.events,
         time.perf_counter() - began,
         tuple(busiest(activities.threads.values(), wires)),
-        _spans(plan, activities),
-        tuple(_timeline(plan, activities, shown)),
+        _spans(activities),
+        tuple(_timeline(activities, shown)),
     )
 
 
@@ -147,23 +143,20 @@ def busiest(threads: Iterable[RankThread], wires: Wires) -> Sequence[Resource]:
     return sorted(found, key=lambda each: -each.busy)[:SHOWN]
 
 
-def _spans(plan: Plan, activities: Activities) -> dict[str, float]:
+def _spans(activities: Activities) -> dict[str, float]:
     first = dict.fromkeys(StageKind, NEVER)
     last = dict.fromkeys(StageKind, 0.0)
-    for stage, began, ends in zip(plan.stages, activities.began, activities.stages, strict=True):
-        for activity in began.values():
-            first[stage.kind] = min(first[stage.kind], activity.began)
-        for activity in ends.values():
-            if activity.ended < NEVER:
-                last[stage.kind] = max(last[stage.kind], activity.ended)
+    for kind, _, began, ends in activities.stages:
+        first[kind] = min(first[kind], *(activity.began for activity in began.values()))
+        last[kind] = max(last[kind], *(activity.ended for activity in ends.values() if activity.ended < NEVER), 0.0)
     return {kind.name.lower(): last[kind] - first[kind] for kind in StageKind if first[kind] < NEVER}
 
 
-def _timeline(plan: Plan, activities: Activities, shown: Collection[int]) -> Sequence[StageEvent]:
+def _timeline(activities: Activities, shown: Collection[int]) -> Sequence[StageEvent]:
     found: list[StageEvent] = []
-    for stage, began, ends in zip(plan.stages, activities.began, activities.stages, strict=True):
+    for kind, bucket, began, ends in activities.stages:
         found += (
-            StageEvent(rank, stage.kind, stage.bucket, began[rank].began, ends[rank].ended)
+            StageEvent(rank, kind, bucket, began[rank].began, ends[rank].ended)
             for rank in shown
             if rank in ends and ends[rank].ended < NEVER
         )
