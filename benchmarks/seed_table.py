@@ -7,14 +7,16 @@ model. Usage: ``python -m benchmarks.seed_table``.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from msgspec.structs import replace
 
+from benchmarks._report import Row, report
 from ckpt_transport.planning import Settings, plan
-from ckpt_transport.simulator import Model, cluster_of, manifest_of, simulate, world_of
+from ckpt_transport.simulator import Cluster, Model, cluster_of, manifest_of, simulate, world_of
 from ckpt_transport.simulator.checkpoint_engine import checkpoint_engine
 
 GIB = 1 << 30
@@ -63,61 +65,47 @@ TABLE = (
 )
 
 
-def main(ours: bool = True) -> None:
-    table = Table()
-    for column in (
-        "model",
-        "cluster",
-        "broadcast",
-        "simulated",
-        "error",
-        "waits for",
-        "P2P",
-        "simulated",
-        "error",
-        "ours",
-    ):
-        table.add_column(column, justify="left" if column in ("model", "cluster", "waits for") else "right")
+def rows(*, ours: bool) -> Iterator[Row]:
+    """Each time of the table, and what the simulator makes of it."""
     for line in TABLE:
-        world = world_of(cluster_of(line.cluster), world_ranks(line.cluster))
-        specs = list(line.model.specs())
-        nbytes = int(line.gib * GIB)
-        runs = [
-            checkpoint_engine(specs, world, nbytes, line.tensor_parallel, receivers=receivers, piece=LOADER_SECONDS)
-            for receivers in (0, min(BY_P2P, world_ranks(line.cluster)))
-        ]
-        table.add_row(
-            line.model.name,
-            line.cluster,
-            f"{line.broadcast:.2f} s",
-            f"{runs[0].seconds:.2f} s",
-            f"{runs[0].seconds / line.broadcast - 1:+.0%}",
-            runs[0].resources[0].name,
-            f"{line.p2p:.2f} s",
-            f"{runs[1].seconds:.2f} s",
-            f"{runs[1].seconds / line.p2p - 1:+.0%}",
-            _ours(line) if ours else "",
-        )
-    Console(width=160).print(table)
+        described = cluster_of(line.cluster)
+        ranks = described.hosts * described.gpus
+        specs, nbytes = list(line.model.specs()), int(line.gib * GIB)
+        for how, published, receivers in (("broadcast", line.broadcast, 0), ("P2P", line.p2p, min(BY_P2P, ranks))):
+            run = checkpoint_engine(
+                specs,
+                world_of(described, ranks),
+                nbytes,
+                line.tensor_parallel,
+                receivers=receivers,
+                piece=LOADER_SECONDS,
+            )
+            detail = f"{run.seconds:.2f} s simulated, {published:.2f} s published; waits for {run.resources[0].name}"
+            yield Row(f"{line.model.name}, {line.cluster}, {how}", run.seconds / published, "published", "", detail)
+        if ours:
+            seconds = _ours(line, described, ranks)
+            detail = f"{seconds:.2f} s predicted by the same model: no measurement"
+            yield Row(f"{line.model.name}, {line.cluster}, ours", seconds / line.broadcast, "published", "", detail)
 
 
-def world_ranks(cluster: str) -> int:
-    described = cluster_of(cluster)
-    return described.hosts * described.gpus
-
-
-def _ours(line: Published) -> str:
+def _ours(line: Published, cluster: Cluster, ranks: int) -> float:
     """Of this library, sources beside all engines, where every engine takes its part of everything."""
-    from msgspec.structs import replace
-
-    cluster = cluster_of(line.cluster)
     cluster = replace(cluster, costs=replace(cluster.costs, piece=REPLAY_SECONDS))
-    world = world_of(cluster, world_ranks(line.cluster))
+    world = world_of(cluster, ranks)
     manifest = manifest_of(world, line.model.files())
-    made = plan(
-        manifest, world.topology, world.traits, Settings(transport="nccl+cuda_ipc", bucket_bytes=GIB), world.rates
-    )
-    return f"{simulate(made, world).seconds:.2f} s"
+    settings = Settings(transport="nccl+cuda_ipc", bucket_bytes=GIB)
+    return simulate(plan(manifest, world.topology, world.traits, settings, world.rates), world).seconds
+
+
+def main(
+    ours: Annotated[
+        bool, typer.Option(help="Also plan and simulate this library's updates, which takes minutes.")
+    ] = True,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows there, and a page beside it.")
+    ] = None,
+) -> None:
+    report(list(rows(ours=ours)), json_path)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,9 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks._links import Host, NoLinksError, hosts
+from benchmarks._report import Row, report
 from benchmarks._simulated import TENSOR_BYTES, names
 from benchmarks.p2p_joiners import running, said
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, FileStamp
@@ -34,9 +33,7 @@ from ckpt_transport.planning import Settings, StageKind, TensorSpec, plan
 from ckpt_transport.simulator import Cluster, manifest_of, simulate, world_of
 from ckpt_transport.simulator.cluster import Costs, HostLinks, Slower
 
-RESULTS = Path(__file__).parent / "results"
-PREDICTIONS = RESULTS / "sim-check-predictions.json"
-MEASURED = RESULTS / "sim-check.json"
+PREDICTIONS = Path(__file__).parent / "predictions" / "sim-check.json"
 WORKER = (sys.executable, "-m", "benchmarks._simulated")
 MBIT = 1e6 / 8
 TREE, CHAIN = "gloo+shm", "gloo-chain+shm"
@@ -238,29 +235,36 @@ def orders(compared: Sequence[Compared]) -> Iterator[tuple[str, str, bool]]:
             yield str(first), str(second), right
 
 
-def show(compared: Sequence[Compared]) -> None:
-    table = Table()
-    for column in ("situation", "predicted", "measured", "error"):
-        table.add_column(column, justify="left" if column == "situation" else "right")
+def rows(compared: Sequence[Compared]) -> Iterator[Row]:
+    """Every prediction against the median of its updates; and how large errors are, and whether orders were right."""
     for each in compared:
-        row = f"{each.predicted.seconds:.2f} s", f"{median(each.runs):.2f} s", f"{each.error:+.1%}"
-        table.add_row(str(each.predicted.situation), *row)
-    console = Console(width=120)
-    console.print(table)
+        predicted, measured = each.predicted.seconds, median(each.runs)
+        detail = (
+            f"{predicted:.2f} s predicted, {measured:.2f} s measured ({min(each.runs):.2f} to {max(each.runs):.2f})"
+        )
+        yield Row(str(each.predicted.situation), predicted / measured, "measured", "", detail)
     for what, errors in (
         ("runs", [abs(each.error) for each in compared]),
-        ("sinks", [abs(error) for each in compared for error in each.sink_errors]),
+        ("moments at which sinks had everything", [abs(error) for each in compared for error in each.sink_errors]),
     ):
-        worst, near = max(errors), quantiles(errors, n=20)[-1]
-        console.print(f"{what}: median {median(errors):.1%}, 95th percentile {near:.1%}, worst {worst:.1%}")
+        detail = f"{len(errors)} {what}"
+        yield Row(f"error of {what}: median", median(errors), "measured", "<=0.10", detail)
+        yield Row(f"error of {what}: 95th percentile", quantiles(errors, n=20)[-1], "measured", "", detail)
+        yield Row(f"error of {what}: worst", max(errors), "measured", "<=0.25", detail)
     found = list(orders(compared))
     wrong = [f"{first} and {second}" for first, second, right in found if not right]
-    console.print(f"order: right for {len(found) - len(wrong)} of {len(found)} pairs of plans", *wrong, sep="\n  ")
+    detail = f"{len(found) - len(wrong)} of {len(found)} pairs of plans" + (
+        f"; not: {'; '.join(wrong)}" if wrong else ""
+    )
+    yield Row("order of plans that measured 5 % apart", 1 - len(wrong) / max(len(found), 1), "right", ">=1", detail)
 
 
 def main(
     predictions: Annotated[bool, typer.Option("--predict", help="Measure links, write predictions, and stop.")] = False,
     repetitions: Annotated[int, typer.Option(min=1, help="Updates of each situation.")] = 3,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows there, and a page beside it.")
+    ] = None,
 ) -> None:
     try:
         if predictions:
@@ -277,8 +281,7 @@ def main(
     except NoLinksError as error:
         print(f"shaped links cannot be made here: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    MEASURED.write_bytes(msgspec.json.format(msgspec.json.encode(compared)) + b"\n")
-    show(compared)
+    report(list(rows(compared)), json_path)
 
 
 if __name__ == "__main__":
