@@ -9,12 +9,9 @@ from collections.abc import Sequence
 
 import zmq
 
-from ckpt_transport.control import addresses
-from ckpt_transport.control.messages import MAX_FRAME
+from ckpt_transport.control.connections import OutgoingConnections
 from ckpt_transport.control.security import Secret
 from ckpt_transport.errors import ControlError
-
-SEND_HIGH_WATER = 100_000
 
 
 class Heart:
@@ -47,27 +44,6 @@ class Heart:
         self._stopped = False
         self._thread: threading.Thread | None = None
 
-    def connect(self, address: str) -> zmq.Socket[bytes]:
-        """A socket to the mailbox at ``address``.
-
-        Raises:
-            ControlError: there can be none: the address is no place to connect to, or descriptors have run out.
-        """
-        try:
-            dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        except zmq.ZMQError as error:
-            raise ControlError(f"cannot connect to {address}: {error}") from error
-        dealer.sndhwm, dealer.maxmsgsize = SEND_HIGH_WATER, MAX_FRAME
-        if self._secret is not None and address.startswith("tcp"):
-            self._secret.present(dealer)
-        dealer.ipv6 = addresses.is_ipv6(address)
-        try:
-            dealer.connect(address)
-        except zmq.ZMQError as error:
-            dealer.close(0)
-            raise ControlError(f"cannot connect to {address}: {error}") from error
-        return dealer
-
     def beat_to(self, address: str) -> None:
         self._targets |= {address}
         if self._thread is None:
@@ -96,21 +72,22 @@ class Heart:
             self._thread.join()
 
     def _run(self) -> None:
-        dealers: dict[str, zmq.Socket[bytes]] = {}
+        connections = OutgoingConnections(self._context, self._secret)
+        connected: set[str] = set()
         while not self._stopped:
             self._note_silence()
-            for address in self._targets - dealers.keys():
+            targets = self._targets
+            for address in connected - targets:
+                connections.close_one(address)
+            connected &= targets
+            for address in targets:
                 with contextlib.suppress(ControlError):  # tried again with the next beat
-                    dealers[address] = self.connect(address)
-            for address in dealers.keys() - self._targets:
-                dealers.pop(address).close(0)
-            for dealer in dealers.values():
-                with contextlib.suppress(zmq.Again):  # that peer has read nothing for hours
-                    dealer.send_multipart(self._beat, zmq.NOBLOCK)
+                    connections.connect(address)
+                    connected.add(address)
+                    connections.send(address, self._beat)
             self._wake.wait(self._interval)
             self._wake.clear()
-        for dealer in dealers.values():
-            dealer.close(0)
+        connections.close()
 
     def _note_silence(self) -> None:
         now = time.monotonic()

@@ -14,6 +14,7 @@ from typing import Self
 import zmq
 
 from ckpt_transport.control import addresses
+from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections
 from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
 from ckpt_transport.control.interruptions import Interruptions
@@ -21,16 +22,11 @@ from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, Codec, Heartb
 from ckpt_transport.control.security import Secret, admit_own_user, check_secured
 from ckpt_transport.errors import ControlError, MessageError, PeerLostError
 
-LINGER_MS = 500
 NOW = int(zmq.NOBLOCK)
-MORE = NOW | int(zmq.SNDMORE)
-"""Of ints, because combining pyzmq's enumerations takes longer than sending a frame."""
 AT_ONCE = 32
 """Messages of a socket that are filed before anything else is done: a peer may send faster than they are filed."""
 LOOKS = 100
 """How often somebody's sign of life is looked for behind what others send: sockets take turns among their peers."""
-MAX_SOCKETS = 16_384
-"""Connections of our own, and half of them carry heartbeats."""
 MAX_PARTING = 64
 """Connections that are being closed, each within :data:`LINGER_MS`, after one message to somebody we do not know."""
 HANDSHAKE_MS = 5000
@@ -78,7 +74,6 @@ class Mailbox:
         self._codec = Codec(types)
         self._timeout = timeout
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._authenticator = secret.authenticator(self._context) if secret is not None else None
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._router.maxmsgsize, self._router.handshake_ivl = MAX_FRAME, HANDSHAKE_MS
@@ -93,11 +88,11 @@ class Mailbox:
             self._stop_context()
             raise ControlError(f"cannot listen on {wanted}: {error}") from error
         self.address: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._dealers: dict[str, zmq.Socket[bytes]] = {}
-        self._peers: dict[zmq.Socket[bytes], str] = {}
+        self._connections = OutgoingConnections(self._context, secret)
         self._parting: deque[float] = deque(maxlen=MAX_PARTING)
         self._poller = zmq.Poller()
-        self._poller.register(self._router, zmq.POLLIN)
+        for listening in (self._router, *self._connections.sockets):
+            self._poller.register(listening, zmq.POLLIN)
         self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._waker: int | None = waker
         self._waking = threading.Lock()
@@ -134,12 +129,16 @@ class Mailbox:
         with self._driving:
             if self._context.closed:
                 return
-            dealer = self._dealers.get(address)
-            if dealer is None:
-                dealer = self._dealers[address] = self._connect(address)
-                self._peers[dealer] = address
-                self._poller.register(dealer, zmq.POLLIN)
-            self._post(dealer, message)
+            self._post(address, self._frames(message))
+
+    def send_to_each(self, receivers: Iterable[str], message: Message) -> None:
+        """Send one message to several mailboxes, as :meth:`send` does to one; it is encoded once."""
+        with self._driving:
+            if self._context.closed:
+                return
+            frames = self._frames(message)
+            for address in receivers:
+                self._post(address, frames)
 
     def send_once(self, address: str, message: Message) -> None:
         """Send to somebody who is not known here: a new connection is closed as soon as the message has gone.
@@ -147,7 +146,7 @@ class Mailbox:
         Raises:
             ControlError: there is no way there, or many such messages are on their way already.
         """
-        if address in self._dealers:
+        if address in self._connections:
             self.send(address, message)
             return
         now = time.monotonic()
@@ -157,11 +156,10 @@ class Mailbox:
             if self._context.closed:
                 return
             self._parting.append(now)
-            dealer = self._connect(address)
             try:
-                self._post(dealer, message)
+                self._post(address, self._frames(message))
             finally:
-                dealer.close(LINGER_MS)
+                self._connections.close_one(address)
 
     def answer(self, message: Message) -> None:
         """Answer what :meth:`receive` has returned last to this thread, on the connection on which it came.
@@ -258,15 +256,20 @@ class Mailbox:
                 frames = socket.recv_multipart(NOW)
             except zmq.Again:
                 return
-            connection = frames.pop(0) if socket is self._router else b""
+            connection = frames.pop(0)
+            peer = None
+            if socket is not self._router:
+                peer, connection = self._connections.sender(connection), b""
+                if peer is None:  # it was closed meanwhile
+                    continue
             try:
                 sender, message = self._codec.parse(frames)
             except MessageError as error:
                 self._reply(connection, Refused(str(error)))
-                if not connection:
-                    self._file(self._peers[socket], Refused(str(error)), connection, 0)
+                if peer is not None:
+                    self._file(peer, Refused(str(error)), connection, 0)
                 continue
-            self._file(sender if connection else self._peers[socket], message, connection, len(frames[2]))
+            self._file(sender if peer is None else peer, message, connection, len(frames[2]))
 
     def _file(self, sender: str, message: Message, connection: bytes, nbytes: int) -> None:
         if sender in self._heard:
@@ -278,18 +281,20 @@ class Mailbox:
         elif not self._inbox.add(Letter(sender, message, connection, nbytes)):
             self._reply(connection, Refused(f"too many messages wait at {self.address}"))
 
-    def _connect(self, address: str) -> zmq.Socket[bytes]:
-        self.check(address)
-        return self._heart.connect(address)
-
-    def _post(self, dealer: zmq.Socket[bytes], message: Message) -> None:
-        *first, last = self._codec.frames(self.address, message)
-        if len(last) > MAX_FRAME:
+    def _frames(self, message: Message) -> list[bytes]:
+        frames = self._codec.frames(self.address, message)
+        if len(frames[-1]) > MAX_FRAME:
             kind = type(message).__name__
-            raise MessageError(f"a message ({kind}) has {len(last)} bytes, and {MAX_FRAME} is the most there may be")
-        for frame in first:
-            dealer.send(frame, MORE)
-        dealer.send(last, NOW)
+            raise MessageError(
+                f"a message ({kind}) has {len(frames[-1])} bytes, and {MAX_FRAME} is the most there may be"
+            )
+        return frames
+
+    def _post(self, address: str, frames: Sequence[bytes]) -> None:
+        if address not in self._connections:
+            self.check(address)
+            self._connections.connect(address)
+        self._connections.send(address, frames)
 
     def _reply(self, connection: bytes, message: Message) -> None:
         """Whoever has hung up misses it."""
@@ -347,11 +352,8 @@ class Mailbox:
         """Close the connection to a peer that is not needed any more."""
         self.unwatch(address)
         with self._driving:
-            dealer = self._dealers.pop(address, None)
-            if dealer is not None:
-                self._poller.unregister(dealer)
-                del self._peers[dealer]
-                dealer.close(LINGER_MS)
+            if not self._context.closed:
+                self._connections.close_one(address)
 
     def close(self) -> None:
         """Send what is queued, then close. Idempotent."""
@@ -361,8 +363,7 @@ class Mailbox:
 
     def _close(self) -> None:
         self._heart.stop()
-        for dealer in self._dealers.values():
-            dealer.close(LINGER_MS)
+        self._connections.close()
         self._router.close(LINGER_MS)
         self._stop_context()
         addresses.remove(self.address)

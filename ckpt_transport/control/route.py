@@ -13,6 +13,8 @@ from ckpt_transport.errors import TransferTimeout
 from ckpt_transport.transports.interface import Group
 
 PLAIN = -1
+CHECK_SECONDS = 0.02
+"""How often whoever reads messages looks for members that are gone: each look costs as much as there are members."""
 
 
 class RouteControl:
@@ -30,6 +32,7 @@ class RouteControl:
         self._arrived = mailbox.open_route(group.route, self._addresses)
         self._watched = [address for address in self._addresses.values() if address != mailbox.address]
         self._watch: Callable[[], None] | None = None
+        self._check_at = 0.0
         self._round = 0
         self._rounds: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
 
@@ -93,7 +96,10 @@ class RouteControl:
             self._rounds[message.round][message.rank] = message.payload
 
     def _check(self) -> None:
+        if time.monotonic() < self._check_at:
+            return
         self._mailbox.check_alive(self._watched)
+        self._check_at = time.monotonic() + CHECK_SECONDS
         if self._watch is not None:
             self._watch()
 

@@ -23,6 +23,8 @@ from ckpt_transport.errors import (
 from ckpt_transport.update import messages as m
 
 TICK_SECONDS = 0.05
+LOOK_SECONDS = 0.05
+"""How often members are looked for that are gone: each look costs as much as there are members."""
 
 Answer = TypeVar("Answer", bound=m.ToCoordinator)
 
@@ -59,6 +61,7 @@ class Membership:
         self.round = 0
         self._pending: list[tuple[str, m.Reply]] = []
         self._sound_at = time.monotonic()
+        self._look_at = 0.0
 
     @property
     def others(self) -> range:
@@ -162,13 +165,18 @@ class Membership:
         """Raise when the update has failed elsewhere, or is late, or this process stood still for too long."""
         self._check_own_silence()
         self.take_in(0)
+        if time.monotonic() > self._look_at:
+            self._look_for_the_lost()
+            self._look_at = time.monotonic() + LOOK_SECONDS
+        if time.monotonic() > self._deadline:
+            raise TransferTimeout(f"the update did not end within {self._config.update_timeout:g} s (update_timeout)")
+
+    def _look_for_the_lost(self) -> None:
         for rank in self.others:
             if not self.alive(rank):
                 silence = f"is gone: no sign of life for {self._config.heartbeat_timeout:g} s"
                 self.left.setdefault(self.addresses[rank], f"{self.joins[rank].label} {silence}")
                 raise PeerLostError(f"{self.label(rank)} {silence}")
-        if time.monotonic() > self._deadline:
-            raise TransferTimeout(f"the update did not end within {self._config.update_timeout:g} s (update_timeout)")
 
     def _check_own_silence(self) -> None:
         """Members give up a coordinator that they hear nothing of: it must not go on as if they had not."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+import zmq
 
 from ckpt_transport import Config, ParameterServer, Sink, ask_version
 from ckpt_transport.control import Mailbox, Message
@@ -80,15 +81,14 @@ def join(leader: Mailbox, sink: Sink, update: str = "u") -> str:
 
 def forge(sink: Sink, sender: str, *messages: Message) -> list[Message]:
     """Send in somebody else's name, on a connection of one's own; the answers that come there."""
-    with Mailbox(types=q.PARTICIPANT) as mine:
-        dealer = mine._heart.connect(sink.address)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.connect(sink.address)
         for message in (*messages, q.AskVersion()):
             dealer.send_multipart(Codec().frames(sender, message))
         answers: list[Message] = []
         while not answers or not isinstance(answers[-1], q.ServedVersion):
             assert dealer.poll(int(PATIENCE * 1000)), "no answer"
             answers.append(Codec(q.COORDINATOR).parse(dealer.recv_multipart())[1])
-        dealer.close(0)
     return answers
 
 

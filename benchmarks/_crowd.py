@@ -1,0 +1,83 @@
+"""Runs a crowd of real sinks for the benchmarks of control: several in each process, each with a module of its own."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from benchmarks._sinks import Block, context
+from ckpt_transport import Config
+from ckpt_transport_torch import attach
+
+PER_PROCESS = 32
+PATIENCE = 300.0
+
+
+def run_sinks(count: int, nbytes: int, piece_bytes: int, pipe: Connection) -> None:
+    """Attach ``count`` modules; say where; then answer with the versions and values they have, until told to stop."""
+    torch.set_num_threads(1)
+    config = Config.load(heartbeat_timeout=60.0, join_timeout=60.0)
+    modules = [Block(nbytes, piece_bytes) for _ in range(count)]
+    with ExitStack() as stack:
+        attached = [stack.enter_context(attach(module, version="zero", config=config)) for module in modules]
+        gc.freeze()
+        pipe.send([attachment.address for attachment in attached])
+        while pipe.recv() != "stop":
+            held = {float(weight.max()) for module in modules for weight in module.weights}
+            pipe.send(({attachment.version for attachment in attached}, held))
+
+
+class Crowd:
+    """The sinks of all processes.
+
+    Attributes:
+        addresses: of all.
+    """
+
+    def __init__(self, pipes: list[Connection]) -> None:
+        self._pipes = pipes
+        self.addresses = [address for pipe in pipes for address in _answer(pipe)]
+
+    def check(self, version: str, value: float) -> None:
+        """
+        Raises:
+            RuntimeError: a sink serves something else, or holds other values.
+        """
+        for pipe in self._pipes:
+            pipe.send("check")
+            if (found := _answer(pipe)) != ({version}, {value}):
+                raise RuntimeError(f"sinks should serve '{version}' with {value}, and serve {found}")
+
+
+@contextmanager
+def crowd(count: int, nbytes: int, piece_bytes: int) -> Iterator[Crowd]:
+    """``count`` sinks of ``nbytes`` each, in as few processes as :data:`PER_PROCESS` allows, and at least two."""
+    processes = max(-(-count // PER_PROCESS), min(count, 2))
+    pipes, running = [], []
+    for number in range(processes):
+        mine = count // processes + (number < count % processes)
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=run_sinks, args=(mine, nbytes, piece_bytes, theirs), daemon=True)
+        process.start()
+        pipes.append(pipe)
+        running.append(process)
+    try:
+        yield Crowd(pipes)
+    finally:
+        for pipe in pipes:
+            pipe.send("stop")
+        for process in running:
+            process.join(60)
+            if process.is_alive():
+                process.kill()
+
+
+def _answer(pipe: Connection) -> Any:
+    if not pipe.poll(PATIENCE):
+        raise TimeoutError("the sinks of the benchmark do not answer")
+    return pipe.recv()

@@ -1,0 +1,112 @@
+"""Connections to mailboxes share a socket or two, however many there are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import zmq
+
+from ckpt_transport.control import addresses
+from ckpt_transport.control.messages import MAX_FRAME
+from ckpt_transport.control.security import Secret
+from ckpt_transport.errors import ControlError
+
+LINGER_MS = 500
+SEND_HIGH_WATER = 100_000
+NOW = int(zmq.NOBLOCK)
+MORE = NOW | int(zmq.SNDMORE)
+"""Of ints, because combining pyzmq's enumerations takes longer than sending a frame."""
+
+Socket = zmq.Socket[bytes]
+
+
+class OutgoingConnections:
+    """Opens connections, sends on each of them, and knows whose they are.
+
+    A socket of ZeroMQ's type ROUTER carries any number of connections, and gives each a name of ours. One socket is for
+    addresses that need the secret, and one for all others, because a socket presents it to everybody or to nobody.
+
+    Args:
+        context, secret: of the mailbox.
+
+    Attributes:
+        sockets: those that there are; whoever we are connected to may answer there.
+    """
+
+    def __init__(self, context: zmq.Context[Socket], secret: Secret | None) -> None:
+        self._secret = secret
+        self._plain, self._secured = self._socket(context), None
+        if secret is not None:
+            self._secured = self._socket(context)
+            secret.present(self._secured)
+        self.sockets = tuple(socket for socket in (self._plain, self._secured) if socket is not None)
+        self._open: dict[str, tuple[Socket, bytes, str]] = {}
+        """Of each address: the socket, what it calls the connection, and where that leads."""
+        self._whose: dict[bytes, str] = {}
+        self._names = itertools.count()
+
+    @staticmethod
+    def _socket(context: zmq.Context[Socket]) -> Socket:
+        socket: Socket = context.socket(zmq.ROUTER)
+        socket.router_mandatory = True
+        socket.linger, socket.sndhwm, socket.maxmsgsize = LINGER_MS, SEND_HIGH_WATER, MAX_FRAME
+        return socket
+
+    def __contains__(self, address: str) -> bool:
+        return address in self._open
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def connect(self, address: str) -> None:
+        """Open a connection to the mailbox at ``address``, unless there is one.
+
+        Raises:
+            ControlError: there can be none: the address is no place to connect to, or descriptors have run out.
+        """
+        if address in self._open:
+            return
+        socket = self._secured if self._secured is not None and address.startswith("tcp") else self._plain
+        name = b"to %d" % next(self._names)
+        try:
+            socket.ipv6 = addresses.is_ipv6(address)
+            socket.setsockopt(zmq.CONNECT_ROUTING_ID, name)
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            raise ControlError(f"cannot connect to {address}: {error}") from error
+        self._open[address] = socket, name, socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._whose[name] = address
+
+    def send(self, address: str, frames: Sequence[bytes]) -> None:
+        """Send to who is connected; returns at once.
+
+        Raises:
+            ControlError: it has read nothing for hours, or refuses us.
+        """
+        socket, name, _ = self._open[address]
+        try:
+            socket.send(name, MORE)
+        except zmq.Again as error:
+            raise ControlError(f"{address} has not read what was sent there before") from error
+        except zmq.ZMQError as error:
+            self.close_one(address)
+            raise ControlError(f"{address} has ended the connection: {error}") from error
+        for frame in frames[:-1]:
+            socket.send(frame, MORE)
+        socket.send(frames[-1], NOW)
+
+    def sender(self, name: bytes) -> str | None:
+        """The address to which the connection of that name leads; None when it was closed."""
+        return self._whose.get(name)
+
+    def close_one(self, address: str) -> None:
+        """Close one connection when what was sent has gone, if there is one."""
+        if address in self._open:
+            socket, name, place = self._open.pop(address)
+            del self._whose[name]
+            socket.disconnect(place)
+
+    def close(self) -> None:
+        for socket in self.sockets:
+            socket.close(LINGER_MS)
