@@ -128,13 +128,18 @@ def freeze() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def thaw(process: BaseProcess) -> None:
-    """Wait until the process stands still, and let it go on."""
+def wait_until_frozen(process: BaseProcess) -> None:
+    """Wait until the process stands still."""
     status = Path(f"/proc/{process.pid}/status")
     deadline = time.monotonic() + DEADLINE
     while "\nState:\tT" not in status.read_text():
         assert time.monotonic() < deadline, "the process does not stand still"
         time.sleep(0.01)
+
+
+def thaw(process: BaseProcess) -> None:
+    """Wait until the process stands still, and let it go on."""
+    wait_until_frozen(process)
     os.kill(process.pid or 0, signal.SIGCONT)
 
 

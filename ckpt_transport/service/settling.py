@@ -18,15 +18,21 @@ class Settling:
 
     Args:
         follower: this sink's place in the update.
+        coordinator: the address of the one that is gone, or only sleeps.
         ask: sends a question to an address.
         patience: seconds of silence after which a sink counts as dead.
         reason: why the coordinator counts as gone.
     """
 
     def __init__(
-        self, follower: Follower, ask: Callable[[str, q.AskStanding], None], patience: float, reason: BaseException
+        self,
+        follower: Follower,
+        coordinator: str,
+        ask: Callable[[str, q.AskStanding], None],
+        patience: float,
+        reason: BaseException,
     ) -> None:
-        self.follower, self.reason = follower, reason
+        self.follower, self.coordinator, self.reason = follower, coordinator, reason
         self._ask, self._patience = ask, patience
         self._others: Mapping[int, str] = {
             rank: address for rank, address in follower.sinks.items() if rank != follower.rank

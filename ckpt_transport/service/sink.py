@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -49,7 +50,7 @@ class Sink(Listener):
         """The update that has brought what is served."""
         self.claim = ClaimRecord()
         self._settling: Settling | None = None
-        self._in_doubt = self._previous = ""
+        self._in_doubt = self._previous = self._asleep = ""
         self._ended = "", Standing.UNKNOWN
         """The word of the last staged update that has ended here, and how."""
         self._announcing: deque[str] = deque()
@@ -203,7 +204,9 @@ class Sink(Listener):
             return
         self._follower = None
         self._table.abort(reason)
-        self._settling = Settling(follower, self._mailbox.send, self.config.heartbeat_timeout, reason)
+        self._settling = Settling(
+            follower, self._coordinator, self._mailbox.send, self.config.heartbeat_timeout, reason
+        )
         self._settle()
 
     def _settle(self) -> None:
@@ -237,12 +240,20 @@ class Sink(Listener):
         settling = self._settling
         assert settling is not None
         self._settling, self._in_doubt = None, ""
-        follower = settling.follower
+        follower, self._asleep = settling.follower, settling.coordinator
         if standing is Standing.BACK:
             self._end(follower, settling.reason)
-            return
-        self._follower = follower
-        self._step(m.Commit(follower.update))
+        else:
+            self._follower = follower
+            self._step(m.Commit(follower.update))
+        self._asleep = ""
+
+    def _tell_coordinator(self, message: Message) -> None:
+        """Also one that this sink has parted from: it may only have slept, and is to say what became of the update."""
+        super()._tell_coordinator(message)
+        if self._asleep and not self._coordinator:
+            with suppress(CkptTransportError):
+                self._mailbox.send_once(self._asleep, message)
 
     def _answer_standing(self, asked: q.AskStanding) -> None:
         """Say how far this sink is. Whoever asks takes the coordinator for dead, so this one follows it no more."""

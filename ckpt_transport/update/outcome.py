@@ -41,12 +41,14 @@ class Outcome:
         """Labels of the members that are dead and have not said what they serve."""
         return tuple(self._members.joins[rank].label for rank in self._dead)
 
-    def fault_of_commit(self) -> TaintedError | None:
+    def fault_of_commit(self) -> CkptTransportError | None:
         """Why the update is no success although Commit was sent; None when each sink that lives serves the version."""
         members = self._members
         if not (self._tainted or self._kept or self._mute_sinks):
             return None
         reasons = [why for address, why in members.left.items() if address in members.addresses]
+        if self._kept and not (self.paused or self._tainted or self._mute_sinks or self._dead):
+            return self.failure("; ".join(reasons), applying=False)
         said = {
             f"these serve '{self._version}'": list(self.paused),
             "these have new weights and refuse to serve until an update succeeds": self._tainted,

@@ -14,7 +14,18 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.service.query import ask_version
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, SourceProcess, fleet, weights
+from tests.fleet import (
+    SWIFT,
+    Fault,
+    SinkProcess,
+    SinkSpec,
+    SourceProcess,
+    fleet,
+    freeze,
+    thaw,
+    wait_until_frozen,
+    weights,
+)
 from tests.support.commands import run
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
@@ -33,6 +44,20 @@ def dies_before(order: str, count: int) -> None:
         if said == count:
             time.sleep(1.0)  # until what was sent has left
             Fault("send").strike()
+        send(members, rank, message)
+
+    Membership.send = counted  # type: ignore[method-assign, assignment]
+
+
+def sleeps_before(order: str, count: int) -> None:
+    """Have this process stand still, until it is thawed, when it is to say ``order`` for the ``count``-th time."""
+    send, said = Membership.send, 0
+
+    def counted(members: Membership, rank: int, message: m.FromCoordinator) -> None:
+        nonlocal said
+        said += type(message).__name__ == order
+        if (said, type(message).__name__) == (count, order):
+            freeze()
         send(members, rank, message)
 
     Membership.send = counted  # type: ignore[method-assign, assignment]
@@ -75,6 +100,28 @@ def test_given_a_coordinator_that_dies_before_a_word_then_all_sinks_serve_the_sa
             state = sink.wait_until(lambda state: not state.served and state.version == f"v{seed}")
             assert state.tainted == ""
             assert state.holds(weights(seed, **SHAPE))
+        updated_again(sinks, 3)
+
+
+@pytest.mark.parametrize(
+    ("order", "count", "seed"), [("Decide", 1, 1), ("Decide", 2, 2), ("Commit", 1, 2), ("Commit", 3, 2)]
+)
+def test_given_a_coordinator_that_sleeps_when_sinks_have_settled_then_it_says_what_they_serve(
+    order: str, count: int, seed: int
+) -> None:
+    """Given three sinks that take it for dead, when it wakes, then it calls none of them lost."""
+    with fleet(*[SinkSpec(SHAPE, settings=SWIFT)] * 3) as sinks:
+        addresses = [sink.address for sink in sinks]
+        source = SourceProcess(addresses, settings=STAGED, shape=SHAPE, prepare=partial(sleeps_before, order, count))
+        config = Config.load(**SWIFT)
+        wait_until_frozen(source.process)
+        for sink in sinks:
+            while ask_version(sink.address, config, timeout=30).update:
+                pass
+        thaw(source.process)
+        said = source.outcome()
+        assert said == "" if seed == 2 else said.startswith("UpdateAbortedError"), said
+        assert all(sink.state().holds(weights(seed, **SHAPE)) for sink in sinks)
         updated_again(sinks, 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import threading
@@ -113,11 +114,13 @@ class Process:
         """
         try:
             if not self._pipe.poll(BOUND):
+                self.dump_stacks()
                 raise Hang(f"{self.name} says nothing for {BOUND:g} s")
             return self._pipe.recv()
         except (EOFError, OSError):
             self.process.join(BOUND)
             if self.process.is_alive():
+                self.dump_stacks()
                 raise Hang(f"{self.name} has closed its pipe and does not end") from None
             return None
 
@@ -126,9 +129,15 @@ class Process:
         return self.process.is_alive()
 
     def has_ended(self) -> bool:
-        """Whether it ends, soon."""
+        """Whether it ends, soon. Where it does not, its stacks are on standard error."""
         self.process.join(BOUND)
+        self.dump_stacks()
         return not self.alive
+
+    def dump_stacks(self) -> None:
+        """Have it write to standard error what each of its threads does, if it lives."""
+        self.signal(signal.SIGUSR1)
+        self.process.join(1)
 
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -147,6 +156,7 @@ class Process:
 
 def _run(main: Callable[..., None], name: str, *args: Any) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.register(signal.SIGUSR1)
     torch.set_num_threads(1)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         main(name, *args)
