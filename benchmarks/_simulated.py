@@ -34,21 +34,27 @@ def serve(mib: int, address: str, config: Config) -> None:
             print(all(bool((tensor == int(line)).all()) for tensor in module.state_dict().values()), flush=True)
 
 
-def lead(mib: int, sinks: list[str], config: Config) -> None:
-    """On every line bring a version of that value to the sinks; say how long it ran, and when each had all of it."""
-    with ParameterServer(config, rank=0, world_size=1) as server:
-        for line in sys.stdin:
-            value = torch.full((TENSOR_BYTES,), int(line), dtype=torch.uint8)
-            version = f"step-{line.strip()}"
-            server.register(version, tensors={name: value.clone() for name in names(mib)})
-            report = server.update(version, sinks)
-            assert report is not None
-            start = min(event.start for event in report.timeline)
-            finished = {str(event.rank): event.end - start for event in sorted(report.timeline, key=lambda e: e.end)}
-            told = {"run": report.phases["run"], "finished": finished, "buckets": len(report.plan.buckets)}
-            sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
-            sys.stdout.buffer.flush()
-            server.unregister(version)
+def lead(mib: int, sinks: list[str]) -> None:
+    """On every line, which names a transport, a ring's depth and values, bring a version of each value to the sinks.
+
+    Say of each how long it ran, and when each sink had all of it.
+    """
+    for line in sys.stdin:
+        transport, depth, *values = line.split()
+        told = []
+        with ParameterServer(Config.load(transport=transport, ring_depth=int(depth)), rank=0, world_size=1) as server:
+            for value in map(int, values):
+                tensors = {name: torch.full((TENSOR_BYTES,), value, dtype=torch.uint8) for name in names(mib)}
+                server.register(f"step-{value}", tensors=tensors)
+                report = server.update(f"step-{value}", sinks)
+                assert report is not None
+                start = min(event.start for event in report.timeline)
+                ends = sorted(report.timeline, key=lambda event: event.end)
+                finished = {str(event.rank): event.end - start for event in ends}
+                told.append({"run": report.phases["run"], "finished": finished})
+                server.unregister(f"step-{value}")
+        sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def receive(address: str) -> None:
@@ -81,7 +87,7 @@ def main() -> None:
     if given.part == "serve":
         serve(given.mib, given.address, Config.load())
     elif given.part == "lead":
-        lead(given.mib, given.sink, Config.load())
+        lead(given.mib, given.sink)
     elif given.part == "send":
         send(given.address)
     else:

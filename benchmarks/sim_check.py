@@ -55,6 +55,11 @@ class Shaped(msgspec.Struct, frozen=True):
     mib: int = 24
     sinks: int = 1
 
+    @property
+    def cluster(self) -> tuple[object, ...]:
+        """What plans are compared on."""
+        return self.mbit, self.mib, self.sinks
+
     def __str__(self) -> str:
         more = f", {self.sinks} sinks each" if self.sinks > 1 else ""
         return f"{'/'.join(map(str, self.mbit))} Mbit/s, {self.transport}, ring of {self.ring_depth}{more}"
@@ -74,6 +79,13 @@ class Predictions(msgspec.Struct, frozen=True):
 
     links: dict[str, float]
     predictions: tuple[Predicted, ...]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What one update took: seconds of its phase ``run``, and when each sink, by rank, had all of it."""
+
+    run: float
+    finished: dict[str, float]
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -152,14 +164,13 @@ def predict(situation: Shaped, links: dict[str, float]) -> Predicted:
     return Predicted(situation, run.seconds, finished, run.slowest)
 
 
-def measure(predicted: Predicted, repetitions: int) -> Compared:
-    """Bring versions to the sinks; the first update, which connects, does not count.
+def measure(alike: Sequence[Predicted], repetitions: int) -> Iterator[Compared]:
+    """Bring versions to the sinks of one cluster, plan by plan; the first update of each, which connects, is not told.
 
     Raises:
         NoLinksError: this machine does not allow shaped links.
     """
-    situation = predicted.situation
-    runs, finished = [], []
+    situation = alike[0].situation
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         secret = folder / "secret"
@@ -173,41 +184,31 @@ def measure(predicted: Predicted, repetitions: int) -> Compared:
             for _ in range(situation.sinks)
         ]
         sinks = [word for process in serving for word in ("--sink", said(process))]
-        leading = stack.enter_context(
-            running(_start(made[0], "lead", *mib, *sinks, secret=secret, situation=situation))
-        )
-        for value in range(1, repetitions + 2):
-            _say(leading, value)
-            told = msgspec.json.decode(said(leading), type=dict[str, float | int | dict[str, float]])
+        leading = stack.enter_context(running(_start(made[0], "lead", *mib, *sinks, secret=secret)))
+        values = itertools.count(1)
+        for predicted in alike:
+            chosen = [next(values) for _ in range(repetitions + 1)]
+            _say(leading, predicted.situation.transport, predicted.situation.ring_depth, *chosen)
+            runs = msgspec.json.decode(said(leading), type=list[Run])[1:]
             for process in serving:
-                _say(process, value)
+                _say(process, chosen[-1])
                 if said(process) != "True":
-                    raise RuntimeError(f"{situation}: a sink does not have the version")
-            if value > 1:
-                runs.append(msgspec.convert(told["run"], float))
-                finished.append(msgspec.convert(told["finished"], dict[str, float]))
-    return Compared(predicted, tuple(runs), tuple(finished))
+                    raise RuntimeError(f"{predicted.situation}: a sink does not have the version")
+            yield Compared(predicted, tuple(run.run for run in runs), tuple(run.finished for run in runs))
 
 
-def _start(
-    host: Host, *arguments: object, secret: Path | None = None, situation: Shaped | None = None
-) -> subprocess.Popen[str]:
+def _start(host: Host, *arguments: object, secret: Path | None = None) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), os.getcwd()]),
         "CKPT_TRANSPORT_HOST": host.name,
         "CKPT_TRANSPORT_INTERFACE": host.address,
         "CKPT_TRANSPORT_MEMORY_BUDGET": "1GiB",
+        "CKPT_TRANSPORT_BUCKET_BYTES": "1MiB",
         "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "20",
     }
     if secret is not None:
         environment["CKPT_TRANSPORT_SECRET_FILE"] = str(secret)
-    if situation is not None:
-        environment |= {
-            "CKPT_TRANSPORT_TRANSPORT": situation.transport,
-            "CKPT_TRANSPORT_RING_DEPTH": str(situation.ring_depth),
-            "CKPT_TRANSPORT_BUCKET_BYTES": "1MiB",
-        }
     return subprocess.Popen(
         host.command([*WORKER, *map(str, arguments)]),
         stdin=subprocess.PIPE,
@@ -217,9 +218,9 @@ def _start(
     )
 
 
-def _say(process: subprocess.Popen[str], value: int) -> None:
+def _say(process: subprocess.Popen[str], *words: object) -> None:
     assert process.stdin is not None
-    process.stdin.write(f"{value}\n")
+    process.stdin.write(" ".join(map(str, words)) + "\n")
     process.stdin.flush()
 
 
@@ -228,9 +229,7 @@ def orders(compared: Sequence[Compared]) -> Iterator[tuple[str, str, bool]]:
     for one, other in itertools.combinations(compared, 2):
         first, second = one.predicted.situation, other.predicted.situation
         times = median(one.runs), median(other.runs)
-        if (first.mbit, first.mib, first.sinks) == (second.mbit, second.mib, second.sinks) and (
-            max(times) > min(times) * 1.05
-        ):
+        if first.cluster == second.cluster and max(times) > min(times) * 1.05:
             right = (one.predicted.seconds < other.predicted.seconds) == (times[0] < times[1])
             yield str(first), str(second), right
 
@@ -274,10 +273,11 @@ def main(
             PREDICTIONS.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
             return
         committed = msgspec.json.decode(PREDICTIONS.read_bytes(), type=Predictions)
-        compared = []
-        for predicted in committed.predictions:
-            compared.append(measure(predicted, repetitions))
-            print(f"{predicted.situation}: {compared[-1].error:+.1%}", file=sys.stderr, flush=True)
+        compared: list[Compared] = []
+        for _, alike in itertools.groupby(committed.predictions, key=lambda each: each.situation.cluster):
+            for each in measure(list(alike), repetitions):
+                compared.append(each)
+                print(f"{each.predicted.situation}: {each.error:+.1%}", file=sys.stderr, flush=True)
     except NoLinksError as error:
         print(f"shaped links cannot be made here: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
