@@ -55,6 +55,8 @@ from ckpt_transport.memory.segment import SegmentName as SegmentName
 from ckpt_transport.memory.segment import sweep_leftovers as sweep_leftovers
 from ckpt_transport.memory.strided_bytes import ElementCopy as ElementCopy
 from ckpt_transport.memory.strided_bytes import StridedBytes as StridedBytes
+from ckpt_transport.memory.strided_range import StridedRange as StridedRange
+from ckpt_transport.memory.strided_range import joined as joined
 from ckpt_transport.memory.uninterrupted import uninterrupted as uninterrupted
 from ckpt_transport.memory.writable import read_only as read_only
 from ckpt_transport.memory.writable import unwritable as unwritable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop, Plan, StageKind
 from ckpt_transport.planning.values.prediction import Prediction
@@ -30,8 +31,9 @@ def explain(plan: Plan) -> str:
     if len(manifest.owners) > 1:
         lines.append("owners    " + _shares(plan))
     narrow = plan.moves_shares
-    if narrow:
-        lines.append("shares    " + _taken(plan))
+    moved = plan.bytes_to
+    if narrow or min(moved.values()) < sum(bucket.payload for bucket in plan.buckets):
+        lines.append("shares    " + _taken(plan, moved))
     carried = _carried(plan)
     for number, hop in enumerate(plan.hops[:HOPS_SHOWN]):
         then = "" if hop.legs[0].sender in topology.sources else "then "
@@ -73,13 +75,13 @@ def _shares(plan: Plan) -> str:
     return ", ".join(shown[:8]) + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")
 
 
-def _taken(plan: Plan) -> str:
-    """How much goes to each sink."""
-    moved, total = plan.bytes_to, max(plan.manifest.nbytes, 1)
+def _taken(plan: Plan, moved: Mapping[int, int]) -> str:
+    """How much goes to each sink, or is read by it."""
+    total = max(plan.manifest.nbytes, 1)
     least, most = min(moved.values()), max(moved.values())
+    what = "is sent what it needs" if plan.moves_shares else "reads what it needs of the memory that it maps"
     return (
-        f"each sink is sent what it needs, {size(least)} to {size(most)} of {size(total)} "
-        f"({least / total:.1%} to {most / total:.1%})"
+        f"each sink {what}, {size(least)} to {size(most)} of {size(total)} ({least / total:.1%} to {most / total:.1%})"
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ckpt_transport.memory import StridedRange
+
 Offsets = npt.NDArray[np.int64]
 
 MOST_RANGES = 1 << 24
@@ -78,6 +80,33 @@ def union(parts: Iterable[EqualRanges]) -> tuple[Offsets, Offsets]:
     reach = np.maximum.accumulate(ends)
     begins = np.concatenate(([True], starts[1:] > reach[:-1]))
     return starts[begins], reach[np.concatenate((begins[1:], [True]))]
+
+
+def strided(starts: Offsets, ends: Offsets, most: int) -> list[StridedRange]:
+    """The ranges of a union as few strided ranges, no two of which interleave.
+
+    Raises:
+        TooFineError: there are more than ``most``.
+    """
+    found: list[StridedRange] = []
+    lengths, steps = ends - starts, np.diff(starts)
+    first = 0
+    while first < len(starts):
+        if len(found) == most:
+            raise TooFineError(f"more than {most:,} strided ranges of bytes")
+        count = _alike(lengths, first)
+        if count > 1:
+            count = _alike(steps[: first + count - 1], first) + 1
+        stride = int(steps[first]) if count > 1 else 0
+        found.append(StridedRange(int(starts[first]), int(lengths[first]), count, stride))
+        first += count
+    return found
+
+
+def _alike(numbers: Offsets, first: int) -> int:
+    """How many numbers from that place on equal the first of these."""
+    other = numbers[first:] != numbers[first]
+    return int(np.argmax(other)) if other.any() else len(other)
 
 
 def overlaps(starts: Offsets, ends: Offsets, numbers: Offsets) -> set[tuple[int, int]]:

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from ckpt_transport import dtypes
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import MemoryKind, StridedRange
 from ckpt_transport.planning import (
     AUTO,
     EVERYTHING,
@@ -260,15 +260,19 @@ def worlds(draw: st.DrawFn, budgets: st.SearchStrategy[int] | None = None) -> Wo
 
 @st.composite
 def shared(draw: st.DrawFn, fleet: Topology, drawn: Manifest) -> Topology:
-    """The same fleet, in which some sinks need ranges of some tensors only."""
+    """The same fleet, in which some sinks need ranges of some tensors only, and slices of others."""
     shares = []
     for _ in range(draw(st.integers(0, 3))):
-        runs = ByteRangeSet()
+        runs, slices = ByteRangeSet(), []
         for tensor in drawn.tensors:
+            if tensor.nbytes > 1 and draw(st.booleans()):
+                runs.add(tensor.spec.name, 0, tensor.nbytes)
+                slices.append((tensor.spec.name, draw(strided_ranges(tensor.nbytes))))
+                continue
             for _ in range(draw(st.integers(0, 2)) if tensor.nbytes else 0):
                 start = draw(st.integers(0, tensor.nbytes - 1))
                 runs.add(tensor.spec.name, start, draw(st.integers(1, tensor.nbytes - start)))
-        shares.append(Share(digest_of(drawn.specs.values()), tuple(runs)))
+        shares.append(Share(digest_of(drawn.specs.values()), tuple(runs), tuple(slices)))
     everything = st.just(EVERYTHING)
     chosen = st.one_of(everything, st.integers(0, len(shares) - 1)) if shares else everything
     participants = tuple(
@@ -276,6 +280,16 @@ def shared(draw: st.DrawFn, fleet: Topology, drawn: Manifest) -> Topology:
         for member in fleet.participants
     )
     return Topology(participants, tuple(shares))
+
+
+@st.composite
+def strided_ranges(draw: st.DrawFn, nbytes: int) -> StridedRange:
+    """Runs of any length, one byte included, at any distance, within so many bytes."""
+    start = draw(st.integers(0, nbytes - 1))
+    length = draw(st.integers(1, nbytes - start))
+    stride = length + draw(st.integers(1, 9))
+    runs = draw(st.integers(1, (nbytes - start - length) // stride + 1))
+    return StridedRange(start, length, runs, stride if runs > 1 else 0)
 
 
 def spanning(manifest: Manifest, topology: Topology, known: Mapping[str, Traits]) -> list[str]:

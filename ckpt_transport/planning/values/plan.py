@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.prediction import NOTHING_MOVES, Prediction
+from ckpt_transport.planning.values.reads import SinkReads
 from ckpt_transport.planning.values.stages import Stage as Stage
 from ckpt_transport.planning.values.stages import StageKind as StageKind
 from ckpt_transport.planning.values.stages import Stages as Stages
@@ -200,6 +202,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
             return self
         renamed = msgspec.structs.replace(self, manifest=msgspec.structs.replace(self.manifest, version=version))
         vars(renamed)["shape"] = self.shape
+        vars(renamed)["reads"] = self.reads
         return renamed
 
     @property
@@ -207,16 +210,29 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         """Whether sinks are sent what they need, and not everything."""
         return self.receiver_sets != (self.topology.sinks,)
 
+    @cached_property
+    def mapping(self) -> Sequence[frozenset[int]]:
+        """For each bucket the ranks that see it in the memory of another."""
+        by_hop = [
+            frozenset(rank for leg in hop.legs if self.routes[leg.route].maps_memory for rank in leg.receivers)
+            for hop in self.hops
+        ]
+        hops: list[tuple[int, ...]] = [()] * len(self.buckets)
+        for stage in self.stages:
+            if stage.kind is StageKind.TRANSFER:
+                hops[stage.bucket] = *hops[stage.bucket], stage.hop
+        known = {each: frozenset[int]().union(*(by_hop[hop] for hop in each)) for each in set(hops)}
+        return [known[each] for each in hops]
+
+    @cached_property
+    def reads(self) -> SinkReads:
+        """What sinks read of the buckets that they map."""
+        return SinkReads(self)
+
     @property
     def bytes_to(self) -> dict[int, int]:
-        """How many bytes of tensors every sink is sent."""
-        payloads = [0] * len(self.receiver_sets)
-        for bucket in self.buckets:
-            payloads[bucket.receiver_set] += bucket.payload
-        return {
-            rank: sum(nbytes for ranks, nbytes in zip(self.receiver_sets, payloads, strict=True) if rank in ranks)
-            for rank in self.topology.sinks
-        }
+        """How many bytes of tensors every sink is sent, or reads of what it maps."""
+        return self.reads.bytes_to
 
     def lies_apart(self, bucket: Bucket) -> bool:
         """Whether its tensors lie apart where it is read, so that each piece is a run of memory."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from ckpt_transport.memory import StridedRange
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 
@@ -16,10 +17,26 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         specs: :func:`digest_of` the tensors of the versions that it holds for.
         ranges: (tensor, first byte, number of bytes) each; those of one tensor ascend and do not touch each other.
+        slices: of tensors that are sliced too finely to be sent in parts, so that ``ranges`` names all of them: what is
+            read of these, and nothing else is. They have no byte in common.
     """
 
     specs: str
     ranges: tuple[tuple[str, int, int], ...]
+    slices: tuple[tuple[str, StridedRange], ...] = ()
+
+    def reads(self) -> Iterator[tuple[str, StridedRange]]:
+        """All that is read, each byte once: tensors, and bytes of these."""
+        sliced = {name for name, _ in self.slices}
+        yield from self.slices
+        for name, start, nbytes in self.ranges:
+            if nbytes and name not in sliced:
+                yield name, StridedRange(start, nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are read."""
+        return sum(part.total for _, part in self.reads())
 
 
 def digest_of(specs: Iterable[TensorSpec]) -> str:

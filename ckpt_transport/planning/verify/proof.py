@@ -8,6 +8,7 @@
 * **order**: a rank sends or applies a bucket only after it has it. Every stage waits for earlier stages only and posts
   along a route follow the order of stages, so the stages can be run one by one in that order: there is no deadlock.
   A send of mapped memory ends when the bucket has been applied where it is mapped, so nothing earlier waits for it;
+* **reads**: what a sink reads of the buckets that it maps is its share, each byte of it once, and nothing else;
 * **mapped tensors**: tensors that lie apart on a GPU are mapped by ranks whose GPUs can read its memory, and sent in no
   other way;
 * **slots**: a slot is not overwritten while a stage may still read it, nor before every stage that needs it has;
@@ -30,6 +31,7 @@ from ckpt_transport.planning.verify.coverage import alike, check_needs, check_ow
 from ckpt_transport.planning.verify.flow import Flow
 from ckpt_transport.planning.verify.kept import most_kept
 from ckpt_transport.planning.verify.mapped import check_mapped
+from ckpt_transport.planning.verify.reads import check_reads
 from ckpt_transport.planning.verify.structure import check_structure
 
 
@@ -49,6 +51,7 @@ def verify(plan: Plan) -> None:
     _check_memory(plan, budgets, ((mine, ranks) for (_, mine), ranks in alike(plan).items()))
     Flow(plan, budgets).check()
     check_mapped(plan)
+    check_reads(plan, plan.topology.sinks)
 
 
 def verify_part(plan: Plan, rank: int, budget: int) -> None:
@@ -65,6 +68,8 @@ def verify_part(plan: Plan, rank: int, budget: int) -> None:
     _check_memory(plan, {rank: budget}, [(mine, [rank])])
     Flow(plan, [rank]).check()
     check_mapped(plan)
+    if rank in plan.topology.sinks:
+        check_reads(plan, [rank])
 
 
 def _check_memory(

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import pytest
 import torch
 
-from ckpt_transport.planning import TensorSpec, digest_of
+from ckpt_transport.memory import StridedRange
+from ckpt_transport.planning import Share, TensorSpec, digest_of
 from ckpt_transport.replay import record, required_bytes
 
 ROWS, COLUMNS = 128, 16
@@ -15,8 +16,8 @@ SPECS = [TensorSpec("a", "F32", (ROWS, COLUMNS)), TensorSpec("b", "F32", (ROWS, 
 NBYTES = ROWS * COLUMNS * 4
 
 
-def needed(rows: slice, columns: slice, *, exp: bool = False) -> dict[str, list[tuple[int, int]]]:
-    """Of a module that takes a block of ``a`` and nothing of ``b``: runs by name."""
+def share_of(rows: slice, columns: slice, *, exp: bool = False) -> Share:
+    """Of a module that takes a block of ``a`` and nothing of ``b``."""
     shape = torch.empty(ROWS, COLUMNS)[rows, columns].shape
     module = torch.nn.Module()
     weight = torch.nn.Parameter(torch.zeros(shape))
@@ -31,6 +32,12 @@ def needed(rows: slice, columns: slice, *, exp: bool = False) -> dict[str, list[
     share = required_bytes(record(module, load, SPECS).layout)
     assert share is not None
     assert share.specs == digest_of(SPECS)
+    return share
+
+
+def needed(rows: slice, columns: slice, *, exp: bool = False) -> dict[str, list[tuple[int, int]]]:
+    """The runs that come to such a module, by name."""
+    share = share_of(rows, columns, exp=exp)
     found: dict[str, list[tuple[int, int]]] = {}
     for name, start, nbytes in share.ranges:
         found.setdefault(name, []).append((start, nbytes))
@@ -54,8 +61,42 @@ EVERY = slice(None)
 def test_given_a_loader_that_copies_then_what_is_copied_is_needed_and_nothing_else(
     rows: slice, columns: slice, runs: list[tuple[int, int]]
 ) -> None:
-    """A slice of columns has a run in every row: too many, so the tensor is needed whole."""
+    """A slice of columns has a run in every row: too many, so the tensor comes whole."""
     assert needed(rows, columns) == {"a": runs}
+
+
+@pytest.mark.parametrize(
+    ("columns", "slices"),
+    [
+        (slice(0, 8), [StridedRange(0, 32, ROWS, COLUMNS * 4)]),
+        (slice(3, 4), [StridedRange(12, 4, ROWS, COLUMNS * 4)]),
+        (slice(0, 16, 4), [StridedRange(0, 4, ROWS * 4, 16)]),
+        (EVERY, []),
+    ],
+)
+def test_given_columns_then_the_slice_is_named_that_is_read(columns: slice, slices: list[StridedRange]) -> None:
+    """What is sent is the whole tensor; what is read of it where it lies is the slice."""
+    share = share_of(EVERY, columns)
+    assert share.slices == tuple(("a", each) for each in slices)
+    assert share.nbytes == (sum(each.total for each in slices) or NBYTES)
+
+
+def test_given_columns_that_are_read_twice_then_each_byte_is_named_once() -> None:
+    """Given a loader that copies overlapping columns to two places, as of heads that several ranks share."""
+    module = torch.nn.Module()
+    module.register_buffer("left", torch.zeros(ROWS, 8))
+    module.register_buffer("middle", torch.zeros(ROWS, 8))
+
+    def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in pairs:
+            if name == "a":
+                module.get_buffer("left").copy_(tensor[:, :8])
+                module.get_buffer("middle").copy_(tensor[:, 4:12])
+
+    share = required_bytes(record(module, load, SPECS).layout)
+    assert share is not None
+    assert share.slices == (("a", StridedRange(0, 48, ROWS, COLUMNS * 4)),)
+    assert list(share.reads()) == list(share.slices)
 
 
 def test_given_a_tensor_that_goes_through_a_program_then_it_is_needed_whole() -> None:
