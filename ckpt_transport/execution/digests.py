@@ -9,19 +9,18 @@ nothing twice: there a bucket waits until its digests agree.
 from __future__ import annotations
 
 from abc import abstractmethod
-from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from operator import attrgetter
 from typing import cast
 
 import msgspec
 import torch
 
 from ckpt_transport.errors import MessageError, TransferError
-from ckpt_transport.execution.run_digests import digest_of_runs
+from ckpt_transport.execution.differing import differing
+from ckpt_transport.execution.samples import AnySample
 from ckpt_transport.execution.schedule import RankSchedule
 from ckpt_transport.memory import (
     Backing,
@@ -33,22 +32,17 @@ from ckpt_transport.memory import (
     fence,
     fence_on,
     has_copy_tables,
-    part_of,
     stream_for,
     usable_cores,
 )
-from ckpt_transport.memory.digest import ALIGNMENT, Digest, as_bytes, digest
-from ckpt_transport.planning import IN_PLACE, Bucket, Plan, StageKind
-from ckpt_transport.planning.values.plan import ExtentRange
+from ckpt_transport.memory.digest import Digest, as_bytes
+from ckpt_transport.planning import IN_PLACE, Bucket
 from ckpt_transport.transports.interface import Control
 
 PATIENCE_SECONDS = 0.05
-END_BYTES = 4096
-"""So many bytes at each end of a piece are compared where tensors lie apart."""
-NAMED = 3
-"""So many tensors of a bucket are named in an error."""
 
-Ranges = tuple[ExtentRange, ...]
+Unsaid = tuple[int, tuple[int, ...]]
+"""The number of a bucket, and the sinks that have yet to hear a digest of it."""
 Said = list[tuple[int, Digest]]
 """The message: numbers of buckets, and their digests."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -150,11 +144,14 @@ class OwnerDigests(_Working):
         self, schedule: RankSchedule, channel: Control, extents: Mapping[int, Backing], wake: Callable[[], None]
     ) -> None:
         super().__init__(schedule, channel)
-        self._unsaid = {
-            number for number, bucket in enumerate(self._plan.buckets) if self._plan.owner(bucket) == schedule.rank
+        self._compared = {
+            number: schedule.samples.compared(number)
+            for number, bucket in enumerate(self._plan.buckets)
+            if self._plan.owner(bucket) == schedule.rank
         }
-        self._made: deque[tuple[int, Digest]] = deque()
-        self._coming: deque[tuple[int, torch.Tensor, Fence]] = deque()
+        self._unsaid = {(number, ranks) for number, compared in self._compared.items() for _, ranks in compared}
+        self._made: deque[tuple[Unsaid, Digest]] = deque()
+        self._coming: deque[tuple[Unsaid, torch.Tensor, Fence]] = deque()
         """On their way from a device."""
         self._computing: deque[Future[None]] = deque()
         for extent, in_place in self._in_place().items():
@@ -162,67 +159,58 @@ class OwnerDigests(_Working):
             assert memory.kind is not MemoryKind.SCATTERED
             self._start(cast(Lendable, memory), in_place, wake)
 
-    def _in_place(self) -> Mapping[int, Mapping[int, Ranges]]:
+    def _in_place(self) -> Mapping[int, Sequence[tuple[Unsaid, AnySample]]]:
         """For each extent, what is compared of the buckets that are sent from where they lie, in their extent."""
-        found: defaultdict[int, dict[int, Ranges]] = defaultdict(dict)
-        for number in sorted(self._unsaid):
+        found: defaultdict[int, list[tuple[Unsaid, AnySample]]] = defaultdict(list)
+        for number, compared in self._compared.items():
             bucket = self._plan.buckets[number]
             if bucket.fill_slot == IN_PLACE:
-                found[bucket.extent][number] = _compared(self._plan, bucket)
+                found[bucket.extent] += (((number, ranks), sample) for sample, ranks in compared)
         return found
 
-    def _start(self, memory: Lendable, in_place: Mapping[int, Ranges], wake: Callable[[], None]) -> None:
+    def _start(self, memory: Lendable, in_place: Sequence[tuple[Unsaid, AnySample]], wake: Callable[[], None]) -> None:
         known = memory.digests
-        kept: dict[Hashable, Digest] = {ranges: known[ranges] for ranges in in_place.values() if ranges in known}
+        kept = {sample.key: known[sample.key] for _, sample in in_place if sample.key in known}
         known.clear()
         known.update(kept)
-        self._made.extend((number, kept[ranges]) for number, ranges in in_place.items() if ranges in kept)
-        unknown = [(number, ranges) for number, ranges in in_place.items() if ranges not in kept]
+        self._made.extend((unsaid, kept[sample.key]) for unsaid, sample in in_place if sample.key in kept)
+        unknown = [each for each in in_place if each[1].key not in kept]
         by_thread = [[each] for each in unknown]
         if unknown and memory.runs[0].raw.is_cuda:
             by_thread = [unknown]  # several threads would not help a GPU
         for some in by_thread:
             self._computing.append(self._workers.submit(self._compute_each, memory, some, wake))
 
-    def _compute_each(self, memory: Lendable, some: Sequence[tuple[int, Ranges]], wake: Callable[[], None]) -> None:
-        for number, ranges in some:
+    def _compute_each(
+        self, memory: Lendable, some: Sequence[tuple[Unsaid, AnySample]], wake: Callable[[], None]
+    ) -> None:
+        for unsaid, sample in some:
             try:
-                self._compute(memory, number, ranges)
+                with _beside(memory.runs[0].raw.device):
+                    found = as_bytes(sample.of_extent(memory.runs))
+                memory.digests[sample.key] = found
+                self._made.append((unsaid, found))
             finally:
                 wake()
 
-    def _compute(self, memory: Lendable, number: int, ranges: Ranges) -> None:
-        runs = _holding(memory.runs, ranges)
-        if len(runs) > 1 and has_copy_tables(runs[0].raw.device):
-            with _beside(runs[0].raw.device):
-                found = as_bytes(
-                    digest_of_runs(
-                        ("extent", self._plan.shape),
-                        number,
-                        runs,
-                        lambda: [(part.offset, part.nbytes) for part in ranges],
-                    )
-                )
-        else:
-            found = _computed([part_of(runs, part.offset, part.nbytes) for part in ranges])
-        memory.digests[ranges] = found
-        self._made.append((number, found))
-
     def filled(self, bucket: int, slot: torch.Tensor) -> Fence | None:
         """On a device the next slot is filled while this one is read."""
-        read = _in_bucket(self._plan, self._plan.buckets[bucket], (MemoryRun(0, slot),))
+        runs, compared = (MemoryRun(0, slot),), self._compared[bucket]
         complete = fence(slot.device)
         if complete is None:
-            self._made.append((bucket, as_bytes(digest(read))))
+            self._made.extend(((bucket, ranks), as_bytes(sample.of_bucket(runs))) for sample, ranks in compared)
             return None
         beside = stream_for("digests of slots", slot.device)
         complete.wait(beside)
         with torch.cuda.stream(beside):
-            sums = digest(read)
-            on_host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
-            on_host.copy_(sums, non_blocking=True)
+            brought: list[tuple[Unsaid, torch.Tensor]] = []
+            for sample, ranks in compared:
+                sums = sample.of_bucket(runs)
+                on_host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
+                on_host.copy_(sums, non_blocking=True)
+                brought.append(((bucket, ranks), on_host))
             end = fence_on(beside)
-        self._coming.append((bucket, on_host, end))
+        self._coming.extend((unsaid, on_host, end) for unsaid, on_host in brought)
         return end
 
     @property
@@ -238,16 +226,17 @@ class OwnerDigests(_Working):
         while self._computing and self._computing[0].done():
             self._computing.popleft().result()
         while self._coming and self._coming[0][2].query():
-            number, sums, _ = self._coming.popleft()
-            self._made.append((number, as_bytes(sums)))
-        by_receiver_set: defaultdict[int, Said] = defaultdict(list)
+            unsaid, sums, _ = self._coming.popleft()
+            self._made.append((unsaid, as_bytes(sums)))
+        by_audience: defaultdict[tuple[int, ...], Said] = defaultdict(list)
         while self._made:
-            number, found = self._made.popleft()
-            by_receiver_set[self._plan.buckets[number].receiver_set].append((number, found))
-            self._unsaid.discard(number)
-        for receiver_set, said in by_receiver_set.items():
-            for rank in self._plan.receiver_sets[receiver_set]:
-                self._channel.send(rank, _encode(said))
+            (number, ranks), found = self._made.popleft()
+            by_audience[ranks].append((number, found))
+            self._unsaid.discard((number, ranks))
+        for ranks, said in by_audience.items():
+            message = _encode(said)
+            for rank in ranks:
+                self._channel.send(rank, message)
 
 
 class PromptOwnerDigests(OwnerDigests):
@@ -279,23 +268,22 @@ class SinkDigests(_Working):
 
     def look(self, bucket: Bucket, runs: Runs) -> None:
         number = self._schedule.numbers[bucket.first]
-        if number in self._begun:
-            return
-        if len(runs) > 1 and has_copy_tables(runs[0].raw.device):
-            self._on_device[number] = digest_of_runs(
-                ("bucket", self._plan.shape),
-                number,
-                runs,
-                lambda: [(part.bucket_offset, part.nbytes) for part in _compared(self._plan, bucket)],
-            )
-        elif runs[0].raw.is_cuda:
-            self._on_device[number] = digest(_in_bucket(self._plan, bucket, runs))
-        else:
-            self._compute(number, _in_bucket(self._plan, bucket, runs))
-        self._begun.add(number)
+        if number not in self._begun:
+            self._begin(number, runs)
 
-    def _compute(self, number: int, parts: Sequence[torch.Tensor]) -> None:
-        computing = self._on_host[number] = self._workers.submit(_computed, parts)
+    def _begin(self, number: int, runs: Runs) -> None:
+        """Compute the digest of what this sink reads of a bucket, if it reads anything."""
+        sample = self._schedule.samples.of(self._schedule.rank, number)
+        self._begun.add(number)
+        if sample is None:
+            self._agreed.add(number)
+        elif runs[0].raw.is_cuda or has_copy_tables(runs[0].raw.device):
+            self._on_device[number] = sample.of_bucket(runs)
+        else:
+            self._compute(number, sample, runs)
+
+    def _compute(self, number: int, sample: AnySample, runs: Runs) -> None:
+        computing = self._on_host[number] = self._workers.submit(_computed, sample, runs)
         computing.add_done_callback(lambda _: self._wake())
 
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
@@ -352,7 +340,7 @@ class SinkDigests(_Working):
 
     def _compare(self, number: int, found: Digest) -> None:
         if found != self._said[number]:
-            raise TransferError(f"{self._label} got {_differing(self._plan, number, self._schedule.rank)}")
+            raise TransferError(f"{self._label} got {differing(self._plan, number, self._schedule.rank)}")
         self._agreed.add(number)
 
 
@@ -368,7 +356,11 @@ class FirstSinkDigests(SinkDigests):
     def admits(self, number: int, runs: Runs) -> bool:
         if number not in self._begun:
             self._begun.add(number)
-            self._compute(number, _in_bucket(self._plan, self._plan.buckets[number], runs))
+            sample = self._schedule.samples.of(self._schedule.rank, number)
+            if sample is None:
+                self._agreed.add(number)
+            else:
+                self._compute(number, sample, runs)
         self.advance()
         return number in self._agreed
 
@@ -393,69 +385,12 @@ class _ReadTwice:
         self._computing.result()
 
 
-def _computed(parts: Sequence[torch.Tensor]) -> Digest:
+def _computed(sample: AnySample, runs: Runs) -> Digest:
     """The digest of bytes that nobody writes to; waits for it."""
-    with _beside(parts[0].device):
-        return as_bytes(digest(parts))
+    with _beside(runs[0].raw.device):
+        return as_bytes(sample.of_bucket(runs))
 
 
 def _beside(device: torch.device) -> AbstractContextManager[object]:
     """Where digests are computed of what nobody writes to: on a GPU on a stream of their own."""
     return torch.cuda.stream(stream_for("digests", device)) if device.type == "cuda" else nullcontext()
-
-
-def _in_bucket(plan: Plan, bucket: Bucket, runs: Runs) -> list[torch.Tensor]:
-    """What is compared of a bucket. Nobody owns what lies between its ranges."""
-    return [part_of(runs, part.bucket_offset, part.nbytes) for part in _compared(plan, bucket)]
-
-
-def _holding(runs: Runs, ranges: Ranges) -> Runs:
-    """Those of an extent's runs that hold these ranges, and what lies between them."""
-    starts = attrgetter("at")
-    first = bisect_right(runs, ranges[0].offset, key=starts) - 1
-    return runs[first : bisect_right(runs, ranges[-1].offset, key=starts)]
-
-
-def _compared(plan: Plan, bucket: Bucket) -> Ranges:
-    """The ranges of a bucket that its digest is of; each lies within a run.
-
-    Of tensors that receivers map where they lie apart, both ends of each piece: nothing copies their bytes on the way,
-    so what can be wrong is which memory a receiver sees, and what it holds. To read all of it once more would take as
-    long as the update, where another GPU maps it.
-    """
-    if not plan.lies_apart(bucket):
-        return bucket.ranges
-    found: list[ExtentRange] = []
-    for piece in bucket.pieces:
-        start, at = plan.manifest.tensors[piece.tensor].offset + piece.tensor_offset, piece.bucket_offset
-        if piece.nbytes <= 2 * END_BYTES:
-            found.append(ExtentRange(start, at, piece.nbytes))
-            continue
-        last = (piece.nbytes - END_BYTES) // ALIGNMENT * ALIGNMENT
-        found.append(ExtentRange(start, at, END_BYTES))
-        found.append(ExtentRange(start + last, at + last, piece.nbytes - last))
-    return tuple(found)
-
-
-def _differing(plan: Plan, number: int, rank: int) -> str:
-    """What is wrong when the digest of a bucket differs at ``rank``."""
-    bucket = plan.buckets[number]
-    names = list(dict.fromkeys(plan.manifest.tensors[piece.tensor].spec.name for piece in bucket.pieces))
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    way: list[str] = []
-    at, owner = rank, plan.owner(bucket)
-    while at != owner:
-        leg = next(
-            leg
-            for stage in plan.stages.block(number)
-            if stage.kind is StageKind.TRANSFER
-            for leg in plan.hops[stage.hop].legs
-            if at in leg.receivers
-        )
-        way.insert(0, f"by '{plan.routes[leg.route].transport}' from rank {leg.sender} to rank {at}")
-        at = leg.sender
-    return (
-        f"bytes of {', '.join(names[:NAMED])}{more} (bucket {number}) that are not those of source rank {owner}: "
-        f"their digests differ. They came {', then '.join(way)}. Either that transport gives wrong bytes "
-        "(python -m ckpt_transport.testing tries it), or the version's memory or files were changed during the update"
-    )

@@ -1,4 +1,4 @@
-"""On a GPU the digest of a bucket that lies in many runs is one launch, by a table that is made once for each plan."""
+"""On a GPU the digest of a bucket is a launch or two, by a table that is made once for each plan."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 
-from ckpt_transport.memory import Addresses, Runs, part_of
+from ckpt_transport.memory import Addresses, Runs, StridedRange, part_of
 from ckpt_transport.memory.digest import digest
 from ckpt_transport.memory.digest_table import DigestedRun, DigestTable
+from ckpt_transport.memory.packed_digest import packs
+from ckpt_transport.memory.packed_digest_table import PackedDigestTable, PlacedRange
 
 KNOWN_PLANS = 4
 """So many are remembered: as many as there may be models that are updated in turns."""
@@ -20,19 +23,32 @@ Part = tuple[int, int]
 """Where bytes start in a bucket, and how many there are; they lie within a run."""
 
 
-def digest_of_runs(plan: Hashable, bucket: int, runs: Runs, parts: Callable[[], Sequence[Part]]) -> torch.Tensor:
+def digest_of_runs(plan: Hashable, bucket: Hashable, runs: Runs, parts: Callable[[], Sequence[Part]]) -> torch.Tensor:
     """Enqueue the digest of parts of a bucket that lies in several runs on one GPU, on its current stream.
 
     Args:
-        plan: with the number of the bucket it says what the parts are, and where runs start.
-        bucket: its number.
+        plan: with the name of the bucket it says what the parts are, and where runs start.
+        bucket: its name.
         runs: where it lies now.
         parts: what the digest is of; asked once for a plan.
     """
+    return _digest_of(plan, bucket, runs, lambda: _RunDigest(runs, parts()))
+
+
+def digest_of_slices(plan: Hashable, bucket: Hashable, runs: Runs, slices: Sequence[StridedRange]) -> torch.Tensor:
+    """As :func:`digest_of_runs`, of strided ranges, as :func:`~ckpt_transport.memory.packed_digest.packed_digest` defines it."""
+    return _digest_of(plan, bucket, runs, lambda: _SliceDigest(runs, slices))
+
+
+class _Digest(Protocol):
+    def of(self, runs: Runs) -> torch.Tensor: ...
+
+
+def _digest_of(plan: Hashable, bucket: Hashable, runs: Runs, made: Callable[[], _Digest]) -> torch.Tensor:
     known = _tables_of(plan, runs[0].raw.device)
     table = known.get(bucket)
     if table is None:
-        table = known[bucket] = _RunDigest(runs, parts())
+        table = known[bucket] = made()
     return table.of(runs)
 
 
@@ -65,10 +81,34 @@ class _RunDigest:
         return sums
 
 
+class _SliceDigest:
+    """The same for slices, which a GPU packs first."""
+
+    def __init__(self, runs: Runs, slices: Sequence[StridedRange]) -> None:
+        self._device = runs[0].raw.device
+        starts = [run.at for run in runs]
+
+        def placed(part: StridedRange) -> PlacedRange:
+            number = bisect_right(starts, part.start) - 1
+            return PlacedRange(number, part.shifted(-starts[number]))
+
+        self._table = PackedDigestTable(self._device, ([placed(part) for part in pack] for pack in packs(slices)))
+        self._last = Addresses(self._device, ())
+
+    def of(self, runs: Runs) -> torch.Tensor:
+        found = tuple(run.raw.data_ptr() for run in runs)
+        if found != self._last.values:
+            self._last = Addresses(self._device, found)
+        with _current(self._device):
+            sums = torch.zeros(2, dtype=torch.int64, device=self._device)
+            self._table.add(sums, self._last)
+        return sums
+
+
 def _current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @lru_cache(KNOWN_PLANS)
-def _tables_of(plan: Hashable, device: torch.device) -> dict[int, _RunDigest]:
+def _tables_of(plan: Hashable, device: torch.device) -> dict[Hashable, _Digest]:
     return {}

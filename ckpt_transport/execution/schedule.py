@@ -10,6 +10,7 @@ from functools import cached_property
 
 from msgspec.structs import replace
 
+from ckpt_transport.execution.samples import Samples
 from ckpt_transport.planning import Bucket, Plan, Ring, RingUse, StageKind
 from ckpt_transport.planning.values.plan import IN_PLACE, ExtentRange, Leg
 from ckpt_transport.planning.values.stages import OWN, Pattern, PatternStage
@@ -106,6 +107,11 @@ class RankSchedule:
     def numbers(self) -> dict[tuple[int, int], int]:
         """The numbers of the buckets that are applied here, by their first bytes (:attr:`Bucket.first`)."""
         return {self.plan.buckets[number].first: number for number in self.applied}
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What is compared of the plan's buckets."""
+        return Samples(self.plan)
 
     @cached_property
     def lent(self) -> dict[int, list[Lent]]:

@@ -59,7 +59,7 @@ def digest(runs: Sequence[torch.Tensor]) -> torch.Tensor:
     first = 0
     with np.errstate(over="ignore"):
         for run in runs:
-            first = _add(sums, run.numpy(), first)
+            first = add(sums, run.numpy(), first)
     return torch.from_numpy(sums.view(np.int64))
 
 
@@ -97,7 +97,7 @@ def mix(numbers: Words) -> Words:
     return numbers
 
 
-def _add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
+def add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
     """Add the pages of a run to both sums; its first is page ``first``. Returns the number of the next page."""
     count, whole = page_count(raw.size), raw.size // PAGE_BYTES
     rows, columns = np.empty((count, ROWS), np.uint64), np.empty((count, COLUMNS), np.uint64)

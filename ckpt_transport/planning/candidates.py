@@ -205,7 +205,7 @@ class _Candidates:
     @cached_property
     def _takes(self) -> Mapping[int, float]:
         """How much of what it is brought each sink takes in."""
-        needs = [sum(nbytes for _, _, nbytes in share.ranges) for share in self._topology.shares]
+        needs = [share.nbytes for share in self._topology.shares]
         brought: Counter[int] = Counter()
         for (_, receiver_set), nbytes in self._nbytes.items():
             brought.update(dict.fromkeys(self._demand.receiver_sets[receiver_set], nbytes))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.broadcast_trees import BroadcastTree, Link
 from ckpt_transport.planning.links import Links
 from ckpt_transport.planning.values.manifest import Extent
-from ckpt_transport.planning.values.topology import Topology
+from ckpt_transport.planning.values.topology import EVERYTHING, Topology
 from ckpt_transport.rates import LinkKind
 from ckpt_transport.transports.interface import FanOut, Reach, Traits
 
@@ -119,6 +120,14 @@ class LoadCounter:
         """
         owner = extent.owner
         lies = {owner: self._origin(extent)}
+        maps = {
+            rank
+            for hop in tree.hops
+            for link in hop
+            if self._traits[link.transport].maps_memory
+            for rank in link.receivers
+        }
+        compared = {rank: part if rank in maps else 1.0 for rank, part in takes.items()}
         stages: list[Loads] = []
         if tree.fills(extent, self._traits):
             slot = self._fill_slot(owner, tree.hops[0])
@@ -128,14 +137,23 @@ class LoadCounter:
         for number, hop in enumerate(tree.hops):
             stages.append(Loads())
             if not number:
-                self._read(stages[-1], lies[owner])
+                self._read(stages[-1], lies[owner], self._distinct(compared, maps))
             for link in hop:
                 self._leg(stages[-1], link, lies)
         stages.append(Loads())
         for rank, part in takes.items():
             self._apply(stages[-1], lies[rank], self._home(rank), part)
-            self._read(stages[-1], self._home(rank))
+            self._read(stages[-1], self._home(rank), compared[rank])
         return stages
+
+    def _distinct(self, compared: Mapping[int, float], maps: AbstractSet[int]) -> float:
+        """How often an owner reads a byte: for all who get whole buckets once, and for each share that is read."""
+        return sum(
+            {
+                self._topology.participants[rank].share if rank in maps else EVERYTHING: part
+                for rank, part in compared.items()
+            }.values()
+        )
 
     # -- where bytes lie ------------------------------------------------------------------------------------------
 
@@ -166,10 +184,10 @@ class LoadCounter:
         """Put an apply on its link. A GPU is brought whole buckets from the host; else a copy is of what is needed."""
         self._copy(loads, source, target, times=1.0 if target.device and not source.device else part)
 
-    def _read(self, loads: Loads, where: _Location) -> None:
-        """Put reading a bucket for its digest on the memory that it lies in, for which it counts as a copy."""
+    def _read(self, loads: Loads, where: _Location, part: float) -> None:
+        """Put reading a part of a bucket for its digest on the memory that it lies in, where it counts as a copy."""
         if self._reads:
-            self._copy(loads, where, where, self._reads)
+            self._copy(loads, where, where, self._reads * part)
 
     def _copy(self, loads: Loads, source: _Location, target: _Location, times: float = 1.0, sent: float = 1.0) -> None:
         """Put a copy within one host on the link that it uses; a GPU sends it ``sent`` times."""

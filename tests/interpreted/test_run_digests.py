@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ckpt_transport.errors import TransferError
-from ckpt_transport.execution import digests
+from ckpt_transport.execution import digests, samples
 from ckpt_transport.execution.run_digests import digest_of_runs
 from ckpt_transport.memory import Addresses, MemoryRun, part_of
 from ckpt_transport.memory.digest import as_bytes, digest
@@ -44,7 +44,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[DigestTable]:
             add(self, sums, memories)
 
     monkeypatch.setattr(DigestTable, "add", noted)
-    monkeypatch.setattr(digests, "has_copy_tables", lambda device: True)
+    for module in (digests, samples):
+        monkeypatch.setattr(module, "has_copy_tables", lambda device: True)
     return found
 
 

@@ -36,14 +36,31 @@ class SinkReads:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._of_shares: dict[int, Mapping[int, Reads]] = {}
+        self._audiences: dict[tuple[int, frozenset[int]], Sequence[tuple[int, tuple[int, ...]]]] = {}
 
     def of(self, rank: int, number: int) -> Reads | None:
         """What ``rank`` reads of a bucket that comes to it; None for all of it, with what lies between tensors."""
         share = self._plan.topology.participants[rank].share
-        if share == EVERYTHING or rank not in self._plan.mapping[number]:
+        return self.in_bucket(share if rank in self._plan.mapping[number] else EVERYTHING, number)
+
+    def in_bucket(self, share: int, number: int) -> Reads | None:
+        """The same for sinks that map the bucket and have this share."""
+        if share == EVERYTHING:
             return None
         reads = self.of_share(share).get(number, ())
         return None if sum(each.total for each in reads) == self._plan.buckets[number].payload else reads
+
+    def audiences(self, number: int) -> Sequence[tuple[int, tuple[int, ...]]]:
+        """The sinks that a bucket comes to, by the share of which they read; EVERYTHING where they do not map it."""
+        receiver_set, mapping = self._plan.buckets[number].receiver_set, self._plan.mapping[number]
+        known = self._audiences.get((receiver_set, mapping))
+        if known is None:
+            found: defaultdict[int, list[int]] = defaultdict(list)
+            for rank in self._plan.receiver_sets[receiver_set]:
+                share = self._plan.topology.participants[rank].share if rank in mapping else EVERYTHING
+                found[share].append(rank)
+            known = self._audiences[receiver_set, mapping] = [(share, tuple(some)) for share, some in found.items()]
+        return known
 
     def of_share(self, share: int) -> Mapping[int, Reads]:
         """What a sink with this share reads of each bucket that it maps; of those that are missing, nothing."""
@@ -60,24 +77,21 @@ class SinkReads:
     @property
     def bytes_to(self) -> dict[int, int]:
         """How many bytes of tensors every sink is sent, or reads of what it maps."""
-        plan = self._plan
+        found, buckets = dict.fromkeys(self._plan.topology.sinks, 0), self._plan.buckets
         alike: defaultdict[tuple[int, frozenset[int]], list[int]] = defaultdict(list)
-        for number, bucket in enumerate(plan.buckets):
-            alike[bucket.receiver_set, plan.mapping[number]].append(number)
-        payloads = {key: sum(plan.buckets[number].payload for number in numbers) for key, numbers in alike.items()}
-        read: dict[tuple[int, int, frozenset[int]], int] = {}
-        found = dict.fromkeys(plan.topology.sinks, 0)
-        for (receiver_set, mapping), numbers in alike.items():
-            for rank in plan.receiver_sets[receiver_set]:
-                share = plan.topology.participants[rank].share
-                if share == EVERYTHING or rank not in mapping:
-                    found[rank] += payloads[receiver_set, mapping]
-                    continue
-                key = share, receiver_set, mapping
-                if key not in read:
-                    of_share = self.of_share(share)
-                    read[key] = sum(each.total for number in numbers for each in of_share.get(number, ()))
-                found[rank] += read[key]
+        for number, bucket in enumerate(buckets):
+            alike[bucket.receiver_set, self._plan.mapping[number]].append(number)
+        for numbers in alike.values():
+            for share, ranks in self.audiences(numbers[0]):
+                of_share = {} if share == EVERYTHING else self.of_share(share)
+                nbytes = sum(
+                    buckets[number].payload
+                    if share == EVERYTHING
+                    else sum(each.total for each in of_share.get(number, ()))
+                    for number in numbers
+                )
+                for rank in ranks:
+                    found[rank] += nbytes
         return found
 
     @cached_property

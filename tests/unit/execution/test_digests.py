@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as checked
 
@@ -24,6 +25,7 @@ from ckpt_transport.planning import IN_PLACE, Plan
 from ckpt_transport.transports.interface import Group
 from tests.unit.devices import PATIENCE
 from tests.unit.execution.fleets import Fleet, Outcome, check, small
+from tests.unit.planning.test_reads import COLUMNS, planned
 from tests.unit.worlds import World, alternating, chained, worlds
 
 
@@ -127,3 +129,56 @@ def test_given_a_bucket_whose_digest_was_not_computed_then_the_run_does_not_end_
         with pytest.raises(TransferError, match="a sink has applied bucket 0 and not computed its digest"):
             made.finish(lambda: None, mailbox.pump)
         made.close()
+
+
+# -- sinks that read slices --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("transport", "hosts"), [("window", "aaaa"), ("wire+window", "bbaa"), ("screen", "ab")])
+def test_given_sinks_that_read_slices_of_what_they_map_then_all_digests_agree(
+    transport: str, hosts: str, first: bool
+) -> None:
+    check(ComparingFleet(planned(transport, hosts, bucket_bytes=300), first=first))
+
+
+def ran(plan: Plan) -> tuple[torch.Tensor, dict[Hashable, bytes]]:
+    """What the source of a run held, and the digests that it made of that."""
+    fleet = ComparingFleet(plan)
+    held = fleet.extents[0].tensor.clone()
+    check(fleet)
+    return held, dict(fleet.extents[0].digests)
+
+
+def again(plan: Plan, held: torch.Tensor, digests: Mapping[Hashable, bytes], *, first: bool = False) -> ComparingFleet:
+    """The same for another run, with digests that were made before."""
+    fleet = ComparingFleet(plan, first=first)
+    fleet.extents[0].tensor.copy_(held)
+    fleet.extents[0].digests.update(digests)
+    return fleet
+
+
+def test_given_sinks_of_two_shares_then_the_owner_makes_a_digest_for_each_and_keeps_them() -> None:
+    """Given two engines of two ranks, then ranks with one share compare with one digest."""
+    plan = planned("window", "aaaa", bucket_bytes=4096)
+    assert len(plan.buckets) == 1
+    held, digests = ran(plan)
+    assert len(digests) == 2
+    fleet = again(plan, held, digests)
+    check(fleet)
+    assert fleet.extents[0].digests == digests
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_given_a_byte_that_one_sink_reads_when_it_changes_then_that_sink_finds_it_and_the_other_does_not_read_it(
+    first: bool,
+) -> None:
+    """Given a matrix that two ranks cut by columns, and a byte of the second half of a row that is changed later."""
+    plan = planned("window", "aa", bucket_bytes=4096)
+    held, digests = ran(plan)
+    tensor = next(each for each in plan.manifest.tensors if each.spec.name == "1.down")
+    held[tensor.offset + 3 * COLUMNS + COLUMNS // 2] ^= 1
+    outcomes = again(plan, held, digests, first=first).run()
+    assert not isinstance(outcomes[1].error, TransferError)
+    assert isinstance(outcomes[2].error, TransferError)
+    assert "sink 2 got bytes of" in str(outcomes[2].error)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 from msgspec.structs import replace
 
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import MemoryKind, StridedRange
 from ckpt_transport.planning import (
     NOT_MEASURED,
     Extent,
@@ -137,6 +137,23 @@ def test_given_ranks_that_need_their_shares_then_each_is_brought_it_over_a_link_
     assert shares.moves_shares
     assert takes(everything, 8 / 50)
     assert takes(shares, 4 / 50)
+
+
+def test_given_ranks_that_read_columns_where_they_lie_then_half_of_the_bytes_are_counted_and_all_are_shown() -> None:
+    whole = version(8 * GB)
+    fleet, rates = ranks([("a", "")], [("a", ""), ("a", "")]), {"a": host(10)}
+    digest = digest_of(whole.specs.values())
+    ranges = tuple((name, 0, 10**7) for name in sorted(tensor.spec.name for tensor in whole.tensors))
+    halves = tuple(
+        Share(digest, ranges, tuple((name, StridedRange(half * 500, 500, 10**4, 1000)) for name, _, _ in ranges))
+        for half in range(2)
+    )
+    members = tuple(replace(rank, share=rank.rank - 1) if rank.rank else rank for rank in fleet.participants)
+    everything, shares = made(whole, fleet, rates, "shm"), made(whole, Topology(members, halves), rates, "shm")
+    assert not shares.moves_shares
+    assert takes(everything, 16 / 10)
+    assert takes(shares, 8 / 10)
+    assert shares.bytes_to == {1: 4 * GB, 2: 4 * GB}
 
 
 def test_given_two_sources_on_hosts_of_their_own_then_they_send_at_the_same_time() -> None:

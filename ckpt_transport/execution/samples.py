@@ -1,0 +1,174 @@
+"""A sample is the bytes of a bucket that its owner and some sinks compare: all of it, or what those sinks read.
+
+A sink that maps a bucket reads its share where it lies. To digest all of the bucket it would have to read what it does
+not need. So the owner makes a digest of each set of bytes that some sinks read, and these compare that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Hashable, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Generic, TypeVar
+
+import torch
+
+from ckpt_transport.execution.run_digests import Part, digest_of_runs, digest_of_slices
+from ckpt_transport.memory import Runs, StridedRange, has_copy_tables, part_of
+from ckpt_transport.memory.digest import ALIGNMENT, digest
+from ckpt_transport.memory.packed_digest import packed_digest
+from ckpt_transport.planning import EVERYTHING, Bucket, Plan
+from ckpt_transport.planning.values.plan import ExtentRange
+from ckpt_transport.planning.values.reads import Reads, in_runs
+
+END_BYTES = 4096
+"""So many bytes at each end of a piece are compared where tensors lie apart."""
+
+Place = TypeVar("Place")
+
+
+class Sample(ABC, Generic[Place]):
+    """What is compared of one bucket.
+
+    Args:
+        plan: whose bucket it is.
+        name: tells it from others of the plan.
+        key: of its digest, among those that are kept with the memory of the bucket's extent.
+        in_bucket, in_extent: where its bytes lie in the bucket, and in the extent.
+    """
+
+    def __init__(
+        self, plan: Plan, name: Hashable, key: Hashable, in_bucket: Sequence[Place], in_extent: Sequence[Place]
+    ) -> None:
+        self.key = key
+        self._shape, self._name, self._in_bucket, self._in_extent = plan.shape, name, in_bucket, in_extent
+
+    def of_bucket(self, runs: Runs) -> torch.Tensor:
+        """The digest where the bucket lies in ``runs``: two sums, on a GPU in the order of its current stream."""
+        return self._digest(("bucket", self._shape), self._name, runs, self._in_bucket)
+
+    def of_extent(self, runs: Runs) -> torch.Tensor:
+        """The same where the extent lies in ``runs``."""
+        first = bisect_right(runs, self._start(self._in_extent[0]), key=_at) - 1
+        last = bisect_right(runs, self._start(self._in_extent[-1]), key=_at)
+        return self._digest(("extent", self._shape), self._name, runs[first:last], self._in_extent)
+
+    @staticmethod
+    @abstractmethod
+    def _start(place: Place) -> int:
+        """The first byte of a place."""
+
+    @staticmethod
+    @abstractmethod
+    def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Sequence[Place]) -> torch.Tensor: ...
+
+
+_at = attrgetter("at")
+
+
+class RunSample(Sample[Part]):
+    """Runs of bytes, each of which begins a page of the digest."""
+
+    @staticmethod
+    def _start(place: Part) -> int:
+        return place[0]
+
+    @staticmethod
+    def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Sequence[Part]) -> torch.Tensor:
+        if len(runs) > 1 and has_copy_tables(runs[0].raw.device):
+            return digest_of_runs(plan, name, runs, lambda: places)
+        return digest([part_of(runs, *place) for place in places])
+
+
+class SliceSample(Sample[StridedRange]):
+    """Slices, which are packed."""
+
+    @staticmethod
+    def _start(place: StridedRange) -> int:
+        return place.start
+
+    @staticmethod
+    def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Sequence[StridedRange]) -> torch.Tensor:
+        if has_copy_tables(runs[0].raw.device):
+            return digest_of_slices(plan, name, runs, places)
+        return packed_digest(places, partial(part_of, runs))
+
+
+AnySample = RunSample | SliceSample
+
+
+class Samples:
+    """The samples of a plan. Each is found out once.
+
+    Args:
+        plan: what is done.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._whole: dict[int, RunSample] = {}
+        self._slices: dict[tuple[int, int], SliceSample] = {}
+        self._compared: dict[int, Sequence[tuple[AnySample, tuple[int, ...]]]] = {}
+
+    def compared(self, number: int) -> Sequence[tuple[AnySample, tuple[int, ...]]]:
+        """All samples of a bucket, each with the sinks that compare it. Those that read nothing compare nothing."""
+        known = self._compared.get(number)
+        if known is None:
+            reads, apart = self._plan.reads, self._plan.lies_apart(self._plan.buckets[number])
+            ranks: dict[Reads | None, list[int]] = {}
+            shares: dict[Reads | None, int] = {None: EVERYTHING}
+            for share, some in reads.audiences(number):
+                what = None if apart else reads.in_bucket(share, number)
+                ranks.setdefault(what, []).extend(some)
+                shares.setdefault(what, share)
+            known = self._compared[number] = [
+                (self._sample(number, shares[what], what), tuple(sorted(some)))
+                for what, some in ranks.items()
+                if what is None or what
+            ]
+        return known
+
+    def of(self, rank: int, number: int) -> AnySample | None:
+        """What a sink compares of a bucket; None where it reads nothing of it."""
+        return next((sample for sample, ranks in self.compared(number) if rank in ranks), None)
+
+    def _sample(self, number: int, share: int, reads: Reads | None) -> AnySample:
+        bucket = self._plan.buckets[number]
+        if reads is None:
+            parts = compared_of(self._plan, bucket)
+            in_bucket = [(part.bucket_offset, part.nbytes) for part in parts]
+            in_extent = [(part.offset, part.nbytes) for part in parts]
+            return RunSample(self._plan, (number, share), parts, in_bucket, in_extent)
+        slices = in_runs(bucket, reads)
+        home = tuple(part.shifted(_home(bucket, part.start)) for part in slices)
+        return SliceSample(self._plan, (number, share), home, slices, home)
+
+
+def _home(bucket: Bucket, at: int) -> int:
+    """How much further on a byte of the bucket lies in its extent."""
+    ranges = bucket.ranges
+    part = ranges[bisect_right(ranges, at, key=attrgetter("bucket_offset")) - 1]
+    return part.offset - part.bucket_offset
+
+
+def compared_of(plan: Plan, bucket: Bucket) -> tuple[ExtentRange, ...]:
+    """The ranges of a bucket that its digest is of where all of it is compared; each lies within a run.
+
+    Of tensors that receivers map where they lie apart, both ends of each piece: nothing copies their bytes on the way,
+    so what can be wrong is which memory a receiver sees, and what it holds. To read all of it once more would take as
+    long as the update, where another GPU maps it.
+    """
+    if not plan.lies_apart(bucket):
+        return bucket.ranges
+    found: list[ExtentRange] = []
+    for piece in bucket.pieces:
+        start, at = plan.manifest.tensors[piece.tensor].offset + piece.tensor_offset, piece.bucket_offset
+        if piece.nbytes <= 2 * END_BYTES:
+            found.append(ExtentRange(start, at, piece.nbytes))
+            continue
+        last = (piece.nbytes - END_BYTES) // ALIGNMENT * ALIGNMENT
+        found.append(ExtentRange(start, at, END_BYTES))
+        found.append(ExtentRange(start + last, at + last, piece.nbytes - last))
+    return tuple(found)
