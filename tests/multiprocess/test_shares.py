@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer, Report
-from ckpt_transport.errors import UpdateAbortedError, UpdateError
+from ckpt_transport.errors import TaintedError, UpdateAbortedError, UpdateError
 from ckpt_transport.planning import explain
 from ckpt_transport_torch import attach
 from tests.available import where_available
@@ -18,6 +18,8 @@ MATRIX = WIDTH * WIDTH * 4
 ALL = WIDTH * 4 + (EXPERTS + 2) * MATRIX
 OWN = WIDTH * 4 + 2 * MATRIX + EXPERTS // SIZE * MATRIX
 """Norm, both sliced matrices whole (this loader takes tensors whole), and the experts of one rank."""
+READ = WIDTH * 4 + 2 * MATRIX // SIZE + EXPERTS // SIZE * MATRIX
+"""The same where memory is mapped: of the sliced matrices, one by rows and one by columns, only the slices."""
 RANKS = tuple(
     SinkSpec(make=rank_of, model={"rank": rank, "size": SIZE}, loader=loader, engine="engine") for rank in range(SIZE)
 )
@@ -45,6 +47,26 @@ def test_given_ranks_that_need_a_part_then_the_first_version_goes_to_all_and_the
             report = update(server, sinks, seed)
             assert report.plan.bytes_to == dict.fromkeys(range(1, SIZE + 1), OWN)
             assert f"{OWN / ALL:.1%}" in explain(report.plan)
+
+
+def test_given_ranks_that_map_a_version_then_each_reads_its_slices_and_finds_a_wrong_byte_in_them() -> None:
+    """Given columns of one matrix for each rank, when a byte changes that only the last one reads, then that one fails.
+
+    The digests were made before, at the first update with the version.
+    """
+    settings = Config.load(transport="shm", **PATIENT)
+    with fleet(*RANKS) as sinks, ParameterServer(settings) as server:
+        assert update(server, sinks, 2).plan.bytes_to == dict.fromkeys(range(1, SIZE + 1), ALL)
+        for seed in (3, 4):
+            report = update(server, sinks, seed)
+            assert report.plan.bytes_to == dict.fromkeys(range(1, SIZE + 1), READ)
+            assert f"{READ / ALL:.1%}" in explain(report.plan)
+        (across,) = (each for each in report.plan.manifest.tensors if each.spec.name == "across")
+        stored = server.register("v5", tensors=weights_of(5))
+        server.update("v5", [sink.address for sink in sinks])
+        stored.buffers[0].tensor[across.offset + 7 * WIDTH * 4 + WIDTH * 4 - 1] ^= 1
+        with pytest.raises(TaintedError, match=f"{sinks[-1].label} got bytes of"):
+            server.update("v5", [sink.address for sink in sinks])
 
 
 def test_given_ranks_that_do_not_say_what_they_need_then_they_get_everything_beside_those_that_do() -> None:
@@ -92,7 +114,7 @@ def test_given_shares_when_an_update_fails_half_way_then_everything_goes_to_all(
             server.update("v3", [sink.address for sink in sinks])
         report = update(server, sinks, 4)
         assert report.plan.bytes_to[1] == ALL
-        assert update(server, sinks, 5).plan.moves_shares
+        assert update(server, sinks, 5).plan.bytes_to[1] == (OWN if transport == "gloo" else READ)
 
 
 def test_given_ranks_updated_by_p2p_when_one_dies_then_the_others_end_with_their_shares() -> None:
