@@ -36,7 +36,7 @@ def digest_of_runs(plan: Hashable, bucket: Hashable, runs: Runs, parts: Callable
 
 
 def digest_of_slices(plan: Hashable, bucket: Hashable, runs: Runs, slices: Sequence[StridedRange]) -> torch.Tensor:
-    """As :func:`digest_of_runs`, of strided ranges, as :func:`~ckpt_transport.memory.packed_digest.packed_digest` defines it."""
+    """As :func:`digest_of_runs`, of strided ranges: what :mod:`ckpt_transport.memory.packed_digest` computes."""
     return _digest_of(plan, bucket, runs, lambda: _SliceDigest(runs, slices))
 
 

@@ -112,8 +112,13 @@ class Activities:
     @cached_property
     def _takes(self) -> dict[int, float]:
         """How much of what it is brought each sink takes in."""
-        topology, brought = self._plan.topology, self._plan.bytes_to
-        needs = [sum(nbytes for _, _, nbytes in share.ranges) for share in topology.shares]
+        topology, payloads = self._plan.topology, [0] * len(self._plan.receiver_sets)
+        for bucket in self._plan.buckets:
+            payloads[bucket.receiver_set] += bucket.payload
+        brought = dict.fromkeys(topology.sinks, 0)
+        for receiver_set, nbytes in zip(self._plan.receiver_sets, payloads, strict=True):
+            brought.update({rank: brought[rank] + nbytes for rank in receiver_set})
+        needs = [share.nbytes for share in topology.shares]
         return {
             rank: 1.0 if share == EVERYTHING or not brought[rank] else min(needs[share] / brought[rank], 1.0)
             for rank in topology.sinks

@@ -217,12 +217,14 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
             frozenset(rank for leg in hop.legs if self.routes[leg.route].maps_memory for rank in leg.receivers)
             for hop in self.hops
         ]
-        hops: list[tuple[int, ...]] = [()] * len(self.buckets)
-        for stage in self.stages:
-            if stage.kind is StageKind.TRANSFER:
-                hops[stage.bucket] = *hops[stage.bucket], stage.hop
-        known = {each: frozenset[int]().union(*(by_hop[hop] for hop in each)) for each in set(hops)}
-        return [known[each] for each in hops]
+        by_pattern = [
+            frozenset[int]().union(*(by_hop[stage.hop] for stage in pattern if stage.kind is StageKind.TRANSFER))
+            for pattern in self.stages.patterns
+        ]
+        found = [frozenset[int]()] * len(self.buckets)
+        for block in self.stages.blocks:
+            found[block.bucket] |= by_pattern[block.pattern]
+        return found
 
     @cached_property
     def reads(self) -> SinkReads:
