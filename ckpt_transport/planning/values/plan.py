@@ -221,9 +221,10 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
             frozenset[int]().union(*(by_hop[stage.hop] for stage in pattern if stage.kind is StageKind.TRANSFER))
             for pattern in self.stages.patterns
         ]
-        found = [frozenset[int]()] * len(self.buckets)
+        found: list[frozenset[int]] = [frozenset()] * len(self.buckets)
         for block in self.stages.blocks:
-            found[block.bucket] |= by_pattern[block.pattern]
+            ranks, known = by_pattern[block.pattern], found[block.bucket]
+            found[block.bucket] = known | ranks if known else ranks
         return found
 
     @cached_property
