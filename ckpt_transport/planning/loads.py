@@ -224,9 +224,13 @@ class LoadCounter:
                 loads.put(Crossed(MEMORY, here), through, self._links.rate(here, LinkKind.MEMORY))
             if traits.on_device or lies[rank].device:
                 self._copy(loads, lies[sender], lies[rank], sent=copies(len(near)) / len(near))
+        hosts = [self._topology.host(rank) for rank in far]
+        if traits.fan_out is FanOut.CONSTANT and not traits.maps_memory:
+            hosts = list(dict.fromkeys(hosts))  # what enters a host once is passed on within it
+        for host in hosts:
+            self._network(loads, NETWORK_IN, host, 1)
         for rank in far:
             self._end(loads, Crossed(RECEIVES, str(rank)), rank, 1, traits, far=True)
-            self._network(loads, NETWORK_IN, self._topology.host(rank), 1)
             lies[rank] = _Location(self._topology.host(rank)) if traits.maps_memory else self._slot(rank, traits)
         if far:
             self._network(loads, NETWORK_OUT, here, copies(len(far)))

@@ -186,6 +186,19 @@ def test_given_a_host_with_a_slow_network_then_a_relay_crosses_it_once_and_the_p
     assert plan(version(GB), fleet, known, Settings(transport="gloo"), rates).prediction.seconds > 32
 
 
+def test_given_a_broadcast_that_members_pass_on_then_it_enters_their_host_once() -> None:
+    """Given four GPUs on the host with the slow network, then NCCL's ring brings the bytes there once."""
+    rates = {"a": with_gpus("A0"), "b": with_gpus("B0", "B1", "B2", "B3")}
+    slow = {HostLink(LinkKind.NETWORK): 0.125 * GB}
+    known = {
+        name: HostRates((*found.links, *(LinkRate(link, rate) for link, rate in slow.items())))
+        for name, found in rates.items()
+    }
+    fleet = ranks([("a", "A0")], [("b", f"B{number}") for number in range(4)])
+    found = plan(version(GB), fleet, {"nccl": KNOWN["nccl"]}, Settings(), known)
+    assert takes(found, 8.0)
+
+
 def test_given_a_participant_that_says_how_fast_its_link_is_then_that_counts() -> None:
     fleet = ranks([("a", "")], [("b", ""), ("c", "")])
     slow = tuple(replace(rank, link=10**8) if rank.rank == 2 else rank for rank in fleet.participants)
