@@ -30,15 +30,9 @@ def version(
     answer.
     """
     from ckpt_transport.config import Config
-    from ckpt_transport.service import ask_version
+    from ckpt_transport.service.query import ask_versions
 
-    settings = Config.load(config)
-    answers: dict[str, ServedVersion | JoinError] = {}
-    for address in addresses:
-        try:
-            answers[address] = ask_version(address, settings, timeout)
-        except JoinError as error:
-            answers[address] = error
+    answers = ask_versions(addresses, Config.load(config), timeout)
     output = Output()
     if as_json:
         rows = {

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from ckpt_transport.config import Config
-from ckpt_transport.errors import UpdateAbortedError
-from ckpt_transport.service.query import ask_version
-
-ASKED_AT_ONCE = 16
+from ckpt_transport.errors import JoinError, UpdateAbortedError
+from ckpt_transport.service.query import ask_versions
+from ckpt_transport.service.questions import ServedVersion
 
 
 def previous_version(sinks: Sequence[str], config: Config) -> str:
@@ -19,8 +17,11 @@ def previous_version(sinks: Sequence[str], config: Config) -> str:
         UpdateAbortedError: they have kept none, or not the same; says who has what.
         JoinError: a sink does not answer within ``join_timeout``.
     """
-    with ThreadPoolExecutor(min(ASKED_AT_ONCE, len(sinks)), "ckpt-transport-ask") as threads:
-        answers = list(threads.map(lambda address: ask_version(address, config, config.join_timeout), sinks))
+    answers: list[ServedVersion] = []
+    for answer in ask_versions(sinks, config, config.join_timeout).values():
+        if isinstance(answer, JoinError):
+            raise answer
+        answers.append(answer)
     kept = {answer.previous for answer in answers}
     if len(kept) == 1 and "" not in kept:
         return kept.pop()

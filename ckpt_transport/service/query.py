@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Sequence
 from typing import TypeVar
 
 from ckpt_transport.config import Config
@@ -13,6 +15,8 @@ from ckpt_transport.service import questions as q
 from ckpt_transport.update.mailbox import open_mailbox
 
 Answer = TypeVar("Answer", bound=Message)
+ASKED_AT_ONCE = 256
+"""Sinks that are asked at the same time; each takes a descriptor here."""
 
 
 def ask_version(
@@ -31,6 +35,49 @@ def ask_version(
         JoinError: nobody answered within ``timeout`` seconds.
     """
     return _ask(address, q.AskVersion(digest), config, timeout, q.ServedVersion)
+
+
+def ask_versions(
+    addresses: Sequence[str], config: Config | None = None, timeout: float = 5.0
+) -> dict[str, q.ServedVersion | JoinError]:
+    """Ask many sinks at the same time what they serve.
+
+    Args:
+        addresses: of sinks or holders.
+        config, timeout: as those of :func:`ask_version`.
+
+    Returns: the answer of each, or why there is none, in the order of the addresses.
+
+    Raises:
+        ConfigError: one is no address.
+    """
+    config = config if config is not None else Config.load()
+    answers: dict[str, q.ServedVersion | JoinError] = {}
+    unasked = deque(dict.fromkeys(addresses))
+    until: dict[str, float] = {}
+    """Those that were asked and have not answered, the first one first, and how long each may take."""
+    with open_mailbox("", q.COORDINATOR, config) as mailbox:
+        while unasked or until:
+            while unasked and len(until) < ASKED_AT_ONCE:
+                until[unasked[0]] = time.monotonic() + timeout
+                mailbox.send(unasked.popleft(), q.AskVersion())
+            oldest = next(iter(until))
+            received = mailbox.receive(max(until[oldest] - time.monotonic(), 0.0))
+            sender, answer = (oldest, None) if received is None else received
+            if sender not in until:
+                continue
+            match answer:
+                case None:
+                    answers[sender] = _no_answer(sender, timeout)
+                case q.ServedVersion():
+                    answers[sender] = answer
+                case Refused():
+                    answers[sender] = _refused(sender, answer)
+                case _:
+                    continue
+            del until[sender]
+            mailbox.forget(sender)
+    return {address: answers[address] for address in addresses}
 
 
 def resolve(address: str, *, forward: bool, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:
@@ -67,5 +114,13 @@ def _ask(address: str, question: Message, config: Config | None, timeout: float,
             if isinstance(answer, kind):
                 return answer
             if isinstance(answer, Refused):
-                raise JoinError(f"{address} refuses: {answer.reason}")
-    raise JoinError(f"no answer from {address} within {timeout:g} s; is a sink running there?")
+                raise _refused(address, answer)
+    raise _no_answer(address, timeout)
+
+
+def _refused(address: str, answer: Refused) -> JoinError:
+    return JoinError(f"{address} refuses: {answer.reason}")
+
+
+def _no_answer(address: str, timeout: float) -> JoinError:
+    return JoinError(f"no answer from {address} within {timeout:g} s; is a sink running there?")

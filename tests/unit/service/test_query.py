@@ -1,0 +1,72 @@
+"""Asking many sinks at the same time which version they serve."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import torch
+
+from ckpt_transport.control import Mailbox
+from ckpt_transport.control.addresses import new_ipc_address
+from ckpt_transport.errors import ConfigError, JoinError
+from ckpt_transport.service import query
+from ckpt_transport.service import questions as q
+from ckpt_transport.service.query import ask_versions
+from ckpt_transport_torch import Attachment, attach
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def sinks() -> Iterator[list[Attachment]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(attach(torch.nn.Linear(2, 2), version=f"v{number}")) for number in range(5)]
+
+
+def versions(answers: dict[str, q.ServedVersion | JoinError]) -> list[str]:
+    return [answer.version if isinstance(answer, q.ServedVersion) else str(answer) for answer in answers.values()]
+
+
+@pytest.mark.parametrize("at_once", [2, 256])
+def test_given_more_sinks_than_are_asked_at_once_then_each_answers_in_the_order_asked_for(
+    sinks: list[Attachment], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "ASKED_AT_ONCE", at_once)
+    answers = ask_versions([sink.address for sink in sinks], timeout=PATIENCE)
+    assert versions(answers) == [f"v{number}" for number in range(5)]
+
+
+def test_given_nobody_at_an_address_then_the_others_answer_and_that_one_is_named(sinks: list[Attachment]) -> None:
+    nobody = new_ipc_address()
+    answers = ask_versions([nobody, sinks[0].address, sinks[0].address], timeout=1.0)
+    assert list(answers) == [nobody, sinks[0].address]
+    assert versions(answers) == [f"no answer from {nobody} within 1 s; is a sink running there?", "v0"]
+
+
+def test_given_somebody_else_at_an_address_then_it_refuses(sinks: list[Attachment]) -> None:
+    with Mailbox() as other:
+        over = threading.Event()
+
+        def listen() -> None:
+            until = time.monotonic() + PATIENCE
+            while not over.is_set() and time.monotonic() < until:
+                other.receive(0.05)
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            answers = ask_versions([other.address, sinks[1].address], timeout=PATIENCE)
+        finally:
+            over.set()
+            thread.join()
+    assert versions(answers)[0].startswith(f"{other.address} refuses: ")
+    assert versions(answers)[1] == "v1"
+
+
+def test_given_what_is_no_address_then_that_is_an_error(sinks: list[Attachment]) -> None:
+    with pytest.raises(ConfigError, match="is not an address"):
+        ask_versions([sinks[0].address, "nowhere"])
