@@ -80,7 +80,13 @@ def _per_bucket(done: Report, clock: ProcessorClock) -> float:
 
 def _updates(running: Crowd, transport: str, updates: int) -> Iterator[tuple[Report, float]]:
     """Reports of some updates, and what the source has used for each bucket."""
-    settings = Config.load(transport=transport, bucket_bytes=BUCKET_BYTES, heartbeat_timeout=60.0, join_timeout=60.0)
+    settings = Config.load(
+        transport=transport,
+        bucket_bytes=BUCKET_BYTES,
+        ring_depth=1,  # what is read where it lies comes in buckets as long as a ring
+        heartbeat_timeout=60.0,
+        join_timeout=60.0,
+    )
     with ParameterServer(settings) as server:
         for number in range(updates):
             name, value = f"step-{number}", float(number + 1)
