@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,8 @@ from benchmarks._sinks import SinkProcess, sinks
 from ckpt_transport import Config, ParameterServer
 
 PIECE_BYTES = 16 << 20
-WAYS = ("register", "lend", "gather")
+WAYS = ("lend", "publish", "register", "gather")
+"""Lending first: what others leave in memory for the next version would be taken for its own."""
 context = multiprocessing.get_context("spawn")
 
 
@@ -50,12 +51,18 @@ def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connectio
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     with ParameterServer(Config.load(transport="shm")) as server:
+        without = memory("VmRSS") + nbytes // dist.get_world_size()
         while (order := pipe.recv())[0] != "stop":
             way, number = order
             weights = sharded(nbytes, float(number), mesh)
             dist.barrier()
+            forget_peak()
             started = time.perf_counter()
             version = f"v{number}"
+            if way == "publish":
+                server.publish(version, weights, [sink])
+                pipe.send((time.perf_counter() - started, memory("VmHWM") - without))
+                continue
             if way == "gather":
                 whole = {name: tensor.full_tensor() for name, tensor in weights.items()}
                 server.register(version, tensors=whole if server.rank == 0 else {})
@@ -63,8 +70,26 @@ def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connectio
                 getattr(server, way)(version, tensors=weights)
             server.update(version, [sink])
             server.unregister(version)
-            pipe.send(time.perf_counter() - started)
+            pipe.send((time.perf_counter() - started, memory("VmHWM") - without))
     dist.destroy_process_group()
+
+
+def forget_peak() -> None:
+    """Begin anew to note the most memory that this process has."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(field: str) -> int:
+    """Bytes of memory that this process has, ``VmRSS``, or had at most, ``VmHWM``."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) << 10
+
+
+class Taken(NamedTuple):
+    """What an update took: seconds of the slowest rank, and bytes of memory of the rank that took most."""
+
+    seconds: float
+    memory: int
 
 
 class Trainer:
@@ -83,11 +108,12 @@ class Trainer:
             self._processes[-1].start()
             self._pipes.append(ours)
 
-    def bring(self, way: str, number: int) -> float:
-        """Seconds that the slowest rank took."""
+    def bring(self, way: str, number: int) -> Taken:
+        """Bring a version to the sink, and say what that took."""
         for pipe in self._pipes:
             pipe.send((way, number))
-        return max(float(pipe.recv()) for pipe in self._pipes)
+        seconds, peaks = zip(*(pipe.recv() for pipe in self._pipes), strict=True)
+        return Taken(max(seconds), max(peaks))
 
     def stop(self) -> None:
         for pipe, process in zip(self._pipes, self._processes, strict=True):
@@ -106,26 +132,39 @@ def _measure(ranks: int, nbytes: int, updates: int) -> list[Row]:
         sink.ask("fill source")
         sink.answer()
         taken: dict[str, list[float]] = {way: [] for way in ("copy", *WAYS)}
+        peaks: dict[str, int] = dict.fromkeys(WAYS, 0)
         number = 0
         for way in WAYS:  # one after the other, so that each finds the pool that its last version has left
             for _ in range(updates + 1):
                 taken["copy"].append(_copy(sink))
                 number += 1
-                taken[way].append(trainer.bring(way, number))
+                brought = trainer.bring(way, number)
+                taken[way].append(brought.seconds)
+                peaks[way] = max(peaks[way], brought.memory)
                 sink.ask("values")
                 assert sink.answer() == (f"v{number}", {float(number)})
         trainer.stop()
     seconds = {way: median(of_way[1:]) for way, of_way in taken.items()}
     size = f"{nbytes / (1 << 30):g} GiB of {ranks} ranks"
     figures = ", ".join(f"{way} {each * 1e3:.0f} ms" for way, each in seconds.items())
-    return [
+    rows = [
         Row(f"{way} shards + update, {size}", seconds[way] / seconds[against], what, target, figures)
         for way, against, what, target in (
             ("register", "copy", "a plain copy_", ""),
             ("lend", "copy", "a plain copy_", "<=1.4"),
+            ("publish", "copy", "a plain copy_", "<=1.4"),
             ("lend", "gather", "gathering, then the same from one rank", "<=0.5"),
         )
     ]
+    bucket = Config.load().bucket_bytes
+    megabytes = ", ".join(f"{way} {peaks[way] / 1e6:.0f} MB" for way in WAYS)
+    rows += [
+        Row(
+            f"peak memory of a rank beyond its shards, {way}, {size}", peaks[way] / bucket, "a bucket", "<=2", megabytes
+        )
+        for way in ("lend", "publish")
+    ]
+    return rows
 
 
 def _copy(sink: SinkProcess) -> float:
