@@ -55,7 +55,7 @@ def test_given_tensors_that_lie_apart_then_tables_of_owners_and_sinks_agree_and_
     plan = apart()
     for _ in range(2):
         check(ApartFleet(plan))
-    assert len(launched) > len(set(map(id, launched))) > 2
+    assert len(launched) > len(set(map(id, launched))) >= 2
 
 
 def test_given_an_owner_that_changes_a_tensor_then_tables_find_another_digest(launched: list[DigestTable]) -> None:
