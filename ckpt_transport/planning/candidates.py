@@ -148,6 +148,8 @@ class _Candidates:
             owner = extents[manifest.tensors[demanded.tensor].extent].owner
             self._nbytes[owner, demanded.receiver_set] += demanded.nbytes
         self._buckets = self._count()
+        self._counted: dict[tuple[str, tuple[int, int]], Moved] = {}
+        self._alone: dict[tuple[str, tuple[int, int]], float] = {}
         self._extents = {extent.owner: extent for extent in reversed(extents)}
         self._found = {
             (owner, receiver_set): {
@@ -195,12 +197,22 @@ class _Candidates:
             for tree in found.values()
             if isinstance(tree, BroadcastTree) and allowed >= set(transports_of(tree.name))
         ]
-        return min(others, key=lambda tree: (predict([self._moved(tree, key)]).seconds, tree.name), default=asked)
+        return min(others, key=lambda tree: (self._seconds(tree, key), tree.name), default=asked)
 
     def _moved(self, tree: BroadcastTree, key: tuple[int, int]) -> Moved:
-        owner, receiver_set = key
-        takes = {rank: self._takes[rank] for rank in self._demand.receiver_sets[receiver_set]}
-        return Moved(self._counter.stages(tree, self._extents[owner], takes), self._nbytes[key], self._buckets[key])
+        """What goes along a tree. Candidates of several names share trees, which are counted once."""
+        if (tree.name, key) not in self._counted:
+            owner, receiver_set = key
+            takes = {rank: self._takes[rank] for rank in self._demand.receiver_sets[receiver_set]}
+            stages = self._counter.stages(tree, self._extents[owner], takes)
+            self._counted[tree.name, key] = Moved(stages, self._nbytes[key], self._buckets[key])
+        return self._counted[tree.name, key]
+
+    def _seconds(self, tree: BroadcastTree, key: tuple[int, int]) -> float:
+        """How long it takes when only what goes along this tree moves."""
+        if (tree.name, key) not in self._alone:
+            self._alone[tree.name, key] = predict([self._moved(tree, key)]).seconds
+        return self._alone[tree.name, key]
 
     @cached_property
     def _takes(self) -> Mapping[int, float]:

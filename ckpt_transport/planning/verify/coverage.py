@@ -6,7 +6,8 @@ Shares no code with the planner but the values; see :mod:`ckpt_transport.plannin
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from ckpt_transport.errors import CoverageError, PlanError
 from ckpt_transport.memory import MemoryKind
@@ -18,10 +19,13 @@ from ckpt_transport.planning.values.share import digest_of
 
 def alike(plan: Plan) -> dict[tuple[int, frozenset[int]], list[int]]:
     """Sinks by what they need and are sent: an index into the shares, and the receiver sets that they belong to."""
+    mine: dict[int, set[int]] = {rank: set() for rank in plan.topology.sinks}
+    for number, receiver_set in enumerate(plan.receiver_sets):
+        for rank in receiver_set:
+            mine[rank].add(number)
     found: defaultdict[tuple[int, frozenset[int]], list[int]] = defaultdict(list)
-    for rank in plan.topology.sinks:
-        mine = frozenset(number for number, receiver_set in enumerate(plan.receiver_sets) if rank in receiver_set)
-        found[plan.topology.participants[rank].share, mine].append(rank)
+    for rank, receiver_sets in mine.items():
+        found[plan.topology.participants[rank].share, frozenset(receiver_sets)].append(rank)
     return found
 
 
@@ -112,57 +116,76 @@ def check_shares(plan: Plan) -> None:
     digests = {share.specs for rank in plan.topology.sinks if (share := plan.topology.share_of(rank)) is not None}
     if digests and digests != {digest_of(plan.manifest.specs.values())}:
         raise PlanError("a sink says what it needs of a version with other tensors")
+    needs = Needs(plan)
     for (_, receiver_sets), ranks in alike(plan).items():
-        check_needs(plan, ranks, receiver_sets)
+        needs.check(ranks, receiver_sets)
     for number, bucket in enumerate(plan.buckets):
         if not bucket.pieces:
             raise PlanError(f"bucket {number} holds nothing")
 
 
-def check_needs(plan: Plan, ranks: Sequence[int], receiver_sets: frozenset[int]) -> None:
-    """Every byte that these sinks need, which all need the same, lies in exactly one piece of what they apply.
+class Needs:
+    """Knows what the buckets of a plan hold for each receiver set, and proves that sinks get what they need."""
 
-    Args:
-        plan: what is done.
-        ranks: the sinks.
-        receiver_sets: which of the plan's receiver sets they belong to.
-    """
-    whole, tensors = _whole_tensors(plan), plan.manifest.tensors
-    covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    for bucket in plan.buckets:
-        if bucket.receiver_set in receiver_sets:
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._whole = plan, _whole_tensors(plan)
+        self._moved: list[defaultdict[int, list[tuple[int, int]]]] = [defaultdict(list) for _ in plan.receiver_sets]
+        """For each receiver set: by tensor, the ranges (start, length) that its buckets hold."""
+        for bucket in plan.buckets:
+            moved = self._moved[bucket.receiver_set]
             for piece in bucket.pieces:
-                covered[piece.tensor].append((piece.tensor_offset, piece.nbytes))
-    needed = _needed(plan, ranks[0])
-    for number, tensor in enumerate(tensors):
-        ranges = covered.get(number, [])
-        if ranges == [(0, tensor.nbytes)]:
-            continue
-        ranges.sort()
-        wanted = [(0, tensor.nbytes)] if needed is None else needed.get(number, [])
-        _check_once(tensor, ranges, wanted, f"sinks {ranks[:4]}")
-        if len(ranges) > 1 and any(not nbytes for _, nbytes in ranges):
-            raise CoverageError(f"{tensor.spec.name} moves in {len(ranges)} pieces, and one of them is empty")
-        if whole and ranges and ranges != [(0, tensor.nbytes)]:
-            raise CoverageError(f"{tensor.spec.name} moves in {len(ranges)} pieces, and a sink takes tensors whole")
+                moved[piece.tensor].append((piece.tensor_offset, piece.nbytes))
 
+    def check(self, ranks: Sequence[int], receiver_sets: frozenset[int]) -> None:
+        """Every byte that these sinks need, which all need the same, lies in exactly one piece of what they apply.
 
-def _needed(plan: Plan, rank: int) -> dict[int, list[tuple[int, int]]] | None:
-    """Which ranges (start, length) a sink needs of placed tensors, by number; None for all of all."""
-    share, tensors = plan.topology.share_of(rank), plan.manifest.tensors
-    if share is None:
-        return None
-    named: defaultdict[str, list[int]] = defaultdict(list)
-    for number, tensor in enumerate(tensors):
-        named[tensor.spec.name].append(number)
-    needed = {number: [(0, 0)] for number, tensor in enumerate(tensors) if not tensor.nbytes}
-    for name, start, nbytes in share.ranges:
-        for number in named.get(name, ()):
-            low = max(start - tensors[number].start, 0)
-            high = min(start + nbytes - tensors[number].start, tensors[number].nbytes)
-            if low < high:
-                needed.setdefault(number, []).append((low, high - low))
-    return needed
+        Args:
+            ranks: the sinks.
+            receiver_sets: which of the plan's receiver sets they belong to.
+        """
+        covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for number in receiver_sets:
+            for place, ranges in self._moved[number].items():
+                covered[place] += ranges
+        needed, tensors = self._needed(ranks[0]), self._plan.manifest.tensors
+        for number in range(len(tensors)) if needed is None else sorted(covered.keys() | needed.keys()):
+            tensor, ranges = tensors[number], covered.get(number, [])
+            if ranges == [(0, tensor.nbytes)]:
+                continue
+            ranges.sort()
+            wanted = [(0, tensor.nbytes)] if needed is None else needed.get(number, [])
+            _check_once(tensor, ranges, wanted, f"sinks {ranks[:4]}")
+            if len(ranges) > 1 and any(not nbytes for _, nbytes in ranges):
+                raise CoverageError(f"{tensor.spec.name} moves in {len(ranges)} pieces, and one of them is empty")
+            if self._whole and ranges and ranges != [(0, tensor.nbytes)]:
+                raise CoverageError(f"{tensor.spec.name} moves in {len(ranges)} pieces, and a sink takes tensors whole")
+
+    @cached_property
+    def _places(self) -> Mapping[str, Sequence[int]]:
+        """Where the parts of each tensor are among the placed ones."""
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for number, tensor in enumerate(self._plan.manifest.tensors):
+            places[tensor.spec.name].append(number)
+        return places
+
+    @cached_property
+    def _empty(self) -> Sequence[int]:
+        """Placed tensors without bytes."""
+        return [number for number, tensor in enumerate(self._plan.manifest.tensors) if not tensor.nbytes]
+
+    def _needed(self, rank: int) -> dict[int, list[tuple[int, int]]] | None:
+        """Which ranges (start, length) a sink needs of placed tensors, by number; None for all of all."""
+        share, tensors = self._plan.topology.share_of(rank), self._plan.manifest.tensors
+        if share is None:
+            return None
+        needed = {number: [(0, 0)] for number in self._empty}
+        for name, start, nbytes in share.ranges:
+            for number in self._places.get(name, ()):
+                low = max(start - tensors[number].start, 0)
+                high = min(start + nbytes - tensors[number].start, tensors[number].nbytes)
+                if low < high:
+                    needed.setdefault(number, []).append((low, high - low))
+        return needed
 
 
 def _check_once(tensor: PlacedTensor, ranges: list[tuple[int, int]], needed: list[tuple[int, int]], who: str) -> None:

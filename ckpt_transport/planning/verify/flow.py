@@ -105,6 +105,7 @@ class Flow:
         self._plan, self._ranks = plan, frozenset(ranks)
         self._receiver_sets = [self._ranks.intersection(receiver_set) for receiver_set in plan.receiver_sets]
         self._hops: dict[int, _Members] = {}
+        self._writes: dict[int, int] = {}
         self._fill_rings = {ring.rank: ring for ring in plan.rings if ring.use is RingUse.FILL}
         self._rings = {
             ring.rank: ring for ring in plan.rings if ring.use is RingUse.RECEIVE and ring.rank in self._ranks
@@ -149,8 +150,8 @@ class Flow:
             block.pattern,
             _Kind(owner, bucket.receiver_set, bucket.fill_slot != IN_PLACE, bucket.slot != IN_PLACE),
             tuple(self._length(number, back) for back in block.earlier),
-            tuple(self._before(number, block, fill_slot)),
-            tuple(self._before(number, block, slot)),
+            tuple(self._before(number, block, fill_slot, ~0)),
+            tuple(self._before(number, block, slot, self._written(block.pattern))),
         )
         known = self._proved.get(situation)
         if known is None:
@@ -180,11 +181,20 @@ class Flow:
             raise CoverageError(f"bucket {number} waits for stages that are not earlier, which can deadlock")
         return len(self._plan.stages.pattern(number - back))
 
-    def _before(self, number: int, block: Block, slot: tuple[RingUse, int, int]) -> Iterable[_Before]:
-        """What is in a slot, as the block sees it."""
+    def _written(self, pattern: int) -> int:
+        """The ranks whose slots a block of that pattern writes to, as the bits of an integer."""
+        if pattern not in self._writes:
+            hops = {stage.hop for stage in self._plan.stages.patterns[pattern] if stage.kind is StageKind.TRANSFER}
+            members = map(self._hop, hops)
+            self._writes[pattern] = _bits({rank for hop in members for rank in hop.receivers - hop.maps})
+        return self._writes[pattern]
+
+    def _before(self, number: int, block: Block, slot: tuple[RingUse, int, int], ranks: int) -> Iterable[_Before]:
+        """What is in a slot of some ranks, as the block sees it."""
         which = {number - back: n for n, back in enumerate(block.earlier, 1)}
         for left in self._left[slot] if slot[2] != IN_PLACE else ():
-            yield _Before(which.get(left.block, NOT_AWAITED), left.proof, left.ranks)
+            if left.ranks & ranks:
+                yield _Before(which.get(left.block, NOT_AWAITED), left.proof, left.ranks & ranks)
 
     def members(self, number: int) -> _Members:
         """Who does what in a hop."""

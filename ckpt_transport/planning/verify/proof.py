@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping
 
 from ckpt_transport.errors import BudgetError, PlanError
 from ckpt_transport.planning.values.plan import Plan
-from ckpt_transport.planning.verify.coverage import alike, check_needs, check_ownership, check_pieces, check_shares
+from ckpt_transport.planning.verify.coverage import Needs, alike, check_ownership, check_pieces, check_shares
 from ckpt_transport.planning.verify.flow import Flow
 from ckpt_transport.planning.verify.kept import most_kept
 from ckpt_transport.planning.verify.mapped import check_mapped
@@ -64,7 +64,7 @@ def verify_part(plan: Plan, rank: int, budget: int) -> None:
     owned = {number for number, extent in enumerate(plan.manifest.extents) if extent.owner == rank}
     check_pieces(plan, (b for b in enumerate(plan.buckets) if b[1].receiver_set in mine or b[1].extent in owned))
     if rank in plan.topology.sinks:
-        check_needs(plan, [rank], mine)
+        Needs(plan).check([rank], mine)
     _check_memory(plan, {rank: budget}, [(mine, [rank])])
     Flow(plan, [rank]).check()
     check_mapped(plan)
