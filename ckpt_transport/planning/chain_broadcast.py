@@ -10,11 +10,15 @@ sinks carry about as much.
 
 Where sinks share a host and a second transport stays within one, the chain goes over one sink of each host, its *head*,
 and from there to the others of that host: ``read-chain+window``.
+
+More than 256 stops are several lines, as few and as equal as can be, which carry a bucket at the same time. The owner
+sends it to the first stop of each. Where there are as many owners as lines, no owner sends more than a sink passes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise, zip_longest
 from typing import TypeVar
 
 from ckpt_transport.planning.broadcast_trees import ON_GPUS, BroadcastTree, Link, Rejected, checked
@@ -24,7 +28,7 @@ from ckpt_transport.transports.interface import FanOut, Reach, Traits
 Item = TypeVar("Item")
 SUFFIX = "-chain"
 MOST_HOPS = 256
-"""A longer chain takes long to plan and prove, and its last sink waits for that many buckets."""
+"""The last sink of a line waits for as many buckets as the line is long. Beyond this, there are several lines."""
 
 
 def transports_of(tree: str) -> tuple[str, ...]:
@@ -90,22 +94,33 @@ def _chain_broadcast(
     """From the owner to the first of each stop in turn, over ``outer``; from there to its others, over ``inner``."""
     if len(stops) < 2:
         return Rejected(name, "there is one place to go, and nobody to pass on to")
-    if len(stops) > MOST_HOPS:
-        return Rejected(name, f"a chain of {len(stops)} is longer than {MOST_HOPS}")
     if inner and not near and all(len(stop) == 1 for stop in stops):
         return Rejected(name, "every host has one sink, so there is nothing to pass on within it")
     if traits[outer].reach is not Reach.NETWORK:
         far = [rank for stop in stops for rank in stop if topology.host(rank) != topology.host(owner)]
         if far:
             return Rejected(name, f"{outer} stays within a host, and sinks {far[:4]} are on other hosts than {owner}")
-    hops: list[tuple[Link, ...]] = []
-    sender, beside = owner, near
+    lines = [_line(outer, inner, owner, part) for part in _parts(stops)]
+    if near:
+        lines.append([[Link(inner, owner, near)]])
+    together = zip_longest(*lines, fillvalue=[])
+    return checked(name, tuple(tuple(chain.from_iterable(links)) for links in together), topology, traits)
+
+
+def _parts(stops: list[list[int]]) -> Iterator[list[list[int]]]:
+    """As few parts as have each no more stops than a line may, and all about as many."""
+    count = -(-len(stops) // MOST_HOPS)
+    edges = [number * len(stops) // count for number in range(count + 1)]
+    return (stops[start:end] for start, end in pairwise(edges))
+
+
+def _line(outer: str, inner: str, owner: int, stops: list[list[int]]) -> list[list[Link]]:
+    """The links of each hop of one line: to the next head, and from a head to the others of its host."""
+    hops: list[list[Link]] = []
+    sender, beside = owner, list[int]()
     for head, *others in stops:
-        links = [Link(outer, sender, (head,))]
-        if beside:
-            links.append(Link(inner, sender, beside))
-        hops.append(tuple(links))
-        sender, beside = head, tuple(others)
+        hops.append([Link(outer, sender, (head,)), *([Link(inner, sender, tuple(beside))] if beside else [])])
+        sender, beside = head, others
     if beside:
-        hops.append((Link(inner, sender, beside),))
-    return checked(name, tuple(hops), topology, traits)
+        hops.append([Link(inner, sender, tuple(beside))])
+    return hops

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ckpt_transport.errors import ConfigError, CoverageError, PlanError
-from ckpt_transport.planning import Plan, Settings, explain, plan, transports_of, verify
+from ckpt_transport.planning import Plan, Settings, chain_broadcast, explain, plan, transports_of, verify
 from ckpt_transport.planning.values.plan import Hop
 from ckpt_transport.transports.interface import FanOut
 from tests.unit.any_schedule import simulate
@@ -101,12 +101,30 @@ def test_given_a_collective_then_a_chain_is_taken_only_when_it_is_named() -> Non
         ("read-chain+window", ["b", "c"], "every host has one sink"),
         ("post-chain", ["a", "b"], r"post stays within a host, and sinks \[2\]"),
         ("screen-chain", ["a", "b"], "cannot carry this update"),
-        ("read-chain", [f"h{n}" for n in range(300)], "longer than 256"),
     ],
 )
 def test_given_a_chain_that_cannot_be_then_the_reason_is_named(transport: str, sinks: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         chain(["a"], sinks, transport)
+
+
+def test_given_more_hosts_than_a_line_may_have_then_there_are_several_lines() -> None:
+    made = chain(["a"], [f"h{n}" for n in range(600)], "read-chain")
+    verify(made)
+    assert len(made.hops) == 200
+    assert {len(hop.legs) for hop in made.hops} == {3}
+    assert [leg.receivers for leg in made.hops[0].legs] == [(1,), (201,), (401,)]
+    assert [(leg.sender, leg.receivers) for leg in made.hops[-1].legs] == [(199, (200,)), (399, (400,)), (599, (600,))]
+
+
+@pytest.mark.parametrize("transport", ["read-chain", "read-chain+window"])
+def test_given_several_lines_then_they_run_under_any_schedule(monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
+    monkeypatch.setattr(chain_broadcast, "MOST_HOPS", 2)
+    made = chain(["a", "b"], ["a", "c", "c", "d", "e", "e", "f", "g"], transport)
+    verify(made)
+    assert max(Counter(leg.sender for leg in made.hops[0].legs).values()) > 2
+    for seed in range(20):
+        simulate(made, seed)
 
 
 def test_given_a_chain_that_is_broken_then_it_is_refused() -> None:
