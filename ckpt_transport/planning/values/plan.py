@@ -10,6 +10,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.values import columns
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.prediction import NOTHING_MOVES, Prediction
 from ckpt_transport.planning.values.reads import SinkReads
@@ -173,23 +174,23 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     prediction: Prediction = NOTHING_MOVES
 
     def encode(self) -> bytes:
-        """Encode the plan as msgpack."""
-        return _encoder.encode(self)
+        """Encode the plan in :mod:`~ckpt_transport.planning.values.columns`."""
+        return columns.encode(msgspec.msgpack.decode(_encoder.encode(self)))
 
     @staticmethod
     def decode(data: bytes) -> Plan:
-        """Decode a plan from msgpack.
+        """Decode a plan.
 
         Raises:
             msgspec.DecodeError: the bytes are not a plan.
         """
-        return _decoder.decode(data)
+        return msgspec.convert(columns.decode(data), Plan)
 
     @cached_property
     def shape(self) -> str:
-        """SHA-256, in hexadecimal, of the encoded plan without the version's name: equal for versions of one model."""
+        """SHA-256, in hexadecimal, of the plan without the version's name: equal for versions of one model."""
         nameless = msgspec.structs.replace(self, manifest=msgspec.structs.replace(self.manifest, version=""))
-        return hashlib.sha256(nameless.encode()).hexdigest()
+        return hashlib.sha256(_encoder.encode(nameless)).hexdigest()
 
     @cached_property
     def digest(self) -> str:
@@ -251,4 +252,3 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Plan)
