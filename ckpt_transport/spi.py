@@ -51,6 +51,7 @@ from ckpt_transport.memory import Runs as Runs
 from ckpt_transport.memory import Segment as Segment
 from ckpt_transport.memory import SegmentName as SegmentName
 from ckpt_transport.memory import StridedBytes as StridedBytes
+from ckpt_transport.memory import addresses_of as addresses_of
 from ckpt_transport.memory import allocations_of as allocations_of
 from ckpt_transport.memory import copy_bytes as copy_bytes
 from ckpt_transport.memory import copy_each as copy_each
@@ -61,9 +62,11 @@ from ckpt_transport.memory import fence_on as fence_on
 from ckpt_transport.memory import find_allocations as find_allocations
 from ckpt_transport.memory import has_copy_tables as has_copy_tables
 from ckpt_transport.memory import may_have_devices as may_have_devices
+from ckpt_transport.memory import not_plain as not_plain
 from ckpt_transport.memory import places_of as places_of
 from ckpt_transport.memory import read_only as read_only
 from ckpt_transport.memory import reads_in_place as reads_in_place
+from ckpt_transport.memory import starts_of as starts_of
 from ckpt_transport.memory import sweep_leftovers as sweep_leftovers
 from ckpt_transport.memory import uninterrupted as uninterrupted
 from ckpt_transport.memory import unwritable as unwritable

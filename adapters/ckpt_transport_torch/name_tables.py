@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.spi import Addresses, CopyTable, ElementCopy, StridedBytes
+from ckpt_transport.spi import Addresses, CopyTable, ElementCopy, StridedBytes, addresses_of, starts_of
 
 
 class NameTables:
@@ -39,7 +39,7 @@ class NameTables:
             bucket: what is copied.
             memory: the bound tensors.
         """
-        key = bucket.key, *(run.at for run in bucket.runs)
+        key = bucket.key, starts_of(bucket.runs)
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = _BucketByName(self._device, bucket, memory, self._numbers)
@@ -64,7 +64,7 @@ class _BucketByName:
         numbers: Mapping[str, int],
     ) -> None:
         self._device = device
-        starts = [run.at for run in bucket.runs]
+        starts = starts_of(bucket.runs)
         self._rest: list[int] = []
         copies: list[ElementCopy] = []
         for number, (spec, offset, at, nbytes) in enumerate(bucket.places()):
@@ -79,7 +79,7 @@ class _BucketByName:
         self._read = Addresses(device, ())
 
     def copy(self, bucket: LoadedBucket, memory: Mapping[str, torch.Tensor], written: Addresses) -> None:
-        found = tuple(run.raw.data_ptr() for run in bucket.runs)
+        found = addresses_of(bucket.runs)
         if found != self._read.values:
             self._read = Addresses(self._device, found)
         self._table.copy(self._read, written)

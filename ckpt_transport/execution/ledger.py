@@ -5,33 +5,41 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import torch
 
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
-from ckpt_transport.memory import Fence, MemoryRun, Runs
+from ckpt_transport.memory import Fence, MemoryRun, Runs, RunTable
 from ckpt_transport.transports.operations import Receipt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Received:
     """A bucket that is being received or has been.
 
     Attributes:
         receipt: of its transfer.
         starts: where each of the receipt's views starts in the bucket.
+        sizes: of these, in bytes.
         landed: where it lies as one run, if it is put together in a slot; else None.
     """
 
     receipt: Receipt
     starts: Sequence[int]
+    sizes: Sequence[int]
     landed: MemoryRun | None
 
-    @property
+    @cached_property
     def runs(self) -> Runs:
-        """Its bytes, valid as long as the receipt's views."""
+        """Its bytes, valid as long as the receipt's views. Asked for when these are there."""
         if self.landed is not None:
             return (self.landed,)
-        return tuple(map(MemoryRun, self.starts, self.receipt.views()))
+        views = self.receipt.views()
+        if len(views) == 1:
+            return (MemoryRun(self.starts[0], views[0]),)
+        return RunTable(self.starts, list(map(torch.Tensor.data_ptr, views)), self.sizes, views)
 
 
 class Ledger:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from ckpt_transport.memory import Addresses, Runs, StridedRange, part_of
+from ckpt_transport.memory import Addresses, Runs, StridedRange, addresses_of, part_of, starts_of
 from ckpt_transport.memory.digest import digest
 from ckpt_transport.memory.digest_table import DigestedRun, DigestTable
 from ckpt_transport.memory.packed_digest import packs
@@ -57,7 +57,7 @@ class _RunDigest:
 
     def __init__(self, runs: Runs, parts: Sequence[Part]) -> None:
         self._device, self._parts = runs[0].raw.device, parts
-        starts = [run.at for run in runs]
+        starts = starts_of(runs)
         numbers = [bisect_right(starts, at) - 1 for at, _ in parts]
         self._table = DigestTable(
             self._device,
@@ -67,7 +67,7 @@ class _RunDigest:
         """Where the runs were, and whether the kernel reads them there."""
 
     def of(self, runs: Runs) -> torch.Tensor:
-        found = tuple(run.raw.data_ptr() for run in runs)
+        found = addresses_of(runs)
         addresses, reads = self._last
         if found != addresses.values:
             addresses = Addresses(self._device, found)
@@ -86,7 +86,7 @@ class _SliceDigest:
 
     def __init__(self, runs: Runs, slices: Sequence[StridedRange]) -> None:
         self._device = runs[0].raw.device
-        starts = [run.at for run in runs]
+        starts = starts_of(runs)
 
         def placed(part: StridedRange) -> PlacedRange:
             number = bisect_right(starts, part.start) - 1
@@ -96,7 +96,7 @@ class _SliceDigest:
         self._last = Addresses(self._device, ())
 
     def of(self, runs: Runs) -> torch.Tensor:
-        found = tuple(run.raw.data_ptr() for run in runs)
+        found = addresses_of(runs)
         if found != self._last.values:
             self._last = Addresses(self._device, found)
         with _current(self._device):

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import torch
 
 from ckpt_transport.execution.run_digests import Part, digest_of_runs, digest_of_slices
-from ckpt_transport.memory import Runs, StridedRange, has_copy_tables, part_of
+from ckpt_transport.memory import Runs, StridedRange, has_copy_tables, number_at, part_of
 from ckpt_transport.memory.digest import ALIGNMENT, digest
 from ckpt_transport.memory.packed_digest import packed_digest
 from ckpt_transport.planning import EVERYTHING, Bucket, Plan
@@ -51,9 +51,9 @@ class Sample(ABC, Generic[Place]):
 
     def of_extent(self, runs: Runs) -> torch.Tensor:
         """The same where the extent lies in ``runs``."""
-        first = bisect_right(runs, self._start(self._in_extent[0]), key=_at) - 1
-        last = bisect_right(runs, self._start(self._in_extent[-1]), key=_at)
-        return self._digest(("extent", self._shape), self._name, runs[first:last], self._in_extent)
+        first = number_at(runs, self._start(self._in_extent[0]))
+        last = number_at(runs, self._start(self._in_extent[-1]))
+        return self._digest(("extent", self._shape), self._name, runs[first : last + 1], self._in_extent)
 
     @staticmethod
     @abstractmethod
@@ -63,9 +63,6 @@ class Sample(ABC, Generic[Place]):
     @staticmethod
     @abstractmethod
     def _digest(plan: Hashable, name: Hashable, runs: Runs, places: Sequence[Place]) -> torch.Tensor: ...
-
-
-_at = attrgetter("at")
 
 
 class RunSample(Sample[Part]):

@@ -95,7 +95,8 @@ class Transfers:
         if attachment.landing is not None and len(transfer.spans) > 1:
             landed = MemoryRun(0, attachment.landing.slice(first, self._schedule.plan.buckets[step.bucket].nbytes))
         starts = [span.local - first for span in transfer.spans]
-        self._ledger.received[step.bucket] = Received(receipt, starts, landed)
+        sizes = [span.nbytes for span in transfer.spans]
+        self._ledger.received[step.bucket] = Received(receipt, starts, sizes, landed)
         return receipt
 
     def poll(self) -> bool:

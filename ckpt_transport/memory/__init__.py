@@ -45,11 +45,14 @@ from ckpt_transport.memory.runs import MemoryRun as MemoryRun
 from ckpt_transport.memory.runs import RunPlace as RunPlace
 from ckpt_transport.memory.runs import Runs as Runs
 from ckpt_transport.memory.runs import RunTable as RunTable
+from ckpt_transport.memory.runs import addresses_of as addresses_of
 from ckpt_transport.memory.runs import end_of as end_of
 from ckpt_transport.memory.runs import lies_within as lies_within
+from ckpt_transport.memory.runs import number_at as number_at
 from ckpt_transport.memory.runs import part_of as part_of
 from ckpt_transport.memory.runs import places_of as places_of
 from ckpt_transport.memory.runs import reads_in_place as reads_in_place
+from ckpt_transport.memory.runs import starts_of as starts_of
 from ckpt_transport.memory.segment import Segment as Segment
 from ckpt_transport.memory.segment import SegmentName as SegmentName
 from ckpt_transport.memory.segment import sweep_leftovers as sweep_leftovers
@@ -58,6 +61,7 @@ from ckpt_transport.memory.strided_bytes import StridedBytes as StridedBytes
 from ckpt_transport.memory.strided_range import StridedRange as StridedRange
 from ckpt_transport.memory.strided_range import joined as joined
 from ckpt_transport.memory.uninterrupted import uninterrupted as uninterrupted
+from ckpt_transport.memory.writable import not_plain as not_plain
 from ckpt_transport.memory.writable import read_only as read_only
 from ckpt_transport.memory.writable import unwritable as unwritable
 from ckpt_transport.memory.writable import why_not_plain as why_not_plain

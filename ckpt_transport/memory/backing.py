@@ -53,7 +53,8 @@ class Lendable(Backing, Protocol):
 
     @property
     def place(self) -> Hashable:
-        """Equal for all that is the same memory, so that an endpoint which has described one knows the other."""
+        """Equal for all that lies in the same memory: an endpoint which has described one knows the other. Who keeps it
+        does not keep the memory."""
 
     @property
     def digests(self) -> dict[Hashable, bytes]:

@@ -43,11 +43,13 @@ class Buffer:
         tensor: shape ``(nbytes,)``, dtype uint8.
         segment: the named memory behind it, when it has a name.
         digests: those of its bytes that have been computed, by what they are of; whoever writes to it clears them.
+        place: equal to that of no other buffer; who keeps it does not keep the memory.
     """
 
     tensor: torch.Tensor
     segment: Segment | None = None
     digests: dict[Hashable, bytes] = field(default_factory=dict, repr=False)
+    place: Hashable = field(default_factory=object, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -63,11 +65,6 @@ class Buffer:
     def runs(self) -> Runs:
         """All of it, as one run."""
         return (MemoryRun(0, self.tensor),)
-
-    @property
-    def place(self) -> Hashable:
-        """The buffer itself, which equals no other."""
-        return self
 
     def only_enqueues(self, device: torch.device) -> bool:
         return self.tensor.is_cuda or pinned(self.tensor)

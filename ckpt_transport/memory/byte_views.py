@@ -36,7 +36,7 @@ class ByteViews(Sequence[torch.Tensor]):
     def __getitem__(self, index: slice) -> Sequence[torch.Tensor]: ...
     def __getitem__(self, index: int | slice) -> torch.Tensor | Sequence[torch.Tensor]:
         if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
+            return ByteViews(self._tensors[index])
         made = self._made.get(index)
         if made is None:
             made = self._made[index] = byte_view(self._tensors[index])

@@ -26,6 +26,7 @@ Runs = Sequence[MemoryRun]
 """The memory of a bucket: ascending, and not overlapping. Nothing that is of use lies between two of them."""
 
 _at = attrgetter("at")
+_device = attrgetter("device")
 
 
 class RunPlace(NamedTuple):
@@ -53,7 +54,7 @@ class RunTable(Sequence[MemoryRun]):
     def __init__(
         self, starts: Sequence[int], addresses: Sequence[int], sizes: Sequence[int], views: Sequence[torch.Tensor]
     ) -> None:
-        self.starts, self.addresses, self.sizes, self._views = starts, addresses, sizes, views
+        self.starts, self.addresses, self.sizes, self.views = tuple(starts), tuple(addresses), sizes, views
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -64,8 +65,8 @@ class RunTable(Sequence[MemoryRun]):
     def __getitem__(self, index: slice) -> RunTable: ...
     def __getitem__(self, index: int | slice) -> MemoryRun | RunTable:
         if isinstance(index, int):
-            return MemoryRun(self.starts[index], self._views[index])
-        return RunTable(self.starts[index], self.addresses[index], self.sizes[index], self._views[index])
+            return MemoryRun(self.starts[index], self.views[index])
+        return RunTable(self.starts[index], self.addresses[index], self.sizes[index], self.views[index])
 
 
 def places_of(runs: Runs) -> list[RunPlace]:
@@ -75,22 +76,48 @@ def places_of(runs: Runs) -> list[RunPlace]:
     return [RunPlace(run.at, run.raw.data_ptr(), run.raw.numel()) for run in runs]
 
 
+def number_at(runs: Runs, at: int) -> int:
+    """Which run holds a byte of the bucket: the last that does not begin behind it; -1 for none."""
+    if isinstance(runs, RunTable):
+        return bisect_right(runs.starts, at) - 1
+    return bisect_right(runs, at, key=_at) - 1
+
+
 def part_of(runs: Runs, at: int, nbytes: int) -> torch.Tensor:
     """The bytes from ``at`` on in the bucket, which lie within one run, without a copy."""
-    run = runs[0] if len(runs) == 1 else runs[bisect_right(runs, at, key=_at) - 1]
+    run = runs[0] if len(runs) == 1 else runs[number_at(runs, at)]
     start = at - run.at
     return run.raw[start : start + nbytes]
 
 
 def lies_within(runs: Runs, at: int, nbytes: int) -> bool:
     """Whether one run holds these bytes of the bucket."""
-    number = bisect_right(runs, at, key=_at) - 1
-    return number >= 0 and 0 <= nbytes <= runs[number].at + runs[number].raw.numel() - at
+    number = number_at(runs, at)
+    if number < 0 or nbytes < 0:
+        return False
+    if isinstance(runs, RunTable):
+        return at + nbytes <= runs.starts[number] + runs.sizes[number]
+    return at + nbytes <= runs[number].at + runs[number].raw.numel()
 
 
 def end_of(runs: Runs) -> int:
     """How many bytes of a bucket its runs reach over."""
     return runs[-1].at + runs[-1].raw.numel()
+
+
+def starts_of(runs: Runs) -> tuple[int, ...]:
+    """Where each run starts in the bucket."""
+    return runs.starts if isinstance(runs, RunTable) else tuple([run.at for run in runs])
+
+
+def views_of(runs: Runs) -> Sequence[torch.Tensor]:
+    """The bytes of each run."""
+    return runs.views if isinstance(runs, RunTable) else [run.raw for run in runs]
+
+
+def addresses_of(runs: Runs) -> tuple[int, ...]:
+    """The address of each run."""
+    return runs.addresses if isinstance(runs, RunTable) else tuple([run.raw.data_ptr() for run in runs])
 
 
 def reads_in_place(device: torch.device, runs: Runs) -> bool:
@@ -100,5 +127,8 @@ def reads_in_place(device: torch.device, runs: Runs) -> bool:
     """
     if len(runs) == 1:
         return False
-    memories = {run.raw.untyped_storage().data_ptr(): run.raw for run in runs}
+    views = views_of(runs)
+    if set(map(_device, views)) == {device}:
+        return True
+    memories = {raw.untyped_storage().data_ptr(): raw for raw in views}
     return all(raw.device == device or (raw.is_cpu and raw.is_pinned()) for raw in memories.values())

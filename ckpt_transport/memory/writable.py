@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn.parameter import is_lazy
 MAPS = Path("/proc/self/maps")
 ARRAYS = frozenset({torch.Tensor, torch.nn.Parameter})
 """Classes that say nothing of their own about memory."""
+_layout, _is_cpu, _nbytes = map(attrgetter, ("layout", "is_cpu", "nbytes"))
 
 
 def why_not_plain(tensor: torch.Tensor) -> str:
@@ -29,6 +31,13 @@ def why_not_plain(tensor: torch.Tensor) -> str:
     return ""
 
 
+def not_plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Find the tensors that are no arrays in memory of their own, each with the reason, in words."""
+    if ARRAYS.issuperset(map(type, tensors.values())) and set(map(_layout, tensors.values())) <= {torch.strided}:
+        return {}
+    return {name: reason for name, tensor in tensors.items() if (reason := why_not_plain(tensor))}
+
+
 def unwritable(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Find the tensors that cannot be written, each with the reason and the cure, in words."""
     found = {name: reason for name, tensor in tensors.items() if (reason := _why_not(tensor))}
@@ -41,16 +50,23 @@ def read_only(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     To write there would end the process. Torch does not know of it: ``from_numpy`` takes an array of a file that is
     mapped read-only.
     """
-    on_host = [name for name, tensor in tensors.items() if tensor.is_cpu and tensor.numel()]
-    if not on_host:
+    names, values = list(tensors), list(tensors.values())
+    if not all(map(_is_cpu, values)):
+        names = [name for name, tensor in tensors.items() if tensor.is_cpu]
+        values = [tensors[name] for name in names]
+    if not values:
         return {}
-    begins = np.array([tensors[name].data_ptr() for name in on_host], np.uint64)
-    ends = begins + np.array([_reach(tensors[name]) for name in on_host], np.uint64)
+    begins = np.array(list(map(torch.Tensor.data_ptr, values)), np.uint64)
+    if all(map(torch.Tensor.is_contiguous, values)):
+        reaches = np.array(list(map(_nbytes, values)), np.uint64)
+    else:
+        reaches = np.array(list(map(_reach, values)), np.uint64)
+    ends = begins + reaches
     low, high = _read_only_ranges()
     following = np.searchsorted(high, begins, side="right")
-    hit = np.flatnonzero((following < len(high)) & (np.append(low, np.uint64(0))[following] < ends))
+    hit = np.flatnonzero((following < len(high)) & (np.append(low, np.uint64(0))[following] < ends) & (reaches > 0))
     return {
-        on_host[index]: "its memory is mapped read-only, as that of a file may be: replace it by its clone()"
+        names[index]: "its memory is mapped read-only, as that of a file may be: replace it by its clone()"
         for index in hit.tolist()
     }
 
@@ -93,6 +109,8 @@ def _reach(tensor: torch.Tensor) -> int:
     """Bytes from the first element to the end of the last."""
     if tensor.is_contiguous():
         return tensor.nbytes
+    if not tensor.numel():
+        return 0
     last = sum(stride * (count - 1) for stride, count in zip(tensor.stride(), tensor.shape, strict=True))
     return (last + 1) * tensor.itemsize
 

@@ -12,6 +12,7 @@ import torch
 
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import starts_of
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bucket_table import BucketTable
 from ckpt_transport.replay.layout import Copy, Layout, OwnerKind
@@ -94,7 +95,7 @@ class BucketCopyPlans:
         self._used.add(bucket.key)
         plan = self._known.get(bucket.key)
         if plan is None:
-            starts = [run.at for run in bucket.runs]
+            starts = starts_of(bucket.runs)
             plan = self._known[bucket.key] = self._plan([self._part(*place) for place in bucket.places()], starts)
         return plan
 

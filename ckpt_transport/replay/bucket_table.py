@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ckpt_transport import dtypes
-from ckpt_transport.memory import Addresses, CopyTable, ElementCopy, Runs, StridedBytes
+from ckpt_transport.memory import Addresses, CopyTable, ElementCopy, Runs, StridedBytes, addresses_of
 from ckpt_transport.replay.strided_copy import StridedCopy
 
 
@@ -54,7 +54,7 @@ class BucketTable:
 
     def copy(self, runs: Runs) -> None:
         """Enqueue all copies but the rest, out of memory that the device can read."""
-        found = tuple(run.raw.data_ptr() for run in runs)
+        found = addresses_of(runs)
         if found != self._read.values:
             self._read = Addresses(self._device, found)
         self._table.copy(self._read, self._written)

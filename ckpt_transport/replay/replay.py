@@ -10,7 +10,7 @@ from operator import itemgetter
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import DoubleBuffer, Runs, copy_views, has_copy_tables, part_of, reads_in_place
+from ckpt_transport.memory import DoubleBuffer, Runs, copy_views, has_copy_tables, part_of, reads_in_place, starts_of
 from ckpt_transport.replay.arguments import decode, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
 from ckpt_transport.replay.bucket_table import BucketTable
@@ -126,7 +126,7 @@ class Replay:
             self._copy(self._strided(plan, near), near)
             return
         near = runs if reads_in_place(device, runs) else self._near(device).stage(runs)
-        table = self._table(plan, device, tuple(run.at for run in near))
+        table = self._table(plan, device, starts_of(near))
         table.copy(near)
         if table.rest:
             copies = self._strided(plan, near)
@@ -198,6 +198,8 @@ class Replay:
 
     def _tidy(self, runs: Runs, stable: bool) -> None:
         """Drop tensors that nothing waits for any more, and copy those that will not last."""
+        if not self._whole:
+            return
         passing = set() if stable else {run.raw.untyped_storage()._cdata for run in runs}
         for source in list(self._whole):
             if not any(number in self._waiting for number in self._needed.get(source, ())):

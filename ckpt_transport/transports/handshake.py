@@ -26,9 +26,9 @@ class HandshakeEndpoint(PolledEndpoint):
         self._acks[seq].add(receiver)
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
-        self._sources(transfer, regions)
+        self._check_spans(transfer, regions)
         self._announce(transfer)
-        used = [regions[span.region] for span in transfer.spans]
+        used = [regions[number] for number in {span.region for span in transfer.spans}]
         return PolledOperation(self, transfer, [lambda: self._all_acknowledged(transfer)], used)
 
     def _all_acknowledged(self, transfer: Transfer) -> bool:

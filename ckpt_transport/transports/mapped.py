@@ -12,7 +12,7 @@ from ckpt_transport.memory import MemoryRun, Runs, lies_within, part_of
 from ckpt_transport.transports.handshake import HandshakeEndpoint
 from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
-from ckpt_transport.transports.polled import PolledOperation
+from ckpt_transport.transports.polled import KNOWN_SPANS, PolledOperation
 
 POLL_SECONDS = 0.05
 """READY and ACK are messages, so nothing ends between two of them."""
@@ -30,6 +30,8 @@ class MappedEndpoint(HandshakeEndpoint):
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
         self._mapped: dict[Descriptor, Runs] = {}
+        self._views: dict[int, tuple[Transfer, Sequence[torch.Tensor]]] = {}
+        """What was received, by the identity of the spans: those of a plan come again with each version."""
 
     @abstractmethod
     def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor | Runs:
@@ -46,6 +48,8 @@ class MappedEndpoint(HandshakeEndpoint):
         return False
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
+        if dict(peers) != self._peers:
+            self._views.clear()
         super()._connect(peers)
         wanted = {
             descriptor: sender
@@ -61,14 +65,7 @@ class MappedEndpoint(HandshakeEndpoint):
                 self._mapped[descriptor] = (MemoryRun(0, mapped),) if isinstance(mapped, torch.Tensor) else mapped
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
-        views = []
-        for span in transfer.spans:
-            mapped = self._mapped[self._descriptor(transfer.sender, span.region)]
-            if not lies_within(mapped, span.offset, span.nbytes):
-                raise TransferError(
-                    f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described"
-                )
-            views.append(part_of(mapped, span.offset, span.nbytes))
+        views = self._views_of(transfer)
         return PolledOperation(
             self,
             transfer,
@@ -77,10 +74,29 @@ class MappedEndpoint(HandshakeEndpoint):
             on_release=lambda: self._acknowledge(transfer),
         )
 
+    def _views_of(self, transfer: Transfer) -> Sequence[torch.Tensor]:
+        """The bytes of each span, where the sender has them."""
+        known = self._views.get(id(transfer.spans))
+        if known is not None and known[0].spans is transfer.spans and known[0].sender == transfer.sender:
+            return known[1]
+        views = []
+        for span in transfer.spans:
+            mapped = self._mapped[self._descriptor(transfer.sender, span.region)]
+            if not lies_within(mapped, span.offset, span.nbytes):
+                raise TransferError(
+                    f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described"
+                )
+            views.append(part_of(mapped, span.offset, span.nbytes))
+        if len(self._views) >= KNOWN_SPANS:
+            self._views.clear()
+        self._views[id(transfer.spans)] = transfer, views
+        return views
+
     def _interrupt(self) -> None:
         """Leave mappings as they are: nothing is under way, and what was received may still be read."""
 
     def _drop(self, descriptor: Descriptor) -> None:
+        self._views.clear()
         del self._mapped[descriptor]
         self._unmap(descriptor)
 

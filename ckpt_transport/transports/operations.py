@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,16 +63,34 @@ class MemoryRegion:
         self._users = 0
         self._closed = False
 
-    def slice(self, offset: int, nbytes: int) -> torch.Tensor:
-        """Bytes ``offset`` to ``offset + nbytes`` as a uint8 tensor, without a copy."""
+    @property
+    def place(self) -> Hashable:
+        """That of its memory.
+
+        Raises:
+            EndpointClosedError: it was closed.
+        """
         if self._closed:
             raise EndpointClosedError("this region was closed")
+        return self.memory.place
+
+    def check(self, offset: int, nbytes: int) -> None:
+        """
+        Raises:
+            TransportError: it does not hold bytes ``offset`` to ``offset + nbytes``.
+        """
         runs = self.memory.runs
         if not lies_within(runs, offset, nbytes):
             raise TransportError(
                 f"[{offset}, {offset + nbytes}) lies outside a region of {self.memory.nbytes} bytes in {len(runs)} runs"
             )
-        return part_of(runs, offset, nbytes)
+
+    def slice(self, offset: int, nbytes: int) -> torch.Tensor:
+        """Bytes ``offset`` to ``offset + nbytes`` as a uint8 tensor, without a copy."""
+        if self._closed:
+            raise EndpointClosedError("this region was closed")
+        self.check(offset, nbytes)
+        return part_of(self.memory.runs, offset, nbytes)
 
     def acquire(self) -> None:
         """An operation uses this region from now on. Called by the endpoint."""

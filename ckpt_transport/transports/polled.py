@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import msgspec
 import torch
@@ -19,6 +19,8 @@ from ckpt_transport.transports.operations import MemoryRegion, Receipt
 Poll = Callable[[], bool]
 """Whether one piece of work has ended. Raises a TransportError when it failed. Not called again after True."""
 
+KNOWN_SPANS = 1 << 14
+"""Of so many transfers it is remembered what was found out about their spans."""
 SIGNALS_AT_ONCE = 32
 """Signals that are taken in before operations are looked at again: a sender may say more at once than that."""
 EXPLANATION_WAIT = 1.0
@@ -130,6 +132,9 @@ class PolledEndpoint(Endpoint):
         super().__init__(group, control)
         self._outstanding: list[PolledOperation] = []
         self._agreement = Agreement(group.route)
+        self._fitting: dict[int, tuple[Transfer, Sequence[Hashable]]] = {}
+        """Sends whose spans were found within their regions, by the identity of the spans, which come again with each
+        version of a plan; and where these regions were."""
         self._suspicion: tuple[PeerLostError, float] | None = None
 
     # -- for the families ---------------------------------------------------------------------------------------
@@ -148,16 +153,30 @@ class PolledEndpoint(Endpoint):
     def _sources(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> list[torch.Tensor]:
         """The bytes that each span of ``transfer`` sends.
 
+        Raises: as :meth:`_check_spans`.
+        """
+        self._check_spans(transfer, regions)
+        return [regions[span.region].slice(span.offset, span.nbytes) for span in transfer.spans]
+
+    def _check_spans(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> None:
+        """
         Raises:
             TransportError: a span names a region, or bytes, that there are not.
         """
+        places = [region.place for region in regions]
+        known = self._fitting.get(id(transfer.spans))
+        if known is not None and known[0].spans is transfer.spans and known[1] == places:
+            return
         for span in transfer.spans:
             if not 0 <= span.region < len(regions):
                 raise TransportError(
                     f"transfer {transfer.seq} names region {span.region} of rank {transfer.sender}, "
                     f"which posts it with {len(regions)} regions"
                 )
-        return [regions[span.region].slice(span.offset, span.nbytes) for span in transfer.spans]
+            regions[span.region].check(span.offset, span.nbytes)
+        if len(self._fitting) >= KNOWN_SPANS:
+            self._fitting.clear()
+        self._fitting[id(transfer.spans)] = transfer, places
 
     def _signal(self, rank: int, signal: Signal) -> None:
         self.control.send(rank, _encode(signal))

@@ -12,8 +12,20 @@ import torch
 from ckpt_transport.checkpoint.scattered import ExportedTensors
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import TransferError
+from ckpt_transport.execution import RankSchedule
 from ckpt_transport.memory import Lendable, MemoryKind, Runs
-from ckpt_transport.planning import Extent, Manifest, PlacedTensor, Plan, RankInfo, Role, Settings, TensorSpec, Topology
+from ckpt_transport.planning import (
+    Extent,
+    Manifest,
+    PlacedTensor,
+    Plan,
+    RankInfo,
+    Role,
+    Settings,
+    StageKind,
+    TensorSpec,
+    Topology,
+)
 from ckpt_transport.transports import MappedEndpoint
 from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, FanOut, Group, Reach, Traits
 from ckpt_transport_shm.plugin import ShmTransport
@@ -120,3 +132,12 @@ def test_given_an_owner_that_changes_a_tensor_between_two_updates_then_sinks_fin
     outcomes = fleet.run()
     assert isinstance(outcomes[1].error, TransferError)
     assert "t5" in str(outcomes[1].error)
+
+
+def test_given_another_version_then_what_is_known_of_the_buckets_of_a_plan_is_the_same() -> None:
+    """Then endpoints know it again."""
+    schedule = RankSchedule(apart(), 0)
+    steps = [step for step in schedule.steps if step.kind is StageKind.TRANSFER]
+    first, later = ([schedule.transfer(step, seq) for seq, step in enumerate(steps, start)] for start in (0, 100))
+    assert [transfer.seq for transfer in later] == [transfer.seq + 100 for transfer in first]
+    assert all(one.spans is other.spans for one, other in zip(first, later, strict=True))
