@@ -16,11 +16,11 @@ from ckpt_transport.spi import (
     copy_bytes,
     dtypes,
     has_copy_tables,
+    not_plain,
     read_only,
     reads_in_place,
     refuse_unwritable,
     unwritable,
-    why_not_plain,
 )
 from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.name_tables import NameTables
@@ -138,7 +138,7 @@ class TorchEngine(ModuleEngine):
         if self._is_tabled:
             self._tables.bind(memory)
         else:
-            self._raw = _runs_of_bytes(memory)
+            self._raw = {name: tensor.view(-1).view(torch.uint8) for name, tensor in _runs_of_bytes(memory).items()}
 
     def _described(self) -> tuple[object, ...]:
         return self._expected, self._ties, self.whole_tensors, self.device
@@ -160,7 +160,7 @@ class TorchEngine(ModuleEngine):
     def _look(self) -> Mapping[str, torch.Tensor]:
         state = self._module.state_dict(keep_vars=True)
         tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-        refuse_unwritable({name: reason for name, each in tensors.items() if (reason := why_not_plain(each))})
+        refuse_unwritable(not_plain(tensors))
         return tensors
 
     def _describe(self, memory: Mapping[str, torch.Tensor]) -> None:
@@ -168,15 +168,22 @@ class TorchEngine(ModuleEngine):
         if expected != self._expected:
             self._expected = expected
         self._ties = _ties(memory)
-        self.whole_tensors = not all(map(_is_a_run_of_bytes, memory.values()))
+        self.whole_tensors = len(_runs_of_bytes(memory)) < len(memory)
         self._find_devices(memory)
         self.enqueues = self._on_one_device = all(tensor.device == self.device for tensor in memory.values())
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
 
 
-def _runs_of_bytes(memory: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The bytes of those tensors that are one run, by name."""
-    return {name: tensor.view(-1).view(torch.uint8) for name, tensor in memory.items() if _is_a_run_of_bytes(tensor)}
+def _runs_of_bytes(memory: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """Those whose memory holds their elements, one after the other."""
+    kind, tensors = torch.Tensor, memory.values()
+    if (
+        all(map(kind.is_contiguous, tensors))
+        and not any(map(kind.is_conj, tensors))
+        and not any(map(kind.is_neg, tensors))
+    ):
+        return memory
+    return {name: tensor for name, tensor in memory.items() if _is_a_run_of_bytes(tensor)}
 
 
 def _is_a_run_of_bytes(tensor: torch.Tensor) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 
+from ckpt_transport.checkpoint.scattered import are_runs_of_bytes
 from ckpt_transport.memory import name_of
 from ckpt_transport.rates import HostRates, LinkKind
 
 ASSUMED = {LinkKind.MEMORY: 10e9, LinkKind.FROM_DEVICE: 25e9, LinkKind.NETWORK: 1.25e9}
 """Bytes per second that a link counts with until it is measured."""
 NOT_MEASURED = HostRates(())
+_layout, _device, _nbytes = map(attrgetter, ("layout", "device", "nbytes"))
 
 
 class Intake(NamedTuple):
@@ -42,12 +45,12 @@ def choose_intake(parts: Sequence[torch.Tensor], *, near: bool, rates: HostRates
     """
     if not parts:
         return Intake(lend=False, why="registered, because there is nothing to lend")
-    if not all(map(_is_a_run_of_bytes, parts)):
+    if set(map(_layout, parts)) != {torch.strided} or not are_runs_of_bytes(parts):
         return Intake(lend=False, why="registered, because tensors that are not contiguous cannot be lent")
     known = NOT_MEASURED if rates is None else rates
     nbytes: defaultdict[torch.device, int] = defaultdict(int)
-    for part in parts:
-        nbytes[part.device] += part.nbytes
+    for device, size in zip(map(_device, parts), map(_nbytes, parts), strict=True):
+        nbytes[device] += size
     gathering = {device: size / _rate_from(device, known) for device, size in nbytes.items()}
     all_bytes = sum(nbytes.values())
     sending = all_bytes / _rate(LinkKind.MEMORY if near else LinkKind.NETWORK, known)
@@ -66,10 +69,6 @@ def choose_intake(parts: Sequence[torch.Tensor], *, near: bool, rates: HostRates
         why=f"registered, in about {registered:.3g} s by the cost model, with requests held for {sending:.3g} s of it; "
         f"lending takes {lent:.3g} s, and may hold them throughout",
     )
-
-
-def _is_a_run_of_bytes(part: torch.Tensor) -> bool:
-    return part.layout is torch.strided and part.is_contiguous() and not part.is_conj() and not part.is_neg()
 
 
 def _rate_from(device: torch.device, rates: HostRates) -> float:
