@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import torch
+from msgspec.structs import replace
 
-from ckpt_transport.memory import Buffer, MemoryKind, Segment
+from ckpt_transport.checkpoint.pool import lay_out
+from ckpt_transport.checkpoint.scattered import ExportedTensors
+from ckpt_transport.checkpoint.watched import Watched
+from ckpt_transport.errors import TransportError
+from ckpt_transport.memory import Buffer, MemoryKind, Segment, copy_bytes
 from ckpt_transport.testing.check import check
-from ckpt_transport.testing.harness import Broken, Rank
+from ckpt_transport.testing.harness import Broken, Rank, refuses
+from ckpt_transport.testing.route_fixture import pattern
 from ckpt_transport.transports.interface import Span
 
 MIB = 1024**2
 SIZES = (0, 1, 2, 3, 255, 256, 257, 4097, 65537, MIB + 1, 6 * MIB + 5)
+APART = (1, 4097, 255, MIB + 3, 256, 70_001)
+"""Sizes of tensors that lie apart."""
 PAD = 7
 """Bytes between pieces, so that next to nothing is aligned."""
 
@@ -40,10 +48,11 @@ def _scattered() -> tuple[Span, ...]:
 @check("A scatter list of any shape arrives whole: every span at its place, from the first to the last.", "Span")
 def check_every_span_arrives(rank: Rank) -> None:
     route = rank.open(regions=(60_010, 60_011, 60_013), inbox=100_000)
+    spans = _scattered()
     for seed in range(3):
         route.fill(seed)
         rank.side_channel.meet()
-        route.carry(route.transfer(*_scattered()), seed)
+        route.carry(replace(route.transfer(), spans=spans), seed)
         rank.side_channel.meet()
 
 
@@ -111,3 +120,32 @@ def check_promised_memory(rank: Rank) -> None:
     route.fill(1)
     for index in range(len(makers)):
         route.carry(route.transfer(Span(index, 1, 2, size - 3)), 1)
+    if MemoryKind.EXPORTED in kinds:
+        _carry_what_lies_apart(rank)
+
+
+def _carry_what_lies_apart(rank: Rank) -> None:
+    """Send tensors from where they lie: twice from the same memory, then from other memory."""
+    offsets, end = lay_out(APART)
+    route = rank.open(inbox=end)
+    spans = tuple(Span(0, offset, offset, nbytes) for offset, nbytes in zip(offsets, APART, strict=True))
+    cut = tuple(Span(0, offset + 1, offset, nbytes - 1) for offset, nbytes in zip(offsets, APART, strict=True))
+    lists = spans, cut, spans[::-1]
+    tensors: list[torch.Tensor] = []
+    for seed, moves in ((1, True), (2, False), (3, True)):
+        if rank.number in route.senders:
+            for region in route.regions:
+                region.close()
+            if moves:
+                tensors = [torch.empty(nbytes, dtype=torch.uint8, device=route.endpoint.device) for nbytes in APART]
+            for tensor, offset in zip(tensors, offsets, strict=True):
+                copy_bytes(tensor, pattern(seed, 0, offset, tensor.numel()))
+            memory = ExportedTensors.of(tensors, offsets, end, Watched({}))
+            route.regions = [route.endpoint.register(memory)]
+        route.connect()
+        for each in lists:
+            route.carry(replace(route.transfer(), spans=each), seed)
+        rank.side_channel.meet()
+    if rank.number in route.senders:
+        transfer = route.transfer(Span(0, 0, 0, end))
+        refuses("a span over several runs", lambda: route.endpoint.post_send(transfer, route.regions), TransportError)
