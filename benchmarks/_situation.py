@@ -77,7 +77,8 @@ class Brought:
         return (
             f"{milliseconds(self.wall)}, limit {milliseconds(self.limit)}; held {milliseconds(held)}; "
             f"first {milliseconds(self.first.wall)}, held {milliseconds(self.first.held)}; "
-            f"{self.extra / (1 << 30):.2f} GiB of GPU memory; {', '.join(set(last.ways))}: {phases}"
+            f"{self.extra / (1 << 30):.2f} GiB of GPU memory; {', '.join(set(last.ways))}: {phases}; run was "
+            f"predicted as {milliseconds(last.predicted)}"
         )
 
 

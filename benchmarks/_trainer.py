@@ -26,12 +26,14 @@ class Timed:
         wall: seconds of the call, and of taking the weights in where they are new for it.
         held: the longest for which a sink's requests stood still.
         phases: what the report says took how long.
+        predicted: how long ``run`` was expected to take.
         ways: of the routes, which transport each had.
     """
 
     wall: float
     held: float
     phases: dict[str, float]
+    predicted: float
     ways: tuple[str, ...]
 
 
@@ -130,7 +132,7 @@ def _timed(wall: float, report: Report | None) -> Timed | None:
     if report is None:
         return None
     ways = tuple(route.transport for route in report.plan.routes)
-    return Timed(wall, max(report.paused.values()), dict(report.phases), ways)
+    return Timed(wall, max(report.paused.values()), dict(report.phases), report.predicted, ways)
 
 
 def _between(source: torch.device, target: torch.device, nbytes: int) -> float:

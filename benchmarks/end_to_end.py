@@ -158,8 +158,9 @@ def main(
     Links of this host are measured first, and kept, so that auto knows them.
 
     A ratio of 1 is the limit. Beside it stand the milliseconds of the update and of the limit; for how long requests
-    stood still; the first update; how much GPU memory an update takes; and the phases of the last one. Needs 100 GiB of
-    host memory at full scale, and 100 GiB of a GPU's for weights that are lent on it.
+    stood still; the first update; how much GPU memory an update takes; the phases of the last one, and how long its run
+    was expected to take. Needs 100 GiB of host memory at full scale, and 100 GiB of a GPU's for weights that are lent
+    on it.
     """
     subprocess.run([sys.executable, "-m", "ckpt_transport", "transports", "--measure"], check=False)
     report(measure(only or tuple(Name), device, scale, rounds), json)

@@ -12,7 +12,7 @@ def test_given_no_gpu_when_a_small_situation_is_measured_then_each_transport_has
     title = situations(Device.CPU, Scale.SMALL)[Name.HOST_DENSE].title
     assert [row.name for row in rows] == [f"{title}: auto", f"{title}: shm", f"{title}: auto"]
     assert [row.against for row in rows] == ["a plain copy in memory"] * 2 + ["shm by name"]
-    assert all(row.ratio > 0 and "held" in row.detail for row in rows[:2])
+    assert all(row.ratio > 0 and "held" in row.detail and "predicted" in row.detail for row in rows[:2])
 
 
 @pytest.mark.parametrize("name", [Name.LENT_HERE, Name.TWO_DENSE])
