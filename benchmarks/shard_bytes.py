@@ -1,7 +1,8 @@
 """Counts the bytes that leave each rank of FSDP2 and reach each rank of a tensor-parallel engine, against the least.
 
 The least is what the layouts say: each rank of the engine needs its slices, and each rank of the trainer has its rows
-of every tensor. A version of these parts is planned and proved; nothing is moved.
+of every tensor. A version of these parts is planned and proved; nothing is moved. Ranks that map memory read less than
+the plan brings within their reach; :mod:`benchmarks.slices` counts that.
 Usage: ``python -m benchmarks.shard_bytes``.
 """
 
