@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ckpt_transport.service import Joiner as Joiner
     from ckpt_transport.service import ParameterServer as ParameterServer
     from ckpt_transport.service import Sink as Sink
+    from ckpt_transport.service import StagedJob as StagedJob
     from ckpt_transport.service import ask_version as ask_version
     from ckpt_transport.service.fleet import FleetReport as FleetReport
     from ckpt_transport.service.questions import ServedVersion as ServedVersion
@@ -42,7 +43,7 @@ _HOMES = {
     "config": "Config",
     "engine": "Engine Gate LoadedBucket LoadedPiece",
     "errors": " ".join(name for name, value in vars(errors).items() if isinstance(value, type)),
-    "service": "AddressFile Holder HolderAddress Joiner ParameterServer Sink ask_version",
+    "service": "AddressFile Holder HolderAddress Joiner ParameterServer Sink StagedJob ask_version",
     "service.fleet": "FleetReport",
     "service.questions": "ServedVersion",
     "update": "Report",

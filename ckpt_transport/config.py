@@ -99,6 +99,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         float, _seconds("How long to wait for engines that are driven at their endpoints and do not answer yet.")
     ] = 30.0
     update_timeout: Annotated[float, _seconds("How long one update may take before it is aborted.")] = 600.0
+    commit_timeout: Annotated[
+        float,
+        _seconds("How long a version that was staged may wait for its commit, where a trainer chooses the moment."),
+    ] = 3600.0
     heartbeat_interval: Annotated[float, _seconds("How often each participant says that it is alive.")] = 0.5
     heartbeat_timeout: Annotated[float, _seconds("How long a participant may be silent before it counts as dead.")] = (
         5.0

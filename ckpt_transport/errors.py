@@ -99,6 +99,10 @@ class UpdateAbortedError(UpdateError):
     """The update failed and changed nothing: every sink still serves its old version."""
 
 
+class SupersededError(UpdateAbortedError):
+    """A newer version has taken the place of this one before anything was held; it changed nothing."""
+
+
 class TaintedError(UpdateError):
     """The update failed after some sinks had begun to apply it; those must not serve.
 

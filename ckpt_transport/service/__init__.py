@@ -9,5 +9,6 @@ from ckpt_transport.service.joiner import Joiner
 from ckpt_transport.service.parameter_server import ParameterServer
 from ckpt_transport.service.query import ask_version
 from ckpt_transport.service.sink import Sink
+from ckpt_transport.service.staged_job import StagedJob
 
-__all__ = ["AddressFile", "Holder", "HolderAddress", "Joiner", "ParameterServer", "Sink", "ask_version"]
+__all__ = ["AddressFile", "Holder", "HolderAddress", "Joiner", "ParameterServer", "Sink", "StagedJob", "ask_version"]

@@ -60,7 +60,7 @@ class CallGuard:
                 ``timeout`` seconds.
         """
         self.check()
-        self._refuse_inside(call)
+        self.refuse_inside(call)
         self._wait(call, timeout)
         try:
             self.check()
@@ -80,7 +80,7 @@ class CallGuard:
         if not self.here:
             yield False
             return
-        self._refuse_inside("close()")
+        self.refuse_inside("close()")
         self._closed = True
         self._wait("close()", -1)
         try:
@@ -88,7 +88,11 @@ class CallGuard:
         finally:
             self._leave()
 
-    def _refuse_inside(self, call: str) -> None:
+    def refuse_inside(self, call: str) -> None:
+        """
+        Raises:
+            UsageError: this thread is in a call already.
+        """
         if self.inside:
             raise UsageError(f"{call} was called inside {self._running} of the same {self._owner}; call it afterwards")
 

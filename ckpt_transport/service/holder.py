@@ -90,7 +90,7 @@ class Holder(Listener):
 
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
         participant = Participant(self._mailbox, self._table, self._plans, self._stored.extents, None, deadline)
-        return Follower(invite.update, invite.nonce, participant, None, self.config.join_timeout)
+        return Follower(invite.update, invite.nonce, participant, None, self.config.join_timeout, deadline)
 
     def _introduce(self, invite: m.Invite, states: States) -> m.Join:
         return self._introducer.of_source(self.label, self._stored.manifest, states, self._table.names, self._plans)

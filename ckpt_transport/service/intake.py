@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import abc, defaultdict
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 
+from ckpt_transport.checkpoint import Mapping, TensorPairs, Tensors, comes_in_pairs, parts_of
 from ckpt_transport.checkpoint.scattered import are_runs_of_bytes
+from ckpt_transport.control import addresses
 from ckpt_transport.memory import name_of
-from ckpt_transport.rates import HostRates, LinkKind
+from ckpt_transport.rates import HostRates, LinkKind, kept
 
 ASSUMED = {LinkKind.MEMORY: 10e9, LinkKind.FROM_DEVICE: 25e9, LinkKind.NETWORK: 1.25e9}
 """Bytes per second that a link counts with until it is measured."""
@@ -29,6 +31,17 @@ class Intake(NamedTuple):
 
     lend: bool
     why: str
+
+
+def intake_of(tensors: Tensors | TensorPairs, mapping: Mapping | None, sinks: Sequence[str]) -> Intake:
+    """How a step's weights are taken in. What is wrong with them is said by whoever does that."""
+    if comes_in_pairs(tensors):
+        return Intake(lend=False, why="registered, because its tensors come one by one")
+    if mapping is not None and mapping.cuts_columns:
+        return Intake(lend=False, why="registered, because columns of tensors are no runs of memory to be lent")
+    values = tensors.values() if isinstance(tensors, abc.Mapping) else ()
+    parts = [part for value in values for part in parts_of(value)]
+    return choose_intake(parts, near=all(map(addresses.stays_on_host, sinks)), rates=kept())
 
 
 def choose_intake(parts: Sequence[torch.Tensor], *, near: bool, rates: HostRates | None) -> Intake:

@@ -27,6 +27,7 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
+from ckpt_transport.update.turn import Turn
 
 
 class Joiner:
@@ -98,8 +99,8 @@ class Joiner:
                 table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
                 update = secrets.token_hex(8)
                 join = Introducer(self.config).of_leader(self.version, states(self.config))
-                plans = PlanCache(self.config.memory_budget)
-                coordinator = P2PCoordinator(update, mailbox, self.config, table, RouteNames(), plans, (), clock)
+                plans, turn = PlanCache(self.config.memory_budget), Turn(f"update('{version}')")
+                coordinator = P2PCoordinator(update, mailbox, self.config, table, RouteNames(), plans, (), clock, turn)
                 try:
                     report = coordinator.lead(
                         msgspec.structs.replace(join, update=update),

@@ -57,7 +57,6 @@ class Listener(MayBeStuck):
         self._coordinator = self._nonce = self._target_version = self._left = ""
         self._introduction: m.Join | None = None
         self._follower: Follower | None = None
-        self._give_up_at = 0.0
         self._watch_over(self.config.heartbeat_timeout)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -281,7 +280,6 @@ class Listener(MayBeStuck):
         )
         self._follower = self._follow(invite, deadline)
         self._coordinator, self._target_version, self._nonce = coordinator, invite.version, invite.nonce
-        self._give_up_at = deadline
         self._mailbox.watch(coordinator)
         self._mailbox.send(coordinator, self._introduction)
 
@@ -336,7 +334,7 @@ class Listener(MayBeStuck):
     def _check_coordinator(self) -> None:
         try:
             self._mailbox.check_alive([self._coordinator] if self._coordinator else [])
-            if self._follower is not None and time.monotonic() > self._give_up_at:
+            if self._follower is not None and time.monotonic() > self._follower.deadline:
                 raise PeerLostError(f"the update by {self._coordinator} did not end before its deadline")
             if self._follower is not None:
                 self._follower.check_patience()

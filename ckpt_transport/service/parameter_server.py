@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import abc
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,27 +12,28 @@ from typing import ParamSpec, Self, TypeVar
 
 from ckpt_transport.checkpoint import (
     Loan,
-    Mapping,
     Store,
     StoredVersion,
     TensorPairs,
     Tensors,
     comes_in_pairs,
-    parts_of,
 )
 from ckpt_transport.config import Config
-from ckpt_transport.control import addresses
+from ckpt_transport.errors import SupersededError, UpdateAbortedError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Manifest
-from ckpt_transport.rates import kept
+from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
-from ckpt_transport.service.base import WHOLE, BroughtPart
+from ckpt_transport.service.base import BroughtPart
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.in_thread import in_thread
-from ckpt_transport.service.intake import Intake, choose_intake
+from ckpt_transport.service.intake import intake_of
+from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.source_rank import SourceRank
+from ckpt_transport.service.staged_job import StagedJob, StagedUpdate
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
+from ckpt_transport.service.turns import Turns
 from ckpt_transport.service.world import World
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.coordinator import Coordinator
@@ -42,6 +43,8 @@ from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.restore import RestoreCoordinator
+from ckpt_transport.update.staging_coordinator import StagingCoordinator
+from ckpt_transport.update.turn import Turn
 
 logger = logging.getLogger(__name__)
 Call = ParamSpec("Call")
@@ -81,6 +84,8 @@ class ParameterServer:
             pinned=uses_devices(self.config),
         )
         self._here = SourceRank(self._world, self.config)
+        self._turns = Turns(self._call_guard, alone=self.world_size == 1)
+        self._staged: StagedJob | None = None
 
     # -- versions -----------------------------------------------------------------------------------------------
 
@@ -191,6 +196,7 @@ class ParameterServer:
         *,
         only: Collection[str] | None = None,
         base: str = "",
+        supersede: bool = False,
     ) -> Report | None:
         """Bring ``version`` to every sink, everywhere or nowhere.
 
@@ -203,11 +209,15 @@ class ParameterServer:
             only: names of the tensors to bring; the others are as in the base. All ranks say the same.
             base: what all sinks must serve, where not all tensors are brought: by default what the version was
                 registered with, else what this server has brought to them last.
+            supersede: updates that other threads have asked for before end with SupersededError, where they have not
+                held forward passes yet; else this one waits for them. What is staged and not committed is dropped. Of
+                several source ranks' updates only the one that runs is ended.
 
         Returns: what happened, on rank 0; None on the others.
 
         Raises:
             UpdateAbortedError: it failed and every sink still serves its old version.
+            SupersededError: the same, because a newer update has taken its place.
             TaintedError: it failed half-way; names the sinks that must not serve.
             StoreError: there is no such version.
             ConfigError: the sinks make no sense.
@@ -215,9 +225,56 @@ class ParameterServer:
             KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two, or None when every
                 sink serves the new version.
         """
-        with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
-            part = BroughtPart(only, base)
-            return self._update(version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock, part)
+        with PhaseClock() as clock, self._turn(f"update('{version}')", supersede=supersede) as turn:
+            asked = Asked(version, lambda: self._all_of(sinks), BroughtPart(only, base))
+            return self._update(asked, Coordinator, progress, before_hold, clock, turn)
+
+    def stage(
+        self,
+        version: str,
+        sinks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        *,
+        supersede: bool = False,
+    ) -> StagedJob:
+        """Bring ``version`` to every sink beside what it serves, and leave the moment of the commit to the caller.
+
+        When it returns, every sink has all bytes and their digests are right; engines have served throughout. The
+        version may be unregistered and its tensors be changed. Sinks wait for ``commit_timeout`` seconds, and as long
+        as this process lives; they take no other update meanwhile. Other updates of this server wait, too.
+
+        Args:
+            version, sinks, progress, supersede: as those of :meth:`update`.
+
+        Returns: what commits it, or drops it.
+
+        Raises:
+            UpdateAbortedError, SupersededError, StoreError, ConfigError, KeyboardInterrupt: as :meth:`update`; also
+                where a sink cannot stage a version.
+            UsageError: as :meth:`update`; or source rank 0 has called ``update``.
+        """
+        call = f"stage('{version}')"
+        clock, turn = PhaseClock(), self._turns.take(call, self.config.update_timeout, supersede=supersede)
+        try:
+            with self._call_guard.one(call, self.config.update_timeout):
+                staged = self._stage(Asked(version, lambda: self._all_of(sinks)), progress, clock, turn)
+                job = StagedJob(version, staged, turn, self._turns, self._call_guard, self.config.update_timeout)
+                try:
+                    turn.park(job.give_way)
+                except SupersededError as superseded:
+                    job.end(superseded)
+                    raise
+                self._staged = job
+                return job
+        except BaseException:
+            self._turns.leave(turn)
+            raise
+
+    def _stage(self, asked: Asked, progress: Progress | None, clock: PhaseClock, turn: Turn) -> StagedUpdate:
+        if self.rank > 0:
+            return self._here.follow_staging(self._store.get(asked.version))
+        with self._begun(asked, StagingCoordinator, clock, turn) as led:
+            return LedStaged(led, progress)
 
     def publish(
         self,
@@ -230,6 +287,7 @@ class ParameterServer:
         replicated: bool = False,
         mapping: AnyMapping = None,
         base: str = "",
+        supersede: bool = False,
     ) -> Report | None:
         """Bring a step's weights to every sink: take them in, update, and let them go, whether that succeeds or not.
 
@@ -239,7 +297,7 @@ class ParameterServer:
         Args:
             version: a name that no version has here.
             tensors, replicated, mapping, base: this rank's, as those of :meth:`register`; ``"auto"`` asks ``sinks``.
-            sinks, progress, before_hold: as those of :meth:`update`.
+            sinks, progress, before_hold, supersede: as those of :meth:`update`.
 
         Returns: as :meth:`update`; the phases begin with ``register`` and end with ``unregister``.
 
@@ -250,7 +308,7 @@ class ParameterServer:
                 asked = self.config.sinks if sinks is None else sinks
                 with self._here.telling_absence(version):
                     mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
-            intake = self._intake(tensors, mapping, self.config.sinks if sinks is None else sinks)
+            intake = intake_of(tensors, mapping, self.config.sinks if sinks is None else sinks)
             if intake.lend:
                 assert not comes_in_pairs(tensors), "what comes in pairs is registered"
                 self.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
@@ -258,24 +316,13 @@ class ParameterServer:
                 self.register(version, tensors=tensors, replicated=replicated, mapping=mapping, base=base)
             try:
                 clock.enter("begin")
-                with self._call_guard.one(f"publish('{version}')", self.config.update_timeout):
-                    report = self._update(
-                        version, lambda: self._all_of(sinks), Coordinator, progress, before_hold, clock
-                    )
+                with self._turn(f"publish('{version}')", supersede=supersede) as turn:
+                    update = Asked(version, lambda: self._all_of(sinks))
+                    report = self._update(update, Coordinator, progress, before_hold, clock, turn)
                 return None if report is None else replace(report, intake=intake.why)
             finally:
                 clock.enter("unregister")
                 self.unregister(version)
-
-    def _intake(self, tensors: Tensors | TensorPairs, mapping: Mapping | None, sinks: Sequence[str]) -> Intake:
-        """How a step's weights are taken in. What is wrong with them is said by whoever does that."""
-        if comes_in_pairs(tensors):
-            return Intake(lend=False, why="registered, because its tensors come one by one")
-        if mapping is not None and mapping.cuts_columns:
-            return Intake(lend=False, why="registered, because columns of tensors are no runs of memory to be lent")
-        values = tensors.values() if isinstance(tensors, abc.Mapping) else ()
-        parts = [part for value in values for part in parts_of(value)]
-        return choose_intake(parts, near=all(map(addresses.stays_on_host, sinks)), rates=kept())
 
     async def awaiting(self, call: Callable[Call, Result], *args: Call.args, **kwargs: Call.kwargs) -> Result:
         """Await a call of this server, as ``await server.awaiting(server.publish, "step-42", tensors)``.
@@ -308,10 +355,9 @@ class ParameterServer:
             UpdateAbortedError, TaintedError, StoreError, UsageError, KeyboardInterrupt: as :meth:`update`.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
-        with PhaseClock() as clock, self._call_guard.one(f"update_p2p('{version}')", self.config.update_timeout):
-            return self._update(
-                version, lambda: self._some_of(sinks, ranks), P2PCoordinator, progress, before_hold, clock
-            )
+        with PhaseClock() as clock, self._turn(f"update_p2p('{version}')") as turn:
+            asked = Asked(version, lambda: self._some_of(sinks, ranks))
+            return self._update(asked, P2PCoordinator, progress, before_hold, clock, turn)
 
     def rollback(self, sinks: Sequence[str] | None = None, before_hold: Callable[[], None] | None = None) -> Report:
         """Have every sink serve the version before again, which it has kept; everywhere or nowhere. No byte moves.
@@ -329,11 +375,14 @@ class ParameterServer:
             JoinError: a sink does not answer.
             ConfigError, UsageError, KeyboardInterrupt: as :meth:`update`.
         """
-        with PhaseClock() as clock, self._call_guard.one("rollback()", self.config.update_timeout):
+        with PhaseClock() as clock, self._turn("rollback()") as turn:
             invited = self._all_of(sinks)
             manifest = Manifest(previous_version(invited, self.config), (), ())
-            stored = StoredVersion(manifest, ())
-            return self._here.lead(stored, Invitees(1, invited), RestoreCoordinator, None, before_hold, clock)
+            led = self._here.lead(StoredVersion(manifest, ()), Invitees(1, invited), RestoreCoordinator, clock, turn)
+            return led.to_the_end(None, before_hold)
+
+    def _turn(self, call: str, *, supersede: bool = False) -> AbstractContextManager[Turn]:
+        return self._turns.one(call, self.config.update_timeout, supersede=supersede)
 
     def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
         everybody = self.config.sinks if sinks is None else tuple(sinks)
@@ -349,38 +398,46 @@ class ParameterServer:
 
     def _update(
         self,
-        version: str,
-        choose: Callable[[], tuple[str, ...]],
+        asked: Asked,
         leader: type[Coordinator],
         progress: Progress | None,
         before_hold: Callable[[], None] | None,
         clock: PhaseClock,
-        part: BroughtPart = WHOLE,
+        turn: Turn,
     ) -> Report | None:
         if self.rank > 0:
-            self._here.follow(part.of(self._store.get(version), alone=False))
+            self._here.follow(asked.part.of(self._store.get(asked.version), alone=False))
             return None
-        with self._here.leading(version) as announce:
-            stored, invited = part.of(self._store.get(version), alone=self.world_size == 1), choose()
-            base = part.base_for(stored, self._here.brought, invited)
+        with self._begun(asked, leader, clock, turn) as led:
+            return led.to_the_end(progress, before_hold)
+
+    @contextmanager
+    def _begun(self, asked: Asked, leader: type[Leader], clock: PhaseClock, turn: Turn) -> Iterator[LedUpdate[Leader]]:
+        """Within the block rank 0 leads what was asked for; other ranks hear it when that fails."""
+        part, here = asked.part, self._here
+        with here.leading(asked.version) as announce:
+            stored, invited = part.of(self._store.get(asked.version), alone=self.world_size == 1), asked.sinks()
+            base = part.base_for(stored, here.brought, invited)
             invitees = replace(
-                self._here.invitees(version, invited), base=base, base_updates=self._here.brought.updates(base, invited)
+                here.invitees(asked.version, invited), base=base, base_updates=here.brought.updates(base, invited)
             )
-            return self._here.lead(stored, invitees, leader, progress, before_hold, clock, announce)
+            yield here.lead(stored, invitees, leader, clock, turn, announce)
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Part from the sinks and free every version. Idempotent.
 
-        Waits until a running call has ended: an update that is broken off may leave sinks tainted. In a child after a
-        fork nothing happens, because all of it is the parent's.
+        Waits until a running call has ended: an update that is broken off may leave sinks tainted. What is staged and
+        not committed is dropped. In a child after a fork nothing happens, because all of it is the parent's.
 
         Raises:
             UsageError: it is called inside another call, as in ``before_hold`` or a signal handler.
         """
         with self._call_guard.last() as mine:
             if mine:
+                if self._staged is not None:
+                    self._staged.end(UpdateAbortedError("the server was closed before the commit; it changed nothing"))
                 self._here.let_go()
                 self._store.close()
 

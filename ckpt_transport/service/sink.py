@@ -130,7 +130,7 @@ class Sink(Listener):
 
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
         participant = Participant(self._mailbox, self._table, self._plans, (), self._engine, deadline, base=invite.base)
-        return Follower(invite.update, invite.nonce, participant, self._engine, self.config.join_timeout)
+        return Follower(invite.update, invite.nonce, participant, self._engine, self.config.join_timeout, deadline)
 
     def _introduce(self, invite: m.Invite, states: States) -> m.Join:
         unstaged = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import msgspec
@@ -12,26 +12,25 @@ import msgspec
 from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
+from ckpt_transport.errors import CkptTransportError, UsageError
 from ckpt_transport.memory import Backing
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
-from ckpt_transport.service.trace import check_trace, keep_trace
+from ckpt_transport.service.trace import check_trace
 from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check, states
-from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
-from ckpt_transport.update.progress import Progress
-from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
-from ckpt_transport.update.source import follow
+from ckpt_transport.update.source import FollowingSource
+from ckpt_transport.update.turn import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -65,20 +64,19 @@ class SourceRank:
         self,
         stored: StoredVersion,
         invitees: Invitees,
-        leader: type[Coordinator],
-        progress: Progress | None,
-        before_hold: Callable[[], None] | None,
+        leader: type[Leader],
         clock: PhaseClock,
+        turn: Turn,
         announce: Callable[[str], None] = lambda address: None,
-    ) -> Report:
-        """Lead one update.
+    ) -> LedUpdate[Leader]:
+        """Begin to lead one update.
 
         Args:
             stored: what is brought.
             invitees: who takes part.
             leader: leads it.
-            progress, before_hold: as those of :meth:`ParameterServer.update`.
             clock: of the caller's call.
+            turn: of the update.
             announce: tells the other source ranks where this one is.
         """
         check(self._config)
@@ -92,21 +90,15 @@ class SourceRank:
             mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
             mailbox.forget(address)
         update = secrets.token_hex(8)
-        coordinator = leader(update, mailbox, self._config, table, self._names, self._plans, stored.extents, clock)
+        coordinator = leader(
+            update, mailbox, self._config, table, self._names, self._plans, stored.extents, clock, turn
+        )
         join = self._join(update, table, stored)
-        try:
-            report = coordinator.lead(join, invitees, progress, before_hold)
-        except UpdateAbortedError:
-            raise
-        except BaseException:
-            self.brought.forget(invited)
-            raise
-        finally:
-            known = {**self._partners, **coordinator.nonces}
-            self._partners = {address: known.get(address, "") for address in invited}
-        self.brought.remember(set(invited).difference(report.left), report.version, update)
-        keep_trace(report, self._config)
-        return report
+        return LedUpdate(coordinator, join, invitees, self.brought, self._has_led, self._config)
+
+    def _has_led(self, sinks: Sequence[str], nonces: Mapping[str, str]) -> None:
+        known = {**self._partners, **nonces}
+        self._partners = {address: known.get(address, "") for address in sinks}
 
     def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
         """Within the block this rank leads an update to ``version``; the result tells the other ranks where it is."""
@@ -125,11 +117,28 @@ class SourceRank:
 
     def follow(self, stored: StoredVersion) -> None:
         """Take part in an update that rank 0 leads."""
+        self._member(stored).begin()
+
+    def follow_staging(self, stored: StoredVersion) -> FollowedStaged:
+        """Take part in an update that rank 0 leads, until it waits for its commit.
+
+        Raises:
+            UsageError: rank 0 does not let it wait.
+        """
+        member = self._member(stored)
+        member.begin(m.Keep)
+        if member.committed:
+            version = stored.manifest.version
+            raise UsageError(f"source rank 0 has called update('{version}'), and this rank stage('{version}')")
+        return FollowedStaged(member)
+
+    def _member(self, stored: StoredVersion) -> FollowingSource:
         assert self._rendezvous is not None, "a rank above 0 is not alone"
         coordinator = self._rendezvous.find(stored.manifest.version)
         mailbox, table = self._open(addresses.stays_on_host(coordinator))
         join = self._join("", table, stored)
-        follow(mailbox, table, self._plans, stored.extents, coordinator, join, self._config.update_timeout)
+        timeout = self._config.update_timeout
+        return FollowingSource(mailbox, table, self._plans, stored.extents, coordinator, join, timeout)
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
         label = f"source {self._world.rank}"

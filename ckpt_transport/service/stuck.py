@@ -31,7 +31,6 @@ class MayBeStuck(ABC):
     _mailbox: Mailbox
     _kind: str
     _coordinator: str
-    _give_up_at: float
     _follower: Follower | None
     _stopping: threading.Event
 
@@ -105,9 +104,10 @@ class MayBeStuck(ABC):
                 self._mailbox.answer(self._served())
             if self._stopping.is_set():
                 return f"the {self._kind} was closed"
-            if self._must_end_because or self._follower is None:
+            follower = self._follower
+            if self._must_end_because or follower is None:
                 return self._must_end_because
-            if time.monotonic() > self._give_up_at:
+            if time.monotonic() > follower.deadline:
                 return f"the update by {self._coordinator} did not end before its deadline"
             try:
                 self._mailbox.check_alive([self._coordinator])

@@ -6,11 +6,17 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
-from ckpt_transport.errors import CkptTransportError, ConfigError, PluginError
+from ckpt_transport.errors import (
+    CkptTransportError,
+    ConfigError,
+    PluginError,
+    SupersededError,
+    UpdateAbortedError,
+)
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import Plan, Settings, TensorRange
@@ -29,6 +35,9 @@ from ckpt_transport.update.progress import Progress, never_raises
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.steps import Leading
+from ckpt_transport.update.turn import Turn
+
+Result = TypeVar("Result")
 
 
 class Coordinator:
@@ -41,6 +50,7 @@ class Coordinator:
         table, names, plans: routes, and the last plan, that are kept between updates.
         extents: what is behind rank 0's extents.
         clock: of the caller's call.
+        turn: of the update.
     """
 
     resumable: ClassVar[bool] = False
@@ -56,11 +66,12 @@ class Coordinator:
         plans: PlanCache,
         extents: Sequence[Backing],
         clock: PhaseClock,
+        turn: Turn,
     ) -> None:
         self._mailbox, self._config, self._plans, self._clock = mailbox, config, plans, clock
         deadline = time.monotonic() + config.update_timeout
         self._local = Participant(mailbox, table, plans, extents, None, deadline)
-        self._members = Membership(update, mailbox, config, deadline)
+        self._members = Membership(update, mailbox, config, deadline, turn)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
         self._reached: list[str] = []
         self._update, self._in_place = update, ""
@@ -82,20 +93,35 @@ class Coordinator:
 
         Raises:
             UpdateAbortedError: it failed and changed nothing.
+            SupersededError: the same, because a newer update has taken its turn.
             TaintedError: it failed when some sinks had begun to apply, or did not serve it when they were told to.
         """
+
+        def bring() -> tuple[Plan, list[StageEvent]]:
+            self._gather(myself, invitees)
+            return self._bring(never_raises(progress), before_hold or (lambda: None))
+
+        return self._conclude(*self._or_nowhere(bring))
+
+    def _gather(self, myself: m.Join, invitees: Invitees) -> None:
         invitations = Invitations(self._members, self._mailbox, self._config, invitees, staged=self._wants_staged)
         self._clock.enter("join")
         try:
-            try:
-                invitations.gather(myself)
-            finally:
-                self._reached = invitations.reached
-            made, events = self._bring(never_raises(progress), before_hold or (lambda: None))
+            invitations.gather(myself)
+        finally:
+            self._reached = invitations.reached
+
+    def _or_nowhere(self, act: Callable[[], Result]) -> Result:
+        """Do a part of the update. Where it fails, all sinks go on with what they serve."""
+        try:
+            return act()
         except Exception as error:
             raise self._roll_back(error) from error
         except BaseException as interrupt:
             raise interrupt from self._roll_back(interrupt)
+
+    def _conclude(self, made: Plan, events: Sequence[StageEvent]) -> Report:
+        """Have everybody serve what is there; nobody goes back any more."""
         self._clock.enter("commit")
         outcome = self._commit(made.manifest.version)
         self._clock.enter("end")
@@ -123,21 +149,34 @@ class Coordinator:
 
     def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[StageEvent]]:
         """Everything between joining and commit: every sink has every byte then."""
+        made = self._plan()
+        if not self._steps.staged:
+            self._hold(before_hold)
+        events = self._run(made, progress)
+        if self._steps.staged:
+            self._apply(before_hold)
+        return made, events
+
+    def _plan(self) -> Plan:
+        """Plan, and have all get ready."""
         self._clock.enter("plan")
         made = self._make_plan((), self._config.transport)
         self._steps.staged = secrets.token_hex(16) if self._stages() else ""
         self._prepare(made)
-        if not self._steps.staged:
-            self._hold(before_hold)
+        return made
+
+    def _run(self, made: Plan, progress: Progress) -> list[StageEvent]:
         self._clock.enter("run")
-        events = self._steps.run(made, progress)
-        if self._steps.staged:
-            self._hold(before_hold)
-            self._clock.enter("apply")
-            self._steps.apply()
-        return made, events
+        return self._steps.run(made, progress)
+
+    def _apply(self, before_hold: Callable[[], None]) -> None:
+        """Exchange what is staged and what is served."""
+        self._hold(before_hold)
+        self._clock.enter("apply")
+        self._steps.apply()
 
     def _hold(self, before_hold: Callable[[], None]) -> None:
+        self._members.turn.keep()
         self._clock.enter("hold")
         before_hold()
         self._steps.hold()
@@ -185,13 +224,17 @@ class Coordinator:
         if not self._wants_staged:
             return False
         self._in_place = "; ".join(dict.fromkeys(join.unstaged for join in self._members.joins if join.unstaged))
-        if self._in_place and self._config.commit == "staged":
-            raise ConfigError(f"commit is 'staged', and not every sink can stage a version: {self._in_place}")
+        if self._in_place and self._must_be_staged:
+            raise ConfigError(f"the version is to be staged, and not every sink can do that: {self._in_place}")
         return not self._in_place
 
     @property
     def _wants_staged(self) -> bool:
         return self._config.commit != "in_place" and not self.resumable
+
+    @property
+    def _must_be_staged(self) -> bool:
+        return self._config.commit == "staged"
 
     def _commit(self, version: str) -> Outcome:
         """Tell everybody to serve, and hear what became of it. An interrupt waits until that is known.
@@ -223,7 +266,8 @@ class Coordinator:
         interrupt = None if isinstance(cause, Exception) else cause
         patience = self._config.heartbeat_timeout + self._config.join_timeout
         later = members.hear_each(members.has_ended, members.others, patience, interrupt)
-        error = Outcome(members, "").failure(reason, applying=self._steps.applying)
+        unchanged = SupersededError if isinstance(cause, SupersededError) else UpdateAbortedError
+        error = Outcome(members, "").failure(reason, applying=self._steps.applying, unchanged=unchanged)
         if later is not interrupt and later is not None:
             raise later from error
         return error

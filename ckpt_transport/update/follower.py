@@ -28,12 +28,23 @@ class Follower:
         participant: this one.
         engine: of a sink; None of a source.
         timeout: for how long forward passes may take to stand still, in seconds; others have as long to join.
+        deadline: seconds of the monotonic clock after which the update is given up, unless the coordinator says that it
+            waits on purpose.
+
+    Attributes:
+        deadline: as it is now.
     """
 
     def __init__(
-        self, update: str, nonce: str, participant: Participant, engine: Engine | None, timeout: float
+        self,
+        update: str,
+        nonce: str,
+        participant: Participant,
+        engine: Engine | None,
+        timeout: float,
+        deadline: float,
     ) -> None:
-        self.update = update
+        self.update, self.deadline = update, deadline
         self._nonce, self._participant, self._timeout = nonce, participant, timeout
         self._steps = Following(update, participant, engine, timeout)
         self._stopped = -1
@@ -117,6 +128,8 @@ class Follower:
             if not self._steps.resumable:
                 raise
             return self._stop(self._steps.round, error, f"{type(error).__name__}: {error}")
+        if isinstance(order, m.Keep):
+            self.deadline = time.monotonic() + order.seconds
         then = m.exchange_of(order).then
         assert then is not None, "an abort is not answered here"
         self._enter(then)

@@ -89,6 +89,7 @@ class Invitations:
         """Fill in the members: rank 0 itself, the other sources, holders, sinks.
 
         Raises:
+            SupersededError: a newer update takes the place of this one.
             JoinError: somebody who must come has not come within ``join_timeout``; names all of them.
             ConfigError: two of the sinks are the same one.
             CkptTransportError: what a participant reported instead.
@@ -116,6 +117,7 @@ class Invitations:
         ask_again, tell = time.monotonic() + INVITE_SECONDS, time.monotonic() + TELL_SECONDS
         without_stragglers = float("inf")
         while self._missing():
+            self.members.turn.check()
             received = self.mailbox.receive(TICK_SECONDS)
             if received is not None:
                 self._handle(*received)

@@ -21,6 +21,7 @@ from ckpt_transport.errors import (
     UpdateError,
 )
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.turn import Turn
 
 TICK_SECONDS = 0.05
 LOOK_SECONDS = 0.05
@@ -37,6 +38,7 @@ class Membership:
         mailbox: the coordinator's.
         config: deadlines.
         deadline: seconds of the monotonic clock after which the update has failed.
+        turn: of the update.
 
     Attributes:
         addresses, joins: of each rank.
@@ -48,8 +50,8 @@ class Membership:
         round: how many plans were made before this one.
     """
 
-    def __init__(self, update: str, mailbox: Mailbox, config: Config, deadline: float) -> None:
-        self.update = update
+    def __init__(self, update: str, mailbox: Mailbox, config: Config, deadline: float, turn: Turn) -> None:
+        self.update, self.turn = update, turn
         self._mailbox, self._config, self._deadline = mailbox, config, deadline
         self.addresses: list[str] = []
         self.joins: list[m.Join] = []
@@ -78,6 +80,10 @@ class Membership:
         self.stopped.clear()
         self._pending.clear()
         self.round += 1
+
+    def go_on_until(self, deadline: float) -> None:
+        """The update has time again, after it has waited on purpose."""
+        self._deadline = deadline
 
     # -- talking ------------------------------------------------------------------------------------------------
 
@@ -162,7 +168,8 @@ class Membership:
         return answers
 
     def watch(self) -> None:
-        """Raise when the update has failed elsewhere, or is late, or this process stood still for too long."""
+        """Raise when the update has failed elsewhere, is late or superseded, or this process stood still too long."""
+        self.turn.check()
         self._check_own_silence()
         self.take_in(0)
         if time.monotonic() > self._look_at:

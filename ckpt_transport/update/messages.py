@@ -15,6 +15,8 @@ come after Run then, and Apply, which exchanges what is staged and what is serve
 have applied, and Commit when all who live have heard that. A sink that loses the coordinator between Apply and Commit
 asks the others; see :mod:`ckpt_transport.update.settlement`.
 
+Where the caller chooses the moment of the commit, Keep follows Run: members wait for longer then.
+
 A rollback is a staged update that brings nothing, because the version before is still staged: Restore comes in place of
 Propose, and Hold follows it.
 
@@ -304,6 +306,20 @@ class Run(Order[Ran], frozen=True):
     """Do your part of the plan."""
 
 
+class Kept(Reply, frozen=True):
+    """The member waits for the moment of the commit."""
+
+
+class Keep(Order[Kept], frozen=True):
+    """All have staged the version, and it waits until whoever leads the update has it committed, or dropped.
+
+    Attributes:
+        seconds: after which the member gives the update up.
+    """
+
+    seconds: float
+
+
 class Applied(Reply, frozen=True):
     """The sink has exchanged what was staged and what it served, and can take that back."""
 
@@ -432,6 +448,7 @@ EXCHANGES = (
     Exchange(Hold, Held, (State.CONNECTED, State.RAN), State.HELD),
     Exchange(Advance, Still, (State.HELD,), State.STILL),
     Exchange(Run, Ran, (State.CONNECTED, State.STILL), State.RAN),
+    Exchange(Keep, Kept, (State.RAN,), State.RAN),
     Exchange(Apply, Applied, (State.STILL,), State.APPLIED),
     Exchange(Decide, Decided, (State.APPLIED,), State.DECIDED),
     Exchange(Commit, Committed, (State.RAN, State.STOPPED, State.DECIDED), State.COMMITTED),

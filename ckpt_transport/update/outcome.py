@@ -64,11 +64,14 @@ class Outcome:
             tuple(map(members.label, self.paused)),
         )
 
-    def failure(self, reason: str, *, applying: bool) -> CkptTransportError:
+    def failure(
+        self, reason: str, *, applying: bool, unchanged: type[UpdateAbortedError] = UpdateAbortedError
+    ) -> CkptTransportError:
         """The error of an update that was rolled back because of ``reason``.
 
         Args:
             reason: in words.
+            unchanged: what is raised where nothing has changed.
             applying: sinks may have been given bytes, so that of one which says nothing nobody knows what it holds.
         """
         members = self._members
@@ -87,7 +90,7 @@ class Outcome:
                 f"the update failed ({reason}){gone}; {MUTE}: {', '.join(mute)}; update all sinks again", mute
             )
         kept = "every sink that answered" if silent else "every sink"
-        return UpdateAbortedError(f"the update failed ({reason}){gone}; it changed nothing: {kept} is as it was before")
+        return unchanged(f"the update failed ({reason}){gone}; it changed nothing: {kept} is as it was before")
 
     def _labels(self, ranks: Iterable[int]) -> str:
         return ", ".join(map(self._members.label, ranks))

@@ -38,6 +38,7 @@ class P2PCoordinator(Coordinator):
     resumable: ClassVar[bool] = True
 
     def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[StageEvent]]:
+        self._members.turn.keep()
         present: tuple[TensorRange, ...] = ()
         specs: dict[str, TensorSpec] = {}
         made: Plan | None = None

@@ -35,7 +35,5 @@ class RestoreCoordinator(Coordinator):
         self._steps.staged = secrets.token_hex(16)
         self._clock.enter("agree")
         self._steps.restore()
-        self._hold(before_hold)
-        self._clock.enter("apply")
-        self._steps.apply()
+        self._apply(before_hold)
         return Plan(Manifest(version, (), ()), topology_of(self._members.joins), (), (), (), Stages(), (), (), ()), []

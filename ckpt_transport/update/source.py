@@ -19,80 +19,115 @@ from ckpt_transport.update.routes import RouteTable
 TICK_SECONDS = 0.2
 
 
-def follow(
-    mailbox: Mailbox,
-    table: RouteTable,
-    plans: PlanCache,
-    extents: Sequence[Backing],
-    coordinator: str,
-    join: m.Join,
-    timeout: float,
-) -> None:
-    """Take part in the update that the coordinator leads, until it is committed.
+class FollowingSource:
+    """Takes part in one update that the coordinator leads.
 
-    Raises:
-        UpdateAbortedError: the coordinator gave up; it knows which sinks are concerned.
-        PeerLostError: the coordinator is gone.
-        TransferTimeout: nothing was committed within ``timeout`` seconds.
+    Args:
+        mailbox, table, plans, extents: this rank's.
+        coordinator: its address.
+        join: this rank's introduction.
+        timeout: seconds after which the update is given up.
+
+    Attributes:
+        committed: the update has ended well.
     """
-    while mailbox.receive(0) is not None:
-        pass
-    deadline = time.monotonic() + timeout
-    participant = Participant(mailbox, table, plans, extents, None, deadline)
-    follower: Follower | None = None
 
-    def accepts(sender: str, message: Message) -> bool:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        table: RouteTable,
+        plans: PlanCache,
+        extents: Sequence[Backing],
+        coordinator: str,
+        join: m.Join,
+        timeout: float,
+    ) -> None:
+        self._mailbox, self._table, self._coordinator, self._join = mailbox, table, coordinator, join
+        self._timeout, self._deadline = timeout, time.monotonic() + timeout
+        self._participant = Participant(mailbox, table, plans, extents, None, self._deadline)
+        self._follower: Follower | None = None
+        self.committed = False
+
+    def begin(self, until: type[m.AnyOrder] = m.Commit) -> None:
+        """Join, and :meth:`follow`."""
+        while self._mailbox.receive(0) is not None:
+            pass
+        self._mailbox.send(self._coordinator, self._join)
+        self.follow(until)
+
+    def follow(self, until: type[m.AnyOrder] = m.Commit) -> None:
+        """Follow orders up to one of that type, or to the commit.
+
+        Raises:
+            UpdateAbortedError: the coordinator gave up; it knows which sinks are concerned.
+            PeerLostError: the coordinator is gone.
+            TransferTimeout: nothing was committed in time.
+        """
+        try:
+            while not isinstance(order := self._next(), until | m.Commit):
+                pass
+        except BaseException as error:
+            self.leave(error)
+            raise
+        self.committed = isinstance(order, m.Commit)
+
+    def leave(self, reason: BaseException) -> None:
+        """Tell the coordinator that this rank does not go on, and why."""
+        follower = self._follower
+        update, rank = ("", -1) if follower is None else (follower.update, follower.rank)
+        if not isinstance(reason, UpdateAbortedError):
+            self._mailbox.send(self._coordinator, m.Failed(update, rank, type(reason).__name__, str(reason)))
+        self._table.abort(reason)
+        self._mailbox.send(self._coordinator, m.Aborted(update, rank, tainted=False, reason=str(reason)))
+
+    def _next(self) -> m.AnyOrder | None:
+        """Follow one order, if one comes soon."""
+        if self._follower is not None:
+            self._mailbox.check_alive([self._coordinator])
+        if time.monotonic() > (self._deadline if self._follower is None else self._follower.deadline):
+            raise TransferTimeout(
+                f"the update led by {self._coordinator} was not committed within {self._timeout:g} s, or in the time "
+                "that it was given to wait for its commit"
+            )
+        received = self._mailbox.receive(TICK_SECONDS)
+        if received is None or not self._accepts(*received):
+            return None
+        order = received[1]
+        assert self._follower is not None
+        assert isinstance(order, m.Order)
+        if isinstance(order, m.Abort):
+            raise UpdateAbortedError(order.reason)
+        answer = self._follower.answer(order, self._watch)
+        if answer is not None:
+            self._mailbox.send(self._coordinator, answer)
+        return order
+
+    def _accepts(self, sender: str, message: Message) -> bool:
         """Whether it is an order to be followed; what else there is is refused, unless it is a refusal itself."""
-        nonlocal follower
         if isinstance(message, Refused):
-            if sender == coordinator and message.about == join.update:
-                raise JoinError(f"{coordinator} refuses: {message.reason}")
+            if sender == self._coordinator and message.about == self._join.update:
+                raise JoinError(f"{self._coordinator} refuses: {message.reason}")
             return False
-        objection = f"only {coordinator} leads this source"
-        if sender == coordinator and isinstance(message, m.Order):
-            if follower is None and compare_digest(message.nonce.encode(), join.nonce.encode()):
-                mailbox.watch(coordinator)
-                follower = Follower(message.update, join.nonce, participant, None, timeout)
+        objection = f"only {self._coordinator} leads this source"
+        if sender == self._coordinator and isinstance(message, m.Order):
+            if self._follower is None and compare_digest(message.nonce.encode(), self._join.nonce.encode()):
+                self._mailbox.watch(self._coordinator)
+                self._follower = Follower(
+                    message.update, self._join.nonce, self._participant, None, self._timeout, self._deadline
+                )
+            follower = self._follower
             objection = "it is not said to this source" if follower is None else follower.objection(message)
         if objection:
-            mailbox.refuse(objection, getattr(message, "update", ""))
+            self._mailbox.refuse(objection, getattr(message, "update", ""))
         return not objection
 
-    def watch() -> None:
-        while (received := mailbox.receive(0)) is not None:
-            if not accepts(*received):
+    def _watch(self) -> None:
+        while (received := self._mailbox.receive(0)) is not None:
+            if not self._accepts(*received):
                 continue
             match received[1]:
                 case m.Abort(reason=reason):
                     raise UpdateAbortedError(reason)
                 case m.Halt(reason=reason):
                     raise Halted(reason)
-        mailbox.check_alive([coordinator])
-
-    mailbox.send(coordinator, join)
-    try:
-        while True:
-            if follower is not None:
-                mailbox.check_alive([coordinator])
-            if time.monotonic() > deadline:
-                raise TransferTimeout(f"the update led by {coordinator} was not committed within {timeout:g} s")
-            received = mailbox.receive(TICK_SECONDS)
-            if received is None or not accepts(*received):
-                continue
-            order = received[1]
-            assert follower is not None
-            assert isinstance(order, m.Order)
-            if isinstance(order, m.Abort):
-                raise UpdateAbortedError(order.reason)
-            answer = follower.answer(order, watch)
-            if answer is not None:
-                mailbox.send(coordinator, answer)
-            if isinstance(order, m.Commit):
-                return
-    except BaseException as error:
-        update, rank = ("", -1) if follower is None else (follower.update, follower.rank)
-        if not isinstance(error, UpdateAbortedError):
-            mailbox.send(coordinator, m.Failed(update, rank, type(error).__name__, str(error)))
-        table.abort(error)
-        mailbox.send(coordinator, m.Aborted(update, rank, tainted=False, reason=str(error)))
-        raise
+        self._mailbox.check_alive([self._coordinator])

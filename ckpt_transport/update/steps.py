@@ -1,8 +1,8 @@
 """Each step of an update has two sides: what the coordinator asks for, and what a member does when it is asked.
 
 :class:`Leading` and :class:`Following` name the steps alike: agree, connect, hold, run; and where the update is staged
-agree, connect, run, hold, apply, decide. Which order may come when, the table in :mod:`ckpt_transport.update.messages`
-says.
+agree, connect, run, hold, apply, decide, with keep after run where it waits for its commit. Which order may come when,
+the table in :mod:`ckpt_transport.update.messages` says.
 """
 
 from __future__ import annotations
@@ -136,6 +136,10 @@ class Leading:
     def _sinks(self) -> list[int]:
         return [rank for rank, join in enumerate(self._members.joins) if join.role is Role.SINK]
 
+    def keep(self, seconds: float) -> None:
+        """Have everybody wait for the commit, for so long at most."""
+        self._members.ask(m.Keep(self._update, seconds=seconds), self._members.others)()
+
     def apply(self) -> None:
         """Have every sink exchange what it has staged and what it serves. Whatever fails is taken back everywhere."""
         self._members.ask(m.Apply(self._update), self._sinks)()
@@ -209,7 +213,7 @@ class Following:
                 return self._engine is not None and self._participant.complete == bool(self._participant.staged)
             case m.Run():
                 return self._engine is None or self.standing or bool(self._participant.staged)
-            case m.Apply():
+            case m.Apply() | m.Keep():
                 return self._participant.complete and bool(self._participant.staged)
             case m.Commit() if self._engine is not None:
                 return self.decided if self._participant.staged else self._participant.complete
@@ -254,6 +258,8 @@ class Following:
             case m.Run():
                 events = participant.run(watch)
                 return m.Ran(update, self.rank, events, "" if engine is None else engine.apply_summary)
+            case m.Keep():
+                return m.Kept(update, self.rank)
             case m.Apply():
                 participant.exchange()
                 return m.Applied(update, self.rank)

@@ -21,6 +21,7 @@ from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
+from ckpt_transport.update.turn import Turn
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import PATIENT, Fault, SinkSpec, by_name, fleet, model, weights
 
@@ -236,7 +237,7 @@ def source_join(rank: int, uid: str, update: str = "") -> m.Join:
 
 def test_given_joins_for_ranks_that_are_not_free_then_they_are_refused_and_the_real_ones_count(leader: Mailbox) -> None:
     config = Config.load(**{**PATIENT, "join_timeout": PATIENCE})
-    members = Membership("u", leader, config, time.monotonic() + PATIENCE)
+    members = Membership("u", leader, config, time.monotonic() + PATIENCE, Turn("an update"))
     kinds = q.PARTICIPANT
     with Mailbox(types=kinds) as first, Mailbox(types=kinds) as second, Mailbox(types=kinds) as stranger:
         first.send(leader.address, source_join(1, "first"))

@@ -25,8 +25,8 @@ EXPORTED = {
         CoverageError EndpointBrokenError EndpointClosedError Engine EngineError FleetReport Gate Holder
         HolderAddress JoinError Joiner LoadedBucket LoadedPiece Mapping MessageError ParameterServer PeerLostError
         PlanError PlanMismatchError PluginError RecordingError RegionBusyError RegistrationError Report
-        ServedVersion SharedMemoryError Sink StoreError StoredVersion TaintedError TensorShard TransferError
-        TransferTimeout TransportConflictError TransportError TransportNotFoundError
+        ServedVersion SharedMemoryError Sink StagedJob StoreError StoredVersion SupersededError TaintedError
+        TensorShard TransferError TransferTimeout TransportConflictError TransportError TransportNotFoundError
         TransportUnavailableError UnwritableError UpdateAbortedError UpdateError UsageError ask_version
         rules
     """,

@@ -1,0 +1,106 @@
+"""A source rank's part in one update, as the calls that carry it out see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from ckpt_transport.config import Config
+from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
+from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.trace import keep_trace
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.coordinator import Coordinator
+from ckpt_transport.update.invitations import Invitees
+from ckpt_transport.update.progress import Progress
+from ckpt_transport.update.report import Report
+from ckpt_transport.update.source import FollowingSource
+from ckpt_transport.update.staging_coordinator import StagingCoordinator
+
+Leader = TypeVar("Leader", bound=Coordinator)
+
+
+class LedUpdate(Generic[Leader]):
+    """An update that rank 0 leads. It is remembered whom it has reached, and what they have got.
+
+    Args:
+        coordinator: leads it.
+        join: rank 0's introduction.
+        invitees: who takes part.
+        brought: which version sinks got last.
+        has_led: told the addresses of the sinks, and the nonces by which they know this coordinator.
+        config: settings.
+    """
+
+    def __init__(
+        self,
+        coordinator: Leader,
+        join: m.Join,
+        invitees: Invitees,
+        brought: BroughtVersions,
+        has_led: Callable[[Sequence[str], Mapping[str, str]], None],
+        config: Config,
+    ) -> None:
+        self.coordinator, self.join, self.invitees = coordinator, join, invitees
+        self._brought, self._has_led, self._config = brought, has_led, config
+
+    def to_the_end(self, progress: Progress | None, before_hold: Callable[[], None] | None) -> Report:
+        """Lead all of it."""
+        with self.going_on():
+            report = self.coordinator.lead(self.join, self.invitees, progress, before_hold)
+        return self.ended(report)
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """The block leads a part of the update."""
+        sinks = self.invitees.sinks
+        try:
+            yield
+        except UpdateAbortedError:
+            raise
+        except BaseException:
+            self._brought.forget(sinks)
+            raise
+        finally:
+            self._has_led(sinks, self.coordinator.nonces)
+
+    def ended(self, report: Report) -> Report:
+        """Remember how it has ended."""
+        self._brought.remember(set(self.invitees.sinks).difference(report.left), report.version, self.join.update)
+        keep_trace(report, self._config)
+        return report
+
+
+class LedStaged:
+    """One that waits for its commit: every sink has staged the version when this is made."""
+
+    def __init__(self, led: LedUpdate[StagingCoordinator], progress: Progress | None) -> None:
+        self._led = led
+        with led.going_on():
+            led.coordinator.stage(led.join, led.invitees, progress)
+
+    def commit(self, before_hold: Callable[[], None] | None) -> Report:
+        """Lead it to its end."""
+        with self._led.going_on():
+            report = self._led.coordinator.commit(before_hold)
+        return self._led.ended(report)
+
+    def drop(self, cause: CkptTransportError) -> None:
+        """Have everybody go on as before."""
+        self._led.coordinator.drop(cause)
+
+
+class FollowedStaged:
+    """The part of a rank above 0 in such an update."""
+
+    def __init__(self, member: FollowingSource) -> None:
+        self._member = member
+
+    def commit(self, before_hold: Callable[[], None] | None) -> None:
+        """Follow rank 0 to the end."""
+        self._member.follow()
+
+    def drop(self, cause: CkptTransportError) -> None:
+        """Take no part any more, so that rank 0 cannot commit it."""
+        self._member.leave(cause)

@@ -1,0 +1,69 @@
+"""An update is led in two calls where its caller chooses the moment of the commit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from ckpt_transport.errors import CkptTransportError, TransferTimeout
+from ckpt_transport.execution import StageEvent
+from ckpt_transport.planning import Plan
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.coordinator import Coordinator
+from ckpt_transport.update.invitations import Invitees
+from ckpt_transport.update.progress import Progress, never_raises
+from ckpt_transport.update.report import Report
+
+
+class StagingCoordinator(Coordinator):
+    """Leads an update to where every sink has staged the version, and on when it is told to."""
+
+    _brought: tuple[Plan, list[StageEvent]]
+    _commit_before: float
+
+    def stage(self, myself: m.Join, invitees: Invitees, progress: Progress | None = None) -> None:
+        """Bring the version beside what is served, with its digests compared. No forward pass is held.
+
+        Args, Raises: as those of :meth:`Coordinator.lead`.
+        """
+        self._or_nowhere(lambda: self._stage(myself, invitees, never_raises(progress)))
+        self._clock.enter("wait")
+
+    def _stage(self, myself: m.Join, invitees: Invitees, progress: Progress) -> None:
+        self._gather(myself, invitees)
+        made = self._plan()
+        self._brought = made, self._run(made, progress)
+        self._commit_before = time.monotonic() + self._config.commit_timeout
+        self._steps.keep(self._config.commit_timeout + self._config.update_timeout)
+
+    def commit(self, before_hold: Callable[[], None] | None = None) -> Report:
+        """Have every sink serve what it has staged.
+
+        Args, Raises: as those of :meth:`Coordinator.lead`.
+        """
+        self._or_nowhere(lambda: self._apply_in_time(before_hold or (lambda: None)))
+        return self._conclude(*self._brought)
+
+    def _apply_in_time(self, before_hold: Callable[[], None]) -> None:
+        now = time.monotonic()
+        self._members.go_on_until(now + self._config.update_timeout)
+        if now > self._commit_before:
+            raise TransferTimeout(
+                f"what was staged was not committed within {self._config.commit_timeout:g} s (commit_timeout)"
+            )
+        self._members.watch()
+        self._apply(before_hold)
+
+    def drop(self, cause: CkptTransportError) -> None:
+        """Have every sink let go of what it has staged. Whoever cannot be reached does so by itself."""
+        with contextlib.suppress(CkptTransportError):
+            self._roll_back(cause)
+
+    @property
+    def _wants_staged(self) -> bool:
+        return True
+
+    @property
+    def _must_be_staged(self) -> bool:
+        return True

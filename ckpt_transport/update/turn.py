@@ -1,0 +1,79 @@
+"""Updates of one server take turns. A newer one may take the turn of one that has held no forward pass yet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ckpt_transport.errors import SupersededError
+
+
+class Turn:
+    """The turn of one update. All methods may be called from any thread.
+
+    Args:
+        call: what has asked for it, in words.
+    """
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+        self._lock = threading.Lock()
+        self._newer = ""
+        self._kept = False
+        self._parked_by: threading.Thread | None = None
+        self._end: Callable[[], None] | None = None
+
+    @property
+    def superseded(self) -> bool:
+        return bool(self._newer)
+
+    @property
+    def is_parked_here(self) -> bool:
+        """Whether this thread has staged a version in this turn, which waits for its commit."""
+        return self._parked_by is threading.current_thread()
+
+    def check(self) -> None:
+        """
+        Raises:
+            SupersededError: a newer update has taken this turn; names it.
+        """
+        if self._newer:
+            raise SupersededError(f"{self._newer} has taken the place of {self.call}")
+
+    def keep(self) -> None:
+        """Forward passes are held from now on: whoever comes waits for the end.
+
+        Raises:
+            SupersededError: as :meth:`check`.
+        """
+        with self._lock:
+            self.check()
+            self._kept = True
+
+    def park(self, end: Callable[[], None]) -> None:
+        """The version is staged, and no call runs until its owner goes on.
+
+        Args:
+            end: gives the version up, on the thread of a newer update that takes this turn.
+
+        Raises:
+            SupersededError: as :meth:`check`.
+        """
+        with self._lock:
+            self.check()
+            self._parked_by, self._end = threading.current_thread(), end
+
+    def supersede(self, newer: str) -> Callable[[], None]:
+        """Take the turn for the call ``newer``, if it is not too late.
+
+        Returns: gives up what is parked, if anything is. Who runs a call sees at :meth:`check` that it is over.
+        """
+        with self._lock:
+            if self._kept or self._newer:
+                return _nothing_parked
+            self._newer = newer
+            return self._end or _nothing_parked
+
+
+def _nothing_parked() -> None:
+    pass
