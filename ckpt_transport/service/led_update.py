@@ -99,7 +99,7 @@ class FollowedStaged:
 
     def commit(self, before_hold: Callable[[], None] | None) -> None:
         """Follow rank 0 to the end."""
-        self._member.follow()
+        self._member.commit()
 
     def drop(self, cause: CkptTransportError) -> None:
         """Take no part any more, so that rank 0 cannot commit it."""

@@ -117,7 +117,9 @@ class SourceRank:
 
     def follow(self, stored: StoredVersion) -> None:
         """Take part in an update that rank 0 leads."""
-        self._member(stored).begin()
+        member = self._member(stored)
+        member.begin()
+        member.commit()
 
     def follow_staging(self, stored: StoredVersion) -> FollowedStaged:
         """Take part in an update that rank 0 leads, until it waits for its commit.
@@ -126,7 +128,8 @@ class SourceRank:
             UsageError: rank 0 does not let it wait.
         """
         member = self._member(stored)
-        member.begin(m.Keep)
+        member.begin()
+        member.stage()
         if member.committed:
             version = stored.manifest.version
             raise UsageError(f"source rank 0 has called update('{version}'), and this rank stage('{version}')")

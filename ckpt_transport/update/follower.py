@@ -30,9 +30,6 @@ class Follower:
         timeout: for how long forward passes may take to stand still, in seconds; others have as long to join.
         deadline: seconds of the monotonic clock after which the update is given up, unless the coordinator says that it
             waits on purpose.
-
-    Attributes:
-        deadline: as it is now.
     """
 
     def __init__(
@@ -44,9 +41,9 @@ class Follower:
         timeout: float,
         deadline: float,
     ) -> None:
-        self.update, self.deadline = update, deadline
+        self.update = update
         self._nonce, self._participant, self._timeout = nonce, participant, timeout
-        self._steps = Following(update, participant, engine, timeout)
+        self._steps = Following(update, participant, engine, timeout, deadline)
         self._stopped = -1
         self._enter(m.State.INVITED)
 
@@ -54,6 +51,16 @@ class Follower:
     def rank(self) -> int:
         """This participant's rank in the update, -1 before a plan was proposed."""
         return self._steps.rank
+
+    @property
+    def deadline(self) -> float:
+        """Seconds of the monotonic clock after which the update is given up."""
+        return self._steps.deadline
+
+    @property
+    def waits(self) -> bool:
+        """Whether the version is staged, and the coordinator has said that it waits for its commit."""
+        return self._steps.waits
 
     @property
     def state(self) -> m.State:
@@ -128,8 +135,6 @@ class Follower:
             if not self._steps.resumable:
                 raise
             return self._stop(self._steps.round, error, f"{type(error).__name__}: {error}")
-        if isinstance(order, m.Keep):
-            self.deadline = time.monotonic() + order.seconds
         then = m.exchange_of(order).then
         assert then is not None, "an abort is not answered here"
         self._enter(then)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hmac import compare_digest
 
 from ckpt_transport.control import Mailbox, Message
@@ -20,7 +20,7 @@ TICK_SECONDS = 0.2
 
 
 class FollowingSource:
-    """Takes part in one update that the coordinator leads.
+    """Takes part in one update that the coordinator leads: :meth:`begin`, then :meth:`commit`, or :meth:`stage` before.
 
     Args:
         mailbox, table, plans, extents: this rank's.
@@ -48,28 +48,41 @@ class FollowingSource:
         self._follower: Follower | None = None
         self.committed = False
 
-    def begin(self, until: type[m.AnyOrder] = m.Commit) -> None:
-        """Join, and :meth:`follow`."""
+    def begin(self) -> None:
+        """Join."""
         while self._mailbox.receive(0) is not None:
             pass
         self._mailbox.send(self._coordinator, self._join)
-        self.follow(until)
 
-    def follow(self, until: type[m.AnyOrder] = m.Commit) -> None:
-        """Follow orders up to one of that type, or to the commit.
+    @property
+    def waits(self) -> bool:
+        """Whether the version waits for its commit."""
+        return self._follower is not None and self._follower.waits
+
+    def stage(self) -> None:
+        """Follow orders until the version waits for its commit, or is committed at once.
+
+        Raises: as :meth:`commit`.
+        """
+        self._follow(lambda: self.waits)
+
+    def commit(self) -> None:
+        """Follow orders up to the commit.
 
         Raises:
             UpdateAbortedError: the coordinator gave up; it knows which sinks are concerned.
             PeerLostError: the coordinator is gone.
             TransferTimeout: nothing was committed in time.
         """
+        self._follow(lambda: False)
+
+    def _follow(self, enough: Callable[[], bool]) -> None:
         try:
-            while not isinstance(order := self._next(), until | m.Commit):
-                pass
+            while not (self.committed or enough()):
+                self.committed = isinstance(self._next(), m.Commit)
         except BaseException as error:
             self.leave(error)
             raise
-        self.committed = isinstance(order, m.Commit)
 
     def leave(self, reason: BaseException) -> None:
         """Tell the coordinator that this rank does not go on, and why."""

@@ -43,16 +43,20 @@ class StagingCoordinator(Coordinator):
         Args, Raises: as those of :meth:`Coordinator.lead`.
         """
         self._or_nowhere(lambda: self._apply_in_time(before_hold or (lambda: None)))
-        return self._conclude(*self._brought)
+        report = self._conclude(*self._brought)
+        self._clock.enter("")
+        return report
 
     def _apply_in_time(self, before_hold: Callable[[], None]) -> None:
+        """Nothing is held before all have said once more that they wait."""
         now = time.monotonic()
         self._members.go_on_until(now + self._config.update_timeout)
         if now > self._commit_before:
             raise TransferTimeout(
                 f"what was staged was not committed within {self._config.commit_timeout:g} s (commit_timeout)"
             )
-        self._members.watch()
+        self._clock.enter("agree")
+        self._steps.keep(self._config.update_timeout)
         self._apply(before_hold)
 
     def drop(self, cause: CkptTransportError) -> None:

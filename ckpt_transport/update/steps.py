@@ -192,8 +192,11 @@ class Following:
         participant: this member's part in it.
         engine: of a sink; None of a source.
         timeout: for how long forward passes may take to stand still, in seconds.
+        deadline: seconds of the monotonic clock after which the update is given up.
 
     Attributes:
+        deadline: as the coordinator has said last.
+        waits: the version waits for its commit.
         rank: this member's in the plan; -1 before one was proposed.
         round: which plan of the update the last one was; -1 before there was one.
         resumable: the update goes on when members leave.
@@ -201,7 +204,10 @@ class Following:
         decided: all sinks have applied what they had staged.
     """
 
-    def __init__(self, update: str, participant: Participant, engine: Engine | None, timeout: float) -> None:
+    def __init__(
+        self, update: str, participant: Participant, engine: Engine | None, timeout: float, deadline: float
+    ) -> None:
+        self.deadline, self.waits = deadline, False
         self._update, self._participant, self._engine, self._timeout = update, participant, engine, timeout
         self.rank = self.round = -1
         self.resumable = self.standing = self.decided = False
@@ -259,6 +265,7 @@ class Following:
                 events = participant.run(watch)
                 return m.Ran(update, self.rank, events, "" if engine is None else engine.apply_summary)
             case m.Keep():
+                self.deadline, self.waits = time.monotonic() + order.seconds, True
                 return m.Kept(update, self.rank)
             case m.Apply():
                 participant.exchange()

@@ -52,7 +52,7 @@ def test_given_a_staged_version_when_it_is_committed_then_it_is_served_as_it_was
             assert report is not None
             assert (report.version, report.staged) == (f"v{seed}", True)
             phases = list(report.phases)
-            assert phases.index("run") < phases.index("wait") < phases.index("hold")
+            assert phases.index("run") < phases.index("wait") < phases.index("hold") < phases.index("end")
             assert sorted(report.paused) == [1, 2]
             check_all_serve(sinks, seed)
         assert server.rollback([sink.address for sink in sinks]).version == "v2"
