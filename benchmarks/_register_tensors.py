@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from statistics import median
@@ -13,7 +13,7 @@ import torch
 
 from benchmarks._models import Shapes
 from benchmarks._row import Row
-from ckpt_transport.checkpoint import Store
+from ckpt_transport.checkpoint import Mapping, Store, rules
 from ckpt_transport.memory import Buffer, Segment, usable_cores
 
 PIECE_BYTES = 8 << 20
@@ -40,6 +40,19 @@ def from_host(name: str, shapes: Shapes, repetitions: int) -> list[Row]:
         copy, again, first = median(copies), median(reused), timed.first
     detail = f"{_ms(again)}, {_ms(copy)}; {timed.says}, {usable_cores()} threads; new pool {_ms(first)}"
     return [Row(f"register CPU tensors, {name}, reused pool", again / copy, "parallel memcpy", "<=1.4", detail)]
+
+
+def cast_on_host(name: str, shapes: Shapes, repetitions: int) -> list[Row]:
+    """A row for FP32 tensors that become BF16 on their way, against copying what they become."""
+    to_bf16 = Mapping.of(rules.Cast("BF16"))
+    with _Timed(shapes, torch.device("cpu"), pinned=False, dtype=torch.float32, mapping=to_bf16) as timed:
+        copies, cast = [], []
+        for _ in range(repetitions):
+            copies.append(timed.copied_on_host())
+            cast.append(timed.registered())
+        copy, again = median(copies), median(cast)
+    detail = f"{_ms(again)}, {_ms(copy)}; {timed.says}, {usable_cores()} threads, {torch.get_num_threads()} of torch"
+    return [Row(f"register CPU tensors, FP32 to BF16, {name}", copy / again, "parallel memcpy", ">=0.5", detail)]
 
 
 def from_gpu(name: str, shapes: Shapes, repetitions: int) -> list[Row]:
@@ -75,17 +88,25 @@ def from_gpu(name: str, shapes: Shapes, repetitions: int) -> list[Row]:
 class _Timed:
     """Times registrations and copies of the same tensors, in a store of its own."""
 
-    def __init__(self, shapes: Shapes, device: torch.device, *, pinned: bool) -> None:
-        self._device = device
-        self._tensors: Mapping[str, torch.Tensor] = {
-            name: torch.empty(shape, dtype=torch.bfloat16, device=device).fill_(number % 251)
+    def __init__(
+        self,
+        shapes: Shapes,
+        device: torch.device,
+        *,
+        pinned: bool,
+        dtype: torch.dtype = torch.bfloat16,
+        mapping: Mapping | None = None,
+    ) -> None:
+        self._device, self._mapping = device, mapping
+        self._tensors: dict[str, torch.Tensor] = {
+            name: torch.empty(shape, dtype=dtype, device=device).fill_(number % 251)
             for number, (name, shape) in enumerate(shapes.items())
         }
-        self.nbytes = sum(tensor.nbytes for tensor in self._tensors.values())
+        self.nbytes = sum(tensor.numel() for tensor in self._tensors.values()) * torch.bfloat16.itemsize
         self.says = f"{len(self._tensors):,} tensors, {self.nbytes / 1e9:.1f} GB"
         self._store = Store(pinned=pinned)
         began = time.perf_counter()
-        self._pool = self._store.register("v", tensors=self._tensors).buffers[0].tensor
+        self._pool = self._store.register("v", tensors=self._tensors, mapping=mapping).buffers[0].tensor
         self.first = time.perf_counter() - began
         self._store.unregister("v")
 
@@ -93,12 +114,12 @@ class _Timed:
         """Seconds that the next version takes, in the pool that is there."""
 
         def register() -> None:
-            self._store.register("v", tensors=self._tensors)
+            self._store.register("v", tensors=self._tensors, mapping=self._mapping)
 
         taken = _seconds(register)
         found = self._store.get("v").tensors()
         for name in (next(iter(found)), list(found)[len(found) // 2], list(found)[-1]):
-            assert torch.equal(found[name], self._tensors[name].cpu()), name
+            assert torch.equal(found[name], self._tensors[name].cpu().to(torch.bfloat16)), name
         self._store.unregister("v")
         return taken
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks._models import dense, mixture
-from benchmarks._register_tensors import from_gpu, from_host, synthetic
+from benchmarks._register_tensors import cast_on_host, from_gpu, from_host, synthetic
 from benchmarks._report import Row, report
 from ckpt_transport.checkpoint import Store
 
@@ -71,6 +71,8 @@ def measure(gib: float = 2.0, repetitions: int = 7) -> list[Row]:
         *measure_files(gib, repetitions),
         *from_host("as of a dense model", synthetic(nbytes, 32 << 20), repetitions),
         *from_host("as of a mixture", synthetic(nbytes, 3 << 20), repetitions),
+        *cast_on_host("as of a dense model", synthetic(nbytes, 32 << 20), repetitions),
+        *cast_on_host("as of a mixture", synthetic(nbytes, 3 << 20), repetitions),
     ]
 
 

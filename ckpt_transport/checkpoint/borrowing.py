@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.checkpoint.casts import check_cast
 from ckpt_transport.checkpoint.computed import CastTensors, ComputedExtent, Computing
 from ckpt_transport.checkpoint.lent_memory import LentMemory
 from ckpt_transport.checkpoint.low_rank import Sum, Sums
@@ -30,13 +31,16 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
     What was enqueued on the current stream of their devices has ended when this returns.
 
     Raises:
-        CheckpointError: the bytes of a tensor do not lie as they are sent; names it.
+        CheckpointError: the bytes of a tensor do not lie as they are sent, or an element is too large for the type that
+            it is to be cast to; names it.
     """
     if not parts:
         return Loan(None, ())
     labels = labels_of(parts)
     tensors = [part.tensor.detach() for part in parts]
     check_each_readable(labels, tensors)
+    for part in parts:
+        check_cast(part)
     wait_for_writers({tensor.device for tensor in tensors})
     offsets, nbytes = lay_out_parts(parts)
     watched = Watched.so(Watching.of(labels, tensors), tensors)

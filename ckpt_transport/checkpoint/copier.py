@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import tasks
+from ckpt_transport.checkpoint.casts import casts, check_cast, turns_for_casts
 from ckpt_transport.checkpoint.low_rank import Sum
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Buffer, HostCopy, copy_batch, fence_on, in_batches
@@ -50,8 +51,8 @@ def copy(
     """Copy what is given of each tensor to its offset in ``pool``. All is complete when this returns or raises.
 
     What lies on a GPU is copied on the caller's current stream there, after whatever still writes the tensors; what is
-    contiguous on the CPU by all threads of ``executor``; the rest by torch, which spreads it over its own threads, and
-    casts what has another dtype than it is to have, and adds what is to be added.
+    contiguous on the CPU is copied, or cast, by all threads of ``executor``; the rest by torch, which spreads it over
+    its own threads, and adds what is to be added.
 
     Args:
         tensors: of any shape, stride and device, of a dtype in :data:`ckpt_transport.dtypes.TORCH`.
@@ -61,16 +62,20 @@ def copy(
         report: called in the caller's thread with the bytes of some tensors, when they are there.
 
     Raises:
-        CheckpointError: torch cannot copy a tensor.
+        CheckpointError: torch cannot copy a tensor, or an element is too large for the type that it is to be cast to.
     """
-    base = pool.tensor.data_ptr()
+    base, turns = pool.tensor.data_ptr(), turns_for_casts()
     contiguous: list[HostCopy] = []
+    cast: list[Iterable[Callable[[], int]]] = []
     others: list[_TorchCopy] = []
     on_gpu: defaultdict[torch.device, list[_TorchCopy]] = defaultdict(list)
     for given, nbytes, offset in zip(tensors, arranged.sizes, arranged.offsets, strict=True):
         tensor = given.tensor
-        if tensor.is_cpu and _is_a_run_of_bytes(tensor) and not given.computed:
-            contiguous.append(HostCopy(base + offset, tensor.data_ptr(), nbytes))
+        if tensor.is_cpu and _is_a_run_of_bytes(tensor) and not given.added:
+            if given.cast:
+                cast.append(casts(given, _TorchCopy(given, pool, offset, nbytes).target(), turns))
+            else:
+                contiguous.append(HostCopy(base + offset, tensor.data_ptr(), nbytes))
         elif tensor.is_cuda and not given.added:
             on_gpu[tensor.device].append(_TorchCopy(given, pool, offset, nbytes))
         else:
@@ -80,7 +85,9 @@ def copy(
         for device, copies in on_gpu.items()
     ]
     from_host = [partial(copy_batch, batch) for batch in in_batches(contiguous)]
-    tasks.run([*_in_turns(from_gpus), *from_host], executor, report)
+    for each in chain(others, *on_gpu.values()):
+        check_cast(each.given)
+    tasks.run([*_in_turns(from_gpus), *chain.from_iterable(cast), *from_host], executor, report)
     for other in others:
         other.do()
         report(other.nbytes)

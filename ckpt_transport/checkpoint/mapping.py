@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable
 from collections.abc import Mapping as MappingOf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import torch
 
-from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.given import check_name
 from ckpt_transport.checkpoint.rule import MappedTensor, Rule, Tensors
 from ckpt_transport.checkpoint.rules import AnyRule, Split
@@ -150,27 +147,4 @@ class Application:
                 continue
             parts += tensor.boxed.given(name)
             made["; ".join(tensor.how)].append(name)
-        check_casts(parts)
         return MappedTensors(parts, tuple(Conversion(how, tuple(names)) for how, names in made.items()))
-
-
-def check_casts(parts: Iterable[GivenTensor]) -> None:
-    """
-    Raises:
-        CheckpointError: an element is too large for the type that it is to be cast to; names the tensor.
-    """
-    for part in parts:
-        if not part.computed or not part.tensor.numel():
-            continue
-        to = dtypes.TORCH[part.spec.dtype]
-        if torch.finfo(to).max >= torch.finfo(torch.bfloat16 if part.added else part.tensor.dtype).max:
-            continue
-        for elements in part.elements():
-            least, most = (float(value) for value in elements.aminmax())
-            if not (max(-least, most) <= torch.finfo(to).max) and bool(
-                (elements.to(to).isinf() & elements.isfinite()).any()
-            ):
-                raise CheckpointError(
-                    f"tensor '{part.spec.name}' has elements from {least:.4g} to {most:.4g}, which overflow in "
-                    f"{part.spec.dtype}; cast it to BF16, or leave it as it is"
-                )
