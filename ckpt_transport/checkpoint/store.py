@@ -20,6 +20,7 @@ from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.loans import Loans
 from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
 from ckpt_transport.checkpoint.pool import Pools, lay_out
+from ckpt_transport.checkpoint.recipe import Recipes
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors
 from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs, given, offsets_in, place, same_names
 from ckpt_transport.checkpoint.stream import TensorStream
@@ -126,6 +127,7 @@ class Store:
         self._rank = rank
         self._world_size = world_size
         self._kind = pool
+        self._recipes = Recipes()
         self._arrangements, self._loans = Arrangements(), Loans()
         self._versions: dict[str, _Held] = {}
         self._lock = threading.Lock()
@@ -286,8 +288,7 @@ class Store:
     def _map(self, tensors: object, replicated: bool, mapping: Mapping | None, base: str) -> MappedTensors:
         if mapping is None:
             return MappedTensors(given(tensors, replicated=replicated), ())
-        application = Application(mapping, replicated=replicated)
-        mapped = application.whole(tensors)
+        application, mapped = self._recipes.apply(mapping, tensors, replicated=replicated)
         if self._world_size == 1 and not base:
             application.check_matched()
         return mapped
