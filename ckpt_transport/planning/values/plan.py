@@ -10,7 +10,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning.values import columns
+from ckpt_transport.planning.values.columns import decode, encode
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.prediction import NOTHING_MOVES, Prediction
 from ckpt_transport.planning.values.reads import SinkReads
@@ -175,7 +175,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
     def encode(self) -> bytes:
         """Encode the plan in :mod:`~ckpt_transport.planning.values.columns`."""
-        return columns.encode(msgspec.msgpack.decode(_encoder.encode(self)))
+        return encode(msgspec.msgpack.decode(_encoder.encode(self)))
 
     @staticmethod
     def decode(data: bytes) -> Plan:
@@ -184,7 +184,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         Raises:
             msgspec.DecodeError: the bytes are not a plan.
         """
-        return msgspec.convert(columns.decode(data), Plan)
+        return msgspec.convert(decode(data), Plan)
 
     @cached_property
     def shape(self) -> str:
