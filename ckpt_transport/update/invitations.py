@@ -24,6 +24,8 @@ from ckpt_transport.update.membership import TICK_SECONDS, Membership
 
 INVITE_SECONDS = 0.25
 """How often one that is busy with another update is invited again."""
+SILENT_SECONDS = 2.0
+"""How often one is invited again of whom nothing was heard: on a busy host its challenge may not have arrived."""
 TELL_SECONDS = 5.0
 """After so long it is said who is waited for."""
 logger = logging.getLogger(__name__)
@@ -114,7 +116,8 @@ class Invitations:
             )
             self._invite(address)
         deadline = time.monotonic() + self.config.join_timeout
-        ask_again, tell = time.monotonic() + INVITE_SECONDS, time.monotonic() + TELL_SECONDS
+        began = time.monotonic()
+        ask_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS
         without_stragglers = float("inf")
         while self._missing():
             self.members.turn.check()
@@ -128,6 +131,10 @@ class Invitations:
                 for address in self._due_again():
                     self._invite(address)
                 ask_again = now + INVITE_SECONDS
+            if now > ask_silent:
+                for address in self._silent():
+                    self._invite(address)
+                ask_silent = now + SILENT_SECONDS
             if now > tell:
                 if deadline - now > 1:
                     missing = [self._busy.get(address, address) for address in self._missing()]
@@ -212,6 +219,11 @@ class Invitations:
         """Who is invited again: the busy, and those given back whose turn it is."""
         first = min(self._order.values(), default="")
         return [*self._busy, *(address for address, at in self._given_back.items() if not first or at < first)]
+
+    def _silent(self) -> list[str]:
+        """Who was invited and has not come, nor said why not."""
+        heard = self._invited.keys() | self._busy.keys() | self._given_back.keys() | self._out.keys()
+        return [address for address in self._invites if address not in heard]
 
     def _speaks_for(self, sender: str, rank: int) -> bool:
         """Whether it can be that source rank, as far as is known."""
