@@ -220,6 +220,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             le=1,
         ),
     ] = 1
+    metrics: Annotated[
+        str,
+        _text(
+            "Serve metrics for Prometheus at this HOST:PORT, or at the next port that is free; none when empty.",
+            "HOST:PORT",
+        ),
+    ] = ""
     trace: Annotated[str, _text("The file to write a Chrome or Perfetto trace of the update to; none when empty.")] = ""
     transports: Annotated[
         Any,

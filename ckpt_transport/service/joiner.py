@@ -14,6 +14,7 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.address_file import AddressFile, combine
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.export_metrics import export_metrics
 from ckpt_transport.service.trace import check_trace, keep_trace
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
@@ -48,6 +49,7 @@ class Joiner:
     def __init__(self, files: Sequence[Path], config: Config | None = None) -> None:
         self._call_guard = CallGuard("Joiner")
         self.config = config if config is not None else Config.load()
+        export_metrics(self.config)
         self._found = combine([(str(path), AddressFile.load(path, self.config)) for path in files])
         self._where = ", ".join(map(str, files))
 

@@ -18,6 +18,7 @@ from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import PeerLostError, PluginError, TransferTimeout, UpdateAbortedError, UsageError
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.export_metrics import export_metrics
 from ckpt_transport.service.stuck import MayBeStuck, reason_of
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
@@ -48,6 +49,7 @@ class Listener(MayBeStuck):
     def __init__(self, address: str = "", config: Config | None = None) -> None:
         self._call_guard = CallGuard(self._kind)
         self.config = config if config is not None else Config.load()
+        export_metrics(self.config)
         _load_transports()
         self._mailbox: Mailbox = open_mailbox(address, q.PARTICIPANT, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))

@@ -26,6 +26,7 @@ from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
 from ckpt_transport.service.base import BroughtPart
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.export_metrics import export_metrics
 from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.intake import intake_of
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
@@ -74,6 +75,7 @@ class ParameterServer:
     def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
         self._call_guard = CallGuard("ParameterServer")
         self.config = config if config is not None else Config.load()
+        export_metrics(self.config)
         self._world = World.find(rank, world_size)
         self.rank, self.world_size = self._world.rank, self._world.size
         self._store = Store(

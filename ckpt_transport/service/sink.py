@@ -19,6 +19,7 @@ from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import ClaimRecord
 from ckpt_transport.service.listener import Listener
 from ckpt_transport.service.settling import Settling
+from ckpt_transport.service.tells_changes import TellsChanges
 from ckpt_transport.service.warm_up import WarmUp
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
@@ -46,6 +47,7 @@ class Sink(Listener):
         super().__init__(address, config)
         self._engine = engine
         self._version, self._tainted = version, ""
+        self._told = TellsChanges(engine.label)
         self._brought_by = ""
         """The update that has brought what is served."""
         self.claim = ClaimRecord()
@@ -330,6 +332,7 @@ class Sink(Listener):
 
     def _between(self) -> None:
         self._settle()
+        self._told.look(self._brought_by, self._version, self._tainted, self._in_doubt)
         self._forget_silent_holder()
         self._look_after_warm_up()
         while self._announcing:

@@ -24,6 +24,7 @@ from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.bandwidths import between_hosts
+from ckpt_transport.update.ending import tell_committed, tell_failed
 from ckpt_transport.update.introduction import rates_of, topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
@@ -53,6 +54,8 @@ class Coordinator:
         turn: of the update.
     """
 
+    kind: ClassVar[str] = "update"
+    """What whoever watches is told that this is."""
     resumable: ClassVar[bool] = False
     """Whether the update goes on when members leave."""
 
@@ -74,7 +77,7 @@ class Coordinator:
         self._members = Membership(update, mailbox, config, deadline, turn)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
         self._reached: list[str] = []
-        self._update, self._in_place = update, ""
+        self._update, self._in_place, self._version = update, "", ""
 
     def lead(
         self,
@@ -106,6 +109,7 @@ class Coordinator:
     def _gather(self, myself: m.Join, invitees: Invitees) -> None:
         invitations = Invitations(self._members, self._mailbox, self._config, invitees, staged=self._wants_staged)
         self._clock.enter("join")
+        self._version = "" if myself.manifest is None else myself.manifest.version
         try:
             invitations.gather(myself)
         finally:
@@ -123,10 +127,14 @@ class Coordinator:
     def _conclude(self, made: Plan, events: Sequence[StageEvent]) -> Report:
         """Have everybody serve what is there; nobody goes back any more."""
         self._clock.enter("commit")
-        outcome = self._commit(made.manifest.version)
+        try:
+            outcome = self._commit(made.manifest.version)
+        except CkptTransportError as fault:
+            tell_failed(self._update, self.kind, self._version, self._clock.phases, fault, fault)
+            raise
         self._clock.enter("end")
         labels = {rank: join.label for rank, join in enumerate(self._members.joins)}
-        return Report(
+        report = Report(
             made.manifest.version,
             made,
             self._clock.phases,
@@ -139,6 +147,8 @@ class Coordinator:
             bool(self._steps.staged),
             self._in_place,
         )
+        tell_committed(self._update, self.kind, report)
+        return report
 
     @property
     def nonces(self) -> dict[str, str]:
@@ -268,6 +278,7 @@ class Coordinator:
         later = members.hear_each(members.has_ended, members.others, patience, interrupt)
         unchanged = SupersededError if isinstance(cause, SupersededError) else UpdateAbortedError
         error = Outcome(members, "").failure(reason, applying=self._steps.applying, unchanged=unchanged)
+        tell_failed(self._update, self.kind, self._version, self._clock.phases, error, cause)
         if later is not interrupt and later is not None:
             raise later from error
         return error

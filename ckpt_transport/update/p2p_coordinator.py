@@ -35,6 +35,7 @@ FRUITLESS_ROUNDS = 3
 class P2PCoordinator(Coordinator):
     """Leads one update that members may leave."""
 
+    kind: ClassVar[str] = "p2p"
     resumable: ClassVar[bool] = True
 
     def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[StageEvent]]:

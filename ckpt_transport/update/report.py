@@ -55,6 +55,11 @@ class Report:
         return self.plan.prediction.seconds
 
     @property
+    def transports(self) -> tuple[str, ...]:
+        """Those that the plan has used, by name."""
+        return tuple(dict.fromkeys(route.transport for route in self.plan.routes))
+
+    @property
     def slowest_link(self) -> str:
         """The link that the plan was expected to wait for, in words, with what crosses it."""
         return slowest(self.plan.prediction)
@@ -71,7 +76,7 @@ class Report:
             "phases": dict(self.phases),
             "predicted_run_seconds": self.predicted,
             "slowest_link": self.slowest_link,
-            "transports": list(dict.fromkeys(route.transport for route in self.plan.routes)),
+            "transports": list(self.transports),
             "tensors": len(manifest.specs),
             "bytes": manifest.nbytes,
             "buckets": len(self.plan.buckets),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import ClassVar
 
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import StageEvent
@@ -15,6 +16,8 @@ from ckpt_transport.update.progress import Progress
 
 class RestoreCoordinator(Coordinator):
     """Leads an update in which no byte moves: sinks exchange what they serve and what they have kept."""
+
+    kind: ClassVar[str] = "rollback"
 
     @property
     def _wants_staged(self) -> bool:

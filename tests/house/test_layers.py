@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "ckpt_transport"
 LAYERS = (
     ("errors",),
+    ("events",),
+    ("metrics",),
     ("dtypes", "paths", "release", "sizes"),
     ("memory",),
     ("transports",),

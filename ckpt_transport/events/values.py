@@ -1,0 +1,65 @@
+"""Events are plain values, so that they can be logged, counted and sent."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+    """Something has become of a version.
+
+    Attributes:
+        at: when, in seconds since the epoch.
+    """
+
+    at: float
+
+
+class UpdateEnded(Event, frozen=True, tag="update_ended"):
+    """An update that this process has led has ended, or a rollback.
+
+    Attributes:
+        update: the name that its members share.
+        kind: ``update``, ``p2p`` or ``rollback``.
+        version: that was to be served.
+        outcome: ``committed``, ``aborted``, ``superseded``, ``tainted`` or ``interrupted``.
+        seconds: how long it took, from the caller's call.
+        phases: seconds of each phase that was begun, in order.
+        held: seconds for which each sink held its forward passes, by its label.
+        nbytes: what the version has; 0 where nothing was moved.
+        transports: that were used.
+        staged: the version was staged beside what was served.
+        lost: labels of those that died or left.
+        reason: why it was not committed.
+    """
+
+    update: str
+    kind: str
+    version: str
+    outcome: str
+    seconds: float
+    phases: dict[str, float] = {}
+    held: dict[str, float] = {}
+    nbytes: int = 0
+    transports: tuple[str, ...] = ()
+    staged: bool = False
+    lost: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class ServingChanged(Event, frozen=True, tag="serving_changed"):
+    """A sink of this process serves another version, or must not serve.
+
+    Attributes:
+        update: the one that has done it; empty where none has.
+        sink: its label.
+        version: the one it serves, or served before it was tainted.
+        tainted: why it must not serve; empty when it may.
+        in_doubt: why it holds its forward passes until it knows which version the others serve; empty when it knows.
+    """
+
+    update: str
+    sink: str
+    version: str
+    tainted: str = ""
+    in_doubt: str = ""
