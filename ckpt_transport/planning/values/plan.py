@@ -19,6 +19,12 @@ from ckpt_transport.planning.values.stages import StageKind as StageKind
 from ckpt_transport.planning.values.stages import Stages as Stages
 from ckpt_transport.planning.values.topology import Topology
 
+PLAIN, COLUMNS = b"m", b"c"
+"""The first byte of an encoded plan says which form it has."""
+MOST_PLAIN = 256 << 20
+"""So many bytes of a plan rank 0 sends to all members together before it makes columns. To make and to read these takes
+each of them as long as some hundred members' plans take to be sent."""
+
 
 class Route(msgspec.Struct, frozen=True, array_like=True):
     """A route is a transport and the ranks that use it.
@@ -174,8 +180,11 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     prediction: Prediction = NOTHING_MOVES
 
     def encode(self) -> bytes:
-        """Encode the plan in :mod:`~ckpt_transport.planning.values.columns`."""
-        return encode(msgspec.msgpack.decode(_encoder.encode(self)))
+        """Encode the plan: as msgpack, or in columns where so many are to get so much that it pays to make them."""
+        plain = _encoder.encode(self)
+        if len(plain) * len(self.topology.participants) <= MOST_PLAIN:
+            return PLAIN + plain
+        return COLUMNS + encode(msgspec.msgpack.decode(plain))
 
     @staticmethod
     def decode(data: bytes) -> Plan:
@@ -184,7 +193,12 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         Raises:
             msgspec.DecodeError: the bytes are not a plan.
         """
-        return msgspec.convert(decode(data), Plan)
+        form, rest = data[:1], data[1:]
+        if form == PLAIN:
+            return _decoder.decode(rest)
+        if form == COLUMNS:
+            return msgspec.convert(decode(rest), Plan)
+        raise msgspec.DecodeError("the bytes are in no form that plans travel in")
 
     @cached_property
     def shape(self) -> str:
@@ -252,3 +266,4 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Plan)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ckpt_transport.planning import Plan
 from ckpt_transport.planning.values import columns
+from ckpt_transport.planning.values import plan as values
 from tests.unit.worlds import World, chained, worlds
 
 ATOMS = st.one_of(
@@ -34,10 +35,14 @@ def test_given_any_value_then_it_is_read_as_it_was_written(value: object) -> Non
 
 
 @checked(max_examples=50, deadline=None)
-@given(worlds())
-def test_given_any_plan_then_it_and_its_digest_survive_the_journey(world: World) -> None:
+@given(worlds(), st.sampled_from([0, values.MOST_PLAIN]))
+def test_given_any_plan_then_it_and_its_digest_survive_the_journey_in_both_forms(world: World, most: int) -> None:
     made = world.plan()
-    decoded = Plan.decode(made.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(values, "MOST_PLAIN", most)
+        encoded = made.encode()
+    assert encoded[:1] == (values.PLAIN if most else values.COLUMNS)
+    decoded = Plan.decode(encoded)
     assert decoded == made
     assert decoded.digest == made.digest
 
@@ -57,7 +62,8 @@ def test_given_other_bytes_then_they_are_refused(data: bytes) -> None:
 def test_given_a_plan_that_was_cut_off_or_changed_then_it_is_refused_or_another() -> None:
     made = chained().plan()
     whole = made.encode()
-    with pytest.raises(msgspec.DecodeError):
-        Plan.decode(whole[:-9])
-    with pytest.raises(msgspec.DecodeError):
-        Plan.decode(columns.encode({"manifest": 3}))
+    in_columns = values.COLUMNS + columns.encode(msgspec.msgpack.decode(whole[1:]))
+    assert Plan.decode(in_columns) == made
+    for bad in (whole[:-9], in_columns[:-9], b"", b"?" + whole[1:], values.COLUMNS + columns.encode({"manifest": 3})):
+        with pytest.raises(msgspec.DecodeError):
+            Plan.decode(bad)
