@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -52,17 +53,31 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.support.preloaded"])
 
 
-_pids = {os.getpid()}
+def _began(pid: int) -> str:
+    """When that process began, in ticks since the machine did; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+_processes = {os.getpid(): _began(os.getpid())}
+"""When this process and those that it has started began, by their numbers, which are given again."""
 
 
 def started_here(process: BaseProcess) -> None:
     """What it leaves behind is looked for by :func:`left_behind`."""
-    _pids.add(process.pid or 0)
+    pid = process.pid or 0
+    _processes[pid] = _began(pid)
 
 
 def left_behind() -> list[Path]:
     """Shared memory that this process, or one it has started, has not given back."""
-    return [path for path in SHM.glob(f"{PREFIX}*") if int(path.name.removeprefix(PREFIX).split("-")[1]) in _pids]
+    return [path for path in SHM.glob(f"{PREFIX}*") if _is_ours(int(path.name.removeprefix(PREFIX).split("-")[1]))]
+
+
+def _is_ours(pid: int) -> bool:
+    return pid in _processes and _began(pid) in ("", _processes[pid])
 
 
 def model(
@@ -125,7 +140,7 @@ def stop_myself(seconds: float = STOPPED) -> None:
 def freeze() -> None:
     """Stand still, with all threads, until somebody calls :func:`thaw`."""
     time.sleep(1.0)  # until what was sent has left
-    os.kill(os.getpid(), signal.SIGSTOP)
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # another thread may take what the process is sent
 
 
 def wait_until_frozen(process: BaseProcess) -> None:

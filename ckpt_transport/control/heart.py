@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -64,6 +65,13 @@ class Heart:
         if self._targets and self._beat_at and now - self._beat_at > self._patience:
             return now - self._beat_at
         return self._silence if self._silent_until > since else 0.0
+
+    def awake_for(self) -> float:
+        """For how many seconds this process has gone on since it was silent for too long; infinite if it never was."""
+        now = time.monotonic()
+        if self._targets and self._beat_at and now - self._beat_at > self._patience:
+            return 0.0
+        return now - self._silent_until if self._silent_until else math.inf
 
     def stop(self) -> None:
         self._stopped = True

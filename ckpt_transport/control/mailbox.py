@@ -346,6 +346,10 @@ class Mailbox:
         """For how long we looked dead to those we watch since then, where that is longer than ``timeout``; else 0."""
         return self._heart.silence(since)
 
+    def awake_for(self) -> float:
+        """For how many seconds this process has gone on since it looked dead to others; infinite if it never did."""
+        return self._heart.awake_for()
+
     # -- the end ------------------------------------------------------------------------------------------------
 
     def forget(self, address: str) -> None:

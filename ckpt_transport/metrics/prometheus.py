@@ -6,7 +6,6 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from ckpt_transport.events import Event, ServingChanged, UpdateEnded
 
-PREFIX = "ckpt_transport"
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 180.0)
 """Bounds of histograms: from the pause of a staged commit to the update of a large fleet."""
 
@@ -20,31 +19,46 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._updates = Counter(
-            "updates", "Updates and rollbacks that have ended", ("kind", "outcome"), PREFIX, registry=registry
+            "ckpt_transport_updates_total",
+            "Updates and rollbacks that have ended",
+            ("kind", "outcome"),
+            registry=registry,
         )
         self._seconds = Histogram(
-            "update_seconds", "From the call to its return", ("kind",), PREFIX, registry=registry, buckets=SECONDS
+            "ckpt_transport_update_seconds",
+            "From the call to its return",
+            ("kind",),
+            registry=registry,
+            buckets=SECONDS,
         )
         self._phases = Counter(
-            "phase_seconds", "Spent in each phase of updates", ("kind", "phase"), PREFIX, registry=registry
+            "ckpt_transport_phase_seconds_total", "Spent in each phase of updates", ("kind", "phase"), registry=registry
         )
         self._held = Histogram(
-            "held_seconds", "Forward passes of a sink were held", ("kind",), PREFIX, registry=registry, buckets=SECONDS
+            "ckpt_transport_held_seconds",
+            "Forward passes of a sink were held",
+            ("kind",),
+            registry=registry,
+            buckets=SECONDS,
         )
-        self._bytes = Counter("bytes", "Of versions that were committed", ("transport",), PREFIX, registry=registry)
-        self._lost = Counter("members_lost", "Members that died or left", (), PREFIX, registry=registry)
+        self._bytes = Counter(
+            "ckpt_transport_bytes_total", "Of versions that were committed", ("transport",), registry=registry
+        )
+        self._lost = Counter("ckpt_transport_members_lost_total", "Members that died or left", (), registry=registry)
         self._version = Gauge(
-            "version_info", "1 for what a sink serves", ("sink", "version"), PREFIX, registry=registry
+            "ckpt_transport_version_info", "1 for what a sink serves", ("sink", "version"), registry=registry
         )
         self._since = Gauge(
-            "version_timestamp_seconds", "Since when a sink serves its version", ("sink",), PREFIX, registry=registry
+            "ckpt_transport_version_timestamp_seconds",
+            "Since when a sink serves its version",
+            ("sink",),
+            registry=registry,
         )
-        self._tainted = Gauge("tainted", "1 where a sink must not serve", ("sink",), PREFIX, registry=registry)
+        self._tainted = Gauge("ckpt_transport_tainted", "1 where a sink must not serve", ("sink",), registry=registry)
         self._in_doubt = Gauge(
-            "in_doubt",
+            "ckpt_transport_in_doubt",
             "1 where a sink does not know which version the others serve",
             ("sink",),
-            PREFIX,
             registry=registry,
         )
         self._serves: dict[str, str] = {}

@@ -222,12 +222,15 @@ class Listener(MayBeStuck):
 
     def _is_mine(self, sender: str, goodbye: m.Goodbye) -> bool:
         """Whether it comes from the coordinator of the last update."""
-        return sender == self._coordinator and compare_digest(goodbye.nonce.encode(), self._nonce.encode())
+        return sender == self._coordinator and self._knows(goodbye)
 
     def _has_left(self, order: m.AnyOrder) -> bool:
         """Whether this member gave up the update before its coordinator could know."""
-        is_meant = order.update == self._left and compare_digest(order.nonce.encode(), self._nonce.encode())
-        return self._follower is None and is_meant
+        return self._follower is None and order.update == self._left and self._knows(order)
+
+    def _knows(self, order: m.AnyOrder | m.Goodbye) -> bool:
+        """Whether it carries the nonce of the coordinator of the last update."""
+        return compare_digest(order.nonce.encode(), self._nonce.encode())
 
     def _concerns(self, sender: str, order: m.AnyOrder) -> bool:
         """Whether an order is to be followed."""
@@ -362,7 +365,7 @@ class Listener(MayBeStuck):
         self._must_end_because, self._ending = "", None
         self._tell_coordinator(m.Aborted(follower.update, follower.rank, tainted, str(reason)))
 
-    def _tell_coordinator(self, message: Message) -> None:
+    def _tell_coordinator(self, message: m.Reply) -> None:
         """Say it to whoever leads the update, if this member has not parted from it."""
         if self._coordinator:
             self._mailbox.send(self._coordinator, message)

@@ -53,6 +53,7 @@ class Sink(Listener):
         self.claim = ClaimRecord()
         self._settling: Settling | None = None
         self._in_doubt = self._previous = self._asleep = ""
+        self._last_word: m.Reply | None = None
         self._ended = "", Standing.UNKNOWN
         """The word of the last staged update that has ended here, and how."""
         self._announcing: deque[str] = deque()
@@ -250,12 +251,21 @@ class Sink(Listener):
             self._step(m.Commit(follower.update))
         self._asleep = ""
 
-    def _tell_coordinator(self, message: Message) -> None:
+    def _tell_coordinator(self, message: m.Reply) -> None:
         """Also one that this sink has parted from: it may only have slept, and is to say what became of the update."""
         super()._tell_coordinator(message)
+        self._last_word = message
         if self._asleep and not self._coordinator:
             with suppress(CkptTransportError):
                 self._mailbox.send_once(self._asleep, message)
+
+    def _may_say(self, sender: str, order: m.AnyOrder) -> bool:
+        """A coordinator that sleeps hears of no end. When it wakes, it goes on with its orders, and is told then."""
+        last = self._last_word
+        if isinstance(last, m.Committed | m.Aborted) and last.update == order.update and self._knows(order):
+            self._mailbox.answer(last)
+            return False
+        return super()._may_say(sender, order)
 
     def _answer_standing(self, asked: q.AskStanding) -> None:
         """Say how far this sink is. Whoever asks takes the coordinator for dead, so this one follows it no more."""

@@ -238,11 +238,11 @@ class Membership:
             received = self._mailbox.receive(0)
 
     def alive(self, rank: int) -> bool:
-        """Whether there was a sign of life within ``heartbeat_timeout``."""
+        """Whether there was a sign of life within ``heartbeat_timeout``, of which this process has slept none."""
         try:
             self._mailbox.check_alive([self.addresses[rank]])
         except PeerLostError:
-            return False
+            return self._mailbox.awake_for() < self._config.heartbeat_timeout
         return True
 
     def has_said(self, kind: type[m.Reply], rank: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.control.connections import LINGER_MS
 from ckpt_transport.service.query import ask_version
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
@@ -103,13 +104,14 @@ def test_given_a_coordinator_that_dies_before_a_word_then_all_sinks_serve_the_sa
         updated_again(sinks, 3)
 
 
+@pytest.mark.parametrize("pause", [0.0, 3 * LINGER_MS / 1000], ids=["briefly", "long"])
 @pytest.mark.parametrize(
     ("order", "count", "seed"), [("Decide", 1, 1), ("Decide", 2, 2), ("Commit", 1, 2), ("Commit", 3, 2)]
 )
 def test_given_a_coordinator_that_sleeps_when_sinks_have_settled_then_it_says_what_they_serve(
-    order: str, count: int, seed: int
+    order: str, count: int, seed: int, pause: float
 ) -> None:
-    """Given three sinks that take it for dead, when it wakes, then it calls none of them lost."""
+    """Given three sinks that take it for dead, when it wakes, now or when no message waits any more, none is lost."""
     with fleet(*[SinkSpec(SHAPE, settings=SWIFT)] * 3) as sinks:
         addresses = [sink.address for sink in sinks]
         source = SourceProcess(addresses, settings=STAGED, shape=SHAPE, prepare=partial(sleeps_before, order, count))
@@ -118,6 +120,7 @@ def test_given_a_coordinator_that_sleeps_when_sinks_have_settled_then_it_says_wh
         for sink in sinks:
             while ask_version(sink.address, config, timeout=30).update:
                 pass
+        time.sleep(pause)
         thaw(source.process)
         said = source.outcome()
         assert said == "" if seed == 2 else said.startswith("UpdateAbortedError"), said

@@ -38,9 +38,7 @@ def test_given_an_update_then_its_phases_follow_each_other_and_add_up_to_the_who
 def somebody_waits_for_a_turn() -> bool:
     """Whether a thread of this process waits in a call until another has ended."""
     stacks = [traceback.extract_stack(frame) for frame in sys._current_frames().values()]
-    return any(
-        (code.name, Path(code.filename).name) == ("_wait", "call_guard.py") for stack in stacks for code in stack
-    )
+    return any((code.name, Path(code.filename).name) == ("_wait", "turns.py") for stack in stacks for code in stack)
 
 
 def test_given_a_call_that_waits_for_another_then_that_counts_as_its_beginning() -> None:
