@@ -162,6 +162,13 @@ def _run(main: Callable[..., None], name: str, *args: Any) -> None:
         main(name, *args)
 
 
+def asked(pipe: Connection) -> Any:
+    """The next question. It looks around meanwhile: another thread may take a signal, and wakes nobody who reads."""
+    while not pipe.poll(0.5):
+        pass
+    return pipe.recv()
+
+
 # -- engines --------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +186,7 @@ def sink(name: str, seed: int, pipe: Connection) -> None:
     with attach(module, version=f"v{seed}", label=name, config=Config.load(**SETTINGS)) as attachment:
         threading.Thread(target=serve_for_ever, daemon=True).start()
         pipe.send(attachment.address)
-        while pipe.recv()[0] != "stop":
+        while asked(pipe)[0] != "stop":
             refused = ""
             try:
                 seen.add(passed(module))
@@ -199,7 +206,7 @@ def source(name: str, transport: str, commit: str, pipe: Connection) -> None:
     last = ""
     with ParameterServer(Config.load(transport=transport, commit=commit, **SETTINGS)) as server:
         pipe.send("")
-        while (question := pipe.recv())[0] != "stop":
+        while (question := asked(pipe))[0] != "stop":
             if question[0] == "ping":
                 pipe.send("pong")
                 continue
@@ -219,14 +226,14 @@ def holder(name: str, seed: int, transport: str, path: str, pipe: Connection) ->
         held.start()
         held.address_file.save(Path(path), config)
         pipe.send("")
-        pipe.recv()
+        asked(pipe)
 
 
 def joiner(name: str, transport: str, paths: Sequence[str], pipe: Connection) -> None:
     """Lead one join after the other, from what holders hold."""
     leader = Joiner([Path(path) for path in paths], Config.load(transport=transport, **SETTINGS))
     pipe.send("")
-    while (question := pipe.recv())[0] != "stop":
+    while (question := asked(pipe))[0] != "stop":
         _, seed, sinks = question
         pipe.send("ready")
         pipe.send(_timed(lambda seed=seed, sinks=sinks: leader.update(f"v{seed}", sinks)))  # type: ignore[misc]
