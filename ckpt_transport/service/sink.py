@@ -54,6 +54,7 @@ class Sink(Listener):
         self._settling: Settling | None = None
         self._in_doubt = self._previous = self._asleep = ""
         self._last_word: m.Reply | None = None
+        """What was said last in an update that has ended here; none while there is one."""
         self._ended = "", Standing.UNKNOWN
         """The word of the last staged update that has ended here, and how."""
         self._announcing: deque[str] = deque()
@@ -237,6 +238,7 @@ class Sink(Listener):
             return
         if self._settling is not None:
             self._end_settling(Standing.FORWARD if self._settling.standing is Standing.DECIDED else Standing.BACK)
+        self._last_word = None
         super()._join(coordinator, invite)
 
     def _end_settling(self, standing: Standing) -> None:
