@@ -22,8 +22,8 @@ from ckpt_transport.planning.values.topology import Topology
 PLAIN, COLUMNS = b"m", b"c"
 """The first byte of an encoded plan says which form it has."""
 MOST_PLAIN = 256 << 20
-"""So many bytes of a plan rank 0 sends to all members together before it makes columns. To make and to read these takes
-each of them as long as some hundred members' plans take to be sent."""
+"""Rank 0 sends plans of so many bytes, all members' together, as msgpack: columns take longer to make and to read than
+they save of these."""
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):
