@@ -5,15 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +18,14 @@ import torch
 
 from ckpt_transport import AddressFile, Config, Holder, ParameterServer, Sink
 from ckpt_transport.execution import Ledger
-from ckpt_transport.memory.segment import PREFIX, SHM
 from ckpt_transport.update.participant import Participant
 from ckpt_transport_torch import Attachment, Loader
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
+from tests.leftovers import started_here
 from tests.site import use
+from tests.standing_still import freeze, stop_myself
 
 DEADLINE = 150.0
 """Seconds that nothing takes which does not hang, on a busy machine either."""
@@ -41,6 +39,8 @@ PATIENT: Mapping[str, Any] = {
 SWIFT: Mapping[str, Any] = {**PATIENT, "heartbeat_timeout": 4.0}
 """Settings under which a dead peer is noticed soon."""
 
+STOPPED = 3 * SWIFT["heartbeat_timeout"]
+"""Seconds for which a process is stopped that others are to take for dead."""
 PATIENCE = 30.0
 """Seconds in which a process that was asked to end does, before it is killed."""
 
@@ -51,33 +51,6 @@ STEPS = ("ended",)
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.support.preloaded"])
-
-
-def _began(pid: int) -> str:
-    """When that process began, in ticks since the machine did; empty where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-_processes = {os.getpid(): _began(os.getpid())}
-"""When this process and those that it has started began, by their numbers, which are given again."""
-
-
-def started_here(process: BaseProcess) -> None:
-    """What it leaves behind is looked for by :func:`left_behind`."""
-    pid = process.pid or 0
-    _processes[pid] = _began(pid)
-
-
-def left_behind() -> list[Path]:
-    """Shared memory that this process, or one it has started, has not given back."""
-    return [path for path in SHM.glob(f"{PREFIX}*") if _is_ours(int(path.name.removeprefix(PREFIX).split("-")[1]))]
-
-
-def _is_ours(pid: int) -> bool:
-    return pid in _processes and _began(pid) in ("", _processes[pid])
 
 
 def model(
@@ -101,7 +74,7 @@ class Fault:
         where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``), of the participant
             (one of PHASES), of the ledger (one of STEPS), or of the source's meter (``sent``).
         count: at which call, counted from 1.
-        act: ``kill`` the process, ``stop`` it for STOPPED seconds, ``freeze`` it until :func:`thaw`, ``raise`` an
+        act: ``kill`` the process, ``stop`` it for STOPPED seconds, ``freeze`` it until somebody thaws it, ``raise`` an
             error, ``hang`` for as long as the process lives, or ``lie``: return another digest.
     """
 
@@ -112,7 +85,7 @@ class Fault:
     def strike(self) -> str:
         """Raise, end, never return, or return what the method shall; empty when the method is to be called."""
         if self.act == "stop":
-            stop_myself()
+            stop_myself(STOPPED)
             return ""
         if self.act == "freeze":
             freeze()
@@ -124,38 +97,6 @@ class Fault:
         if self.act == "hang":
             time.sleep(DEADLINE * 10)
         raise RuntimeError(f"injected into {self.where}")
-
-
-STOPPED = 3 * SWIFT["heartbeat_timeout"]
-
-
-def stop_myself(seconds: float = STOPPED) -> None:
-    """Stand still for so long, with all threads, as a process does whose host is out of memory."""
-    stopped = f"grep -q '^State:.T' /proc/{os.getpid()}/status"
-    script = f"until {stopped}; do sleep 0.01; done; sleep {seconds}; kill -CONT {os.getpid()}"
-    subprocess.Popen(["sh", "-c", script])
-    freeze()
-
-
-def freeze() -> None:
-    """Stand still, with all threads, until somebody calls :func:`thaw`."""
-    time.sleep(1.0)  # until what was sent has left
-    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # another thread may take what the process is sent
-
-
-def wait_until_frozen(process: BaseProcess) -> None:
-    """Wait until the process stands still."""
-    status = Path(f"/proc/{process.pid}/status")
-    deadline = time.monotonic() + DEADLINE
-    while "\nState:\tT" not in status.read_text():
-        assert time.monotonic() < deadline, "the process does not stand still"
-        time.sleep(0.01)
-
-
-def thaw(process: BaseProcess) -> None:
-    """Wait until the process stands still, and let it go on."""
-    wait_until_frozen(process)
-    os.kill(process.pid or 0, signal.SIGCONT)
 
 
 def inject(fault: Fault, target: Any) -> None:

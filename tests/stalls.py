@@ -6,7 +6,8 @@ from typing import Any
 
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import freeze, stop_myself
+from tests.fleet import STOPPED
+from tests.standing_still import freeze, stop_myself
 
 
 def between_commits() -> None:
@@ -31,6 +32,6 @@ def after_commits() -> None:
     def send_all(self: Membership, message: Any, ranks: Any) -> None:
         tell(self, message, ranks)
         if isinstance(message, m.Commit):
-            stop_myself()
+            stop_myself(STOPPED)
 
     Membership.tell = send_all  # type: ignore[method-assign]

@@ -131,15 +131,6 @@ class Mailbox:
                 return
             self._post(address, self._frames(message))
 
-    def send_to_each(self, receivers: Iterable[str], message: Message) -> None:
-        """Send one message to several mailboxes, as :meth:`send` does to one; it is encoded once."""
-        with self._driving:
-            if self._context.closed:
-                return
-            frames = self._frames(message)
-            for address in receivers:
-                self._post(address, frames)
-
     def send_once(self, address: str, message: Message) -> None:
         """Send to somebody who is not known here: a new connection is closed as soon as the message has gone.
 

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from safetensors.torch import save_file
 
-from tests.fleet import SinkSpec, fleet, left_behind, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.leftovers import left_behind
 
 
 def checkpoint(directory: Path) -> Path:

@@ -14,7 +14,8 @@ import torch
 
 from examples import trainers
 from examples.trainers.model import loss_of, model
-from tests.fleet import SinkSpec, fleet, left_behind
+from tests.fleet import SinkSpec, fleet
+from tests.leftovers import left_behind
 
 FOLDER = Path(trainers.__file__).parent
 NEEDS = {

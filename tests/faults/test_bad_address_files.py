@@ -10,7 +10,8 @@ import pytest
 
 from ckpt_transport import AddressFile, Config, Joiner
 from ckpt_transport.errors import ConfigError, JoinError, UpdateAbortedError
-from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkProcess, SinkSpec, fleet, holders, left_behind, weights
+from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkProcess, SinkSpec, fleet, holders, weights
+from tests.leftovers import left_behind
 
 replace = msgspec.structs.replace
 

@@ -12,7 +12,9 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UpdateAbortedError
-from tests.fleet import DEADLINE, SWIFT, SinkProcess, SinkSpec, context, fleet, started_here, stop_myself, weights
+from tests.fleet import DEADLINE, STOPPED, SWIFT, SinkProcess, SinkSpec, context, fleet, weights
+from tests.leftovers import started_here
+from tests.standing_still import stop_myself
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
 CONFIG = Config.load(**SWIFT)
@@ -30,7 +32,7 @@ def stages(addresses: list[str], how: str, pipe: Connection) -> None:
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "stops":
-        stop_myself()
+        stop_myself(STOPPED)
         try:
             job.commit()
         except UpdateAbortedError as error:

@@ -15,18 +15,8 @@ from ckpt_transport.control.connections import LINGER_MS
 from ckpt_transport.service.query import ask_version
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import (
-    SWIFT,
-    Fault,
-    SinkProcess,
-    SinkSpec,
-    SourceProcess,
-    fleet,
-    freeze,
-    thaw,
-    wait_until_frozen,
-    weights,
-)
+from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, SourceProcess, fleet, weights
+from tests.standing_still import freeze, thaw, wait_until_frozen
 from tests.support.commands import run
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}

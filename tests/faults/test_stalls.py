@@ -9,7 +9,8 @@ import pytest
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
 from tests import stalls
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, thaw, weights
+from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, weights
+from tests.standing_still import thaw
 
 SHAPE = {"layers": 8, "width": 128}
 SHM: dict[str, Any] = {"transport": "shm", **SWIFT}

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import sys
 import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,12 +32,6 @@ def test_given_an_update_then_its_phases_follow_each_other_and_add_up_to_the_who
     assert report.seconds <= returned - called
 
 
-def somebody_waits_for_a_turn() -> bool:
-    """Whether a thread of this process waits in a call until another has ended."""
-    stacks = [traceback.extract_stack(frame) for frame in sys._current_frames().values()]
-    return any((code.name, Path(code.filename).name) == ("_wait", "turns.py") for stack in stacks for code in stack)
-
-
 def test_given_a_call_that_waits_for_another_then_that_counts_as_its_beginning() -> None:
     """Given an update that is stopped before its hold, when another is called, then the wait is in the other's report.
 
@@ -62,7 +53,7 @@ def test_given_a_call_that_waits_for_another_then_that_counts_as_its_beginning()
         assert ready.wait(DEADLINE)
         second = threads.submit(server.update, "v2", [sink.address])
         deadline = time.monotonic() + DEADLINE
-        while not somebody_waits_for_a_turn():
+        while not server._turns.waiting:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         began = time.monotonic()

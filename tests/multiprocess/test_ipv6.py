@@ -10,7 +10,8 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from tests.addresses import has_ipv6
-from tests.fleet import PATIENT, SinkSpec, fleet, left_behind, weights
+from tests.fleet import PATIENT, SinkSpec, fleet, weights
+from tests.leftovers import left_behind
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")

@@ -13,7 +13,8 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, StagedJob, ask_version
 from ckpt_transport.errors import UpdateAbortedError, UsageError
-from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, context, fleet, started_here, weights
+from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, context, fleet, weights
+from tests.leftovers import started_here
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
 

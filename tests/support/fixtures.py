@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_transport.memory import sweep_leftovers
-from tests.fleet import left_behind
+from tests.leftovers import left_behind
 from tests.site import make_site, use
 
 

@@ -17,7 +17,7 @@ from tests.faults.campaign import participants
 from tests.faults.campaign.disturbance import SIGNALS, Disturbance, Strike
 from tests.faults.campaign.participants import BOUND, Hang, Process, Said, Served
 from tests.faults.campaign.witness import expected
-from tests.fleet import left_behind
+from tests.leftovers import left_behind
 from tests.support.transports import over_the_network
 
 SINKS, HOLDERS = 2, 2

@@ -21,7 +21,8 @@ from ckpt_transport.errors import CkptTransportError, TaintedError
 from ckpt_transport.update.report import Report
 from ckpt_transport_torch import attach
 from tests.faults.campaign.witness import Witness, fingerprint, passed
-from tests.fleet import context, started_here
+from tests.fleet import context
+from tests.leftovers import started_here
 
 HEARTBEAT_TIMEOUT = 3.0
 SETTINGS: Mapping[str, Any] = {
