@@ -13,18 +13,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "build" / "pages"
-PARTS = ("*.md", "LICENSE", "docs/**/*.md", "docs/**/*.svg", "benchmarks/results/*", "examples/**/*")
+PARTS = ("*.md", "LICENSE", "docs/**/*", "benchmarks/predictions/*", "benchmarks/results/*", "examples/**/*")
+
+
+def on_site() -> list[Path]:
+    """The files of the repository that are on the site."""
+    found = [path for part in PARTS for path in sorted(ROOT.glob(part))]
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
 
 
 def main() -> int:
     """Copy the pages and what they link to, and have mkdocs build the site."""
     shutil.rmtree(PAGES, ignore_errors=True)
-    for part in PARTS:
-        for path in sorted(ROOT.glob(part)):
-            if path.is_file() and "__pycache__" not in path.parts:
-                copy = PAGES / path.relative_to(ROOT)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
+    for path in on_site():
+        copy = PAGES / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     return subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict"], cwd=ROOT).returncode
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,14 @@ def test_given_the_navigation_of_the_site_then_it_has_every_page() -> None:
 def test_given_a_page_that_the_navigation_lacks_then_it_is_found(tmp_path: Path) -> None:
     (tmp_path / "mkdocs.yml").write_text("site_name: gone.md\nnav:\n  - Here: here.md\n  - Part:\n      - In: in.md\n")
     assert outside_nav([tmp_path / "here.md", tmp_path / "in.md", tmp_path / "gone.md"], tmp_path) == ["gone.md"]
+
+
+def test_given_a_link_to_a_file_then_the_file_is_on_the_site() -> None:
+    on_site = set(runpy.run_path(str(ROOT / "docs" / "build.py"))["on_site"]())
+    targets = {
+        (page.parent / link.partition("#")[0]).resolve() for page in PAGES for link in links(page) if link[0] != "#"
+    }
+    assert not targets - on_site, "give what pages link to a pattern in PARTS of docs/build.py"
 
 
 def test_given_the_readme_when_links_are_followed_then_every_page_is_reached() -> None:
