@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from ckpt_transport import PeerLostError, RegistrationError, TransferError, TransportError
-from ckpt_transport.spi import native_module
+from ckpt_transport.spi import may_have_devices, native_module
 
 VERBS = "libibverbs.so.1"
 PAUSE_SECONDS = 0.0001
@@ -65,6 +65,13 @@ def missing_library() -> str:
     return ""
 
 
+def how_to_install() -> str:
+    """The command that installs the build of Mooncake for this machine: the one for CUDA does not load without it."""
+    if may_have_devices():
+        return "pip install 'ckpt-transport[mooncake]'"
+    return "pip install mooncake-transfer-engine-non-cuda"
+
+
 class MooncakeEngine:
     """One transfer engine. Several threads may use it.
 
@@ -82,7 +89,7 @@ class MooncakeEngine:
     """
 
     def __init__(self, host: str, protocol: str, devices: Sequence[str]) -> None:
-        library = native_module("mooncake.engine", "pip install 'ckpt-transport[mooncake]'")
+        library = native_module("mooncake.engine", how_to_install())
         self._closing = threading.Event()
         self._engine: Any = library.TransferEngine()
         listed = ",".join(devices)

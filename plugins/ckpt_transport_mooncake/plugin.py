@@ -36,7 +36,7 @@ from ckpt_transport.spi import (
     nearest,
     rdma_devices,
 )
-from ckpt_transport_mooncake.engine import VERBS, MooncakeEngine, missing_library
+from ckpt_transport_mooncake.engine import VERBS, MooncakeEngine, how_to_install, missing_library
 from ckpt_transport_mooncake.links import Offer, agree
 from ckpt_transport_mooncake.patterns import select
 
@@ -161,7 +161,7 @@ class MooncakeTransport(Transport):
         missing = missing_library()
         if not missing:
             return Availability(True)
-        hint = "apt-get install libibverbs1" if VERBS in missing else "pip install 'ckpt-transport[mooncake]'"
+        hint = "apt-get install libibverbs1" if VERBS in missing else how_to_install()
         return Availability(False, missing, hint)
 
     def expected_bandwidth(self) -> float:
