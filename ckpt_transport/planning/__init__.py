@@ -13,7 +13,10 @@ from ckpt_transport.planning.ownership import spread as spread
 from ckpt_transport.planning.planner import plan as plan
 from ckpt_transport.planning.values.byte_ranges import ByteRange as ByteRange
 from ckpt_transport.planning.values.byte_ranges import ByteRangeSet as ByteRangeSet
+from ckpt_transport.planning.values.manifest import Carrier as Carrier
 from ckpt_transport.planning.values.manifest import Conversion as Conversion
+from ckpt_transport.planning.values.manifest import Delta as Delta
+from ckpt_transport.planning.values.manifest import DeltaForm as DeltaForm
 from ckpt_transport.planning.values.manifest import Extent as Extent
 from ckpt_transport.planning.values.manifest import Manifest as Manifest
 from ckpt_transport.planning.values.manifest import PlacedTensor as PlacedTensor

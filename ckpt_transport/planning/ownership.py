@@ -85,7 +85,14 @@ def spread(
         tensors = [_placed(section, section.copies[0]) for section in sections]
     else:
         tensors = list(_chosen(sections, rates, ByteRangeSet((p.spec.name, p.start, p.nbytes) for p in present), whole))
-    return Manifest(version, tuple(extents), tuple(tensors), tuple(present), conversions=conversions_of(shards))
+    return Manifest(
+        version,
+        tuple(extents),
+        tuple(tensors),
+        tuple(present),
+        conversions=conversions_of(shards),
+        deltas=tuple(delta for shard in shards for delta in shard.deltas),
+    )
 
 
 def _collect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Iterable, Sequence
 
@@ -99,6 +100,49 @@ class Conversion(msgspec.Struct, frozen=True, array_like=True):
     tensors: tuple[str, ...]
 
 
+class DeltaForm(enum.StrEnum):
+    """How a carrier says which elements differ."""
+
+    LIST = "list"
+    MASK = "mask"
+    WHOLE = "whole"
+
+
+class Carrier(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor of bytes that carries what differs in one range of an extent.
+
+    Attributes:
+        name: of the tensor of the manifest that holds the encoded bytes.
+        extent: index of the extent, as the tensors of the delta count them.
+        offset, nbytes: the range, in bytes; both are multiples of ``unit``.
+        unit: bytes of an element: 1, 2, 4 or 8.
+        form: how it is encoded.
+        count: elements that it carries.
+    """
+
+    name: str
+    extent: int
+    offset: int
+    nbytes: int
+    unit: int
+    form: DeltaForm
+    count: int
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True):
+    """What one source brings of a version is its difference to a base; the tensors of its manifest are carriers.
+
+    Attributes:
+        base: the version that sinks must serve.
+        tensors: what the source has of the version itself, where it lies in extents of its own; the base lies alike.
+        carriers: what differs. Ranges that no carrier has are as in the base.
+    """
+
+    base: str
+    tensors: tuple[PlacedTensor, ...]
+    carriers: tuple[Carrier, ...]
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """A manifest says what a version holds and where.
 
@@ -113,6 +157,7 @@ class Manifest(msgspec.Struct, frozen=True):
         conversions: what is known about tensors that the sources compute.
         same: of what one source holds, names that were given for one and the same tensor.
         replicated: of what one source holds, names of tensors whose bytes are the same at every source that has them.
+        deltas: of each source what its tensors mean, where they are carriers; none where they are the version's own.
     """
 
     version: str
@@ -123,6 +168,7 @@ class Manifest(msgspec.Struct, frozen=True):
     conversions: tuple[Conversion, ...] = ()
     same: tuple[tuple[str, ...], ...] = ()
     replicated: tuple[str, ...] = ()
+    deltas: tuple[Delta, ...] = ()
 
     @property
     def nbytes(self) -> int:
