@@ -1,6 +1,8 @@
 """Execution runs a plan: it derives one rank's schedule, runs it as a pipeline, and records a timeline."""
 
 from ckpt_transport.execution.applies import Apply as Apply
+from ckpt_transport.execution.arrivals import Arrival as Arrival
+from ckpt_transport.execution.arrivals import arrivals as arrivals
 from ckpt_transport.execution.digests import Digests as Digests
 from ckpt_transport.execution.digests import FirstSinkDigests as FirstSinkDigests
 from ckpt_transport.execution.digests import OwnerDigests as OwnerDigests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -59,6 +60,7 @@ class Holder(Listener):
         try:
             stored = self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
             self._stored: StoredVersion = with_digests(stored)
+            self._since = time.time()
         except BaseException:
             self.close()
             raise
@@ -97,7 +99,15 @@ class Holder(Listener):
 
     def _served(self) -> q.ServedVersion:
         return q.ServedVersion(
-            self.label, self.version, "", self._target_version, "", self._watchdog.stuck, release=RELEASE
+            self.label,
+            self.version,
+            "",
+            self._target_version,
+            "",
+            self._watchdog.stuck,
+            release=RELEASE,
+            since=self._since,
+            state="" if self._follower is None else self._follower.state,
         )
 
     def _committed(self) -> None:

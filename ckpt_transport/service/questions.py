@@ -7,6 +7,7 @@ in an update.
 from __future__ import annotations
 
 from ckpt_transport.control import Message
+from ckpt_transport.execution import Arrival
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.update.messages import TO_COORDINATORS, TO_MEMBERS
 from ckpt_transport.update.settlement import Standing
@@ -28,6 +29,9 @@ class ServedVersion(Message, frozen=True):
         digest: of the bytes that a sink serves, where it was asked for: equal for sinks that serve the same. Empty
             while an update is under way, and of an engine that has none.
         release: of this library, there.
+        since: when it began to serve that version, in seconds since the epoch, by its own clock.
+        state: how far it is in the update, in words; empty when none is under way.
+        arrivals: what the update brings it, from whom, and how much of that has come.
     """
 
     label: str
@@ -41,6 +45,9 @@ class ServedVersion(Message, frozen=True):
     previous: str = ""
     digest: str = ""
     release: str = ""
+    since: float = 0.0
+    state: str = ""
+    arrivals: tuple[Arrival, ...] = ()
 
 
 class AskVersion(Message, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,7 +47,7 @@ class Sink(Listener):
     def __init__(self, engine: Engine, address: str = "", version: str = "", config: Config | None = None) -> None:
         super().__init__(address, config)
         self._engine = engine
-        self._version, self._tainted = version, ""
+        self._version, self._tainted, self._since = version, "", time.time()
         self._told = TellsChanges(engine.label)
         self._brought_by = ""
         """The update that has brought what is served."""
@@ -148,6 +149,7 @@ class Sink(Listener):
         )
 
     def _served(self) -> q.ServedVersion:
+        follower = None if self._watchdog.stuck else self._follower
         return q.ServedVersion(
             self._engine.label,
             self._version,
@@ -159,6 +161,9 @@ class Sink(Listener):
             "" if self._warm_up is None else self._warm_up.said,
             self._previous,
             release=RELEASE,
+            since=self._since,
+            state="" if follower is None else follower.state,
+            arrivals=() if follower is None else follower.arrivals,
         )
 
     def _committed(self) -> None:
@@ -167,7 +172,7 @@ class Sink(Listener):
         self._engine.certify()
         self._check_not_given_up()
         self._previous = self._version if self._follower is not None and self._keeps(self._follower) else ""
-        self._version, self._tainted = self._target_version, ""
+        self._version, self._tainted, self._since = self._target_version, "", time.time()
         self._brought_by = "" if self._follower is None else self._follower.update
 
     def _keeps(self, follower: Follower) -> bool:

@@ -8,6 +8,7 @@ from hmac import compare_digest
 
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import TransferTimeout, TransportError
+from ckpt_transport.execution import Arrival
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.participant import Halted, Participant
 from ckpt_transport.update.routes import Watch
@@ -66,6 +67,11 @@ class Follower:
     def state(self) -> m.State:
         """How far it is."""
         return self._state
+
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """How much has come here, and from whom."""
+        return self._participant.arrivals
 
     @property
     def applying(self) -> bool:

@@ -17,6 +17,7 @@ from ckpt_transport.control import Mailbox
 from ckpt_transport.engine.engine import Engine, LoadedBucket
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateAbortedError, UpdateError
 from ckpt_transport.execution import (
+    Arrival,
     Digests,
     FillMemory,
     Fills,
@@ -29,6 +30,7 @@ from ckpt_transport.execution import (
     RouteAttachment,
     SinkDigests,
     StageEvent,
+    arrivals,
 )
 from ckpt_transport.memory import Backing, Fence, Lendable, MemoryKind, Runs
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
@@ -192,6 +194,11 @@ class Participant:
             self._exchanged, self._applying = not self._exchanged, False
             raise
         self._exchanged, self._applying = not self._exchanged, False
+
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """How much has come from whom; nothing before this rank is connected."""
+        return () if self._fills is None else arrivals(self._fills.ledger)
 
     @property
     def complete(self) -> bool:
