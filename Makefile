@@ -71,14 +71,16 @@ docs: .venv/.docs ## build the documentation as a site in build/site; a warning 
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/build.py
 
-release: .venv/.release ## make dist/*.whl and dist/*.tar.gz, check them, and run the README's Python on the installed wheel
+# The interpreters with which a release is tried; one that is not here is skipped and named.
+RELEASE_PYTHONS ?= 3.11 3.12 3.13
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+release: .venv/.release ## make dist/*.whl and dist/*.tar.gz, check them, and run the README's Python with the wheel on each Python
+	@grep -qF '## [$(VERSION)]' CHANGELOG.md || { echo "CHANGELOG.md has no heading ## [$(VERSION)]"; exit 1; }
 	rm -rf dist build/release
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
-	$(PYTHON) -m venv build/release
-	build/release/bin/pip install -q -c constraints.txt dist/*.whl
-	$(BIN)/python -m tests.docs.pages README.md > build/release/readme.py
-	build/release/bin/python -I build/release/readme.py
+	$(BIN)/python -m tests.packaging.fresh $(CURDIR)/dist/*.whl $(RELEASE_PYTHONS)
 
 bench-join: venv ## measure joining over shaped links, as root, and write build/p2p-joiners.json
 	$(BIN)/python -m benchmarks.p2p_joiners --json build/p2p-joiners.json
