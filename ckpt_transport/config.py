@@ -227,6 +227,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "HOST:PORT",
         ),
     ] = ""
+    history: Annotated[
+        str,
+        _text(
+            "The file that whoever leads updates appends to what became of each, for the dashboard; none when empty."
+        ),
+    ] = ""
     trace: Annotated[str, _text("The file to write a Chrome or Perfetto trace of the update to; none when empty.")] = ""
     transports: Annotated[
         Any,

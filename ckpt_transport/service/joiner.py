@@ -11,6 +11,7 @@ import msgspec
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.history import check_history
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.address_file import AddressFile, combine
 from ckpt_transport.service.call_guard import CallGuard
@@ -92,6 +93,7 @@ class Joiner:
                 raise ConfigError(f"name the sinks that are to join, each once; named: {', '.join(invited) or 'none'}")
             check_known(self.config)
             check_trace(self.config)
+            check_history(self.config.history)
             holders = tuple(holder.address for holder in self._found.holders)
             near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
             listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))

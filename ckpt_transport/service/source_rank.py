@@ -13,6 +13,7 @@ from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError, UsageError
+from ckpt_transport.history import check_history
 from ckpt_transport.memory import Backing
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.base import BroughtVersions
@@ -81,6 +82,7 @@ class SourceRank:
         """
         check(self._config)
         check_trace(self._config)
+        check_history(self._config.history)
         invited = invitees.sinks
         mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
         for address in invited:

@@ -130,7 +130,7 @@ class Coordinator:
         try:
             outcome = self._commit(made.manifest.version)
         except CkptTransportError as fault:
-            tell_failed(self._update, self.kind, self._version, self._clock.phases, fault, fault)
+            self._tell_failed(fault, fault)
             raise
         self._clock.enter("end")
         labels = {rank: join.label for rank, join in enumerate(self._members.joins)}
@@ -147,7 +147,7 @@ class Coordinator:
             bool(self._steps.staged),
             self._in_place,
         )
-        tell_committed(self._update, self.kind, report)
+        tell_committed(self._update, self.kind, report, self._config.history)
         return report
 
     @property
@@ -278,7 +278,11 @@ class Coordinator:
         later = members.hear_each(members.has_ended, members.others, patience, interrupt)
         unchanged = SupersededError if isinstance(cause, SupersededError) else UpdateAbortedError
         error = Outcome(members, "").failure(reason, applying=self._steps.applying, unchanged=unchanged)
-        tell_failed(self._update, self.kind, self._version, self._clock.phases, error, cause)
+        self._tell_failed(error, cause)
         if later is not interrupt and later is not None:
             raise later from error
         return error
+
+    def _tell_failed(self, error: CkptTransportError, cause: BaseException) -> None:
+        phases, history = self._clock.phases, self._config.history
+        tell_failed(self._update, self.kind, self._version, phases, error, cause, history)

@@ -7,31 +7,38 @@ from collections.abc import Mapping
 
 from ckpt_transport.errors import CkptTransportError, SupersededError, TaintedError
 from ckpt_transport.events import UpdateEnded, tell
+from ckpt_transport.history import keep
 from ckpt_transport.update.report import Report
 
 
-def tell_committed(update: str, kind: str, report: Report) -> None:
-    """It is served; arguments as those of :class:`~ckpt_transport.events.UpdateEnded`."""
-    tell(
-        UpdateEnded(
-            at=time.time(),
-            update=update,
-            kind=kind,
-            version=report.version,
-            outcome="committed",
-            seconds=report.seconds,
-            phases=dict(report.phases),
-            held={report.labels[rank]: seconds for rank, seconds in report.paused.items()},
-            nbytes=report.plan.manifest.nbytes,
-            transports=report.transports,
-            staged=report.staged,
-            lost=(*report.lost, *report.left.values()),
-        )
+def tell_committed(update: str, kind: str, report: Report, history: str) -> None:
+    """It is served; arguments as those of :class:`~ckpt_transport.events.UpdateEnded`, and where that is kept."""
+    ended = UpdateEnded(
+        at=time.time(),
+        update=update,
+        kind=kind,
+        version=report.version,
+        outcome="committed",
+        seconds=report.seconds,
+        phases=dict(report.phases),
+        held={report.labels[rank]: seconds for rank, seconds in report.paused.items()},
+        nbytes=report.plan.manifest.nbytes,
+        transports=report.transports,
+        staged=report.staged,
+        lost=(*report.lost, *report.left.values()),
     )
+    tell(ended)
+    keep(history, ended, report.timeline, report.labels)
 
 
 def tell_failed(
-    update: str, kind: str, version: str, phases: Mapping[str, float], error: CkptTransportError, cause: BaseException
+    update: str,
+    kind: str,
+    version: str,
+    phases: Mapping[str, float],
+    error: CkptTransportError,
+    cause: BaseException,
+    history: str,
 ) -> None:
     """It failed with ``error``, which ``cause`` has led to."""
     match error:
@@ -41,15 +48,15 @@ def tell_failed(
             outcome = "superseded"
         case _:
             outcome = "aborted" if isinstance(cause, Exception) else "interrupted"
-    tell(
-        UpdateEnded(
-            at=time.time(),
-            update=update,
-            kind=kind,
-            version=version,
-            outcome=outcome,
-            seconds=sum(phases.values()),
-            phases=dict(phases),
-            reason=str(error),
-        )
+    ended = UpdateEnded(
+        at=time.time(),
+        update=update,
+        kind=kind,
+        version=version,
+        outcome=outcome,
+        seconds=sum(phases.values()),
+        phases=dict(phases),
+        reason=str(error),
     )
+    tell(ended)
+    keep(history, ended)

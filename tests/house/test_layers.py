@@ -20,6 +20,7 @@ LAYERS = (
     ("config", "rates"),
     ("control", "planning"),
     ("checkpoint", "engine", "execution"),
+    ("history",),
     ("replay", "simulator", "update"),
     ("service",),
     ("diagnosis",),
