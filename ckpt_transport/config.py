@@ -147,6 +147,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str,
         _text("The file with the shared secret that encrypts and authenticates TCP; the same for all participants."),
     ] = ""
+    api_key_file: Annotated[
+        str,
+        _text("The file with the API key of engines that are driven at their endpoints; none when empty."),
+    ] = ""
     insecure: Annotated[
         bool,
         _setting(

@@ -19,6 +19,9 @@ from tests.fleet import model
 class StubServer:
     """A server with one sink.
 
+    Args:
+        api_key: what requests to any of its routes must carry; nothing when empty.
+
     Attributes:
         attached: the module that is served, and its sink.
         paused: whether requests wait.
@@ -26,12 +29,15 @@ class StubServer:
         asked: the paths that were posted to, in order.
     """
 
-    def __init__(self, config: Config, seed: int = 1, engine: type[TorchEngine] = TorchEngine) -> None:
+    def __init__(
+        self, config: Config, seed: int = 1, engine: type[TorchEngine] = TorchEngine, api_key: str = ""
+    ) -> None:
         self.model = model(seed)
         way_in = engine(self.model)
         self.attached = Attachment(self.model, way_in, Sink(way_in, version=f"v{seed}", config=config).start())
         self.paused, self.label = False, f"v{seed}"
         self.asked: list[str] = []
+        self.api_key = api_key
         stub = self
 
         class Routes(BaseHTTPRequestHandler):
@@ -46,11 +52,15 @@ class StubServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-                self._answer(stub.post(urlsplit(self.path).path, body))
+                self._answer(stub.post(urlsplit(self.path).path, body) if self._is_admitted() else {})
+
+            def _is_admitted(self) -> bool:
+                return not stub.api_key or self.headers.get("Authorization") == f"Bearer {stub.api_key}"
 
             def _answer(self, found: Any) -> None:
-                encoded = json.dumps(found).encode()
-                self.send_response(200)
+                admitted = self._is_admitted()
+                encoded = json.dumps(found if admitted else {"error": "Unauthorized"}).encode()
+                self.send_response(200 if admitted else 401)
                 self.send_header("Content-Length", str(len(encoded)))
                 self.end_headers()
                 self.wfile.write(encoded)

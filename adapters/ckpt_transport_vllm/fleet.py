@@ -53,11 +53,11 @@ class VllmFleet:
         if pause not in PAUSES:
             raise ConfigError(f"pause is '{pause}' and must be one of {', '.join(PAUSES)}")
         self._call_guard = CallGuard("VllmFleet")
-        self._servers = [VllmServer(url) for url in endpoints]
+        self._config = config if config is not None else Config.load()
+        self._servers = [VllmServer(url, self._config.api_key_file) for url in endpoints]
         urls = [server.url for server in self._servers]
         if len(set(urls)) != len(urls):
             raise ConfigError(f"an endpoint is named twice in {', '.join(urls)}")
-        self._config = config if config is not None else Config.load()
         self._pause, self._draft = pause, draft
         self._patience = self._config.endpoint_timeout if patience is None else patience
         self._drivers: list[Driver] = []

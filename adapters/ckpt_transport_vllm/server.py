@@ -13,6 +13,7 @@ from ckpt_transport.spi import client_of, proxy_for
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
 CURE = "is it running? wait longer for one that starts: endpoint_timeout, or --endpoint-timeout 600"
+KEY_CURE = "wants an API key, and the one that it gets is missing or wrong: set api_key_file to a file that holds it"
 POLL_SECONDS = 0.5
 CALL_SECONDS = 60.0
 TELL_SECONDS = 10.0
@@ -23,13 +24,17 @@ logger = logging.getLogger(__name__)
 class VllmServer:
     """A server at ``url``, as ``http://127.0.0.1:8000``. Every method may raise EngineError.
 
+    Args:
+        url: where it is.
+        api_key_file: the file with its API key; none when empty. It is read for each request.
+
     Raises:
-        ConfigError: the URL makes no sense, or the proxy to it cannot be used.
+        ConfigError: the URL makes no sense, or the proxy to it or the key cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, api_key_file: str = "") -> None:
         self.url = url.rstrip("/")
-        self._client = client_of(self.url, CALL_SECONDS)
+        self._client = client_of(self.url, CALL_SECONDS, api_key_file)
         proxy = proxy_for(self.url)
         self._through = f", through {proxy}" if proxy is not None else ""
 
@@ -45,6 +50,8 @@ class VllmServer:
                 answer = self._client.get("/health", timeout=5.0)
                 if answer.status_code == HTTPStatus.OK:
                     return
+                if answer.status_code == HTTPStatus.UNAUTHORIZED:
+                    raise EngineError(f"{self.url} {KEY_CURE}{self._through}")
                 reason = f"it answers {answer.status_code}{self._through}"
             except httpx.UnsupportedProtocol as error:
                 raise EngineError(f"{self.url} is no URL of an engine; give one as http://127.0.0.1:8000") from error
@@ -146,6 +153,8 @@ class VllmServer:
                 f"{self.url} has no {path}: start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment, and reach it "
                 "from a trusted network only"
             )
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            raise EngineError(f"{self.url}{path} {KEY_CURE}{self._through}")
         if answer.is_error:
             said = f"{answer.status_code}{self._through}: {answer.text[:500]}"
             raise EngineError(f"{self.url}{path} failed with {said}")

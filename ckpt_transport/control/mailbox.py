@@ -51,6 +51,10 @@ class Mailbox:
         interval: seconds between heartbeats to those who :meth:`watch` us.
         timeout: seconds without a sign of life after which a watched peer counts as lost.
 
+    Attributes:
+        address: where it listens.
+        secret: that it uses.
+
     Raises:
         ConfigError: the address is malformed, or open to others without a secret.
         ControlError: somebody else listens there.
@@ -66,13 +70,34 @@ class Mailbox:
         interval: float = 0.5,
         timeout: float = 5.0,
     ) -> None:
-        self._secret, self._insecure = secret, insecure
+        self._insecure = insecure
         wanted = addresses.check(address or addresses.new_ipc_address())
         check_secured(wanted, secret, insecure)
         if addresses.is_taken(wanted):
             raise ControlError(f"cannot listen on {wanted}: somebody else does, or it is no socket")
         self._codec = Codec(types)
-        self._timeout = timeout
+        self._interval, self._timeout = interval, timeout
+        self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._waker: int | None = waker
+        self._waking = threading.Lock()
+        self._parting: deque[float] = deque(maxlen=MAX_PARTING)
+        self._interruptions = Interruptions()
+        self._inbox = Inbox()
+        self._routes = RouteInboxes()
+        self._reading = _Reading()
+        self._driving = threading.RLock()
+        self._heard: dict[str, float] = {}
+        self._news = False
+        """Something was filed by a pump that did not wait, so whoever waits next should look first."""
+        try:
+            self._open(wanted, secret)
+        except ControlError:
+            os.close(self._woken)
+            os.close(waker)
+            raise
+
+    def _open(self, wanted: str, secret: Secret | None) -> None:
+        """Listen at an address, and get ready to send."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator = secret.authenticator(self._context) if secret is not None else None
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -89,23 +114,12 @@ class Mailbox:
             raise ControlError(f"cannot listen on {wanted}: {error}") from error
         self.address: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._connections = OutgoingConnections(self._context, secret)
-        self._parting: deque[float] = deque(maxlen=MAX_PARTING)
         self._poller = zmq.Poller()
-        for listening in (self._router, *self._connections.sockets):
+        for listening in (self._router, *self._connections.sockets, self._woken):
             self._poller.register(listening, zmq.POLLIN)
-        self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._waker: int | None = waker
-        self._waking = threading.Lock()
-        self._poller.register(self._woken, zmq.POLLIN)
-        self._interruptions = Interruptions()
-        self._inbox = Inbox()
-        self._routes = RouteInboxes()
-        self._reading = _Reading()
-        self._driving = threading.RLock()
-        self._heard: dict[str, float] = {}
-        self._news = False
-        """Something was filed by a pump that did not wait, so whoever waits next should look first."""
-        self._heart = Heart(self._context, secret, self._codec.frames(self.address, Heartbeat()), interval, timeout)
+        beat = self._codec.frames(self.address, Heartbeat())
+        self._heart = Heart(self._context, secret, beat, self._interval, self._timeout)
+        self.secret = secret
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -116,7 +130,7 @@ class Mailbox:
             ConfigError: the address is malformed, or open to others without a secret.
             ControlError: it belongs to another user.
         """
-        check_secured(addresses.check(address), self._secret, self._insecure)
+        check_secured(addresses.check(address), self.secret, self._insecure)
         addresses.check_owner(address)
 
     def send(self, address: str, message: Message) -> None:
@@ -357,16 +371,37 @@ class Mailbox:
                 self._close()
 
     def _close(self) -> None:
-        self._heart.stop()
-        self._connections.close()
-        self._router.close(LINGER_MS)
-        self._stop_context()
+        self._hang_up()
         addresses.remove(self.address)
         with self._waking:
             waker, self._waker = self._waker, None
         for pipe_end in (self._woken, waker):
             if pipe_end is not None:
                 os.close(pipe_end)
+
+    def use(self, secret: Secret) -> None:
+        """Take another secret: whoever has only the one before is cut off, and gets in no more.
+
+        What has arrived stays, who is watched stays so, and peers with the new secret connect again by themselves.
+
+        Raises:
+            ControlError: somebody else has taken the address in that moment. Nothing is heard until a call succeeds.
+        """
+        with self._driving:
+            if self._waker is None:
+                return
+            if not self._context.closed:
+                self._hang_up()
+            self._open(self.address, secret)
+            for address in self._heard:
+                self._heart.beat_to(address)
+
+    def _hang_up(self) -> None:
+        """Send what is queued, and close all sockets."""
+        self._heart.stop()
+        self._connections.close()
+        self._router.close(LINGER_MS)
+        self._stop_context()
 
     def _stop_context(self) -> None:
         if self._authenticator is not None:

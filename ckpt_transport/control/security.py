@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from zmq.utils import z85
 
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.paths import without_nul
+from ckpt_transport.private_file import Stamp, read_private, stamp_of
 
 MIN_SECRET_BYTES = 16
 
@@ -34,10 +33,10 @@ class Secret:
     private: bytes = field(repr=False)
 
     @classmethod
-    def derive(cls, secret: bytes) -> Secret:
-        """The key pair of a shared secret of at least 16 bytes."""
+    def derive(cls, secret: bytes, named: str = "the shared secret") -> Secret:
+        """The key pair of a shared secret of at least 16 bytes; ``named`` says in errors which one it is."""
         if len(secret) < MIN_SECRET_BYTES:
-            raise ConfigError(f"the shared secret has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
+            raise ConfigError(f"{named} has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
         private = z85.encode(hashlib.sha256(b"ckpt-transport curve key\0" + secret).digest())
         return cls(zmq.curve_public(private), private)
 
@@ -48,14 +47,7 @@ class Secret:
         Raises:
             ConfigError: the file is missing, readable by others, or too short.
         """
-        try:
-            status = without_nul(path, ConfigError).stat()
-            content = path.read_bytes().strip()
-        except OSError as error:
-            raise ConfigError(f"secret_file {path}: {error.strerror}") from error
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"secret_file {path} can be read by others; chmod 600 it")
-        return cls.derive(content)
+        return cls.derive(read_private(path, "secret_file"), f"the secret in secret_file {path}")
 
     def key_for(self, purpose: str) -> bytes:
         """32 bytes that only those with the secret can have, other ones for each purpose."""
@@ -79,6 +71,36 @@ class Secret:
         handler.start()
         handler.configure_curve_callback("ckpt-transport", _OnlyKey(self.public))
         return handler
+
+
+class SecretFile:
+    """A file holds the secret, and may be given another one while it is used.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        secret: the one that was taken last.
+
+    Raises:
+        ConfigError: as :meth:`Secret.load`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: Stamp | None = stamp_of(path)
+        self.secret = Secret.load(path)
+
+    def take(self) -> Secret:
+        """The secret that the file holds now; it is read when it was changed.
+
+        Raises:
+            ConfigError: it holds none; :attr:`secret` stays what it was.
+        """
+        seen = stamp_of(self._path)
+        if seen != self._seen:
+            self.secret, self._seen = Secret.load(self._path), seen
+        return self.secret
 
 
 def check_secured(address: str, secret: Secret | None, insecure: bool) -> None:

@@ -18,7 +18,7 @@ from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import CkptTransportError, EngineError
 from ckpt_transport.service import questions as q
-from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.mailbox import Rotation, open_mailbox
 
 ASK_AGAIN_SECONDS = 0.25
 """How often an engine is claimed again that another program drives."""
@@ -105,6 +105,7 @@ class Claims:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._mailbox: Mailbox | None = None
+        self._rotation: Rotation | None = None
         self._number = 0
         self._lock = threading.Lock()
 
@@ -190,6 +191,9 @@ class Claims:
             if self._mailbox is None:
                 address = "" if near else addresses.any_port(self._config.interface)
                 self._mailbox = open_mailbox(address, (q.Claimed,), self._config)
+                self._rotation = Rotation(self._mailbox, self._config)
+            if self._rotation is not None:
+                self._rotation.look()
 
     def close(self) -> None:
         """Part from all sinks. Idempotent."""

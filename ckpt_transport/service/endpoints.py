@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.private_file import read_private
 
 if TYPE_CHECKING:
     import httpx
@@ -66,15 +68,54 @@ def proxy_for(url: str) -> Proxy | None:
     return None
 
 
-def client_of(url: str, timeout: float) -> httpx.Client:
+class ApiKey:
+    """Puts the key that a file holds into each request, so that a key is changed without a restart.
+
+    Args:
+        path: of a file that only its owner can read.
+
+    Raises:
+        ConfigError: it cannot be read, others can read it, or what it holds is no key; says nothing of what it holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key()
+
+    def __call__(self, request: httpx.Request) -> httpx.Request:
+        """Authorize a request."""
+        request.headers["Authorization"] = f"Bearer {self._key()}"
+        return request
+
+    def _key(self) -> str:
+        content = read_private(self._path, "api_key_file")
+        if not content or any(not 0x21 <= byte <= 0x7E for byte in content):
+            raise ConfigError(f"api_key_file {self._path} must hold one key, of printable characters, and nothing else")
+        return content.decode("ascii")
+
+
+def check_url(url: str) -> None:
+    """
+    Raises:
+        ConfigError: a URL holds a password, which everybody on the host would see among a command's arguments.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        raise ConfigError(f"{shown} was given with a user or a password; put an API key in a file: api_key_file")
+
+
+def client_of(url: str, timeout: float, api_key_file: str = "") -> httpx.Client:
     """Make a client of the server at ``url``, which goes through :func:`proxy_for` of it.
 
     Args:
         url: as ``http://127.0.0.1:8000``.
         timeout: of a request, in seconds.
+        api_key_file: the file with the key that each request carries; none when empty.
 
     Raises:
-        ConfigError: ``url`` is none, its proxy cannot be used, or httpx is missing; says what to install or to unset.
+        ConfigError: ``url`` is none or holds a password, its proxy or its key cannot be used, or httpx is missing; says
+            what to install or to unset.
     """
     try:
         import httpx
@@ -83,9 +124,11 @@ def client_of(url: str, timeout: float) -> httpx.Client:
             f"{url} is reached over HTTP, which needs the package httpx: pip install 'ckpt-transport[http]'"
         ) from error
     try:
+        check_url(url)
         proxy, _ = proxy_for(url), urlsplit(url).port  # which raises for a port that no socket can have
         transport = httpx.HTTPTransport(proxy=None if proxy is None else proxy.url)
-        return httpx.Client(base_url=url, timeout=timeout, transport=transport)
+        auth = ApiKey(Path(api_key_file)) if api_key_file else None
+        return httpx.Client(base_url=url, timeout=timeout, transport=transport, auth=auth)
     except ImportError as error:
         raise ConfigError(
             f"{url} would be reached through {proxy}, which needs the package socksio: pip install 'httpx[socks]', "

@@ -27,7 +27,7 @@ from ckpt_transport.update.challenges import Challenges
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.host import host_name
 from ckpt_transport.update.introduction import Introducer, States
-from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.participant import Halted
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteTable
@@ -52,6 +52,7 @@ class Listener(MayBeStuck):
         export_metrics(self.config)
         _load_transports()
         self._mailbox: Mailbox = open_mailbox(address, q.PARTICIPANT, self.config)
+        self._rotation = Rotation(self._mailbox, self.config)
         self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         self._plans = PlanCache(self.config.memory_budget)
         self._introducer = Introducer(self.config)
@@ -97,6 +98,8 @@ class Listener(MayBeStuck):
             self._idle.clear()
             try:
                 while not self._stopping.is_set():
+                    if self._follower is None:
+                        self._rotation.tend()
                     self._between()
                     received = self._mailbox.receive(TICK_SECONDS)
                     self._must_end_because = ""

@@ -26,7 +26,7 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check, states
 from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
-from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteNames, RouteTable
@@ -53,6 +53,7 @@ class SourceRank:
         self._introducer, self._nonce = Introducer(config), secrets.token_hex(16)
         self.mailbox: Mailbox | None = None
         self._table: RouteTable | None = None
+        self._rotation: Rotation | None = None
         self._names = RouteNames()
         self._plans = PlanCache(config.memory_budget)
         self._partners: dict[str, str] = {}
@@ -156,8 +157,9 @@ class SourceRank:
 
     def _open(self, near: bool) -> tuple[Mailbox, RouteTable]:
         """This rank's mailbox, reachable by everybody in the update, and its routes. Kept while it serves."""
-        if self.mailbox is not None and self._table is not None:
+        if self.mailbox is not None and self._table is not None and self._rotation is not None:
             if near or not self.mailbox.address.startswith("ipc"):
+                self._rotation.look()
                 return self.mailbox, self._table
             self.let_go()
         address = self._config.coordinator if self._world.rank == 0 else ""
@@ -165,6 +167,7 @@ class SourceRank:
             address = addresses.any_port(self._config.interface)
         types = q.COORDINATOR if self._world.rank == 0 else q.PARTICIPANT
         self.mailbox = open_mailbox(address, types, self._config)
+        self._rotation = Rotation(self.mailbox, self._config)
         self._table = RouteTable(self.mailbox, lambda name: registry.make(name, self._config.transports))
         return self.mailbox, self._table
 

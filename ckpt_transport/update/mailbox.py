@@ -1,13 +1,17 @@
-"""This module opens mailboxes as the configuration wants them."""
+"""This module opens mailboxes as the configuration wants them, and gives them the secret that its file holds now."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.control.security import Secret
+from ckpt_transport.control.security import Secret, SecretFile
+from ckpt_transport.errors import CkptTransportError
+
+logger = logging.getLogger(__name__)
 
 
 def open_mailbox(address: str, types: Sequence[type[Message]], config: Config) -> Mailbox:
@@ -23,3 +27,39 @@ def open_mailbox(address: str, types: Sequence[type[Message]], config: Config) -
         interval=config.heartbeat_interval,
         timeout=config.heartbeat_timeout,
     )
+
+
+class Rotation:
+    """Has a mailbox use the secret that its file holds now, so that a secret is changed without a restart.
+
+    Args:
+        mailbox: that was opened with these settings.
+        config: settings.
+    """
+
+    def __init__(self, mailbox: Mailbox, config: Config) -> None:
+        self._mailbox = mailbox
+        self._file = SecretFile(Path(config.secret_file)) if config.secret_file else None
+        self._trouble = ""
+
+    def look(self) -> None:
+        """Look whether the file holds another secret, and use that. Not while an update runs: peers are cut off.
+
+        Raises:
+            ConfigError: the file holds no secret any more, or others can read it.
+            ControlError: somebody else has taken the mailbox's address in that moment; look again.
+        """
+        if self._file is None or self._mailbox.secret == self._file.take():
+            return
+        self._mailbox.use(self._file.secret)
+        logger.info("%s uses the new secret of its secret_file", self._mailbox.address)
+
+    def tend(self) -> None:
+        """Look; what is wrong is logged, once, and the mailbox goes on with the secret that it has."""
+        try:
+            self.look()
+            self._trouble = ""
+        except CkptTransportError as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                logger.warning("%s goes on with the secret that it has: %s", self._mailbox.address, error)

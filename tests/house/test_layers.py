@@ -15,6 +15,7 @@ LAYERS = (
     ("events",),
     ("metrics",),
     ("dtypes", "paths", "release", "sizes"),
+    ("private_file",),
     ("memory",),
     ("transports",),
     ("config", "rates"),
