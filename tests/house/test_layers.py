@@ -20,6 +20,7 @@ LAYERS = (
     ("transports",),
     ("config", "rates"),
     ("control", "planning"),
+    ("deltas",),
     ("checkpoint", "engine", "execution"),
     ("history",),
     ("replay", "simulator", "update"),

@@ -1,0 +1,13 @@
+"""Deltas are what differs between two versions: it is found, encoded, decoded, and exchanged with what is served.
+
+Bytes only: an *element* is a unit of 1, 2, 4 or 8 bytes, whatever type it has. So signed zeros differ, and so do two
+NaNs whose bits do.
+"""
+
+from ckpt_transport.deltas.decoding import Decoded as Decoded
+from ckpt_transport.deltas.decoding import decode as decode
+from ckpt_transport.deltas.element_exchange import ElementExchange as ElementExchange
+from ckpt_transport.deltas.element_exchange import why_no_exchange as why_no_exchange
+from ckpt_transport.deltas.encoding import Encoded as Encoded
+from ckpt_transport.deltas.encoding import encode as encode
+from ckpt_transport.deltas.sections import UNIT_DTYPES as UNIT_DTYPES
