@@ -103,6 +103,10 @@ class SupersededError(UpdateAbortedError):
     """A newer version has taken the place of this one before anything was held; it changed nothing."""
 
 
+class DeltaRefusedError(UpdateError):
+    """A sink cannot take a version as its difference to another; says why. A source then sends everything."""
+
+
 class TaintedError(UpdateError):
     """The update failed after some sinks had begun to apply it; those must not serve.
 

@@ -81,6 +81,32 @@ class ExpectedTensors(Message, frozen=True):
     tensors: tuple[TensorSpec, ...] | None
 
 
+class AskBase(Message, frozen=True):
+    """Can you take the difference to the version that this update has brought you? The answer is :class:`BaseServed`.
+
+    It is answered between updates.
+
+    Attributes:
+        base: the name of that version.
+        update: the update.
+    """
+
+    base: str
+    update: str
+
+
+class BaseServed(Message, frozen=True):
+    """Says whether a sink serves a base as it came, and can take a difference to it.
+
+    Attributes:
+        label: what people call the sink.
+        reason: why not; empty when it can.
+    """
+
+    label: str
+    reason: str
+
+
 class Here(Message, frozen=True):
     """A sink says where it can be invited, to somebody who asked its process to."""
 
@@ -153,11 +179,12 @@ PARTICIPANT: tuple[type[Message], ...] = (
     AskVersion,
     Resolve,
     AskExpected,
+    AskBase,
     AskStanding,
     SayStanding,
     Claim,
     Release,
 )
 """What a sink, a holder, or a source rank that does not lead understands."""
-COORDINATOR: tuple[type[Message], ...] = (*TO_COORDINATORS, ServedVersion, ExpectedTensors, Here)
+COORDINATOR: tuple[type[Message], ...] = (*TO_COORDINATORS, ServedVersion, ExpectedTensors, BaseServed, Here)
 """What whoever leads an update or asks a question understands."""

@@ -13,6 +13,7 @@ from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import (
     CkptTransportError,
     ConfigError,
+    DeltaRefusedError,
     PluginError,
     SupersededError,
     UpdateAbortedError,
@@ -230,10 +231,13 @@ class Coordinator:
 
         Raises:
             ConfigError: it was asked for, and a sink cannot.
+            DeltaRefusedError: the version is a difference to what is served, and a sink cannot stage it.
         """
         if not self._wants_staged:
             return False
         self._in_place = "; ".join(dict.fromkeys(join.unstaged for join in self._members.joins if join.unstaged))
+        if self._in_place and any(join.manifest is not None and join.manifest.deltas for join in self._members.joins):
+            raise DeltaRefusedError(self._in_place)
         if self._in_place and self._must_be_staged:
             raise ConfigError(f"the version is to be staged, and not every sink can do that: {self._in_place}")
         return not self._in_place

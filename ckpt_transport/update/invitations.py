@@ -48,6 +48,7 @@ class Invitees:
         expectation: why there are other sources, in words.
         base, base_updates: what sinks must serve, and the update that has brought it, by address where that is known;
             see :class:`~ckpt_transport.update.messages.Invite`.
+        delta, deltas_follow: what comes is a difference to the base, or the version may be the base of one.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
     """
 
@@ -58,6 +59,8 @@ class Invitees:
     expectation: str = ""
     base: str = ""
     base_updates: Mapping[str, str] = field(default_factory=dict)
+    delta: bool = False
+    deltas_follow: bool = False
     absent: Callable[[], Mapping[int, str]] = dict
 
 
@@ -113,6 +116,8 @@ class Invitations:
                 self.staged,
                 self.invitees.base,
                 self.invitees.base_updates.get(address, ""),
+                self.invitees.delta,
+                self.invitees.deltas_follow,
             )
             self._invite(address)
         deadline = time.monotonic() + self.config.join_timeout

@@ -151,6 +151,8 @@ class Invite(Order[Join], frozen=True):
         base: the version that a sink must serve, because the other one brings only what has changed since; empty when
             it brings everything.
         base_update: the update that has brought the base there; empty when the coordinator does not know it.
+        delta: what comes are carriers of the difference to the base, and not some of the tensors.
+        deltas_follow: the version may be the base of such a difference, so that a sink notes what it serves then.
     """
 
     version: str
@@ -159,6 +161,8 @@ class Invite(Order[Join], frozen=True):
     staged: bool = False
     base: str = ""
     base_update: str = ""
+    delta: bool = False
+    deltas_follow: bool = False
 
 
 class Challenge(ToCoordinator, frozen=True):

@@ -82,6 +82,7 @@ class PlanCache:
                 shard.fingerprint,
                 shard.conversions,
                 shard.replicated,
+                shard.deltas,
             )
             for shard in shards
         ]

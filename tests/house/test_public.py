@@ -22,8 +22,9 @@ OUTSIDE = sorted(
 EXPORTED = {
     "ckpt_transport": """
         AddressFile BudgetError CheckpointError CkptTransportError Config ConfigError ControlError
-        CoverageError EndpointBrokenError EndpointClosedError Engine EngineError FleetReport Gate Holder
-        HolderAddress JoinError Joiner LoadedBucket LoadedPiece Mapping MessageError ParameterServer PeerLostError
+        CoverageError DeltaRefusedError EndpointBrokenError EndpointClosedError Engine EngineError FleetReport Gate
+        Holder HolderAddress JoinError Joiner LoadedBucket LoadedPiece Mapping MessageError ParameterServer
+        PeerLostError
         PlanError PlanMismatchError PluginError RecordingError RegionBusyError RegistrationError Report
         ServedVersion SharedMemoryError Sink StagedJob StoreError StoredVersion SupersededError TaintedError
         TensorShard TransferError TransferTimeout TransportConflictError TransportError TransportNotFoundError
