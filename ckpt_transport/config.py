@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.paths import without_nul
 from ckpt_transport.sizes import parse_size, size
@@ -291,7 +292,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if given is not None:
                 take(key, given, "in the arguments")
         _check_heartbeat({**_DEFAULTS, **values}, sources)
-        return msgspec.convert({**values, TRANSPORTS: own.chosen()}, cls)
+        return msgspec.convert({**values, TRANSPORTS: own.chosen()}, prepared(cls))
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -336,7 +337,7 @@ def _convert(name: str, value: object, source: str, *, is_text: bool = False) ->
             plain = str(value)
         elif is_text and isinstance(value, str) and isinstance(_DEFAULTS[name], tuple):
             plain = [part.strip() for part in value.split(",") if part.strip()]
-        return msgspec.convert(plain, _FIELDS[name].type, strict=not is_text)
+        return msgspec.convert(plain, prepared(_FIELDS[name].type), strict=not is_text)
     except (msgspec.ValidationError, ConfigError) as error:
         raise ConfigError(
             f"bad value for '{name}' {source}: {_quoted(value)} was given, and {_expects(name)} is expected. "

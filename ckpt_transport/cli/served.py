@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ckpt_transport.checkpoint import from_path
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import ConfigError
 
 
@@ -54,7 +55,7 @@ def remember(
 def recall() -> Served | None:
     """Read what was noted last, if anything."""
     try:
-        return msgspec.json.decode(record_path().read_bytes(), type=Served)
+        return msgspec.json.decode(record_path().read_bytes(), type=prepared(Served))
     except (OSError, msgspec.DecodeError):
         return None
 

@@ -17,6 +17,7 @@ from typing import Any, Union
 import msgspec
 
 from ckpt_transport.control import addresses
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import ConfigError, MessageError
 
 PROTOCOL = b"ckpt-transport/1"
@@ -70,7 +71,7 @@ class Codec:
     def __init__(self, types: Sequence[type[Message]] = ()) -> None:
         union: Any = Union[(Heartbeat, Refused, RouteMessage, *types)]
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(union).decode
+        self._decode = msgspec.msgpack.Decoder(prepared(union)).decode
 
     def frames(self, sender: str, message: Message) -> list[bytes]:
         return [PROTOCOL, sender.encode(), self._encode(message)]

@@ -19,6 +19,7 @@ import msgspec
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.control.security import Secret
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.paths import without_nul
 from ckpt_transport.update.host import host_name
@@ -82,7 +83,7 @@ class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 that this host cannot reach.
         """
         try:
-            found = msgspec.json.decode(without_nul(path, ConfigError).read_bytes(), type=AddressFile)
+            found = msgspec.json.decode(without_nul(path, ConfigError).read_bytes(), type=prepared(AddressFile))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; give the file that serve has saved") from error
         except msgspec.DecodeError as error:

@@ -16,6 +16,7 @@ import msgspec
 from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport.config import Config
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.service.torch_store import Answer, SharedStore
 from ckpt_transport.service.world import World
@@ -171,7 +172,7 @@ class InStore(Rendezvous):
     def _absent(self, store: TCPStore, version: str) -> dict[int, str]:
         while store.check([f"{self._absent_key}/{len(self._absences) + 1}"]):
             said = store.get(f"{self._absent_key}/{len(self._absences) + 1}")
-            self._absences.append(msgspec.json.decode(said, type=AbsenceNotice))
+            self._absences.append(msgspec.json.decode(said, type=prepared(AbsenceNotice)))
         reasons = {notice.rank: notice.reason for notice in self._absences if notice.version in ("", version)}
         return {rank: reason for rank, reason in reasons.items() if reason}
 
@@ -204,7 +205,7 @@ class InStore(Rendezvous):
         pause = SWIFT_SECONDS
         while True:
             if store.check([self._lead_key]):
-                lead = msgspec.json.decode(store.get(self._lead_key), type=LeadNotice)
+                lead = msgspec.json.decode(store.get(self._lead_key), type=prepared(LeadNotice))
                 if lead.token != self._seen and lead.version == version:
                     self._seen = lead.token
                     return lead

@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import ConfigError
 
 Rate = Annotated[float, msgspec.Meta(gt=0)]
@@ -191,7 +192,7 @@ def read(text: str, called: str, kind: type[Kind], table: str = "") -> Kind:
     if table and table not in found:
         raise ConfigError(f"{called} has no table [{table}]; add it")
     try:
-        return msgspec.convert(found[table] if table else found, kind)
+        return msgspec.convert(found[table] if table else found, prepared(kind))
     except msgspec.ValidationError as error:
         keys = ", ".join(field.name for field in msgspec.structs.fields(kind))
         at = f"[{table}] of {called}" if table else called

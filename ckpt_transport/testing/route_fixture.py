@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import torch
 
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import Buffer, Fence, copy_bytes
 from ckpt_transport.testing.side_channel import Broken, SideChannel
@@ -100,7 +101,7 @@ class RouteFixture:
         mine = msgspec.msgpack.encode([region.descriptor for region in self.regions])
         said = self.side_channel.meet(mine)
         self.endpoint.connect(
-            {sender: msgspec.msgpack.decode(said[sender], type=list[bytes]) for sender in self.senders}
+            {sender: msgspec.msgpack.decode(said[sender], type=prepared(list[bytes])) for sender in self.senders}
         )
         self.side_channel.meet()
 

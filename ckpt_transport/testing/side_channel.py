@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ckpt_transport.decoding import prepared
 from ckpt_transport.testing.context import RankContext
 
 FAILED = "failed"
@@ -79,7 +80,7 @@ class SideChannel:
         self._context.mailbox.pump(seconds)
         while not self._deaf and (message := self._control.receive()) is not None:
             rank, said = message
-            word, payload = msgspec.msgpack.decode(said, type=tuple[str, bytes])
+            word, payload = msgspec.msgpack.decode(said, type=prepared(tuple[str, bytes]))
             if word == FAILED:
                 raise Abandoned(f"stopped, because rank {rank} had")
             self._heard[rank, word].append(payload)

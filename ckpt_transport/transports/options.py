@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Transport
@@ -118,7 +119,7 @@ def _filled(transport: type[Transport], given: Mapping[str, Given]) -> msgspec.S
             raise _unknown(transport, setting, given[setting].source, list(declared))
     values = {setting: _checked(transport, declared[setting], value) for setting, value in given.items()}
     try:
-        return msgspec.convert(values, transport.options_type)
+        return msgspec.convert(values, prepared(transport.options_type))
     except msgspec.ValidationError as error:
         raise ConfigError(f"the settings of transport '{transport.name}' do not fit: {error}") from error
 
@@ -128,7 +129,7 @@ def _checked(transport: type[Transport], field: msgspec.structs.FieldInfo, given
     if given.is_text and isinstance(plain, str) and _is_list(field.type):
         plain = [part.strip() for part in plain.split(",") if part.strip()]
     try:
-        return msgspec.convert(plain, field.type, strict=not given.is_text)
+        return msgspec.convert(plain, prepared(field.type), strict=not given.is_text)
     except msgspec.ValidationError as error:
         meaning = _meaning(field)
         raise ConfigError(

@@ -32,6 +32,7 @@ from ckpt_transport.spi import (
     find_allocations,
     may_have_devices,
     places_of,
+    prepared,
 )
 from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, is_idle, let_read, runtime
 
@@ -136,7 +137,7 @@ class CudaIpcEndpoint(MappedEndpoint):
 
     def _map(self, sender: int, descriptor: Descriptor) -> Runs:
         try:
-            shared = msgspec.msgpack.decode(descriptor, type=Shared)
+            shared = msgspec.msgpack.decode(descriptor, type=prepared(Shared))
             if shared.process == this_process():
                 let_read(self.device, device_of(shared.device))
                 addresses = [allocation.address for allocation in shared.allocations]

@@ -9,7 +9,7 @@ import msgspec
 from torch._C._distributed_c10d import Store
 
 from ckpt_transport import TransferTimeout, TransportError
-from ckpt_transport.spi import Control, Group
+from ckpt_transport.spi import Control, Group, prepared
 
 
 class ControlStore(Store):
@@ -47,7 +47,7 @@ class ControlStore(Store):
     def _receive(self, keys: list[str]) -> None:
         message = self._control.receive()
         if message is not None:
-            key, value = msgspec.msgpack.decode(message[1], type=tuple[str, bytes])
+            key, value = msgspec.msgpack.decode(message[1], type=prepared(tuple[str, bytes]))
             self._entries[key] = value
         elif time.monotonic() > self._deadline:
             missing = [key for key in keys if key not in self._entries]

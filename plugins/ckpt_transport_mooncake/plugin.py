@@ -34,6 +34,7 @@ from ckpt_transport.spi import (
     locality_of_cpus,
     locality_of_pci,
     nearest,
+    prepared,
     rdma_devices,
 )
 from ckpt_transport_mooncake.engine import VERBS, MooncakeEngine, how_to_install, missing_library
@@ -84,7 +85,7 @@ class MooncakeEndpoint(OneSidedEndpoint):
         super().__init__(group, control)
         offer = Offer(options.protocol, _chosen_devices(options, self.device))
         offers = control.exchange(msgspec.msgpack.encode(offer), timeout)
-        protocol = agree({rank: msgspec.msgpack.decode(said, type=Offer) for rank, said in offers.items()})
+        protocol = agree({rank: msgspec.msgpack.decode(said, type=prepared(Offer)) for rank, said in offers.items()})
         host = options.address or (LOOPBACK if group.on_one_host else _own_address())
         self._engine = MooncakeEngine(host, protocol, offer.devices)
         self._reads = Calls("ckpt-transport-mooncake", control, READS_AT_ONCE[protocol])
@@ -112,7 +113,7 @@ class MooncakeEndpoint(OneSidedEndpoint):
         super()._connect(peers)
         try:
             self._known = {
-                descriptor: msgspec.msgpack.decode(descriptor, type=MooncakeDescriptor)
+                descriptor: msgspec.msgpack.decode(descriptor, type=prepared(MooncakeDescriptor))
                 for descriptors in peers.values()
                 for descriptor in descriptors
             }

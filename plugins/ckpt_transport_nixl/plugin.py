@@ -25,6 +25,7 @@ from ckpt_transport.spi import (
     Traits,
     Transport,
     expected_bandwidth,
+    prepared,
     ucx_devices,
     use_device,
 )
@@ -96,7 +97,7 @@ class NixlEndpoint(OneSidedEndpoint):
             if descriptor in lent:
                 continue
             try:
-                described = msgspec.msgpack.decode(descriptor, type=NixlDescriptor)
+                described = msgspec.msgpack.decode(descriptor, type=prepared(NixlDescriptor))
             except msgspec.DecodeError as error:
                 raise RegistrationError(f"rank {sender} described memory in another way: {error}") from error
             self._names[sender] = self._agents.load(described.metadata)

@@ -24,6 +24,7 @@ from ckpt_transport.spi import (
     SegmentName,
     Traits,
     Transport,
+    prepared,
     sweep_leftovers,
 )
 
@@ -58,7 +59,7 @@ class ShmEndpoint(MappedEndpoint):
 
     def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
         try:
-            segment = Segment.attach(msgspec.msgpack.decode(descriptor, type=SegmentName))
+            segment = Segment.attach(msgspec.msgpack.decode(descriptor, type=prepared(SegmentName)))
         except (SharedMemoryError, msgspec.DecodeError) as error:
             raise RegistrationError(f"the shared memory of rank {sender} cannot be mapped: {error}") from error
         self._attached[descriptor] = segment

@@ -14,7 +14,7 @@ LAYERS = (
     ("errors",),
     ("events",),
     ("metrics",),
-    ("dtypes", "paths", "release", "sizes"),
+    ("decoding", "dtypes", "paths", "release", "sizes"),
     ("private_file",),
     ("memory",),
     ("transports",),

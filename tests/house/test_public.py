@@ -45,8 +45,9 @@ EXPORTED = {
         drain dtypes expected_bandwidth fence fence_on find_allocations fingerprint from_directory given_tensors
         has_copy_tables host_name is_loopback lay_out layer_of locality_of_cpus locality_of_pci
         may_have_devices named_tensors native_module nearest not_plain on_device open_mailbox parse_object places_of
-        previous_version proxy_for rdma_devices read_only reads_in_place record refuse_unwritable required_bytes
-        starts_of sweep_leftovers ucx_devices uninterrupted unwritable use_device why_not_plain without_nul
+        prepared previous_version proxy_for rdma_devices read_only reads_in_place record refuse_unwritable
+        required_bytes starts_of sweep_leftovers ucx_devices uninterrupted unwritable use_device why_not_plain
+        without_nul
     """,
     "ckpt_transport_fp8": """
         Target quantized read_target

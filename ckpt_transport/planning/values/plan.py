@@ -9,6 +9,7 @@ from functools import cached_property
 
 import msgspec
 
+from ckpt_transport.decoding import prepared
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.columns import decode, encode
 from ckpt_transport.planning.values.manifest import Manifest
@@ -197,7 +198,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         if form == PLAIN:
             return _decoder.decode(rest)
         if form == COLUMNS:
-            return msgspec.convert(decode(rest), Plan)
+            return msgspec.convert(decode(rest), prepared(Plan))
         raise msgspec.DecodeError("the bytes are in no form that plans travel in")
 
     @cached_property
