@@ -12,7 +12,14 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.given import check_plain
 from ckpt_transport.checkpoint.low_rank import LowRank
-from ckpt_transport.checkpoint.shards import GivenTensor, TensorShard, is_dtensor, local_part, parts_in_boxes
+from ckpt_transport.checkpoint.shards import (
+    GivenTensor,
+    TensorShard,
+    check_shard,
+    is_dtensor,
+    local_part,
+    parts_in_boxes,
+)
 from ckpt_transport.errors import CheckpointError
 
 
@@ -71,9 +78,9 @@ class BoxedTensor:
             boxes = (Box(value.detach(), (0,) * len(shape), replicated),)
         else:
             shards: Sequence[TensorShard] = [value] if isinstance(value, TensorShard) else value
-            shape, dtype = tuple(shards[0].shape), shards[0].tensor.dtype
             for shard in shards:
-                check_plain(name, shard.tensor)
+                check_shard(name, shard)
+            shape, dtype = tuple(shards[0].shape), shards[0].tensor.dtype
             boxes = tuple(Box(each.tensor.detach(), tuple(each.offsets), each.replicated) for each in shards)
         if dtypes.BITS[dtypes.name_of(dtype)] % 8:
             raise CheckpointError(f"tensor '{name}' is {dtypes.name_of(dtype)}, which can be renamed and nothing else")

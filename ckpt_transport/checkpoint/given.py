@@ -37,7 +37,7 @@ def given_tensors(tensors: object) -> dict[str, torch.Tensor]:
             check_plain(name, value)
             found[name] = value
         elif name.rpartition(".")[2] != EXTRA_STATE:
-            raise CheckpointError(f"'{name}' is {_what(value)}")
+            raise CheckpointError(f"'{name}' is {what(value)}")
     return found
 
 
@@ -108,7 +108,7 @@ def _not_plain(tensor: torch.Tensor) -> str:
     return "is on the meta device and has no bytes; materialize it first"
 
 
-def _what(value: object) -> str:
+def what(value: object) -> str:
     """What stands in the place of a tensor, and what to give instead."""
     kind = type(value)
     if value is None:

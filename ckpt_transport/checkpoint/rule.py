@@ -137,7 +137,9 @@ def described(value: Any) -> tuple[torch.dtype | None, tuple[int, ...]]:
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape)
     shard = value[0] if isinstance(value, Sequence) and value else value
-    return (shard.tensor.dtype, tuple(shard.shape)) if isinstance(shard, TensorShard) else (None, ())
+    if isinstance(shard, TensorShard) and isinstance(shard.tensor, torch.Tensor):
+        return shard.tensor.dtype, tuple(shard.shape)
+    return None, ()
 
 
 def describe_given(name: str, value: Any) -> TensorSpec | None:

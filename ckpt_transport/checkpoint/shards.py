@@ -19,7 +19,7 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.copier import spec_of
-from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain, given_tensors, same_tensors
+from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain, given_tensors, same_tensors, what
 from ckpt_transport.checkpoint.low_rank import LowRank, Sum
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.errors import CheckpointError
@@ -62,7 +62,12 @@ class TensorShard:
             shape: of the whole tensor.
             start: number of the first element.
             replicated: as of a shard.
+
+        Raises:
+            CheckpointError: the run is no tensor.
         """
+        if not isinstance(run, torch.Tensor):
+            raise CheckpointError(f"the run of a tensor of shape {list(shape)} is {what(run)}")
         run = run[: max(math.prod(shape) - start, 0)]
         return [
             TensorShard(box, tuple(shape), offsets, replicated) for box, offsets in _boxes(run, tuple(shape), start)
@@ -85,7 +90,8 @@ def parts_of(value: object) -> Sequence[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     shards = value if isinstance(value, Sequence) else [value]
-    return [shard.tensor for shard in shards if isinstance(shard, TensorShard)]
+    tensors = [shard.tensor for shard in shards if isinstance(shard, TensorShard)]
+    return [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
 
 
 class GivenTensor(NamedTuple):
@@ -289,6 +295,7 @@ def parts_in_boxes(name: str, shards: Sequence[TensorShard], dtype: str = "") ->
     """
     found: list[GivenTensor] = []
     for shard in shards:
+        check_shard(name, shard)
         sizes, shape, offsets = tuple(shard.tensor.shape), tuple(shard.shape), tuple(shard.offsets)
         inside = len(sizes) == len(shape) == len(offsets) and all(
             0 <= offset <= offset + size <= whole for offset, size, whole in zip(offsets, sizes, shape, strict=True)
@@ -301,6 +308,16 @@ def parts_in_boxes(name: str, shards: Sequence[TensorShard], dtype: str = "") ->
         runs = [[(offset, offset + size)] for offset, size in zip(offsets, sizes, strict=True)]
         found += _part(name, LocalPart(shard.tensor, runs, shard.replicated), shape, dtype)
     return found
+
+
+def check_shard(name: str, shard: TensorShard) -> None:
+    """
+    Raises:
+        CheckpointError: what it holds is no plain tensor; names it, and says what to give.
+    """
+    if not isinstance(shard.tensor, torch.Tensor):
+        raise CheckpointError(f"a shard of '{name}' is {what(shard.tensor)}")
+    check_plain(name, shard.tensor)
 
 
 class LocalPart(NamedTuple):

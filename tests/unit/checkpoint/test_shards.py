@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from ckpt_transport import TensorShard
-from ckpt_transport.checkpoint import Store
+from ckpt_transport import Mapping, TensorShard, rules
+from ckpt_transport.checkpoint import Store, parts_of
 from ckpt_transport.checkpoint.shards import byte_ranges, runs_of
 from ckpt_transport.errors import CheckpointError, StoreError
 from ckpt_transport.memory import MemoryKind
@@ -176,6 +176,28 @@ def test_given_a_sink_that_takes_tensors_whole_then_parts_are_refused_with_the_c
 def test_given_a_shard_that_cannot_be_then_it_is_refused_by_name(shard: TensorShard, said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
         manifests({"w": shard}, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "None and not a tensor; leave it out"),
+        (WEIGHT.numpy(), r"numpy.ndarray and not a tensor; give torch.from_numpy\(...\)"),
+        ([1.0], "list and not a tensor; give a torch.Tensor"),
+    ],
+    ids=["None", "numpy", "list"],
+)
+@pytest.mark.parametrize("mapping", [None, Mapping.of(rules.Cast("BF16"))], ids=["as they are", "cast"])
+def test_given_a_shard_without_a_tensor_then_it_is_refused_by_name(
+    value: Any, said: str, mapping: Mapping | None
+) -> None:
+    shard = TensorShard(value, (8, 6), (0, 0))
+    for given in (shard, [box(WEIGHT, slice(0, 4), ALL), shard]):
+        assert all(isinstance(part, torch.Tensor) for part in parts_of(given))
+        with Store(world_size=2) as store, pytest.raises(CheckpointError, match=f"a shard of 'w' is .*{said}"):
+            store.register("v1", tensors={"w": given}, mapping=mapping)
+    with pytest.raises(CheckpointError, match=rf"the run of a tensor of shape \[8, 6\] is .*{said}"):
+        TensorShard.of_run(value, (8, 6), 0)
 
 
 def test_given_a_rank_with_nothing_then_it_holds_nothing_and_a_world_of_one_may_not() -> None:
