@@ -24,6 +24,11 @@ DEGRADED = "degraded"
 """How a note begins that says what memory made the planner give up."""
 
 
+HOST_FILL_DEPTH = 2
+"""So many slots of host memory an owner fills in turns: it fills one while the other is sent. More would cost a trainer
+memory, and gain nothing: fills and applies use the same memory, or a network is slower than either."""
+
+
 class SlotAllocator:
     """Cuts buckets so that they fit the memory of every rank, and gives each the slots that it passes through."""
 
@@ -127,14 +132,18 @@ class SlotAllocator:
             owner = self._manifest.extents[bucket.extent].owner
             fill_slot = IN_PLACE
             if self._fills[bucket.extent, bucket.receiver_set]:
-                fill_slot = filled[owner] % depth
+                fill_slot = filled[owner] % self._fill_depth(owner, depth)
                 filled[owner] += 1
             slot = slots.take(bucket.receiver_set) if self._receivers else IN_PLACE
             placed.append(msgspec.structs.replace(bucket, fill_slot=fill_slot, slot=slot))
         return placed, (
-            *(Ring(rank, RingUse.FILL, depth, slot_bytes) for rank in sorted(self._fillers)),
+            *(Ring(rank, RingUse.FILL, self._fill_depth(rank, depth), slot_bytes) for rank in sorted(self._fillers)),
             *(Ring(rank, RingUse.RECEIVE, depth, slot_bytes) for rank in sorted(self._receivers)),
         )
+
+    def _fill_depth(self, owner: int, depth: int) -> int:
+        """How many slots an owner fills in turns. On a GPU fills are enqueued, so that a deeper ring keeps it busy."""
+        return depth if self._topology.participants[owner].device else min(depth, HOST_FILL_DEPTH)
 
     def _slot_limits(self, wanted: int) -> tuple[int, int]:
         """The smallest slot that works, and the size to aim at, in bytes."""

@@ -293,8 +293,9 @@ class ParameterServer:
     ) -> Report | None:
         """Bring a step's weights to every sink: take them in, update, and let them go, whether that succeeds or not.
 
-        This is what a training loop calls. Tensors are lent, or copied into the pool of the step before, whichever ends
-        sooner by the cost model; :attr:`Report.intake` says which and why. When it returns, they may be changed.
+        This is what a training loop calls. Tensors are lent, which takes two buckets of memory; those that cannot be
+        are copied into the pool of the step before. :attr:`Report.intake` says which and why. When it returns, they may
+        be changed.
 
         Args:
             version: a name that no version has here.
@@ -310,7 +311,7 @@ class ParameterServer:
                 asked = self.config.sinks if sinks is None else sinks
                 with self._here.telling_absence(version):
                     mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
-            intake = intake_of(tensors, mapping, self.config.sinks if sinks is None else sinks)
+            intake = intake_of(tensors, mapping)
             if intake.lend:
                 assert not comes_in_pairs(tensors), "what comes in pairs is registered"
                 self.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)

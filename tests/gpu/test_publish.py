@@ -15,7 +15,7 @@ def test_given_a_step_on_a_gpu_then_it_is_lent_and_one_that_is_strided_is_regist
         there = {name: tensor.cuda() for name, tensor in weights(2).items()}
         report = server.publish("step-2", there, [sink.address])
         assert report is not None
-        assert report.intake.startswith("lent, in about")
+        assert report.intake.startswith("lent, because")
         assert sink.state().holds(weights(2))
         apart = {name: torch.stack([tensor.cuda()] * 2, -1)[..., 0] for name, tensor in weights(3).items()}
         report = server.publish("step-3", apart, [sink.address])

@@ -44,7 +44,7 @@ def test_given_a_step_then_its_report_says_how_it_was_taken_in_and_why() -> None
     with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
         report = server.publish("step", weights(2), [sink.address])
         assert report is not None
-        assert report.intake.startswith("registered, in about")
+        assert report.intake.startswith("lent, because")
         server.register("other", tensors=weights(3))
         report = server.update("other", [sink.address])
         assert report is not None

@@ -192,10 +192,10 @@ def test_given_a_shard_without_a_tensor_then_it_is_refused_by_name(
     value: Any, said: str, mapping: Mapping | None
 ) -> None:
     shard = TensorShard(value, (8, 6), (0, 0))
-    for given in (shard, [box(WEIGHT, slice(0, 4), ALL), shard]):
-        assert all(isinstance(part, torch.Tensor) for part in parts_of(given))
+    for shards in (shard, [box(WEIGHT, slice(0, 4), ALL), shard]):
+        assert all(isinstance(part, torch.Tensor) for part in parts_of(shards))
         with Store(world_size=2) as store, pytest.raises(CheckpointError, match=f"a shard of 'w' is .*{said}"):
-            store.register("v1", tensors={"w": given}, mapping=mapping)
+            store.register("v1", tensors={"w": shards}, mapping=mapping)
     with pytest.raises(CheckpointError, match=rf"the run of a tensor of shape \[8, 6\] is .*{said}"):
         TensorShard.of_run(value, (8, 6), 0)
 
