@@ -225,6 +225,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             le=1,
         ),
     ] = 1
+    delta: Annotated[
+        Literal["off", "on", "auto"],
+        _one_of(
+            "Whether a source sends only what has changed to sinks that serve the version it has brought before, and "
+            "keeps a published version for that; 'on' wherever sinks can take it, 'auto' where it is sooner, too.",
+            "off",
+            "on",
+            "auto",
+        ),
+    ] = "off"
     metrics: Annotated[
         str,
         _text(
@@ -291,7 +301,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for key, given in overrides.items():
             if given is not None:
                 take(key, given, "in the arguments")
-        _check_heartbeat({**_DEFAULTS, **values}, sources)
+        _check_together({**_DEFAULTS, **values}, sources)
         return msgspec.convert({**values, TRANSPORTS: own.chosen()}, prepared(cls))
 
     def __post_init__(self) -> None:
@@ -300,7 +310,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             checked = _convert(name, value, "in the arguments")
             if checked is not value:
                 msgspec.structs.force_setattr(self, name, checked)
-        _check_heartbeat(msgspec.structs.asdict(self), {})
+        _check_together(msgspec.structs.asdict(self), {})
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}
@@ -389,13 +399,27 @@ def _unknown(name: str, source: str) -> ConfigError:
     return ConfigError(f"unknown setting '{name}' {source}{suggestion} Settings: {', '.join(_FIELDS)}")
 
 
+def _check_together(values: Mapping[str, object], sources: Mapping[str, str]) -> None:
+    """Check what no setting says alone. ``sources``: where each that was given came from."""
+    _check_heartbeat(values, sources)
+    if values["delta"] != "off" and values["commit"] == "in_place":
+        raise ConfigError(
+            f"'delta' is '{values['delta']}' and 'commit' is 'in_place'{_origin(sources, 'delta', 'commit')}: what has "
+            "changed is staged, and never written while it comes; set commit to 'auto' or 'staged', or delta to 'off'"
+        )
+
+
+def _origin(sources: Mapping[str, str], *names: str) -> str:
+    given = [f"'{name}' {sources[name]}" for name in names if name in sources]
+    return f" ({', '.join(given)})" if given else ""
+
+
 def _check_heartbeat(values: Mapping[str, object], sources: Mapping[str, str]) -> None:
     interval, timeout = values["heartbeat_interval"], values["heartbeat_timeout"]
     assert isinstance(interval, float)
     assert isinstance(timeout, float)
     if timeout <= interval:
-        given = [f"'{name}' {sources[name]}" for name in ("heartbeat_interval", "heartbeat_timeout") if name in sources]
-        origin = f" ({', '.join(given)})" if given else ""
+        origin = _origin(sources, "heartbeat_interval", "heartbeat_timeout")
         raise ConfigError(
             f"'heartbeat_timeout' is {timeout:g} s and must be longer than 'heartbeat_interval', which is "
             f"{interval:g} s{origin}: a participant would count as dead before it can speak"

@@ -14,4 +14,4 @@ from ckpt_transport.checkpoint.shards import comes_in_pairs as comes_in_pairs
 from ckpt_transport.checkpoint.shards import parts_of as parts_of
 from ckpt_transport.checkpoint.store import Progress as Progress
 from ckpt_transport.checkpoint.store import Store as Store
-from ckpt_transport.checkpoint.store import StoredVersion as StoredVersion
+from ckpt_transport.checkpoint.stored_version import StoredVersion as StoredVersion

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from ckpt_transport.checkpoint.store import StoredVersion
+from ckpt_transport.checkpoint.stored_version import StoredVersion
 from ckpt_transport.memory import usable_cores
 
 DIGEST_BYTES = 16

@@ -9,73 +9,28 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import copier, reader
 from ckpt_transport.checkpoint.arrangement import Arrangements
 from ckpt_transport.checkpoint.borrowing import borrow
+from ckpt_transport.checkpoint.carried_deltas import CarriedDeltas
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.loans import Loans
 from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
 from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.checkpoint.recipe import Recipes
-from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors
+from ckpt_transport.checkpoint.scattered import Loan
 from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs, given, offsets_in, place, same_names
+from ckpt_transport.checkpoint.stored_version import StoredVersion, extent_of
 from ckpt_transport.checkpoint.stream import TensorStream
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
-from ckpt_transport.memory import Backing, Buffer, MemoryKind, no_collections, sweep_leftovers, usable_cores
+from ckpt_transport.memory import Backing, MemoryKind, no_collections, sweep_leftovers, usable_cores
 from ckpt_transport.memory.segment import SHM
-from ckpt_transport.planning.values.manifest import Conversion, Extent, Manifest, PlacedTensor
+from ckpt_transport.planning.values.manifest import Conversion, Manifest, PlacedTensor
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, in the thread that registers, at the start and whenever bytes are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredVersion:
-    """A stored version is a version as one rank holds it.
-
-    The memory stays as it is until the version is unregistered, and no region of an endpoint may cover it then. It is
-    the store's, but for lent tensors, which are their owner's.
-
-    Attributes:
-        manifest: this rank's part; its extents are the pools, owned by this rank: one, unless tensors came one by one.
-            Tensors are in the order of offsets.
-        extents: what is behind each extent.
-        base: the version that has the other tensors; empty when this one has all.
-    """
-
-    manifest: Manifest
-    extents: tuple[Backing, ...]
-    base: str = ""
-
-    @property
-    def buffers(self) -> tuple[Buffer, ...]:
-        """Those extents that are one run of memory."""
-        return tuple(extent for extent in self.extents if isinstance(extent, Buffer))
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Views of the tensors, by name. They last until the version is unregistered.
-
-        Raises:
-            StoreError: the version is lent, so that its owner has the tensors; or this rank has parts of them.
-        """
-        if len(self.buffers) != len(self.extents):
-            raise StoreError(f"version '{self.manifest.version}' is lent, and its tensors are with their owner")
-        if not all(place.whole for place in self.manifest.tensors):
-            raise StoreError(
-                f"this rank holds parts of the tensors of version '{self.manifest.version}', not all of each"
-            )
-        return {
-            place.spec.name: dtypes.as_tensor(
-                self.buffers[place.extent].tensor[place.offset : place.offset + place.nbytes],
-                place.spec.dtype,
-                place.spec.shape,
-            )
-            for place in self.manifest.tensors
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +84,13 @@ class Store:
         self._kind = pool
         self._recipes = Recipes()
         self._arrangements, self._loans = Arrangements(), Loans()
+        self._kept: _Held | None = None
         self._versions: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ckpt-transport-store")
         self._pools = Pools(pool, pinned=pinned, threads=self._executor)
+        self.carriers = CarriedDeltas(rank, Pools(pool, pinned=pinned, threads=self._executor))
         if pool is MemoryKind.SHARED and SHM.is_dir():
             sweep_leftovers()
 
@@ -255,13 +212,46 @@ class Store:
             self._held(version).release.close()
             del self._versions[version]
 
+    def keep(self, version: str) -> None:
+        """Forget the name of a version and keep its memory, until the next one is kept or :meth:`let_go_of_kept`.
+
+        Raises: as :meth:`unregister`.
+        """
+        with self._lock:
+            held = self._held(version)
+            del self._versions[version]
+            self._let_go_of_kept()
+            self._kept = held
+
+    def let_go_of_kept(self) -> None:
+        """Release the memory of the version that is kept, as :meth:`unregister` does. Idempotent."""
+        with self._lock:
+            self._let_go_of_kept()
+
+    def _let_go_of_kept(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.release.close()
+
+    @property
+    def kept(self) -> StoredVersion | None:
+        """The version that is kept without a name."""
+        return None if self._kept is None else self._kept.stored
+
+    def with_content(self, content: object) -> StoredVersion | None:
+        """The version that has these bytes, if it is registered or kept."""
+        everything = [*self._versions.values(), *filter(None, [self._kept])]
+        return next((held.stored for held in everything if held.stored.content is content), None)
+
     def close(self) -> None:
         """Release all versions and the free pool. Idempotent."""
         with self._lock:
             self._closed = True
+            self._let_go_of_kept()
             while self._versions:
                 self._versions.popitem()[1].release.close()
             self._pools.close()
+            self.carriers.close()
             self._executor.shutdown()
 
     def __enter__(self) -> Store:
@@ -405,7 +395,7 @@ class Store:
         same: tuple[tuple[str, ...], ...] = (),
         replicated: tuple[str, ...] = (),
     ) -> StoredVersion:
-        extents = tuple(_extent(self._rank, backing) for backing in backings)
+        extents = tuple(extent_of(self._rank, backing) for backing in backings)
         manifest = Manifest(
             version, extents, tuple(tensors), conversions=tuple(conversions), same=same, replicated=replicated
         )
@@ -436,9 +426,3 @@ class _OpenReport(_Report):
     def add(self, nbytes: int) -> None:
         self._total += nbytes
         super().add(nbytes)
-
-
-def _extent(rank: int, backing: Backing) -> Extent:
-    if isinstance(backing, ScatteredTensors):
-        return Extent(rank, backing.nbytes, backing.kind, backing.device, backing.reason)
-    return Extent(rank, backing.nbytes, backing.kind)

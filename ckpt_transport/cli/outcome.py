@@ -61,6 +61,8 @@ class Words:
         )
         for rank, told in sorted(report.apply_summary.items()):
             self._line(f"{report.labels[rank]}: {told}")
+        if report.delta is not None:
+            self._line(str(report.delta))
         if report.in_place:
             self._line(f"it was written in place: {report.in_place}")
         if report.paused:

@@ -4,6 +4,12 @@ Bytes only: an *element* is a unit of 1, 2, 4 or 8 bytes, whatever type it has. 
 NaNs whose bits do.
 """
 
+from ckpt_transport.deltas.carriers import DeltaRange as DeltaRange
+from ckpt_transport.deltas.carriers import Differences as Differences
+from ckpt_transport.deltas.carriers import delta_manifest as delta_manifest
+from ckpt_transport.deltas.carriers import find_differences as find_differences
+from ckpt_transport.deltas.carriers import ranges_of as ranges_of
+from ckpt_transport.deltas.carriers import why_unlike as why_unlike
 from ckpt_transport.deltas.decoding import Decoded as Decoded
 from ckpt_transport.deltas.decoding import decode as decode
 from ckpt_transport.deltas.element_exchange import ElementExchange as ElementExchange

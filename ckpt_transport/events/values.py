@@ -26,7 +26,8 @@ class UpdateEnded(Event, frozen=True, tag="update_ended"):
         seconds: how long it took, from the caller's call.
         phases: seconds of each phase that was begun, in order.
         held: seconds for which each sink held its forward passes, by its label.
-        nbytes: what the version has; 0 where nothing was moved.
+        nbytes: what was moved: all that the version has, or what carries its difference to a base.
+        base: the version that it was sent as the difference to; empty where everything was sent.
         transports: that were used.
         staged: the version was staged beside what was served.
         lost: labels of those that died or left.
@@ -41,6 +42,7 @@ class UpdateEnded(Event, frozen=True, tag="update_ended"):
     phases: dict[str, float] = {}
     held: dict[str, float] = {}
     nbytes: int = 0
+    base: str = ""
     transports: tuple[str, ...] = ()
     staged: bool = False
     lost: tuple[str, ...] = ()

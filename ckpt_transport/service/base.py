@@ -13,19 +13,48 @@ from ckpt_transport.errors import StoreError, UsageError
 from ckpt_transport.planning import Conversion
 
 
+class Brought(NamedTuple):
+    """What a sink has got.
+
+    Attributes:
+        version: its name.
+        update: the update that has brought it.
+        content: that of the stored version it was; None where a sink has other bytes besides.
+    """
+
+    version: str
+    update: str
+    content: object = None
+
+
+NOTHING = Brought("", "")
+
+
 class BroughtVersions:
     """What a server has brought to each sink, and by which update, so that a base is known by more than its name."""
 
     def __init__(self) -> None:
-        self._brought: dict[str, tuple[str, str]] = {}
+        self._brought: dict[str, Brought] = {}
 
     def forget(self, sinks: Iterable[str]) -> None:
         """An update has failed half-way, so that it is not known what these serve."""
         for address in sinks:
             self._brought.pop(address, None)
 
-    def remember(self, sinks: Iterable[str], version: str, update: str) -> None:
-        self._brought.update((address, (version, update)) for address in sinks)
+    def remember(self, sinks: Iterable[str], brought: Brought) -> None:
+        self._brought.update(dict.fromkeys(sinks, brought))
+
+    def content_of(self, sinks: Sequence[str]) -> object:
+        """The bytes that this server has brought to all of them last; None where they are not known to be the same."""
+        contents = {id(content): content for content in (self._of(address).content for address in sinks)}
+        return contents.popitem()[1] if len(contents) == 1 else None
+
+    def has_brought(self, content: object) -> bool:
+        """Whether a sink is known to serve these bytes."""
+        return any(brought.content is content for brought in self._brought.values())
+
+    def _of(self, address: str) -> Brought:
+        return self._brought.get(address, NOTHING)
 
     def base_of(self, sinks: Sequence[str]) -> str:
         """The version that this server has brought to all of them last.
@@ -33,7 +62,7 @@ class BroughtVersions:
         Raises:
             UsageError: it has not brought one and the same to all.
         """
-        versions = {self._brought.get(address, ("", ""))[0] for address in sinks}
+        versions = {self._of(address).version for address in sinks}
         base = versions.pop() if len(versions) == 1 else ""
         if not base:
             raise UsageError(
@@ -44,8 +73,8 @@ class BroughtVersions:
 
     def updates(self, base: str, sinks: Sequence[str]) -> dict[str, str]:
         """By which update each sink got its base, where this server has brought it."""
-        known = {address: self._brought.get(address, ("", "")) for address in sinks}
-        return {address: update for address, (version, update) in known.items() if version == base}
+        known = {address: self._of(address) for address in sinks}
+        return {address: brought.update for address, brought in known.items() if brought.version == base}
 
 
 class BroughtPart(NamedTuple):
@@ -107,4 +136,4 @@ def part_of(stored: StoredVersion, names: Collection[str], *, alone: bool) -> St
         same=tuple(same for names in manifest.same if len(same := tuple(name for name in names if name in wanted)) > 1),
         replicated=tuple(name for name in manifest.replicated if name in wanted),
     )
-    return replace(stored, manifest=part)
+    return replace(stored, manifest=part, content=None)

@@ -32,6 +32,9 @@ class Intake(NamedTuple):
     why: str
 
 
+COPIED_FOR_DELTAS = Intake(lend=False, why="registered, because what has changed is found in copies")
+
+
 def intake_of(tensors: Tensors | TensorPairs, mapping: Mapping | None) -> Intake:
     """How a step's weights are taken in. What is wrong with them is said by whoever does that."""
     if comes_in_pairs(tensors):

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
-from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.base import Brought, BroughtVersions
 from ckpt_transport.service.trace import keep_trace
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.coordinator import Coordinator
@@ -28,9 +28,13 @@ class LedUpdate(Generic[Leader]):
         coordinator: leads it.
         join: rank 0's introduction.
         invitees: who takes part.
+        content: of the version that is brought; None where sinks have other bytes of theirs besides.
         brought: which version sinks got last.
         has_led: told the addresses of the sinks, and the nonces by which they know this coordinator.
         config: settings.
+
+    Attributes:
+        note: adds to the report what only the caller knows.
     """
 
     def __init__(
@@ -38,12 +42,14 @@ class LedUpdate(Generic[Leader]):
         coordinator: Leader,
         join: m.Join,
         invitees: Invitees,
+        content: object,
         brought: BroughtVersions,
         has_led: Callable[[Sequence[str], Mapping[str, str]], None],
         config: Config,
     ) -> None:
         self.coordinator, self.join, self.invitees = coordinator, join, invitees
-        self._brought, self._has_led, self._config = brought, has_led, config
+        self._content, self._brought, self._has_led, self._config = content, brought, has_led, config
+        self.note: Callable[[Report], Report] = _as_it_is
 
     def to_the_end(self, progress: Progress | None, before_hold: Callable[[], None] | None) -> Report:
         """Lead all of it."""
@@ -67,9 +73,14 @@ class LedUpdate(Generic[Leader]):
 
     def ended(self, report: Report) -> Report:
         """Remember how it has ended."""
-        self._brought.remember(set(self.invitees.sinks).difference(report.left), report.version, self.join.update)
+        brought = Brought(report.version, self.join.update, self._content)
+        self._brought.remember(set(self.invitees.sinks).difference(report.left), brought)
         keep_trace(report, self._config)
-        return report
+        return self.note(report)
+
+
+def _as_it_is(report: Report) -> Report:
+    return report
 
 
 class LedStaged:

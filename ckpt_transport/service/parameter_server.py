@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,16 +19,17 @@ from ckpt_transport.checkpoint import (
     comes_in_pairs,
 )
 from ckpt_transport.config import Config
-from ckpt_transport.errors import SupersededError, UpdateAbortedError
+from ckpt_transport.errors import SharedMemoryError, SupersededError, UpdateAbortedError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Manifest
 from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
 from ckpt_transport.service.base import BroughtPart
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.export_metrics import export_metrics
 from ckpt_transport.service.in_thread import in_thread
-from ckpt_transport.service.intake import intake_of
+from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.source_rank import SourceRank
@@ -86,6 +87,7 @@ class ParameterServer:
             pinned=uses_devices(self.config),
         )
         self._here = SourceRank(self._world, self.config)
+        self._deltas = DeltaSource(self._store, self._here.brought, self._here.forget, self.config)
         self._turns = Turns(self._call_guard, alone=self.world_size == 1)
         self._staged: StagedJob | None = None
 
@@ -275,8 +277,7 @@ class ParameterServer:
     def _stage(self, asked: Asked, progress: Progress | None, clock: PhaseClock, turn: Turn) -> StagedUpdate:
         if self.rank > 0:
             return self._here.follow_staging(self._store.get(asked.version))
-        with self._begun(asked, StagingCoordinator, clock, turn) as led:
-            return LedStaged(led, progress)
+        return self._lead(asked, StagingCoordinator, clock, turn, lambda led: LedStaged(led, progress))
 
     def publish(
         self,
@@ -311,21 +312,38 @@ class ParameterServer:
                 asked = self.config.sinks if sinks is None else sinks
                 with self._here.telling_absence(version):
                     mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
-            intake = intake_of(tensors, mapping)
+            keeps = self.config.delta != "off" and self.world_size == 1 and not base
+            intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, mapping)
             if intake.lend:
                 assert not comes_in_pairs(tensors), "what comes in pairs is registered"
-                self.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
+                stored = self.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
             else:
-                self.register(version, tensors=tensors, replicated=replicated, mapping=mapping, base=base)
+                take_in = partial(
+                    self.register, version, tensors=tensors, replicated=replicated, mapping=mapping, base=base
+                )
+                try:
+                    stored = take_in()
+                except SharedMemoryError:
+                    if not self._lets_go_of_base(version) or comes_in_pairs(tensors):
+                        raise
+                    stored = take_in()
             try:
                 clock.enter("begin")
                 with self._turn(f"publish('{version}')", supersede=supersede) as turn:
                     update = Asked(version, lambda: self._all_of(sinks))
                     report = self._update(update, Coordinator, progress, before_hold, clock, turn)
+                    if keeps:
+                        self._deltas.keep(version)
                 return None if report is None else replace(report, intake=intake.why)
             finally:
                 clock.enter("unregister")
-                self.unregister(version)
+                if self._store.kept is not stored:
+                    self.unregister(version)
+
+    def _lets_go_of_base(self, version: str) -> bool:
+        """Free the version that was kept, when no update uses it; whether there was one."""
+        with self._call_guard.one(f"publish('{version}')", self.config.update_timeout):
+            return self._deltas.let_go()
 
     async def awaiting(self, call: Callable[Call, Result], *args: Call.args, **kwargs: Call.kwargs) -> Result:
         """Await a call of this server, as ``await server.awaiting(server.publish, "step-42", tensors)``.
@@ -384,8 +402,13 @@ class ParameterServer:
             led = self._here.lead(StoredVersion(manifest, ()), Invitees(1, invited), RestoreCoordinator, clock, turn)
             return led.to_the_end(None, before_hold)
 
-    def _turn(self, call: str, *, supersede: bool = False) -> AbstractContextManager[Turn]:
-        return self._turns.one(call, self.config.update_timeout, supersede=supersede)
+    @contextmanager
+    def _turn(self, call: str, *, supersede: bool = False) -> Iterator[Turn]:
+        with self._turns.one(call, self.config.update_timeout, supersede=supersede) as turn:
+            try:
+                yield turn
+            finally:
+                self._deltas.let_go_unless_served()
 
     def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
         everybody = self.config.sinks if sinks is None else tuple(sinks)
@@ -411,12 +434,17 @@ class ParameterServer:
         if self.rank > 0:
             self._here.follow(asked.part.of(self._store.get(asked.version), alone=False))
             return None
-        with self._begun(asked, leader, clock, turn) as led:
-            return led.to_the_end(progress, before_hold)
+        return self._lead(asked, leader, clock, turn, lambda led: led.to_the_end(progress, before_hold))
 
-    @contextmanager
-    def _begun(self, asked: Asked, leader: type[Leader], clock: PhaseClock, turn: Turn) -> Iterator[LedUpdate[Leader]]:
-        """Within the block rank 0 leads what was asked for; other ranks hear it when that fails."""
+    def _lead(
+        self,
+        asked: Asked,
+        leader: type[Leader],
+        clock: PhaseClock,
+        turn: Turn,
+        act: Callable[[LedUpdate[Leader]], Result],
+    ) -> Result:
+        """Rank 0 leads what was asked for; other ranks hear it when that fails."""
         part, here = asked.part, self._here
         with here.leading(asked.version) as announce:
             stored, invited = part.of(self._store.get(asked.version), alone=self.world_size == 1), asked.sinks()
@@ -424,7 +452,13 @@ class ParameterServer:
             invitees = replace(
                 here.invitees(asked.version, invited), base=base, base_updates=here.brought.updates(base, invited)
             )
-            yield here.lead(stored, invitees, leader, clock, turn, announce)
+
+            def lead(sent: StoredVersion, told: Invitees) -> LedUpdate[Leader]:
+                return here.lead(sent, told, leader, clock, turn, announce)
+
+            if leader.resumable or self.config.delta == "off":
+                return act(lead(stored, invitees))
+            return self._deltas.bring(stored, invitees, clock, turn, lead, act)
 
     # -- the end ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ckpt_transport.config import Config
@@ -51,33 +51,55 @@ def ask_versions(
     Raises:
         ConfigError: one is no address.
     """
+    return _ask_each(dict.fromkeys(addresses, q.AskVersion()), q.ServedVersion, config, timeout)
+
+
+def ask_bases(
+    base: str, updates: Mapping[str, str], config: Config, timeout: float
+) -> dict[str, q.BaseServed | JoinError]:
+    """Ask sinks at the same time whether they can take the difference to a version that they have got.
+
+    Args:
+        base: its name.
+        updates: by address, the update that has brought it.
+        config, timeout: as those of :func:`ask_version`.
+
+    Returns, Raises: as :func:`ask_versions`.
+    """
+    questions = {address: q.AskBase(base, update) for address, update in updates.items()}
+    return _ask_each(questions, q.BaseServed, config, timeout)
+
+
+def _ask_each(
+    questions: Mapping[str, Message], kind: type[Answer], config: Config | None, timeout: float
+) -> dict[str, Answer | JoinError]:
     config = config if config is not None else Config.load()
-    answers: dict[str, q.ServedVersion | JoinError] = {}
-    unasked = deque(dict.fromkeys(addresses))
+    answers: dict[str, Answer | JoinError] = {}
+    unasked = deque(questions)
     until: dict[str, float] = {}
     """Those that were asked and have not answered, the first one first, and how long each may take."""
     with open_mailbox("", q.COORDINATOR, config) as mailbox:
         while unasked or until:
             while unasked and len(until) < ASKED_AT_ONCE:
                 until[unasked[0]] = time.monotonic() + timeout
-                mailbox.send(unasked.popleft(), q.AskVersion())
+                mailbox.send(unasked[0], questions[unasked[0]])
+                unasked.popleft()
             oldest = next(iter(until))
             received = mailbox.receive(max(until[oldest] - time.monotonic(), 0.0))
             sender, answer = (oldest, None) if received is None else received
             if sender not in until:
                 continue
-            match answer:
-                case None:
-                    answers[sender] = _no_answer(sender, timeout)
-                case q.ServedVersion():
-                    answers[sender] = answer
-                case Refused():
-                    answers[sender] = _refused(sender, answer)
-                case _:
-                    continue
+            if answer is None:
+                answers[sender] = _no_answer(sender, timeout)
+            elif isinstance(answer, kind):
+                answers[sender] = answer
+            elif isinstance(answer, Refused):
+                answers[sender] = _refused(sender, answer)
+            else:
+                continue
             del until[sender]
             mailbox.forget(sender)
-    return {address: answers[address] for address in addresses}
+    return {address: answers[address] for address in questions}
 
 
 def resolve(address: str, *, forward: bool, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:

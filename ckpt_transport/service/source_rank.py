@@ -97,7 +97,8 @@ class SourceRank:
             update, mailbox, self._config, table, self._names, self._plans, stored.extents, clock, turn
         )
         join = self._join(update, table, stored)
-        return LedUpdate(coordinator, join, invitees, self.brought, self._has_led, self._config)
+        content = None if invitees.base and not invitees.delta else stored.content
+        return LedUpdate(coordinator, join, invitees, content, self.brought, self._has_led, self._config)
 
     def _has_led(self, sinks: Sequence[str], nonces: Mapping[str, str]) -> None:
         known = {**self._partners, **nonces}

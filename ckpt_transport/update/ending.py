@@ -23,6 +23,7 @@ def tell_committed(update: str, kind: str, report: Report, history: str) -> None
         phases=dict(report.phases),
         held={report.labels[rank]: seconds for rank, seconds in report.paused.items()},
         nbytes=report.plan.manifest.nbytes,
+        base=next((delta.base for delta in report.plan.manifest.deltas), ""),
         transports=report.transports,
         staged=report.staged,
         lost=(*report.lost, *report.left.values()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,41 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport.execution import StageEvent, draw, write_trace
 from ckpt_transport.paths import without_nul
 from ckpt_transport.planning import Plan, slowest
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSummary:
+    """Says whether an update has sent what has changed, or why it has sent everything.
+
+    Attributes:
+        base: the version that what was sent is the difference to; empty where everything was.
+        reason: why everything was sent; empty where it was not.
+        version_nbytes: bytes of the version.
+        sent_nbytes: bytes that were sent of it.
+        elements: how many elements were compared.
+        changed: how many were sent.
+        found: seconds in which they were found.
+    """
+
+    base: str = ""
+    reason: str = ""
+    version_nbytes: int = 0
+    sent_nbytes: int = 0
+    elements: int = 0
+    changed: int = 0
+    found: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.base:
+            return f"everything was sent: {self.reason}"
+        return (
+            f"the difference to '{self.base}' was sent: {self.changed / max(self.elements, 1):.2%} of the elements in "
+            f"{self.sent_nbytes / max(self.version_nbytes, 1):.2%} of the bytes, found in {self.found:.3f} s"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As numbers and strings."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +64,7 @@ class Report:
         staged: the version was staged beside what was served, and exchanged with it.
         in_place: why it was not, where it was to be if possible.
         intake: whether rank 0 has lent or registered what it has published, and why; empty after other calls.
+        delta: whether what has changed was sent, or why everything was; None where nobody asks for deltas.
     """
 
     version: str
@@ -43,6 +79,7 @@ class Report:
     staged: bool = False
     in_place: str = ""
     intake: str = ""
+    delta: DeltaSummary | None = None
 
     @property
     def seconds(self) -> float:
@@ -67,7 +104,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """What programs want to know of it, as numbers, strings, lists and dictionaries that JSON can hold.
 
-        Seconds are floats, ``bytes`` is an integer. Keys may be added in later releases; none is renamed or removed.
+        Seconds are floats; ``bytes``, which is what was moved, is an integer. Keys may be added in later releases;
+        none is renamed or removed.
         """
         manifest = self.plan.manifest
         return {
@@ -77,12 +115,13 @@ class Report:
             "predicted_run_seconds": self.predicted,
             "slowest_link": self.slowest_link,
             "transports": list(self.transports),
-            "tensors": len(manifest.specs),
+            "tensors": sum(len(delta.tensors) for delta in manifest.deltas) or len(manifest.specs),
             "bytes": manifest.nbytes,
             "buckets": len(self.plan.buckets),
             "staged": self.staged,
             "in_place": self.in_place,
             "intake": self.intake,
+            "delta": None if self.delta is None else self.delta.to_dict(),
             "sinks": [
                 {
                     "rank": rank,

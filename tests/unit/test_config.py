@@ -280,3 +280,12 @@ def test_given_the_settings_then_each_is_described_in_one_sentence() -> None:
 
 
 # -- sizes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delta", ["on", "auto"])
+def test_given_deltas_and_a_commit_in_place_then_the_error_names_both_and_where_they_came_from(delta: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'delta' is '{delta}' and 'commit' is 'in_place': .* set commit to 'auto'"):
+        Config(delta=delta)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'delta' in the environment variable CKPT_TRANSPORT_DELTA"):
+        Config.load(environ={"CKPT_TRANSPORT_DELTA": delta})
+    assert Config.load(environ={"CKPT_TRANSPORT_DELTA": delta, "CKPT_TRANSPORT_COMMIT": "auto"}).delta == delta

@@ -1,0 +1,68 @@
+"""What differs between two versions is carried in memory of its own, which is kept for the next time."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+from ckpt_transport.checkpoint.pool import Pools, lay_out
+from ckpt_transport.checkpoint.stored_version import StoredVersion, extent_of
+from ckpt_transport.deltas import Differences, delta_manifest
+
+LEAST_BYTES = 1 << 20
+
+
+class CarriedDeltas:
+    """Holds the carriers of one rank.
+
+    Args:
+        rank: of this process.
+        pools: for carriers only. Those of a version have another size, and would take the place of its base's.
+    """
+
+    def __init__(self, rank: int, pools: Pools) -> None:
+        self._rank, self._pools = rank, pools
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def carry(self, stored: StoredVersion, base: str, differences: Differences) -> StoredVersion:
+        """Hold what differs between a version and its base, until :meth:`let_go`.
+
+        Args:
+            stored: the version.
+            base: the name of its base.
+            differences: what differs.
+
+        Raises:
+            SharedMemoryError: ``/dev/shm`` has no room for it.
+        """
+        raws = [difference.encoded.raw for difference in differences.found]
+        offsets, nbytes = lay_out(raw.numel() for raw in raws)
+        with self._lock:
+            pool = self._pools.take(_size_class(nbytes), ExitStack())
+        for raw, offset in zip(raws, offsets, strict=True):
+            pool.tensor[offset : offset + raw.numel()].copy_(raw)
+        manifest = delta_manifest(stored.manifest, base, differences, extent_of(self._rank, pool), offsets)
+        return StoredVersion(manifest, (pool,), content=stored.content)
+
+    def let_go(self, carried: StoredVersion) -> None:
+        """Keep the memory for the next carriers. No endpoint's region may cover it any more."""
+        with self._lock:
+            self._pools.give_back(carried.buffers)
+            if self._closed:
+                self._pools.close()
+
+    def free(self) -> None:
+        """Give back what no carriers use."""
+        with self._lock:
+            self._pools.close()
+
+    def close(self) -> None:
+        """The same, now and whenever carriers are let go of. Idempotent."""
+        self._closed = True
+        self.free()
+
+
+def _size_class(nbytes: int) -> int:
+    """The size of memory for so many bytes, so that the carriers of the next update mostly fit as well."""
+    return max(1 << (nbytes - 1).bit_length(), LEAST_BYTES)

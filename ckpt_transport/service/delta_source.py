@@ -1,0 +1,278 @@
+"""A source sends what has changed to sinks that serve what it has brought before, and everything to others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+from ckpt_transport.checkpoint import Store, StoredVersion
+from ckpt_transport.config import Config
+from ckpt_transport.deltas import DeltaRange, Differences, find_differences, ranges_of, why_unlike
+from ckpt_transport.errors import (
+    CheckpointError,
+    DeltaRefusedError,
+    JoinError,
+    PlanError,
+    SharedMemoryError,
+    SupersededError,
+    UpdateAbortedError,
+)
+from ckpt_transport.memory import Backing
+from ckpt_transport.planning import PlacedTensor
+from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.delta_costs import DeltaCosts
+from ckpt_transport.service.led_update import Leader, LedUpdate
+from ckpt_transport.service.query import ask_bases
+from ckpt_transport.update.invitations import Invitees
+from ckpt_transport.update.phases import PhaseClock
+from ckpt_transport.update.report import DeltaSummary, Report
+from ckpt_transport.update.turn import Turn
+
+MOST = 0.5
+"""Carriers may take this share of the bytes of a version; where they would take more, everything is sent."""
+REFUSALS = (DeltaRefusedError, PlanError, CheckpointError)
+"""Errors that end an update by a delta, where everything may be taken."""
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class NoDeltaError(Exception):
+    """Everything is sent. The text says why."""
+
+
+class Sent(NamedTuple):
+    """What an update sends of a version.
+
+    Attributes:
+        stored: the version, or the carriers of its difference to a base.
+        summary: what the report says of it.
+        updates: of a difference, by which update each sink got the base.
+    """
+
+    stored: StoredVersion
+    summary: DeltaSummary
+    updates: Mapping[str, str]
+
+    @property
+    def is_delta(self) -> bool:
+        return bool(self.updates)
+
+    def to(self, invitees: Invitees) -> Invitees:
+        """What is said to these when they are invited."""
+        if self.is_delta:
+            base = self.summary.base
+            return replace(invitees, base=base, base_updates=self.updates, delta=True, deltas_follow=True)
+        return replace(invitees, deltas_follow=invitees.sources == 1 and not invitees.base)
+
+
+class DeltaSource:
+    """Decides what each update of a server sends, and keeps what the next one is compared with.
+
+    Args:
+        store: holds versions and carriers.
+        brought: what sinks have got from here.
+        forget: undoes the registration of memory with transports.
+        config: settings.
+    """
+
+    def __init__(
+        self, store: Store, brought: BroughtVersions, forget: Callable[[Sequence[Backing]], None], config: Config
+    ) -> None:
+        self._store, self._brought, self._forget, self._config = store, brought, forget, config
+        self._costs = DeltaCosts()
+        self._ranges: tuple[tuple[PlacedTensor, ...], list[DeltaRange]] = (), []
+        self._unended = False
+        """A delta was sent, and nobody has said that it is served."""
+        self._last: tuple[object, tuple[int, ...]] = None, ()
+        """What was brought last, and how often torch has written to its memory then."""
+
+    # -- an update ----------------------------------------------------------------------------------------------
+
+    def bring(
+        self,
+        stored: StoredVersion,
+        invitees: Invitees,
+        clock: PhaseClock,
+        turn: Turn,
+        lead: Callable[[StoredVersion, Invitees], LedUpdate[Leader]],
+        act: Callable[[LedUpdate[Leader]], Result],
+    ) -> Result:
+        """Lead an update that sends the difference to what all sinks serve, or everything.
+
+        Where a sink refuses the difference before anything has changed, everything is sent by a second update.
+
+        Args:
+            stored: the version.
+            invitees: who takes part.
+            clock, turn: of the caller's call.
+            lead: begins an update.
+            act: carries it out.
+        """
+        sent = self._choose(stored, invitees, clock, turn)
+        try:
+            return self._act(sent, stored, invitees, lead, act)
+        except SupersededError:
+            self._unended = False
+            raise
+        except UpdateAbortedError as error:
+            if not (sent.is_delta and isinstance(error.__cause__, REFUSALS)):
+                raise
+            sent = everything(stored, str(error.__cause__))
+            logger.warning("'%s' is sent whole: %s", stored.manifest.version, error.__cause__)
+        return self._act(sent, stored, invitees, lead, act)
+
+    def _act(
+        self,
+        sent: Sent,
+        stored: StoredVersion,
+        invitees: Invitees,
+        lead: Callable[[StoredVersion, Invitees], LedUpdate[Leader]],
+        act: Callable[[LedUpdate[Leader]], Result],
+    ) -> Result:
+        with self._holding(sent):
+            self._unended = sent.is_delta
+            led = lead(sent.stored, sent.to(invitees))
+            led.note = partial(self._succeeded, sent, (stored.content, _writes(stored)))
+            return act(led)
+
+    @contextmanager
+    def _holding(self, sent: Sent) -> Iterator[None]:
+        """Carriers are needed within the block only."""
+        try:
+            yield
+        finally:
+            if sent.is_delta:
+                self._forget(sent.stored.extents)
+                self._store.carriers.let_go(sent.stored)
+            else:
+                self._store.carriers.free()
+
+    def _succeeded(self, sent: Sent, what: tuple[object, tuple[int, ...]], report: Report) -> Report:
+        self._unended, self._last = False, what
+        if sent.is_delta:
+            self._costs.sent_delta(report, sent.summary.found)
+        else:
+            self._costs.sent_everything(report)
+        return replace(report, delta=sent.summary)
+
+    # -- what is sent -------------------------------------------------------------------------------------------
+
+    def _choose(self, stored: StoredVersion, invitees: Invitees, clock: PhaseClock, turn: Turn) -> Sent:
+        if invitees.sources > 1:
+            return everything(stored, f"there are {invitees.sources} source ranks, and deltas are sent by one alone")
+        if invitees.base:
+            return everything(stored, f"it brings some tensors, and '{invitees.base}' has the others")
+        try:
+            return self._delta(stored, invitees.sinks, clock, turn)
+        except NoDeltaError as why:
+            return everything(stored, str(why))
+        except SharedMemoryError as error:
+            return everything(stored, f"there is no memory for what carries the difference: {error}")
+        finally:
+            clock.enter("begin")
+
+    def _delta(self, stored: StoredVersion, sinks: Sequence[str], clock: PhaseClock, turn: Turn) -> Sent:
+        base = self._base(stored, sinks)
+        name = base.manifest.version
+        if self._config.delta == "auto" and (why := self._costs.why_everything()):
+            raise NoDeltaError(why)
+        updates = self._brought.updates(name, sinks)
+        clock.enter("base")
+        _check_served(name, updates, self._config)
+        clock.enter("diff")
+        differences = self._differences(base, stored, turn)
+        carried = self._store.carriers.carry(stored, name, differences)
+        clock.enter("begin")
+        summary = DeltaSummary(
+            name,
+            "",
+            stored.manifest.nbytes,
+            carried.manifest.nbytes,
+            differences.elements,
+            differences.changed,
+            clock.phases["diff"],
+        )
+        return Sent(carried, summary, updates)
+
+    def _base(self, stored: StoredVersion, sinks: Sequence[str]) -> StoredVersion:
+        """What all sinks have got last, if a version can be compared with it.
+
+        Raises:
+            NoDeltaError: it cannot.
+        """
+        if self._unended:
+            raise NoDeltaError("the delta before was not committed")
+        content, (last, writes) = self._brought.content_of(sinks), self._last
+        base = None if content is None else self._store.with_content(content)
+        if base is None or content is not last:
+            raise NoDeltaError("this server does not hold what all of these sinks have got from it last")
+        if base is stored:
+            raise NoDeltaError(f"'{stored.manifest.version}' is what they have got from this server last")
+        for version in (base, stored):
+            if len(version.buffers) != len(version.extents):
+                raise NoDeltaError(f"'{version.manifest.version}' is lent, and only copies can be compared")
+        if _writes(base) != writes:
+            raise NoDeltaError(f"somebody has written to '{base.manifest.version}' since it was brought")
+        if why := why_unlike(base.manifest, stored.manifest):
+            raise NoDeltaError(why)
+        return base
+
+    def _differences(self, base: StoredVersion, stored: StoredVersion, turn: Turn) -> Differences:
+        tensors = stored.manifest.tensors
+        if self._ranges[0] != tensors:
+            self._ranges = tensors, ranges_of(tensors, self._config.bucket_bytes)
+        most = int(stored.manifest.nbytes * MOST)
+        found = find_differences(self._ranges[1], base.buffers, stored.buffers, most, turn.check)
+        if found is None:
+            why = f"what has changed since '{base.manifest.version}' would take more than {MOST:.0%} of all bytes"
+            self._costs.too_dense(why)
+            raise NoDeltaError(why)
+        return found
+
+    # -- the base of the next one -------------------------------------------------------------------------------
+
+    def keep(self, version: str) -> None:
+        """A version that was published is the base of the next one. The base before is not needed any more."""
+        self._forget(() if self._store.kept is None else self._store.kept.extents)
+        self._store.keep(version)
+
+    def let_go_unless_served(self) -> None:
+        """Free what was kept, if no sink is known to serve it."""
+        kept = self._store.kept
+        if kept is not None and not self._brought.has_brought(kept.content):
+            self.let_go()
+
+    def let_go(self) -> bool:
+        """Free what was kept; whether there was something."""
+        kept = self._store.kept
+        if kept is not None:
+            self._forget(kept.extents)
+            self._store.let_go_of_kept()
+        return kept is not None
+
+
+def everything(stored: StoredVersion, reason: str) -> Sent:
+    """All of a version is sent."""
+    nbytes = stored.manifest.nbytes
+    return Sent(stored, DeltaSummary("", reason, nbytes, nbytes), {})
+
+
+def _check_served(base: str, updates: Mapping[str, str], config: Config) -> None:
+    """
+    Raises:
+        NoDeltaError: a sink cannot take a difference to this base, or does not say whether it can.
+    """
+    answers = ask_bases(base, updates, config, config.join_timeout)
+    reasons = [str(said) if isinstance(said, JoinError) else said.reason for said in answers.values()]
+    if why := "; ".join(filter(None, reasons)):
+        raise NoDeltaError(why)
+
+
+def _writes(stored: StoredVersion) -> tuple[int, ...]:
+    """How often torch has written to the memory of a version."""
+    tensors = [buffer.tensor for buffer in stored.buffers]
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
