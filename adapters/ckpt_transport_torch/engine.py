@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from ckpt_transport import CheckpointError, LoadedBucket, PlanMismatchError, UnwritableError
 from ckpt_transport.spi import (
     DoubleBuffer,
     Fence,
+    ServedElements,
+    StridedBytes,
     TensorSnapshot,
     TensorSpec,
     copy_bytes,
@@ -49,6 +52,7 @@ class TorchEngine(ModuleEngine):
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
         self._snapshot: TensorSnapshot | None = None
         self._fingerprint: object = None
+        self._copies: StridedBytes | None = None
         self._raw: dict[str, torch.Tensor] = {}
         self.begin()
         self._release()
@@ -109,6 +113,19 @@ class TorchEngine(ModuleEngine):
         self.enqueues = self.enqueues and self._stages_on(self.device)
         self._bind(self._written)
 
+    def served_elements(self) -> ServedElements:
+        is_idle = self._snapshot is None
+        try:
+            if self._snapshot is None or self._snapshot.moved():
+                self._look_up()
+            served = self._served()
+            if self._copies is None:
+                self._copies = _by_name(self._expected, served)
+            return self._elements(self._expected, served, self._copies)
+        finally:
+            if is_idle:
+                self._release()
+
     def _served(self) -> Mapping[str, torch.Tensor]:
         assert self._snapshot is not None, "an update has begun"
         return self._snapshot.memory
@@ -153,7 +170,7 @@ class TorchEngine(ModuleEngine):
             refuse_unwritable(unwritable(memory))
             refuse_unwritable(dict.fromkeys(snapshot.moved(), MADE_ANEW))
             self._describe(memory)
-            self._fingerprint = snapshot.fingerprint
+            self._fingerprint, self._copies = snapshot.fingerprint, None
         self._snapshot = snapshot
         self._bind(memory)
 
@@ -172,6 +189,15 @@ class TorchEngine(ModuleEngine):
         self._find_devices(memory)
         self.enqueues = self._on_one_device = all(tensor.device == self.device for tensor in memory.values())
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
+
+
+def _by_name(specs: Sequence[TensorSpec], served: Mapping[str, torch.Tensor]) -> StridedBytes:
+    """How a version gets into the tensors of its names; tied ones are one."""
+    places: dict[tuple[int, int], int] = {}
+    targets = [places.setdefault((each.data_ptr(), each.nbytes), at) for at, each in enumerate(served.values())]
+    numbers, nothing = np.arange(len(specs)), np.zeros(len(specs), np.int64)
+    sizes = np.array([spec.nbytes for spec in specs], np.int64)
+    return StridedBytes.contiguous(numbers, np.array(targets, np.int64), nothing, nothing, sizes)
 
 
 def _runs_of_bytes(memory: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from ckpt_transport import Engine, Gate, PlanMismatchError
+from ckpt_transport import DeltaRefusedError, Engine, Gate, PlanMismatchError
 from ckpt_transport.spi import (
     Fence,
     MakeShadows,
+    ServedElements,
     StagingArea,
+    StridedBytes,
+    TensorSpec,
     choose_shadows,
     digest_of_served,
     fence,
     on_device,
+    why_not_apart,
     why_not_plain,
 )
 
@@ -99,6 +103,19 @@ class ModuleEngine(Engine):
 
     def drop_staged(self) -> None:
         self._area = None
+
+    def _elements(
+        self, specs: Sequence[TensorSpec], tensors: Mapping[str, torch.Tensor], copies: StridedBytes
+    ) -> ServedElements:
+        """
+        Raises:
+            DeltaRefusedError: tensors are in several devices, or not apart from each other.
+        """
+        if self._other_gpus or any(tensor.device != self.device for tensor in tensors.values()):
+            raise DeltaRefusedError(self._labelled("its tensors are on several devices"))
+        if why := why_not_apart(tensors):
+            raise DeltaRefusedError(self._labelled(why))
+        return ServedElements(specs, tensors, copies)
 
     @abstractmethod
     def _served(self) -> Mapping[str, torch.Tensor]:

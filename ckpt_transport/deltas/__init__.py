@@ -14,6 +14,8 @@ from ckpt_transport.deltas.decoding import Decoded as Decoded
 from ckpt_transport.deltas.decoding import decode as decode
 from ckpt_transport.deltas.element_exchange import ElementExchange as ElementExchange
 from ckpt_transport.deltas.element_exchange import why_no_exchange as why_no_exchange
+from ckpt_transport.deltas.element_map import ElementMap as ElementMap
+from ckpt_transport.deltas.element_map import Located as Located
 from ckpt_transport.deltas.encoding import Encoded as Encoded
 from ckpt_transport.deltas.encoding import encode as encode
 from ckpt_transport.deltas.sections import UNIT_DTYPES as UNIT_DTYPES

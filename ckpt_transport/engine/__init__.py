@@ -3,7 +3,8 @@
 from ckpt_transport.engine.engine import Engine, LoadedBucket, LoadedPiece
 from ckpt_transport.engine.gate import Gate
 from ckpt_transport.engine.served_digest import digest_of_served
-from ckpt_transport.engine.shadows import MakeShadows, choose_shadows, on_device
+from ckpt_transport.engine.served_elements import ServedElements
+from ckpt_transport.engine.shadows import MakeShadows, choose_shadows, on_device, why_not_apart
 from ckpt_transport.engine.staging import StagingArea
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "LoadedBucket",
     "LoadedPiece",
     "MakeShadows",
+    "ServedElements",
     "StagingArea",
     "choose_shadows",
     "digest_of_served",
     "on_device",
+    "why_not_apart",
 ]

@@ -10,7 +10,8 @@ from typing import overload
 import torch
 
 from ckpt_transport import dtypes
-from ckpt_transport.errors import PlanMismatchError
+from ckpt_transport.engine.served_elements import ServedElements
+from ckpt_transport.errors import DeltaRefusedError, PlanMismatchError
 from ckpt_transport.memory import Fence, MemoryRun, Runs, compile_kernels, part_of
 from ckpt_transport.planning import Share, TensorSpec
 
@@ -117,6 +118,9 @@ class Engine(ABC):
     A staged update loads before it holds: :meth:`can_stage` is one of the questions, then :meth:`stage`, :meth:`load`
     for each bucket, :meth:`finish`, :meth:`hold`, :meth:`advance`, :meth:`confirm`, :meth:`exchange`, :meth:`certify`,
     :meth:`resume`. One that fails after :meth:`exchange` is taken back by another.
+
+    In an update that brings a delta another engine is in between, which keeps what comes: this one is asked for
+    :meth:`served_elements`, held, and given :meth:`exchange_elements`.
 
     Attributes:
         whole_tensors: the loader cannot take a tensor in pieces.
@@ -229,6 +233,23 @@ class Engine(ABC):
             PlanMismatchError: what is served is not what the staging area was made for; nothing was changed.
         """
         raise NotImplementedError(f"{type(self).__name__}.can_stage() gave no reason, and exchange() is missing")
+
+    def served_elements(self) -> ServedElements:
+        """Where the bytes of a version are in what is served now, so that a delta can change single elements.
+
+        It is asked in updates and between them, while forward passes run.
+
+        Raises:
+            DeltaRefusedError: this engine takes whole versions only; says why.
+        """
+        raise DeltaRefusedError(f"{self.label or type(self).__name__} takes whole versions only")
+
+    def exchange_elements(self, exchange: Callable[[], None]) -> None:
+        """Have ``exchange`` change elements of what is served: no forward pass runs.
+
+        An engine that keeps what it has computed of the other values, as of prompts, forgets that.
+        """
+        exchange()
 
     def digest(self) -> str:
         """A digest of what is served, by which engines can be compared; empty when this engine has none.

@@ -60,13 +60,9 @@ def choose_shadows(served: Mapping[str, torch.Tensor], budget: int) -> tuple[Mak
 
     Where a GPU has no room, half of the host's free memory may be taken.
     """
-    if apart := next((name for name, each in served.items() if not each.is_contiguous() or _is_a_view(each)), ""):
-        return on_device, f"{apart} is not contiguous, or its memory holds other values than it has"
-    runs = sorted({(str(each.device), each.data_ptr(), each.nbytes): name for name, each in served.items()}.items())
-    for ((device, start, nbytes), name), ((next_device, next_start, _), other) in pairwise(runs):
-        if device == next_device and next_start < start + nbytes:
-            return on_device, f"{name} and {other} share a part of their memory"
-    total = sum(nbytes for (_, _, nbytes), _ in runs)
+    if why := why_not_apart(served):
+        return on_device, why
+    total = sum(nbytes for _, _, nbytes in _runs(served))
     if total <= budget:
         return on_device, ""
     is_on_gpu = all(tensor.is_cuda for tensor in served.values())
@@ -76,6 +72,23 @@ def choose_shadows(served: Mapping[str, torch.Tensor], budget: int) -> tuple[Mak
     return on_device, (
         f"a staging area takes {total:,} bytes, and staging_budget is {budget:,}{where}; raise it where memory is free"
     )
+
+
+def why_not_apart(served: Mapping[str, torch.Tensor]) -> str:
+    """Which of these tensors is not a run of bytes apart from all others that are not tied to it; empty for none."""
+    if name := next((name for name, each in served.items() if not each.is_contiguous() or _is_a_view(each)), ""):
+        return f"{name} is not contiguous, or its memory holds other values than it has"
+    for ((device, start, nbytes), name), ((next_device, next_start, _), other) in pairwise(
+        sorted(_runs(served).items())
+    ):
+        if device == next_device and next_start < start + nbytes:
+            return f"{name} and {other} share a part of their memory"
+    return ""
+
+
+def _runs(served: Mapping[str, torch.Tensor]) -> Mapping[tuple[str, int, int], str]:
+    """Device, first byte and length of each, with the name of one of those that are there."""
+    return {(str(each.device), each.data_ptr(), each.nbytes): name for name, each in served.items()}
 
 
 def _is_a_view(tensor: torch.Tensor) -> bool:

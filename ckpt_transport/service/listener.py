@@ -15,7 +15,15 @@ import msgspec
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Refused
-from ckpt_transport.errors import PeerLostError, PluginError, TransferTimeout, UpdateAbortedError, UsageError
+from ckpt_transport.errors import (
+    DeltaRefusedError,
+    JoinError,
+    PeerLostError,
+    PluginError,
+    TransferTimeout,
+    UpdateAbortedError,
+    UsageError,
+)
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.export_metrics import export_metrics
@@ -277,7 +285,8 @@ class Listener(MayBeStuck):
     def _join(self, coordinator: str, invite: m.Invite) -> None:
         refusal = self._refuses(invite)
         if refusal:
-            self._mailbox.send_once(coordinator, m.Failed(invite.update, -1, "JoinError", refusal))
+            kind = DeltaRefusedError if invite.delta else JoinError
+            self._mailbox.send_once(coordinator, m.Failed(invite.update, -1, kind.__name__, refusal))
             return
         if coordinator != self._coordinator:
             self._part_from_coordinator()

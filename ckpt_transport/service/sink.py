@@ -18,11 +18,14 @@ from ckpt_transport.planning import TensorSpec
 from ckpt_transport.release import RELEASE
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import ClaimRecord
+from ckpt_transport.service.kept_version import KeptVersion
 from ckpt_transport.service.listener import Listener
+from ckpt_transport.service.served_base import ServedBase
 from ckpt_transport.service.settling import Settling
 from ckpt_transport.service.tells_changes import TellsChanges
 from ckpt_transport.service.warm_up import WarmUp
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.delta_engine import DeltaEngine, ElementMaps
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.introduction import States
 from ckpt_transport.update.participant import Participant
@@ -53,7 +56,13 @@ class Sink(Listener):
         """The update that has brought what is served."""
         self.claim = ClaimRecord()
         self._settling: Settling | None = None
-        self._in_doubt = self._previous = self._asleep = ""
+        self._in_doubt = self._asleep = ""
+        self._kept = KeptVersion()
+        self._base = ServedBase(engine)
+        self._maps = ElementMaps()
+        self._taking: Engine = engine
+        """What takes the update that goes on, or the last one: the engine, or for a delta what stands in for it."""
+        self._deltas_follow = False
         self._last_word: m.Reply | None = None
         """What was said last in an update that has ended here; none while there is one."""
         self._ended = "", Standing.UNKNOWN
@@ -112,6 +121,8 @@ class Sink(Listener):
             return f"{self.label}: {error}"
         except Exception as error:
             return f"{self.label} cannot be looked at: {type(error).__name__}: {error}"
+        self._taking = DeltaEngine(self._engine, invite.base, self._maps) if invite.delta else self._engine
+        self._deltas_follow = invite.deltas_follow
         return ""
 
     def _objection_to_base(self, invite: m.Invite) -> str:
@@ -126,26 +137,48 @@ class Sink(Listener):
                 f"{what}, and {self.label} serves '{self._version}'; bring '{invite.base}' first, or all tensors of "
                 f"'{invite.version}'"
             )
-        if invite.base_update and self._brought_by not in ("", invite.base_update):
+        if self._may_serve_another(invite):
             return (
                 f"{what}, and {self.label} serves another '{invite.base}', which another update has brought; bring all "
                 f"tensors of '{invite.version}'"
             )
         return ""
 
+    def _may_serve_another(self, invite: m.Invite) -> bool:
+        """Whether what is served may be another version of the name of the base; for a delta that must be certain."""
+        if invite.delta:
+            return not invite.base_update or self._brought_by != invite.base_update
+        return bool(invite.base_update) and self._brought_by not in ("", invite.base_update)
+
+    def _objection_to_delta(self, asked: q.AskBase) -> str:
+        """Why the difference to a base cannot be put on what is served; empty when it can."""
+        if self._follower is not None or self._in_doubt or self._watchdog.stuck:
+            return f"{self.label} is in the middle of an update"
+        if self._tainted:
+            return f"{self.label} holds a mix ({self._tainted})"
+        if (self._version, self._brought_by) != (asked.base, asked.update):
+            return f"{self.label} serves '{self._version}', which another update has brought"
+        self._leave_warm_up()
+        why = self._base.objection()
+        return f"{self.label}: {why}" if why else ""
+
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
-        participant = Participant(self._mailbox, self._table, self._plans, (), self._engine, deadline, base=invite.base)
-        return Follower(invite.update, invite.nonce, participant, self._engine, self.config.join_timeout, deadline)
+        part_of = "" if invite.delta else invite.base
+        if self._kept.undo is not None:
+            self._kept.undo.digest_left = self._base.digest
+        participant = Participant(
+            self._mailbox, self._table, self._plans, (), self._taking, deadline, base=part_of, undo=self._kept.undo
+        )
+        return Follower(invite.update, invite.nonce, participant, self._taking, self.config.join_timeout, deadline)
 
     def _introduce(self, invite: m.Invite, states: States) -> m.Join:
         unstaged = ""
-        if invite.staged:
-            budget = self.config.staging_budget or default_budget(self._engine.device)
-            unstaged = (
-                self._engine.can_stage(budget) if not invite.base else f"'{invite.version}' is a part of a version"
-            )
+        if invite.base and not invite.delta:
+            unstaged = f"'{invite.version}' is a part of a version"
+        elif invite.staged or invite.delta:
+            unstaged = self._taking.can_stage(self.config.staging_budget or default_budget(self._engine.device))
         return self._introducer.of_sink(
-            self._engine, states, self._table.names, self._plans, unstaged=unstaged, previous=self._previous
+            self._taking, states, self._table.names, self._plans, unstaged=unstaged, previous=self._kept.name
         )
 
     def _served(self) -> q.ServedVersion:
@@ -159,7 +192,7 @@ class Sink(Listener):
             self._watchdog.stuck,
             self._in_doubt,
             "" if self._warm_up is None else self._warm_up.said,
-            self._previous,
+            self._kept.name,
             release=RELEASE,
             since=self._since,
             state="" if follower is None else follower.state,
@@ -171,21 +204,25 @@ class Sink(Listener):
             self._ended = self._follower.staged, Standing.FORWARD
         self._engine.certify()
         self._check_not_given_up()
-        self._previous = self._version if self._follower is not None and self._keeps(self._follower) else ""
+        self._remember_previous(self._follower)
         self._version, self._tainted, self._since = self._target_version, "", time.time()
         self._brought_by = "" if self._follower is None else self._follower.update
 
-    def _keeps(self, follower: Follower) -> bool:
-        """Whether the version that was served before stays in the staging area."""
-        if follower.staged and self.config.keep_previous and not self._tainted:
-            return True
-        self._engine.drop_staged()
-        return False
+    def _remember_previous(self, follower: Follower | None) -> None:
+        """Note what brings the version back that was served up to now, if that is kept, and what is served instead."""
+        by = self._taking if follower is None or not follower.restores else self._kept.undo or self._engine
+        if follower is not None and follower.staged and self.config.keep_previous and not self._tainted:
+            self._kept.was_left(self._version, by)
+        else:
+            self._kept.forget()
+            self._engine.drop_staged()
+        self._base.forget(note=self._deltas_follow or self._kept.undo is not None)
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
         """The old version goes on, unless a byte of the new one is in and cannot be taken back."""
         if why := self._why_tainted(follower, reason):
             self._tainted = why
+            self._kept.was_mixed()
             self._engine.taint(why)
         if not self._tainted:
             self._engine.resume()
@@ -198,7 +235,7 @@ class Sink(Listener):
             return half_way
         self._ended = follower.staged, Standing.BACK
         if follower.staged and not follower.restores:
-            self._previous = ""
+            self._kept.was_overwritten(self._taking)
         try:
             follower.take_back()
         except Exception as error:
@@ -294,6 +331,8 @@ class Sink(Listener):
                 self._mailbox.answer(q.ExpectedTensors(self._engine.label, self._engine.expects()))
             case q.AskStanding():
                 self._answer_standing(message)
+            case q.AskBase():
+                self._mailbox.answer(q.BaseServed(self.label, self._objection_to_delta(message)))
             case q.AskVersion(digest=True) if self._follower is None and not self._watchdog.stuck:
                 self._mailbox.answer(msgspec.structs.replace(self._served(), digest=self._engine.digest()))
             case q.Resolve():
@@ -349,6 +388,8 @@ class Sink(Listener):
 
     def _between(self) -> None:
         self._settle()
+        if self._follower is None and not self._tainted:
+            self._base.note()
         self._told.look(self._brought_by, self._version, self._tainted, self._in_doubt)
         self._forget_silent_holder()
         self._look_after_warm_up()

@@ -34,6 +34,7 @@ from ckpt_transport.execution import (
 )
 from ckpt_transport.memory import Backing, Fence, Lendable, MemoryKind, Runs
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
+from ckpt_transport.update.delta_engine import DeltaEngine
 from ckpt_transport.update.expected import brought_of, check_expected
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
@@ -57,6 +58,7 @@ class Participant:
         engine: where weights go; None on a source.
         deadline: seconds of the monotonic clock after which the update has failed.
         base: the version that the engine serves, of which the update replaces some tensors; empty for all.
+        undo: the engine by which the last delta is undone; None where what is served came in another way.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Participant:
         engine: Engine | None,
         deadline: float,
         base: str = "",
+        undo: Engine | None = None,
     ) -> None:
+        self._undo = undo
         self._mailbox, self._table, self._extents, self._engine = mailbox, table, extents, engine
         self._plans, self._base = plans, base
         self._deadline = deadline
@@ -130,6 +134,7 @@ class Participant:
             share = plan.topology.share_of(rank)
             if staged:
                 self._engine.stage()
+            _take_deltas(self._engine, plan, staged)
             if not plan.manifest.present:
                 self._engine.prepare(tuple(plan.manifest.specs.values()), share)
             self._needed = share
@@ -167,6 +172,7 @@ class Participant:
         Raises:
             PlanMismatchError: that version is not there.
         """
+        self._engine = self._undo or self._engine
         assert self._engine is not None
         self._engine.restore()
         self.sinks, self.staged, self._finished = dict(sinks), staged, True
@@ -408,6 +414,21 @@ class Participant:
 
     def _time_left(self) -> float:
         return max(self._deadline - time.monotonic(), 0.0)
+
+
+def _take_deltas(engine: Engine, plan: Plan, staged: str) -> None:
+    """
+    Raises:
+        PlanMismatchError: a delta comes to an engine that waits for a version, or the other way round.
+        DeltaRefusedError: the delta cannot be taken.
+    """
+    version, deltas = plan.manifest.version, plan.manifest.deltas
+    if isinstance(engine, DeltaEngine):
+        if not deltas or not staged:
+            raise PlanMismatchError(f"a delta to '{version}' was to be staged, and what comes is not one")
+        engine.take(deltas)
+    elif deltas:
+        raise PlanMismatchError(f"a delta to '{version}' comes, and the invitation of {engine.label} has named none")
 
 
 def _check_place(plan: Plan, rank: int, engine: Engine | None) -> None:

@@ -1,0 +1,228 @@
+"""Takes a version as what differs from the one that an engine serves, and exchanges the elements that do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+
+from ckpt_transport.deltas import ElementExchange, ElementMap, decode, why_no_exchange
+from ckpt_transport.engine import Engine, LoadedBucket, ServedElements, digest_of_served
+from ckpt_transport.errors import BudgetError, DeltaRefusedError, PlanMismatchError
+from ckpt_transport.memory import Fence, copy_bytes, fence, uninterrupted
+from ckpt_transport.planning import Carrier, Delta, PlacedTensor, TensorSpec
+
+ALIGNMENT = 64
+ADDRESS_BYTES = 8
+
+
+class ElementMaps:
+    """Keeps the maps of the last delta, which serve the next one as long as nothing but addresses changes."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[object, tuple[PlacedTensor, ...], ElementMap]] = []
+
+    def of(self, deltas: Sequence[Delta], elements: ServedElements, device: torch.device) -> list[ElementMap]:
+        """A map for each source's tensors.
+
+        Raises:
+            DeltaRefusedError: elements cannot be followed to where they are served; names the tensor.
+        """
+        known, self._known = self._known, []
+        for number, delta in enumerate(deltas):
+            before = known[number] if number < len(known) else (None, (), None)
+            if before[0] is elements.copies and before[1] == delta.tensors and before[2] is not None:
+                found = before[2]
+            else:
+                found = ElementMap(delta.tensors, elements.specs, elements.copies, device)
+            self._known.append((elements.copies, delta.tensors, found))
+        return [each for _, _, each in self._known]
+
+
+class DeltaEngine(Engine):
+    """Stands in for an engine in one update that brings a delta, and in those that undo and redo it.
+
+    What comes are carriers. They are decoded, and their elements located, while forward passes run. The exchange leaves
+    what was served in place of what came, so that it undoes itself.
+
+    Args:
+        engine: what is served. It is asked and held as in any update.
+        base: the version that it serves.
+        maps: of the delta before.
+
+    Attributes:
+        digest_left: the digest of what was served after the last exchange had been committed; empty when nobody knows.
+    """
+
+    def __init__(self, engine: Engine, base: str, maps: ElementMaps) -> None:
+        self._engine, self._base, self._maps = engine, base, maps
+        self.group, self.label, self.device = engine.group, engine.label, engine.device
+        self.digest_left = ""
+        self._budget = 0
+        self._deltas: Sequence[Delta] = ()
+        self._raw: dict[str, torch.Tensor] = {}
+        self._exchanges: list[ElementExchange] = []
+        self._place: tuple[object, tuple[int, ...]] = None, ()
+
+    # -- what comes -----------------------------------------------------------------------------------------------
+
+    def expects(self) -> tuple[TensorSpec, ...] | None:
+        """Only the source knows how many carriers there are."""
+        return None
+
+    def can_stage(self, budget: int) -> str:
+        self._budget = budget
+        try:
+            self._engine.served_elements()
+        except DeltaRefusedError as error:
+            return str(error)
+        return why_no_exchange(self.device)
+
+    def stage(self) -> None:
+        """Nothing is needed before it is known how much comes."""
+
+    def take(self, deltas: Sequence[Delta]) -> None:
+        """Hear what the carriers mean that will come.
+
+        Raises:
+            PlanMismatchError: they are against another version.
+            DeltaRefusedError: there is no memory for them, or they cannot be followed to where they are served.
+        """
+        for delta in deltas:
+            if delta.base != self._base:
+                raise PlanMismatchError(
+                    f"what comes differs from '{delta.base}', and {self.label} serves '{self._base}'"
+                )
+        carriers = [carrier for delta in deltas for carrier in delta.carriers]
+        log = sum(carrier.count * (carrier.unit + ADDRESS_BYTES) for carrier in carriers)
+        if log > self._budget:
+            count = sum(carrier.count for carrier in carriers)
+            raise DeltaRefusedError(
+                f"{self.label}: a delta of {count:,} elements takes {log:,} bytes, and staging_budget is "
+                f"{self._budget:,}"
+            )
+        elements = self._elements()
+        self._maps.of(deltas, elements, self.device)
+        self._deltas = deltas
+
+    def prepare(self, specs: Sequence[TensorSpec], share: object) -> None:
+        sizes = [-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs]
+        *starts, total = accumulate(sizes, initial=0)
+        try:
+            raw = torch.empty(total, dtype=torch.uint8, device=self.device)
+        except (MemoryError, RuntimeError) as error:
+            raise BudgetError(f"{self.label}: no memory for a delta of {total:,} bytes: {error}") from error
+        self._raw = {spec.name: raw[start : start + spec.nbytes] for spec, start in zip(specs, starts, strict=True)}
+
+    def load(self, pieces: LoadedBucket) -> Fence | None:
+        for piece in pieces:
+            part = self._raw[piece.spec.name][piece.offset : piece.offset + piece.raw.numel()]
+            if part.is_cuda:
+                part.copy_(piece.raw)
+            else:
+                copy_bytes(part, piece.raw)
+        return fence(self.device)
+
+    def finish(self) -> None:
+        """Decode what has come, and find where it goes.
+
+        Raises:
+            CheckpointError: the carriers are not what the manifest says.
+            PlanMismatchError: what is served has moved.
+        """
+        elements = self._elements()
+        self._place = elements.copies, elements.addresses
+        bases = torch.tensor(elements.addresses, dtype=torch.int64, device=self.device)
+        found: defaultdict[int, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+        for delta, known in zip(self._deltas, self._maps.of(self._deltas, elements, self.device), strict=True):
+            for carrier in _in_order(delta.carriers):
+                places, values = decode(
+                    self._raw[carrier.name], carrier.form, carrier.unit, carrier.nbytes, carrier.count
+                )
+                positions = places * carrier.unit + carrier.offset
+                for addresses, which in known.locate(carrier, positions, bases):
+                    found[carrier.unit].append((addresses, values[which]))
+        self._raw = {}
+        self._exchanges = []
+        count = 0
+        for unit, parts in found.items():
+            addresses, values = (torch.cat(column) for column in zip(*parts, strict=True))
+            self._exchanges.append(ElementExchange(addresses, values, unit, self.device))
+            count += len(values)
+        self.apply_summary = f"exchanged {count:,} elements that differ from those of '{self._base}'"
+
+    # -- what was served, and what is -----------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """See :meth:`Engine.restore`. It is exact only where nobody else has written to what is served.
+
+        Raises:
+            PlanMismatchError: somebody has, or it has moved.
+        """
+        elements = self._elements()
+        self._check_place(elements)
+        if not self.digest_left or digest_of_served(elements.tensors) != self.digest_left:
+            raise PlanMismatchError(
+                f"{self.label}: somebody else has written to what is served since a delta was applied, so that it "
+                "cannot be undone; bring all of a version"
+            )
+
+    def exchange(self) -> None:
+        self._check_place(self._elements())
+        self._engine.exchange_elements(lambda: uninterrupted(self._run))
+
+    def _run(self) -> None:
+        for exchange in self._exchanges:
+            exchange.run()
+
+    def _elements(self) -> ServedElements:
+        try:
+            return self._engine.served_elements()
+        except DeltaRefusedError as error:
+            raise PlanMismatchError(f"{self.label} takes no delta any more: {error}") from error
+
+    def _check_place(self, elements: ServedElements) -> None:
+        if elements.copies is not self._place[0] or elements.addresses != self._place[1]:
+            raise PlanMismatchError(
+                f"{self.label}: what is served was replaced since a delta was made ready for it; update it again"
+            )
+
+    # -- the engine's own -----------------------------------------------------------------------------------------
+
+    @property
+    def spoiled(self) -> bool:
+        return self._engine.spoiled
+
+    def hold(self) -> int:
+        return self._engine.hold()
+
+    def advance(self, forwards: int, timeout: float) -> None:
+        self._engine.advance(forwards, timeout)
+
+    def certify(self) -> None:
+        self._engine.certify()
+
+    def resume(self) -> float:
+        return self._engine.resume()
+
+    def taint(self, reason: str) -> None:
+        self._engine.taint(reason)
+
+    def give_up(self, taint: str) -> None:
+        self._engine.give_up(taint)
+
+
+def _in_order(carriers: Sequence[Carrier]) -> list[Carrier]:
+    """
+    Raises:
+        PlanMismatchError: two carry the same elements, or one does not begin at an element.
+    """
+    ordered = sorted(carriers, key=lambda each: (each.extent, each.offset))
+    for one, other in pairwise(ordered):
+        if one.extent == other.extent and other.offset < one.offset + one.nbytes:
+            raise PlanMismatchError(f"{one.name} and {other.name} carry elements of one range")
+    if cut := next((each for each in ordered if each.offset % each.unit), None):
+        raise PlanMismatchError(f"{cut.name} begins within an element")
+    return ordered

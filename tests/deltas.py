@@ -1,0 +1,87 @@
+"""What differs between two versions, as a source says it, and an engine that is brought it without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+
+import torch
+
+from ckpt_transport import Engine, LoadedBucket, dtypes
+from ckpt_transport.deltas import encode
+from ckpt_transport.planning import Carrier, Delta, PlacedTensor, TensorSpec
+from ckpt_transport.planning.values.alignment import align_up
+from ckpt_transport.update.delta_engine import DeltaEngine, ElementMaps
+
+Tensors = Mapping[str, torch.Tensor]
+PLENTY = 1 << 40
+
+
+def spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
+    return TensorSpec(name, dtypes.name_of(tensor.dtype), tuple(tensor.shape))
+
+
+def pool_of(tensors: Tensors) -> tuple[torch.Tensor, tuple[PlacedTensor, ...]]:
+    """A version as it lies in one extent, and where each tensor is."""
+    placed, at = [], 0
+    for name, tensor in tensors.items():
+        placed.append(PlacedTensor(spec_of(name, tensor), 0, at, tensor.nbytes))
+        at = align_up(at + tensor.nbytes)
+    pool = torch.zeros(at, dtype=torch.uint8)
+    for place, tensor in zip(placed, tensors.values(), strict=True):
+        raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        pool[place.offset : place.offset + place.nbytes] = raw
+    return pool, tuple(placed)
+
+
+def delta_of(
+    base: str, old: Tensors, new: Tensors, range_bytes: int = 1 << 16
+) -> tuple[Delta, dict[str, torch.Tensor]]:
+    """What differs, and its carriers by name. Ranges are of ``range_bytes``, and shorter where item sizes change."""
+    (before, placed), (now, _) = pool_of(old), pool_of(new)
+    carriers: list[Carrier] = []
+    brought: dict[str, torch.Tensor] = {}
+    for low, high, unit in _ranges(placed, range_bytes):
+        encoded = encode(before[low:high].clone(), now[low:high].clone(), unit)
+        if encoded.count:
+            name = f"carrier-{len(carriers)}"
+            carriers.append(Carrier(name, 0, low, high - low, unit, encoded.form, encoded.count))
+            brought[name] = encoded.raw
+    return Delta(base, placed, tuple(carriers)), brought
+
+
+def _ranges(placed: tuple[PlacedTensor, ...], range_bytes: int) -> Iterator[tuple[int, int, int]]:
+    for unit, places in groupby(placed, key=lambda place: dtypes.TORCH[place.spec.dtype].itemsize):
+        first, *_, last = [*places] * 2
+        end = align_up(last.offset + last.nbytes)
+        yield from ((low, min(low + range_bytes, end), unit) for low in range(first.offset, end, range_bytes))
+
+
+def staged(
+    engine: Engine, delta: Delta, brought: Tensors, maps: ElementMaps | None = None, budget: int = PLENTY
+) -> DeltaEngine:
+    """Have an engine take a delta up to where it would be exchanged."""
+    engine.begin()
+    taking = DeltaEngine(engine, delta.base, ElementMaps() if maps is None else maps)
+    if reason := taking.can_stage(budget):
+        raise AssertionError(reason)
+    taking.stage()
+    taking.take((delta,))
+    specs = [spec_of(name, tensor) for name, tensor in brought.items()]
+    taking.prepare(specs, None)
+    for spec, raw in zip(specs, brought.values(), strict=True):
+        for low, high in ((0, spec.nbytes // 2), (spec.nbytes // 2, spec.nbytes)):
+            place = spec, low, 0, high - low
+            taking.load(LoadedBucket(place, raw[low:high], lambda place=place: [place]))  # type: ignore[misc]
+    taking.finish()
+    return taking
+
+
+def exchanged(taking: DeltaEngine) -> None:
+    """Hold, exchange and go on."""
+    taking.hold()
+    taking.advance(0, 5)
+    taking.confirm()
+    taking.exchange()
+    taking.certify()
+    taking.resume()
