@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from ckpt_transport.checkpoint.base_digests import BaseDigests
 from ckpt_transport.checkpoint.boxes import BoxedTensor
-from ckpt_transport.checkpoint.rule import MappedTensor, Rule, Tensors, check_pattern, dtype_of
+from ckpt_transport.checkpoint.rule import MappedTensor, Rule, Tensors, check_pattern
 from ckpt_transport.checkpoint.shards import is_dtensor
 from ckpt_transport.errors import CheckpointError, ConfigError
 
+_digests = BaseDigests()
 CURE = "merge it at the trainer, as by merge_and_unload()"
 NOT_MERGED = (
     "use_dora",
@@ -30,6 +33,9 @@ NOT_MERGED = (
 class Lora(Rule, frozen=True, kw_only=True):
     """Adds an adapter to the weights that it was trained for: ``scaling * B @ A``, in FP32, and cast once.
 
+    The manifest names a digest of these weights, so that the digest of a plan covers them; digests of buckets cover the
+    sums.
+
     Factors are looked for as PEFT calls them: ``MODULE.lora_A.ADAPTER.weight`` and ``lora_B``, or
     ``lora_embedding_A``. What they are added to is ``MODULE.base_layer.weight`` or ``MODULE.weight``. Factors that are
     DTensors are gathered, so that all ranks must call; weights are not.
@@ -43,6 +49,7 @@ class Lora(Rule, frozen=True, kw_only=True):
     """
 
     needs_all = True
+    reads_bytes = True
     adapter: str = "default"
     alpha: float
     names: str = ".*"
@@ -53,8 +60,9 @@ class Lora(Rule, frozen=True, kw_only=True):
         check_pattern(self.names)
 
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
-        found, matched = dict(tensors), 0
-        matched = 0
+        found = dict(tensors)
+        merged: dict[str, BoxedTensor] = {}
+        beneath = hashlib.blake2b(digest_size=8)
         for module, kind in self._modules(tensors):
             names = [f"{module}.lora_{kind}{factor}.{self.adapter}" for factor in "AB"]
             if not kind:
@@ -68,10 +76,13 @@ class Lora(Rule, frozen=True, kw_only=True):
                     f"'{module}.base_layer.weight' to add them to; give state_dict() of the whole model"
                 )
             factors = [_whole(name, found.pop(name)) for name in names]
-            boxed = self._merged(bases[0], tensors[bases[0]], factors, bool(kind) or self.transposed)
-            found[bases[0]] = found[bases[0]].made(boxed, self)
-            matched += 1
-        return found, matched
+            base = tensors[bases[0]].boxes()
+            merged[bases[0]] = self._merged(bases[0], base, factors, bool(kind) or self.transposed)
+            _digests.add(beneath, bases[0], base)
+        _digests.forget_freed()
+        for name, boxed in merged.items():
+            found[name] = found[name].made(boxed, f"{self}, onto weights {beneath.hexdigest()}")
+        return found, len(merged)
 
     def __str__(self) -> str:
         scaling = " by the root of the rank" if self.rank_stabilized else ""
@@ -98,9 +109,8 @@ class Lora(Rule, frozen=True, kw_only=True):
             elif (match[2], match[3]) not in (("B", ".weight"), ("embedding_B", None)):
                 raise CheckpointError(f"'{name}' is no factor of a product that is added to a weight; {CURE}")
 
-    def _merged(self, name: str, base: MappedTensor, factors: list[torch.Tensor], transposed: bool) -> BoxedTensor:
+    def _merged(self, name: str, base: BoxedTensor, factors: list[torch.Tensor], transposed: bool) -> BoxedTensor:
         a, b = factors
-        boxed = base.boxes()
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
             raise CheckpointError(
                 f"the adapter's factors for '{name}' are of shapes {list(a.shape)} and {list(b.shape)}, which are not "
@@ -108,13 +118,12 @@ class Lora(Rule, frozen=True, kw_only=True):
             )
         rank = a.shape[0]
         left, right = (a.T, b.T) if transposed else (b, a)
-        dtype = dtype_of(base)
-        if boxed.shape != (left.shape[0], right.shape[1]) or dtype is None or not dtype.is_floating_point:
+        if base.shape != (left.shape[0], right.shape[1]) or not base.dtype.is_floating_point:
             raise CheckpointError(
-                f"'{name}' is {dtype} {list(boxed.shape)}, and its adapter adds to floats of shape "
+                f"'{name}' is {base.dtype} {list(base.shape)}, and its adapter adds to floats of shape "
                 f"{[left.shape[0], right.shape[1]]}; dequantize it, or {CURE}"
             )
-        return boxed.plus(left, right, self.alpha / (rank**0.5 if self.rank_stabilized else rank))
+        return base.plus(left, right, self.alpha / (rank**0.5 if self.rank_stabilized else rank))
 
 
 def lora_rules(adapter: str, config: Any) -> Iterator[Rule]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,8 @@ def test_given_factors_that_are_lent_when_the_trainer_goes_on_then_the_version_k
         slot = torch.empty(48, dtype=torch.uint8)
         extent.fill(slot, 0)
         assert slot.view(torch.bfloat16).view(6, 4).float() == pytest.approx(expected, rel=2**-7)
-        assert stored.manifest.conversions[0].how == "lora default, alpha 8; BF16 from F32"
+        how = stored.manifest.conversions[0].how
+        assert re.fullmatch("lora default, alpha 8, onto weights [0-9a-f]{16}; BF16 from F32", how)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +198,38 @@ def test_given_toml_then_it_says_the_same_rule(tmp_path: Path) -> None:
     file.write_text('[[rules]]\nrule = "lora"\nalpha = 16\nadapter = "sql"\nrank_stabilized = true\n')
     assert Mapping.load(file) == Mapping.of(rules.Lora(alpha=16, adapter="sql", rank_stabilized=True))
     assert str(Mapping.load(file)) == "lora sql, alpha 16 by the root of the rank"
+
+
+def how_of(store: Store, version: str, tensors: Tensors) -> str:
+    mapping = Mapping.of(rules.Lora(alpha=8), rules.Unwrap("base_layer"))
+    (conversion,) = store.register(version, tensors=tensors, mapping=mapping).manifest.conversions
+    return conversion.how
+
+
+def test_given_an_adapter_on_other_weights_then_the_manifest_tells_them_apart() -> None:
+    tensors = adapted(640, 130, 8)
+    base = tensors[f"{MODULE}.base_layer.weight"]
+    with Store() as store:
+        first = how_of(store, "step-1", tensors)
+        tensors[f"{MODULE}.lora_A.default.weight"].add_(1)
+        assert how_of(store, "step-2", tensors) == first, "a step of the adapter leaves the weights as they are"
+        assert how_of(store, "copied", {name: tensor.clone() for name, tensor in tensors.items()}) == first
+        base[-1, -1] += 1
+        assert how_of(store, "step-3", tensors) != first
+        base[-1, -1] -= 1
+        cut = TensorShard(base[:, ::2].contiguous(), (640, 130), (0, 0))
+        assert (
+            how_of(store, "step-4", tensors)
+            == how_of(store, "step-5", dict(tensors))
+            != how_of(store, "part", {**tensors, f"{MODULE}.base_layer.weight": cut})
+        )
+
+
+def test_given_weights_that_took_the_place_of_others_then_their_digest_is_made_anew() -> None:
+    """Given weights that torch puts where it has freed others, with as many writes, then the digest is not theirs."""
+    found = set()
+    with Store() as store:
+        for seed in range(4):
+            torch.manual_seed(seed)
+            found.add(how_of(store, f"v{seed}", adapted(640, 130, 8)))
+    assert len(found) == 4
