@@ -6,10 +6,14 @@ import logging
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from ckpt_transport import EngineError
 from ckpt_transport.spi import client_of, proxy_for
+
+if TYPE_CHECKING:
+    import httpx
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
 CURE = "is it running? wait longer for one that starts: endpoint_timeout, or --endpoint-timeout 600"
@@ -131,6 +135,27 @@ class VllmServer:
     def finish_native(self, version: str | None) -> None:
         self._call("POST", "/finish_weight_update", json={"weight_version": version})
 
+    def load_adapter(self, name: str, folder: Path, timeout: float) -> None:
+        """Serve what is in a folder as the adapter of that name, in the place of one that has it."""
+        asked = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
+        self._adapters("load", asked, timeout, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        self._adapters("unload", {"lora_name": name}, CALL_SECONDS)
+
+    def _adapters(self, what: str, asked: Mapping[str, Any], timeout: float, folder: Path | None = None) -> None:
+        try:
+            self._answer("POST", f"/v1/{what}_lora_adapter", json=asked, timeout=timeout)
+        except NoRouteError as error:
+            if error.said and folder is not None:
+                raise EngineError(
+                    f"{self.url} finds no adapter in {folder}; give a folder that all servers see: {error.said}"
+                ) from error
+            raise EngineError(
+                f"{self.url} loads no adapters: start vLLM with --enable-lora, and with "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment"
+            ) from error
+
     # -- talking --------------------------------------------------------------------------------------------------
 
     def _call(
@@ -141,6 +166,21 @@ class VllmServer:
         json: Any = None,
         timeout: float = CALL_SECONDS,
     ) -> dict[str, Any]:
+        answer = self._answer(method, path, params, json, timeout)
+        try:
+            found: dict[str, Any] = answer.json() if answer.content else {}
+        except ValueError as error:
+            raise EngineError(f"{self.url}{path} does not answer in JSON{self._through}; is it vLLM?") from error
+        return found
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        json: Any = None,
+        timeout: float = CALL_SECONDS,
+    ) -> httpx.Response:
         import httpx
 
         try:
@@ -151,18 +191,15 @@ class VllmServer:
         if answer.status_code == HTTPStatus.NOT_FOUND:
             raise NoRouteError(
                 f"{self.url} has no {path}: start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment, and reach it "
-                "from a trusted network only"
+                "from a trusted network only",
+                said=answer.text[:500] if '"error"' in answer.text else "",
             )
         if answer.status_code == HTTPStatus.UNAUTHORIZED:
             raise EngineError(f"{self.url}{path} {KEY_CURE}{self._through}")
         if answer.is_error:
             said = f"{answer.status_code}{self._through}: {answer.text[:500]}"
             raise EngineError(f"{self.url}{path} failed with {said}")
-        try:
-            found: dict[str, Any] = answer.json() if answer.content else {}
-        except ValueError as error:
-            raise EngineError(f"{self.url}{path} does not answer in JSON{self._through}; is it vLLM?") from error
-        return found
+        return answer
 
     def close(self) -> None:
         self._client.close()
@@ -175,4 +212,12 @@ class VllmServer:
 
 
 class NoRouteError(EngineError):
-    """The server has no such route."""
+    """The server has no such route; or it has, and finds something else not.
+
+    Attributes:
+        said: what the route has said; empty where there is none.
+    """
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said

@@ -56,7 +56,7 @@ EXPORTED = {
         Attachment Loader TorchEngine attach
     """,
     "ckpt_transport_vllm": """
-        VllmFleet WorkerExtension
+        ServedAdapter VllmFleet WorkerExtension
     """,
     "ckpt_transport_cuda_ipc": """
         CudaIpcTransport

@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport import Mapping as Rules
 from ckpt_transport.service.endpoints import client_of
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_vllm import VllmFleet
@@ -165,11 +166,19 @@ def update(
 
 
 def bring(
-    replicas: Sequence[Replica], tensors: Mapping[str, torch.Tensor], version: str, **settings: Any
+    replicas: Sequence[Replica],
+    tensors: Mapping[str, torch.Tensor],
+    version: str,
+    mapping: Rules | None = None,
+    **settings: Any,
 ) -> FleetReport:
     """The same with tensors."""
     return _update(
-        replicas, version, "keep", swift(**settings), lambda server: server.register(version, tensors=tensors)
+        replicas,
+        version,
+        "keep",
+        swift(**settings),
+        lambda server: server.register(version, tensors=tensors, mapping=mapping),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -87,7 +88,8 @@ def test_given_a_tied_head_that_a_version_brings_too_then_it_is_taken_if_it_is_t
     with_head = {**weights, HEAD: weights[EMBEDDING].clone()}
     other = {**weights, HEAD: weights[EMBEDDING] + 1}
     alone = {name: tensor for name, tensor in other.items() if name != EMBEDDING}
-    for settings in ({"transport": "shm"}, SMALL_SLOTS):
+    each: list[dict[str, Any]] = [{"transport": "shm"}, SMALL_SLOTS]
+    for settings in each:
         bring([replica], with_head, "with head", **settings)
         assert replica.answers() == second
         update([replica], replica.checkpoint(1), "one", **settings)
