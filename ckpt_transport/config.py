@@ -364,6 +364,8 @@ def _read_toml(path: Path, source: str) -> dict[str, object]:
         raise ConfigError(f"the configuration file {path}{source} is not UTF-8 text: {error}") from error
     try:
         return tomllib.loads(text)
+    except RecursionError as error:
+        raise ConfigError(f"{path}{source} is nested deeper than settings are: {error}") from error
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"at line (\d+)", str(error))
         line = found[1] if found else max(len(text.splitlines()), 1)

@@ -1,4 +1,4 @@
-"""Values of a type are decoded by many threads at once, also the first time."""
+"""Values of a type are decoded by many threads at once, also the first time, from bytes that may be anything."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import msgspec
 
 Kind = TypeVar("Kind")
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that it cannot read. Of text that is not UTF-8, and of what is nested deeper than anybody
+reads, these are not its own errors."""
 _lock = threading.Lock()
 _prepared: set[object] = set()
 

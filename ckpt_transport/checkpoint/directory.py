@@ -7,6 +7,7 @@ read. A directory in which that is not the same model is refused, and the error 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,7 +117,7 @@ def _check_listed(index: Path, weight_map: Mapping[str, str], listed: Mapping[Pa
     single = index.with_name(SINGLE)
     unlisted = single.exists() and single not in listed
     for name, file in weight_map.items():
-        if (index.parent / file).exists():
+        if os.path.exists(index.parent / file):  # which is false for what cannot be a file's name
             continue
         if unlisted:
             raise CheckpointError(

@@ -44,7 +44,7 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return msgspec.toml.decode(path.read_bytes(), type=prepared(cls))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: {error}") from error
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ckpt_transport.checkpoint import from_path
-from ckpt_transport.decoding import prepared
+from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError
 
 
@@ -56,7 +56,7 @@ def recall() -> Served | None:
     """Read what was noted last, if anything."""
     try:
         return msgspec.json.decode(record_path().read_bytes(), type=prepared(Served))
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return None
 
 

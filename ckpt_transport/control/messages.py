@@ -17,7 +17,7 @@ from typing import Any, Union
 import msgspec
 
 from ckpt_transport.control import addresses
-from ckpt_transport.decoding import prepared
+from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError, MessageError
 
 PROTOCOL = b"ckpt-transport/1"
@@ -93,6 +93,6 @@ class Codec:
             if len(frames[1]) > MAX_SENDER:
                 raise ConfigError(f"an address of {len(frames[1])} bytes is none")
             return addresses.check(frames[1].decode()), message
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
+        except (ConfigError, *UNREADABLE) as error:
             reason = str(error)[:MAX_REASON]
             raise MessageError(f"unreadable message of {len(frames[2])} bytes: {reason}") from error

@@ -18,6 +18,7 @@ from typing import cast
 import msgspec
 import torch
 
+from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import MessageError, TransferError
 from ckpt_transport.execution.differing import differing
 from ckpt_transport.execution.samples import AnySample
@@ -332,7 +333,7 @@ class SinkDigests(_Working):
             rank, payload = message
             try:
                 said = _decode(payload)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise MessageError(f"rank {rank} says digests that cannot be read: {error}") from error
             for number, found in said:
                 if number in self._schedule.applied and self._plan.owner(self._plan.buckets[number]) == rank:

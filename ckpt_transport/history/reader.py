@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.events import UpdateEnded
 from ckpt_transport.history.entries import PastUpdate, Timeline
 from ckpt_transport.history.writer import older
@@ -71,7 +72,7 @@ class History:
         """Take in a line. One that is torn, or of a later release, is left out."""
         try:
             entry = _decoder.decode(line)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return
         if isinstance(entry, UpdateEnded):
             self._updates.setdefault(entry.update, PastUpdate(entry))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ckpt_transport.decoding import prepared
+from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.rates.machine import Machine, machine
 from ckpt_transport.rates.values import HostRates
@@ -67,6 +67,6 @@ def _decoded(data: bytes) -> HostRates | None:
     """What a file says of this machine. It seldom changes, and is asked for at each update."""
     try:
         found = msgspec.json.decode(data, type=prepared(KeptRates))
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     return found.rates if found.machine == machine() else None

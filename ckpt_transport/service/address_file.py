@@ -19,7 +19,7 @@ import msgspec
 from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.control.security import Secret
-from ckpt_transport.decoding import prepared
+from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.paths import without_nul
 from ckpt_transport.update.host import host_name
@@ -86,7 +86,7 @@ class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             found = msgspec.json.decode(without_nul(path, ConfigError).read_bytes(), type=prepared(AddressFile))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; give the file that serve has saved") from error
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise ConfigError(
                 f"{path} is no file of holders: {error}; give the file that 'ckpt-transport serve --save-metas' wrote"
             ) from error

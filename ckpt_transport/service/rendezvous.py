@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Event
+from typing import TypeVar
 
 import msgspec
 from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport.config import Config
-from ckpt_transport.decoding import prepared
+from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.service.torch_store import Answer, SharedStore
 from ckpt_transport.service.world import World
@@ -112,6 +113,23 @@ class AbsenceNotice(msgspec.Struct, frozen=True):
     reason: str
 
 
+Notice = TypeVar("Notice", LeadNotice, AbsenceNotice)
+
+
+def _read(said: bytes, kind: type[Notice]) -> Notice:
+    """
+    Raises:
+        JoinError: it is something else: another program uses the same keys of that store.
+    """
+    try:
+        return msgspec.json.decode(said, type=prepared(kind))
+    except UNREADABLE as error:
+        raise JoinError(
+            f"torch's store holds what no source rank has said ({error}); is another program, or another version of "
+            "ckpt-transport, using it?"
+        ) from error
+
+
 class InStore(Rendezvous):
     """Meets in torch's store at ``MASTER_ADDR`` and ``MASTER_PORT``: torchrun's, a trainer's, else one of rank 0's.
 
@@ -172,7 +190,7 @@ class InStore(Rendezvous):
     def _absent(self, store: TCPStore, version: str) -> dict[int, str]:
         while store.check([f"{self._absent_key}/{len(self._absences) + 1}"]):
             said = store.get(f"{self._absent_key}/{len(self._absences) + 1}")
-            self._absences.append(msgspec.json.decode(said, type=prepared(AbsenceNotice)))
+            self._absences.append(_read(said, AbsenceNotice))
         reasons = {notice.rank: notice.reason for notice in self._absences if notice.version in ("", version)}
         return {rank: reason for rank, reason in reasons.items() if reason}
 
@@ -205,7 +223,7 @@ class InStore(Rendezvous):
         pause = SWIFT_SECONDS
         while True:
             if store.check([self._lead_key]):
-                lead = msgspec.json.decode(store.get(self._lead_key), type=prepared(LeadNotice))
+                lead = _read(store.get(self._lead_key), LeadNotice)
                 if lead.token != self._seen and lead.version == version:
                     self._seen = lead.token
                     return lead

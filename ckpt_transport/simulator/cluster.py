@@ -187,7 +187,7 @@ def read(text: str, called: str, kind: type[Kind], table: str = "") -> Kind:
     """
     try:
         found: Mapping[str, object] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{called} is not TOML: {error}") from error
     if table and table not in found:
         raise ConfigError(f"{called} has no table [{table}]; add it")

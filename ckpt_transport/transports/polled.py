@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import msgspec
 import torch
 
+from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import PeerLostError, TransferError, TransportError
 from ckpt_transport.memory import Fence
 from ckpt_transport.transports.agreement import Agreement
@@ -207,7 +208,7 @@ class PolledEndpoint(Endpoint):
         except TransportError as error:
             self.abort(error)
             raise
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             failure = TransferError(f"route {self.group.route} received a signal that is not one: {error}")
             self.abort(failure)
             raise failure from error

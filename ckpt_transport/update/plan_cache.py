@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import RankSchedule
 from ckpt_transport.memory import CPU, default_budget
@@ -101,11 +102,13 @@ class PlanCache:
         """The plan that the coordinator proposes; ``encoded`` is empty when it should be known.
 
         Raises:
-            PlanMismatchError: it is not.
-            msgspec.DecodeError: the bytes are not a plan.
+            PlanMismatchError: it is not, or the bytes are not a plan.
         """
         if encoded:
-            self._plan = Plan.decode(encoded)
+            try:
+                self._plan = Plan.decode(encoded)
+            except UNREADABLE as error:
+                raise PlanMismatchError(f"what the coordinator proposes is no plan: {error}") from error
         elif self._plan is None or self._plan.shape != shape:
             raise PlanMismatchError(f"the coordinator counts on plan {shape[:16]}, which is not known here")
         else:

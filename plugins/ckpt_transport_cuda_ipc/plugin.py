@@ -12,6 +12,7 @@ import msgspec
 
 from ckpt_transport import RegistrationError
 from ckpt_transport.spi import (
+    UNREADABLE,
     Availability,
     Buffer,
     Control,
@@ -148,7 +149,7 @@ class CudaIpcEndpoint(MappedEndpoint):
                 for address, allocation in zip(addresses, shared.allocations, strict=True)
             ]
             return tuple(MemoryRun(at, whole[number][start : start + size]) for at, number, start, size in shared.runs)
-        except (RegistrationError, msgspec.DecodeError, LookupError) as error:
+        except (RegistrationError, LookupError, *UNREADABLE) as error:
             raise RegistrationError(
                 f"the GPU memory of rank {sender} cannot be mapped: {error}; both processes must be of one user, and "
                 "see that GPU"

@@ -8,8 +8,8 @@ from datetime import timedelta
 import msgspec
 from torch._C._distributed_c10d import Store
 
-from ckpt_transport import TransferTimeout, TransportError
-from ckpt_transport.spi import Control, Group, prepared
+from ckpt_transport import TransferError, TransferTimeout, TransportError
+from ckpt_transport.spi import UNREADABLE, Control, Group, prepared
 
 
 class ControlStore(Store):
@@ -47,7 +47,10 @@ class ControlStore(Store):
     def _receive(self, keys: list[str]) -> None:
         message = self._control.receive()
         if message is not None:
-            key, value = msgspec.msgpack.decode(message[1], type=prepared(tuple[str, bytes]))
+            try:
+                key, value = msgspec.msgpack.decode(message[1], type=prepared(tuple[str, bytes]))
+            except UNREADABLE as error:
+                raise TransferError(f"route {self._group.route}: rank {message[0]} says no address: {error}") from error
             self._entries[key] = value
         elif time.monotonic() > self._deadline:
             missing = [key for key in keys if key not in self._entries]

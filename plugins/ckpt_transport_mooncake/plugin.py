@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 import torch
 
-from ckpt_transport import RegistrationError, TransferError
+from ckpt_transport import RegistrationError, TransferError, TransportError
 from ckpt_transport.spi import (
     CONTIGUOUS,
+    UNREADABLE,
     Availability,
     Buffer,
     Calls,
@@ -85,7 +86,12 @@ class MooncakeEndpoint(OneSidedEndpoint):
         super().__init__(group, control)
         offer = Offer(options.protocol, _chosen_devices(options, self.device))
         offers = control.exchange(msgspec.msgpack.encode(offer), timeout)
-        protocol = agree({rank: msgspec.msgpack.decode(said, type=prepared(Offer)) for rank, said in offers.items()})
+        try:
+            protocol = agree(
+                {rank: msgspec.msgpack.decode(said, type=prepared(Offer)) for rank, said in offers.items()}
+            )
+        except UNREADABLE as error:
+            raise TransportError(f"route {group.route}: a member offers what is no protocol: {error}") from error
         host = options.address or (LOOPBACK if group.on_one_host else _own_address())
         self._engine = MooncakeEngine(host, protocol, offer.devices)
         self._reads = Calls("ckpt-transport-mooncake", control, READS_AT_ONCE[protocol])
@@ -117,7 +123,7 @@ class MooncakeEndpoint(OneSidedEndpoint):
                 for descriptors in peers.values()
                 for descriptor in descriptors
             }
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise RegistrationError(f"a sender described its memory in another way: {error}") from error
 
     def _read(self, sender: int, spans: Sequence[ReadSpan]) -> Poll:

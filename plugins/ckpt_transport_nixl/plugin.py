@@ -11,6 +11,7 @@ import torch
 from ckpt_transport import RegistrationError, TransferError
 from ckpt_transport.spi import (
     CONTIGUOUS,
+    UNREADABLE,
     Availability,
     Buffer,
     Calls,
@@ -98,7 +99,7 @@ class NixlEndpoint(OneSidedEndpoint):
                 continue
             try:
                 described = msgspec.msgpack.decode(descriptor, type=prepared(NixlDescriptor))
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise RegistrationError(f"rank {sender} described memory in another way: {error}") from error
             self._names[sender] = self._agents.load(described.metadata)
             lent[descriptor] = described.memory

@@ -10,6 +10,7 @@ import torch
 from ckpt_transport import RegistrationError, SharedMemoryError
 from ckpt_transport.spi import (
     SHM,
+    UNREADABLE,
     Availability,
     Buffer,
     Control,
@@ -60,7 +61,7 @@ class ShmEndpoint(MappedEndpoint):
     def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor:
         try:
             segment = Segment.attach(msgspec.msgpack.decode(descriptor, type=prepared(SegmentName)))
-        except (SharedMemoryError, msgspec.DecodeError) as error:
+        except (SharedMemoryError, *UNREADABLE) as error:
             raise RegistrationError(f"the shared memory of rank {sender} cannot be mapped: {error}") from error
         self._attached[descriptor] = segment
         mapped = Buffer.of(segment)

@@ -21,6 +21,8 @@ FEW = 8
 """A list of fewer values is written one value after the other."""
 MOST_BYTES = 1 << 31
 """More does not come out of an encoded plan, whatever it says."""
+MOST_CHARACTERS = 1 << 28
+"""Of all texts of one list: one template may be long, and be named by many."""
 _NUMBER = re.compile(r"(?<!\d)(0|[1-9]\d{0,17})(?!\d)", re.ASCII)
 
 
@@ -54,7 +56,7 @@ def decode(data: bytes) -> Any:
         if not inflate.eof:
             raise msgspec.DecodeError("the bytes end early, or hold too much")
         return _unpacked(msgspec.msgpack.decode(plain))
-    except (zlib.error, TypeError, ValueError, LookupError) as error:
+    except (zlib.error, TypeError, ValueError, LookupError, RecursionError) as error:
         raise msgspec.DecodeError(f"these bytes are not columns: {error}") from error
 
 
@@ -75,7 +77,7 @@ def _packed_list(items: Sequence[Any]) -> list[Any]:
         return [_Form.TEXTS, *_templates(items)]
     if kind is list:
         lengths = list(map(len, items))
-        if len(set(lengths)) == 1:
+        if lengths[0] and len(set(lengths)) == 1:
             return [_Form.ROWS, len(items), [_packed_list(column) for column in zip(*items, strict=True)]]
         return [_Form.RAGGED, _packed_list(lengths), _packed_list(list(chain.from_iterable(items)))]
     if kind is dict and len({tuple(each) for each in items}) == 1:
@@ -92,16 +94,15 @@ def _unpacked(packed: Any) -> Any:
         case _Form.ITEMS, [items]:
             return [_unpacked(each) for each in items]
         case _Form.NUMBERS, [differences]:
-            return list(accumulate(differences))
+            return list(accumulate(_whole(differences)))
         case _Form.TEXTS, [templates, which, numbers]:
             return list(_texts(templates, _unpacked(which), [list(map(_unpacked, columns)) for columns in numbers]))
-        case _Form.ROWS, [count, []]:
-            return [[] for _ in range(count)]
         case _Form.ROWS, [_, columns]:
             return list(map(list, zip(*map(_unpacked, columns), strict=True)))
         case _Form.RAGGED, [lengths, items]:
-            every, ends = _unpacked(items), [0, *accumulate(_unpacked(lengths))]
-            if ends[-1] != len(every):
+            every, sizes = _unpacked(items), _whole(_unpacked(lengths))
+            ends = [0, *accumulate(sizes)]
+            if ends[-1] != len(every) or min(sizes, default=0) < 0:
                 raise ValueError("lists of other lengths than are said")
             return [every[start:end] for start, end in pairwise(ends)]
         case _Form.RECORD, [keys, values]:
@@ -109,6 +110,13 @@ def _unpacked(packed: Any) -> Any:
         case _Form.RECORDS, [_, keys, columns]:
             return [dict(zip(keys, row, strict=True)) for row in zip(*map(_unpacked, columns), strict=True)]
     raise ValueError(f"form {form} with {len(rest)} parts")
+
+
+def _whole(numbers: list[int]) -> list[int]:
+    """These, which are whole numbers."""
+    if not set(map(type, numbers)) <= {int}:
+        raise ValueError("numbers that are none")
+    return numbers
 
 
 def _templates(texts: Sequence[str]) -> tuple[list[list[str]], list[Any], list[list[Any]]]:
@@ -130,11 +138,16 @@ def _templates(texts: Sequence[str]) -> tuple[list[list[str]], list[Any], list[l
 
 
 def _texts(templates: list[list[str]], which: list[int], numbers: list[list[list[int]]]) -> Iterator[str]:
-    rows = [zip(*columns, strict=True) for columns in numbers]
+    rows = [zip(*map(_whole, columns), strict=True) for columns in numbers]
+    room = MOST_CHARACTERS
     for place in which:
         template = templates[place]
         if len(template) == 1:
             yield template[0]
             continue
-        values = next(rows[place])
-        yield template[0] + "".join(f"{number}{text}" for number, text in zip(values, template[1:], strict=True))
+        values = next(rows[place], ())
+        text = template[0] + "".join(f"{number}{text}" for number, text in zip(values, template[1:], strict=True))
+        room -= len(text)
+        if room < 0:
+            raise ValueError(f"texts of more than {MOST_CHARACTERS} characters")
+        yield text

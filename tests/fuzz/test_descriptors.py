@@ -1,0 +1,108 @@
+"""What members of a route tell each other: descriptors of memory, signals, addresses, digests, offers."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+from hypothesis import strategies as st
+
+from ckpt_transport.errors import MessageError
+from ckpt_transport.execution import RankSchedule, SinkDigests
+from ckpt_transport.memory.segment import PREFIX, Segment
+from ckpt_transport.planning import Role
+from ckpt_transport.transports.interface import Group
+from ckpt_transport.transports.polled import Signal, SignalKind
+from ckpt_transport_gloo.rendezvous import ControlStore
+from ckpt_transport_shm.plugin import ShmEndpoint
+from tests.fuzz.damage import BURSTS, changed, damaged
+from tests.fuzz.fuzzing import fuzz
+from tests.unit.worlds import chained
+
+GROUP = Group("route", (0, 1), 1, ("here", "here"))
+
+
+class Overheard:
+    """The control channel of a route on which rank 0 says these things."""
+
+    def __init__(self, *said: bytes) -> None:
+        self.said = deque(said)
+
+    def send(self, rank: int, payload: bytes) -> None:
+        """Nobody hears it."""
+
+    def receive(self) -> tuple[int, bytes] | None:
+        return (0, self.said.popleft()) if self.said else None
+
+    def wake(self) -> None:
+        """Nobody waits."""
+
+    def exchange(self, payload: bytes, timeout: float) -> dict[int, bytes]:
+        return dict.fromkeys(GROUP.ranks, payload)
+
+
+def written(sample: object) -> st.SearchStrategy[bytes]:
+    """Msgpack that says almost this, or anything."""
+    data = msgspec.msgpack.encode(sample)
+    tree = msgspec.msgpack.decode(data)
+    return st.one_of(
+        damaged([data]), changed([tree]).map(msgspec.msgpack.encode), st.sampled_from(BURSTS), st.binary(max_size=40)
+    )
+
+
+def test_given_a_descriptor_of_shared_memory_that_says_anything_then_that_segment_is_mapped_or_nothing() -> None:
+    with_name = Segment.create(4096)
+    odd = f"{PREFIX}{os.getuid()}-0-odd"
+
+    def read(descriptor: bytes) -> None:
+        endpoint = ShmEndpoint(GROUP, Overheard())
+        try:
+            mapped = endpoint._map(0, descriptor)
+            assert mapped.nbytes == 4096
+        finally:
+            endpoint.close()
+
+    try:
+        read(msgspec.msgpack.encode(with_name.name))
+        names = (with_name.name, msgspec.structs.replace(with_name.name, name=odd))
+        for name in names:
+            fuzz(written(name), read)
+    finally:
+        with_name.close()
+
+
+def test_given_signals_that_say_anything_then_the_route_goes_on_or_fails() -> None:
+    def read(payload: bytes) -> None:
+        endpoint = ShmEndpoint(GROUP, Overheard(payload))
+        try:
+            endpoint._progress()
+        finally:
+            endpoint.close()
+
+    for kind in SignalKind:
+        fuzz(written(Signal(kind, 3, 2**62, "why")), read)
+
+
+def test_given_addresses_of_gloo_that_say_anything_then_they_are_kept_or_refused() -> None:
+    def read(payload: bytes) -> None:
+        store = ControlStore(GROUP, Overheard(payload), 0.0)
+        store.wait(["a key"])
+
+    fuzz(written(("a key", b"an address")), read)
+
+
+def test_given_digests_that_say_anything_then_they_are_taken_in_or_refused() -> None:
+    plan = chained().plan()
+    sink = next(rank for rank, each in enumerate(plan.topology.participants) if each.role is Role.SINK)
+    schedule = RankSchedule(plan, sink)
+    heard = Overheard()
+    digests = SinkDigests(schedule, heard, "sink", lambda: None)
+    take: Callable[[], None] = digests._take_in
+
+    def read(payload: bytes) -> None:
+        heard.said.append(payload)
+        take()
+
+    fuzz(written([(0, b"x" * 16), (1, b"y" * 16)]), read, MessageError)
