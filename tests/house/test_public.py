@@ -40,7 +40,7 @@ EXPORTED = {
         OneSidedEndpoint Owner OwnerKind PlacedTensor Poll Progress RdmaDevice Reach ReadSpan Receipt
         RecordedLoader RecordedLoading Recording Replay RollsBack RunPlace Runs SHM ScatteredTensors SeenByPassesError
         Segment SegmentName ServedElements Share Span StagingArea StridedBytes TensorSnapshot TensorSpec Traits
-        Transfer Transport Updates Watched addresses_of align_up allocations_of any_port by_loader_in_words
+        Transfer Transport UNREADABLE Updates Watched addresses_of align_up allocations_of any_port by_loader_in_words
         check_readable choose_shadows client_of copy_bytes copy_each describe device_of digest_of_served
         drain dtypes expected_bandwidth fence fence_on find_allocations fingerprint from_directory given_tensors
         has_copy_tables host_name is_loopback lay_out layer_of locality_of_cpus locality_of_pci
