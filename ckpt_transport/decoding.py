@@ -10,8 +10,8 @@ import msgspec
 Kind = TypeVar("Kind")
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises of bytes that it cannot read. Text that is not UTF-8, and what is nested deeper than anybody reads,
-get errors that are not its own."""
+"""What msgspec raises of bytes that it cannot read. Text that is not UTF-8 gets an error of Python's, and so does what
+is nested deeper than anybody reads."""
 _lock = threading.Lock()
 _prepared: set[object] = set()
 
