@@ -248,6 +248,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "The file that whoever leads updates appends to what became of each, for the dashboard; none when empty."
         ),
     ] = ""
+    log_format: Annotated[
+        Literal["", "text", "json"],
+        _one_of(
+            "How log lines are written to standard error, one for each event, from level INFO; nothing is done about "
+            "them when empty, so that Python writes warnings as they are.",
+            "",
+            "text",
+            "json",
+        ),
+    ] = ""
     trace: Annotated[str, _text("The file to write a Chrome or Perfetto trace of the update to; none when empty.")] = ""
     transports: Annotated[
         Any,

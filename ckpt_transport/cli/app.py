@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -42,6 +44,14 @@ With --json a command prints one document for programs on standard output, and w
 standard error. Where it fails it prints no document: the exit code says how, and standard error why.
 """
 
+
+class LogFormat(enum.StrEnum):
+    """For people, or for programs."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -56,8 +66,14 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
     ] = False,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="Write a log line for each event to standard error.", show_default="from settings"),
+    ] = None,
 ) -> None:
     """Take the options that stand before a command."""
+    if log_format is not None:
+        os.environ["CKPT_TRANSPORT_LOG_FORMAT"] = log_format
 
 
 for name, command in (

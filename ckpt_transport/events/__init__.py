@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ckpt_transport.events.context import about, speaking_for
 from ckpt_transport.events.observers import observe, tell
 from ckpt_transport.events.values import Event, ServingChanged, UpdateEnded
 
-__all__ = ["Event", "ServingChanged", "UpdateEnded", "observe", "tell"]
+__all__ = ["Event", "ServingChanged", "UpdateEnded", "about", "observe", "speaking_for", "tell"]

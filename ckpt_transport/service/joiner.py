@@ -15,8 +15,8 @@ from ckpt_transport.history import check_history
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.address_file import AddressFile, combine
 from ckpt_transport.service.call_guard import CallGuard
-from ckpt_transport.service.export_metrics import export_metrics
 from ckpt_transport.service.trace import check_trace, keep_trace
+from ckpt_transport.service.watched import let_watch
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check_known, states
@@ -50,7 +50,7 @@ class Joiner:
     def __init__(self, files: Sequence[Path], config: Config | None = None) -> None:
         self._call_guard = CallGuard("Joiner")
         self.config = config if config is not None else Config.load()
-        export_metrics(self.config)
+        let_watch(self.config)
         self._found = combine([(str(path), AddressFile.load(path, self.config)) for path in files])
         self._where = ", ".join(map(str, files))
 

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
+from ckpt_transport.events import speaking_for
 from ckpt_transport.service.base import Brought, BroughtVersions
 from ckpt_transport.service.trace import keep_trace
 from ckpt_transport.update import messages as m
@@ -62,7 +63,8 @@ class LedUpdate(Generic[Leader]):
         """The block leads a part of the update."""
         sinks = self.invitees.sinks
         try:
-            yield
+            with speaking_for(self.join.label, self.join.update):
+                yield
         except UpdateAbortedError:
             raise
         except BaseException:

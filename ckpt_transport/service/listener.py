@@ -24,10 +24,11 @@ from ckpt_transport.errors import (
     UpdateAbortedError,
     UsageError,
 )
+from ckpt_transport.events import about
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
-from ckpt_transport.service.export_metrics import export_metrics
 from ckpt_transport.service.stuck import MayBeStuck, reason_of
+from ckpt_transport.service.watched import let_watch
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import states_of
@@ -57,7 +58,7 @@ class Listener(MayBeStuck):
     def __init__(self, address: str = "", config: Config | None = None) -> None:
         self._call_guard = CallGuard(self._kind)
         self.config = config if config is not None else Config.load()
-        export_metrics(self.config)
+        let_watch(self.config)
         _load_transports()
         self._mailbox: Mailbox = open_mailbox(address, q.PARTICIPANT, self.config)
         self._rotation = Rotation(self._mailbox, self.config)
@@ -104,6 +105,7 @@ class Listener(MayBeStuck):
         """
         with self._call_guard.one("serve()", 0):
             self._idle.clear()
+            about.member = self.label
             try:
                 while not self._stopping.is_set():
                     if self._follower is None:
@@ -297,6 +299,7 @@ class Listener(MayBeStuck):
         )
         self._follower = self._follow(invite, deadline)
         self._coordinator, self._target_version, self._nonce = coordinator, invite.version, invite.nonce
+        about.update = invite.update
         self._mailbox.watch(coordinator)
         self._mailbox.send(coordinator, self._introduction)
 
@@ -385,6 +388,7 @@ class Listener(MayBeStuck):
     def _leave(self) -> None:
         """The update is over; what was said in it counts no more."""
         self._follower, self._target_version = None, ""
+        about.update = ""
         self._challenges.renew()
 
     def _part_from_coordinator(self) -> None:

@@ -27,7 +27,6 @@ from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_give
 from ckpt_transport.service.base import BroughtPart
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
-from ckpt_transport.service.export_metrics import export_metrics
 from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
@@ -36,6 +35,7 @@ from ckpt_transport.service.source_rank import SourceRank
 from ckpt_transport.service.staged_job import StagedJob, StagedUpdate
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
 from ckpt_transport.service.turns import Turns
+from ckpt_transport.service.watched import let_watch
 from ckpt_transport.service.world import World
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.coordinator import Coordinator
@@ -76,7 +76,7 @@ class ParameterServer:
     def __init__(self, config: Config | None = None, *, rank: int | None = None, world_size: int | None = None) -> None:
         self._call_guard = CallGuard("ParameterServer")
         self.config = config if config is not None else Config.load()
-        export_metrics(self.config)
+        let_watch(self.config)
         self._world = World.find(rank, world_size)
         self.rank, self.world_size = self._world.rank, self._world.size
         self._store = Store(

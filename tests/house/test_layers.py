@@ -13,7 +13,7 @@ CORE = ROOT / "ckpt_transport"
 LAYERS = (
     ("errors",),
     ("events",),
-    ("metrics",),
+    ("logs", "metrics"),
     ("decoding", "dtypes", "paths", "release", "sizes"),
     ("private_file",),
     ("memory",),
