@@ -144,12 +144,20 @@ class VllmFleet:
     def warm_up(self) -> dict[str, str]:
         """See :meth:`ckpt_transport.service.fleet.Fleet.warm_up`."""
         with self._call_guard.one("warm_up()", self._config.update_timeout):
-            self._each(self._servers, lambda each: each.wait(self._patience))
-            self._find_drivers()
-            self._each(self._drivers, lambda driver: driver.find())
+            sinks = self._find_sinks()
             self._each(self._drivers, lambda driver: driver.warm_up())
-            sinks = [address for driver in self._drivers for address in driver.sinks]
             return dict(zip(sinks, self._each(sinks, self._warmed_up), strict=True))
+
+    def sinks(self) -> tuple[str, ...]:
+        """See :meth:`ckpt_transport.service.fleet.Fleet.sinks`."""
+        with self._call_guard.one("sinks()", self._config.update_timeout):
+            return self._find_sinks()
+
+    def _find_sinks(self) -> tuple[str, ...]:
+        self._each(self._servers, lambda each: each.wait(self._patience))
+        self._find_drivers()
+        self._each(self._drivers, lambda driver: driver.find())
+        return tuple(address for driver in self._drivers for address in driver.sinks)
 
     def _warmed_up(self, sink: str) -> str:
         """Wait until a sink has warmed up; what it says of that."""

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ckpt_transport.cli import (
+    dashboard,
     doctor,
     join,
     plan,
@@ -77,6 +78,7 @@ def options(
 
 
 for name, command in (
+    ("dashboard", dashboard.dashboard),
     ("doctor", doctor.doctor),
     ("transports", transports.transports),
     ("plan", plan.plan),

@@ -22,6 +22,12 @@ def serve(
     address: Annotated[
         str, typer.Option(help="Where to listen, as tcp://HOST:PORT.", show_default="a new one on this host")
     ] = "",
+    dashboard: Annotated[
+        str | None,
+        typer.Option(
+            help="Show this holder and the sinks of the settings in a browser, at HOST:PORT.", show_default=False
+        ),
+    ] = None,
     memory_budget: MemoryBudget = None,
     config: ConfigFile = None,
 ) -> None:
@@ -34,6 +40,7 @@ def serve(
     Any number may be started, on any hosts: who joins reads from all of them at once. To be reached from another host,
     it needs an address there, and all need the same secret_file. Who joins chooses the transport.
     """
+    from ckpt_transport.cli.page import load_dashboard, shown_by
     from ckpt_transport.config import Config
     from ckpt_transport.service import Holder
     from ckpt_transport.service.address_file import check_place
@@ -41,6 +48,7 @@ def serve(
     settings = Config.load(config, memory_budget=memory_budget)
     if save_metas is not None:
         check_place(save_metas)
+    server = None if dashboard is None else load_dashboard().PageServer(dashboard)
     console = Output()
     with progress(console, f"reading {checkpoint.name}") as shown:
         holder = Holder(version, **as_source(checkpoint), address=address, config=settings, progress=shown)
@@ -53,4 +61,5 @@ def serve(
             soft_wrap=True,
             highlight=False,
         )
-        holder.serve()
+        with shown_by(server, holder.address, settings):
+            holder.serve()

@@ -99,6 +99,14 @@ class Fleet(Protocol):
         """
         ...
 
+    def sinks(self) -> tuple[str, ...]:
+        """Find the sinks of all engines: their addresses, the engines in order.
+
+        Raises:
+            EngineError: an engine does not answer within ``endpoint_timeout``, or cannot be updated.
+        """
+        ...
+
     def versions(self) -> tuple[str, ...]:
         """What each engine says it serves; empty when it has no name for it.
 

@@ -288,5 +288,6 @@ class Coordinator:
         return error
 
     def _tell_failed(self, error: CkptTransportError, cause: BaseException) -> None:
+        self._clock.enter("end")
         phases, history = self._clock.phases, self._config.history
         tell_failed(self._update, self.kind, self._version, phases, error, cause, history)

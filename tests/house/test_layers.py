@@ -25,7 +25,7 @@ LAYERS = (
     ("history",),
     ("replay", "simulator", "update"),
     ("service",),
-    ("diagnosis",),
+    ("dashboard", "diagnosis"),
     ("cli",),
     ("__main__", "spi", "testing"),
 )

@@ -8,32 +8,14 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-import torch
 
-from ckpt_transport import Config, LoadedBucket, ParameterServer, ServedVersion, Sink, ask_version
-from ckpt_transport.spi import Fence
-from ckpt_transport_torch.engine import TorchEngine
+from ckpt_transport import Config, ParameterServer, ServedVersion, Sink, ask_version
 from tests.fleet import DEADLINE, PATIENT, weights
 from tests.fleet import model as model_of
+from tests.support.slow import SlowEngine
 
 LAYERS = 6
 LAYER_BYTES = 4 * 256 * 256
-
-
-class SlowEngine(TorchEngine):
-    """Waits before it loads its third bucket until it may."""
-
-    loads = 0
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__(module, "", "sink 0")
-        self.may_go_on = threading.Event()
-
-    def load(self, bucket: LoadedBucket) -> Fence | None:
-        self.loads += 1
-        if self.loads == 3:
-            assert self.may_go_on.wait(DEADLINE)
-        return super().load(bucket)
 
 
 def wait_for(sink: str, condition: Callable[[ServedVersion], bool]) -> ServedVersion:

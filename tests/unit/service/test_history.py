@@ -50,6 +50,7 @@ def test_given_updates_that_are_committed_aborted_and_rolled_back_then_the_histo
     ]
     back, last, failed, first = kept
     assert "the second one is not for me" in failed.ended.reason
+    assert list(failed.ended.phases)[-1] == "run"
     assert (back.timeline, failed.timeline) == (None, None)
     for past in (first, last):
         assert past.timeline is not None
