@@ -162,13 +162,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = False
     pool: Annotated[
-        Literal["shared", "private"],
+        Literal["auto", "shared", "private"],
         _one_of(
-            "Where a source keeps a version: in shared memory that sinks can map, or in its own memory.",
+            "Where a source keeps a version: in shared memory that sinks can map, in its own memory, or 'auto': in "
+            "shared memory where /dev/shm has room for it.",
+            "auto",
             "shared",
             "private",
         ),
-    ] = "shared"
+    ] = "auto"
     read_threads: Annotated[
         int,
         _setting(

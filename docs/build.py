@@ -13,7 +13,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "build" / "pages"
-PARTS = ("*.md", "LICENSE", "docs/**/*", "benchmarks/predictions/*", "benchmarks/results/*", "examples/**/*")
+PARTS = (
+    "*.md",
+    "LICENSE",
+    "CITATION.cff",
+    "docs/**/*",
+    "benchmarks/predictions/*",
+    "benchmarks/results/*",
+    "examples/**/*",
+)
 
 
 def on_site() -> list[Path]:

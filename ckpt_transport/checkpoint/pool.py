@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 
+from ckpt_transport.errors import SharedMemoryError
 from ckpt_transport.memory import Buffer, MemoryKind, Segment
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
+
+logger = logging.getLogger(__name__)
 
 
 def lay_out(sizes: Iterable[int]) -> tuple[list[int], int]:
@@ -35,12 +39,12 @@ class Pools:
     in the way.
 
     Args:
-        kind: of memory.
+        kind: of memory; None for shared memory where ``/dev/shm`` has room, and else private memory.
         pinned: page-lock it.
         threads: bring in the pages of new pools.
     """
 
-    def __init__(self, kind: MemoryKind, *, pinned: bool, threads: Executor) -> None:
+    def __init__(self, kind: MemoryKind | None, *, pinned: bool, threads: Executor) -> None:
         self._kind, self._pinned, self._threads = kind, pinned, threads
         self._free: list[Buffer] = []
 
@@ -52,7 +56,7 @@ class Pools:
             undo: learns how to go back to the state before this call.
 
         Raises:
-            SharedMemoryError: ``/dev/shm`` has no room for it.
+            SharedMemoryError: it is to be shared memory, and ``/dev/shm`` has no room for it.
         """
         for number, free in enumerate(self._free):
             if free.nbytes == nbytes:
@@ -60,11 +64,28 @@ class Pools:
                 undo.callback(self._free.append, free)
                 return free
         self.close()
-        made = Buffer.of(Segment.create(nbytes)) if self._kind is MemoryKind.SHARED else Buffer.private(nbytes)
+        made = self._make(nbytes)
         undo.callback(_release, made)
-        made.populate(self._threads)
         if self._pinned:
             made.pin()
+        return made
+
+    def _make(self, nbytes: int) -> Buffer:
+        if self._kind is not MemoryKind.PRIVATE:
+            try:
+                return self._populated(Buffer.of(Segment.create(nbytes)))
+            except SharedMemoryError as error:
+                if self._kind is MemoryKind.SHARED:
+                    raise
+                logger.warning("the version is kept in private memory, and sent from copies of its parts: %s", error)
+        return self._populated(Buffer.private(nbytes))
+
+    def _populated(self, made: Buffer) -> Buffer:
+        try:
+            made.populate(self._threads)
+        except BaseException:
+            _release(made)
+            raise
         return made
 
     def give_back(self, buffers: Sequence[Buffer]) -> None:

@@ -55,7 +55,7 @@ class Store:
         *,
         rank: int = 0,
         world_size: int = 1,
-        pool: MemoryKind = MemoryKind.SHARED,
+        pool: MemoryKind | None = MemoryKind.SHARED,
         threads: int | None = None,
         pinned: bool = False,
     ) -> None:
@@ -64,7 +64,7 @@ class Store:
         Args:
             rank: of this process.
             world_size: how many ranks share the checkpoints that are registered from files.
-            pool: ``SHARED`` or ``PRIVATE`` host memory.
+            pool: ``SHARED`` or ``PRIVATE`` host memory; None for shared where ``/dev/shm`` has room, else private.
             threads: how many read and copy at once; by default one per processor that may be used, at most 16.
             pinned: page-lock registered memory, so that GPUs read it at full speed.
 
@@ -73,7 +73,7 @@ class Store:
         """
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank is {rank} and must be at least 0 and less than world_size, which is {world_size}")
-        if pool not in (MemoryKind.SHARED, MemoryKind.PRIVATE):
+        if pool not in (MemoryKind.SHARED, MemoryKind.PRIVATE, None):
             raise ConfigError(f"pool is '{pool}' and must be 'shared' or 'private'")
         if threads is None:
             threads = usable_cores()
@@ -91,7 +91,7 @@ class Store:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ckpt-transport-store")
         self._pools = Pools(pool, pinned=pinned, threads=self._executor)
         self.carriers = CarriedDeltas(rank, Pools(pool, pinned=pinned, threads=self._executor))
-        if pool is MemoryKind.SHARED and SHM.is_dir():
+        if pool is not MemoryKind.PRIVATE and SHM.is_dir():
             sweep_leftovers()
 
     def register(

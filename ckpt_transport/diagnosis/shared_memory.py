@@ -12,7 +12,7 @@ from ckpt_transport.sizes import size
 
 SMALL = 1 << 30
 """Fewer bytes than this hold no checkpoint that people serve; Docker gives 64 MiB."""
-CURE = "start the container with --ipc=host, or --shm-size as large as the checkpoint; until then set pool to 'private'"
+CURE = "start the container with --ipc=host, or --shm-size as large as the checkpoint"
 
 
 def look(place: Path = SHM) -> Iterator[Finding]:

@@ -55,6 +55,7 @@ from ckpt_transport.memory.runs import reads_in_place as reads_in_place
 from ckpt_transport.memory.runs import starts_of as starts_of
 from ckpt_transport.memory.segment import Segment as Segment
 from ckpt_transport.memory.segment import SegmentName as SegmentName
+from ckpt_transport.memory.segment import free_shared_memory as free_shared_memory
 from ckpt_transport.memory.segment import sweep_leftovers as sweep_leftovers
 from ckpt_transport.memory.strided_bytes import ElementCopy as ElementCopy
 from ckpt_transport.memory.strided_bytes import StridedBytes as StridedBytes

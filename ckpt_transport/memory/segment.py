@@ -74,7 +74,7 @@ class Segment:
         """
         if not SHM.is_dir():
             raise SharedMemoryError("this system has no /dev/shm; use the 'gloo' transport here")
-        free = free_bytes()
+        free = free_shared_memory()
         if nbytes > free:
             raise _full(nbytes, free)
         fd = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, _MODE)
@@ -132,7 +132,7 @@ class Segment:
             os.posix_fallocate(self._fd, offset, nbytes)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise _full(nbytes, free_bytes()) from error
+                raise _full(nbytes, free_shared_memory()) from error
             raise
 
     def still_named(self) -> bool:
@@ -165,9 +165,12 @@ def _release(fd: int, owned_path: Path | None, inode: int, owner: int) -> None:
     os.close(fd)
 
 
-def free_bytes() -> int:
-    """Bytes that ``/dev/shm`` still has room for."""
-    status = os.statvfs(SHM)
+def free_shared_memory() -> int:
+    """Bytes that ``/dev/shm`` still has room for; 0 where there is none."""
+    try:
+        status = os.statvfs(SHM)
+    except OSError:
+        return 0
     return status.f_bavail * status.f_frsize
 
 
@@ -193,7 +196,7 @@ def _remove_if_orphan(path: Path) -> bool:
 
 def _full(wanted: int, free: int) -> SharedMemoryError:
     return SharedMemoryError(
-        f"/dev/shm has {free:,} bytes free and {wanted:,} are needed; "
-        "make it larger (mount -o remount,size=..., docker run --shm-size=...), unregister an older version, "
-        "or register with pool = 'private'"
+        f"/dev/shm has {free:,} bytes free and {wanted:,} are needed; start the container with --ipc=host or "
+        "--shm-size (in Kubernetes an emptyDir of medium Memory at /dev/shm), mount -o remount,size=... a larger one, "
+        "unregister an older version, or set pool to 'private'"
     )

@@ -37,6 +37,7 @@ from ckpt_transport.planning.values.settings import Settings as Settings
 from ckpt_transport.planning.values.share import Share as Share
 from ckpt_transport.planning.values.share import digest_of as digest_of
 from ckpt_transport.planning.values.topology import EVERYTHING as EVERYTHING
+from ckpt_transport.planning.values.topology import NO_LIMIT as NO_LIMIT
 from ckpt_transport.planning.values.topology import RankInfo as RankInfo
 from ckpt_transport.planning.values.topology import Role as Role
 from ckpt_transport.planning.values.topology import Topology as Topology

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.manifest import Extent
 from ckpt_transport.planning.values.plan import Leg
 from ckpt_transport.planning.values.topology import Topology
@@ -12,6 +13,7 @@ from ckpt_transport.transports.interface import Reach, Traits
 
 ON_GPUS = frozenset({Reach.DEVICE, Reach.PEERS})
 """How far transports reach that map the memory of a GPU."""
+ONLY_SHARED = frozenset({MemoryKind.SHARED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class BroadcastTree:
             extent.kind not in traits[link.transport].sends_from or (extent.device and extent.device != link.device)
             for link in self.hops[0]
         )
+
+    def senders_from_shared_slots(self, extent: Extent, traits: Mapping[str, Traits]) -> frozenset[int]:
+        """The ranks whose slots lie in shared memory, because what they send by can send from nothing else."""
+        senders = {link.sender for hop in self.hops for link in hop if traits[link.transport].sends_from == ONLY_SHARED}
+        return frozenset(senders if self.fills(extent, traits) else senders - {extent.owner})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,19 @@ from msgspec.structs import replace
 
 from ckpt_transport.planning.demand import DemandedRange
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
-from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.manifest import Manifest, PlacedTensor
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, ExtentRange, Piece
+from ckpt_transport.planning.values.topology import Topology
+
+
+def smallest_slot(manifest: Manifest, topology: Topology) -> int:
+    """The fewest bytes that a slot can have: where a loader takes tensors whole it holds the largest."""
+    return max(ALIGNMENT, *map(slot_bytes, manifest.tensors)) if topology.whole_tensors else ALIGNMENT
+
+
+def slot_bytes(tensor: PlacedTensor) -> int:
+    """The smallest slot that holds a tensor whole."""
+    return align_up(tensor.offset % ALIGNMENT + tensor.nbytes)
 
 
 def round_robin(manifest: Manifest, buckets: Iterable[Bucket]) -> list[Bucket]:

@@ -9,16 +9,16 @@ from functools import cached_property
 
 from ckpt_transport.errors import ConfigError, PlanError
 from ckpt_transport.planning.broadcast_trees import BroadcastTree, Rejected, direct_and_relayed
-from ckpt_transport.planning.bucketing import cut
+from ckpt_transport.planning.bucketing import cut, smallest_slot
 from ckpt_transport.planning.chain_broadcast import chain_broadcasts, transports_of
 from ckpt_transport.planning.demand import Demand, broadcast, scatter
 from ckpt_transport.planning.links import Links, MeasuredRates
 from ckpt_transport.planning.loads import LoadCounter
 from ckpt_transport.planning.prediction import Moved, predict, received
-from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.manifest import Extent, Manifest
 from ckpt_transport.planning.values.plan import Bucket
 from ckpt_transport.planning.values.prediction import Prediction
-from ckpt_transport.planning.values.settings import AUTO, Settings, bucket_bytes
+from ckpt_transport.planning.values.settings import AUTO, SMALL_BUCKET, Settings, bucket_bytes
 from ckpt_transport.planning.values.topology import EVERYTHING, Topology
 from ckpt_transport.sizes import count
 from ckpt_transport.transports.interface import Traits
@@ -159,9 +159,22 @@ class _Candidates:
                     *direct_and_relayed(owner, sinks, topology, traits, self._extents[owner].device),
                     *chain_broadcasts(owner, manifest.owners, sinks, topology, traits, settings.transport),
                 )
+                for tree in [self._with_room(tree, self._extents[owner], traits)]
             }
             for owner, receiver_set in sorted(self._nbytes)
         }
+
+    def _with_room(
+        self, tree: BroadcastTree | Rejected, extent: Extent, traits: Mapping[str, Traits]
+    ) -> BroadcastTree | Rejected:
+        """The tree, unless a rank that would send from shared memory has too little of it."""
+        if isinstance(tree, Rejected):
+            return tree
+        for rank in sorted(tree.senders_from_shared_slots(extent, traits)):
+            shared = self._topology.participants[rank].shared_budget
+            if shared < max(smallest_slot(self._manifest, self._topology), SMALL_BUCKET):
+                return Rejected(tree.name, f"rank {rank} has {shared:,} bytes of shared memory, which hold no slot")
+        return tree
 
     @property
     def names(self) -> list[str]:

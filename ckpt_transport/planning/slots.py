@@ -10,14 +10,14 @@ import msgspec
 
 from ckpt_transport.errors import BudgetError
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning.bucketing import cut, gather, round_robin
+from ckpt_transport.planning.bucketing import cut, gather, round_robin, slot_bytes, smallest_slot
 from ckpt_transport.planning.candidates import Candidate
 from ckpt_transport.planning.loader_memory import most_kept
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
-from ckpt_transport.planning.values.manifest import Manifest, PlacedTensor
+from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Ring, RingUse
 from ckpt_transport.planning.values.settings import Settings, bucket_bytes
-from ckpt_transport.planning.values.topology import Topology
+from ckpt_transport.planning.values.topology import NO_LIMIT, Topology
 from ckpt_transport.transports.interface import Traits
 
 DEGRADED = "degraded"
@@ -44,6 +44,13 @@ class SlotAllocator:
         }
         links = [link for tree in candidate.trees.values() for hop in tree.hops for link in hop]
         self._receivers = {rank for link in links if not traits[link.transport].maps_memory for rank in link.receivers}
+        self._shared = {
+            rank: topology.participants[rank].shared_budget
+            for extent in manifest.extents
+            for (owner, _), tree in candidate.trees.items()
+            if owner == extent.owner
+            for rank in tree.senders_from_shared_slots(extent, traits)
+        }
         self._fillers = {manifest.extents[number].owner for (number, _), fills in self._fills.items() if fills}
         self._keepers = {participant.rank for participant in topology.participants if participant.keeps_tensors}
         self._kept = 0
@@ -112,14 +119,15 @@ class SlotAllocator:
         """Buckets and rings that leave room for what loaders keep."""
         # Slots that are only filled are so before forward passes are held: no need to cut a small version finer.
         wanted = bucket_bytes(self._manifest, settings) if self._receivers else align_up(settings.bucket_bytes)
+        wanted = self._shared_limit(wanted, settings.ring_depth, notes)
         smallest, largest = self._slot_limits(wanted)
         tightest = self._tightest(smallest)
         limit = min(largest, align_down(tightest))
         size = min(wanted, limit)
         cuts = cut(self._manifest, self._demand.ranges, size, limit)
         buckets = round_robin(self._manifest, self._gathered(cuts, size))
-        slot_bytes = max(align_up(max(bucket.nbytes for bucket in buckets)), ALIGNMENT)
-        depth = min(settings.ring_depth, tightest // slot_bytes)
+        slot_size = max(align_up(max(bucket.nbytes for bucket in buckets)), ALIGNMENT)
+        depth = min(settings.ring_depth, tightest // slot_size)
         if limit < wanted:
             notes.append(f"{DEGRADED}: slots of {limit:,} instead of {wanted:,} bytes, for want of memory")
         if depth < settings.ring_depth:
@@ -137,8 +145,8 @@ class SlotAllocator:
             slot = slots.take(bucket.receiver_set) if self._receivers else IN_PLACE
             placed.append(msgspec.structs.replace(bucket, fill_slot=fill_slot, slot=slot))
         return placed, (
-            *(Ring(rank, RingUse.FILL, self._fill_depth(rank, depth), slot_bytes) for rank in sorted(self._fillers)),
-            *(Ring(rank, RingUse.RECEIVE, depth, slot_bytes) for rank in sorted(self._receivers)),
+            *(Ring(rank, RingUse.FILL, self._fill_depth(rank, depth), slot_size) for rank in sorted(self._fillers)),
+            *(Ring(rank, RingUse.RECEIVE, depth, slot_size) for rank in sorted(self._receivers)),
         )
 
     def _fill_depth(self, owner: int, depth: int) -> int:
@@ -147,15 +155,28 @@ class SlotAllocator:
 
     def _slot_limits(self, wanted: int) -> tuple[int, int]:
         """The smallest slot that works, and the size to aim at, in bytes."""
-        if not any(participant.whole_tensors for participant in self._topology.participants):
-            return ALIGNMENT, wanted
-        biggest = max(ALIGNMENT, *map(_slot_bytes, self._manifest.tensors))
-        return biggest, max(wanted, biggest)
+        smallest = smallest_slot(self._manifest, self._topology)
+        return smallest, max(wanted, smallest)
+
+    def _shared_limit(self, wanted: int, depth: int, notes: list[str]) -> int:
+        """The size of slots to aim at: smaller ones where ``/dev/shm`` holds no ring of those that are wanted."""
+        rank = min(self._shared, key=self._shared.__getitem__, default=None)
+        if rank is None or self._shared[rank] >= wanted * depth:
+            return wanted
+        limit = max(align_down(self._shared[rank] // depth), ALIGNMENT)
+        notes.append(
+            f"{DEGRADED}: slots of {limit:,} instead of {wanted:,} bytes, for rank {rank} has {self._shared[rank]:,} "
+            "bytes of shared memory; start its container with --ipc=host or a larger --shm-size"
+        )
+        return limit
 
     def _tightest(self, smallest: int) -> int:
         """The bytes that every ring has room for, next to what loaders keep."""
         room = {
-            rank: self._topology.participants[rank].budget - self._kept * (rank in self._keepers)
+            rank: min(
+                self._topology.participants[rank].budget - self._kept * (rank in self._keepers),
+                self._shared.get(rank, NO_LIMIT),
+            )
             for rank in self._receivers | self._fillers
         }
         tightest = min(
@@ -169,7 +190,7 @@ class SlotAllocator:
                 "that reads the source's memory in place"
             )
         if tightest < smallest:
-            tensor = max(self._manifest.tensors, key=_slot_bytes)
+            tensor = max(self._manifest.tensors, key=slot_bytes)
             why = (
                 f"which tensor {tensor.spec} needs because a sink's loader takes tensors whole"
                 if smallest > ALIGNMENT
@@ -201,8 +222,3 @@ class _SlotTurns:
             ring[slot] = self._taken
         self._taken += 1
         return slot
-
-
-def _slot_bytes(tensor: PlacedTensor) -> int:
-    """The smallest slot that holds a tensor whole."""
-    return align_up(tensor.offset % ALIGNMENT + tensor.nbytes)

@@ -53,7 +53,7 @@ class Holder(Listener):
     ) -> None:
         super().__init__(address, config)
         self._store = Store(
-            pool=MemoryKind(self.config.pool),
+            pool=None if self.config.pool == "auto" else MemoryKind(self.config.pool),
             threads=self.config.read_threads or None,
             pinned=uses_devices(self.config),
         )

@@ -82,7 +82,7 @@ class ParameterServer:
         self._store = Store(
             rank=self.rank,
             world_size=self.world_size,
-            pool=MemoryKind(self.config.pool),
+            pool=None if self.config.pool == "auto" else MemoryKind(self.config.pool),
             threads=self.config.read_threads or None,
             pinned=uses_devices(self.config),
         )

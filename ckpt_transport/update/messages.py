@@ -36,7 +36,7 @@ import msgspec
 
 from ckpt_transport.control import Message
 from ckpt_transport.execution import StageEvent
-from ckpt_transport.planning import Manifest, PlacedTensor, Role, Share
+from ckpt_transport.planning import NO_LIMIT, Manifest, PlacedTensor, Role, Share
 from ckpt_transport.rates import HostRates
 
 
@@ -93,6 +93,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         label: what people call the member.
         host: where the member runs; see :func:`~ckpt_transport.update.host.host_name`.
         budget: bytes of memory that the update may take there.
+        shared_budget: how many of these may be shared memory.
         transports: names of those that can run there.
         unavailable: the other transports that were asked for, each with the reason.
         bandwidths: bytes per second that each of ``transports`` expects there.
@@ -120,6 +121,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     label: str
     host: str
     budget: int
+    shared_budget: int = NO_LIMIT
     transports: tuple[str, ...]
     unavailable: dict[str, str]
     routes: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ import torch
 from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import RankSchedule
-from ckpt_transport.memory import CPU, default_budget
+from ckpt_transport.memory import CPU, default_budget, free_shared_memory
 from ckpt_transport.planning import (
+    NO_LIMIT,
     NOT_MEASURED,
     Manifest,
     MeasuredRates,
@@ -39,6 +40,7 @@ class PlanCache:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
+        self._shared_budget: int | None = None
         self._plan: Plan | None = None
         self._made_from: object = None
         self._schedule: RankSchedule | None = None
@@ -55,6 +57,13 @@ class PlanCache:
         if not self._budget:
             self._budget = default_budget(device)
         return self._budget
+
+    def shared_budget(self) -> int:
+        """How many bytes of the budget of this host may be shared memory. It is found out once, as that is."""
+        if self._shared_budget is None:
+            free = free_shared_memory()
+            self._shared_budget = free if free < self.budget() else NO_LIMIT
+        return self._shared_budget
 
     @property
     def shape(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -26,7 +25,6 @@ from examples.shared.display import Display, mebibytes, milliseconds
 BUCKET_BYTES = 8 << 20
 """Small, so that there is a pipeline to see."""
 ENOUGH_REQUESTS = 20
-SHARED_MEMORY = Path("/dev/shm")
 MODEL = ModelConfig()
 
 
@@ -43,7 +41,7 @@ def play(display: Display, folder: Path, transport: str, trace: Path) -> Result:
         CkptTransportError: there was no update.
         ServeError, httpx.HTTPError: the server failed.
     """
-    config = Config.load(transport=transport, bucket_bytes=BUCKET_BYTES, pool=_pool(display))
+    config = Config.load(transport=transport, bucket_bytes=BUCKET_BYTES)
     available.check(config)
     display.heading("Two versions of a model, and a server with the first")
     checkpoint.write(folder / OLD, MODEL, seed=1)
@@ -187,11 +185,3 @@ def _stage_and_take_back(
     for comparison in (old, new):
         display.line(str(comparison))
         yield from comparison.problems()
-
-
-def _pool(display: Display) -> str | None:
-    """Private memory where there is little that is shared."""
-    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= 2 * checkpoint.size(MODEL):
-        return None
-    display.line(f"{SHARED_MEMORY} is small: {NEW} will be kept in private memory", "yellow")
-    return "private"

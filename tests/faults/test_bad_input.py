@@ -22,7 +22,7 @@ from ckpt_transport.errors import (
     UpdateAbortedError,
     UpdateError,
 )
-from ckpt_transport.memory.segment import free_bytes
+from ckpt_transport.memory.segment import free_shared_memory
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
 from tests.fleet import DEADLINE, SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, weights
@@ -147,7 +147,7 @@ def test_given_a_loader_that_hangs_then_the_update_ends_at_its_deadline() -> Non
 
 
 def test_given_a_version_larger_than_shared_memory_then_it_is_refused_before_anything_is_copied() -> None:
-    rows = free_bytes() // 2**20 + 100
+    rows = free_shared_memory() // 2**20 + 100
     huge = torch.ones(1, dtype=torch.uint8).expand(rows, 2**20)
     with server() as source, pytest.raises(SharedMemoryError, match=r"/dev/shm has .* bytes free"):
         source.register("v2", tensors={"huge": huge})

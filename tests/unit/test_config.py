@@ -272,7 +272,7 @@ def test_given_the_settings_then_each_is_described_in_one_sentence() -> None:
 
     assert tuple(rows) == Config.__struct_fields__
     assert rows["bucket_bytes"][:2] == ("size", "64 MiB")
-    assert rows["pool"][:2] == ("shared | private", "shared")
+    assert rows["pool"][:2] == ("auto | shared | private", "auto")
     for kind, _, description in rows.values():
         assert kind
         assert description.endswith(".")

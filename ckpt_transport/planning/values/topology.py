@@ -10,6 +10,8 @@ import msgspec
 from ckpt_transport.errors import PlanError
 from ckpt_transport.planning.values.share import Share
 
+NO_LIMIT = 1 << 62
+"""The shared budget of a rank where ``/dev/shm`` has room for all that its budget allows."""
 EVERYTHING = -1
 """The share of a sink that needs all of a version."""
 
@@ -38,6 +40,7 @@ class RankInfo(msgspec.Struct, frozen=True):
             (:mod:`ckpt_transport.planning.loader_memory`).
         share: what a sink needs of the version, an index into the topology's shares, or EVERYTHING.
         reads: UUIDs of the other GPUs whose memory a sink's GPU can read.
+        shared_budget: how many of the bytes of ``budget`` may be shared memory.
     """
 
     rank: int
@@ -52,6 +55,7 @@ class RankInfo(msgspec.Struct, frozen=True):
     link: int = 0
     share: int = EVERYTHING
     reads: tuple[str, ...] = ()
+    shared_budget: int = NO_LIMIT
 
     def can_read(self, device: str) -> bool:
         """Whether its GPU can read the memory of the GPU with that UUID."""

@@ -18,7 +18,7 @@ import torch
 
 from ckpt_transport.errors import SharedMemoryError
 from ckpt_transport.memory import Buffer, MemoryKind, Segment, SegmentName, sweep_leftovers
-from ckpt_transport.memory.segment import PREFIX, SHM, free_bytes
+from ckpt_transport.memory.segment import PREFIX, SHM, free_shared_memory
 
 
 @pytest.fixture
@@ -176,8 +176,8 @@ def test_given_a_file_that_somebody_else_keeps_in_shared_memory_then_it_is_not_m
 
 
 def test_given_too_little_shared_memory_then_the_error_says_how_much_there_is() -> None:
-    wanted = free_bytes() + (1 << 40)
-    with pytest.raises(SharedMemoryError, match=rf"bytes free and {wanted:,} are needed.*pool = 'private'"):
+    wanted = free_shared_memory() + (1 << 40)
+    with pytest.raises(SharedMemoryError, match=rf"bytes free and {wanted:,} are needed.*pool to 'private'"):
         Segment.create(wanted)
 
 
@@ -186,7 +186,7 @@ def test_given_shared_memory_that_fills_up_later_then_reserving_says_so_instead_
 ) -> None:
     status = os.statvfs(SHM)
     beyond = status.f_blocks * status.f_frsize + (1 << 30)
-    monkeypatch.setattr("ckpt_transport.memory.segment.free_bytes", lambda: beyond)
+    monkeypatch.setattr("ckpt_transport.memory.segment.free_shared_memory", lambda: beyond)
     segment = Segment.create(beyond)
     try:
         with pytest.raises(SharedMemoryError, match="are needed"):
