@@ -77,6 +77,7 @@ def measure() -> dict[str, Seen]:
                 called = time.monotonic()
                 report = server.update("v", [address])
                 returned = time.monotonic()
+                assert report is not None
                 time.sleep(2 * MARGIN)
                 ours.send("passes")
                 found[commit] = Seen(called, returned, max(report.paused.values()), ours.recv())
