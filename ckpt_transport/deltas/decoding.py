@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from ckpt_transport.deltas.encoding import units_of
 from ckpt_transport.deltas.sections import BLOCK_UNITS, UNIT_DTYPES, block_count, sections
+from ckpt_transport.deltas.torch_encoding import units_of
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning import DeltaForm
 

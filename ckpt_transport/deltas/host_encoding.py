@@ -1,0 +1,118 @@
+"""On the host all cores look for what differs, each in chunks that stay in its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ckpt_transport.deltas.encoded import Encoded
+from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count, densest, sections
+from ckpt_transport.memory import copy_bytes, usable_cores
+from ckpt_transport.planning import DeltaForm
+
+CHUNK_BYTES = 512 << 10
+"""About so many of either version are compared at a time."""
+WORD_BYTES = 8
+SPARSE = 4
+"""Of so many words one may differ, that units are looked at only in words that do."""
+
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
+Units = npt.NDArray[np.unsignedinteger]
+Places = npt.NDArray[np.intp]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+class _Changes(NamedTuple):
+    """What differs in a chunk.
+
+    Attributes:
+        counts: how many units differ in each of its blocks.
+        places: which do, within their blocks.
+        values: what they become.
+    """
+
+    counts: npt.NDArray[np.uint32]
+    places: npt.NDArray[np.uint16]
+    values: Units
+
+
+def encode_on_host(base: torch.Tensor, new: torch.Tensor, unit: int) -> Encoded:
+    """As :func:`ckpt_transport.deltas.encode`."""
+    old, now = base.numpy(), new.numpy()
+    length = max(1, CHUNK_BYTES // (unit * BLOCK_UNITS)) * BLOCK_UNITS * unit
+    chunks = [slice(start, start + length) for start in range(0, now.size, length)]
+    changes = _by_all_cores(lambda chunk: _changes(old[chunk], now[chunk], unit), chunks)
+    counts = [each.places.size for each in changes]
+    units, count = now.size // unit, sum(counts)
+    if not count:
+        return Encoded.nothing(new.device)
+    form = densest(unit, units, count)
+    if form is DeltaForm.WHOLE:
+        whole = torch.empty_like(new)
+        copy_bytes(whole, new)
+        return Encoded(form, units, whole)
+    at = sections(form, unit, units, count)
+    raw = np.empty(at.end, np.uint8)
+    values = raw[at.values :].view(f"u{unit}")
+    if form is DeltaForm.LIST:
+        np.concatenate([each.counts for each in changes], out=raw[: 4 * block_count(units)].view(np.uint32))
+        np.concatenate([each.places for each in changes], out=raw[at.places :][: 2 * count].view(np.uint16))
+    else:
+        mask = _by_all_cores(lambda each: _mask(each, length // unit), changes)
+        raw[: at.values] = np.concatenate(mask)[: at.values]
+    np.concatenate([each.values for each in changes], out=values)
+    return Encoded(form, count, torch.from_numpy(raw))
+
+
+def _by_all_cores(work: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
+    cores = min(usable_cores(), len(given))
+    if cores < 2:
+        return list(map(work, given))
+    with ThreadPoolExecutor(cores, "ckpt-transport-deltas") as workers:
+        return list(workers.map(work, given))
+
+
+def _changes(old: Bytes, now: Bytes, unit: int) -> _Changes:
+    places, values = _differing(old, now, unit)
+    edges = np.searchsorted(places, np.arange(block_count(now.size // unit) + 1) * BLOCK_UNITS)
+    return _Changes(np.diff(edges).astype(np.uint32), places.astype(np.uint16), values)
+
+
+def _mask(changes: _Changes, units: int) -> Bytes:
+    """The bits of a chunk of so many units."""
+    bits = np.zeros(units, np.bool_)
+    starts = np.arange(changes.counts.size) * BLOCK_UNITS
+    bits[changes.places + np.repeat(starts, changes.counts)] = True
+    return np.packbits(bits, bitorder="little")
+
+
+def _differing(old: Bytes, now: Bytes, unit: int) -> tuple[Places, Units]:
+    """Which units differ, ascending, and what they become."""
+    if unit < WORD_BYTES and now.size % WORD_BYTES == 0:
+        words = old.view(np.uint64), now.view(np.uint64)
+        differ = words[0] != words[1]
+        if np.count_nonzero(differ) * SPARSE <= differ.size:
+            return _differing_within(np.flatnonzero(differ), *words, unit)
+    units = now.view(f"u{unit}")
+    places = np.flatnonzero(old.view(units.dtype) != units)
+    return places, units.take(places)
+
+
+def _differing_within(found: Places, old: Words, now: Words, unit: int) -> tuple[Places, Units]:
+    """As :func:`_differing`, of units in the words that were found to differ."""
+    shift = (WORD_BYTES // unit).bit_length() - 1
+    values = now.take(found)
+    changed = old.take(found)
+    changed ^= values
+    units = np.flatnonzero(changed.view(f"u{unit}") != 0)
+    places = found.take(units >> shift)
+    places <<= shift
+    places += units & ((1 << shift) - 1)
+    return places, values.view(f"u{unit}").take(units)
