@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from ckpt_transport.deltas.sections import BLOCK_UNITS, UNIT_DTYPES, block_count, sections
+from ckpt_transport.deltas import host_decoding, torch_decoding
+from ckpt_transport.deltas.sections import UNIT_DTYPES, block_count, sections
 from ckpt_transport.deltas.torch_encoding import units_of
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning import DeltaForm
@@ -44,33 +45,12 @@ def decode(raw: torch.Tensor, form: DeltaForm, unit: int, nbytes: int, count: in
     at = sections(form, unit, units, count)
     if raw.numel() != at.end:
         raise CheckpointError(f"a delta of {count} elements as {form.value} takes {at.end} bytes and not {raw.numel()}")
+    decoding = host_decoding if raw.is_cpu else torch_decoding
     match form:
         case DeltaForm.LIST:
-            places = _listed(raw[: 4 * block_count(units)], raw[at.places :][: 2 * count], units)
+            places = decoding.listed(raw[: 4 * block_count(units)], raw[at.places :][: 2 * count], units)
         case DeltaForm.MASK:
-            places = _masked(raw[: -(-units // 8)], units, count)
+            places = decoding.masked(raw[: -(-units // 8)], units, count)
         case DeltaForm.WHOLE:
             places = torch.arange(units, device=raw.device)
     return Decoded(places, units_of(raw[at.values :], unit).clone())
-
-
-def _listed(counts: torch.Tensor, places: torch.Tensor, units: int) -> torch.Tensor:
-    """The places of a list, from the bytes of its first two sections."""
-    each = units_of(counts, 4).long()
-    if bool(((each < 0) | (each > BLOCK_UNITS)).any()) or int(each.sum()) != places.numel() // 2:
-        raise CheckpointError(f"the counts of a delta's blocks do not add up to its {places.numel() // 2} elements")
-    starts = torch.arange(len(each), device=each.device) * BLOCK_UNITS
-    found = units_of(places, 2).long() & (BLOCK_UNITS - 1)
-    found += torch.repeat_interleave(starts, each, output_size=len(found))
-    if len(found) and not bool((found[1:] > found[:-1]).all() & (found[-1] < units)):
-        raise CheckpointError(f"a delta's places do not ascend within its range of {units} elements")
-    return found
-
-
-def _masked(mask: torch.Tensor, units: int, count: int) -> torch.Tensor:
-    """The places of a mask, from the bytes of its first section."""
-    bits = mask.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8, device=mask.device) & 1
-    found = bits.flatten().nonzero().squeeze(1)
-    if len(found) != count or int(found[-1]) >= units:
-        raise CheckpointError(f"a delta's mask does not have {count} bits within its range of {units} elements")
-    return found

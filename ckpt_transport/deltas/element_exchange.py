@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ckpt_transport.deltas.all_cores import by_all_cores
 from ckpt_transport.deltas.sections import UNIT_DTYPES
 from ckpt_transport.memory import Launch, has_copy_tables, uninterrupted
 
@@ -33,33 +35,46 @@ class ElementExchange:
     def __init__(self, addresses: torch.Tensor, values: torch.Tensor, unit: int, device: torch.device) -> None:
         if (addresses.dtype, values.dtype) != (torch.int64, UNIT_DTYPES[unit]) or addresses.shape != values.shape:
             raise ValueError(f"{len(addresses)} addresses do not go with {len(values)} values of {values.dtype}")
-        self._addresses, self._values, self._device = addresses, values, device
+        self._values, self._device = values, device
+        self._exchange: Callable[[], None] | None = None
+        if len(values):
+            self._exchange = self._on_gpu(addresses) if device.type == "cuda" else self._on_host(addresses)
 
     def run(self) -> None:
         """Exchange. What is enqueued on the device before is done first, and all is done when this returns.
 
         An interrupt waits until then.
         """
-        if len(self._values):
-            uninterrupted(self._on_gpu if self._device.type == "cuda" else self._on_host)
+        if self._exchange is not None:
+            uninterrupted(self._exchange)
 
-    def _on_gpu(self) -> None:
-        with torch.cuda.device(self._device):
-            torch.cuda.synchronize()
-            exchange_by_kernel(self._addresses, self._values)
-            torch.cuda.synchronize()
+    def _on_gpu(self, addresses: torch.Tensor) -> Callable[[], None]:
+        def exchange() -> None:
+            with torch.cuda.device(self._device):
+                torch.cuda.synchronize()
+                exchange_by_kernel(addresses, self._values)
+                torch.cuda.synchronize()
 
-    def _on_host(self) -> None:
-        addresses, values = self._addresses.numpy(), self._values.numpy()
+        return exchange
+
+    def _on_host(self, addresses: torch.Tensor) -> Callable[[], None]:
+        values = self._values.numpy()
         low = int(addresses.min())
-        places, step = addresses - low, values.itemsize
+        places, step = addresses.numpy() - low, values.itemsize
         if (places % step).any():
             step = 1
         memory = _memory(low, int(places.max()) // step + 1, step, values.dtype)
         places //= step
-        for start in range(0, len(values), CHUNK_ELEMENTS):
+        starts = range(0, len(values), CHUNK_ELEMENTS)
+
+        def exchange_chunk(start: int) -> None:
             end = start + CHUNK_ELEMENTS
             _exchanged(memory, places[start:end], values[start:end])
+
+        def exchange() -> None:
+            by_all_cores(exchange_chunk, starts)
+
+        return exchange
 
 
 def why_no_exchange(device: torch.device) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ckpt_transport.deltas.all_cores import by_all_cores
 from ckpt_transport.deltas.encoded import Encoded
 from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count, densest, sections
-from ckpt_transport.memory import copy_bytes, usable_cores
+from ckpt_transport.memory import copy_bytes
 from ckpt_transport.planning import DeltaForm
 
 CHUNK_BYTES = 512 << 10
@@ -25,8 +24,6 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 Units = npt.NDArray[np.unsignedinteger]
 Places = npt.NDArray[np.intp]
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 
 
 class _Changes(NamedTuple):
@@ -48,7 +45,7 @@ def encode_on_host(base: torch.Tensor, new: torch.Tensor, unit: int) -> Encoded:
     old, now = base.numpy(), new.numpy()
     length = max(1, CHUNK_BYTES // (unit * BLOCK_UNITS)) * BLOCK_UNITS * unit
     chunks = [slice(start, start + length) for start in range(0, now.size, length)]
-    changes = _by_all_cores(lambda chunk: _changes(old[chunk], now[chunk], unit), chunks)
+    changes = by_all_cores(lambda chunk: _changes(old[chunk], now[chunk], unit), chunks)
     counts = [each.places.size for each in changes]
     units, count = now.size // unit, sum(counts)
     if not count:
@@ -59,24 +56,16 @@ def encode_on_host(base: torch.Tensor, new: torch.Tensor, unit: int) -> Encoded:
         copy_bytes(whole, new)
         return Encoded(form, units, whole)
     at = sections(form, unit, units, count)
-    raw = np.empty(at.end, np.uint8)
+    raw = np.zeros(at.end, np.uint8)
     values = raw[at.values :].view(f"u{unit}")
     if form is DeltaForm.LIST:
         np.concatenate([each.counts for each in changes], out=raw[: 4 * block_count(units)].view(np.uint32))
         np.concatenate([each.places for each in changes], out=raw[at.places :][: 2 * count].view(np.uint16))
     else:
-        mask = _by_all_cores(lambda each: _mask(each, length // unit), changes)
+        mask = by_all_cores(lambda each: _mask(each, length // unit), changes)
         raw[: at.values] = np.concatenate(mask)[: at.values]
     np.concatenate([each.values for each in changes], out=values)
     return Encoded(form, count, torch.from_numpy(raw))
-
-
-def _by_all_cores(work: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
-    cores = min(usable_cores(), len(given))
-    if cores < 2:
-        return list(map(work, given))
-    with ThreadPoolExecutor(cores, "ckpt-transport-deltas") as workers:
-        return list(workers.map(work, given))
 
 
 def _changes(old: Bytes, now: Bytes, unit: int) -> _Changes:

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.deltas import UNIT_DTYPES, Encoded, decode, encode
+from ckpt_transport.deltas import UNIT_DTYPES, Encoded, decode, encode, torch_decoding
 from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count, sections
+from ckpt_transport.deltas.torch_encoding import encode_by_torch
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning import DeltaForm
 
@@ -79,6 +80,24 @@ def test_given_a_density_then_the_form_is_taken_that_has_the_fewest_bytes(
     assert encoded.form is form
     counts = {DeltaForm.LIST: encoded.count, DeltaForm.MASK: encoded.count, DeltaForm.WHOLE: MANY}
     assert encoded.raw.numel() == min(sections(each, unit, MANY, count).end for each, count in counts.items())
+
+
+@given(unit=UNITS, units=COUNTS, share=st.sampled_from([0, 0.003, 0.05, 0.2, 0.99, 1]), seed=st.integers(0, 99))
+def test_given_two_versions_then_operations_of_torch_encode_and_decode_as_the_host_does(
+    unit: int, units: int, share: float, seed: int
+) -> None:
+    base, new = changed(unit, units, some(units, share, seed), seed)
+    encoded, by_torch = encode(base, new, unit), encode_by_torch(base, new, unit)
+    assert (encoded.form, encoded.count) == (by_torch.form, by_torch.count)
+    assert torch.equal(encoded.raw, by_torch.raw)
+    if encoded.count and encoded.form is not DeltaForm.WHOLE:
+        at = sections(encoded.form, unit, units, encoded.count)
+        first, places = encoded.raw[: at.places], encoded.raw[at.places :][: 2 * encoded.count]
+        if encoded.form is DeltaForm.LIST:
+            found = torch_decoding.listed(first[: 4 * block_count(units)], places, units)
+        else:
+            found = torch_decoding.masked(first[: -(-units // 8)], units, encoded.count)
+        assert torch.equal(found, decode_places(encoded, unit, unit * units))
 
 
 def test_given_nothing_that_differs_then_nothing_is_carried() -> None:
