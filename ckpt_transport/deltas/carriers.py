@@ -10,7 +10,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ckpt_transport import dtypes
-from ckpt_transport.deltas.encoding import Encoded, encode
+from ckpt_transport.deltas.encoded import Encoded
+from ckpt_transport.deltas.encoding import encode
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Carrier, Delta, DeltaForm, Extent, Manifest, PlacedTensor, TensorSpec
 from ckpt_transport.planning.values.alignment import ALIGNMENT
