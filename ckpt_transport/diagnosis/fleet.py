@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from typing import NamedTuple
 
 from ckpt_transport.config import Config
 from ckpt_transport.diagnosis.finding import Finding, Severity
@@ -18,18 +20,28 @@ from ckpt_transport.service.questions import ServedVersion
 
 AT_ONCE = 32
 """Sinks that are asked at the same time."""
+APART_SECONDS = 1.0
+"""Clocks that are further apart put what happened on several hosts in a wrong order."""
+
+
+class Answered(NamedTuple):
+    """What a sink answered, and by how many seconds its clock is certainly ahead of this one; negative if behind."""
+
+    served: ServedVersion
+    ahead: float
 
 
 def look_at_sinks(addresses: Sequence[str], config: Config, timeout: float = 5.0) -> Iterator[Finding]:
     """Ask the sinks at ``addresses``, each for ``timeout`` seconds at most, and compare their answers."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = dict(zip(addresses, pool.map(partial(_ask, config=config, timeout=timeout), addresses), strict=True))
-    served = {address: answer for address, answer in answers.items() if isinstance(answer, ServedVersion)}
+    answered = {address: answer for address, answer in answers.items() if isinstance(answer, Answered)}
     for address, answer in answers.items():
-        yield _judged(address, answer) if isinstance(answer, ServedVersion) else answer
-    if served:
-        yield same_version({address: answer.version for address, answer in served.items()})
-        yield same_release({address: answer.release for address, answer in served.items()})
+        yield _judged(address, answer.served) if isinstance(answer, Answered) else answer
+    if answered:
+        yield same_version({address: answer.served.version for address, answer in answered.items()})
+        yield same_release({address: answer.served.release for address, answer in answered.items()})
+        yield same_time({address: answer.ahead for address, answer in answered.items()})
 
 
 def look_at_engines(engine: str, endpoints: Sequence[str], config: Config) -> Iterator[Finding]:
@@ -58,6 +70,19 @@ def same_release(releases: Mapping[str, str]) -> Finding:
     return _same("releases", {"this process": RELEASE, **releases}, cure)
 
 
+def same_time(ahead: Mapping[str, float]) -> Finding:
+    """Judge whether the clocks of members, by address, are as many seconds ahead of this one as does no harm."""
+    apart = {address: seconds for address, seconds in ahead.items() if abs(seconds) > APART_SECONDS}
+    if not apart:
+        return Finding("clocks", Severity.OK, f"those of {len(ahead)} are within a second of this one")
+    said = ", ".join(
+        f"{address} is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this host"
+        for address, seconds in apart.items()
+    )
+    cure = "run chrony or systemd-timesyncd on each host: histories, traces and metrics compare their clocks"
+    return Finding("clocks", Severity.WARNING, said, cure)
+
+
 def _same(topic: str, found: Mapping[str, str], cure: str) -> Finding:
     if len(set(found.values())) == 1:
         return Finding(topic, Severity.OK, f"all {len(found)} have {_named(next(iter(found.values())))}")
@@ -77,11 +102,14 @@ def _named(value: str) -> str:
     return value or "no name"
 
 
-def _ask(address: str, config: Config, timeout: float) -> ServedVersion | Finding:
+def _ask(address: str, config: Config, timeout: float) -> Answered | Finding:
+    before = time.time()
     try:
-        return ask_version(address, config, timeout)
+        served = ask_version(address, config, timeout)
     except CkptTransportError as error:
         return Finding(address, Severity.PROBLEM, str(error), "is it running, and is secret_file the same here?")
+    nearest = min(max(served.clock, before), time.time())
+    return Answered(served, served.clock - nearest if served.clock else 0.0)
 
 
 def _judged(address: str, answer: ServedVersion) -> Finding:

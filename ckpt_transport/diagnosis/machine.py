@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from ckpt_transport.config import Config
-from ckpt_transport.diagnosis import devices, limits, packages, shared_memory
+from ckpt_transport.diagnosis import devices, limits, network, packages, shared_memory
 from ckpt_transport.diagnosis.finding import Finding, Severity
 from ckpt_transport.errors import ConfigError
 
@@ -14,12 +14,13 @@ LOOKS: tuple[Callable[[], Iterable[Finding]], ...] = (
     shared_memory.look,
     limits.look,
     devices.look,
+    network.look,
     packages.look_at_transports,
 )
 
 
 def look_at_machine() -> Iterator[Finding]:
-    """Look at settings, packages, shared memory, limits, GPUs, RDMA devices and transports, one after the other."""
+    """Look at settings, packages, shared memory, limits, devices, network, clock and transports, in turn."""
     yield _settings()
     for look in LOOKS:
         yield from look()

@@ -107,6 +107,7 @@ class Holder(Listener):
             self._watchdog.stuck,
             release=RELEASE,
             since=self._since,
+            clock=time.time(),
             state="" if self._follower is None else self._follower.state,
         )
 

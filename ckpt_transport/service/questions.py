@@ -30,6 +30,7 @@ class ServedVersion(Message, frozen=True):
             while an update is under way, and of an engine that has none.
         release: of this library, there.
         since: when it began to serve that version, in seconds since the epoch, by its own clock.
+        clock: the time there when it answered, in seconds since the epoch.
         state: how far it is in the update, in words; empty when none is under way.
         arrivals: what the update brings it, from whom, and how much of that has come.
     """
@@ -46,6 +47,7 @@ class ServedVersion(Message, frozen=True):
     digest: str = ""
     release: str = ""
     since: float = 0.0
+    clock: float = 0.0
     state: str = ""
     arrivals: tuple[Arrival, ...] = ()
 

@@ -195,6 +195,7 @@ class Sink(Listener):
             self._kept.name,
             release=RELEASE,
             since=self._since,
+            clock=time.time(),
             state="" if follower is None else follower.state,
             arrivals=() if follower is None else follower.arrivals,
         )

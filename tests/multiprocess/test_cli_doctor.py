@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,11 @@ from tests.vllm_stub import StubServer
 def of_another_release() -> None:
     """What a sink says of itself that was installed earlier."""
     vars(sink_module)["RELEASE"] = "0.0.9"
+
+
+def an_hour_ahead() -> None:
+    """What a sink whose host's clock is wrong answers."""
+    vars(sink_module)["time"] = SimpleNamespace(time=lambda: time.time() + 3600)
 
 
 def looked_at(*arguments: object) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -34,6 +41,16 @@ def test_given_sinks_that_are_well_then_the_doctor_finds_no_problem_and_names_wh
         assert found["releases"]["severity"] == "warning"
         assert f"0.0.9: {older.address}" in found["releases"]["said"]
         assert found["releases"]["cure"]
+
+
+def test_given_a_sink_whose_clock_is_wrong_then_the_doctor_says_by_how_much() -> None:
+    with fleet(SinkSpec(), SinkSpec(prepare=an_hour_ahead)) as (sink, ahead):
+        _, found = looked_at(sink.address)
+        assert found["clocks"]["severity"] == "ok"
+        _, found = looked_at(sink.address, ahead.address)
+        assert found["clocks"]["severity"] == "warning"
+        assert f"{ahead.address} is 3600.0 s ahead of this host" in found["clocks"]["said"]
+        assert found["clocks"]["cure"]
 
 
 def test_given_a_sink_that_must_not_serve_and_one_that_is_gone_then_each_is_a_problem_with_a_cure() -> None:
