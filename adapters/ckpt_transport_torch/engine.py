@@ -121,7 +121,7 @@ class TorchEngine(ModuleEngine):
             served = self._served()
             if self._copies is None:
                 self._copies = _by_name(self._expected, served)
-            return self._elements(self._expected, served, self._copies)
+            return self._apart(ServedElements(self._expected, served, self._copies))
         finally:
             if is_idle:
                 self._release()

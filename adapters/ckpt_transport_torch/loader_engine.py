@@ -6,8 +6,8 @@ from collections.abc import Generator, Mapping, Sequence
 
 import torch
 
-from ckpt_transport import LoadedBucket
-from ckpt_transport.spi import Fence, Loader, ModuleLoading, Share, TensorSpec
+from ckpt_transport import DeltaRefusedError, LoadedBucket
+from ckpt_transport.spi import Fence, Loader, ModuleLoading, ServedElements, Share, TensorSpec
 from ckpt_transport_torch.module_engine import ModuleEngine
 
 
@@ -72,6 +72,13 @@ class LoaderEngine(ModuleEngine):
     def stage(self) -> None:
         super().stage()
         self._loading.stage(self._written)
+
+    def served_elements(self) -> ServedElements:
+        try:
+            found = self._loading.served_elements()
+        except DeltaRefusedError as error:
+            raise DeltaRefusedError(self._labelled(str(error))) from error
+        return self._apart(found)
 
     def _served(self) -> Mapping[str, torch.Tensor]:
         return self._loading.written()

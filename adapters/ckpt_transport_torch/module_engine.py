@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -13,8 +13,6 @@ from ckpt_transport.spi import (
     MakeShadows,
     ServedElements,
     StagingArea,
-    StridedBytes,
-    TensorSpec,
     choose_shadows,
     digest_of_served,
     fence,
@@ -104,18 +102,18 @@ class ModuleEngine(Engine):
     def drop_staged(self) -> None:
         self._area = None
 
-    def _elements(
-        self, specs: Sequence[TensorSpec], tensors: Mapping[str, torch.Tensor], copies: StridedBytes
-    ) -> ServedElements:
+    def _apart(self, elements: ServedElements) -> ServedElements:
         """
         Raises:
-            DeltaRefusedError: tensors are in several devices, or not apart from each other.
+            DeltaRefusedError: its tensors are on several devices, or not apart from each other.
         """
-        if self._other_gpus or any(tensor.device != self.device for tensor in tensors.values()):
-            raise DeltaRefusedError(self._labelled("its tensors are on several devices"))
-        if why := why_not_apart(tensors):
+        tensors = elements.tensors
+        why = why_not_apart(tensors)
+        if any(tensor.device != self.device for tensor in tensors.values()):
+            why = "its tensors are on several devices"
+        if why:
             raise DeltaRefusedError(self._labelled(why))
-        return ServedElements(specs, tensors, copies)
+        return elements
 
     @abstractmethod
     def _served(self) -> Mapping[str, torch.Tensor]:

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 import torch
 
-from ckpt_transport import Engine, LoadedBucket
-from ckpt_transport.spi import Fence, Share, TensorSnapshot, TensorSpec, fence
+from ckpt_transport import DeltaRefusedError, Engine, LoadedBucket
+from ckpt_transport.spi import Fence, ServedElements, Share, TensorSnapshot, TensorSpec, fence
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading
 from ckpt_transport_vllm.quantization import check_tensors
@@ -113,6 +113,18 @@ class VllmEngine(Engine):
         """See :meth:`Engine.exchange`. What the worker has computed or derived from the other version is forgotten."""
         self._use_device()
         self._loading.exchange()
+        self._settle()
+
+    def served_elements(self) -> ServedElements:
+        try:
+            return self._loading.served_elements()
+        except DeltaRefusedError as error:
+            raise DeltaRefusedError(f"{self.label}: {error}") from error
+
+    def exchange_elements(self, exchange: Callable[[], None]) -> None:
+        """See :meth:`Engine.exchange_elements`. What the worker has computed of the other version is forgotten."""
+        self._use_device()
+        exchange()
         self._settle()
 
     def drop_staged(self) -> None:

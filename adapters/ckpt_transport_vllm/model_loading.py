@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ckpt_transport import PlanMismatchError, RecordingError
+from ckpt_transport import DeltaRefusedError, PlanMismatchError, RecordingError
 from ckpt_transport.spi import (
     LoadPass,
     MakeShadows,
     RecordedLoading,
     SeenByPassesError,
+    ServedElements,
     TensorSpec,
     choose_shadows,
     on_device,
+    why_not_apart,
 )
 from ckpt_transport_vllm.compared_pass import ModelComparedPass
 from ckpt_transport_vllm.layerwise import LayerwisePass
@@ -62,17 +64,9 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         Args:
             budget: bytes that it may take beside what is there for it already.
         """
-        recorded = self.recorded
-        if self._verify_always:
-            return "each replay is compared with the loader, which loads in place"
-        if self._attempt is None or not self._is_current():
-            return NOT_YET
-        if self._attempt.refusal:
-            return f"its loader has to load, which it does in place: {self._attempt.refusal}"
-        if recorded is None or not recorded.verified:
-            return NOT_YET
-        if reason := recorded.why_not_staged():
-            return reason
+        recorded, why = self._replayed()
+        if recorded is None:
+            return why
         if self._staged is not None and not self._staged.is_for(recorded):
             self.drop_staged()
         if self._staged is not None:
@@ -81,6 +75,36 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         if not why and self._make is not on_device and recorded.computes:
             return "its device computes some of the weights, and has no room to stage them; lower vLLM's share of it"
         return why
+
+    def _replayed(self) -> tuple[RecordedModel | None, str]:
+        """The recording, where all of a version is replayed by it; else None, and why it is not."""
+        if self._verify_always:
+            return None, "each replay is compared with the loader, which loads in place"
+        if self._attempt is None or not self._is_current():
+            return None, NOT_YET
+        if self._attempt.refusal:
+            return None, f"its loader has to load, which it does in place: {self._attempt.refusal}"
+        recorded = self.recorded
+        if recorded is None or not recorded.verified:
+            return None, NOT_YET
+        reason = recorded.why_not_staged()
+        return (None if reason else recorded), reason
+
+    def served_elements(self) -> ServedElements:
+        """Where the bytes of a version are in the model.
+
+        Raises:
+            DeltaRefusedError: single elements cannot be followed; names the module or tensor.
+        """
+        recorded, why = self._replayed()
+        if recorded is None:
+            raise DeltaRefusedError(why)
+        why = recorded.why_not_by_element()
+        served = recorded.served()
+        tensors = {name: served[name].detach() for name in (*recorded.elements.targets, *served)} if not why else {}
+        if why := why or why_not_apart(tensors):
+            raise DeltaRefusedError(why)
+        return ServedElements(recorded.layout.sources, tensors, recorded.elements.copies)
 
     def stage(self) -> None:
         """Load the next version beside what is served.

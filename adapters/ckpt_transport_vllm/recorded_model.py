@@ -193,7 +193,13 @@ class RecordedModel(RecordedLoader):
         )
         return next((f"{name} {reason}" for name, reason in reasons if reason), "")
 
-    # -- by module ----
+    def why_not_by_element(self) -> str:
+        """Which module keeps single elements from being written where kernels read; empty when none does."""
+        for name, mode in self.modes.items():
+            if mode is ApplyMode.STAGED:
+                return f"vLLM processes {name} when it is loaded: {self.reasons[name]}"
+        return self.elements.refusal
+
     # -- by module ----------------------------------------------------------------------------------------------------
 
     def _derive(self) -> None:

@@ -18,6 +18,7 @@ from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.planning import Share, TensorSpec, digest_of
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans
+from ckpt_transport.replay.element_copies import ElementCopies
 from ckpt_transport.replay.exclude_unsupported import exclude_unsupported
 from ckpt_transport.replay.layout import Owner
 from ckpt_transport.replay.record import Recording
@@ -35,6 +36,7 @@ class RecordedLoader:
     Attributes:
         layout: what is replayed of the recording.
         plans: how each bucket is copied by that layout.
+        elements: how single elements are.
         verified: the replay was found to leave what the loader leaves.
         recording_seconds: how long recording took.
         loader_seconds: how long the loader takes for a version; 0 when that was not measured.
@@ -45,6 +47,7 @@ class RecordedLoader:
         self.recording, self.refusal = recording, refusal
         self.layout = recording.layout
         self.plans = BucketCopyPlans(self.layout)
+        self.elements = ElementCopies(self.layout)
         self.verified = False
         self.recording_seconds = self.loader_seconds = 0.0
         self.share: Share | None = None
@@ -58,6 +61,7 @@ class RecordedLoader:
         """Leave tensors to the loader, and with them all that is loaded together; see :func:`exclude_unsupported`."""
         self.layout = exclude_unsupported(self.layout, reasons, together)
         self.plans = BucketCopyPlans(self.layout)
+        self.elements = ElementCopies(self.layout)
 
 
 class LoadPass(ABC):

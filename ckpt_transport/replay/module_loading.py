@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.nn import Parameter
 
-from ckpt_transport.errors import RecordingError
+from ckpt_transport.engine import ServedElements
+from ckpt_transport.errors import DeltaRefusedError, RecordingError
 from ckpt_transport.memory import read_only, unwritable, usable_cores
 from ckpt_transport.memory.digest import as_bytes, digest
 from ckpt_transport.planning import Share, TensorSpec
@@ -101,6 +102,26 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         recorded = self.recorded
         assert recorded is not None
         return _written(recorded.recording, self._snapshot_now())
+
+    def served_elements(self) -> ServedElements:
+        """Where the bytes of a version are in the module.
+
+        Raises:
+            DeltaRefusedError: single elements cannot be followed; says why.
+        """
+        is_idle = self._snapshot is None
+        try:
+            recorded, why = self.recorded, self.why_not_staged()
+            if recorded is None or why:
+                raise DeltaRefusedError(why)
+            if recorded.elements.refusal:
+                raise DeltaRefusedError(recorded.elements.refusal)
+            written = self.written()
+            first = {name: self._snapshot_now().memory[name] for name in recorded.elements.targets}
+            return ServedElements(recorded.layout.sources, {**first, **written}, recorded.elements.copies)
+        finally:
+            if is_idle:
+                self._snapshot = None
 
     def stage(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Load this version into other memory than the module's.
