@@ -33,8 +33,8 @@ CHAIN, DIRECT = f"{TcpTransport.name}-chain", TcpTransport.name
 class Machines:
     """The hosts, and what every process there is started with."""
 
-    def __init__(self, folder: Path, made: Sequence[Host]) -> None:
-        self.folder, self.hosts = folder, made
+    def __init__(self, folder: Path, made: Sequence[Host], worker: Sequence[str] = WORKER) -> None:
+        self.folder, self.hosts, self._worker = folder, made, worker
         install(folder)
         self._secret = folder / "secret"
         self._secret.write_text(secrets.token_hex(32))
@@ -56,7 +56,7 @@ class Machines:
             "CKPT_TRANSPORT_TRANSPORT": transport,
         }
         return subprocess.Popen(
-            host.command([*WORKER, *map(str, arguments)]),
+            host.command([*self._worker, *map(str, arguments)]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -296,7 +296,7 @@ class ParameterServer:
 
         This is what a training loop calls. Tensors are lent, which takes two buckets of memory; those that cannot be
         are copied into the pool of the step before. :attr:`Report.intake` says which and why. When it returns, they may
-        be changed.
+        be changed. With ``delta`` on they are copied, and kept as the base of the next step.
 
         Args:
             version: a name that no version has here.

@@ -1,0 +1,113 @@
+"""Measures what publishing a step takes when 1 % and 5 % of the elements have changed, against publishing everything.
+
+Weights are BF16, changed at random places, and brought to a module in another process: over shared memory, and over a
+link of 1 Gbit/s between two network namespaces, where root and iproute2 allow that. A server that sends everything and
+one that sends deltas take turns; what is served is compared after each round. Usage: ``python -m
+benchmarks.delta_steps``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from benchmarks._delta_worker import Figures
+from benchmarks._links import NoLinksError, hosts
+from benchmarks._report import Row, report
+from benchmarks.p2p_joiners import Machines, running, said
+
+WORKER = (sys.executable, "-m", "benchmarks._delta_worker")
+SHARES = (0.01, 0.05)
+
+
+def over_shared_memory(mib: int, rounds: int) -> Figures:
+    """Trainer and engine on this host."""
+    nbytes = str(mib << 20)
+    with ExitStack() as stack:
+        serving = stack.enter_context(running(_start("serve", "--nbytes", nbytes)))
+        return _figures(stack, _start("train", "--nbytes", nbytes, *_training(said(serving), rounds)))
+
+
+def over_a_link(mib: int, mbit: int, rounds: int) -> Figures:
+    """Trainer and engine on two hosts.
+
+    Raises:
+        NoLinksError: this machine does not allow shaped links.
+    """
+    nbytes = mib << 20
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        made = stack.enter_context(hosts([mbit * 1_000_000] * 2))
+        machines = Machines(folder, made, WORKER)
+        address = f"tcp://{made[1].address}:0"
+        common = ("--nbytes", nbytes)
+        serving = stack.enter_context(
+            running(machines.start(1, "serve", *common, "--address", address, transport="gloo"))
+        )
+        training = machines.start(0, "train", *common, *_training(said(serving), rounds), transport="gloo")
+        return _figures(stack, training)
+
+
+def _start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*WORKER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _training(sink: str, rounds: int) -> tuple[str, ...]:
+    shares = (word for share in SHARES for word in ("--share", str(share)))
+    return "--sink", sink, "--rounds", str(rounds), *shares
+
+
+def _figures(stack: ExitStack, process: subprocess.Popen[str]) -> Figures:
+    return msgspec.json.decode(said(stack.enter_context(running(process))), type=Figures)
+
+
+def rows(where: str, found: Figures, target: Sequence[str]) -> list[Row]:
+    """What was measured over one way."""
+    whole = sum(found.whole.values())
+    made = []
+    for (share, phases), limit in zip(found.deltas.items(), target, strict=True):
+        seconds = sum(phases.values())
+        made.append(
+            Row(
+                f"publish over {where}, {share:.0%} changed",
+                seconds / whole,
+                "everything",
+                limit,
+                f"{seconds:.3f} s and {whole:.3f} s; {found.moved[share]:.2%} of the bytes; held "
+                f"{found.paused[share] * 1e3:.1f} ms and {found.whole_paused * 1e3:.1f} ms; {_told(phases)}; "
+                f"everything: {_told(found.whole)}",
+            )
+        )
+    return made
+
+
+def _told(phases: dict[str, float]) -> str:
+    return ", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in phases.items() if seconds > 2e-3) + " ms"
+
+
+def main(
+    mib: Annotated[int, typer.Option(help="Size of the weights over shared memory.")] = 512,
+    link_mib: Annotated[int, typer.Option(help="Size of the weights over the link.")] = 128,
+    mbit: Annotated[int, typer.Option(help="Rate of the link.")] = 1000,
+    rounds: Annotated[int, typer.Option(help="That are counted.")] = 3,
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
+) -> None:
+    """Measure publishing by deltas."""
+    found = rows("shared memory", over_shared_memory(mib, rounds), ("", ""))
+    try:
+        found += rows(f"a link of {mbit} Mbit/s", over_a_link(link_mib, mbit, rounds), ("", ""))
+    except NoLinksError as error:
+        print(f"shaped links cannot be made here: {error}", file=sys.stderr)
+    report(found, json)
+
+
+if __name__ == "__main__":
+    typer.run(main)
