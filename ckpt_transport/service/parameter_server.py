@@ -131,7 +131,7 @@ class ParameterServer:
 
         Raises:
             CheckpointError: the files or tensors are not what they claim to be.
-            SharedMemoryError: ``/dev/shm`` is too small.
+            SharedMemoryError: the setting ``pool`` is ``shared``, and ``/dev/shm`` is too small.
             StoreError: there is a version of that name already.
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """

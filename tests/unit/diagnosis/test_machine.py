@@ -105,7 +105,7 @@ def test_given_an_interface_that_is_up_then_a_slow_one_is_noted(
     ("bound", "severity"),
     [
         ("203.0.113.1", Severity.PROBLEM),
-        ("no-such-host.invalid", Severity.PROBLEM),
+        ("no host", Severity.PROBLEM),
         ("0.0.0.0", Severity.PROBLEM),
         ("127.0.0.1", Severity.NOTE),
         ("localhost", Severity.NOTE),
