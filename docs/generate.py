@@ -40,6 +40,7 @@ PYTHON = (
     ("ckpt_transport", ""),
     ("ckpt_transport_fp8", ""),
     ("ckpt_transport_torch", ""),
+    ("ckpt_transport_transformers", ""),
     ("ckpt_transport_vllm", ""),
 )
 PLANNING = (

@@ -1,7 +1,7 @@
 """This adapter makes any ``torch.nn.Module`` updatable from another process: see :func:`attach`."""
 
 from ckpt_transport.spi import Loader
-from ckpt_transport_torch.attach import Attachment, attach
+from ckpt_transport_torch.attach import Attachment, attach, attach_engine
 from ckpt_transport_torch.engine import TorchEngine
 
-__all__ = ["Attachment", "Loader", "TorchEngine", "attach"]
+__all__ = ["Attachment", "Loader", "TorchEngine", "attach", "attach_engine"]

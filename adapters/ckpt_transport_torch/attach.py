@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +21,7 @@ class Attachment:
     """A module that can be updated; made by :func:`attach`, ended by :meth:`close`."""
 
     def __init__(self, module: torch.nn.Module, engine: ModuleEngine, sink: Sink) -> None:
-        self._sink = sink
+        self._sink, self._engine = sink, engine
         self.gate: Gate = engine.gate
         """For engines that bypass ``module(...)``: run each forward pass in ``with gate.forward_pass():``."""
         self._ungate = passes_through(module, engine.gate)
@@ -45,6 +45,7 @@ class Attachment:
         """Stop being updatable; the module stays as it is. Idempotent."""
         self._sink.close()
         self._ungate()
+        self._engine.detach()
 
     def __enter__(self) -> Self:
         return self
@@ -95,14 +96,39 @@ def attach(
         ControlError: somebody else listens there.
         UnwritableError: a tensor of the module cannot be written in place; names it, why, and the cure.
     """
+    config = Config.load() if config is None else config
+
+    def make(named: str) -> ModuleEngine:
+        if loader is None:
+            return TorchEngine(module, engine, named)
+        return LoaderEngine(module, loader, engine, named, verify_always=config.verify_apply == "always")
+
+    return attach_engine(module, make, address, version=version, label=label, config=config, warm=warm)
+
+
+def attach_engine(
+    module: torch.nn.Module,
+    make: Callable[[str], ModuleEngine],
+    address: str = "",
+    *,
+    version: str = "",
+    label: str = "",
+    config: Config | None = None,
+    warm: Path | Mapping[str, torch.Tensor] | None = None,
+) -> Attachment:
+    """Make ``module`` updatable by an engine of its own kind; for adapters.
+
+    Args:
+        module: what is updated.
+        make: makes its engine, which has the label that it is given.
+        address, version, label, config, warm: as those of :func:`attach`.
+
+    Raises: as :func:`attach`, and what ``make`` raises.
+    """
     label = label or f"{type(module).__name__} in process {os.getpid()}"
     config = Config.load() if config is None else config
     specs = None if warm is None else _specs_of(warm)
-    module_engine: ModuleEngine
-    if loader is None:
-        module_engine = TorchEngine(module, engine, label)
-    else:
-        module_engine = LoaderEngine(module, loader, engine, label, verify_always=config.verify_apply == "always")
+    module_engine = make(label)
     sink = Sink(module_engine, address, version, config)
     attachment = Attachment(module, module_engine, sink)
     if specs is not None:

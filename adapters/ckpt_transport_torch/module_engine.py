@@ -115,6 +115,9 @@ class ModuleEngine(Engine):
             raise DeltaRefusedError(self._labelled(why))
         return elements
 
+    def detach(self) -> None:
+        """The module is not updated any more: undo what was done to it."""
+
     @abstractmethod
     def _served(self) -> Mapping[str, torch.Tensor]:
         """The tensors of the module that an update may write, by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ def passes_through(module: torch.nn.Module, gate: Gate) -> Callable[[], None]:
     """
     forward = module.forward
 
+    @wraps(forward)  # its signature is asked for, as by transformers' generate
     def gated(*args: Any, **kwargs: Any) -> Any:
         with gate.forward_pass():
             return forward(*args, **kwargs)

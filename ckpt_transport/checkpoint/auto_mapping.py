@@ -10,7 +10,20 @@ from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.boxes import BoxedTensor
 from ckpt_transport.checkpoint.mapping import Mapping
 from ckpt_transport.checkpoint.rule import MappedTensor, Rule, Tensors
-from ckpt_transport.checkpoint.rules import FLOATS, Add, Cast, Cut, Drop, Fuse, Split, Strip, Tie, Unstack, Unwrap
+from ckpt_transport.checkpoint.rules import (
+    FLOATS,
+    Add,
+    Cast,
+    Cut,
+    Drop,
+    Fuse,
+    Split,
+    Stack,
+    Strip,
+    Tie,
+    Unstack,
+    Unwrap,
+)
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -42,7 +55,7 @@ def find_mapping(given: MappingOf[str, TensorSpec | None], expected: Sequence[Te
     tensors = {name: _described(name, spec) for name, spec in given.items()}
     wanted = {spec.name: spec for spec in expected or ()}
     found: list[Rule] = []
-    finders = [_wrappers, _prefixes, _leftovers, _experts, _pieces, _wholes, _tied, _padding, _casts]
+    finders = [_wrappers, _prefixes, _leftovers, _experts, _stacks, _pieces, _wholes, _tied, _padding, _casts]
     for find in finders if expected is not None else finders[:2]:
         for rule in list(find(tensors, wanted)):
             tensors, _ = rule.apply(tensors)
@@ -103,6 +116,20 @@ def _experts(tensors: Tensors, wanted: Wanted) -> Iterator[Rule]:
         if one is not None and tensor.boxed.shape[1:] == (pieces * one.shape[0], *one.shape[1:]):
             yield Unstack(EXPERTS.pattern, r"\1.{index}.\2.weight")
             return
+
+
+def _stacks(tensors: Tensors, wanted: Wanted) -> Iterator[Rule]:
+    """Experts that the trainer has one by one are one tensor at the engine."""
+    layers: set[str] = set()
+    for name in wanted.keys() - tensors.keys():
+        match = EXPERTS.fullmatch(name)
+        if match is not None and f"{match[1]}.0.{FUSED.get(match[2], (match[2],))[0]}.weight" in tensors:
+            layers.add(match[2])
+    one = r"(.*\.experts\.[0-9]+)"
+    for whole in sorted(layers & FUSED.keys()):
+        yield Fuse(tuple(rf"{one}\.{part}\.weight" for part in FUSED[whole]), rf"\1.{whole}.weight")
+    if layers:
+        yield Stack(rf"(.*\.experts)\.(?P<index>[0-9]+)\.({'|'.join(sorted(layers))})\.weight", r"\1.\3")
 
 
 def _pieces(tensors: Tensors, wanted: Wanted) -> Iterator[Rule]:

@@ -30,6 +30,12 @@ class Gate:
         self._nesting = threading.local()
         _gates.add(self)
 
+    @property
+    def started(self) -> int:
+        """How many passes have been started."""
+        with self._condition:
+            return self._started
+
     def enter(self) -> None:
         """Begin a forward pass; waits while an update is applied. Passes within a pass go straight through.
 

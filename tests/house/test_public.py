@@ -53,7 +53,10 @@ EXPORTED = {
         Target quantized read_target
     """,
     "ckpt_transport_torch": """
-        Attachment Loader TorchEngine attach
+        Attachment Loader TorchEngine attach attach_engine
+    """,
+    "ckpt_transport_transformers": """
+        TransformersEngine attach
     """,
     "ckpt_transport_vllm": """
         ServedAdapter VllmFleet WorkerExtension

@@ -64,6 +64,22 @@ def test_given_a_trainer_that_differs_in_everything_then_the_rules_make_exactly_
     }  # fmt: skip
 
 
+def test_given_experts_one_by_one_where_the_engine_has_them_in_one_then_they_are_fused_and_stacked() -> None:
+    experts = {spec.name: torch.randn(spec.shape) for spec in ENGINE if ".experts." in spec.name}
+    layer = "model.layers.0.mlp.experts"
+    expected = (
+        TensorSpec(f"{layer}.gate_up_proj", "F32", (EXPERTS, 2 * SIZE, HIDDEN)),
+        TensorSpec(f"{layer}.down_proj", "F32", (EXPERTS, HIDDEN, SIZE)),
+    )
+    with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
+        found = store.register("v1", tensors=experts, mapping=found_for(experts, expected)).tensors()
+        assert found.keys() == {spec.name for spec in expected}
+        for number in range(EXPERTS):
+            gate, up, down = (experts[f"{layer}.{number}.{name}_proj.weight"] for name in ("gate", "up", "down"))
+            assert torch.equal(found[f"{layer}.gate_up_proj"][number], torch.cat((gate, up)))
+            assert torch.equal(found[f"{layer}.down_proj"][number], down)
+
+
 def test_given_names_as_they_are_expected_then_there_are_no_rules() -> None:
     tensors = {spec.name: torch.zeros(spec.shape, dtype=torch.bfloat16) for spec in ENGINE[:-1]}
     assert found_for(tensors, ENGINE[:-1]) == Mapping(())

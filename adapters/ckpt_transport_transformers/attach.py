@@ -1,0 +1,49 @@
+"""Makes a model of transformers updatable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ckpt_transport import Config
+from ckpt_transport_torch import Attachment, attach_engine
+from ckpt_transport_transformers.engine import TransformersEngine
+
+
+def attach(
+    model: Any,
+    address: str = "",
+    *,
+    version: str = "",
+    label: str = "",
+    config: Config | None = None,
+    warm: Path | Mapping[str, torch.Tensor] | None = None,
+) -> Attachment:
+    """Make ``model`` updatable while it serves by ``generate``, by continuous batching, or in ``transformers serve``.
+
+    Updates are applied between two forward passes. Loops of continuous batching halt between two batches: no request
+    is lost, and those under way go on with the new weights and the keys and values that they have. Later requests
+    share no prefix with earlier ones.
+
+    Args:
+        model: a ``PreTrainedModel``. Names, dtypes and shapes of a version are those of its ``state_dict``; see
+            :class:`~ckpt_transport.Mapping` for checkpoints that have others. Managers of continuous batching are known
+            that it makes from now on.
+        address, version, label, config, warm: as those of :func:`ckpt_transport_torch.attach`.
+
+    Raises:
+        UnwritableError: the model is quantized, or a tensor of it cannot be written in place; names it, and the cure.
+        CheckpointError, ConfigError, ControlError: as :func:`ckpt_transport_torch.attach`.
+    """
+    return attach_engine(
+        model,
+        lambda named: TransformersEngine(model, named),
+        address,
+        version=version,
+        label=label,
+        config=config,
+        warm=warm,
+    )

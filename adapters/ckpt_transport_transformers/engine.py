@@ -1,0 +1,77 @@
+"""Loads new weights into a model of transformers, whichever way it is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckpt_transport import UnwritableError
+from ckpt_transport_torch import TorchEngine
+from ckpt_transport_transformers.batching import Batching, Halts
+
+
+class TransformersEngine(TorchEngine):
+    """Holds the model between two forward passes, and continuous batching between two batches.
+
+    Args:
+        model: what is updated.
+        label: see :class:`~ckpt_transport.Engine`.
+
+    Raises:
+        UnwritableError: the model is quantized, or a tensor cannot be written; names it, and the cure.
+    """
+
+    def __init__(self, model: Any, label: str = "") -> None:
+        self._model, self._stands_still = model, False
+        _refuse_quantized(model)
+        super().__init__(model, "", label)
+        self._batching, self._halts = Batching(model), Halts()
+
+    def begin(self) -> None:
+        _refuse_quantized(self._model)
+        super().begin()
+
+    def hold(self) -> int:
+        """Ask loops of continuous batching to halt. The gate is closed when they have, since a batch passes it."""
+        self._halts.ask(self._batching.managers)
+        return self.gate.started
+
+    def advance(self, forwards: int, timeout: float) -> None:
+        self._halts.wait(timeout)
+        super().advance(self.gate.hold(), timeout)
+        self._stands_still = True
+
+    def certify(self) -> None:
+        super().certify()
+        if self._stands_still:
+            self._batching.forget_prefixes()
+
+    def resume(self) -> float:
+        held = super().resume()
+        self._go_on()
+        return held
+
+    def taint(self, reason: str) -> None:
+        super().taint(reason)
+        self._go_on()
+
+    def give_up(self, taint: str) -> None:
+        super().give_up(taint)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._stands_still = False
+        self._halts.end()
+
+    def detach(self) -> None:
+        self._batching.detach()
+
+
+def _refuse_quantized(model: Any) -> None:
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        method = getattr(quantizer.quantization_config, "quant_method", type(quantizer).__name__)
+        raise UnwritableError(
+            f"{type(model).__name__} is quantized ({getattr(method, 'value', method)}), and new weights would have to "
+            "be quantized as it was; serve it in the type of the checkpoint, or load the new checkpoint by "
+            "from_pretrained"
+        )

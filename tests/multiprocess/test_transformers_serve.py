@@ -1,0 +1,92 @@
+"""``transformers serve`` in a process of its own is updated by the command line while it answers requests."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fleet import PATIENT
+
+NEEDED = ("transformers", "fastapi", "uvicorn", "openai", "accelerate")
+missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: pip install -e '.[frameworks]'"),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> list[Path]:
+    families = ["--family=qwen3", "--seed=1", "--seed=2"]
+    subprocess.run([sys.executable, "-m", "tests.support.tiny_models", tmp_path, *families], check=True, timeout=200)
+    return [tmp_path / "qwen3-1", tmp_path / "qwen3-2"]
+
+
+@pytest.fixture
+def served(checkpoints: list[Path], tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The URL of a server, and the address of its sink."""
+    port, sink = _free_port(), f"ipc://{tmp_path}/sink"
+    batches = ["--continuous-batching", "--cb-num-blocks=64", "--cb-max-batch-tokens=64"]
+    command = [sys.executable, "-m", "ckpt_transport_transformers", "--sink", sink, "serve", str(checkpoints[0])]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([*command, *batches, f"--port={port}"], stdout=log, stderr=log, env=_patient())
+        try:
+            yield f"http://localhost:{port}", sink
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _patient() -> dict[str, str]:
+    settings = {f"CKPT_TRANSPORT_{name.upper()}": str(value) for name, value in PATIENT.items()}
+    return {**os.environ, **settings}
+
+
+def says(url: str, checkpoint: Path) -> str:
+    """What the server answers, once it is up."""
+    asked = {"model": str(checkpoint), "prompt": "hello", "max_tokens": 8, "temperature": 0}
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(asked).encode(), {"content-type": "application/json"}
+    )
+    for _ in range(400):
+        try:
+            with urllib.request.urlopen(request, timeout=100) as answer:
+                told: dict[str, Any] = json.load(answer)
+                text: str = told["choices"][0]["text"]
+                return text
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+        except (ConnectionError, urllib.error.URLError):
+            time.sleep(0.5)
+    raise AssertionError("the server does not come up")
+
+
+def test_given_a_server_then_it_answers_by_the_version_that_was_brought(
+    served: tuple[str, str], checkpoints: list[Path]
+) -> None:
+    url, sink = served
+    old = says(url, checkpoints[0])
+    update = ["update", "--sink", sink, "--checkpoint", str(checkpoints[1]), "--version", "v2", "--transport", "shm"]
+    command = [sys.executable, "-m", "ckpt_transport", *update]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=200, env=_patient())
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert says(url, checkpoints[0]) != old
