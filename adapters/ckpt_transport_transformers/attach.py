@@ -29,7 +29,7 @@ def attach(
     share no prefix with earlier ones.
 
     Args:
-        model: a ``PreTrainedModel``. Names, dtypes and shapes of a version are those of its ``state_dict``; see
+        model: of that library. Names, dtypes and shapes of a version are those of its ``state_dict``; see
             :class:`~ckpt_transport.Mapping` for checkpoints that have others. Managers of continuous batching are known
             that it makes from now on.
         address, version, label, config, warm: as those of :func:`ckpt_transport_torch.attach`.
