@@ -1,0 +1,51 @@
+"""A sink dies while a delta is staged, applied or committed: the others serve one version, and take the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.errors import UpdateError
+from tests.fleet import SWIFT, Fault, SinkSpec, fleet, weights
+from tests.multiprocess.test_delta_sinks import some_changed
+
+DELTAS: dict[str, Any] = {**SWIFT, "delta": "on", "commit": "auto"}
+
+pytestmark = pytest.mark.usefixtures("dead_are_swept")
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_served"),
+    [
+        (Fault("run", 2), False),
+        (Fault("exchange_elements", 1), False),
+        (Fault("certify", 3), True),
+    ],
+    ids=["staged", "applied", "committed"],
+)
+def test_given_a_sink_that_dies_in_a_delta_then_the_other_serves_one_version_and_takes_the_next(
+    fault: Fault, is_served: bool
+) -> None:
+    old = weights(2)
+    new, newest = some_changed(old, 1), some_changed(old, 2)
+    with (
+        fleet(SinkSpec(settings=SWIFT), SinkSpec(settings=SWIFT, fault=fault)) as (lives, dies),
+        ParameterServer(Config.load(**DELTAS)) as server,
+    ):
+        both = [lives.address, dies.address]
+        server.publish("old", old, both)
+        if is_served:
+            report = server.publish("new", new, both)
+            assert report is not None
+            assert list(report.lost)
+        else:
+            with pytest.raises(UpdateError):
+                server.publish("new", new, both)
+        assert dies.dies()
+        state = lives.state()
+        assert (state.version, state.tainted, state.served) == ("new" if is_served else "old", "", "")
+        assert state.holds(new if is_served else old)
+        server.publish("newest", newest, [lives.address])
+        assert lives.state().holds(newest)

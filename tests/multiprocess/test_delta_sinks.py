@@ -1,0 +1,100 @@
+"""Sinks take deltas through loaders that fuse and slice, and a rollback takes back what came last, whichever way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ckpt_transport import Config, ParameterServer, Report, ask_version
+from ckpt_transport.errors import UpdateAbortedError
+from ckpt_transport_torch import attach
+from tests.experts import Rank, loader, rank_of, weights_of
+from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, fleet, model, weights
+
+SIZE = 2
+RANKS = tuple(
+    SinkSpec(make=rank_of, model={"rank": rank, "size": SIZE}, loader=loader, engine="engine") for rank in range(SIZE)
+)
+DELTAS: dict[str, Any] = {**PATIENT, "delta": "on", "commit": "auto"}
+
+
+def some_changed(tensors: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """These tensors with other values at every hundredth place."""
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    for tensor in copies.values():
+        tensor.view(-1)[seed::100] += 1
+    return copies
+
+
+def loaded(tensors: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
+    """What a rank holds of a version."""
+    module = Rank(rank, SIZE)
+    loader(module)(tensors.items())
+    return module.state_dict()
+
+
+def base_of(report: Report | None) -> str:
+    assert report is not None
+    assert report.delta is not None
+    return report.delta.base
+
+
+def all_hold(sinks: list[SinkProcess], tensors: dict[str, torch.Tensor]) -> bool:
+    return all(sink.state().holds(loaded(tensors, rank)) for rank, sink in enumerate(sinks))
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_given_ranks_with_slices_when_deltas_come_then_each_holds_what_its_loader_makes_of_all(transport: str) -> None:
+    with fleet(*RANKS) as sinks, ParameterServer(Config.load(**DELTAS, transport=transport)) as server:
+        addresses = [sink.address for sink in sinks]
+        tensors = weights_of(2)
+        assert base_of(server.publish("step-0", tensors, addresses)) == ""
+        for number in (1, 2, 3):
+            before, tensors = tensors, some_changed(tensors, number)
+            report = server.publish(f"step-{number}", tensors, addresses)
+            assert base_of(report) == f"step-{number - 1}", report
+            assert all_hold(sinks, tensors)
+        for expected in (before, tensors):
+            server.rollback(addresses)
+            assert all_hold(sinks, expected)
+
+
+def test_given_versions_that_come_whole_and_as_deltas_then_a_rollback_takes_back_the_last_one() -> None:
+    one = weights(2)
+    other = some_changed(one, 3)
+    third = weights(4)
+    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(Config.load(**DELTAS)) as server:
+        addresses = [sink.address for sink in sinks]
+
+        def serve(expected: dict[str, torch.Tensor]) -> bool:
+            return all(sink.state().holds(expected) for sink in sinks)
+
+        server.publish("whole", one, addresses)
+        assert base_of(server.publish("delta", other, addresses)) == "whole"
+        for name, expected in (("whole", one), ("delta", other)):
+            assert server.rollback(addresses).version == name
+            assert serve(expected)
+        assert base_of(server.publish("third", third, addresses)) == ""
+        assert serve(third)
+        assert server.rollback(addresses).version == "delta"
+        assert serve(other)
+
+
+def test_given_somebody_who_writes_after_a_delta_then_it_is_not_undone_and_the_next_version_comes_whole() -> None:
+    module = model(1)
+    with attach(module, version="v1", config=Config.load(**PATIENT)) as attachment:
+        to = [attachment.address]
+        with ParameterServer(Config.load(**DELTAS)) as server:
+            server.publish("step-1", weights(2), to)
+            assert base_of(server.publish("step-2", some_changed(weights(2), 1), to)) == "step-1"
+            assert ask_version(to[0], timeout=DEADLINE).previous == "step-1", "it has noted what it serves"
+            with torch.no_grad():
+                next(module.parameters()).view(-1)[7] += 1
+            with pytest.raises(UpdateAbortedError, match="somebody else has written to what is served"):
+                server.rollback(to)
+            assert (attachment.version, attachment.tainted) == ("step-2", "")
+            server.publish("step-3", some_changed(weights(2), 5), to)
+            state = module.state_dict()
+            assert all(torch.equal(state[name], each) for name, each in some_changed(weights(2), 5).items())
