@@ -28,3 +28,9 @@ def test_given_random_disturbances_of_staged_updates_then_all_that_live_serve_on
     with Campaign(SEED, transports, "staged") as campaign:
         outcomes = [campaign.round(number) for number in range(ROUNDS)]
     assert not [str(outcome) for outcome in outcomes if outcome.violation]
+
+
+def test_given_random_disturbances_of_deltas_then_all_that_live_serve_one_version() -> None:
+    with Campaign(SEED, ("shm",), "staged", "on") as campaign:
+        outcomes = [campaign.round(number) for number in range(ROUNDS)]
+    assert not [str(outcome) for outcome in outcomes if outcome.violation]

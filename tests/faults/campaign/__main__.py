@@ -26,14 +26,16 @@ def main() -> int:
     parser.add_argument(
         "--commit", choices=("in_place", "staged"), default="in_place", help="how versions are committed"
     )
+    parser.add_argument("--delta", action="store_true", help="send what has changed; versions are staged")
     options = parser.parse_args()
+    how = ("staged", "on") if options.delta else (options.commit, "off")
     transports = options.transport or available()
-    print(f"seed {options.seed}, {options.commit}, over {', '.join(transports)}", flush=True)
+    print(f"seed {options.seed}, {how[0]}, deltas {how[1]}, over {', '.join(transports)}", flush=True)
     outcomes: list[Outcome] = []
     end = time.monotonic() + options.minutes * 60
     number = options.first
     while len(outcomes) < options.updates and time.monotonic() < end:
-        with Campaign(options.seed, transports, options.commit) as campaign:
+        with Campaign(options.seed, transports, *how) as campaign:
             while len(outcomes) < options.updates and time.monotonic() < end:
                 outcomes.append(campaign.round(number))
                 print(outcomes[-1], flush=True)

@@ -69,6 +69,7 @@ class Outcome:
         return (
             f"{self.number}: {self.kind} over {self.transport}, {self.disturbance}: {self.said.kind}{why}, "
             f"{self.tainted} of {self.alive} engines tainted, {self.seconds:.1f} s{end}"
+            f"{f'; {self.said.sent}' if self.said.sent else ''}"
         )
 
 
@@ -79,8 +80,8 @@ class Campaign:
     engine may ever refuse to serve, and all that live serve one version.
     """
 
-    def __init__(self, seed: int, transports: Sequence[str], commit: str = "in_place") -> None:
-        self.seed, self.transports, self.commit = seed, tuple(transports), commit
+    def __init__(self, seed: int, transports: Sequence[str], commit: str = "in_place", delta: str = "off") -> None:
+        self.seed, self.transports, self.commit, self.delta = seed, tuple(transports), commit, delta
         self._staged = commit == "staged"
         self._far = [name for name in over_the_network() if name in transports] or ["gloo"]
         self._stack = ExitStack()
@@ -280,7 +281,7 @@ class Campaign:
             self._source.end()
             self._source = None
         if self._source is None:
-            self._source = self._new("source", participants.source, transport, self.commit)
+            self._source = self._new("source", participants.source, transport, self.commit, self.delta)
             self._transport = transport
         return self._source
 

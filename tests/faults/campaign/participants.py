@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class Said:
         tainted: text that names those who are said to refuse, by the error.
         serving: text that names those who are said to serve the new version although the update failed.
         seconds: how long it took.
+        sent: what was sent, where deltas may be.
     """
 
     kind: str
@@ -81,6 +83,7 @@ class Said:
     tainted: str = ""
     serving: str = ""
     seconds: float = field(default=0.0, compare=False)
+    sent: str = field(default="", compare=False)
 
 
 class Process:
@@ -202,22 +205,27 @@ def sink(name: str, seed: int, pipe: Connection) -> None:
 # -- who brings a version -------------------------------------------------------------------------------------------
 
 
-def source(name: str, transport: str, commit: str, pipe: Connection) -> None:
-    """Register the weights of a seed and update, as often as asked."""
+def source(name: str, transport: str, commit: str, delta: str, pipe: Connection) -> None:
+    """Register the weights of a seed and update, or publish them where deltas are sent, as often as asked."""
     last = ""
-    with ParameterServer(Config.load(transport=transport, commit=commit, **SETTINGS)) as server:
+    with ParameterServer(Config.load(transport=transport, commit=commit, delta=delta, **SETTINGS)) as server:
         pipe.send("")
         while (question := asked(pipe))[0] != "stop":
             if question[0] == "ping":
                 pipe.send("pong")
                 continue
             _, seed, sinks = question
+            if delta != "off":
+                tensors = dict(Witness(seed).state_dict())
+                pipe.send("ready")
+                pipe.send(_timed(partial(server.publish, f"v{seed}", tensors, sinks)))
+                continue
             if last:
                 server.unregister(last)
             last = f"v{seed}"
             server.register(f"v{seed}", tensors=dict(Witness(seed).state_dict()))
             pipe.send("ready")
-            pipe.send(_timed(lambda seed=seed, sinks=sinks: server.update(f"v{seed}", sinks)))  # type: ignore[misc]
+            pipe.send(_timed(partial(server.update, f"v{seed}", sinks)))
 
 
 def holder(name: str, seed: int, transport: str, path: str, pipe: Connection) -> None:
@@ -256,4 +264,5 @@ def _attempt(update: Callable[[], Report | None]) -> Said:
         return Said(type(error).__name__, isinstance(error, CkptTransportError), str(error))
     assert report is not None
     left = [f"{address}: {why}" for address, why in report.left.items()]
-    return Said("committed", lost=" ".join([*report.lost, *left]))
+    sent = "" if report.delta is None else str(report.delta)
+    return Said("committed", lost=" ".join([*report.lost, *left]), sent=sent)
