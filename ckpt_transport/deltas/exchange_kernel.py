@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["addresses", "values", "count"])
 def exchange_elements(addresses, values, count: tl.int64, BLOCK: tl.constexpr):
     """Exchange ``count`` values, a block for each program."""
     over = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
