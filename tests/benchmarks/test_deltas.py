@@ -1,0 +1,24 @@
+"""The benchmarks of deltas run, and what they say holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import deltas, sparsity
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_given_a_small_range_then_each_step_of_each_delta_has_a_rate() -> None:
+    rows = deltas.measure(mib=1, rounds=1)
+    assert len(rows) == 3 * len(deltas.SHARES) - 2
+    assert [row.name for row in rows][:2] == ["diff, 0% changed", "diff, 1% changed"]
+
+
+def test_given_two_learning_rates_then_the_larger_changes_more_and_fp8_less_than_bf16() -> None:
+    found, went = sparsity.measure((1e-6, 1e-4), 2, sparsity.SKIPPED + 2)
+    low, high = found.values()
+    assert all(0 <= share <= 1 for shares in found.values() for each in shares.values() for share in each)
+    assert max(low["BF16 all"]) < min(high["BF16 all"])
+    assert max(high["FP8 all"]) < min(high["BF16 all"])
+    assert set(went) == set(found)
