@@ -47,7 +47,8 @@ def plan(
     settings = Config.load(
         config, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, memory_budget=memory_budget
     )
-    manifest = outline(version, from_path(checkpoint), sources, MemoryKind(settings.pool))
+    pool = MemoryKind.SHARED if settings.pool == "auto" else MemoryKind(settings.pool)
+    manifest = outline(version, from_path(checkpoint), sources, pool)
     check(settings)
     available = tuple(name for name, state in states(settings).items() if state.ok)
     budget = settings.memory_budget or default_budget()
