@@ -103,7 +103,7 @@ def _row(member: Member) -> MemberRow:
 def step(served: ServedVersion) -> str:
     """How far a member is in an update, in words."""
     come = sum(arrival.done for arrival in served.arrivals)
-    return "takes bytes in" if 0 < come < sum(arrival.nbytes for arrival in served.arrivals) else served.state
+    return "bytes come in" if 0 < come < sum(arrival.nbytes for arrival in served.arrivals) else served.state
 
 
 def versions(look: Look) -> list[tuple[str, int]]:

@@ -102,7 +102,7 @@ def test_given_who_prefers_the_dark_then_the_page_is_and_words_can_be_read_in_bo
             papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
             assert page.evaluate(LEAST_CONTRAST) >= 4.5
         assert len(set(papers)) == 2
-        assert page.picture(800, 600).startswith(b"\x89PNG")
+        assert page.picture().startswith(b"\x89PNG")
 
 
 def test_given_a_page_then_its_tables_and_pictures_have_names(page: Page, tmp_path: Path) -> None:

@@ -116,9 +116,12 @@ class Page:
         """Prefer the ``light`` or the ``dark`` one."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
-    def picture(self, width: int, height: int) -> bytes:
-        """The page as a PNG of that size."""
+    def size(self, width: int, height: int) -> None:
+        """Make the window so large, in pixels."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def picture(self) -> bytes:
+        """What is in the window, as a PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
 

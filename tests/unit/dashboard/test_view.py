@@ -29,7 +29,7 @@ def test_given_two_looks_then_the_rate_of_a_link_is_what_came_between_them() -> 
         ("sink a", 300, 75, 100.0),
         ("sink b", 50, 12, 25.0),
     ]
-    assert (update.version, update.percent, update.steps) == ("v2", 43, (("takes bytes in", 2),))
+    assert (update.version, update.percent, update.steps) == ("v2", 43, (("bytes come in", 2),))
 
 
 def test_given_the_first_look_or_another_update_then_no_rate_is_made_up() -> None:
