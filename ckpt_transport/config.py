@@ -250,6 +250,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "The file that whoever leads updates appends to what became of each, for the dashboard; none when empty."
         ),
     ] = ""
+    opentelemetry: Annotated[
+        bool,
+        _setting(
+            "Whether updates become OpenTelemetry spans, one trace from the trainer to all engines.",
+            "true | false",
+            "true or false",
+        ),
+    ] = False
     log_format: Annotated[
         Literal["", "text", "json"],
         _one_of(

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from ckpt_transport.events.context import about, speaking_for
 from ckpt_transport.events.observers import observe, tell
-from ckpt_transport.events.values import Event, ServingChanged, UpdateEnded
+from ckpt_transport.events.traces import step, trace_by, trace_of
+from ckpt_transport.events.values import Event, ServingChanged, StepEnded, UpdateBegan, UpdateEnded
 
-__all__ = ["Event", "ServingChanged", "UpdateEnded", "about", "observe", "speaking_for", "tell"]
+__all__ = [
+    "Event",
+    "ServingChanged",
+    "StepEnded",
+    "UpdateBegan",
+    "UpdateEnded",
+    "about",
+    "observe",
+    "speaking_for",
+    "step",
+    "tell",
+    "trace_by",
+    "trace_of",
+]

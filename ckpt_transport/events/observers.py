@@ -31,7 +31,7 @@ def observe(observer: Observer) -> Callable[[], None]:
 
 def tell(event: Event) -> None:
     """Log an event, and tell all observers."""
-    logger.info("%s", _Line(event), extra={"event": event})
+    logger.log(event.level, "%s", _Line(event), extra={"event": event})
     for observer in tuple(_observers.values()):
         try:
             observer(event)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from typing import ClassVar
+
 import msgspec
 
 
@@ -10,9 +13,45 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_d
 
     Attributes:
         at: when, in seconds since the epoch.
+        level: how the log takes it.
     """
 
     at: float
+    level: ClassVar[int] = logging.INFO
+
+
+class UpdateBegan(Event, frozen=True, tag="update_began"):
+    """An update that this process leads has begun, or a rollback.
+
+    Attributes:
+        update, kind, version: as those of :class:`UpdateEnded`.
+    """
+
+    update: str
+    kind: str
+    version: str
+    level: ClassVar[int] = logging.DEBUG
+
+
+class StepEnded(Event, frozen=True, tag="step_ended"):
+    """A member of this process has followed an order of an update that is traced.
+
+    Attributes:
+        update: the name that its members share.
+        member: its label.
+        step: the order's, as ``run``.
+        seconds: how long that took.
+        trace: the ``traceparent`` that came with the order.
+        error: why it failed; empty when it did not.
+    """
+
+    update: str
+    member: str
+    step: str
+    seconds: float
+    trace: str
+    error: str = ""
+    level: ClassVar[int] = logging.DEBUG
 
 
 class UpdateEnded(Event, frozen=True, tag="update_ended"):

@@ -13,6 +13,7 @@ from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import CkptTransportError, UsageError
+from ckpt_transport.events import speaking_for
 from ckpt_transport.history import check_history
 from ckpt_transport.memory import Backing
 from ckpt_transport.service import questions as q
@@ -121,9 +122,10 @@ class SourceRank:
 
     def follow(self, stored: StoredVersion) -> None:
         """Take part in an update that rank 0 leads."""
-        member = self._member(stored)
-        member.begin()
-        member.commit()
+        with speaking_for(self._label):
+            member = self._member(stored)
+            member.begin()
+            member.commit()
 
     def follow_staging(self, stored: StoredVersion) -> FollowedStaged:
         """Take part in an update that rank 0 leads, until it waits for its commit.
@@ -131,9 +133,10 @@ class SourceRank:
         Raises:
             UsageError: rank 0 does not let it wait.
         """
-        member = self._member(stored)
-        member.begin()
-        member.stage()
+        with speaking_for(self._label):
+            member = self._member(stored)
+            member.begin()
+            member.stage()
         if member.committed:
             version = stored.manifest.version
             raise UsageError(f"source rank 0 has called update('{version}'), and this rank stage('{version}')")
@@ -148,13 +151,16 @@ class SourceRank:
         return FollowingSource(mailbox, table, self._plans, stored.extents, coordinator, join, timeout)
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
-        label = f"source {self._world.rank}"
         join = self._introducer.of_source(
-            label, stored.manifest, states(self._config), table.names, self._plans, self._world.rank
+            self._label, stored.manifest, states(self._config), table.names, self._plans, self._world.rank
         )
         return msgspec.structs.replace(join, update=update, nonce=self._nonce)
 
     # -- where everybody is -------------------------------------------------------------------------------------
+
+    @property
+    def _label(self) -> str:
+        return f"source {self._world.rank}"
 
     def _open(self, near: bool) -> tuple[Mailbox, RouteTable]:
         """This rank's mailbox, reachable by everybody in the update, and its routes. Kept while it serves."""

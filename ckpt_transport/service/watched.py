@@ -8,15 +8,17 @@ from ckpt_transport.logs import write_logs
 
 
 def let_watch(config: Config) -> None:
-    """Begin what the settings ask for: log lines, metrics.
+    """Begin what the settings ask for: log lines, metrics, spans.
 
     Raises:
-        ConfigError: ``metrics`` is no address of this host, or no port is free, or what it needs is not installed.
+        ConfigError: ``metrics`` is no address of this host, or no port is free, or what is needed is not installed.
     """
     if config.log_format:
         write_logs(config.log_format)
     if config.metrics:
         _export_metrics(config.metrics)
+    if config.opentelemetry:
+        _make_spans()
 
 
 def _export_metrics(address: str) -> None:
@@ -27,3 +29,13 @@ def _export_metrics(address: str) -> None:
             f"metrics is '{address}', and {error.name} is not installed: pip install 'ckpt-transport[metrics]'"
         ) from error
     export(address)
+
+
+def _make_spans() -> None:
+    try:
+        from ckpt_transport.tracing import trace
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"opentelemetry is set, and {error.name} is not installed: pip install 'ckpt-transport[opentelemetry]'"
+        ) from error
+    trace()

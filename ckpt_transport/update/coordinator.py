@@ -25,7 +25,7 @@ from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.bandwidths import between_hosts
-from ckpt_transport.update.ending import tell_committed, tell_failed
+from ckpt_transport.update.ending import tell_began, tell_committed, tell_failed
 from ckpt_transport.update.introduction import rates_of, topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
@@ -111,6 +111,7 @@ class Coordinator:
         invitations = Invitations(self._members, self._mailbox, self._config, invitees, staged=self._wants_staged)
         self._clock.enter("join")
         self._version = "" if myself.manifest is None else myself.manifest.version
+        self._members.trace = tell_began(self._update, self.kind, self._version, self._clock.seconds)
         try:
             invitations.gather(myself)
         finally:

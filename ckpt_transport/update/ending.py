@@ -1,4 +1,4 @@
-"""Whoever watches is told how an update has ended that this process has led."""
+"""Whoever watches is told that an update has begun that this process leads, and how it has ended."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import time
 from collections.abc import Mapping
 
 from ckpt_transport.errors import CkptTransportError, SupersededError, TaintedError
-from ckpt_transport.events import UpdateEnded, tell
+from ckpt_transport.events import UpdateBegan, UpdateEnded, tell, trace_of
 from ckpt_transport.history import keep
 from ckpt_transport.update.report import Report
+
+
+def tell_began(update: str, kind: str, version: str, seconds: float) -> str:
+    """It has begun so many seconds ago; the ``traceparent`` that its orders carry."""
+    tell(UpdateBegan(at=time.time() - seconds, update=update, kind=kind, version=version))
+    return trace_of(update)
 
 
 def tell_committed(update: str, kind: str, report: Report, history: str) -> None:

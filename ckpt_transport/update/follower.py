@@ -8,6 +8,7 @@ from hmac import compare_digest
 
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import TransferTimeout, TransportError
+from ckpt_transport.events import step
 from ckpt_transport.execution import Arrival
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.participant import Halted, Participant
@@ -134,7 +135,8 @@ class Follower:
         if isinstance(order, m.Halt):
             return self._stop(order.round, Halted(order.reason), "")
         try:
-            answer = self._steps.follow(order, watch)
+            with step(self.update, type(order).__name__.lower(), order.trace):
+                answer = self._steps.follow(order, watch)
         except Halted as halted:
             return self._stop(self._steps.round, halted, "")
         except TransportError as error:

@@ -48,6 +48,7 @@ class Membership:
         committed: who has committed, by address.
         stopped: who has ended the round that is halted, by address.
         round: how many plans were made before this one.
+        trace: what orders carry, so that members know which trace they are part of.
     """
 
     def __init__(self, update: str, mailbox: Mailbox, config: Config, deadline: float, turn: Turn) -> None:
@@ -60,7 +61,7 @@ class Membership:
         self.aborted: dict[str, m.Aborted] = {}
         self.committed: dict[str, m.Committed] = {}
         self.stopped: dict[str, m.Stopped] = {}
-        self.round = 0
+        self.round, self.trace = 0, ""
         self._pending: list[tuple[str, m.Reply]] = []
         self._sound_at = time.monotonic()
         self._look_at = 0.0
@@ -89,7 +90,8 @@ class Membership:
 
     def order(self, address: str, message: m.FromCoordinator) -> None:
         """Say it to the member at ``address``, with its nonce."""
-        self._mailbox.send(address, msgspec.structs.replace(message, nonce=self.nonces.get(address, "")))
+        said = msgspec.structs.replace(message, nonce=self.nonces.get(address, ""), trace=self.trace)
+        self._mailbox.send(address, said)
 
     def send(self, rank: int, message: m.FromCoordinator) -> None:
         self.order(self.addresses[rank], message)

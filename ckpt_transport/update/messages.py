@@ -49,9 +49,11 @@ class FromCoordinator(Message, frozen=True, kw_only=True):
 
     Attributes:
         nonce: the member's own, which it has told nobody but this coordinator.
+        trace: the ``traceparent`` of the update; empty where it is not traced.
     """
 
     nonce: str = ""
+    trace: str = ""
 
 
 Answer = TypeVar("Answer", bound=ToCoordinator)

@@ -20,6 +20,11 @@ class PhaseClock:
         self.phases: dict[str, float] = {}
         self._phase, self._since = phase, time.monotonic()
 
+    @property
+    def seconds(self) -> float:
+        """Since the caller's call."""
+        return sum(self.phases.values()) + time.monotonic() - self._since
+
     def enter(self, phase: str) -> None:
         """End the phase that runs and begin another, or go on with one that was left."""
         now = time.monotonic()

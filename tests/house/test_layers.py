@@ -15,7 +15,7 @@ LAYERS = (
     ("events",),
     ("logs", "metrics"),
     ("decoding", "dtypes", "paths", "release", "sizes"),
-    ("private_file",),
+    ("private_file", "tracing"),
     ("memory",),
     ("transports",),
     ("config", "rates"),
