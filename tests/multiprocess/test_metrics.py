@@ -10,7 +10,7 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
-from ckpt_transport.events import Event, UpdateEnded, observe
+from ckpt_transport.events import Event, UpdateBegan, UpdateEnded, observe
 from tests.fleet import DEADLINE, PATIENT, Fault, SinkSpec, fleet, weights
 
 
@@ -76,8 +76,10 @@ def test_given_an_update_that_fails_then_whoever_watches_is_told_how_and_why(
         with pytest.raises(error) as caught:
             server.update("v2", [sink.address])
     stop()
-    (ended,) = told
+    began, ended = told
+    assert isinstance(began, UpdateBegan)
     assert isinstance(ended, UpdateEnded)
+    assert began.update == ended.update
     assert (ended.kind, ended.version, ended.outcome) == ("update", "v2", outcome)
     assert ended.reason == str(caught.value)
     assert "plan" in ended.phases
