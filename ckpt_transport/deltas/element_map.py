@@ -241,11 +241,16 @@ class _Layer:
             return None
         lows, highs, begins, target, write, run, counts, reads, writes = (column[first:last] for column in self._rows)
         row = _holding(lows - start, positions)
-        found = (positions >= (lows - start)[row]) & (positions <= (highs - (start + unit))[row])
+        found = positions <= (highs - (start + unit))[row]
+        found &= positions >= lows[0] - start
+        depth = int(self._depth[first:last].max())
+        if not depth:
+            which = found.nonzero().squeeze(1)
+            return Located((positions + (bases[target] + write - begins + start)[row])[which], which)
         within = positions - (begins - start)[row]
         addresses = (bases[target] + write)[row]
         dimensions = counts.shape[1]
-        for dimension in range(dimensions - int(self._depth[first:last].max()), dimensions):
+        for dimension in range(dimensions - depth, dimensions):
             stride = reads[:, dimension][row]
             step = within // stride
             found &= step < counts[:, dimension][row]
