@@ -19,7 +19,7 @@ from ckpt_transport.service.questions import ServedVersion
 FRESH_SECONDS = 0.8
 """Answers are shown again for so long: many may look at the same time."""
 ASK_SECONDS = 1.0
-"""Who does not answer within that time is shown as silent."""
+"""Who does not answer within that time is shown as silent, unless told otherwise."""
 FIND_SECONDS = 10.0
 """Engines at endpoints are asked for their sinks no more often than that."""
 
@@ -63,12 +63,18 @@ class FleetWatch:
         sinks: addresses of sinks and holders.
         config: settings.
         engine, endpoints: engines that are driven at their endpoints, and of which kind.
+        patience: seconds after which who has not answered is shown as silent.
     """
 
     def __init__(
-        self, sinks: Sequence[str], config: Config, engine: str | None = None, endpoints: Sequence[str] = ()
+        self,
+        sinks: Sequence[str],
+        config: Config,
+        engine: str | None = None,
+        endpoints: Sequence[str] = (),
+        patience: float = ASK_SECONDS,
     ) -> None:
-        self._sinks, self._config = tuple(sinks), config
+        self._sinks, self._config, self._patience = tuple(sinks), config, patience
         self._engine, self._endpoints = engine or "", tuple(endpoints)
         self._found: dict[str, tuple[str, ...]] = {}
         """The sinks of each engine that has named them."""
@@ -91,7 +97,7 @@ class FleetWatch:
     def _ask(self) -> tuple[Member, ...]:
         places = {address: address for address in self._sinks}
         places |= {address: endpoint for endpoint, sinks in self._found.items() for address in sinks}
-        answers = ask_versions(tuple(places), self._config, ASK_SECONDS) if places else {}
+        answers = ask_versions(tuple(places), self._config, self._patience) if places else {}
         members = []
         for address, place in places.items():
             answer = answers[address]
@@ -108,7 +114,7 @@ class FleetWatch:
         unknown = [endpoint for endpoint in self._endpoints if endpoint not in self._found]
         if not unknown or time.monotonic() < self._find_again:
             return
-        patience: Mapping[str, float] = {"endpoint_timeout": ASK_SECONDS, "join_timeout": 2 * ASK_SECONDS}
+        patience: Mapping[str, float] = {"endpoint_timeout": self._patience, "join_timeout": 2 * self._patience}
         hurried = msgspec.structs.replace(self._config, **patience)
         for endpoint in unknown:
             self._not_found.pop(endpoint, None)

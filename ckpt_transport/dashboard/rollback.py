@@ -7,9 +7,7 @@ a browser send it by itself, so no other site can have it sent.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import stat
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -17,7 +15,7 @@ from hmac import compare_digest
 from pathlib import Path
 
 from ckpt_transport.errors import CkptTransportError, ConfigError
-from ckpt_transport.paths import without_nul
+from ckpt_transport.private_file import read_private
 
 MIN_TOKEN_BYTES = 16
 FORM_SECONDS = 600.0
@@ -40,14 +38,7 @@ def read_token(path: Path) -> bytes:
     Raises:
         ConfigError: the file is missing, readable by others, or too short.
     """
-    try:
-        with without_nul(path, ConfigError).open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            token = file.read(4096).strip()
-    except OSError as error:
-        raise ConfigError(f"token file {path}: {error.strerror}") from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"token file {path} can be read by others; chmod 600 it")
+    token = read_private(path, "token file")
     if len(token) < MIN_TOKEN_BYTES:
         raise ConfigError(
             f"token file {path} has {len(token)} bytes; at least {MIN_TOKEN_BYTES} are needed, as from "

@@ -42,6 +42,15 @@ def url_of(command: Command) -> str:
     return found[1]
 
 
+def page_with(command: Command, words: str) -> str:
+    """The page that a command shows, when it has these words."""
+    url, deadline = url_of(command), time.monotonic() + DEADLINE
+    while words not in (page := httpx.get(url, timeout=DEADLINE).text):
+        assert time.monotonic() < deadline, page
+        time.sleep(0.1)
+    return page
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_given_a_fleet_when_it_was_updated_and_is_shown_then_the_page_has_both_until_a_signal_comes(
     tmp_path: Path, number: signal.Signals, code: int
@@ -52,8 +61,7 @@ def test_given_a_fleet_when_it_was_updated_and_is_shown_then_the_page_has_both_u
         options = f"--checkpoint={tmp_path / 'v2.safetensors'}", "--version=v2", f"--sink={sink.address}"
         assert run("update", *options, environ=environ).returncode == 0
         with running("dashboard", sink.address, "--listen", "127.0.0.1:0", environ=environ) as command:
-            page = httpx.get(url_of(command), timeout=DEADLINE).text
-            assert '1 serves <b class="version">v2</b>' in page
+            page = page_with(command, '1 serves <b class="version">v2</b>')
             assert '<span class="mark good">committed</span>' in page
             command.interrupt(number)
             assert command.wait() == code
@@ -64,8 +72,7 @@ def test_given_a_holder_with_a_page_then_that_shows_it_and_goes_with_it(tmp_path
     save_file(weights(2), tmp_path / "v2.safetensors")
     options = f"--checkpoint={tmp_path / 'v2.safetensors'}", "--version=v2", "--dashboard=127.0.0.1:0"
     with running("serve", *options) as command:
-        page = httpx.get(url_of(command), timeout=DEADLINE).text
-        assert "holder of v2 at ipc://" in page
+        page = page_with(command, "holder of v2 at ipc://")
         assert "Roll back" not in page
         command.interrupt(signal.SIGINT)
         assert command.wait() == 130
@@ -76,7 +83,7 @@ def test_given_engines_at_endpoints_then_their_sinks_are_found_and_shown() -> No
     with StubServer(config) as server:
         with closing(make_fleet("vllm", [server.url], config, "keep", False)) as engines:
             assert engines.sinks() == (server.attached.address,)
-        watch = FleetWatch((), config, "vllm", [server.url, "http://127.0.0.1:9"])
+        watch = FleetWatch((), config, "vllm", [server.url, "http://127.0.0.1:9"], patience=5.0)
         found, missing = member_rows(watch.look())
         assert (found.place, found.version, found.state) == (server.url, "v1", "serves")
         assert (missing.place, missing.state) == ("http://127.0.0.1:9", "silent")
@@ -89,7 +96,7 @@ def test_given_a_token_file_that_others_can_read_then_the_dashboard_does_not_sta
     token.chmod(0o644)
     done = run("dashboard", "ipc:///nowhere", "--token-file", token)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"token file {token} can be read by others; chmod 600 it" in done.stderr
+    assert f"token file {token} can be read or changed by others" in done.stderr
 
 
 def test_given_a_place_where_somebody_listens_or_none_then_the_error_says_so() -> None:

@@ -51,6 +51,7 @@ def shown(
     token: str = "",
     others: Sequence[str] = (),
     version: str = "v1",
+    patience: float = DEADLINE,
 ) -> Iterator[Shown]:
     """Show a fleet until the block ends.
 
@@ -60,6 +61,7 @@ def shown(
         token: for rollbacks; the page only shows without.
         others: addresses of members that are named, too.
         version: what the sinks serve at first.
+        patience: seconds that each may take to answer.
     """
     settings = {**PATIENT, "commit": "staged", "transport": "shm", "history": "" if history is None else str(history)}
     config = Config.load(**settings)
@@ -71,7 +73,7 @@ def shown(
         server = stack.enter_context(ParameterServer(config, rank=0, world_size=1))
         addresses = [sink.address for sink in sinks]
         rollback = Rollback(token.encode(), lambda: server.rollback(addresses).lost) if token else None
-        watch = FleetWatch((*addresses, *others), config)
+        watch = FleetWatch((*addresses, *others), config, patience=patience)
         page = PageServer("127.0.0.1:0")
         stack.callback(page.close)
         stack.enter_context(page.beside(make_app(watch, config.history, rollback, local=page.local)))

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from ckpt_transport.control.addresses import new_ipc_address
+from ckpt_transport.dashboard import fleet_watch
 from ckpt_transport.events import UpdateEnded
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.history import keep
@@ -67,8 +69,8 @@ def test_given_an_update_that_runs_then_the_page_says_how_many_bytes_have_come_o
 
 def test_given_a_member_that_does_not_answer_then_it_is_named_with_the_reason() -> None:
     nobody = new_ipc_address()
-    with shown(others=[nobody]) as fleet:
-        page = words(fleet.page())
+    with shown(others=[nobody], patience=1.0) as fleet:
+        page = words(wait_for(fleet, lambda page: "2 serve" in page))
         assert f"1 of 3 needs you: {nobody} is silent" in page
         assert f"no answer from {nobody} within 1 s; is a sink running there?" in page
         assert "2 serve v1" in page
@@ -173,8 +175,9 @@ def test_given_a_page_for_this_host_when_it_is_asked_for_by_another_name_then_it
             assert ("sink 0" in answer.text) == (status == 200)
 
 
-def test_given_many_who_look_then_the_fleet_is_asked_once_a_second() -> None:
+def test_given_many_who_look_then_the_fleet_is_asked_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_watch, "FRESH_SECONDS", DEADLINE)
     with shown() as fleet, httpx.Client(base_url=fleet.url, timeout=DEADLINE) as other:
         fleet.page()
         fleet.sinks[0].close()
-        assert "sink 0" in words(other.get("/live").text)
+        assert "All 2 serve v1" in words(other.get("/live").text)
