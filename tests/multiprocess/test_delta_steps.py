@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from ckpt_transport import Config, ParameterServer, Report, ask_version
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport_torch import Attachment, attach
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, model, weights
+from tests.fleet import DEADLINE, PATIENT, SinkSpec, SourceProcess, fleet, model, weights
 from tests.leftovers import left_behind
 
 DELTAS = {**PATIENT, "delta": "on", "commit": "auto"}
@@ -225,4 +226,22 @@ def test_given_nothing_that_has_changed_then_a_version_is_served_under_its_own_n
         report = server.publish("step-2", weights(2), [attachment.address])
         assert sent(report) == "step-1"
         assert attachment.version == "step-2"
+        assert holds(module, weights(2))
+
+
+def test_given_weights_that_are_gathered_one_by_one_then_what_has_changed_is_sent() -> None:
+    with served() as (module, attachment), ParameterServer(CONFIG) as server:
+        for by in range(3):
+            gathered = ((name, tensor) for name, tensor in changed(weights(2), by).items())
+            report = server.publish(f"step-{by}", gathered, [attachment.address])
+        assert sent(report) == "step-1"
+        assert holds(module, changed(weights(2), 2))
+
+
+def test_given_two_trainers_ranks_that_ask_for_deltas_then_everything_is_sent(tmp_path: Path) -> None:
+    settings = {"delta": "on", "commit": "auto", "coordinator": f"ipc://{tmp_path}/meet.sock"}
+    with served() as (module, attachment):
+        to = [attachment.address]
+        ranks = [SourceProcess(to, settings=settings, rank=rank, world_size=2) for rank in range(2)]
+        assert [rank.outcome() for rank in ranks] == ["", ""]
         assert holds(module, weights(2))
