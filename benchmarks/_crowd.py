@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -70,7 +70,8 @@ def crowd(count: int, nbytes: int, piece_bytes: int) -> Iterator[Crowd]:
         yield Crowd(pipes)
     finally:
         for pipe in pipes:
-            pipe.send("stop")
+            with suppress(BrokenPipeError):
+                pipe.send("stop")
         for process in running:
             process.join(60)
             if process.is_alive():

@@ -140,10 +140,25 @@ class Mailbox:
             ControlError: there is no way there.
             MessageError: the message is too large.
         """
+        self.send_encoded(address, self.encode(message))
+
+    def encode(self, message: Message) -> Sequence[bytes]:
+        """A message as frames, for :meth:`send_encoded`: what goes to many is encoded once.
+
+        Raises:
+            MessageError: the message is too large.
+        """
+        frames = self._codec.frames(self.address, message)
+        if len(frames[-1]) > MAX_FRAME:
+            what = f"a message ({type(message).__name__}) has {len(frames[-1])} bytes"
+            raise MessageError(f"{what}, and {MAX_FRAME} is the most there may be")
+        return frames
+
+    def send_encoded(self, address: str, frames: Sequence[bytes]) -> None:
+        """Send what :meth:`encode` has made, as :meth:`send` does."""
         with self._driving:
-            if self._context.closed:
-                return
-            self._post(address, self._frames(message))
+            if not self._context.closed:
+                self._post(address, frames)
 
     def send_once(self, address: str, message: Message) -> None:
         """Send to somebody who is not known here: a new connection is closed as soon as the message has gone.
@@ -162,7 +177,7 @@ class Mailbox:
                 return
             self._parting.append(now)
             try:
-                self._post(address, self._frames(message))
+                self._post(address, self.encode(message))
             finally:
                 self._connections.close_one(address)
 
@@ -285,15 +300,6 @@ class Mailbox:
             return
         elif not self._inbox.add(Letter(sender, message, connection, nbytes)):
             self._reply(connection, Refused(f"too many messages wait at {self.address}"))
-
-    def _frames(self, message: Message) -> list[bytes]:
-        frames = self._codec.frames(self.address, message)
-        if len(frames[-1]) > MAX_FRAME:
-            kind = type(message).__name__
-            raise MessageError(
-                f"a message ({kind}) has {len(frames[-1])} bytes, and {MAX_FRAME} is the most there may be"
-            )
-        return frames
 
     def _post(self, address: str, frames: Sequence[bytes]) -> None:
         if address not in self._connections:

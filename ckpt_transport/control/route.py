@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ckpt_transport.control.mailbox import Mailbox
@@ -33,6 +33,8 @@ class RouteControl:
         self._watched = [address for address in self._addresses.values() if address != mailbox.address]
         self._watch: Callable[[], None] | None = None
         self._check_at = 0.0
+        self._last: tuple[bytes, int, Sequence[bytes]] | None = None
+        """What was sent last, and as which frames: the same payload often goes to one member after the other."""
         self._round = 0
         self._rounds: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
 
@@ -104,5 +106,7 @@ class RouteControl:
             self._watch()
 
     def _send(self, rank: int, round_number: int, payload: bytes) -> None:
-        message = RouteMessage(self._group.route, self._group.rank, round_number, payload)
-        self._mailbox.send(self._addresses[rank], message)
+        if self._last is None or self._last[0] is not payload or self._last[1] != round_number:
+            message = RouteMessage(self._group.route, self._group.rank, round_number, payload)
+            self._last = payload, round_number, self._mailbox.encode(message)
+        self._mailbox.send_encoded(self._addresses[rank], self._last[2])

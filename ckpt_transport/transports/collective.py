@@ -98,6 +98,7 @@ class CollectiveEndpoint(PolledEndpoint):
             while turn.waiting:
                 if self._full():
                     return
+                self._say_ready()  # a library may keep the sender until receivers have joined
                 turn.polls.append(self._broadcast(turn.waiting.popleft(), turn.root))
             turn.end, turn.started = self._enqueued(), True
             self._turns.popleft()

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import TransferError
+from ckpt_transport.transports.credit import Debts, Loans
 from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
 from ckpt_transport.transports.operations import Completion, MemoryRegion
-from ckpt_transport.transports.polled import PolledEndpoint, PolledOperation, Signal, SignalKind
+from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperation, Signal, SignalKind
 
 
 class HandshakeEndpoint(PolledEndpoint):
@@ -17,28 +18,40 @@ class HandshakeEndpoint(PolledEndpoint):
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
         self._peers: dict[int, Sequence[Descriptor]] = {}
-        self._acks: defaultdict[int, set[int]] = defaultdict(set)
+        self._loans = Loans()
+        self._debts: defaultdict[int, Debts] = defaultdict(Debts)
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:
         self._peers = dict(peers)
 
-    def _on_ack(self, receiver: int, seq: int) -> None:
-        self._acks[seq].add(receiver)
+    def _on_ready(self, sender: int, seq: int) -> None:
+        self._debts[sender].hear()
+
+    def _on_ack(self, receiver: int, seq: int, *, and_before: bool) -> None:
+        if and_before:
+            self._loans.all_returned(receiver, seq)
+        else:
+            self._loans.returned(receiver, seq)
 
     def _send(self, transfer: Transfer, regions: Sequence[MemoryRegion]) -> Completion:
         self._check_spans(transfer, regions)
+        self._loans.lend(transfer.seq, transfer.receivers)
         self._announce(transfer)
         used = [regions[number] for number in {span.region for span in transfer.spans}]
         return PolledOperation(self, transfer, [lambda: self._all_acknowledged(transfer)], used)
 
     def _all_acknowledged(self, transfer: Transfer) -> bool:
-        if not self._acks[transfer.seq].issuperset(transfer.receivers):
-            return False
-        del self._acks[transfer.seq]
-        return True
+        return self._loans.are_over(transfer.seq)
+
+    def _agreed(self, transfer: Transfer) -> Poll:
+        self._debts[transfer.sender].post(transfer.seq)
+        return super()._agreed(transfer)
 
     def _acknowledge(self, transfer: Transfer) -> None:
-        self._signal(transfer.sender, Signal(SignalKind.ACK, transfer.seq))
+        said = self._debts[transfer.sender].give_back(transfer.seq)
+        if said is not None:
+            count, seq = said
+            self._signal(transfer.sender, Signal(SignalKind.ACK if count == 1 else SignalKind.ACK_UP_TO, seq))
 
     def _descriptor(self, sender: int, region: int) -> Descriptor:
         descriptors = self._peers.get(sender, ())

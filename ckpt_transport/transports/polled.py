@@ -24,26 +24,40 @@ KNOWN_SPANS = 1 << 14
 """Of so many transfers it is remembered what was found out about their spans."""
 SIGNALS_AT_ONCE = 32
 """Signals that are taken in before operations are looked at again: a sender may say more at once than that."""
+READY_AT_ONCE = 64
+"""Transfers that are announced by one message, where so many are posted before the first is polled."""
 EXPLANATION_WAIT = 1.0
 """Seconds for which a lost connection may still be explained by its member's own ABORT, which says why."""
 
 
 class SignalKind(enum.IntEnum):
-    """What one member of a route tells another."""
+    """The kinds of signals."""
 
     READY = 0
-    """The sender has posted a transfer, whose bytes may be read; carries the digest of its record."""
+    """The sender has posted transfers, whose bytes may be read; carries the digest of the record of each."""
     ACK = 1
     """The receiver does not need the sender's bytes of a transfer any more."""
     ABORT = 2
     """The route has failed at the member that says so."""
+    ACK_UP_TO = 3
+    """The receiver does not need the sender's bytes of a transfer any more, nor of any earlier one."""
 
 
 class Signal(msgspec.Struct, frozen=True, array_like=True):
+    """What one member of a route tells another.
+
+    Attributes:
+        kind: which of the fields counts.
+        seq, digest: of a transfer.
+        reason: of an ABORT.
+        more: the transfers, and their digests, that were posted after the first.
+    """
+
     kind: SignalKind
     seq: int = -1
     digest: int = 0
     reason: str = ""
+    more: tuple[tuple[int, int], ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -81,6 +95,7 @@ class PolledOperation(Receipt):
         if isinstance(self._endpoint._broken, TransportError):
             raise self._endpoint._broken
         self._endpoint._check_usable()
+        self._endpoint._say_ready()
         if not self._ended():
             self._endpoint._progress()
             if not self._ended():
@@ -137,14 +152,26 @@ class PolledEndpoint(Endpoint):
         """Sends whose spans were found within their regions, by the identity of the spans, which come again with each
         version of a plan; and where these regions were."""
         self._suspicion: tuple[PeerLostError, float] | None = None
+        self._unsaid: list[tuple[int, int]] = []
+        self._unsaid_to: tuple[int, ...] = ()
 
     # -- for the families ---------------------------------------------------------------------------------------
 
     def _announce(self, transfer: Transfer) -> None:
-        """Tell the receivers that this rank has posted its send of ``transfer``."""
-        signal = Signal(SignalKind.READY, transfer.seq, transfer.digest)
-        for receiver in transfer.receivers:
-            self._signal(receiver, signal)
+        """Tell the receivers that this rank has posted its send of ``transfer``, at the latest when it is polled."""
+        if transfer.receivers != self._unsaid_to or len(self._unsaid) == READY_AT_ONCE:
+            self._say_ready()
+        self._unsaid_to = transfer.receivers
+        self._unsaid.append((transfer.seq, transfer.digest))
+
+    def _say_ready(self) -> None:
+        """Tell the receivers of what was posted and not announced yet, by one message to each."""
+        if self._unsaid:
+            (seq, digest), *more = self._unsaid
+            self._unsaid = []
+            payload = _encode(Signal(SignalKind.READY, seq, digest, more=tuple(more)))
+            for receiver in self._unsaid_to:
+                self.control.send(receiver, payload)
 
     def _agreed(self, transfer: Transfer) -> Poll:
         """The first poll of a receive: True once the sender has announced exactly this transfer."""
@@ -182,8 +209,11 @@ class PolledEndpoint(Endpoint):
     def _signal(self, rank: int, signal: Signal) -> None:
         self.control.send(rank, _encode(signal))
 
-    def _on_ack(self, receiver: int, seq: int) -> None:
-        """An ACK arrived; override where the family uses them."""
+    def _on_ready(self, sender: int, seq: int) -> None:
+        """A transfer was announced; override where the family gives it back."""
+
+    def _on_ack(self, receiver: int, seq: int, *, and_before: bool) -> None:
+        """A transfer was given back, ``and_before`` it all earlier ones; override where the family uses that."""
 
     def _progress(self) -> None:
         """Take in what the other members have said."""
@@ -197,9 +227,11 @@ class PolledEndpoint(Endpoint):
                 if signal.kind is SignalKind.ABORT:
                     raise PeerLostError(f"rank {sender} gave up on route {self.group.route}: {signal.reason}")
                 if signal.kind is SignalKind.READY:
-                    self._agreement.hear(sender, signal.seq, signal.digest)
+                    for seq, digest in ((signal.seq, signal.digest), *signal.more):
+                        self._agreement.hear(sender, seq, digest)
+                        self._on_ready(sender, seq)
                 else:
-                    self._on_ack(sender, signal.seq)
+                    self._on_ack(sender, signal.seq, and_before=signal.kind is SignalKind.ACK_UP_TO)
             else:
                 self.control.wake()
             self._agreement.check(self._next_seq)
@@ -225,6 +257,7 @@ class PolledEndpoint(Endpoint):
 
     def _abort(self, reason: BaseException) -> None:
         outstanding, self._outstanding = self._outstanding, []
+        self._unsaid.clear()
         try:
             for peer in self.group.peers:
                 try:

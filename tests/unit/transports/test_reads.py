@@ -191,3 +191,45 @@ def test_given_a_read_that_fails_because_its_sender_gave_up_then_the_senders_rea
     wire.heard.append((0, msgspec.msgpack.encode(Signal(SignalKind.ABORT, reason="the engine has no such tensor"))))
     with pytest.raises(PeerLostError, match="the engine has no such tensor"):
         receipt.done()
+
+
+def test_given_sends_that_are_posted_together_then_one_message_announces_them_to_each_receiver(wire: Wire) -> None:
+    endpoint = Reads(Group("route", (0, 1, 2), 0, ("here",) * 3), wire)
+    region = endpoint.register(Buffer.private(1000))
+    sent = [Transfer(seq, 0, (1, 2), (Span(0, seq * 10, 0, 10),)) for seq in range(20)]
+    completions = [endpoint.post_send(transfer, [region]) for transfer in sent]
+    assert not completions[0].done()
+    assert not completions[1].done()
+    said = [[(each.seq, each.digest), *each.more] for each in wire.said]
+    assert said == [[(transfer.seq, transfer.digest) for transfer in sent]] * 2
+
+
+def test_given_one_announcement_of_many_then_reads_start_and_their_ends_are_said_together(wire: Wire) -> None:
+    endpoint = Reads(Group("route", (0, 1), 1, ("here", "here")), wire)
+    endpoint.connect({0: [b"memory"]})
+    region = endpoint.register(Buffer.private(1000))
+    asked = transfers(40)
+    receipts = [endpoint.post_recv(transfer, region) for transfer in asked]
+    first, *rest = asked
+    more = tuple((transfer.seq, transfer.digest) for transfer in rest)
+    announced = Signal(SignalKind.READY, first.seq, first.digest, more=more)
+    wire.heard.append((0, msgspec.msgpack.encode(announced)))
+    assert not receipts[0].done()
+    assert len(endpoint.started) == 40
+    endpoint.ended = set(endpoint.started)
+    assert all(receipt.done() for receipt in receipts)
+    assert [(each.kind, each.seq) for each in wire.said] == [(SignalKind.ACK_UP_TO, seq) for seq in (9, 19, 29, 39)]
+
+
+def test_given_one_announcement_of_which_a_later_record_differs_then_that_receive_fails(wire: Wire) -> None:
+    endpoint = Reads(Group("route", (0, 1), 1, ("here", "here")), wire)
+    endpoint.connect({0: [b"memory"]})
+    region = endpoint.register(Buffer.private(1000))
+    first, second = transfers(2)
+    receipts = [endpoint.post_recv(transfer, region) for transfer in (first, second)]
+    announced = Signal(SignalKind.READY, first.seq, first.digest, more=((second.seq, second.digest + 1),))
+    wire.heard.append((0, msgspec.msgpack.encode(announced)))
+    endpoint.ended = {0, 10}
+    with pytest.raises(TransferError, match="holds another record of transfer 1"):
+        receipts[0].done()
+    assert endpoint.started == [0]
