@@ -7,14 +7,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import msgspec
+
 from ckpt_transport.control.mailbox import Mailbox
 from ckpt_transport.control.messages import RouteMessage
-from ckpt_transport.errors import TransferTimeout
+from ckpt_transport.errors import MessageError, TransferTimeout
 from ckpt_transport.transports.interface import Group
 
 PLAIN = -1
+NEWS_SECONDS = 0.5
+"""How often those that wait for others hear who has come."""
 CHECK_SECONDS = 0.02
 """How often whoever reads messages looks for members that are gone: each look costs as much as there are members."""
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[int, bytes]).decode
 
 
 class RouteControl:
@@ -66,14 +72,21 @@ class RouteControl:
         self._mailbox.wake()
 
     def exchange(self, payload: bytes, timeout: float) -> dict[int, bytes]:
+        """The first member of the group gathers, and hands out what it has: when it has all, and now and then before.
+
+        So there are two messages for each member and no connections between the others, and whoever does not turn up
+        is known everywhere.
+        """
         deadline = time.monotonic() + timeout
         current, self._round = self._round, self._round + 1
-        self._rounds[current][self._group.rank] = payload
-        for peer in self._group.peers:
-            self._send(peer, current, payload)
+        found = self._rounds[current]
+        found[self._group.rank] = payload
+        if not self._gathers:
+            self._send(self._group.ranks[0], current, payload)
+        told_at = time.monotonic() + NEWS_SECONDS
         held: list[RouteMessage] = []
         arrived = self._arrived
-        while len(self._rounds[current]) < self._group.size:
+        while len(found) < self._group.size:
             self._mailbox.pump(0.01)
             self._check()
             while arrived:
@@ -83,10 +96,28 @@ class RouteControl:
                 else:
                     self._take_in(message)
             if time.monotonic() > deadline:
-                missing = sorted(set(self._group.ranks) - self._rounds[current].keys())
+                missing = sorted(set(self._group.ranks) - found.keys())
+                if not self._gathers and len(found) == 1:
+                    missing = [self._group.ranks[0]]
                 raise TransferTimeout(f"route {self._group.route}: ranks {missing} did not turn up in {timeout:g} s")
+            if self._gathers and time.monotonic() > told_at and len(found) < self._group.size:
+                self._hand_out(current)
+                told_at = time.monotonic() + NEWS_SECONDS
+        if self._gathers:
+            self._hand_out(current)
         arrived.extendleft(reversed(held))
         return self._rounds.pop(current)
+
+    @property
+    def _gathers(self) -> bool:
+        return self._group.index == 0
+
+    def _hand_out(self, number: int) -> None:
+        """Tell those that have come who has come, and with what."""
+        found = self._rounds[number]
+        everything = _encode(found)
+        for rank in found.keys() - {self._group.rank}:
+            self._send(rank, number, everything)
 
     def close(self) -> None:
         """Drop what still arrives for this route."""
@@ -94,8 +125,17 @@ class RouteControl:
 
     def _take_in(self, message: RouteMessage) -> None:
         """File what belongs to an exchange. Nobody can be further than the one that this member has not begun."""
-        if message.round in (self._round - 1, self._round):
+        if message.round not in (self._round - 1, self._round):
+            return
+        if self._gathers:
             self._rounds[message.round][message.rank] = message.payload
+        elif message.rank == self._group.ranks[0]:
+            try:
+                self._rounds[message.round].update(_decode(message.payload))
+            except msgspec.DecodeError as error:
+                raise MessageError(
+                    f"route {message.route}: what rank {message.rank} hands out is unreadable"
+                ) from error
 
     def _check(self) -> None:
         if time.monotonic() < self._check_at:

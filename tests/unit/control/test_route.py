@@ -12,7 +12,7 @@ import pytest
 from ckpt_transport.control import Mailbox, RouteControl
 from ckpt_transport.control.inbox import EARLY_BYTES, ROUTE_BYTES, RouteInbox, RouteInboxes
 from ckpt_transport.control.messages import RouteMessage
-from ckpt_transport.control.route import PLAIN
+from ckpt_transport.control.route import NEWS_SECONDS, PLAIN
 from ckpt_transport.errors import PeerLostError, TransferTimeout, UpdateAbortedError
 from ckpt_transport.transports.interface import Group
 
@@ -68,6 +68,30 @@ def test_given_plain_messages_around_exchanges_then_each_arrives_where_it_belong
 def test_given_a_member_that_does_not_turn_up_then_the_exchange_names_it(mailboxes: dict[int, Mailbox]) -> None:
     with pytest.raises(TransferTimeout, match=r"route r: ranks \[5, 8\] did not turn up"):
         control(mailboxes, 3).exchange(b"", 0.0)
+
+
+def test_given_a_member_that_does_not_turn_up_then_those_that_did_name_it(mailboxes: dict[int, Mailbox]) -> None:
+    def wait(rank: int) -> str:
+        with pytest.raises(TransferTimeout) as late:
+            control(mailboxes, rank).exchange(b"", 2 * NEWS_SECONDS)
+        return str(late.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(wait, (3, 8)))
+    assert all("route r: ranks [5] did not turn up" in each for each in said), said
+
+
+def test_given_the_member_that_gathers_does_not_turn_up_then_the_exchange_names_it(
+    mailboxes: dict[int, Mailbox],
+) -> None:
+    with pytest.raises(TransferTimeout, match=r"route r: ranks \[3\] did not turn up"):
+        control(mailboxes, 5).exchange(b"", 0.0)
+
+
+def test_given_an_exchange_then_only_the_member_that_gathers_is_talked_to(mailboxes: dict[int, Mailbox]) -> None:
+    with ThreadPoolExecutor(len(RANKS)) as pool:
+        list(pool.map(lambda rank: control(mailboxes, rank).exchange(b"here", PATIENCE), RANKS))
+    assert [len(mailboxes[rank]._connections) for rank in RANKS] == [2, 1, 1]
 
 
 def test_given_a_member_that_is_lost_then_whoever_waits_for_it_is_told(mailboxes: dict[int, Mailbox]) -> None:
