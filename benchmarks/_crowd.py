@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -19,7 +20,7 @@ PATIENCE = 300.0
 
 
 def run_sinks(count: int, nbytes: int, piece_bytes: int, pipe: Connection) -> None:
-    """Attach ``count`` modules; say where; then answer with the versions and values they have, until told to stop."""
+    """Attach ``count`` modules; say where; then answer with what is served, or the time used, until told to stop."""
     torch.set_num_threads(1)
     config = Config.load(heartbeat_timeout=60.0, join_timeout=60.0)
     modules = [Block(nbytes, piece_bytes) for _ in range(count)]
@@ -27,7 +28,10 @@ def run_sinks(count: int, nbytes: int, piece_bytes: int, pipe: Connection) -> No
         attached = [stack.enter_context(attach(module, version="zero", config=config)) for module in modules]
         gc.freeze()
         pipe.send([attachment.address for attachment in attached])
-        while pipe.recv() != "stop":
+        while (asked := pipe.recv()) != "stop":
+            if asked == "time":
+                pipe.send(time.process_time())
+                continue
             held = {float(weight.max()) for module in modules for weight in module.weights}
             pipe.send(({attachment.version for attachment in attached}, held))
 
@@ -52,6 +56,13 @@ class Crowd:
             pipe.send("check")
             if (found := _answer(pipe)) != ({version}, {value}):
                 raise RuntimeError(f"sinks should serve '{version}' with {value}, and serve {found}")
+
+    def used(self) -> float:
+        """Seconds of processor time that all sinks have used so far."""
+        for pipe in self._pipes:
+            pipe.send("time")
+        used: float = sum(_answer(pipe) for pipe in self._pipes)
+        return used
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 Every sink is a real one, with a module of its own; several share a process. Buckets are so small that their bytes take
 next to nothing. What the source pays for a bucket is its own processor time, of all threads, between the first and the
-last stage of its timeline. Phases are timed by the caller's wall clock, and that of the second update counts: plan and
-routes are known then. All sinks share the cores of this machine with the source. Usage:
+last stage of its timeline; what it pays for a member is the rest of an update's. Phases are timed by the caller's wall
+clock, and that of the second update counts: plan and routes are known then. All sinks share the cores of this machine
+with the source, as they would not in a cluster: the processor time of both is printed, to tell them apart. Usage:
 ``python -m benchmarks.control_scale --sinks 64``.
 """
 
@@ -14,6 +15,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -38,7 +40,7 @@ console = Console(stderr=True)
 
 
 class ProcessorClock:
-    """Knows what processor time this process had used at any moment."""
+    """Knows what processor time this process had used at any moment, without what it takes to look."""
 
     def __init__(self) -> None:
         self._at: list[float] = []
@@ -58,11 +60,16 @@ class ProcessorClock:
     def _sample(self, over: threading.Event) -> None:
         while not over.wait(SAMPLE_SECONDS):
             self._at.append(now())
-            self._used.append(time.process_time())
+            self._used.append(time.process_time() - time.thread_time())
 
     def between(self, start: float, end: float) -> float:
         """Seconds of processor time from one moment to another."""
         return self._until(end) - self._until(start)
+
+    @property
+    def total(self) -> float:
+        """Seconds of processor time from the first look to the last."""
+        return self._used[-1] - self._used[0]
 
     def _until(self, moment: float) -> float:
         after = min(max(bisect_right(self._at, moment), 1), len(self._at) - 1)
@@ -71,15 +78,37 @@ class ProcessorClock:
         return self._used[before] + min(max(part, 0.0), 1.0) * (self._used[after] - self._used[before])
 
 
-def _per_bucket(done: Report, clock: ProcessorClock) -> float:
-    """Seconds of processor time that the source has used for each bucket."""
+@dataclass(frozen=True)
+class Measured:
+    """One update, with seconds of processor time.
+
+    Attributes:
+        report: of the update.
+        per_bucket: of the source, from the first stage to the last.
+        but_run: of the source, for all the rest.
+        sinks: of all sinks together.
+    """
+
+    report: Report
+    per_bucket: float
+    but_run: float
+    sinks: float
+
+    @property
+    def seconds_but_run(self) -> float:
+        """Of the wall clock, in all phases but run."""
+        return sum(seconds for phase, seconds in self.report.phases.items() if phase != "run")
+
+
+def _measured(done: Report, clock: ProcessorClock, sinks: float) -> Measured:
     start = min(event.start for event in done.timeline)
     end = max(event.end for event in done.timeline)
-    return clock.between(start, end) / len(done.plan.buckets)
+    run = clock.between(start, end)
+    return Measured(done, run / len(done.plan.buckets), clock.total - run, sinks)
 
 
-def _updates(running: Crowd, transport: str, updates: int) -> Iterator[tuple[Report, float]]:
-    """Reports of some updates, and what the source has used for each bucket."""
+def _updates(running: Crowd, transport: str, updates: int) -> Iterator[Measured]:
+    """Make some updates."""
     settings = Config.load(
         transport=transport,
         bucket_bytes=BUCKET_BYTES,
@@ -91,35 +120,40 @@ def _updates(running: Crowd, transport: str, updates: int) -> Iterator[tuple[Rep
         for number in range(updates):
             name, value = f"step-{number}", float(number + 1)
             server.register(name, tensors=tensors(NBYTES, value, BUCKET_BYTES))
-            clock = ProcessorClock()
+            clock, before = ProcessorClock(), running.used()
             with clock.sampling():
                 done = server.update(name, running.addresses)
             assert done is not None
+            sinks = running.used() - before
             running.check(name, value)
             server.unregister(name)
-            yield done, _per_bucket(done, clock)
-
-
-def _but_run(done: Report) -> float:
-    return sum(seconds for phase, seconds in done.phases.items() if phase != "run")
+            yield _measured(done, clock, sinks)
 
 
 def measure_sinks(count: int, transport: str = "shm", updates: int = 6) -> list[Row]:
     """One crowd: what a bucket costs the source, and the phases of the first and later updates."""
     with crowd(count, NBYTES, BUCKET_BYTES) as running:
         done = list(_updates(running, transport, updates))
-    for number, (each, used) in enumerate(done):
-        phases = ", ".join(f"{phase} {seconds * 1e3:.0f}" for phase, seconds in each.phases.items())
-        what = f"{count} sinks, {transport}, update {number}, {len(each.plan.buckets)} buckets"
-        console.print(f"{what}: {used * 1e6:.0f} µs per bucket; ms: {phases}", soft_wrap=True)
+    for number, each in enumerate(done):
+        phases = ", ".join(f"{phase} {seconds * 1e3:.0f}" for phase, seconds in each.report.phases.items())
+        what = f"{count} sinks, {transport}, update {number}, {len(each.report.plan.buckets)} buckets"
+        used = f"source {each.per_bucket * 1e6:.0f} µs per bucket and {each.but_run * 1e3:.0f} ms besides"
+        console.print(
+            f"{what}: processor time: {used}, all sinks {each.sinks * 1e3:.0f} ms; ms: {phases}", soft_wrap=True
+        )
     name = f"{count} sinks over {transport}"
-    used = median(per_bucket for _, per_bucket in done[1:])
-    later = median(_but_run(each) for each, _ in done[1:])
-    first = sum(done[0][0].phases[phase] for phase in ("agree", "connect"))
-    rows = [_row(f"the source's processor time per bucket, {name}", used, PER_BUCKET.get(count))]
-    rows.append(_row(f"all phases but run, from the second update on, {name}", later, PHASES.get(count)))
-    rows.append(_row(f"agree and connect of the first update, {name}", first, FIRST.get(count)))
-    return rows
+    first = sum(done[0].report.phases[phase] for phase in ("agree", "connect"))
+    per_bucket = median(each.per_bucket for each in done[1:])
+    seconds = median(each.seconds_but_run for each in done[1:])
+    source = median(each.but_run for each in done[1:]) / count
+    sink = median(each.sinks for each in done[1:]) / count
+    return [
+        _row(f"the source's processor time per bucket, {name}", per_bucket, PER_BUCKET.get(count)),
+        _row(f"all phases but run, from the second update on, {name}", seconds, PHASES.get(count)),
+        _row(f"agree and connect of the first update, {name}", first, FIRST.get(count)),
+        _row(f"the source's processor time per member in all phases but run, {name}", source, None),
+        _row(f"a sink's processor time in an update, {name}", sink, None),
+    ]
 
 
 def _row(name: str, seconds: float, target: float | None) -> Row:

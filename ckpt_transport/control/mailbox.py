@@ -87,6 +87,8 @@ class Mailbox:
         self._reading = _Reading()
         self._driving = threading.RLock()
         self._heard: dict[str, float] = {}
+        self._none_lost_until = 0.0
+        """Before then, nobody can have been silent for too long."""
         self._news = False
         """Something was filed by a pump that did not wait, so whoever waits next should look first."""
         try:
@@ -345,7 +347,11 @@ class Mailbox:
         Raises:
             PeerLostError: one has been silent for too long; names it.
         """
-        oldest = time.monotonic() - self._timeout
+        now = time.monotonic()
+        if now < self._none_lost_until:
+            return
+        self._none_lost_until = min(list(self._heard.values()), default=now) + self._timeout
+        oldest = now - self._timeout
         for address in self._heard if watched is None else watched:
             looks = 0
             while self._heard.get(address, oldest) < oldest and looks < LOOKS and self.pump(0):

@@ -279,9 +279,8 @@ class Invitations:
 
     def _enough(self) -> bool:
         """Whether only holders are missing, and there is one."""
-        late = set(self._missing())
         holders = self.invitees.holders
-        return late <= set(holders) and any(holder in self._invited for holder in holders)
+        return any(holder in self._invited for holder in holders) and set(self._missing()) <= set(holders)
 
     def _give_up_on(self, missing: list[str]) -> None:
         if set(missing) <= set(self.invitees.holders):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -181,6 +182,9 @@ class Membership:
             raise TransferTimeout(f"the update did not end within {self._config.update_timeout:g} s (update_timeout)")
 
     def _look_for_the_lost(self) -> None:
+        with suppress(PeerLostError):
+            self._mailbox.check_alive(self.addresses)
+            return
         for rank in self.others:
             if not self.alive(rank):
                 silence = f"is gone: no sign of life for {self._config.heartbeat_timeout:g} s"
