@@ -54,8 +54,9 @@ class RankSchedule:
 
     def __init__(self, plan: Plan, rank: int) -> None:
         self.plan, self.rank = plan, rank
-        self._spans: dict[tuple[int, Leg], tuple[Span, ...]] = {}
-        """Of each bucket on each leg, where it is read and where it goes: the same for all versions."""
+        self._spans: dict[tuple[int, Leg], tuple[tuple[Span, ...], bool]] = {}
+        """Of each bucket on each leg, where it is read and where it goes, and whether it is read from a slot: the same
+        for all versions."""
         self.steps: list[RankStep] = []
         self.needs: dict[int, list[int]] = {}
         applies = [rank in receiver_set for receiver_set in plan.receiver_sets]
@@ -131,14 +132,16 @@ class RankSchedule:
         key = step.bucket, step.leg
         if key not in self._spans:
             self._spans[key] = self._spans_of(self.plan.buckets[step.bucket], step.leg)
-        return Transfer(seq, step.leg.sender, step.leg.receivers, self._spans[key])
+        spans, reused = self._spans[key]
+        return Transfer(seq, step.leg.sender, step.leg.receivers, spans, reused)
 
-    def _spans_of(self, bucket: Bucket, leg: Leg) -> tuple[Span, ...]:
+    def _spans_of(self, bucket: Bucket, leg: Leg) -> tuple[tuple[Span, ...], bool]:
         memory, ranges = self._sent_from(bucket, leg)
         mapped = self.plan.routes[leg.route].maps_memory
         local = 0 if mapped else self._ring_offset(leg.receivers[0], RingUse.RECEIVE, bucket.slot)
         region = self.lent[leg.route].index(memory)
-        return tuple(Span(region, part.offset, local + part.bucket_offset, part.nbytes) for part in ranges)
+        spans = tuple(Span(region, part.offset, local + part.bucket_offset, part.nbytes) for part in ranges)
+        return spans, memory.memory is not LentKind.EXTENT
 
     def _carried(self) -> Iterator[tuple[Bucket, Leg]]:
         """Every leg of this rank with the first bucket of each extent it carries: that decides what a sender lends."""

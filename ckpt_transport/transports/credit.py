@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-PROMPTLY = 16
-"""A sender that lends no more transfers than these at a time waits for its memory, as one with a ring of slots does:
-each is given back at once."""
-TURNS = 4
-"""Of more, so often is said what was given back meanwhile: a sender that lends so many has no need of their memory."""
+from ckpt_transport.transports.interface import Transfer
+
+SAID = 16
+"""So many messages say how far the receivers of a sender are, whose memory it does not wait for; or one of each."""
 
 
 class Debts:
@@ -30,23 +29,24 @@ class Debts:
         self._held += 1
         self._most_held = max(self._held, self._most_held)
 
-    def give_back(self, seq: int) -> tuple[int, int] | None:
+    def give_back(self, transfer: Transfer) -> tuple[int, int] | None:
         """A transfer is not needed any more.
 
         Returns: how many transfers are to be given back, and the last of them, up to which all are meant; None where
         they are said later.
         """
         self._held -= 1
-        if seq != self._posted[0]:
-            self._early.add(seq)
-            return 1, seq
+        if transfer.seq != self._posted[0]:
+            self._early.add(transfer.seq)
+            return 1, transfer.seq
         self._given_back = self._posted.popleft()
         self._unsaid += 1
         while self._posted and self._posted[0] in self._early:
             self._given_back = self._posted.popleft()
             self._early.remove(self._given_back)
             self._unsaid += 1
-        if self._held > 0 and self._most_held > PROMPTLY and self._unsaid < self._most_held // TURNS:
+        turns = max(SAID // len(transfer.receivers), 1)
+        if not transfer.reused and self._held > 0 and self._unsaid < self._most_held // turns:
             return None
         said, self._unsaid = self._unsaid, 0
         if self._held <= 0:

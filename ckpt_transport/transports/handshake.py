@@ -48,10 +48,15 @@ class HandshakeEndpoint(PolledEndpoint):
         return super()._agreed(transfer)
 
     def _acknowledge(self, transfer: Transfer) -> None:
-        said = self._debts[transfer.sender].give_back(transfer.seq)
-        if said is not None:
-            count, seq = said
-            self._signal(transfer.sender, Signal(SignalKind.ACK if count == 1 else SignalKind.ACK_UP_TO, seq))
+        said = self._debts[transfer.sender].give_back(transfer)
+        if said is None:
+            return
+        count, seq = said
+        if count == 1:
+            self._signal(transfer.sender, Signal(SignalKind.ACK, seq))
+        else:
+            self._progress()  # raises where one of those before was announced and never received
+            self._signal(transfer.sender, Signal(SignalKind.ACK_UP_TO, seq))
 
     def _descriptor(self, sender: int, region: int) -> Descriptor:
         descriptors = self._peers.get(sender, ())

@@ -187,12 +187,15 @@ class Transfer(msgspec.Struct, frozen=True):
         sender: the rank whose memory the spans name.
         receivers: the ranks that get the bytes.
         spans: the scatter list.
+        reused: the sender waits for this memory to use it again. Of other memory, a receiver may give back many
+            transfers by one message.
     """
 
     seq: int
     sender: int
     receivers: tuple[int, ...]
     spans: tuple[Span, ...]
+    reused: bool = True
 
     @property
     def nbytes(self) -> int:

@@ -24,7 +24,7 @@ KNOWN_SPANS = 1 << 14
 """Of so many transfers it is remembered what was found out about their spans."""
 SIGNALS_AT_ONCE = 32
 """Signals that are taken in before operations are looked at again: a sender may say more at once than that."""
-READY_AT_ONCE = 64
+READY_AT_ONCE = 256
 """Transfers that are announced by one message, where so many are posted before the first is polled."""
 EXPLANATION_WAIT = 1.0
 """Seconds for which a lost connection may still be explained by its member's own ABORT, which says why."""

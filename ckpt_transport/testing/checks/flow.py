@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+
+from msgspec import structs
+
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import POLLS, Rank, RouteFixture
 from ckpt_transport.transports.interface import Span, Transfer
@@ -55,6 +59,58 @@ def _overwrite_when_done(route: RouteFixture, transfer: Transfer) -> None:
         side_channel.listen()
     side_channel.tell("look")
     side_channel.until(overwrite, "the send to be done, since every receiver has read and released it")
+
+
+@check(
+    "A send of memory that is not reused is done only when its receivers have released it, too, and at the latest when "
+    "they have released everything; 40 transfers are given back in two halves.",
+    "Transfer.reused",
+)
+def check_given_back_together(rank: Rank) -> None:
+    slot, count = 4096 + 1, 40
+    route = rank.open(regions=(count * slot,), inbox=count * slot)
+    transfers = [structs.replace(route.transfer(Span(0, i * slot, i * slot, slot)), reused=False) for i in range(count)]
+    route.fill(1)
+    rank.side_channel.meet()
+    posted = [route.post(transfer) for transfer in transfers]
+    if rank.number == 0:
+        _overwrite_those_done(route, posted, transfers)
+        return
+    received = list(zip(posted, transfers, strict=True))
+    for receipt, transfer in received:
+        route.wait(receipt, transfer)
+    for receipt, transfer in received[: count // 2]:
+        route.compare(receipt, transfer, 1)
+        receipt.release()
+    rank.side_channel.tell("there", 0)
+    rank.side_channel.hear("look", 0)
+    for receipt, transfer in received[count // 2 :]:
+        route.compare(receipt, transfer, 1)
+        receipt.release()
+
+
+def _overwrite_those_done(route: RouteFixture, posted: list[Receipt], transfers: list[Transfer]) -> None:
+    """The sender's side: what each send has sent changes in the very moment in which it says done."""
+    side_channel, flying = route.side_channel, deque(zip(posted, transfers, strict=True))
+    slow = set(transfers[0].receivers)
+
+    def overwrite() -> bool:
+        while flying and flying[0][0].done():
+            span = flying.popleft()[1].spans[0]
+            route.sources[0].tensor[span.offset : span.offset + span.nbytes].fill_(0)
+        return not flying
+
+    def all_there() -> bool:
+        overwrite()
+        slow.difference_update([rank for rank in slow if side_channel.heard("there", rank) is not None])
+        return not slow
+
+    side_channel.until(all_there, "the receivers to release the first half")
+    for _ in range(POLLS):
+        overwrite()
+        side_channel.listen()
+    side_channel.tell("look")
+    side_channel.until(overwrite, "all sends to be done, since every receiver has released everything")
 
 
 @check("A receive is done only when all of its bytes can be read.", "Completion.done")

@@ -37,6 +37,7 @@ class Case:
 CASES = (
     Case(reading.CompletesBeforeRead, ReadTransport, {"source_may_overwrite": WRONG_BYTES}),
     Case(others.ReusesSlotEarly, ShmTransport, {"back_pressure": WRONG_BYTES, "source_may_overwrite": WRONG_BYTES}),
+    Case(others.GivesBackTooMany, ShmTransport, {"given_back_together": WRONG_BYTES}),
     Case(others.Reorders, SocketTransport, {"transfers_stay_apart": "rank 1"}),
     Case(reading.LosesLastSpan, ReadTransport, {"every_span_arrives": "20001 bytes in view 39"}),
     Case(reading.ReadsWords, ReadTransport, {"bytes_arrive": "1 of 1 bytes in view 0"}),

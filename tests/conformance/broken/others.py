@@ -35,6 +35,19 @@ class ReusesSlotEarly(ShmTransport):
         return _ReusesSlotEarly(group, control)
 
 
+class _GivesBackTooMany(ShmEndpoint):
+    def _on_ack(self, receiver: int, seq: int, *, and_before: bool) -> None:
+        super()._on_ack(receiver, seq + 30 if and_before else seq, and_before=and_before)
+
+
+class GivesBackTooMany(ShmTransport):
+    """When many transfers are given back together, the sender takes back some that come after them, too."""
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        control.exchange(b"", timeout)
+        return _GivesBackTooMany(group, control)
+
+
 class _LeaksOnClose(ShmEndpoint):
     leaked: list[Segment] = []  # noqa: RUF012
 

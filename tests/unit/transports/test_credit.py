@@ -6,7 +6,12 @@ import random
 
 import pytest
 
-from ckpt_transport.transports.credit import PROMPTLY, TURNS, Debts, Loans
+from ckpt_transport.transports.credit import SAID, Debts, Loans
+from ckpt_transport.transports.interface import Transfer
+
+
+def lent(seq: int, *, reused: bool = False, receivers: int = 4) -> Transfer:
+    return Transfer(seq, 0, tuple(range(1, receivers + 1)), (), reused)
 
 
 def hold(count: int) -> Debts:
@@ -18,39 +23,47 @@ def hold(count: int) -> Debts:
     return debts
 
 
-def test_given_a_sender_with_few_slots_then_each_is_given_back_at_once() -> None:
-    debts = hold(PROMPTLY)
-    assert [debts.give_back(seq) for seq in range(PROMPTLY)] == [(1, seq) for seq in range(PROMPTLY)]
+def test_given_memory_that_the_sender_waits_for_then_each_transfer_is_given_back_at_once() -> None:
+    debts = hold(100)
+    assert [debts.give_back(lent(seq, reused=True)) for seq in range(100)] == [(1, seq) for seq in range(100)]
 
 
-def test_given_a_sender_that_lends_many_then_few_messages_give_all_back() -> None:
-    debts = hold(500)
-    said = [answer for seq in range(500) if (answer := debts.give_back(seq)) is not None]
-    assert said == [(125, 124), (125, 249), (125, 374), (125, 499)]
-    assert len(said) == TURNS
+@pytest.mark.parametrize(("receivers", "each"), [(1, 16), (2, 8), (4, 4), (16, 1), (256, 1)])
+def test_given_a_sender_that_waits_for_none_of_many_then_few_messages_give_all_back(receivers: int, each: int) -> None:
+    debts = hold(640)
+    said = [answer for seq in range(640) if (answer := debts.give_back(lent(seq, receivers=receivers))) is not None]
+    count = 640 // each
+    assert said == [(count, turn * count + count - 1) for turn in range(each)]
+    assert len(said) * receivers <= max(SAID, receivers)
+
+
+def test_given_memory_that_is_waited_for_among_other_then_what_came_before_is_given_back_with_it() -> None:
+    debts = hold(100)
+    assert [debts.give_back(lent(seq)) for seq in range(10)] == [None] * 10
+    assert debts.give_back(lent(10, reused=True)) == (11, 10)
 
 
 def test_given_few_after_many_then_they_are_given_back_at_once_again() -> None:
     debts = hold(100)
     for seq in range(100):
-        debts.give_back(seq)
+        debts.give_back(lent(seq))
     for seq in (100, 101):
         debts.post(seq)
         debts.hear()
-    assert debts.give_back(100) == (1, 100)
+    assert debts.give_back(lent(100)) == (1, 100)
 
 
 def test_given_transfers_out_of_their_order_then_each_that_is_early_is_said_by_itself() -> None:
     debts = hold(3)
-    assert debts.give_back(2) == (1, 2)
-    assert debts.give_back(1) == (1, 1)
-    assert debts.give_back(0) == (3, 2)
+    assert debts.give_back(lent(2)) == (1, 2)
+    assert debts.give_back(lent(1)) == (1, 1)
+    assert debts.give_back(lent(0)) == (3, 2)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_given_any_order_and_any_pace_then_the_sender_has_all_back_when_the_receivers_have_given_all(seed: int) -> None:
     chance = random.Random(seed)
-    count, receivers = chance.randrange(1, 200), (3, 5, 8)
+    count, receivers, waited_for = chance.randrange(1, 200), (3, 5, 8), chance.choice((0.0, 0.1, 1.0))
     loans, debts = Loans(), {receiver: Debts() for receiver in receivers}
     for seq in range(count):
         loans.lend(seq, receivers)
@@ -69,7 +82,7 @@ def test_given_any_order_and_any_pace_then_the_sender_has_all_back_when_the_rece
             for seq in chance.sample(some, len(some)):
                 left.remove(seq)
                 given_back[receiver].add(seq)
-                said = mine.give_back(seq)
+                said = mine.give_back(lent(seq, reused=chance.random() < waited_for))
                 if said is not None:
                     (loans.returned if said[0] == 1 else loans.all_returned)(receiver, said[1])
             if receiver != receivers[-1]:

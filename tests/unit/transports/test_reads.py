@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from ckpt_transport.errors import PeerLostError, TransferError
 from ckpt_transport.memory import Buffer
@@ -208,7 +209,7 @@ def test_given_one_announcement_of_many_then_reads_start_and_their_ends_are_said
     endpoint = Reads(Group("route", (0, 1), 1, ("here", "here")), wire)
     endpoint.connect({0: [b"memory"]})
     region = endpoint.register(Buffer.private(1000))
-    asked = transfers(40)
+    asked = [structs.replace(transfer, reused=False) for transfer in transfers(40)]
     receipts = [endpoint.post_recv(transfer, region) for transfer in asked]
     first, *rest = asked
     more = tuple((transfer.seq, transfer.digest) for transfer in rest)
@@ -218,7 +219,7 @@ def test_given_one_announcement_of_many_then_reads_start_and_their_ends_are_said
     assert len(endpoint.started) == 40
     endpoint.ended = set(endpoint.started)
     assert all(receipt.done() for receipt in receipts)
-    assert [(each.kind, each.seq) for each in wire.said] == [(SignalKind.ACK_UP_TO, seq) for seq in (9, 19, 29, 39)]
+    assert [(each.kind, each.seq) for each in wire.said] == [(SignalKind.ACK_UP_TO, seq) for seq in range(1, 40, 2)]
 
 
 def test_given_one_announcement_of_which_a_later_record_differs_then_that_receive_fails(wire: Wire) -> None:
@@ -233,3 +234,20 @@ def test_given_one_announcement_of_which_a_later_record_differs_then_that_receiv
     with pytest.raises(TransferError, match="holds another record of transfer 1"):
         receipts[0].done()
     assert endpoint.started == [0]
+
+
+def test_given_an_end_that_is_said_of_many_then_one_among_them_that_was_never_asked_for_fails_it(wire: Wire) -> None:
+    endpoint = Reads(Group("route", (0, 1), 1, ("here", "here")), wire)
+    endpoint.connect({0: [b"memory"]})
+    region = endpoint.register(Buffer.private(1000))
+    first, *rest = (structs.replace(transfer, reused=False) for transfer in transfers(40))
+    receipt = endpoint.post_recv(first, region)
+    more = tuple((transfer.seq, transfer.digest) for transfer in rest)
+    announced = Signal(SignalKind.READY, first.seq, first.digest, more=more)
+    wire.heard.append((0, msgspec.msgpack.encode(announced)))
+    assert not receipt.done()
+    later = [endpoint.post_recv(transfer, region) for transfer in rest if transfer.seq != 5]
+    endpoint.ended = set(range(0, 400, 10))
+    with pytest.raises(TransferError, match="sends transfer 5 to this rank, which does not expect it"):
+        assert all(each.done() for each in (receipt, *later))
+    assert not [each for each in wire.said if each.kind is SignalKind.ACK_UP_TO]
