@@ -16,13 +16,16 @@ from ckpt_transport import Config
 from ckpt_transport_torch import attach
 
 PER_PROCESS = 32
+HEARTBEAT = 5.0
+"""Seconds from one sign of life to the next: an update of a crowd takes seconds, because all share a machine, and would
+take tenths of a second in a cluster."""
 PATIENCE = 300.0
 
 
 def run_sinks(count: int, nbytes: int, piece_bytes: int, pipe: Connection) -> None:
     """Attach ``count`` modules; say where; then answer with what is served, or the time used, until told to stop."""
     torch.set_num_threads(1)
-    config = Config.load(heartbeat_timeout=60.0, join_timeout=60.0)
+    config = Config.load(heartbeat_interval=HEARTBEAT, heartbeat_timeout=60.0, join_timeout=60.0)
     modules = [Block(nbytes, piece_bytes) for _ in range(count)]
     with ExitStack() as stack:
         attached = [stack.enter_context(attach(module, version="zero", config=config)) for module in modules]

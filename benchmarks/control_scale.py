@@ -4,7 +4,8 @@ Every sink is a real one, with a module of its own; several share a process. Buc
 next to nothing. What the source pays for a bucket is its own processor time, of all threads, between the first and the
 last stage of its timeline; what it pays for a member is the rest of an update's. Phases are timed by the caller's wall
 clock, and that of the second update counts: plan and routes are known then. All sinks share the cores of this machine
-with the source, as they would not in a cluster: the processor time of both is printed, to tell them apart. Usage:
+with the source, as they would not in a cluster: the processor time of both is printed, to tell them apart, and signs of
+life are few. Usage:
 ``python -m benchmarks.control_scale --sinks 64``.
 """
 
@@ -23,7 +24,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks._crowd import Crowd, crowd
+from benchmarks._crowd import HEARTBEAT, Crowd, crowd
 from benchmarks._report import Row, report
 from benchmarks._sinks import tensors
 from ckpt_transport import Config, ParameterServer, Report
@@ -113,6 +114,7 @@ def _updates(running: Crowd, transport: str, updates: int) -> Iterator[Measured]
         transport=transport,
         bucket_bytes=BUCKET_BYTES,
         ring_depth=1,  # what is read where it lies comes in buckets as long as a ring
+        heartbeat_interval=HEARTBEAT,
         heartbeat_timeout=60.0,
         join_timeout=60.0,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
+from operator import attrgetter
 
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
@@ -181,7 +182,7 @@ class Leading:
             if answer.apply_summary:
                 self.apply_summary[rank] = answer.apply_summary
         members.watch()
-        return sorted(events, key=lambda event: event.start)
+        return sorted(events, key=attrgetter("start"))
 
 
 class Following:
