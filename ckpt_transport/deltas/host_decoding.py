@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -37,10 +39,14 @@ def masked(mask: torch.Tensor, units: int, count: int) -> torch.Tensor:
     def bits(start: int) -> npt.NDArray[np.bool_]:
         return np.unpackbits(raw[start : start + CHUNK_BYTES], bitorder="little").view(np.bool_)
 
-    def places(start: int) -> npt.NDArray[np.int64]:
-        return np.flatnonzero(bits(start)) + start * 8
-
     outside = int(raw[-1]) >> (units - 1) % 8 >> 1
-    if outside or sum(by_all_cores(lambda start: int(np.count_nonzero(bits(start))), starts)) != count:
+    counts = by_all_cores(lambda start: int(np.count_nonzero(bits(start))), starts)
+    if outside or sum(counts) != count:
         raise wrong_mask(units, count)
-    return torch.from_numpy(np.concatenate(by_all_cores(places, starts)))
+    found = np.empty(count, np.int64)
+
+    def write(start: int, end: int, number: int) -> None:
+        np.add(np.flatnonzero(bits(start)), 8 * start, out=found[end - number : end])
+
+    by_all_cores(lambda part: write(*part), list(zip(starts, accumulate(counts), counts, strict=True)))
+    return torch.from_numpy(found)

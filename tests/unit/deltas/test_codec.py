@@ -218,6 +218,18 @@ def test_given_a_mask_with_a_bit_too_many_or_outside_then_the_error_says_so() ->
         decode(encoded.raw, encoded.form, 2, 200, encoded.count)
 
 
+def test_given_bytes_that_lie_then_operations_of_torch_refuse_them_as_the_host_does() -> None:
+    at = sections(DeltaForm.LIST, 2, MANY, 4).places
+    for first, lie, message in ((0, 3, "do not add up"), (0, -1, "do not add up"), (at + 6, 77, "do not ascend")):
+        raw, count = a_list()
+        raw[first:][:2].view(torch.int16).fill_(lie)
+        with pytest.raises(CheckpointError, match=message):
+            torch_decoding.listed(raw[: 4 * block_count(MANY)], raw[at:][: 2 * count], MANY)
+    for bits in ([0b111], [0b1], [0b1, 0b10]):
+        with pytest.raises(CheckpointError, match="does not have 2 bits within its range of 9 elements"):
+            torch_decoding.masked(torch.tensor([*bits, 0][:2], dtype=torch.uint8), 9, 2)
+
+
 @pytest.mark.parametrize("form", DeltaForm)
 def test_given_a_byte_more_or_less_then_the_error_names_both_lengths(form: DeltaForm) -> None:
     share = {DeltaForm.LIST: 0.01, DeltaForm.MASK: 0.3, DeltaForm.WHOLE: 1}[form]
