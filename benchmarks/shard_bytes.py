@@ -1,8 +1,8 @@
 """Counts the bytes that leave each rank of FSDP2 and reach each rank of a tensor-parallel engine, against the least.
 
 The least is what the layouts say: each rank of the engine needs its slices, and each rank of the trainer has its rows
-of every tensor. A version of these parts is planned and proved; nothing is moved. Ranks that map memory read less than
-the plan brings within their reach; :mod:`benchmarks.slices` counts that.
+of every tensor. A version of these parts is planned and proved; nothing is moved. Of memory that ranks map counts what
+they read there.
 Usage: ``python -m benchmarks.shard_bytes``.
 """
 
@@ -18,7 +18,7 @@ import typer
 
 from benchmarks._report import Row, report
 from ckpt_transport.checkpoint.shards import byte_ranges, chunk
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import MemoryKind, StridedRange
 from ckpt_transport.planning import (
     EVERYTHING,
     ByteRange,
@@ -37,17 +37,23 @@ from ckpt_transport.planning import (
     spread,
     verify,
 )
+from ckpt_transport.replay.required_bytes import MOST
 from ckpt_transport.transports import registry
 
 BUDGET = 1 << 30
 LAYERS, HIDDEN, INNER, VOCABULARY = 4, 2048, 6144, 32000
+EXPERTS, EXPERT = 32, 768
 
 
 class Layer(NamedTuple):
-    """A tensor, and along which dimension the engine cuts it; None for all of it on each rank."""
+    """A tensor, and along which dimension the engine cuts it; None for all of it on each rank.
+
+    A tensor that is one of ``experts`` is on one rank of the engine, which has every so many of them.
+    """
 
     spec: TensorSpec
     cut: int | None
+    expert: int | None = None
 
 
 def model() -> list[Layer]:
@@ -64,10 +70,42 @@ def model() -> list[Layer]:
     return [Layer(TensorSpec(name, "BF16", shape), cut) for name, shape, cut in shapes]
 
 
+def mixture() -> list[Layer]:
+    """A mixture of experts, of which each is on one rank of the engine; the rest is cut as in a dense model."""
+    dense = [layer for layer in model() if not layer.spec.name.endswith(("gate", "up", "down"))]
+    shapes = {"gate": (EXPERT, HIDDEN), "up": (EXPERT, HIDDEN), "down": (HIDDEN, EXPERT)}
+    return dense + [
+        Layer(TensorSpec(f"{number}.experts.{expert}.{name}", "BF16", shape), None, expert)
+        for number, expert, (name, shape) in product(range(LAYERS), range(EXPERTS), shapes.items())
+    ]
+
+
+def taken(layer: Layer, rank: int, ranks: int) -> list[ByteRange]:
+    """The bytes of a tensor that one rank of the engine needs."""
+    if layer.expert is not None:
+        return sliced(layer.spec, None, 0, 1) if layer.expert % ranks == rank else []
+    return sliced(layer.spec, layer.cut, rank, ranks)
+
+
+def needs(layers: Sequence[Layer], rank: int, ranks: int) -> Share:
+    """What one rank of the engine says that it needs, as the record of its loader has it."""
+    ranges: list[tuple[str, int, int]] = []
+    slices: list[tuple[str, StridedRange]] = []
+    for layer in layers:
+        parts, spec = taken(layer, rank, ranks), layer.spec
+        if len(parts) <= MOST:
+            ranges += [(spec.name, start, end - start) for start, end in parts]
+            continue
+        ranges.append((spec.name, 0, spec.nbytes))
+        (start, end), (second, _) = parts[:2]
+        slices.append((spec.name, StridedRange(start, end - start, len(parts), second - start)))
+    return Share(digest_of(layer.spec for layer in layers), tuple(ranges), tuple(slices))
+
+
 def rows_of(layers: Sequence[Layer], rank: int, ranks: int) -> Manifest:
     """What a rank of FSDP2 has: a chunk of the rows of each tensor."""
     placed, offset = [], 0
-    for spec, _ in layers:
+    for spec, *_ in layers:
         for start, end in sliced(spec, 0, rank, ranks):
             placed.append(PlacedTensor(spec, 0, offset, end - start, start))
             offset += end - start
@@ -85,18 +123,7 @@ def sliced(spec: TensorSpec, dim: int | None, rank: int, ranks: int) -> list[Byt
 def brought(layers: Sequence[Layer], ranks: int, parallel: int, transport: str) -> Plan:
     """A proved plan for the trainer's ranks and the engine's."""
     version = spread("step-2", [rows_of(layers, rank, ranks) for rank in range(ranks)], {}, (), whole=False)
-    specs = digest_of(layer.spec for layer in layers)
-    shares = [
-        Share(
-            specs,
-            tuple(
-                (spec.name, start, end - start)
-                for spec, cut in layers
-                for start, end in sliced(spec, cut, rank, parallel)
-            ),
-        )
-        for rank in range(parallel)
-    ]
+    shares = [needs(layers, rank, parallel) for rank in range(parallel)]
     sources = [RankInfo(rank, Role.SOURCE, "host", BUDGET, (transport,)) for rank in range(ranks)]
     sinks = [
         RankInfo(ranks + rank, Role.SINK, "host", BUDGET, (transport,), share=rank if parallel > 1 else EVERYTHING)
@@ -112,9 +139,9 @@ def least(layers: Sequence[Layer], ranks: int, parallel: int) -> Iterator[tuple[
     """The bytes that each source has of what each sink needs: source, sink, bytes."""
     for source, sink in product(range(ranks), range(parallel)):
         nbytes = 0
-        for spec, cut in layers:
-            rows = sliced(spec, 0, source, ranks)
-            for start, end in sliced(spec, cut, sink, parallel):
+        for layer in layers:
+            rows = sliced(layer.spec, 0, source, ranks)
+            for start, end in taken(layer, sink, parallel):
                 nbytes += sum(max(min(end, e) - max(start, s), 0) for s, e in rows)
         yield source, ranks + sink, nbytes
 
@@ -123,17 +150,24 @@ def measure(
     ranks: Sequence[int] = (2, 4), parallel: Sequence[int] = (1, 2, 4), transport: str = "mooncake"
 ) -> list[Row]:
     """Rows for each number of ranks of the trainer, and of the engine."""
-    layers = model()
-    return [_row(layers, count, width, transport) for count in ranks for width in parallel]
+    models = {"TP": model(), "EP": mixture()}
+    return [
+        _row(name, layers, count, width, transport)
+        for name, layers in models.items()
+        for count in ranks
+        for width in parallel
+    ]
 
 
-def _row(layers: Sequence[Layer], ranks: int, parallel: int, transport: str) -> Row:
+def _row(kind: str, layers: Sequence[Layer], ranks: int, parallel: int, transport: str) -> Row:
     made = brought(layers, ranks, parallel, transport)
     leaves, reaches = Counter[int](), Counter[int]()
-    for bucket in made.buckets:
+    for number, bucket in enumerate(made.buckets):
         for sink in made.receiver_sets[bucket.receiver_set]:
-            leaves[made.owner(bucket)] += bucket.payload
-            reaches[sink] += bucket.payload
+            read = made.reads.of(sink, number)
+            nbytes = bucket.payload if read is None else sum(part.total for part in read)
+            leaves[made.owner(bucket)] += nbytes
+            reaches[sink] += nbytes
     least_leaves, least_reaches = Counter[int](), Counter[int]()
     for source, sink, nbytes in least(layers, ranks, parallel):
         least_leaves[source] += nbytes
@@ -145,7 +179,7 @@ def _row(layers: Sequence[Layer], ranks: int, parallel: int, transport: str) -> 
         f"{min(reaches.values()) / 1e6:.1f} to {max(reaches.values()) / 1e6:.1f} MB reach each; "
         f"{len(made.buckets)} buckets"
     )
-    name = f"bytes of FSDP2 on {ranks} ranks to TP {parallel} over {transport}, the worst rank"
+    name = f"bytes of FSDP2 on {ranks} ranks to {kind} {parallel} over {transport}, the worst rank"
     return Row(name, max(ratios), "the least", "<=1", detail)
 
 

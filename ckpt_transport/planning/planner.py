@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from ckpt_transport.errors import BudgetError, PlanError
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.by_columns import by_columns, gathering_seconds
 from ckpt_transport.planning.candidates import Candidate, choose
-from ckpt_transport.planning.links import NOT_MEASURED, MeasuredRates
+from ckpt_transport.planning.links import NOT_MEASURED, Links, MeasuredRates
 from ckpt_transport.planning.slots import DEGRADED, SlotAllocator
 from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Plan, Ring
 from ckpt_transport.planning.values.settings import Settings
 from ckpt_transport.planning.values.topology import Topology
+from ckpt_transport.sizes import count, size
 from ckpt_transport.transports.interface import Traits
 
 
@@ -42,6 +46,35 @@ def plan(
         raise PlanError("an update needs at least one sink")
     if not manifest.tensors:
         raise PlanError(f"version '{manifest.version}' holds no tensors")
+    made = _plan(manifest, topology, traits, settings, rates)
+    if not _brings_more_than_needed(made) or (ordered := by_columns(manifest, topology)) is None:
+        return made
+    try:
+        narrower = _plan(*ordered, traits, settings, rates)
+    except BudgetError:  # for a source that has no memory to gather columns in
+        return made
+    sent, otherwise = (sum(each.bytes_to.values()) for each in (narrower, made))
+    seconds = max(narrower.prediction.seconds, gathering_seconds(narrower.manifest, topology, Links(rates)))
+    if seconds > made.prediction.seconds or sent >= otherwise:
+        return made
+    tensors = count(len(narrower.manifest.ordered), "tensor")
+    note = f"columns of {tensors} are gathered at the sources: {size(sent)} are sent instead of {size(otherwise)}"
+    return msgspec.structs.replace(narrower, notes=(*narrower.notes, note))
+
+
+def _brings_more_than_needed(made: Plan) -> bool:
+    """Whether a sink is sent bytes that it cuts off."""
+    needs = {rank: share.nbytes for rank in made.topology.sinks if (share := made.topology.share_of(rank)) is not None}
+    return any(made.bytes_to[rank] > nbytes for rank, nbytes in needs.items())
+
+
+def _plan(
+    manifest: Manifest,
+    topology: Topology,
+    traits: Mapping[str, Traits],
+    settings: Settings,
+    rates: MeasuredRates,
+) -> Plan:
     name, candidates, reasons = choose(manifest, topology, traits, settings, rates)
     candidate, buckets, rings, notes = _fitting(candidates, manifest, topology, traits, settings)
     notes += _gathered(manifest, topology, buckets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from ckpt_transport.memory import starts_of
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bucket_table import BucketTable
 from ckpt_transport.replay.layout import Copy, Layout, OwnerKind
-from ckpt_transport.replay.strided_copy import StridedCopy, clip, merge
+from ckpt_transport.replay.strided_copy import PackedRows, StridedCopy, clip, merge, out_of_rows
 from ckpt_transport.replay.torch_copy import TorchCopy
 
 
@@ -125,13 +125,17 @@ class BucketCopyPlans:
         copies: defaultdict[int, list[StridedCopy]] = defaultdict(list)
         gathered: list[BucketPart] = []
         loaded: list[BucketPart] = []
+        direct: list[BucketPart] = []
         for part in parts:
             if part.source in self._refused:
                 loaded.append(part)
             elif part.source in self._together or self._cuts_an_element(part):
                 gathered.append(part)
             else:
-                copies[bisect_right(starts, part.at)] += self._strided_copies(part)
+                direct.append(part)
+        for alike in _in_rows(direct):
+            for copy in self._copies_of_rows(alike):
+                copies[bisect_right(starts, copy.read)].append(copy)
         merged = tuple(copy for run in sorted(copies) for copy in merge(copies[run]))
         copied: Counter[int] = Counter()
         for each in merged:
@@ -142,11 +146,22 @@ class BucketCopyPlans:
             targets.update(self._together.get(part.source, ()))
         return BucketCopyPlan(merged, tuple(gathered), tuple(loaded), dict(copied), frozenset(targets))
 
-    def _strided_copies(self, part: BucketPart) -> list[StridedCopy]:
-        copies = [_strided(copy, part.at - part.offset) for copy in self._copies[part.source]]
-        if part.nbytes == self.layout.sources[part.source].nbytes:
-            return copies
-        return [piece for copy in copies for piece in clip(copy, part.at, part.at + part.nbytes)]
+    def _copies_of_rows(self, parts: Sequence[BucketPart]) -> Iterator[StridedCopy]:
+        """What is copied of parts that follow one another as rows of columns do; of one part, what is copied of it."""
+        first = parts[0]
+        if first.nbytes == self.layout.sources[first.source].nbytes:
+            yield from (_strided(copy, first.at - first.offset) for copy in self._copies[first.source])
+            return
+        for copy in self._copies[first.source]:
+            found = None
+            if len(parts) > 1:
+                stride = parts[1].offset - first.offset
+                rows = PackedRows(first.offset, first.at, first.nbytes, len(parts), stride)
+                found = out_of_rows(_strided(copy, 0), rows)
+            if found is None:
+                each = ((part, _strided(copy, part.at - part.offset)) for part in parts)
+                found = [piece for part, placed in each for piece in clip(placed, part.at, part.at + part.nbytes)]
+            yield from found
 
     def _cuts_an_element(self, part: BucketPart) -> bool:
         """Whether the part begins or ends within an element. Then all parts of that tensor do: see ``bucketing``."""
@@ -154,6 +169,25 @@ class BucketCopyPlans:
         return part.nbytes != self.layout.sources[part.source].nbytes and bool(
             part.offset % size or (part.offset + part.nbytes) % size
         )
+
+
+def _in_rows(parts: Sequence[BucketPart]) -> Iterator[list[BucketPart]]:
+    """The same parts, together where they are equally long, packed, and at equal distances in one tensor."""
+    alike: list[BucketPart] = []
+    for part in parts:
+        if alike and not _goes_on(alike, part):
+            yield alike
+            alike = []
+        alike.append(part)
+    if alike:
+        yield alike
+
+
+def _goes_on(alike: Sequence[BucketPart], part: BucketPart) -> bool:
+    last = alike[-1]
+    stride = part.offset - last.offset
+    packed = part.source == last.source and part.nbytes == last.nbytes and part.at == last.at + last.nbytes
+    return packed and stride > last.nbytes and (len(alike) == 1 or stride == last.offset - alike[-2].offset)
 
 
 def _strided(copy: Copy, at: int) -> StridedCopy:

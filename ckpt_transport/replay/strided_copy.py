@@ -92,6 +92,55 @@ def clip(copy: StridedCopy, begin: int, end: int) -> Iterator[StridedCopy]:
     yield from within(0, copy.read, copy.write, ())
 
 
+class PackedRows(NamedTuple):
+    """Equally long runs of a tensor's bytes, at equal distances in it and one behind the other in a bucket.
+
+    Attributes:
+        start, at: where the first begins in the tensor, and in the bucket.
+        nbytes: the length of each.
+        runs: how many there are.
+        stride: how far apart they begin in the tensor.
+    """
+
+    start: int
+    at: int
+    nbytes: int
+    runs: int
+    stride: int
+
+
+def out_of_rows(copy: StridedCopy, rows: PackedRows) -> list[StridedCopy] | None:
+    """The part of ``copy`` that reads these bytes, which it reads out of the tensor, as a copy out of the bucket.
+
+    Returns: None where that is no single copy, so that each run has to be looked at.
+    """
+    dims = list(zip(copy.shape, copy.read_strides, copy.write_strides, strict=True))
+    inner = dtypes.TORCH[copy.read_dtype].itemsize + sum((n - 1) * read for n, read, _ in dims if read < rows.stride)
+    outer = [number for number, (n, read, _) in enumerate(dims) if read >= rows.stride and n > 1]
+    row, column = divmod(copy.read - rows.start, rows.stride)
+    if column >= rows.nbytes and column + inner <= rows.stride:
+        return []
+    if column + inner > rows.nbytes or len(outer) > 1 or any(dims[number][1] % rows.stride for number in outer):
+        return None
+    shape, strides, first = list(copy.shape), list(copy.read_strides), 0
+    step = strides[outer[0]] // rows.stride if outer else 1
+    if outer:
+        first = max(-(-(0 - row) // step), 0)
+        shape[outer[0]] = max(min((rows.runs - 1 - row) // step + 1, shape[outer[0]]) - first, 0)
+        strides[outer[0]] = step * rows.nbytes
+    row += first * step
+    if 0 in shape or not 0 <= row < rows.runs:
+        return []
+    return [
+        copy._replace(
+            shape=tuple(shape),
+            read=rows.at + row * rows.nbytes + column,
+            write=copy.write + (first * copy.write_strides[outer[0]] if outer else 0),
+            read_strides=tuple(strides),
+        )
+    ]
+
+
 def simplified(copy: StridedCopy) -> StridedCopy:
     """The same copy in as few dimensions as possible, those of larger strides in the target first."""
     dims = [

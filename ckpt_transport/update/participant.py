@@ -31,6 +31,7 @@ from ckpt_transport.execution import (
     SinkDigests,
     StageEvent,
     arrivals,
+    column_extents,
 )
 from ckpt_transport.memory import Backing, Fence, Lendable, MemoryKind, Runs
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
@@ -131,7 +132,7 @@ class Participant:
                 check_expected(plan, self._engine, brought_of(expected, plan) if self._base else expected)
                 if not self._base:
                     self._plans.found_fit(plan, expected)
-            share = plan.topology.share_of(rank)
+            share = None if plan.topology.share_of(rank) is None else self._engine.share()
             if staged:
                 self._engine.stage()
             _take_deltas(self._engine, plan, staged)
@@ -220,8 +221,11 @@ class Participant:
         schedule = self._ready_schedule
         self._check_lent()
         self._routes = self._table.open(schedule, self._names, self._addresses, self._time_left(), watch)
-        numbers = [n for n, extent in enumerate(schedule.plan.manifest.extents) if extent.owner == schedule.rank]
-        extents = dict(zip(numbers, self._extents, strict=True)) if self._extents else {}
+        manifest = schedule.plan.manifest
+        made = {part.extent for part in manifest.columns}
+        numbers = [n for n, each in enumerate(manifest.extents) if each.owner == schedule.rank and n not in made]
+        extents: dict[int, Backing] = dict(zip(numbers, self._extents, strict=True)) if self._extents else {}
+        extents |= column_extents(manifest, extents)
         lendable = {
             number: cast(Lendable, extent)
             for number, extent in extents.items()
@@ -310,8 +314,8 @@ class Participant:
         for bucket in self._given:
             for piece in bucket.pieces:
                 assert plan is not None
-                tensor = plan.manifest.tensors[piece.tensor]
-                self._has.add(tensor.spec.name, tensor.start + piece.tensor_offset, piece.nbytes)
+                for spec, start, _, nbytes in plan.places(piece):
+                    self._has.add(spec.name, start, nbytes)
         self._given.clear()
         if plan is not None and self._needed is not None:
             self._add_unneeded(plan, ByteRangeSet(self._needed.ranges))
@@ -337,12 +341,18 @@ class Participant:
         if self._schedule is None:
             return
         share = self._schedule.plan.topology.share_of(self._schedule.rank)
-        if self._engine is not None and share is not None and share != self._engine.share():
+        if self._engine is not None and share is not None and share != self._share_now():
             raise PlanMismatchError(
                 f"{self._engine.label} has changed since it said what it needs of a new version; update it again"
             )
         if self._engine is not None:
             self._engine.confirm()
+
+    def _share_now(self) -> Share | None:
+        """What the engine needs, as the plan numbers bytes."""
+        assert self._engine is not None
+        share = self._engine.share()
+        return None if share is None else share.in_order(self._ready_schedule.plan.manifest.ordered)
 
     def _finish(self) -> None:
         """The engine has everything."""
@@ -391,16 +401,14 @@ class Participant:
 
     def _lacking(self, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
         """What the engine was not given in an earlier round: tensor, first byte, where in the bucket, and length."""
-        tensors = self._ready_schedule.plan.manifest.tensors
+        plan = self._ready_schedule.plan
         found = []
-        for piece in bucket.pieces:
-            place = tensors[piece.tensor]
-            start = place.start + piece.tensor_offset
+        for spec, start, at, nbytes in (place for piece in bucket.pieces for place in plan.places(piece)):
             if not self._has:
-                found.append((place.spec, start, piece.bucket_offset, piece.nbytes))
+                found.append((spec, start, at, nbytes))
                 continue
-            for low, high in self._has.missing(place.spec.name, start, piece.nbytes):
-                found.append((place.spec, low, piece.bucket_offset + low - start, high - low))
+            for low, high in self._has.missing(spec.name, start, nbytes):
+                found.append((spec, low, at + low - start, high - low))
         return found
 
     @property

@@ -44,11 +44,11 @@ def check(replica: Replica, transport: str, ask: Callable[[Replica], object]) ->
 
 
 def test_given_tensor_parallel_ranks_then_rows_are_sent_to_whom_they_belong(larger: Started) -> None:
-    """What is sliced by columns goes whole to both: its runs are short. Both ranks stage and go back in one commit."""
+    """Of what is sliced by columns each is sent its own. Both ranks stage and go back in one commit."""
     replica = larger.start("qwen3", 1, TWO_RANKS, TWO_CORES).wait()
     first = replica.answers()
     sent = check(replica, "gloo", Replica.answers)
-    assert 0.5 <= min(sent) <= max(sent) <= 0.8
+    assert 0.5 <= min(sent) <= max(sent) <= 0.52
     second = replica.answers()
     staged = update([replica], replica.checkpoint(1), "staged", transport="gloo", commit="auto").update
     assert staged.staged, staged.in_place

@@ -11,6 +11,7 @@ import msgspec
 from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.values.column_order import ColumnOrder, ColumnPart
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -158,6 +159,8 @@ class Manifest(msgspec.Struct, frozen=True):
         same: of what one source holds, names that were given for one and the same tensor.
         replicated: of what one source holds, names of tensors whose bytes are the same at every source that has them.
         deltas: of each source what its tensors mean, where they are carriers; none where they are the version's own.
+        ordered: tensors whose bytes the manifest of a plan numbers in column order; the shares of its sinks, too.
+        columns: where the bytes come from of extents that the plan has made, the last ones, for these.
     """
 
     version: str
@@ -169,6 +172,8 @@ class Manifest(msgspec.Struct, frozen=True):
     same: tuple[tuple[str, ...], ...] = ()
     replicated: tuple[str, ...] = ()
     deltas: tuple[Delta, ...] = ()
+    ordered: tuple[ColumnOrder, ...] = ()
+    columns: tuple[ColumnPart, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import msgspec
 
 from ckpt_transport.decoding import prepared
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.values.column_order import ColumnOrder
 from ckpt_transport.planning.values.columns import decode, encode
-from ckpt_transport.planning.values.manifest import Manifest
+from ckpt_transport.planning.values.manifest import Manifest, TensorSpec
 from ckpt_transport.planning.values.prediction import NOTHING_MOVES, Prediction
 from ckpt_transport.planning.values.reads import SinkReads
 from ckpt_transport.planning.values.stages import Stage as Stage
@@ -252,6 +253,19 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     def bytes_to(self) -> dict[int, int]:
         """How many bytes of tensors every sink is sent, or reads of what it maps."""
         return self.reads.bytes_to
+
+    def places(self, piece: Piece) -> Iterator[tuple[TensorSpec, int, int, int]]:
+        """Where bytes of a piece lie in their tensor, and in the bucket: tensor, first byte, where, and length."""
+        tensor, at = self.manifest.tensors[piece.tensor], piece.bucket_offset
+        number = tensor.start + piece.tensor_offset
+        order = self._orders.get(tensor.spec.name)
+        for start, nbytes in ((number, piece.nbytes),) if order is None else order.runs(number, piece.nbytes):
+            yield tensor.spec, start, at, nbytes
+            at += nbytes
+
+    @cached_property
+    def _orders(self) -> dict[str, ColumnOrder]:
+        return {order.name: order for order in self.manifest.ordered}
 
     def lies_apart(self, bucket: Bucket) -> bool:
         """Whether its tensors lie apart where it is read, so that each piece is a run of memory."""

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from ckpt_transport.memory import StridedRange
+from ckpt_transport.planning.values.byte_ranges import ByteRangeSet
+from ckpt_transport.planning.values.column_order import ColumnOrder
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 
@@ -32,6 +34,17 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
         for name, start, nbytes in self.ranges:
             if nbytes and name not in sliced:
                 yield name, StridedRange(start, nbytes)
+
+    def in_order(self, orders: Iterable[ColumnOrder]) -> Share:
+        """The same bytes, where those of some tensors are numbered in column order."""
+        known = {order.name: order for order in orders}
+        if not known:
+            return self
+        found = ByteRangeSet(each for each in self.ranges if each[0] not in known)
+        for name, part in self.reads():
+            for number, block in known[name].blocks(part) if name in known else ():
+                found.add(name, number, block.total)
+        return Share(self.specs, tuple(found), tuple(each for each in self.slices if each[0] not in known))
 
     @property
     def nbytes(self) -> int:
