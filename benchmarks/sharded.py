@@ -27,34 +27,36 @@ from benchmarks._sinks import SinkProcess, sinks
 from ckpt_transport import Config, ParameterServer
 
 PIECE_BYTES = 16 << 20
-WAYS = ("lend", "publish", "register", "gather")
-"""Lending first: what others leave in memory for the next version would be taken for its own."""
+WAYS = ("publish", "lend", "register", "gather")
+"""Publishing and lending first: what others leave in memory for the next version would be taken for their own."""
 context = multiprocessing.get_context("spawn")
 
 
-def sharded(nbytes: int, fill: float, mesh: DeviceMesh) -> dict[str, DTensor]:
+def sharded(nbytes: int, mesh: DeviceMesh) -> dict[str, DTensor]:
     """This rank's part of what a sink takes: every tensor is cut evenly."""
     shape = torch.Size([PIECE_BYTES // 2])
     own = shape[0] // mesh.size()
     return {
         f"weights.{number}": DTensor.from_local(
-            torch.full((own,), fill, dtype=torch.bfloat16), mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,)
+            torch.ones(own, dtype=torch.bfloat16), mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,)
         )
         for number in range(nbytes // PIECE_BYTES)
     }
 
 
 def run_rank(environ: Mapping[str, str], nbytes: int, sink: str, pipe: Connection) -> None:
-    """A trainer's rank: at each order it makes a version and brings it to the sink; says how long that took."""
+    """A trainer's rank: at each order it makes a step and brings that to the sink; says how long that took."""
     os.environ.update(environ)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     with ParameterServer(Config.load(transport="shm")) as server:
-        without = memory("VmRSS") + nbytes // dist.get_world_size()
+        weights = sharded(nbytes, mesh)
+        without = memory("VmRSS")
         while (order := pipe.recv())[0] != "stop":
             way, number = order
-            weights = sharded(nbytes, float(number), mesh)
+            for weight in weights.values():
+                weight.to_local().fill_(float(number))
             dist.barrier()
             forget_peak()
             started = time.perf_counter()
