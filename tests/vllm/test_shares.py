@@ -48,7 +48,7 @@ def test_given_tensor_parallel_ranks_then_rows_are_sent_to_whom_they_belong(larg
     replica = larger.start("qwen3", 1, TWO_RANKS, TWO_CORES).wait()
     first = replica.answers()
     sent = check(replica, "gloo", Replica.answers)
-    assert 0.5 <= min(sent) <= max(sent) <= 0.52
+    assert 0.5 <= min(sent) <= max(sent) <= 0.6
     second = replica.answers()
     staged = update([replica], replica.checkpoint(1), "staged", transport="gloo", commit="auto").update
     assert staged.staged, staged.in_place
