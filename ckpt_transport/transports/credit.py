@@ -54,7 +54,7 @@ class Debts:
         return said, self._given_back
 
 
-class Loans:
+class OpenLoans:
     """What one sender has lent, and who has not given it back."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ckpt_transport.errors import TransferError
-from ckpt_transport.transports.credit import Debts, Loans
+from ckpt_transport.transports.credit import Debts, OpenLoans
 from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
 from ckpt_transport.transports.operations import Completion, MemoryRegion
 from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperation, Signal, SignalKind
@@ -18,7 +18,7 @@ class HandshakeEndpoint(PolledEndpoint):
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
         self._peers: dict[int, Sequence[Descriptor]] = {}
-        self._loans = Loans()
+        self._loans = OpenLoans()
         self._debts: defaultdict[int, Debts] = defaultdict(Debts)
 
     def _connect(self, peers: Mapping[int, Sequence[Descriptor]]) -> None:

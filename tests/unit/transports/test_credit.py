@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ckpt_transport.transports.credit import SAID, Debts, Loans
+from ckpt_transport.transports.credit import SAID, Debts, OpenLoans
 from ckpt_transport.transports.interface import Transfer
 
 
@@ -64,7 +64,7 @@ def test_given_transfers_out_of_their_order_then_each_that_is_early_is_said_by_i
 def test_given_any_order_and_any_pace_then_the_sender_has_all_back_when_the_receivers_have_given_all(seed: int) -> None:
     chance = random.Random(seed)
     count, receivers, waited_for = chance.randrange(1, 200), (3, 5, 8), chance.choice((0.0, 0.1, 1.0))
-    loans, debts = Loans(), {receiver: Debts() for receiver in receivers}
+    loans, debts = OpenLoans(), {receiver: Debts() for receiver in receivers}
     for seq in range(count):
         loans.lend(seq, receivers)
         for mine in debts.values():
