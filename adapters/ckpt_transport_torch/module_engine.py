@@ -99,6 +99,10 @@ class ModuleEngine(Engine):
         }
         return digest_of_served(plain)
 
+    @property
+    def staging_nbytes(self) -> int:
+        return 0 if self._area is None else self._area.nbytes
+
     def drop_staged(self) -> None:
         self._area = None
 

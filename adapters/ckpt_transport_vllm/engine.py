@@ -127,6 +127,10 @@ class VllmEngine(Engine):
         exchange()
         self._settle()
 
+    @property
+    def staging_nbytes(self) -> int:
+        return self._loading.staging_nbytes
+
     def drop_staged(self) -> None:
         self._loading.drop_staged()
 

@@ -134,6 +134,11 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         assert self._staged is not None, "nothing was staged"
         self._staged.exchange()
 
+    @property
+    def staging_nbytes(self) -> int:
+        """Bytes of memory of the staged version."""
+        return 0 if self._staged is None else self._staged.nbytes
+
     def drop_staged(self) -> None:
         """Give the memory of what is staged back."""
         self._staged = None

@@ -37,6 +37,11 @@ class StagedVersion:
         return self._area.device
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
+        return self._area.nbytes
+
+    @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """Where kernels will read, by name in the model."""
         return self._area.tensors

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 
-from ckpt_transport.cli.options import ConfigFile, OptionsError
+from ckpt_transport.cli.options import AsJson, ConfigFile, OptionsError
 from ckpt_transport.cli.output import Output
 
 
@@ -16,6 +17,7 @@ def resolve(
     back: Annotated[bool, typer.Option("--back", help="It is to serve what it did before.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell a sink that is in doubt which version to serve: the one that the other sinks of its update serve.
 
@@ -29,4 +31,7 @@ def resolve(
     if forward == back:
         raise OptionsError("give either --forward or --back")
     served = resolved(address, forward=forward, config=Config.load(config), timeout=timeout)
+    if as_json:
+        Output().write_bytes(msgspec.json.format(msgspec.json.encode({address: served})))
+        return
     Output().print(f"{served.label} serves {served.version or '(not named)'}", markup=False)

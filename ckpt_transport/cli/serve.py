@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
-from ckpt_transport.cli.options import Checkpoint, ConfigFile, MemoryBudget, as_source
+from ckpt_transport.cli.options import AsJson, Checkpoint, ConfigFile, MemoryBudget, as_source
 from ckpt_transport.cli.output import Output
 from ckpt_transport.cli.progress import progress
 from ckpt_transport.sizes import size
@@ -30,6 +31,7 @@ def serve(
     ] = None,
     memory_budget: MemoryBudget = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Keep a checkpoint available to engines that join, until it is interrupted.
 
@@ -49,13 +51,16 @@ def serve(
     if save_metas is not None:
         check_place(save_metas)
     server = None if dashboard is None else load_dashboard().PageServer(dashboard)
-    console = Output()
+    console = Output(stderr=as_json)
     with progress(console, f"reading {checkpoint.name}") as shown:
         holder = Holder(version, **as_source(checkpoint), address=address, config=settings, progress=shown)
     with holder:
         metas = holder.address_file
         if save_metas is not None:
             metas.save(save_metas, settings)
+        if as_json:
+            told = {"version": version, "address": holder.address, "tensors": metas.tensors, "bytes": metas.nbytes}
+            Output().write_bytes(msgspec.json.encode(told))
         console.print(
             f"{version} ({metas.tensors:,} tensors, {size(metas.nbytes)}) is held at {holder.address}",
             soft_wrap=True,

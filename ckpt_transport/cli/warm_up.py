@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 
-from ckpt_transport.cli.options import ConfigFile, EndpointTimeout
+from ckpt_transport.cli.options import AsJson, ConfigFile, EndpointTimeout
 from ckpt_transport.cli.output import Output
 
 
@@ -21,6 +22,7 @@ def warm_up(
     ] = False,
     endpoint_timeout: EndpointTimeout = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Have running engines do, while they serve, what their first update would do; and wait for that.
 
@@ -35,7 +37,11 @@ def warm_up(
     output = Output()
     fleet = make_fleet(engine, endpoint, settings, "keep", draft)
     try:
-        for said in fleet.warm_up().values():
+        done = fleet.warm_up()
+        if as_json:
+            output.write_bytes(msgspec.json.format(msgspec.json.encode(done)))
+            return
+        for said in done.values():
             output.print(said, markup=False, highlight=False, soft_wrap=True)
     finally:
         fleet.close()

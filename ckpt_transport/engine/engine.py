@@ -258,6 +258,11 @@ class Engine(ABC):
         """
         return ""
 
+    @property
+    def staging_nbytes(self) -> int:
+        """Bytes of memory that the staging area has now."""
+        return 0
+
     def drop_staged(self) -> None:
         """Give the memory of the staging area back, and with it the version before."""
 

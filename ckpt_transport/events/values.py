@@ -54,6 +54,20 @@ class StepEnded(Event, frozen=True, tag="step_ended"):
     level: ClassVar[int] = logging.DEBUG
 
 
+class BytesReceived(msgspec.Struct, frozen=True):
+    """Bytes that came to the members of an update.
+
+    Attributes:
+        transport: its name.
+        far: they came from other hosts.
+        nbytes: how many.
+    """
+
+    transport: str
+    far: bool
+    nbytes: int
+
+
 class UpdateEnded(Event, frozen=True, tag="update_ended"):
     """An update that this process has led has ended, or a rollback.
 
@@ -68,6 +82,7 @@ class UpdateEnded(Event, frozen=True, tag="update_ended"):
         nbytes: what was moved: all that the version has, or what carries its difference to a base.
         base: the version that it was sent as the difference to; empty where everything was sent.
         transports: that were used.
+        received: bytes of buckets that came to members over each transport, within hosts and from other hosts.
         staged: the version was staged beside what was served.
         lost: labels of those that died or left.
         reason: why it was not committed.
@@ -83,6 +98,7 @@ class UpdateEnded(Event, frozen=True, tag="update_ended"):
     nbytes: int = 0
     base: str = ""
     transports: tuple[str, ...] = ()
+    received: tuple[BytesReceived, ...] = ()
     staged: bool = False
     lost: tuple[str, ...] = ()
     reason: str = ""
@@ -97,6 +113,7 @@ class ServingChanged(Event, frozen=True, tag="serving_changed"):
         version: the one it serves, or served before it was tainted.
         tainted: why it must not serve; empty when it may.
         in_doubt: why it holds its forward passes until it knows which version the others serve; empty when it knows.
+        staging_nbytes: bytes of memory that it stages versions in, and keeps the one before.
     """
 
     update: str
@@ -104,3 +121,4 @@ class ServingChanged(Event, frozen=True, tag="serving_changed"):
     version: str
     tainted: str = ""
     in_doubt: str = ""
+    staging_nbytes: int = 0

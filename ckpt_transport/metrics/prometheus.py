@@ -44,6 +44,12 @@ class Metrics:
         self._bytes = Counter(
             "ckpt_transport_bytes_total", "Of versions that were committed", ("transport",), registry=registry
         )
+        self._received = Counter(
+            "ckpt_transport_received_bytes_total",
+            "Of buckets that came to members of updates that were committed",
+            ("transport", "link"),
+            registry=registry,
+        )
         self._lost = Counter("ckpt_transport_members_lost_total", "Members that died or left", (), registry=registry)
         self._version = Gauge(
             "ckpt_transport_version_info", "1 for what a sink serves", ("sink", "version"), registry=registry
@@ -58,6 +64,12 @@ class Metrics:
         self._in_doubt = Gauge(
             "ckpt_transport_in_doubt",
             "1 where a sink does not know which version the others serve",
+            ("sink",),
+            registry=registry,
+        )
+        self._staging = Gauge(
+            "ckpt_transport_staging_bytes",
+            "Memory in which a sink stages versions and keeps the one before",
             ("sink",),
             registry=registry,
         )
@@ -80,6 +92,8 @@ class Metrics:
             self._held.labels(ended.kind).observe(seconds)
         if ended.outcome == "committed" and ended.nbytes:
             self._bytes.labels("+".join(ended.transports)).inc(ended.nbytes)
+        for each in ended.received:
+            self._received.labels(each.transport, "network" if each.far else "host").inc(each.nbytes)
         self._lost.inc(len(ended.lost))
 
     def _serving(self, changed: ServingChanged) -> None:
@@ -92,3 +106,4 @@ class Metrics:
             self._since.labels(changed.sink).set(changed.at)
         self._tainted.labels(changed.sink).set(bool(changed.tainted))
         self._in_doubt.labels(changed.sink).set(bool(changed.in_doubt))
+        self._staging.labels(changed.sink).set(changed.staging_nbytes)

@@ -391,7 +391,7 @@ class Sink(Listener):
         self._settle()
         if self._follower is None and not self._tainted:
             self._base.note()
-        self._told.look(self._brought_by, self._version, self._tainted, self._in_doubt)
+        self._told.look(self._brought_by, self._version, self._tainted, self._in_doubt, self._engine.staging_nbytes)
         self._forget_silent_holder()
         self._look_after_warm_up()
         while self._announcing:

@@ -16,15 +16,21 @@ class TellsChanges:
 
     def __init__(self, sink: str) -> None:
         self._sink = sink
-        self._told: tuple[str, ...] = ()
+        self._told: tuple[object, ...] = ()
 
-    def look(self, update: str, version: str, tainted: str, in_doubt: str) -> None:
+    def look(self, update: str, version: str, tainted: str, in_doubt: str, staging_nbytes: int) -> None:
         """Tell it if something has changed; attributes as those of :class:`~ckpt_transport.events.ServingChanged`."""
-        now = update, version, tainted, in_doubt
+        now = update, version, tainted, in_doubt, staging_nbytes
         if now != self._told:
             self._told = now
             tell(
                 ServingChanged(
-                    at=time.time(), update=update, sink=self._sink, version=version, tainted=tainted, in_doubt=in_doubt
+                    at=time.time(),
+                    update=update,
+                    sink=self._sink,
+                    version=version,
+                    tainted=tainted,
+                    in_doubt=in_doubt,
+                    staging_nbytes=staging_nbytes,
                 )
             )

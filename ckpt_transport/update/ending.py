@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from ckpt_transport.errors import CkptTransportError, SupersededError, TaintedError
-from ckpt_transport.events import UpdateBegan, UpdateEnded, tell, trace_of
+from ckpt_transport.events import BytesReceived, UpdateBegan, UpdateEnded, tell, trace_of
 from ckpt_transport.history import keep
 from ckpt_transport.update.report import Report
 
@@ -31,6 +31,7 @@ def tell_committed(update: str, kind: str, report: Report, history: str) -> None
         nbytes=report.plan.manifest.nbytes,
         base=next((delta.base for delta in report.plan.manifest.deltas), ""),
         transports=report.transports,
+        received=tuple(BytesReceived(name, far, nbytes) for (name, far), nbytes in report.plan.received.items()),
         staged=report.staged,
         lost=(*report.lost, *report.left.values()),
     )

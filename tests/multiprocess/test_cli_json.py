@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from ckpt_transport import Config
-from tests.fleet import PATIENT, HolderSpec, SinkSpec, fleet, holders, weights
-from tests.support.commands import run
+from ckpt_transport.service.query import ask_version
+from tests.fleet import DEADLINE, PATIENT, HolderSpec, SinkSpec, fleet, holders, weights
+from tests.support.commands import run, running
 from tests.vllm_stub import StubServer
 
 KEYS = {
@@ -71,6 +74,29 @@ def test_given_a_holder_when_a_sink_joins_then_the_command_tells_it_in_one_docum
         assert joined["version"] == "v2"
         assert [joiner["label"] for joiner in joined["sinks"]] == ["sink 0"]
         assert sink.state().holds(weights(2))
+
+
+def test_given_a_version_that_is_held_then_a_program_reads_where_in_one_line(tmp_path: Path) -> None:
+    save_file(weights(2), tmp_path / "model.safetensors")
+    with running("serve", f"--checkpoint={tmp_path}", "--version=v2", "--json") as command:
+        deadline = time.monotonic() + DEADLINE
+        while not (line := command.printed()).endswith("\n"):
+            assert not command.ended(), command.errors()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        held = json.loads(line)
+        assert (held["version"], held["tensors"]) == ("v2", len(weights(2)))
+        assert ask_version(held["address"]).version == "v2"
+        assert "is held at" in command.errors()
+        command.interrupt(signal.SIGTERM)
+        command.wait()
+
+
+def test_given_a_sink_that_is_not_in_doubt_when_it_is_resolved_then_the_exit_code_says_so() -> None:
+    with fleet(SinkSpec()) as (sink,):
+        done = run("resolve", sink.address, "--forward", "--json")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "is not in doubt" in done.stderr
 
 
 def test_given_an_engine_at_an_endpoint_when_it_is_updated_then_the_document_says_how_long_requests_were_held(

@@ -42,6 +42,12 @@ def shows(port: int, *lines: str) -> str:
     return page
 
 
+def value(page: str, sample: str) -> float:
+    """Of a sample that is exported once."""
+    (line,) = [line for line in page.splitlines() if line.startswith(sample)]
+    return float(line.rpartition(" ")[2])
+
+
 def test_given_two_sinks_when_versions_come_and_are_taken_back_then_each_process_exports_its_part() -> None:
     port = free_port()
     settings = {**PATIENT, "metrics": f"127.0.0.1:{port}", "commit": "staged", "transport": "shm"}
@@ -52,7 +58,10 @@ def test_given_two_sinks_when_versions_come_and_are_taken_back_then_each_process
             server.register(f"v{seed}", tensors=weights(seed))
             server.update(f"v{seed}", addresses)
         served = [f'ckpt_transport_version_info{{sink="sink {number}",version="v3"}} 1.0' for number in (0, 1)]
-        shows(port, *served, 'ckpt_transport_updates_total{kind="update",outcome="committed"} 2.0')
+        moved = 2 * 2 * sum(tensor.nbytes for tensor in weights(2).values())
+        page = shows(port, *served, 'ckpt_transport_updates_total{kind="update",outcome="committed"} 2.0')
+        assert value(page, 'ckpt_transport_received_bytes_total{link="host",transport="shm"}') >= moved
+        assert value(page, 'ckpt_transport_staging_bytes{sink="sink 1"}') == moved / 4
         server.rollback(addresses)
         served = [f'ckpt_transport_version_info{{sink="sink {number}",version="v2"}} 1.0' for number in (0, 1)]
         page = shows(port, *served, 'ckpt_transport_updates_total{kind="rollback",outcome="committed"} 1.0')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -253,6 +254,27 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     def bytes_to(self) -> dict[int, int]:
         """How many bytes of tensors every sink is sent, or reads of what it maps."""
         return self.reads.bytes_to
+
+    @property
+    def received(self) -> dict[tuple[str, bool], int]:
+        """How many bytes of buckets come to members, by transport, and by whether they come from another host."""
+        hosts = [participant.host for participant in self.topology.participants]
+        times: list[Counter[tuple[str, bool]]] = []
+        for pattern in self.stages.patterns:
+            legs = (leg for stage in pattern if stage.kind is StageKind.TRANSFER for leg in self.hops[stage.hop].legs)
+            times.append(
+                Counter(
+                    (self.routes[leg.route].transport, hosts[rank] != hosts[leg.sender])
+                    for leg in legs
+                    for rank in leg.receivers
+                )
+            )
+        found = Counter[tuple[str, bool]]()
+        for block in self.stages.blocks:
+            nbytes = self.buckets[block.bucket].nbytes
+            for way, count in times[block.pattern].items():
+                found[way] += count * nbytes
+        return dict(found)
 
     def places(self, piece: Piece) -> Iterator[tuple[TensorSpec, int, int, int]]:
         """Where bytes of a piece lie in their tensor, and in the bucket: tensor, first byte, where, and length."""

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import ConfigError
-from ckpt_transport.events import ServingChanged, UpdateEnded
+from ckpt_transport.events import BytesReceived, ServingChanged, UpdateEnded
 from ckpt_transport.metrics import Metrics
 
 MONITORING = Path(__file__).parents[3] / "docs" / "monitoring"
@@ -28,6 +28,7 @@ COMMITTED = UpdateEnded(
     held={"sink 0": 0.02, "sink 1": 0.03},
     nbytes=1000,
     transports=("gloo", "shm"),
+    received=(BytesReceived("gloo", True, 1000), BytesReceived("shm", False, 2000)),
     lost=("sink 2",),
 )
 
@@ -64,6 +65,8 @@ def test_given_updates_that_end_then_they_are_counted_by_outcome_and_timed(
     assert value("held_seconds_count", kind="update") == 2
     assert value("bytes_total", transport="gloo+shm") == 1000
     assert value("bytes_total", transport="") == 14
+    assert value("received_bytes_total", transport="gloo", link="network") == 1000
+    assert value("received_bytes_total", transport="shm", link="host") == 2000
     assert value("members_lost_total") == 1
 
 
