@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 
-from ckpt_transport.errors import SharedMemoryError
-from ckpt_transport.memory import Buffer, MemoryKind, Segment
+from ckpt_transport.errors import SharedMemoryError, StoreError
+from ckpt_transport.memory import Buffer, MemoryKind, Segment, free_on_host
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_up
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class Pools:
             undo: learns how to go back to the state before this call.
 
         Raises:
-            SharedMemoryError: it is to be shared memory, and ``/dev/shm`` has no room for it.
+            SharedMemoryError: ``/dev/shm`` has no room for it, and it is to be there or the host has none either.
+            StoreError: it is to be private memory, and the host has not as much.
         """
         for number, free in enumerate(self._free):
             if free.nbytes == nbytes:
@@ -77,7 +78,11 @@ class Pools:
             except SharedMemoryError as error:
                 if self._kind is MemoryKind.SHARED:
                     raise
+                if (free := free_on_host()) < nbytes:
+                    raise SharedMemoryError(f"{error}; nor has the host's memory, with {free:,} bytes free") from error
                 logger.warning("the version is kept in private memory, and sent from copies of its parts: %s", error)
+        elif (free := free_on_host()) < nbytes:
+            raise StoreError(f"a version of {nbytes:,} bytes cannot be taken in: the host has {free:,} bytes free")
         return self._populated(Buffer.private(nbytes))
 
     def _populated(self, made: Buffer) -> Buffer:

@@ -18,10 +18,12 @@ from ckpt_transport.errors import (
     JoinError,
     PlanMismatchError,
     SharedMemoryError,
+    StoreError,
     TransportNotFoundError,
     UpdateAbortedError,
     UpdateError,
 )
+from ckpt_transport.memory import free_on_host
 from ckpt_transport.memory.segment import free_shared_memory
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
@@ -146,10 +148,20 @@ def test_given_a_loader_that_hangs_then_the_update_ends_at_its_deadline() -> Non
         running.process.join()
 
 
-def test_given_a_version_larger_than_shared_memory_then_it_is_refused_before_anything_is_copied() -> None:
-    rows = free_shared_memory() // 2**20 + 100
+@pytest.mark.parametrize(
+    ("pool", "error", "said"),
+    [
+        ("auto", SharedMemoryError, r"/dev/shm has .* bytes free.*; nor has the host's memory, with .* bytes free"),
+        ("shared", SharedMemoryError, r"/dev/shm has .* bytes free"),
+        ("private", StoreError, r"the host has .* bytes free"),
+    ],
+)
+def test_given_a_version_larger_than_all_memory_then_it_is_refused_before_anything_is_copied(
+    pool: str, error: type[Exception], said: str
+) -> None:
+    rows = max(free_shared_memory(), free_on_host()) // 2**20 + 1000
     huge = torch.ones(1, dtype=torch.uint8).expand(rows, 2**20)
-    with server() as source, pytest.raises(SharedMemoryError, match=r"/dev/shm has .* bytes free"):
+    with server(pool=pool) as source, pytest.raises(error, match=said):
         source.register("v2", tensors={"huge": huge})
 
 

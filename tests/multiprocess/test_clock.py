@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.execution import now
-from ckpt_transport.planning import StageKind
+from ckpt_transport.planning import RingUse, StageKind
 from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights
 
 CONFIG = Config.load(**PATIENT)
@@ -105,7 +105,9 @@ def test_given_lent_tensors_then_slots_are_filled_before_forward_passes_are_held
     assert report is not None
     fills = [event for event in report.timeline if event.kind is StageKind.FILL]
     assert len(fills) == len(report.plan.buckets) > 3
-    assert [event.end < held[0] for event in fills] == [True] * 3 + [False] * (len(fills) - 3)
+    ring = report.plan.ring(0, RingUse.FILL)
+    assert ring is not None
+    assert [event.end < held[0] for event in fills] == [True] * ring.depth + [False] * (len(fills) - ring.depth)
 
 
 def test_given_lent_tensors_that_were_sent_then_the_server_keeps_none_of_them() -> None:
