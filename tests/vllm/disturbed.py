@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
+from msgspec.structs import replace
 
 from ckpt_transport import ask_version
 from ckpt_transport.service.questions import ServedVersion
@@ -105,5 +106,5 @@ def settled(replica: Replica, versions: Mapping[str, Answers], *, abandoned: boo
 
 
 def states(replica: Replica) -> list[ServedVersion]:
-    """What its workers' sinks say of themselves."""
-    return [ask_version(sink, timeout=PATIENCE) for sink in replica.sinks()]
+    """What its workers' sinks say of themselves, but for the time at which they say it."""
+    return [replace(ask_version(sink, timeout=PATIENCE), clock=0.0) for sink in replica.sinks()]
