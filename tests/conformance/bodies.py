@@ -36,7 +36,20 @@ def process_id(context: RankContext) -> int:
 
 
 def talk(context: RankContext) -> dict[int, bytes]:
-    return context.control(context.group("talk")).exchange(b"from %d" % context.rank, PATIENCE)
+    """What all have said. Rank 0, which hands it out, stays until everybody has it."""
+    control = context.control(context.group("talk"))
+    said = control.exchange(b"from %d" % context.rank, PATIENCE)
+    if context.rank:
+        control.send(0, b"thanks")
+        return said
+    thanked: set[int] = set()
+    end = time.monotonic() + PATIENCE
+    while len(thanked) < context.world_size - 1:
+        assert time.monotonic() < end
+        context.mailbox.pump(0.01)
+        while (message := control.receive()) is not None:
+            thanked.add(message[0])
+    return said
 
 
 def crash_in_many_ways(context: RankContext) -> object:
