@@ -26,6 +26,7 @@ class StagingArea:
 
     Attributes:
         device: where the shadows are; of several devices the first.
+        nbytes: of all shadows.
 
     Raises:
         BudgetError: the memory cannot be had.
@@ -38,11 +39,8 @@ class StagingArea:
         self._staged = {name: shadows[_place(tensor)] for name, tensor in served.items()}
         self._pairs = [(_raw(tensor), _raw(shadows[place])) for place, tensor in places.items() if tensor.numel()]
         self.device = next((shadow.device for shadow in shadows.values()), torch.device("cpu"))
+        self.nbytes = sum(staged.numel() for _, staged in self._pairs)
         self._exchange = ByteExchange(self._pairs)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(staged.numel() for _, staged in self._pairs)
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
