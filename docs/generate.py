@@ -28,6 +28,7 @@ from ckpt_transport.control import messages as wire
 from ckpt_transport.service import questions
 from ckpt_transport.transports import options, registry
 from ckpt_transport.update import messages
+from docs import engines
 from docs.rendering import flat, items, page, prose, table
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -417,6 +418,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "spi.md": for_authors,
     "planning.md": api("Planning", PLANNING),
     "testing.md": api("Testing", TESTING),
+    "engines.md": engines.rendered,
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer, UnwritableError
+from ckpt_transport import Config, Holder, Joiner, ParameterServer, UnwritableError
 from tests.fleet import PATIENT
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[frameworks]'")
@@ -77,6 +77,49 @@ def test_given_a_model_that_generates_then_it_speaks_as_each_version_and_as_the_
         assert (attached.version, tokens_of(served)) == ("v2", new)
         server.rollback([attached.address])
         assert tokens_of(served) == old
+
+
+def test_given_a_model_that_is_updated_in_place_then_it_speaks_as_each_version() -> None:
+    served, other = model(1), model(2)
+    old, new = tokens_of(served), tokens_of(other)
+    first = {name: tensor.clone() for name, tensor in served.state_dict().items()}
+    in_place = Config.load(**PATIENT, transport="shm", commit="in_place")
+    with attach(served, version="v1", config=in_place) as attached, ParameterServer(in_place) as server:
+        for version, tensors, expected in (("v2", other.state_dict(), new), ("v1 again", first, old)):
+            report = server.publish(version, tensors, [attached.address])
+            assert report is not None
+            assert not report.staged
+            assert (attached.version, tokens_of(served)) == (version, expected)
+
+
+def test_given_steps_of_training_then_their_deltas_are_served() -> None:
+    """The head is tied, and brought under one of its two names: both together would be two memories for one."""
+    served, other = model(1), model(2)
+    trained = {name: tensor for name, tensor in other.state_dict().items() if name != "lm_head.weight"}
+    deltas = Config.load(**PATIENT, transport="shm", commit="auto", delta="on")
+    with attach(served, version="v1", config=deltas) as attached, ParameterServer(deltas) as server:
+        server.publish("step-0", trained, [attached.address])
+        for number in (1, 2):
+            with torch.no_grad():
+                other.model.layers[0].mlp.up_proj.weight[number] += 1
+            report = server.publish(f"step-{number}", trained, [attached.address])
+            assert report is not None
+            assert report.delta is not None
+            assert report.delta.base == f"step-{number - 1}"
+            assert tokens_of(served) == tokens_of(other)
+
+
+def test_given_a_holder_then_a_model_that_serves_joins_what_it_holds(tmp_path: Path) -> None:
+    served, other = model(1), model(2)
+    tensors = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    config = Config.load(**PATIENT, transport="gloo")
+    with (
+        attach(served, version="v1", config=config) as attached,
+        Holder("v2", tensors=tensors, config=config) as holder,
+    ):
+        holder.start().address_file.save(tmp_path / "holder.json", config)
+        Joiner([tmp_path / "holder.json"], config).update("v2", [attached.address])
+        assert (attached.version, tokens_of(served)) == ("v2", tokens_of(other))
 
 
 def test_given_prefixes_that_requests_share_then_none_is_of_weights_that_are_not_served() -> None:
