@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import deltas, sparsity
+from benchmarks import delta_gpu, deltas, sparsity
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -22,3 +22,18 @@ def test_given_two_learning_rates_then_the_larger_changes_more_and_fp8_less_than
     assert max(low["BF16 all"]) < min(high["BF16 all"])
     assert max(high["FP8 all"]) < min(high["BF16 all"])
     assert set(went) == set(found)
+
+
+def test_given_a_small_module_then_its_deltas_are_timed_committed_and_taken_back() -> None:
+    said: list[str] = []
+    rows = list(delta_gpu.in_module(small=True, rounds=1, say=said.append))
+    assert [row.name.partition(",")[0] for row in rows[: len(rows) // 2]] == [
+        "diff",
+        "bytes on the wire",
+        "decode and locate",
+        "held: commit with undo",
+        "held: rollback",
+        "proof before a rollback",
+    ]
+    assert all(row.ratio <= 1.01 for row in rows if row.name.startswith("bytes"))
+    assert "5% changed: measured" in said

@@ -1,0 +1,248 @@
+"""Measures deltas between two versions on one device against an engine that serves there: what each step takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from statistics import median
+
+import torch
+
+from benchmarks._row import Row
+from ckpt_transport import Engine, LoadedBucket
+from ckpt_transport.checkpoint.pool import lay_out
+from ckpt_transport.deltas import Differences, delta_manifest, find_differences, ranges_of
+from ckpt_transport.engine import digest_of_served
+from ckpt_transport.memory import Buffer, MemoryKind
+from ckpt_transport.planning import Extent, Manifest, PlacedTensor, TensorSpec
+from ckpt_transport.update.delta_engine import DeltaEngine, ElementMaps
+
+BASE, NEW = "base", "new"
+BUCKET_BYTES = 64 << 20
+DRAWN = 1 << 27
+"""So many elements are drawn at a time."""
+PLENTY = 1 << 36
+"""Bytes that an undo log may take."""
+LIMITS = {0.01: (40, 15, 0.022), 0.05: (60, 25, 0.10)}
+"""For each share of changed elements: milliseconds to find them, and to exchange them, and bytes sent, of all."""
+
+
+class Versions:
+    """Two versions of BF16 on one device, which lie alike.
+
+    Args:
+        specs: their tensors.
+        device: where they are.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], device: torch.device) -> None:
+        self.specs, self._device = specs, device
+        offsets, nbytes = lay_out(spec.nbytes for spec in specs)
+        self.placed = tuple(
+            PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)
+        )
+        self.extent = Extent(0, nbytes, MemoryKind.PRIVATE)
+        self.base, self.new = (Buffer(torch.zeros(nbytes, dtype=torch.uint8, device=device)) for _ in range(2))
+        for part in torch.split(self.base.tensor.view(torch.bfloat16), DRAWN):
+            part.normal_(0, 0.02)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(spec.nbytes for spec in self.specs)
+
+    def change(self, share: float) -> None:
+        """Have the new one differ from the base in this share of the elements, at random places."""
+        both = (torch.split(buffer.tensor.view(torch.int16), DRAWN) for buffer in (self.base, self.new))
+        for old, new in zip(*both, strict=True):
+            hit = torch.rand(len(old), device=self._device) < share
+            torch.bitwise_xor(old, hit.to(torch.int16), out=new)
+
+    def manifest(self) -> Manifest:
+        return Manifest(NEW, (self.extent,), self.placed)
+
+    def buckets(self, of: Buffer) -> Iterator[LoadedBucket]:
+        """All of a version, as a transport would bring it."""
+        for number, places in enumerate(self._cut()):
+            start, end = places[0].offset, places[-1].offset + places[-1].nbytes
+            pieces = [(each.spec, 0, each.offset - start, each.nbytes) for each in places]
+            yield LoadedBucket(number, of.tensor[start:end], partial(list, pieces))
+
+    def _cut(self) -> Iterator[list[PlacedTensor]]:
+        bucket: list[PlacedTensor] = []
+        for each in self.placed:
+            if bucket and each.offset + each.nbytes - bucket[0].offset > BUCKET_BYTES:
+                yield bucket
+                bucket = []
+            bucket.append(each)
+        yield bucket
+
+
+class Served:
+    """An engine that is brought versions, whole and by deltas.
+
+    Args:
+        engine: the engine.
+        versions: what it is brought.
+    """
+
+    def __init__(self, engine: Engine, versions: Versions) -> None:
+        self._engine, self._versions, self._maps = engine, versions, ElementMaps()
+
+    def bring(self, of: Buffer) -> str:
+        """Load all of a version; the digest of what is served then."""
+        self._engine.begin()
+        self._engine.prepare(self._versions.specs, None)
+        for bucket in self._versions.buckets(of):
+            fence = self._engine.load(bucket)
+            if fence is not None:
+                fence.synchronize()
+        self._engine.finish()
+        self._engine.certify()
+        self._engine.resume()
+        return self.digest()
+
+    def digest(self) -> str:
+        return digest_of_served(self._engine.served_elements().tensors)
+
+    def stage(self, differences: Differences) -> DeltaEngine:
+        """Take a delta up to where it would be exchanged."""
+        raws = [each.encoded.raw for each in differences.found]
+        offsets, nbytes = lay_out(raw.numel() for raw in raws)
+        made = delta_manifest(
+            self._versions.manifest(), BASE, differences, Extent(0, nbytes, MemoryKind.PRIVATE), offsets
+        )
+        self._engine.begin()
+        taking = DeltaEngine(self._engine, BASE, self._maps)
+        if reason := taking.can_stage(PLENTY):
+            raise AssertionError(reason)
+        taking.stage()
+        taking.take(made.deltas)
+        specs = [placed.spec for placed in made.tensors]
+        taking.prepare(specs, None)
+        for number, (spec, raw) in enumerate(zip(specs, raws, strict=True)):
+            taking.load(LoadedBucket(number, raw, partial(list, [(spec, 0, 0, raw.numel())])))
+        taking.finish()
+        return taking
+
+
+def exchanged(taking: DeltaEngine) -> None:
+    """Hold, exchange and go on."""
+    taking.hold()
+    taking.advance(0, 30)
+    taking.confirm()
+    taking.exchange()
+    taking.certify()
+    taking.resume()
+
+
+def measure(
+    engine: Engine, specs: Sequence[TensorSpec], what: str, rounds: int, say: Callable[[str], None]
+) -> Iterator[Row]:
+    """Rows for each share of changed elements.
+
+    Args:
+        engine: what serves.
+        specs: of a version, all BF16.
+        what: the engine's name in rows.
+        rounds: repetitions, of which the middle counts.
+        say: told how far it is.
+    """
+    versions = Versions(specs, engine.device)
+    served = Served(engine, versions)
+    say(f"{len(specs):,} tensors, {versions.nbytes / 1e9:.2f} GB twice on {engine.device}")
+    before = served.bring(versions.base)
+    say(f"the first version is served: {engine.apply_summary}")
+    for share, limits in LIMITS.items():
+        versions.change(share)
+        after = served.bring(versions.new)
+        say(f"{share:.0%} changed and brought whole: {engine.apply_summary}")
+        assert served.bring(versions.base) == before, "the base was not loaded as it was before"
+        yield from _measure(served, versions, (before, after), f"{what}, {share:.0%} changed", limits, rounds)
+        say(f"{share:.0%} changed: measured")
+
+
+def _measure(
+    served: Served,
+    versions: Versions,
+    digests: tuple[str, str],
+    what: str,
+    limits: tuple[float, float, float],
+    rounds: int,
+) -> Iterator[Row]:
+    ranges = ranges_of(versions.placed, BUCKET_BYTES)
+
+    def diff() -> Differences:
+        found = find_differences(ranges, [versions.base], [versions.new], versions.nbytes, lambda: None)
+        assert found is not None
+        return found
+
+    differences = diff()
+    yield _row(f"diff, {what}", [_seconds(diff) for _ in range(rounds)], limits[0], _counted(differences))
+    moved = differences.nbytes / versions.nbytes
+    yield Row(
+        f"bytes on the wire, {what}",
+        moved / limits[2],
+        f"{limits[2]} of all",
+        "<=1",
+        f"{moved:.4f} of all, {differences.nbytes / 1e9:.3f} GB in {len(differences.found)} carriers",
+    )
+    staging: list[float] = []
+    _staged(served, differences, staging)
+    taking = _staged(served, differences, staging)
+    detail = f"first {staging[0] * 1e3:.1f} ms, then {staging[-1] * 1e3:.1f} ms, while requests run"
+    yield Row(f"decode and locate, {what}", staging[-1], "a second", "", detail)
+    commits, undos, checks = [], [], []
+    for _ in range(rounds):
+        commits.append(_seconds(lambda: exchanged(taking)))
+        assert served.digest() == digests[1], "what is served after the delta is not what a full version gives"
+        taking.digest_left = digests[1]
+        checks.append(_seconds(taking.restore))
+        undos.append(_seconds(lambda: exchanged(taking)))
+        assert served.digest() == digests[0], "what is served after the rollback is not the base"
+    yield _row(f"held: commit with undo, {what}", commits, limits[1], taking.apply_summary)
+    yield _row(f"held: rollback, {what}", undos, limits[1], "byte for byte the base again")
+    detail = f"{median(checks) * 1e3:.1f} ms, a digest of all that is served, while requests run"
+    yield Row(f"proof before a rollback, {what}", median(checks), "a second", "", detail)
+
+
+def _staged(served: Served, differences: Differences, taken: list[float]) -> DeltaEngine:
+    """A delta that is ready to be exchanged; how many seconds that has taken is added to ``taken``."""
+    _free()
+    _synchronize()
+    began = time.perf_counter()
+    made = served.stage(differences)
+    _synchronize()
+    taken.append(time.perf_counter() - began)
+    return made
+
+
+def _counted(differences: Differences) -> str:
+    return f"{differences.changed:,} of {differences.elements:,} elements"
+
+
+def _row(name: str, seconds: Sequence[float], limit: float, detail: str) -> Row:
+    taken = median(seconds) * 1e3
+    told = f"{taken:.2f} ms, {min(seconds) * 1e3:.2f} at best; {detail}"
+    return Row(name, taken / limit, f"{limit} ms", "<=1", told)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Seconds of a piece of work, the device's included."""
+    _synchronize()
+    began = time.perf_counter()
+    made = work()
+    _synchronize()
+    taken = time.perf_counter() - began
+    del made
+    return taken
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _free() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
