@@ -7,7 +7,8 @@ a transport               :class:`Transport`, and the base class of its family: 
                           :class:`MappedEndpoint`, :class:`MessageEndpoint` or :class:`OneSidedEndpoint`
 the adapter of an engine  :class:`~ckpt_transport.Engine`; :class:`ModuleLoading` and :class:`RecordedLoader` for what
                           runs a loader; :class:`Share` for engines that take part of a version
-one that drives engines   :class:`Fleet`, :class:`Claims`
+one that drives engines   :class:`EngineFleet`, with a :class:`DrivenEngine` (over HTTP an :class:`HttpEngine`) and a
+                          :class:`Driver`; or any :class:`Fleet`
 a quantizer               :class:`Conversion`, :class:`ComputedExtent`, :class:`TensorSpec`
 ========================= ==========================================================================================
 
@@ -109,7 +110,13 @@ from ckpt_transport.service.claims import EngineClaim as EngineClaim
 from ckpt_transport.service.endpoints import client_of as client_of
 from ckpt_transport.service.endpoints import is_loopback as is_loopback
 from ckpt_transport.service.endpoints import proxy_for as proxy_for
+from ckpt_transport.service.fleet import NO_PAUSE as NO_PAUSE
+from ckpt_transport.service.fleet import DrivenEngine as DrivenEngine
+from ckpt_transport.service.fleet import Driver as Driver
+from ckpt_transport.service.fleet import EngineFleet as EngineFleet
 from ckpt_transport.service.fleet import Fleet as Fleet
+from ckpt_transport.service.fleet import HttpEngine as HttpEngine
+from ckpt_transport.service.fleet import NoRouteError as NoRouteError
 from ckpt_transport.service.fleet import RollsBack as RollsBack
 from ckpt_transport.service.fleet import Updates as Updates
 from ckpt_transport.service.previous import previous_version as previous_version

@@ -196,8 +196,8 @@ def api(title: str, modules: Iterable[tuple[str, str]]) -> Callable[[], str]:
     return make
 
 
-IN_FULL = ("ckpt_transport.transports", "ckpt_transport.memory.buffer")
-"""Homes of what authors of transports implement and are given. Of other names a sentence says what each is."""
+IN_FULL = ("ckpt_transport.transports", "ckpt_transport.memory.buffer", "ckpt_transport.service.fleet")
+"""Homes of what authors implement and are given. Of other names a sentence says what each is."""
 NOT_IN_FULL = "ckpt_transport.transports.rdma"
 
 
@@ -298,7 +298,7 @@ def _for_authors(kind: type, function: Callable[..., object]) -> bool:
     """Whether an underscored method is part of what plugin authors write."""
     if kind.__module__ == "ckpt_transport.transports.interface":
         return kind.__name__ == "Endpoint" and bool(function.__doc__)
-    return kind.__module__.startswith("ckpt_transport.transports") and (
+    return kind.__module__.startswith(("ckpt_transport.transports", "ckpt_transport.service.fleet")) and (
         getattr(function, "__isabstractmethod__", False) or "override" in (function.__doc__ or "")
     )
 

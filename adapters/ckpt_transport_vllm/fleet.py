@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from typing import Self, TypeVar
+from collections.abc import Sequence
 
-from ckpt_transport import CkptTransportError, Config, ConfigError, EngineError, FleetReport, Report, ask_version
-from ckpt_transport.spi import CallGuard, Claims, Progress, RollsBack, Updates, previous_version
-from ckpt_transport_vllm.drivers import PAUSES, Driver, driver_for
+from ckpt_transport import Config
+from ckpt_transport.spi import EngineFleet
+from ckpt_transport_vllm.drivers import VllmDriver, driver_for
 from ckpt_transport_vllm.server import VllmServer
 
-Thing = TypeVar("Thing")
-Found = TypeVar("Found")
-ASK_SECONDS = 30.0
-POLL_SECONDS = 0.1
-WARMS_UP = "warms up"
-"""How a sink begins to say that it has not ended yet."""
 
-
-class VllmFleet:
+class VllmFleet(EngineFleet[VllmServer]):
     """Running vLLM servers.
 
     Args:
@@ -48,198 +35,9 @@ class VllmFleet:
         draft: bool = False,
         patience: float | None = None,
     ) -> None:
-        if not endpoints:
-            raise ConfigError("name at least one endpoint, as http://127.0.0.1:8000")
-        if pause not in PAUSES:
-            raise ConfigError(f"pause is '{pause}' and must be one of {', '.join(PAUSES)}")
-        self._call_guard = CallGuard("VllmFleet")
-        self._config = config if config is not None else Config.load()
-        self._servers = [VllmServer(url, self._config.api_key_file) for url in endpoints]
-        urls = [server.url for server in self._servers]
-        if len(set(urls)) != len(urls):
-            raise ConfigError(f"an endpoint is named twice in {', '.join(urls)}")
-        self._pause, self._draft = pause, draft
-        self._patience = self._config.endpoint_timeout if patience is None else patience
-        self._drivers: list[Driver] = []
-        self._claims = Claims(self._config)
-        self._threads = ThreadPoolExecutor(len(urls), "ckpt-transport-vllm")
+        config = config if config is not None else Config.load()
+        super().__init__([VllmServer(url, config.api_key_file) for url in endpoints], config, pause, patience)
+        self._draft = draft
 
-    def update(self, server: Updates, version: str, progress: Progress | None = None) -> FleetReport | None:
-        """See :meth:`ckpt_transport.service.fleet.Fleet.update`. Any thread may call; updates take turns."""
-
-        def bring(sinks: Sequence[str], pause: Callable[[], None]) -> Report:
-            report = server.update(version, sinks, progress, pause)
-            assert report is not None, "who leads gets a report"
-            return report
-
-        with self._call_guard.one(f"update('{version}')", self._config.update_timeout):
-            if server.rank > 0:
-                server.update(version, progress=progress)
-                return None
-            return self._lead("the update", lambda sinks: version, bring)
-
-    def rollback(self, server: RollsBack) -> FleetReport:
-        """See :meth:`ckpt_transport.service.fleet.Fleet.rollback`."""
-        with self._call_guard.one("rollback()", self._config.update_timeout):
-            return self._lead("the rollback", lambda sinks: previous_version(sinks, self._config), server.rollback)
-
-    def _lead(
-        self,
-        what: str,
-        name: Callable[[Sequence[str]], str],
-        bring: Callable[[Sequence[str], Callable[[], None]], Report],
-    ) -> FleetReport:
-        """Have every engine serve a version.
-
-        Args:
-            what: is done, in words.
-            name: tells the name of the version.
-            bring: has the sinks serve it; calls what it is given before it holds forward passes.
-        """
-        steps: dict[str, float] = {}
-        with _step(steps, "health"):
-            self._each(self._servers, lambda each: each.wait(self._patience))
-        with _step(steps, "attach"):
-            self._find_drivers()
-
-        def pause() -> None:
-            with _step(steps, "pause"):
-                self._each(self._drivers, lambda driver: driver.pause())
-
-        version = ""
-        try:
-            try:
-                with _step(steps, "attach"):
-                    self._each(self._drivers, lambda driver: driver.find())
-                    sinks = [address for driver in self._drivers for address in driver.sinks]
-                    version = name(sinks)
-                    self._claim(f"{what} to '{version}'")
-                with _step(steps, "update"):
-                    report = bring(sinks, pause)
-            except BaseException as error:
-                for line in self._return_to_service(self._drivers, version):
-                    error.add_note(line)
-                raise
-            left = [driver for driver in self._drivers if report.left.keys() & set(driver.sinks)]
-            with _step(steps, "resume"):
-                there = [driver for driver in self._drivers if driver not in left]
-                problems = [problem for problem in self._each(there, lambda driver: _serve(driver, version)) if problem]
-                problems += self._return_to_service(left, version)
-        finally:
-            for driver in self._drivers:
-                driver.end()
-        problems += [f"{label} died after all had agreed to the new version" for label in report.lost]
-        problems += report.left.values()
-        held = {driver.server.url: driver.held for driver in self._drivers}
-        return FleetReport(report, steps, held, tuple(problems))
-
-    def _claim(self, what: str) -> None:
-        """Claim every server for what is done by this process."""
-        leader = f"{what} by process {os.getpid()} on {socket.gethostname()}"
-        claims = self._claims.take({driver.server.url: driver.keeper for driver in self._drivers}, leader)
-        for driver in self._drivers:
-            driver.take(claims[driver.server.url])
-        self._each(self._drivers, lambda driver: driver.begin())
-
-    def warm_up(self) -> dict[str, str]:
-        """See :meth:`ckpt_transport.service.fleet.Fleet.warm_up`."""
-        with self._call_guard.one("warm_up()", self._config.update_timeout):
-            sinks = self._find_sinks()
-            self._each(self._drivers, lambda driver: driver.warm_up())
-            return dict(zip(sinks, self._each(sinks, self._warmed_up), strict=True))
-
-    def sinks(self) -> tuple[str, ...]:
-        """See :meth:`ckpt_transport.service.fleet.Fleet.sinks`."""
-        with self._call_guard.one("sinks()", self._config.update_timeout):
-            return self._find_sinks()
-
-    def _find_sinks(self) -> tuple[str, ...]:
-        self._each(self._servers, lambda each: each.wait(self._patience))
-        self._find_drivers()
-        self._each(self._drivers, lambda driver: driver.find())
-        return tuple(address for driver in self._drivers for address in driver.sinks)
-
-    def _warmed_up(self, sink: str) -> str:
-        """Wait until a sink has warmed up; what it says of that."""
-        deadline = time.monotonic() + self._config.update_timeout
-        while True:
-            served = ask_version(sink, self._config, ASK_SECONDS)
-            if served.warm_up and not served.warm_up.startswith(WARMS_UP):
-                return f"{served.label} {served.warm_up}"
-            if time.monotonic() > deadline:
-                raise EngineError(
-                    f"{served.label} has not warmed up after {self._config.update_timeout:g} s: "
-                    f"{served.warm_up or 'it has not begun'}"
-                )
-            time.sleep(POLL_SECONDS)
-
-    def _find_drivers(self) -> None:
-        if not self._drivers:
-            found = self._each(self._servers, lambda each: driver_for(each, self._config, self._pause, self._draft))
-            self._drivers = found
-
-    def versions(self) -> tuple[str, ...]:
-        """See :meth:`ckpt_transport.service.fleet.Fleet.versions`."""
-        self._call_guard.check()
-        return tuple(self._each(self._servers, lambda server: server.weight_version()))
-
-    def _return_to_service(self, drivers: Sequence[Driver], version: str) -> list[str]:
-        """The update to ``version`` failed: have every engine serve what it holds, if it may; one line about each.
-
-        An update that fails while it is committed leaves some engines with the new version.
-        """
-
-        def go_on(driver: Driver) -> str:
-            try:
-                workers = [ask_version(sink, self._config, ASK_SECONDS) for sink in driver.sinks]
-                versions = {worker.version for worker in workers}
-                tainted = any(worker.tainted for worker in workers) or len(versions) > 1
-                if driver.is_claimed and not tainted and versions == {version}:
-                    return driver.serve(version) or f"{driver.server.url} serves '{version}'"
-                return driver.give_up(tainted)
-            except Exception as error:
-                return f"{driver.server.url} could not be brought back to service: {_error_in_words(error)}"
-
-        return self._each(drivers, go_on)
-
-    def _each(self, things: Sequence[Thing], act: Callable[[Thing], Found]) -> list[Found]:
-        """Do it with all at once, and wait for all, before an error of one is raised."""
-        futures = [self._threads.submit(act, thing) for thing in things]
-        wait(futures)
-        return [future.result() for future in futures]
-
-    def close(self) -> None:
-        with self._call_guard.last() as mine:
-            if mine:
-                self._claims.close()
-                for server in self._servers:
-                    server.close()
-                self._threads.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _serve(driver: Driver, version: str) -> str:
-    """Have a driver's engine serve ``version``. Returns the problem, if there was one."""
-    try:
-        return driver.serve(version)
-    except Exception as error:
-        return f"{driver.server.url} has {version} and may not serve it: {_error_in_words(error)}"
-
-
-def _error_in_words(error: Exception) -> str:
-    """An error in words: all that goes wrong after sinks have committed is reported, and ends nothing."""
-    return str(error) if isinstance(error, CkptTransportError) else f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def _step(steps: dict[str, float], name: str) -> Iterator[None]:
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        steps[name] = steps.get(name, 0.0) + time.monotonic() - started
+    def _driver_for(self, engine: VllmServer) -> VllmDriver:
+        return driver_for(engine, self._config, self._pause, self._draft)

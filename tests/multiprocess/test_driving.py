@@ -69,15 +69,16 @@ def serves(engine: StubServer, seed: int) -> bool:
 KILLED = """
 import os, signal, sys
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport_vllm import VllmFleet, drivers
+from ckpt_transport.spi import Driver
+from ckpt_transport_vllm import VllmFleet
 
-pause = drivers.Driver.pause
+pause = Driver.pause
 
 def pause_and_die(driver):
     pause(driver)
     os.kill(os.getpid(), signal.SIGKILL)
 
-drivers.Driver.pause = pause_and_die
+Driver.pause = pause_and_die
 config = Config.load(heartbeat_interval=0.1, heartbeat_timeout=10)
 with ParameterServer(config) as server, VllmFleet(sys.argv[2:], config) as fleet:
     server.register("two", files=[sys.argv[1]])

@@ -287,10 +287,11 @@ def wait_until_stuck(replica: Replica) -> None:
 LEADING = """
 import os, signal, sys
 from ckpt_transport import Config, ParameterServer
-from ckpt_transport_vllm import VllmFleet, drivers
+from ckpt_transport.spi import Driver
+from ckpt_transport_vllm import VllmFleet
 
 step, checkpoint, endpoint = sys.argv[1:]
-pause = drivers.Driver.pause
+pause = Driver.pause
 
 def pause_and_die(driver):
     pause(driver)
@@ -299,7 +300,7 @@ def pause_and_die(driver):
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-setattr(drivers.Driver, step, pause_and_die if step == "pause" else die)
+setattr(Driver, step, pause_and_die if step == "pause" else die)
 config = Config.load(heartbeat_interval=0.2, heartbeat_timeout=10.0, join_timeout=60.0)
 with ParameterServer(config) as server, VllmFleet([endpoint], config) as fleet:
     server.register("two", directory=checkpoint)

@@ -1,0 +1,64 @@
+"""One running engine, as its control interface lets it be driven."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+
+class DrivenEngine(ABC):
+    """Asks one running engine for what an update needs. Every method may raise EngineError.
+
+    Attributes:
+        name: what people call it, as its URL; no other engine has it.
+        pause_modes: what may become of running requests. The first mode is also that of an engine whose weights are a
+            mix, and keeps them.
+    """
+
+    name: str
+    pause_modes: tuple[str, ...] = ("keep",)
+
+    @abstractmethod
+    def wait(self, timeout: float) -> None:
+        """Wait until it serves."""
+
+    @abstractmethod
+    def world_size(self) -> int:
+        """How many workers it has, each with a sink."""
+
+    def weight_version(self) -> str:
+        """The label of the weights that are served; empty where it has none."""
+        return ""
+
+    @abstractmethod
+    def is_paused(self) -> bool:
+        """Whether requests wait, whoever has asked for that."""
+
+    @property
+    def resume_hint(self) -> str:
+        """How people end a pause that they have asked for, as part of a sentence."""
+        return "resume it when it may serve"
+
+    @abstractmethod
+    def pause(self, mode: str, timeout: float) -> None:
+        """Hold requests; returns when that is so. Without effect where they are held."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Serve requests again."""
+
+    def label(self, version: str) -> None:
+        """Name the weights that are served, where it has names for them."""
+
+    @abstractmethod
+    def reset_caches(self) -> None:
+        """Drop what was computed with old weights."""
+
+    def close(self) -> None:
+        """Let go of it; it serves on. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,161 @@
+"""Drives a running engine: finds its sinks, and does what must be done before and after an update."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from ckpt_transport.config import Config
+from ckpt_transport.errors import EngineError
+from ckpt_transport.service.claims import EngineClaim
+from ckpt_transport.service.fleet.driven_engine import DrivenEngine
+
+EngineT = TypeVar("EngineT", bound=DrivenEngine)
+NO_PAUSE = "none"
+"""Requests are not held: only forward passes are, by the sinks."""
+PAUSE = "pause"
+"""What is noted at a sink while an engine is paused for an update."""
+STUCK_SECONDS = 5.0
+"""How long an engine may take to pause that has a forward pass waiting."""
+
+
+class Driver(ABC, Generic[EngineT]):
+    """Drives one engine through one update after another.
+
+    In each: :meth:`find`, :meth:`take`, :meth:`begin`, :meth:`pause`, :meth:`serve` or :meth:`give_up`, :meth:`end`.
+
+    Args:
+        engine: is driven.
+        config: deadlines.
+        pause: the engine's mode of pausing, or :data:`NO_PAUSE`.
+
+    Attributes:
+        sinks: of all workers.
+        keeper: the sink at which the engine is claimed: the first by its address, unless :meth:`_find_sinks` names one.
+        held: seconds for which the last update held requests.
+    """
+
+    def __init__(self, engine: EngineT, config: Config, pause: str) -> None:
+        self.engine, self._config, self._mode = engine, config, pause
+        self.sinks: tuple[str, ...] = ()
+        self.keeper = ""
+        self.held = 0.0
+        self._claim: EngineClaim | None = None
+        self._paused = self._stuck = False
+        self._held_since = 0.0
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this program drives the engine."""
+        return self._claim is not None
+
+    def find(self) -> None:
+        """Find the sinks of all workers.
+
+        An engine whose forward pass waits for an update answers nothing: its sinks are those that it had.
+        """
+        self.held = 0.0
+        if self._stuck:
+            return
+        self.keeper = ""
+        found = self._find_sinks()
+        expected = self.engine.world_size()
+        if len(found) != expected:
+            raise EngineError(
+                f"{self.engine.name} has {expected} workers, and {len(found)} of them can be updated; replicas behind "
+                "one endpoint (data parallelism) must be given an endpoint each"
+            )
+        self.sinks, self.keeper = tuple(found), self.keeper or min(found)
+
+    def take(self, claim: EngineClaim) -> None:
+        """This program drives the engine from now on. A pause that another one has left is ended with the update."""
+        self._claim = claim
+        self._paused = PAUSE in claim.begun
+
+    def begin(self) -> None:
+        """Do what the engine needs before an update. Requests do not notice."""
+
+    def pause(self) -> None:
+        """Hold requests, as far as that was asked for. Who has paused the engine by other means keeps that pause."""
+        self._held_since = time.monotonic()
+        if self._mode != NO_PAUSE:
+            if self._paused or not self.engine.is_paused():
+                self._own_claim.begin(PAUSE)
+                self._paused = True
+            self.engine.pause(self._mode, self._config.update_timeout)
+
+    def serve(self, version: str) -> str:
+        """All workers have committed: serve requests from the new weights. Returns what keeps the engine from that."""
+        self._own_claim.check()
+        self._stuck = False
+        self._label(version)
+        self.engine.reset_caches()
+        self._resume()
+        return self._why_paused()
+
+    def give_up(self, tainted: bool) -> str:
+        """The update failed: serve on, unless the weights are a mix. Returns what was done, for people."""
+        if not self.is_claimed:
+            return f"{self.engine.name} was not touched"
+        self._own_claim.check()
+        self._abandon()
+        if not tainted:
+            self._resume()
+            return self._why_paused() or f"{self.engine.name} serves the old version"
+        try:
+            if not self._paused:
+                self._own_claim.begin(PAUSE)
+                self._paused = True
+                self.engine.pause(self.engine.pause_modes[0], timeout=STUCK_SECONDS)
+        except EngineError:
+            self._stuck = True
+            return (
+                f"{self.engine.name} holds a mix of two versions, and a forward pass waits there until its sinks are "
+                f"updated: {', '.join(self.sinks)}"
+            )
+        return f"{self.engine.name} holds a mix of two versions and is left paused until an update succeeds"
+
+    def end(self) -> None:
+        """Let others drive the engine."""
+        if self._claim is not None:
+            self._claim.release()
+        self._claim = None
+
+    @property
+    def _own_claim(self) -> EngineClaim:
+        assert self._claim is not None, "the engine was not claimed"
+        return self._claim
+
+    def _resume(self) -> None:
+        """End the pause, if a program like this one has begun it."""
+        if self._paused:
+            self.engine.resume()
+            self.held = time.monotonic() - self._held_since if self._held_since else 0.0
+            self._own_claim.end(PAUSE)
+        self._paused, self._held_since = False, 0.0
+
+    def _why_paused(self) -> str:
+        """Why the engine serves nobody; empty when it does."""
+        if not self.engine.is_paused():
+            return ""
+        return (
+            f"{self.engine.name} is left paused, as others have asked of it while no update went on: "
+            f"{self.engine.resume_hint}"
+        )
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Have all workers, whose sinks were found, do in the background what the first update would do."""
+
+    @abstractmethod
+    def _find_sinks(self) -> Sequence[str]:
+        """The address of every worker's sink."""
+
+    def _label(self, version: str) -> None:
+        """Name what is served now."""
+        self.engine.label(version)
+
+    def _abandon(self) -> None:
+        """End what :meth:`begin` and :meth:`pause` have begun in the engine, other than the pause."""
