@@ -70,23 +70,23 @@ def in_vllm(*, small: bool, rounds: int, say: Say) -> Iterator[Row]:
 
         _custom_ops._supports_onednn = False  # else it packs weights, and no delta fits them
     more: dict[str, Any] = {"hf_overrides": SMALL} if small else {}
-    with tempfile.TemporaryDirectory() as folder:
-        llm, config = start(
-            Path(folder), "mixture", "bf16", 2 if small else None, gpu_memory_utilization=MEMORY_SHARE, **more
-        )
-    say(f"vLLM {vllm.__version__} serves")
-    if small:
-        config.update(SMALL)
-    specs = [TensorSpec(name, "BF16", shape) for name, shape in names_of(config)]
 
-    def within(worker: Any) -> Iterator[Row]:
+    def within(worker: Any, specs: list[TensorSpec]) -> Iterator[Row]:
         inner = getattr(worker, "worker", worker)  # in one process a call gets what is around the worker
         settings = inner.vllm_config
         target = UpdatedModel(inner.model_runner.get_model(), settings.model_config, settings)
         engine = VllmEngine(lambda: target, WorkerGate(inner), lambda: None, "", "vLLM")
         return measure(engine, specs, "vLLM", rounds, say)
 
-    yield from llm.collective_rpc(within)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        llm, config = start(
+            Path(folder), "mixture", "bf16", 2 if small else None, gpu_memory_utilization=MEMORY_SHARE, **more
+        )
+        say(f"vLLM {vllm.__version__} serves")
+        if small:
+            config.update(SMALL)
+        specs = [TensorSpec(name, "BF16", shape) for name, shape in names_of(config)]
+        yield from llm.collective_rpc(within, args=(specs,))[0]
 
 
 def in_module(*, small: bool, rounds: int, say: Say) -> Iterator[Row]:

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 from ckpt_transport import dtypes
 from ckpt_transport.deltas.encoded import Encoded
-from ckpt_transport.deltas.encoding import encode
+from ckpt_transport.deltas.encoding import encode_each
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import Carrier, Delta, DeltaForm, Extent, Manifest, PlacedTensor, TensorSpec
 from ckpt_transport.planning.values.alignment import ALIGNMENT
 
+TOGETHER = 8 << 30
+"""So many bytes are compared together on a GPU, which has their marks meanwhile: an eighth of a bit for each bit."""
 SMALL_BYTES = 1 << 16
 """A tensor that is no larger goes into the range before it, whatever its type, where that has smaller elements."""
 
@@ -121,23 +123,39 @@ def find_differences(
         ranges: what to compare.
         base, new: what is behind the extents of both.
         most: bytes.
-        check: called before each range; what it raises ends the search.
+        check: called before each range, or some together on a GPU; what it raises ends the search.
     """
     found: list[Difference] = []
-    nbytes = 0
-    for each in ranges:
+    for group in _together(ranges, new):
         check()
-        old, now = (of[each.extent].tensor[each.offset : each.offset + each.nbytes] for of in (base, new))
-        encoded = encode(old, now, each.unit)
-        if not encoded.count:
-            continue
-        nbytes += encoded.raw.numel()
-        if nbytes > most:
+        olds, nows = (
+            [of[each.extent].tensor[each.offset : each.offset + each.nbytes] for each in group] for of in (base, new)
+        )
+        encoded = encode_each(olds, nows, group[0].unit, most)
+        if encoded is None:
             return None
-        found.append(Difference(each, encoded))
+        most -= sum(each.raw.numel() for each in encoded)
+        found += [Difference(*each) for each in zip(group, encoded, strict=True) if each[1].count]
     if not found:
         found.append(_one_element(ranges[0], new))
     return Differences(tuple(found), sum(each.nbytes // each.unit for each in ranges))
+
+
+def _together(ranges: Sequence[DeltaRange], new: Sequence[Buffer]) -> Iterable[Sequence[DeltaRange]]:
+    """Ranges that are compared together: on a GPU many, on the host one, which takes all cores."""
+    group: list[DeltaRange] = []
+    for each in ranges:
+        alike = bool(group) and (each.unit, new[each.extent].tensor.device) == (
+            group[0].unit,
+            new[group[0].extent].tensor.device,
+        )
+        room = alike and new[each.extent].tensor.is_cuda and sum(of.nbytes for of in group) + each.nbytes <= TOGETHER
+        if group and not room:
+            yield group
+            group = []
+        group.append(each)
+    if group:
+        yield group
 
 
 def _one_element(first: DeltaRange, new: Sequence[Buffer]) -> Difference:
