@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 
 import torch
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.memory import default_budget, pin, usable_cores
-from ckpt_transport.memory.pages import populate
+from ckpt_transport.memory import default_budget
+from ckpt_transport.memory.page_locked import page_locked
 
 ALIGNMENT = 256
 
@@ -37,14 +36,7 @@ def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Shadows in one run of page-locked memory of the host, where a GPU reads and writes it."""
     sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
     *starts, nbytes = accumulate(sizes, initial=0)
-    try:
-        raw = torch.empty(nbytes, dtype=torch.uint8)
-        with ThreadPoolExecutor(usable_cores(), "ckpt-transport-pages") as threads:
-            populate(raw, lambda start, length: None, threads)
-    except (MemoryError, RuntimeError) as error:
-        raise BudgetError(f"no host memory to stage {nbytes:,} bytes: {error}") from error
-    if not pin(raw):
-        raise BudgetError(f"{nbytes:,} bytes of host memory cannot be page-locked, so a GPU cannot read them")
+    raw = page_locked(nbytes)
     shadows = []
     for start, tensor in zip(starts, tensors, strict=True):
         shadow = raw[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)

@@ -25,9 +25,7 @@ def pin(tensor: torch.Tensor, *, flags: int = 0) -> bool:
     if id(tensor) in _pins:
         return True
     address = tensor.data_ptr()
-    status = int(_cudart().cudaHostRegister(address, tensor.nbytes, flags))
-    if status:
-        logger.warning("%s bytes of host memory could not be pinned (CUDA error %d)", f"{tensor.nbytes:,}", status)
+    if not register(address, tensor.nbytes, flags):
         return False
     _pins[id(tensor)] = weakref.finalize(tensor, _unpin, id(tensor), address)
     return True
@@ -40,6 +38,19 @@ def pinned(tensor: torch.Tensor) -> bool:
 
 def _unpin(key: int, address: int) -> None:
     _pins.pop(key, None)
+    unregister(address)
+
+
+def register(address: int, nbytes: int, flags: int = 0) -> bool:
+    """Page-lock memory until :func:`unregister`; return whether that worked."""
+    status = int(_cudart().cudaHostRegister(address, nbytes, flags))
+    if status:
+        logger.warning("%s bytes of host memory could not be pinned (CUDA error %d)", f"{nbytes:,}", status)
+    return status == 0
+
+
+def unregister(address: int) -> None:
+    """Let go of what :func:`register` has page-locked."""
     _cudart().cudaHostUnregister(address)
 
 

@@ -30,7 +30,7 @@ def test_given_tensors_of_odd_sizes_when_exchanged_then_it_is_one_launch_and_twi
         tensor.bitwise_not_()
     area.exchange(served)
     assert all(torch.equal(tensor, ~before[name]) for name, tensor in served.items())
-    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as trace:
         area.exchange(served)
     assert len(kernels_of(trace)) == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in served.items())
