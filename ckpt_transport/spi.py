@@ -34,8 +34,8 @@ from ckpt_transport.decoding import UNREADABLE as UNREADABLE
 from ckpt_transport.decoding import prepared as prepared
 from ckpt_transport.engine import MakeShadows as MakeShadows
 from ckpt_transport.engine import ServedElements as ServedElements
+from ckpt_transport.engine import ShadowNeeds as ShadowNeeds
 from ckpt_transport.engine import StagingArea as StagingArea
-from ckpt_transport.engine import choose_shadows as choose_shadows
 from ckpt_transport.engine import digest_of_served as digest_of_served
 from ckpt_transport.engine import on_device as on_device
 from ckpt_transport.engine import why_not_apart as why_not_apart
@@ -86,6 +86,7 @@ from ckpt_transport.planning import TensorSpec as TensorSpec
 from ckpt_transport.planning.loader_memory import layer_of as layer_of
 from ckpt_transport.planning.values.alignment import ALIGNMENT as ALIGNMENT
 from ckpt_transport.planning.values.alignment import align_up as align_up
+from ckpt_transport.replay import Fingerprint as Fingerprint
 from ckpt_transport.replay import LikenessRecorder as LikenessRecorder
 from ckpt_transport.replay import Loader as Loader
 from ckpt_transport.replay import LoadPass as LoadPass

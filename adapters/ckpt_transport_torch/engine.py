@@ -12,6 +12,7 @@ from ckpt_transport import CheckpointError, LoadedBucket, PlanMismatchError, Unw
 from ckpt_transport.spi import (
     DoubleBuffer,
     Fence,
+    Fingerprint,
     ServedElements,
     StridedBytes,
     TensorSnapshot,
@@ -51,7 +52,7 @@ class TorchEngine(ModuleEngine):
         self._on_one_device = False
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
         self._snapshot: TensorSnapshot | None = None
-        self._fingerprint: object = None
+        self._fingerprint: Fingerprint | None = None
         self._copies: StridedBytes | None = None
         self._raw: dict[str, torch.Tensor] = {}
         self.begin()
@@ -91,7 +92,7 @@ class TorchEngine(ModuleEngine):
         runs = pieces.runs
         near = runs if reads_in_place(self.device, runs) else self._double_buffer.stage(runs)
         with torch.inference_mode():
-            self._tables.copy(pieces.brought(near), self._written)
+            self._tables.copy(pieces.brought(near), lambda: self._written)
 
     def _load_each(self, pieces: LoadedBucket) -> None:
         if self.enqueues:
@@ -162,17 +163,18 @@ class TorchEngine(ModuleEngine):
 
     def _look_up(self) -> None:
         """Look the tensors up. Where they are not those of the last time, describe them anew."""
-        snapshot = TensorSnapshot(self._module, self._look)
-        memory = snapshot.memory
-        if snapshot.fingerprint == self._fingerprint:
-            refuse_unwritable(read_only(memory))
+        snapshot = TensorSnapshot(self._module, self._look, self._fingerprint)
+        if snapshot.fingerprint is self._fingerprint:
+            if self.device.type == "cpu" or not self._on_one_device:
+                refuse_unwritable(read_only(snapshot.tensors))
         else:
-            refuse_unwritable(unwritable(memory))
+            refuse_unwritable(unwritable(snapshot.memory))
             refuse_unwritable(dict.fromkeys(snapshot.moved(), MADE_ANEW))
-            self._describe(memory)
+            self._describe(snapshot.memory)
+            self._have_moved()
             self._fingerprint, self._copies = snapshot.fingerprint, None
         self._snapshot = snapshot
-        self._bind(memory)
+        self._bind(snapshot.tensors if self._is_tabled else snapshot.memory)
 
     def _look(self) -> Mapping[str, torch.Tensor]:
         state = self._module.state_dict(keep_vars=True)

@@ -12,8 +12,8 @@ from ckpt_transport.spi import (
     Fence,
     MakeShadows,
     ServedElements,
+    ShadowNeeds,
     StagingArea,
-    choose_shadows,
     digest_of_served,
     fence,
     on_device,
@@ -36,6 +36,7 @@ class ModuleEngine(Engine):
         self._module = module
         self._other_gpus: list[torch.device] = []
         self._area: StagingArea | None = None
+        self._needs: ShadowNeeds | None = None
         self._make: MakeShadows = on_device
         self._staging = False
 
@@ -69,7 +70,9 @@ class ModuleEngine(Engine):
             self.drop_staged()
         if self._area is not None:
             return ""
-        self._make, why = choose_shadows(served, budget)
+        if self._needs is None:
+            self._needs = ShadowNeeds.of(served)
+        self._make, why = self._needs.choose(budget)
         return self._labelled(why)
 
     def _labelled(self, reason: str) -> str:
@@ -121,6 +124,10 @@ class ModuleEngine(Engine):
 
     def detach(self) -> None:
         """The module is not updated any more: undo what was done to it."""
+
+    def _have_moved(self) -> None:
+        """The tensors of the module are others than before, or lie elsewhere."""
+        self._needs = None
 
     @abstractmethod
     def _served(self) -> Mapping[str, torch.Tensor]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from ckpt_transport import LoadedBucket
 from ckpt_transport.spi import Addresses, CopyTable, ElementCopy, StridedBytes, addresses_of, starts_of
+
+FindBound = Callable[[], Mapping[str, torch.Tensor]]
+"""Finds the tensors that a bucket is copied into, by name."""
 
 
 class NameTables:
@@ -32,19 +35,19 @@ class NameTables:
             self._numbers = {name: number for number, name in enumerate(memory)}
             self._written = Addresses(self._device, found)
 
-    def copy(self, bucket: LoadedBucket, memory: Mapping[str, torch.Tensor]) -> None:
+    def copy(self, bucket: LoadedBucket, find: FindBound) -> None:
         """Enqueue the copies of a bucket, which lies where the device can read it, to the bound tensors by their names.
 
         Args:
             bucket: what is copied.
-            memory: the bound tensors.
+            find: finds the bound tensors.
         """
         key = bucket.key, starts_of(bucket.runs)
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = _BucketByName(self._device, bucket, memory, self._numbers)
+            known = self._known[key] = _BucketByName(self._device, bucket, find(), self._numbers)
         self._used.add(key)
-        known.copy(bucket, memory, self._written)
+        known.copy(bucket, find, self._written)
 
     def forget_unused(self) -> None:
         """Drop the tables of buckets that have not come since this was called before."""
@@ -78,14 +81,14 @@ class _BucketByName:
         self._table = CopyTable(device, StridedBytes.of(copies))
         self._read = Addresses(device, ())
 
-    def copy(self, bucket: LoadedBucket, memory: Mapping[str, torch.Tensor], written: Addresses) -> None:
+    def copy(self, bucket: LoadedBucket, find: FindBound, written: Addresses) -> None:
         found = addresses_of(bucket.runs)
         if found != self._read.values:
             self._read = Addresses(self._device, found)
         self._table.copy(self._read, written)
         for number in self._rest:
             piece = bucket[number]
-            memory[piece.spec.name].copy_(piece.tensor())
+            find()[piece.spec.name].copy_(piece.tensor())
 
 
 def _is_lazy(tensor: torch.Tensor) -> bool:

@@ -13,8 +13,8 @@ from ckpt_transport.spi import (
     RecordedLoading,
     SeenByPassesError,
     ServedElements,
+    ShadowNeeds,
     TensorSpec,
-    choose_shadows,
     on_device,
     why_not_apart,
 )
@@ -71,7 +71,7 @@ class ModelLoading(RecordedLoading[RecordedModel]):
             self.drop_staged()
         if self._staged is not None:
             return ""
-        self._make, why = choose_shadows(recorded.served(), budget - recorded.processed_nbytes)
+        self._make, why = ShadowNeeds.of(recorded.served()).choose(budget - recorded.processed_nbytes)
         if not why and self._make is not on_device and recorded.computes:
             return "its device computes some of the weights, and has no room to stage them; lower vLLM's share of it"
         return why

@@ -4,7 +4,7 @@ from ckpt_transport.engine.engine import Engine, LoadedBucket, LoadedPiece
 from ckpt_transport.engine.gate import Gate
 from ckpt_transport.engine.served_digest import digest_of_served
 from ckpt_transport.engine.served_elements import ServedElements
-from ckpt_transport.engine.shadows import MakeShadows, choose_shadows, on_device, why_not_apart
+from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart
 from ckpt_transport.engine.staging import StagingArea
 
 __all__ = [
@@ -14,8 +14,8 @@ __all__ = [
     "LoadedPiece",
     "MakeShadows",
     "ServedElements",
+    "ShadowNeeds",
     "StagingArea",
-    "choose_shadows",
     "digest_of_served",
     "on_device",
     "why_not_apart",

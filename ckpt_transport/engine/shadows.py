@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Self
 
 import torch
 
@@ -47,23 +49,40 @@ def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return shadows
 
 
-def choose_shadows(served: Mapping[str, torch.Tensor], budget: int) -> tuple[MakeShadows, str]:
-    """How shadows of these tensors are made within ``budget`` bytes of their device; and why they cannot, or nothing.
+@dataclass(frozen=True, slots=True)
+class ShadowNeeds:
+    """What shadows of some tensors take; found once, and the same until the tensors are others.
 
-    Where a GPU has no room, half of the host's free memory may be taken.
+    Attributes:
+        why_not: why they can have none; empty where they can.
+        nbytes: of all.
+        on_gpus: whether all of the tensors are on GPUs.
     """
-    if why := why_not_apart(served):
-        return on_device, why
-    total = sum(nbytes for _, _, nbytes in _runs(served))
-    if total <= budget:
-        return on_device, ""
-    is_on_gpu = all(tensor.is_cuda for tensor in served.values())
-    if is_on_gpu and total <= default_budget():
-        return on_host, ""
-    where = f", and half of what is free on the host {default_budget():,}" if is_on_gpu else ""
-    return on_device, (
-        f"a staging area takes {total:,} bytes, and staging_budget is {budget:,}{where}; raise it where memory is free"
-    )
+
+    why_not: str
+    nbytes: int
+    on_gpus: bool
+
+    @classmethod
+    def of(cls, served: Mapping[str, torch.Tensor]) -> Self:
+        """Of these tensors, by name."""
+        total = sum(nbytes for _, _, nbytes in _runs(served))
+        return cls(why_not_apart(served), total, all(tensor.is_cuda for tensor in served.values()))
+
+    def choose(self, budget: int) -> tuple[MakeShadows, str]:
+        """How they are made within ``budget`` bytes of the device of each tensor; and why they cannot, or nothing.
+
+        Where a GPU has no room, half of the host's free memory may be taken.
+        """
+        if self.why_not or self.nbytes <= budget:
+            return on_device, self.why_not
+        if self.on_gpus and self.nbytes <= default_budget():
+            return on_host, ""
+        where = f", and half of what is free on the host {default_budget():,}" if self.on_gpus else ""
+        return on_device, (
+            f"a staging area takes {self.nbytes:,} bytes, and staging_budget is {budget:,}{where}; raise it where "
+            "memory is free"
+        )
 
 
 def why_not_apart(served: Mapping[str, torch.Tensor]) -> str:

@@ -5,6 +5,7 @@
 :class:`RecordedLoading` is the life cycle of all that, :class:`ModuleLoading` that of a plain module.
 """
 
+from ckpt_transport.replay.bindings import Fingerprint as Fingerprint
 from ckpt_transport.replay.bindings import fingerprint as fingerprint
 from ckpt_transport.replay.bindings import named_tensors as named_tensors
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan as BucketCopyPlan

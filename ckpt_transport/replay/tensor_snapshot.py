@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 
 import torch
@@ -25,21 +25,27 @@ class TensorSnapshot:
     Args:
         module: whose tensors.
         look: finds those that matter; by default every parameter and buffer that is plain memory.
+        known: the fingerprint of an earlier one, which this one has as well, the same object, if nothing has moved.
 
     Attributes:
         tensors: what was found, by name.
-        memory: the same as plain tensors without history, to be written.
         fingerprint: where they lie, and in which form; equal ones mean equal places.
     """
 
-    def __init__(self, module: torch.nn.Module, look: Look | None = None) -> None:
+    def __init__(self, module: torch.nn.Module, look: Look | None = None, known: Fingerprint | None = None) -> None:
         with no_collections():
             self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
             self._names = self._names_now()
             self.tensors = dict(self._look())
-            self.memory = all_plain(self.tensors)
-            self.fingerprint = fingerprint(self.memory)
+            is_as_known = known is not None and tuple(self.tensors) == known[0] and has_fingerprint(self.tensors, known)
+            self.fingerprint: Fingerprint = known if known is not None and is_as_known else fingerprint(self.tensors)
             self._registered = set(self._names[1]).issuperset(map(id, self.tensors.values()))
+
+    @cached_property
+    def memory(self) -> dict[str, torch.Tensor]:
+        """The same as plain tensors without history, to be written."""
+        with no_collections():
+            return all_plain(self.tensors)
 
     def moved(self) -> list[str]:
         """Names that are bound to other memory now, to memory in another form, or to none, and those that are new."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ckpt_transport.engine import StagingArea, choose_shadows
+from ckpt_transport.engine import ShadowNeeds, StagingArea
 from ckpt_transport.errors import PlanMismatchError
 
 
@@ -43,7 +43,7 @@ def test_given_tensors_that_cannot_be_staged_then_the_reason_names_them() -> Non
     whole = torch.zeros(4, 4)
 
     def why_not_staged(tensors: dict[str, torch.Tensor], budget: int) -> str:
-        return choose_shadows(tensors, budget)[1]
+        return ShadowNeeds.of(tensors).choose(budget)[1]
 
     assert why_not_staged(served(), 1000) == ""
     assert "staging_budget is 10" in why_not_staged(served(), 10)
