@@ -7,7 +7,7 @@ reads slices where they lie.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -17,7 +17,7 @@ from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.planning.values.column_order import ColumnOrder, ColumnPart
 from ckpt_transport.planning.values.manifest import Extent, Manifest, PlacedTensor, TensorSpec
 from ckpt_transport.planning.values.share import Share
-from ckpt_transport.planning.values.topology import Topology
+from ckpt_transport.planning.values.topology import EVERYTHING, Topology
 from ckpt_transport.rates import LinkKind
 
 MOST_BLOCKS = 64
@@ -29,23 +29,23 @@ def by_columns(manifest: Manifest, topology: Topology) -> tuple[Manifest, Topolo
 
     Returns: None where there are none, or a sink takes everything, of which it would get each row in parts.
     """
-    shares = [share for rank in topology.sinks if (share := topology.share_of(rank)) is not None]
-    if len(shares) < len(topology.sinks) or topology.whole_tensors or manifest.present or manifest.deltas:
+    numbers = {topology.participants[rank].share for rank in topology.sinks}
+    if EVERYTHING in numbers or topology.whole_tensors or manifest.present or manifest.deltas:
         return None
-    orders = _orders(manifest.specs, shares)
+    orders = _orders(manifest.specs, [topology.shares[number] for number in sorted(numbers)])
     if not orders:
         return None
     in_order = tuple(share.in_order(orders.values()) for share in topology.shares)
     return _in_order(manifest, orders), msgspec.structs.replace(topology, shares=in_order)
 
 
-def _orders(specs: dict[str, TensorSpec], shares: Iterable[Share]) -> dict[str, ColumnOrder]:
+def _orders(specs: dict[str, TensorSpec], shares: Sequence[Share]) -> dict[str, ColumnOrder]:
+    cut = {name for share in shares for name, _ in share.slices}
     read: defaultdict[str, list[StridedRange]] = defaultdict(list)
-    cut: set[str] = set()
-    for share in {id(share): share for share in shares}.values():
-        cut.update(name for name, _ in share.slices)
+    for share in shares if cut else ():
         for name, part in share.reads():
-            read[name].append(part)
+            if name in cut:
+                read[name].append(part)
     found = {name: _order(specs[name], read[name]) for name in sorted(cut) if name in specs}
     return {name: order for name, order in found.items() if order is not None}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ckpt_transport.errors import BudgetError, PlanError
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import MemoryKind, no_collections
 from ckpt_transport.planning.by_columns import by_columns, gathering_seconds
 from ckpt_transport.planning.candidates import Candidate, choose
 from ckpt_transport.planning.links import NOT_MEASURED, Links, MeasuredRates
@@ -16,11 +16,12 @@ from ckpt_transport.planning.stages import routes_of, stages_of
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Plan, Ring
 from ckpt_transport.planning.values.settings import Settings
-from ckpt_transport.planning.values.topology import Topology
+from ckpt_transport.planning.values.topology import EVERYTHING, Topology
 from ckpt_transport.sizes import count, size
 from ckpt_transport.transports.interface import Traits
 
 
+@no_collections()
 def plan(
     manifest: Manifest,
     topology: Topology,
@@ -47,7 +48,8 @@ def plan(
     if not manifest.tensors:
         raise PlanError(f"version '{manifest.version}' holds no tensors")
     made = _plan(manifest, topology, traits, settings, rates)
-    if not _brings_more_than_needed(made) or (ordered := by_columns(manifest, topology)) is None:
+    ordered = by_columns(manifest, topology)
+    if ordered is None or not _brings_more_than_needed(made):
         return made
     try:
         narrower = _plan(*ordered, traits, settings, rates)
@@ -64,8 +66,10 @@ def plan(
 
 def _brings_more_than_needed(made: Plan) -> bool:
     """Whether a sink is sent bytes that it cuts off."""
-    needs = {rank: share.nbytes for rank in made.topology.sinks if (share := made.topology.share_of(rank)) is not None}
-    return any(made.bytes_to[rank] > nbytes for rank, nbytes in needs.items())
+    needs = [share.nbytes for share in made.topology.shares]
+    shares = {rank: made.topology.participants[rank].share for rank in made.topology.sinks}
+    brought = made.bytes_to
+    return any(share != EVERYTHING and brought[rank] > needs[share] for rank, share in shares.items())
 
 
 def _plan(

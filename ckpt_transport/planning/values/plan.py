@@ -11,7 +11,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.decoding import prepared
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import MemoryKind, no_collections
 from ckpt_transport.planning.values.column_order import ColumnOrder
 from ckpt_transport.planning.values.columns import decode, encode
 from ckpt_transport.planning.values.manifest import Manifest, TensorSpec
@@ -182,6 +182,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     notes: tuple[str, ...]
     prediction: Prediction = NOTHING_MOVES
 
+    @no_collections()
     def encode(self) -> bytes:
         """Encode the plan: as msgpack, or in columns where so many are to get so much that it pays to make them."""
         plain = _encoder.encode(self)
@@ -190,6 +191,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         return COLUMNS + encode(msgspec.msgpack.decode(plain))
 
     @staticmethod
+    @no_collections()
     def decode(data: bytes) -> Plan:
         """Decode a plan.
 

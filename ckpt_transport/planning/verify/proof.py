@@ -26,6 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from ckpt_transport.errors import BudgetError, PlanError
+from ckpt_transport.memory import no_collections
 from ckpt_transport.planning.values.plan import Plan
 from ckpt_transport.planning.verify.coverage import Needs, alike, check_ownership, check_pieces, check_shares
 from ckpt_transport.planning.verify.flow import Flow
@@ -35,6 +36,7 @@ from ckpt_transport.planning.verify.reads import check_reads
 from ckpt_transport.planning.verify.structure import check_structure
 
 
+@no_collections()
 def verify(plan: Plan) -> None:
     """Prove ``plan``.
 
@@ -54,6 +56,7 @@ def verify(plan: Plan) -> None:
     check_reads(plan, plan.topology.sinks)
 
 
+@no_collections()
 def verify_part(plan: Plan, rank: int, budget: int) -> None:
     """Prove what ``plan`` does on ``rank``, which has ``budget`` bytes of memory to spare; raises as :func:`verify`."""
     if not 0 <= rank < len(plan.topology.participants):
