@@ -128,11 +128,27 @@ def test_given_a_server_that_somebody_has_paused_by_hand_then_it_stays_paused_an
         (problem,) = done.problems
         assert problem.startswith(f"{engine.url} is left paused")
         assert "/resume" not in engine.asked
+        assert engine.asked.count("/pause") == 1, "the pause by hand has a mode of its own, and keeps it"
     engine.post("/resume", {})
     done = update([engine], "v4", 4, config, pause)
     assert done is not None
     assert done.problems == ()
     assert serves(engine, 4)
+
+
+def test_given_a_server_that_somebody_resumes_during_an_update_then_it_serves_the_version_and_that_is_a_problem(
+    engine: StubServer, config: Config
+) -> None:
+    def resume(done: int, total: int) -> None:
+        engine.post("/resume", {})
+
+    with ParameterServer(config) as server, VllmFleet([engine.url], config) as fleet:
+        server.register("v2", tensors=WEIGHTS[2])
+        done = fleet.update(server, "v2", resume)
+    assert done is not None
+    (problem,) = done.problems
+    assert problem.startswith(f"{engine.url} was resumed by others")
+    assert serves(engine, 2)
 
 
 def test_given_a_living_leader_then_another_one_waits_for_it_and_both_versions_are_served_in_turn(
@@ -256,6 +272,37 @@ def test_given_an_update_that_fails_as_it_is_committed_then_each_server_is_label
         assert "/reset_prefix_cache" in fine.asked
         assert serves(fine, 2)
         assert (failing.label, failing.paused) == ("v1", True)
+
+
+class UncertainOnce(Uncertain):
+    """The same, at its first commit only."""
+
+    is_first = True
+
+    def certify(self) -> None:
+        try:
+            super().certify()
+        finally:
+            self.sure = True
+
+    def finish(self) -> None:
+        super().finish()
+        self.sure, self.is_first = not self.is_first, False
+
+
+def test_given_a_mix_in_a_server_that_was_paused_by_hand_then_the_next_update_leaves_it_paused_too(
+    config: Config,
+) -> None:
+    with StubServer(config, engine=UncertainOnce) as engine:
+        engine.post("/pause", {})
+        with pytest.raises(TaintedError) as caught:
+            update([engine], "v2", 2, config)
+        (note,) = caught.value.__notes__
+        assert note == f"{engine.url} holds a mix of two versions, and others have paused it: leave it paused"
+        done = update([engine], "v3", 3, config)
+        assert done is not None
+        assert [problem.startswith(f"{engine.url} is left paused") for problem in done.problems] == [True]
+        assert "/resume" not in engine.asked
 
 
 def test_given_two_source_ranks_then_both_call_the_fleet_and_only_rank_0_drives(

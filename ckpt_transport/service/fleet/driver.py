@@ -43,7 +43,7 @@ class Driver(ABC, Generic[EngineT]):
         self.keeper = ""
         self.held = 0.0
         self._claim: EngineClaim | None = None
-        self._paused = self._stuck = False
+        self._paused = self._paused_by_others = self._stuck = False
         self._held_since = 0.0
 
     @property
@@ -78,22 +78,28 @@ class Driver(ABC, Generic[EngineT]):
         """Do what the engine needs before an update. Requests do not notice."""
 
     def pause(self) -> None:
-        """Hold requests, as far as that was asked for. Who has paused the engine by other means keeps that pause."""
+        """Hold requests, as far as that was asked for.
+
+        An engine that others have paused is left as it is: its requests are held already, and in their mode.
+        """
         self._held_since = time.monotonic()
-        if self._mode != NO_PAUSE:
-            if self._paused or not self.engine.is_paused():
-                self._own_claim.begin(PAUSE)
-                self._paused = True
-            self.engine.pause(self._mode, self._config.update_timeout)
+        self._paused_by_others = not self._paused and self.engine.is_paused()
+        if self._mode != NO_PAUSE and not self._paused_by_others:
+            self._pause(self._mode, self._config.update_timeout)
+
+    def _pause(self, mode: str, timeout: float) -> None:
+        self._own_claim.begin(PAUSE)
+        self._paused = True
+        self.engine.pause(mode, timeout)
 
     def serve(self, version: str) -> str:
         """All workers have committed: serve requests from the new weights. Returns what keeps the engine from that."""
         self._own_claim.check()
-        self._stuck = False
         self._label(version)
         self.engine.reset_caches()
-        self._resume()
-        return self._why_paused()
+        told = self._resume()
+        self._stuck = False
+        return told or self._why_paused()
 
     def give_up(self, tainted: bool) -> str:
         """The update failed: serve on, unless the weights are a mix. Returns what was done, for people."""
@@ -102,13 +108,11 @@ class Driver(ABC, Generic[EngineT]):
         self._own_claim.check()
         self._abandon()
         if not tainted:
-            self._resume()
-            return self._why_paused() or f"{self.engine.name} serves the old version"
+            return self._resume() or self._why_paused() or f"{self.engine.name} serves the old version"
+        if self._paused_by_others:
+            return f"{self.engine.name} holds a mix of two versions, and others have paused it: leave it paused"
         try:
-            if not self._paused:
-                self._own_claim.begin(PAUSE)
-                self._paused = True
-                self.engine.pause(self.engine.pause_modes[0], timeout=STUCK_SECONDS)
+            self._pause(self.engine.pause_modes[0], STUCK_SECONDS)
         except EngineError:
             self._stuck = True
             return (
@@ -128,13 +132,20 @@ class Driver(ABC, Generic[EngineT]):
         assert self._claim is not None, "the engine was not claimed"
         return self._claim
 
-    def _resume(self) -> None:
-        """End the pause, if a program like this one has begun it."""
+    def _resume(self) -> str:
+        """End the pause, if a program like this one has begun it. Says so if others have ended it before."""
+        told = ""
         if self._paused:
+            if not self._stuck and not self.engine.is_paused():
+                told = (
+                    f"{self.engine.name} was resumed by others while it was paused for an update, so that requests "
+                    "went on between two forward passes, as without a pause"
+                )
             self.engine.resume()
             self.held = time.monotonic() - self._held_since if self._held_since else 0.0
             self._own_claim.end(PAUSE)
         self._paused, self._held_since = False, 0.0
+        return told
 
     def _why_paused(self) -> str:
         """Why the engine serves nobody; empty when it does."""
