@@ -48,7 +48,9 @@ SMALL = {
     "num_experts": 8,
     "num_experts_per_tok": 2,
 }
-"""The sizes of a small mixture."""
+"""The sizes of a small model."""
+MODEL = {True: "mixture", False: "dense"}
+"""By whether there is a GPU: on a CPU vLLM processes mixtures when it loads them, so that no delta fits them."""
 FACTOR = 256
 """By how many times the tensors of a small module have fewer rows."""
 console = Console(stderr=True)
@@ -80,11 +82,16 @@ def in_vllm(*, small: bool, rounds: int, say: Say) -> Iterator[Row]:
 
     with tempfile.TemporaryDirectory() as folder:
         llm, config = start(
-            Path(folder), "mixture", "bf16", 2 if small else None, gpu_memory_utilization=MEMORY_SHARE, **more
+            Path(folder),
+            MODEL[torch.cuda.is_available()],
+            "bf16",
+            2 if small else None,
+            gpu_memory_utilization=MEMORY_SHARE,
+            **more,
         )
         say(f"vLLM {vllm.__version__} serves")
         if small:
-            config.update(SMALL)
+            config.update({name: size for name, size in SMALL.items() if hasattr(config, name)})
         specs = [TensorSpec(name, "BF16", shape) for name, shape in names_of(config)]
         yield from llm.collective_rpc(within, args=(specs,))[0]
 

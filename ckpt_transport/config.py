@@ -220,11 +220,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keep_previous: Annotated[
         int,
         _setting(
-            "How many versions before the one it serves a sink keeps for a rollback, where versions are staged.",
+            "How many versions before the one it serves a sink keeps for rollbacks, where versions are staged: one "
+            "that was replaced by all of another, and any number that deltas replaced.",
             "integer",
-            "0 or 1",
+            "a number of versions, 0 for none",
             ge=0,
-            le=1,
         ),
     ] = 1
     delta: Annotated[

@@ -65,4 +65,5 @@ def _row(answer: ServedVersion | JoinError) -> tuple[str, str, str, str]:
         state += f", [red]and takes no update[/]: {escape(answer.stuck)}"
     if answer.warm_up:
         state += f"; {escape(answer.warm_up)}"
-    return answer.label, answer.version or "(not named)", answer.previous, state
+    kept = ", ".join(filter(None, (answer.previous, *answer.earlier)))
+    return answer.label, answer.version or "(not named)", kept, state

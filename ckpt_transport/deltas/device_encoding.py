@@ -23,7 +23,7 @@ WIDEST = 16
 """Bytes that a thread reads at a time, where they begin at a multiple of that."""
 STEP_BYTES = 32 * WARPS * WIDEST
 """Bytes of either version that a program looks at at a time."""
-ALIGNMENT = 256
+RANGE_ALIGNMENT = 256
 """Of what is encoded, so that the next range's can follow it."""
 
 
@@ -94,7 +94,7 @@ def _lay_out(unit: int, units: Sequence[int], counts: Sequence[int]) -> list[_La
         count = size if form is DeltaForm.WHOLE else differing
         at = sections(form, unit, size, count) if count else Sections(0, 0, 0)
         found.append(_Layout(form, count, at, start))
-        start += -(-at.end // ALIGNMENT) * ALIGNMENT
+        start += -(-at.end // RANGE_ALIGNMENT) * RANGE_ALIGNMENT
     return found
 
 

@@ -30,12 +30,16 @@ class ElementExchange:
         values: what is to be there; of the integer type of the unit's size, contiguous, on ``device``. It is written.
         unit: bytes of an element.
         device: whose memory the addresses are of. On a GPU it needs Triton, see :func:`why_no_exchange`.
+
+    Attributes:
+        nbytes: of the addresses and the values.
     """
 
     def __init__(self, addresses: torch.Tensor, values: torch.Tensor, unit: int, device: torch.device) -> None:
         if (addresses.dtype, values.dtype) != (torch.int64, UNIT_DTYPES[unit]) or addresses.shape != values.shape:
             raise ValueError(f"{len(addresses)} addresses do not go with {len(values)} values of {values.dtype}")
         self._values, self._device = values, device
+        self.nbytes = addresses.nbytes + values.nbytes
         self._exchange: Callable[[], None] | None = None
         if len(values):
             self._exchange = self._on_gpu(addresses) if device.type == "cuda" else self._on_host(addresses)

@@ -383,8 +383,9 @@ class ParameterServer:
     def rollback(self, sinks: Sequence[str] | None = None, before_hold: Callable[[], None] | None = None) -> Report:
         """Have every sink serve the version before again, which it has kept; everywhere or nowhere. No byte moves.
 
-        A sink keeps the version before when the one that it serves was staged (``commit``, ``keep_previous``), until
-        the next one comes. A second rollback goes forward again. Any process may call it, on one rank.
+        A sink keeps the version before when the one that it serves was staged (``commit``), until the next one comes,
+        or as many as ``keep_previous`` says. Each rollback goes one step back, and forward again where none is left.
+        Any process may call it, on one rank.
 
         Args:
             sinks, before_hold: as those of :meth:`update`.

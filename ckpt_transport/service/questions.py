@@ -26,6 +26,7 @@ class ServedVersion(Message, frozen=True):
         in_doubt: why it holds its forward passes and cannot tell which version the others serve; empty when it can.
         warm_up: what was done ahead of the first update, or why that failed, in words; empty where nobody asked for it.
         previous: the version that it can go back to; empty for none.
+        earlier: those to which further rollbacks lead, in their order.
         digest: of the bytes that a sink serves, where it was asked for: equal for sinks that serve the same. Empty
             while an update is under way, and of an engine that has none.
         release: of this library, there.
@@ -44,6 +45,7 @@ class ServedVersion(Message, frozen=True):
     in_doubt: str = ""
     warm_up: str = ""
     previous: str = ""
+    earlier: tuple[str, ...] = ()
     digest: str = ""
     release: str = ""
     since: float = 0.0

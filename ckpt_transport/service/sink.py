@@ -18,7 +18,7 @@ from ckpt_transport.planning import TensorSpec
 from ckpt_transport.release import RELEASE
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.claims import ClaimRecord
-from ckpt_transport.service.kept_version import KeptVersion
+from ckpt_transport.service.kept_versions import KeptVersions
 from ckpt_transport.service.listener import Listener
 from ckpt_transport.service.served_base import ServedBase
 from ckpt_transport.service.settling import Settling
@@ -57,7 +57,7 @@ class Sink(Listener):
         self.claim = ClaimRecord()
         self._settling: Settling | None = None
         self._in_doubt = self._asleep = ""
-        self._kept = KeptVersion()
+        self._kept = KeptVersions()
         self._base = ServedBase(engine)
         self._maps = ElementMaps()
         self._taking: Engine = engine
@@ -121,7 +121,9 @@ class Sink(Listener):
             return f"{self.label}: {error}"
         except Exception as error:
             return f"{self.label} cannot be looked at: {type(error).__name__}: {error}"
-        self._taking = DeltaEngine(self._engine, invite.base, self._maps) if invite.delta else self._engine
+        self._taking = self._engine
+        if invite.delta:
+            self._taking = DeltaEngine(self._engine, invite.base, self._maps, self._kept.make_room)
         self._deltas_follow = invite.deltas_follow
         return ""
 
@@ -164,10 +166,11 @@ class Sink(Listener):
 
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
         part_of = "" if invite.delta else invite.base
-        if self._kept.undo is not None:
-            self._kept.undo.digest_left = self._base.digest
+        undo = self._kept.undo
+        if undo is not None and not undo.digest_left:
+            undo.digest_left = self._base.digest
         participant = Participant(
-            self._mailbox, self._table, self._plans, (), self._taking, deadline, base=part_of, undo=self._kept.undo
+            self._mailbox, self._table, self._plans, (), self._taking, deadline, base=part_of, undo=undo
         )
         return Follower(invite.update, invite.nonce, participant, self._taking, self.config.join_timeout, deadline)
 
@@ -176,10 +179,25 @@ class Sink(Listener):
         if invite.base and not invite.delta:
             unstaged = f"'{invite.version}' is a part of a version"
         elif invite.staged or invite.delta:
-            unstaged = self._taking.can_stage(self.config.staging_budget or default_budget(self._engine.device))
+            unstaged = self._taking.can_stage(self._staging_budget(invite))
         return self._introducer.of_sink(
-            self._taking, states, self._table.names, self._plans, unstaged=unstaged, previous=self._kept.name
+            self._taking, states, self._table.names, self._plans, unstaged=unstaged, previous=self._previous
         )
+
+    @property
+    def _staging_nbytes(self) -> int:
+        """Bytes that the staging area and undo logs take."""
+        return self._engine.staging_nbytes + self._kept.nbytes
+
+    @property
+    def _previous(self) -> str:
+        """The version to which a rollback leads; empty for none."""
+        return next(iter(self._kept.names), "")
+
+    def _staging_budget(self, invite: m.Invite) -> int:
+        """Bytes that a staged version may take. For a delta, the oldest undo logs make room where it is needed."""
+        free = default_budget(self._engine.device) + (self._kept.nbytes if invite.delta else 0)
+        return self.config.staging_budget or free
 
     def _served(self) -> q.ServedVersion:
         follower = None if self._watchdog.stuck else self._follower
@@ -192,7 +210,8 @@ class Sink(Listener):
             self._watchdog.stuck,
             self._in_doubt,
             "" if self._warm_up is None else self._warm_up.said,
-            self._kept.name,
+            self._previous,
+            earlier=self._kept.names[1:],
             release=RELEASE,
             since=self._since,
             clock=time.time(),
@@ -211,12 +230,13 @@ class Sink(Listener):
 
     def _remember_previous(self, follower: Follower | None) -> None:
         """Note what brings the version back that was served up to now, if that is kept, and what is served instead."""
-        by = self._taking if follower is None or not follower.restores else self._kept.undo or self._engine
-        if follower is not None and follower.staged and self.config.keep_previous and not self._tainted:
-            self._kept.was_left(self._version, by)
-        else:
+        if follower is None or not follower.staged or not self.config.keep_previous or self._tainted:
             self._kept.forget()
             self._engine.drop_staged()
+        elif follower.restores:
+            self._kept.went_back(self._version, self._kept.undo or self._engine)
+        else:
+            self._kept.was_left(self._version, self._taking, self.config.keep_previous)
         self._base.forget(note=self._deltas_follow or self._kept.undo is not None)
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
@@ -391,7 +411,7 @@ class Sink(Listener):
         self._settle()
         if self._follower is None and not self._tainted:
             self._base.note()
-        self._told.look(self._brought_by, self._version, self._tainted, self._in_doubt, self._engine.staging_nbytes)
+        self._told.look(self._brought_by, self._version, self._tainted, self._in_doubt, self._staging_nbytes)
         self._forget_silent_holder()
         self._look_after_warm_up()
         while self._announcing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
 import torch
@@ -51,13 +51,16 @@ class DeltaEngine(Engine):
         engine: what is served. It is asked and held as in any update.
         base: the version that it serves.
         maps: of the delta before.
+        make_room: called with the bytes that older undo logs may go on to take.
 
     Attributes:
         digest_left: the digest of what was served after the last exchange had been committed; empty when nobody knows.
     """
 
-    def __init__(self, engine: Engine, base: str, maps: ElementMaps) -> None:
-        self._engine, self._base, self._maps = engine, base, maps
+    def __init__(
+        self, engine: Engine, base: str, maps: ElementMaps, make_room: Callable[[int], None] = lambda nbytes: None
+    ) -> None:
+        self._engine, self._base, self._maps, self._make_room = engine, base, maps, make_room
         self.group, self.label, self.device = engine.group, engine.label, engine.device
         self.digest_left = ""
         self._budget = 0
@@ -105,6 +108,7 @@ class DeltaEngine(Engine):
             )
         elements = self._elements()
         self._maps.of(deltas, elements, self.device)
+        self._make_room(self._budget - log)
         self._deltas = deltas
 
     def prepare(self, specs: Sequence[TensorSpec], share: object) -> None:
@@ -152,6 +156,11 @@ class DeltaEngine(Engine):
             self._exchanges.append(ElementExchange(addresses, values, unit, self.device))
             count += len(values)
         self.apply_summary = f"exchanged {count:,} elements that differ from those of '{self._base}'"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the undo log."""
+        return sum(exchange.nbytes for exchange in self._exchanges)
 
     # -- what was served, and what is -----------------------------------------------------------------------------
 

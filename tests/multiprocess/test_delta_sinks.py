@@ -98,3 +98,67 @@ def test_given_somebody_who_writes_after_a_delta_then_it_is_not_undone_and_the_n
             server.publish("step-3", some_changed(weights(2), 5), to)
             state = module.state_dict()
             assert all(torch.equal(state[name], each) for name, each in some_changed(weights(2), 5).items())
+
+
+def test_given_deltas_and_a_version_that_comes_whole_then_each_rollback_takes_back_the_last_that_is_kept() -> None:
+    spec = SinkSpec(settings={"keep_previous": 3})
+    versions = {"v1": weights(1), "v2": weights(2), "v4": weights(4)}
+    versions["v3"] = some_changed(versions["v2"], 3)
+    versions["v5"] = some_changed(versions["v4"], 5)
+    with fleet(spec, spec) as sinks, ParameterServer(Config.load(**DELTAS)) as server:
+        addresses = [sink.address for sink in sinks]
+
+        def published(name: str) -> str:
+            return base_of(server.publish(name, versions[name], addresses))
+
+        def serve(name: str, *back: str) -> bool:
+            said = [ask_version(address, timeout=DEADLINE) for address in addresses]
+            assert {(each.version, each.previous, each.earlier) for each in said} == {(name, back[0], back[1:])}
+            return all(sink.state().holds(versions[name]) for sink in sinks)
+
+        assert [published(name) for name in ("v2", "v3")] == ["", "v2"]
+        assert serve("v3", "v2", "v1")
+        for name, *back in (("v2", "v1"), ("v1", "v2"), ("v2", "v1")):
+            assert server.rollback(addresses).version == name
+            assert serve(name, *back)
+        assert published("v3") == "", "a rollback came between, and everything after it takes the place of v1"
+        assert [published(name) for name in ("v4", "v5")] == ["", "v4"]
+        assert serve("v5", "v4", "v3")
+        for name, *back in (("v4", "v3"), ("v3", "v4"), ("v4", "v3")):
+            assert server.rollback(addresses).version == name
+            assert serve(name, *back)
+
+
+def test_given_two_deltas_when_rolled_back_between_and_twice_then_each_takes_back_one_step() -> None:
+    spec = SinkSpec(settings={"keep_previous": 3})
+    versions = [weights(2)]
+    for number in range(1, 5):
+        versions.append(some_changed(versions[-1], number))
+    with fleet(spec) as (sink,), ParameterServer(Config.load(**DELTAS)) as server:
+
+        def publish(number: int) -> str:
+            return base_of(server.publish(f"step-{number}", versions[number], [sink.address]))
+
+        def back_to(number: int) -> bool:
+            return server.rollback([sink.address]).version == f"step-{number}" and sink.state().holds(versions[number])
+
+        assert [publish(number) for number in range(3)] == ["", "step-0", "step-1"]
+        assert back_to(1)
+        assert back_to(0)
+        assert [publish(number) for number in (1, 2, 3, 4)] == ["", "step-1", "step-2", "step-3"]
+        assert [back_to(number) for number in (3, 2, 1)] == [True] * 3
+
+
+def test_given_little_memory_for_undo_logs_then_the_oldest_is_forgotten() -> None:
+    versions = [weights(2)]
+    for number in range(1, 4):
+        versions.append(some_changed(versions[-1], number))
+    module = model(1)
+    log = 12 * sum(len(tensor.view(-1)[1::100]) for tensor in versions[0].values())
+    config = Config.load(**PATIENT, keep_previous=9, staging_budget=int(2.5 * log))
+    with attach(module, version="v1", config=config) as attachment, ParameterServer(Config.load(**DELTAS)) as server:
+        to = [attachment.address]
+        for number, version in enumerate(versions):
+            server.publish(f"step-{number}", version, to)
+        said = ask_version(to[0], timeout=DEADLINE)
+        assert (said.previous, said.earlier) == ("step-2", ("step-1",))
