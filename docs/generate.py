@@ -50,7 +50,7 @@ PLANNING = (
         "plan verify explain Settings Plan Manifest TensorSpec Conversion Topology RankInfo Role",
     ),
 )
-TESTING = (("ckpt_transport.testing", ""),)
+TESTING = (("ckpt_transport.testing", ""), ("ckpt_transport.testing.engine", ""))
 
 
 def main() -> int:

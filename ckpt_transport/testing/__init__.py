@@ -9,11 +9,12 @@
 Needs no test framework.
 """
 
-from ckpt_transport.testing.check import Check, ConformanceError
-from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, CheckResult, ConformanceReport, run
+from ckpt_transport.testing.check import Check
+from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, run
 from ckpt_transport.testing.context import Failure, HangError, RankContext, RankOutcome
 from ckpt_transport.testing.loopback import LoopbackTransport
 from ckpt_transport.testing.processes import Launcher, launch
+from ckpt_transport.testing.report import CheckResult, ConformanceError, ConformanceReport
 from ckpt_transport.testing.threads import launch_in_threads
 from ckpt_transport.testing.wrappers import Fault, FaultKind, FaultTransport, LatencyTransport
 

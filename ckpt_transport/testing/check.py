@@ -12,6 +12,7 @@ from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.testing.context import HangError, RankContext, RankOutcome
 from ckpt_transport.testing.harness import Abandoned, Broken, Rank
 from ckpt_transport.testing.processes import Launcher, launch
+from ckpt_transport.testing.report import ConformanceError
 from ckpt_transport.transports.interface import Transport
 
 Factory = Callable[[], Transport]
@@ -23,24 +24,6 @@ LONG_DEADLINE = 600.0
 """Seconds that a long one may take."""
 SILENCE = 2.0
 """Seconds without a heartbeat after which a killed rank is lost, in the checks that kill one."""
-
-
-class ConformanceError(AssertionError):
-    """A transport does not keep a promise of the interface.
-
-    Attributes:
-        check: the name of the check that found it.
-    """
-
-    def __init__(self, check: Check, transport: str, happened: str) -> None:
-        self.check = check.name
-        indented = happened.replace("\n", "\n          ")
-        super().__init__(
-            f"transport '{transport}' fails the check '{check.name}'\n"
-            f"promised: {check.promise}\n"
-            f"happened: {indented}\n"
-            f"see:      {check.where}"
-        )
 
 
 @dataclass(frozen=True)
@@ -76,12 +59,12 @@ class Check:
         Raises:
             ConformanceError: the promise is not kept.
         """
-        name = name_of(factory)
+        subject = in_words(name_of(factory))
         deadline = self.deadline if deadline is None else deadline
         try:
             outcomes = launcher(_run, self.ranks, self, factory, deadline, deadline=deadline, silence=SILENCE)
         except HangError as error:
-            raise ConformanceError(self, name, str(error)) from error
+            raise ConformanceError(self, subject, str(error)) from error
         finally:
             if self.killed:
                 sweep_leftovers()
@@ -89,7 +72,7 @@ class Check:
         wrong = [outcome for outcome, well in zip(outcomes, as_planned, strict=True) if not well]
         if wrong:
             wrong.sort(key=_rank_of_blame)
-            raise ConformanceError(self, name, "\n".join(map(explain, wrong)))
+            raise ConformanceError(self, subject, "\n".join(map(explain, wrong)))
 
     def __reduce__(self) -> tuple[Callable[[str, str], object], tuple[str, str]]:
         return _find, (self.body.__module__, f"check_{self.name}")
@@ -106,6 +89,11 @@ def name_of(factory: Factory) -> str:
     if isinstance(made_by, type) and issubclass(made_by, Transport):
         return made_by.name
     return factory().name
+
+
+def in_words(name: str) -> str:
+    """What the transport of that name is called in messages."""
+    return f"transport '{name}'"
 
 
 def _find(module: str, name: str) -> object:

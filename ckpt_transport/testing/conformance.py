@@ -15,16 +15,15 @@ Without pytest: ``run(MyTransport)``, or ``python -m ckpt_transport.testing my_p
 
 from __future__ import annotations
 
-import enum
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from ckpt_transport.errors import TransportUnavailableError
-from ckpt_transport.testing.check import LONG_DEADLINE, Check, ConformanceError, Factory, name_of
+from ckpt_transport.testing.check import LONG_DEADLINE, Check, Factory, in_words, name_of
 from ckpt_transport.testing.checks import delivery, endurance, failures, flow, lifetimes, ordering, probing, scale
 from ckpt_transport.testing.checks.probing import ask, check_probe_is_cheap
 from ckpt_transport.testing.processes import Launcher, launch
+from ckpt_transport.testing.report import CheckResult, ConformanceError, ConformanceReport, Verdict
 from ckpt_transport.testing.threads import launch_in_threads
 
 _ALL = [
@@ -39,49 +38,6 @@ CHECKS = tuple(check for check in _ALL if check.deadline < LONG_DEADLINE)
 
 LONG_CHECKS = tuple(check for check in _ALL if check.deadline >= LONG_DEADLINE)
 """What takes minutes or gigabytes: for when a transport or its library changes, not for every run of a test suite."""
-
-
-class Verdict(enum.StrEnum):
-    """Says what came of one check."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """A result is one line of a report, and prints as one."""
-
-    check: Check
-    verdict: Verdict
-    seconds: float = 0.0
-    explanation: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.verdict:8} {self.seconds:6.1f} s  {self.check.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class ConformanceReport:
-    """Says what came of all checks of one transport. It prints as a table, with all explanations after it."""
-
-    transport: str
-    results: tuple[CheckResult, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether no check failed."""
-        return not self.failed
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """The names of the checks that did."""
-        return tuple(result.check.name for result in self.results if result.verdict is Verdict.FAILED)
-
-    def __str__(self) -> str:
-        reasons = ["\n" + result.explanation for result in self.results if result.explanation]
-        return "\n".join([f"transport '{self.transport}'", *map(str, self.results), *reasons])
 
 
 def run(
@@ -134,7 +90,7 @@ def run(
     for check in checks:
         if check not in known_to_fail and (only is None or check.name in only):
             report(_result(check, factory, deadline, launcher))
-    return ConformanceReport(name, tuple(results))
+    return ConformanceReport(in_words(name), tuple(results))
 
 
 def _result(check: Check, factory: Factory, deadline: float | None, launcher: Launcher) -> CheckResult:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = ("ckpt_transport", "ckpt_transport.spi")
 OUTSIDE = sorted(
     file
-    for folder in ("plugins", "adapters", "examples/third_party_transport")
+    for folder in ("plugins", "adapters", "examples/third_party_transport", "examples/engine_adapter")
     for file in (ROOT / folder).rglob("*.py")
 )
 EXPORTED = {

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ckpt_transport.testing.check import ConformanceError, Factory, check, explain, name_of
+from ckpt_transport.testing.check import Factory, check, explain, in_words, name_of
 from ckpt_transport.testing.context import HangError, RankContext
 from ckpt_transport.testing.harness import Broken, Rank
 from ckpt_transport.testing.processes import Launcher
+from ckpt_transport.testing.report import ConformanceError
 from ckpt_transport.transports.interface import Availability, Transport
 
 CYCLES = 8
@@ -58,9 +59,11 @@ def ask(factory: Factory, deadline: float, launcher: Launcher) -> Availability:
     try:
         (outcome,) = launcher(_ask, 1, factory, deadline=deadline)
     except HangError as error:
-        raise ConformanceError(check_probe_is_cheap, name_of(factory), f"probe() does not return: {error}") from error
+        raise ConformanceError(
+            check_probe_is_cheap, in_words(name_of(factory)), f"probe() does not return: {error}"
+        ) from error
     if not outcome.ok:
-        raise ConformanceError(check_probe_is_cheap, name_of(factory), explain(outcome))
+        raise ConformanceError(check_probe_is_cheap, in_words(name_of(factory)), explain(outcome))
     answer: Availability = outcome.value
     return answer
 

@@ -1,0 +1,24 @@
+"""The checks of engines find what they are for: each broken engine is caught by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckpt_transport.testing.engine import CHECKS, Patience, run
+from tests.conformance.engines.broken import CASES, Case
+
+PATIENCE = Patience(must=5.0, must_not=60.0)
+"""What must happen does not here, and what must not does: so the second is what a busy machine may need."""
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.engine.__name__)
+def test_given_a_broken_engine_then_a_check_catches_it_by_name(case: Case) -> None:
+    report = run(case.engine, only=case.found_by, patience=PATIENCE, transport="shm")
+    assert set(report.failed) == set(case.found_by), str(report)
+    for result in report.results:
+        assert case.found_by[result.check.name] in result.explanation
+        assert result.check.promise in result.explanation
+
+
+def test_given_all_broken_engines_then_every_check_catches_one() -> None:
+    assert {name for case in CASES for name in case.found_by} == {check.name for check in CHECKS}
