@@ -32,13 +32,19 @@ def test_given_a_page_with_code_then_the_code_runs(page: Path, tmp_path: Path) -
     assert ran.returncode == 0, f"{name(page)}\n{ran.stdout}\n{ran.stderr}"
 
 
-QUOTED = re.compile(r"^<!-- no-run: part of the example -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+QUOTED = re.compile(
+    r"^<!-- no-run: part of (?:the example|examples/\S+) -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+EXAMPLES = {
+    "write-a-transport.md": "third_party_transport/acme_pipes/transport.py",
+    "write-an-engine-adapter.md": "engine_adapter/acme_adapter.py",
+}
 
 
-def test_given_quotations_of_the_example_then_they_are_its_own_lines() -> None:
-    guide = (ROOT / "docs" / "how-to" / "write-a-transport.md").read_text(encoding="utf-8")
-    example = (ROOT / "examples" / "third_party_transport" / "acme_pipes" / "transport.py").read_text(encoding="utf-8")
-    quotations = QUOTED.findall(guide)
+@pytest.mark.parametrize("guide", EXAMPLES)
+def test_given_quotations_of_an_example_then_they_are_its_own_lines(guide: str) -> None:
+    example = (ROOT / "examples" / EXAMPLES[guide]).read_text(encoding="utf-8")
+    quotations = QUOTED.findall((ROOT / "docs" / "how-to" / guide).read_text(encoding="utf-8"))
     assert quotations
     for quotation in quotations:
         left = iter(line.strip() for line in example.splitlines())

@@ -37,7 +37,7 @@ class EngineCheck:
         """Check one kind of engine.
 
         Args:
-            make: makes an engine, as the class of an :class:`EngineUnderTest` does.
+            make: makes an engine, as the class of an ``EngineUnderTest`` does.
             patience: how long to wait for what must, and must not, happen.
             settings: of :class:`~ckpt_transport.Config`, beside those that have no engine taken for dead.
 
