@@ -23,7 +23,7 @@ ENDING = re.compile(r"\.(?:toml|json|py|md|[A-Z]+)$")
 """Of files, and of what stands for any name."""
 ELSEWHERE = {
     *("codecs", "importlib", "os", "torch"),
-    *("DataLoader", "DistributedDataParallel", "Fp8Config", "invoke_on_load", "query_key_value", "req_func"),
+    *("DataLoader", "DistributedDataParallel", "Fp8Config", "invoke_on_load", "query_key_value", "req_func", "tp_plan"),
     *("is_collective", "supports_p2p"),
 }
 """Names of other projects, and two that decision 1 turns down."""
