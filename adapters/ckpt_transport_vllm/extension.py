@@ -1,4 +1,8 @@
-"""Is the worker extension of ``vllm serve ... --worker-extension-cls ckpt_transport_vllm.WorkerExtension``."""
+"""What a vLLM worker does for whoever updates it.
+
+vLLM gets it by its plugin, in every engine; see ``plugin.py``. An engine that loads no plugins is given the class, by
+``--worker-extension-cls ckpt_transport_vllm.WorkerExtension``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from ckpt_transport_vllm.versions import check_supported
 
 
 class WorkerExtension:
-    """Methods for ``collective_rpc``.
+    """Methods for ``collective_rpc``. Another extension class may inherit from this one, or beside it.
 
     Each answers with a dictionary on every rank and never raises: vLLM would take the other ranks' answers for those to
     its next call.
@@ -40,6 +44,18 @@ class WorkerExtension:
         """
         try:
             return _attach(self, host, engine, version, draft)
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+    def ckpt_transport_describe(self) -> dict[str, str]:
+        """What a program has to know of the engine that holds no more than a handle of it.
+
+        Returns: how many ``workers`` it has, and whether it ``caches_prefixes`` (empty when it does not).
+        """
+        try:
+            config: Any = getattr(self, "vllm_config")  # noqa: B009
+            caches = "yes" if config.cache_config.enable_prefix_caching else ""
+            return {"error": "", "workers": str(config.parallel_config.world_size_across_dp), "caches_prefixes": caches}
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
