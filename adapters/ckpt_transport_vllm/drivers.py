@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ckpt_transport import Config, ConfigError, EngineError
 from ckpt_transport.spi import NO_PAUSE, Driver, Here, any_port, host_name, is_loopback, open_mailbox
-from ckpt_transport_vllm.plugin import BACKEND, UPDATE
+from ckpt_transport_vllm.control import VllmControl
+from ckpt_transport_vllm.plugin import ATTACH, BACKEND, UPDATE
 from ckpt_transport_vllm.server import EXTENSION, VllmServer
 
 REPORT_SECONDS = 2.0
@@ -16,47 +18,50 @@ REPORT_SECONDS = 2.0
 TICK_SECONDS = 0.1
 
 
-class VllmDriver(Driver[VllmServer]):
-    """Drives one server.
+ControlT = TypeVar("ControlT", bound=VllmControl)
+
+
+class VllmDriver(Driver[ControlT]):
+    """Drives one vLLM.
 
     Args:
         engine, config, pause: see :class:`Driver`.
         draft: whether the draft model is meant, and not the one that is served.
     """
 
-    def __init__(self, engine: VllmServer, config: Config, pause: str, draft: bool) -> None:
+    def __init__(self, engine: ControlT, config: Config, pause: str, draft: bool) -> None:
         super().__init__(engine, config, pause)
         self._draft = draft
 
 
-class ExtensionDriver(VllmDriver):
+class ExtensionDriver(VllmDriver[VllmControl]):
     """Through the worker extension."""
 
     def _find_sinks(self) -> list[str]:
         answers = self.engine.call_workers(
-            "ckpt_transport_attach",
+            ATTACH,
             host=self._config.host or host_name(),
-            engine=self.engine.url,
+            engine=self.engine.name,
             version=self.engine.weight_version(),
             draft=self._draft,
         )
         for rank, answer in enumerate(answers):
             if answer["error"]:
-                raise EngineError(f"rank {rank} of {self.engine.url}: {answer['error']}")
+                raise EngineError(f"rank {rank} of {self.engine.name}: {answer['error']}")
         self.keeper = answers[0]["keeper"]
         return [answer["address"] for answer in answers]
 
     def warm_up(self) -> None:
         for rank, answer in enumerate(self.engine.call_workers("ckpt_transport_warm_up", draft=self._draft)):
             if answer["error"]:
-                raise EngineError(f"rank {rank} of {self.engine.url}: {answer['error']}")
+                raise EngineError(f"rank {rank} of {self.engine.name}: {answer['error']}")
 
     def _label(self, version: str) -> None:
         if not self._draft:
             self.engine.label(version)
 
 
-class NativeDriver(VllmDriver):
+class NativeDriver(VllmDriver[VllmServer]):
     """Through vLLM's own life cycle of weight transfer: init, start, update, finish."""
 
     def __init__(self, engine: VllmServer, config: Config, pause: str, draft: bool) -> None:
@@ -131,18 +136,23 @@ class NativeDriver(VllmDriver):
         self._updating, self._started = None, False
 
 
-def driver_for(server: VllmServer, config: Config, pause: str, draft: bool) -> VllmDriver:
-    """The driver for what ``server`` was started with; the extension where it has both.
+def driver_for(engine: VllmControl, config: Config, pause: str, draft: bool) -> VllmDriver[Any]:
+    """The driver for what ``engine`` was started with.
+
+    That is the extension where it names that, or where it does not name our weight transfer and has loaded our plugin.
 
     Raises:
-        EngineError: it was started with neither.
+        EngineError: it has no way in.
     """
-    configuration = server.configuration()
-    if configuration["parallel_config"].get("worker_extension_cls") == EXTENSION:
-        return ExtensionDriver(server, config, pause, draft)
-    if (configuration.get("weight_transfer_config") or {}).get("backend") == BACKEND:
-        return NativeDriver(server, config, pause, draft)
+    if isinstance(engine, VllmServer):
+        configuration = engine.configuration()
+        if configuration["parallel_config"].get("worker_extension_cls") == EXTENSION:
+            return ExtensionDriver(engine, config, pause, draft)
+        if (configuration.get("weight_transfer_config") or {}).get("backend") == BACKEND:
+            return NativeDriver(engine, config, pause, draft)
+    if engine.has_extended_workers():
+        return ExtensionDriver(engine, config, pause, draft)
     raise EngineError(
-        f"{server.url} cannot be updated: start it with --worker-extension-cls {EXTENSION}, or with "
-        """--weight-transfer-config '{"backend": "ckpt_transport"}'"""
+        f"{engine.name} cannot be updated: its workers have no methods of ckpt_transport; install ckpt-transport where "
+        "vLLM runs, have VLLM_PLUGINS name ckpt_transport if that is set, and start it again"
     )

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_transport import EngineError
-from ckpt_transport.spi import NO_PAUSE, HttpEngine, NoRouteError
+from ckpt_transport.spi import HttpEngine, NoRouteError
+from ckpt_transport_vllm.control import VllmControl
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
 UNLOAD_SECONDS = 60.0
 
 
-class VllmServer(HttpEngine):
+class VllmServer(HttpEngine, VllmControl):
     """A server at ``url``, as ``http://127.0.0.1:8000``. Every method may raise EngineError."""
 
     kind = "vLLM"
     route_hint = "start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment, and reach it from a trusted network only"
-    pause_modes = ("keep", "wait", "abort", NO_PAUSE)
 
     @property
     def resume_hint(self) -> str:

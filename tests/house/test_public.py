@@ -58,7 +58,7 @@ EXPORTED = {
         TransformersEngine attach
     """,
     "ckpt_transport_vllm": """
-        ServedAdapter VllmFleet WorkerExtension
+        ServedAdapter VllmFleet VllmHandle WorkerExtension
     """,
     "ckpt_transport_cuda_ipc": """
         CudaIpcTransport
