@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import torch
+
 from ckpt_transport import Config, Sink
 from ckpt_transport_torch import Attachment, TorchEngine
 from ckpt_transport_vllm.server import EXTENSION
@@ -21,6 +23,7 @@ class StubServer:
 
     Args:
         api_key: what requests to any of its routes must carry; nothing when empty.
+        module: is served; by default the model of ``seed``.
 
     Attributes:
         attached: the module that is served, and its sink.
@@ -30,9 +33,14 @@ class StubServer:
     """
 
     def __init__(
-        self, config: Config, seed: int = 1, engine: type[TorchEngine] = TorchEngine, api_key: str = ""
+        self,
+        config: Config,
+        seed: int = 1,
+        engine: type[TorchEngine] = TorchEngine,
+        api_key: str = "",
+        module: torch.nn.Module | None = None,
     ) -> None:
-        self.model = model(seed)
+        self.model = model(seed) if module is None else module
         way_in = engine(self.model)
         self.attached = Attachment(self.model, way_in, Sink(way_in, version=f"v{seed}", config=config).start())
         self.paused, self.label = False, f"v{seed}"

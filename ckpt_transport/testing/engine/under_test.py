@@ -15,7 +15,7 @@ from ckpt_transport.update.report import Report
 
 
 class EngineUnderTest(ABC):
-    """One engine that serves version 1 from when it is made, and calls it ``v1``. Versions 2 and 3 are brought to it.
+    """One engine that serves version 1 from when it is made, and calls it ``v1``. Version 2 is brought to it.
 
     A subclass is made with the :class:`~ckpt_transport.Config` of its sinks. It may also be made for many checks, when
     it is brought back to version 1 each time.
@@ -30,7 +30,7 @@ class EngineUnderTest(ABC):
 
     @abstractmethod
     def tensors(self, version: int) -> Mapping[str, torch.Tensor]:
-        """What a trainer brings for version 1, 2 or 3."""
+        """What a trainer brings for version 1 or 2."""
 
     def misfit(self) -> Mapping[str, torch.Tensor]:
         """A version that the engine must refuse; by default version 2 without its first tensor."""
@@ -38,7 +38,7 @@ class EngineUnderTest(ABC):
 
     @abstractmethod
     def expected(self, version: int) -> object:
-        """What :meth:`ask` returns of a version. It is found out without the adapter, and no two versions agree."""
+        """What :meth:`ask` returns of a version. It is found out without the adapter."""
 
     @abstractmethod
     def ask(self) -> object:

@@ -9,6 +9,7 @@ import pytest
 from ckpt_transport.testing.engine import CHECKS, EngineCheck, EngineUnderTest
 from tests.conformance.engines.acme import AcmeUnderTest
 from tests.conformance.engines.modules import LoaderUnderTest, ModuleUnderTest
+from tests.conformance.engines.stub import StubUnderTest
 
 BATCHES = ("holds_requests", "resumes_requests", "stages_beside", "answers_all", "drops_caches", "rolls_back")
 """What differs where a loop of its own runs the model."""
@@ -22,6 +23,11 @@ needs_transformers = pytest.mark.skipif(
 @pytest.mark.parametrize("engine", [ModuleUnderTest, LoaderUnderTest])
 def test_given_a_plain_module_then_it_keeps_every_promise(engine: type[EngineUnderTest], check: EngineCheck) -> None:
     check(engine)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_given_the_fleet_of_vllm_and_the_routes_that_it_asks_then_it_keeps_every_promise(check: EngineCheck) -> None:
+    check(StubUnderTest)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

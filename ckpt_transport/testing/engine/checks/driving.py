@@ -29,7 +29,7 @@ def check_pauses_and_resumes(trial: Trial) -> None:
     trial.update(2, moving=lambda: paused.append(engine.driven.is_paused()))
     if paused != [True]:
         raise Broken("the engine is not paused while bytes are written")
-    trial.stop_update(3, "in_place", "ready")
+    trial.stop_update(1, "in_place", "ready")
     if engine.driven.is_paused():
         raise Broken("the engine is left paused by an update that failed before anything was written")
     trial.expect(2, "after an update that failed")

@@ -71,8 +71,8 @@ def check_rolls_back(trial: Trial) -> None:
     trial.update(2, "auto")
     trial.rollback()
     _serves_the_old_one(trial, "after the rollback")
-    trial.update(3, "auto")
-    trial.expect(3, "after the update that follows a rollback")
+    trial.update(2, "auto")
+    trial.expect(2, "after the update that follows a rollback")
 
 
 def _fail_while_held(trial: Trial) -> None:
