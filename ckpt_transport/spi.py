@@ -23,6 +23,7 @@ from ckpt_transport.checkpoint.computed import Computing as Computing
 from ckpt_transport.checkpoint.copier import describe as describe
 from ckpt_transport.checkpoint.directory import INDEX as INDEX
 from ckpt_transport.checkpoint.directory import from_directory as from_directory
+from ckpt_transport.checkpoint.directory import specs_of as specs_of
 from ckpt_transport.checkpoint.given import given_tensors as given_tensors
 from ckpt_transport.checkpoint.pool import lay_out as lay_out
 from ckpt_transport.checkpoint.scattered import ScatteredTensors as ScatteredTensors
@@ -98,6 +99,7 @@ from ckpt_transport.replay import RecordedLoading as RecordedLoading
 from ckpt_transport.replay import Recording as Recording
 from ckpt_transport.replay import Replay as Replay
 from ckpt_transport.replay import SeenByPassesError as SeenByPassesError
+from ckpt_transport.replay import TensorAssembler as TensorAssembler
 from ckpt_transport.replay import TensorSnapshot as TensorSnapshot
 from ckpt_transport.replay import by_loader_in_words as by_loader_in_words
 from ckpt_transport.replay import fingerprint as fingerprint

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 
 from ckpt_transport import Config, Gate, Sink
-from ckpt_transport.spi import Loader, TensorSpec, describe, from_directory
+from ckpt_transport.spi import Loader, TensorSpec, describe, specs_of
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
@@ -140,4 +140,4 @@ def attach_engine(
 def _specs_of(warm: Path | Mapping[str, torch.Tensor]) -> Sequence[TensorSpec]:
     if isinstance(warm, Mapping):
         return describe(warm)
-    return [entry.spec for file in from_directory(Path(warm)) for entry in file.tensors]
+    return specs_of(Path(warm))

@@ -7,12 +7,12 @@ import time
 import torch
 
 from ckpt_transport import LoadedBucket
+from ckpt_transport.spi import TensorAssembler
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.attributes import Attributes
 from ckpt_transport_vllm.processing import process_watched
 from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
 from ckpt_transport_vllm.replay_pass import ModelReplayPass
-from ckpt_transport_vllm.tensor_assembler import TensorAssembler
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
 

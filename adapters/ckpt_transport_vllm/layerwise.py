@@ -18,9 +18,8 @@ from typing import Any
 import torch
 
 from ckpt_transport import LoadedPiece, PlanMismatchError
-from ckpt_transport.spi import LoadPass, TensorSpec, by_loader_in_words, layer_of
+from ckpt_transport.spi import LoadPass, TensorAssembler, TensorSpec, by_loader_in_words, layer_of
 from ckpt_transport_vllm.graph_tensors import GraphTensors
-from ckpt_transport_vllm.tensor_assembler import TensorAssembler
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
 ATTENTION_SCALES = frozenset({"_q_scale", "_k_scale", "_v_scale", "_prob_scale"})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ckpt_transport import CheckpointError
-from ckpt_transport.spi import TensorSpec, from_directory
+from ckpt_transport.spi import TensorSpec, specs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,6 @@ class UpdatedModel:
         if directory is None:
             return None
         try:
-            files = from_directory(directory)
+            return specs_of(directory)
         except CheckpointError:
             return None
-        return tuple(entry.spec for file in files for entry in file.tensors)

@@ -16,6 +16,7 @@ from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, rea
 from ckpt_transport.checkpoint.strict_json import parse_object
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.paths import without_nul
+from ckpt_transport.planning import TensorSpec
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -56,6 +57,15 @@ def from_directory(directory: Path) -> tuple[CheckpointFile, ...]:
     _check_alike(weights)
     _check_complete(weights)
     return from_files(weights)
+
+
+def specs_of(directory: Path) -> tuple[TensorSpec, ...]:
+    """What tensors the checkpoint in a directory has. Their bytes are not read.
+
+    Raises:
+        CheckpointError: as :func:`from_directory`.
+    """
+    return tuple(entry.spec for file in from_directory(directory) for entry in file.tensors)
 
 
 def _what_it_is(directory: Path, adapters: Sequence[Path]) -> str:

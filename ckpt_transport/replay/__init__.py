@@ -25,5 +25,6 @@ from ckpt_transport.replay.record import record as record
 from ckpt_transport.replay.replay import Replay as Replay
 from ckpt_transport.replay.required_bytes import required_bytes as required_bytes
 from ckpt_transport.replay.serving_recorder import SeenByPassesError as SeenByPassesError
+from ckpt_transport.replay.tensor_assembler import TensorAssembler as TensorAssembler
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot as TensorSnapshot
 from ckpt_transport.replay.tensor_snapshot import refuse_unwritable as refuse_unwritable

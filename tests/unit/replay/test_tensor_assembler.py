@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ckpt_transport import LoadedPiece
 from ckpt_transport.planning import TensorSpec
-from ckpt_transport_vllm.tensor_assembler import TensorAssembler
+from ckpt_transport.replay import TensorAssembler
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=4)
 

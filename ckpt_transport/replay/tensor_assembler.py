@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from ckpt_transport import LoadedPiece
+from ckpt_transport.engine import LoadedPiece
 
 
 class TensorAssembler:
