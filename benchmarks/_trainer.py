@@ -56,10 +56,10 @@ class Trainer:
         if self._on_gpu:
             torch.cuda.set_device(device)
 
-    def open(self, transport: str, coordinator: str) -> None:
+    def open(self, transport: str, coordinator: str, commit: str = "auto") -> None:
         """Begin anew, with nothing taken in."""
         self.close()
-        config = Config.load(transport=transport, coordinator=coordinator if self._size > 1 else "")
+        config = Config.load(transport=transport, coordinator=coordinator if self._size > 1 else "", commit=commit)
         self._server = ParameterServer(config, rank=self._rank, world_size=self._size)
 
     def have(self, shapes: Shapes, version: int, where: str) -> int:
@@ -89,6 +89,12 @@ class Trainer:
         """Bring the version that is registered."""
         began = time.perf_counter()
         report = self._open_server.update("v", addresses)
+        return _timed(time.perf_counter() - began, report)
+
+    def rollback(self, addresses: Sequence[str]) -> Timed | None:
+        """Have the version before served again."""
+        began = time.perf_counter()
+        report = self._open_server.rollback(addresses)
         return _timed(time.perf_counter() - began, report)
 
     def lend_and_update(self, addresses: Sequence[str]) -> Timed | None:

@@ -55,7 +55,7 @@ def run_engine(gpu: int, layers: int | None, pipe: Connection) -> None:
         assert not attached["error"], attached["error"]
         shapes = dict(names_of(config))
         llm.collective_rpc(warm_up, args=(shapes,))
-        warmed = _warmed_up(attached["address"])
+        warmed = warmed_up(attached["address"])
         pipe.send((shapes, attached["address"], warmed))
         loaded: list[torch.Tensor] = []
         while (order := pipe.recv()[0]) != "stop":
@@ -74,7 +74,7 @@ def warm_up(worker: Any, shapes: Shapes) -> None:
     _sinks(within)[False].warm_up([TensorSpec(name, "BF16", shape) for name, shape in shapes.items()])
 
 
-def _warmed_up(address: str) -> str:
+def warmed_up(address: str) -> str:
     """Wait until a warm-up has ended; returns what it says of itself."""
     deadline = time.monotonic() + WARM_UP_SECONDS
     while not (said := ask_version(address).warm_up).startswith(("warmed up", "could not")):

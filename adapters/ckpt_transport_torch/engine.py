@@ -14,6 +14,7 @@ from ckpt_transport.spi import (
     Fence,
     Fingerprint,
     ServedElements,
+    ShadowNeeds,
     StridedBytes,
     TensorSnapshot,
     TensorSpec,
@@ -53,6 +54,7 @@ class TorchEngine(ModuleEngine):
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
         self._snapshot: TensorSnapshot | None = None
         self._fingerprint: Fingerprint | None = None
+        self._needs: ShadowNeeds | None = None
         self._copies: StridedBytes | None = None
         self._raw: dict[str, torch.Tensor] = {}
         self.begin()
@@ -131,6 +133,12 @@ class TorchEngine(ModuleEngine):
         assert self._snapshot is not None, "an update has begun"
         return self._snapshot.memory
 
+    def _needs_of(self, tensors: Mapping[str, torch.Tensor]) -> ShadowNeeds:
+        """Found once: they are always the same tensors, until these have moved."""
+        if self._needs is None:
+            self._needs = super()._needs_of(tensors)
+        return self._needs
+
     def finish(self) -> None:
         """Parameters were written in place; nothing else depends on them."""
         self._double_buffer.close()
@@ -171,8 +179,7 @@ class TorchEngine(ModuleEngine):
             refuse_unwritable(unwritable(snapshot.memory))
             refuse_unwritable(dict.fromkeys(snapshot.moved(), MADE_ANEW))
             self._describe(snapshot.memory)
-            self._have_moved()
-            self._fingerprint, self._copies = snapshot.fingerprint, None
+            self._fingerprint, self._copies, self._needs = snapshot.fingerprint, None, None
         self._snapshot = snapshot
         self._bind(snapshot.tensors if self._is_tabled else snapshot.memory)
 

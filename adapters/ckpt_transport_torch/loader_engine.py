@@ -51,7 +51,6 @@ class LoaderEngine(ModuleEngine):
 
     def begin(self) -> None:
         self._find_devices(self._loading.begin())
-        self._have_moved()
 
     def share(self) -> Share | None:
         return self._loading.share()

@@ -17,7 +17,6 @@ from ckpt_transport.spi import (
     digest_of_served,
     fence,
     on_device,
-    why_not_apart,
     why_not_plain,
 )
 
@@ -36,7 +35,6 @@ class ModuleEngine(Engine):
         self._module = module
         self._other_gpus: list[torch.device] = []
         self._area: StagingArea | None = None
-        self._needs: ShadowNeeds | None = None
         self._make: MakeShadows = on_device
         self._staging = False
 
@@ -70,9 +68,7 @@ class ModuleEngine(Engine):
             self.drop_staged()
         if self._area is not None:
             return ""
-        if self._needs is None:
-            self._needs = ShadowNeeds.of(served)
-        self._make, why = self._needs.choose(budget)
+        self._make, why = self._needs_of(served).choose(budget)
         return self._labelled(why)
 
     def _labelled(self, reason: str) -> str:
@@ -114,9 +110,9 @@ class ModuleEngine(Engine):
         Raises:
             DeltaRefusedError: its tensors are on several devices, or not apart from each other.
         """
-        tensors = elements.tensors
-        why = why_not_apart(tensors)
-        if any(tensor.device != self.device for tensor in tensors.values()):
+        needs = self._needs_of(elements.tensors)
+        why = needs.why_not
+        if self._other_gpus or (self.device.type == "cuda" and not needs.on_gpus):
             why = "its tensors are on several devices"
         if why:
             raise DeltaRefusedError(self._labelled(why))
@@ -125,9 +121,9 @@ class ModuleEngine(Engine):
     def detach(self) -> None:
         """The module is not updated any more: undo what was done to it."""
 
-    def _have_moved(self) -> None:
-        """The tensors of the module are others than before, or lie elsewhere."""
-        self._needs = None
+    def _needs_of(self, tensors: Mapping[str, torch.Tensor]) -> ShadowNeeds:
+        """What shadows of tensors of the module take."""
+        return ShadowNeeds.of(tensors)
 
     @abstractmethod
     def _served(self) -> Mapping[str, torch.Tensor]:

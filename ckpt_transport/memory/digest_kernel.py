@@ -9,7 +9,7 @@ from ckpt_transport.memory import digest
 
 ROWS = tl.constexpr(digest.ROWS)
 COLUMNS = tl.constexpr(digest.COLUMNS)
-TOGETHER = tl.constexpr(8)
+TOGETHER = tl.constexpr(2)
 """Rows that are read at a time."""
 ALIGNMENT = tl.constexpr(digest.ALIGNMENT)
 GOLDEN = tl.constexpr(digest.GOLDEN)
