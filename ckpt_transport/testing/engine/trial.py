@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -270,6 +271,17 @@ class Trial:
         """Why each sink must not serve, for those that must not."""
         told = [ask_version(sink, timeout=self.patience.must) for sink in self.engine.sinks]
         return [each.tainted for each in told if each.tainted]
+
+    def wait_until_tainted(self) -> None:
+        """
+        Raises:
+            Broken: no sink says that it must not serve.
+        """
+        deadline = time.monotonic() + self.patience.must
+        while not self.tainted():
+            if time.monotonic() > deadline:
+                raise Broken("all sinks say that they may serve what an update has left half written")
+            time.sleep(TICK_SECONDS)
 
     def versions(self) -> set[str]:
         """What the sinks say they serve."""
