@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import pytest
 
 from ckpt_transport import FleetReport, ParameterServer, ask_version
 from ckpt_transport.errors import UpdateAbortedError
+from ckpt_transport.testing.engine import CHECKS, EngineCheck, Patience
 from ckpt_transport_vllm import VllmFleet
 from tests.vllm.servers import PATIENCE, Answers, Replica, Traffic, roll_back, swift, update
+from tests.vllm.under_test import ReplicaUnderTest
 
 Pair = tuple[Replica, Replica]
 BUCKET = {"bucket_bytes": "64KiB"}
@@ -61,6 +64,13 @@ def test_given_requests_when_versions_are_staged_and_rolled_back_then_each_serve
         assert (report.version, report.plan.buckets) == (version, ())
         assert all_serve(pair, expected, version)
         assert previous(pair) == {other}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_given_a_server_then_it_keeps_every_promise_of_an_engine(
+    pair: Pair, answers: tuple[Answers, Answers], check: EngineCheck
+) -> None:
+    check(functools.partial(ReplicaUnderTest, pair[0], answers), patience=Patience(must=PATIENCE))
 
 
 class GivingUpError(BaseException):

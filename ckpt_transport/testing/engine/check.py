@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,4 +70,5 @@ def check(promise: str, where: str) -> Callable[[Callable[[Trial], None]], Engin
 
 def name_of(make: MakeEngine) -> str:
     """What the engine is called in messages."""
-    return f"engine '{getattr(make, '__name__', type(make).__name__)}'"
+    made = make.func if isinstance(make, functools.partial) else make
+    return f"engine '{getattr(made, '__name__', type(made).__name__)}'"
