@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from ckpt_transport import Config, ConfigError, EngineError
-from ckpt_transport.spi import NO_PAUSE, Driver, Here, any_port, host_name, is_loopback, open_mailbox
+from ckpt_transport.spi import NO_PAUSE, Driver, host_name
 from ckpt_transport_vllm.control import VllmControl
 from ckpt_transport_vllm.plugin import ATTACH, BACKEND, UPDATE
+from ckpt_transport_vllm.replicas import in_lockstep
+from ckpt_transport_vllm.reported_sinks import reported_sinks
 from ckpt_transport_vllm.server import EXTENSION, VllmServer
-
-REPORT_SECONDS = 2.0
-"""How long workers have to say where their sinks are before they are asked again."""
-TICK_SECONDS = 0.1
-
 
 ControlT = TypeVar("ControlT", bound=VllmControl)
 
@@ -38,12 +33,19 @@ class ExtensionDriver(VllmDriver[VllmControl]):
     """Through the worker extension."""
 
     def _find_sinks(self) -> list[str]:
+        if self.engine.replicas == 1:
+            return self._attach()
+        return reported_sinks(self._attach, self.engine.world_size(), self._config, self.engine.is_near)
+
+    def _attach(self, report_to: str = "") -> list[str]:
+        """Have all workers open sinks. Returns the addresses of those that answer: of the first replica."""
         answers = self.engine.call_workers(
             ATTACH,
             host=self._config.host or host_name(),
             engine=self.engine.name,
             version=self.engine.weight_version(),
             draft=self._draft,
+            report_to=report_to,
         )
         for rank, answer in enumerate(answers):
             if answer["error"]:
@@ -79,36 +81,24 @@ class NativeDriver(VllmDriver[VllmServer]):
         self._find_sinks(warm_up=True)
 
     def _find_sinks(self, *, warm_up: bool = False) -> list[str]:
-        found: set[str] = set()
-        workers, version = self.engine.world_size(), self.engine.weight_version()
-        deadline = time.monotonic() + self._config.join_timeout
-        with open_mailbox(self._report_to(), (Here,), self._config) as mailbox:
-            while len(found) < workers and time.monotonic() < deadline:
-                self.engine.init_native(
-                    report_to=mailbox.address,
-                    host=self._config.host or host_name(),
-                    engine=self.engine.url,
-                    version=version,
-                    warm_up=warm_up,
-                )
-                until = time.monotonic() + REPORT_SECONDS
-                while len(found) < workers and time.monotonic() < until:
-                    received = mailbox.receive(TICK_SECONDS)
-                    if received is not None and isinstance(received[1], Here):
-                        found.add(received[1].address)
-        return sorted(found)
+        version = self.engine.weight_version()
+
+        def ask(report_to: str) -> None:
+            self.engine.init_native(
+                report_to=report_to,
+                host=self._config.host or host_name(),
+                engine=self.engine.url,
+                version=version,
+                warm_up=warm_up,
+            )
+
+        return reported_sinks(ask, self.engine.world_size(), self._config, self.engine.is_near)
 
     def begin(self) -> None:
         if UPDATE in self._own_claim.begun:
             self.engine.finish_native(None)
         self.engine.start_native(self._draft)
         self._started = True
-
-    def _report_to(self) -> str:
-        """Where this server's workers can reach a mailbox of this process; empty for a UNIX socket."""
-        if is_loopback(urlsplit(self.engine.url).hostname or ""):
-            return ""
-        return any_port(self._config.interface)
 
     def pause(self) -> None:
         super().pause()
@@ -143,7 +133,13 @@ def driver_for(engine: VllmControl, config: Config, pause: str, draft: bool) -> 
 
     Raises:
         EngineError: it has no way in.
+        ConfigError: it cannot be updated without a pause.
     """
+    if pause == NO_PAUSE and in_lockstep(engine.parallel_config):
+        raise ConfigError(
+            f"{engine.name} has replicas that share experts, and a forward pass of one waits for the others: choose "
+            "another --pause than none"
+        )
     if isinstance(engine, VllmServer):
         configuration = engine.configuration()
         if configuration["parallel_config"].get("worker_extension_cls") == EXTENSION:

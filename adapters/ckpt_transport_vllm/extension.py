@@ -7,6 +7,7 @@ vLLM gets it by its plugin, in every engine; see ``plugin.py``. An engine that l
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from multiprocessing.util import Finalize
 from typing import Any
@@ -16,8 +17,11 @@ from ckpt_transport_vllm.checksums import checksums
 from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.listening import listen, warm_up
 from ckpt_transport_vllm.quiesce import WorkerGate
+from ckpt_transport_vllm.replicas import engine_group, worker_label
 from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import check_supported
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerExtension:
@@ -28,7 +32,7 @@ class WorkerExtension:
     """
 
     def ckpt_transport_attach(
-        self, host: str = "", engine: str = "", version: str = "", draft: bool = False
+        self, host: str = "", engine: str = "", version: str = "", draft: bool = False, report_to: str = ""
     ) -> dict[str, str]:
         """Make this worker updatable; once it is, say where.
 
@@ -37,25 +41,28 @@ class WorkerExtension:
             engine: a name that all workers of this engine are given, and no other's.
             version: what is served now; of use only when the worker does not know.
             draft: the draft model is meant, not the one that is served.
+            report_to: the mailbox that also hears where the sink is, as answers get lost of other data-parallel
+                replicas than the first; none when empty.
 
         Returns: the ``address`` of the sink, its ``label``, its ``version`` (empty when nobody has said), why it is
             ``tainted`` (empty when it is not), and the ``keeper``, at which the engine is claimed, be it for the model
             that is served or for its draft model. ``error`` is empty, or alone, and says why there is no sink.
         """
         try:
-            return _attach(self, host, engine, version, draft)
+            return _attach(self, host, engine, version, draft, report_to)
         except Exception as error:
+            logger.exception("this worker is not updatable")
             return {"error": f"{type(error).__name__}: {error}"}
 
     def ckpt_transport_describe(self) -> dict[str, str]:
         """What a program has to know of the engine that holds no more than a handle of it.
 
-        Returns: how many ``workers`` it has, and whether it ``caches_prefixes`` (empty when it does not).
+        Returns: how many ``workers`` each replica of it has, and whether it ``caches_prefixes`` (empty when it does not).
         """
         try:
             config: Any = getattr(self, "vllm_config")  # noqa: B009
             caches = "yes" if config.cache_config.enable_prefix_caching else ""
-            return {"error": "", "workers": str(config.parallel_config.world_size_across_dp), "caches_prefixes": caches}
+            return {"error": "", "workers": str(config.parallel_config.world_size), "caches_prefixes": caches}
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
@@ -96,17 +103,18 @@ def _sinks(worker: Any) -> dict[bool, Sink]:
     return sinks
 
 
-def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> dict[str, str]:
+def _attach(worker: Any, host: str, engine: str, version: str, draft: bool, report_to: str) -> dict[str, str]:
     check_supported(lambda: _target(worker, draft))
     sinks = _sinks(worker)
 
     def make_engine(draft: bool) -> VllmEngine:
+        kind, worker_name = "#draft" if draft else "", worker_label(worker.rank, worker.vllm_config)
         return VllmEngine(
             lambda: _target(worker, draft),
             WorkerGate(worker),
             lambda: reset_worker(worker),
-            f"{engine or os.getppid()}{'#draft' if draft else ''}",
-            f"vLLM rank {worker.rank}{' (draft model)' if draft else ''} in process {os.getpid()}",
+            f"{engine_group(engine or str(os.getppid()), worker.vllm_config)}{kind}",
+            f"{worker_name}{' (draft model)' if draft else ''} in process {os.getpid()}",
             verify_always=Config.load().verify_apply == "always",
         )
 
@@ -117,6 +125,8 @@ def _attach(worker: Any, host: str, engine: str, version: str, draft: bool) -> d
         if sinks[each] is not before:
             Finalize(None, sinks[each].close, exitpriority=10)
     sink = sinks[draft]
+    if report_to:
+        sink.announce(report_to)
     said = {"address": sink.address, "label": sink.label, "version": sink.version, "tainted": sink.tainted}
     return {"error": "", **said, "keeper": sinks[keeper].address}
 

@@ -108,8 +108,16 @@ class VllmHandle(VllmControl):
             self._calls.call("collective_rpc", timeout, "__dir__")
             self._has_answered = True
 
+    @property
+    def parallel_config(self) -> Mapping[str, Any]:
+        """Of an ``LLM`` and an ``AsyncLLM``; an actor does not show it, and has one replica."""
+        owners = (self.engine, getattr(self.engine, "llm_engine", None))
+        configs = (config for owner in owners if (config := getattr(owner, "vllm_config", None)) is not None)
+        config = next(configs, None)
+        return {} if config is None else vars(config.parallel_config)
+
     def world_size(self) -> int:
-        return int(self._describe()["workers"])
+        return int(self._describe()["workers"]) * self.replicas
 
     def weight_version(self) -> str:
         return str(self._ask("get_weight_version")) if self._calls.has("get_weight_version") else ""

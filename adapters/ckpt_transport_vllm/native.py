@@ -23,6 +23,7 @@ from ckpt_transport_vllm.engine import VllmEngine
 from ckpt_transport_vllm.listening import listen, warm_up
 from ckpt_transport_vllm.plugin import UPDATE
 from ckpt_transport_vllm.quiesce import LentThread
+from ckpt_transport_vllm.replicas import engine_group, worker_label
 from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import check_supported
 
@@ -88,8 +89,9 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def _listen(self, info: InitInfo) -> Sink:
         def make_engine() -> VllmEngine:
-            label = f"vLLM rank {get_world_group().rank_in_group} in process {os.getpid()}"
-            group, always = info.engine or str(os.getppid()), Config.load().verify_apply == "always"
+            label = f"{worker_label(get_world_group().rank_in_group, self.vllm_config)} in process {os.getpid()}"
+            group = engine_group(info.engine or str(os.getppid()), self.vllm_config)
+            always = Config.load().verify_apply == "always"
             return VllmEngine(self._target, self._lent_thread, lambda: None, group, label, verify_always=always)
 
         self._sink = listen(self._sink, info.host, info.version, make_engine)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ckpt_transport import EngineError
-from ckpt_transport.spi import HttpEngine, NoRouteError
+from ckpt_transport.spi import HttpEngine, NoRouteError, is_loopback
 from ckpt_transport_vllm.control import VllmControl
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
@@ -32,8 +34,18 @@ class VllmServer(HttpEngine, VllmControl):
         configuration: Mapping[str, Any] = answer["vllm_config"]
         return configuration
 
+    @cached_property
+    def parallel_config(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.configuration()["parallel_config"]
+        return found
+
+    @property
+    def is_near(self) -> bool:
+        return is_loopback(urlsplit(self.url).hostname or "")
+
     def world_size(self) -> int:
-        return int(self._call("GET", "/get_world_size")["world_size"])
+        of_each = int(self._call("GET", "/get_world_size", params={"include_dp": "false"})["world_size"])
+        return of_each * self.replicas
 
     def weight_version(self) -> str:
         """The label of the weights that are served; empty where vLLM has none."""
@@ -75,7 +87,7 @@ class VllmServer(HttpEngine, VllmControl):
                 raise EngineError(f"{self.url} could not clear its prefix cache, which still holds old keys and values")
 
     def call_workers(self, method: str, **kwargs: Any) -> list[Any]:
-        """Call a method of the worker extension on every rank; the answers by rank."""
+        """Call a method of the worker extension on every rank; the answers by rank, of the first replica only."""
         answer = self._call("POST", "/collective_rpc", json={"method": method, "kwargs": kwargs})
         results: list[Any] = answer["results"]
         return results

@@ -64,8 +64,8 @@ class Driver(ABC, Generic[EngineT]):
         expected = self.engine.world_size()
         if len(found) != expected:
             raise EngineError(
-                f"{self.engine.name} has {expected} workers, and {len(found)} of them can be updated; replicas behind "
-                "one endpoint (data parallelism) must be given an endpoint each"
+                f"{self.engine.name} has {expected} workers, and {len(found)} of them can be updated; its log says why "
+                "the others cannot"
             )
         self.sinks, self.keeper = tuple(found), self.keeper or min(found)
 
