@@ -57,7 +57,7 @@ class WorkerExtension:
     def ckpt_transport_describe(self) -> dict[str, str]:
         """What a program has to know of the engine that holds no more than a handle of it.
 
-        Returns: how many ``workers`` each replica of it has, and whether it ``caches_prefixes`` (empty when it does not).
+        Returns: how many ``workers`` each of its replicas has, and whether it ``caches_prefixes`` (empty when not).
         """
         try:
             config: Any = getattr(self, "vllm_config")  # noqa: B009

@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 from ckpt_transport import EngineError
 from ckpt_transport.spi import HttpEngine, NoRouteError, is_loopback
 from ckpt_transport_vllm.control import VllmControl
+from ckpt_transport_vllm.release import release_of
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
+KEEP = "keep"
+REFUSES_WHILE_PAUSED = (0, 33)
 UNLOAD_SECONDS = 60.0
 
 
@@ -60,10 +63,28 @@ class VllmServer(HttpEngine, VllmControl):
     # -- what it does ---------------------------------------------------------------------------------------------
 
     def pause(self, mode: str, timeout: float) -> None:
-        self._call("POST", "/pause", params={"mode": mode, "clear_cache": "false"}, timeout=timeout)
+        if mode != KEEP and self._refuses_while_paused:
+            self._call("POST", "/sleep", params={"level": "0", "mode": mode}, timeout=timeout)
+        else:
+            self._call("POST", "/pause", params={"mode": mode, "clear_cache": "false"}, timeout=timeout)
 
     def resume(self) -> None:
-        self._call("POST", "/resume")
+        if self._refuses_while_paused:
+            self._call("POST", "/wake_up", params={"tags": "scheduling"})
+        else:
+            self._call("POST", "/resume")
+
+    @cached_property
+    def _refuses_while_paused(self) -> bool:
+        """Whether new requests are refused while it is paused in another mode than ``keep``.
+
+        They wait in earlier releases, and still do when it sleeps at level 0, which only holds requests.
+        """
+        try:
+            release = release_of(str(self._call("GET", "/version").get("version", "")))
+        except NoRouteError:
+            return False
+        return release is not None and release >= REFUSES_WHILE_PAUSED
 
     def label(self, version: str) -> None:
         """Name the weights that are served, where vLLM has names for them."""

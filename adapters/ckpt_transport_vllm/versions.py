@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Callable
 from typing import Any
 
 from ckpt_transport import ConfigError
 from ckpt_transport_vllm.quantization import check_quantization
+from ckpt_transport_vllm.release import release_of
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
-FIRST, LAST = (0, 25), (0, 32)
+FIRST, LAST = (0, 25), (0, 33)
 """The first and the last minor release that are supported; see the table in docs/reference/vllm-versions.md."""
 
 
@@ -33,8 +33,8 @@ def check_version(version: str) -> None:
     Raises:
         ConfigError: this version of vLLM is not supported.
     """
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if found is None or not FIRST <= (int(found[1]), int(found[2])) <= LAST:
+    release = release_of(version)
+    if release is None or not FIRST <= release <= LAST:
         raise ConfigError(
             f"vLLM {version} is not supported: this adapter uses parts of vLLM that change between releases, and works "
             f"with {FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}; install one of these, or a newer ckpt-transport"

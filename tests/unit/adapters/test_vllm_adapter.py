@@ -25,6 +25,7 @@ from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.graph_tensors import GraphTensors
 from ckpt_transport_vllm.quantization import check_quantization, check_tensors
 from ckpt_transport_vllm.quiesce import LentThread, WorkerGate
+from ckpt_transport_vllm.replicas import in_lockstep, replicas_of
 from ckpt_transport_vllm.server import VllmServer
 from ckpt_transport_vllm.updated_model import UpdatedModel
 from ckpt_transport_vllm.versions import check_parallel, check_version
@@ -33,14 +34,14 @@ NOBODY = "http://127.0.0.1:9"
 PATIENCE = 120.0
 
 
-@pytest.mark.parametrize("version", ["0.25.1", "0.32.0", "0.32.0+cpu", "0.30.2rc1"])
+@pytest.mark.parametrize("version", ["0.25.1", "0.32.0+cpu", "0.33.0", "0.30.2rc1"])
 def test_given_a_vllm_inside_the_supported_range_then_it_is_accepted(version: str) -> None:
     check_version(version)
 
 
-@pytest.mark.parametrize("version", ["0.24.9", "0.33.0", "1.0.0", "dev"])
+@pytest.mark.parametrize("version", ["0.24.9", "0.34.0", "1.0.0", "dev"])
 def test_given_another_vllm_then_it_is_refused_and_the_range_is_named(version: str) -> None:
-    with pytest.raises(ConfigError, match=rf"vLLM {version} is not supported.* 0\.25 to 0\.32"):
+    with pytest.raises(ConfigError, match=rf"vLLM {version} is not supported.* 0\.25 to 0\.33"):
         check_version(version)
 
 
@@ -49,6 +50,27 @@ def test_given_expert_load_balancing_then_the_engine_is_refused() -> None:
     check_parallel(SimpleNamespace())
     with pytest.raises(ConfigError, match="--enable-eplb"):
         check_parallel(SimpleNamespace(enable_eplb=True))
+
+
+@pytest.mark.parametrize(
+    ("parallel_config", "count"),
+    [
+        ({}, 1),
+        ({"data_parallel_size": 4}, 4),
+        ({"data_parallel_size": 4, "data_parallel_size_local": 2, "data_parallel_hybrid_lb": True}, 2),
+        ({"data_parallel_size": 4, "data_parallel_external_lb": True}, 1),
+    ],
+)
+def test_given_data_parallelism_then_replicas_behind_one_endpoint_are_counted(
+    parallel_config: dict[str, Any], count: int
+) -> None:
+    assert replicas_of(parallel_config) == count
+
+
+def test_given_replicas_that_share_experts_then_they_are_in_lockstep_behind_one_endpoint_or_several() -> None:
+    assert in_lockstep({"data_parallel_size": 2, "is_moe_model": True, "data_parallel_external_lb": True})
+    assert not in_lockstep({"data_parallel_size": 1, "is_moe_model": True})
+    assert not in_lockstep({"data_parallel_size": 2, "is_moe_model": False})
 
 
 def test_given_a_thread_that_is_lent_then_it_comes_back_when_the_update_has_ended() -> None:
