@@ -14,6 +14,7 @@ from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading
 from ckpt_transport_vllm.quantization import check_tensors
 from ckpt_transport_vllm.quiesce import Quiesce
+from ckpt_transport_vllm.sleeping import check_awake
 from ckpt_transport_vllm.ties import check_brought, tied_names
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
@@ -55,6 +56,9 @@ class VllmEngine(Engine):
         self._served: TensorSnapshot | None = None
         self.device = next(find_target().model.parameters()).device
         self.expects()
+
+    def begin(self) -> None:
+        check_awake(self.label)
 
     def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
         yield from super().warm_up(specs)

@@ -15,7 +15,7 @@ from ckpt_transport import Mapping as Rules
 from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_vllm import ServedAdapter
 from tests.support.vllm_server import COMPLETIONS, MODEL
-from tests.vllm.servers import PATIENCE, PATIENT, PROMPTS, ForkedReplica, Replica, Started, bring
+from tests.vllm.servers import PATIENCE, PATIENT, PROMPTS, ForkedReplica, Replica, Started, bring, update
 
 RANK, ALPHA = 4, 32.0
 MODULES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
@@ -39,9 +39,9 @@ def replicas(started: Started) -> Iterator[tuple[Replica, Replica]]:
     started.stop(serving, merging)
 
 
-def trained(replica: Replica, seed: int) -> dict[str, torch.Tensor]:
+def trained(replica: Replica, seed: int, base_seed: int = 1) -> dict[str, torch.Tensor]:
     """``state_dict()`` of a model of PEFT: the weights beneath, and the factors of its adapter."""
-    base = load_file(replica.checkpoint(1) / "model.safetensors")
+    base = load_file(replica.checkpoint(base_seed) / "model.safetensors")
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, torch.Tensor] = {}
     for name, tensor in base.items():
@@ -57,8 +57,8 @@ def trained(replica: Replica, seed: int) -> dict[str, torch.Tensor]:
 
 
 def logprobs(replica: Replica, model: str) -> list[dict[str, float]]:
-    """For each prompt, the likeliest next tokens and the logarithms of their probabilities."""
-    asked = {"model": model, "max_tokens": 1, "temperature": 0.0, "logprobs": 5}
+    """For each prompt, the likeliest next tokens by their numbers, and the logarithms of their probabilities."""
+    asked = {"model": model, "max_tokens": 1, "temperature": 0.0, "logprobs": 5, "return_tokens_as_token_ids": True}
     found: list[dict[str, float]] = []
     with client_of(replica.url, PATIENCE) as client:
         for prompt in PROMPTS:
@@ -98,6 +98,24 @@ def test_given_steps_of_an_adapter_then_served_alone_it_answers_as_when_it_is_me
             assert [path.name for path in tmp_path.iterdir()] == [f"sql-step-{step}"]
         adapter.withdraw()
     assert not list(tmp_path.iterdir())
+
+
+def test_given_an_engine_with_an_adapter_when_the_weights_beneath_are_updated_then_it_answers_as_when_both_are_merged(
+    replicas: tuple[Replica, Replica], tmp_path: Path
+) -> None:
+    serving, merging = replicas
+    with ServedAdapter([serving.url], "sql", tmp_path) as adapter:
+        adapter.publish("step-1", trained(serving, seed=1), SETTINGS)
+        before = logprobs(serving, "sql")
+        for turn, seed in enumerate((2, 1, 2)):
+            update([serving, merging], serving.checkpoint(seed), f"base {seed} of turn {turn}")
+            assert logprobs(serving, MODEL) == logprobs(merging, MODEL)
+        alone = logprobs(serving, "sql")
+        assert furthest(alone, merged(merging, trained(serving, seed=1, base_seed=2), "step-1 on base 2")) < 0.1
+        assert furthest(alone, before) > 0.5
+        update([serving], serving.checkpoint(1), "base 1 again")
+        assert logprobs(serving, "sql") == before
+        adapter.withdraw()
 
 
 def test_given_a_server_that_does_not_load_it_then_none_serves_it_and_the_error_says_why(

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from ckpt_transport import ParameterServer, ask_version
 from ckpt_transport.errors import EngineError, TaintedError, UpdateAbortedError
+from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
 from tests.vllm import disturbed, dying
@@ -268,17 +269,58 @@ def test_given_a_source_that_is_killed_when_it_had_paused_then_the_next_update_e
     assert replica.answers() == answers[1]
 
 
+@pytest.mark.parametrize("mode", ["keep", "wait"])
 def test_given_a_server_that_was_paused_by_hand_then_it_is_updated_and_stays_paused_and_the_report_says_so(
-    pair: Pair, answers: tuple[Answers, Answers]
+    pair: Pair, answers: tuple[Answers, Answers], mode: str
 ) -> None:
     replica = pair[0]
     with VllmServer(replica.url) as control:
-        control.pause("keep", 30.0)
+        control.pause(mode, 30.0)
         (problem,) = update([replica], replica.checkpoint(1), "one").problems
         assert problem.startswith(f"{replica.url} is left paused")
         assert replica.is_paused()
         control.resume()
     assert replica.answers() == answers[0]
+
+
+def test_given_a_server_that_is_resumed_by_hand_during_an_update_then_no_mix_is_served_and_the_report_says_so(
+    pair: Pair, answers: tuple[Answers, Answers]
+) -> None:
+    replica, config = pair[0], swift(**SMALL_SLOTS)
+    update([replica], replica.checkpoint(1), "one")
+
+    def resume(done: int, total: int) -> None:
+        with VllmServer(replica.url) as control:
+            control.resume()
+
+    with ParameterServer(config) as server, VllmFleet([replica.url], config) as fleet, Traffic([replica]) as traffic:
+        server.register("two", directory=replica.checkpoint(2))
+        traffic.wait(2)
+        done = fleet.update(server, "two", resume)
+        traffic.wait(3)
+    assert done is not None
+    assert [problem.startswith(f"{replica.url} was resumed by others") for problem in done.problems] == [True]
+    completions = traffic.done[replica.url]
+    assert not any(completion.error for completion in completions)
+    assert completions[-1].tokens == answers[1].tokens[0]
+    assert replica.answers() == answers[1]
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_given_a_server_that_sleeps_then_it_is_updated_and_sleeps_on_and_serves_the_version_when_it_wakes(
+    pair: Pair, answers: tuple[Answers, Answers], level: int
+) -> None:
+    """On CPUs vLLM 0.32.0 holds requests while it sleeps, and gives no memory back."""
+    replica = pair[0]
+    update([replica], replica.checkpoint(1), "one")
+    with client_of(replica.url, PATIENCE) as client:
+        client.post("/sleep", params={"level": level}).raise_for_status()
+        (problem,) = update([replica], replica.checkpoint(2), "two").problems
+        assert problem.startswith(f"{replica.url} is left paused")
+        assert client.get("/is_sleeping").json()["is_sleeping"]
+        client.post("/wake_up").raise_for_status()
+    assert not replica.is_paused()
+    assert replica.answers() == answers[1]
 
 
 def test_given_updates_that_overlap_then_each_is_made_and_the_server_serves_the_one_that_it_names(
