@@ -19,7 +19,7 @@ from ckpt_transport_vllm.listening import listen, warm_up
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.replicas import engine_group, worker_label
 from ckpt_transport_vllm.updated_model import UpdatedModel
-from ckpt_transport_vllm.versions import check_supported
+from ckpt_transport_vllm.versions import check_draft, check_supported
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +140,7 @@ def _target(worker: Any, draft: bool) -> UpdatedModel:
     model = getattr(drafter, "model", None) if find is None else find()
     if model is None or config.speculative_config is None or config.speculative_config.draft_model_config is None:
         raise ConfigError("this engine has no draft model with weights of its own; see vLLM's --speculative-config")
+    check_draft(config.speculative_config)
     return UpdatedModel(model, config.speculative_config.draft_model_config, config)
 
 

@@ -54,6 +54,19 @@ def check_parallel(parallel_config: Any) -> None:
         )
 
 
+def check_draft(speculative_config: Any) -> None:
+    """Refuse draft models that hold more than their own weights.
+
+    Raises:
+        ConfigError: the head is a quantized copy of the served model's, which is made when the engine starts.
+    """
+    if getattr(speculative_config, "draft_lm_head_quantization", None) is not None:
+        raise ConfigError(
+            "a draft model with draft_lm_head_quantization cannot be updated: its head is a quantized copy of the "
+            "served model's, and would stay as it is; start the engine without"
+        )
+
+
 def installed_version() -> str:
     """The version of vLLM in this process."""
     import vllm

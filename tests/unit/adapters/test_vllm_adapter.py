@@ -28,7 +28,7 @@ from ckpt_transport_vllm.quiesce import LentThread, WorkerGate
 from ckpt_transport_vllm.replicas import in_lockstep, replicas_of
 from ckpt_transport_vllm.server import VllmServer
 from ckpt_transport_vllm.updated_model import UpdatedModel
-from ckpt_transport_vllm.versions import check_parallel, check_version
+from ckpt_transport_vllm.versions import check_draft, check_parallel, check_version
 
 NOBODY = "http://127.0.0.1:9"
 PATIENCE = 120.0
@@ -50,6 +50,13 @@ def test_given_expert_load_balancing_then_the_engine_is_refused() -> None:
     check_parallel(SimpleNamespace())
     with pytest.raises(ConfigError, match="--enable-eplb"):
         check_parallel(SimpleNamespace(enable_eplb=True))
+
+
+def test_given_a_draft_model_with_a_quantized_copy_of_the_head_then_it_is_refused() -> None:
+    check_draft(SimpleNamespace(draft_lm_head_quantization=None))
+    check_draft(SimpleNamespace())
+    with pytest.raises(ConfigError, match="draft_lm_head_quantization"):
+        check_draft(SimpleNamespace(draft_lm_head_quantization="fp8"))
 
 
 @pytest.mark.parametrize(
