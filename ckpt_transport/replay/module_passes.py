@@ -56,7 +56,7 @@ class ModuleReplayPass(ModuleLoaderPass):
 
     Args:
         loader: as for :class:`ModuleLoaderPass`.
-        memory: what is written.
+        memory: what is written; nothing else of the module is needed.
         recorded: the loader's recording; its refusal is set when the loader has to load.
         share: what comes of the version; None for everything. The loader cannot load a share.
     """
@@ -65,7 +65,8 @@ class ModuleReplayPass(ModuleLoaderPass):
         super().__init__(loader, memory)
         self._recorded, self._share = recorded, share
         targets = recorded.layout.targets
-        self._replay = Replay(recorded.plans, {n: memory[target.name] for n, target in enumerate(targets)})
+        written = {n: memory[target.name] for n, target in enumerate(targets) if target.name in memory}
+        self._replay = Replay(recorded.plans, written)
         self._replaying = 0.0
 
     def load(self, bucket: LoadedBucket) -> None:

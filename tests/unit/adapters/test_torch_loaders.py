@@ -12,7 +12,8 @@ from ckpt_transport.errors import TaintedError, UnwritableError, UpdateAbortedEr
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from tests.fleet import PATIENT
-from tests.unit.torch_modules import Pairs, assign, bring, holds, net, version
+from tests.unit.recorded import specs_of
+from tests.unit.torch_modules import Pairs, assign, bring, holds, load, looks_up, net, version
 
 
 def test_given_a_loader_that_kept_old_tensors_then_it_is_refused_before_the_first_byte() -> None:
@@ -75,6 +76,30 @@ def test_given_a_loader_then_it_may_keep_copies_beside_the_module() -> None:
     bring(LoaderEngine(module, load), version(module, 0.5))
     assert holds(module, version(module, 0.5))
     assert holds(module, copies)
+
+
+def test_given_a_buffer_that_no_version_brings_then_versions_are_staged_and_it_stays() -> None:
+    """Given a buffer that its owner computes, as of positions, then a staged version needs no memory for it."""
+    module = net()
+    module.register_buffer("positions", torch.arange(3.0), persistent=False)
+    first, second, third = (version(module, value) for value in (0.5, 0.7, 0.9))
+    engine = LoaderEngine(module, looks_up(module))
+    bring(engine, first)
+    bring(engine, second)
+    engine.begin()
+    engine.prepare(specs_of(third), None)
+    assert engine.can_stage(1 << 20) == ""
+    engine.stage()
+    load(engine, third)
+    engine.finish()
+    assert holds(module, second)
+    engine.hold()
+    engine.confirm()
+    engine.exchange()
+    engine.certify()
+    engine.resume()
+    assert holds(module, third)
+    assert torch.equal(module.positions, torch.arange(3.0))
 
 
 def test_given_a_loader_then_it_may_replace_tensors_itself() -> None:
