@@ -122,6 +122,8 @@ from ckpt_transport.service.fleet import HttpEngine as HttpEngine
 from ckpt_transport.service.fleet import NoRouteError as NoRouteError
 from ckpt_transport.service.fleet import RollsBack as RollsBack
 from ckpt_transport.service.fleet import Updates as Updates
+from ckpt_transport.service.listening import listen as listen
+from ckpt_transport.service.listening import warm_up as warm_up
 from ckpt_transport.service.previous import previous_version as previous_version
 from ckpt_transport.service.questions import Here as Here
 from ckpt_transport.transports import Calls as Calls

@@ -13,9 +13,9 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from ckpt_transport import Config, ConfigError, Sink
+from ckpt_transport.spi import listen, warm_up
 from ckpt_transport_vllm.checksums import checksums
 from ckpt_transport_vllm.engine import VllmEngine
-from ckpt_transport_vllm.listening import listen, warm_up
 from ckpt_transport_vllm.quiesce import WorkerGate
 from ckpt_transport_vllm.replicas import engine_group, worker_label
 from ckpt_transport_vllm.updated_model import UpdatedModel
@@ -77,7 +77,7 @@ class WorkerExtension:
         try:
             if draft not in _sinks(self):
                 raise ConfigError("this worker is not updatable; call ckpt_transport_attach before")
-            warm_up(_sinks(self)[draft], _target(self, draft))
+            warm_up(_sinks(self)[draft], _target(self, draft).expects())
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
         return {"error": ""}

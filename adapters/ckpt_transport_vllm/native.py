@@ -19,8 +19,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 
 from ckpt_transport import Config, Sink
+from ckpt_transport.spi import listen, warm_up
 from ckpt_transport_vllm.engine import VllmEngine
-from ckpt_transport_vllm.listening import listen, warm_up
 from ckpt_transport_vllm.plugin import UPDATE
 from ckpt_transport_vllm.quiesce import LentThread
 from ckpt_transport_vllm.replicas import engine_group, worker_label
@@ -83,7 +83,7 @@ class NativeEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             sink = self._listen(init_info)
             sink.announce(init_info.report_to)
             if init_info.warm_up:
-                warm_up(sink, self._target())
+                warm_up(sink, self._target().expects())
         except Exception:
             logger.exception("no sink could be opened, or it does not warm up")
 

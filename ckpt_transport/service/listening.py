@@ -1,21 +1,28 @@
-"""Opens a worker's sink where whoever asks can reach it."""
+"""Opens an engine's sink where whoever asks can reach it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from ckpt_transport import Config, ConfigError, Engine, Sink
-from ckpt_transport.spi import any_port, host_name
-from ckpt_transport_vllm.updated_model import UpdatedModel
+from ckpt_transport.config import Config
+from ckpt_transport.control.addresses import any_port
+from ckpt_transport.engine import Engine
+from ckpt_transport.errors import ConfigError
+from ckpt_transport.planning import TensorSpec
+from ckpt_transport.service.sink import Sink
+from ckpt_transport.update.host import host_name
 
 
-def warm_up(sink: Sink, target: UpdatedModel) -> None:
+def warm_up(sink: Sink, specs: Sequence[TensorSpec] | None) -> None:
     """Have a sink do in the background what its first update would do.
+
+    Args:
+        sink: of the engine.
+        specs: the tensors that versions will have; None when nobody knows.
 
     Raises:
         ConfigError: it is not known what versions will look like.
     """
-    specs = target.expects()
     if specs is None:
         raise ConfigError(
             f"{sink.label} cannot warm up: it was started without the files of a checkpoint, so nobody knows here what "
@@ -31,7 +38,7 @@ def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[],
         sink: the one that was opened before, if any.
         host: where the caller runs; empty for here. The sink listens on a UNIX socket when that is here.
         version: what is served now; of use only when ``sink`` does not know.
-        make_engine: makes the way into the worker.
+        make_engine: makes the way into the engine.
 
     Raises:
         ConfigError: a setting is wrong; or the sink would have to listen elsewhere, and is tainted or somebody drives
