@@ -94,6 +94,14 @@ class Gate:
                     f"{self._active} running); do all ranks of the engine run the same forward passes?"
                 )
 
+    def wait_while_held(self, timeout: float) -> bool:
+        """Wait as long as no pass may start, at most ``timeout`` seconds; return whether one may.
+
+        For loops between two passes that have nothing better to do meanwhile.
+        """
+        with self._condition:
+            return self._condition.wait_for(lambda: self._limit is None or self._started < self._limit, timeout)
+
     def resume(self) -> float:
         """Let passes run again; return for how many seconds they were held."""
         with self._condition:

@@ -60,11 +60,10 @@ class HttpEngine(DrivenEngine):
         while True:
             try:
                 answer = self._client.get(self.health_route, timeout=5.0)
-                if answer.status_code == HTTPStatus.OK:
-                    return
                 if answer.status_code == HTTPStatus.UNAUTHORIZED:
                     raise EngineError(f"{self.url} {KEY_CURE}{self._through}")
-                reason = f"it answers {answer.status_code}{self._through}"
+                if not (reason := self._why_unhealthy(answer.status_code)):
+                    return
             except httpx.UnsupportedProtocol as error:
                 raise EngineError(f"{self.url} is no URL of an engine; give one as http://127.0.0.1:8000") from error
             except httpx.HTTPError as error:
@@ -75,6 +74,10 @@ class HttpEngine(DrivenEngine):
                 told = time.monotonic()
                 logger.warning("waiting up to %.0f s more for %s: %s", deadline - told, self.url, reason)
             time.sleep(POLL_SECONDS)
+
+    def _why_unhealthy(self, status: int) -> str:
+        """What is wrong with an engine whose health route answers with ``status``; empty for nothing."""
+        return "" if status == HTTPStatus.OK else f"it answers {status}{self._through}"
 
     def _call(
         self,
@@ -99,13 +102,7 @@ class HttpEngine(DrivenEngine):
         json: Any = None,
         timeout: float = CALL_SECONDS,
     ) -> httpx.Response:
-        import httpx
-
-        try:
-            answer = self._client.request(method, path, params=params, json=json, timeout=timeout)
-        except httpx.HTTPError as error:
-            reason = f"{str(error) or type(error).__name__}{self._through}"
-            raise EngineError(f"{self.url}{path} does not answer: {reason}") from error
+        answer = self._ask(method, path, params, json, timeout)
         if answer.status_code == HTTPStatus.NOT_FOUND:
             raise NoRouteError(
                 f"{self.url} has no {path}: {self.route_hint}",
@@ -117,6 +114,23 @@ class HttpEngine(DrivenEngine):
             said = f"{answer.status_code}{self._through}: {answer.text[:500]}"
             raise EngineError(f"{self.url}{path} failed with {said}")
         return answer
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        json: Any = None,
+        timeout: float = CALL_SECONDS,
+    ) -> httpx.Response:
+        """What a route answers, be it an error."""
+        import httpx
+
+        try:
+            return self._client.request(method, path, params=params, json=json, timeout=timeout)
+        except httpx.HTTPError as error:
+            reason = f"{str(error) or type(error).__name__}{self._through}"
+            raise EngineError(f"{self.url}{path} does not answer: {reason}") from error
 
     def close(self) -> None:
         self._client.close()
