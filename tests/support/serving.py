@@ -2,13 +2,147 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, Self
+
+import httpx
+
+from ckpt_transport.service.endpoints import client_of
+
+START_SECONDS = 900.0
+"""A server that cannot start ends sooner. One that starts takes minutes on a busy machine."""
+STOP_SECONDS = 40.0
+HEALTH_SECONDS = 5.0
+TIDY_SECONDS = 5.0
+"""What is left of a server when it has ended may still remove shared memory for so long."""
 
 
 class ServeError(RuntimeError):
     """The server did not start, or refused a request."""
 
 
+class Process(Protocol):
+    """A process that was started; its methods are those of ``subprocess.Popen``."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+
+
+class ServedChild(ABC):
+    """A server of inference, started at once; :meth:`wait` before use, :meth:`close` to end it and all its workers.
+
+    Args:
+        directory: the checkpoint it starts with.
+        log: where its processes write.
+        arguments: of the server.
+        environment: further variables.
+    """
+
+    kind: str
+    health_route = "/health"
+
+    def __init__(
+        self, directory: Path, log: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._log = log
+        self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.kind.lower()}-")
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        arguments = [*self._own_arguments(directory, port), *arguments]
+        self.process: Process = self._start(arguments, {**os.environ, **self._environment(), **(environment or {})})
+
+    @abstractmethod
+    def _own_arguments(self, directory: Path, port: int) -> Sequence[str]:
+        """With which it serves a checkpoint at a port."""
+
+    @abstractmethod
+    def _command(self) -> Sequence[str]:
+        """What starts it, before its arguments."""
+
+    def _environment(self) -> dict[str, str]:
+        return {"TMPDIR": self._scratch.name}
+
+    def _start(self, arguments: Sequence[str], environment: dict[str, str]) -> Process:
+        """Start it in a session of its own."""
+        with self._log.open("wb") as output:
+            return subprocess.Popen(
+                [*self._command(), *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def wait(self) -> Self:
+        """
+        Raises:
+            ServeError: it does not serve; with what it wrote last.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        with client_of(self.url, HEALTH_SECONDS) as client:
+            while time.monotonic() < deadline and self.process.poll() is None:
+                with contextlib.suppress(httpx.HTTPError):
+                    if client.get(self.health_route).is_success:
+                        self._began()
+                        return self
+                time.sleep(0.3)
+        raise ServeError(f"{self.kind} did not start:\n{self.last_words()}")
+
+    def _began(self) -> None:
+        """It serves now."""
+
+    def last_words(self) -> str:
+        """The end of what its processes wrote."""
+        return last_words(self._log)
+
+    def close(self) -> None:
+        """End it, and see all its processes end, even when interrupted meanwhile. Idempotent."""
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(STOP_SECONDS)
+        finally:
+            deadline = time.monotonic() + TIDY_SECONDS
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+                while time.monotonic() < deadline:
+                    os.killpg(self.process.pid, 0)
+                    time.sleep(0.05)
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOP_SECONDS)
+            self._scratch.cleanup()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what it has left; it has ended."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def last_words(log: Path) -> str:
     """The end of what a server's processes wrote."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
