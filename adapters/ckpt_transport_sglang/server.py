@@ -1,0 +1,98 @@
+"""Calls a running SGLang through its HTTP interface."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+from ckpt_transport import EngineError
+from ckpt_transport.spi import NO_PAUSE, HttpEngine
+from ckpt_transport_sglang.plugin import CALL
+
+ABORT, RETRACT = "abort", "retract"
+MODES = {"keep": "in_place", RETRACT: RETRACT, ABORT: ABORT}
+"""SGLang's words for what becomes of running requests, by ours."""
+CALL_SECONDS = 60.0
+PLUGIN_CURE = "install ckpt-transport into the environment of SGLang, which finds it by itself, and start it again"
+
+
+class SglangServer(HttpEngine):
+    """A SGLang at ``url``, as ``http://127.0.0.1:30000``; see :class:`~ckpt_transport.spi.HttpEngine`.
+
+    The key in ``api_key_file`` is that of SGLang's ``--admin-api-key``, or of ``--api-key`` where it has only that.
+    """
+
+    kind = "SGLang"
+    health_route = "/ready"
+    route_hint = "is it SGLang, of a release that docs/how-to/update-sglang-live.md names?"
+    pause_modes = (*MODES, NO_PAUSE)
+
+    def _why_unhealthy(self, status: int) -> str:
+        """One that is paused serves, as far as an update is concerned; one that still starts does not."""
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            return "" if self._describe()["paused"] else f"it still starts, or is paused by '{ABORT}'{self._through}"
+        return super()._why_unhealthy(status)
+
+    def _describe(self, timeout: float = CALL_SECONDS) -> dict[str, str]:
+        """What the first rank says of the engine. Routes of SGLang that say it want the key of users, not of admins."""
+        return self.call_ranks("describe", timeout)[0]
+
+    def world_size(self) -> int:
+        return int(self._describe()["world_size"])
+
+    def weight_version(self) -> str:
+        return self._describe()["version"]
+
+    def is_paused(self) -> bool:
+        return self._ask("GET", self.health_route).status_code != HTTPStatus.OK
+
+    @property
+    def resume_hint(self) -> str:
+        return f"POST {{}} to {self.url}/continue_generation when it may serve"
+
+    def pause(self, mode: str, timeout: float) -> None:
+        """Hold requests. SGLang answers before its schedulers have heard of it, so these are asked.
+
+        The scheduler does not notice ``abort``, which ends its requests and keeps others out, and is paused as well.
+        """
+        for each in (MODES[mode],) if mode != ABORT else (ABORT, MODES["keep"]):
+            self._call("POST", "/pause_generation", json={"mode": each}, timeout=timeout)
+        if not self._describe(timeout)["paused"]:
+            raise EngineError(f"{self.url} was asked to pause, and somebody has ended that; update again")
+
+    def resume(self) -> None:
+        self._call("POST", "/continue_generation", json={"torch_empty_cache": False})
+
+    def label(self, version: str) -> None:
+        self._call("POST", "/update_weight_version", json={"new_version": version, "abort_all_requests": False})
+
+    def reset_caches(self) -> None:
+        """Drop what was computed with old weights.
+
+        SGLang drops nothing while a request runs, so running ones are taken back to where requests wait. They keep
+        their tokens, and what was computed of these is computed again, by the new weights.
+        """
+        paused = self.is_paused()
+        self.pause(RETRACT, CALL_SECONDS)
+        self._answer("POST", "/flush_cache")
+        if not paused:
+            self.resume()
+
+    def call_ranks(self, name: str, timeout: float = CALL_SECONDS, **given: str) -> list[dict[str, str]]:
+        """Call every rank of the engine; the answers by rank.
+
+        Raises:
+            EngineError: a rank could not do it, or this adapter is not installed beside SGLang.
+        """
+        asked = {"action": CALL + json.dumps({"call": name, **given})}
+        try:
+            said = self._call("POST", "/weights_checker", json=asked, timeout=timeout)["message"]
+        except EngineError as error:
+            if "Unsupported action" in str(error):
+                raise EngineError(f"{self.url} cannot be updated: {PLUGIN_CURE}") from error
+            raise
+        answers: list[dict[str, str]] = json.loads(said)
+        for rank, each in enumerate(answers):
+            if each["error"]:
+                raise EngineError(f"rank {rank} of {self.url}: {each['error']}")
+        return answers

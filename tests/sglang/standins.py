@@ -1,0 +1,41 @@
+"""Stand-ins for what SGLang needs and no registry has for a CPU without AMX. Test support: nothing of it is installed.
+
+SGLang's compiled kernels, ``sgl_kernel``, are for CUDA, and so are torchvision's operators. On a CPU without AMX,
+SGLang computes by torch and calls none of them, but it imports all of them. Here every name of ``sgl_kernel`` exists
+and raises when it is called, and torchvision's operators are declared and have no kernel. Import this before sglang, in
+every process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+import torch
+
+OPERATORS = ("nms", "qnms", "roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool", "qroi_align")
+GRADIENTS = ("_roi_align_backward", "_ps_roi_align_backward", "_roi_pool_backward", "_ps_roi_pool_backward")
+
+
+class MissingKernels(ModuleType):
+    """Has every function that it is asked for; calling one fails with its name."""
+
+    __version__ = "0.4.10"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def missing(*_: object, **__: object) -> None:
+            raise NotImplementedError(f"sgl_kernel.{name} is a compiled kernel, which this machine has not")
+
+        return missing
+
+
+os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+sys.modules.setdefault("sgl_kernel", MissingKernels("sgl_kernel"))
+declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+for name in (*OPERATORS, *GRADIENTS):
+    declared.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")  # type: ignore[no-untyped-call]
