@@ -6,6 +6,7 @@ import contextlib
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import zmq
@@ -16,7 +17,7 @@ from ckpt_transport.errors import ControlError
 
 
 class Heart:
-    """Sends one ready-made message to each of a set of addresses, every ``interval`` seconds.
+    """Sends one ready-made message to each of a set of addresses, every ``interval`` seconds, and to a new one at once.
 
     A process that is stopped, or whose threads all wait for one that keeps Python's lock, sends none. It looks dead to
     its peers then, and :meth:`silence` tells it so.
@@ -41,12 +42,16 @@ class Heart:
         self._beat_at = 0.0
         self._silence, self._silent_until = 0.0, 0.0
         self._targets: frozenset[str] = frozenset()
+        self._new: deque[str] = deque()
         self._wake = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
 
     def beat_to(self, address: str) -> None:
+        if address in self._targets:
+            return
         self._targets |= {address}
+        self._new.append(address)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="ckpt-transport-heart", daemon=True)
             self._thread.start()
@@ -84,18 +89,29 @@ class Heart:
         connected: set[str] = set()
         while not self._stopped:
             self._note_silence()
+            self._new.clear()
             targets = self._targets
             for address in connected - targets:
                 connections.close_one(address)
             connected &= targets
             for address in targets:
-                with contextlib.suppress(ControlError):  # tried again with the next beat
-                    connections.connect(address)
-                    connected.add(address)
-                    connections.send(address, self._beat)
-            self._wake.wait(self._interval)
-            self._wake.clear()
+                self._beat_once(connections, address, connected)
+            self._greet_until(time.monotonic() + self._interval, connections, connected)
         connections.close()
+
+    def _greet_until(self, end: float, connections: OutgoingConnections, connected: set[str]) -> None:
+        """Send to those that are new, until all are due again. Who comes costs one message, however many there are."""
+        while not self._stopped and (left := end - time.monotonic()) > 0:
+            self._wake.wait(left)
+            self._wake.clear()
+            while self._new:
+                self._beat_once(connections, self._new.popleft(), connected)
+
+    def _beat_once(self, connections: OutgoingConnections, address: str, connected: set[str]) -> None:
+        with contextlib.suppress(ControlError):  # tried again with the next beat
+            connections.connect(address)
+            connected.add(address)
+            connections.send(address, self._beat)
 
     def _note_silence(self) -> None:
         now = time.monotonic()

@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import zmq
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import PeerLostError
@@ -80,3 +83,26 @@ def alive_at_last(mailbox: Mailbox, address: str) -> bool:
     except PeerLostError:
         return mailbox.receive(0) is not None
     return mailbox.receive(0) is not None
+
+
+def test_given_many_who_are_watched_one_after_the_other_then_each_new_one_hears_at_once_and_no_other(
+    tmp_path: Path,
+) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    listeners = []
+    try:
+        with Mailbox(interval=3600.0) as mailbox:
+            for number in range(8):
+                listener: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+                listener.rcvtimeo = int(PATIENCE * 1000)
+                listener.bind(f"ipc://{tmp_path}/{number}")
+                listeners.append(listener)
+                mailbox.watch(f"ipc://{tmp_path}/{number}")
+                listener.recv_multipart()
+        beats = 1
+        while listeners[0].poll(0):
+            listeners[0].recv_multipart()
+            beats += 1
+        assert beats <= 2, "the first was told each time that another one came"
+    finally:
+        context.destroy(0)
