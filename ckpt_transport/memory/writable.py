@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch.nn.parameter import is_lazy
 MAPS = Path("/proc/self/maps")
 ARRAYS = frozenset({torch.Tensor, torch.nn.Parameter})
 """Classes that say nothing of their own about memory."""
+_NOT_WRITABLE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .-", re.MULTILINE)
+"""A line of :data:`MAPS`, of memory that must not be written: first and last address. A process may have thousands."""
 _layout, _is_cpu, _nbytes = map(attrgetter, ("layout", "is_cpu", "nbytes"))
 
 
@@ -117,11 +120,7 @@ def _reach(tensor: torch.Tensor) -> int:
 
 def _read_only_ranges() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """First and last address (exclusive) of all memory of this process that is mapped and must not be written."""
-    ranges = []
-    for line in MAPS.read_text().splitlines():
-        addresses, permissions = line.split(maxsplit=2)[:2]
-        if permissions[1] != "w":
-            low, _, high = addresses.partition("-")
-            ranges.append((int(low, 16), int(high, 16)))
-    found = np.array(ranges, np.uint64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    found = np.array(
+        [int(address, 16) for each in _NOT_WRITABLE.findall(MAPS.read_bytes()) for address in each], np.uint64
+    )
+    return found[::2], found[1::2]
