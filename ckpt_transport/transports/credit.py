@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
 from ckpt_transport.transports.interface import Transfer
 
@@ -58,18 +57,25 @@ class OpenLoans:
     """What one sender has lent, and who has not given it back."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, list[int]] = {}
-        """Of each transfer, the receivers of which it is not known, the last first."""
+        self._receivers: dict[int, tuple[int, ...]] = {}
         self._up_to: dict[int, int] = {}
         """Of each receiver, up to which transfer it has given back all."""
-        self._single: dict[int, set[int]] = {}
+        self._slowest: dict[tuple[int, ...], tuple[int, int]] = {}
+        """Of those that get the same transfers, which of them was behind the others, and up to which all had given
+        back: while that one says nothing, nobody else is looked at."""
+        self._missing: dict[int, set[int]] = {}
+        """Of each transfer that somebody has given back by itself, who may not have."""
 
-    def lend(self, seq: int, receivers: Iterable[int]) -> None:
-        self._waiting[seq] = list(receivers)
+    def lend(self, seq: int, receivers: tuple[int, ...]) -> None:
+        self._receivers[seq] = receivers
+        if receivers not in self._slowest:
+            self._slowest[receivers] = receivers[0], -1
+            self._up_to = dict.fromkeys(receivers, -1) | self._up_to
 
     def returned(self, receiver: int, seq: int) -> None:
         """One transfer was given back."""
-        self._single.setdefault(seq, set()).add(receiver)
+        if seq in self._receivers:
+            self._missing.setdefault(seq, set(self._receivers[seq])).discard(receiver)
 
     def all_returned(self, receiver: int, seq: int) -> None:
         """All transfers up to this one were."""
@@ -77,12 +83,26 @@ class OpenLoans:
 
     def are_over(self, seq: int) -> bool:
         """Whether every receiver has given a transfer back. Not asked again after True."""
-        waiting, up_to, single = self._waiting[seq], self._up_to, self._single.get(seq, ())
-        while waiting:
-            last = waiting[-1]
-            if up_to.get(last, -1) < seq and last not in single:
-                return False
-            waiting.pop()
-        del self._waiting[seq]
-        self._single.pop(seq, None)
+        missing = self._missing.get(seq)
+        if not (self._all_up_to(seq) if missing is None else self._none_of(missing, seq)):
+            return False
+        del self._receivers[seq]
+        self._missing.pop(seq, None)
         return True
+
+    def _none_of(self, missing: set[int], seq: int) -> bool:
+        while missing:
+            receiver = next(iter(missing))
+            if self._up_to[receiver] < seq:
+                return False
+            missing.remove(receiver)
+        return True
+
+    def _all_up_to(self, seq: int) -> bool:
+        receivers, up_to = self._receivers[seq], self._up_to
+        slowest, floor = self._slowest[receivers]
+        if floor < seq <= up_to[slowest]:
+            slowest = min(receivers, key=up_to.__getitem__)
+            floor = up_to[slowest]
+            self._slowest[receivers] = slowest, floor
+        return floor >= seq
