@@ -20,6 +20,7 @@ from ckpt_transport.service.watched import let_watch
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check_known, states
+from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import open_mailbox
@@ -104,7 +105,10 @@ class Joiner:
                 update = secrets.token_hex(8)
                 join = Introducer(self.config).of_leader(self.version, states(self.config))
                 plans, turn = PlanCache(self.config.memory_budget), Turn(f"update('{version}')")
-                coordinator = P2PCoordinator(update, mailbox, self.config, table, RouteNames(), plans, (), clock, turn)
+                names, welcomes = RouteNames(), Welcomes()
+                coordinator = P2PCoordinator(
+                    update, mailbox, self.config, table, names, plans, (), clock, turn, welcomes
+                )
                 try:
                     report = coordinator.lead(
                         msgspec.structs.replace(join, update=update),

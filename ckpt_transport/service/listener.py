@@ -310,7 +310,7 @@ class Listener(MayBeStuck):
             if isinstance(order, m.Commit):
                 self._committed()
                 self._leave()
-            answer = follower.answer(order, self._watch)
+            answer = self._welcomed(follower.answer(order, self._watch))
         except UpdateAbortedError as aborted:
             self._end(follower, aborted)
         except Exception as error:
@@ -320,6 +320,12 @@ class Listener(MayBeStuck):
         else:
             if answer is not None:
                 self._tell_coordinator(answer)
+
+    def _welcomed(self, answer: m.Reply | None) -> m.Reply | None:
+        """An answer; with the last one of an update comes the nonce for the next invitation of its coordinator."""
+        if isinstance(answer, m.Committed):
+            return msgspec.structs.replace(answer, welcome=self._challenges.welcome(self._coordinator))
+        return answer
 
     def _watch(self) -> None:
         """Called while the pipeline runs: serve questions, notice an abort or a dead coordinator."""

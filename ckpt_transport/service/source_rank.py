@@ -25,6 +25,7 @@ from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check, states
+from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
@@ -55,7 +56,7 @@ class SourceRank:
         self.mailbox: Mailbox | None = None
         self._table: RouteTable | None = None
         self._rotation: Rotation | None = None
-        self._names = RouteNames()
+        self._names, self._welcomes = RouteNames(), Welcomes()
         self._plans = PlanCache(config.memory_budget)
         self._partners: dict[str, str] = {}
         """Sinks of the last update, and the nonce that what is said to each carries."""
@@ -95,7 +96,16 @@ class SourceRank:
             mailbox.forget(address)
         update = secrets.token_hex(8)
         coordinator = leader(
-            update, mailbox, self._config, table, self._names, self._plans, stored.extents, clock, turn
+            update,
+            mailbox,
+            self._config,
+            table,
+            self._names,
+            self._plans,
+            stored.extents,
+            clock,
+            turn,
+            self._welcomes,
         )
         join = self._join(update, table, stored)
         content = None if invitees.base and not invitees.delta else stored.content

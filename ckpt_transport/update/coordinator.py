@@ -25,6 +25,7 @@ from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.bandwidths import between_hosts
+from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.ending import tell_began, tell_committed, tell_failed
 from ckpt_transport.update.introduction import rates_of, topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
@@ -53,6 +54,7 @@ class Coordinator:
         extents: what is behind rank 0's extents.
         clock: of the caller's call.
         turn: of the update.
+        welcomes: what members of the last update have said for the next invitation; kept between updates.
     """
 
     kind: ClassVar[str] = "update"
@@ -71,12 +73,14 @@ class Coordinator:
         extents: Sequence[Backing],
         clock: PhaseClock,
         turn: Turn,
+        welcomes: Welcomes,
     ) -> None:
         self._mailbox, self._config, self._plans, self._clock = mailbox, config, plans, clock
         deadline = time.monotonic() + config.update_timeout
         self._local = Participant(mailbox, table, plans, extents, None, deadline)
         self._members = Membership(update, mailbox, config, deadline, turn)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
+        self._welcomes = welcomes
         self._reached: list[str] = []
         self._update, self._in_place, self._version = update, "", ""
 
@@ -108,7 +112,9 @@ class Coordinator:
         return self._conclude(*self._or_nowhere(bring))
 
     def _gather(self, myself: m.Join, invitees: Invitees) -> None:
-        invitations = Invitations(self._members, self._mailbox, self._config, invitees, staged=self._wants_staged)
+        invitations = Invitations(
+            self._members, self._mailbox, self._config, invitees, self._welcomes, staged=self._wants_staged
+        )
         self._clock.enter("join")
         self._version = "" if myself.manifest is None else myself.manifest.version
         self._members.trace = tell_began(self._update, self.kind, self._version, self._clock.seconds)
@@ -261,6 +267,9 @@ class Coordinator:
         interrupt = self._steps.decide(self._config.join_timeout) if self._steps.staged else None
         later = members.tell_surely(m.Commit(self._update), members.others)
         interrupt = members.hear_each(members.has_ended, members.others, self._config.join_timeout, interrupt or later)
+        for address, join in zip(members.addresses, members.joins, strict=True):
+            if address in members.committed:
+                self._welcomes.remember(join.invited, members.committed[address].welcome)
         outcome = Outcome(members, version)
         fault = outcome.fault_of_commit()
         if interrupt is not None:

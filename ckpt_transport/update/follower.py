@@ -145,7 +145,7 @@ class Follower:
             return self._stop(self._steps.round, error, f"{type(error).__name__}: {error}")
         then = m.exchange_of(order).then
         assert then is not None, "an abort is not answered here"
-        self._enter(then)
+        self._enter(m.State.OPEN if then is m.State.AGREED and self._steps.is_open else then)
         return answer
 
     def _enter(self, state: m.State) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
@@ -20,6 +21,7 @@ from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import ConfigError, JoinError, MessageError, PeerLostError
 from ckpt_transport.planning import Role
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.membership import TICK_SECONDS, Membership
 
 INVITE_SECONDS = 0.25
@@ -70,6 +72,7 @@ class Invitations:
 
     Attributes:
         staged: sinks are asked whether they can stage the version.
+        welcomes: what those invited may have said for this invitation.
         reached: addresses of all who have heard of the update.
     """
 
@@ -77,12 +80,15 @@ class Invitations:
     mailbox: Mailbox
     config: Config
     invitees: Invitees
+    welcomes: Welcomes = field(default_factory=Welcomes)
     staged: bool = False
     reached: list[str] = field(default_factory=list)
     _version: str = ""
     _invites: dict[str, m.Invite] = field(default_factory=dict)
     _sources: dict[int, tuple[str, m.Join]] = field(default_factory=dict)
     _invited: dict[str, tuple[str, m.Join]] = field(default_factory=dict)
+    _at: dict[str, str] = field(default_factory=dict)
+    """Where each process was invited last, by its uid."""
     _busy: dict[str, str] = field(default_factory=dict)
     _out: dict[str, str] = field(default_factory=dict)
     _given_back: dict[str, str] = field(default_factory=dict)
@@ -107,6 +113,7 @@ class Invitations:
         self._version = version
         self._sources[0] = self.mailbox.address, myself
         self.reached.extend(everybody)
+        self.members.nonces.update(self.welcomes.take(everybody))
         for address in everybody:
             self._invites[address] = m.Invite(
                 self.members.update,
@@ -124,7 +131,7 @@ class Invitations:
         began = time.monotonic()
         ask_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS
         without_stragglers = float("inf")
-        while self._missing():
+        while not self._complete:
             self.members.turn.check()
             received = self.mailbox.receive(TICK_SECONDS)
             if received is not None:
@@ -196,9 +203,10 @@ class Invitations:
 
     def _check_once(self, sender: str, join: m.Join) -> None:
         """Nobody is invited under two addresses."""
-        for address, (_, other) in self._invited.items():
-            if address != join.invited and other.uid == join.uid:
-                self._refuse_twice(address, join.invited, sender, join.label)
+        address = self._at.setdefault(join.uid, join.invited)
+        if address != join.invited and address in self._invited:
+            self._refuse_twice(address, join.invited, sender, join.label)
+        self._at[join.uid] = join.invited
 
     def _check_not_here(self, sender: str, address: str) -> None:
         """Nobody is busy with this very update, because it has been invited under another address, too."""
@@ -271,6 +279,14 @@ class Invitations:
                 if rank not in self._sources:
                     raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
 
+    @property
+    def _complete(self) -> bool:
+        """Whether nobody is waited for. It is asked after each message, and looks no further than to the first."""
+        if len(self._sources) < self.invitees.sources:
+            return False
+        awaited = chain(self.invitees.sinks, self.invitees.holders)
+        return all(address in self._invited or address in self._out for address in awaited)
+
     def _missing(self) -> list[str]:
         """Who is still waited for, by address."""
         missing = [f"source rank {rank}" for rank in range(self.invitees.sources) if rank not in self._sources]
@@ -305,6 +321,5 @@ class Invitations:
         came = [self._sources[rank] for rank in range(invitees.sources)]
         came += [self._invited[address] for address in (*holders, *invitees.sinks)]
         for address, join in came:
-            self.members.addresses.append(address)
-            self.members.joins.append(join)
+            self.members.admit(address, join)
         self.members.left.update({address: f"holder at {address}: {why}" for address, why in self._out.items()})

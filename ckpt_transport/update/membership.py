@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -63,7 +63,9 @@ class Membership:
         self.committed: dict[str, m.Committed] = {}
         self.stopped: dict[str, m.Stopped] = {}
         self.round, self.trace = 0, ""
-        self._pending: list[tuple[str, m.Reply]] = []
+        self._ranks: dict[str, int] = {}
+        self._answers: dict[type[m.ToCoordinator], dict[int, m.ToCoordinator]] = {}
+        """What members have answered and nobody has waited for yet, by rank."""
         self._sound_at = time.monotonic()
         self._look_at = 0.0
 
@@ -75,12 +77,20 @@ class Membership:
         """What people call it, and where it is."""
         return f"rank {rank} ({self.joins[rank].label} at {self.addresses[rank]})"
 
+    def admit(self, address: str, join: m.Join) -> None:
+        """Let somebody take part, who gets the next rank."""
+        self._ranks[address] = len(self.addresses)
+        self.addresses.append(address)
+        self.joins.append(join)
+
     def keep(self, ranks: Sequence[int]) -> None:
         """Go on with these, who become ranks 0, 1, ...; they have no routes and no plan any more."""
-        self.addresses = [self.addresses[rank] for rank in ranks]
-        self.joins = [msgspec.structs.replace(self.joins[rank], routes=(), plan="") for rank in ranks]
+        kept = [(self.addresses[rank], self.joins[rank]) for rank in ranks]
+        self.addresses, self.joins, self._ranks = [], [], {}
+        self._answers.clear()
         self.stopped.clear()
-        self._pending.clear()
+        for address, join in kept:
+            self.admit(address, msgspec.structs.replace(join, routes=(), plan=""))
         self.round += 1
 
     def go_on_until(self, deadline: float) -> None:
@@ -126,13 +136,15 @@ class Membership:
 
         An interrupt is kept and returned, so that it can say what became of the update; a second one is raised.
         """
-        ranks = tuple(ranks)
+        waiting = list(ranks)
         deadline = time.monotonic() + timeout
         while True:
             late = time.monotonic() > deadline
             try:
                 self.hear(0 if late else TICK_SECONDS)
-                if late or not any(not is_done(rank) and self.alive(rank) for rank in ranks):
+                while waiting and is_done(waiting[-1]):
+                    waiting.pop()
+                if late or not any(not is_done(rank) and self.alive(rank) for rank in reversed(waiting)):
                     return interrupt
             except Exception:
                 raise
@@ -157,18 +169,16 @@ class Membership:
         return lambda: self._gather(next(iter(kinds)), orders) if kinds else {}
 
     def _gather(self, kind: type[Answer], ranks: Iterable[int]) -> dict[int, Answer]:
-        waiting = set(ranks)
-        answers: dict[int, Answer] = {}
-        while waiting:
+        asked = tuple(ranks)
+        waiting = list(asked)
+        answers = cast(dict[int, Answer], self._answers.setdefault(kind, {}))
+        while True:
             self.watch()
-            for sender, message in self._pending:
-                if isinstance(message, kind) and sender in self.addresses:
-                    answers[self.addresses.index(sender)] = message
-            waiting.difference_update(answers)
-            self._pending = [each for each in self._pending if not isinstance(each[1], kind)]
-            if waiting:
-                self.take_in(TICK_SECONDS)
-        return answers
+            while waiting and waiting[-1] in answers:
+                waiting.pop()
+            if not waiting:
+                return {rank: answers.pop(rank) for rank in asked}
+            self.take_in(TICK_SECONDS)
 
     def watch(self) -> None:
         """Raise when the update has failed elsewhere, is late or superseded, or this process stood still too long."""
@@ -224,23 +234,24 @@ class Membership:
                     raise self.rebuilt(message, sender)
                 case m.Join(update=""):
                     self._mailbox.keep_for_later()
-                case Refused(about=self.update, reason=reason) if sender in self.addresses:
+                case Refused(about=self.update, reason=reason) if sender in self._ranks:
                     raise MessageError(f"{self.who(sender)} refuses what it was told: {reason}")
                 case m.Committed(update=self.update):
                     self.committed[sender] = message
                 case m.Aborted(update=self.update):
                     self.aborted[sender] = message
-                    if sender in self.addresses:
+                    if sender in self._ranks:
                         gave_up = f"{self.who(sender)} has given up: {message.reason or 'it does not say why'}"
                         self.left.setdefault(sender, gave_up)
                         raise UpdateError(gave_up)
                 case m.Stopped():
-                    if (message.update, message.round) == (self.update, self.round) and sender in self.addresses:
+                    if (message.update, message.round) == (self.update, self.round) and sender in self._ranks:
                         self.stopped[sender] = message
                         if message.reason:
                             raise TransferError(f"{self.who(sender)}: {message.reason}")
                 case m.Reply(update=self.update):
-                    self._pending.append((sender, message))
+                    if (rank := self._ranks.get(sender)) is not None:
+                        self._answers.setdefault(type(message), {})[rank] = message
             received = self._mailbox.receive(0)
 
     def alive(self, rank: int) -> bool:
@@ -253,8 +264,7 @@ class Membership:
 
     def has_said(self, kind: type[m.Reply], rank: int) -> bool:
         """Whether its answer of that type has come."""
-        address = self.addresses[rank]
-        return any(sender == address and isinstance(message, kind) for sender, message in self._pending)
+        return rank in self._answers.get(kind, {})
 
     def has_ended(self, rank: int) -> bool:
         """Whether it has said how the update ended for it."""
@@ -269,4 +279,4 @@ class Membership:
 
     def who(self, sender: str) -> str:
         """What people call the member at an address; the address itself of others."""
-        return self.label(self.addresses.index(sender)) if sender in self.addresses else sender
+        return self.label(self._ranks[sender]) if sender in self._ranks else sender

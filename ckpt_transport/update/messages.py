@@ -5,8 +5,12 @@ in which the order is followed. A member is a sink, a holder, or a source rank o
 holders listen and are invited; other source ranks come by themselves, and begin with Join.
 
 An invitation without the right nonce is answered by Challenge, which goes to the address that the invitation claims to
-come from. It counts when it comes again with that nonce. Everything that the coordinator says to a member after Join
-carries the member's nonce. A member refuses what lacks the nonce and what comes in another order.
+come from. It counts when it comes again with that nonce. Committed carries the nonce for the next invitation from the
+same coordinator, as long as no other update ends in between. Everything that the coordinator says to a member after
+Join carries the member's nonce. A member refuses what lacks the nonce and what comes in another order.
+
+A member that has kept all routes of a plan opens them when it agrees, and Open is for the others. A sink that is all
+there is of its engine hears Stand in place of Hold and Advance.
 
 A member may say Failed at any time. The coordinator then says Abort to all members, and hears Aborted from each.
 
@@ -203,10 +207,13 @@ class Agree(Reply, frozen=True):
     Attributes:
         digest: of the plan.
         tied: digests of the tensors that the coordinator asked for.
+        descriptors: as those of Opened, where the member has kept all its routes, so that nobody had to be waited for:
+            it is not told to open them. None where it has not.
     """
 
     digest: str
     tied: tuple[bytes, ...] = ()
+    descriptors: dict[int, list[bytes]] | None = None
 
 
 class Propose(Order[Agree], frozen=True):
@@ -278,6 +285,14 @@ class Connect(Order[Connected], frozen=True):
     descriptors: dict[int, dict[int, list[bytes]]]
 
 
+class Still(Reply, frozen=True):
+    """No forward pass runs."""
+
+
+class Stand(Order[Still], frozen=True):
+    """Start no further forward pass, and stand still. Only sinks hear this that are all there is of their engine."""
+
+
 class Held(Reply, frozen=True):
     """The sink starts no further forward pass; it has started ``forwards``."""
 
@@ -286,10 +301,6 @@ class Held(Reply, frozen=True):
 
 class Hold(Order[Held], frozen=True):
     """Start no further forward pass. Only sinks hear this."""
-
-
-class Still(Reply, frozen=True):
-    """No forward pass runs."""
 
 
 class Advance(Order[Still], frozen=True):
@@ -345,9 +356,15 @@ class Decide(Order[Decided], frozen=True):
 
 
 class Committed(Reply, frozen=True):
-    """The member serves the new version; forward passes were held for ``paused`` seconds."""
+    """The member serves the new version.
+
+    Attributes:
+        paused: for how many seconds forward passes were held.
+        welcome: the nonce with which this coordinator's next invitation counts at once; empty from who is not invited.
+    """
 
     paused: float
+    welcome: str = ""
 
 
 class Commit(Order[Committed], frozen=True):
@@ -453,6 +470,7 @@ EXCHANGES = (
     Exchange(Restore, Restorable, (State.INVITED,), State.RAN),
     Exchange(Open, Opened, (State.AGREED,), State.OPEN),
     Exchange(Connect, Connected, (State.OPEN,), State.CONNECTED),
+    Exchange(Stand, Still, (State.CONNECTED, State.RAN), State.STILL),
     Exchange(Hold, Held, (State.CONNECTED, State.RAN), State.HELD),
     Exchange(Advance, Still, (State.HELD,), State.STILL),
     Exchange(Run, Ran, (State.CONNECTED, State.STILL), State.RAN),

@@ -216,6 +216,11 @@ class Participant:
         """The plan that the coordinator means; as :meth:`PlanCache.take`."""
         return self._plans.take(encoded, shape, version)
 
+    @property
+    def has_its_routes(self) -> bool:
+        """Whether all routes of the plan are open here, so that opening them waits for nobody."""
+        return self._schedule is not None and self._table.has_all(self._schedule, self._names)
+
     def open(self, watch: Watch) -> dict[int, list[bytes]]:
         """Attach to the routes and register memory; the descriptors of what this rank lends."""
         schedule = self._ready_schedule

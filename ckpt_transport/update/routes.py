@@ -85,6 +85,10 @@ class RouteTable:
         """The routes that are open."""
         return tuple(self._open)
 
+    def has_all(self, schedule: RankSchedule, names: Sequence[str]) -> bool:
+        """Whether all routes of the schedule are open."""
+        return all(names[number] in self._open for number in schedule.routes)
+
     def expect(self, schedule: RankSchedule, names: Sequence[str], addresses: Sequence[str]) -> None:
         """Keep from now on what members of the schedule's routes send: some open theirs a moment earlier."""
         for number in schedule.routes:

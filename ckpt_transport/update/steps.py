@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from operator import attrgetter
 
 from ckpt_transport.config import Config
@@ -53,6 +53,8 @@ class Leading:
         self._update, self._resumable = members.update, resumable
         self.staged = ""
         self.applying = False
+        self._lent: dict[int, dict[int, list[bytes]]] = {}
+        """What was said with the agreement, by those who had kept their routes, by rank and route."""
         self.apply_summary: dict[int, str] = {}
 
     def agree(self, plan: Plan) -> None:
@@ -88,8 +90,11 @@ class Leading:
         agreements = members.ask_each(proposals)
         digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
         answers = {0: self._local.digests(ties.asked_of(0))}
+        self._lent = {}
         for rank, agreed in agreements().items():
             answers[rank] = agreed.tied
+            if agreed.descriptors is not None:
+                self._lent[rank] = agreed.descriptors
             if agreed.digest != digest:
                 raise PlanMismatchError(
                     f"{members.label(rank)} holds plan {agreed.digest[:16]} and rank 0 holds {digest[:16]}; "
@@ -104,10 +109,10 @@ class Leading:
         self._members.ask_each(orders)()
 
     def connect(self) -> None:
-        """Open the routes everywhere, and tell everybody what the senders lend. Sources fill the slots they have."""
+        """Open the routes where they are not, and tell all what the senders lend. Sources fill the slots they have."""
         members = self._members
-        opened = members.ask(m.Open(self._update), members.others)
-        lent = {0: self._local.open(members.watch)}
+        opened = members.ask(m.Open(self._update), [rank for rank in members.others if rank not in self._lent])
+        lent = {0: self._local.open(members.watch), **self._lent}
         lent |= {rank: answer.descriptors for rank, answer in opened().items()}
         by_route: defaultdict[int, dict[int, list[bytes]]] = defaultdict(dict)
         for rank, descriptors in lent.items():
@@ -119,11 +124,14 @@ class Leading:
 
     def hold(self) -> None:
         """Stop the forward passes of every sink; of one engine's sinks before the same one."""
-        members = self._members
+        members, sinks = self._members, self._sinks
+        ranks_of = Counter(members.joins[rank].engine for rank in sinks)
+        together = [rank for rank in sinks if members.joins[rank].engine and ranks_of[members.joins[rank].engine] > 1]
+        stood = members.ask(m.Stand(self._update), set(sinks).difference(together))
+        held = members.ask(m.Hold(self._update), together)
         engines: defaultdict[str, dict[int, int]] = defaultdict(dict)
-        held = members.ask(m.Hold(self._update), self._sinks)
         for rank, answer in held().items():
-            engines[members.joins[rank].engine or f"rank {rank}"][rank] = answer.forwards
+            engines[members.joins[rank].engine][rank] = answer.forwards
         still = members.ask_each(
             {
                 rank: m.Advance(self._update, max(forwards.values()))
@@ -131,6 +139,7 @@ class Leading:
                 for rank in forwards
             }
         )
+        stood()
         still()
 
     @property
@@ -201,6 +210,7 @@ class Following:
         rank: this member's in the plan; -1 before one was proposed.
         round: which plan of the update the last one was; -1 before there was one.
         resumable: the update goes on when members leave.
+        is_open: this member has opened its routes when it agreed to the plan.
         standing: no forward pass runs, and none may start.
         decided: all sinks have applied what they had staged.
     """
@@ -211,12 +221,12 @@ class Following:
         self.deadline, self.waits = deadline, False
         self._update, self._participant, self._engine, self._timeout = update, participant, engine, timeout
         self.rank = self.round = -1
-        self.resumable = self.standing = self.decided = False
+        self.resumable = self.is_open = self.standing = self.decided = False
 
     def is_ready_for(self, order: m.AnyOrder) -> bool:
         """Whether an order that comes in its turn makes sense here: a sink runs only while its passes are held."""
         match order:
-            case m.Hold():
+            case m.Hold() | m.Stand():
                 return self._engine is not None and self._participant.complete == bool(self._participant.staged)
             case m.Run():
                 return self._engine is None or self.standing or bool(self._participant.staged)
@@ -245,7 +255,9 @@ class Following:
                     digests=order.digests,
                     staged=order.staged,
                 )
-                return m.Agree(update, self.rank, digest, participant.digests(order.tied))
+                self.is_open = participant.has_its_routes
+                lent = participant.open(watch) if self.is_open else None
+                return m.Agree(update, self.rank, digest, participant.digests(order.tied), lent)
             case m.Restore():
                 self.rank = order.rank
                 participant.restore(order.sinks, order.staged)
@@ -258,9 +270,11 @@ class Following:
             case m.Hold() if engine is not None:
                 self.standing = False
                 return m.Held(update, self.rank, engine.hold())
+            case m.Stand() if engine is not None:
+                self._stand(engine, engine.hold(), watch)
+                return m.Still(update, self.rank)
             case m.Advance() if engine is not None:
-                self._advance(engine, order.forwards, watch)
-                self.standing = True
+                self._stand(engine, order.forwards, watch)
                 return m.Still(update, self.rank)
             case m.Run():
                 events = participant.run(watch)
@@ -278,12 +292,14 @@ class Following:
                 return m.Committed(update, self.rank, 0.0 if engine is None else engine.resume())
         return None
 
-    def _advance(self, engine: Engine, forwards: int, watch: Watch) -> None:
+    def _stand(self, engine: Engine, forwards: int, watch: Watch) -> None:
+        self.standing = False
         deadline = time.monotonic() + self._timeout
-        while True:
+        while not self.standing:
             try:
                 engine.advance(forwards, TICK_SECONDS)
-                return self._participant.confirm()
+                self._participant.confirm()
+                self.standing = True
             except TimeoutError:
                 watch()
                 if time.monotonic() > deadline:

@@ -71,7 +71,7 @@ def updated_again(sinks: list[SinkProcess], seed: int) -> None:
 @pytest.mark.parametrize(
     ("order", "count", "seed"),
     [
-        ("Hold", 2, 1),
+        ("Stand", 2, 1),
         ("Apply", 1, 1),
         ("Apply", 2, 1),
         ("Decide", 1, 1),

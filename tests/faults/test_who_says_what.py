@@ -96,6 +96,7 @@ def forge(sink: Sink, sender: str, *messages: Message) -> list[Message]:
 ORDERS: list[Callable[[str, str], m.AnyOrder]] = [
     lambda update, nonce: m.Open(update, nonce=nonce),
     lambda update, nonce: m.Connect(update, {}, nonce=nonce),
+    lambda update, nonce: m.Stand(update, nonce=nonce),
     lambda update, nonce: m.Hold(update, nonce=nonce),
     lambda update, nonce: m.Advance(update, 3, nonce=nonce),
     lambda update, nonce: m.Run(update, nonce=nonce),
@@ -144,6 +145,19 @@ def test_given_an_invitation_of_an_update_that_is_over_then_it_does_not_count_ag
     forge(sink, leader.address, invite(sink, "u", nonce))
     assert hear(leader, m.Challenge).nonce != nonce
     join(leader, sink, "next")
+
+
+def test_given_a_member_that_has_welcomed_its_coordinator_when_somebody_else_says_so_then_it_is_challenged(
+    sink: Sink, leader: Mailbox
+) -> None:
+    with ParameterServer(Config.load(**PATIENT)) as source:
+        source.register("v1", tensors=weights(1, layers=2, width=8))
+        source.update("v1", [sink.address])
+        assert source._here.mailbox is not None
+        welcome = sink._challenges.welcome(source._here.mailbox.address)
+        forge(sink, leader.address, invite(sink, "forged", nonce=welcome))
+        assert hear(leader, m.Challenge).update == "forged"
+        source.update("v1", [sink.address])
 
 
 def test_given_a_coordinator_that_leads_another_update_by_now_then_the_sink_leaves_the_old_one(
