@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -27,8 +28,9 @@ from rich.console import Console
 from benchmarks._crowd import HEARTBEAT, Crowd, crowd
 from benchmarks._report import Row, report
 from benchmarks._sinks import tensors
-from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport import Config, JoinError, ParameterServer, Report
 from ckpt_transport.execution import now
+from ckpt_transport.service.query import ask_versions
 
 BUCKET_BYTES = 64 << 10
 BUCKETS = 100
@@ -36,6 +38,7 @@ NBYTES = BUCKET_BYTES * BUCKETS
 PER_BUCKET = {2: 0.1e-3, 16: 0.2e-3, 64: 0.2e-3, 256: 0.3e-3}
 PHASES = {64: 0.15, 256: 0.5}
 FIRST = {64: 0.5}
+ASKED, VERSIONS = 4096, 2.0
 SAMPLE_SECONDS = 0.002
 console = Console(stderr=True)
 
@@ -158,6 +161,22 @@ def measure_sinks(count: int, transport: str = "shm", updates: int = 6) -> list[
     ]
 
 
+def measure_versions(asked: int = ASKED, count: int = 32) -> Row:
+    """Asking a fleet for its versions: real sinks, each under many names, to each of which there is a connection."""
+    with crowd(count, BUCKET_BYTES, BUCKET_BYTES) as running, TemporaryDirectory() as folder:
+        names = []
+        for number in range(asked):
+            name = Path(folder, str(number))
+            name.symlink_to(running.addresses[number % count].removeprefix("ipc://"))
+            names.append(f"ipc://{name}")
+        began = time.perf_counter()
+        answers = ask_versions(names, timeout=60.0)
+        seconds = time.perf_counter() - began
+    if silent := [answer for answer in answers.values() if isinstance(answer, JoinError)]:
+        raise silent[0]
+    return _row(f"asking {asked:,} sinks for their version", seconds, VERSIONS)
+
+
 def _row(name: str, seconds: float, target: float | None) -> Row:
     against, aim = (f"{target * 1e3:g} ms", "<=1.0") if target else ("1 ms", "")
     return Row(name, seconds / (target or 1e-3), against, aim, f"{seconds * 1e3:.3g} ms")
@@ -165,7 +184,7 @@ def _row(name: str, seconds: float, target: float | None) -> Row:
 
 def measure(counts: Sequence[int] = (2, 16, 64)) -> list[Row]:
     """Over ``shm``, as many sinks as two cores can have in seconds."""
-    return [row for count in counts for row in measure_sinks(count)]
+    return [*(row for count in counts for row in measure_sinks(count)), measure_versions()]
 
 
 def main(
@@ -175,7 +194,10 @@ def main(
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
 ) -> None:
     """Measure what control costs as sinks grow in number."""
-    report([row for count in sinks or (2, 16, 64) for row in measure_sinks(count, transport, updates)], json)
+    if sinks:
+        report([row for count in sinks for row in measure_sinks(count, transport, updates)], json)
+    else:
+        report(measure(), json)
 
 
 if __name__ == "__main__":

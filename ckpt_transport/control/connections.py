@@ -44,6 +44,7 @@ class OutgoingConnections:
         self._open: dict[str, tuple[Socket, bytes, str]] = {}
         """Of each address: the socket, what it calls the connection, and where that leads."""
         self._whose: dict[bytes, str] = {}
+        self._is_ipv6: dict[Socket, bool] = {}
         self._names = itertools.count()
 
     @staticmethod
@@ -70,7 +71,8 @@ class OutgoingConnections:
         socket = self._secured if self._secured is not None and address.startswith("tcp") else self._plain
         name = b"to %d" % next(self._names)
         try:
-            socket.ipv6 = addresses.is_ipv6(address)
+            if (is_ipv6 := addresses.is_ipv6(address)) != self._is_ipv6.get(socket):
+                socket.ipv6 = self._is_ipv6[socket] = is_ipv6
             socket.setsockopt(zmq.CONNECT_ROUTING_ID, name)
             socket.connect(address)
         except zmq.ZMQError as error:
