@@ -22,7 +22,7 @@ from ckpt_transport.tracing import Spans
 from tests.fleet import DEADLINE, PATIENT, Fault, SinkSpec, fleet, weights
 
 TRACED: dict[str, Any] = {**PATIENT, "opentelemetry": True}
-STEPS = {"propose", "open", "connect", "hold", "advance", "run", "commit"}
+STEPS = {"propose", "open", "connect", "stand", "run", "commit"}
 
 
 class Trainer:
