@@ -61,7 +61,6 @@ class AcmeServer(HttpEngine):
 
     kind = "Acme"
     route_hint = "make an AcmePlugin of the engine, so that it can be updated"
-    pause_modes = ("wait",)
 
     def world_size(self) -> int:
         return 1
@@ -77,6 +76,7 @@ class AcmeServer(HttpEngine):
         return f"POST {self.url}/resume when it may serve"
 
     def pause(self, mode: str, timeout: float) -> None:
+        """Requests that run end first; none is lost."""
         self._call("POST", "/pause", json={"timeout": timeout}, timeout=timeout + 5.0)
 
     def resume(self) -> None:
@@ -111,7 +111,7 @@ class AcmeFleet(EngineFleet[AcmeServer]):
     """
 
     def __init__(
-        self, endpoints: Sequence[str], config: Config | None = None, pause: str = "wait", draft: bool = False
+        self, endpoints: Sequence[str], config: Config | None = None, pause: str = "keep", draft: bool = False
     ) -> None:
         if draft:
             raise ConfigError("an Acme engine has no draft model")

@@ -11,8 +11,8 @@ class DrivenEngine(ABC):
 
     Attributes:
         name: what people call it, as its URL; no other engine has it.
-        pause_modes: what may become of running requests. The first mode is also that of an engine whose weights are a
-            mix, and keeps them.
+        pause_modes: what may become of running requests. The first mode is ``keep``, which loses none of them. It is
+            also that of an engine whose weights are a mix, and of commands that ask for no other.
     """
 
     name: str

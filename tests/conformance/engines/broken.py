@@ -219,7 +219,7 @@ def driven_by(server: type[AcmeServer]) -> type[EngineUnderTest]:
 
     class Driven(AcmeFleet):
         def __init__(self, url: str, config: Config) -> None:
-            EngineFleet.__init__(self, [server(url)], config, "wait")
+            EngineFleet.__init__(self, [server(url)], config, "keep")
 
     class Broken(AcmeUnderTest):
         def make_fleet(self, url: str, config: Config) -> Fleet:
