@@ -13,6 +13,7 @@ from typing import Any
 from ckpt_transport import Config, FleetReport, ParameterServer, ask_version
 from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_sglang import SglangFleet
+from ckpt_transport_sglang.fleet import SglangDriver
 from ckpt_transport_sglang.server import SglangServer
 from tests.support.sglang_server import SglangServe, events
 
@@ -90,12 +91,44 @@ def swift(**settings: Any) -> Config:
     return Config.load(**wanted)
 
 
+class BusyDriver(SglangDriver):
+    """Drives a server to which something happens before it is paused."""
+
+    def __init__(self, engine: SglangServer, config: Config, pause: str, happens: Callable[[], object]) -> None:
+        super().__init__(engine, config, pause)
+        self._happens = happens
+
+    def pause(self) -> None:
+        self._happens()
+        super().pause()
+
+
+class BusyFleet(SglangFleet):
+    """Servers to which something happens before they are paused."""
+
+    happens: Callable[[], object]
+
+    def _driver_for(self, engine: SglangServer) -> SglangDriver:
+        return BusyDriver(engine, self._config, self._pause, self.happens)
+
+
+def nothing() -> None:
+    """Happens."""
+
+
 def update(
-    replicas: Sequence[Replica], checkpoint: Path, version: str, *, pause: str = "keep", **settings: Any
+    replicas: Sequence[Replica],
+    checkpoint: Path,
+    version: str,
+    *,
+    pause: str = "keep",
+    happens: Callable[[], object] = nothing,
+    **settings: Any,
 ) -> FleetReport:
-    """Update once, as a program would that then ends."""
+    """Update once, as a program would that then ends. Before servers are paused, something happens."""
     config = swift(**settings, **_key_of(replicas))
-    with ParameterServer(config) as server, SglangFleet([each.url for each in replicas], config, pause) as fleet:
+    with ParameterServer(config) as server, BusyFleet([each.url for each in replicas], config, pause) as fleet:
+        fleet.happens = happens
         server.register(version, directory=checkpoint)
         done = fleet.update(server, version)
         assert done is not None

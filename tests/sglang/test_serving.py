@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -14,7 +15,7 @@ from tests.sglang.conftest import Start
 from tests.sglang.servers import PATIENCE, Answers, Replica, command, update
 
 KEY = "let me in"
-TOKENS = 200
+TOKENS = 480
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,15 @@ def test_given_a_request_under_way_then_it_is_kept_unless_it_is_to_be_aborted(
     _, two = pair
     seed, before = (2, "one") if two.version() == "one" else (1, "two")
     version = {1: "one", 2: "two"}[seed]
-    begun = threading.Event()
+    begun, asked = threading.Event(), list[Future[dict[str, Any]]]()
     with ThreadPoolExecutor(1) as asking:
-        asked = asking.submit(two.follow, "a long answer", TOKENS, begun.set)
-        assert begun.wait(PATIENCE)
-        update([two], two.checkpoint(seed), version, pause=pause)
-        answer = asked.result(PATIENCE)
+
+        def ask() -> None:
+            asked.append(asking.submit(two.follow, "a long answer", TOKENS, begun.set))
+            assert begun.wait(PATIENCE)
+
+        update([two], two.checkpoint(seed), version, pause=pause, happens=ask)
+        answer = asked[0].result(PATIENCE)
     told = answer["meta_info"]
     if pause == "abort":
         assert told["finish_reason"]["type"] == "abort"
@@ -120,3 +124,13 @@ def test_given_a_version_that_does_not_fit_then_its_tensor_is_named_and_the_engi
         update([two], tmp_path, "odd")
     assert not two.is_paused()
     assert (two.answers(), two.version()) == (before, version)
+
+
+def test_given_a_checkpoint_then_an_engine_joins_what_it_says(
+    pair: tuple[Replica, Replica], fresh: tuple[Answers, Answers]
+) -> None:
+    _, two = pair
+    at = ("--engine=sglang", f"--endpoint={two.url}")
+    command(two, "join", *at, f"--checkpoint={two.checkpoint(2)}", "--version=joined")
+    assert two.answers() == fresh[1]
+    assert two.version() == "joined"

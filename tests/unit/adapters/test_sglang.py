@@ -1,0 +1,119 @@
+"""What the adapter of SGLang does without one: it holds a loop that never sleeps, and refuses what it does not know."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ckpt_transport import ConfigError, EngineError
+from ckpt_transport_sglang import SglangFleet
+from ckpt_transport_sglang.covered import check_version
+from ckpt_transport_sglang.scheduler_gate import SchedulerGate
+
+PATIENCE = 60.0
+
+
+class Batch:
+    """Requests that are computed together."""
+
+    def is_empty(self) -> bool:
+        return False
+
+
+class Loop:
+    """A loop as SGLang's: it asks for requests and runs a batch, unless it is paused, and never sleeps."""
+
+    def __init__(self) -> None:
+        self._engine_paused, self._pause_started_at = False, None
+        self.running_batch = Batch()
+        self.asked = self.ran = 0
+        self.ends = False
+
+    def ingest_requests(self) -> None:
+        self.asked += 1
+
+    def run_batch(self) -> None:
+        self.ran += 1
+
+    def run(self) -> None:
+        while not self.ends:
+            self.ingest_requests()
+            if not self._engine_paused:
+                self.run_batch()
+
+
+@contextmanager
+def held() -> Iterator[tuple[Loop, SchedulerGate]]:
+    """A loop that is held from its beginning."""
+    loop = Loop()
+    gate = SchedulerGate(loop)
+    gate.hold()
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        yield loop, gate
+    finally:
+        loop.ends = True
+        gate.resume()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_given_a_loop_that_is_held_then_it_asks_for_nothing_until_it_is_let_go() -> None:
+    with held() as (loop, gate):
+        gate.advance(0, PATIENCE)
+        assert (loop.asked, loop.ran) == (0, 0)
+        gate.resume()
+        until(lambda: loop.ran > 0)
+
+
+def test_given_ranks_that_have_run_more_then_a_loop_catches_up_with_them_and_is_held_there() -> None:
+    with held() as (loop, gate):
+        gate.advance(3, PATIENCE)
+        assert (loop.asked, loop.ran) == (3, 3)
+
+
+def test_given_weights_that_are_a_mix_then_the_loop_answers_and_runs_no_batch_until_an_update_succeeds() -> None:
+    with held() as (loop, gate):
+        gate.taint("a mix of two versions")
+        until(lambda: loop.asked > 10)
+        assert loop.ran == 0
+        assert loop._engine_paused
+        gate.advance(gate.hold(), PATIENCE)
+        assert loop.ran == 0
+        gate.resume()
+        until(lambda: loop.ran > 0)
+        assert not loop._engine_paused
+
+
+def test_given_another_release_then_it_is_refused_by_its_number() -> None:
+    check_version("0.5.23")
+    for other in ("0.5.22", "0.6.0", "unknown"):
+        with pytest.raises(ConfigError, match=rf"SGLang {other} is not supported.*0\.5\.23"):
+            check_version(other)
+
+
+def test_given_what_the_fleet_does_not_do_then_it_is_refused_before_anybody_is_asked() -> None:
+    with pytest.raises(ConfigError, match="draft models of SGLang are not updated"):
+        SglangFleet(["http://127.0.0.1:1"], draft=True)
+    with pytest.raises(ConfigError, match="keep, retract, abort, none"):
+        SglangFleet(["http://127.0.0.1:1"], pause="wait")
+
+
+def test_given_nobody_there_then_the_endpoint_is_named() -> None:
+    with (
+        SglangFleet(["http://127.0.0.1:1"], patience=0.0) as fleet,
+        pytest.raises(EngineError, match=r"127\.0\.0\.1:1"),
+    ):
+        fleet.sinks()
