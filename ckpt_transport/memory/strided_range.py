@@ -33,7 +33,7 @@ class StridedRange(NamedTuple):
 
     def shifted(self, by: int) -> StridedRange:
         """The same runs, ``by`` bytes further on."""
-        return self._replace(start=self.start + by)
+        return StridedRange(self.start + by, self.nbytes, self.runs, self.stride)
 
     def clip(self, low: int, high: int) -> Iterator[StridedRange]:
         """What lies from byte ``low`` up to ``high``, ascending: at most a part of a run, whole runs, and a part."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.manifest import Extent
@@ -16,8 +17,7 @@ ON_GPUS = frozenset({Reach.DEVICE, Reach.PEERS})
 ONLY_SHARED = frozenset({MemoryKind.SHARED})
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A leg that has no route yet, and the transport that will carry it.
 
     Attributes:
@@ -178,12 +178,16 @@ def checked(
     """Make the tree of these hops, if every rank has the transports that reach it."""
     for hop in hops:
         for link in hop:
-            for rank in link.ranks:
-                if link.transport not in topology.participants[rank].transports:
-                    return Rejected(name, f"{link.transport} is not available at rank {rank}")
-                if traits[link.transport].on_device and not topology.participants[rank].devices:
-                    return Rejected(name, f"{link.transport} moves GPU memory, and rank {rank} has none")
-            devices = [topology.participants[rank].device for rank in link.ranks]
-            if traits[link.transport].one_rank_per_device and len(set(devices)) < len(devices):
-                return Rejected(name, f"{link.transport} takes one rank of each GPU, and ranks {link.ranks} share some")
+            if not topology.can_use(link.transport).issuperset(link.ranks):
+                rank = next(rank for rank in link.ranks if rank not in topology.can_use(link.transport))
+                return Rejected(name, f"{link.transport} is not available at rank {rank}")
+            if traits[link.transport].on_device and not topology.with_devices.issuperset(link.ranks):
+                rank = next(rank for rank in link.ranks if rank not in topology.with_devices)
+                return Rejected(name, f"{link.transport} moves GPU memory, and rank {rank} has none")
+            if traits[link.transport].one_rank_per_device:
+                devices = [topology.participants[rank].device for rank in link.ranks]
+                if len(set(devices)) < len(devices):
+                    return Rejected(
+                        name, f"{link.transport} takes one rank of each GPU, and ranks {link.ranks} share some"
+                    )
     return BroadcastTree(name, hops)

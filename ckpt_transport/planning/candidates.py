@@ -210,7 +210,9 @@ class _Candidates:
             for tree in found.values()
             if isinstance(tree, BroadcastTree) and allowed >= set(transports_of(tree.name))
         ]
-        return min(others, key=lambda tree: (self._seconds(tree, key), tree.name), default=asked)
+        if len(others) < 2:
+            return others[0] if others else asked
+        return min(others, key=lambda tree: (self._seconds(tree, key), tree.name))
 
     def _moved(self, tree: BroadcastTree, key: tuple[int, int]) -> Moved:
         """What goes along a tree. Candidates of several names share trees, which are counted once."""

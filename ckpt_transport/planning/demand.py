@@ -13,7 +13,7 @@ Ranges with equal receiver sets travel together, along trees of their own, and r
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -86,8 +86,13 @@ class _Sorting:
 
     def demand(self) -> Demand:
         ranges: list[DemandedRange] = []
+        alike: dict[object, Sequence[tuple[int, int, tuple[int, ...]]]] = {}
         for number, tensor in enumerate(self._manifest.tensors):
-            for low, high, takers in self._ranges(tensor):
+            wanted = self._wanted.get(tensor.spec.name, {})
+            key = tensor.start, tensor.nbytes, *((share, *ranges) for share, ranges in wanted.items())
+            if key not in alike:
+                alike[key] = tuple(self._ranges(tensor, wanted))
+            for low, high, takers in alike[key]:
                 receiver_set = self._numbers.setdefault(takers, len(self._numbers))
                 ranges.append(DemandedRange(number, low, high - low, receiver_set))
         ranges = self._widened(ranges)
@@ -110,14 +115,14 @@ class _Sorting:
         places = {number: place for place, number in enumerate(kept)}
         return [demanded._replace(receiver_set=places.get(demanded.receiver_set, everybody)) for demanded in ranges]
 
-    def _ranges(self, tensor: PlacedTensor) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """First byte and end of ranges of one tensor, and the shares that have them."""
-        needs = {
-            share: self._within(ranges, tensor) for share, ranges in self._wanted.get(tensor.spec.name, {}).items()
-        }
+    def _ranges(
+        self, tensor: PlacedTensor, wanted: Mapping[int, Sequence[ByteRange]]
+    ) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """First byte and end of ranges of one tensor, and the shares that have them; ``wanted`` is by share."""
+        needs = {share: self._within(ranges, tensor) for share, ranges in wanted.items()}
         if EVERYTHING in self._ranks:
             needs[EVERYTHING] = [ByteRange(0, tensor.nbytes)]
-        edges = sorted({edge for ranges in needs.values() for wanted in ranges for edge in wanted})
+        edges = sorted({edge for ranges in needs.values() for each in ranges for edge in each})
         if not tensor.nbytes:
             yield 0, 0, self._all
             return

@@ -8,9 +8,10 @@ the way is put on the link that it uses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from ckpt_transport.memory import MemoryKind
@@ -68,13 +69,9 @@ class Load:
     seconds_per_bucket: float = 0.0
     measured: bool = True
 
-    def seconds(self, nbytes: float, buckets: float) -> float:
-        """How long the link is busy with so many bytes in so many buckets."""
-        return nbytes * self.seconds_per_byte + buckets * self.seconds_per_bucket
-
 
 class Loads(dict[Crossed, Load]):
-    """What happens to a bucket at the same time: the load of each link."""
+    """What happens to a bucket at the same time: the load of each link. Trees share it where they are alike."""
 
     def put(self, link: Crossed, times: float, rate: tuple[float, bool], per_bucket: float = 0.0) -> None:
         """Have each byte cross ``link`` so many times, at ``rate`` bytes per second, which was measured or not."""
@@ -88,7 +85,12 @@ class Loads(dict[Crossed, Load]):
 
     def seconds(self, nbytes: float) -> float:
         """How long one bucket of that size takes."""
-        return max((load.seconds(nbytes, 1) for load in self.values()), default=0.0)
+        return max((nbytes * per_byte + per_bucket for per_byte, per_bucket in self._different), default=0.0)
+
+    @cached_property
+    def _different(self) -> AbstractSet[tuple[float, float]]:
+        """The seconds per byte and per bucket that occur: those of many links are alike."""
+        return {(load.seconds_per_byte, load.seconds_per_bucket) for load in self.values()}
 
 
 class _Location(NamedTuple):
@@ -99,7 +101,7 @@ class _Location(NamedTuple):
 
 
 class LoadCounter:
-    """Counts what buckets ask of links on their way along trees.
+    """Counts what buckets ask of links on their way along trees. What trees of several owners share is counted once.
 
     Args:
         topology, traits, links: what there is.
@@ -109,6 +111,13 @@ class LoadCounter:
     def __init__(self, topology: Topology, traits: Mapping[str, Traits], links: Links, digests: bool) -> None:
         self._topology, self._traits, self._links = topology, traits, links
         self._reads = 1.0 if digests else 0.0
+        self._homes = [_Location(member.host, member.device) for member in topology.participants]
+        self._hosts = [_Location(member.host) for member in topology.participants]
+        self._sends = [Crossed(SENDS, str(member.rank)) for member in topology.participants]
+        self._receives = [Crossed(RECEIVES, str(member.rank)) for member in topology.participants]
+        self._hops: dict[AbstractSet[tuple[Link, _Location]], tuple[Loads, dict[int, _Location]]] = {}
+        self._received: dict[tuple[str, tuple[int, ...]], tuple[Loads, dict[int, _Location]]] = {}
+        self._applies: dict[Hashable, Loads] = {}
 
     def stages(self, tree: BroadcastTree, extent: Extent, takes: Mapping[int, float]) -> list[Loads]:
         """What a bucket of ``extent`` asks for: when it is filled, in each hop, when it is applied.
@@ -134,17 +143,36 @@ class LoadCounter:
             stages.append(Loads())
             self._copy(stages[-1], lies[owner], slot)
             lies[owner] = slot
-        for number, hop in enumerate(tree.hops):
-            stages.append(Loads())
-            if not number:
-                self._read(stages[-1], lies[owner], self._distinct(compared, maps))
-            for link in hop:
-                self._leg(stages[-1], link, lies)
         stages.append(Loads())
-        for rank, part in takes.items():
-            self._apply(stages[-1], lies[rank], self._home(rank), part)
-            self._read(stages[-1], self._home(rank), compared[rank])
+        self._read(stages[-1], lies[owner], self._distinct(compared, maps))
+        for link in tree.hops[0]:
+            self._leg(stages[-1], link, lies)
+        for hop in tree.hops[1:]:
+            loads, brought = self._onward(hop, lies)
+            stages.append(loads)
+            lies.update(brought)
+        stages.append(self._applied(takes, compared, [lies[rank] for rank in takes]))
         return stages
+
+    def _onward(self, hop: Sequence[Link], lies: Mapping[int, _Location]) -> tuple[Loads, dict[int, _Location]]:
+        """What a hop from sinks asks for, and where its receivers have the bytes then."""
+        key = frozenset((link, lies[link.sender]) for link in hop)
+        if key not in self._hops:
+            loads, places = Loads(), {link.sender: lies[link.sender] for link in hop}
+            for link in hop:
+                self._leg(loads, link, places)
+            self._hops[key] = loads, {rank: places[rank] for link in hop for rank in link.receivers}
+        return self._hops[key]
+
+    def _applied(self, takes: Mapping[int, float], compared: Mapping[int, float], lies: Sequence[_Location]) -> Loads:
+        """What applying asks for, of sinks that have the bytes at these places."""
+        key = tuple(takes.items()), tuple(compared.values()), tuple(lies)
+        if key not in self._applies:
+            loads = self._applies[key] = Loads()
+            for (rank, part), source in zip(takes.items(), lies, strict=True):
+                self._apply(loads, source, self._home(rank), part)
+                self._read(loads, self._home(rank), compared[rank])
+        return self._applies[key]
 
     def _distinct(self, compared: Mapping[int, float], maps: AbstractSet[int]) -> float:
         """How often an owner reads a byte: for all who get whole buckets once, and for each share that is read."""
@@ -159,8 +187,7 @@ class LoadCounter:
 
     def _home(self, rank: int) -> _Location:
         """Where an engine has its weights, and a trainer those that it lends."""
-        member = self._topology.participants[rank]
-        return _Location(member.host, member.device)
+        return self._homes[rank]
 
     def _origin(self, extent: Extent) -> _Location:
         if extent.device or extent.kind not in (MemoryKind.CUDA, MemoryKind.SCATTERED):
@@ -169,7 +196,7 @@ class LoadCounter:
 
     def _slot(self, rank: int, traits: Traits) -> _Location:
         """Where a transport has its slots: on a GPU if it can send from there, and the rank has one."""
-        return self._home(rank) if MemoryKind.CUDA in traits.sends_from else _Location(self._topology.host(rank))
+        return self._home(rank) if MemoryKind.CUDA in traits.sends_from else self._hosts[rank]
 
     def _fill_slot(self, owner: int, hop: Sequence[Link]) -> _Location:
         """Where buckets are filled into: receivers that map the memory of a GPU need them there."""
@@ -209,12 +236,12 @@ class LoadCounter:
         """Put one leg on the links that it uses, and note where its receivers have the bytes then."""
         traits, sender = self._traits[link.transport], link.sender
         here = self._topology.host(sender)
-        near = [rank for rank in link.receivers if self._topology.host(rank) == here]
-        far = [rank for rank in link.receivers if self._topology.host(rank) != here]
+        near = [rank for rank in link.receivers if self._hosts[rank].host == here]
+        far = tuple(rank for rank in link.receivers if self._hosts[rank].host != here)
         copies = _COPIES[traits.fan_out]
-        self._end(loads, Crossed(SENDS, str(sender)), sender, copies(len(link.receivers)), traits, far=bool(far))
+        self._end(loads, self._sends[sender], sender, copies(len(link.receivers)), traits, far=bool(far))
         for rank in near:
-            self._end(loads, Crossed(RECEIVES, str(rank)), rank, 1, traits, far=False)
+            self._end(loads, self._receives[rank], rank, 1, traits, far=False)
             if traits.maps_memory:
                 lies[rank] = lies[sender]
                 continue
@@ -224,16 +251,26 @@ class LoadCounter:
                 loads.put(Crossed(MEMORY, here), through, self._links.rate(here, LinkKind.MEMORY))
             if traits.on_device or lies[rank].device:
                 self._copy(loads, lies[sender], lies[rank], sent=copies(len(near)) / len(near))
-        hosts = [self._topology.host(rank) for rank in far]
+        hosts = [self._hosts[rank].host for rank in far]
         if traits.fan_out is FanOut.CONSTANT and not traits.maps_memory:
             hosts = list(dict.fromkeys(hosts))  # what enters a host once is passed on within it
         for host in hosts:
             self._network(loads, NETWORK_IN, host, 1)
-        for rank in far:
-            self._end(loads, Crossed(RECEIVES, str(rank)), rank, 1, traits, far=True)
-            lies[rank] = _Location(self._topology.host(rank)) if traits.maps_memory else self._slot(rank, traits)
         if far:
+            received, places = self._far(link.transport, far)
+            loads.update(received)
+            lies.update(places)
             self._network(loads, NETWORK_OUT, here, copies(len(far)))
+
+    def _far(self, transport: str, ranks: tuple[int, ...]) -> tuple[Loads, dict[int, _Location]]:
+        """What ranks on other hosts than the sender's receive, and where; each does so once in a hop."""
+        if (transport, ranks) not in self._received:
+            traits, loads = self._traits[transport], Loads()
+            for rank in ranks:
+                self._end(loads, self._receives[rank], rank, 1, traits, far=True)
+            places = {rank: self._hosts[rank] if traits.maps_memory else self._slot(rank, traits) for rank in ranks}
+            self._received[transport, ranks] = loads, places
+        return self._received[transport, ranks]
 
     def _end(self, loads: Loads, link: Crossed, rank: int, times: float, traits: Traits, *, far: bool) -> None:
         """Put a transfer on one of its ends, which the transport drives. Nothing moves to be mapped within a host."""

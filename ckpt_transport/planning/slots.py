@@ -222,7 +222,8 @@ class _SlotTurns:
 
     def take(self, receiver_set: int) -> int:
         rings = [self._used[members] for members in self._members[receiver_set]]
-        slot, _ = min(enumerate(map(max, zip(*rings, strict=True))), key=lambda pair: pair[1])
+        latest = [max(uses) for uses in zip(*rings, strict=True)]
+        slot = latest.index(min(latest))
         for ring in rings:
             ring[slot] = self._taken
         self._taken += 1

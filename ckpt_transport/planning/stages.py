@@ -64,10 +64,11 @@ class _Way(NamedTuple):
 
 
 class _Earlier(NamedTuple):
-    """An earlier bucket in a slot: which one, and by which way it came there."""
+    """An earlier bucket in a slot: which one, by which way it came there, and the ranks that have it there still."""
 
     bucket: int
     way: _WayKey
+    ranks: int
 
 
 def stages_of(
@@ -95,7 +96,7 @@ def stages_of(
             ways[key] = _way(hops_of[owner, bucket.receiver_set], hops, routes, filled=key[2])
         way = ways[key]
         sent = fill_readers.get((owner, bucket.fill_slot)) if way.filled else None
-        before = list(_uncovered(occupants[bucket.slot], ways, way.written))
+        before = [each for each in occupants[bucket.slot] if each.ranks & way.written]
         meant = list(dict.fromkeys([*(each.bucket for each in before), *([] if sent is None else [sent])]))
         sent_as = None if sent is None else meant.index(sent) + 1
         alike = key, sent_as, *(each.way for each in before)
@@ -106,7 +107,8 @@ def stages_of(
             fill_readers[owner, bucket.fill_slot] = number
         blocks.append(Block(numbers[alike], number, tuple(number - other for other in meant)))
         if way.written:
-            occupants[bucket.slot] = list(_uncovered([_Earlier(number, key), *occupants[bucket.slot]], ways, ~0))
+            others = _overwritten(occupants[bucket.slot], way.written)
+            occupants[bucket.slot] = [_Earlier(number, key, way.written), *others]
     return Stages(tuple(patterns), tuple(blocks))
 
 
@@ -153,13 +155,13 @@ def _ordered(after: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(after, key=lambda place: (place[0] == OWN, -place[0], place[1])))
 
 
-def _uncovered(occupants: Iterable[_Earlier], ways: Mapping[_WayKey, _Way], ranks: int) -> Iterator[_Earlier]:
-    """Those of ``occupants``, of which the last comes first, that are still in the slot of some of ``ranks``."""
+def _overwritten(occupants: Iterable[_Earlier], ranks: int) -> Iterator[_Earlier]:
+    """What is left of ``occupants`` when the slots of these ranks are written to."""
     for each in occupants:
-        written = ways[each.way].written
-        if written & ranks:
+        if not each.ranks & ranks:
             yield each
-        ranks &= ~written
+        elif left := each.ranks & ~ranks:
+            yield each._replace(ranks=left)
 
 
 def rank_mask(ranks: Iterable[int]) -> int:

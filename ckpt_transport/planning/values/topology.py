@@ -90,6 +90,20 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
     def host(self, rank: int) -> str:
         return self.participants[rank].host
 
+    def can_use(self, transport: str) -> frozenset[int]:
+        """The ranks that have that transport."""
+        return self._users.get(transport, frozenset())
+
+    @cached_property
+    def _users(self) -> dict[str, frozenset[int]]:
+        names = {name for participant in self.participants for name in participant.transports}
+        return {name: frozenset(p.rank for p in self.participants if name in p.transports) for name in names}
+
+    @cached_property
+    def with_devices(self) -> frozenset[int]:
+        """The ranks that can use a GPU."""
+        return frozenset(p.rank for p in self.participants if p.devices)
+
     def share_of(self, rank: int) -> Share | None:
         """What that sink needs; None for everything."""
         share = self.participants[rank].share

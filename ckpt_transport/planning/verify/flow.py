@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from ckpt_transport.errors import BudgetError, CoverageError, PlanError
@@ -136,9 +137,9 @@ class Flow:
             mapped = [leg for leg in legs if self._plan.routes[leg.route].maps_memory]
             self._hops[number] = _Members(
                 self._ranks.intersection(leg.sender for leg in legs),
-                self._ranks.intersection(rank for leg in legs for rank in leg.receivers),
+                self._ranks.intersection(chain.from_iterable(leg.receivers for leg in legs)),
                 self._ranks.intersection(leg.sender for leg in mapped),
-                self._ranks.intersection(rank for leg in mapped for rank in leg.receivers),
+                self._ranks.intersection(chain.from_iterable(leg.receivers for leg in mapped)),
             )
         return self._hops[number]
 
@@ -146,12 +147,13 @@ class Flow:
         """Prove a block, or find it to be like one that is proved; then note what it leaves in its slots."""
         owner = self._plan.owner(bucket)
         fill_slot, slot = (RingUse.FILL, owner, bucket.fill_slot), (RingUse.RECEIVE, -1, bucket.slot)
+        which = {number - back: n for n, back in enumerate(block.earlier, 1)}
         situation = _Situation(
             block.pattern,
             _Kind(owner, bucket.receiver_set, bucket.fill_slot != IN_PLACE, bucket.slot != IN_PLACE),
             tuple(self._length(number, back) for back in block.earlier),
-            tuple(self._before(number, block, fill_slot, ~0)),
-            tuple(self._before(number, block, slot, self._written(block.pattern))),
+            tuple(self._before(which, fill_slot, ~0)),
+            tuple(self._before(which, slot, self._written(block.pattern))),
         )
         known = self._proved.get(situation)
         if known is None:
@@ -165,8 +167,11 @@ class Flow:
         if proof.writes:
             if bucket.nbytes > self._slot_bytes or not 0 <= bucket.slot < self._depth:
                 raise BudgetError(f"bucket {block.bucket} has no slot of its size to be received into")
-            older = (left._replace(ranks=left.ranks & ~proof.writes) for left in self._left[slot])
-            self._left[slot] = (*(left for left in older if left.ranks), _Left(number, known, proof.writes))
+            others = [
+                left._replace(ranks=left.ranks & ~proof.writes) if left.ranks & proof.writes else left
+                for left in self._left[slot]
+            ]
+            self._left[slot] = (*(left for left in others if left.ranks), _Left(number, known, proof.writes))
 
     def _number(self, proof: _Proof) -> int:
         key = *proof[:3], frozenset(proof.readers.items())
@@ -189,9 +194,8 @@ class Flow:
             self._writes[pattern] = _bits({rank for hop in members for rank in hop.receivers - hop.maps})
         return self._writes[pattern]
 
-    def _before(self, number: int, block: Block, slot: tuple[RingUse, int, int], ranks: int) -> Iterable[_Before]:
-        """What is in a slot of some ranks, as the block sees it."""
-        which = {number - back: n for n, back in enumerate(block.earlier, 1)}
+    def _before(self, which: Mapping[int, int], slot: tuple[RingUse, int, int], ranks: int) -> Iterable[_Before]:
+        """What is in a slot of some ranks, as a block sees it that counts its earlier blocks in this way."""
         for left in self._left[slot] if slot[2] != IN_PLACE else ():
             if left.ranks & ranks:
                 yield _Before(which.get(left.block, NOT_AWAITED), left.proof, left.ranks & ranks)
@@ -305,7 +309,7 @@ class _Walk:
         mapped = {rank for rank in hop.senders - self._owner if rank not in self._readers}
         if mapped:
             raise PlanError(f"stage {number} sends bucket {self._block} from ranks {sorted(mapped)}, which map it")
-        if any(rank in self._has for rank in hop.receivers):
+        if not self._has.keys().isdisjoint(hop.receivers):
             raise CoverageError(f"stage {number} brings bucket {self._block} to a rank that has it already")
         if hop.maps and self._applied:
             raise CoverageError(f"stage {number} lends bucket {self._block}, which has been applied")
@@ -315,7 +319,8 @@ class _Walk:
             for before in self._situation.slot:
                 readers = self._flow.proof(before.proof).readers
                 here = {rank: readers[rank] for rank in writes if rank in readers}
-                self._check_overwritten(position, stage, before, here)
+                if here:
+                    self._check_overwritten(position, stage, before, here)
             self._readers.update((rank, set()) for rank in writes)
         self._has.update(dict.fromkeys(hop.receivers, position))
         self._passed |= hop.senders
@@ -324,9 +329,9 @@ class _Walk:
     def _check_present(self, position: int, stage: PatternStage, ranks: Set[int]) -> None:
         """All ``ranks`` have the bucket, and the stage waits for whatever brought it."""
         number = self._start + position
-        missing = [rank for rank in ranks if rank not in self._has]
-        if missing:
-            raise CoverageError(f"stage {number} uses bucket {self._block} on ranks {sorted(missing)}, which lack it")
+        if not self._has.keys() >= ranks:
+            missing = sorted(ranks - self._has.keys())
+            raise CoverageError(f"stage {number} uses bucket {self._block} on ranks {missing}, which lack it")
         waits = {waited for which, waited in stage.after if which == OWN}
         for bringer in {self._has[rank] for rank in ranks}:
             if bringer >= 0 and bringer not in waits:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
 from ckpt_transport.errors import CoverageError
 from ckpt_transport.memory import StridedRange
 from ckpt_transport.planning.values.plan import Bucket, Plan
 from ckpt_transport.planning.values.reads import Reads
 from ckpt_transport.planning.values.topology import EVERYTHING
+from ckpt_transport.planning.verify.coverage import alike
 
 
 def check_reads(plan: Plan, ranks: Iterable[int]) -> None:
@@ -25,14 +25,11 @@ def check_reads(plan: Plan, ranks: Iterable[int]) -> None:
     Raises:
         CoverageError: it is not; names the tensor.
     """
-    maps = frozenset[int]().union(*set(plan.mapping))
-    done: set[tuple[int, frozenset[int]]] = set()
+    looked_at = frozenset[int]().union(*set(plan.mapping)).intersection(ranks)
     check: _Check | None = None
-    for rank in ranks:
-        share = plan.topology.participants[rank].share
-        mine = frozenset(number for number, receiver_set in enumerate(plan.receiver_sets) if rank in receiver_set)
-        if share != EVERYTHING and rank in maps and (share, mine) not in done:
-            done.add((share, mine))
+    for (share, mine), members in alike(plan).items():
+        rank = next(filter(looked_at.__contains__, members), None)
+        if share != EVERYTHING and rank is not None:
             check = check or _Check(plan)
             check.run(share, mine, f"sink {rank}")
 
@@ -60,15 +57,13 @@ class _Check:
                 expected[name, which] = sum(_below(need, high) - _below(need, low) for low, high in mine)
         numbered: defaultdict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
         for number, reads in self._plan.reads.of_share(share).items():
-            if self._plan.buckets[number].receiver_set in receiver_sets:
-                for name, at in self._in_tensors(self._plan.buckets[number], reads, who):
+            bucket = self._plan.buckets[number]
+            if bucket.receiver_set in receiver_sets:
+                for name, at in self._in_tensors(bucket, reads, who):
                     which, first, last = _numbers(needs[name], at, name, who)
                     numbered[name, which].append((first, last))
         for key in numbered.keys() | expected.keys():
-            found = sorted(numbered.get(key, ()))
-            if sum(last - first for first, last in found) != expected[key] or any(
-                one[1] > other[0] for one, other in pairwise(found)
-            ):
+            if _apart(numbered.get(key, [])) != expected[key]:
                 raise CoverageError(f"{who} does not read each byte once that it needs of {key[0]}")
 
     def _in_tensors(self, bucket: Bucket, reads: Reads, who: str) -> Iterator[tuple[str, StridedRange]]:
@@ -79,12 +74,27 @@ class _Check:
             if not piece.bucket_offset <= read.start <= read.end <= piece.bucket_offset + piece.nbytes:
                 raise CoverageError(f"{who} reads bytes of a bucket that are of no tensor, or of two")
             tensor = self._plan.manifest.tensors[piece.tensor]
-            yield tensor.spec.name, read.shifted(tensor.start + piece.tensor_offset - piece.bucket_offset)
+            name, moved = tensor.spec.name, tensor.start + piece.tensor_offset - piece.bucket_offset
+            yield name, read.shifted(moved) if moved else read
+
+
+def _apart(ranges: list[tuple[int, int]]) -> int | None:
+    """How many numbers lie in ranges of (first, behind the last); None where one lies in two of them."""
+    total = reached = 0
+    for first, last in sorted(ranges):
+        if first < reached:
+            return None
+        total, reached = total + last - first, last
+    return total
 
 
 def _numbers(needs: Sequence[StridedRange], at: StridedRange, name: str, who: str) -> tuple[int, int, int]:
     """Which of the needs of a tensor a read is of, and the numbers of its first byte there, and of the one behind."""
     for which, need in enumerate(needs):
+        if need.runs == at.runs == 1:
+            if need.start <= at.start and at.end <= need.end:
+                return which, at.start - need.start, at.end - need.start
+            continue
         first, last = _below(need, at.start), _below(need, at.end)
         alike = at.runs == 1 or (at.stride, at.nbytes) == (need.stride, need.nbytes)
         if alike and last - first == at.total and _below(need, at.start + at.nbytes) - first == at.nbytes:
@@ -112,6 +122,8 @@ def _check_apart(name: str, parts: list[StridedRange]) -> None:
     for part in parts:
         if part.start < 0 or part.nbytes <= 0 or part.runs <= 0 or (part.runs > 1 and part.stride < part.nbytes):
             raise CoverageError(f"{part} is no range of bytes of {name}")
+    if len(parts) == 1:
+        return
     reach: list[StridedRange] = []
     for part in sorted(parts):
         reach = [other for other in reach if other.end > part.start]
