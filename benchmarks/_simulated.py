@@ -58,7 +58,7 @@ def lead(mib: int, sinks: list[str]) -> None:
 
 
 def receive(address: str) -> None:
-    """Say how many bytes per second arrive by one connection."""
+    """Say how many bytes per second arrive by one connection, and when the last one has."""
     with socket.create_server((address, PORT)) as listening:
         print("ready", flush=True)
         connection, _ = listening.accept()
@@ -68,12 +68,15 @@ def receive(address: str) -> None:
                 arrived += got
                 if not began and arrived >= WARM_BYTES:
                     began, warm = time.perf_counter(), arrived
-            print((arrived - warm) / (time.perf_counter() - began), flush=True)
+            ended = time.perf_counter()
+            print((arrived - warm) / (ended - began), ended, flush=True)
 
 
 def send(address: str) -> None:
+    """Say when the connection has taken in all that the receiver is to get."""
     with socket.create_connection((address, PORT)) as connection:
         connection.sendall(bytes(PROBE_BYTES))
+        print(time.perf_counter(), flush=True)
 
 
 def main() -> None:

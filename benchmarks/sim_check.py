@@ -1,8 +1,9 @@
 """Compares what the simulator predicts with what updates take between hosts with shaped links.
 
-Hosts are network namespaces with at most 200 Mbit/s, so that processors are not the limit. ``links`` measures each rate
-with one TCP connection and nothing of this library; ``predict`` simulates every situation with those rates, and nothing
-else is fitted; ``measure`` runs the updates and prints every error. Needs root and iproute2.
+Hosts are network namespaces with at most 200 Mbit/s, so that processors are not the limit. Of each link one TCP
+connection and nothing of this library says how many bytes it brings in a second, and how many it takes in before they
+arrive; ``predict`` simulates every situation with these, and nothing else is fitted; ``measure`` runs the updates and
+prints every error. Needs root and iproute2.
 Usage: ``python -m benchmarks.sim_check``; with ``--predict`` it writes predictions and stops.
 """
 
@@ -31,9 +32,9 @@ from ckpt_transport.checkpoint.checkpoint import CheckpointFile, FileStamp
 from ckpt_transport.checkpoint.header import TensorEntry
 from ckpt_transport.planning import Settings, StageKind, TensorSpec, plan
 from ckpt_transport.simulator import Cluster, manifest_of, simulate, world_of
-from ckpt_transport.simulator.cluster import Costs, HostLinks, Slower
+from ckpt_transport.simulator.cluster import Costs, HostLinks, Slower, TransportRates
 
-PREDICTIONS = Path(__file__).parent / "predictions" / "sim-check.json"
+PREDICTIONS = Path(__file__).parent / "predictions" / "sim-check-buffered.json"
 WORKER = (sys.executable, "-m", "benchmarks._simulated")
 MBIT = 1e6 / 8
 TREE, CHAIN = "gloo+shm", "gloo-chain+shm"
@@ -75,9 +76,16 @@ class Predicted(msgspec.Struct, frozen=True):
 
 
 class Predictions(msgspec.Struct, frozen=True):
-    """Bytes per second that one connection brings over a link of so many Mbit/s, and what follows from that."""
+    """What one connection does over a link of so many Mbit/s, and what follows from that.
+
+    Attributes:
+        links: bytes per second that it brings.
+        buffered: bytes that it takes in before they arrive.
+        predictions: of every situation.
+    """
 
     links: dict[str, float]
+    buffered: dict[str, float]
     predictions: tuple[Predicted, ...]
 
 
@@ -109,6 +117,26 @@ class Compared(msgspec.Struct, frozen=True):
             if rank in self.predicted.finished
         ]
 
+    @property
+    def moment_errors(self) -> list[float]:
+        """How far each sink's moment is off, as a part of the run that was measured."""
+        return [
+            (self.predicted.finished[rank] - seconds) / run
+            for run, finished in zip(self.runs, self.finished, strict=True)
+            for rank, seconds in finished.items()
+            if rank in self.predicted.finished
+        ]
+
+    @property
+    def moments(self) -> str:
+        """When each sink had everything, predicted and measured."""
+        medians = {
+            rank: median(finished[rank] for finished in self.finished)
+            for rank in self.predicted.finished
+            if all(rank in finished for finished in self.finished)
+        }
+        return ", ".join(f"{self.predicted.finished[rank]:.2f}/{seconds:.2f}" for rank, seconds in medians.items())
+
 
 SITUATIONS = tuple(
     Shaped(mbit, transport, ring, mib, sinks)
@@ -126,24 +154,30 @@ SITUATIONS = tuple(
 )
 
 
-def measured_link(mbit: int) -> float:
+def measured_link(mbit: int) -> tuple[float, float]:
     """Bytes per second of one connection out of a link of that rate, and into it: the slower of the two.
+
+    Returns: that, and the fewest bytes that it takes in before they arrive.
 
     Raises:
         NoLinksError: this machine does not allow shaped links.
     """
-    found = []
+    rates, buffered = [], []
     with hosts([mbit * 1_000_000, 0]) as made:
         for sender, receiver in (made, made[::-1]):
             with running(_start(receiver, "receive", "--address", receiver.address)) as receiving:
                 said(receiving)
-                with running(_start(sender, "send", "--address", receiver.address)):
-                    found.append(float(said(receiving)))
-    return min(found)
+                with running(_start(sender, "send", "--address", receiver.address)) as sending:
+                    sent = float(said(sending))
+                    rate, arrived = map(float, said(receiving).split())
+            rates.append(rate)
+            buffered.append((arrived - sent) * rate)
+    return min(rates), min(buffered)
 
 
-def predict(situation: Shaped, links: dict[str, float]) -> Predicted:
+def predict(situation: Shaped, links: dict[str, float], buffered: dict[str, float]) -> Predicted:
     rates = [links[str(mbit)] for mbit in situation.mbit]
+    room = min(buffered[str(mbit)] for mbit in situation.mbit)
     cluster = Cluster(
         hosts=len(rates),
         sinks=situation.sinks,
@@ -151,6 +185,7 @@ def predict(situation: Shaped, links: dict[str, float]) -> Predicted:
         links=HostLinks(nic=max(rates)),
         costs=Costs(network=0.0),
         slower=tuple(Slower(hosts=(host,), nic=rate) for host, rate in enumerate(rates)),
+        transport={"gloo": TransportRates(buffered=int(room))},
     )
     world = world_of(cluster, 1)
     specs = [TensorSpec(name, "U8", (TENSOR_BYTES,)) for name in names(situation.mib)]
@@ -239,12 +274,17 @@ def rows(compared: Sequence[Compared]) -> Iterator[Row]:
     for each in compared:
         predicted, measured = each.predicted.seconds, median(each.runs)
         detail = (
-            f"{predicted:.2f} s predicted, {measured:.2f} s measured ({min(each.runs):.2f} to {max(each.runs):.2f})"
+            f"{predicted:.2f} s predicted, {measured:.2f} s measured ({min(each.runs):.2f} to {max(each.runs):.2f}); "
+            f"sinks had everything at, predicted/measured: {each.moments}"
         )
         yield Row(str(each.predicted.situation), predicted / measured, "measured", "", detail)
     for what, errors in (
         ("runs", [abs(each.error) for each in compared]),
         ("moments at which sinks had everything", [abs(error) for each in compared for error in each.sink_errors]),
+        (
+            "moments, as a part of the run",
+            [abs(error) for each in compared for error in each.moment_errors],
+        ),
     ):
         detail = f"{len(errors)} {what}"
         yield Row(f"error of {what}: median", median(errors), "measured", "<=0.10", detail)
@@ -268,8 +308,11 @@ def main(
     try:
         if predictions:
             rates = sorted({mbit for situation in SITUATIONS for mbit in situation.mbit})
-            links = {str(mbit): measured_link(mbit) for mbit in rates}
-            made = Predictions(links, tuple(predict(situation, links) for situation in SITUATIONS))
+            measured = {str(mbit): measured_link(mbit) for mbit in rates}
+            links = {mbit: rate for mbit, (rate, _) in measured.items()}
+            buffered = {mbit: room for mbit, (_, room) in measured.items()}
+            predicted = tuple(predict(situation, links, buffered) for situation in SITUATIONS)
+            made = Predictions(links, buffered, predicted)
             PREDICTIONS.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
             return
         committed = msgspec.json.decode(PREDICTIONS.read_bytes(), type=Predictions)

@@ -7,7 +7,7 @@ begins when those who take part have posted it, and what goes from one rank to a
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -60,6 +60,8 @@ class Activities:
         self._posted: dict[tuple[int, int], Activity] = {}
         self._behind: defaultdict[tuple[int, int], list[tuple[int, Activity]]] = defaultdict(list)
         self._on_connection: dict[tuple[int, int, int], Activity] = {}
+        self._under_way: defaultdict[tuple[int, int], deque[tuple[int, Activity]]] = defaultdict(deque)
+        self._arrived_before: dict[tuple[int, int], Activity | None] = {}
         self._readers: defaultdict[tuple[int, int], list[Activity]] = defaultdict(list)
         self._applied: dict[tuple[int, int], Activity] = {}
         self._copies: dict[tuple[Location, Location, float], Path] = {}
@@ -136,7 +138,7 @@ class Activities:
         lies = self._lies[stage.bucket]
         for rank in leg.receivers:
             lies[rank] = lies[leg.sender] if traits.maps_memory else self._slot(rank, traits)
-        sent = self._sent_when(stage, leg, route, arrived)
+        sent = self._sent_when(stage, leg, route, arrived, posts[leg.sender], bucket.nbytes)
         for rank, end in [*arrived.items(), (leg.sender, sent)]:
             self._ends(number, rank, posts[rank], end)
             self._behind[leg.route, rank].append((stage.bucket, end))
@@ -200,16 +202,36 @@ class Activities:
             move.after(before)
         self._on_connection[connection] = move
 
-    def _sent_when(self, stage: Stage, leg: Leg, route: Route, arrived: dict[int, Activity]) -> Activity:
+    def _sent_when(
+        self, stage: Stage, leg: Leg, route: Route, arrived: dict[int, Activity], post: Activity, nbytes: int
+    ) -> Activity:
         """What ends when the sender may overwrite the bytes. What is mapped is read until it has been applied."""
-        if len(arrived) == 1 and not route.maps_memory:
-            return next(iter(arrived.values()))
         sent = self._activity((leg.sender,))
+        sent.after(post)
         for rank, end in arrived.items():
             if route.maps_memory:
                 self._readers[stage.bucket, rank].append(sent)
-            sent.after(end)
+            taken_in = end if route.maps_memory else self._taken_in(leg, rank, route, end, nbytes)
+            if taken_in is not None:
+                sent.after(taken_in)
         return sent
+
+    def _taken_in(self, leg: Leg, rank: int, route: Route, end: Activity, nbytes: int) -> Activity | None:
+        """What must have arrived at a receiver before a connection has taken in all of a bucket; None for nothing.
+
+        Buffers hold the last buckets that were sent, as many as fit. One that is larger must arrive itself.
+        """
+        near = self._world.places[leg.sender][0] == self._world.places[rank][0]
+        room = 0 if near else self._world.cluster.buffered(route.transport)
+        under_way = self._under_way[leg.route, rank]
+        under_way.append((nbytes, end))
+        held = sum(size for size, _ in under_way)
+        last = None
+        while held > room:
+            size, last = under_way.popleft()
+            held -= size
+        self._arrived_before[leg.route, rank] = last or self._arrived_before.get((leg.route, rank))
+        return self._arrived_before[leg.route, rank]
 
     def _ends(self, number: int, rank: int, began: Activity, end: Activity) -> None:
         """A rank that receives in one leg and sends in another has done the stage when it has done both."""

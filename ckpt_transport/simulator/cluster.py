@@ -79,10 +79,12 @@ class TransportRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         bandwidth: bytes per second of one rank.
         latency: seconds one transfer costs whatever its size.
+        buffered: bytes that a connection between hosts takes in before they arrive, in buffers of sockets and queues.
     """
 
     bandwidth: Rate | None = None
     latency: Seconds | None = None
+    buffered: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Slower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,6 +131,10 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     slower: tuple[Slower, ...] = ()
     transport: dict[str, TransportRates] = {}
     assumed: bool = False
+
+    def buffered(self, transport: str) -> int:
+        """Bytes that a connection of that transport between hosts takes in before they arrive."""
+        return self.transport[transport].buffered if transport in self.transport else 0
 
     @property
     def sinks_per_host(self) -> int:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.planning import StageKind
 from ckpt_transport.simulator import Death, simulate
-from ckpt_transport.simulator.cluster import Costs, Racks, Slower
+from ckpt_transport.simulator.cluster import Costs, Racks, Slower, TransportRates
 from ckpt_transport.transports.interface import FanOut
 from tests.unit.simulator.small import FREE, MIB, cluster, planned, world
 
@@ -48,6 +48,17 @@ def test_given_a_binomial_tree_then_the_sender_sends_to_as_many_as_it_has_levels
     assert "out of host0" in run.resources[0].name
     assert run.resources[0].nbytes == CLOSE(2 * MIB)
     assert run.seconds == CLOSE(3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("buffered", "seconds"), [(0, 16), (MIB - 1, 16), (MIB, 9), (4 * MIB, 9)])
+def test_given_a_chain_with_one_slot_then_it_receives_while_a_connection_sends_what_it_took_in(
+    buffered: int, seconds: int
+) -> None:
+    of = world(cluster(3, transport={"gloo": TransportRates(buffered=buffered)}))
+    run = simulate(planned(of, 8, "gloo-chain+shm", ring_depth=1), of)
+    # A bucket crosses two links, a second each; without room for it on the way the next one waits for both.
+    assert run.complete
+    assert run.seconds == CLOSE(seconds, rel=1e-3)
 
 
 def test_given_a_ring_of_one_slot_then_apply_and_transfer_run_in_lock_step() -> None:
