@@ -16,6 +16,8 @@ from ckpt_transport.deltas.element_exchange import ElementExchange as ElementExc
 from ckpt_transport.deltas.element_exchange import why_no_exchange as why_no_exchange
 from ckpt_transport.deltas.element_map import ElementMap as ElementMap
 from ckpt_transport.deltas.element_map import Located as Located
+from ckpt_transport.deltas.elements import Elements as Elements
+from ckpt_transport.deltas.elements import each_once as each_once
 from ckpt_transport.deltas.encoded import Encoded as Encoded
 from ckpt_transport.deltas.encoding import encode as encode
 from ckpt_transport.deltas.sections import UNIT_DTYPES as UNIT_DTYPES

@@ -136,7 +136,7 @@ def find_differences(
             return None
         most -= sum(each.raw.numel() for each in encoded)
         found += [Difference(*each) for each in zip(group, encoded, strict=True) if each[1].count]
-    if not found:
+    if ranges and not found:
         found.append(_one_element(ranges[0], new))
     return Differences(tuple(found), sum(each.nbytes // each.unit for each in ranges))
 
@@ -181,7 +181,7 @@ def delta_manifest(
     carriers: list[Carrier] = []
     for number, (difference, offset) in enumerate(zip(differences.found, offsets, strict=True)):
         where, encoded = difference
-        spec = TensorSpec(f"delta.{number}", "U8", (encoded.raw.numel(),))
+        spec = TensorSpec(f"delta.{extent.owner}.{number}", "U8", (encoded.raw.numel(),))
         tensors.append(PlacedTensor(spec, 0, offset, spec.nbytes))
         carriers.append(Carrier(spec.name, *where, encoded.form, encoded.count))
     delta = Delta(base, version.tensors, tuple(carriers))

@@ -9,24 +9,19 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.deltas import DeltaRange, Differences, find_differences, ranges_of, why_unlike
-from ckpt_transport.errors import (
-    CheckpointError,
-    DeltaRefusedError,
-    JoinError,
-    PlanError,
-    SharedMemoryError,
-    SupersededError,
-    UpdateAbortedError,
-)
+from ckpt_transport.errors import JoinError, SharedMemoryError, SupersededError, UpdateAbortedError
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import PlacedTensor
 from ckpt_transport.service.base import BroughtVersions
 from ckpt_transport.service.delta_costs import DeltaCosts
 from ckpt_transport.service.led_update import Leader, LedUpdate
+from ckpt_transport.service.other_sources import NoDeltaError, OtherSources
 from ckpt_transport.service.query import ask_bases
+from ckpt_transport.update.coordinator import REFUSALS
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.report import DeltaSummary, Report
@@ -34,14 +29,9 @@ from ckpt_transport.update.turn import Turn
 
 MOST = 0.5
 """Carriers may take this share of the bytes of a version; where they would take more, everything is sent."""
-REFUSALS = (DeltaRefusedError, PlanError, CheckpointError)
-"""Errors that end an update by a delta, where everything may be taken."""
+BOUNDLESS = 1 << 62
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-
-class NoDeltaError(Exception):
-    """Everything is sent. The text says why."""
 
 
 class Sent(NamedTuple):
@@ -66,7 +56,7 @@ class Sent(NamedTuple):
         if self.is_delta:
             base = self.summary.base
             return replace(invitees, base=base, base_updates=self.updates, delta=True, deltas_follow=True)
-        return replace(invitees, deltas_follow=invitees.sources == 1 and not invitees.base)
+        return replace(invitees, deltas_follow=not invitees.base)
 
 
 class DeltaSource:
@@ -85,10 +75,14 @@ class DeltaSource:
         self._store, self._brought, self._forget, self._config = store, brought, forget, config
         self._costs = DeltaCosts()
         self._ranges: tuple[tuple[PlacedTensor, ...], list[DeltaRange]] = (), []
+        self._carried: StoredVersion | None = None
+        """What this rank has offered to an update that rank 0 leads."""
         self._unended = False
         """A delta was sent, and nobody has said that it is served."""
         self._last: tuple[object, tuple[int, ...]] = None, ()
         """What was brought last, and how often torch has written to its memory then."""
+        self._followed = ""
+        """The update that has brought it, where rank 0 has led that."""
 
     # -- an update ----------------------------------------------------------------------------------------------
 
@@ -96,6 +90,7 @@ class DeltaSource:
         self,
         stored: StoredVersion,
         invitees: Invitees,
+        others: OtherSources | None,
         clock: PhaseClock,
         turn: Turn,
         lead: Callable[[StoredVersion, Invitees], LedUpdate[Leader]],
@@ -108,11 +103,12 @@ class DeltaSource:
         Args:
             stored: the version.
             invitees: who takes part.
+            others: the other source ranks; None where there are none.
             clock, turn: of the caller's call.
             lead: begins an update.
             act: carries it out.
         """
-        sent = self._choose(stored, invitees, clock, turn)
+        sent = self._choose(stored, invitees, others, clock, turn)
         try:
             return self._act(sent, stored, invitees, lead, act)
         except SupersededError:
@@ -139,6 +135,49 @@ class DeltaSource:
             led.note = partial(self._succeeded, sent, (stored.content, _writes(stored)))
             return act(led)
 
+    # -- an update that rank 0 leads ----------------------------------------------------------------------------
+
+    def holds(self, stored: StoredVersion) -> str:
+        """The update that has brought what a version can be compared with here; empty for none."""
+        return "" if self._base_followed(stored) is None else self._followed
+
+    def offered(self, stored: StoredVersion, base_update: str) -> StoredVersion:
+        """What of a version is brought: its difference to what that update has brought, else everything."""
+        self.let_go_of_carriers()
+        base = self._base_followed(stored)
+        if base is None or not base_update or base_update != self._followed:
+            return stored
+        found = self._differences(base, stored, lambda: None, BOUNDLESS)
+        assert found is not None, "no form takes so many bytes"
+        try:
+            self._carried = self._store.carriers.carry(stored, base.manifest.version, found)
+        except SharedMemoryError as error:
+            logger.warning(
+                "'%s' is sent whole: there is no memory for what differs: %s", stored.manifest.version, error
+            )
+            return stored
+        return self._carried
+
+    def followed(self, stored: StoredVersion, update: str) -> None:
+        """Rank 0 has led an update of that name to its end."""
+        self._last, self._followed = (stored.content, _writes(stored)), update
+
+    def let_go_of_carriers(self) -> None:
+        """Nothing that was offered is sent any more."""
+        carried, self._carried = self._carried, None
+        if carried is not None:
+            self._forget(carried.extents)
+            self._store.carriers.let_go(carried)
+
+    def _base_followed(self, stored: StoredVersion) -> StoredVersion | None:
+        content, writes = self._last
+        base = None if content is None else self._store.with_content(content)
+        if base is None or not self._followed or base is stored:
+            return None
+        copied = all(len(version.buffers) == len(version.extents) for version in (base, stored))
+        alike = copied and _writes(base) == writes and not why_unlike(base.manifest, stored.manifest)
+        return base if alike else None
+
     @contextmanager
     def _holding(self, sent: Sent) -> Iterator[None]:
         """Carriers are needed within the block only."""
@@ -153,21 +192,21 @@ class DeltaSource:
 
     def _succeeded(self, sent: Sent, what: tuple[object, tuple[int, ...]], report: Report) -> Report:
         self._unended, self._last = False, what
-        if sent.is_delta:
-            self._costs.sent_delta(report, sent.summary.found)
-        else:
+        if not sent.is_delta:
             self._costs.sent_everything(report)
-        return replace(report, delta=sent.summary)
+            return replace(report, delta=sent.summary)
+        self._costs.sent_delta(report, sent.summary.found)
+        return replace(report, delta=_of_all_sources(sent.summary, report))
 
     # -- what is sent -------------------------------------------------------------------------------------------
 
-    def _choose(self, stored: StoredVersion, invitees: Invitees, clock: PhaseClock, turn: Turn) -> Sent:
-        if invitees.sources > 1:
-            return everything(stored, f"there are {invitees.sources} source ranks, and deltas are sent by one alone")
+    def _choose(
+        self, stored: StoredVersion, invitees: Invitees, others: OtherSources | None, clock: PhaseClock, turn: Turn
+    ) -> Sent:
         if invitees.base:
             return everything(stored, f"it brings some tensors, and '{invitees.base}' has the others")
         try:
-            return self._delta(stored, invitees.sinks, clock, turn)
+            return self._delta(stored, invitees.sinks, others, clock, turn)
         except NoDeltaError as why:
             return everything(stored, str(why))
         except SharedMemoryError as error:
@@ -175,7 +214,14 @@ class DeltaSource:
         finally:
             clock.enter("begin")
 
-    def _delta(self, stored: StoredVersion, sinks: Sequence[str], clock: PhaseClock, turn: Turn) -> Sent:
+    def _delta(
+        self,
+        stored: StoredVersion,
+        sinks: Sequence[str],
+        others: OtherSources | None,
+        clock: PhaseClock,
+        turn: Turn,
+    ) -> Sent:
         base = self._base(stored, sinks)
         name = base.manifest.version
         if self._config.delta == "auto" and (why := self._costs.why_everything()):
@@ -183,10 +229,11 @@ class DeltaSource:
         updates = self._brought.updates(name, sinks)
         clock.enter("base")
         _check_served(name, updates, self._config)
-        clock.enter("diff")
-        differences = self._differences(base, stored, turn)
-        carried = self._store.carriers.carry(stored, name, differences)
-        clock.enter("begin")
+        with _all_differ(others, updates):
+            clock.enter("diff")
+            differences = self._sparse_differences(base, stored, turn)
+            carried = self._store.carriers.carry(stored, name, differences)
+            clock.enter("begin")
         summary = DeltaSummary(
             name,
             "",
@@ -221,12 +268,17 @@ class DeltaSource:
             raise NoDeltaError(why)
         return base
 
-    def _differences(self, base: StoredVersion, stored: StoredVersion, turn: Turn) -> Differences:
+    def _differences(
+        self, base: StoredVersion, stored: StoredVersion, check: Callable[[], None], most: int
+    ) -> Differences | None:
         tensors = stored.manifest.tensors
         if self._ranges[0] != tensors:
             self._ranges = tensors, ranges_of(tensors, self._config.bucket_bytes)
+        return find_differences(self._ranges[1], base.buffers, stored.buffers, most, check)
+
+    def _sparse_differences(self, base: StoredVersion, stored: StoredVersion, turn: Turn) -> Differences:
         most = int(stored.manifest.nbytes * MOST)
-        found = find_differences(self._ranges[1], base.buffers, stored.buffers, most, turn.check)
+        found = self._differences(base, stored, turn.check, most)
         if found is None:
             why = f"what has changed since '{base.manifest.version}' would take more than {MOST:.0%} of all bytes"
             self._costs.too_dense(why)
@@ -259,6 +311,45 @@ def everything(stored: StoredVersion, reason: str) -> Sent:
     """All of a version is sent."""
     nbytes = stored.manifest.nbytes
     return Sent(stored, DeltaSummary("", reason, nbytes, nbytes), {})
+
+
+@contextmanager
+def _all_differ(others: OtherSources | None, updates: Mapping[str, str]) -> Iterator[None]:
+    """Within the block the other source ranks find what differs, too. Where it fails, they bring everything.
+
+    Raises:
+        NoDeltaError: one of them cannot.
+    """
+    if others is None:
+        yield
+        return
+    if len(brought := set(updates.values())) != 1:
+        raise NoDeltaError("these sinks have got it by several updates, and other source ranks know one")
+    (update,) = brought
+    others.check_hold(update)
+    others.tell(update)
+    try:
+        yield
+    except (NoDeltaError, SharedMemoryError):
+        others.tell("")
+        others.hear()
+        raise
+    others.hear()
+
+
+def _of_all_sources(mine: DeltaSummary, report: Report) -> DeltaSummary:
+    """What the report says of all source ranks, of which rank 0 knows its own part."""
+    deltas, nbytes = report.plan.manifest.deltas, report.plan.manifest.nbytes
+    if len(deltas) == 1:
+        return mine
+    tensors = [tensor for delta in deltas for tensor in delta.tensors]
+    return replace(
+        mine,
+        version_nbytes=sum(tensor.nbytes for tensor in tensors),
+        sent_nbytes=nbytes,
+        elements=sum(tensor.nbytes // dtypes.alignment(tensor.spec.dtype) for tensor in tensors),
+        changed=sum(carrier.count for delta in deltas for carrier in delta.carriers),
+    )
 
 
 def _check_served(base: str, updates: Mapping[str, str], config: Config) -> None:

@@ -105,15 +105,22 @@ class LedStaged:
 
 
 class FollowedStaged:
-    """The part of a rank above 0 in such an update."""
+    """The part of a rank above 0 in such an update.
+
+    Attributes:
+        ended: called with the name of the update when it is committed, or with nothing when it is dropped.
+    """
 
     def __init__(self, member: FollowingSource) -> None:
         self._member = member
+        self.ended: Callable[[str], None] = lambda update: None
 
     def commit(self, before_hold: Callable[[], None] | None) -> None:
         """Follow rank 0 to the end."""
         self._member.commit()
+        self.ended(self._member.update)
 
     def drop(self, cause: CkptTransportError) -> None:
         """Take no part any more, so that rank 0 cannot commit it."""
         self._member.leave(cause)
+        self.ended("")

@@ -276,7 +276,10 @@ class ParameterServer:
 
     def _stage(self, asked: Asked, progress: Progress | None, clock: PhaseClock, turn: Turn) -> StagedUpdate:
         if self.rank > 0:
-            return self._here.follow_staging(self._store.get(asked.version))
+            stored = self._store.get(asked.version)
+            staged = self._here.follow_staging(asked.version, *self._offers(stored, deltas=True))
+            staged.ended = partial(self._followed, stored)
+            return staged
         return self._lead(asked, StagingCoordinator, clock, turn, lambda led: LedStaged(led, progress))
 
     def publish(
@@ -312,7 +315,7 @@ class ParameterServer:
                 asked = self.config.sinks if sinks is None else sinks
                 with self._here.telling_absence(version):
                     mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
-            keeps = self.config.delta != "off" and self.world_size == 1 and not base
+            keeps = self.config.delta != "off" and not base
             intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, mapping)
             if intake.lend:
                 assert not comes_in_pairs(tensors), "what comes in pairs is registered"
@@ -409,7 +412,8 @@ class ParameterServer:
             try:
                 yield turn
             finally:
-                self._deltas.let_go_unless_served()
+                if self.rank == 0:
+                    self._deltas.let_go_unless_served()
 
     def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
         everybody = self.config.sinks if sinks is None else tuple(sinks)
@@ -433,7 +437,12 @@ class ParameterServer:
         turn: Turn,
     ) -> Report | None:
         if self.rank > 0:
-            self._here.follow(asked.part.of(self._store.get(asked.version), alone=False))
+            stored = asked.part.of(self._store.get(asked.version), alone=False)
+            update = ""
+            try:
+                update = self._here.follow(asked.version, *self._offers(stored, deltas=not leader.resumable))
+            finally:
+                self._followed(stored, update)
             return None
         return self._lead(asked, leader, clock, turn, lambda led: led.to_the_end(progress, before_hold))
 
@@ -459,7 +468,20 @@ class ParameterServer:
 
             if leader.resumable or self.config.delta == "off":
                 return act(lead(stored, invitees))
-            return self._deltas.bring(stored, invitees, clock, turn, lead, act)
+            others = here.others(asked.version, invitees, turn, announce)
+            return self._deltas.bring(stored, invitees, others, clock, turn, lead, act)
+
+    def _offers(self, stored: StoredVersion, *, deltas: bool) -> tuple[Callable[[str], StoredVersion], str]:
+        """What a rank above 0 brings, and by which update it has got what it can compare that with."""
+        if not deltas or self.config.delta == "off":
+            return lambda base_update: stored, ""
+        return partial(self._deltas.offered, stored), self._deltas.holds(stored)
+
+    def _followed(self, stored: StoredVersion, update: str) -> None:
+        """An update that rank 0 has led has ended; one without a name has failed."""
+        self._deltas.let_go_of_carriers()
+        if update:
+            self._deltas.followed(stored, update)
 
     # -- the end ------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from ckpt_transport.memory import Backing
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.base import BroughtVersions
 from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
+from ckpt_transport.service.other_sources import OtherSources
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.trace import check_trace
 from ckpt_transport.service.world import World
@@ -32,9 +33,11 @@ from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteNames, RouteTable
-from ckpt_transport.update.source import FollowingSource
+from ckpt_transport.update.source import FollowingSource, Offer
 from ckpt_transport.update.turn import Turn
 
+Versions = Callable[[str], StoredVersion]
+"""What a rank brings: its difference to what an update of that name has brought, or everything."""
 logger = logging.getLogger(__name__)
 
 
@@ -130,35 +133,59 @@ class SourceRank:
             self._world.size, sinks, expectation=self._world.expectation, absent=lambda: meeting.absent(version)
         )
 
-    def follow(self, stored: StoredVersion) -> None:
-        """Take part in an update that rank 0 leads."""
+    def others(
+        self, version: str, invitees: Invitees, turn: Turn, announce: Callable[[str], None]
+    ) -> OtherSources | None:
+        """The other source ranks, as rank 0 hears them before it leads an update; None where there are none."""
+        if invitees.sources == 1:
+            return None
+        mailbox, _ = self._open(all(addresses.stays_on_host(address) for address in invitees.sinks))
+        announce(mailbox.address)
+        return OtherSources(mailbox, invitees.sources, version, invitees.absent, turn, self._config.join_timeout)
+
+    def follow(self, version: str, versions: Versions, holds: str = "") -> str:
+        """Take part in an update that rank 0 leads.
+
+        Args:
+            version: what it brings.
+            versions: what this rank has of it.
+            holds: the update that has brought what this rank can compare it with; empty for none.
+
+        Returns: the name of the update.
+        """
         with speaking_for(self._label):
-            member = self._member(stored)
+            member = self._member(version, versions, holds)
             member.begin()
             member.commit()
+            return member.update
 
-    def follow_staging(self, stored: StoredVersion) -> FollowedStaged:
+    def follow_staging(self, version: str, versions: Versions, holds: str = "") -> FollowedStaged:
         """Take part in an update that rank 0 leads, until it waits for its commit.
+
+        Args:
+            version, versions, holds: as those of :meth:`follow`.
 
         Raises:
             UsageError: rank 0 does not let it wait.
         """
         with speaking_for(self._label):
-            member = self._member(stored)
+            member = self._member(version, versions, holds)
             member.begin()
             member.stage()
         if member.committed:
-            version = stored.manifest.version
             raise UsageError(f"source rank 0 has called update('{version}'), and this rank stage('{version}')")
         return FollowedStaged(member)
 
-    def _member(self, stored: StoredVersion) -> FollowingSource:
+    def _member(self, version: str, versions: Versions, holds: str) -> FollowingSource:
         assert self._rendezvous is not None, "a rank above 0 is not alone"
-        coordinator = self._rendezvous.find(stored.manifest.version)
+        coordinator = self._rendezvous.find(version)
         mailbox, table = self._open(addresses.stays_on_host(coordinator))
-        join = self._join("", table, stored)
-        timeout = self._config.update_timeout
-        return FollowingSource(mailbox, table, self._plans, stored.extents, coordinator, join, timeout)
+
+        def offer(base_update: str) -> Offer:
+            stored = versions(base_update)
+            return stored.extents, msgspec.structs.replace(self._join("", table, stored), holds=holds)
+
+        return FollowingSource(mailbox, table, self._plans, coordinator, offer, self._config.update_timeout)
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
         join = self._introducer.of_source(

@@ -11,9 +11,11 @@ from typing import ClassVar, TypeVar
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import (
+    CheckpointError,
     CkptTransportError,
     ConfigError,
     DeltaRefusedError,
+    PlanError,
     PluginError,
     SupersededError,
     UpdateAbortedError,
@@ -41,6 +43,8 @@ from ckpt_transport.update.steps import Leading
 from ckpt_transport.update.turn import Turn
 
 Result = TypeVar("Result")
+REFUSALS = (DeltaRefusedError, PlanError, CheckpointError)
+"""Errors that end an update by a delta, where everything may be taken."""
 
 
 class Coordinator:
@@ -83,6 +87,7 @@ class Coordinator:
         self._welcomes = welcomes
         self._reached: list[str] = []
         self._update, self._in_place, self._version = update, "", ""
+        self._brings_delta = False
 
     def lead(
         self,
@@ -117,6 +122,7 @@ class Coordinator:
         )
         self._clock.enter("join")
         self._version = "" if myself.manifest is None else myself.manifest.version
+        self._brings_delta = invitees.delta
         self._members.trace = tell_began(self._update, self.kind, self._version, self._clock.seconds)
         try:
             invitations.gather(myself)
@@ -178,10 +184,20 @@ class Coordinator:
     def _plan(self) -> Plan:
         """Plan, and have all get ready."""
         self._clock.enter("plan")
+        self._check_alike()
         made = self._make_plan((), self._config.transport)
         self._steps.staged = secrets.token_hex(16) if self._stages() else ""
         self._prepare(made)
         return made
+
+    def _check_alike(self) -> None:
+        """
+        Raises:
+            DeltaRefusedError: some sources bring what differs, and others everything.
+        """
+        whole = [join.label for join in self._members.joins if join.manifest is not None and not join.manifest.deltas]
+        if self._brings_delta and whole:
+            raise DeltaRefusedError(f"{whole[0]} brings everything, and other source ranks what differs")
 
     def _run(self, made: Plan, progress: Progress) -> list[StageEvent]:
         self._clock.enter("run")
@@ -283,9 +299,10 @@ class Coordinator:
         members = self._members
         reason = str(cause) if isinstance(cause, CkptTransportError) else f"{type(cause).__name__}: {cause}"
         reason = "; ".join([reason, *getattr(cause, "__notes__", ())])
+        again = self._brings_delta and isinstance(cause, REFUSALS)
         for address in self._reached:
             with contextlib.suppress(CkptTransportError):  # whoever cannot be reached has not joined
-                self._members.order(address, m.Abort(self._update, reason))
+                self._members.order(address, m.Abort(self._update, reason, again))
         self._local.abort(cause)
         interrupt = None if isinstance(cause, Exception) else cause
         patience = self._config.heartbeat_timeout + self._config.join_timeout

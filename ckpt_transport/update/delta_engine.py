@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 import torch
 
-from ckpt_transport.deltas import ElementExchange, ElementMap, decode, why_no_exchange
+from ckpt_transport.deltas import ElementExchange, ElementMap, Elements, decode, each_once, why_no_exchange
 from ckpt_transport.engine import Engine, LoadedBucket, ServedElements, digest_of_served
 from ckpt_transport.errors import BudgetError, DeltaRefusedError, PlanMismatchError
 from ckpt_transport.memory import Fence, copy_bytes, fence, uninterrupted
@@ -135,6 +135,7 @@ class DeltaEngine(Engine):
         Raises:
             CheckpointError: the carriers are not what the manifest says.
             PlanMismatchError: what is served has moved.
+            DeltaRefusedError: two sources bring different values of one element.
         """
         elements = self._elements()
         self._place = elements.copies, elements.addresses
@@ -150,9 +151,11 @@ class DeltaEngine(Engine):
                     found[carrier.unit].append((addresses, values[which]))
         self._raw = {}
         self._exchanges = []
+        joined = {unit: Elements(*map(torch.cat, zip(*parts, strict=True))) for unit, parts in found.items()}
+        if len(self._deltas) > 1:
+            joined = each_once(joined)
         count = 0
-        for unit, parts in found.items():
-            addresses, values = (torch.cat(column) for column in zip(*parts, strict=True))
+        for unit, (addresses, values) in joined.items():
             self._exchanges.append(ElementExchange(addresses, values, unit, self.device))
             count += len(values)
         self.apply_summary = f"exchanged {count:,} elements that differ from those of '{self._base}'"

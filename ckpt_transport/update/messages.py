@@ -117,6 +117,8 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         ties: sets of names that share memory in a sink's engine.
         unstaged: why a sink cannot stage a version; empty when it can.
         previous: the version that a sink can go back to; empty for none.
+        holds: the update that has brought what a source can compare the version with; empty for none.
+        number: of the :class:`Differ` that a source has followed; 0 before any.
     """
 
     update: str = ""
@@ -146,6 +148,8 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     ties: tuple[tuple[str, ...], ...] = ()
     unstaged: str = ""
     previous: str = ""
+    holds: str = ""
+    number: int = 0
 
 
 class Invite(Order[Join], frozen=True):
@@ -199,6 +203,18 @@ class Absent(ToCoordinator, frozen=True):
     rank: int
     version: str
     reason: str
+
+
+class Differ(FromCoordinator, frozen=True, kw_only=True):
+    """A source rank joins anew, with what differs from a version that it has brought before, or with all it has.
+
+    Attributes:
+        base_update: the update that has brought that version; empty for all.
+        number: of those that are said in an update, from 1.
+    """
+
+    base_update: str
+    number: int
 
 
 class Agree(Reply, frozen=True):
@@ -417,9 +433,15 @@ class Aborted(Reply, frozen=True):
 
 
 class Abort(Order[Aborted], frozen=True):
-    """The update has failed: go back."""
+    """The update has failed: go back.
+
+    Attributes:
+        reason: why.
+        again: a difference could not be taken, and everything is brought at once: source ranks join anew.
+    """
 
     reason: str
+    again: bool = False
 
 
 class Goodbye(FromCoordinator, frozen=True):

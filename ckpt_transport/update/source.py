@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from hmac import compare_digest
 
+import msgspec
+
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError, TransferTimeout, UpdateAbortedError
@@ -17,15 +19,21 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteTable
 
 TICK_SECONDS = 0.2
+Offer = tuple[Sequence[Backing], m.Join]
+"""What is behind a source rank's extents, and how it introduces itself with them."""
+
+
+class SentWholeError(UpdateAbortedError):
+    """A difference could not be taken, and the coordinator goes on with everything."""
 
 
 class FollowingSource:
     """Takes part in one update that the coordinator leads: :meth:`begin`, then :meth:`commit`, or :meth:`stage` before.
 
     Args:
-        mailbox, table, plans, extents: this rank's.
+        mailbox, table, plans: this rank's.
         coordinator: its address.
-        join: this rank's introduction.
+        offer: what this rank brings: its difference to what an update of that name has brought, or everything.
         timeout: seconds after which the update is given up.
 
     Attributes:
@@ -37,16 +45,26 @@ class FollowingSource:
         mailbox: Mailbox,
         table: RouteTable,
         plans: PlanCache,
-        extents: Sequence[Backing],
         coordinator: str,
-        join: m.Join,
+        offer: Callable[[str], Offer],
         timeout: float,
     ) -> None:
-        self._mailbox, self._table, self._coordinator, self._join = mailbox, table, coordinator, join
-        self._timeout, self._deadline = timeout, time.monotonic() + timeout
-        self._participant = Participant(mailbox, table, plans, extents, None, self._deadline)
+        self._mailbox, self._table, self._plans, self._coordinator = mailbox, table, plans, coordinator
+        self._offer, self._timeout, self._deadline = offer, timeout, time.monotonic() + timeout
+        self._join, self._participant = self._prepared("")
         self._follower: Follower | None = None
         self.committed = False
+
+    def _prepared(self, base_update: str, number: int = 0) -> tuple[m.Join, Participant]:
+        """An introduction, and what takes part by it."""
+        extents, join = self._offer(base_update)
+        participant = Participant(self._mailbox, self._table, self._plans, extents, None, self._deadline)
+        return msgspec.structs.replace(join, number=number), participant
+
+    @property
+    def update(self) -> str:
+        """The name of the update; empty before it is known."""
+        return "" if self._follower is None else self._follower.update
 
     def begin(self) -> None:
         """Join."""
@@ -79,10 +97,19 @@ class FollowingSource:
     def _follow(self, enough: Callable[[], bool]) -> None:
         try:
             while not (self.committed or enough()):
-                self.committed = isinstance(self._next(), m.Commit)
+                try:
+                    self.committed = isinstance(self._next(), m.Commit)
+                except SentWholeError as error:
+                    self.leave(error)
+                    self._join_anew("")
         except BaseException as error:
             self.leave(error)
             raise
+
+    def _join_anew(self, base_update: str, number: int = 0) -> None:
+        self._follower = None
+        self._join, self._participant = self._prepared(base_update, number)
+        self._mailbox.send(self._coordinator, self._join)
 
     def leave(self, reason: BaseException) -> None:
         """Tell the coordinator that this rank does not go on, and why."""
@@ -106,10 +133,13 @@ class FollowingSource:
         if received is None or not self._accepts(*received):
             return None
         order = received[1]
+        if isinstance(order, m.Differ):
+            self._join_anew(order.base_update, order.number)
+            return None
         assert self._follower is not None
         assert isinstance(order, m.Order)
         if isinstance(order, m.Abort):
-            raise UpdateAbortedError(order.reason)
+            raise _ended_by(order)
         answer = self._follower.answer(order, self._watch)
         if answer is not None:
             self._mailbox.send(self._coordinator, answer)
@@ -122,6 +152,9 @@ class FollowingSource:
                 raise JoinError(f"{self._coordinator} refuses: {message.reason}")
             return False
         objection = f"only {self._coordinator} leads this source"
+        if sender == self._coordinator and isinstance(message, m.Differ):
+            known = compare_digest(message.nonce.encode(), self._join.nonce.encode())
+            return known and self._follower is None
         if sender == self._coordinator and isinstance(message, m.Order):
             if self._follower is None and compare_digest(message.nonce.encode(), self._join.nonce.encode()):
                 self._mailbox.watch(self._coordinator)
@@ -139,8 +172,12 @@ class FollowingSource:
             if not self._accepts(*received):
                 continue
             match received[1]:
-                case m.Abort(reason=reason):
-                    raise UpdateAbortedError(reason)
+                case m.Abort() as abort:
+                    raise _ended_by(abort)
                 case m.Halt(reason=reason):
                     raise Halted(reason)
         self._mailbox.check_alive([self._coordinator])
+
+
+def _ended_by(abort: m.Abort) -> UpdateAbortedError:
+    return (SentWholeError if abort.again else UpdateAbortedError)(abort.reason)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from ckpt_transport import Config, ParameterServer, Report, ask_version
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport_torch import Attachment, attach
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, SourceProcess, fleet, model, weights
+from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, model, weights
 from tests.leftovers import left_behind
 
 DELTAS = {**PATIENT, "delta": "on", "commit": "auto"}
@@ -238,10 +239,69 @@ def test_given_weights_that_are_gathered_one_by_one_then_what_has_changed_is_sen
         assert holds(module, changed(weights(2), 2))
 
 
-def test_given_two_trainers_ranks_that_ask_for_deltas_then_everything_is_sent(tmp_path: Path) -> None:
-    settings = {"delta": "on", "commit": "auto", "coordinator": f"ipc://{tmp_path}/meet.sock"}
-    with served() as (module, attachment):
+class TwoRanks:
+    """Two source ranks in threads of this process. Both have the biases, and each every other weight."""
+
+    def __init__(self, stack: ExitStack, folder: Path, **settings: Any) -> None:
+        config = Config.load(**{**DELTAS, "coordinator": f"ipc://{folder}/meet.sock", **settings})
+        self._threads = stack.enter_context(ThreadPoolExecutor(2))
+        self.servers = [stack.enter_context(ParameterServer(config, rank=rank, world_size=2)) for rank in range(2)]
+
+    def publish(self, version: str, tensors: dict[str, torch.Tensor], to: list[str]) -> Report | None:
+        def of(rank: int) -> dict[str, torch.Tensor]:
+            return {
+                name: tensor
+                for number, (name, tensor) in enumerate(tensors.items())
+                if name.endswith("bias") or number // 2 % 2 == rank
+            }
+
+        def publish(rank: int) -> Report | None:
+            return self.servers[rank].publish(version, of(rank), to, replicated=True)
+
+        reports = list(self._threads.map(publish, range(2)))
+        assert reports[1] is None
+        return reports[0]
+
+
+def test_given_two_source_ranks_then_each_brings_what_has_changed_in_its_own_and_it_is_taken_back(
+    tmp_path: Path,
+) -> None:
+    with fleet(SinkSpec(), SinkSpec()) as sinks, ExitStack() as stack:
+        to = [sink.address for sink in sinks]
+        ranks = TwoRanks(stack, tmp_path)
+        assert "does not hold" in sent(ranks.publish("step-0", weights(2), to))
+        for by in (1, 2, 3):
+            report = ranks.publish(f"step-{by}", changed(weights(2), by), to)
+            assert sent(report) == f"step-{by - 1}"
+            assert report is not None
+            assert report.delta is not None
+            assert report.to_dict()["bytes"] < 0.1 * report.delta.version_nbytes
+            assert all(sink.state().holds(changed(weights(2), by)) for sink in sinks)
+        ranks.servers[0].rollback(to)
+        assert all(sink.state().holds(changed(weights(2), 2)) for sink in sinks)
+        assert "does not hold" in sent(ranks.publish("step-4", weights(4), to))
+        assert "would take more than 50%" in sent(ranks.publish("step-5", weights(5), to))
+        assert sent(ranks.publish("step-6", changed(weights(5)), to)) == "step-5"
+        assert all(sink.state().holds(changed(weights(5))) for sink in sinks)
+
+
+def test_given_two_source_ranks_and_a_sink_that_refuses_their_delta_then_both_send_everything_in_the_same_call(
+    tmp_path: Path,
+) -> None:
+    with served(staging_budget=1) as (module, attachment), ExitStack() as stack:
+        ranks = TwoRanks(stack, tmp_path)
+        for by in (1, 2, 3):
+            report = ranks.publish("step", changed(weights(2), by), [attachment.address])
+            assert holds(module, changed(weights(2), by))
+        assert "staging_budget" in sent(report)
+
+
+def test_given_two_source_ranks_of_which_one_has_lost_its_base_then_both_send_everything(tmp_path: Path) -> None:
+    with served() as (module, attachment), ExitStack() as stack:
+        ranks = TwoRanks(stack, tmp_path)
         to = [attachment.address]
-        ranks = [SourceProcess(to, settings=settings, rank=rank, world_size=2) for rank in range(2)]
-        assert [rank.outcome() for rank in ranks] == ["", ""]
-        assert holds(module, weights(2))
+        ranks.publish("step-1", weights(2), to)
+        ranks.servers[1]._deltas.let_go()
+        assert "source rank 1 does not hold" in sent(ranks.publish("step-2", changed(weights(2)), to))
+        assert sent(ranks.publish("step-3", changed(weights(2), 2), to)) == "step-2"
+        assert holds(module, changed(weights(2), 2))

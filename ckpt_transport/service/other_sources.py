@@ -1,0 +1,89 @@
+"""Rank 0 hears from the other source ranks what they hold, and tells them what to bring, before it leads an update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from ckpt_transport.control import Mailbox
+from ckpt_transport.planning import Role
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.membership import TICK_SECONDS
+from ckpt_transport.update.turn import Turn
+
+
+class NoDeltaError(Exception):
+    """Everything is sent. The text says why."""
+
+
+class OtherSources:
+    """Those above rank 0 that take part in one update. Their last words are left for whoever gathers its members.
+
+    Args:
+        mailbox: of rank 0, whose address they know.
+        sources: how many ranks there are.
+        version: what is brought.
+        absent: ranks that have said elsewhere that they do not come, and why.
+        turn: of the update.
+        timeout: seconds that they may take to come, and to find what differs.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        sources: int,
+        version: str,
+        absent: Callable[[], Mapping[int, str]],
+        turn: Turn,
+        timeout: float,
+    ) -> None:
+        self._mailbox, self._ranks, self._version = mailbox, range(1, sources), version
+        self._absent, self._turn, self._timeout = absent, turn, timeout
+        self._number = 0
+        self._came: dict[int, tuple[str, m.Join]] = {}
+
+    def check_hold(self, base_update: str) -> None:
+        """
+        Raises:
+            NoDeltaError: one does not hold what that update has brought, or does not come.
+        """
+        self.hear()
+        if lacking := [rank for rank, (_, join) in sorted(self._came.items()) if join.holds != base_update]:
+            raise NoDeltaError(f"source rank {lacking[0]} does not hold what these sinks have got last")
+
+    def tell(self, base_update: str) -> None:
+        """Have each bring what differs from what that update has brought; everything, where it is empty."""
+        self._number += 1
+        for address, join in self._came.values():
+            self._mailbox.send(address, m.Differ(nonce=join.nonce, base_update=base_update, number=self._number))
+
+    def hear(self) -> None:
+        """Wait until each has joined as it was told.
+
+        Raises:
+            NoDeltaError: one has not come in time.
+        """
+        self._came = {}
+        self._mailbox.bring_back()
+        deadline = time.monotonic() + self._timeout
+        while missing := [rank for rank in self._ranks if rank not in self._came]:
+            self._turn.check()
+            received = self._mailbox.receive(TICK_SECONDS)
+            if received is not None:
+                self._take_in(*received)
+            elif time.monotonic() > deadline or self._absent():
+                raise NoDeltaError(f"source rank {missing[0]} does not say what it holds")
+
+    def _take_in(self, sender: str, message: object) -> None:
+        match message:
+            case m.Absent():
+                self._mailbox.keep_for_later()
+                if message.reason and message.version in ("", self._version):
+                    raise NoDeltaError(f"source rank {message.rank} takes no part: {message.reason}")
+            case m.Join(role=Role.SOURCE, invited="", manifest=manifest) if (
+                manifest is not None and manifest.version == self._version
+            ):
+                if message.rank not in self._ranks or message.number != self._number:
+                    return
+                self._came[message.rank] = sender, message
+                self._mailbox.keep_for_later()
