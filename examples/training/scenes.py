@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import msgspec
 import torch
 
 from ckpt_transport_torch import Attachment, attach
-from examples.shared.display import Display, mebibytes, milliseconds
+from examples.shared.display import Display, milliseconds
 from examples.trainers.model import loss_of, model
 from examples.training.result import Result, problems
 from examples.training.trainer import Step
@@ -27,27 +28,28 @@ STOP_TIMEOUT = 20.0
 BAR_WIDTH = 24
 
 
-def play(display: Display, folder: Path, count: int) -> Result:
+def play(display: Display, folder: Path, count: int, rate: float) -> Result:
     """Serve a model while a trainer improves it.
 
     Args:
         display: where to print.
         folder: for the trainer's log.
         count: steps of the training.
+        rate: at which it learns.
 
     Raises:
         ServeError: the trainer failed, or did not end in time.
     """
     display.heading("A model answers in this process")
-    served = model()
+    served = model().to(torch.bfloat16)
     before = _loss(served)
     with attach(served, label="server") as attachment, _answering(served, attachment) as answers:
         display.line(f"its loss is {before:.6f}; it listens at {attachment.address}")
         display.heading(f"FSDP2 on {RANKS} gloo ranks trains it for {count} steps, and publishes each")
         steps = []
-        for step in _train(folder / "trainer.log", count, attachment.address):
+        for step in _train(folder / "trainer.log", count, rate, attachment.address):
             steps.append(step)
-            display.line(_drawn(step, before))
+            display.line(_drawn(step))
     after = _loss(served)
     display.heading("Answers")
     display.line(
@@ -59,17 +61,17 @@ def play(display: Display, folder: Path, count: int) -> Result:
     return Result(problems=found, verdict=verdict, steps=tuple(steps), loss=(before, after), answers=dict(answers))
 
 
-def _drawn(step: Step, first: float) -> str:
-    """A step as a line: its loss as a bar, the pause, and the bytes."""
-    bar = "█" * max(1, round(BAR_WIDTH * min(step.loss / first, 1.0)))
+def _drawn(step: Step) -> str:
+    """A step as a line: its bytes as a bar, of all that the version has, and the pause."""
+    bar = "█" * max(1, round(BAR_WIDTH * step.nbytes / step.all_nbytes))
     return (
         f"{step.version:8} loss {step.loss:.6f} {bar:{BAR_WIDTH}} pause {milliseconds(step.paused):>9}, "
-        f"{mebibytes(step.nbytes)}"
+        f"{step.changed:6.1%} changed, {step.nbytes / 1024:.0f} of {step.all_nbytes / 1024:.0f} KiB sent"
     )
 
 
 def _loss(module: torch.nn.Module) -> float:
-    return float(loss_of(module).detach())
+    return float(loss_of(copy.deepcopy(module).float()).detach())
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _answering(served: torch.nn.Module, attachment: Attachment) -> Iterator[Coun
     """Count forward passes, by the version that was served when each began, for as long as the context lasts."""
     answers: Counter[str] = Counter()
     over = threading.Event()
-    request = torch.eye(served[0].in_features)[:8]  # type: ignore[index]
+    request = torch.eye(served[0].in_features, dtype=torch.bfloat16)[:8]  # type: ignore[index]
 
     def answer() -> None:
         with torch.inference_mode():
@@ -95,14 +97,14 @@ def _answering(served: torch.nn.Module, attachment: Attachment) -> Iterator[Coun
         thread.join(STOP_TIMEOUT)
 
 
-def _train(log: Path, count: int, sink: str) -> Iterator[Step]:
+def _train(log: Path, count: int, rate: float, sink: str) -> Iterator[Step]:
     """Run the trainer, and yield its steps as they come.
 
     Raises:
         ServeError: it failed, or did not end in time.
     """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
-    command = [sys.executable, *torchrun, "-m", "examples.training.trainer", str(count), sink]
+    command = [sys.executable, *torchrun, "-m", "examples.training.trainer", str(count), str(rate), sink]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("w", encoding="utf-8") as errors:
         trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ)

@@ -26,13 +26,19 @@ def test_given_a_trainer_of_two_ranks_when_it_takes_steps_then_each_is_served_an
     assert [step.version for step in result.steps] == ["step-1", "step-2", "step-3"]
     losses = [result.loss[0], *(step.loss for step in result.steps)]
     assert losses == sorted(losses, reverse=True)
-    assert {step.nbytes for step in result.steps} == {2 * (256 * 256 + 256) * 4}, "each step brings all weights once"
+    weights = 2 * (256 * 256 + 256)
+    first, *others = result.steps
+    assert (first.nbytes, first.changed) == (weights * 2, 1.0), "the first step brings all weights once"
+    for step in others:
+        assert step.all_nbytes == weights * 2
+        assert step.nbytes < 0.25 * step.all_nbytes
+        assert 0 < step.changed < 0.15
     for step in result.steps:
         assert f"{step.version:8} loss {step.loss:.6f} █" in ran.stdout
 
 
 def test_given_what_is_served_when_it_is_not_what_was_trained_then_that_is_a_problem() -> None:
-    step = Step(version="step-1", loss=0.5, seconds=1.0, paused=0.1, nbytes=8)
+    step = Step(version="step-1", loss=0.5, seconds=1.0, paused=0.1, nbytes=8, all_nbytes=8, changed=1.0)
     assert list(problems(1, (step,), (1.0, 0.5), {"": 3, "step-1": 4})) == []
     assert list(problems(2, (step,), (1.0, 0.5), {"": 3})) == ["the trainer brought 1 steps, and was to bring 2"]
     found = list(problems(1, (step,), (0.5, 0.75), {"step-7": 1}))
