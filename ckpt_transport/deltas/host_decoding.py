@@ -12,7 +12,7 @@ from ckpt_transport.deltas.all_cores import by_all_cores
 from ckpt_transport.deltas.lies import wrong_counts, wrong_mask, wrong_places
 from ckpt_transport.deltas.sections import BLOCK_UNITS
 
-CHUNK_BYTES = 8 << 10
+CHUNK_BYTES = 64 << 10
 """Of a mask; its bits, a byte each, stay in the cache."""
 
 

@@ -98,6 +98,18 @@ def test_given_a_sink_that_joins_late_then_all_get_everything_and_deltas_afterwa
         assert all(sink.state().holds(last) for sink in (early, late))
 
 
+def test_given_a_sink_that_a_delta_has_not_reached_then_the_next_one_is_not_put_on_what_it_serves() -> None:
+    with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(CONFIG) as server:
+        both = [sink.address for sink in sinks]
+        server.publish("step-1", weights(2), both)
+        assert sent(server.publish("step-2", changed(weights(2)), both[:1])) == "step-1"
+        latest = changed(changed(weights(2)), 2)
+        assert "does not hold what all of these sinks have got" in sent(server.publish("step-3", latest, both))
+        assert all(sink.state().holds(latest) for sink in sinks)
+        assert sent(server.publish("step-4", changed(latest), both)) == "step-3"
+        assert all(sink.state().holds(changed(latest)) for sink in sinks)
+
+
 def test_given_another_trainer_that_brings_a_version_of_the_same_name_then_everything_comes_in_the_same_call() -> None:
     with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(CONFIG) as server, ParameterServer(CONFIG) as other:
         addresses = [sink.address for sink in sinks]
