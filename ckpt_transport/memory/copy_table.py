@@ -60,19 +60,19 @@ class CopyTable:
 
     def copy(self, sources: Addresses, targets: Addresses) -> None:
         """Enqueue all copies, on the current stream of the device. No target may overlap another, nor a source."""
-        self._launch("copied", sources, targets)
+        self._launch(False, sources, targets)
 
     def exchange(self, sources: Addresses, targets: Addresses) -> None:
         """As :meth:`copy`, but each byte of a target goes to where the byte comes from that it is replaced by."""
-        self._launch("exchanged", sources, targets)
+        self._launch(True, sources, targets)
 
-    def _launch(self, move: str, sources: Addresses, targets: Addresses) -> None:
+    def _launch(self, exchange: bool, sources: Addresses, targets: Addresses) -> None:
         cut = self._tiles_for(sources, targets)
         if not len(cut):
             return
         with _current(self._device):
             record_use(cut, sources.table, targets.table)
-            launch = _launch_of(move, self._device)
+            launch = _launch_of(exchange, self._device)
             launch(len(cut), cut, sources.base, sources.table, targets.base, targets.table)
 
     def _tiles_for(self, sources: Addresses, targets: Addresses) -> torch.Tensor:
@@ -85,11 +85,11 @@ class CopyTable:
 
 
 @cache
-def _launch_of(move: str, device: torch.device) -> Launch:
+def _launch_of(exchange: bool, device: torch.device) -> Launch:
     """The kernel as it is compiled for one device. Only where Triton is installed it can be imported."""
-    from ckpt_transport.memory import copy_kernel
+    from ckpt_transport.memory.copy_kernel import move_tiles
 
-    return Launch(copy_kernel.move_tiles, WARPS, MOVE=getattr(copy_kernel, move), BLOCK=BLOCK)
+    return Launch(move_tiles, WARPS, EXCHANGE=exchange, BLOCK=BLOCK)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

@@ -122,7 +122,7 @@ class Replay:
     def _bring(self, plan: BucketCopyPlan, runs: Runs) -> None:
         device = self._tensors[plan.copies[0].target].device
         if not has_copy_tables(device):
-            near = self._near(device).stage(runs)
+            near = runs if device.type == "cpu" else self._near(device).stage(runs)
             self._copy(self._strided(plan, near), near)
             return
         near = runs if reads_in_place(device, runs) else self._near(device).stage(runs)
@@ -158,7 +158,7 @@ class Replay:
         if runs[0].raw.is_cpu and all(read.dtype == write.dtype for read, write in zip(reads, writes, strict=True)):
             copy_views(writes, reads)
         elif reads:
-            torch._foreach_copy_(writes, reads, non_blocking=True)
+            torch._foreach_copy_(writes, reads, non_blocking=writes[0].is_cuda)
 
     # -- groups of operations -----------------------------------------------------------------------------------------
 

@@ -38,10 +38,12 @@ class OpenRoute:
         return self.regions[id(buffer)][1]
 
     def keep_only(self, buffers: Sequence[Lendable]) -> None:
-        """Undo the registration of every other buffer."""
+        """Undo the registration of every other buffer, and keep nothing of it."""
         kept = {id(buffer) for buffer in buffers}
-        for key in [key for key in self.regions if key not in kept]:
-            self.regions.pop(key)[1].close()
+        closed = [self.regions.pop(key)[1] for key in list(self.regions) if key not in kept]
+        for region in closed:
+            region.close()
+        self.attachment.lent = [region for region in self.attachment.lent if region not in closed]
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from ckpt_transport.memory import (
     StridedBytes,
     reads_in_place,
 )
+from ckpt_transport.memory.copy_table import _launch_of
 from ckpt_transport.memory.launch import has_kernels
 from ckpt_transport_torch import TorchEngine
 from tests.unit.recorded import specs_of
@@ -155,3 +156,24 @@ def test_given_a_thousand_tensors_in_many_runs_then_a_bucket_is_one_launch_and_n
         bring()
     assert all(torch.equal(found, tensors[name]) for name, found in module.state_dict().items())
     assert kernels_of(trace) == ["move_tiles"]
+
+
+def test_given_a_process_that_has_constants_of_kernels_written_down_then_tables_compile_there() -> None:
+    """As vLLM's does, which hears of each compilation."""
+    heard: list[object] = []
+    knobs = pytest.importorskip("triton.knobs")
+    before, knobs.runtime.jit_post_compile_hook = (
+        knobs.runtime.jit_post_compile_hook,
+        lambda *told, **named: heard.append((told, named)),
+    )
+    try:
+        _launch_of.cache_clear()
+        one, other = some(4096), some(4096)
+        kept = one.clone(), other.clone()
+        whole = np.array([4096], np.int64)
+        none = np.zeros(1, np.int64)
+        CopyTable(GPU, StridedBytes.contiguous(none, none, none, none, whole)).exchange(at(one), at(other))
+    finally:
+        knobs.runtime.jit_post_compile_hook = before
+    assert torch.equal(one, kept[1])
+    assert torch.equal(other, kept[0])

@@ -21,6 +21,8 @@ from tests.gpu.test_update import GROWTH, used
 WIDE: Mapping[str, Any] = {"width": 1024}
 ON_GPU: Mapping[str, Any] = {**WIDE, "device": "cuda"}
 SMALL = {"bucket_bytes": "1MiB", "ring_depth": 2}
+SPARE = 1 << 20
+"""Bytes that tables on the GPU may take."""
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
@@ -118,6 +120,17 @@ def test_given_memory_that_cuda_cannot_export_then_it_passes_through_slots_and_t
         assert report is not None
         assert any("pass through slots" in note and "expandable_segments" in note for note in report.plan.notes)
         assert sink.state().holds(weights(2, **WIDE))
+
+
+def test_given_a_trainer_that_lets_a_version_go_then_the_memory_of_its_tensors_is_free() -> None:
+    with fleet(SinkSpec(ON_GPU)) as (sink,), ParameterServer(swift()) as server:
+        before = torch.cuda.memory_allocated()
+        own = weights(2, **ON_GPU)
+        server.lend("v2", own)
+        server.update("v2", [sink.address])
+        server.unregister("v2")
+        del own
+        assert torch.cuda.memory_allocated() <= before + SPARE
 
 
 def test_given_a_trainer_that_is_killed_while_it_is_read_then_the_sink_lives_and_says_so() -> None:
