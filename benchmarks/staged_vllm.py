@@ -143,17 +143,22 @@ def measure(where: str, rounds: int, model: str, layers: int | None) -> Iterator
     console.print(f"  {warmed}")
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     trainer = Peer(run_trainer, 0, 1, device)
-    for version, commit in ((1, "in_place"), (2, "staged")):
-        trainer.call("open", "auto", "", commit)
-        trainer.call("have", shapes, version, "host")
-        trainer.call("register")
-        trainer.call("update", [address])
+    trainer.call("open", "auto", "", "in_place")
+    trainer.call("have", shapes, 1, "device")
+    trainer.call("lend_and_update", [address])
+    console.print("  the first version is served")
+    trainer.call("open", "auto", "", "staged")
+    trainer.call("have", shapes, 2, "host")
+    console.print(f"  registered in {trainer.call('register'):.1f} s")
+    first: Timed = trainer.call("update", [address])
+    console.print(f"  first staged update {milliseconds(first.wall)}, held {milliseconds(first.held)}")
     free = _free()
     rate, step = undisturbed(engine)
     updates, rollbacks = [], []
     for _ in range(rounds):
         updates.append(noticed("update", engine, trainer, address))
         rollbacks.append(noticed("rollback", engine, trainer, address))
+        console.print(f"  {updates[-1]}\n  {rollbacks[-1]}")
     yield from _rows(where, target, shapes, rate, step, updates, rollbacks)
     console.print(f"  {max(_free() - free, 0) / (1 << 30):.2f} GiB of GPU memory less than after the second update")
     trainer.stop()
