@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ckpt_transport.engine import Gate as Gate
     from ckpt_transport.engine import LoadedBucket as LoadedBucket
     from ckpt_transport.engine import LoadedPiece as LoadedPiece
+    from ckpt_transport.engine import StreamEngine as StreamEngine
     from ckpt_transport.errors import *  # noqa: F403
     from ckpt_transport.service import AddressFile as AddressFile
     from ckpt_transport.service import Holder as Holder
@@ -36,16 +37,19 @@ if TYPE_CHECKING:
     from ckpt_transport.service import ask_version as ask_version
     from ckpt_transport.service.fleet import FleetReport as FleetReport
     from ckpt_transport.service.questions import ServedVersion as ServedVersion
+    from ckpt_transport.service.sink_handles import AnySink as AnySink
+    from ckpt_transport.service.sink_handles import SinkHandle as SinkHandle
     from ckpt_transport.update import Report as Report
 
 _HOMES = {
     "checkpoint": "Mapping StoredVersion TensorShard rules",
     "config": "Config",
-    "engine": "Engine Gate LoadedBucket LoadedPiece",
+    "engine": "Engine Gate LoadedBucket LoadedPiece StreamEngine",
     "errors": " ".join(name for name, value in vars(errors).items() if isinstance(value, type)),
     "service": "AddressFile Holder HolderAddress Joiner ParameterServer Sink StagedJob ask_version",
     "service.fleet": "FleetReport",
     "service.questions": "ServedVersion",
+    "service.sink_handles": "AnySink SinkHandle",
     "update": "Report",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -9,6 +9,7 @@ the adapter of an engine  :class:`~ckpt_transport.Engine`; :class:`ModuleLoading
                           runs a loader; :class:`Share` for engines that take part of a version
 one that drives engines   :class:`EngineFleet`, with a :class:`DrivenEngine` (over HTTP an :class:`HttpEngine`) and a
                           :class:`Driver`; or any :class:`Fleet`
+one of sinks' handles     :data:`LocateHandles`, :class:`LocatedHandles`
 a quantizer               :class:`Conversion`, :class:`ComputedExtent`, :class:`TensorSpec`
 ========================= ==========================================================================================
 
@@ -126,6 +127,8 @@ from ckpt_transport.service.listening import listen as listen
 from ckpt_transport.service.listening import warm_up as warm_up
 from ckpt_transport.service.previous import previous_version as previous_version
 from ckpt_transport.service.questions import Here as Here
+from ckpt_transport.service.sink_handles import LocatedHandles as LocatedHandles
+from ckpt_transport.service.sink_handles import LocateHandles as LocateHandles
 from ckpt_transport.transports import Calls as Calls
 from ckpt_transport.transports import CollectiveEndpoint as CollectiveEndpoint
 from ckpt_transport.transports import MappedEndpoint as MappedEndpoint

@@ -6,6 +6,7 @@ from ckpt_transport.engine.served_digest import digest_of_served
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart
 from ckpt_transport.engine.staging import StagingArea
+from ckpt_transport.engine.stream_engine import StreamEngine
 
 __all__ = [
     "Engine",
@@ -16,6 +17,7 @@ __all__ = [
     "ServedElements",
     "ShadowNeeds",
     "StagingArea",
+    "StreamEngine",
     "digest_of_served",
     "on_device",
     "why_not_apart",

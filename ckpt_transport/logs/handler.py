@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from ckpt_transport.logs.formats import JsonLines, TextLines
 
 FORMATS = {"json": JsonLines, "text": TextLines}
-GROUPS = ("ckpt_transport.transports", "ckpt_transport.engines", "ckpt_transport.quantizers")
+GROUPS = ("ckpt_transport.transports", "ckpt_transport.engines", "ckpt_transport.quantizers", "ckpt_transport.handles")
 _lock = threading.Lock()
 _handler: logging.Handler | None = None
 

@@ -15,6 +15,7 @@ from ckpt_transport.history import check_history
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.address_file import AddressFile, combine
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.sink_handles import AnySink, locate
 from ckpt_transport.service.trace import check_trace, keep_trace
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.transports import registry
@@ -68,7 +69,7 @@ class Joiner:
     def update(
         self,
         version: str,
-        sinks: Sequence[str] | None = None,
+        sinks: Sequence[AnySink] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
     ) -> Report:
@@ -76,7 +77,7 @@ class Joiner:
 
         Args:
             version: the one that the holders hold.
-            sinks: addresses; by default those of the configuration.
+            sinks: as those of :meth:`ParameterServer.update`.
             progress: told when all bytes have arrived.
             before_hold: as in :meth:`ParameterServer.update`.
 
@@ -87,7 +88,8 @@ class Joiner:
             UsageError: another process made the joiner, or another call has not ended within ``update_timeout``.
         """
         with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
-            invited = self.config.sinks if sinks is None else tuple(sinks)
+            located = locate(self.config.sinks if sinks is None else sinks, self.config)
+            invited = located.addresses
             if version != self._found.version:
                 raise ConfigError(f"version '{version}' is asked for, and {self._where} is of '{self._found.version}'")
             if not invited or len(set(invited)) != len(invited):
@@ -112,7 +114,7 @@ class Joiner:
                 try:
                     report = coordinator.lead(
                         msgspec.structs.replace(join, update=update),
-                        Invitees(1, invited, holders, self._objection),
+                        Invitees(1, invited, holders, self._objection, gone=located.gone),
                         progress,
                         before_hold,
                     )

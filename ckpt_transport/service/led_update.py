@@ -10,6 +10,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
 from ckpt_transport.events import speaking_for
 from ckpt_transport.service.base import Brought, BroughtVersions
+from ckpt_transport.service.sink_handles import say_gone
 from ckpt_transport.service.trace import keep_trace
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.coordinator import Coordinator
@@ -19,6 +20,8 @@ from ckpt_transport.update.report import Report
 from ckpt_transport.update.source import FollowingSource
 from ckpt_transport.update.staging_coordinator import StagingCoordinator
 
+GONE_SECONDS = 2.0
+"""For so long it is asked, after a failure, whose processes are gone."""
 Leader = TypeVar("Leader", bound=Coordinator)
 
 
@@ -65,7 +68,12 @@ class LedUpdate(Generic[Leader]):
         try:
             with speaking_for(self.join.label, self.join.update):
                 yield
-        except UpdateAbortedError:
+        except UpdateAbortedError as error:
+            say_gone(error, self.invitees.gone(GONE_SECONDS))
+            raise
+        except Exception as error:
+            say_gone(error, self.invitees.gone(GONE_SECONDS))
+            self._brought.forget(sinks)
             raise
         except BaseException:
             self._brought.forget(sinks)

@@ -19,7 +19,7 @@ from ckpt_transport.checkpoint import (
     comes_in_pairs,
 )
 from ckpt_transport.config import Config
-from ckpt_transport.errors import SharedMemoryError, SupersededError, UpdateAbortedError
+from ckpt_transport.errors import ConfigError, SharedMemoryError, SupersededError, UpdateAbortedError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Manifest
 from ckpt_transport.service.asked import Asked
@@ -31,6 +31,7 @@ from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
 from ckpt_transport.service.previous import previous_version
+from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, locate
 from ckpt_transport.service.source_rank import SourceRank
 from ckpt_transport.service.staged_job import StagedJob, StagedUpdate
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
@@ -90,6 +91,20 @@ class ParameterServer:
         self._deltas = DeltaSource(self._store, self._here.brought, self._here.forget, self.config)
         self._turns = Turns(self._call_guard, alone=self.world_size == 1)
         self._staged: StagedJob | None = None
+
+    def listen(self) -> str:
+        """On rank 0: listen at ``config.coordinator`` now, and return the address that the other ranks are to be given.
+
+        It says which port was got where ``coordinator`` asks for any free one, as ``tcp://10.0.0.1:0`` does.
+
+        Raises:
+            ConfigError: there is no ``coordinator``, or this is not rank 0.
+            ControlError: somebody else listens there.
+        """
+        if self.rank > 0:
+            raise ConfigError(f"source rank {self.rank} listens for nobody: call listen() on rank 0")
+        with self._call_guard.one("listen()", self.config.update_timeout):
+            return self._here.listen()
 
     # -- versions -----------------------------------------------------------------------------------------------
 
@@ -194,7 +209,7 @@ class ParameterServer:
     def update(
         self,
         version: str,
-        sinks: Sequence[str] | None = None,
+        sinks: Sequence[AnySink] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
         *,
@@ -206,7 +221,8 @@ class ParameterServer:
 
         Args:
             version: a registered one.
-            sinks: addresses; by default those of the configuration. Only rank 0 needs to know them.
+            sinks: addresses; or handles, as Ray's of actors, and objects whose ``address`` is one. By default those of
+                the configuration. Only rank 0 needs to know them.
             progress: told about the bytes this rank has sent. Its first error is logged, and it is not told any more.
             before_hold: called on rank 0 when all is ready and only forward passes must still be held; for those who
                 pause an engine by other means. What it raises aborts the update.
@@ -236,7 +252,7 @@ class ParameterServer:
     def stage(
         self,
         version: str,
-        sinks: Sequence[str] | None = None,
+        sinks: Sequence[AnySink] | None = None,
         progress: Progress | None = None,
         *,
         supersede: bool = False,
@@ -286,7 +302,7 @@ class ParameterServer:
         self,
         version: str,
         tensors: Tensors | TensorPairs,
-        sinks: Sequence[str] | None = None,
+        sinks: Sequence[AnySink] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
         *,
@@ -312,8 +328,8 @@ class ParameterServer:
         """
         with PhaseClock("register") as clock:
             if mapping == AUTO:
-                asked = self.config.sinks if sinks is None else sinks
                 with self._here.telling_absence(version):
+                    asked = locate(self._named(sinks), self.config).addresses
                     mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
             keeps = self.config.delta != "off" and not base
             intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, mapping)
@@ -359,7 +375,7 @@ class ParameterServer:
     def update_p2p(
         self,
         version: str,
-        sinks: Sequence[str] | None = None,
+        sinks: Sequence[AnySink] | None = None,
         ranks: Sequence[int] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
@@ -383,7 +399,7 @@ class ParameterServer:
             asked = Asked(version, lambda: self._some_of(sinks, ranks))
             return self._update(asked, P2PCoordinator, progress, before_hold, clock, turn)
 
-    def rollback(self, sinks: Sequence[str] | None = None, before_hold: Callable[[], None] | None = None) -> Report:
+    def rollback(self, sinks: Sequence[AnySink] | None = None, before_hold: Callable[[], None] | None = None) -> Report:
         """Have every sink serve the version before again, which it has kept; everywhere or nowhere. No byte moves.
 
         A sink keeps the version before when the one that it serves was staged (``commit``), until the next one comes,
@@ -402,8 +418,9 @@ class ParameterServer:
         """
         with PhaseClock() as clock, self._turn("rollback()") as turn:
             invited = self._all_of(sinks)
-            manifest = Manifest(previous_version(invited, self.config), (), ())
-            led = self._here.lead(StoredVersion(manifest, ()), Invitees(1, invited), RestoreCoordinator, clock, turn)
+            manifest = Manifest(previous_version(invited.addresses, self.config), (), ())
+            invitees = self._here.alone_to(invited)
+            led = self._here.lead(StoredVersion(manifest, ()), invitees, RestoreCoordinator, clock, turn)
             return led.to_the_end(None, before_hold)
 
     @contextmanager
@@ -415,16 +432,19 @@ class ParameterServer:
                 if self.rank == 0:
                     self._deltas.let_go_unless_served()
 
-    def _all_of(self, sinks: Sequence[str] | None) -> tuple[str, ...]:
-        everybody = self.config.sinks if sinks is None else tuple(sinks)
-        check_sinks(everybody)
-        return everybody
+    def _named(self, sinks: Sequence[AnySink] | None) -> tuple[AnySink, ...]:
+        return self.config.sinks if sinks is None else tuple(sinks)
 
-    def _some_of(self, sinks: Sequence[str] | None, ranks: Sequence[int] | None) -> tuple[str, ...]:
-        everybody = self._all_of(sinks)
-        some = everybody if ranks is None else chosen(everybody, ranks)
-        if len(some) < len(everybody):
-            check_engines(everybody, some, self.config)
+    def _all_of(self, sinks: Sequence[AnySink] | None) -> LocatedSinks:
+        located = locate(self._named(sinks), self.config)
+        check_sinks(located.addresses)
+        return located
+
+    def _some_of(self, sinks: Sequence[AnySink] | None, ranks: Sequence[int] | None) -> LocatedSinks:
+        everybody = self._named(sinks)
+        some = self._all_of(everybody if ranks is None else chosen(everybody, ranks))
+        if len(some.addresses) < len(everybody):
+            check_engines(self._all_of(everybody).addresses, some.addresses, self.config)
         return some
 
     def _update(
@@ -457,10 +477,11 @@ class ParameterServer:
         """Rank 0 leads what was asked for; other ranks hear it when that fails."""
         part, here = asked.part, self._here
         with here.leading(asked.version) as announce:
-            stored, invited = part.of(self._store.get(asked.version), alone=self.world_size == 1), asked.sinks()
+            stored, located = part.of(self._store.get(asked.version), alone=self.world_size == 1), asked.located()
+            invited = located.addresses
             base = part.base_for(stored, here.brought, invited)
             invitees = replace(
-                here.invitees(asked.version, invited), base=base, base_updates=here.brought.updates(base, invited)
+                here.invitees(asked.version, located), base=base, base_updates=here.brought.updates(base, invited)
             )
 
             def lead(sent: StoredVersion, told: Invitees) -> LedUpdate[Leader]:

@@ -12,6 +12,7 @@ from ckpt_transport.control import Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError
 from ckpt_transport.service import questions as q
+from ckpt_transport.service.sink_handles import AnySink, locate
 from ckpt_transport.update.mailbox import open_mailbox
 
 Answer = TypeVar("Answer", bound=Message)
@@ -20,12 +21,12 @@ ASKED_AT_ONCE = 256
 
 
 def ask_version(
-    address: str, config: Config | None = None, timeout: float = 5.0, *, digest: bool = False
+    address: AnySink, config: Config | None = None, timeout: float = 5.0, *, digest: bool = False
 ) -> q.ServedVersion:
     """Ask the sink at ``address`` what it serves. It answers on the same connection, also while it is being updated.
 
     Args:
-        address: of a sink or a holder.
+        address: of a sink or a holder; or a handle of a sink, as :meth:`ParameterServer.update` takes it.
         config: settings; by default from the environment.
         timeout: seconds to wait.
         digest: have it read all that it serves, for :attr:`ServedVersion.digest`.
@@ -34,7 +35,9 @@ def ask_version(
         ConfigError: that is no address.
         JoinError: nobody answered within ``timeout`` seconds.
     """
-    return _ask(address, q.AskVersion(digest), config, timeout, q.ServedVersion)
+    config = config if config is not None else Config.load()
+    (found,) = locate([address], config).addresses
+    return _ask(found, q.AskVersion(digest), config, timeout, q.ServedVersion)
 
 
 def ask_versions(

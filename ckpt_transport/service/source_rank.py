@@ -6,13 +6,14 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import msgspec
 
 from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import CkptTransportError, UsageError
+from ckpt_transport.errors import CkptTransportError, ConfigError, UsageError
 from ckpt_transport.events import speaking_for
 from ckpt_transport.history import check_history
 from ckpt_transport.memory import Backing
@@ -21,6 +22,7 @@ from ckpt_transport.service.base import BroughtVersions
 from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
 from ckpt_transport.service.other_sources import OtherSources
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
+from ckpt_transport.service.sink_handles import LocatedSinks
 from ckpt_transport.service.trace import check_trace
 from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
@@ -124,13 +126,20 @@ class SourceRank:
             return nullcontext(lambda address: None)
         return self._rendezvous.leading(version)
 
-    def invitees(self, version: str, sinks: tuple[str, ...]) -> Invitees:
+    def alone_to(self, sinks: LocatedSinks) -> Invitees:
+        """Who takes part in what needs no other source rank: these sinks."""
+        return Invitees(1, sinks.addresses, gone=sinks.gone)
+
+    def invitees(self, version: str, sinks: LocatedSinks) -> Invitees:
         """Who takes part in an update to ``version``: these sinks, and the other source ranks."""
         meeting = self._rendezvous
         if meeting is None:
-            return Invitees(1, sinks)
-        return Invitees(
-            self._world.size, sinks, expectation=self._world.expectation, absent=lambda: meeting.absent(version)
+            return self.alone_to(sinks)
+        return replace(
+            self.alone_to(sinks),
+            sources=self._world.size,
+            expectation=self._world.expectation,
+            absent=lambda: meeting.absent(version),
         )
 
     def others(
@@ -198,6 +207,17 @@ class SourceRank:
     @property
     def _label(self) -> str:
         return f"source {self._world.rank}"
+
+    def listen(self) -> str:
+        """Open the mailbox at the configured ``coordinator``, and tell its address, with the port that it got.
+
+        Raises:
+            ConfigError: there is no ``coordinator``.
+        """
+        if not self._config.coordinator:
+            raise ConfigError("set 'coordinator' to where source rank 0 is to listen; tcp://HOST:0 takes any free port")
+        mailbox, _ = self._open(addresses.stays_on_host(self._config.coordinator))
+        return mailbox.address
 
     def _open(self, near: bool) -> tuple[Mailbox, RouteTable]:
         """This rank's mailbox, reachable by everybody in the update, and its routes. Kept while it serves."""

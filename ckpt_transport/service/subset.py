@@ -9,6 +9,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.service.query import ask_version
+from ckpt_transport.service.sink_handles import AnySink
 
 
 def check_sinks(sinks: Sequence[str]) -> None:
@@ -24,7 +25,7 @@ def check_sinks(sinks: Sequence[str]) -> None:
         addresses.check(address)
 
 
-def chosen(sinks: Sequence[str], ranks: Sequence[int]) -> tuple[str, ...]:
+def chosen(sinks: Sequence[AnySink], ranks: Sequence[int]) -> tuple[AnySink, ...]:
     """Choose those of ``sinks`` that ``ranks`` count, from 0.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -38,6 +38,11 @@ def _no_objection(join: m.Join) -> str:
     return ""
 
 
+def _nobody(patience: float) -> Sequence[str]:
+    """Who is known to be gone where nobody but this fleet knows of its sinks."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Invitees:
     """Names who is to take part in an update.
@@ -52,6 +57,8 @@ class Invitees:
             see :class:`~ckpt_transport.update.messages.Invite`.
         delta, deltas_follow: what comes is a difference to the base, or the version may be the base of one.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
+        gone: sinks of which it is known elsewhere that they are gone, and why, a clause for each; may wait for as many
+            seconds as it is given.
     """
 
     sources: int
@@ -64,6 +71,7 @@ class Invitees:
     delta: bool = False
     deltas_follow: bool = False
     absent: Callable[[], Mapping[int, str]] = dict
+    gone: Callable[[float], Sequence[str]] = _nobody
 
 
 @dataclass(slots=True)
@@ -140,6 +148,7 @@ class Invitations:
             now = time.monotonic()
             if now > ask_again:
                 self._check_sources()
+                self._check_sinks()
                 for address in self._due_again():
                     self._invite(address)
                 ask_again = now + INVITE_SECONDS
@@ -278,6 +287,14 @@ class Invitations:
             for rank, reason in self.invitees.absent().items():
                 if rank not in self._sources:
                     raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
+
+    def _check_sinks(self) -> None:
+        """
+        Raises:
+            JoinError: a sink that is waited for is known to be gone.
+        """
+        for why in self.invitees.gone(0.0):
+            raise JoinError(why)
 
     @property
     def _complete(self) -> bool:
