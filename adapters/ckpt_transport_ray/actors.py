@@ -1,7 +1,7 @@
 """Finds the sinks of actors, and says which actors are gone.
 
-An actor is asked once, by a task of its own, so it must not be busy then. What it answers is remembered until an update
-to it fails: only then may it be elsewhere, as after a restart.
+An actor is asked once, by a task of its own, so it must not be busy then. What it answers is remembered until it is
+gone, or is found elsewhere, as after a restart.
 """
 
 from __future__ import annotations
@@ -59,12 +59,16 @@ class LocatedActors(LocatedHandles):
         """Handles by the answer that each owes."""
 
     def gone(self, patience: float) -> Sequence[str]:
-        for handle in self._found:
-            _known.pop(handle, None)
         for handle in self._found.keys() - set(self._asked.values()):
             self._asked[handle.__ray_call__.remote(_tell)] = handle
         answered, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=patience)
-        return [why for answer in answered if (why := self._why_gone(self._asked.pop(answer), answer))]
+        clauses = []
+        for answer in answered:
+            handle = self._asked.pop(answer)
+            if why := self._why_gone(handle, answer):
+                _known.pop(handle, None)
+                clauses.append(why)
+        return clauses
 
     def _why_gone(self, handle: Any, answer: Any) -> str:
         """Why an actor is not where it was, by what it has answered; empty when it is."""

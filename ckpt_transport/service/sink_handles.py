@@ -40,7 +40,7 @@ class LocatedHandles(ABC):
 
     @abstractmethod
     def gone(self, patience: float) -> Sequence[str]:
-        """Which of their processes are gone, and why, a clause for each; and forget where all of them were.
+        """Which of their processes are gone, or are others now, and why: a clause for each. These are located again.
 
         Args:
             patience: how many seconds it may wait for those that do not answer at once.

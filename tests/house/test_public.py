@@ -38,7 +38,8 @@ EXPORTED = {
         CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor DoubleBuffer
         DrivenEngine Driver ElementCopy Endpoint EngineClaim EngineFleet FanOut Fence Fingerprint Fleet
         GpuAllocation Group Here HttpEngine INDEX Launch Lendable LikenessRecorder LoadPass Loader Loan Locality
-        LocateHandles LocatedHandles MakeShadows MappedEndpoint MemoryKind MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE
+        LocateHandles LocatedHandles
+        MakeShadows MappedEndpoint MemoryKind MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE
         NoOptions NoRouteError OneSidedEndpoint Owner OwnerKind PlacedTensor Poll Progress RdmaDevice Reach ReadSpan
         Receipt RecordedLoader RecordedLoading Recording Replay RollsBack RunPlace Runs SHM ScatteredTensors
         SeenByPassesError Segment SegmentName ServedElements ShadowNeeds Share Span StagingArea StridedBytes
@@ -56,6 +57,9 @@ EXPORTED = {
     """,
     "ckpt_transport_sglang": """
         SglangFleet
+    """,
+    "ckpt_transport_ray": """
+        LocatedActors locate node_address
     """,
     "ckpt_transport_torch": """
         Attachment Loader TorchEngine attach attach_engine
