@@ -13,4 +13,4 @@ def test_given_a_gpu_that_has_warmed_up_then_its_kernels_are_compiled() -> None:
     copy_table._launch_of.cache_clear()
     compile_kernels(GPU)
     if has_copy_tables(GPU):
-        assert copy_table._launch_of("copied", GPU).compiled is not None
+        assert copy_table._launch_of(False, GPU).compiled is not None
