@@ -17,7 +17,7 @@ from ckpt_transport.planning import Carrier, Delta, DeltaForm, Extent, Manifest,
 from ckpt_transport.planning.values.alignment import ALIGNMENT
 
 TOGETHER = 8 << 30
-"""So many bytes are compared together on a GPU, which has their marks meanwhile: an eighth of a bit for each bit."""
+"""So many bytes are compared together on a GPU, which has a bit for each of their elements meanwhile."""
 SMALL_BYTES = 1 << 16
 """A tensor that is no larger goes into the range before it, whatever its type, where that has smaller elements."""
 
