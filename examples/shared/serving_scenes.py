@@ -1,4 +1,4 @@
-"""The scenes: a vLLM that serves is updated, and compared with one that loaded the weights from disk."""
+"""The scenes: a server is updated while it serves, and compared with one that loaded the weights from disk."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 
 from ckpt_transport import CkptTransportError, Config, FleetReport, ParameterServer
-from ckpt_transport_vllm.fleet import VllmFleet
+from ckpt_transport.spi import Fleet
 from examples.shared import phases
-from examples.shared.clients import Clients, Served
+from examples.shared.clients import Ask, Clients, Served
 from examples.shared.display import Display, milliseconds
-from examples.vllm.completions import PROMPTS, Weights, ask
-from tests.support.serving import ServeError
-from tests.support.vllm_server import Serve
+from examples.shared.weights import PROMPTS, Weights
+from tests.support.serving import ServedChild, ServeError
 
 FAMILY, HIDDEN, LAYERS = "qwen3", 512, 4
 SEEDS = {"v1": 1, "v2": 2}
@@ -32,6 +31,24 @@ END_SECONDS = 5.0
 """For how long a server that failed may still be seen running."""
 
 
+class Engine(NamedTuple):
+    """A kind of engine.
+
+    Attributes:
+        name: of it, as people call it.
+        serve: starts one that serves the checkpoint of a directory, and writes to a log.
+        fleet: what drives those at some URLs, with settings and a mode of pausing.
+        ask: sends it a request.
+        writer: the module that writes checkpoints.
+    """
+
+    name: str
+    serve: Callable[[Path, Path], ServedChild]
+    fleet: Callable[[Sequence[str], Config, str], Fleet]
+    ask: Ask
+    writer: str
+
+
 class Result(NamedTuple):
     """What was not as promised, and what is to be said when everything was."""
 
@@ -39,31 +56,31 @@ class Result(NamedTuple):
     verdict: str = "All updates gave what loading from disk gives, and no request failed."
 
 
-def play(display: Display, folder: Path) -> Result:
+def play(engine: Engine, display: Display, folder: Path) -> Result:
     """Show an update to each of two versions.
 
     Raises:
         CkptTransportError: an update failed.
-        ServeError, httpx.HTTPError: vLLM failed.
+        ServeError, httpx.HTTPError: the server failed.
     """
-    display.heading("Two versions of a model, and what a vLLM says that loads v2 from disk")
-    _write(display, folder)
-    with _serve(display, folder, "v2") as server:
+    display.heading(f"Two versions of a model, and what a server of {engine.name} says that loads v2 from disk")
+    _write(engine, display, folder)
+    with _serve(engine, display, folder, "v2") as server:
         v2 = Weights.of("v2", server)
     display.line(f"{len(v2.checksums)} checksums of its parameters and {len(v2.tokens)} completions are kept")
-    display.heading("A vLLM that loads v1, and is updated")
-    with _serve(display, folder, "v1") as server:
+    display.heading(f"A server of {engine.name} that loads v1, and is updated")
+    with _serve(engine, display, folder, "v1") as server:
         v1 = Weights.of("v1", server)
-        problems = _switch(display, folder, server, v1, v2, "shm")
-        problems += _switch(display, folder, server, v2, v1, "gloo")
-        problems += _in_place_and_staged(display, folder, server, v1, v2)
+        problems = _switch(engine, display, folder, server, v1, v2, "shm")
+        problems += _switch(engine, display, folder, server, v2, v1, "gloo")
+        problems += _in_place_and_staged(engine, display, folder, server, v1, v2)
     return Result(tuple(problems))
 
 
-def _write(display: Display, folder: Path) -> None:
+def _write(engine: Engine, display: Display, folder: Path) -> None:
     """Write both checkpoints, in a process that ends: what writes them is large."""
     log = folder / "write.log"
-    command = [sys.executable, "-m", "tests.support.tiny_models", str(folder)]
+    command = [sys.executable, "-m", engine.writer, str(folder)]
     command += [f"--family={FAMILY}", f"--hidden={HIDDEN}", f"--layers={LAYERS}"]
     command += [f"--seed={seed}" for seed in SEEDS.values()]
     with (
@@ -82,17 +99,17 @@ def _checkpoint(folder: Path, version: str) -> Path:
 
 
 @contextmanager
-def _serve(display: Display, folder: Path, version: str) -> Iterator[Serve]:
+def _serve(engine: Engine, display: Display, folder: Path, version: str) -> Iterator[ServedChild]:
     """A server that loaded ``version`` from disk; when it ends too early, that is the error."""
-    with Serve(_checkpoint(folder, version), folder / f"vllm-{version}.log") as server:
-        with display.waiting(f"vLLM loads {version}"):
+    with engine.serve(_checkpoint(folder, version), folder / f"server-{version}.log") as server:
+        with display.waiting(f"{engine.name} loads {version}"):
             server.wait()
         try:
             yield server
         except (ServeError, CkptTransportError, httpx.HTTPError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = server.process.wait(END_SECONDS)
-                reason = f"{error}\nvLLM ended with status {status}, and wrote last:\n{server.last_words()}"
+                reason = f"{error}\n{engine.name} ended with status {status}, and wrote last:\n{server.last_words()}"
                 raise ServeError(reason) from error
             raise
 
@@ -126,15 +143,21 @@ class Updated(NamedTuple):
 
 
 def _update(
-    display: Display, server: Serve, checkpoint: Path, version: str, transport: str, commit: str = "in_place"
+    engine: Engine,
+    display: Display,
+    server: ServedChild,
+    checkpoint: Path,
+    version: str,
+    transport: str,
+    commit: str = "in_place",
 ) -> Updated:
     """Bring a version to the server while clients keep it busy."""
     config = Config.load(transport=transport, bucket_bytes=BUCKET_BYTES, commit=commit)
     moments: list[float] = []
     with (
         ParameterServer(config) as source,
-        VllmFleet([server.url], config, pause="keep") as fleet,
-        Clients(server.url, ask) as clients,
+        closing(engine.fleet([server.url], config, "keep")) as fleet,
+        Clients(server.url, engine.ask) as clients,
     ):
         source.register(version, directory=checkpoint)
         clients.wait(ENOUGH_REQUESTS, since=0.0)
@@ -155,10 +178,12 @@ def _update(
     return Updated(done, named, clients.served(), began, moments[0], ended)
 
 
-def _switch(display: Display, folder: Path, server: Serve, old: Weights, new: Weights, transport: str) -> list[str]:
+def _switch(
+    engine: Engine, display: Display, folder: Path, server: ServedChild, old: Weights, new: Weights, transport: str
+) -> list[str]:
     """Update a server that serves the old version to the new one, show that, and say what did not hold."""
     display.heading(f"From {old.version} to {new.version} over {transport}, under way with requests")
-    updated = _update(display, server, _checkpoint(folder, new.version), new.version, transport)
+    updated = _update(engine, display, server, _checkpoint(folder, new.version), new.version, transport)
     after, frozen, report = Weights.of(new.version, server), updated.frozen(), updated.done.update
     by_phase = phases.by_phase(updated.served, {"updating": (updated.began, updated.ended)})
 
@@ -200,12 +225,14 @@ def _switch(display: Display, folder: Path, server: Serve, old: Weights, new: We
     return [f"from {old.version} to {new.version}: {problem}" for problem in problems]
 
 
-def _in_place_and_staged(display: Display, folder: Path, server: Serve, old: Weights, new: Weights) -> list[str]:
+def _in_place_and_staged(
+    engine: Engine, display: Display, folder: Path, server: ServedChild, old: Weights, new: Weights
+) -> list[str]:
     """Update a server that serves the old version there in place, and back staged; say what did not hold."""
     display.heading(f"To {new.version} in place, and back to {old.version} staged: how long clients wait for a token")
     problems, rows = [], []
     for was, now, commit in ((old, new, "in_place"), (new, old, "staged")):
-        updated = _update(display, server, _checkpoint(folder, now.version), now.version, "shm", commit)
+        updated = _update(engine, display, server, _checkpoint(folder, now.version), now.version, "shm", commit)
         report, by_phase = (
             updated.done.update,
             phases.by_phase(updated.served, {commit: (updated.began, updated.ended)}),
