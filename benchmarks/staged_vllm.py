@@ -83,7 +83,7 @@ def answer(budget: str, model: str, layers: int | None, pipe: Connection) -> Non
                 if pipe.recv()[0] == "stop":
                     return
                 pipe.send(steps)
-                steps = []
+                steps = steps[-1:]
 
 
 def decoded(engine: Any, names: Iterator[int], sampling: Any) -> Iterator[int]:
