@@ -6,6 +6,7 @@ After the exchange it holds the version before, bit for bit. So exchanging once 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 
 import torch
 
@@ -13,6 +14,7 @@ from ckpt_transport.engine.shadows import MakeShadows, on_device
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.memory.exchange import ByteExchange
 
+_nbytes, _device = attrgetter("nbytes"), attrgetter("device")
 Place = tuple[int, torch.device]
 """Where a tensor's memory begins."""
 
@@ -33,7 +35,7 @@ class StagingArea:
     """
 
     def __init__(self, served: Mapping[str, torch.Tensor], make: MakeShadows = on_device) -> None:
-        self._served = dict(served)
+        self._names, self._places = list(served), _places(served)
         places = {_place(tensor): tensor for tensor in served.values()}
         shadows = dict(zip(places, make(list(places.values())), strict=True))
         self._staged = {name: shadows[_place(tensor)] for name, tensor in served.items()}
@@ -49,10 +51,7 @@ class StagingArea:
 
     def is_for(self, served: Mapping[str, torch.Tensor]) -> bool:
         """Whether it was made for these very tensors."""
-        return served.keys() == self._served.keys() and all(
-            _place(tensor) == _place(self._served[name]) and tensor.nbytes == self._served[name].nbytes
-            for name, tensor in served.items()
-        )
+        return list(served) == self._names and _places(served) == self._places
 
     def exchange(self, served: Mapping[str, torch.Tensor]) -> None:
         """Exchange what is here and what is served, all or nothing; no forward pass may run.
@@ -66,6 +65,12 @@ class StagingArea:
         if not self.is_for(served):
             raise PlanMismatchError("what is served was replaced while a version was staged beside it; update it again")
         self._exchange.run()
+
+
+def _places(served: Mapping[str, torch.Tensor]) -> tuple[list[int], list[int], list[torch.device]]:
+    """Where each begins, how long it is, and on which device: compared while no forward pass may run."""
+    tensors = served.values()
+    return list(map(torch.Tensor.data_ptr, tensors)), list(map(_nbytes, tensors)), list(map(_device, tensors))
 
 
 def _place(tensor: torch.Tensor) -> Place:
