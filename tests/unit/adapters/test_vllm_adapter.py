@@ -210,7 +210,7 @@ def test_given_the_name_of_an_engine_then_it_is_found_and_others_are_refused_wit
     fleet = make_fleet("vllm", [NOBODY], Config(), "keep", False)
     fleet.close()
     assert isinstance(fleet, VllmFleet)
-    with pytest.raises(ConfigError, match="called 'nothing'; there are: .*vllm"):
+    with pytest.raises(ConfigError, match=r"called 'nothing'; there are: .*vllm"):
         make_fleet("nothing", [NOBODY], Config(), "keep", False)
 
 
