@@ -36,6 +36,8 @@ MODULE = "tests.vllm.fp8_modes"
 SMALL_BUCKET = "64KiB"
 WIDTHS = {1: 256, 2: 512}
 """Of models, by ranks: each rank's part of every matrix is a multiple of a block."""
+MEETING = {"online tensor"}
+"""Ranks wait for each other there while they load, so one that is interrupted may leave another waiting for ever."""
 TIMES = 5
 """Rounds, each there and back: ten updates in a row at least."""
 
@@ -260,9 +262,10 @@ def check(case: Case, transport: str) -> str:
             assert said in refused, refused
             assert "changed nothing" in refused, refused
             assert not engine.state().differing(first), f"{version} was refused and has changed something"
-        source.fail_half_way("v2")
-        assert any(ask_version(sink).tainted for sink in engine.sinks())
-        bring("v2", second)
+        if case.ranks == 1 or case.mode not in MEETING:
+            source.fail_half_way("v2")
+            assert any(ask_version(sink).tainted for sink in engine.sinks())
+            bring("v2", second)
     updates = len(told) // case.ranks
     replayed = sum(each.startswith("replayed in") for each in told) // case.ranks
     compared = f"{len(second.checksums[0])} checksums, {len(pointers)} addresses"
