@@ -9,7 +9,7 @@ import zmq
 
 from ckpt_transport.control import addresses
 from ckpt_transport.control.messages import MAX_FRAME
-from ckpt_transport.control.security import Secret
+from ckpt_transport.control.security import Secret, turn_away_others
 from ckpt_transport.errors import ControlError
 
 LINGER_MS = 500
@@ -51,6 +51,7 @@ class OutgoingConnections:
     def _socket(context: zmq.Context[Socket]) -> Socket:
         socket: Socket = context.socket(zmq.ROUTER)
         socket.router_mandatory = True
+        turn_away_others(socket)
         socket.linger, socket.sndhwm, socket.maxmsgsize = LINGER_MS, SEND_HIGH_WATER, MAX_FRAME
         return socket
 

@@ -19,7 +19,7 @@ from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
 from ckpt_transport.control.interruptions import Interruptions
 from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
-from ckpt_transport.control.security import Secret, admit_own_user, check_secured
+from ckpt_transport.control.security import Secret, admit_own_user, check_secured, turn_away_others
 from ckpt_transport.errors import ControlError, MessageError, PeerLostError
 
 NOW = int(zmq.NOBLOCK)
@@ -104,6 +104,7 @@ class Mailbox:
         self._authenticator = secret.authenticator(self._context) if secret is not None else None
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._router.maxmsgsize, self._router.handshake_ivl = MAX_FRAME, HANDSHAKE_MS
+        turn_away_others(self._router)
         if secret is not None and wanted.startswith("tcp"):
             secret.guard(self._router)
         admit_own_user(self._router)
@@ -333,7 +334,12 @@ class Mailbox:
     # -- liveness -----------------------------------------------------------------------------------------------
 
     def watch(self, address: str) -> None:
-        """Send heartbeats to ``address`` and expect its own from now on."""
+        """Send heartbeats to ``address`` and expect its own from now on.
+
+        Raises: as :meth:`check`.
+        """
+        if address not in self._connections:
+            self.check(address)
         self._heard[address] = time.monotonic()
         self._heart.beat_to(address)
 

@@ -23,6 +23,8 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport.private_file import Stamp, read_private, stamp_of
 
 MIN_SECRET_BYTES = 16
+DOMAIN = b"ckpt-transport"
+"""Of ZAP: what our sockets are called there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,6 @@ class Secret:
         """Make ``server`` accept only holders of the secret. Call before bind."""
         server.curve_server = True
         server.curve_secretkey = self.private
-        server.zap_domain = b"ckpt-transport"
 
     def present(self, client: zmq.Socket[bytes]) -> None:
         """Make ``client`` show that it holds the secret. Call before connect."""
@@ -69,8 +70,17 @@ class Secret:
         """A running ZAP handler for ``context``; stop it when the context ends."""
         handler = zmq.auth.thread.ThreadAuthenticator(context)
         handler.start()
-        handler.configure_curve_callback("ckpt-transport", _OnlyKey(self.public))
+        handler.configure_curve_callback(DOMAIN.decode(), _OnlyKey(self.public))
         return handler
+
+
+def turn_away_others(socket: zmq.Socket[bytes]) -> None:
+    """Make ``socket`` end connections to what is no mailbox, such as a web server. Call before bind and connect.
+
+    Without a domain, libzmq takes what it does not understand for ZMTP 1.0, which had no greeting, and ends the whole
+    process if that arrives while the socket is being closed (an assertion in ``process_routing_id_msg`` of 4.3.5).
+    """
+    socket.zap_domain = DOMAIN
 
 
 class SecretFile:

@@ -365,6 +365,7 @@ class Sink(Listener):
                 if self._settling is not None:
                     self._settling.hears(message)
             case q.Claim():
+                self._mailbox.check(sender)
                 self._forget_silent_holder()
                 self._mailbox.answer(self.claim.take(sender, message))
                 if self.claim.holder == sender:

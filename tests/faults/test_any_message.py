@@ -30,7 +30,7 @@ SHAPE: dict[str, Any] = {"layers": 2, "width": 16}
 KINDS: list[type[Message]] = [*q.PARTICIPANT, *q.COORDINATOR, Heartbeat, Refused, RouteMessage]
 NAMES = ["", "u", "v1", "v9", "THE UPDATE", "ipc:///nobody", "THE SINK", "nosuch", "shm", "0" * 32]
 """Texts; those in capitals stand for what a stranger might have learnt."""
-SENDERS = ["THE COORDINATOR", "THE SINK", "ipc:///nobody", "tcp://127.0.0.1:9", "tcp://10.1.2.3:9"]
+SENDERS = ["THE COORDINATOR", "THE SINK", "ipc:///nobody", "tcp://127.0.0.1:9", "tcp://192.0.2.7:9"]
 
 
 def values(annotation: Any) -> st.SearchStrategy[Any]:

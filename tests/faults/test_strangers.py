@@ -79,6 +79,17 @@ def test_given_an_asker_that_cannot_be_reached_then_it_is_answered_where_it_aske
     assert served.version == "v1"
 
 
+def test_given_a_claim_in_the_name_of_another_host_then_nobody_has_it_and_nothing_is_sent_there(
+    sink: SinkProcess, stranger: zmq.Socket[bytes]
+) -> None:
+    """Given no secret, so that everything that leaves this host would be in the clear."""
+    say(stranger, "tcp://192.0.2.7:9", type="Claim", number=1, leader="somebody", begun=[], ended=[])
+    told = answer(stranger)
+    assert isinstance(told, Refused)
+    assert "secret_file" in told.reason
+    serves_on(sink)
+
+
 def test_given_a_transport_that_only_the_source_has_then_another_one_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

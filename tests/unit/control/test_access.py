@@ -80,6 +80,55 @@ def test_given_no_secret_then_nothing_is_sent_over_tcp_either(mailbox: Mailbox) 
                 send(address, Note("in the clear"))
 
 
+def test_given_no_secret_then_no_heartbeats_go_to_another_host(mailbox: Mailbox) -> None:
+    with pytest.raises(ConfigError, match="secret_file"):
+        mailbox.watch("tcp://10.0.0.5:1")
+
+
+# -- what is no mailbox
+
+WEB = """
+import socket, threading, time
+from contextlib import suppress
+from ckpt_transport.control import Mailbox
+from ckpt_transport.control.messages import Refused
+
+LINES = b"HTTP/1.1 400 Bad Request\\r\\nconnection: close\\r\\ncontent-length: 0\\r\\nserver: of something else\\r\\n"
+
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        time.sleep(0.005)
+        with suppress(OSError):
+            connection.sendall(LINES)
+        connection.close()
+
+def ask(connections):
+    for connection in connections:
+        with suppress(OSError):
+            connection.sendall(LINES)
+
+server = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=serve, args=(server,), daemon=True).start()
+for number in range(30):
+    mailbox = Mailbox("tcp://127.0.0.1:0", insecure=True)
+    port = int(mailbox.address.rpartition(":")[2])
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    browser = threading.Thread(target=ask, args=(connections,))
+    mailbox.send("tcp://127.0.0.1:%d" % server.getsockname()[1], Refused("hello"))
+    time.sleep(number % 3 * 0.001)
+    browser.start()
+    mailbox.close()
+    browser.join()
+"""
+
+
+def test_given_a_web_server_and_browsers_as_peers_then_a_mailbox_that_closes_ends_nobody() -> None:
+    """Given that both speak while the mailbox closes. libzmq would end the whole process."""
+    ended = subprocess.run([sys.executable, "-c", WEB], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 # -- other users
 
 
