@@ -25,6 +25,7 @@ ELSEWHERE = {
     *("codecs", "importlib", "os", "torch"),
     *("DataLoader", "DistributedDataParallel", "Fp8Config", "invoke_on_load", "query_key_value", "req_func", "tp_plan"),
     *("is_collective", "supports_p2p"),
+    "process_routing_id_msg",
 }
 """Names of other projects, and two that decision 1 turns down."""
 
