@@ -17,7 +17,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from benchmarks._report import Row, report
-from ckpt_transport.checkpoint.shards import byte_ranges, chunk
+from ckpt_transport.checkpoint.index_runs import byte_ranges, chunk
 from ckpt_transport.memory import MemoryKind, StridedRange
 from ckpt_transport.planning import (
     EVERYTHING,

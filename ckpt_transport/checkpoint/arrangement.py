@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ckpt_transport.checkpoint.shards import GivenTensor, lay_out_parts, place, replicated_names
+from ckpt_transport.checkpoint.given_tensor import GivenTensor, replicated_names
+from ckpt_transport.checkpoint.placing import lay_out_parts, place
 from ckpt_transport.planning.values.manifest import PlacedTensor
 
 

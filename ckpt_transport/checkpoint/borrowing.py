@@ -9,17 +9,11 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.casts import check_cast
 from ckpt_transport.checkpoint.computed import CastTensors, ComputedExtent, Computing
+from ckpt_transport.checkpoint.given_tensor import GivenTensor, labels_of, replicated_names, same_names
 from ckpt_transport.checkpoint.lent_memory import LentMemory
 from ckpt_transport.checkpoint.low_rank import Sum, Sums
+from ckpt_transport.checkpoint.placing import lay_out_parts, place
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_each_readable, lent
-from ckpt_transport.checkpoint.shards import (
-    GivenTensor,
-    labels_of,
-    lay_out_parts,
-    place,
-    replicated_names,
-    same_names,
-)
 from ckpt_transport.checkpoint.watched import Watched, Watching
 from ckpt_transport.memory import CPU, Backing
 from ckpt_transport.planning.values.manifest import Conversion

@@ -10,16 +10,12 @@ from typing import Any
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.checkpoint.dtensors import is_dtensor, local_part
 from ckpt_transport.checkpoint.given import check_plain
+from ckpt_transport.checkpoint.given_tensor import GivenTensor
 from ckpt_transport.checkpoint.low_rank import LowRank
-from ckpt_transport.checkpoint.shards import (
-    GivenTensor,
-    TensorShard,
-    check_shard,
-    is_dtensor,
-    local_part,
-    parts_in_boxes,
-)
+from ckpt_transport.checkpoint.parts import parts_in_boxes
+from ckpt_transport.checkpoint.shards import TensorShard, check_shard
 from ckpt_transport.errors import CheckpointError
 
 
@@ -67,7 +63,7 @@ class BoxedTensor:
             replicated: a plain tensor is the same at every source that gives it.
 
         Raises:
-            CheckpointError: as :func:`~ckpt_transport.checkpoint.shards.given`, or it is of elements below a byte.
+            CheckpointError: as :func:`~ckpt_transport.checkpoint.parts.given`, or it is of elements below a byte.
         """
         if is_dtensor(value):
             shape, dtype = tuple(value.shape), value.dtype
@@ -90,7 +86,7 @@ class BoxedTensor:
         """The boxes as what a source gives.
 
         Raises:
-            CheckpointError: as :func:`~ckpt_transport.checkpoint.shards.given`.
+            CheckpointError: as :func:`~ckpt_transport.checkpoint.parts.given`.
         """
         found: list[GivenTensor] = []
         for box in sorted(self.boxes, key=lambda box: box.offsets):

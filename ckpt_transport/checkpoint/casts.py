@@ -14,7 +14,7 @@ from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import usable_cores
 
 if TYPE_CHECKING:
-    from ckpt_transport.checkpoint.shards import GivenTensor
+    from ckpt_transport.checkpoint.given_tensor import GivenTensor
 
 CHUNK_ELEMENTS = 512 << 10
 """Of a chunk, for each thread that torch uses: what it reads and writes of it stays in the cache of a core."""

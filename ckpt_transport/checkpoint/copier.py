@@ -21,7 +21,7 @@ from ckpt_transport.planning.values.manifest import TensorSpec
 
 if TYPE_CHECKING:
     from ckpt_transport.checkpoint.arrangement import Arrangement
-    from ckpt_transport.checkpoint.shards import GivenTensor
+    from ckpt_transport.checkpoint.given_tensor import GivenTensor
 
 T = TypeVar("T")
 _GROUP_BYTES = 64 << 20

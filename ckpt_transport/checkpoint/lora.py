@@ -11,8 +11,8 @@ import torch
 
 from ckpt_transport.checkpoint.base_digests import BaseDigests
 from ckpt_transport.checkpoint.boxes import BoxedTensor
+from ckpt_transport.checkpoint.dtensors import is_dtensor
 from ckpt_transport.checkpoint.rule import MappedTensor, Rule, Tensors, check_pattern
-from ckpt_transport.checkpoint.shards import is_dtensor
 from ckpt_transport.errors import CheckpointError, ConfigError
 
 _digests = BaseDigests()

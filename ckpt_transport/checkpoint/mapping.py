@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ckpt_transport.checkpoint.dtensors import is_dtensor
 from ckpt_transport.checkpoint.given import check_name
+from ckpt_transport.checkpoint.given_tensor import GivenTensor
+from ckpt_transport.checkpoint.parts import given
 from ckpt_transport.checkpoint.rule import MappedTensor, Rule, Tensors
 from ckpt_transport.checkpoint.rules import AnyRule, Split
-from ckpt_transport.checkpoint.shards import GivenTensor, given, is_dtensor
 from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import CheckpointError, ConfigError
 from ckpt_transport.planning.values.manifest import Conversion

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 from ckpt_transport.checkpoint.given import OWN_KINDS, check_plain
+from ckpt_transport.checkpoint.given_tensor import GivenTensor
 from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
-from ckpt_transport.checkpoint.shards import GivenTensor
 
 
 class TensorLook(NamedTuple):

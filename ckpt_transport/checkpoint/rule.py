@@ -14,8 +14,9 @@ import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.boxes import BoxedTensor
+from ckpt_transport.checkpoint.dtensors import is_dtensor
 from ckpt_transport.checkpoint.given import given_tensors
-from ckpt_transport.checkpoint.shards import TensorShard, is_dtensor
+from ckpt_transport.checkpoint.shards import TensorShard
 from ckpt_transport.errors import CheckpointError, ConfigError
 from ckpt_transport.planning.values.manifest import TensorSpec
 

@@ -16,12 +16,15 @@ from ckpt_transport.checkpoint.borrowing import borrow
 from ckpt_transport.checkpoint.carried_deltas import CarriedDeltas
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
 from ckpt_transport.checkpoint.directory import from_directory
+from ckpt_transport.checkpoint.given_tensor import same_names
 from ckpt_transport.checkpoint.loans import Loans
 from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
+from ckpt_transport.checkpoint.parts import given
+from ckpt_transport.checkpoint.placing import offsets_in, place
 from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.checkpoint.recipe import Recipes
 from ckpt_transport.checkpoint.scattered import Loan
-from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs, given, offsets_in, place, same_names
+from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.checkpoint.stored_version import StoredVersion, extent_of
 from ckpt_transport.checkpoint.stream import TensorStream
 from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
@@ -114,7 +117,7 @@ class Store:
             directory: a Hugging Face checkpoint, shared out among the ranks of the world; see
                 :func:`~ckpt_transport.checkpoint.directory.from_directory` for the files it consists of.
             tensors: this rank's own, any device, contiguous or not; whole or in parts, see
-                :func:`~ckpt_transport.checkpoint.shards.given`. They are copied; two names of one tensor are two
+                :func:`~ckpt_transport.checkpoint.parts.given`. They are copied; two names of one tensor are two
                 copies. Of pairs of name and tensor, as a generator yields them, each is copied before the next is asked
                 for, and not kept. It must not call the store.
             replicated: other ranks give plain tensors of the same names with equal elements; one rank sends each.

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from ckpt_transport.checkpoint.arrangement import Arrangement
+from ckpt_transport.checkpoint.dtensors import is_dtensor
+from ckpt_transport.checkpoint.given_tensor import GivenTensor
 from ckpt_transport.checkpoint.mapping import MappedTensors
-from ckpt_transport.checkpoint.shards import GivenTensor, is_dtensor, place
+from ckpt_transport.checkpoint.placing import place
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning.values.alignment import align_up
@@ -56,7 +58,7 @@ class TensorStream:
 
         Raises:
             CheckpointError: there is something else than a pair, a name comes twice, or as
-                :func:`~ckpt_transport.checkpoint.shards.given`; and whatever the iterator raises.
+                :func:`~ckpt_transport.checkpoint.parts.given`; and whatever the iterator raises.
         """
         assert isinstance(tensors, Iterable)
         for pair in tensors:

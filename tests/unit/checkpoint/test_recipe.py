@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ckpt_transport.checkpoint import Mapping, Store, rules
+from ckpt_transport.checkpoint.given_tensor import GivenTensor
 from ckpt_transport.checkpoint.mapping import Application
 from ckpt_transport.checkpoint.recipe import Recipes
 from ckpt_transport.checkpoint.rule import Rule
-from ckpt_transport.checkpoint.shards import GivenTensor
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import MemoryKind
 

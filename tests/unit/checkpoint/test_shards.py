@@ -18,7 +18,8 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 from ckpt_transport import Mapping, TensorShard, rules
 from ckpt_transport.checkpoint import Store, parts_of
-from ckpt_transport.checkpoint.shards import byte_ranges, runs_of
+from ckpt_transport.checkpoint.dtensors import runs_of
+from ckpt_transport.checkpoint.index_runs import byte_ranges
 from ckpt_transport.errors import CheckpointError, StoreError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Manifest, TensorSpec, spread

@@ -1,0 +1,59 @@
+"""Placing says where in an extent the bytes of given tensors lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+from ckpt_transport.checkpoint.given_tensor import GivenTensor
+from ckpt_transport.checkpoint.pool import lay_out
+from ckpt_transport.memory import Buffer
+from ckpt_transport.planning.values.manifest import PlacedTensor
+
+
+def lay_out_parts(parts: Sequence[GivenTensor]) -> tuple[list[int], int]:
+    """Put what is given one after another, as :func:`lay_out` does; what continues a tensor follows it at once.
+
+    Returns: where each starts, and the size of the extent.
+    """
+    first = [number for number, part in enumerate(parts) if not (number and _continues(parts[number - 1], part))]
+    sizes = [part.nbytes for part in parts]
+    starts, nbytes = lay_out(sum(sizes[low:high]) for low, high in pairwise([*first, len(parts)]))
+    offsets: list[int] = []
+    for start, low, high in zip(starts, first, [*first[1:], len(parts)], strict=True):
+        offsets += accumulate(sizes[low : high - 1], initial=start)
+    return offsets, nbytes
+
+
+def _continues(part: GivenTensor, other: GivenTensor) -> bool:
+    """Whether a part begins where one ends, so that both are one range of the bytes of a tensor."""
+    return part.ranges[-1].end == other.ranges[0].start and part.spec == other.spec and bool(other.ranges[0].start)
+
+
+def place(tensors: Sequence[GivenTensor], offsets: Sequence[int], extent: int = 0) -> list[PlacedTensor]:
+    """Say where the bytes of these tensors lie in an extent, where each starts at its offset."""
+    placed: list[PlacedTensor] = []
+    for tensor, offset in zip(tensors, offsets, strict=True):
+        for start, end in tensor.ranges:
+            last = placed[-1] if placed and start else None
+            if (
+                last is not None
+                and last.start + last.nbytes == start
+                and last.offset + last.nbytes == offset
+                and last.spec == tensor.spec
+            ):
+                placed[-1] = PlacedTensor(tensor.spec, extent, last.offset, last.nbytes + end - start, last.start)
+            else:
+                placed.append(PlacedTensor(tensor.spec, extent, offset, end - start, start))
+            offset += end - start
+    return placed
+
+
+def offsets_in(pool: Buffer, parts: Sequence[GivenTensor]) -> tuple[list[GivenTensor], list[int]] | None:
+    """Where these lie in a pool that they are views of, ascending; None where one is computed, or has gaps."""
+    if any(part.computed or not part.tensor.is_contiguous() for part in parts):
+        return None
+    base = pool.tensor.data_ptr()
+    offsets = [part.tensor.data_ptr() - base if part.nbytes else 0 for part in parts]
+    order = sorted(range(len(parts)), key=offsets.__getitem__)
+    return [parts[number] for number in order], [offsets[number] for number in order]
