@@ -35,11 +35,13 @@ from ckpt_transport.control.addresses import any_port as any_port
 from ckpt_transport.decoding import UNREADABLE as UNREADABLE
 from ckpt_transport.decoding import prepared as prepared
 from ckpt_transport.engine import MakeShadows as MakeShadows
+from ckpt_transport.engine import ReleaseRange as ReleaseRange
 from ckpt_transport.engine import ServedElements as ServedElements
 from ckpt_transport.engine import ShadowNeeds as ShadowNeeds
 from ckpt_transport.engine import StagingArea as StagingArea
 from ckpt_transport.engine import digest_of_served as digest_of_served
 from ckpt_transport.engine import on_device as on_device
+from ckpt_transport.engine import release_of as release_of
 from ckpt_transport.engine import why_not_apart as why_not_apart
 from ckpt_transport.memory import CONTIGUOUS as CONTIGUOUS
 from ckpt_transport.memory import Addresses as Addresses

@@ -8,15 +8,14 @@ refused here by name, before the first byte.
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from ckpt_transport import ConfigError
+from ckpt_transport.spi import ReleaseRange
 from ckpt_transport_sglang.served_model import ServedModel
 
-FIRST, LAST = (0, 5, 23), (0, 5, 23)
-"""The first and the last release that is supported."""
+RELEASES = ReleaseRange("SGLang", first=(0, 5, 23), last=(0, 5, 23))
 PLAIN = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "UnquantizedFusedMoEMethod")
 """The ways of SGLang to keep weights as a checkpoint has them."""
 
@@ -26,24 +25,10 @@ def check_covered(model: ServedModel) -> None:
     Raises:
         ConfigError: this engine cannot be updated; says why, and how one is started that can.
     """
-    check_version(importlib.metadata.version("sglang"))
+    RELEASES.check(importlib.metadata.version("sglang"))
     reason = next(_reasons(model), "")
     if reason:
         raise ConfigError(f"this SGLang cannot be updated in place: {reason}")
-
-
-def check_version(version: str) -> None:
-    """
-    Raises:
-        ConfigError: this release of SGLang is not known here.
-    """
-    found = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-    if not FIRST <= found <= LAST:
-        known = " to ".join(dict.fromkeys(".".join(map(str, each)) for each in (FIRST, LAST)))
-        raise ConfigError(
-            f"SGLang {version} is not supported: this adapter uses parts of SGLang that change between releases, and "
-            f"works with {known}; install that, or a newer ckpt-transport"
-        )
 
 
 def _reasons(model: ServedModel) -> Iterator[str]:

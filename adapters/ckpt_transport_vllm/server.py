@@ -9,9 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ckpt_transport import EngineError
-from ckpt_transport.spi import HttpEngine, NoRouteError, is_loopback
+from ckpt_transport.spi import HttpEngine, NoRouteError, is_loopback, release_of
 from ckpt_transport_vllm.control import VllmControl
-from ckpt_transport_vllm.release import release_of
 
 EXTENSION = "ckpt_transport_vllm.WorkerExtension"
 KEEP = "keep"
@@ -81,7 +80,7 @@ class VllmServer(HttpEngine, VllmControl):
         They wait in earlier releases, and still do when it sleeps at level 0, which only holds requests.
         """
         try:
-            release = release_of(str(self._call("GET", "/version").get("version", "")))
+            release = release_of(str(self._call("GET", "/version").get("version", "")), len(REFUSES_WHILE_PAUSED))
         except NoRouteError:
             return False
         return release is not None and release >= REFUSES_WHILE_PAUSED

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ckpt_transport import ConfigError
+from ckpt_transport.spi import ReleaseRange
 from ckpt_transport_vllm.quantization import check_quantization
-from ckpt_transport_vllm.release import release_of
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
-FIRST, LAST = (0, 25), (0, 33)
-"""The first and the last minor release that are supported; see the table in docs/reference/vllm-versions.md."""
+RELEASES = ReleaseRange("vLLM", first=(0, 25), last=(0, 33))
+"""The minor releases that are supported; see the table in docs/reference/vllm-versions.md."""
 
 
 def check_supported(find_target: Callable[[], UpdatedModel]) -> None:
@@ -21,24 +21,10 @@ def check_supported(find_target: Callable[[], UpdatedModel]) -> None:
     Raises:
         ConfigError: this version of vLLM is not supported, or how the model is quantized, or its layout over ranks.
     """
-    check_version(installed_version())
+    RELEASES.check(installed_version())
     target = find_target()
     check_parallel(target.vllm_config.parallel_config)
     check_quantization(target)
-
-
-def check_version(version: str) -> None:
-    """Refuse releases of vLLM that this adapter does not know.
-
-    Raises:
-        ConfigError: this version of vLLM is not supported.
-    """
-    release = release_of(version)
-    if release is None or not FIRST <= release <= LAST:
-        raise ConfigError(
-            f"vLLM {version} is not supported: this adapter uses parts of vLLM that change between releases, and works "
-            f"with {FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}; install one of these, or a newer ckpt-transport"
-        )
 
 
 def check_parallel(parallel_config: Any) -> None:

@@ -2,6 +2,7 @@
 
 from ckpt_transport.engine.engine import Engine, LoadedBucket, LoadedPiece
 from ckpt_transport.engine.gate import Gate
+from ckpt_transport.engine.releases import ReleaseRange, release_of
 from ckpt_transport.engine.served_digest import digest_of_served
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart
@@ -14,11 +15,13 @@ __all__ = [
     "LoadedBucket",
     "LoadedPiece",
     "MakeShadows",
+    "ReleaseRange",
     "ServedElements",
     "ShadowNeeds",
     "StagingArea",
     "StreamEngine",
     "digest_of_served",
     "on_device",
+    "release_of",
     "why_not_apart",
 ]

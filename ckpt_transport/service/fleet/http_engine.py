@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ckpt_transport.errors import EngineError
 from ckpt_transport.service.endpoints import client_of, proxy_for
@@ -22,6 +22,20 @@ CALL_SECONDS = 60.0
 TELL_SECONDS = 10.0
 """How often it is said that an engine is still waited for; the first time after half of it."""
 logger = logging.getLogger(__name__)
+
+
+class Asked(TypedDict, total=False):
+    """What a route may be asked with, beside its path.
+
+    Attributes:
+        params: of the query.
+        json: the body, as it is before it is encoded.
+        timeout: in seconds, of each of connecting, sending and receiving; by default :data:`CALL_SECONDS`.
+    """
+
+    params: Mapping[str, str]
+    json: Any
+    timeout: float
 
 
 class HttpEngine(DrivenEngine):
@@ -79,30 +93,16 @@ class HttpEngine(DrivenEngine):
         """What is wrong with an engine whose health route answers with ``status``; empty for nothing."""
         return "" if status == HTTPStatus.OK else f"it answers {status}{self._through}"
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str] | None = None,
-        json: Any = None,
-        timeout: float = CALL_SECONDS,
-    ) -> dict[str, Any]:
-        answer = self._answer(method, path, params, json, timeout)
+    def _call(self, method: str, path: str, **asked: Unpack[Asked]) -> dict[str, Any]:
+        answer = self._answer(method, path, **asked)
         try:
             found: dict[str, Any] = answer.json() if answer.content else {}
         except ValueError as error:
             raise EngineError(f"{self.url}{path} does not answer in JSON{self._through}; is it {self.kind}?") from error
         return found
 
-    def _answer(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str] | None = None,
-        json: Any = None,
-        timeout: float = CALL_SECONDS,
-    ) -> httpx.Response:
-        answer = self._ask(method, path, params, json, timeout)
+    def _answer(self, method: str, path: str, **asked: Unpack[Asked]) -> httpx.Response:
+        answer = self._ask(method, path, **asked)
         if answer.status_code == HTTPStatus.NOT_FOUND:
             raise NoRouteError(
                 f"{self.url} has no {path}: {self.route_hint}",
@@ -115,19 +115,12 @@ class HttpEngine(DrivenEngine):
             raise EngineError(f"{self.url}{path} failed with {said}")
         return answer
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str] | None = None,
-        json: Any = None,
-        timeout: float = CALL_SECONDS,
-    ) -> httpx.Response:
+    def _ask(self, method: str, path: str, **asked: Unpack[Asked]) -> httpx.Response:
         """What a route answers, be it an error."""
         import httpx
 
         try:
-            return self._client.request(method, path, params=params, json=json, timeout=timeout)
+            return self._client.request(method, path, **asked)
         except httpx.HTTPError as error:
             reason = f"{str(error) or type(error).__name__}{self._through}"
             raise EngineError(f"{self.url}{path} does not answer: {reason}") from error

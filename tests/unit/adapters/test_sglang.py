@@ -11,7 +11,7 @@ import pytest
 
 from ckpt_transport import ConfigError, EngineError
 from ckpt_transport_sglang import SglangFleet
-from ckpt_transport_sglang.covered import check_version
+from ckpt_transport_sglang.covered import RELEASES
 from ckpt_transport_sglang.scheduler_gate import SchedulerGate
 
 PATIENCE = 60.0
@@ -98,10 +98,10 @@ def test_given_weights_that_are_a_mix_then_the_loop_answers_and_runs_no_batch_un
 
 
 def test_given_another_release_then_it_is_refused_by_its_number() -> None:
-    check_version("0.5.23")
+    RELEASES.check("0.5.23")
     for other in ("0.5.22", "0.6.0", "unknown"):
         with pytest.raises(ConfigError, match=rf"SGLang {other} is not supported.*0\.5\.23"):
-            check_version(other)
+            RELEASES.check(other)
 
 
 def test_given_what_the_fleet_does_not_do_then_it_is_refused_before_anybody_is_asked() -> None:

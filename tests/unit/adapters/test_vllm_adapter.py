@@ -28,7 +28,7 @@ from ckpt_transport_vllm.quiesce import LentThread, WorkerGate
 from ckpt_transport_vllm.replicas import in_lockstep, replicas_of
 from ckpt_transport_vllm.server import VllmServer
 from ckpt_transport_vllm.updated_model import UpdatedModel
-from ckpt_transport_vllm.versions import check_draft, check_parallel, check_version
+from ckpt_transport_vllm.versions import RELEASES, check_draft, check_parallel
 
 NOBODY = "http://127.0.0.1:9"
 PATIENCE = 120.0
@@ -36,13 +36,13 @@ PATIENCE = 120.0
 
 @pytest.mark.parametrize("version", ["0.25.1", "0.32.0+cpu", "0.33.0", "0.30.2rc1"])
 def test_given_a_vllm_inside_the_supported_range_then_it_is_accepted(version: str) -> None:
-    check_version(version)
+    RELEASES.check(version)
 
 
 @pytest.mark.parametrize("version", ["0.24.9", "0.34.0", "1.0.0", "dev"])
 def test_given_another_vllm_then_it_is_refused_and_the_range_is_named(version: str) -> None:
     with pytest.raises(ConfigError, match=rf"vLLM {version} is not supported.* 0\.25 to 0\.33"):
-        check_version(version)
+        RELEASES.check(version)
 
 
 def test_given_expert_load_balancing_then_the_engine_is_refused() -> None:
