@@ -24,7 +24,7 @@ TELL_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Asked(TypedDict, total=False):
+class RequestOptions(TypedDict, total=False):
     """What a route may be asked with, beside its path.
 
     Attributes:
@@ -93,16 +93,16 @@ class HttpEngine(DrivenEngine):
         """What is wrong with an engine whose health route answers with ``status``; empty for nothing."""
         return "" if status == HTTPStatus.OK else f"it answers {status}{self._through}"
 
-    def _call(self, method: str, path: str, **asked: Unpack[Asked]) -> dict[str, Any]:
-        answer = self._answer(method, path, **asked)
+    def _call(self, method: str, path: str, **options: Unpack[RequestOptions]) -> dict[str, Any]:
+        answer = self._answer(method, path, **options)
         try:
             found: dict[str, Any] = answer.json() if answer.content else {}
         except ValueError as error:
             raise EngineError(f"{self.url}{path} does not answer in JSON{self._through}; is it {self.kind}?") from error
         return found
 
-    def _answer(self, method: str, path: str, **asked: Unpack[Asked]) -> httpx.Response:
-        answer = self._ask(method, path, **asked)
+    def _answer(self, method: str, path: str, **options: Unpack[RequestOptions]) -> httpx.Response:
+        answer = self._ask(method, path, **options)
         if answer.status_code == HTTPStatus.NOT_FOUND:
             raise NoRouteError(
                 f"{self.url} has no {path}: {self.route_hint}",
@@ -115,12 +115,12 @@ class HttpEngine(DrivenEngine):
             raise EngineError(f"{self.url}{path} failed with {said}")
         return answer
 
-    def _ask(self, method: str, path: str, **asked: Unpack[Asked]) -> httpx.Response:
+    def _ask(self, method: str, path: str, **options: Unpack[RequestOptions]) -> httpx.Response:
         """What a route answers, be it an error."""
         import httpx
 
         try:
-            return self._client.request(method, path, **asked)
+            return self._client.request(method, path, **options)
         except httpx.HTTPError as error:
             reason = f"{str(error) or type(error).__name__}{self._through}"
             raise EngineError(f"{self.url}{path} does not answer: {reason}") from error
