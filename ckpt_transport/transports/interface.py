@@ -10,13 +10,11 @@ Lifetimes nest: endpoint > region > completion. The base classes enforce that, a
 
 from __future__ import annotations
 
-import enum
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import msgspec
 import torch
@@ -28,62 +26,20 @@ from ckpt_transport.errors import (
     RegistrationError,
     TransportError,
 )
-from ckpt_transport.memory import Buffer, Lendable, MemoryKind, device_of
+from ckpt_transport.memory import Buffer, Lendable, device_of
+from ckpt_transport.transports.group import Control as Control
+from ckpt_transport.transports.group import Group as Group
 from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
+from ckpt_transport.transports.traits import FanOut as FanOut
+from ckpt_transport.transports.traits import Reach as Reach
+from ckpt_transport.transports.traits import Traits as Traits
+from ckpt_transport.transports.transfer import Span as Span
+from ckpt_transport.transports.transfer import Transfer as Transfer
 
 API_VERSION = 1
 
 Descriptor = bytes
 """Opaque bytes a peer needs to reach a region. Only the plugin that made them reads them."""
-
-
-class Reach(enum.StrEnum):
-    """How far apart the ranks of a route may be."""
-
-    DEVICE = "device"
-    """All on one GPU."""
-    PEERS = "peers"
-    """Within a host, on GPUs that can read the memory of the sender's."""
-    HOST = "host"
-    NETWORK = "network"
-
-
-class FanOut(enum.StrEnum):
-    """What sending to n receivers costs, in times what one costs."""
-
-    CONSTANT = "constant"
-    TREE = "tree"
-    """The logarithm of n + 1 to base 2."""
-    LINEAR = "linear"
-
-
-class Traits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cost model may know about a transport. Nothing else reads it.
-
-    Attributes:
-        reach: how far it goes.
-        sends_from: memory kinds it can send from where they lie; a bucket in any other kind is first filled into a slot
-            that the endpoint allocated.
-        maps_memory: a receiver sees the sender's own memory, so it needs no slot and no byte moves.
-        fan_out: how the cost grows with the number of receivers.
-        bandwidth: bytes per second between one sender and one receiver, a conservative typical figure; between hosts
-            see :meth:`Transport.expected_bandwidth`.
-        latency: seconds one transfer costs whatever its size.
-        one_rank_per_device: the members of a route must all be on different GPUs.
-    """
-
-    reach: Reach
-    sends_from: frozenset[MemoryKind]
-    fan_out: FanOut = FanOut.LINEAR
-    bandwidth: float
-    latency: float
-    maps_memory: bool = False
-    one_rank_per_device: bool = False
-
-    @property
-    def on_device(self) -> bool:
-        """Whether it moves memory of GPUs only, so that every member needs one."""
-        return MemoryKind.CUDA in self.sends_from <= {MemoryKind.CUDA, MemoryKind.EXPORTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,121 +49,6 @@ class Availability:
     ok: bool
     reason: str = ""
     hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The ranks of one route, and which of them this is.
-
-    Attributes:
-        route: a name all members agree on, unique among the routes that are open.
-        ranks: the members, in the order all of them use.
-        rank: this member.
-        hosts: the host each member runs on, in the order of ``ranks``.
-        devices: the UUID of the GPU that each member uses on this route; empty for none.
-    """
-
-    route: str
-    ranks: tuple[int, ...]
-    rank: int
-    hosts: tuple[str, ...]
-    devices: tuple[str, ...] = ()
-
-    @property
-    def device(self) -> str:
-        """The UUID of the GPU that this member uses; empty for none."""
-        return self.devices[self.index] if self.devices else ""
-
-    @property
-    def size(self) -> int:
-        return len(self.ranks)
-
-    @property
-    def index(self) -> int:
-        """This member's position in ``ranks``."""
-        return self.ranks.index(self.rank)
-
-    @property
-    def on_one_host(self) -> bool:
-        return len(set(self.hosts)) == 1
-
-    @property
-    def peers(self) -> tuple[int, ...]:
-        """Everybody else."""
-        return tuple(rank for rank in self.ranks if rank != self.rank)
-
-
-class Control(Protocol):
-    """Small reliable messages between the members of one route, ordered per sender.
-
-    It carries rendezvous data and one-line signals, never weights. Every method may raise
-    :class:`~ckpt_transport.errors.PeerLostError` when a member's heartbeat has stopped.
-    """
-
-    def send(self, rank: int, payload: bytes) -> None:
-        """Send to one member; returns at once."""
-
-    def receive(self) -> tuple[int, bytes] | None:
-        """The next message and its sender, or None when there is none now."""
-
-    def wake(self) -> None:
-        """Have the endpoint's completions polled soon. The one method that any thread may call."""
-
-    def exchange(self, payload: bytes, timeout: float) -> dict[int, bytes]:
-        """Give ``payload`` to every member and return everybody's, own included. All members must call it.
-
-        Raises:
-            TransferTimeout: somebody's did not arrive within ``timeout`` seconds.
-        """
-
-
-class Span(msgspec.Struct, frozen=True, array_like=True):
-    """One run of bytes of a transfer.
-
-    Attributes:
-        region: which of the sender's regions, counted in the order of its descriptors.
-        offset: where it starts in that region, in bytes.
-        local: where it goes in the receiver's region, in bytes.
-        nbytes: its length.
-    """
-
-    region: int
-    offset: int
-    local: int
-    nbytes: int
-
-
-class Transfer(msgspec.Struct, frozen=True):
-    """The request record of one transfer, the same on every rank that takes part.
-
-    A receiver whose record differs from the sender's is never given the bytes: its completion raises TransferError.
-
-    Attributes:
-        seq: rises along a route. Every member posts the transfers it takes part in, in this order.
-        sender: the rank whose memory the spans name.
-        receivers: the ranks that get the bytes.
-        spans: the scatter list.
-        reused: the sender waits for this memory to use it again. Of other memory, a receiver may give back many
-            transfers by one message.
-    """
-
-    seq: int
-    sender: int
-    receivers: tuple[int, ...]
-    spans: tuple[Span, ...]
-    reused: bool = True
-
-    @property
-    def nbytes(self) -> int:
-        return sum(span.nbytes for span in self.spans)
-
-    @property
-    def digest(self) -> int:
-        """63 bits of a hash of the record, for comparing it with another rank's."""
-        return int.from_bytes(hashlib.blake2b(_encode(self), digest_size=8).digest(), "big") >> 1
-
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Endpoint(ABC):
