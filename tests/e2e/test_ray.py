@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,10 @@ class Nodes:
         return self._ray.get(answers, timeout=SECONDS)
 
 
+SLOWER = SimpleNamespace(monotonic=lambda: time.monotonic() / 10, sleep=time.sleep, time=time.time)
+"""The clock by which Ray gives a node 30 s to start; on a busy machine one takes longer."""
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     import ray
@@ -134,6 +139,7 @@ def nodes() -> Iterator[Nodes]:
         patch.setenv("RAY_TMPDIR", str(folder))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr("ray._private.node.time", SLOWER)
         node = {"num_cpus": 2, "object_store_memory": STORE_NBYTES}
         cluster = Cluster(True, head_node_args={**node, "include_dashboard": False, "resources": {"first": 9}})
         try:
