@@ -41,6 +41,7 @@ from ckpt_transport.memory.host_copies import copy_batch as copy_batch
 from ckpt_transport.memory.host_copies import in_batches as in_batches
 from ckpt_transport.memory.kernels import compile_kernels as compile_kernels
 from ckpt_transport.memory.launch import Launch as Launch
+from ckpt_transport.memory.partial_copy import PartialCopy as PartialCopy
 from ckpt_transport.memory.pinning import pin as pin
 from ckpt_transport.memory.runs import MemoryRun as MemoryRun
 from ckpt_transport.memory.runs import RunPlace as RunPlace

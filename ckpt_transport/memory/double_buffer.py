@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import torch
 
-from ckpt_transport.memory.runs import MemoryRun, Runs, end_of
+from ckpt_transport.memory.partial_copy import PartialCopy
+from ckpt_transport.memory.runs import MemoryRun, Runs, end_of, views_of
+
+FindPart = Callable[[], PartialCopy | None]
+"""Finds what of a bucket is wanted; None for all of it. Called where bytes are brought."""
 
 LARGEST = 128 << 20
 """Bytes of the largest staging buffer."""
+_device = attrgetter("device")
 
 
 @dataclass
@@ -41,19 +48,21 @@ class DoubleBuffer:
         self._buffers: list[StagingBuffer] = []
         self._stream: torch.cuda.Stream | None = None
 
-    def stage(self, runs: Runs) -> Runs:
+    def stage(self, runs: Runs, part: FindPart = lambda: None) -> Runs:
         """Copy ``runs`` to the device, for what is enqueued on the current stream before the next call.
 
         Args:
             runs: of one bucket; nobody may change them until what is so enqueued has ended.
+            part: what is read of them.
 
-        Returns: one run on the device; ``runs`` themselves, if they are there.
+        Returns: one run on the device, where each byte has its place in the bucket; ``runs`` themselves, if they are
+            there. What was not wanted has any value.
         """
-        if all(run.raw.device == self._device for run in runs):
+        if set(map(_device, views_of(runs))) == {self._device}:
             return runs
-        nbytes = end_of(runs)
+        nbytes, wanted = end_of(runs), part()
         if nbytes > LARGEST:
-            return _copied(runs, torch.empty(nbytes, dtype=torch.uint8, device=self._device))
+            return _copied(runs, wanted, torch.empty(nbytes, dtype=torch.uint8, device=self._device))
         reading = torch.cuda.current_stream(self._device)
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -67,7 +76,7 @@ class DoubleBuffer:
             self._stream.wait_stream(reading)
         self._stream.wait_event(buffer.read)
         with torch.cuda.stream(self._stream):
-            staged = _copied(runs, buffer.memory[:nbytes])
+            staged = _copied(runs, wanted, buffer.memory[:nbytes])
         reading.wait_stream(self._stream)
         return staged
 
@@ -76,8 +85,11 @@ class DoubleBuffer:
         self._buffers, self._stream = [], None
 
 
-def _copied(runs: Runs, into: torch.Tensor) -> Runs:
-    """Enqueue a copy of a bucket into one run; return that."""
-    for at, raw in runs:
-        into[at : at + raw.numel()].copy_(raw, non_blocking=True)
+def _copied(runs: Runs, wanted: PartialCopy | None, into: torch.Tensor) -> Runs:
+    """Enqueue a copy of what is wanted of a bucket into one run; return that."""
+    if wanted is not None:
+        wanted.run(runs, into)
+    else:
+        for at, raw in runs:
+            into[at : at + raw.numel()].copy_(raw, non_blocking=True)
     return (MemoryRun(0, into),)

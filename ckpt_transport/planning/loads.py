@@ -208,8 +208,8 @@ class LoadCounter:
     # -- what bytes cross -----------------------------------------------------------------------------------------
 
     def _apply(self, loads: Loads, source: _Location, target: _Location, part: float) -> None:
-        """Put an apply on its link. A GPU is brought whole buckets from the host; else a copy is of what is needed."""
-        self._copy(loads, source, target, times=1.0 if target.device and not source.device else part)
+        """Put an apply on its link: a copy of what is needed."""
+        self._copy(loads, source, target, times=part)
 
     def _read(self, loads: Loads, where: _Location, part: float) -> None:
         """Put reading a part of a bucket for its digest on the memory that it lies in, where it counts as a copy."""

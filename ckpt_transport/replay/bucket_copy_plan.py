@@ -12,9 +12,10 @@ import torch
 
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import starts_of
+from ckpt_transport.memory import PartialCopy, starts_of
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bucket_table import BucketTable
+from ckpt_transport.replay.bytes_read import bytes_read
 from ckpt_transport.replay.layout import Copy, Layout, OwnerKind
 from ckpt_transport.replay.strided_copy import PackedRows, StridedCopy, clip, merge, out_of_rows
 from ckpt_transport.replay.torch_copy import TorchCopy
@@ -40,27 +41,44 @@ class BucketPart(NamedTuple):
     nbytes: int
 
 
+OnDevice = tuple[torch.device, tuple[int, ...]]
+"""A device, and where the runs of a bucket start."""
+
+
 @dataclass(frozen=True, slots=True)
 class BucketCopyPlan:
     """What is done with one bucket.
 
     Attributes:
         copies: straight from the bucket to targets.
+        direct: parts that they read.
         gathered: parts that must wait for the rest of what they are needed with.
         loaded: parts of tensors that only the loader itself can load.
         copied: bytes that ``copies`` write, by target.
         targets: all that is written once the bucket is in, and with it what ``gathered`` waits for.
         torch_copies: ``copies`` as torch does them, by the alignment of memory; made when first needed.
         tables: ``copies`` as a GPU does them, by the GPU and where the bucket's runs start; made when first needed.
+        partial_copies: what ``copies`` read, as it is brought to a device; by the same, made when first needed.
     """
 
     copies: tuple[StridedCopy, ...]
+    direct: tuple[BucketPart, ...]
     gathered: tuple[BucketPart, ...]
     loaded: tuple[BucketPart, ...]
     copied: Mapping[int, int]
     targets: frozenset[int]
     torch_copies: dict[int, Sequence[TorchCopy]] = field(default_factory=dict, compare=False)
-    tables: dict[tuple[torch.device, tuple[int, ...]], BucketTable] = field(default_factory=dict, compare=False)
+    tables: dict[OnDevice, BucketTable] = field(default_factory=dict, compare=False)
+    partial_copies: dict[OnDevice, PartialCopy | None] = field(default_factory=dict, compare=False)
+
+    def part(self, device: torch.device, starts: tuple[int, ...]) -> PartialCopy | None:
+        """What ``copies`` read of a bucket whose runs start there; None where all of it is to be brought."""
+        key = device, starts
+        if key not in self.partial_copies:
+            pieces = [(part.at, part.nbytes) for part in self.direct]
+            parts = bytes_read(self.copies, pieces, starts)
+            self.partial_copies[key] = None if parts is None else PartialCopy(device, parts)
+        return self.partial_copies[key]
 
 
 class BucketCopyPlans:
@@ -144,7 +162,7 @@ class BucketCopyPlans:
         for part in gathered:
             targets.update(copy.target for copy in self._copies[part.source])
             targets.update(self._together.get(part.source, ()))
-        return BucketCopyPlan(merged, tuple(gathered), tuple(loaded), dict(copied), frozenset(targets))
+        return BucketCopyPlan(merged, tuple(direct), tuple(gathered), tuple(loaded), dict(copied), frozenset(targets))
 
     def _copies_of_rows(self, parts: Sequence[BucketPart]) -> Iterator[StridedCopy]:
         """What is copied of parts that follow one another as rows of columns do; of one part, what is copied of it."""

@@ -121,11 +121,13 @@ class Replay:
 
     def _bring(self, plan: BucketCopyPlan, runs: Runs) -> None:
         device = self._tensors[plan.copies[0].target].device
-        if not has_copy_tables(device):
-            near = runs if device.type == "cpu" else self._near(device).stage(runs)
+        tabled = has_copy_tables(device)
+        near = runs
+        if not tabled or not reads_in_place(device, runs):
+            near = self._near(device).stage(runs, lambda: plan.part(device, starts_of(runs)))
+        if not tabled:
             self._copy(self._strided(plan, near), near)
             return
-        near = runs if reads_in_place(device, runs) else self._near(device).stage(runs)
         table = self._table(plan, device, starts_of(near))
         table.copy(near)
         if table.rest:

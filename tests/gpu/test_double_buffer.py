@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from ckpt_transport.memory import DoubleBuffer, MemoryRun
+from ckpt_transport.memory import DoubleBuffer, MemoryRun, PartialCopy, StridedRange
 from ckpt_transport.memory.double_buffer import LARGEST
 
 GPU = torch.device("cuda", 0)
@@ -60,3 +61,25 @@ def test_given_a_bucket_in_several_runs_then_it_is_brought_as_one() -> None:
 def test_given_what_is_on_the_gpu_then_it_stays_where_it_is() -> None:
     there = [MemoryRun(0, torch.zeros(100, dtype=torch.uint8, device=GPU))]
     assert DoubleBuffer(GPU).stage(there) is there
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_given_a_part_of_a_bucket_then_that_is_brought_to_its_place_and_nothing_else(pinned: bool) -> None:
+    """Given rows and columns in turns, and buffers that hold another bucket, then only the part is overwritten."""
+    raw, before = torch.randint(0, 256, (2, 8 << 20), dtype=torch.uint8)
+    parts = [
+        StridedRange(0, 1 << 20),
+        StridedRange(2 << 20, 3 << 8, 1000, 3 << 9),
+        StridedRange(6 << 20, 1 << 19, 2, 3 << 18),
+    ]
+    expected = before.clone()
+    for part in parts:
+        for number in range(part.runs):
+            run = slice(part.start + number * part.stride, part.start + number * part.stride + part.nbytes)
+            expected[run] = raw[run]
+    double_buffer, partial = DoubleBuffer(GPU), PartialCopy(GPU, parts)
+    for _ in range(2):
+        double_buffer.stage([MemoryRun(0, before)])
+    for _ in range(4):
+        ((_, near),) = double_buffer.stage([MemoryRun(0, raw.pin_memory() if pinned else raw)], lambda: partial)
+        assert torch.equal(near.cpu(), expected)

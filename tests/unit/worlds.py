@@ -182,7 +182,7 @@ def sharing(fleet: Topology, version: Manifest, *wanted: Sequence[tuple[str, int
 def alternating(transport: str, hosts: str) -> World:
     """A mixture of whose tensors sinks need every other one, so that what each needs lies apart.
 
-    They are on a GPU, to which whole buckets are brought, so it is worth it to map only what each needs.
+    They are on GPUs, and one of each host receives over a wire what the others map.
     """
     version = mixture()
     halves = [[(each.spec.name, 0, each.nbytes) for each in version.tensors[first::2]] for first in range(2)]

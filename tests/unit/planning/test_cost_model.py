@@ -124,7 +124,7 @@ def test_given_two_sources_beside_two_gpus_then_each_way_to_a_gpu_carries_everyt
     assert found.prediction.link in ("a to GPU x", "a to GPU y")
 
 
-def test_given_ranks_that_need_their_shares_then_each_is_brought_it_over_a_link_of_its_own() -> None:
+def test_given_gpus_that_need_their_shares_then_each_is_brought_it_over_a_link_of_its_own_and_all_are_shown() -> None:
     whole = version(8 * GB)
     rates = {"a": with_gpus("x", "y")}
     fleet = ranks([("a", "x")], [("a", "x"), ("a", "y")])
@@ -134,7 +134,8 @@ def test_given_ranks_that_need_their_shares_then_each_is_brought_it_over_a_link_
     members = tuple(replace(rank, share=rank.rank - 1) if rank.rank else rank for rank in fleet.participants)
     sharing = Topology(members, halves)
     everything, shares = made(whole, fleet, rates, "shm"), made(whole, sharing, rates, "shm")
-    assert shares.moves_shares
+    assert not shares.moves_shares
+    assert shares.bytes_to == {1: 4 * GB, 2: 4 * GB}
     assert takes(everything, 8 / 50)
     assert takes(shares, 4 / 50)
 
