@@ -5,6 +5,7 @@ from ckpt_transport.checkpoint.digests import with_digests as with_digests
 from ckpt_transport.checkpoint.directory import from_path as from_path
 from ckpt_transport.checkpoint.mapping import Mapping as Mapping
 from ckpt_transport.checkpoint.outline import outline as outline
+from ckpt_transport.checkpoint.reporting import Progress as Progress
 from ckpt_transport.checkpoint.rule import describe_given as describe_given
 from ckpt_transport.checkpoint.scattered import Loan as Loan
 from ckpt_transport.checkpoint.shards import TensorPairs as TensorPairs
@@ -12,6 +13,5 @@ from ckpt_transport.checkpoint.shards import Tensors as Tensors
 from ckpt_transport.checkpoint.shards import TensorShard as TensorShard
 from ckpt_transport.checkpoint.shards import comes_in_pairs as comes_in_pairs
 from ckpt_transport.checkpoint.shards import parts_of as parts_of
-from ckpt_transport.checkpoint.store import Progress as Progress
 from ckpt_transport.checkpoint.store import Store as Store
 from ckpt_transport.checkpoint.stored_version import StoredVersion as StoredVersion

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ckpt_transport import dtypes
-from ckpt_transport.checkpoint import copier, reader
-from ckpt_transport.checkpoint.arrangement import Arrangements
-from ckpt_transport.checkpoint.borrowing import borrow
 from ckpt_transport.checkpoint.carried_deltas import CarriedDeltas
-from ckpt_transport.checkpoint.checkpoint import CheckpointFile, from_files, share
+from ckpt_transport.checkpoint.checkpoint import from_files
 from ckpt_transport.checkpoint.directory import from_directory
-from ckpt_transport.checkpoint.given_tensor import same_names
-from ckpt_transport.checkpoint.loans import Loans
-from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
-from ckpt_transport.checkpoint.parts import given
-from ckpt_transport.checkpoint.placing import offsets_in, place
-from ckpt_transport.checkpoint.pool import Pools, lay_out
-from ckpt_transport.checkpoint.recipe import Recipes
+from ckpt_transport.checkpoint.mapping import Mapping
+from ckpt_transport.checkpoint.pool import Pools
+from ckpt_transport.checkpoint.reporting import Progress
 from ckpt_transport.checkpoint.scattered import Loan
 from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs
-from ckpt_transport.checkpoint.stored_version import StoredVersion, extent_of
-from ckpt_transport.checkpoint.stream import TensorStream
-from ckpt_transport.errors import CheckpointError, ConfigError, StoreError
-from ckpt_transport.memory import Backing, MemoryKind, no_collections, sweep_leftovers, usable_cores
+from ckpt_transport.checkpoint.stored_version import StoredVersion
+from ckpt_transport.checkpoint.version_maker import VersionMaker
+from ckpt_transport.errors import ConfigError, StoreError
+from ckpt_transport.memory import MemoryKind, no_collections, sweep_leftovers, usable_cores
 from ckpt_transport.memory.segment import SHM
-from ckpt_transport.planning.values.manifest import Conversion, Manifest, PlacedTensor
-
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all, in the thread that registers, at the start and whenever bytes are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +70,13 @@ class Store:
             threads = usable_cores()
         if threads < 1:
             raise ConfigError(f"threads is {threads} and must be at least 1")
-        self._rank = rank
-        self._world_size = world_size
-        self._kind = pool
-        self._recipes = Recipes()
-        self._arrangements, self._loans = Arrangements(), Loans()
         self._kept: _Held | None = None
         self._versions: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ckpt-transport-store")
         self._pools = Pools(pool, pinned=pinned, threads=self._executor)
+        self._maker = VersionMaker(rank, world_size, self._pools, self._executor)
         self.carriers = CarriedDeltas(rank, Pools(pool, pinned=pinned, threads=self._executor))
         if pool is not MemoryKind.PRIVATE and SHM.is_dir():
             sweep_leftovers()
@@ -142,18 +126,18 @@ class Store:
             self._check_free(version)
             with ExitStack() as undo:
                 release = ExitStack()
+                rest = mapping, base, progress, undo, release
                 if tensors is not None and comes_in_pairs(tensors):
-                    stored = self._copy_stream(version, tensors, replicated, mapping, base, progress, undo, release)
+                    stored = self._maker.copy_stream(version, tensors, replicated, *rest)
                 elif tensors is not None:
-                    mapped = self._map(tensors, replicated, mapping, base)
-                    stored = self._copy(version, mapped, progress, undo, release)
+                    stored = self._maker.copy(version, tensors, replicated, *rest)
                 else:
                     found = (
                         from_directory(Path(directory))
                         if directory is not None
                         else from_files([Path(path) for path in files or ()])
                     )
-                    stored = self._load(version, found, mapping, base, progress, undo, release)
+                    stored = self._maker.load(version, found, *rest)
                 undo.pop_all()
             self._pools.close()
             stored = replace(stored, base=base)
@@ -186,11 +170,7 @@ class Store:
         """
         with self._lock, no_collections():
             self._check_free(version)
-            loan = tensors if isinstance(tensors, Loan) else self._borrow(tensors, replicated, mapping, base)
-            if loan.backing is None:
-                self._check_may_be_empty()
-            backings = [] if loan.backing is None else [loan.backing]
-            stored = self._stored(version, backings, loan.tensors, loan.conversions, loan.same, loan.replicated)
+            stored = self._maker.lend(version, tensors, replicated, mapping, base)
             stored = replace(stored, base=base)
             self._versions[version] = _Held(stored, ExitStack())
             return stored
@@ -277,155 +257,3 @@ class Store:
             names = ", ".join(f"'{name}'" for name in self._versions) or "none"
             raise StoreError(f"no version '{version}' is registered; registered: {names}")
         return held
-
-    def _map(self, tensors: object, replicated: bool, mapping: Mapping | None, base: str) -> MappedTensors:
-        if mapping is None:
-            return MappedTensors(given(tensors, replicated=replicated), ())
-        application, mapped = self._recipes.apply(mapping, tensors, replicated=replicated)
-        if self._world_size == 1 and not base:
-            application.check_matched()
-        return mapped
-
-    def _borrow(self, tensors: Tensors, replicated: bool, mapping: Mapping | None, base: str) -> Loan:
-        def make() -> MappedTensors:
-            return self._map(tensors, replicated, mapping, base)
-
-        if mapping is not None and mapping.reads_bytes:
-            return borrow(*make())
-        return self._loans.of(tensors, (replicated, mapping, base), make)
-
-    def _load(
-        self,
-        version: str,
-        files: Sequence[CheckpointFile],
-        mapping: Mapping | None,
-        base: str,
-        progress: Progress | None,
-        undo: ExitStack,
-        release: ExitStack,
-    ) -> StoredVersion:
-        if mapping is None:
-            return self._read(version, files, progress, undo, release)
-        let_go = ExitStack()
-        read = self._read(version, files, progress, undo, let_go)
-        for each in read.manifest.tensors:
-            if each.spec.dtype not in dtypes.TORCH:
-                raise CheckpointError(
-                    f"tensor {each.spec} is of a type that torch has no name for, and cannot be mapped"
-                )
-        mapped = self._map(read.tensors(), False, mapping, base)
-        found = offsets_in(read.buffers[0], mapped.parts) if read.buffers else None
-        if found is not None:
-            release.push(let_go)
-            return self._stored(version, read.buffers, place(*found), mapped.conversions)
-        stored = self._copy(version, mapped, None, undo, release)
-        let_go.close()
-        return stored
-
-    def _read(
-        self,
-        version: str,
-        files: Sequence[CheckpointFile],
-        progress: Progress | None,
-        undo: ExitStack,
-        release: ExitStack,
-    ) -> StoredVersion:
-        wanted = [(file, entry) for file in share(files, self._rank, self._world_size) for entry in file.tensors]
-        report = _Report(progress, sum(entry.nbytes for _, entry in wanted))
-        if not wanted:
-            return self._stored(version, [], [])
-        offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
-        pool = self._pools.take(pool_nbytes, undo)
-        release.callback(self._pools.give_back, [pool])
-        placements = [
-            reader.Placement(file, entry, offset) for (file, entry), offset in zip(wanted, offsets, strict=True)
-        ]
-        reader.read(placements, pool, self._executor, report.add)
-        placed = [PlacedTensor(place.entry.spec, 0, place.offset, place.entry.nbytes) for place in placements]
-        return self._stored(version, [pool], placed)
-
-    @no_collections()
-    def _copy(
-        self, version: str, mapped: MappedTensors, progress: Progress | None, undo: ExitStack, release: ExitStack
-    ) -> StoredVersion:
-        parts, conversions = mapped
-        if not parts:
-            self._check_may_be_empty()
-            return self._stored(version, [], [])
-        arranged = self._arrangements.of(parts)
-        report = _Report(progress, sum(arranged.sizes))
-        pool = self._pools.take(arranged.nbytes, undo)
-        release.callback(self._pools.give_back, [pool])
-        copier.copy(parts, arranged, pool, self._executor, report.add)
-        return self._stored(version, [pool], arranged.placed, conversions, same_names(parts), arranged.replicated)
-
-    def _copy_stream(
-        self,
-        version: str,
-        tensors: TensorPairs,
-        replicated: bool,
-        mapping: Mapping | None,
-        base: str,
-        progress: Progress | None,
-        undo: ExitStack,
-        release: ExitStack,
-    ) -> StoredVersion:
-        report = _OpenReport(progress).add
-        application = Application(Mapping(()) if mapping is None else mapping, replicated=replicated)
-        stream = TensorStream(
-            give=application.one,
-            take=lambda nbytes: self._pools.take(nbytes, undo),
-            copy=lambda part, arranged, pool: copier.copy([part], arranged, pool, self._executor, report),
-        )
-        release.callback(self._pools.give_back, stream.pools)
-        stream.read(tensors)
-        if self._world_size == 1 and not base:
-            application.check_matched()
-        if not stream.placed:
-            self._check_may_be_empty()
-        return self._stored(version, stream.pools, stream.placed, stream.conversions, replicated=stream.replicated)
-
-    def _check_may_be_empty(self) -> None:
-        if self._world_size == 1:
-            raise CheckpointError("a version needs at least one tensor, and the mapping of tensors is empty")
-
-    def _stored(
-        self,
-        version: str,
-        backings: Sequence[Backing],
-        tensors: Sequence[PlacedTensor],
-        conversions: Sequence[Conversion] = (),
-        same: tuple[tuple[str, ...], ...] = (),
-        replicated: tuple[str, ...] = (),
-    ) -> StoredVersion:
-        extents = tuple(extent_of(self._rank, backing) for backing in backings)
-        manifest = Manifest(
-            version, extents, tuple(tensors), conversions=tuple(conversions), same=same, replicated=replicated
-        )
-        return StoredVersion(manifest, tuple(backings))
-
-
-class _Report:
-    """Adds up what is done, for a :data:`Progress`."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-        self.add(0)
-
-    def add(self, nbytes: int) -> None:
-        self._done += nbytes
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-class _OpenReport(_Report):
-    """The same where nobody knows how much will come: all that is done is all there is."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        super().__init__(progress, 0)
-
-    def add(self, nbytes: int) -> None:
-        self._total += nbytes
-        super().add(nbytes)
