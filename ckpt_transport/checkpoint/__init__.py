@@ -5,7 +5,7 @@ from ckpt_transport.checkpoint.digests import with_digests as with_digests
 from ckpt_transport.checkpoint.directory import from_path as from_path
 from ckpt_transport.checkpoint.mapping import Mapping as Mapping
 from ckpt_transport.checkpoint.outline import outline as outline
-from ckpt_transport.checkpoint.reporting import Progress as Progress
+from ckpt_transport.checkpoint.progress import Progress as Progress
 from ckpt_transport.checkpoint.rule import describe_given as describe_given
 from ckpt_transport.checkpoint.scattered import Loan as Loan
 from ckpt_transport.checkpoint.shards import TensorPairs as TensorPairs

@@ -14,7 +14,7 @@ from ckpt_transport.checkpoint.checkpoint import from_files
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.mapping import Mapping
 from ckpt_transport.checkpoint.pool import Pools
-from ckpt_transport.checkpoint.reporting import Progress
+from ckpt_transport.checkpoint.progress import Progress
 from ckpt_transport.checkpoint.scattered import Loan
 from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.checkpoint.stored_version import StoredVersion

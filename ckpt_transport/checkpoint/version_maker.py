@@ -17,8 +17,8 @@ from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mappin
 from ckpt_transport.checkpoint.parts import given
 from ckpt_transport.checkpoint.placing import offsets_in, place
 from ckpt_transport.checkpoint.pool import Pools, lay_out
+from ckpt_transport.checkpoint.progress import OpenProgressReport, Progress, ProgressReport
 from ckpt_transport.checkpoint.recipe import Recipes
-from ckpt_transport.checkpoint.reporting import OpenReport, Progress, Report
 from ckpt_transport.checkpoint.scattered import Loan
 from ckpt_transport.checkpoint.shards import TensorPairs, Tensors
 from ckpt_transport.checkpoint.stored_version import StoredVersion, extent_of
@@ -102,7 +102,7 @@ class VersionMaker:
         release: ExitStack,
     ) -> StoredVersion:
         """Copy tensors into pools that grow as they come."""
-        report = OpenReport(progress).add
+        report = OpenProgressReport(progress).add
         application = Application(Mapping(()) if mapping is None else mapping, replicated=replicated)
         stream = TensorStream(
             give=application.one,
@@ -152,7 +152,7 @@ class VersionMaker:
         release: ExitStack,
     ) -> StoredVersion:
         wanted = [(file, entry) for file in share(files, self._rank, self._world_size) for entry in file.tensors]
-        report = Report(progress, sum(entry.nbytes for _, entry in wanted))
+        report = ProgressReport(progress, sum(entry.nbytes for _, entry in wanted))
         if not wanted:
             return self._stored(version, [], [])
         offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
@@ -174,7 +174,7 @@ class VersionMaker:
             self._check_may_be_empty()
             return self._stored(version, [], [])
         arranged = self._arrangements.of(parts)
-        report = Report(progress, sum(arranged.sizes))
+        report = ProgressReport(progress, sum(arranged.sizes))
         pool = self._pools.take(arranged.nbytes, undo)
         release.callback(self._pools.give_back, [pool])
         copier.copy(parts, arranged, pool, self._threads, report.add)

@@ -8,7 +8,7 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, in the thread that registers, at the start and whenever bytes are there."""
 
 
-class Report:
+class ProgressReport:
     """Adds up what is done, for a :data:`Progress`."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
@@ -23,7 +23,7 @@ class Report:
             self._progress(self._done, self._total)
 
 
-class OpenReport(Report):
+class OpenProgressReport(ProgressReport):
     """The same where nobody knows how much will come: all that is done is all there is."""
 
     def __init__(self, progress: Progress | None) -> None:
