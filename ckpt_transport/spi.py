@@ -41,6 +41,7 @@ from ckpt_transport.engine import ShadowNeeds as ShadowNeeds
 from ckpt_transport.engine import StagingArea as StagingArea
 from ckpt_transport.engine import digest_of_served as digest_of_served
 from ckpt_transport.engine import on_device as on_device
+from ckpt_transport.engine import place_of as place_of
 from ckpt_transport.engine import release_of as release_of
 from ckpt_transport.engine import why_not_apart as why_not_apart
 from ckpt_transport.memory import CONTIGUOUS as CONTIGUOUS
@@ -86,6 +87,7 @@ from ckpt_transport.paths import without_nul as without_nul
 from ckpt_transport.planning import Conversion as Conversion
 from ckpt_transport.planning import PlacedTensor as PlacedTensor
 from ckpt_transport.planning import Share as Share
+from ckpt_transport.planning import StagingPlace as StagingPlace
 from ckpt_transport.planning import TensorSpec as TensorSpec
 from ckpt_transport.planning.loader_memory import layer_of as layer_of
 from ckpt_transport.planning.values.alignment import ALIGNMENT as ALIGNMENT

@@ -14,9 +14,11 @@ from ckpt_transport.spi import (
     ServedElements,
     ShadowNeeds,
     StagingArea,
+    StagingPlace,
     digest_of_served,
     fence,
     on_device,
+    place_of,
     why_not_plain,
 )
 
@@ -73,6 +75,9 @@ class ModuleEngine(Engine):
 
     def _labelled(self, reason: str) -> str:
         return f"{self.label or 'the module'}: {reason}" if reason else ""
+
+    def staging_place(self) -> StagingPlace:
+        return place_of(self._served(), self._area, self._make)
 
     def stage(self) -> None:
         if self._area is None:

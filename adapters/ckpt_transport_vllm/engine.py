@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import torch
 
 from ckpt_transport import DeltaRefusedError, Engine, LoadedBucket
-from ckpt_transport.spi import Fence, ServedElements, Share, TensorSnapshot, TensorSpec, fence
+from ckpt_transport.spi import Fence, ServedElements, Share, StagingPlace, TensorSnapshot, TensorSpec, fence
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading
 from ckpt_transport_vllm.quantization import check_tensors
@@ -130,6 +130,9 @@ class VllmEngine(Engine):
         self._use_device()
         exchange()
         self._settle()
+
+    def staging_place(self) -> StagingPlace:
+        return self._loading.staging_place()
 
     @property
     def staging_nbytes(self) -> int:

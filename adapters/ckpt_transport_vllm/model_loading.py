@@ -14,8 +14,10 @@ from ckpt_transport.spi import (
     SeenByPassesError,
     ServedElements,
     ShadowNeeds,
+    StagingPlace,
     TensorSpec,
     on_device,
+    place_of,
     why_not_apart,
 )
 from ckpt_transport_vllm.compared_pass import ModelComparedPass
@@ -75,6 +77,12 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         if not why and self._make is not on_device and recorded.computes:
             return "its device computes some of the weights, and has no room to stage them; lower vLLM's share of it"
         return why
+
+    def staging_place(self) -> StagingPlace:
+        """Where the next version is loaded, when :meth:`can_stage` gave no reason."""
+        recorded = self.recorded
+        assert recorded is not None, "can_stage() gave no reason"
+        return place_of(recorded.served(), None if self._staged is None else self._staged.area, self._make)
 
     def _replayed(self) -> tuple[RecordedModel | None, str]:
         """The recording, where all of a version is replayed by it; else None, and why it is not."""

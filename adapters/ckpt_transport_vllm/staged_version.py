@@ -20,6 +20,7 @@ class StagedVersion:
         make: makes the memory.
 
     Attributes:
+        area: where its tensors lie.
         modules: shadows of the modules that vLLM's processing does something to, by name.
 
     Raises:
@@ -28,23 +29,23 @@ class StagedVersion:
 
     def __init__(self, model: torch.nn.Module, recorded: RecordedModel, make: MakeShadows) -> None:
         self._model, self._recorded = model, recorded
-        self._area = StagingArea(recorded.served(), make)
+        self.area = StagingArea(recorded.served(), make)
         self._shadows: dict[str, ShadowModule] = {}
 
     @property
     def device(self) -> torch.device:
         """Where it lies."""
-        return self._area.device
+        return self.area.device
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that it takes."""
-        return self._area.nbytes
+        return self.area.nbytes
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """Where kernels will read, by name in the model."""
-        return self._area.tensors
+        return self.area.tensors
 
     @property
     def modules(self) -> Mapping[str, torch.nn.Module]:
@@ -52,7 +53,7 @@ class StagedVersion:
 
     def is_for(self, recorded: RecordedModel | None) -> bool:
         """Whether it lies beside what is served now."""
-        return recorded is self._recorded and self._area.is_for(self._recorded.served())
+        return recorded is self._recorded and self.area.is_for(self._recorded.served())
 
     def renew(self) -> None:
         """Forget what is in it, because another version comes. What no version writes is copied from the model."""
@@ -75,7 +76,7 @@ class StagedVersion:
         served = self._recorded.served()
 
         def exchange_all() -> None:
-            self._area.exchange(served)
+            self.area.exchange(served)
             for shadow in self._shadows.values():
                 shadow.exchange()
 

@@ -67,7 +67,8 @@ Commit = Annotated[
     str | None,
     typer.Option(
         help="'in_place' writes the version over what sinks serve while requests stand still; 'staged' brings it "
-        "beside that first, and keeps the version before for a rollback; 'auto' stages where every sink can.",
+        "beside that first, and keeps the version before for a rollback; 'auto' stages where every sink can, "
+        "'shortest' takes what is expected to hold requests for a shorter time.",
         show_default="in_place",
     ),
 ]

@@ -83,7 +83,7 @@ class Words:
 
     def _plan(self, report: Report) -> None:
         """Tell which bytes went where, and when."""
-        self._line(explain(report.plan))
+        self._line(explain(report.plan, report.pauses))
         self._line(report.picture(min(self.console.width - 32, 100)))
         run = f"run took {report.phases.get('run', 0.0):.3f} s, where {report.predicted:.3g} s were expected"
         self._line(f"{run}; {report.slowest_link}")

@@ -171,13 +171,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = "always"
     commit: Annotated[
-        Literal["in_place", "staged", "auto"],
+        Literal["in_place", "staged", "auto", "shortest"],
         meaning.one_of(
             "Whether a version is written over what sinks serve while requests stand still, or staged beside it and "
-            "then exchanged with it; 'auto' for staged where every sink can.",
+            "then exchanged with it; 'auto' for staged where every sink can, 'shortest' for what is expected to hold "
+            "requests for a shorter time.",
             "in_place",
             "staged",
             "auto",
+            "shortest",
         ),
     ] = "in_place"
     staging_budget: Annotated[

@@ -6,7 +6,7 @@ from ckpt_transport.engine.releases import ReleaseRange, release_of
 from ckpt_transport.engine.served_digest import digest_of_served
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart
-from ckpt_transport.engine.staging import StagingArea
+from ckpt_transport.engine.staging import StagingArea, place_of
 from ckpt_transport.engine.stream_engine import StreamEngine
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "StreamEngine",
     "digest_of_served",
     "on_device",
+    "place_of",
     "release_of",
     "why_not_apart",
 ]

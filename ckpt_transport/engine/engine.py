@@ -13,7 +13,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.errors import DeltaRefusedError, PlanMismatchError
 from ckpt_transport.memory import Fence, MemoryRun, Runs, compile_kernels, part_of
-from ckpt_transport.planning import Share, TensorSpec
+from ckpt_transport.planning import Share, StagingPlace, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +207,13 @@ class Engine(ABC):
             budget: bytes that the staging area may take, besides those that it has.
         """
         return f"{self.label or type(self).__name__} loads in place only"
+
+    def staging_place(self) -> StagingPlace | None:
+        """Where the next version is staged, asked after :meth:`can_stage` gave no reason; None where that is not known.
+
+        The pause for the exchange is predicted from it.
+        """
+        return None
 
     def stage(self) -> None:
         """From now on, until this update ends, load into the staging area. Forward passes still run.

@@ -10,9 +10,10 @@ from operator import attrgetter
 
 import torch
 
-from ckpt_transport.engine.shadows import MakeShadows, on_device
+from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device
 from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.memory.exchange import ByteExchange
+from ckpt_transport.planning import StagingPlace
 
 _nbytes, _device = attrgetter("nbytes"), attrgetter("device")
 Place = tuple[int, torch.device]
@@ -65,6 +66,14 @@ class StagingArea:
         if not self.is_for(served):
             raise PlanMismatchError("what is served was replaced while a version was staged beside it; update it again")
         self._exchange.run()
+
+
+def place_of(served: Mapping[str, torch.Tensor], area: StagingArea | None, make: MakeShadows) -> StagingPlace:
+    """Where a version is staged beside ``served``: in the area that is there, or in one that ``make`` makes."""
+    if area is not None:
+        on_host = area.device.type == "cpu" and any(each.is_cuda for each in served.values())
+        return StagingPlace(area.nbytes, on_host)
+    return StagingPlace(ShadowNeeds.of(served).nbytes, make is not on_device)
 
 
 def _places(served: Mapping[str, torch.Tensor]) -> tuple[list[int], list[int], list[torch.device]]:

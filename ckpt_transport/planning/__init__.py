@@ -10,6 +10,9 @@ from ckpt_transport.planning.explain import slowest as slowest
 from ckpt_transport.planning.links import NOT_MEASURED as NOT_MEASURED
 from ckpt_transport.planning.links import MeasuredRates as MeasuredRates
 from ckpt_transport.planning.ownership import spread as spread
+from ckpt_transport.planning.pauses import Pauses as Pauses
+from ckpt_transport.planning.pauses import StagingPlace as StagingPlace
+from ckpt_transport.planning.pauses import expect_pauses as expect_pauses
 from ckpt_transport.planning.planner import plan as plan
 from ckpt_transport.planning.values.byte_ranges import ByteRange as ByteRange
 from ckpt_transport.planning.values.byte_ranges import ByteRangeSet as ByteRangeSet

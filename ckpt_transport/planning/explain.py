@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from ckpt_transport.planning.pauses import Pauses
 from ckpt_transport.planning.values.plan import IN_PLACE, Hop, Plan, StageKind
 from ckpt_transport.planning.values.prediction import Prediction
 from ckpt_transport.sizes import count, size
@@ -13,8 +14,13 @@ HOPS_SHOWN = 12
 """Of a long line, so many."""
 
 
-def explain(plan: Plan) -> str:
-    """Say in lines of plain text what the plan moves, how, with how much memory, and why so."""
+def explain(plan: Plan, pauses: Pauses | None = None) -> str:
+    """Say in lines of plain text what the plan moves, how, with how much memory, and why so.
+
+    Args:
+        plan: what is done.
+        pauses: for how long that is expected to hold requests, where it is known how sinks take it.
+    """
     manifest, topology = plan.manifest, plan.topology
     sizes = [bucket.nbytes for bucket in plan.buckets]
     split = Counter(piece.tensor for bucket in plan.buckets for piece in bucket.pieces)
@@ -54,6 +60,8 @@ def explain(plan: Plan) -> str:
     kinds = _kinds(plan)
     lines.append("stages    " + ", ".join(f"{kinds[kind]:,} {kind.name.lower()}" for kind in StageKind if kinds[kind]))
     lines.append(f"expected  {plan.prediction.seconds:.3g} s; {slowest(plan.prediction)}")
+    if pauses is not None:
+        lines.append(f"held      {pauses}")
     lines.append(f"digest    {plan.digest[:16]}")
     lines += [f"{'why' if number == 0 else '':<10}{note}" for number, note in enumerate(plan.notes)]
     return "\n".join(lines)

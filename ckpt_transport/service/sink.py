@@ -175,13 +175,20 @@ class Sink(Listener):
         return Follower(invite.update, invite.nonce, participant, self._taking, self.config.join_timeout, deadline)
 
     def _introduce(self, invite: m.Invite, states: States) -> m.Join:
-        unstaged = ""
+        unstaged, place = "", None
         if invite.base and not invite.delta:
             unstaged = f"'{invite.version}' is a part of a version"
         elif invite.staged or invite.delta:
             unstaged = self._taking.can_stage(self._staging_budget(invite))
+            place = None if unstaged else self._taking.staging_place()
         return self._introducer.of_sink(
-            self._taking, states, self._table.names, self._plans, unstaged=unstaged, previous=self._previous
+            self._taking,
+            states,
+            self._table.names,
+            self._plans,
+            unstaged=unstaged,
+            staging=place,
+            previous=self._previous,
         )
 
     @property

@@ -22,14 +22,14 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import Plan, Settings, TensorRange
+from ckpt_transport.planning import Pauses, Plan, Settings, TensorRange, expect_pauses
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.bandwidths import between_hosts
 from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.ending import tell_began, tell_committed, tell_failed
-from ckpt_transport.update.introduction import rates_of, topology_of
+from ckpt_transport.update.introduction import rates_of, staging_of, topology_of
 from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.outcome import Outcome
@@ -87,6 +87,7 @@ class Coordinator:
         self._welcomes = welcomes
         self._reached: list[str] = []
         self._update, self._in_place, self._version = update, "", ""
+        self._pauses: Pauses | None = None
         self._brings_delta = False
 
     def lead(
@@ -160,6 +161,7 @@ class Coordinator:
             self._steps.apply_summary,
             bool(self._steps.staged),
             self._in_place,
+            self._pauses,
         )
         tell_committed(self._update, self.kind, report, self._config.history)
         return report
@@ -186,7 +188,9 @@ class Coordinator:
         self._clock.enter("plan")
         self._check_alike()
         made = self._make_plan((), self._config.transport)
-        self._steps.staged = secrets.token_hex(16) if self._stages() else ""
+        joins = self._members.joins
+        self._pauses = expect_pauses(made, staging_of(joins), rates_of(joins))
+        self._steps.staged = secrets.token_hex(16) if self._stages(self._pauses) else ""
         self._prepare(made)
         return made
 
@@ -249,8 +253,11 @@ class Coordinator:
                 found[name] = between_hosts(name, registry.load(name).traits, self._members.joins)
         return found
 
-    def _stages(self) -> bool:
+    def _stages(self, expected: Pauses) -> bool:
         """Whether this update is staged; else why not is known afterwards.
+
+        Args:
+            expected: how long requests are held either way.
 
         Raises:
             ConfigError: it was asked for, and a sink cannot.
@@ -259,11 +266,19 @@ class Coordinator:
         if not self._wants_staged:
             return False
         self._in_place = "; ".join(dict.fromkeys(join.unstaged for join in self._members.joins if join.unstaged))
-        if self._in_place and any(join.manifest is not None and join.manifest.deltas for join in self._members.joins):
-            raise DeltaRefusedError(self._in_place)
+        if any(join.manifest is not None and join.manifest.deltas for join in self._members.joins):
+            if self._in_place:
+                raise DeltaRefusedError(self._in_place)
+            return True
         if self._in_place and self._must_be_staged:
             raise ConfigError(f"the version is to be staged, and not every sink can do that: {self._in_place}")
+        if not self._in_place and self._takes_the_shorter and expected.in_place_is_shorter:
+            self._in_place = f"that was expected to hold requests for a shorter time: {expected}"
         return not self._in_place
+
+    @property
+    def _takes_the_shorter(self) -> bool:
+        return self._config.commit == "shortest" and not self._must_be_staged
 
     @property
     def _wants_staged(self) -> bool:

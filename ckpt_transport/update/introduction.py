@@ -13,7 +13,7 @@ from typing import Any
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
 from ckpt_transport.memory import name_of, readable_from, visible_devices
-from ckpt_transport.planning import EVERYTHING, Manifest, MeasuredRates, RankInfo, Role, Topology
+from ckpt_transport.planning import EVERYTHING, Manifest, MeasuredRates, RankInfo, Role, StagingPlace, Topology
 from ckpt_transport.rates import kept
 from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update.available import uses_devices
@@ -39,7 +39,7 @@ class Introducer:
     uid: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def of_sink(
-        self, engine: Engine, states: States, routes: tuple[str, ...], plans: PlanCache, **staging: str
+        self, engine: Engine, states: States, routes: tuple[str, ...], plans: PlanCache, **staging: Any
     ) -> Join:
         """The Join of a sink.
 
@@ -48,7 +48,7 @@ class Introducer:
             states: of the transports that the coordinator has named.
             routes: names of the routes that are open.
             plans: what is known from the last update.
-            staging: ``unstaged`` and ``previous`` of the Join.
+            staging: ``unstaged``, ``staging`` and ``previous`` of the Join.
         """
         return self._join(
             Role.SINK,
@@ -138,6 +138,11 @@ def topology_of(joins: Sequence[Join]) -> Topology:
         for rank, join in enumerate(joins)
     )
     return Topology(ranks, tuple(shares))
+
+
+def staging_of(joins: Sequence[Join]) -> dict[int, StagingPlace]:
+    """Where sinks stage a version, by rank; of those that say so."""
+    return {rank: join.staging for rank, join in enumerate(joins) if join.staging is not None}
 
 
 def rates_of(joins: Sequence[Join]) -> MeasuredRates:

@@ -40,7 +40,7 @@ import msgspec
 
 from ckpt_transport.control import Message
 from ckpt_transport.execution import StageEvent
-from ckpt_transport.planning import NO_LIMIT, Manifest, PlacedTensor, Role, Share
+from ckpt_transport.planning import NO_LIMIT, Manifest, PlacedTensor, Role, Share, StagingPlace
 from ckpt_transport.rates import HostRates
 
 
@@ -116,6 +116,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         share: what a sink needs of versions with certain tensors; None for everything.
         ties: sets of names that share memory in a sink's engine.
         unstaged: why a sink cannot stage a version; empty when it can.
+        staging: where a sink stages a version; None where it does not, or does not say so.
         previous: the version that a sink can go back to; empty for none.
         holds: the update that has brought what a source can compare the version with; empty for none.
         number: of the :class:`Differ` that a source has followed; 0 before any.
@@ -147,6 +148,7 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     rates: HostRates | None = None
     ties: tuple[tuple[str, ...], ...] = ()
     unstaged: str = ""
+    staging: StagingPlace | None = None
     previous: str = ""
     holds: str = ""
     number: int = 0

@@ -9,7 +9,7 @@ from typing import Any
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.execution import StageEvent, draw, write_trace
 from ckpt_transport.paths import without_nul
-from ckpt_transport.planning import Plan, slowest
+from ckpt_transport.planning import Pauses, Plan, slowest
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Report:
         apply_summary: how sinks have applied the version, by rank, in words; of those that say so.
         staged: the version was staged beside what was served, and exchanged with it.
         in_place: why it was not, where it was to be if possible.
+        pauses: for how long forward passes were expected to stand still, either way; None where nothing was planned.
         intake: whether rank 0 has lent or registered what it has published, and why; empty after other calls.
         delta: whether what has changed was sent, or why everything was; None where nobody asks for deltas.
     """
@@ -78,6 +79,7 @@ class Report:
     apply_summary: dict[int, str] = field(default_factory=dict)
     staged: bool = False
     in_place: str = ""
+    pauses: Pauses | None = None
     intake: str = ""
     delta: DeltaSummary | None = None
 
@@ -120,6 +122,7 @@ class Report:
             "buckets": len(self.plan.buckets),
             "staged": self.staged,
             "in_place": self.in_place,
+            "predicted_held_seconds": None if self.pauses is None else self.pauses.to_dict(),
             "intake": self.intake,
             "delta": None if self.delta is None else self.delta.to_dict(),
             "sinks": [

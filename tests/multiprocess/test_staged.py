@@ -8,6 +8,7 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, Report
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
+from ckpt_transport.planning import explain
 from tests.fleet import PATIENT, Fault, SinkSpec, by_name, fleet, weights
 
 SHAPE: dict[str, Any] = {"layers": 8, "width": 512}
@@ -96,6 +97,28 @@ def test_given_a_loader_when_it_was_replayed_once_then_the_next_version_is_stage
         assert second.staged, second.in_place
         assert sink.state().holds(weights(3, **SHAPE))
         assert "replayed" in second.apply_summary[1]
+
+
+@pytest.mark.parametrize(("integrity", "staged"), [("always", True), ("never", False)])
+def test_given_shortest_then_the_way_with_the_shorter_predicted_pause_is_taken_and_both_are_told(
+    integrity: str, staged: bool
+) -> None:
+    """Given shared memory, then a transfer is one copy, and three where digests are compared; an exchange is two."""
+    shape = {"layers": 8, "width": 1024}
+    settings = {"transport": "shm", "commit": "shortest", "integrity": integrity}
+    with fleet(SinkSpec(shape)) as (sink,), server_for(**settings) as server:
+        server.register("v2", tensors=weights(2, **shape))
+        report = server.update("v2", [sink.address])
+        assert report is not None
+        assert report.pauses is not None
+        assert report.pauses.staged is not None
+        assert report.staged is staged
+        assert (report.pauses.in_place.seconds > report.pauses.staged.seconds) is staged
+        assert ("shorter" in report.in_place) is not staged
+        told = explain(report.plan, report.pauses)
+        assert "held      staged" in told
+        assert "; in place" in told
+        assert sink.state().holds(weights(2, **shape))
 
 
 def test_given_a_sink_that_cannot_stage_when_it_must_then_the_update_is_refused_with_the_reason() -> None:
