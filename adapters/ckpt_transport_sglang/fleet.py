@@ -47,13 +47,7 @@ class SglangDriver(Driver[SglangServer]):
     """Drives one server, through what the plugin has added to it."""
 
     def _find_sinks(self) -> list[str]:
-        answers = self.engine.call_ranks(
-            "attach",
-            host=self._config.host or host_name(),
-            engine=self.engine.url,
-            version=self.engine.weight_version(),
-        )
-        return [answer["address"] for answer in answers]
+        return self.engine.attach(self._config.host or host_name())
 
     def warm_up(self) -> None:
         self.engine.call_ranks("warm_up")

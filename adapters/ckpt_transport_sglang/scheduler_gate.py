@@ -13,14 +13,16 @@ TICK_SECONDS = 0.05
 """How often a scheduler that stands by looks whether its weights have become a mix."""
 YIELD_SECONDS = 0.001
 """For so long a scheduler without requests leaves the interpreter to an update, time and again."""
+WAY_SECONDS = 2.0
+"""For how long it does so before an update and after one. Both are right without it, and slower."""
 
 
 class SchedulerGate(Gate):
     """Every batch of a scheduler is a pass through this gate. All ranks of an engine run the same ones, in one order.
 
     The loop of a scheduler never sleeps, and would take the interpreter from the thread that loads. So it stands by
-    where it would ask for requests: while passes are held, and for a moment each time while an update goes on and
-    there is nothing to compute. A tainted gate pauses the scheduler instead of refusing batches, as an exception would
+    where it would ask for requests: while passes are held, and for a moment each time around an update when there is
+    nothing to compute. A tainted gate pauses the scheduler instead of refusing batches, as an exception would
     end the engine; it goes on to answer then.
 
     Args:
@@ -33,9 +35,14 @@ class SchedulerGate(Gate):
     def __init__(self, scheduler: Any) -> None:
         super().__init__()
         self.updating = self._mixed = self._has_paused = False
+        self._makes_way_until = 0.0
         self._scheduler = scheduler
         scheduler.run_batch = self._through(scheduler.run_batch)
         scheduler.ingest_requests = self._behind(scheduler.ingest_requests)
+
+    def make_way(self) -> None:
+        """Leave the interpreter to the sink for a while, as long as there is nothing to compute."""
+        self._makes_way_until = time.monotonic() + WAY_SECONDS
 
     def _through(self, run_batch: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run_batch)
@@ -51,7 +58,7 @@ class SchedulerGate(Gate):
             while not self._mixed and not self.wait_while_held(TICK_SECONDS):
                 pass
             self._pause_while_mixed()
-            if self.updating and self._has_nothing_to_compute():
+            if self._makes_way() and self._has_nothing_to_compute():
                 time.sleep(YIELD_SECONDS)
             return ingest_requests(*args, **kwargs)
 
@@ -65,11 +72,15 @@ class SchedulerGate(Gate):
             self._scheduler._engine_paused = self._scheduler._pause_started_at is not None
             self._has_paused = False
 
+    def _makes_way(self) -> bool:
+        return self.updating or time.monotonic() < self._makes_way_until
+
     def _has_nothing_to_compute(self) -> bool:
         return bool(self._scheduler._engine_paused or self._scheduler.running_batch.is_empty())
 
     def resume(self) -> float:
         self.updating = self._mixed = False
+        self.make_way()
         return super().resume()
 
     def taint(self, reason: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from ckpt_transport import CheckpointError
+from ckpt_transport import CheckpointError, EngineError
 from ckpt_transport.spi import TensorSpec, from_directory
 
 UNNAMED = "default"
@@ -64,6 +64,25 @@ class ServedModel:
         """Load by the model's own loader, whole tensors of a checkpoint."""
         model: Any = self.module
         model.load_weights(tensors)
+
+    def drop_caches(self) -> None:
+        """Drop what was computed of requests, which no route of SGLang does while one runs.
+
+        Running requests are taken back to where requests wait. They keep their tokens, and what was computed of these
+        is computed again. What is served and who has paused it stay as they are.
+
+        Raises:
+            EngineError: SGLang has kept something; its log says what.
+        """
+        from sglang.srt.managers.io_struct import ContinueGenerationReqInput, PauseGenerationReqInput
+
+        paused = self._scheduler._engine_paused
+        self._scheduler.pause_generation(PauseGenerationReqInput(mode="retract"))
+        dropped = self._scheduler.flush_cache(empty_cache=False)
+        if not paused:
+            self._scheduler.continue_generation(ContinueGenerationReqInput(torch_empty_cache=False))
+        if not dropped:
+            raise EngineError("what was computed by old weights could not be dropped, and would be used on")
 
     def forget_images(self) -> None:
         """Drop what was computed of images by old weights, which no route of SGLang does; no batch may run."""

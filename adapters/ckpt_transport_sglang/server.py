@@ -26,6 +26,7 @@ class SglangServer(HttpEngine):
     health_route = "/ready"
     route_hint = "is it SGLang, of a release that docs/how-to/update-sglang-live.md names?"
     pause_modes = (*MODES, NO_PAUSE)
+    _world_size = 0
 
     def _why_unhealthy(self, status: int) -> str:
         """One that is paused serves, as far as an update is concerned; one that still starts does not."""
@@ -38,7 +39,8 @@ class SglangServer(HttpEngine):
         return self.call_ranks("describe", timeout)[0]
 
     def world_size(self) -> int:
-        return int(self._describe()["world_size"])
+        """How many ranks it has, as of the last time that they were asked."""
+        return self._world_size or int(self._describe()["world_size"])
 
     def weight_version(self) -> str:
         return self._describe()["version"]
@@ -67,16 +69,14 @@ class SglangServer(HttpEngine):
         self._call("POST", "/update_weight_version", json={"new_version": version, "abort_all_requests": False})
 
     def reset_caches(self) -> None:
-        """Drop what was computed with old weights.
+        """Drop what was computed with old weights. Running requests compute it again."""
+        self.call_ranks("drop_caches")
 
-        SGLang drops nothing while a request runs, so running ones are taken back to where requests wait. They keep
-        their tokens, and what was computed of these is computed again, by the new weights.
-        """
-        paused = self.is_paused()
-        self.pause(RETRACT, CALL_SECONDS)
-        self._answer("POST", "/flush_cache")
-        if not paused:
-            self.resume()
+    def attach(self, host: str) -> list[str]:
+        """Have every rank open a sink that is reached from ``host``; their addresses by rank."""
+        answers = self.call_ranks("attach", host=host, engine=self.url)
+        self._world_size = int(answers[0]["world_size"])
+        return [answer["address"] for answer in answers]
 
     def call_ranks(self, name: str, timeout: float = CALL_SECONDS, **given: str) -> list[dict[str, str]]:
         """Call every rank of the engine; the answers by rank.

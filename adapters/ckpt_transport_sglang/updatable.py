@@ -49,27 +49,40 @@ class Updatable:
         """
         return self._model.described()
 
-    def attach(self, host: str, engine: str, version: str) -> dict[str, str]:
-        """Have a sink that the caller can reach.
+    def attach(self, host: str, engine: str) -> dict[str, str]:
+        """Have a sink that the caller can reach, and make way for the update that follows.
 
         Args:
             host: where the caller runs; the sink listens on a UNIX socket when that is here.
             engine: a name that all ranks of this engine are given, and no other's.
-            version: what is served now; of use only when the sink does not know.
 
-        Returns: the ``address`` of the sink and its ``label``.
+        Returns: the ``address`` of the sink and its ``label``, and the ``world_size`` of the engine.
         """
-        before = self._sink
+        before, described = self._sink, self._model.described()
 
         def make() -> SglangEngine:
             label = f"SGLang rank {self._model.rank} in process {os.getpid()}"
             always = Config.load().verify_apply == "always"
             return SglangEngine(self._model, self._gate, engine, label, verify_always=always)
 
-        self._sink = listen(before, host, version, make)
+        self._sink = listen(before, host, described["version"], make)
         if self._sink is not before:
             Finalize(None, self._sink.close, exitpriority=10)
-        return {"address": self._sink.address, "label": self._sink.label}
+        self._gate.make_way()
+        return {
+            "address": self._sink.address,
+            "label": self._sink.label,
+            "world_size": described["world_size"],
+        }
+
+    def drop_caches(self) -> dict[str, str]:
+        """Drop what was computed of running and of earlier requests by old weights.
+
+        Raises:
+            EngineError: SGLang has refused to.
+        """
+        self._model.drop_caches()
+        return {}
 
     def warm_up(self) -> dict[str, str]:
         """Do in the background, while requests are served, what the first update would do.

@@ -73,7 +73,7 @@ class Replica(SglangServe):
     def sinks(self) -> list[str]:
         """Addresses of its ranks' sinks."""
         with self.driven() as server:
-            return [each["address"] for each in server.call_ranks("attach", host="", engine=self.url, version="")]
+            return server.attach("")
 
     def tainted(self) -> list[str]:
         """Why each rank must not serve; empty strings where it may."""
