@@ -117,8 +117,8 @@ class Served:
         if reason := taking.can_stage(PLENTY):
             raise AssertionError(reason)
         taking.stage()
-        taking.take(made.deltas)
         specs = [placed.spec for placed in made.tensors]
+        taking.take(made.deltas, specs)
         taking.prepare(specs, None)
         for number, (spec, raw) in enumerate(zip(specs, raws, strict=True)):
             taking.load(LoadedBucket(number, raw, partial(list, [(spec, 0, 0, raw.numel())])))

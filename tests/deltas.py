@@ -66,8 +66,8 @@ def staged(
     if reason := taking.can_stage(budget):
         raise AssertionError(reason)
     taking.stage()
-    taking.take((delta,))
     specs = [spec_of(name, tensor) for name, tensor in brought.items()]
+    taking.take((delta,), specs)
     taking.prepare(specs, None)
     for spec, raw in zip(specs, brought.values(), strict=True):
         for low, high in ((0, spec.nbytes // 2), (spec.nbytes // 2, spec.nbytes)):

@@ -4,6 +4,8 @@ Bytes only: an *element* is a unit of 1, 2, 4 or 8 bytes, whatever type it has. 
 NaNs whose bits do.
 """
 
+from ckpt_transport.deltas.carried import carried as carried
+from ckpt_transport.deltas.carried import of_one_range as of_one_range
 from ckpt_transport.deltas.carriers import DeltaRange as DeltaRange
 from ckpt_transport.deltas.carriers import Differences as Differences
 from ckpt_transport.deltas.carriers import delta_manifest as delta_manifest
@@ -20,4 +22,5 @@ from ckpt_transport.deltas.elements import Elements as Elements
 from ckpt_transport.deltas.elements import each_once as each_once
 from ckpt_transport.deltas.encoded import Encoded as Encoded
 from ckpt_transport.deltas.encoding import encode as encode
+from ckpt_transport.deltas.for_shares import ForShares as ForShares
 from ckpt_transport.deltas.sections import UNIT_DTYPES as UNIT_DTYPES

@@ -38,10 +38,16 @@ class DeltaRange(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What differs in one range."""
+    """What differs in one range, or those elements of it that certain shares have.
+
+    Attributes:
+        range, encoded: where, and how.
+        shares: numbers of the shares, where it is divided among them.
+    """
 
     range: DeltaRange
     encoded: Encoded
+    shares: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +57,12 @@ class Differences:
     Attributes:
         found: of each range in which something does, or of one where nothing does.
         elements: how many elements were compared.
+        shares: names of the shares that they are for; none where all are for everybody.
     """
 
     found: tuple[Difference, ...]
     elements: int
+    shares: tuple[str, ...] = ()
 
     @property
     def changed(self) -> int:
@@ -180,9 +188,9 @@ def delta_manifest(
     tensors: list[PlacedTensor] = []
     carriers: list[Carrier] = []
     for number, (difference, offset) in enumerate(zip(differences.found, offsets, strict=True)):
-        where, encoded = difference
+        where, encoded, shares = difference
         spec = TensorSpec(f"delta.{extent.owner}.{number}", "U8", (encoded.raw.numel(),))
         tensors.append(PlacedTensor(spec, 0, offset, spec.nbytes))
-        carriers.append(Carrier(spec.name, *where, encoded.form, encoded.count))
-    delta = Delta(base, version.tensors, tuple(carriers))
+        carriers.append(Carrier(spec.name, *where, encoded.form, encoded.count, shares))
+    delta = Delta(base, version.tensors, tuple(carriers), differences.shares)
     return Manifest(version.version, (extent,), tuple(tensors), deltas=(delta,))

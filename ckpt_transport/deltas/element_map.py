@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ckpt_transport.deltas.carriers import DeltaRange
 from ckpt_transport.errors import DeltaRefusedError
 from ckpt_transport.memory import StridedBytes
 from ckpt_transport.planning import Carrier, PlacedTensor, TensorSpec
@@ -58,19 +59,19 @@ class ElementMap:
         rows = _rows(placed, self._starts, specs, copies)
         self._layers = [_Layer(layer, device) for layer in _apart(rows)]
 
-    def locate(self, carrier: Carrier, positions: torch.Tensor, bases: torch.Tensor) -> Iterator[Located]:
-        """Find the addresses of a carrier's elements, those of one layer after the other.
+    def locate(self, where: Carrier | DeltaRange, positions: torch.Tensor, bases: torch.Tensor) -> Iterator[Located]:
+        """Find the addresses of elements of a range, those of one layer after the other.
 
         Args:
-            carrier: where its range is.
+            where: the range.
             positions: of each element's first byte in the extent, ascending; int64.
             bases: the address of each served tensor; int64.
         """
-        if carrier.extent + 1 < len(self._starts):
-            start, end = self._starts[carrier.extent : carrier.extent + 2]
-            low, high = start + carrier.offset, min(start + carrier.offset + carrier.nbytes, end)
+        if where.extent + 1 < len(self._starts):
+            start, end = self._starts[where.extent : where.extent + 2]
+            low, high = start + where.offset, min(start + where.offset + where.nbytes, end)
             for layer in self._layers:
-                if found := layer.locate(low, high, positions, start, carrier.unit, bases):
+                if found := layer.locate(low, high, positions, start, where.unit, bases):
                     yield found
 
 
@@ -187,6 +188,8 @@ def _once(rows: _Rows, placed: Sequence[PlacedTensor], of: Numbers) -> _Rows:
     Raises:
         DeltaRefusedError: rows of different places go to the same one, so that an element would be exchanged twice.
     """
+    if not len(rows.low):
+        return rows
     whole = np.column_stack([column.reshape(len(rows.low), -1) for column in rows])
     _, first = np.unique(whole, axis=0, return_index=True)
     kept = rows.take(np.sort(first))

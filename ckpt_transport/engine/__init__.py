@@ -5,6 +5,7 @@ from ckpt_transport.engine.gate import Gate
 from ckpt_transport.engine.releases import ReleaseRange, release_of
 from ckpt_transport.engine.served_digest import digest_of_served
 from ckpt_transport.engine.served_elements import ServedElements
+from ckpt_transport.engine.served_share import share_of_served
 from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart
 from ckpt_transport.engine.staging import StagingArea, place_of
 from ckpt_transport.engine.stream_engine import StreamEngine
@@ -24,5 +25,6 @@ __all__ = [
     "on_device",
     "place_of",
     "release_of",
+    "share_of_served",
     "why_not_apart",
 ]

@@ -4,6 +4,9 @@
 :func:`explain` tells a person about it.
 """
 
+from ckpt_transport.planning.carried_shares import carried_share as carried_share
+from ckpt_transport.planning.carried_shares import name_of_share as name_of_share
+from ckpt_transport.planning.carried_shares import topology_for as topology_for
 from ckpt_transport.planning.chain_broadcast import transports_of as transports_of
 from ckpt_transport.planning.explain import explain as explain
 from ckpt_transport.planning.explain import slowest as slowest
@@ -37,6 +40,7 @@ from ckpt_transport.planning.values.plan import Stages as Stages
 from ckpt_transport.planning.values.prediction import Prediction as Prediction
 from ckpt_transport.planning.values.settings import AUTO as AUTO
 from ckpt_transport.planning.values.settings import Settings as Settings
+from ckpt_transport.planning.values.share import ServedShares as ServedShares
 from ckpt_transport.planning.values.share import Share as Share
 from ckpt_transport.planning.values.share import digest_of as digest_of
 from ckpt_transport.planning.values.topology import EVERYTHING as EVERYTHING

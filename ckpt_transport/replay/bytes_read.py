@@ -8,8 +8,8 @@ import numpy as np
 
 from ckpt_transport import dtypes
 from ckpt_transport.memory import StridedRange
+from ckpt_transport.memory.byte_ranges import TooFineError, ranges_of, strided, union
 from ckpt_transport.planning.values.alignment import ALIGNMENT
-from ckpt_transport.replay.byte_ranges import TooFineError, ranges_of, strided, union
 from ckpt_transport.replay.strided_copy import StridedCopy
 
 MOST = 4096

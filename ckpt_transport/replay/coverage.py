@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError, in_order, missing_of, overlaps, union
+from ckpt_transport.memory.byte_ranges import EqualRanges, TooFineError, in_order, missing_of, overlaps, union
 from ckpt_transport.replay.layout import Copy, Fill, Gap, OpGroup, TargetTensor
 from ckpt_transport.replay.memory_map import Targets, begin_of, ranges_at
 

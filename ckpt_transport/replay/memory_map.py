@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.memory.byte_ranges import MOST_RANGES, EqualRanges, ranges_of
 from ckpt_transport.replay.bindings import plain
-from ckpt_transport.replay.byte_ranges import MOST_RANGES, EqualRanges, ranges_of
 from ckpt_transport.replay.fake_tensors import FakeTensors
 from ckpt_transport.replay.layout import Owner, OwnerKind, Ref, TargetTensor
 

@@ -18,8 +18,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from ckpt_transport.memory.byte_ranges import EqualRanges, TooFineError, missing_of, union
 from ckpt_transport.replay.arguments import encode
-from ckpt_transport.replay.byte_ranges import EqualRanges, TooFineError, missing_of, union
 from ckpt_transport.replay.fake_tensors import FakeTensors
 from ckpt_transport.replay.layout import Copy, Fill, Operation, Owner, OwnerKind, Ref
 from ckpt_transport.replay.memory_map import MemoryMap, Targets, ranges_at, storage_key

@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from ckpt_transport.memory import StridedRange
+from ckpt_transport.memory.byte_ranges import TooFineError, ranges_of, strided, union
 from ckpt_transport.planning import ByteRangeSet, Share, digest_of
-from ckpt_transport.replay.byte_ranges import TooFineError, ranges_of, strided, union
 from ckpt_transport.replay.layout import Layout, OwnerKind
 
 MOST = 64

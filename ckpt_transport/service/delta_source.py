@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
-from ckpt_transport.deltas import DeltaRange, Differences, find_differences, ranges_of, why_unlike
+from ckpt_transport.deltas import DeltaRange, Differences, ForShares, find_differences, ranges_of, why_unlike
 from ckpt_transport.errors import JoinError, SharedMemoryError, SupersededError, UpdateAbortedError
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import PlacedTensor
+from ckpt_transport.planning import PlacedTensor, ServedShares
 from ckpt_transport.service.base import BroughtVersions
 from ckpt_transport.service.delta_costs import DeltaCosts
 from ckpt_transport.service.led_update import Leader, LedUpdate
@@ -75,6 +75,7 @@ class DeltaSource:
         self._store, self._brought, self._forget, self._config = store, brought, forget, config
         self._costs = DeltaCosts()
         self._ranges: tuple[tuple[PlacedTensor, ...], list[DeltaRange]] = (), []
+        self._for_shares: tuple[object, ForShares] = None, ForShares((), ServedShares())
         self._carried: StoredVersion | None = None
         """What this rank has offered to an update that rank 0 leads."""
         self._unended = False
@@ -141,13 +142,19 @@ class DeltaSource:
         """The update that has brought what a version can be compared with here; empty for none."""
         return "" if self._base_followed(stored) is None else self._followed
 
-    def offered(self, stored: StoredVersion, base_update: str) -> StoredVersion:
-        """What of a version is brought: its difference to what that update has brought, else everything."""
+    def offered(self, stored: StoredVersion, base_update: str, served: ServedShares) -> StoredVersion:
+        """What of a version is brought: its difference to what that update has brought, else everything.
+
+        Args:
+            stored: the version.
+            base_update: the update; empty for everything.
+            served: what sinks serve of it.
+        """
         self.let_go_of_carriers()
         base = self._base_followed(stored)
         if base is None or not base_update or base_update != self._followed:
             return stored
-        found = self._differences(base, stored, lambda: None, BOUNDLESS)
+        found = self._differences(base, stored, served, lambda: None, BOUNDLESS)
         assert found is not None, "no form takes so many bytes"
         try:
             self._carried = self._store.carriers.carry(stored, base.manifest.version, found)
@@ -228,10 +235,10 @@ class DeltaSource:
             raise NoDeltaError(why)
         updates = self._brought.updates(name, sinks)
         clock.enter("base")
-        _check_served(name, updates, self._config)
-        with _all_differ(others, updates):
+        served = _check_served(name, updates, self._config)
+        with _all_differ(others, updates, served):
             clock.enter("diff")
-            differences = self._sparse_differences(base, stored, turn)
+            differences = self._sparse_differences(base, stored, served, turn)
             carried = self._store.carriers.carry(stored, name, differences)
             clock.enter("begin")
         summary = DeltaSummary(
@@ -269,16 +276,23 @@ class DeltaSource:
         return base
 
     def _differences(
-        self, base: StoredVersion, stored: StoredVersion, check: Callable[[], None], most: int
+        self, base: StoredVersion, stored: StoredVersion, served: ServedShares, check: Callable[[], None], most: int
     ) -> Differences | None:
         tensors = stored.manifest.tensors
         if self._ranges[0] != tensors:
             self._ranges = tensors, ranges_of(tensors, self._config.bucket_bytes)
-        return find_differences(self._ranges[1], base.buffers, stored.buffers, most, check)
+        found = find_differences(self._ranges[1], base.buffers, stored.buffers, most, check)
+        if found is None or not (found.found and served.shares):
+            return found
+        if self._for_shares[0] != (tensors, served):
+            self._for_shares = (tensors, served), ForShares(tensors, served)
+        return self._for_shares[1].divide(found)
 
-    def _sparse_differences(self, base: StoredVersion, stored: StoredVersion, turn: Turn) -> Differences:
+    def _sparse_differences(
+        self, base: StoredVersion, stored: StoredVersion, served: ServedShares, turn: Turn
+    ) -> Differences:
         most = int(stored.manifest.nbytes * MOST)
-        found = self._differences(base, stored, turn.check, most)
+        found = self._differences(base, stored, served, turn.check, most)
         if found is None:
             why = f"what has changed since '{base.manifest.version}' would take more than {MOST:.0%} of all bytes"
             self._costs.too_dense(why)
@@ -314,7 +328,7 @@ def everything(stored: StoredVersion, reason: str) -> Sent:
 
 
 @contextmanager
-def _all_differ(others: OtherSources | None, updates: Mapping[str, str]) -> Iterator[None]:
+def _all_differ(others: OtherSources | None, updates: Mapping[str, str], served: ServedShares) -> Iterator[None]:
     """Within the block the other source ranks find what differs, too. Where it fails, they bring everything.
 
     Raises:
@@ -327,11 +341,11 @@ def _all_differ(others: OtherSources | None, updates: Mapping[str, str]) -> Iter
         raise NoDeltaError("these sinks have got it by several updates, and other source ranks know one")
     (update,) = brought
     others.check_hold(update)
-    others.tell(update)
+    others.tell(update, served)
     try:
         yield
     except (NoDeltaError, SharedMemoryError):
-        others.tell("")
+        others.tell("", served)
         others.hear()
         raise
     others.hear()
@@ -352,8 +366,9 @@ def _of_all_sources(mine: DeltaSummary, report: Report) -> DeltaSummary:
     )
 
 
-def _check_served(base: str, updates: Mapping[str, str], config: Config) -> None:
-    """
+def _check_served(base: str, updates: Mapping[str, str], config: Config) -> ServedShares:
+    """What sinks serve of a base to which all of them can take a difference.
+
     Raises:
         NoDeltaError: a sink cannot take a difference to this base, or does not say whether it can.
     """
@@ -361,6 +376,7 @@ def _check_served(base: str, updates: Mapping[str, str], config: Config) -> None
     reasons = [str(said) if isinstance(said, JoinError) else said.reason for said in answers.values()]
     if why := "; ".join(filter(None, reasons)):
         raise NoDeltaError(why)
+    return ServedShares.of(said.share for said in answers.values() if not isinstance(said, JoinError))
 
 
 def _writes(stored: StoredVersion) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ckpt_transport.control import Mailbox
-from ckpt_transport.planning import Role
+from ckpt_transport.planning import Role, ServedShares
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import TICK_SECONDS
 from ckpt_transport.update.turn import Turn
@@ -51,11 +51,17 @@ class OtherSources:
         if lacking := [rank for rank, (_, join) in sorted(self._came.items()) if join.holds != base_update]:
             raise NoDeltaError(f"source rank {lacking[0]} does not hold what these sinks have got last")
 
-    def tell(self, base_update: str) -> None:
-        """Have each bring what differs from what that update has brought; everything, where it is empty."""
+    def tell(self, base_update: str, served: ServedShares) -> None:
+        """Have each bring what differs from what that update has brought; everything, where it is empty.
+
+        Args:
+            base_update: the update.
+            served: what sinks serve of the version.
+        """
         self._number += 1
         for address, join in self._came.values():
-            self._mailbox.send(address, m.Differ(nonce=join.nonce, base_update=base_update, number=self._number))
+            differ = m.Differ(nonce=join.nonce, base_update=base_update, number=self._number, served=served)
+            self._mailbox.send(address, differ)
 
     def hear(self) -> None:
         """Wait until each has joined as it was told.

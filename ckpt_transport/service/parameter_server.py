@@ -32,7 +32,7 @@ from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, locate
-from ckpt_transport.service.source_rank import SourceRank
+from ckpt_transport.service.source_rank import SourceRank, Versions
 from ckpt_transport.service.staged_job import StagedJob, StagedUpdate
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
 from ckpt_transport.service.turns import Turns
@@ -492,10 +492,10 @@ class ParameterServer:
             others = here.others(asked.version, invitees, turn, announce)
             return self._deltas.bring(stored, invitees, others, clock, turn, lead, act)
 
-    def _offers(self, stored: StoredVersion, *, deltas: bool) -> tuple[Callable[[str], StoredVersion], str]:
+    def _offers(self, stored: StoredVersion, *, deltas: bool) -> tuple[Versions, str]:
         """What a rank above 0 brings, and by which update it has got what it can compare that with."""
         if not deltas or self.config.delta == "off":
-            return lambda base_update: stored, ""
+            return lambda base_update, served: stored, ""
         return partial(self._deltas.offered, stored), self._deltas.holds(stored)
 
     def _followed(self, stored: StoredVersion, update: str) -> None:

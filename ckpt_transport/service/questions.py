@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ckpt_transport.control import Message
 from ckpt_transport.execution import Arrival
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import Share, TensorSpec
 from ckpt_transport.update.messages import TO_COORDINATORS, TO_MEMBERS
 from ckpt_transport.update.settlement import Standing
 
@@ -105,10 +105,12 @@ class BaseServed(Message, frozen=True):
     Attributes:
         label: what people call the sink.
         reason: why not; empty when it can.
+        share: which bytes of the version it serves; None for all.
     """
 
     label: str
     reason: str
+    share: Share | None = None
 
 
 class Here(Message, frozen=True):

@@ -164,6 +164,11 @@ class Sink(Listener):
         why = self._base.objection()
         return f"{self.label}: {why}" if why else ""
 
+    def _base_served(self, asked: q.AskBase) -> q.BaseServed:
+        why = self._objection_to_delta(asked)
+        share = None if why else self._maps.share(self._engine.served_elements())
+        return q.BaseServed(self.label, why, share)
+
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
         part_of = "" if invite.delta else invite.base
         undo = self._kept.undo
@@ -360,7 +365,7 @@ class Sink(Listener):
             case q.AskStanding():
                 self._answer_standing(message)
             case q.AskBase():
-                self._mailbox.answer(q.BaseServed(self.label, self._objection_to_delta(message)))
+                self._mailbox.answer(self._base_served(message))
             case q.AskVersion(digest=True) if self._follower is None and not self._watchdog.stuck:
                 self._mailbox.answer(msgspec.structs.replace(self._served(), digest=self._engine.digest()))
             case q.Resolve():

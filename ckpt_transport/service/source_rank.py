@@ -17,6 +17,7 @@ from ckpt_transport.errors import CkptTransportError, ConfigError, UsageError
 from ckpt_transport.events import speaking_for
 from ckpt_transport.history import check_history
 from ckpt_transport.memory import Backing
+from ckpt_transport.planning import ServedShares
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.base import BroughtVersions
 from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
@@ -38,8 +39,8 @@ from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import FollowingSource, Offer
 from ckpt_transport.update.turn import Turn
 
-Versions = Callable[[str], StoredVersion]
-"""What a rank brings: its difference to what an update of that name has brought, or everything."""
+Versions = Callable[[str, ServedShares], StoredVersion]
+"""What a rank brings: its difference to what an update of that name has brought, as sinks serve it, or everything."""
 logger = logging.getLogger(__name__)
 
 
@@ -190,8 +191,8 @@ class SourceRank:
         coordinator = self._rendezvous.find(version)
         mailbox, table = self._open(addresses.stays_on_host(coordinator))
 
-        def offer(base_update: str) -> Offer:
-            stored = versions(base_update)
+        def offer(base_update: str, served: ServedShares) -> Offer:
+            stored = versions(base_update, served)
             return stored.extents, msgspec.structs.replace(self._join("", table, stored), holds=holds)
 
         return FollowingSource(mailbox, table, self._plans, coordinator, offer, self._config.update_timeout)

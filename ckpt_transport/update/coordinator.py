@@ -22,7 +22,7 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import Pauses, Plan, Settings, TensorRange, expect_pauses
+from ckpt_transport.planning import Pauses, Plan, Settings, TensorRange, expect_pauses, topology_for
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
@@ -235,7 +235,10 @@ class Coordinator:
             digests=self._config.integrity == "always",
         )
         try:
-            return self._plans.make(shards, topology_of(joins), self._traits(), settings, present, rates_of(joins))
+            topology = topology_of(joins)
+            if deltas := [delta for shard in shards for delta in shard.deltas]:
+                topology = topology_for(topology, deltas, [spec for shard in shards for spec in shard.specs.values()])
+            return self._plans.make(shards, topology, self._traits(), settings, present, rates_of(joins))
         except CkptTransportError as error:
             for join in joins:
                 for name, reason in join.unavailable.items():

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Sequence, Set
+from itertools import accumulate
 
 import torch
 
-from ckpt_transport.deltas import ElementExchange, ElementMap, Elements, decode, each_once, why_no_exchange
-from ckpt_transport.engine import Engine, LoadedBucket, ServedElements, digest_of_served
+from ckpt_transport.deltas import (
+    ElementExchange,
+    ElementMap,
+    Elements,
+    carried,
+    each_once,
+    of_one_range,
+    why_no_exchange,
+)
+from ckpt_transport.engine import Engine, LoadedBucket, ServedElements, digest_of_served, share_of_served
 from ckpt_transport.errors import BudgetError, DeltaRefusedError, PlanMismatchError
 from ckpt_transport.memory import Fence, copy_bytes, fence, uninterrupted
-from ckpt_transport.planning import Carrier, Delta, PlacedTensor, TensorSpec
+from ckpt_transport.planning import Delta, PlacedTensor, Share, TensorSpec, carried_share
 
 ALIGNMENT = 64
 ADDRESS_BYTES = 8
@@ -23,6 +31,7 @@ class ElementMaps:
 
     def __init__(self) -> None:
         self._known: list[tuple[object, tuple[PlacedTensor, ...], ElementMap]] = []
+        self._share: tuple[object, Share | None] = None, None
 
     def of(self, deltas: Sequence[Delta], elements: ServedElements, device: torch.device) -> list[ElementMap]:
         """A map for each source's tensors.
@@ -39,6 +48,12 @@ class ElementMaps:
                 found = ElementMap(delta.tensors, elements.specs, elements.copies, device)
             self._known.append((elements.copies, delta.tensors, found))
         return [each for _, _, each in self._known]
+
+    def share(self, elements: ServedElements) -> Share | None:
+        """Which bytes of a version are served; None for all."""
+        if self._share[0] is not elements.copies:
+            self._share = elements.copies, share_of_served(elements)
+        return self._share[1]
 
 
 class DeltaEngine(Engine):
@@ -65,11 +80,21 @@ class DeltaEngine(Engine):
         self.digest_left = ""
         self._budget = 0
         self._deltas: Sequence[Delta] = ()
+        self._specs: Sequence[TensorSpec] = ()
+        self._mine: Set[str] = frozenset()
         self._raw: dict[str, torch.Tensor] = {}
         self._exchanges: list[ElementExchange] = []
         self._place: tuple[object, tuple[int, ...]] = None, ()
 
     # -- what comes -----------------------------------------------------------------------------------------------
+
+    def share(self) -> Share | None:
+        """What the engine serves of the version itself; once it is known what carriers mean, those that it needs."""
+        try:
+            share = self._maps.share(self._engine.served_elements())
+        except DeltaRefusedError:
+            return None
+        return carried_share(self._deltas, self._specs, share) if self._deltas else share
 
     def expects(self) -> tuple[TensorSpec, ...] | None:
         """Only the source knows how many carriers there are."""
@@ -86,8 +111,12 @@ class DeltaEngine(Engine):
     def stage(self) -> None:
         """Nothing is needed before it is known how much comes."""
 
-    def take(self, deltas: Sequence[Delta]) -> None:
+    def take(self, deltas: Sequence[Delta], specs: Sequence[TensorSpec]) -> None:
         """Hear what the carriers mean that will come.
+
+        Args:
+            deltas: of each source.
+            specs: of all carriers.
 
         Raises:
             PlanMismatchError: they are against another version.
@@ -98,7 +127,10 @@ class DeltaEngine(Engine):
                 raise PlanMismatchError(
                     f"what comes differs from '{delta.base}', and {self.label} serves '{self._base}'"
                 )
-        carriers = [carrier for delta in deltas for carrier in delta.carriers]
+        elements = self._elements()
+        share = carried_share(deltas, specs, self._maps.share(elements))
+        mine = {spec.name for spec in specs} if share is None else {name for name, _, _ in share.ranges}
+        carriers = [carrier for delta in deltas for carrier in delta.carriers if carrier.name in mine]
         log = sum(carrier.count * (carrier.unit + ADDRESS_BYTES) for carrier in carriers)
         if log > self._budget:
             count = sum(carrier.count for carrier in carriers)
@@ -106,12 +138,12 @@ class DeltaEngine(Engine):
                 f"{self.label}: a delta of {count:,} elements takes {log:,} bytes, and staging_budget is "
                 f"{self._budget:,}"
             )
-        elements = self._elements()
         self._maps.of(deltas, elements, self.device)
         self._make_room(self._budget - log)
-        self._deltas = deltas
+        self._deltas, self._specs, self._mine = deltas, specs, mine
 
     def prepare(self, specs: Sequence[TensorSpec], share: object) -> None:
+        specs = [spec for spec in specs if spec.name in self._mine]
         sizes = [-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs]
         *starts, total = accumulate(sizes, initial=0)
         try:
@@ -122,6 +154,8 @@ class DeltaEngine(Engine):
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
         for piece in pieces:
+            if piece.spec.name not in self._mine:
+                continue
             part = self._raw[piece.spec.name][piece.offset : piece.offset + piece.raw.numel()]
             if part.is_cuda:
                 part.copy_(piece.raw)
@@ -142,13 +176,11 @@ class DeltaEngine(Engine):
         bases = torch.tensor(elements.addresses, dtype=torch.int64, device=self.device)
         found: defaultdict[int, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
         for delta, known in zip(self._deltas, self._maps.of(self._deltas, elements, self.device), strict=True):
-            for carrier in _in_order(delta.carriers):
-                places, values = decode(
-                    self._raw[carrier.name], carrier.form, carrier.unit, carrier.nbytes, carrier.count
-                )
-                positions = places * carrier.unit + carrier.offset
-                for addresses, which in known.locate(carrier, positions, bases):
-                    found[carrier.unit].append((addresses, values[which]))
+            mine = [carrier for carrier in delta.carriers if carrier.name in self._raw and carrier.count]
+            for carriers in of_one_range(mine):
+                where, positions, values = carried(carriers, self._raw)
+                for addresses, which in known.locate(where, positions, bases):
+                    found[where.unit].append((addresses, values[which]))
         self._raw = {}
         self._exchanges = []
         joined = {unit: Elements(*map(torch.cat, zip(*parts, strict=True))) for unit, parts in found.items()}
@@ -224,17 +256,3 @@ class DeltaEngine(Engine):
 
     def give_up(self, taint: str) -> None:
         self._engine.give_up(taint)
-
-
-def _in_order(carriers: Sequence[Carrier]) -> list[Carrier]:
-    """
-    Raises:
-        PlanMismatchError: two carry the same elements, or one does not begin at an element.
-    """
-    ordered = sorted(carriers, key=lambda each: (each.extent, each.offset))
-    for one, other in pairwise(ordered):
-        if one.extent == other.extent and other.offset < one.offset + one.nbytes:
-            raise PlanMismatchError(f"{one.name} and {other.name} carry elements of one range")
-    if cut := next((each for each in ordered if each.offset % each.unit), None):
-        raise PlanMismatchError(f"{cut.name} begins within an element")
-    return ordered

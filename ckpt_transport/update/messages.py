@@ -40,7 +40,7 @@ import msgspec
 
 from ckpt_transport.control import Message
 from ckpt_transport.execution import StageEvent
-from ckpt_transport.planning import NO_LIMIT, Manifest, PlacedTensor, Role, Share, StagingPlace
+from ckpt_transport.planning import NO_LIMIT, Manifest, PlacedTensor, Role, ServedShares, Share, StagingPlace
 from ckpt_transport.rates import HostRates
 
 
@@ -213,10 +213,12 @@ class Differ(FromCoordinator, frozen=True, kw_only=True):
     Attributes:
         base_update: the update that has brought that version; empty for all.
         number: of those that are said in an update, from 1.
+        served: what sinks serve of the version.
     """
 
     base_update: str
     number: int
+    served: ServedShares
 
 
 class Agree(Reply, frozen=True):

@@ -132,10 +132,10 @@ class Participant:
                 check_expected(plan, self._engine, brought_of(expected, plan) if self._base else expected)
                 if not self._base:
                     self._plans.found_fit(plan, expected)
+            _take_deltas(self._engine, plan, staged)
             share = None if plan.topology.share_of(rank) is None else self._engine.share()
             if staged:
                 self._engine.stage()
-            _take_deltas(self._engine, plan, staged)
             if not plan.manifest.present:
                 self._engine.prepare(tuple(plan.manifest.specs.values()), share)
             self._needed = share
@@ -439,7 +439,7 @@ def _take_deltas(engine: Engine, plan: Plan, staged: str) -> None:
     if isinstance(engine, DeltaEngine):
         if not deltas or not staged:
             raise PlanMismatchError(f"a delta to '{version}' was to be staged, and what comes is not one")
-        engine.take(deltas)
+        engine.take(deltas, tuple(plan.manifest.specs.values()))
     elif deltas:
         raise PlanMismatchError(f"a delta to '{version}' comes, and the invitation of {engine.label} has named none")
 

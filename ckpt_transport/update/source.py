@@ -12,6 +12,7 @@ from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError, TransferTimeout, UpdateAbortedError
 from ckpt_transport.memory import Backing
+from ckpt_transport.planning import ServedShares
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.participant import Halted, Participant
@@ -19,6 +20,7 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteTable
 
 TICK_SECONDS = 0.2
+EVERYTHING = ServedShares()
 Offer = tuple[Sequence[Backing], m.Join]
 """What is behind a source rank's extents, and how it introduces itself with them."""
 
@@ -33,7 +35,8 @@ class FollowingSource:
     Args:
         mailbox, table, plans: this rank's.
         coordinator: its address.
-        offer: what this rank brings: its difference to what an update of that name has brought, or everything.
+        offer: what this rank brings: its difference to what an update of that name has brought, as sinks serve it, or
+            everything.
         timeout: seconds after which the update is given up.
 
     Attributes:
@@ -46,7 +49,7 @@ class FollowingSource:
         table: RouteTable,
         plans: PlanCache,
         coordinator: str,
-        offer: Callable[[str], Offer],
+        offer: Callable[[str, ServedShares], Offer],
         timeout: float,
     ) -> None:
         self._mailbox, self._table, self._plans, self._coordinator = mailbox, table, plans, coordinator
@@ -55,9 +58,11 @@ class FollowingSource:
         self._follower: Follower | None = None
         self.committed = False
 
-    def _prepared(self, base_update: str, number: int = 0) -> tuple[m.Join, Participant]:
+    def _prepared(
+        self, base_update: str, served: ServedShares = EVERYTHING, number: int = 0
+    ) -> tuple[m.Join, Participant]:
         """An introduction, and what takes part by it."""
-        extents, join = self._offer(base_update)
+        extents, join = self._offer(base_update, served)
         participant = Participant(self._mailbox, self._table, self._plans, extents, None, self._deadline)
         return msgspec.structs.replace(join, number=number), participant
 
@@ -106,9 +111,9 @@ class FollowingSource:
             self.leave(error)
             raise
 
-    def _join_anew(self, base_update: str, number: int = 0) -> None:
+    def _join_anew(self, base_update: str, served: ServedShares = EVERYTHING, number: int = 0) -> None:
         self._follower = None
-        self._join, self._participant = self._prepared(base_update, number)
+        self._join, self._participant = self._prepared(base_update, served, number)
         self._mailbox.send(self._coordinator, self._join)
 
     def leave(self, reason: BaseException) -> None:
@@ -134,7 +139,7 @@ class FollowingSource:
             return None
         order = received[1]
         if isinstance(order, m.Differ):
-            self._join_anew(order.base_update, order.number)
+            self._join_anew(order.base_update, order.served, order.number)
             return None
         assert self._follower is not None
         assert isinstance(order, m.Order)

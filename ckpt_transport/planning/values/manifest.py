@@ -119,6 +119,7 @@ class Carrier(msgspec.Struct, frozen=True, array_like=True):
         unit: bytes of an element: 1, 2, 4 or 8.
         form: how it is encoded.
         count: elements that it carries.
+        shares: numbers of the shares that have these elements. Who serves everything has them, too.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Carrier(msgspec.Struct, frozen=True, array_like=True):
     unit: int
     form: DeltaForm
     count: int
+    shares: tuple[int, ...] = ()
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
@@ -137,11 +139,13 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
         base: the version that sinks must serve.
         tensors: what the source has of the version itself, where it lies in extents of its own; the base lies alike.
         carriers: what differs. Ranges that no carrier has are as in the base.
+        shares: names of the shares of the version that carriers are for; none where all are for everybody.
     """
 
     base: str
     tensors: tuple[PlacedTensor, ...]
     carriers: tuple[Carrier, ...]
+    shares: tuple[str, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True):

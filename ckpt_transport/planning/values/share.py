@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 import msgspec
 
@@ -50,6 +51,26 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
     def nbytes(self) -> int:
         """How many bytes are read."""
         return sum(part.total for _, part in self.reads())
+
+
+class ServedShares(msgspec.Struct, frozen=True, array_like=True):
+    """What sinks serve of one version.
+
+    Attributes:
+        shares: of those that do not serve everything, each once.
+        everything: a sink does.
+    """
+
+    shares: tuple[Share, ...] = ()
+    everything: bool = True
+
+    @classmethod
+    def of(cls, shares: Iterable[Share | None]) -> Self:
+        """Args:
+        shares: of each sink; None for everything.
+        """
+        each = dict.fromkeys(shares)
+        return cls(tuple(share for share in each if share is not None), None in each)
 
 
 def digest_of(specs: Iterable[TensorSpec]) -> str:

@@ -75,7 +75,7 @@ def test_given_a_gap_and_several_extents_then_only_what_tensors_have_is_compared
 def rebuilt(base: torch.Tensor, differences: Differences) -> torch.Tensor:
     """What a sink that serves ``base`` makes of what differs."""
     serves = base.clone()
-    for (_, offset, nbytes, unit), encoded in differences.found:
+    for (_, offset, nbytes, unit), encoded, _ in differences.found:
         places, values = decode(encoded.raw, encoded.form, unit, nbytes, encoded.count)
         serves[offset : offset + nbytes].view(UNIT_DTYPES[unit])[places] = values
     return serves

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_transport.memory import StridedRange, joined
-from ckpt_transport.replay.byte_ranges import ranges_of, strided, union
+from ckpt_transport.memory.byte_ranges import ranges_of, strided, union
 from tests.unit.worlds import strided_ranges
 
 NBYTES = 60

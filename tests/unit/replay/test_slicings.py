@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_transport.replay.byte_ranges import in_order, missing_of, overlaps, ranges_of, union
+from ckpt_transport.memory.byte_ranges import in_order, missing_of, overlaps, ranges_of, union
 from ckpt_transport.replay.strided_copy import CutElementError, StridedCopy, clip, merge, simplified
 from tests.unit.recorded import replays_as_it_loads
 

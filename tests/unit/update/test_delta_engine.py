@@ -138,7 +138,7 @@ def test_given_a_delta_against_another_version_then_it_is_refused() -> None:
     engine = TorchEngine(module)
     taking = staged(engine, delta, brought)
     with pytest.raises(PlanMismatchError, match="differs from 'v0'"):
-        taking.take((Delta("v0", delta.tensors, delta.carriers),))
+        taking.take((Delta("v0", delta.tensors, delta.carriers),), ())
 
 
 def test_given_little_memory_then_a_delta_is_refused_and_says_how_much_it_takes() -> None:

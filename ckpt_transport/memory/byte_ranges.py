@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ckpt_transport.memory import StridedRange
+from ckpt_transport.memory.strided_range import StridedRange
 
 Offsets = npt.NDArray[np.int64]
 
