@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
 from ckpt_transport.control.interruptions import Interruptions
 from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
 from ckpt_transport.control.security import Secret, admit_own_user, check_secured, turn_away_others
+from ckpt_transport.control.waker import Waker
 from ckpt_transport.errors import ControlError, MessageError, PeerLostError
 
 NOW = int(zmq.NOBLOCK)
@@ -77,9 +77,7 @@ class Mailbox:
             raise ControlError(f"cannot listen on {wanted}: somebody else does, or it is no socket")
         self._codec = Codec(types)
         self._interval, self._timeout = interval, timeout
-        self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._waker: int | None = waker
-        self._waking = threading.Lock()
+        self._waker, self._closed = Waker(), False
         self._parting: deque[float] = deque(maxlen=MAX_PARTING)
         self._interruptions = Interruptions()
         self._inbox = Inbox()
@@ -94,8 +92,7 @@ class Mailbox:
         try:
             self._open(wanted, secret)
         except ControlError:
-            os.close(self._woken)
-            os.close(waker)
+            self._waker.close()
             raise
 
     def _open(self, wanted: str, secret: Secret | None) -> None:
@@ -118,7 +115,7 @@ class Mailbox:
         self.address: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._connections = OutgoingConnections(self._context, secret)
         self._poller = zmq.Poller()
-        for listening in (self._router, *self._connections.sockets, self._woken):
+        for listening in (self._router, *self._connections.sockets, self._waker.descriptor):
             self._poller.register(listening, zmq.POLLIN)
         beat = self._codec.frames(self.address, Heartbeat())
         self._heart = Heart(self._context, secret, beat, self._interval, self._timeout)
@@ -232,14 +229,21 @@ class Mailbox:
             if self._context.closed:
                 time.sleep(timeout)
                 return False
-            found = self._poller.poll(0 if self._news else math.ceil(timeout * 1000))
+            found, woken = self._wait(timeout) if waits and not self._news else (self._poller.poll(0), False)
             self._news = (self._news or bool(found)) and not waits
             for source, _ in found:
                 if isinstance(source, zmq.Socket):
                     self._drain(source)
-                else:
-                    os.read(self._woken, 4096)
-            return bool(found)
+            return bool(found) or woken
+
+    def _wait(self, timeout: float) -> tuple[list[tuple[object, int]], bool]:
+        """What can be read, at the latest after ``timeout`` seconds; and whether somebody has called :meth:`wake`."""
+        woken = self._waker.begin()
+        try:
+            found = self._poller.poll(0 if woken else math.ceil(timeout * 1000))
+        finally:
+            woken = self._waker.end()
+        return found, woken
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[None]:
@@ -269,9 +273,7 @@ class Mailbox:
 
     def wake(self) -> None:
         """End the wait of whoever is in :meth:`pump`, from any thread."""
-        with self._waking, contextlib.suppress(BlockingIOError):
-            if self._waker is not None:
-                os.write(self._waker, b"!")
+        self._waker.wake()
 
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
         for _ in range(AT_ONCE):
@@ -391,11 +393,8 @@ class Mailbox:
     def _close(self) -> None:
         self._hang_up()
         addresses.remove(self.address)
-        with self._waking:
-            waker, self._waker = self._waker, None
-        for pipe_end in (self._woken, waker):
-            if pipe_end is not None:
-                os.close(pipe_end)
+        self._waker.close()
+        self._closed = True
 
     def use(self, secret: Secret) -> None:
         """Take another secret: whoever has only the one before is cut off, and gets in no more.
@@ -406,7 +405,7 @@ class Mailbox:
             ControlError: somebody else has taken the address in that moment. Nothing is heard until a call succeeds.
         """
         with self._driving:
-            if self._waker is None:
+            if self._closed:
                 return
             if not self._context.closed:
                 self._hang_up()

@@ -19,9 +19,11 @@ from ckpt_transport.memory import Fence, Runs
 from ckpt_transport.planning import Bucket, StageKind
 
 WATCH_SECONDS = 0.05
+"""How often somebody looks whether the run must end."""
 DEVICE_POLL_SECONDS = 0.001
 """How often fences are looked at that nobody waits for."""
-"""How often somebody looks whether the run must end."""
+HANDED_OVER_BYTES = 256 << 10
+"""A fill, an apply or a digest on the host of less takes about as long as handing it to another thread would."""
 
 Apply = Callable[[Bucket, Runs], Fence | None]
 """Puts one bucket into the engine: the bucket, and its bytes; returns when they have been read, where that is enqueued
@@ -140,12 +142,18 @@ class AppliesBeside(Applies):
             if self._failure is not None:
                 raise self._failure
             _, end, started = applied = self._apply_step(step)
-            if end is None:
+            if end is not None:
+                waiter.submit(self._read_after, step, end, started)
+            elif self._handed_over.empty() or not self._is_short(step):
                 self._give_back(applied)
             else:
-                waiter.submit(self._read_after, step, end, started)
+                self._given_back.append(applied)
         if self._failure is not None:
             raise self._failure
+
+    def _is_short(self, step: RankStep) -> bool:
+        """Whether the pump, which would take longer to wake than this bucket took, is told with the next ones."""
+        return self._ledger.schedule.plan.buckets[step.bucket].nbytes < HANDED_OVER_BYTES
 
     def _read_after(self, step: RankStep, end: Fence, started: float) -> None:
         try:

@@ -20,6 +20,7 @@ import torch
 
 from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import MessageError, TransferError
+from ckpt_transport.execution.applies import HANDED_OVER_BYTES
 from ckpt_transport.execution.differing import differing
 from ckpt_transport.execution.samples import AnySample
 from ckpt_transport.execution.schedule import RankSchedule
@@ -284,12 +285,15 @@ class SinkDigests(_Working):
             self._compute(number, sample, runs)
 
     def _compute(self, number: int, sample: AnySample, runs: Runs) -> None:
+        if self._plan.buckets[number].nbytes < HANDED_OVER_BYTES and not runs[0].raw.is_cuda:
+            self._on_host[number] = _known(_computed(sample, runs))
+            return
         computing = self._on_host[number] = self._workers.submit(_computed, sample, runs)
         computing.add_done_callback(lambda _: self._wake())
 
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         computing = self._on_host.get(self._schedule.numbers[bucket.first])
-        if computing is not None:
+        if computing is not None and not computing.done():
             return _ReadTwice(end, computing)
         return fence(runs[0].raw.device) if end is None else end
 
@@ -323,9 +327,7 @@ class SinkDigests(_Working):
         for numbers in by_device.values():
             brought = torch.stack([self._on_device[number] for number in numbers]).cpu()
             for number, sums in zip(numbers, brought, strict=True):
-                computed: Future[Digest] = Future()
-                computed.set_result(as_bytes(sums))
-                self._on_host[number] = computed
+                self._on_host[number] = _known(as_bytes(sums))
         self._on_device.clear()
 
     def _take_in(self) -> None:
@@ -384,6 +386,13 @@ class _ReadTwice:
         if self._end is not None:
             self._end.wait(stream)
         self._computing.result()
+
+
+def _known(found: Digest) -> Future[Digest]:
+    """A digest that nobody has to wait for."""
+    known: Future[Digest] = Future()
+    known.set_result(found)
+    return known
 
 
 def _computed(sample: AnySample, runs: Runs) -> Digest:

@@ -10,16 +10,13 @@ from typing import Self
 
 import torch
 
-from ckpt_transport.execution.applies import DEVICE_POLL_SECONDS, WATCH_SECONDS
+from ckpt_transport.execution.applies import DEVICE_POLL_SECONDS, HANDED_OVER_BYTES, WATCH_SECONDS
 from ckpt_transport.execution.ledger import Ledger
 from ckpt_transport.execution.schedule import RankStep
 from ckpt_transport.execution.timeline import now
 from ckpt_transport.execution.transfers import RouteAttachment
 from ckpt_transport.memory import Backing, Fence, drain, fence_on, stream_for
 from ckpt_transport.planning import Bucket, RingUse, StageKind
-
-HANDED_OVER_BYTES = 256 << 10
-"""A fill on the host of less takes about as long as handing it to another thread would."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,87 @@
+"""Threads of one sink hand work to each other only where that takes less than the work."""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+
+import pytest
+import torch
+
+from ckpt_transport.control import Mailbox, RouteControl
+from ckpt_transport.execution import Ledger, RankSchedule, SinkDigests
+from ckpt_transport.execution.applies import HANDED_OVER_BYTES, AppliesBeside
+from ckpt_transport.execution.ledger import Received
+from ckpt_transport.memory import Fence, MemoryRun, Runs
+from ckpt_transport.planning import Bucket, Plan, Settings, StageKind
+from ckpt_transport.transports.interface import Group
+from ckpt_transport.transports.operations import Receipt
+from tests.unit.devices import PATIENCE
+from tests.unit.worlds import INVENTED, World, manifest, topology
+
+BUCKETS = 7
+SHORT, LONG = 1024, HANDED_OVER_BYTES
+SINK = 1
+
+
+def plan_of(bucket_bytes: int) -> Plan:
+    settings = Settings(transport="window", bucket_bytes=bucket_bytes, ring_depth=1)
+    return World(manifest([bucket_bytes] * BUCKETS), topology(["a"], ["a"]), INVENTED, settings).plan()
+
+
+def arrived(plan: Plan) -> Ledger:
+    """Of a sink to which everything has come, and which has applied nothing."""
+    ledger = Ledger(RankSchedule(plan, SINK))
+    for step in ledger.schedule.steps:
+        if step.kind is StageKind.TRANSFER:
+            landed = MemoryRun(0, torch.zeros(plan.buckets[step.bucket].nbytes, dtype=torch.uint8))
+            ledger.received[step.bucket] = Received(cast(Receipt, None), (), (), landed)
+            ledger.ended(step, 0.0)
+    return ledger
+
+
+@pytest.mark.parametrize(("bucket_bytes", "wakes"), [(SHORT, 1), (LONG, BUCKETS)])
+def test_given_buckets_that_wait_for_the_engine_then_the_pump_is_woken_once_for_all_short_ones(
+    bucket_bytes: int, wakes: int
+) -> None:
+    woken: list[int] = []
+    over, handed = threading.Event(), threading.Event()
+
+    def apply(bucket: Bucket, runs: Runs) -> Fence | None:
+        assert handed.wait(PATIENCE)
+        return None
+
+    def wake() -> None:
+        woken.append(len(woken))
+        if len(woken) == wakes:
+            over.set()
+
+    ledger = arrived(plan_of(bucket_bytes))
+    applies = AppliesBeside(ledger, apply, lambda number, runs: True, wake)
+
+    def pump() -> None:
+        assert applies.advance()
+        handed.set()
+        assert over.wait(PATIENCE)
+        applies.advance()
+        for step, started in applies.ended():
+            ledger.ended(step, started)
+
+    applies.run(pump)
+    assert len(woken) == wakes
+    assert ledger.closed
+
+
+@pytest.mark.parametrize(("bucket_bytes", "threads"), [(SHORT, 0), (LONG, 1)])
+def test_given_a_short_bucket_then_its_digest_is_computed_where_it_is_applied(bucket_bytes: int, threads: int) -> None:
+    plan = plan_of(bucket_bytes)
+    bucket, runs = plan.buckets[0], (MemoryRun(0, torch.zeros(bucket_bytes, dtype=torch.uint8)),)
+    with Mailbox() as mailbox:
+        channel = RouteControl(mailbox, Group("digests", (SINK,), SINK, ("here",)), {SINK: mailbox.address})
+        digests = SinkDigests(RankSchedule(plan, SINK), channel, "a sink", mailbox.wake)
+        digests.look(bucket, runs)
+        working = [thread for thread in threading.enumerate() if thread.name.startswith("ckpt-transport-digest")]
+        assert len(working) == threads
+        if not threads:
+            assert digests.read(bucket, runs, None) is None
+        digests.close()
