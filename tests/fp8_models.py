@@ -64,8 +64,13 @@ def source_weights(seed: int, layers: int = 4, dtype: torch.dtype = torch.bfloat
 
 def fp8_weights(seed: int, layers: int = 4, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
     """What the model holds then."""
+    return by_reference(source_weights(seed, layers, dtype))
+
+
+def by_reference(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the reference makes of these weights."""
     made: dict[str, torch.Tensor] = {}
-    for name, tensor in source_weights(seed, layers, dtype).items():
+    for name, tensor in weights.items():
         if tensor.dim() == 2:
             codes, scales = quantize(tensor, SCHEME, torch.float32)
             made |= {name: codes.view(torch.float8_e4m3fn), f"{name}_scale_inv": scales}

@@ -59,7 +59,7 @@ TensorPairs = Iterable[tuple[str, "torch.Tensor | TensorShard | Sequence[TensorS
 """The same, one after the other, for who gathers them and keeps none."""
 
 
-def comes_in_pairs(tensors: Tensors | TensorPairs) -> TypeIs[TensorPairs]:
+def comes_in_pairs(tensors: object) -> TypeIs[TensorPairs]:
     """Whether these are pairs, of which each may be looked at once, and not a mapping that has them all."""
     return isinstance(tensors, Iterable) and not isinstance(tensors, Mapping | torch.Tensor | torch.nn.Module)
 

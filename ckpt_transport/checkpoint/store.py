@@ -87,7 +87,7 @@ class Store:
         *,
         files: Sequence[Path] | None = None,
         directory: Path | None = None,
-        tensors: Tensors | TensorPairs | None = None,
+        tensors: Tensors | TensorPairs | Loan | None = None,
         replicated: bool = False,
         mapping: Mapping | None = None,
         base: str = "",
@@ -103,7 +103,7 @@ class Store:
             tensors: this rank's own, any device, contiguous or not; whole or in parts, see
                 :func:`~ckpt_transport.checkpoint.parts.given`. They are copied; two names of one tensor are two
                 copies. Of pairs of name and tensor, as a generator yields them, each is copied before the next is asked
-                for, and not kept. It must not call the store.
+                for, and not kept. It must not call the store. What an adapter makes is computed now, and not mapped.
             replicated: other ranks give plain tensors of the same names with equal elements; one rank sends each.
             mapping: what becomes of names, types and shapes. Where files are cast or joined, they and what becomes of
                 them both have memory meanwhile.
@@ -127,7 +127,9 @@ class Store:
             with ExitStack() as undo:
                 release = ExitStack()
                 rest = mapping, base, progress, undo, release
-                if tensors is not None and comes_in_pairs(tensors):
+                if isinstance(tensors, Loan):
+                    stored = self._maker.copy_loan(version, tensors, progress, undo, release)
+                elif tensors is not None and comes_in_pairs(tensors):
                     stored = self._maker.copy_stream(version, tensors, replicated, *rest)
                 elif tensors is not None:
                     stored = self._maker.copy(version, tensors, replicated, *rest)

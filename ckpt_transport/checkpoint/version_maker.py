@@ -11,6 +11,7 @@ from ckpt_transport.checkpoint import copier, reader
 from ckpt_transport.checkpoint.arrangement import Arrangements
 from ckpt_transport.checkpoint.borrowing import borrow
 from ckpt_transport.checkpoint.checkpoint import CheckpointFile, share
+from ckpt_transport.checkpoint.computed_copy import copy_computed
 from ckpt_transport.checkpoint.given_tensor import same_names
 from ckpt_transport.checkpoint.loans import Loans
 from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mapping
@@ -89,6 +90,18 @@ class VersionMaker:
     ) -> StoredVersion:
         """Copy tensors into a pool."""
         return self._copy(version, self._map(tensors, replicated, mapping, base), progress, undo, release)
+
+    def copy_loan(
+        self, version: str, loan: Loan, progress: Progress | None, undo: ExitStack, release: ExitStack
+    ) -> StoredVersion:
+        """Compute what an adapter makes, and keep it in a pool."""
+        if loan.backing is None:
+            return self.lend(version, loan, False, None, "")
+        report = ProgressReport(progress, loan.backing.nbytes)
+        pool = self._pools.take(loan.backing.nbytes, undo)
+        release.callback(self._pools.give_back, [pool])
+        copy_computed(loan.backing, loan.tensors, pool, report.add)
+        return self._stored(version, [pool], loan.tensors, loan.conversions, loan.same, loan.replicated)
 
     def copy_stream(
         self,

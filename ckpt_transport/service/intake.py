@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from ckpt_transport.checkpoint import Mapping, TensorPairs, Tensors, comes_in_pairs, parts_of
+from ckpt_transport.checkpoint import Loan, Mapping, TensorPairs, Tensors, comes_in_pairs, parts_of
 from ckpt_transport.checkpoint.scattered import are_runs_of_bytes
 
 _layout = attrgetter("layout")
@@ -35,8 +35,10 @@ class Intake(NamedTuple):
 COPIED_FOR_DELTAS = Intake(lend=False, why="registered, because what has changed is found in copies")
 
 
-def intake_of(tensors: Tensors | TensorPairs, mapping: Mapping | None) -> Intake:
+def intake_of(tensors: Tensors | TensorPairs | Loan, mapping: Mapping | None) -> Intake:
     """How a step's weights are taken in. What is wrong with them is said by whoever does that."""
+    if isinstance(tensors, Loan):
+        return Intake(lend=True, why="lent, because its bytes are computed when they are sent")
     if comes_in_pairs(tensors):
         return Intake(lend=False, why="registered, because its tensors come one by one")
     if mapping is not None and mapping.cuts_columns:

@@ -114,7 +114,7 @@ class ParameterServer:
         *,
         files: Sequence[Path] | None = None,
         directory: Path | None = None,
-        tensors: Tensors | TensorPairs | None = None,
+        tensors: Tensors | TensorPairs | Loan | None = None,
         replicated: bool = False,
         mapping: AnyMapping = None,
         base: str = "",
@@ -134,7 +134,8 @@ class ParameterServer:
                 taken as they are: every rank of their mesh gives its part, and nothing is gathered. Other parts are
                 given as :class:`~ckpt_transport.TensorShard`. What is no tensor under ``_extra_state`` is left out.
                 An iterable of pairs of name and tensor serves frameworks that gather layer by layer: each is copied
-                before the next is asked for, and not kept. It must not call this server.
+                before the next is asked for, and not kept. It must not call this server. What an adapter makes, as
+                ``ckpt_transport_fp8.quantized``, is computed now, and not mapped.
             replicated: other ranks give plain tensors of the same names with equal elements, and one of them sends
                 each. Beside DTensors plain tensors are taken for such.
             mapping: rules by which the trainer's names, types and shapes become the engines'. A rule that matches no
@@ -301,7 +302,7 @@ class ParameterServer:
     def publish(
         self,
         version: str,
-        tensors: Tensors | TensorPairs,
+        tensors: Tensors | TensorPairs | Loan,
         sinks: Sequence[AnySink] | None = None,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
@@ -315,7 +316,8 @@ class ParameterServer:
 
         This is what a training loop calls. Tensors are lent, which takes two buckets of memory; those that cannot be
         are copied into the pool of the step before. :attr:`Report.intake` says which and why. When it returns, they may
-        be changed. With ``delta`` on they are copied, and kept as the base of the next step.
+        be changed. With ``delta`` on they are copied, and kept as the base of the next step; what an adapter makes of
+        them is computed for that, so that sinks are sent what has changed in what they serve.
 
         Args:
             version: a name that no version has here.
