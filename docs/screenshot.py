@@ -15,7 +15,8 @@ sys.path.insert(0, str(ROOT))
 
 from ckpt_transport import Config, ParameterServer, UpdateAbortedError  # noqa: E402
 from ckpt_transport.dashboard import FleetWatch, PageServer, Rollback, make_app  # noqa: E402
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights  # noqa: E402
+from tests.fleet import SinkSpec, fleet, weights  # noqa: E402
+from tests.patience import DEADLINE, PATIENT  # noqa: E402
 from tests.support.browser import browser  # noqa: E402
 
 SHAPE = {"layers": 24, "width": 1024}

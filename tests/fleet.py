@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,37 +16,15 @@ from typing import Any
 import torch
 
 from ckpt_transport import AddressFile, Config, Holder, ParameterServer, Sink
-from ckpt_transport.execution import Ledger
 from ckpt_transport.update.participant import Participant
 from ckpt_transport_torch import Attachment, Loader
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
+from tests.injection import Fault, inject_into
 from tests.leftovers import started_here
+from tests.patience import DEADLINE, PATIENCE, PATIENT
 from tests.site import use
-from tests.standing_still import freeze, stop_myself
-
-DEADLINE = 150.0
-"""Seconds that nothing takes which does not hang, on a busy machine either."""
-PATIENT: Mapping[str, Any] = {
-    "heartbeat_interval": 0.1,
-    "heartbeat_timeout": 60.0,
-    "join_timeout": 60,
-    "update_timeout": 120,
-}
-"""Settings under which nobody who lives is taken for dead, on a busy machine either."""
-SWIFT: Mapping[str, Any] = {**PATIENT, "heartbeat_timeout": 4.0}
-"""Settings under which a dead peer is noticed soon."""
-
-STOPPED = 3 * SWIFT["heartbeat_timeout"]
-"""Seconds for which a process is stopped that others are to take for dead."""
-PATIENCE = 30.0
-"""Seconds in which a process that was asked to end does, before it is killed."""
-
-PHASES = ("propose", "open", "connect", "run", "abort")
-"""Methods of a participant in which a fault can be placed."""
-STEPS = ("ended",)
-"""Methods of a ledger in which a fault can be placed: a fill, a transfer or an apply has ended."""
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.support.preloaded"])
@@ -64,60 +41,6 @@ def model(
 def weights(seed: int, **shape: Any) -> dict[str, torch.Tensor]:
     """The tensors of ``model(seed)``, by name."""
     return {name: tensor.clone() for name, tensor in model(seed, **shape).state_dict().items()}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong, and where.
-
-    Attributes:
-        where: a method of the engine (``hold``, ``advance``, ``load``, ``finish``, ``resume``), of the participant
-            (one of PHASES), of the ledger (one of STEPS), or of the source's meter (``sent``).
-        count: at which call, counted from 1.
-        act: ``kill`` the process, ``stop`` it for STOPPED seconds, ``freeze`` it until somebody thaws it, ``raise`` an
-            error, ``hang`` for as long as the process lives, or ``lie``: return another digest.
-    """
-
-    where: str
-    count: int = 1
-    act: str = "kill"
-
-    def strike(self) -> str:
-        """Raise, end, never return, or return what the method shall; empty when the method is to be called."""
-        if self.act == "stop":
-            stop_myself(STOPPED)
-            return ""
-        if self.act == "freeze":
-            freeze()
-            return ""
-        if self.act == "lie":
-            return "0" * 64
-        if self.act == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.act == "hang":
-            time.sleep(DEADLINE * 10)
-        raise RuntimeError(f"injected into {self.where}")
-
-
-def inject(fault: Fault, target: Any) -> None:
-    """Make call number ``fault.count`` of the method strike; ``target`` is an object or a class."""
-    method = getattr(target, fault.where)
-    calls = 0
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == fault.count and (struck := fault.strike()):
-            return struck
-        return method(*args, **kwargs)
-
-    setattr(target, fault.where, wrapped)
-
-
-def inject_into(fault: Fault | None, other: Any) -> None:
-    """Place a fault where it belongs; in ``other`` what is no method of participant or ledger."""
-    if fault is not None:
-        inject(fault, Participant if fault.where in PHASES else Ledger if fault.where in STEPS else other)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import STOPPED
+from tests.patience import STOPPED
 from tests.standing_still import freeze, stop_myself
 
 

@@ -30,8 +30,10 @@ from ckpt_transport import (
     ask_version,
 )
 from ckpt_transport_torch import attach
-from tests.fleet import SWIFT, Fault, inject, model, weights
+from tests.fleet import model, weights
+from tests.injection import Fault, inject
 from tests.leftovers import left_behind
+from tests.patience import SWIFT
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed"),

@@ -24,7 +24,8 @@ from ckpt_transport.memory import Fence
 from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
 from ckpt_transport_torch.engine import TorchEngine
-from tests.fleet import DEADLINE, PATIENT, model, weights
+from tests.fleet import model, weights
+from tests.patience import DEADLINE, PATIENT
 
 SHAPE: dict[str, Any] = {"layers": 2, "width": 16}
 KINDS: list[type[Message]] = [*q.PARTICIPANT, *q.COORDINATOR, Heartbeat, Refused, RouteMessage]

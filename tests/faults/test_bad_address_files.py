@@ -10,8 +10,9 @@ import pytest
 
 from ckpt_transport import AddressFile, Config, Joiner
 from ckpt_transport.errors import ConfigError, JoinError, UpdateAbortedError
-from tests.fleet import SWIFT, HolderProcess, HolderSpec, SinkProcess, SinkSpec, fleet, holders, weights
+from tests.fleet import HolderProcess, HolderSpec, SinkProcess, SinkSpec, fleet, holders, weights
 from tests.leftovers import left_behind
+from tests.patience import SWIFT
 
 replace = msgspec.structs.replace
 

@@ -27,7 +27,9 @@ from ckpt_transport.memory import free_on_host
 from ckpt_transport.memory.segment import free_shared_memory
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import DEADLINE, SWIFT, Fault, SinkProcess, SinkSpec, by_name, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, by_name, fleet, weights
+from tests.injection import Fault
+from tests.patience import DEADLINE, SWIFT
 from tests.support.commands import run
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport.memory.segment import SHM
-from tests.fleet import PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import PATIENT
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.errors import ConfigError, JoinError, UpdateAbortedError
-from tests.fleet import DEADLINE, PATIENT, Fault, SinkSpec, context, fleet, weights
+from tests.fleet import SinkSpec, context, fleet, weights
+from tests.injection import Fault
+from tests.patience import DEADLINE, PATIENT
 
 ROUNDS = 4
 

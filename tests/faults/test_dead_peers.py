@@ -9,7 +9,9 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, fleet, weights
+from tests.fleet import SinkSpec, SourceProcess, fleet, weights
+from tests.injection import Fault
+from tests.patience import SWIFT
 
 TRANSPORTS = ("shm", "gloo")
 SHAPE = {"layers": 8, "width": 512}

@@ -8,8 +8,10 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UpdateError
-from tests.fleet import SWIFT, Fault, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.injection import Fault
 from tests.multiprocess.test_delta_sinks import some_changed
+from tests.patience import SWIFT
 
 DELTAS: dict[str, Any] = {**SWIFT, "delta": "on", "commit": "auto"}
 

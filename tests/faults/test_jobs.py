@@ -12,8 +12,9 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UpdateAbortedError
-from tests.fleet import DEADLINE, STOPPED, SWIFT, SinkProcess, SinkSpec, context, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, context, fleet, weights
 from tests.leftovers import started_here
+from tests.patience import DEADLINE, STOPPED, SWIFT
 from tests.standing_still import stop_myself
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}

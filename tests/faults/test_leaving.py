@@ -11,17 +11,9 @@ import pytest
 
 from ckpt_transport import Config, Joiner, ParameterServer
 from ckpt_transport.errors import TaintedError, UpdateAbortedError, UpdateError
-from tests.fleet import (
-    SWIFT,
-    Fault,
-    HolderProcess,
-    HolderSpec,
-    SinkSpec,
-    SourceProcess,
-    fleet,
-    holders,
-    weights,
-)
+from tests.fleet import HolderProcess, HolderSpec, SinkSpec, SourceProcess, fleet, holders, weights
+from tests.injection import Fault
+from tests.patience import SWIFT
 from tests.site import READ, SOCKETS
 from tests.support.transports import over_the_network
 

@@ -10,8 +10,9 @@ import torch
 from ckpt_transport import Config, ParameterServer, Report
 from ckpt_transport.errors import CheckpointError, TaintedError, UpdateAbortedError
 from ckpt_transport_fp8 import quantized
-from tests.fleet import PATIENT, SinkProcess, SinkSpec, fleet, model, weights
+from tests.fleet import SinkProcess, SinkSpec, fleet, model, weights
 from tests.fp8_models import fp8_model, fp8_weights, source_weights, target
+from tests.patience import PATIENT
 
 CHANGED = "tensor '{}'.* was changed or freed by its owner since the version was lent"
 

@@ -15,7 +15,9 @@ from ckpt_transport.control.connections import LINGER_MS
 from ckpt_transport.service.query import ask_version
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
-from tests.fleet import SWIFT, Fault, SinkProcess, SinkSpec, SourceProcess, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, SourceProcess, fleet, weights
+from tests.injection import Fault
+from tests.patience import SWIFT
 from tests.standing_still import freeze, thaw, wait_until_frozen
 from tests.support.commands import run
 

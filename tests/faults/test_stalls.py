@@ -9,7 +9,9 @@ import pytest
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
 from tests import stalls
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, State, fleet, weights
+from tests.fleet import SinkSpec, SourceProcess, State, fleet, weights
+from tests.injection import Fault
+from tests.patience import SWIFT
 from tests.standing_still import thaw
 
 SHAPE = {"layers": 8, "width": 128}

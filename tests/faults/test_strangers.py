@@ -15,7 +15,8 @@ import zmq
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.control.messages import PROTOCOL, Codec, Refused
 from ckpt_transport.service import questions as q
-from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 from tests.site import SOCKETS, make_site, use
 
 PATIENCE = 120_000

@@ -16,7 +16,9 @@ from ckpt_transport.errors import TaintedError, UpdateAbortedError
 from ckpt_transport.memory import Fence
 from ckpt_transport_torch import Attachment, TorchEngine, attach
 from tests import stuck
-from tests.fleet import DEADLINE, SWIFT, Fault, SinkProcess, SinkSpec, fleet, model, weights
+from tests.fleet import SinkProcess, SinkSpec, fleet, model, weights
+from tests.injection import Fault
+from tests.patience import DEADLINE, SWIFT
 from tests.site import READ
 
 SHAPE: dict[str, Any] = {"layers": 8, "width": 128}

@@ -11,7 +11,8 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CoverageError, PlanMismatchError, UpdateAbortedError
 from ckpt_transport.planning import Plan, Stages, plan
 from ckpt_transport.update import plan_cache
-from tests.fleet import PATIENT, SinkSpec, by_name, fleet, weights
+from tests.fleet import SinkSpec, by_name, fleet, weights
+from tests.patience import PATIENT
 
 replace = msgspec.structs.replace
 

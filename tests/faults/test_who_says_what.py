@@ -23,7 +23,9 @@ from ckpt_transport.update.invitations import Invitations, Invitees
 from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.turn import Turn
 from ckpt_transport_torch.engine import TorchEngine
-from tests.fleet import PATIENT, Fault, SinkSpec, by_name, fleet, model, weights
+from tests.fleet import SinkSpec, by_name, fleet, model, weights
+from tests.injection import Fault
+from tests.patience import PATIENT
 
 PATIENCE = 120.0
 Kind = TypeVar("Kind", bound=Message)

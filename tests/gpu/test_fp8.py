@@ -17,10 +17,11 @@ from ckpt_transport.spi import Launch
 from ckpt_transport_fp8 import backend, quantized
 from ckpt_transport_fp8.numerics import factors_for, scales_for
 from ckpt_transport_fp8.scheme import Scheme
-from tests.fleet import SWIFT, SinkSpec, fleet
+from tests.fleet import SinkSpec, fleet
 from tests.fp8_models import fp8_model, fp8_weights, source_weights
 from tests.fp8_models import target as model_target
 from tests.leftovers import left_behind
+from tests.patience import SWIFT
 from tests.unit.adapters.test_fp8_quantized import CPU, NAME, SCHEMES, bytes_of, target, weight
 from tests.vllm.fp8_modes import MODES, Case, not_served, run
 

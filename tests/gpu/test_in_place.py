@@ -15,8 +15,10 @@ from ckpt_transport.memory import MemoryKind
 from ckpt_transport.memory.exported import allocations_of, why_not_exported
 from ckpt_transport.planning import IN_PLACE, Plan
 from ckpt_transport_cuda_ipc.memory import as_tensor, let_read
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, by_name, fleet, weights
+from tests.fleet import SinkSpec, SourceProcess, by_name, fleet, weights
 from tests.gpu.test_update import GROWTH, used
+from tests.injection import Fault
+from tests.patience import SWIFT
 
 WIDE: Mapping[str, Any] = {"width": 1024}
 ON_GPU: Mapping[str, Any] = {**WIDE, "device": "cuda"}

@@ -16,8 +16,9 @@ from ckpt_transport.testing import CHECKS, Check
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Control, Endpoint, Group, Transport
 from tests.available import where_available
-from tests.fleet import Fault, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
 from tests.gpu.test_update import ON_GPU, swift
+from tests.injection import Fault
 from tests.leftovers import left_behind
 
 NAMES = [where_available(name) for name in ("mooncake", "nixl", "ucx")]

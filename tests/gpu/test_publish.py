@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ckpt_transport import Config, ParameterServer
-from tests.fleet import PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import PATIENT
 
 CONFIG = Config.load(**PATIENT)
 

@@ -11,7 +11,7 @@ import torch
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
 from ckpt_transport_torch import attach
-from tests.fleet import SWIFT
+from tests.patience import SWIFT
 
 Change = Callable[[torch.nn.Module], None]
 

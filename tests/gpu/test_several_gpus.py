@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer
-from tests.fleet import SWIFT, SinkSpec, fleet, model, weights
+from tests.fleet import SinkSpec, fleet, model, weights
+from tests.patience import SWIFT
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 

@@ -13,8 +13,9 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.engine import StagingArea
 from ckpt_transport.engine.shadows import MakeShadows, on_device, on_host
 from ckpt_transport.memory.launch import has_kernels
-from tests.fleet import PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
 from tests.gpu.test_copy_table import kernels_of
+from tests.patience import PATIENT
 
 SHAPE: dict[str, Any] = {"layers": 8, "width": 512, "device": "cuda"}
 PLENTY = 30 << 30

@@ -13,9 +13,11 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
 from ckpt_transport.planning import RingUse
 from ckpt_transport_torch import Loader
-from tests.fleet import SWIFT, Fault, SinkSpec, SourceProcess, by_name, fleet, weights
+from tests.fleet import SinkSpec, SourceProcess, by_name, fleet, weights
 from tests.gpu.test_conformance import NCCL_SHARES_A_GPU, needs_nccl
+from tests.injection import Fault
 from tests.leftovers import left_behind
+from tests.patience import SWIFT
 
 MIB = 1 << 20
 SLACK = 32 * MIB

@@ -17,7 +17,8 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UsageError
-from tests.fleet import PATIENT, weights
+from tests.fleet import weights
+from tests.patience import PATIENT
 
 PATIENCE_SECONDS = 60.0
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import EngineError
 from ckpt_transport_vllm import VllmFleet
-from tests.fleet import PATIENT, weights
+from tests.fleet import weights
+from tests.patience import PATIENT
 from tests.support.commands import ENVIRONMENT, run
 from tests.unit.control.test_rotation import keep
 from tests.vllm_stub import StubServer

@@ -11,7 +11,8 @@ import torch
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import JoinError, UpdateAbortedError
-from tests.fleet import PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import PATIENT
 
 CONFIG = Config.load(**PATIENT)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ckpt_transport_torch import TorchEngine
-from tests.fleet import DEADLINE, model
+from tests.fleet import model
+from tests.patience import DEADLINE
 from tests.support.browser import CHROMIUM, MISSING, Page, browser
 from tests.support.pages import TOKEN, shown
 from tests.support.slow import SlowEngine

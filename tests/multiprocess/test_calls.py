@@ -16,7 +16,8 @@ import pytest
 
 from ckpt_transport import Config, Holder, Joiner, ParameterServer, Report, ask_version
 from ckpt_transport.errors import UpdateAbortedError, UsageError
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 
 CONFIG = Config.load(**PATIENT)
 

@@ -19,7 +19,8 @@ from ckpt_transport import Config
 from ckpt_transport.dashboard import FleetWatch
 from ckpt_transport.dashboard.view import member_rows
 from ckpt_transport.service.fleet import make_fleet
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 from tests.support.commands import ENVIRONMENT, Command, run, running
 from tests.vllm_stub import StubServer
 

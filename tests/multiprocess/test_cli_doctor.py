@@ -11,7 +11,9 @@ import pytest
 
 from ckpt_transport import Config
 from ckpt_transport.service import sink as sink_module
-from tests.fleet import PATIENT, SWIFT, Fault, SinkSpec, SourceProcess, fleet
+from tests.fleet import SinkSpec, SourceProcess, fleet
+from tests.injection import Fault
+from tests.patience import PATIENT, SWIFT
 from tests.support.commands import run
 from tests.vllm_stub import StubServer
 

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport_torch import Loader
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 from tests.support.commands import ENVIRONMENT, run, running, shell_command
 
 

@@ -13,7 +13,8 @@ import pytest
 from safetensors.torch import save_file
 
 from ckpt_transport import AddressFile
-from tests.fleet import DEADLINE, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import DEADLINE
 from tests.support.commands import ENVIRONMENT, Command, run, running
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config
 from ckpt_transport.service.query import ask_version
-from tests.fleet import DEADLINE, PATIENT, HolderSpec, SinkSpec, fleet, holders, weights
+from tests.fleet import HolderSpec, SinkSpec, fleet, holders, weights
+from tests.patience import DEADLINE, PATIENT
 from tests.support.commands import run, running
 from tests.vllm_stub import StubServer
 

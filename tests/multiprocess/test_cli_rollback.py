@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from ckpt_transport import Config, ask_version
-from tests.fleet import PATIENT, SinkProcess, SinkSpec, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, fleet, weights
+from tests.patience import PATIENT
 from tests.support.commands import run
 from tests.vllm_stub import StubServer
 

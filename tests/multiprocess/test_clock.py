@@ -14,7 +14,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.execution import now
 from ckpt_transport.planning import RingUse, StageKind
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 
 CONFIG = Config.load(**PATIENT)
 PHASES = ["begin", "join", "plan", "agree", "connect", "hold", "run", "commit", "end"]

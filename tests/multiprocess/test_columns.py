@@ -17,7 +17,8 @@ from ckpt_transport.checkpoint import Tensors
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from tests.available import where_available
 from tests.experts import EXPERTS, WIDTH, Rank, loaded, loader, weights_of
-from tests.fleet import DEADLINE, PATIENT, context
+from tests.fleet import context
+from tests.patience import DEADLINE, PATIENT
 
 SIZE, SOURCES = 2, 2
 SEEDS = (2, 3, 4)

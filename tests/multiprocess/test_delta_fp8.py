@@ -9,8 +9,9 @@ import torch
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport_fp8 import quantized
-from tests.fleet import PATIENT, SinkSpec, fleet
+from tests.fleet import SinkSpec, fleet
 from tests.fp8_models import by_reference, fp8_model, source_weights, target
+from tests.patience import PATIENT
 
 DELTAS: dict[str, Any] = {**PATIENT, "delta": "on", "commit": "auto"}
 

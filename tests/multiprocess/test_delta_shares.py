@@ -12,7 +12,8 @@ import torch
 
 from ckpt_transport import Config, ParameterServer, Report
 from tests import experts, halves
-from tests.fleet import PATIENT, SinkSpec, fleet
+from tests.fleet import SinkSpec, fleet
+from tests.patience import PATIENT
 
 SIZE = 2
 RANKS = tuple(

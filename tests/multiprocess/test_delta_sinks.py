@@ -11,7 +11,8 @@ from ckpt_transport import Config, ParameterServer, Report, ask_version
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport_torch import attach
 from tests.experts import Rank, loader, rank_of, weights_of
-from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, fleet, model, weights
+from tests.fleet import SinkProcess, SinkSpec, fleet, model, weights
+from tests.patience import DEADLINE, PATIENT
 
 SIZE = 2
 RANKS = tuple(

@@ -14,8 +14,9 @@ import torch
 from ckpt_transport import Config, ParameterServer, Report, ask_version
 from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport_torch import Attachment, attach
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, model, weights
+from tests.fleet import SinkSpec, fleet, model, weights
 from tests.leftovers import left_behind
+from tests.patience import DEADLINE, PATIENT
 
 DELTAS = {**PATIENT, "delta": "on", "commit": "auto"}
 CONFIG = Config.load(**DELTAS)

@@ -21,7 +21,8 @@ from ckpt_transport.service.claims import Claims
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_torch import TorchEngine
 from ckpt_transport_vllm import VllmFleet
-from tests.fleet import DEADLINE, PATIENT, SWIFT, weights
+from tests.fleet import weights
+from tests.patience import DEADLINE, PATIENT, SWIFT
 from tests.vllm_stub import StubServer, urls
 
 

@@ -15,7 +15,8 @@ import torch
 from ckpt_transport import Config, Holder, Joiner, ParameterServer
 from ckpt_transport.errors import TaintedError, UsageError
 from ckpt_transport_torch import attach
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 
 CONFIG = Config.load(**PATIENT)
 context = multiprocessing.get_context("fork")

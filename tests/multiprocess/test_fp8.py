@@ -18,8 +18,9 @@ from ckpt_transport.execution.timeline import StageEvent
 from ckpt_transport.planning import StageKind
 from ckpt_transport_fp8 import quantized
 from ckpt_transport_torch import attach
-from tests.fleet import PATIENT, SinkSpec, by_name, fleet
+from tests.fleet import SinkSpec, by_name, fleet
 from tests.fp8_models import CONFIG, fp8_model, fp8_weights, source_weights, target
+from tests.patience import PATIENT
 from tests.support.commands import run
 
 TRANSPORTS = ("shm", "gloo")

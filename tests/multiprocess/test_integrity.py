@@ -12,7 +12,8 @@ from ckpt_transport import Config, Joiner, ParameterServer
 from ckpt_transport.errors import TaintedError
 from tests.corrupting import KINDS, Wrong, make_site
 from tests.experts import loaded, loader, rank_of, weights_of
-from tests.fleet import PATIENT, HolderSpec, SinkSpec, by_name, fleet, holders, weights
+from tests.fleet import HolderSpec, SinkSpec, by_name, fleet, holders, weights
+from tests.patience import PATIENT
 from tests.site import READ, SOCKETS, use
 
 SMALL = {"bucket_bytes": "64KiB", "ring_depth": 2}

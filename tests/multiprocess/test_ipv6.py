@@ -10,8 +10,9 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from tests.addresses import has_ipv6
-from tests.fleet import PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
 from tests.leftovers import left_behind
+from tests.patience import PATIENT
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")

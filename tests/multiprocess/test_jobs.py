@@ -13,8 +13,9 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, StagedJob, ask_version
 from ckpt_transport.errors import UpdateAbortedError, UsageError
-from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, context, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, context, fleet, weights
 from tests.leftovers import started_here
+from tests.patience import DEADLINE, PATIENT
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
 

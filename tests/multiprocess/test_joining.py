@@ -14,18 +14,8 @@ import torch
 from ckpt_transport import Config, Holder, Joiner, ParameterServer, Report
 from ckpt_transport.planning import Role, StageKind
 from ckpt_transport_torch import Loader, attach
-from tests.fleet import (
-    DEADLINE,
-    PATIENT,
-    HolderProcess,
-    HolderSpec,
-    SinkSpec,
-    by_name,
-    fleet,
-    holders,
-    model,
-    weights,
-)
+from tests.fleet import HolderProcess, HolderSpec, SinkSpec, by_name, fleet, holders, model, weights
+from tests.patience import DEADLINE, PATIENT
 from tests.site import READ, SOCKETS
 from tests.support.transports import over_the_network
 

@@ -11,7 +11,9 @@ import pytest
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
 from ckpt_transport.events import Event, UpdateBegan, UpdateEnded, observe
-from tests.fleet import DEADLINE, PATIENT, Fault, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.injection import Fault
+from tests.patience import DEADLINE, PATIENT
 
 
 def free_port() -> int:

@@ -7,7 +7,8 @@ import torch
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import StoreError, UpdateAbortedError, UsageError
-from tests.fleet import PATIENT, SinkSpec, by_name, fleet, weights
+from tests.fleet import SinkSpec, by_name, fleet, weights
+from tests.patience import PATIENT
 
 CONFIG = Config.load(**PATIENT)
 CHANGED = ("1.weight", "4.bias")

@@ -10,7 +10,8 @@ import torch
 from ckpt_transport import Config, Mapping, ParameterServer, rules
 from ckpt_transport.errors import CheckpointError, StoreError, UpdateAbortedError
 from ckpt_transport.planning import explain
-from tests.fleet import PATIENT, SinkSpec, fleet, model, weights
+from tests.fleet import SinkSpec, fleet, model, weights
+from tests.patience import PATIENT
 
 CONFIG = Config.load(**PATIENT)
 

@@ -6,7 +6,9 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import TaintedError
-from tests.fleet import PATIENT, Fault, SinkSpec, by_name, fleet, weights
+from tests.fleet import SinkSpec, by_name, fleet, weights
+from tests.injection import Fault
+from tests.patience import PATIENT
 
 TRANSPORTS = ("shm", "gloo")
 

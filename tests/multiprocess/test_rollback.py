@@ -6,8 +6,10 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UpdateAbortedError
-from tests.fleet import PATIENT, Fault, SinkProcess, SinkSpec, by_name, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, by_name, fleet, weights
+from tests.injection import Fault
 from tests.multiprocess.test_staged import SHAPE, server_for, updated
+from tests.patience import PATIENT
 
 
 def all_serve(sinks: list[SinkProcess], seed: int) -> bool:

@@ -9,7 +9,8 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.errors import JoinError
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 from tests.unit.control.test_rotation import keep
 
 

@@ -18,7 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from ckpt_transport import Config, Mapping, ParameterServer, rules
-from tests.fleet import DEADLINE, SWIFT, SinkSpec, by_name, context, fleet, model
+from tests.fleet import SinkSpec, by_name, context, fleet, model
+from tests.patience import DEADLINE, SWIFT
 
 Answer = tuple[str, dict[str, torch.Tensor], dict[str, int]]
 """What an update said, the whole weights, and bytes that this rank holds by name."""

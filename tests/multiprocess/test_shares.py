@@ -11,7 +11,9 @@ from ckpt_transport.planning import explain
 from ckpt_transport_torch import attach
 from tests.available import where_available
 from tests.experts import EXPERTS, WIDTH, loaded, loader, rank_of, weights_of
-from tests.fleet import PATIENT, SWIFT, Fault, SinkProcess, SinkSpec, fleet
+from tests.fleet import SinkProcess, SinkSpec, fleet
+from tests.injection import Fault
+from tests.patience import PATIENT, SWIFT
 
 SIZE = 4
 MATRIX = WIDTH * WIDTH * 4

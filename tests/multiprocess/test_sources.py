@@ -15,7 +15,8 @@ from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import CkptTransportError, JoinError, UpdateAbortedError
-from tests.fleet import DEADLINE, PATIENT, SinkSpec, context, fleet, weights
+from tests.fleet import SinkSpec, context, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 
 CURE = "for one source pass rank=0, world_size=1"
 HASTY = {**PATIENT, "join_timeout": 0.7}

@@ -9,7 +9,9 @@ import pytest
 from ckpt_transport import Config, ParameterServer, Report
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
 from ckpt_transport.planning import explain
-from tests.fleet import PATIENT, Fault, SinkSpec, by_name, fleet, weights
+from tests.fleet import SinkSpec, by_name, fleet, weights
+from tests.injection import Fault
+from tests.patience import PATIENT
 
 SHAPE: dict[str, Any] = {"layers": 8, "width": 512}
 

@@ -17,7 +17,8 @@ from ckpt_transport import Config, ParameterServer, ask_version
 from ckpt_transport.errors import SupersededError, UpdateAbortedError
 from ckpt_transport.update.turn import Turn
 from ckpt_transport_torch.engine import TorchEngine
-from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, fleet, weights
+from tests.patience import DEADLINE, PATIENT
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
 NOBODY = "ipc:///tmp/ckpt-transport-nobody-listens-here"

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import PlanMismatchError, UpdateAbortedError
-from tests.fleet import DEADLINE, PATIENT, SinkProcess, SinkSpec, fleet
+from tests.fleet import SinkProcess, SinkSpec, fleet
 from tests.leftovers import left_behind
+from tests.patience import DEADLINE, PATIENT
 
 Tensors = dict[str, torch.Tensor]
 TIED = "tensors 0.weight and 1.weight have one memory in .* and different values"

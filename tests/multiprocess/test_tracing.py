@@ -19,7 +19,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import ConfigError, TaintedError
 from ckpt_transport.tracing import Spans
-from tests.fleet import DEADLINE, PATIENT, Fault, SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, fleet, weights
+from tests.injection import Fault
+from tests.patience import DEADLINE, PATIENT
 
 TRACED: dict[str, Any] = {**PATIENT, "opentelemetry": True}
 STEPS = {"propose", "open", "connect", "stand", "run", "commit"}

@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport_torch import attach
-from tests.fleet import DEADLINE, PATIENT, context
+from tests.fleet import context
+from tests.patience import DEADLINE, PATIENT
 
 RANKS, LAYERS = 2, 16
 LAYER_SHAPE = torch.Size([2048, 2048])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.fleet import PATIENT
+from tests.patience import PATIENT
 
 NEEDED = ("transformers", "fastapi", "uvicorn", "openai", "accelerate")
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ParameterServer, ask_version
 from tests.available import where_available
-from tests.fleet import PATIENT, SinkSpec, SourceProcess, by_name, fleet, model, weights
+from tests.fleet import SinkSpec, SourceProcess, by_name, fleet, model, weights
+from tests.patience import PATIENT
 
 TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
 

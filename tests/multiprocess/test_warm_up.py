@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from ckpt_transport import CheckpointError, Config, Engine, ParameterServer
 from ckpt_transport.service import ask_version
 from ckpt_transport_torch import attach
-from tests.fleet import DEADLINE, PATIENT
+from tests.patience import DEADLINE, PATIENT
 from tests.unit.torch_modules import Pairs, holds, looks_up, net, version
 
 CONFIG = Config.load(**PATIENT)
@@ -30,7 +30,7 @@ PROGRAM = textwrap.dedent(
     from ckpt_transport import Config
     from ckpt_transport.replay import module_loading
     from ckpt_transport_torch import attach
-    from tests.fleet import PATIENT
+    from tests.patience import PATIENT
     from tests.unit.torch_modules import holds, looks_up, net, version
 
     recorded = []

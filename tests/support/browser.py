@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.fleet import DEADLINE
+from tests.patience import DEADLINE
 
 CHROMIUM = shutil.which("chromium")
 MISSING = "chromium is not installed: apt-get install chromium"

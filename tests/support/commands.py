@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fleet import DEADLINE, context
+from tests.fleet import context
 from tests.leftovers import started_here
+from tests.patience import DEADLINE
 
 ENVIRONMENT = {**os.environ, "CKPT_TRANSPORT_HEARTBEAT_INTERVAL": "0.1", "CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "60"}
 """With heartbeats that take nobody who lives for dead."""

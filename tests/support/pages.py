@@ -12,7 +12,8 @@ import httpx
 from ckpt_transport import Config, ParameterServer, Sink
 from ckpt_transport.dashboard import FleetWatch, PageServer, Rollback, make_app
 from ckpt_transport_torch import TorchEngine
-from tests.fleet import DEADLINE, PATIENT, model, weights
+from tests.fleet import model, weights
+from tests.patience import DEADLINE, PATIENT
 
 TOKEN = "open sesame, open sesame"
 

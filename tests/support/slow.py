@@ -9,7 +9,7 @@ import torch
 from ckpt_transport import LoadedBucket
 from ckpt_transport.spi import Fence
 from ckpt_transport_torch.engine import TorchEngine
-from tests.fleet import DEADLINE
+from tests.patience import DEADLINE
 
 
 class SlowEngine(TorchEngine):

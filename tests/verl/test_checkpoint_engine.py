@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from ckpt_transport import TaintedError, UpdateError
-from tests.fleet import SWIFT, weights
+from tests.fleet import weights
 from tests.leftovers import left_behind
+from tests.patience import SWIFT
 
 BUCKET_NBYTES = 1 << 20
 

@@ -11,7 +11,7 @@ from ckpt_transport import Config, ParameterServer, Sink
 from ckpt_transport.errors import TaintedError, UnwritableError, UpdateAbortedError
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.loader_engine import LoaderEngine
-from tests.fleet import PATIENT
+from tests.patience import PATIENT
 from tests.unit.recorded import specs_of
 from tests.unit.torch_modules import Pairs, assign, bring, holds, load, looks_up, net, version
 

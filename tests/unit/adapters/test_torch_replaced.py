@@ -17,7 +17,7 @@ from ckpt_transport_torch.attach import Attachment
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
-from tests.fleet import PATIENT
+from tests.patience import PATIENT
 from tests.unit.recorded import specs_of
 from tests.unit.torch_modules import (
     Change,

@@ -15,7 +15,7 @@ from ckpt_transport.errors import UnwritableError, UpdateAbortedError
 from ckpt_transport_torch import attach
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
-from tests.fleet import PATIENT
+from tests.patience import PATIENT
 from tests.unit.torch_modules import Change, Pairs, bring, holds, looks_up, net, version
 
 

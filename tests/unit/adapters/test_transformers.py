@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ckpt_transport import Config, Holder, Joiner, ParameterServer, UnwritableError
-from tests.fleet import PATIENT
+from tests.patience import PATIENT
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[frameworks]'")
 

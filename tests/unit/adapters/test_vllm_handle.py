@@ -22,7 +22,8 @@ from ckpt_transport_torch import Attachment, TorchEngine
 from ckpt_transport_vllm import VllmFleet, VllmHandle, object_calls
 from ckpt_transport_vllm.object_calls import ObjectCalls
 from ckpt_transport_vllm.plugin import ATTACH, METHODS
-from tests.fleet import PATIENT, model, weights
+from tests.fleet import model, weights
+from tests.patience import PATIENT
 from tests.vllm_stub import StubServer
 
 PATIENCE = 60.0

@@ -10,7 +10,7 @@ import pytest
 
 import ckpt_transport
 from ckpt_transport.cli import app
-from tests.fleet import DEADLINE
+from tests.patience import DEADLINE
 
 ANSWERED = """
 import sys

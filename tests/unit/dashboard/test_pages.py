@@ -18,7 +18,8 @@ from ckpt_transport.execution import StageEvent
 from ckpt_transport.history import keep
 from ckpt_transport.planning import StageKind
 from ckpt_transport_torch import TorchEngine
-from tests.fleet import DEADLINE, model
+from tests.fleet import model
+from tests.patience import DEADLINE
 from tests.support.pages import TOKEN, Shown, shown
 from tests.support.slow import SlowEngine
 

@@ -15,7 +15,7 @@ from ckpt_transport.dashboard import Rollback, read_token
 from ckpt_transport.dashboard import rollback as module
 from ckpt_transport.dashboard.fleet_watch import FRESH_SECONDS
 from ckpt_transport.errors import ConfigError, UpdateAbortedError
-from tests.fleet import DEADLINE
+from tests.patience import DEADLINE
 from tests.support.pages import TOKEN, Shown, shown
 from tests.unit.dashboard.test_pages import words
 

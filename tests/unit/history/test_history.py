@@ -13,7 +13,7 @@ from ckpt_transport.events import UpdateEnded
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.history import History, check_history, keep, timeline_of, writer
 from ckpt_transport.planning import StageKind
-from tests.fleet import DEADLINE
+from tests.patience import DEADLINE
 
 LABELS = {0: "source 0", 1: "sink 0"}
 

@@ -10,8 +10,9 @@ from contextlib import closing
 import pytest
 
 from ckpt_transport import Config, ParameterServer, ServedVersion, Sink, ask_version
-from tests.fleet import DEADLINE, PATIENT, weights
 from tests.fleet import model as model_of
+from tests.fleet import weights
+from tests.patience import DEADLINE, PATIENT
 from tests.support.slow import SlowEngine
 
 LAYERS = 6

@@ -10,8 +10,9 @@ import pytest
 from ckpt_transport import Config, ConfigError, ParameterServer, Sink, UpdateAbortedError
 from ckpt_transport.history import History
 from ckpt_transport_torch import TorchEngine
-from tests.fleet import PATIENT, weights
 from tests.fleet import model as model_of
+from tests.fleet import weights
+from tests.patience import PATIENT
 
 
 class BrokenEngine(TorchEngine):

@@ -11,7 +11,8 @@ from ckpt_transport import Config, ParameterServer, Sink
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
 from ckpt_transport_torch.engine import TorchEngine
-from tests.fleet import PATIENT, model, weights
+from tests.fleet import model, weights
+from tests.patience import PATIENT
 
 LAYERS, WIDTH = 2, 8
 FIRST = ["Invite", "Invite", "Propose", "Open", "Connect", "Stand", "Run", "Commit"]

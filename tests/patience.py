@@ -1,0 +1,23 @@
+"""Settings and deadlines under which nobody who lives is taken for dead, and a dead one is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+DEADLINE = 150.0
+"""Seconds that nothing takes which does not hang, on a busy machine either."""
+PATIENT: Mapping[str, Any] = {
+    "heartbeat_interval": 0.1,
+    "heartbeat_timeout": 60.0,
+    "join_timeout": 60,
+    "update_timeout": 120,
+}
+"""Settings under which nobody who lives is taken for dead, on a busy machine either."""
+SWIFT: Mapping[str, Any] = {**PATIENT, "heartbeat_timeout": 4.0}
+"""Settings under which a dead peer is noticed soon."""
+
+STOPPED = 3 * SWIFT["heartbeat_timeout"]
+"""Seconds for which a process is stopped that others are to take for dead."""
+PATIENCE = 30.0
+"""Seconds in which a process that was asked to end does, before it is killed."""
