@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,7 @@ from typing import Any, Self
 import torch
 
 from benchmarks._models import Shapes, Weights, tensors
-from ckpt_transport_torch import attach
+from ckpt_transport_torch import Loader, attach
 
 context = multiprocessing.get_context("spawn")
 ANSWER_SECONDS = 400
@@ -48,39 +49,46 @@ class Peer:
 
 def run_worker(shapes: Shapes, device: str, pipe: Connection) -> None:
     """An engine's worker: it copies what arrives into its parameters."""
-    import zmq
-
     if device != "cpu":
         torch.cuda.set_device(device)
     module = Weights(shapes, torch.device(device))
-    zmq_context = zmq.Context()
-    with attach(module) as attachment:
-        pipe.send(attachment.address)
-        while (order := pipe.recv())[0] != "stop":
-            match order:
-                case ("wrong", version):
-                    pipe.send(module.wrong(version))
-                case ("checkpoint-engine", handles):
-                    pipe.send(_update_from_checkpoint_engine(zmq_context, dict(handles), module))
-
-
-def _update_from_checkpoint_engine(zmq_context: Any, handles: dict[str, str], module: Weights) -> str:
-    from checkpoint_engine.worker import update_weights_from_ipc
-
     parameters = dict(module.named_parameters())
 
-    def copy(weights: list[tuple[str, torch.Tensor]]) -> None:
+    def copy(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         for name, tensor in weights:
             parameters[name].copy_(tensor)
 
-    (handle,) = handles.values()
-    update_weights_from_ipc(zmq_context, handle, 0, run=copy)
-    return "done"
+    with attach(module) as attachment:
+        pipe.send(attachment.address)
+        serve_orders(pipe, module.wrong, copy)
+
+
+def serve_orders(pipe: Connection, wrong: Callable[[int], list[str]], load: Loader) -> None:
+    """What a worker is told to do until it is stopped.
+
+    Args:
+        pipe: on which it hears it.
+        wrong: finds the names of weights that are not those of a version.
+        load: takes weights from checkpoint-engine.
+    """
+    import zmq
+
+    zmq_context = zmq.Context()
+    while (order := pipe.recv())[0] != "stop":
+        match order:
+            case ("wrong", version):
+                pipe.send(wrong(version))
+            case ("checkpoint-engine", handles):
+                from checkpoint_engine.worker import update_weights_from_ipc
+
+                (handle,) = dict(handles).values()
+                update_weights_from_ipc(zmq_context, handle, 0, run=load)
+                pipe.send("done")
 
 
 def run_checkpoint_engine(shapes: Shapes, pipe: Connection) -> None:
     """checkpoint-engine's parameter server, one rank, its process group made once."""
-    port = _free_port()
+    port = free_port()
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from checkpoint_engine.ps import ParameterServer
 
@@ -203,7 +211,8 @@ class GpuMemory:
         return sum(total - free for free, total in found)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port below one that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1]) - 1

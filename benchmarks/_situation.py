@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -33,6 +33,9 @@ class Situation:
         transports: what is measured, each by itself; the first is what the target is for.
         limit: what :meth:`Trainer.link` measures, in words.
         target: for the time of an update over that limit.
+        order: which of the orders of :class:`Trainer` is an update.
+        commit: how the version is taken, as the setting.
+        worker: for each number, what runs in the process of that worker; by default it has all of the weights.
     """
 
     title: str
@@ -43,6 +46,9 @@ class Situation:
     transports: Sequence[str]
     limit: str
     target: str
+    order: str = ""
+    commit: str = "auto"
+    worker: Callable[[int], Any] = lambda number: run_worker
 
     @property
     def gpus(self) -> int:
@@ -82,12 +88,12 @@ class Brought:
         )
 
 
-def measure(situation: Situation, device: str, rounds: int) -> list[Row]:
-    """A row for each transport, and one for ``auto`` against the best by name."""
+def brought(situation: Situation, device: str, rounds: int) -> dict[str, Brought]:
+    """What each transport took."""
     nbytes = size(situation.shapes)
     console.print(f"{situation.title}: {len(situation.shapes):,} tensors, {nbytes / 1e9:.2f} GB")
     found: dict[str, Brought] = {}
-    with _workers(situation, device) as (workers, addresses):
+    with workers_of(situation, device) as (workers, addresses):
         for version, transport in enumerate(situation.transports, 1):
             with _trainers(situation, device, transport, version) as trainers:
                 found[transport] = _bring(situation, trainers, addresses, rounds)
@@ -95,17 +101,23 @@ def measure(situation: Situation, device: str, rounds: int) -> list[Row]:
             for worker in workers:
                 wrong = worker.call("wrong", version)
                 assert not wrong, f"{len(wrong)} tensors are wrong, the first {wrong[0]}"
+    return found
+
+
+def measure(situation: Situation, device: str, rounds: int) -> list[Row]:
+    """A row for each transport, and one for ``auto`` against the best by name."""
+    found = brought(situation, device, rounds)
     rows = [
         Row(
             f"{situation.title}: {transport}",
-            brought.wall / brought.limit,
+            took.wall / took.limit,
             situation.limit,
             situation.target if transport == situation.transports[0] else "",
-            brought.says,
+            took.says,
         )
-        for transport, brought in found.items()
+        for transport, took in found.items()
     ]
-    named = {transport: brought.wall for transport, brought in found.items() if transport != AUTO}
+    named = {transport: took.wall for transport, took in found.items() if transport != AUTO}
     if AUTO in found and named:
         best = min(named, key=lambda transport: named[transport])
         ratio, detail = found[AUTO].wall / named[best], f"{milliseconds(found[AUTO].wall)}, {milliseconds(named[best])}"
@@ -114,7 +126,7 @@ def measure(situation: Situation, device: str, rounds: int) -> list[Row]:
 
 
 def _bring(situation: Situation, trainers: Sequence[Peer], addresses: Sequence[str], rounds: int) -> Brought:
-    order = "lend_and_update" if situation.lent else "update"
+    order = situation.order or ("lend_and_update" if situation.lent else "update")
     together = partial(_ask_all, trainers)
 
     def update() -> Timed:
@@ -130,9 +142,16 @@ def _bring(situation: Situation, trainers: Sequence[Peer], addresses: Sequence[s
     update()
     then, limits = [], []
     for _ in range(rounds):
-        limits.append(max(together("link", situation.workers[-1])))
+        limits.append(max(_links(trainers, situation.workers)))
         then.append(update())
     return Brought(first, then, limits, memory.extra if memory is not None else 0)
+
+
+def _links(trainers: Sequence[Peer], gpus: Sequence[int]) -> list[float]:
+    """Have each trainer copy as many bytes as it brings, at the same time, to the GPU after its own."""
+    for rank, trainer in enumerate(trainers):
+        trainer.ask("link", gpus[(rank + 1) % len(gpus)])
+    return [trainer.answer() for trainer in trainers]
 
 
 def _ask_all(peers: Sequence[Peer], *order: object) -> list[Any]:
@@ -143,8 +162,11 @@ def _ask_all(peers: Sequence[Peer], *order: object) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _workers(situation: Situation, device: str) -> Iterator[tuple[list[Peer], list[str]]]:
-    workers = [Peer(run_worker, situation.shapes, _place(device, gpu)) for gpu in situation.workers]
+def workers_of(situation: Situation, device: str) -> Iterator[tuple[list[Peer], list[str]]]:
+    workers = [
+        Peer(situation.worker(number), situation.shapes, _place(device, gpu))
+        for number, gpu in enumerate(situation.workers)
+    ]
     try:
         yield workers, [worker.answer() for worker in workers]
     finally:
@@ -159,7 +181,7 @@ def _trainers(situation: Situation, device: str, transport: str, version: int) -
     with tempfile.TemporaryDirectory() as folder:
         trainers = [Peer(run_trainer, rank, size, _place(device, gpu)) for rank, gpu in enumerate(situation.trainers)]
         try:
-            _ask_all(trainers, "open", transport, f"ipc://{folder}/coordinator")
+            _ask_all(trainers, "open", transport, f"ipc://{folder}/coordinator", situation.commit)
             _ask_all(trainers, "have", situation.shapes, version, "device" if situation.lent else "host")
             yield trainers
         finally:

@@ -91,6 +91,12 @@ class Trainer:
         report = self._open_server.update("v", addresses)
         return _timed(time.perf_counter() - began, report)
 
+    def update_p2p(self, addresses: Sequence[str]) -> Timed | None:
+        """Bring the version that is registered to engines that join."""
+        began = time.perf_counter()
+        report = self._open_server.update_p2p("v", addresses)
+        return _timed(time.perf_counter() - began, report)
+
     def rollback(self, addresses: Sequence[str]) -> Timed | None:
         """Have the version before served again."""
         began = time.perf_counter()
