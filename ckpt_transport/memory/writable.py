@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.parameter import is_lazy
 
-MAPS = Path("/proc/self/maps")
+from ckpt_transport.memory.mappings import mapped_read_only
+
 ARRAYS = frozenset({torch.Tensor, torch.nn.Parameter})
 """Classes that say nothing of their own about memory."""
-_NOT_WRITABLE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .-", re.MULTILINE)
-"""A line of :data:`MAPS`, of memory that must not be written: first and last address. A process may have thousands."""
 _layout, _is_cpu, _nbytes = map(attrgetter, ("layout", "is_cpu", "nbytes"))
 
 
@@ -64,13 +60,9 @@ def read_only(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
         reaches = np.array(list(map(_nbytes, values)), np.uint64)
     else:
         reaches = np.array(list(map(_reach, values)), np.uint64)
-    ends = begins + reaches
-    low, high = _read_only_ranges()
-    following = np.searchsorted(high, begins, side="right")
-    hit = np.flatnonzero((following < len(high)) & (np.append(low, np.uint64(0))[following] < ends) & (reaches > 0))
     return {
         names[index]: "its memory is mapped read-only, as that of a file may be: replace it by its clone()"
-        for index in hit.tolist()
+        for index in mapped_read_only(begins, begins + reaches)
     }
 
 
@@ -116,11 +108,3 @@ def _reach(tensor: torch.Tensor) -> int:
         return 0
     last = sum(stride * (count - 1) for stride, count in zip(tensor.stride(), tensor.shape, strict=True))
     return (last + 1) * tensor.itemsize
-
-
-def _read_only_ranges() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """First and last address (exclusive) of all memory of this process that is mapped and must not be written."""
-    found = np.array(
-        [int(address, 16) for each in _NOT_WRITABLE.findall(MAPS.read_bytes()) for address in each], np.uint64
-    )
-    return found[::2], found[1::2]
