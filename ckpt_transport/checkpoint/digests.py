@@ -16,7 +16,7 @@ DIGEST_BYTES = 16
 def with_digests(stored: StoredVersion) -> StoredVersion:
     """Make the same version with a manifest that says the digest of every tensor's bytes.
 
-    BLAKE2b (RFC 7693), about a gigabyte per second on each core; Python lets go of its lock meanwhile.
+    BLAKE2b (RFC 7693), on all cores: Python lets go of its lock meanwhile.
     """
 
     def digest(number: int) -> bytes:

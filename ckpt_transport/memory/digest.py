@@ -27,8 +27,8 @@ PAGE_BYTES = ROWS * COLUMNS * 8
 ALIGNMENT = 16
 """Bytes; kernels read two words at a time."""
 WARPS = 2
-"""Of a kernel's program, which works on a page. With 2 of them, which read 2 rows at a time, an H200 reads 4.5 TB/s;
-with 8 and 8 rows, whose sums must be exchanged between warps, 3.5."""
+"""Of a kernel's program, which works on a page. More of them would read more rows at a time, and exchange their sums.
+``python -m benchmarks.integrity`` says how fast the kernel reads where there is a GPU."""
 PAGES_AT_ONCE = 16
 """For each call of NumPy: so many that sixteen threads seldom wait for Python's lock."""
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collections() -> Iterator[None]:
-    """Within the block nothing is collected: in the process of an engine or of a trainer a full collection takes a
-    tenth of a second and more, stalls every thread, and comes each time that some thousands of objects were made."""
+    """Within the block nothing is collected: a full collection looks at all objects of an engine or of a trainer,
+    stalls every thread meanwhile, and comes each time that some thousands of objects were made."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -29,8 +29,8 @@ HOST_FILL_DEPTH = 2
 memory, and gain nothing: fills and applies use the same memory, or a network is slower than either."""
 
 RINGS_ON_GPUS = 8
-"""A bucket in a GPU's memory, which is read in place, is as long as so many rings. At the default that is 2 GiB, a
-millisecond of what such memory brings: on an H200 a run of 31 GB took 33 ms with it, and 55 to 98 with an eighth."""
+"""A bucket in a GPU's memory, which is read in place, is as long as so many rings. At the default that is 2 GiB, so
+that what each bucket costs beside its bytes is little."""
 
 
 class SlotAllocator:

@@ -11,7 +11,7 @@ AUTO = "auto"
 ENOUGH_BUCKETS = 64
 """A pipeline fills and drains in about a ring's worth of buckets; with this many in all, that is a few per cent."""
 SMALL_BUCKET = 1 << 20
-"""Buckets are not made smaller than this for the sake of their number: each costs some hundred microseconds."""
+"""Buckets are not made smaller than this for the sake of their number: each costs messages, however short."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
