@@ -64,7 +64,7 @@ def join(
 
     Start an engine without weights, which is quick, and then join. Those who hold the version send it, all at once:
 
-        vllm serve DIR --load-format dummy --worker-extension-cls ckpt_transport_vllm.WorkerExtension ...
+        VLLM_SERVER_DEV_MODE=1 vllm serve DIR --load-format dummy ...
 
         ckpt-transport join --metas step-42.json --endpoint http://127.0.0.1:8001
 
