@@ -14,6 +14,7 @@ from ckpt_transport.deltas.carriers import ranges_of as ranges_of
 from ckpt_transport.deltas.carriers import why_unlike as why_unlike
 from ckpt_transport.deltas.decoding import Decoded as Decoded
 from ckpt_transport.deltas.decoding import decode as decode
+from ckpt_transport.deltas.element_exchange import Changes as Changes
 from ckpt_transport.deltas.element_exchange import ElementExchange as ElementExchange
 from ckpt_transport.deltas.element_exchange import why_no_exchange as why_no_exchange
 from ckpt_transport.deltas.element_map import ElementMap as ElementMap

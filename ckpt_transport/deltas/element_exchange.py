@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,19 @@ BLOCK = 1024
 Units = npt.NDArray[np.integer]
 
 
+class Changes(NamedTuple):
+    """Elements in host memory that have changed.
+
+    Attributes:
+        addresses: of the first byte of each.
+        old, new: what was there, and what is.
+    """
+
+    addresses: npt.NDArray[np.int64]
+    old: Units
+    new: Units
+
+
 class ElementExchange:
     """Exchanges the same elements as often as asked. After the first time ``values`` is what was there: the undo log.
 
@@ -33,13 +47,14 @@ class ElementExchange:
 
     Attributes:
         nbytes: of the addresses and the values.
+        count: how many elements there are.
     """
 
     def __init__(self, addresses: torch.Tensor, values: torch.Tensor, unit: int, device: torch.device) -> None:
         if (addresses.dtype, values.dtype) != (torch.int64, UNIT_DTYPES[unit]) or addresses.shape != values.shape:
             raise ValueError(f"{len(addresses)} addresses do not go with {len(values)} values of {values.dtype}")
-        self._values, self._device = values, device
-        self.nbytes = addresses.nbytes + values.nbytes
+        self._addresses, self._values, self._device = addresses, values, device
+        self.nbytes, self.count = addresses.nbytes + values.nbytes, len(values)
         self._exchange: Callable[[], None] | None = None
         if len(values):
             self._exchange = self._on_gpu(addresses) if device.type == "cuda" else self._on_host(addresses)
@@ -51,6 +66,18 @@ class ElementExchange:
         """
         if self._exchange is not None:
             uninterrupted(self._exchange)
+
+    def changes(self) -> Changes | None:
+        """What the last exchange has changed; None on a GPU. It holds as long as nobody else writes there."""
+        if self._device.type != "cpu":
+            return None
+        addresses, old = self._addresses.numpy(), self._values.numpy()
+        new = np.empty_like(old)
+        if len(old):
+            step = old.itemsize if not ((addresses - addresses.min()) % old.itemsize).any() else 1
+            memory = _memory(low := int(addresses.min()), (int(addresses.max()) - low) // step + 1, step, old.dtype)
+            new[:] = memory[(addresses - low) // step]
+        return Changes(addresses, old, new)
 
     def _on_gpu(self, addresses: torch.Tensor) -> Callable[[], None]:
         def exchange() -> None:

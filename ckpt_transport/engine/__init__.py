@@ -3,7 +3,7 @@
 from ckpt_transport.engine.engine import Engine, LoadedBucket, LoadedPiece
 from ckpt_transport.engine.gate import Gate
 from ckpt_transport.engine.releases import ReleaseRange, release_of
-from ckpt_transport.engine.served_digest import digest_of_served
+from ckpt_transport.engine.served_digest import ServedSums, can_be_kept, digest_of_served
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.engine.served_share import share_of_served
 from ckpt_transport.engine.shadows import MakeShadows, ShadowNeeds, on_device, why_not_apart
@@ -18,9 +18,11 @@ __all__ = [
     "MakeShadows",
     "ReleaseRange",
     "ServedElements",
+    "ServedSums",
     "ShadowNeeds",
     "StagingArea",
     "StreamEngine",
+    "can_be_kept",
     "digest_of_served",
     "on_device",
     "place_of",

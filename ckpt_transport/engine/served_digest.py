@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.memory.digest import as_bytes, digest
+from ckpt_transport.memory.kept_digest import KeptDigest
 
 
 def digest_of_served(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -21,11 +25,51 @@ def digest_of_served(tensors: Mapping[str, torch.Tensor]) -> str:
         tensors: plain ones, by name, on any devices.
     """
     by_device: defaultdict[torch.device, list[torch.Tensor]] = defaultdict(list)
+    for _, tensor in sorted(tensors.items()):
+        if tensor.numel():
+            by_device[tensor.device].append(tensor.detach().contiguous().view(-1).view(torch.uint8))
+    return _digest(tensors, map(digest, by_device.values()))
+
+
+class ServedSums:
+    """The digest of what an engine serves, kept up to date from what deltas change.
+
+    Args:
+        tensors: for which :func:`can_be_kept` holds.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        self._kept = KeptDigest(_runs(tensors))
+
+    @property
+    def digest(self) -> str:
+        """As :func:`digest_of_served`."""
+        return _digest(self._tensors, [self._kept.sums])
+
+    def change(
+        self, addresses: npt.NDArray[np.int64], old: npt.NDArray[np.integer], new: npt.NDArray[np.integer]
+    ) -> bool:
+        """See :meth:`~ckpt_transport.memory.kept_digest.KeptDigest.change`."""
+        return self._kept.change(addresses, old, new)
+
+
+def can_be_kept(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether all of them are in host memory, contiguous, and apart from each other."""
+    if not all(tensor.is_cpu and tensor.is_contiguous() for tensor in tensors.values()):
+        return False
+    places = sorted((run.data_ptr(), run.data_ptr() + run.numel()) for run in _runs(tensors))
+    return bool(places) and all(one[1] <= other[0] for one, other in pairwise(places))
+
+
+def _runs(tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.detach().view(-1).view(torch.uint8) for _, tensor in sorted(tensors.items()) if tensor.numel()]
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], sums: Iterable[torch.Tensor]) -> str:
     whole = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         whole.update(f"{name} {dtypes.name_of(tensor.dtype)} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            by_device[tensor.device].append(tensor.detach().contiguous().view(-1).view(torch.uint8))
-    for runs in by_device.values():
-        whole.update(as_bytes(digest(runs)))
+    for each in sums:
+        whole.update(as_bytes(each))
     return whole.hexdigest()

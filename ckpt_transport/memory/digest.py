@@ -100,8 +100,16 @@ def mix(numbers: Words) -> Words:
 
 def add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
     """Add the pages of a run to both sums; its first is page ``first``. Returns the number of the next page."""
-    count, whole = page_count(raw.size), raw.size // PAGE_BYTES
+    count = page_count(raw.size)
     rows, columns = np.empty((count, ROWS), np.uint64), np.empty((count, COLUMNS), np.uint64)
+    sums_along(raw, rows, columns)
+    add_sums(sums, rows, columns, first)
+    return first + count
+
+
+def sums_along(raw: npt.NDArray[np.uint8], rows: Words, columns: Words) -> None:
+    """Write the sums along rows and columns of the pages of a run to ``rows`` and ``columns``."""
+    whole = raw.size // PAGE_BYTES
     for start in range(0, whole, PAGES_AT_ONCE):
         end = min(start + PAGES_AT_ONCE, whole)
         _add_up(raw[start * PAGE_BYTES : end * PAGE_BYTES], rows[start:end], columns[start:end])
@@ -109,9 +117,12 @@ def add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
         last = np.zeros(PAGE_BYTES, np.uint8)
         last[:rest] = raw[whole * PAGE_BYTES :]
         _add_up(last, rows[whole:], columns[whole:])
+
+
+def add_sums(sums: Words, rows: Words, columns: Words, first: int) -> None:
+    """Add pages to both sums, by the sums along their rows and columns, which are overwritten."""
     sums[0] += mix(_numbered(rows, first, 0)).sum()
     sums[1] += mix(_numbered(columns, first, COLUMN_SALT)).sum()
-    return first + count
 
 
 def _add_up(raw: npt.NDArray[np.uint8], rows: Words, columns: Words) -> None:

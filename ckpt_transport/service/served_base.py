@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from ckpt_transport.engine import Engine, digest_of_served
+from collections.abc import Callable
+
+from ckpt_transport.engine import Engine, ServedElements, ServedSums, can_be_kept, digest_of_served
 from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.update.delta_engine import DeltaEngine
 
 NOT_ASKED = "when its version was committed nobody said that deltas follow"
+SPARSE_BYTES = 200
+"""Where one element in so many bytes has changed, or fewer, a digest is changed sooner than it is computed anew."""
 
 
 class ServedBase:
     """Holds the digest of what an engine serves, as it was right after the last commit.
+
+    On a CPU it is kept up to date from what deltas change, where that is little; else what is served is read.
 
     Args:
         engine: the engine.
@@ -22,33 +29,58 @@ class ServedBase:
         self._engine = engine
         self.digest, self._why_none = "", NOT_ASKED
         self.is_due = False
+        self._sums: ServedSums | None = None
+        self._sums_of: tuple[int, ...] = ()
+        self._by: DeltaEngine | None = None
 
-    def forget(self, *, note: bool) -> None:
+    def forget(self, *, note: bool, by: Engine) -> None:
         """Another version is served from now on.
 
         Args:
             note: its digest is to be noted.
+            by: what has brought it.
         """
+        if self.is_due or not note or not isinstance(by, DeltaEngine):
+            self._sums = None
+        self._by = by if isinstance(by, DeltaEngine) else None
         self.digest, self._why_none, self.is_due = "", NOT_ASKED, note
 
     def note(self) -> None:
         """Note the digest of what is served, if that is due. Forward passes run."""
         if self.is_due:
             self.is_due = False
-            self.digest, self._why_none = self._look()
+            self.digest, self._why_none = self._look(self._noted)
 
     def objection(self) -> str:
         """Why a delta cannot be put on what is served; empty when it can."""
         if not self.digest:
             return self._why_none
-        now, why = self._look()
+        now, why = self._look(lambda elements: digest_of_served(elements.tensors))
         return why or ("" if now == self.digest else "somebody else has written to it since it was committed")
 
-    def _look(self) -> tuple[str, str]:
+    def _look(self, compute: Callable[[ServedElements], str]) -> tuple[str, str]:
         """The digest, or why there is none."""
         try:
-            return digest_of_served(self._engine.served_elements().tensors), ""
+            return compute(self._engine.served_elements()), ""
         except CkptTransportError as error:
             return "", str(error)
         except Exception as error:
             return "", f"its digest cannot be computed: {type(error).__name__}: {error}"
+
+    def _noted(self, elements: ServedElements) -> str:
+        """The digest of what was committed."""
+        sums, self._sums = self._sums, None
+        if sums is None or not self._follows(sums, elements):
+            if not can_be_kept(elements.tensors):
+                return digest_of_served(elements.tensors)
+            sums = ServedSums(elements.tensors)
+        self._sums, self._sums_of = sums, elements.addresses
+        return sums.digest
+
+    def _follows(self, sums: ServedSums, elements: ServedElements) -> bool:
+        """Whether sums could be changed as a delta has changed what they are of; if not, they are of no use."""
+        nbytes = sum(tensor.nbytes for tensor in elements.tensors.values())
+        if self._by is None or self._sums_of != elements.addresses or self._by.count * SPARSE_BYTES > nbytes:
+            return False
+        changes = self._by.changes()
+        return changes is not None and all(sums.change(*each) for each in changes)

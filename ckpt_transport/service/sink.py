@@ -242,14 +242,17 @@ class Sink(Listener):
 
     def _remember_previous(self, follower: Follower | None) -> None:
         """Note what brings the version back that was served up to now, if that is kept, and what is served instead."""
+        by = self._taking
+        if follower is not None and follower.restores:
+            by = self._kept.undo or self._engine
         if follower is None or not follower.staged or not self.config.keep_previous or self._tainted:
             self._kept.forget()
             self._engine.drop_staged()
         elif follower.restores:
-            self._kept.went_back(self._version, self._kept.undo or self._engine)
+            self._kept.went_back(self._version, by)
         else:
             self._kept.was_left(self._version, self._taking, self.config.keep_previous)
-        self._base.forget(note=self._deltas_follow or self._kept.undo is not None)
+        self._base.forget(note=self._deltas_follow or self._kept.undo is not None, by=by)
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
         """The old version goes on, unless a byte of the new one is in and cannot be taken back."""

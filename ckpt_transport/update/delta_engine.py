@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 
 from ckpt_transport.deltas import (
+    Changes,
     ElementExchange,
     ElementMap,
     Elements,
@@ -196,6 +197,17 @@ class DeltaEngine(Engine):
     def nbytes(self) -> int:
         """Bytes of the undo log."""
         return sum(exchange.nbytes for exchange in self._exchanges)
+
+    @property
+    def count(self) -> int:
+        """How many elements are exchanged."""
+        return sum(exchange.count for exchange in self._exchanges)
+
+    def changes(self) -> list[Changes] | None:
+        """What the last exchange has changed; None where that is not in host memory."""
+        found = [exchange.changes() for exchange in self._exchanges]
+        known = [each for each in found if each is not None]
+        return known if len(known) == len(found) else None
 
     # -- what was served, and what is -----------------------------------------------------------------------------
 
