@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ckpt_transport import EngineError, UpdateAbortedError
+from ckpt_transport.testing.engine import CHECKS, EngineCheck, Patience
 from tests.sglang.conftest import Start
 from tests.sglang.servers import PATIENCE, Answers, Replica, command, update
+from tests.sglang.under_test import ReplicaUnderTest
 
 KEY = "let-me-in"
 TOKENS = 480
@@ -22,7 +25,7 @@ TOKENS = 480
 def pair(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Replica, Replica]:
     """Two engines that serve versions 1 and 2. The first wants a key of whoever drives it, and another of users."""
     one = start("qwen3", 1, f"--admin-api-key={KEY}")
-    two = start("qwen3", 2, "--disable-overlap-schedule")
+    two = start("qwen3", 2, "--disable-overlap-schedule", "--sleep-on-idle")
     one.key, one.key_file = KEY, tmp_path_factory.mktemp("key") / "key"
     one.key_file.write_text(KEY)
     one.key_file.chmod(0o600)
@@ -134,3 +137,10 @@ def test_given_a_checkpoint_then_an_engine_joins_what_it_says(
     command(two, "join", *at, f"--checkpoint={two.checkpoint(2)}", "--version=joined")
     assert two.answers() == fresh[1]
     assert two.version() == "joined"
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_given_a_server_then_it_keeps_every_promise_of_an_engine(
+    pair: tuple[Replica, Replica], fresh: tuple[Answers, Answers], check: EngineCheck
+) -> None:
+    check(functools.partial(ReplicaUnderTest, pair[1], fresh), patience=Patience(must=PATIENCE))
