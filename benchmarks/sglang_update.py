@@ -4,9 +4,11 @@
   ``begin_weight_update`` and ``end_weight_update``.
 * ``update_weights_from_disk``: files that are in the page cache.
 
-Ours is timed twice: from the trainer's tensors to an engine that serves them, which copies them into shared memory in
-each round, and from versions that are registered already. Every round brings the other one of two versions, which
-completions confirm; the first rounds are not counted. Needs SGLang: ``make bench-sglang``.
+Ours is timed twice: from the trainer's tensors, lent where they lie, as ``publish`` does; and from versions that are
+registered already, as files are written already. Both once more with ``integrity = "never"``, because SGLang's ways
+compare no digests of what arrives. In its turn each way brings both of two versions, which completions confirm, and the
+second counts: a job has one way, and keeps from one update to the next what that needs. The first turns are not
+counted. Needs SGLang: ``make bench-sglang``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -25,61 +30,109 @@ import typer
 from safetensors.torch import load_file
 
 from benchmarks._report import Row, report
-from ckpt_transport import Config, ParameterServer
+from ckpt_transport import Config, FleetReport, ParameterServer
 from ckpt_transport_sglang import SglangFleet
 from tests.support.sglang_server import SglangServe
 
 FAMILY = "qwen3"
 SEEDS = (1, 2)
 CALL_SECONDS = 300.0
-Way = Callable[[int], object]
-"""Has the engine serve the version of a seed."""
+Way = Callable[[int], FleetReport | None]
+"""Has the engine serve the version of a seed; what the fleet says of that, where it was ours."""
+PAIRS = (("lent", "from a trainer's tensors", "from_tensor"), ("registered", "from a registered version", "from_disk"))
+"""What of ours is compared with what of SGLang's: both begin alike, and end when the engine serves the version."""
+INTEGRITY = ("always", "never")
 
 
 def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
-    """One row for each of SGLang's ways. The defaults make about 0.3 GiB of weights."""
-    with tempfile.TemporaryDirectory(prefix="ckpt-transport-bench-") as folder:
+    """One row for each pair of ways, with digests and without. The defaults make about 0.3 GiB of weights."""
+    with tempfile.TemporaryDirectory(prefix="ckpt-transport-bench-") as folder, ExitStack() as stack:
         _write(Path(folder), hidden, layers)
         directories = {seed: Path(folder) / f"{FAMILY}-{seed}" for seed in SEEDS}
         tensors = {seed: load_file(directories[seed] / "model.safetensors") for seed in SEEDS}
         nbytes = sum(tensor.nbytes for tensor in tensors[SEEDS[0]].values())
-        config = Config.load(transport="shm")
-        with (
-            SglangServe(directories[SEEDS[0]], Path(folder) / "sglang.log") as engine,
-            ParameterServer(config) as server,
-            SglangFleet([engine.wait().url], config) as fleet,
-        ):
-
-            def ours(seed: int) -> None:
-                server.register(f"v{seed}", tensors=tensors[seed])
-                fleet.update(server, f"v{seed}")
-                server.unregister(f"v{seed}")
-
-            def registered(seed: int) -> None:
-                done = fleet.update(server, f"kept-{seed}")
-                assert done is not None, "the only source leads"
-                steps.append(done.steps["update"])
-
-            steps: list[float] = []
+        engine = stack.enter_context(SglangServe(directories[SEEDS[0]], Path(folder) / "sglang.log")).wait()
+        ways: dict[str, Way] = {
+            "from_tensor": lambda seed: from_tensor(engine, tensors[seed]),
+            "from_disk": lambda seed: from_disk(engine, directories[seed]),
+        }
+        for integrity in INTEGRITY:
+            config = Config.load(transport="shm", integrity=integrity)
+            trainer = Trainer(
+                stack.enter_context(ParameterServer(config)),
+                stack.enter_context(SglangFleet([engine.url], config)),
+            )
             for seed in SEEDS:
-                server.register(f"kept-{seed}", directory=directories[seed])
-            ways: dict[str, Way] = {
-                "ours": ours,
-                "registered": registered,
-                "from_tensor": lambda seed: from_tensor(engine, tensors[seed]),
-                "from_disk": lambda seed: from_disk(engine, directories[seed]),
-            }
-            taken = _in_turns(engine, ways, rounds)
-    seconds = {name: median(each[1:]) for name, each in taken.items()}
-    what = f"{nbytes / (1 << 30):.2f} GiB"
-    detail = ", ".join(f"{name} {each * 1e3:.0f} ms" for name, each in seconds.items())
-    detail += f"; of registered, the update itself {median(steps[1:]) * 1e3:.0f} ms"
-    begins = {"ours": "from a trainer's tensors", "registered": "from a registered version"}
+                trainer.server.register(kept(seed), directory=directories[seed])
+            ways[f"lent, {integrity}"] = partial(trainer.lend, tensors)
+            ways[f"registered, {integrity}"] = trainer.update
+        found = _in_turns(engine, ways, rounds)
+    seconds = {name: median(each.seconds for each in rounds_of) for name, rounds_of in found.items()}
+    what, detail = f"{nbytes / (1 << 30):.2f} GiB", _in_words(seconds)
     return [
-        Row(f"SGLang, {what} {begin}", seconds[own] / seconds[name], f"SGLang's {name}", "<=0.7", detail)
-        for own, begin in begins.items()
-        for name in ("from_tensor", "from_disk")
+        Row(
+            f"SGLang, {what} {begin}, integrity = {integrity}",
+            seconds[f"{own}, {integrity}"] / seconds[theirs],
+            f"SGLang's {theirs}",
+            "<=0.7",
+            f"{detail}; of this one {_in_words(_steps(found[f'{own}, {integrity}']))}",
+        )
+        for own, begin, theirs in PAIRS
+        for integrity in INTEGRITY
     ]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Brings versions to the engine, in our ways."""
+
+    server: ParameterServer
+    fleet: SglangFleet
+
+    def lend(self, tensors: Mapping[int, Mapping[str, torch.Tensor]], seed: int) -> FleetReport | None:
+        """From memory that stays the trainer's."""
+        version = f"lent-{seed}"
+        self.server.lend(version, tensors[seed])
+        try:
+            return self.fleet.update(self.server, version)
+        finally:
+            self.server.unregister(version)
+
+    def update(self, seed: int) -> FleetReport | None:
+        """From a version that is registered."""
+        return self.fleet.update(self.server, kept(seed))
+
+
+def kept(seed: int) -> str:
+    """The name of a registered version."""
+    return f"kept-{seed}"
+
+
+@dataclass(frozen=True)
+class Round:
+    """Describes one update.
+
+    Attributes:
+        seconds: from the call until the engine serves the version.
+        report: of ours.
+    """
+
+    seconds: float
+    report: FleetReport | None
+
+
+def _steps(rounds: Sequence[Round]) -> dict[str, float]:
+    """Seconds of each step of a fleet's update, of each phase of its step ``update``, and of requests that are held."""
+    reports = [each.report for each in rounds if each.report is not None]
+    found = {name: median(report.steps[name] for report in reports) for name in reports[0].steps}
+    for phase in reports[0].update.phases:
+        found[f"update.{phase}"] = median(report.update.phases[phase] for report in reports)
+    found["held"] = median(sum(report.held.values()) for report in reports)
+    return found
+
+
+def _in_words(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {each * 1e3:.0f} ms" for name, each in seconds.items())
 
 
 def from_tensor(engine: SglangServe, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -99,20 +152,20 @@ def from_disk(engine: SglangServe, directory: Path) -> None:
     engine.ask("POST", "/update_weights_from_disk", {"model_path": str(directory)}, CALL_SECONDS)
 
 
-def _in_turns(engine: SglangServe, ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way and round. Versions alternate, and are told by what the engine says."""
+def _in_turns(engine: SglangServe, ways: Mapping[str, Way], rounds: int) -> dict[str, list[Round]]:
+    """What is counted of each way. Versions are told by what the engine says."""
     says: dict[int, list[int]] = {SEEDS[0]: engine.complete()}
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    count = 0
-    for _ in range(rounds + 1):
+    taken: dict[str, list[Round]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
         for name, way in ways.items():
-            count += 1
-            seed = SEEDS[count % len(SEEDS)]
-            began = time.perf_counter()
-            way(seed)
-            taken[name].append(time.perf_counter() - began)
-            said = engine.complete()
-            assert said == says.setdefault(seed, said), f"{name} did not bring version {seed}"
+            for seed in reversed(SEEDS):
+                began = time.perf_counter()
+                report = way(seed)
+                ended = Round(time.perf_counter() - began, report)
+                said = engine.complete()
+                assert said == says.setdefault(seed, said), f"{name} did not bring version {seed}"
+            if turn:
+                taken[name].append(ended)
     assert says[SEEDS[0]] != says[SEEDS[1]], "both versions say the same"
     return taken
 
@@ -130,7 +183,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Repetitions.")] = 5,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
 ) -> None:
-    """Update a running SGLang in each of three ways, in turns."""
+    """Update a running SGLang in each of six ways, in turns."""
     from tests.sglang import standins
 
     assert standins.declared
