@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from msgspec import structs
 
@@ -37,8 +38,7 @@ def check_source_may_overwrite(rank: Rank) -> None:
 
 def _overwrite_when_done(route: RouteFixture, transfer: Transfer) -> None:
     """The sender's side: its memory changes in the very moment in which its send says done."""
-    side_channel, posted = route.side_channel, route.post(transfer)
-    slow = set(transfer.receivers)
+    posted = route.post(transfer)
     overwritten = False
 
     def overwrite() -> bool:
@@ -48,17 +48,24 @@ def _overwrite_when_done(route: RouteFixture, transfer: Transfer) -> None:
             overwritten = True
         return overwritten
 
+    _look_when(route, transfer.receivers, overwrite, "the receivers to get as far as they can")
+    route.side_channel.until(overwrite, "the send to be done, since every receiver has read and released it")
+
+
+def _look_when(route: RouteFixture, receivers: tuple[int, ...], overwrite: Callable[[], bool], reached: str) -> None:
+    """Overwrite what may be until all receivers are there, and hard from then on; then have them look."""
+    side_channel, slow = route.side_channel, set(receivers)
+
     def all_there() -> bool:
         overwrite()
         slow.difference_update([rank for rank in slow if side_channel.heard("there", rank) is not None])
         return not slow
 
-    side_channel.until(all_there, "the receivers to get as far as they can")
+    side_channel.until(all_there, reached)
     for _ in range(POLLS):
         overwrite()
         side_channel.listen()
     side_channel.tell("look")
-    side_channel.until(overwrite, "the send to be done, since every receiver has read and released it")
 
 
 @check(
@@ -91,8 +98,7 @@ def check_given_back_together(rank: Rank) -> None:
 
 def _overwrite_those_done(route: RouteFixture, posted: list[Receipt], transfers: list[Transfer]) -> None:
     """The sender's side: what each send has sent changes in the very moment in which it says done."""
-    side_channel, flying = route.side_channel, deque(zip(posted, transfers, strict=True))
-    slow = set(transfers[0].receivers)
+    flying = deque(zip(posted, transfers, strict=True))
 
     def overwrite() -> bool:
         while flying and flying[0][0].done():
@@ -100,17 +106,8 @@ def _overwrite_those_done(route: RouteFixture, posted: list[Receipt], transfers:
             route.sources[0].tensor[span.offset : span.offset + span.nbytes].fill_(0)
         return not flying
 
-    def all_there() -> bool:
-        overwrite()
-        slow.difference_update([rank for rank in slow if side_channel.heard("there", rank) is not None])
-        return not slow
-
-    side_channel.until(all_there, "the receivers to release the first half")
-    for _ in range(POLLS):
-        overwrite()
-        side_channel.listen()
-    side_channel.tell("look")
-    side_channel.until(overwrite, "all sends to be done, since every receiver has released everything")
+    _look_when(route, transfers[0].receivers, overwrite, "the receivers to release the first half")
+    route.side_channel.until(overwrite, "all sends to be done, since every receiver has released everything")
 
 
 @check("A receive is done only when all of its bytes can be read.", "Completion.done")
