@@ -16,6 +16,7 @@ from ckpt_transport.deltas.carriers import DeltaRange, Difference, Differences
 from ckpt_transport.deltas.decoding import decode
 from ckpt_transport.deltas.encoded import Encoded
 from ckpt_transport.deltas.host_encoding import encode_elements
+from ckpt_transport.errors import DeltaRefusedError
 from ckpt_transport.memory import StridedRange
 from ckpt_transport.planning import PlacedTensor, ServedShares, Share, name_of_share
 
@@ -47,6 +48,9 @@ class ForShares:
     Args:
         tensors: of the version, and where they lie here.
         served: what sinks serve of it.
+
+    Raises:
+        DeltaRefusedError: a share has bytes that its tensor has not; names the tensor.
     """
 
     def __init__(self, tensors: Sequence[PlacedTensor], served: ServedShares) -> None:
@@ -133,9 +137,16 @@ def _boxes(tensors: Sequence[PlacedTensor], shares: Sequence[Share]) -> dict[int
     for number, share in enumerate(shares):
         for name, part in share.reads():
             for tensor in placed.get(name, ()):
+                _check_within(part, tensor)
                 for clipped in part.clip(tensor.start, tensor.start + tensor.nbytes):
                     found[tensor.extent].append((number, clipped.shifted(tensor.offset - tensor.start)))
     return {extent: _columns(rows) for extent, rows in found.items()}
+
+
+def _check_within(part: StridedRange, tensor: PlacedTensor) -> None:
+    apart = part.runs == 1 or part.stride >= part.nbytes
+    if not (part.start >= 0 and part.nbytes > 0 and part.runs > 0 and apart and part.end <= tensor.spec.nbytes):
+        raise DeltaRefusedError(f"a sink says that it serves {part} of {tensor.spec}, which has no such bytes")
 
 
 def _columns(rows: Sequence[tuple[int, StridedRange]]) -> _Boxes:

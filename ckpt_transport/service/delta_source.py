@@ -13,7 +13,7 @@ from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.deltas import DeltaRange, Differences, ForShares, find_differences, ranges_of, why_unlike
-from ckpt_transport.errors import JoinError, SharedMemoryError, SupersededError, UpdateAbortedError
+from ckpt_transport.errors import DeltaRefusedError, JoinError, SharedMemoryError, SupersededError, UpdateAbortedError
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import PlacedTensor, ServedShares
 from ckpt_transport.service.base import BroughtVersions
@@ -154,14 +154,17 @@ class DeltaSource:
         base = self._base_followed(stored)
         if base is None or not base_update or base_update != self._followed:
             return stored
-        found = self._differences(base, stored, served, lambda: None, BOUNDLESS)
-        assert found is not None, "no form takes so many bytes"
         try:
+            found = self._differences(base, stored, served, lambda: None, BOUNDLESS)
+            assert found is not None, "no form takes so many bytes"
             self._carried = self._store.carriers.carry(stored, base.manifest.version, found)
         except SharedMemoryError as error:
             logger.warning(
                 "'%s' is sent whole: there is no memory for what differs: %s", stored.manifest.version, error
             )
+            return stored
+        except DeltaRefusedError as error:
+            logger.warning("'%s' is sent whole: %s", stored.manifest.version, error)
             return stored
         return self._carried
 
@@ -214,7 +217,7 @@ class DeltaSource:
             return everything(stored, f"it brings some tensors, and '{invitees.base}' has the others")
         try:
             return self._delta(stored, invitees.sinks, others, clock, turn)
-        except NoDeltaError as why:
+        except (NoDeltaError, DeltaRefusedError) as why:
             return everything(stored, str(why))
         except SharedMemoryError as error:
             return everything(stored, f"there is no memory for what carries the difference: {error}")
@@ -344,7 +347,7 @@ def _all_differ(others: OtherSources | None, updates: Mapping[str, str], served:
     others.tell(update, served)
     try:
         yield
-    except (NoDeltaError, SharedMemoryError):
+    except (NoDeltaError, DeltaRefusedError, SharedMemoryError):
         others.tell("", served)
         others.hear()
         raise
