@@ -30,7 +30,7 @@ class ServedBase:
         self.digest, self._why_none = "", NOT_ASKED
         self.is_due = False
         self._sums: ServedSums | None = None
-        self._sums_of: tuple[int, ...] = ()
+        self._sums_of: tuple[object, tuple[int, ...]] = None, ()
         self._by: DeltaEngine | None = None
 
     def forget(self, *, note: bool, by: Engine) -> None:
@@ -74,13 +74,16 @@ class ServedBase:
             if not can_be_kept(elements.tensors):
                 return digest_of_served(elements.tensors)
             sums = ServedSums(elements.tensors)
-        self._sums, self._sums_of = sums, elements.addresses
+        self._sums, self._sums_of = sums, (elements.copies, elements.addresses)
         return sums.digest
 
     def _follows(self, sums: ServedSums, elements: ServedElements) -> bool:
         """Whether sums could be changed as a delta has changed what they are of; if not, they are of no use."""
         nbytes = sum(tensor.nbytes for tensor in elements.tensors.values())
-        if self._by is None or self._sums_of != elements.addresses or self._by.count * SPARSE_BYTES > nbytes:
+        copies, addresses = self._sums_of
+        if self._by is None or copies is not elements.copies or addresses != elements.addresses:
+            return False
+        if self._by.count * SPARSE_BYTES > nbytes:
             return False
         changes = self._by.changes()
         return changes is not None and all(sums.change(*each) for each in changes)
