@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from pathlib import Path
 from typing import ClassVar
 
-from ckpt_transport.errors import TransferTimeout
 from ckpt_transport.transports.interface import Availability, FanOut, Reach, Traits
 from ckpt_transport.transports.registry import GROUP
 from tests.conformance.transports.message import SocketEndpoint, SocketTransport
@@ -24,21 +22,12 @@ class TcpEndpoint(SocketEndpoint):
         own = os.environ[ADDRESS]
         with socket.create_server((own, 0), backlog=self.group.size) as listener:
             here = f"{own}:{listener.getsockname()[1]}"
-            there = self.control.exchange(here.encode(), timeout)
-            for peer in self.group.ranks[: self.group.index]:
-                host, port = there[peer].decode().split(":")
-                connection = socket.create_connection((host, int(port)), timeout)
-                connection.sendall(self.group.rank.to_bytes(8, "big"))
-                self._wires[peer] = self.wire_type(peer, connection)
-            while len(self._wires) < self.group.size - 1:
-                listener.settimeout(max(end - time.monotonic(), 0.001))
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError as error:
-                    raise TransferTimeout(f"route {self.group.route}: not everybody connected in time") from error
-                peer = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
-                self._wires[peer] = self.wire_type(peer, connection)
-            self.control.exchange(b"", timeout)
+            self._wire_up(listener, here, _connected, end, timeout)
+
+
+def _connected(address: str, timeout: float) -> socket.socket:
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout)
 
 
 class TcpTransport(SocketTransport):

@@ -10,6 +10,7 @@ import struct
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -110,6 +111,12 @@ class Wire:
         return PeerLostError(f"the connection to rank {self.peer} is closed")
 
 
+def _connected(path: str, timeout: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return connection
+
+
 class SocketEndpoint(MessageEndpoint):
     """A send may be overwritten once the kernel has a copy of all of it."""
 
@@ -127,21 +134,31 @@ class SocketEndpoint(MessageEndpoint):
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(path)
                 listener.listen(self.group.size)
-                paths = self.control.exchange(path.encode(), timeout)
-                for peer in self.group.ranks[: self.group.index]:
-                    connection = socket.socket(socket.AF_UNIX)
-                    connection.connect(paths[peer].decode())
-                    connection.sendall(self.group.rank.to_bytes(8, "big"))
-                    self._wires[peer] = self.wire_type(peer, connection)
-                while len(self._wires) < self.group.size - 1:
-                    listener.settimeout(max(end - time.monotonic(), 0.001))
-                    try:
-                        connection, _ = listener.accept()
-                    except TimeoutError as error:
-                        raise TransferTimeout(f"route {self.group.route}: not everybody connected in time") from error
-                    peer = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
-                    self._wires[peer] = self.wire_type(peer, connection)
-                self.control.exchange(b"", timeout)
+                self._wire_up(listener, path, _connected, end, timeout)
+
+    def _wire_up(
+        self,
+        listener: socket.socket,
+        here: str,
+        connect: Callable[[str, float], socket.socket],
+        end: float,
+        timeout: float,
+    ) -> None:
+        """Connect to all lower ranks, by the words that they say for where they listen, and accept all higher ones."""
+        there = self.control.exchange(here.encode(), timeout)
+        for peer in self.group.ranks[: self.group.index]:
+            connection = connect(there[peer].decode(), timeout)
+            connection.sendall(self.group.rank.to_bytes(8, "big"))
+            self._wires[peer] = self.wire_type(peer, connection)
+        while len(self._wires) < self.group.size - 1:
+            listener.settimeout(max(end - time.monotonic(), 0.001))
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError as error:
+                raise TransferTimeout(f"route {self.group.route}: not everybody connected in time") from error
+            peer = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
+            self._wires[peer] = self.wire_type(peer, connection)
+        self.control.exchange(b"", timeout)
 
     def _send_to(self, receiver: int, tag: Tag, tensor: torch.Tensor) -> Poll:
         wire = self._wires[receiver]
