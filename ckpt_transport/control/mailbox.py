@@ -229,7 +229,10 @@ class Mailbox:
             if self._context.closed:
                 time.sleep(timeout)
                 return False
-            found, woken = self._wait(timeout) if waits and not self._news else (self._poller.poll(0), False)
+            if waits and not self._news:
+                found, woken = self._wait(timeout)
+            else:
+                found, woken = self._poller.poll(0), waits
             self._news = (self._news or bool(found)) and not waits
             for source, _ in found:
                 if isinstance(source, zmq.Socket):

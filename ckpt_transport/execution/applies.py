@@ -20,6 +20,9 @@ from ckpt_transport.planning import Bucket, StageKind
 
 WATCH_SECONDS = 0.05
 """How often somebody looks whether the run must end."""
+QUIET_SECONDS = 0.25
+"""The same where nothing has moved and no message has come since the last look: what is left to see is that a peer
+shows no sign of life, or a deadline."""
 DEVICE_POLL_SECONDS = 0.001
 """How often fences are looked at that nobody waits for."""
 HANDED_OVER_BYTES = 256 << 10

@@ -4,8 +4,8 @@ A few threads share the work. The *pump* posts and polls; it alone touches endpo
 drives them. The caller's thread applies, so that an engine's loader runs where the adapter wants it; what it enqueues
 on a device is waited for elsewhere. Where applying only enqueues what a device orders, that thread is the pump, too:
 two that take turns at such short work would wait for each other. Fills that take too long to do in passing run on a
-thread of their own. Nobody waits for another rank without a deadline: ``watch`` is called every 50 ms, and raises when
-the update has failed elsewhere or is late.
+thread of their own. Nobody waits for another rank without a deadline: ``watch`` is called every 50 ms while something
+moves or messages come, and every 250 ms while nothing does; it raises when the update has failed elsewhere or is late.
 
 Where a device can order two steps, a step begins when those before it are *enqueued*: it waits for their fences on its
 stream, and nobody on the host. A step ends when its fence has passed, and only then is anything reported of it.
@@ -21,6 +21,7 @@ import torch
 
 from ckpt_transport.execution.applies import (
     DEVICE_POLL_SECONDS,
+    QUIET_SECONDS,
     WATCH_SECONDS,
     Applies,
     AppliesBeside,
@@ -44,7 +45,8 @@ class Pipeline:
         fills: of the schedule; some may have been done.
         apply: called on the caller's thread, bucket by bucket, in the order of the plan.
         watch: called often; raises to end the run.
-        idle: waits up to that many seconds, or until a message arrives, or ``wake`` is called.
+        idle: waits up to that many seconds, or until a message arrives, or ``wake`` is called; says whether one
+            of these has come.
         wake: ends the wait in ``idle``, from any thread.
         progress: called with the bytes of each bucket this rank has sent or applied.
         apply_stream: where ``apply`` enqueues everything that reads the bytes, so that they need not have arrived when
@@ -59,7 +61,7 @@ class Pipeline:
         fills: Fills,
         apply: Apply,
         watch: Callable[[], None],
-        idle: Callable[[float], object],
+        idle: Callable[[float], bool],
         wake: Callable[[], None],
         progress: Callable[[int], None],
         apply_stream: torch.cuda.Stream | None = None,
@@ -107,11 +109,11 @@ class Pipeline:
                 raise
 
     def _pump_until_done(self) -> None:
-        watched = 0.0
+        watched, quiet = 0.0, False
         while not self._ledger.closed:
-            if now() - watched > WATCH_SECONDS:
+            if now() - watched > (QUIET_SECONDS if quiet else WATCH_SECONDS):
                 self._watch()
-                watched = now()
+                watched, quiet = now(), True
             moved = self._fills.advance()
             for transfers in self._transfers:
                 moved |= transfers.post()
@@ -119,8 +121,8 @@ class Pipeline:
             moved |= self._applies.advance()
             moved |= self._take_applied()
             self._digests.turn()
-            if not moved:
-                self._idle(self._patience())
+            if moved or self._idle(min(self._patience(), QUIET_SECONDS if quiet else WATCH_SECONDS)):
+                quiet = False
 
     def _take_applied(self) -> bool:
         moved = False
@@ -136,7 +138,7 @@ class Pipeline:
     def _patience(self) -> float:
         """How long nothing may happen without a message or a wake."""
         polled = (transfers.poll_seconds for transfers in self._transfers)
-        patience = min((seconds for seconds in polled if seconds is not None), default=WATCH_SECONDS)
+        patience = min((seconds for seconds in polled if seconds is not None), default=QUIET_SECONDS)
         if self._fills.needs_polling or self._applies.needs_polling:
             return min(patience, DEVICE_POLL_SECONDS)
         return patience

@@ -143,6 +143,7 @@ class Listener(MayBeStuck):
         """
         if self._call_guard.here:
             self._stopping.set()
+            self._mailbox.wake()
             if not self._call_guard.inside:
                 if not self._has_ended():
                     self._leave_behind()

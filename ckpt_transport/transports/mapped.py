@@ -14,7 +14,7 @@ from ckpt_transport.transports.interface import Control, Descriptor, Group, Tran
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
 from ckpt_transport.transports.polled import KNOWN_SPANS, PolledOperation
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.25
 """READY and ACK are messages, so nothing ends between two of them."""
 
 

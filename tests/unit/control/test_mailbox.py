@@ -190,6 +190,16 @@ def test_given_a_wake_that_was_seen_in_passing_then_the_next_wait_ends_too(mailb
     assert time.monotonic() < started + PATIENCE / 2
 
 
+def test_given_a_message_that_was_filed_in_passing_then_the_next_wait_ends_and_says_so(
+    mailbox: Mailbox, peer: Mailbox
+) -> None:
+    peer.send(mailbox.address, Note("news"))
+    while not mailbox.pump(0):
+        pass
+    assert mailbox.pump(PATIENCE)
+    assert next_note(mailbox) == (peer.address, Note("news"))
+
+
 def test_given_a_wake_from_another_thread_then_the_wait_ends(mailbox: Mailbox) -> None:
     waker = threading.Thread(target=mailbox.wake)
     started = time.monotonic()

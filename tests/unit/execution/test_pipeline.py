@@ -26,11 +26,13 @@ from ckpt_transport.execution import (
     RankSchedule,
     RouteAttachment,
 )
+from ckpt_transport.execution.applies import QUIET_SECONDS, WATCH_SECONDS
 from ckpt_transport.execution.transfers import AHEAD
 from ckpt_transport.memory import Fence, MemoryKind, Runs
 from ckpt_transport.planning import Bucket, Plan, RingUse, Settings, verify
 from ckpt_transport.planning.values.plan import IN_PLACE
 from ckpt_transport.transports.interface import Endpoint, Group, Transfer
+from ckpt_transport.transports.mapped import MappedEndpoint
 from ckpt_transport.transports.operations import Completion, MemoryRegion, Receipt
 from ckpt_transport_gloo import GlooTransport
 from tests.unit.devices import PATIENCE, Stream
@@ -185,6 +187,12 @@ class _Silent(Endpoint):
     def _close(self) -> None: ...
 
 
+class _Mapped(_Silent):
+    """One whose transfers end by messages."""
+
+    poll_seconds = MappedEndpoint.poll_seconds
+
+
 class _Broken(_Silent):
     """An endpoint on which nothing can be posted."""
 
@@ -195,7 +203,12 @@ class _Broken(_Silent):
 FEW_BYTES = World(manifest([1000]), topology(["a"], ["a"]), INVENTED, Settings(transport="wire"))
 
 
-def lonely(endpoint: type[_Silent], idle: Callable[[float], None], world: World = FEW_BYTES) -> Pipeline:
+def lonely(
+    endpoint: type[_Silent],
+    idle: Callable[[float], bool],
+    world: World = FEW_BYTES,
+    watch: Callable[[], None] = lambda: None,
+) -> Pipeline:
     """The pipeline of a sink whose source does nothing."""
     with Mailbox() as mailbox:
         group = Group("r", (0, 1), 1, ("a", "a"))
@@ -207,12 +220,36 @@ def lonely(endpoint: type[_Silent], idle: Callable[[float], None], world: World 
 
     schedule = RankSchedule(world.plan(), 1)
     fills = Fills(Ledger(schedule), {0: attachment}, FillMemory(), lambda: None)
-    return Pipeline(schedule, {0: attachment}, fills, apply, lambda: None, idle, lambda: None, lambda nbytes: None)
+    return Pipeline(schedule, {0: attachment}, fills, apply, watch, idle, lambda: None, lambda nbytes: None)
+
+
+def nothing_comes(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def test_given_a_sink_to_which_nothing_comes_then_it_wakes_only_to_look_around() -> None:
+    """And when a message comes it looks around soon, because that may end the update."""
+    done: list[float | str] = []
+
+    def idle(seconds: float) -> bool:
+        done.append(seconds)
+        if done.count(QUIET_SECONDS) == 4:
+            return True
+        if done.count(QUIET_SECONDS) > 4:
+            raise EngineError("that was enough")
+        return nothing_comes(seconds)
+
+    with pytest.raises(EngineError):
+        lonely(_Mapped, idle, watch=lambda: done.append("look")).run()
+    first = done.index(QUIET_SECONDS)
+    assert done[first : first + 7] == [QUIET_SECONDS, "look"] * 3 + [QUIET_SECONDS]
+    assert done[first + 7] in (WATCH_SECONDS, "look")
 
 
 def test_given_a_pump_that_fails_then_the_caller_who_waits_for_buckets_gets_its_error() -> None:
     with pytest.raises(TransferError, match="the cable is out"):
-        lonely(_Broken, time.sleep).run()
+        lonely(_Broken, nothing_comes).run()
     assert not pumps()
 
 
@@ -228,7 +265,7 @@ def test_given_many_buckets_that_may_come_then_receives_are_posted_some_ahead_an
             posted.append(transfer.seq)
             return super()._recv(transfer, region)
 
-    def idle(seconds: float) -> None:
+    def idle(seconds: float) -> bool:
         raise EngineError("nothing else to do")
 
     with pytest.raises(EngineError):
@@ -242,10 +279,10 @@ def test_given_an_interrupt_while_the_caller_waits_then_the_pump_ends_too() -> N
     main = threading.main_thread().ident
     assert main is not None
 
-    def idle(seconds: float) -> None:
+    def idle(seconds: float) -> bool:
         if next(rounds) == 5:
             signal.pthread_kill(main, signal.SIGINT)
-        time.sleep(seconds)
+        return nothing_comes(seconds)
 
     with pytest.raises(KeyboardInterrupt):
         lonely(_Silent, idle).run()
