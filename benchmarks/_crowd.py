@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,15 +12,20 @@ from typing import Any
 
 import torch
 
-from benchmarks._sinks import Block, context
+from benchmarks._sinks import Block
 from ckpt_transport import Config
 from ckpt_transport_torch import attach
 
-PER_PROCESS = 32
+PER_PROCESS = 4
+"""Threads that wait for Python's lock look for it every 5 ms. Where dozens of sinks share a lock, on fewer cores than
+processes, they do little else; a sink of a cluster has its process to itself."""
 HEARTBEAT = 5.0
 """Seconds from one sign of life to the next: an update of a crowd takes seconds, because all share a machine, and would
 take tenths of a second in a cluster."""
 PATIENCE = 300.0
+context = multiprocessing.get_context("forkserver")
+"""Torch is imported once for all."""
+context.set_forkserver_preload([__name__])
 
 
 def run_sinks(count: int, nbytes: int, piece_bytes: int, pipe: Connection) -> None:

@@ -1,6 +1,6 @@
 """Measures what the control plane costs as sinks grow in number: per bucket, and per phase.
 
-Every sink is a real one, with a module of its own; several share a process. Buckets are so small that their bytes take
+Every sink is a real one, with a module of its own; four share a process. Buckets are so small that their bytes take
 next to nothing. What the source pays for a bucket is its own processor time, of all threads, between the first and the
 last stage of its timeline; what it pays for a member is the rest of an update's. Phases are timed by the caller's wall
 clock, and that of the second update counts: plan and routes are known then. All sinks share the cores of this machine
