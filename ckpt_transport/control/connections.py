@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 
@@ -19,6 +20,15 @@ MORE = NOW | int(zmq.SNDMORE)
 """Of ints, because combining pyzmq's enumerations takes longer than sending a frame."""
 
 Socket = zmq.Socket[bytes]
+
+
+def end_torn(socket: Socket) -> None:
+    """End the message that an interrupt has left half sent, so that the next one does not become a part of it.
+
+    Whoever gets the half refuses it. A router drops the frame where no message was begun.
+    """
+    with contextlib.suppress(zmq.ZMQError):
+        socket.send(b"", NOW)
 
 
 class OutgoingConnections:
@@ -89,15 +99,25 @@ class OutgoingConnections:
         """
         socket, name, _ = self._open[address]
         try:
-            socket.send(name, MORE)
+            self._send_all(socket, name, frames)
         except zmq.Again as error:
             raise ControlError(f"{address} has not read what was sent there before") from error
         except zmq.ZMQError as error:
             self.close_one(address)
             raise ControlError(f"{address} has ended the connection: {error}") from error
-        for frame in frames[:-1]:
-            socket.send(frame, MORE)
-        socket.send(frames[-1], NOW)
+
+    @staticmethod
+    def _send_all(socket: Socket, name: bytes, frames: Sequence[bytes]) -> None:
+        try:
+            socket.send(name, MORE)
+            for frame in frames[:-1]:
+                socket.send(frame, MORE)
+            socket.send(frames[-1], NOW)
+        except zmq.ZMQError:
+            raise
+        except BaseException:
+            end_torn(socket)
+            raise
 
     def sender(self, name: bytes) -> str | None:
         """The address to which the connection of that name leads; None when it was closed."""

@@ -13,7 +13,7 @@ from typing import Self
 import zmq
 
 from ckpt_transport.control import addresses
-from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections
+from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections, end_torn
 from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
 from ckpt_transport.control.interruptions import Interruptions
@@ -318,8 +318,15 @@ class Mailbox:
     def _reply(self, connection: bytes, message: Message) -> None:
         """Whoever has hung up misses it."""
         if connection and not self._context.closed:
+            frames = [connection, *self._codec.frames(self.address, message)]
             with self._driving, contextlib.suppress(zmq.ZMQError):
-                self._router.send_multipart([connection, *self._codec.frames(self.address, message)], zmq.NOBLOCK)
+                try:
+                    self._router.send_multipart(frames, zmq.NOBLOCK)
+                except zmq.ZMQError:
+                    raise
+                except BaseException:
+                    end_torn(self._router)
+                    raise
 
     # -- routes -------------------------------------------------------------------------------------------------
 

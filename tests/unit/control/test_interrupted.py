@@ -1,0 +1,54 @@
+"""An interrupt comes while a mailbox sends: what it says next arrives whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckpt_transport.control import Mailbox
+from tests.support.interrupting import Interrupter
+from tests.unit.control.notes import PATIENCE, Note, next_note
+
+
+def drained_until(mailbox: Mailbox, last: Note) -> None:
+    """Receive what has come, up to that note."""
+    while (received := mailbox.receive(PATIENCE)) is not None:
+        if received[1] == last:
+            return
+    raise AssertionError(f"{last} has not arrived")
+
+
+def test_given_an_interrupt_at_any_step_of_sending_then_what_is_sent_next_arrives(mailbox: Mailbox) -> None:
+    """Given two peers, when sending to the first is interrupted, then both get the next note."""
+    with Mailbox(types=[Note]) as first, Mailbox(types=[Note]) as second:
+        for peer in (first, second):
+            mailbox.send(peer.address, Note("hello"))
+            next_note(peer)
+        interrupter = Interrupter()
+        interrupter.run(lambda: mailbox.send(first.address, Note("whole")), 0)
+        steps = interrupter.steps
+        for at in range(1, steps):
+            with pytest.raises(KeyboardInterrupt):
+                interrupter.run(lambda: mailbox.send(first.address, Note("torn")), at)
+            for peer in (second, first):
+                mailbox.send(peer.address, Note(f"after {at}"))
+            for peer in (second, first):
+                drained_until(peer, Note(f"after {at}"))
+
+
+def test_given_an_interrupt_at_any_step_of_answering_then_the_next_answer_arrives(mailbox: Mailbox) -> None:
+    with Mailbox(types=[Note]) as asker:
+
+        def asked() -> None:
+            asker.send(mailbox.address, Note("asks"))
+            next_note(mailbox)
+
+        interrupter = Interrupter()
+        asked()
+        interrupter.run(lambda: mailbox.answer(Note("whole")), 0)
+        for at in range(1, interrupter.steps):
+            asked()
+            with pytest.raises(KeyboardInterrupt):
+                interrupter.run(lambda: mailbox.answer(Note("torn")), at)
+            asked()
+            mailbox.answer(Note(f"after {at}"))
+            drained_until(asker, Note(f"after {at}"))
