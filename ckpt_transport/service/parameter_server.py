@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
+from ckpt_transport.service.interrupted import explained
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, locate
@@ -243,8 +244,8 @@ class ParameterServer:
             StoreError: there is no such version.
             ConfigError: the sinks make no sense.
             UsageError: another call has not ended within ``update_timeout``, or is one that this thread is in.
-            KeyboardInterrupt: and what else interrupts; its ``__cause__`` is one of the first two, or None when every
-                sink serves the new version.
+            KeyboardInterrupt: and what else interrupts; its ``__cause__`` on rank 0 is one of the first two, or None
+                when every sink serves the new version. Who interrupts again while it ends need not wait for the slow.
         """
         with PhaseClock() as clock, self._turn(f"update('{version}')", supersede=supersede) as turn:
             asked = Asked(version, lambda: self._all_of(sinks), BroughtPart(only, base))
@@ -275,21 +276,23 @@ class ParameterServer:
             UsageError: as :meth:`update`; or source rank 0 has called ``update``.
         """
         call = f"stage('{version}')"
-        clock, turn = PhaseClock(), self._turns.take(call, self.config.update_timeout, supersede=supersede)
-        try:
-            with self._call_guard.one(call, self.config.update_timeout):
-                staged = self._stage(Asked(version, lambda: self._all_of(sinks)), progress, clock, turn)
-                job = StagedJob(version, staged, turn, self._turns, self._call_guard, self.config.update_timeout)
-                try:
-                    turn.park(job.give_way)
-                except SupersededError as superseded:
-                    job.end(superseded)
-                    raise
-                self._staged = job
-                return job
-        except BaseException:
-            self._turns.leave(turn)
-            raise
+        clock = PhaseClock()
+        with self._explained(call):
+            turn = self._turns.take(call, self.config.update_timeout, supersede=supersede)
+            try:
+                with self._call_guard.one(call, self.config.update_timeout):
+                    staged = self._stage(Asked(version, lambda: self._all_of(sinks)), progress, clock, turn)
+                    job = StagedJob(version, staged, turn, self._turns, self._call_guard, self.config.update_timeout)
+                    try:
+                        turn.park(job.give_way)
+                    except SupersededError as superseded:
+                        job.end(superseded)
+                        raise
+                    self._staged = job
+                    return job
+            except BaseException:
+                self._turns.leave(turn)
+                raise
 
     def _stage(self, asked: Asked, progress: Progress | None, clock: PhaseClock, turn: Turn) -> StagedUpdate:
         if self.rank > 0:
@@ -328,7 +331,8 @@ class ParameterServer:
 
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
-        with PhaseClock("register") as clock:
+        call = f"publish('{version}')"
+        with PhaseClock("register") as clock, self._explained(call) as turns:
             if mapping == AUTO:
                 with self._here.telling_absence(version):
                     asked = locate(self._named(sinks), self.config).addresses
@@ -350,7 +354,8 @@ class ParameterServer:
                     stored = take_in()
             try:
                 clock.enter("begin")
-                with self._turn(f"publish('{version}')", supersede=supersede) as turn:
+                with self._turn(call, supersede=supersede) as turn:
+                    turns.append(turn)
                     update = Asked(version, lambda: self._all_of(sinks))
                     report = self._update(update, Coordinator, progress, before_hold, clock, turn)
                     if keeps:
@@ -427,12 +432,20 @@ class ParameterServer:
 
     @contextmanager
     def _turn(self, call: str, *, supersede: bool = False) -> Iterator[Turn]:
-        with self._turns.one(call, self.config.update_timeout, supersede=supersede) as turn:
+        with (
+            self._explained(call) as turns,
+            self._turns.one(call, self.config.update_timeout, supersede=supersede) as turn,
+        ):
+            turns.append(turn)
             try:
                 yield turn
             finally:
                 if self.rank == 0:
                     self._deltas.let_go_unless_served()
+
+    def _explained(self, call: str) -> AbstractContextManager[list[Turn]]:
+        """Who interrupts rank 0 learns what has become of the sinks; the other ranks do not know that."""
+        return explained(call) if self.rank == 0 else nullcontext([])
 
     def _named(self, sinks: Sequence[AnySink] | None) -> tuple[AnySink, ...]:
         return self.config.sinks if sinks is None else tuple(sinks)

@@ -39,6 +39,7 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress, never_raises
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
+from ckpt_transport.update.shielded import shielded
 from ckpt_transport.update.steps import Leading
 from ckpt_transport.update.turn import Turn
 
@@ -111,11 +112,11 @@ class Coordinator:
             TaintedError: it failed when some sinks had begun to apply, or did not serve it when they were told to.
         """
 
-        def bring() -> tuple[Plan, list[StageEvent]]:
+        def bring() -> Report:
             self._gather(myself, invitees)
-            return self._bring(never_raises(progress), before_hold or (lambda: None))
+            return self._conclude(*self._bring(never_raises(progress), before_hold or (lambda: None)))
 
-        return self._conclude(*self._or_nowhere(bring))
+        return self._or_nowhere(bring)
 
     def _gather(self, myself: m.Join, invitees: Invitees) -> None:
         invitations = Invitations(
@@ -131,22 +132,34 @@ class Coordinator:
             self._reached = invitations.reached
 
     def _or_nowhere(self, act: Callable[[], Result]) -> Result:
-        """Do a part of the update. Where it fails, all sinks go on with what they serve."""
+        """Do a part of the update. Where it fails before the commit, all sinks go on with what they serve."""
         try:
             return act()
-        except Exception as error:
-            raise self._roll_back(error) from error
-        except BaseException as interrupt:
-            raise interrupt from self._roll_back(interrupt)
+        except BaseException as cause:
+            if self._members.turn.decided:
+                raise
+            error, interrupt = self._roll_back(cause)
+            if not isinstance(cause, Exception):
+                interrupt = cause
+            if interrupt is None:
+                raise error from cause
+            raise interrupt from error
 
     def _conclude(self, made: Plan, events: Sequence[StageEvent]) -> Report:
-        """Have everybody serve what is there; nobody goes back any more."""
+        """Have everybody serve what is there; nobody goes back any more. An interrupt waits until that is known.
+
+        Raises:
+            TaintedError: a sink that lives does not serve the version; says which serve what.
+        """
         self._clock.enter("commit")
-        try:
-            outcome = self._commit(made.manifest.version)
-        except CkptTransportError as fault:
+        (outcome, interrupt), outside = shielded(lambda: self._commit(made.manifest.version), self._members.hurry)
+        interrupt = outside or interrupt
+        fault = outcome.fault_of_commit()
+        if fault is not None:
             self._tell_failed(fault, fault)
-            raise
+            if interrupt is not None:
+                raise interrupt from fault
+            raise fault
         self._clock.enter("end")
         labels = {rank: join.label for rank, join in enumerate(self._members.joins)}
         report = Report(
@@ -164,6 +177,8 @@ class Coordinator:
             self._pauses,
         )
         tell_committed(self._update, self.kind, report, self._config.history)
+        if interrupt is not None:
+            raise interrupt
         return report
 
     @property
@@ -291,46 +306,51 @@ class Coordinator:
     def _must_be_staged(self) -> bool:
         return self._config.commit == "staged"
 
-    def _commit(self, version: str) -> Outcome:
-        """Tell everybody to serve, and hear what became of it. An interrupt waits until that is known.
-
-        Raises:
-            TaintedError: a sink that lives does not serve the version; says which serve what.
-        """
+    def _commit(self, version: str) -> tuple[Outcome, BaseException | None]:
+        """Tell everybody to serve; what became of it, and an interrupt that came meanwhile."""
         members = self._members
+        members.turn.decide()
         interrupt = self._steps.decide(self._config.join_timeout) if self._steps.staged else None
         later = members.tell_surely(m.Commit(self._update), members.others)
         interrupt = members.hear_each(members.has_ended, members.others, self._config.join_timeout, interrupt or later)
         for address, join in zip(members.addresses, members.joins, strict=True):
             if address in members.committed:
                 self._welcomes.remember(join.invited, members.committed[address].welcome)
-        outcome = Outcome(members, version)
-        fault = outcome.fault_of_commit()
-        if interrupt is not None:
-            raise interrupt from fault
-        if fault is not None:
-            raise fault
-        return outcome
+        return Outcome(members, version), interrupt
 
-    def _roll_back(self, cause: BaseException) -> CkptTransportError:
-        """Tell everybody to stop, hear who is tainted, and make the error that says so."""
-        members = self._members
+    def _roll_back(self, cause: BaseException) -> tuple[CkptTransportError, BaseException | None]:
+        """Tell everybody to stop, and hear who is tainted.
+
+        Returns: the error that says so, and an interrupt that came meanwhile.
+        """
         reason = str(cause) if isinstance(cause, CkptTransportError) else f"{type(cause).__name__}: {cause}"
         reason = "; ".join([reason, *getattr(cause, "__notes__", ())])
         again = self._brings_delta and isinstance(cause, REFUSALS)
+        abort = m.Abort(self._update, reason, again)
+        _, interrupt = shielded(lambda: self._tell_aborted(abort), self._members.hurry)
+        try:
+            self._local.abort(cause)
+        except Exception:
+            raise
+        except BaseException as later:
+            interrupt = interrupt or later
+        (error, inside), outside = shielded(lambda: self._hear_aborted(cause, reason), self._members.hurry)
+        return error, interrupt or outside or inside
+
+    def _tell_aborted(self, abort: m.Abort) -> None:
         for address in self._reached:
             with contextlib.suppress(CkptTransportError):  # whoever cannot be reached has not joined
-                self._members.order(address, m.Abort(self._update, reason, again))
-        self._local.abort(cause)
-        interrupt = None if isinstance(cause, Exception) else cause
+                self._members.order(address, abort)
+
+    def _hear_aborted(self, cause: BaseException, reason: str) -> tuple[CkptTransportError, BaseException | None]:
+        members = self._members
+        known = None if isinstance(cause, Exception) else cause
         patience = self._config.heartbeat_timeout + self._config.join_timeout
-        later = members.hear_each(members.has_ended, members.others, patience, interrupt)
+        interrupt = members.hear_each(members.has_ended, members.others, patience, known)
         unchanged = SupersededError if isinstance(cause, SupersededError) else UpdateAbortedError
         error = Outcome(members, "").failure(reason, applying=self._steps.applying, unchanged=unchanged)
         self._tell_failed(error, cause)
-        if later is not interrupt and later is not None:
-            raise later from error
-        return error
+        return error, interrupt
 
     def _tell_failed(self, error: CkptTransportError, cause: BaseException) -> None:
         self._clock.enter("end")

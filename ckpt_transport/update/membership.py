@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from ckpt_transport.control import Mailbox
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import (
     CkptTransportError,
+    ControlError,
     MessageError,
     PeerLostError,
     TransferError,
@@ -27,6 +29,9 @@ from ckpt_transport.update.turn import Turn
 TICK_SECONDS = 0.05
 LOOK_SECONDS = 0.05
 """How often members are looked for that are gone: each look costs as much as there are members."""
+
+HURRY_SECONDS = 1.0
+"""For so long those who live are still heard when whoever waits is interrupted again."""
 
 Answer = TypeVar("Answer", bound=m.ToCoordinator)
 
@@ -68,6 +73,7 @@ class Membership:
         """What members have answered and nobody has waited for yet, by rank."""
         self._sound_at = time.monotonic()
         self._look_at = 0.0
+        self._hear_until = math.inf
 
     @property
     def others(self) -> range:
@@ -107,17 +113,23 @@ class Membership:
     def send(self, rank: int, message: m.FromCoordinator) -> None:
         self.order(self.addresses[rank], message)
 
+    def hurry(self) -> None:
+        """Nobody waits much longer in :meth:`hear_each`; from any thread."""
+        self._hear_until = min(self._hear_until, time.monotonic() + HURRY_SECONDS)
+
     def tell(self, message: m.FromCoordinator, ranks: Iterable[int]) -> None:
         for rank in ranks:
             self.send(rank, message)
 
     def tell_surely(self, message: m.FromCoordinator, ranks: Iterable[int]) -> BaseException | None:
-        """Say it to all, also when an interrupt comes meanwhile, which is returned."""
+        """Say it to all that can be reached, also when an interrupt comes meanwhile, which is returned."""
         ranks = tuple(ranks)
         interrupt: BaseException | None = None
         while True:
             try:
-                self.tell(message, ranks)
+                for rank in ranks:
+                    with suppress(ControlError):
+                        self.send(rank, message)
             except Exception:
                 raise
             except BaseException as error:
@@ -139,7 +151,7 @@ class Membership:
         waiting = list(ranks)
         deadline = time.monotonic() + timeout
         while True:
-            late = time.monotonic() > deadline
+            late = time.monotonic() > min(deadline, self._hear_until)
             try:
                 self.hear(0 if late else TICK_SECONDS)
                 while waiting and is_done(waiting[-1]):

@@ -42,8 +42,12 @@ class StagingCoordinator(Coordinator):
 
         Args, Raises: as those of :meth:`Coordinator.lead`.
         """
-        self._or_nowhere(lambda: self._apply_in_time(before_hold or (lambda: None)))
-        report = self._conclude(*self._brought)
+
+        def commit() -> Report:
+            self._apply_in_time(before_hold or (lambda: None))
+            return self._conclude(*self._brought)
+
+        report = self._or_nowhere(commit)
         self._clock.enter("")
         return report
 
@@ -62,7 +66,9 @@ class StagingCoordinator(Coordinator):
     def drop(self, cause: CkptTransportError) -> None:
         """Have every sink let go of what it has staged. Whoever cannot be reached does so by itself."""
         with contextlib.suppress(CkptTransportError):
-            self._roll_back(cause)
+            _, interrupt = self._roll_back(cause)
+            if interrupt is not None:
+                raise interrupt
 
     @property
     def _wants_staged(self) -> bool:

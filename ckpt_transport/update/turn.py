@@ -13,10 +13,13 @@ class Turn:
 
     Args:
         call: what has asked for it, in words.
+
+    Attributes:
+        decided: members may have been told to serve the version, and nobody goes back.
     """
 
     def __init__(self, call: str) -> None:
-        self.call = call
+        self.call, self.decided = call, False
         self._lock = threading.Lock()
         self._newer = ""
         self._kept = False
@@ -49,6 +52,10 @@ class Turn:
         with self._lock:
             self.check()
             self._kept = True
+
+    def decide(self) -> None:
+        """Members are told to serve the version now."""
+        self.decided = True
 
     def park(self, end: Callable[[], None]) -> None:
         """The version is staged, and no call runs until its owner goes on.
