@@ -78,7 +78,7 @@ def turn_away_others(socket: zmq.Socket[bytes]) -> None:
     """Make ``socket`` end connections to what is no mailbox, such as a web server. Call before bind and connect.
 
     Without a domain, libzmq takes what it does not understand for ZMTP 1.0, which had no greeting, and ends the whole
-    process if that arrives while the socket is being closed (an assertion in ``process_routing_id_msg`` of 4.3.5).
+    process if that arrives while the socket is being closed (an assertion of 4.3.5).
     """
     socket.zap_domain = DOMAIN
 
