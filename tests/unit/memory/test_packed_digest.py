@@ -21,8 +21,12 @@ def of(memory: torch.Tensor, *ranges: StridedRange) -> bytes:
 
 
 def packed(memory: torch.Tensor, ranges: list[StridedRange]) -> torch.Tensor:
-    starts = [(each.start + run * each.stride, each.nbytes) for each in ranges for run in range(each.runs)]
-    return torch.cat([memory[start : start + nbytes] for start, nbytes in starts])
+    return torch.cat([memory[indices(each)] for each in ranges])
+
+
+def indices(each: StridedRange) -> torch.Tensor:
+    runs = each.start + torch.arange(each.runs) * each.stride
+    return (runs[:, None] + torch.arange(each.nbytes)).flatten()
 
 
 def some(nbytes: int, seed: int = 1) -> torch.Tensor:
