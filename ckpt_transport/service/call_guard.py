@@ -22,7 +22,7 @@ class CallGuard:
 
     def __init__(self, owner: str) -> None:
         self._owner, self._process = owner, os.getpid()
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self._running = ""
         self._thread = 0
         self._closed = False
@@ -61,12 +61,9 @@ class CallGuard:
         """
         self.check()
         self.refuse_inside(call)
-        self._wait(call, timeout)
-        try:
+        with self._alone(call, timeout):
             self.check()
             yield
-        finally:
-            self._leave()
 
     @contextmanager
     def last(self) -> Iterator[bool]:
@@ -82,11 +79,23 @@ class CallGuard:
             return
         self.refuse_inside("close()")
         self._closed = True
-        self._wait("close()", -1)
-        try:
+        with self._alone("close()", -1):
             yield True
+
+    @contextmanager
+    def _alone(self, call: str, timeout: float) -> Iterator[None]:
+        """Within the block no other thread is admitted. An interrupt may come at any step: nothing stays locked."""
+        thread = threading.get_ident()
+        try:
+            self._wait(call, timeout)
+            yield
         finally:
-            self._leave()
+            if self._thread == thread:
+                self._running, self._thread = "", 0
+            try:  # noqa: SIM105 - no function in Python is called before the lock is free
+                self._turn.release()
+            except RuntimeError:  # this thread still waited for it
+                pass
 
     def refuse_inside(self, call: str) -> None:
         """
@@ -100,7 +109,3 @@ class CallGuard:
         if not self._turn.acquire(timeout=timeout):
             raise UsageError(f"{call} has waited {timeout:g} s for {self._running} of the same {self._owner} to end")
         self._running, self._thread = call, threading.get_ident()
-
-    def _leave(self) -> None:
-        self._running, self._thread = "", 0
-        self._turn.release()
