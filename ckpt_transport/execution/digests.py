@@ -21,6 +21,7 @@ import torch
 from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import MessageError, TransferError
 from ckpt_transport.execution.applies import HANDED_OVER_BYTES
+from ckpt_transport.execution.computing import ReadTwice, in_tasks, known
 from ckpt_transport.execution.differing import differing
 from ckpt_transport.execution.samples import AnySample
 from ckpt_transport.execution.schedule import RankSchedule
@@ -177,11 +178,13 @@ class OwnerDigests(_Working):
         known.update(kept)
         self._made.extend((unsaid, kept[sample.key]) for unsaid, sample in in_place if sample.key in kept)
         unknown = [each for each in in_place if each[1].key not in kept]
-        by_thread = [[each] for each in unknown]
-        if unknown and memory.runs[0].raw.is_cuda:
-            by_thread = [unknown]  # several threads would not help a GPU
-        for some in by_thread:
+        on_gpu = bool(unknown) and memory.runs[0].raw.is_cuda  # several threads would not help it
+        for some in [unknown] if on_gpu else in_tasks(unknown, self._nbytes):
             self._computing.append(self._workers.submit(self._compute_each, memory, some, wake))
+
+    def _nbytes(self, each: tuple[Unsaid, AnySample]) -> int:
+        (number, _), _ = each
+        return self._plan.buckets[number].nbytes
 
     def _compute_each(
         self, memory: Lendable, some: Sequence[tuple[Unsaid, AnySample]], wake: Callable[[], None]
@@ -286,7 +289,7 @@ class SinkDigests(_Working):
 
     def _compute(self, number: int, sample: AnySample, runs: Runs) -> None:
         if self._plan.buckets[number].nbytes < HANDED_OVER_BYTES and not runs[0].raw.is_cuda:
-            self._on_host[number] = _known(_computed(sample, runs))
+            self._on_host[number] = known(_computed(sample, runs))
             return
         computing = self._on_host[number] = self._workers.submit(_computed, sample, runs)
         computing.add_done_callback(lambda _: self._wake())
@@ -294,7 +297,7 @@ class SinkDigests(_Working):
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         computing = self._on_host.get(self._schedule.numbers[bucket.first])
         if computing is not None and not computing.done():
-            return _ReadTwice(end, computing)
+            return ReadTwice(end, computing)
         return fence(runs[0].raw.device) if end is None else end
 
     @property
@@ -327,7 +330,7 @@ class SinkDigests(_Working):
         for numbers in by_device.values():
             brought = torch.stack([self._on_device[number] for number in numbers]).cpu()
             for number, sums in zip(numbers, brought, strict=True):
-                self._on_host[number] = _known(as_bytes(sums))
+                self._on_host[number] = known(as_bytes(sums))
         self._on_device.clear()
 
     def _take_in(self) -> None:
@@ -366,33 +369,6 @@ class FirstSinkDigests(SinkDigests):
                 self._compute(number, sample, runs)
         self.advance()
         return number in self._agreed
-
-
-class _ReadTwice:
-    """The end of what an engine reads and of a digest that is computed on the host beside it."""
-
-    def __init__(self, end: Fence | None, computing: Future[Digest]) -> None:
-        self._end, self._computing = end, computing
-
-    def synchronize(self) -> None:
-        if self._end is not None:
-            self._end.synchronize()
-        self._computing.result()
-
-    def query(self) -> bool:
-        return (self._end is None or self._end.query()) and self._computing.done()
-
-    def wait(self, stream: torch.cuda.Stream) -> None:
-        if self._end is not None:
-            self._end.wait(stream)
-        self._computing.result()
-
-
-def _known(found: Digest) -> Future[Digest]:
-    """A digest that nobody has to wait for."""
-    known: Future[Digest] = Future()
-    known.set_result(found)
-    return known
 
 
 def _computed(sample: AnySample, runs: Runs) -> Digest:

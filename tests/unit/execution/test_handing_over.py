@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from ckpt_transport.control import Mailbox, RouteControl
-from ckpt_transport.execution import Ledger, RankSchedule, SinkDigests
+from ckpt_transport.execution import Ledger, OwnerDigests, RankSchedule, SinkDigests
 from ckpt_transport.execution.applies import HANDED_OVER_BYTES, AppliesBeside
+from ckpt_transport.execution.computing import TASK_BYTES, in_tasks
 from ckpt_transport.execution.ledger import Received
-from ckpt_transport.memory import Fence, MemoryRun, Runs
+from ckpt_transport.memory import Buffer, Fence, MemoryKind, MemoryRun, Runs
 from ckpt_transport.planning import Bucket, Plan, Settings, StageKind
 from ckpt_transport.transports.interface import Group
 from ckpt_transport.transports.operations import Receipt
@@ -21,12 +22,14 @@ from tests.unit.worlds import INVENTED, World, manifest, topology
 
 BUCKETS = 7
 SHORT, LONG = 1024, HANDED_OVER_BYTES
-SINK = 1
+SOURCE, SINK = 0, 1
 
 
 def plan_of(bucket_bytes: int) -> Plan:
     settings = Settings(transport="window", bucket_bytes=bucket_bytes, ring_depth=1)
-    return World(manifest([bucket_bytes] * BUCKETS), topology(["a"], ["a"]), INVENTED, settings).plan()
+    return World(
+        manifest([bucket_bytes] * BUCKETS, kind=MemoryKind.SHARED), topology(["a"], ["a"]), INVENTED, settings
+    ).plan()
 
 
 def arrived(plan: Plan) -> Ledger:
@@ -38,6 +41,10 @@ def arrived(plan: Plan) -> Ledger:
             ledger.received[step.bucket] = Received(cast(Receipt, None), (), (), landed)
             ledger.ended(step, 0.0)
     return ledger
+
+
+def digesting() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("ckpt-transport-digest")}
 
 
 @pytest.mark.parametrize(("bucket_bytes", "wakes"), [(SHORT, 1), (LONG, BUCKETS)])
@@ -79,9 +86,27 @@ def test_given_a_short_bucket_then_its_digest_is_computed_where_it_is_applied(bu
     with Mailbox() as mailbox:
         channel = RouteControl(mailbox, Group("digests", (SINK,), SINK, ("here",)), {SINK: mailbox.address})
         digests = SinkDigests(RankSchedule(plan, SINK), channel, "a sink", mailbox.wake)
+        before = digesting()
         digests.look(bucket, runs)
-        working = [thread for thread in threading.enumerate() if thread.name.startswith("ckpt-transport-digest")]
-        assert len(working) == threads
+        assert len(digesting() - before) == threads
         if not threads:
             assert digests.read(bucket, runs, None) is None
         digests.close()
+
+
+def test_given_many_short_buckets_then_their_owner_has_one_thread_compute_the_digests_of_all() -> None:
+    plan = plan_of(SHORT)
+    with Mailbox() as mailbox:
+        channel = RouteControl(mailbox, Group("digests", (SOURCE,), SOURCE, ("here",)), {SOURCE: mailbox.address})
+        before = digesting()
+        memory = Buffer.private(plan.manifest.extents[0].nbytes)
+        digests = OwnerDigests(RankSchedule(plan, SOURCE), channel, {0: memory}, mailbox.wake)
+        assert len(digesting() - before) <= 1
+        digests.close()
+    assert len(memory.digests) in (0, len(plan.buckets))
+
+
+def test_given_pieces_of_work_then_tasks_keep_their_order_and_are_no_shorter_than_need_be() -> None:
+    sizes = [SHORT] * 3 + [TASK_BYTES] + [TASK_BYTES // 2] * 3
+    assert list(in_tasks(sizes, int)) == [sizes[:4], sizes[4:6], sizes[6:]]
+    assert list(in_tasks([], int)) == []
