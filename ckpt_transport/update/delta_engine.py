@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import accumulate
 
 import torch
@@ -21,7 +21,7 @@ from ckpt_transport.deltas import (
 from ckpt_transport.engine import Engine, LoadedBucket, ServedElements, digest_of_served, share_of_served
 from ckpt_transport.errors import BudgetError, DeltaRefusedError, PlanMismatchError
 from ckpt_transport.memory import Fence, copy_bytes, fence, uninterrupted
-from ckpt_transport.planning import Delta, PlacedTensor, Share, TensorSpec, carried_share
+from ckpt_transport.planning import Carrier, Delta, PlacedTensor, Share, TensorSpec, carried_share
 
 ALIGNMENT = 64
 ADDRESS_BYTES = 8
@@ -84,6 +84,14 @@ class DeltaEngine(Engine):
         self._specs: Sequence[TensorSpec] = ()
         self._mine: Set[str] = frozenset()
         self._raw: dict[str, torch.Tensor] = {}
+        self._groups: Sequence[tuple[int, Sequence[Carrier]]] = ()
+        """Carriers of one range, and the number of their delta."""
+        self._group_of: Mapping[str, int] = {}
+        self._lacking: list[int] = []
+        """Of each group, the bytes that have not come."""
+        self._found: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._known: Sequence[ElementMap] = ()
+        self._bases = torch.empty(0, dtype=torch.int64)
         self._exchanges: list[ElementExchange] = []
         self._place: tuple[object, tuple[int, ...]] = None, ()
 
@@ -139,9 +147,19 @@ class DeltaEngine(Engine):
                 f"{self.label}: a delta of {count:,} elements takes {log:,} bytes, and staging_budget is "
                 f"{self._budget:,}"
             )
-        self._maps.of(deltas, elements, self.device)
-        self._make_room(self._budget - log)
         self._deltas, self._specs, self._mine = deltas, specs, mine
+        self._look_at(elements)
+        self._make_room(self._budget - log)
+        self._groups = [
+            (number, carriers)
+            for number, delta in enumerate(deltas)
+            for carriers in of_one_range([each for each in delta.carriers if each.name in mine and each.count])
+        ]
+        self._group_of = {each.name: number for number, (_, carriers) in enumerate(self._groups) for each in carriers}
+        self._lacking = [0] * len(self._groups)
+        for spec in specs:
+            if spec.name in self._group_of:
+                self._lacking[self._group_of[spec.name]] += spec.nbytes
 
     def prepare(self, specs: Sequence[TensorSpec], share: object) -> None:
         specs = [spec for spec in specs if spec.name in self._mine]
@@ -162,7 +180,17 @@ class DeltaEngine(Engine):
                 part.copy_(piece.raw)
             else:
                 copy_bytes(part, piece.raw)
+                self._has_come(piece.spec.name, piece.raw.numel())
         return fence(self.device)
+
+    def _has_come(self, name: str, nbytes: int) -> None:
+        """Locate the elements of carriers that are there, while others are on their way. A GPU would be waited for."""
+        number = self._group_of.get(name)
+        if number is None:
+            return
+        self._lacking[number] -= nbytes
+        if not self._lacking[number]:
+            self._found[number] = self._locate(number)
 
     def finish(self) -> None:
         """Decode what has come, and find where it goes.
@@ -173,15 +201,12 @@ class DeltaEngine(Engine):
             DeltaRefusedError: two sources bring different values of one element.
         """
         elements = self._elements()
-        self._place = elements.copies, elements.addresses
-        bases = torch.tensor(elements.addresses, dtype=torch.int64, device=self.device)
+        if self._place != (elements.copies, elements.addresses):
+            self._look_at(elements)
         found: defaultdict[int, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
-        for delta, known in zip(self._deltas, self._maps.of(self._deltas, elements, self.device), strict=True):
-            mine = [carrier for carrier in delta.carriers if carrier.name in self._raw and carrier.count]
-            for carriers in of_one_range(mine):
-                where, positions, values = carried(carriers, self._raw)
-                for addresses, which in known.locate(where, positions, bases):
-                    found[where.unit].append((addresses, values[which]))
+        for number, (_, carriers) in enumerate(self._groups):
+            located = self._found.pop(number, None)
+            found[carriers[0].unit] += self._locate(number) if located is None else located
         self._raw = {}
         self._exchanges = []
         joined = {unit: Elements(*map(torch.cat, zip(*parts, strict=True))) for unit, parts in found.items()}
@@ -192,6 +217,19 @@ class DeltaEngine(Engine):
             self._exchanges.append(ElementExchange(addresses, values, unit, self.device))
             count += len(values)
         self.apply_summary = f"exchanged {count:,} elements that differ from those of '{self._base}'"
+
+    def _look_at(self, elements: ServedElements) -> None:
+        """What is served is there now. What was located elsewhere is located anew."""
+        self._place, self._found = (elements.copies, elements.addresses), {}
+        self._known = self._maps.of(self._deltas, elements, self.device)
+        self._bases = torch.tensor(elements.addresses, dtype=torch.int64, device=self.device)
+
+    def _locate(self, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Addresses, and what is to be there, of the elements of a group."""
+        delta, carriers = self._groups[number]
+        where, positions, values = carried(carriers, self._raw)
+        located = self._known[delta].locate(where, positions, self._bases)
+        return [(addresses, values[which]) for addresses, which in located]
 
     @property
     def nbytes(self) -> int:
