@@ -58,7 +58,7 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
         }
         for integrity in INTEGRITY:
             config = Config.load(transport="shm", integrity=integrity)
-            trainer = Trainer(
+            trainer = SglangTrainer(
                 stack.enter_context(ParameterServer(config)),
                 stack.enter_context(SglangFleet([engine.url], config)),
             )
@@ -83,7 +83,7 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Trainer:
+class SglangTrainer:
     """Brings versions to the engine, in our ways."""
 
     server: ParameterServer
