@@ -20,6 +20,8 @@ from ckpt_transport.planning.values.plan import IN_PLACE, Leg
 Memory = npt.NDArray[np.uint32]
 NOTHING = 0
 """What memory holds that nobody has written, or that somebody is writing."""
+ENDED = object()
+"""Instead of what an actor waits for, when it has nothing more to do."""
 
 
 class Corruption(AssertionError):
@@ -63,7 +65,10 @@ def needed(plan: Plan, sink: int, tensor: PlacedTensor) -> npt.NDArray[np.bool_]
 
 
 class _Simulation:
-    """Steps are generators: True is a step that was taken, False one that has to wait."""
+    """Actors are generators. One yields None where it has taken a step, and else what it waits for.
+
+    It waits for a rank's end of a stage, or for something to happen to a flight, and is asked again when that has.
+    """
 
     def __init__(self, plan: Plan, chance: random.Random) -> None:
         self.plan, self.chance = plan, chance
@@ -85,17 +90,27 @@ class _Simulation:
             for sink in plan.topology.sinks
             for index, tensor in enumerate(plan.manifest.tensors)
         }
+        self.stages = list(plan.stages)
+        self.asleep: defaultdict[object, list[int]] = defaultdict(list)
+        """Who waits, by what for; numbers of actors."""
+        self.woken: list[int] = []
         self.actors = self._cast()
 
     def run(self) -> None:
-        actors = self.actors
-        pace = [self.chance.choice([1, 1, 4, 30]) for _ in actors]
-        while actors:
-            chosen = self.chance.choices(range(len(actors)), pace)[0]
-            if self._step(chosen, pace):
-                continue
-            if not any(self._step(index, pace) for index in self._anybody()):
-                raise Deadlock(f"stages {sorted({stage for _, stage in self.left if self.left[_, stage]})} never end")
+        pace = [self.chance.choice([1, 1, 4, 30]) for _ in self.actors]
+        ready = list(range(len(self.actors)))
+        while ready:
+            chosen = self.chance.choices(range(len(ready)), [pace[actor] for actor in ready])[0]
+            waits_for = next(self.actors[ready[chosen]], ENDED)
+            if waits_for is not None:
+                actor, ready[chosen] = ready[chosen], ready[-1]
+                ready.pop()
+                if waits_for is not ENDED:
+                    self.asleep[waits_for].append(actor)
+            ready += self.woken
+            self.woken.clear()
+        if self.asleep:
+            raise Deadlock(f"stages {sorted({stage for _, stage in self.left if self.left[_, stage]})} never end")
         for (sink, index), (bytes_, counts) in self.loaded.items():
             tensor = self.plan.manifest.tensors[index]
             wanted = self.extents[tensor.extent][tensor.offset : tensor.offset + tensor.nbytes]
@@ -104,22 +119,14 @@ class _Simulation:
             if missed.any() or (counts > 1).any() or (bytes_ != wanted)[came].any():
                 raise Corruption(f"tensor {tensor.spec.name} at rank {sink} is not what it should be")
 
-    def _anybody(self) -> Iterator[int]:
-        """All actors in a random order, drawn as far as it is asked for: most of the time somebody soon can go on."""
-        order = list(range(len(self.actors)))
-        for left in range(len(order), 0, -1):
-            drawn = int(self.chance.random() * left)
-            yield order[drawn]
-            order[drawn] = order[left - 1]
+    def _wake(self, key: object) -> None:
+        self.woken += self.asleep.pop(key, ())
 
-    def _step(self, index: int, pace: list[int]) -> bool:
-        try:
-            return next(self.actors[index])
-        except StopIteration:
-            del self.actors[index], pace[index]
-            return True
+    def _ends(self, rank: int, stage: int) -> None:
+        self.left[rank, stage] -= 1
+        self._wake((rank, stage))
 
-    def _cast(self) -> list[Iterator[bool]]:
+    def _cast(self) -> list[Iterator[object]]:
         fills: dict[int, list[int]] = defaultdict(list)
         posts: dict[tuple[int, int], list[_Flight]] = defaultdict(list)
         applies: dict[int, list[int]] = defaultdict(list)
@@ -149,29 +156,30 @@ class _Simulation:
 
     # -- what a rank does -----------------------------------------------------------------------------------------
 
-    def _blocked(self, rank: int, stage: int) -> bool:
-        return any(self.left.get((rank, earlier), 0) for earlier in self.plan.stages[stage].after)
+    def _blocked(self, rank: int, stage: int) -> Iterator[object]:
+        """What this rank has still to wait for before that stage, one after the other."""
+        for earlier in self.stages[stage].after:
+            while self.left.get((rank, earlier), 0):
+                yield rank, earlier
 
-    def _fill(self, rank: int, stages: Sequence[int]) -> Iterator[bool]:
+    def _fill(self, rank: int, stages: Sequence[int]) -> Iterator[object]:
         for number in stages:
-            bucket = self.plan.buckets[self.plan.stages[number].bucket]
-            while self._blocked(rank, number):
-                yield False
+            bucket = self.plan.buckets[self.stages[number].bucket]
+            yield from self._blocked(rank, number)
             slot = self._slot(rank, RingUse.FILL, bucket.fill_slot, bucket.nbytes)
             slot[:] = NOTHING
-            yield True
+            yield None
             for run in bucket.ranges:
                 lies = self.extents[bucket.extent][run.offset : run.offset + run.nbytes]
                 slot[run.bucket_offset : run.bucket_offset + run.nbytes] = lies
-            self.left[rank, number] -= 1
-            yield True
+            self._ends(rank, number)
+            yield None
 
-    def _post(self, rank: int, flights: Sequence[_Flight]) -> Iterator[bool]:
+    def _post(self, rank: int, flights: Sequence[_Flight]) -> Iterator[object]:
         for flight in flights:
-            bucket_number = self.plan.stages[flight.stage].bucket
+            bucket_number = self.stages[flight.stage].bucket
             bucket = self.plan.buckets[bucket_number]
-            while self._blocked(rank, flight.stage):
-                yield False
+            yield from self._blocked(rank, flight.stage)
             if rank == flight.leg.sender:
                 flight.sent = True
             else:
@@ -183,36 +191,37 @@ class _Simulation:
                     slot[:] = NOTHING
                     self.views[rank, bucket_number] = slot
                 flight.posted.add(rank)
-            yield True
+            self._wake(id(flight))
+            yield None
 
-    def _move(self, flight: _Flight, receiver: int) -> Iterator[bool]:
+    def _move(self, flight: _Flight, receiver: int) -> Iterator[object]:
         while not flight.sent or receiver not in flight.posted:
-            yield False
+            yield id(flight)
         if not self._maps(flight):
-            into = self.views[receiver, self.plan.stages[flight.stage].bucket]
+            into = self.views[receiver, self.stages[flight.stage].bucket]
             for part in self._halves(len(into)):
                 into[part] = self._sent_from(flight)[part]
-                yield True
+                yield None
         flight.arrived.add(receiver)
-        yield True
+        self._wake(id(flight))
+        yield None
 
-    def _poll(self, rank: int, flights: Sequence[_Flight]) -> Iterator[bool]:
+    def _poll(self, rank: int, flights: Sequence[_Flight]) -> Iterator[object]:
         for flight in flights:
             while not self._ended(rank, flight):
-                yield False
-            self.left[rank, flight.stage] -= 1
-            yield True
+                yield id(flight)
+            self._ends(rank, flight.stage)
+            yield None
 
     def _ended(self, rank: int, flight: _Flight) -> bool:
         if rank != flight.leg.sender:
             return rank in flight.arrived
         return flight.sent and set(flight.leg.receivers) == (flight.released if self._maps(flight) else flight.arrived)
 
-    def _apply(self, sink: int, stages: Sequence[int]) -> Iterator[bool]:
+    def _apply(self, sink: int, stages: Sequence[int]) -> Iterator[object]:
         for number in stages:
-            bucket_number = self.plan.stages[number].bucket
-            while self._blocked(sink, number):
-                yield False
+            bucket_number = self.stages[number].bucket
+            yield from self._blocked(sink, number)
             if (sink, bucket_number) not in self.views:
                 raise Corruption(f"rank {sink} applies bucket {bucket_number} without having received it")
             view = self.views[sink, bucket_number]
@@ -223,13 +232,15 @@ class _Simulation:
                     into = slice(piece.tensor_offset, piece.tensor_offset + piece.nbytes)
                     bytes_[into][part] = source[part]
                     counts[into][part] += 1
-                    yield True
+                    yield None
                 if not len(bytes_):
                     counts += 1
             if (sink, bucket_number) in self.lent:
-                self.lent[sink, bucket_number].released.add(sink)
-            self.left[sink, number] -= 1
-            yield True
+                lent = self.lent[sink, bucket_number]
+                lent.released.add(sink)
+                self._wake(id(lent))
+            self._ends(sink, number)
+            yield None
 
     # -- where things are -----------------------------------------------------------------------------------------
 
@@ -237,7 +248,7 @@ class _Simulation:
         return self.plan.routes[flight.leg.route].maps_memory
 
     def _sent_from(self, flight: _Flight) -> Memory:
-        bucket = self.plan.buckets[self.plan.stages[flight.stage].bucket]
+        bucket = self.plan.buckets[self.stages[flight.stage].bucket]
         sender = flight.leg.sender
         if sender != self.plan.owner(bucket):
             return self._slot(sender, RingUse.RECEIVE, bucket.slot, bucket.nbytes)
