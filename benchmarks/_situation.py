@@ -33,7 +33,7 @@ class Situation:
         transports: what is measured, each by itself; the first is what the target is for.
         limit: what :meth:`Trainer.link` measures, in words.
         target: for the time of an update over that limit.
-        order: which of the orders of :class:`Trainer` is an update.
+        order: which of the orders of :class:`~benchmarks._trainer.Trainer` is an update.
         commit: how the version is taken, as the setting.
         worker: for each number, what runs in the process of that worker; by default it has all of the weights.
     """
