@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -25,9 +26,12 @@ RING_DEPTH = 4
 class Peer:
     """A process that does what it is asked, one order after the other."""
 
+    daemon: ClassVar[bool] = True
+    """Whether it may have no processes of its own, and ends with this one."""
+
     def __init__(self, target: Any, *arguments: Any) -> None:
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=target, args=(*arguments, theirs), daemon=True)
+        self._process = context.Process(target=target, args=(*arguments, theirs), daemon=self.daemon)
         self._process.start()
 
     def ask(self, *order: Any) -> None:
@@ -45,6 +49,19 @@ class Peer:
     def stop(self) -> None:
         self.ask("stop")
         self._process.join(60)
+
+
+class ParentPeer(Peer):
+    """One that may have processes of its own; it is to be stopped."""
+
+    daemon = False
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            super().stop()
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
 
 def run_worker(shapes: Shapes, device: str, pipe: Connection) -> None:

@@ -95,7 +95,7 @@ def brought(situation: Situation, device: str, rounds: int) -> dict[str, Brought
     found: dict[str, Brought] = {}
     with workers_of(situation, device) as (workers, addresses):
         for version, transport in enumerate(situation.transports, 1):
-            with _trainers(situation, device, transport, version) as trainers:
+            with trainers_of(situation, device, transport, version) as trainers:
                 found[transport] = _bring(situation, trainers, addresses, rounds)
             console.print(f"  {transport}: {found[transport].says}")
             for worker in workers:
@@ -127,7 +127,7 @@ def measure(situation: Situation, device: str, rounds: int) -> list[Row]:
 
 def _bring(situation: Situation, trainers: Sequence[Peer], addresses: Sequence[str], rounds: int) -> Brought:
     order = situation.order or ("lend_and_update" if situation.lent else "update")
-    together = partial(_ask_all, trainers)
+    together = partial(ask_all, trainers)
 
     def update() -> Timed:
         """Rank 0 leads, and has the report."""
@@ -142,19 +142,19 @@ def _bring(situation: Situation, trainers: Sequence[Peer], addresses: Sequence[s
     update()
     then, limits = [], []
     for _ in range(rounds):
-        limits.append(max(_links(trainers, situation.workers)))
+        limits.append(max(links(trainers, situation.workers)))
         then.append(update())
     return Brought(first, then, limits, memory.extra if memory is not None else 0)
 
 
-def _links(trainers: Sequence[Peer], gpus: Sequence[int]) -> list[float]:
-    """Have each trainer copy as many bytes as it brings, at the same time, to the GPU after its own."""
+def links(trainers: Sequence[Peer], gpus: Sequence[int], parts: int = 1) -> list[float]:
+    """Have each trainer copy as many bytes as it brings to one of so many ranks, at the same time, to the next GPU."""
     for rank, trainer in enumerate(trainers):
-        trainer.ask("link", gpus[(rank + 1) % len(gpus)])
+        trainer.ask("link", gpus[(rank + 1) % len(gpus)], parts)
     return [trainer.answer() for trainer in trainers]
 
 
-def _ask_all(peers: Sequence[Peer], *order: object) -> list[Any]:
+def ask_all(peers: Sequence[Peer], *order: object) -> list[Any]:
     """Have all of them do something at the same time."""
     for peer in reversed(peers):
         peer.ask(*order)
@@ -175,14 +175,14 @@ def workers_of(situation: Situation, device: str) -> Iterator[tuple[list[Peer], 
 
 
 @contextlib.contextmanager
-def _trainers(situation: Situation, device: str, transport: str, version: int) -> Iterator[list[Peer]]:
+def trainers_of(situation: Situation, device: str, transport: str, version: int) -> Iterator[list[Peer]]:
     """The ranks, with their parts of the version."""
     size = len(situation.trainers)
     with tempfile.TemporaryDirectory() as folder:
         trainers = [Peer(run_trainer, rank, size, _place(device, gpu)) for rank, gpu in enumerate(situation.trainers)]
         try:
-            _ask_all(trainers, "open", transport, f"ipc://{folder}/coordinator", situation.commit)
-            _ask_all(trainers, "have", situation.shapes, version, "device" if situation.lent else "host")
+            ask_all(trainers, "open", transport, f"ipc://{folder}/coordinator", situation.commit)
+            ask_all(trainers, "have", situation.shapes, version, "device" if situation.lent else "host")
             yield trainers
         finally:
             for trainer in trainers:

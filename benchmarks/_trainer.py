@@ -81,6 +81,8 @@ class Trainer:
 
     def register(self) -> float:
         """Seconds that it takes to copy the version into a new pool."""
+        if self._pool is not None:
+            self._open_server.unregister("v")
         began = time.perf_counter()
         (self._pool,) = self._open_server.register("v", tensors=self._held).buffers
         return time.perf_counter() - began
@@ -112,16 +114,16 @@ class Trainer:
         self._open_server.unregister("v")
         return _timed(wall, report)
 
-    def link(self, gpu: int) -> float:
-        """Seconds that plain copies take for as many bytes as this rank brings: of its pool to its GPU, or from its
-        device to ``gpu``; without GPUs, in memory."""
+    def link(self, gpu: int, parts: int = 1) -> float:
+        """Seconds that plain copies take for as many bytes as this rank brings to one of so many ranks of an engine: of
+        its pool to its GPU, or from its device to ``gpu``; without GPUs, in memory."""
         if self._pool is None:
-            nbytes = sum(tensor.nbytes for tensor in self._held.values())
+            nbytes = sum(tensor.nbytes for tensor in self._held.values()) // parts
             return _between(self._device, torch.device("cuda", gpu) if self._on_gpu else self._device, nbytes)
         if self._on_gpu:
             self._pool.pin()
-            return host_to_device(self._pool.tensor, PIECE_BYTES)
-        return _between(self._device, self._device, self._pool.nbytes)
+            return host_to_device(self._pool.tensor[: self._pool.nbytes // parts], PIECE_BYTES)
+        return _between(self._device, self._device, self._pool.nbytes // parts)
 
     def close(self) -> None:
         server, self._server = self._server, None

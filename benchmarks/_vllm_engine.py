@@ -15,7 +15,7 @@ LAYERS = {"dense": 36, "mixture": 24}
 KEEPERS = ("modules_to_not_convert", "ignored_layers")
 
 
-def start(folder: Path, model: str, mode: str, layers: int | None, **more: Any) -> tuple[Any, Any]:
+def start(folder: Path, model: str, mode: str, layers: int | None, *, narrow: int = 1, **more: Any) -> tuple[Any, Any]:
     """The engine, and the configuration of its model; VLLM_ARGUMENTS may hold further arguments of LLM as JSON.
 
     Args:
@@ -23,13 +23,14 @@ def start(folder: Path, model: str, mode: str, layers: int | None, **more: Any) 
         model: dense or mixture.
         mode: one of MODES, or bf16.
         layers: of the model; None for as many as the real one has, or half of them.
+        narrow: by how much widths are divided.
         more: arguments of LLM.
     """
     import vllm
 
     chosen = None if mode == "bf16" else MODES[mode]
     arguments = json.loads(os.environ.get("VLLM_ARGUMENTS", "{}")) | ({} if chosen is None else chosen.arguments)
-    config = write_config(folder, model, layers or LAYERS[model], "" if chosen is None else chosen.checkpoint)
+    config = write_config(folder, model, layers or LAYERS[model], "" if chosen is None else chosen.checkpoint, narrow)
     llm = vllm.LLM(
         str(folder),
         load_format="dummy",
@@ -44,14 +45,14 @@ def start(folder: Path, model: str, mode: str, layers: int | None, **more: Any) 
     return llm, config
 
 
-def write_config(folder: Path, model: str, layers: int, checkpoint: str) -> Any:
+def write_config(folder: Path, model: str, layers: int, checkpoint: str, narrow: int = 1) -> Any:
     """A directory with a configuration and nothing else; returns the model's, of transformers."""
     import transformers
 
     shared = {
-        "vocab_size": 151936,
+        "vocab_size": 151936 // narrow,
         "num_hidden_layers": layers,
-        "num_attention_heads": 32,
+        "num_attention_heads": max(32 // narrow, 4),
         "head_dim": 128,
         "max_position_embeddings": 4096,
         "tie_word_embeddings": False,
@@ -60,18 +61,18 @@ def write_config(folder: Path, model: str, layers: int, checkpoint: str) -> Any:
     if model == "dense":
         config = transformers.Qwen3Config(
             **shared,
-            hidden_size=4096,
-            intermediate_size=12288,
-            num_key_value_heads=8,
+            hidden_size=4096 // narrow,
+            intermediate_size=12288 // narrow,
+            num_key_value_heads=max(8 // narrow, 2),
             architectures=["Qwen3ForCausalLM"],
         )
     else:
         config = transformers.Qwen3MoeConfig(
             **shared,
-            hidden_size=2048,
-            intermediate_size=6144,
-            moe_intermediate_size=768,
-            num_key_value_heads=4,
+            hidden_size=2048 // narrow,
+            intermediate_size=6144 // narrow,
+            moe_intermediate_size=768 // narrow,
+            num_key_value_heads=max(4 // narrow, 2),
             num_experts=128,
             num_experts_per_tok=8,
             architectures=["Qwen3MoeForCausalLM"],

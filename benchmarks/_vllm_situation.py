@@ -1,11 +1,12 @@
-"""Measures updates of a real vLLM from a trainer that lends its weights, on the engine's GPU or on another."""
+"""Measures updates of a real vLLM by trainers that lend their weights, or have them in a pool of the host."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -13,16 +14,17 @@ from typing import Any
 
 import torch
 
-from benchmarks._gpu_worker import Peer
+from benchmarks._gpu_worker import ParentPeer, Peer
 from benchmarks._models import Shapes
 from benchmarks._row import Row
-from benchmarks._situation import Brought, console, milliseconds
+from benchmarks._situation import Brought, ask_all, console, links, milliseconds
 from benchmarks._trainer import Timed, run_trainer
 from benchmarks._vllm_engine import names_of, start
 from ckpt_transport import ask_version
 from ckpt_transport.planning import TensorSpec
 
-WARM_UP_SECONDS = 120
+WARM_UP_SECONDS = 240
+CORES = "VLLM_CPU_OMP_THREADS_BIND"
 MEMORY_SHARE = 0.4
 """Of a GPU's memory that vLLM takes: the trainer has as many weights beside it, and so has the comparison."""
 SPARED = {
@@ -32,13 +34,46 @@ SPARED = {
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-TRANSPORTS = ("auto", "cuda_ipc")
+ENGINE = "benchmark"
+"""The name that the ranks of one engine share."""
 
 
-def run_engine(gpu: int, layers: int | None, pipe: Connection) -> None:
-    """A vLLM in this process, with the shapes of half of Qwen3-30B-A3B and weights of no meaning."""
+@dataclass(frozen=True)
+class VllmSituation:
+    """Who brings what to a real vLLM.
+
+    Attributes:
+        title: what the rows are called.
+        trainers: the GPU of each; ranks of one trainer.
+        engine: the GPUs of the engine, one for each tensor-parallel rank.
+        lent: whether the weights are on the trainers' GPUs; else in a pool of the host.
+        transports: what is measured; the first is ``auto``.
+        target: for the time of an update over that of plain copies.
+    """
+
+    title: str
+    trainers: Sequence[int]
+    engine: Sequence[int]
+    lent: bool
+    transports: Sequence[str]
+    target: str
+
+    @property
+    def gpus(self) -> int:
+        """How many it needs."""
+        return 1 + max(*self.trainers, *self.engine)
+
+
+def run_engine(gpus: Sequence[int], layers: int | None, narrow: int, pipe: Connection) -> None:
+    """A vLLM with the shapes of half of Qwen3-30B-A3B and weights of no meaning, a rank on each GPU.
+
+    With one rank it is in this process. Without CUDA each rank has a core of its own.
+    """
     if torch.version.cuda is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    elif len(gpus) > 1:
+        cores = sorted(os.sched_getaffinity(0))
+        os.environ.setdefault(CORES, "|".join(str(cores[rank % len(cores)]) for rank in range(len(gpus))))
     os.environ.update(SPARED, VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_ALLOW_INSECURE_SERIALIZATION="1")
     from ckpt_transport_vllm.server import EXTENSION
 
@@ -48,22 +83,20 @@ def run_engine(gpu: int, layers: int | None, pipe: Connection) -> None:
             "mixture",
             "bf16",
             layers,
+            narrow=narrow,
             worker_extension_cls=EXTENSION,
             gpu_memory_utilization=MEMORY_SHARE,
+            tensor_parallel_size=len(gpus),
         )
-        (attached,) = llm.collective_rpc("ckpt_transport_attach")
-        assert not attached["error"], attached["error"]
+        attached = llm.collective_rpc("ckpt_transport_attach", args=("", ENGINE if len(gpus) > 1 else ""))
+        assert not any(each.get("error") for each in attached), attached
+        addresses = [each["address"] for each in attached]
         shapes = dict(names_of(config))
         llm.collective_rpc(warm_up, args=(shapes,))
-        warmed = warmed_up(attached["address"])
-        pipe.send((shapes, attached["address"], warmed))
-        loaded: list[torch.Tensor] = []
+        warmed = [warmed_up(address) for address in addresses]
+        pipe.send((shapes, addresses, warmed))
         while (order := pipe.recv()[0]) != "stop":
-            if order == "keep":
-                (loaded,) = llm.collective_rpc(copies)
-                pipe.send(len(loaded))
-            else:
-                pipe.send(llm.collective_rpc(differing, args=(loaded,))[0])
+            pipe.send(llm.collective_rpc({"keep": keep, "differing": differing}[order]))
 
 
 def warm_up(worker: Any, shapes: Shapes) -> None:
@@ -83,70 +116,97 @@ def warmed_up(address: str) -> str:
     return said
 
 
-def copies(worker: Any) -> list[torch.Tensor]:
-    """Of all parameters."""
-    return [parameter.detach().clone() for parameter in worker.model_runner.get_model().parameters()]
+def keep(worker: Any) -> int:
+    """Have a worker keep copies of all parameters; returns how many there are."""
+    parameters = worker.model_runner.get_model().parameters()
+    worker.model_runner.kept_by_benchmark = [parameter.detach().clone() for parameter in parameters]
+    return len(worker.model_runner.kept_by_benchmark)
 
 
-def differing(worker: Any, kept: Sequence[torch.Tensor]) -> list[str]:
+def differing(worker: Any) -> list[str]:
     """Names of parameters that are not as their copies, bit by bit."""
     named = worker.model_runner.get_model().named_parameters()
     return [
         name
-        for (name, one), other in zip(named, kept, strict=True)
+        for (name, one), other in zip(named, worker.model_runner.kept_by_benchmark, strict=True)
         if not torch.equal(one.detach().reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
     ]
 
 
-def measure(title: str, trainer_gpu: int, engine_gpu: int, target: str, rounds: int, layers: int | None) -> list[Row]:
+def measure(situation: VllmSituation, rounds: int, layers: int | None, narrow: int) -> list[Row]:
     """Rows for each transport; for the first update; and for ``auto`` against the best by name."""
-    console.print(f"{title} ...")
-    engine = Peer(run_engine, engine_gpu, layers)
-    shapes, address, warmed = engine.answer()
-    console.print(f"  {warmed}")
-    trainer = Peer(run_trainer, 0, 1, f"cuda:{trainer_gpu}" if torch.cuda.is_available() else "cpu")
-    found: dict[str, Brought] = {}
-    for transport in TRANSPORTS if torch.cuda.is_available() else ("auto", "shm"):
-        trainer.call("open", transport, "")
-        trainer.call("have", shapes, 1, "device")
-        first: Timed = trainer.call("lend_and_update", [address])
-        if not found:
-            engine.call("keep")
-        trainer.call("have", shapes, 2, "device")
-        trainer.call("lend_and_update", [address])
-        then, limits = [], []
-        for _ in range(rounds):
-            limits.append(trainer.call("link", engine_gpu))
-            then.append(trainer.call("lend_and_update", [address]))
-        trainer.call("have", shapes, 1, "device")
-        trainer.call("lend_and_update", [address])
-        wrong = engine.call("differing")
+    console.print(f"{situation.title} ...")
+    engine = ParentPeer(run_engine, situation.engine, layers, narrow)
+    try:
+        shapes, addresses, warmed = engine.answer()
+        for said in warmed:
+            console.print(f"  {said}")
+        found: dict[str, Brought] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            place = "cuda:{}" if torch.cuda.is_available() else "cpu"
+            size = len(situation.trainers)
+            trainers = [Peer(run_trainer, rank, size, place.format(gpu)) for rank, gpu in enumerate(situation.trainers)]
+            try:
+                for transport in situation.transports:
+                    ask_all(trainers, "open", transport, f"ipc://{folder}/{transport}")
+                    found[transport] = _bring(situation, trainers, engine, shapes, addresses, rounds)
+                    console.print(f"  {transport}: {found[transport].says}")
+            finally:
+                for trainer in trainers:
+                    trainer.stop()
+    finally:
+        engine.stop()
+    return _rows(situation, found)
+
+
+def _bring(
+    situation: VllmSituation,
+    trainers: Sequence[Peer],
+    engine: Peer,
+    shapes: Shapes,
+    addresses: Sequence[str],
+    rounds: int,
+) -> Brought:
+    """Updates over one transport. At its end the engine has to hold what its loader has made of the same version."""
+
+    def have(version: int) -> None:
+        ask_all(trainers, "have", shapes, version, "device" if situation.lent else "host")
+        if not situation.lent:
+            ask_all(trainers, "register")
+
+    def update() -> Timed:
+        timed: Timed = ask_all(trainers, "lend_and_update" if situation.lent else "update", addresses)[0]
+        return timed
+
+    have(1)
+    first = update()
+    engine.call("keep")
+    have(2)
+    update()
+    then, limits = [], []
+    for _ in range(rounds):
+        limits.append(max(links(trainers, situation.engine, len(situation.engine))))
+        then.append(update())
+    have(1)
+    update()
+    for wrong in engine.call("differing"):
         assert not wrong, f"{len(wrong)} parameters are not what the loader made, the first {wrong[0]}"
-        found[transport] = Brought(first, then, limits, 0)
-        console.print(f"  {transport}: {found[transport].says}")
-    trainer.stop()
-    engine.stop()
-    auto = found["auto"]
-    best = min((transport for transport in found if transport != "auto"), key=lambda named: found[named].wall)
-    copy = "plain copies of as many bytes"
-    return [
-        *(
-            Row(f"{title}: {transport}", brought.wall / brought.limit, copy, target, brought.says)
-            for transport, brought in found.items()
-        ),
-        Row(
-            f"{title}: auto",
-            auto.wall / found[best].wall,
-            f"{best} by name",
-            "<=1.05",
-            f"{milliseconds(auto.wall)}, {milliseconds(found[best].wall)}",
-        ),
-        Row(
-            f"{title}: first update after warming up",
-            auto.first.wall / auto.wall,
-            "steady state",
-            "<=1.5",
-            f"{milliseconds(auto.first.wall)}, held {milliseconds(auto.first.held)}; then held "
-            f"{milliseconds(median(timed.held for timed in auto.then))}",
-        ),
+    return Brought(first, then, limits, 0)
+
+
+def _rows(situation: VllmSituation, found: Mapping[str, Brought]) -> list[Row]:
+    title, auto = situation.title, found["auto"]
+    copy = "plain copies of a rank's part" if len(situation.engine) > 1 else "plain copies of as many bytes"
+    rows = [
+        Row(f"{title}: {transport}", brought.wall / brought.limit, copy, situation.target, brought.says)
+        for transport, brought in found.items()
     ]
+    named = [transport for transport in found if transport != "auto"]
+    if named:
+        best = min(named, key=lambda transport: found[transport].wall)
+        detail = f"{milliseconds(auto.wall)}, {milliseconds(found[best].wall)}"
+        rows.append(Row(f"{title}: auto", auto.wall / found[best].wall, f"{best} by name", "<=1.05", detail))
+    held = median(timed.held for timed in auto.then)
+    detail = f"{milliseconds(auto.first.wall)}, held {milliseconds(auto.first.held)}; then held {milliseconds(held)}"
+    ratio = auto.first.wall / auto.wall
+    return [*rows, Row(f"{title}: first update after warming up", ratio, "steady state", "<=1.5", detail)]

@@ -22,15 +22,18 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import _situation
+from benchmarks import _situation, _vllm_situation
 from benchmarks._models import Shapes, dense, mixture, narrowed
 from benchmarks._register_tensors import from_gpu, from_host
 from benchmarks._report import Row, report
 from benchmarks._situation import Situation
+from benchmarks._vllm_situation import VllmSituation
 
 console = Console(stderr=True)
 FACTOR = 128
 """By how many times the tensors of the small scale have fewer rows."""
+NARROW = 8
+"""By how many times the widths of a small vLLM are narrower."""
 
 
 class Device(enum.StrEnum):
@@ -60,13 +63,21 @@ class Name(enum.StrEnum):
     REGISTER_CPU = "register-cpu"
     VLLM_HERE = "vllm-here"
     VLLM_PEER = "vllm-peer"
+    VLLM_TWO_LENT = "vllm-two-lent"
+    VLLM_TWO_POOL = "vllm-two-pool"
 
 
-VLLM = {
-    Name.VLLM_HERE: ("vLLM, mixture, lent on its GPU", 0, 0, ""),
-    Name.VLLM_PEER: ("vLLM, mixture, lent on another GPU", 0, 1, "<=1.4"),
-}
-"""Its title, the trainer's and the engine's GPU, and the target."""
+def vllm_situations(device: Device) -> dict[Name, VllmSituation]:
+    """The rows of a real vLLM."""
+    lent = ("auto", "shm") if device is Device.CPU else ("auto", "cuda_ipc")
+    return {
+        Name.VLLM_HERE: VllmSituation("vLLM, mixture, lent on its GPU", (0,), (0,), True, lent, ""),
+        Name.VLLM_PEER: VllmSituation("vLLM, mixture, lent on another GPU", (0,), (1,), True, lent, "<=1.4"),
+        Name.VLLM_TWO_LENT: VllmSituation("two trainers beside a TP 2 vLLM", (0, 1), (0, 1), True, lent, "<=3"),
+        Name.VLLM_TWO_POOL: VllmSituation(
+            "TP 2 vLLM from one host pool over shm", (0,), (0, 1), False, ("auto", "shm"), "<=1.12"
+        ),
+    }
 
 
 def situations(device: Device, scale: Scale) -> dict[Name, Situation]:
@@ -103,11 +114,11 @@ def measure(
 ) -> list[Row]:
     """The rows in ``only`` that this machine has enough GPUs for."""
     found: list[Row] = []
-    updates = situations(device, scale)
+    updates, engines = situations(device, scale), vllm_situations(device)
     there = torch.cuda.device_count() if device is Device.CUDA else 2
     for name in (name for name in Name if name in only):
-        if name in VLLM:
-            found += _vllm(name, scale, rounds, there)
+        if name in engines:
+            found += _vllm(engines[name], scale, rounds, there)
         elif name not in updates:
             found += _registered(name, device, scale, rounds)
         elif updates[name].gpus > there:
@@ -117,17 +128,16 @@ def measure(
     return found
 
 
-def _vllm(name: Name, scale: Scale, rounds: int, gpus: int) -> list[Row]:
-    """A trainer that lends, and a real vLLM."""
-    title, trainer, engine, target = VLLM[name]
+def _vllm(situation: VllmSituation, scale: Scale, rounds: int, gpus: int) -> list[Row]:
+    """Trainers, and a real vLLM."""
     if importlib.util.find_spec("vllm") is None:
-        console.print(f"{title}: not run: needs vLLM")
-    elif max(trainer, engine) >= gpus:
-        console.print(f"{title}: not run: needs two GPUs, and there is {gpus}")
+        console.print(f"{situation.title}: not run: needs vLLM")
+    elif situation.gpus > gpus:
+        console.print(f"{situation.title}: not run: needs {situation.gpus} GPUs, and there are {gpus}")
+    elif scale is Scale.SMALL:
+        return _vllm_situation.measure(situation, rounds, layers=1, narrow=NARROW)
     else:
-        from benchmarks import _vllm_situation
-
-        return _vllm_situation.measure(title, trainer, engine, target, rounds, 1 if scale is Scale.SMALL else None)
+        return _vllm_situation.measure(situation, rounds, layers=None, narrow=1)
     return []
 
 
