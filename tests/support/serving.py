@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import httpx
+import psutil
 
+from ckpt_transport.memory.segment import SHM
 from ckpt_transport.service.endpoints import client_of
 
 START_SECONDS = 900.0
@@ -95,13 +97,17 @@ class ServedChild(ABC):
             while time.monotonic() < deadline and self.process.poll() is None:
                 with contextlib.suppress(httpx.HTTPError):
                     if client.get(self.health_route).is_success:
-                        self._began()
+                        self._segments = self._shared_memory()
                         return self
                 time.sleep(0.3)
         raise ServeError(f"{self.kind} did not start:\n{self.last_words()}")
 
-    def _began(self) -> None:
-        """It serves now."""
+    def _shared_memory(self) -> set[Path]:
+        """What its own processes share; with several ranks, some of it is left behind when they end."""
+        parent = psutil.Process(self.process.pid)
+        processes = [parent, *parent.children(recursive=True)]
+        mapped = {Path(mapping.path) for process in processes for mapping in process.memory_maps()}
+        return {path for path in mapped if path.parent == SHM and not path.name.startswith("ckpt")}
 
     @abstractmethod
     def complete(self, prompt: str = "hello", tokens: int = 12, timeout: float = 60.0) -> list[int]:
@@ -141,10 +147,8 @@ class ServedChild(ABC):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(STOP_SECONDS)
             self._scratch.cleanup()
-            self._tidy()
-
-    def _tidy(self) -> None:
-        """Remove what it has left; it has ended."""
+            for segment in self._segments:
+                segment.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from ckpt_transport.memory.segment import SHM
 from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_vllm.server import EXTENSION, VllmServer
 from tests.support.serving import Process as Process
@@ -51,7 +48,6 @@ class Serve(ServedChild):
         arguments: Sequence[str] = EXTENDED,
         environment: dict[str, str] | None = None,
     ) -> None:
-        self._segments: set[Path] = set()
         super().__init__(directory, log, arguments, environment)
 
     def _own_arguments(self, directory: Path, port: int) -> Sequence[str]:
@@ -63,13 +59,6 @@ class Serve(ServedChild):
     def _environment(self) -> dict[str, str]:
         python_path = os.pathsep.join(filter(None, (SHARED_CORES, os.environ.get("PYTHONPATH"))))
         return {**super()._environment(), **ENVIRONMENT, "PYTHONPATH": python_path}
-
-    def _began(self) -> None:
-        self._segments = self._shared_memory()
-
-    def _tidy(self) -> None:
-        for segment in self._segments:
-            segment.unlink(missing_ok=True)
 
     def complete(self, prompt: str = "hello", tokens: int = 12, timeout: float = 60.0) -> list[int]:
         """The tokens of a greedy completion.
@@ -97,12 +86,6 @@ class Serve(ServedChild):
             if "error" in checksums:
                 raise ServeError(f"rank {rank} has no checksums: {checksums['error']}")
         return found
-
-    def _shared_memory(self) -> set[Path]:
-        """What vLLM's own processes share; with several ranks, some of it is left behind when they end."""
-        processes = psutil.Process(self.process.pid).children(recursive=True)
-        mapped = {Path(mapping.path) for process in processes for mapping in process.memory_maps()}
-        return {path for path in mapped if path.parent == SHM and not path.name.startswith("ckpt")}
 
 
 def greedy(prompt: str, tokens: int, stream: bool = False) -> dict[str, Any]:
