@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -30,27 +29,24 @@ from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
 from ckpt_transport.service.interrupted import explained
-from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, locate
-from ckpt_transport.service.source_rank import SourceRank, Versions
-from ckpt_transport.service.staged_job import StagedJob, StagedUpdate
+from ckpt_transport.service.source_rank import SourceRank
+from ckpt_transport.service.source_updates import SourceUpdates
+from ckpt_transport.service.staged_job import StagedJob
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
 from ckpt_transport.service.turns import Turns
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.service.world import World
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.coordinator import Coordinator
-from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.p2p_coordinator import P2PCoordinator
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.restore import RestoreCoordinator
-from ckpt_transport.update.staging_coordinator import StagingCoordinator
 from ckpt_transport.update.turn import Turn
 
-logger = logging.getLogger(__name__)
 Call = ParamSpec("Call")
 Result = TypeVar("Result")
 
@@ -90,6 +86,7 @@ class ParameterServer:
         )
         self._here = SourceRank(self._world, self.config)
         self._deltas = DeltaSource(self._store, self._here.brought, self._here.forget, self.config)
+        self._updates = SourceUpdates(self._store, self._here, self._deltas, self._world, self.config)
         self._turns = Turns(self._call_guard, alone=self.world_size == 1)
         self._staged: StagedJob | None = None
 
@@ -249,7 +246,7 @@ class ParameterServer:
         """
         with PhaseClock() as clock, self._turn(f"update('{version}')", supersede=supersede) as turn:
             asked = Asked(version, lambda: self._all_of(sinks), BroughtPart(only, base))
-            return self._update(asked, Coordinator, progress, before_hold, clock, turn)
+            return self._updates.bring(asked, Coordinator, progress, before_hold, clock, turn)
 
     def stage(
         self,
@@ -281,7 +278,7 @@ class ParameterServer:
             turn = self._turns.take(call, self.config.update_timeout, supersede=supersede)
             try:
                 with self._call_guard.one(call, self.config.update_timeout):
-                    staged = self._stage(Asked(version, lambda: self._all_of(sinks)), progress, clock, turn)
+                    staged = self._updates.stage(Asked(version, lambda: self._all_of(sinks)), progress, clock, turn)
                     job = StagedJob(version, staged, turn, self._turns, self._call_guard, self.config.update_timeout)
                     try:
                         turn.park(job.give_way)
@@ -293,14 +290,6 @@ class ParameterServer:
             except BaseException:
                 self._turns.leave(turn)
                 raise
-
-    def _stage(self, asked: Asked, progress: Progress | None, clock: PhaseClock, turn: Turn) -> StagedUpdate:
-        if self.rank > 0:
-            stored = self._store.get(asked.version)
-            staged = self._here.follow_staging(asked.version, *self._offers(stored, deltas=True))
-            staged.ended = partial(self._followed, stored)
-            return staged
-        return self._lead(asked, StagingCoordinator, clock, turn, lambda led: LedStaged(led, progress))
 
     def publish(
         self,
@@ -357,7 +346,7 @@ class ParameterServer:
                 with self._turn(call, supersede=supersede) as turn:
                     turns.append(turn)
                     update = Asked(version, lambda: self._all_of(sinks))
-                    report = self._update(update, Coordinator, progress, before_hold, clock, turn)
+                    report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
                     if keeps:
                         self._deltas.keep(version)
                 return None if report is None else replace(report, intake=intake.why)
@@ -404,7 +393,7 @@ class ParameterServer:
         """
         with PhaseClock() as clock, self._turn(f"update_p2p('{version}')") as turn:
             asked = Asked(version, lambda: self._some_of(sinks, ranks))
-            return self._update(asked, P2PCoordinator, progress, before_hold, clock, turn)
+            return self._updates.bring(asked, P2PCoordinator, progress, before_hold, clock, turn)
 
     def rollback(self, sinks: Sequence[AnySink] | None = None, before_hold: Callable[[], None] | None = None) -> Report:
         """Have every sink serve the version before again, which it has kept; everywhere or nowhere. No byte moves.
@@ -461,63 +450,6 @@ class ParameterServer:
         if len(some.addresses) < len(everybody):
             check_engines(self._all_of(everybody).addresses, some.addresses, self.config)
         return some
-
-    def _update(
-        self,
-        asked: Asked,
-        leader: type[Coordinator],
-        progress: Progress | None,
-        before_hold: Callable[[], None] | None,
-        clock: PhaseClock,
-        turn: Turn,
-    ) -> Report | None:
-        if self.rank > 0:
-            stored = asked.part.of(self._store.get(asked.version), alone=False)
-            update = ""
-            try:
-                update = self._here.follow(asked.version, *self._offers(stored, deltas=not leader.resumable))
-            finally:
-                self._followed(stored, update)
-            return None
-        return self._lead(asked, leader, clock, turn, lambda led: led.to_the_end(progress, before_hold))
-
-    def _lead(
-        self,
-        asked: Asked,
-        leader: type[Leader],
-        clock: PhaseClock,
-        turn: Turn,
-        act: Callable[[LedUpdate[Leader]], Result],
-    ) -> Result:
-        """Rank 0 leads what was asked for; other ranks hear it when that fails."""
-        part, here = asked.part, self._here
-        with here.leading(asked.version) as announce:
-            stored, located = part.of(self._store.get(asked.version), alone=self.world_size == 1), asked.located()
-            invited = located.addresses
-            base = part.base_for(stored, here.brought, invited)
-            invitees = replace(
-                here.invitees(asked.version, located), base=base, base_updates=here.brought.updates(base, invited)
-            )
-
-            def lead(sent: StoredVersion, told: Invitees) -> LedUpdate[Leader]:
-                return here.lead(sent, told, leader, clock, turn, announce)
-
-            if leader.resumable or self.config.delta == "off":
-                return act(lead(stored, invitees))
-            others = here.others(asked.version, invitees, turn, announce)
-            return self._deltas.bring(stored, invitees, others, clock, turn, lead, act)
-
-    def _offers(self, stored: StoredVersion, *, deltas: bool) -> tuple[Versions, str]:
-        """What a rank above 0 brings, and by which update it has got what it can compare that with."""
-        if not deltas or self.config.delta == "off":
-            return lambda base_update, served: stored, ""
-        return partial(self._deltas.offered, stored), self._deltas.holds(stored)
-
-    def _followed(self, stored: StoredVersion, update: str) -> None:
-        """An update that rank 0 has led has ended; one without a name has failed."""
-        self._deltas.let_go_of_carriers()
-        if update:
-            self._deltas.followed(stored, update)
 
     # -- the end ------------------------------------------------------------------------------------------------
 
