@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,14 @@ from ckpt_transport.service.endpoints import client_of
 from ckpt_transport_sglang import SglangFleet
 from ckpt_transport_sglang.fleet import SglangDriver
 from ckpt_transport_sglang.server import SglangServer
+from tests.support.answers import PATIENCE as PATIENCE
+from tests.support.answers import PROMPTS as PROMPTS
+from tests.support.answers import Answers as Answers
 from tests.support.sglang_server import SglangServe, events
 
-PATIENCE = 300.0
-PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tp-size=2", "--sleep-on-idle")
 TWO_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 20.0, "join_timeout": 60.0, "update_timeout": 120.0}
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a server says: greedy tokens for each prompt, and SGLang's own checksums of each rank."""
-
-    tokens: tuple[tuple[int, ...], ...]
-    checksums: tuple[dict[str, str], ...]
 
 
 class Replica(SglangServe):

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from ckpt_transport import Config, ask_version
-from ckpt_transport.testing.engine import FleetUnderTest
 from ckpt_transport_sglang import SglangFleet
-from tests.sglang.servers import PATIENCE, PROMPTS, Answers, Replica, update
+from tests.sglang.servers import PATIENCE, Answers, Replica, update
+from tests.support.answers import ServedUnderTest
 
 
-class ReplicaUnderTest(FleetUnderTest):
+class ReplicaUnderTest(ServedUnderTest):
     """A server that is tried in one check after another, and is brought back to version 1 before each.
 
     Args:
@@ -24,10 +24,8 @@ class ReplicaUnderTest(FleetUnderTest):
     """
 
     def __init__(self, replica: Replica, answers: Sequence[Answers], config: Config) -> None:
-        self._replica, self._answers = replica, answers
-        self._asked = next(
-            number for number, _ in enumerate(PROMPTS) if len({each.tokens[number][0] for each in answers}) == 2
-        )
+        super().__init__(replica, answers)
+        self._replica = replica
         update([replica], replica.checkpoint(1), "v1")
         self.sinks = replica.sinks()
         self.processes = [_process_of(sink) for sink in self.sinks]
@@ -36,16 +34,6 @@ class ReplicaUnderTest(FleetUnderTest):
 
     def tensors(self, version: int) -> Mapping[str, torch.Tensor]:
         return load_file(self._replica.checkpoint(version) / "model.safetensors")
-
-    def expected(self, version: int) -> object:
-        return self._answers[version - 1].tokens[self._asked][0]
-
-    def ask(self) -> object:
-        return self._replica.complete(PROMPTS[self._asked], tokens=1, timeout=PATIENCE)[0]
-
-    def close(self) -> None:
-        self.fleet.close()
-        self.driven.close()
 
 
 def _process_of(sink: str) -> int:

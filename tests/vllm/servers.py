@@ -25,14 +25,14 @@ from ckpt_transport.service.endpoints import client_of
 from ckpt_transport.service.fleet import FleetReport
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
+from tests.support.answers import PATIENCE as PATIENCE
+from tests.support.answers import PROMPTS as PROMPTS
+from tests.support.answers import Answers as Answers
 from tests.support.vllm_server import CLI, EXTENDED, Process, Serve
 from tests.vllm.forked import Forked
 
-PATIENCE = 300.0
-"""Seconds in which what happens within one must have happened, however busy the machine is."""
 STUCK_SECONDS = 10.0
 """After so long a server that does not answer is stuck, and not only slow."""
-PROMPTS = ("hello", "What is a bucket?", "0123456789")
 TWO_RANKS = ("--tensor-parallel-size=2",)
 CORES = "VLLM_CPU_OMP_THREADS_BIND"
 PATIENT = {"CKPT_TRANSPORT_HEARTBEAT_TIMEOUT": "20"}
@@ -42,14 +42,6 @@ TWO_CORES = {CORES: "0|1", **PATIENT}
 SWIFT = {"heartbeat_interval": 0.2, "heartbeat_timeout": 20.0, "join_timeout": 60.0, "update_timeout": 120.0}
 SMALL_SLOTS = {"transport": "gloo", "bucket_bytes": "64KiB"}
 """Slots that hold less than a module, over a transport that copies into them."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a server says: greedy tokens for each prompt, and the checksums of each rank."""
-
-    tokens: tuple[tuple[int, ...], ...]
-    checksums: tuple[dict[str, str], ...]
 
 
 class Replica(Serve):

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from ckpt_transport import Config
-from ckpt_transport.testing.engine import FleetUnderTest
 from ckpt_transport_vllm import VllmFleet
 from ckpt_transport_vllm.server import VllmServer
-from tests.vllm.servers import PATIENCE, PROMPTS, Answers, Replica, update
+from tests.support.answers import ServedUnderTest
+from tests.vllm.servers import Answers, Replica, update
 
 
-class ReplicaUnderTest(FleetUnderTest):
+class ReplicaUnderTest(ServedUnderTest):
     """A server that is tried in one check after another, and is brought back to version 1 before each.
 
     Args:
@@ -24,10 +24,8 @@ class ReplicaUnderTest(FleetUnderTest):
     """
 
     def __init__(self, replica: Replica, answers: Sequence[Answers], config: Config) -> None:
-        self._replica, self._answers = replica, answers
-        self._asked = next(
-            number for number, _ in enumerate(PROMPTS) if len({each.tokens[number][0] for each in answers}) == 2
-        )
+        super().__init__(replica, answers)
+        self._replica = replica
         self.processes = [worker.pid for worker in replica.workers()]
         update([replica], replica.checkpoint(1), "v1")
         self.sinks = replica.sinks()
@@ -37,13 +35,3 @@ class ReplicaUnderTest(FleetUnderTest):
     def tensors(self, version: int) -> Mapping[str, torch.Tensor]:
         files = sorted(self._replica.checkpoint(version).glob("*.safetensors"))
         return {name: tensor for file in files for name, tensor in load_file(file).items()}
-
-    def expected(self, version: int) -> object:
-        return self._answers[version - 1].tokens[self._asked][0]
-
-    def ask(self) -> object:
-        return self._replica.complete(PROMPTS[self._asked], tokens=1, timeout=PATIENCE)[0]
-
-    def close(self) -> None:
-        self.fleet.close()
-        self.driven.close()
