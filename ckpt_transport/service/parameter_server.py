@@ -321,7 +321,7 @@ class ParameterServer:
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
         call = f"publish('{version}')"
-        with PhaseClock("register") as clock, self._explained(call) as turns:
+        with self._explained(call) as turns, PhaseClock("register") as clock:
             if mapping == AUTO:
                 with self._here.telling_absence(version):
                     asked = locate(self._named(sinks), self.config).addresses

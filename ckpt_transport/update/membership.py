@@ -84,19 +84,21 @@ class Membership:
         return f"rank {rank} ({self.joins[rank].label} at {self.addresses[rank]})"
 
     def admit(self, address: str, join: m.Join) -> None:
-        """Let somebody take part, who gets the next rank."""
-        self._ranks[address] = len(self.addresses)
-        self.addresses.append(address)
+        """Let somebody take part, who gets the next rank; an interrupt half way leaves nobody who has only a part."""
         self.joins.append(join)
+        self.addresses.append(address)
+        self._ranks[address] = len(self.addresses) - 1
 
     def keep(self, ranks: Sequence[int]) -> None:
         """Go on with these, who become ranks 0, 1, ...; they have no routes and no plan any more."""
-        kept = [(self.addresses[rank], self.joins[rank]) for rank in ranks]
-        self.addresses, self.joins, self._ranks = [], [], {}
+        addresses = [self.addresses[rank] for rank in ranks]
+        joins = [msgspec.structs.replace(self.joins[rank], routes=(), plan="") for rank in ranks]
         self._answers.clear()
         self.stopped.clear()
-        for address, join in kept:
-            self.admit(address, msgspec.structs.replace(join, routes=(), plan=""))
+        self._ranks = {}
+        self.addresses = addresses
+        self.joins = joins
+        self._ranks = {address: rank for rank, address in enumerate(addresses)}
         self.round += 1
 
     def go_on_until(self, deadline: float) -> None:

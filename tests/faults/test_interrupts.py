@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
 
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
+from ckpt_transport.planning import Role
+from ckpt_transport.service import questions as q
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.shielded import shielded
+from ckpt_transport.update.turn import Turn
 from tests.fleet import SinkSpec, fleet, weights
 from tests.patience import DEADLINE, PATIENT
 from tests.support.interrupting import Interrupter
@@ -59,6 +67,35 @@ def test_given_an_interrupt_at_any_step_of_a_publication_then_its_cause_says_wha
             served += 1
             server.publish(f"after {at}, {served}", weights(served, **SHAPE), addresses)
             assert all(sink.state().holds(weights(served, **SHAPE)) for sink in sinks), interrupter.place
+
+
+def sink_join(number: int) -> m.Join:
+    label = f"sink {number}"
+    return m.Join(role=Role.SINK, uid=label, label=label, host="", budget=1, transports=(), unavailable={})
+
+
+def test_given_an_interrupt_at_any_step_of_who_takes_part_then_each_member_has_a_name_and_an_address() -> None:
+    with Mailbox(types=q.COORDINATOR) as mailbox:
+        at, place = 0, "the first"
+        while place:
+            at += 1
+            members = Membership("u", mailbox, Config(), time.monotonic() + DEADLINE, Turn("an update"))
+
+            def regroup(members: Membership = members) -> None:
+                for number in range(3):
+                    members.admit(f"ipc:///nowhere/{number}", sink_join(number))
+                members.keep([0, 2])
+
+            interrupter = Interrupter("update/membership")
+            with suppress(KeyboardInterrupt):
+                interrupter.run(regroup, at)
+            place = interrupter.place
+            for rank, address in enumerate(members.addresses):
+                assert members.label(rank).endswith(f"at {address})"), place
+                assert address in members.who(address), place
+        assert members.addresses == ["ipc:///nowhere/0", "ipc:///nowhere/2"]
+        assert members.label(1) == "rank 1 (sink 2 at ipc:///nowhere/2)"
+        assert at > 10
 
 
 def test_given_work_that_must_end_when_interrupts_come_then_it_ends_and_the_second_hurries_it() -> None:
