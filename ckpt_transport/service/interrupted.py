@@ -10,17 +10,14 @@ from ckpt_transport.update.turn import Turn
 
 
 @contextmanager
-def explained(call: str) -> Iterator[list[Turn]]:
+def explained(turn: Turn) -> Iterator[None]:
     """Give an interrupt that comes out of the block a cause, unless every sink serves what was brought.
 
     Args:
-        call: what is interrupted, in words.
-
-    Yields: where the block puts the turn of its update, once it has one.
+        turn: of the update that the block makes.
     """
-    turns: list[Turn] = []
     try:
-        yield turns
+        yield
     except Exception:
         raise
     except BaseException as interrupt:
@@ -28,6 +25,6 @@ def explained(call: str) -> Iterator[list[Turn]]:
             raise
         if isinstance(interrupt.__context__, UpdateAbortedError | TaintedError):
             raise interrupt from interrupt.__context__
-        if any(turn.decided for turn in turns):
+        if turn.decided:
             raise
-        raise interrupt from UpdateAbortedError(f"{call} was interrupted before it changed anything")
+        raise interrupt from UpdateAbortedError(f"{turn.call} was interrupted before it changed anything")

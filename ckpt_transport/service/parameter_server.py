@@ -244,7 +244,8 @@ class ParameterServer:
             KeyboardInterrupt: and what else interrupts; its ``__cause__`` on rank 0 is one of the first two, or None
                 when every sink serves the new version. Who interrupts again while it ends need not wait for the slow.
         """
-        with PhaseClock() as clock, self._turn(f"update('{version}')", supersede=supersede) as turn:
+        turn = Turn(f"update('{version}')")
+        with self._explained(turn), PhaseClock() as clock, self._taken(turn, supersede=supersede):
             asked = Asked(version, lambda: self._all_of(sinks), BroughtPart(only, base))
             return self._updates.bring(asked, Coordinator, progress, before_hold, clock, turn)
 
@@ -272,12 +273,11 @@ class ParameterServer:
                 where a sink cannot stage a version.
             UsageError: as :meth:`update`; or source rank 0 has called ``update``.
         """
-        call = f"stage('{version}')"
-        clock = PhaseClock()
-        with self._explained(call):
-            turn = self._turns.take(call, self.config.update_timeout, supersede=supersede)
+        clock, turn = PhaseClock(), Turn(f"stage('{version}')")
+        with self._explained(turn):
             try:
-                with self._call_guard.one(call, self.config.update_timeout):
+                self._turns.take(turn, self.config.update_timeout, supersede=supersede)
+                with self._call_guard.one(turn.call, self.config.update_timeout):
                     staged = self._updates.stage(Asked(version, lambda: self._all_of(sinks)), progress, clock, turn)
                     job = StagedJob(version, staged, turn, self._turns, self._call_guard, self.config.update_timeout)
                     try:
@@ -288,7 +288,8 @@ class ParameterServer:
                     self._staged = job
                     return job
             except BaseException:
-                self._turns.leave(turn)
+                turn.ended = True
+                self._turns.pass_on()
                 raise
 
     def publish(
@@ -320,8 +321,8 @@ class ParameterServer:
 
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
-        call = f"publish('{version}')"
-        with self._explained(call) as turns, PhaseClock("register") as clock:
+        turn = Turn(f"publish('{version}')")
+        with self._explained(turn), PhaseClock("register") as clock:
             if mapping == AUTO:
                 with self._here.telling_absence(version):
                     asked = locate(self._named(sinks), self.config).addresses
@@ -343,8 +344,7 @@ class ParameterServer:
                     stored = take_in()
             try:
                 clock.enter("begin")
-                with self._turn(call, supersede=supersede) as turn:
-                    turns.append(turn)
+                with self._taken(turn, supersede=supersede):
                     update = Asked(version, lambda: self._all_of(sinks))
                     report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
                     if keeps:
@@ -391,7 +391,8 @@ class ParameterServer:
             UpdateAbortedError, TaintedError, StoreError, UsageError, KeyboardInterrupt: as :meth:`update`.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
-        with PhaseClock() as clock, self._turn(f"update_p2p('{version}')") as turn:
+        turn = Turn(f"update_p2p('{version}')")
+        with self._explained(turn), PhaseClock() as clock, self._taken(turn):
             asked = Asked(version, lambda: self._some_of(sinks, ranks))
             return self._updates.bring(asked, P2PCoordinator, progress, before_hold, clock, turn)
 
@@ -412,7 +413,8 @@ class ParameterServer:
             JoinError: a sink does not answer.
             ConfigError, UsageError, KeyboardInterrupt: as :meth:`update`.
         """
-        with PhaseClock() as clock, self._turn("rollback()") as turn:
+        turn = Turn("rollback()")
+        with self._explained(turn), PhaseClock() as clock, self._taken(turn):
             invited = self._all_of(sinks)
             manifest = Manifest(previous_version(invited.addresses, self.config), (), ())
             invitees = self._here.alone_to(invited)
@@ -420,21 +422,17 @@ class ParameterServer:
             return led.to_the_end(None, before_hold)
 
     @contextmanager
-    def _turn(self, call: str, *, supersede: bool = False) -> Iterator[Turn]:
-        with (
-            self._explained(call) as turns,
-            self._turns.one(call, self.config.update_timeout, supersede=supersede) as turn,
-        ):
-            turns.append(turn)
+    def _taken(self, turn: Turn, *, supersede: bool = False) -> Iterator[None]:
+        with self._turns.one(turn, self.config.update_timeout, supersede=supersede):
             try:
-                yield turn
+                yield
             finally:
                 if self.rank == 0:
                     self._deltas.let_go_unless_served()
 
-    def _explained(self, call: str) -> AbstractContextManager[list[Turn]]:
+    def _explained(self, turn: Turn) -> AbstractContextManager[None]:
         """Who interrupts rank 0 learns what has become of the sinks; the other ranks do not know that."""
-        return explained(call) if self.rank == 0 else nullcontext([])
+        return explained(turn) if self.rank == 0 else nullcontext()
 
     def _named(self, sinks: Sequence[AnySink] | None) -> tuple[AnySink, ...]:
         return self.config.sinks if sinks is None else tuple(sinks)

@@ -60,7 +60,8 @@ class StagedJob:
             try:
                 return staged.commit(before_hold)
             finally:
-                self._turns.leave(self._turn)
+                self._turn.ended = True
+                self._turns.pass_on()
 
     def drop(self) -> None:
         """Have every sink let go of the version. Nothing else changes, and sinks are free for others. Idempotent.
@@ -93,7 +94,8 @@ class StagedJob:
         try:
             staged.drop(cause)
         finally:
-            self._turns.leave(self._turn)
+            self._turn.ended = True
+            self._turns.pass_on()
 
     def _take_out(self, ended: CkptTransportError) -> StagedUpdate:
         """What is to be ended; it cannot be taken out again.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ckpt_transport.errors import UsageError
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.update.turn import Turn
+
+LOOK_SECONDS = 0.1
+"""An interrupt may keep whoever ends from telling the next one, who looks so often."""
 
 
 class Turns:
@@ -21,77 +25,80 @@ class Turns:
 
     def __init__(self, guard: CallGuard, *, alone: bool) -> None:
         self._guard, self._alone = guard, alone
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._line: list[Turn] = []
 
     @property
     def waiting(self) -> int:
         """How many wait for the first one to end."""
-        return max(len(self._line) - 1, 0)
+        return max(len(self._not_ended()) - 1, 0)
 
     @contextmanager
-    def one(self, call: str, timeout: float, *, supersede: bool = False) -> Iterator[Turn]:
-        """Within the block it is the turn of ``call``, and no other call of the server runs.
+    def one(self, turn: Turn, timeout: float, *, supersede: bool = False) -> Iterator[None]:
+        """Within the block it is this turn, and no other call of the server runs.
 
         Args:
-            call, timeout: as those of :meth:`CallGuard.one`.
+            turn, timeout, supersede: as those of :meth:`take`.
+
+        Raises: as :meth:`take`, and :meth:`CallGuard.one`.
+        """
+        try:
+            self.take(turn, timeout, supersede=supersede)
+            with self._guard.one(turn.call, timeout):
+                yield
+        finally:
+            turn.ended = True
+            self.pass_on()
+
+    def take(self, turn: Turn, timeout: float, *, supersede: bool = False) -> None:
+        """Wait for this turn. The caller has it until it ends, and ends it also where this raises.
+
+        Args:
+            turn: a new one.
+            timeout: in seconds, for the turns that have come before.
             supersede: the updates that have come before end, if they have not held forward passes.
 
         Raises:
             SupersededError: a newer update has taken the turn.
             UsageError: as :meth:`CallGuard.one`; or this thread has staged a version that would be waited for.
         """
-        turn = self.take(call, timeout, supersede=supersede)
-        try:
-            with self._guard.one(call, timeout):
-                yield turn
-        finally:
-            self.leave(turn)
-
-    def take(self, call: str, timeout: float, *, supersede: bool = False) -> Turn:
-        """Wait for a turn, and have it until :meth:`leave`.
-
-        Args, Raises: as those of :meth:`one`.
-        """
         self._guard.check()
-        self._guard.refuse_inside(call)
-        turn = Turn(call)
-        with self._changed:
+        self._guard.refuse_inside(turn.call)
+        with self._lock:
+            line = self._not_ended()
             if not supersede:
-                self._refuse_own(call)
-            older = self._line if self._alone else self._line[:1]
-            ends = [each.supersede(call) for each in older] if supersede else []
-            self._line.append(turn)
-            self._changed.notify_all()
-        try:
-            for end in ends:
-                end()
-            self._wait(turn, timeout)
-        except BaseException:
-            self.leave(turn)
-            raise
-        return turn
+                _refuse_own(line, turn.call)
+            older = line if self._alone else line[:1]
+            ends = [each.supersede(turn.call) for each in older] if supersede else []
+            self._line = [*line, turn]
+        for each in older:
+            each.changed.set()
+        for end in ends:
+            end()
+        self._wait(turn, timeout)
 
-    def leave(self, turn: Turn) -> None:
-        """Let the next have its turn. Idempotent."""
-        with self._changed:
-            if turn in self._line:
-                self._line.remove(turn)
-            self._changed.notify_all()
+    def pass_on(self) -> None:
+        """Let the next have its turn, after one has ended."""
+        for turn in self._not_ended():
+            turn.changed.set()
 
-    def _refuse_own(self, call: str) -> None:
-        for turn in self._line:
-            if turn.is_parked_here:
-                raise UsageError(
-                    f"{call} would wait for {turn.call}, whose version this thread has not committed: commit it or "
-                    "drop it before, or pass supersede=True"
-                )
+    def _not_ended(self) -> list[Turn]:
+        return [turn for turn in self._line if not turn.ended]
 
     def _wait(self, turn: Turn, timeout: float) -> None:
-        with self._changed:
-            came = self._changed.wait_for(lambda: self._line[0] is turn or turn.superseded, timeout)
-            turn.check()
-            if not came:
-                raise UsageError(
-                    f"{turn.call} has waited {timeout:g} s for {self._line[0].call} of the same server to end"
-                )
+        deadline = time.monotonic() + timeout
+        while not turn.superseded and (first := self._not_ended()[0]) is not turn:
+            if time.monotonic() > deadline:
+                raise UsageError(f"{turn.call} has waited {timeout:g} s for {first.call} of the same server to end")
+            turn.changed.wait(LOOK_SECONDS)
+            turn.changed.clear()
+        turn.check()
+
+
+def _refuse_own(line: list[Turn], call: str) -> None:
+    for turn in line:
+        if turn.is_parked_here:
+            raise UsageError(
+                f"{call} would wait for {turn.call}, whose version this thread has not committed: commit it or drop it "
+                "before, or pass supersede=True"
+            )

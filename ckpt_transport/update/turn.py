@@ -16,10 +16,14 @@ class Turn:
 
     Attributes:
         decided: members may have been told to serve the version, and nobody goes back.
+        ended: the next may have its turn. Whoever has the turn sets it, and calls nothing before, because an interrupt
+            may come at any call.
+        changed: set when it may be its turn, or no more.
     """
 
     def __init__(self, call: str) -> None:
-        self.call, self.decided = call, False
+        self.call, self.decided, self.ended = call, False, False
+        self.changed = threading.Event()
         self._lock = threading.Lock()
         self._newer = ""
         self._kept = False
