@@ -8,8 +8,8 @@ from ckpt_transport.update.report import Report
 
 RESTS = 8
 """So many updates bring everything before it is looked at again whether a delta is sooner."""
-SENDING = ("plan", "agree", "connect", "run", "hold", "apply")
-"""Phases in which a delta is sent."""
+SENDING = ("base", "plan", "agree", "connect", "run", "hold", "apply")
+"""Phases in which a delta is proved and sent, without that in which it is found."""
 SENDING_ALL = ("run", "hold", "apply")
 """Those in which everything is, without what only the first update has to do."""
 

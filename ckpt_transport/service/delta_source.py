@@ -13,14 +13,14 @@ from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.deltas import DeltaRange, Differences, ForShares, find_differences, ranges_of, why_unlike
-from ckpt_transport.errors import DeltaRefusedError, JoinError, SharedMemoryError, SupersededError, UpdateAbortedError
+from ckpt_transport.errors import DeltaRefusedError, SharedMemoryError, SupersededError, UpdateAbortedError
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import PlacedTensor, ServedShares
 from ckpt_transport.service.base import BroughtVersions
 from ckpt_transport.service.delta_costs import DeltaCosts
 from ckpt_transport.service.led_update import Leader, LedUpdate
 from ckpt_transport.service.other_sources import NoDeltaError, OtherSources
-from ckpt_transport.service.query import ask_bases
+from ckpt_transport.service.served_bases import ServedBases, asked
 from ckpt_transport.update.coordinator import REFUSALS
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.phases import PhaseClock
@@ -155,9 +155,10 @@ class DeltaSource:
         if base is None or not base_update or base_update != self._followed:
             return stored
         try:
-            found = self._differences(base, stored, served, lambda: None, BOUNDLESS)
+            found = self._differences(base, stored, lambda: None, BOUNDLESS)
             assert found is not None, "no form takes so many bytes"
-            self._carried = self._store.carriers.carry(stored, base.manifest.version, found)
+            divided = self._divided(found, stored.manifest.tensors, served)
+            self._carried = self._store.carriers.carry(stored, base.manifest.version, divided)
         except SharedMemoryError as error:
             logger.warning(
                 "'%s' is sent whole: there is no memory for what differs: %s", stored.manifest.version, error
@@ -238,10 +239,13 @@ class DeltaSource:
             raise NoDeltaError(why)
         updates = self._brought.updates(name, sinks)
         clock.enter("base")
-        served = _check_served(name, updates, self._config)
-        with _all_differ(others, updates, served):
+        with asked(name, updates, self._config) as bases, _all_differ(others, updates, bases):
             clock.enter("diff")
-            differences = self._sparse_differences(base, stored, served, turn)
+            found = self._sparse_differences(base, stored, bases, turn)
+            clock.enter("base")
+            served = bases.shares()
+            clock.enter("diff")
+            differences = self._divided(found, stored.manifest.tensors, served)
             carried = self._store.carriers.carry(stored, name, differences)
             clock.enter("begin")
         summary = DeltaSummary(
@@ -279,23 +283,31 @@ class DeltaSource:
         return base
 
     def _differences(
-        self, base: StoredVersion, stored: StoredVersion, served: ServedShares, check: Callable[[], None], most: int
+        self, base: StoredVersion, stored: StoredVersion, check: Callable[[], None], most: int
     ) -> Differences | None:
         tensors = stored.manifest.tensors
         if self._ranges[0] != tensors:
             self._ranges = tensors, ranges_of(tensors, self._config.bucket_bytes)
-        found = find_differences(self._ranges[1], base.buffers, stored.buffers, most, check)
-        if found is None or not (found.found and served.shares):
+        return find_differences(self._ranges[1], base.buffers, stored.buffers, most, check)
+
+    def _divided(self, found: Differences, tensors: tuple[PlacedTensor, ...], served: ServedShares) -> Differences:
+        """What differs, for those who serve it."""
+        if not (found.found and served.shares):
             return found
         if self._for_shares[0] != (tensors, served):
             self._for_shares = (tensors, served), ForShares(tensors, served)
         return self._for_shares[1].divide(found)
 
     def _sparse_differences(
-        self, base: StoredVersion, stored: StoredVersion, served: ServedShares, turn: Turn
+        self, base: StoredVersion, stored: StoredVersion, bases: ServedBases, turn: Turn
     ) -> Differences:
-        most = int(stored.manifest.nbytes * MOST)
-        found = self._differences(base, stored, served, turn.check, most)
+        """What differs, found while sinks look at what they serve."""
+
+        def check() -> None:
+            turn.check()
+            bases.check()
+
+        found = self._differences(base, stored, check, int(stored.manifest.nbytes * MOST))
         if found is None:
             why = f"what has changed since '{base.manifest.version}' would take more than {MOST:.0%} of all bytes"
             self._costs.too_dense(why)
@@ -331,7 +343,7 @@ def everything(stored: StoredVersion, reason: str) -> Sent:
 
 
 @contextmanager
-def _all_differ(others: OtherSources | None, updates: Mapping[str, str], served: ServedShares) -> Iterator[None]:
+def _all_differ(others: OtherSources | None, updates: Mapping[str, str], bases: ServedBases) -> Iterator[None]:
     """Within the block the other source ranks find what differs, too. Where it fails, they bring everything.
 
     Raises:
@@ -344,6 +356,7 @@ def _all_differ(others: OtherSources | None, updates: Mapping[str, str], served:
         raise NoDeltaError("these sinks have got it by several updates, and other source ranks know one")
     (update,) = brought
     others.check_hold(update)
+    served = bases.shares()
     others.tell(update, served)
     try:
         yield
@@ -367,19 +380,6 @@ def _of_all_sources(mine: DeltaSummary, report: Report) -> DeltaSummary:
         elements=sum(tensor.nbytes // dtypes.alignment(tensor.spec.dtype) for tensor in tensors),
         changed=sum(carrier.count for delta in deltas for carrier in delta.carriers),
     )
-
-
-def _check_served(base: str, updates: Mapping[str, str], config: Config) -> ServedShares:
-    """What sinks serve of a base to which all of them can take a difference.
-
-    Raises:
-        NoDeltaError: a sink cannot take a difference to this base, or does not say whether it can.
-    """
-    answers = ask_bases(base, updates, config, config.join_timeout)
-    reasons = [str(said) if isinstance(said, JoinError) else said.reason for said in answers.values()]
-    if why := "; ".join(filter(None, reasons)):
-        raise NoDeltaError(why)
-    return ServedShares.of(said.share for said in answers.values() if not isinstance(said, JoinError))
 
 
 def _writes(stored: StoredVersion) -> tuple[int, ...]:

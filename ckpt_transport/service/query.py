@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError
 from ckpt_transport.service import questions as q
+from ckpt_transport.service.asking import Answer, Asking, no_answer, refused
 from ckpt_transport.service.sink_handles import AnySink, locate
 from ckpt_transport.update.mailbox import open_mailbox
-
-Answer = TypeVar("Answer", bound=Message)
-ASKED_AT_ONCE = 256
-"""Sinks that are asked at the same time; each takes a descriptor here."""
 
 
 def ask_version(
@@ -54,55 +50,29 @@ def ask_versions(
     Raises:
         ConfigError: one is no address.
     """
-    return _ask_each(dict.fromkeys(addresses, q.AskVersion()), q.ServedVersion, config, timeout)
+    config = config if config is not None else Config.load()
+    with open_mailbox("", q.COORDINATOR, config) as mailbox:
+        return Asking(mailbox, dict.fromkeys(addresses, q.AskVersion()), q.ServedVersion, timeout).wait()
 
 
-def ask_bases(
+@contextmanager
+def asking_bases(
     base: str, updates: Mapping[str, str], config: Config, timeout: float
-) -> dict[str, q.BaseServed | JoinError]:
+) -> Iterator[Asking[q.BaseServed]]:
     """Ask sinks at the same time whether they can take the difference to a version that they have got.
+
+    Within the block their answers come. They compute a digest of what they serve for that.
 
     Args:
         base: its name.
         updates: by address, the update that has brought it.
         config, timeout: as those of :func:`ask_version`.
 
-    Returns, Raises: as :func:`ask_versions`.
+    Raises: as :func:`ask_versions`.
     """
     questions = {address: q.AskBase(base, update) for address, update in updates.items()}
-    return _ask_each(questions, q.BaseServed, config, timeout)
-
-
-def _ask_each(
-    questions: Mapping[str, Message], kind: type[Answer], config: Config | None, timeout: float
-) -> dict[str, Answer | JoinError]:
-    config = config if config is not None else Config.load()
-    answers: dict[str, Answer | JoinError] = {}
-    unasked = deque(questions)
-    until: dict[str, float] = {}
-    """Those that were asked and have not answered, the first one first, and how long each may take."""
     with open_mailbox("", q.COORDINATOR, config) as mailbox:
-        while unasked or until:
-            while unasked and len(until) < ASKED_AT_ONCE:
-                until[unasked[0]] = time.monotonic() + timeout
-                mailbox.send(unasked[0], questions[unasked[0]])
-                unasked.popleft()
-            oldest = next(iter(until))
-            received = mailbox.receive(max(until[oldest] - time.monotonic(), 0.0))
-            sender, answer = (oldest, None) if received is None else received
-            if sender not in until:
-                continue
-            if answer is None:
-                answers[sender] = _no_answer(sender, timeout)
-            elif isinstance(answer, kind):
-                answers[sender] = answer
-            elif isinstance(answer, Refused):
-                answers[sender] = _refused(sender, answer)
-            else:
-                continue
-            del until[sender]
-            mailbox.forget(sender)
-    return {address: answers[address] for address in questions}
+        yield Asking(mailbox, questions, q.BaseServed, timeout)
 
 
 def resolve(address: str, *, forward: bool, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:
@@ -139,13 +109,5 @@ def _ask(address: str, question: Message, config: Config | None, timeout: float,
             if isinstance(answer, kind):
                 return answer
             if isinstance(answer, Refused):
-                raise _refused(address, answer)
-    raise _no_answer(address, timeout)
-
-
-def _refused(address: str, answer: Refused) -> JoinError:
-    return JoinError(f"{address} refuses: {answer.reason}")
-
-
-def _no_answer(address: str, timeout: float) -> JoinError:
-    return JoinError(f"no answer from {address} within {timeout:g} s; is a sink running there?")
+                raise refused(address, answer)
+    raise no_answer(address, timeout)

@@ -13,6 +13,7 @@ import torch
 
 from ckpt_transport import Config, ParameterServer, Report, ask_version
 from ckpt_transport.errors import UpdateAbortedError
+from ckpt_transport.service.delta_costs import RESTS
 from ckpt_transport_torch import Attachment, attach
 from tests.fleet import SinkSpec, fleet, model, weights
 from tests.leftovers import left_behind
@@ -218,6 +219,21 @@ def test_given_what_is_not_to_be_compared_then_the_report_says_what_it_is() -> N
         server.lend("step-5", changed(weights(3)))
         assert "'step-5' is lent" in sent(server.update("step-5", to))
         assert holds(module, changed(weights(3)))
+
+
+def test_given_auto_and_a_step_that_changes_too_much_then_everything_is_sent_for_a_while_and_the_report_says_so() -> (
+    None
+):
+    with served() as (module, attachment), ParameterServer(Config.load(**{**DELTAS, "delta": "auto"})) as server:
+        to = [attachment.address]
+        server.publish("step-0", weights(2), to)
+        said = [sent(server.publish(f"dense-{number}", weights(3 + number), to)) for number in range(1 + RESTS)]
+        assert said[0] == "what has changed since 'step-0' would take more than 50% of all bytes"
+        assert set(said[1:-1]) == {f"{said[0]}; deltas are looked at again later"}
+        assert said[-1] == f"{said[0]}; deltas are looked at again in the next update"
+        latest = changed(weights(3 + RESTS))
+        assert sent(server.publish("sparse", latest, to)) == f"dense-{RESTS}"
+        assert holds(module, latest)
 
 
 def test_given_deltas_then_memory_is_two_versions_and_what_differs_and_all_is_given_back() -> None:

@@ -10,12 +10,15 @@ from contextlib import ExitStack
 import pytest
 import torch
 
+from ckpt_transport import Config
 from ckpt_transport.control import Mailbox
 from ckpt_transport.control.addresses import new_ipc_address
 from ckpt_transport.errors import ConfigError, JoinError
-from ckpt_transport.service import query
+from ckpt_transport.service import asking
 from ckpt_transport.service import questions as q
+from ckpt_transport.service.asking import Asking
 from ckpt_transport.service.query import ask_versions
+from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport_torch import Attachment, attach
 
 PATIENCE = 60.0
@@ -35,7 +38,7 @@ def versions(answers: dict[str, q.ServedVersion | JoinError]) -> list[str]:
 def test_given_more_sinks_than_are_asked_at_once_then_each_answers_in_the_order_asked_for(
     sinks: list[Attachment], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query, "ASKED_AT_ONCE", at_once)
+    monkeypatch.setattr(asking, "ASKED_AT_ONCE", at_once)
     answers = ask_versions([sink.address for sink in sinks], timeout=PATIENCE)
     assert versions(answers) == [f"v{number}" for number in range(5)]
 
@@ -45,6 +48,19 @@ def test_given_nobody_at_an_address_then_the_others_answer_and_that_one_is_named
     answers = ask_versions([nobody, sinks[0].address, sinks[0].address], timeout=1.0)
     assert list(answers) == [nobody, sinks[0].address]
     assert versions(answers) == [f"no answer from {nobody} within 1 s; is a sink running there?", "v0"]
+
+
+def test_given_sinks_that_were_asked_when_somebody_looks_now_and_then_then_answers_are_there_without_a_wait(
+    sinks: list[Attachment],
+) -> None:
+    config = Config.load()
+    questions = {sink.address: q.AskVersion() for sink in sinks}
+    with open_mailbox("", q.COORDINATOR, config) as mailbox:
+        asked = Asking(mailbox, questions, q.ServedVersion, PATIENCE)
+        until = time.monotonic() + PATIENCE
+        while len(asked.answers) < len(sinks) and time.monotonic() < until:
+            asked.look()
+        assert versions(asked.wait()) == [f"v{number}" for number in range(5)]
 
 
 def test_given_somebody_else_at_an_address_then_it_refuses(sinks: list[Attachment]) -> None:

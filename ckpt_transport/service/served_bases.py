@@ -1,0 +1,62 @@
+"""Sinks say whether a difference can be put on what they serve. They read all of it, so others work meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from ckpt_transport.config import Config
+from ckpt_transport.errors import JoinError
+from ckpt_transport.planning import ServedShares
+from ckpt_transport.service import questions as q
+from ckpt_transport.service.asking import Asking
+from ckpt_transport.service.other_sources import NoDeltaError
+from ckpt_transport.service.query import asking_bases
+
+
+class ServedBases:
+    """What sinks say of the base that they serve.
+
+    Args:
+        asking: the question to each.
+    """
+
+    def __init__(self, asking: Asking[q.BaseServed]) -> None:
+        self._asking = asking
+
+    def check(self) -> None:
+        """Hear who has answered so far. Where nobody objects, that waits for nothing.
+
+        Raises: as :meth:`shares`.
+        """
+        self._asking.look()
+        if any(map(_objection, self._asking.answers.values())):
+            self.shares()
+
+    def shares(self) -> ServedShares:
+        """What each serves of a version, once all have answered.
+
+        Raises:
+            NoDeltaError: a sink cannot take a difference to this base, or does not say whether it can.
+        """
+        answers = self._asking.wait().values()
+        if why := "; ".join(filter(None, map(_objection, answers))):
+            raise NoDeltaError(why)
+        return ServedShares.of(said.share for said in answers if not isinstance(said, JoinError))
+
+
+@contextmanager
+def asked(base: str, updates: Mapping[str, str], config: Config) -> Iterator[ServedBases]:
+    """Within the block sinks look at what they serve.
+
+    Args:
+        base: the name of the version that they should.
+        updates: by address, the update that has brought it.
+        config: settings.
+    """
+    with asking_bases(base, updates, config, config.join_timeout) as asking:
+        yield ServedBases(asking)
+
+
+def _objection(said: q.BaseServed | JoinError) -> str:
+    return str(said) if isinstance(said, JoinError) else said.reason
