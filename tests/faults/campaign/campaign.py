@@ -97,9 +97,13 @@ class Campaign:
 
     def __enter__(self) -> Self:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
-        for _ in range(STAGING_SINKS if self._staged else SINKS):
-            self.sinks.append(self._new_sink())
-        self._repair(self.transports[0])
+        try:
+            for _ in range(STAGING_SINKS if self._staged else SINKS):
+                self.sinks.append(self._new_sink())
+            self._repair(self.transports[0])
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
