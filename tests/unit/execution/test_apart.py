@@ -125,13 +125,18 @@ def test_given_tensors_that_lie_apart_then_sinks_read_each_where_it_lies_and_all
 
 @pytest.mark.parametrize("where", [0, -1])
 def test_given_an_owner_that_changes_a_tensor_between_two_updates_then_sinks_find_another_digest(where: int) -> None:
-    """Given a write past torch, which nobody counts, then what was compared before does not hold any more."""
+    """Given a write past torch, which nobody counts, then what was compared before does not hold any more.
+
+    The sink that finds it first ends the run for the other one.
+    """
     fleet = ApartFleet(apart())
     check(fleet)
     fleet.tensors[0].numpy()[where] ^= 1
     outcomes = fleet.run()
-    assert isinstance(outcomes[1].error, TransferError)
-    assert "t0" in str(outcomes[1].error)
+    errors = [outcomes[rank].error for rank in (1, 2)]
+    found = [str(error) for error in errors if isinstance(error, TransferError)]
+    assert found
+    assert all("t0" in error for error in found)
 
 
 def test_given_another_version_then_what_is_known_of_the_buckets_of_a_plan_is_the_same() -> None:
