@@ -2,8 +2,11 @@
 
 import pytest
 
+from tests.support.fixtures import nobody_is_taken_for_dead
+
+__all__ = ["nobody_is_taken_for_dead"]
+
 
 @pytest.fixture(autouse=True)
-def _nobody_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nobody_is_taken_for_dead(nobody_is_taken_for_dead: None) -> None:
     """However busy the machine is."""
-    monkeypatch.setenv("CKPT_TRANSPORT_HEARTBEAT_TIMEOUT", "60")

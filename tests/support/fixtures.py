@@ -27,6 +27,12 @@ def dead_are_swept(nothing_left_behind: None) -> Iterator[None]:
 
 
 @pytest.fixture
+def nobody_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where settings say nothing else, however busy the machine is."""
+    monkeypatch.setenv("CKPT_TRANSPORT_HEARTBEAT_TIMEOUT", "60")
+
+
+@pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The transports of the tests, installed here; a folder for the path of other processes."""
     made = make_site(tmp_path / "site")
