@@ -48,7 +48,7 @@ class VllmFleet(EngineFleet[VllmControl]):
         handles = [each for each in engines if isinstance(each, VllmHandle)]
         for number, handle in enumerate(handles):
             handle.check_pause(pause)
-            if any(other.engine is handle.engine for other in handles[:number]):
+            if any(other.engine == handle.engine for other in handles[:number]):
                 raise ConfigError(f"{handle.name} is given twice")
         super().__init__(engines, config, pause, patience)
         self._draft = draft

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ckpt_transport import ConfigError, EngineError
 from ckpt_transport.spi import NO_PAUSE
 from ckpt_transport_vllm.control import PAUSES, VllmControl
-from ckpt_transport_vllm.object_calls import ObjectCalls
+from ckpt_transport_vllm.object_calls import ObjectCalls, is_remote
 
 CALL_SECONDS = 60.0
 _numbers = itertools.count(1)
@@ -81,7 +81,8 @@ class VllmHandle(VllmControl):
                 "VllmHandle(engine, loop)"
             )
         self.engine = engine
-        self.name = f"{kind} {next(_numbers)} of process {os.getpid()} on {socket.gethostname()}"
+        here = f"{kind} {next(_numbers)} of process {os.getpid()} on {socket.gethostname()}"
+        self.name = repr(engine) if is_remote(method) else here
         self._calls = ObjectCalls(engine, self.name, loop)
         self._pausing = next((each for each in PAUSE_CALLS if self._calls.has(each.pause)), None)
         self.pause_modes = (NO_PAUSE,) if self._pausing is None else PAUSES
@@ -134,7 +135,11 @@ class VllmHandle(VllmControl):
     def pause(self, mode: str, timeout: float) -> None:
         if self._pausing is None:
             raise EngineError(f"{self.name} cannot hold its requests")
-        self._calls.call(self._pausing.pause, timeout, mode=mode, **self._pausing.pause_with)
+        try:
+            self._calls.call(self._pausing.pause, timeout, mode=mode, **self._pausing.pause_with)
+        except EngineError:
+            self._calls.leave(self._pausing.resume, **self._pausing.resume_with)
+            raise
         self._was_paused = True
 
     def resume(self) -> None:

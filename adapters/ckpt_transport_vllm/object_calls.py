@@ -53,21 +53,25 @@ class ObjectCalls:
         try:
             return self._answer(found, args, kwargs, deadline)
         except TimeoutError as error:
-            raise EngineError(f"{method} of {self._name} has not returned within {timeout:g} s") from error
+            busy = "; an actor that runs one method at a time answers when that has ended" if is_remote(found) else ""
+            raise EngineError(f"{method} of {self._name} has not returned within {timeout:g} s{busy}") from error
         except CkptTransportError:
             raise
         except Exception as error:
             raise EngineError(f"{method} of {self._name} failed with {type(error).__name__}: {error}") from error
 
+    def leave(self, method: str, **kwargs: Any) -> None:
+        """Have an actor do so when it has done all that it was asked before, and do not wait. Others are not asked."""
+        found: Any = self._find(method)
+        if is_remote(found):
+            found.remote(**kwargs)
+
     def _find(self, method: str) -> Callable[..., Any] | None:
         return next((found for owner in self._owners if (found := getattr(owner, method, None)) is not None), None)
 
-    def _answer(
-        self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
-    ) -> Any:
-        remote = getattr(method, "remote", None)
-        if remote is not None:
-            return remote(*args, **kwargs).future().result(deadline - time.monotonic())
+    def _answer(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Any:
+        if is_remote(method):
+            return method.remote(*args, **kwargs).future().result(deadline - time.monotonic())
         if inspect.iscoroutinefunction(method):
             return self._in_loop(method(*args, **kwargs), deadline)
         answer = self._in_thread(lambda: method(*args, **kwargs), deadline)
@@ -113,6 +117,11 @@ class ObjectCalls:
         except TimeoutError:
             answer.cancel()
             raise
+
+
+def is_remote(method: Any) -> bool:
+    """Whether a method is one of an actor."""
+    return hasattr(method, "remote")
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:

@@ -24,13 +24,16 @@ import torch
 from ckpt_transport import (
     Config,
     ConfigError,
+    EngineError,
     JoinError,
     ParameterServer,
     UpdateAbortedError,
     ask_version,
 )
 from ckpt_transport_torch import attach
+from ckpt_transport_vllm import VllmFleet, VllmHandle
 from tests.fleet import model, weights
+from tests.held_vllm import Pausing
 from tests.injection import Fault, inject
 from tests.leftovers import left_behind
 from tests.patience import SWIFT
@@ -42,6 +45,12 @@ pytestmark = [
 STORE_NBYTES = 80 << 20
 """Memory of each node's object store: nothing of ours goes through it."""
 SECONDS = 120.0
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 class Rollout:
@@ -65,9 +74,7 @@ class Rollout:
         return os.getpid()
 
     def wait_for(self, file: Path) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(file)
 
     def close(self) -> None:
         self.served.close()
@@ -101,6 +108,25 @@ class Trainer:
         self.server.close()
 
 
+class Engine(Pausing):
+    """An actor that is called as a vLLM's ``LLM`` is."""
+
+    def __init__(self, label: str, settings: dict[str, Any]) -> None:
+        super().__init__(Config.load(**settings))
+
+    def is_sleeping(self) -> bool:
+        return self.sleeps
+
+    def serve(self) -> tuple[str, str, dict[str, torch.Tensor]]:
+        return self.attached.version, self.attached.tainted, self.model.state_dict()
+
+    def wait_for(self, file: Path) -> None:
+        wait_for(file)
+
+    def close(self) -> None:
+        self.attached.close()
+
+
 class Nodes:
     """A Ray of two nodes; actors ask for the resource ``first`` or ``second``."""
 
@@ -123,6 +149,12 @@ class Nodes:
     def get(self, answers: Any) -> Any:
         return self._ray.get(answers, timeout=SECONDS)
 
+    def named(self, name: str) -> Any:
+        return self._ray.get_actor(name)
+
+    def kill(self, actor: Any) -> None:
+        self._ray.kill(actor)
+
 
 SLOWER = SimpleNamespace(monotonic=lambda: time.monotonic() / 10, sleep=time.sleep, time=time.time)
 """The clock by which Ray gives a node 30 s to start; on a busy machine one takes longer."""
@@ -139,6 +171,7 @@ def nodes() -> Iterator[Nodes]:
     secret.write_text("a secret of the test")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else it leaves a token in the home of who runs this
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr("ray._private.node.time", SLOWER)
@@ -271,6 +304,47 @@ def test_given_an_actor_without_an_address_then_the_error_says_what_it_lacks(
 ) -> None:
     with pytest.raises(UpdateAbortedError, match=r"actor Trainer .* has no 'address'"):
         publish(server, next(nodes.versions), trainers[:1])
+
+
+def test_given_actors_that_are_called_as_vllms_then_a_fleet_takes_their_handles_and_holds_each(nodes: Nodes) -> None:
+    config = Config.load(**nodes.settings)
+    with nodes.actor(Engine, "first", "one", name="held") as one, nodes.actor(Engine, "second", "other") as other:
+        number = next(nodes.versions)
+        with ParameterServer(config, rank=0, world_size=1) as server, VllmFleet([one, other], config) as fleet:
+            server.register(f"v{number}", tensors=weights(number))
+            done = fleet.update(server, f"v{number}")
+            assert done is not None
+            assert done.problems == ()
+            assert set(done.held) == {repr(one), repr(other)}
+        check_served(nodes, [one, other], number)
+        assert not any(nodes.get([each.is_sleeping.remote() for each in (one, other)]))
+        with pytest.raises(ConfigError, match=r"Actor\(Engine, \w+\) is given twice"):
+            VllmFleet([one, nodes.named("held")], config)
+
+
+def test_given_an_actor_in_another_method_when_it_is_to_pause_then_it_is_named_and_does_not_pause_later(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    with nodes.actor(Engine, "first", "busy") as busy:
+        handle = VllmHandle(busy)
+        handle.wait(SECONDS)
+        waiting = busy.wait_for.remote(tmp_path / "go")
+        with pytest.raises(
+            EngineError, match=r"sleep of Actor\(Engine, \w+\) has not returned .* one method at a time"
+        ):
+            handle.pause("keep", 1.0)
+        (tmp_path / "go").touch()
+        nodes.get(waiting)
+        assert not nodes.get(busy.is_sleeping.remote())
+
+
+def test_given_an_engines_actor_that_is_dead_then_the_error_names_it(nodes: Nodes) -> None:
+    with nodes.actor(Engine, "first", "dead") as dead:
+        handle = VllmHandle(dead)
+        handle.wait(SECONDS)
+        nodes.kill(dead)
+        with pytest.raises(EngineError, match=r"collective_rpc of Actor\(Engine, \w+\) failed with ActorDiedError"):
+            handle.world_size()
 
 
 def test_given_the_example_then_each_step_of_its_actors_is_served(nodes: Nodes) -> None:
