@@ -18,6 +18,8 @@ from tests.injection import Fault
 from tests.patience import DEADLINE, PATIENT
 
 ROUNDS = 4
+BRIEF = 8.0
+"""Seconds in which sinks that are asked say something, and for which nobody who is busy is waited for."""
 
 
 def competing_source(seed: int, sinks: Sequence[str], pipe: Connection) -> None:
@@ -65,7 +67,8 @@ def test_given_two_sources_and_opposite_orders_when_they_start_together_then_bot
 def test_given_a_sink_that_another_source_updates_for_long_then_that_is_said_and_what_was_asked_too_is_free() -> None:
     """Given two sinks of which one is busy, when the other is asked for first, then who waits for whom is said."""
     slow, free = SinkSpec(fault=Fault("load", act="hang")), SinkSpec()
-    with fleet(slow, free) as sinks, ParameterServer(Config.load(transport="shm", **PATIENT)) as waiting:
+    brief = Config.load(transport="shm", **{**PATIENT, "join_timeout": BRIEF})
+    with fleet(slow, free) as sinks, ParameterServer(brief) as waiting:
         ours, theirs = context.Pipe()
         source = context.Process(target=competing_source, args=(2, [sinks[0].address], theirs), daemon=True)
         source.start()
@@ -75,7 +78,6 @@ def test_given_a_sink_that_another_source_updates_for_long_then_that_is_said_and
         while not ask_version(sinks[0].address).update:
             assert time.monotonic() < deadline, "its update does not begin"
             time.sleep(0.02)
-        waiting.config = Config.load(transport="shm", **{**PATIENT, "join_timeout": 4.0})
         waiting.register("v3", tensors=weights(3))
         with pytest.raises(UpdateAbortedError, match=r"sink 0 takes part in an update to 'v2' led by ipc") as caught:
             waiting.update("v3", [sinks[1].address, sinks[0].address])
