@@ -41,7 +41,7 @@ def test_given_three_holders_when_one_dies_then_it_is_named_and_the_others_send_
     dying = HolderSpec(model=SHAPE, site=site, fault=fault)
     with fleet(spec, spec) as sinks, holders(held, dying, held) as running:
         report = joiner(running, tmp_path, transport).update("v2", [sink.address for sink in sinks])
-        assert [running[1].address in who for who in report.left.values()] == [True]
+        assert [running[1].address in who for who in report.left.values()] == [True], report.left
         for sink in sinks:
             state = sink.state()
             assert (state.version, state.tainted, state.served) == ("v2", "", "")
@@ -62,7 +62,7 @@ def test_given_three_engines_when_one_dies_then_it_is_named_and_the_others_join(
     with fleet(spec, dying, spec) as sinks, holders(HolderSpec(model=SHAPE, site=site)) as running:
         report = joiner(running, tmp_path, transport).update("v2", [sink.address for sink in sinks])
         assert sinks[1].dies()
-        assert [sinks[1].label in who for who in report.left.values()] == [True]
+        assert [sinks[1].label in who for who in report.left.values()] == [True], report.left
         for sink in (sinks[0], sinks[2]):
             state = sink.state()
             assert (state.version, state.tainted, state.served) == ("v2", "", "")
@@ -113,7 +113,7 @@ def test_given_an_engine_whose_loader_fails_then_it_leaves_and_is_tainted(site: 
         holders(HolderSpec(model=SHAPE, site=site)) as running,
     ):
         report = joiner(running, tmp_path, READ).update("v2", [sink.address for sink in sinks])
-        assert ["injected into load" in who for who in report.left.values()] == [True]
+        assert ["injected into load" in who for who in report.left.values()] == [True], report.left
         assert sinks[0].state().holds(weights(2, **SHAPE))
         assert sinks[1].state().served == "TaintedError"
 
@@ -125,7 +125,7 @@ def test_given_ranks_of_one_engine_then_they_join_together_or_not_at_all(site: s
     dying = SinkSpec(model=SHAPE, site=site, engine="pair", fault=Fault("open"))
     with fleet(other, rank, dying) as sinks, holders(HolderSpec(model=SHAPE, site=site)) as running:
         report = joiner(running, tmp_path, READ).update("v2", [sink.address for sink in sinks])
-        assert len(report.left) == 2
+        assert len(report.left) == 2, report.left
         assert sinks[0].state().holds(weights(2, **SHAPE))
         state = sinks[1].wait_until(lambda state: not state.served)
         assert state.version == "v1"
@@ -140,7 +140,7 @@ def test_given_a_server_that_updates_by_p2p_when_a_sink_dies_then_the_server_liv
         server.register("v2", tensors=weights(2, **SHAPE))
         report = server.update_p2p("v2", [sink.address for sink in sinks], ranks=[0, 1])
         assert report is not None
-        assert ["sink 0" in who for who in report.left.values()] == [True]
+        assert ["sink 0" in who for who in report.left.values()] == [True], report.left
         assert sinks[1].state().holds(weights(2, **SHAPE))
         server.register("v3", tensors=weights(3, **SHAPE))
         server.update_p2p("v3", [sinks[1].address])

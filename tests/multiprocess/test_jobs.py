@@ -104,7 +104,7 @@ def test_given_a_staged_version_when_its_thread_updates_then_that_is_refused_wit
 
 
 def test_given_a_staged_version_when_another_server_updates_then_it_hears_what_it_waits_for() -> None:
-    with fleet(SinkSpec(SHAPE)) as sinks, server_for() as server, server_for(join_timeout=1.0) as other:
+    with fleet(SinkSpec(SHAPE)) as sinks, server_for() as server, server_for(join_timeout=5.0) as other:
         job = staged(server, 2, sinks)
         other.register("v3", tensors=weights(3, **SHAPE))
         with pytest.raises(UpdateAbortedError, match="takes part in an update to 'v2'"):

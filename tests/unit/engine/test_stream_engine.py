@@ -66,12 +66,11 @@ def test_given_a_receiver_then_it_gets_every_tensor_of_each_version(
             assert sink.version == f"v{factor}"
 
 
-def test_given_no_receiver_then_the_update_fails_and_changes_nothing(engine: StreamEngine) -> None:
+def test_given_no_receiver_then_the_update_fails_and_changes_nothing(
+    engine: StreamEngine, server: ParameterServer
+) -> None:
     swift = Config.load(join_timeout=1)
-    with (
-        closing(Sink(engine, version="v0", config=swift).start()) as sink,
-        ParameterServer(swift, rank=0, world_size=1) as server,
-    ):
+    with closing(Sink(engine, version="v0", config=swift).start()) as sink:
         with pytest.raises(UpdateAbortedError, match="nobody receives from rollout 0"):
             server.publish("v1", TENSORS, [sink])
         assert (sink.version, sink.tainted) == ("v0", "")

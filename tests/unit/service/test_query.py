@@ -45,9 +45,12 @@ def test_given_more_sinks_than_are_asked_at_once_then_each_answers_in_the_order_
 
 def test_given_nobody_at_an_address_then_the_others_answer_and_that_one_is_named(sinks: list[Attachment]) -> None:
     nobody = new_ipc_address()
-    answers = ask_versions([nobody, sinks[0].address, sinks[0].address], timeout=1.0)
+    timeout = 1.0
+    while versions(answers := ask_versions([nobody, sinks[0].address, sinks[0].address], timeout=timeout))[1] != "v0":
+        assert timeout < PATIENCE
+        timeout *= 4
     assert list(answers) == [nobody, sinks[0].address]
-    assert versions(answers) == [f"no answer from {nobody} within 1 s; is a sink running there?", "v0"]
+    assert versions(answers)[0] == f"no answer from {nobody} within {timeout:g} s; is a sink running there?"
 
 
 def test_given_sinks_that_were_asked_when_somebody_looks_now_and_then_then_answers_are_there_without_a_wait(
