@@ -17,8 +17,9 @@ from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections, e
 from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
 from ckpt_transport.control.interruptions import Interruptions
+from ckpt_transport.control.listening import ListeningSocket
 from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
-from ckpt_transport.control.security import Secret, admit_own_user, check_secured, turn_away_others
+from ckpt_transport.control.security import Secret, check_secured
 from ckpt_transport.control.waker import Waker
 from ckpt_transport.errors import ControlError, MessageError, PeerLostError
 
@@ -29,8 +30,6 @@ LOOKS = 100
 """How often somebody's sign of life is looked for behind what others send: sockets take turns among their peers."""
 MAX_PARTING = 64
 """Connections that are being closed, each within :data:`LINGER_MS`, after one message to somebody we do not know."""
-HANDSHAKE_MS = 5000
-"""Who connects has to say hello within that time."""
 
 
 class _Reading(threading.local):
@@ -74,7 +73,10 @@ class Mailbox:
         wanted = addresses.check(address or addresses.new_ipc_address())
         check_secured(wanted, secret, insecure)
         if addresses.is_taken(wanted):
-            raise ControlError(f"cannot listen on {wanted}: somebody else does, or it is no socket")
+            raise ControlError(
+                f"cannot listen on {wanted}: somebody else does, or it is no socket; choose another address, or end "
+                "who listens there"
+            )
         self._codec = Codec(types)
         self._interval, self._timeout = interval, timeout
         self._waker, self._closed = Waker(), False
@@ -97,22 +99,9 @@ class Mailbox:
 
     def _open(self, wanted: str, secret: Secret | None) -> None:
         """Listen at an address, and get ready to send."""
+        self._listening = ListeningSocket(wanted, secret)
+        self._router, self.address = self._listening.socket, self._listening.address
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._authenticator = secret.authenticator(self._context) if secret is not None else None
-        self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        self._router.maxmsgsize, self._router.handshake_ivl = MAX_FRAME, HANDSHAKE_MS
-        turn_away_others(self._router)
-        if secret is not None and wanted.startswith("tcp"):
-            secret.guard(self._router)
-        admit_own_user(self._router)
-        self._router.ipv6 = addresses.is_ipv6(wanted)
-        try:
-            self._router.bind(wanted)
-            addresses.make_private(wanted)
-        except (zmq.ZMQError, OSError) as error:
-            self._stop_context()
-            raise ControlError(f"cannot listen on {wanted}: {error}") from error
-        self.address: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._connections = OutgoingConnections(self._context, secret)
         self._poller = zmq.Poller()
         for listening in (self._router, *self._connections.sockets, self._waker.descriptor):
@@ -427,12 +416,7 @@ class Mailbox:
         """Send what is queued, and close all sockets."""
         self._heart.stop()
         self._connections.close()
-        self._router.close(LINGER_MS)
-        self._stop_context()
-
-    def _stop_context(self) -> None:
-        if self._authenticator is not None:
-            self._authenticator.stop()
+        self._listening.close()
         self._context.destroy(LINGER_MS)
 
     def __enter__(self) -> Self:

@@ -223,6 +223,15 @@ def test_given_one_secret_then_mailboxes_talk_over_tcp(host: str, peer_host: str
         assert next_note(peer) == (mailbox.address, Note("answer"))
 
 
+@pytest.mark.parametrize("listens_at", ["", "tcp://127.0.0.1:0"])
+def test_given_a_secret_and_an_immediate_close_then_last_words_still_arrive(mailbox: Mailbox, listens_at: str) -> None:
+    """Given members with a secret, when each closes right after it has connected, then no last word is lost."""
+    for number in range(30):
+        with Mailbox(listens_at, [Note], secret=SECRET) as brief:
+            brief.send(mailbox.address, Note(f"last words of {number}"))
+        assert next_note(mailbox) == (brief.address, Note(f"last words of {number}"))
+
+
 def unlock(dealer: zmq.Socket[bytes], server: Secret, own: Secret) -> None:
     dealer.curve_serverkey = server.public
     dealer.curve_publickey = own.public
