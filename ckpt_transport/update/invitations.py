@@ -101,6 +101,9 @@ class Invitations:
     _out: dict[str, str] = field(default_factory=dict)
     _given_back: dict[str, str] = field(default_factory=dict)
     """Those that wait for their turn: where they listen, by the address at which they are invited."""
+    _let_go: set[str] = field(default_factory=set)
+    """Where those listen that were given back and have not said yet that they have left: they may say first, on another
+    connection, that they are busy elsewhere."""
     _order: dict[str, str] = field(default_factory=dict)
     """Where those listen that are busy, by the address at which they are invited."""
 
@@ -184,6 +187,7 @@ class Invitations:
                     self.mailbox.refuse(f"nobody has invited {message.label}", name)
                     return
                 self._check_once(sender, message)
+                self._let_go.discard(sender)
                 nonces[sender] = message.nonce
                 objection = self.invitees.objection(message) if message.role is Role.SOURCE else ""
                 for waiting in (self._busy, self._order, self._given_back):
@@ -197,7 +201,9 @@ class Invitations:
                 self._check_not_here(sender, address)
                 self._busy[address], self._order[address] = reason, sender
                 self._given_back.pop(address, None)
-            case m.Aborted(update=name, reason=reason) if name == update and sender not in self._given_back.values():
+            case m.Aborted(update=name) if name == update and sender in self._let_go:
+                self._let_go.discard(sender)
+            case m.Aborted(update=name, reason=reason) if name == update:
                 self._leave_out(sender, reason)
             case m.Absent(rank=rank, version=version, reason=reason) if (
                 reason and version in ("", self._version) and self._speaks_for(sender, rank)
@@ -235,6 +241,7 @@ class Invitations:
             if sender > first:
                 del self._invited[address]
                 self._given_back[address] = sender
+                self._let_go.add(sender)
                 self.members.order(sender, m.Abort(self.members.update, f"{first} takes part in another update first"))
 
     def _due_again(self) -> list[str]:

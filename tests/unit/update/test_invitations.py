@@ -1,0 +1,79 @@
+"""What those who are invited say, in whichever order it arrives."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ckpt_transport import Config
+from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.planning import Manifest, Role
+from ckpt_transport.service import questions as q
+from ckpt_transport.update import messages as m
+from ckpt_transport.update.invitations import Invitations, Invitees
+from ckpt_transport.update.membership import Membership
+from ckpt_transport.update.turn import Turn
+from tests.patience import DEADLINE, PATIENT
+
+Kind = TypeVar("Kind", bound=Message)
+
+
+def hear(mailbox: Mailbox, kind: type[Kind]) -> Kind:
+    """The next message of that kind; what comes before is dropped."""
+    end = time.monotonic() + DEADLINE
+    while (received := mailbox.receive(end - time.monotonic())) is not None:
+        if isinstance(received[1], kind):
+            return received[1]
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def join(role: Role, name: str, invited: str = "") -> m.Join:
+    return m.Join(
+        update="u",
+        role=role,
+        uid=name,
+        nonce=name,
+        label=name,
+        host="",
+        budget=1,
+        transports=(),
+        unavailable={},
+        routes=(),
+        rank=0,
+        manifest=Manifest("v2", (), ()),
+        invited=invited,
+    )
+
+
+def takes_part(sink: Mailbox, leader: str, name: str) -> None:
+    """Have this sink join, when it has been invited."""
+    sink.send(leader, m.Challenge("u", sink.address, name))
+    while hear(sink, m.Invite).nonce != name:
+        pass
+    sink.send(leader, join(Role.SINK, name, sink.address))
+
+
+def test_given_a_sink_that_is_given_back_when_its_goodbye_comes_after_that_it_is_busy_then_it_is_waited_for() -> None:
+    """Given that it has joined another update meanwhile: it says so on another connection, which may be quicker."""
+    kinds = q.PARTICIPANT
+    with (
+        Mailbox(types=q.COORDINATOR, interval=0.1) as leader,
+        Mailbox(types=kinds) as one,
+        Mailbox(types=kinds) as other,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        first, second = sorted((one, other), key=lambda sink: sink.address)
+        config = Config.load(**PATIENT)
+        members = Membership("u", leader, config, time.monotonic() + DEADLINE, Turn("an update"))
+        invitees = Invitees(1, (first.address, second.address))
+        gathered = threads.submit(Invitations(members, leader, config, invitees).gather, join(Role.SOURCE, "zeroth"))
+        takes_part(second, leader.address, "second")
+        first.send(leader.address, m.Busy("u", first.address, "takes part in another update"))
+        hear(second, m.Abort)
+        second.send(leader.address, m.Busy("u", second.address, "takes part in another update"))
+        second.send(leader.address, m.Aborted("u", -1, False, "another goes first"))
+        takes_part(first, leader.address, "first")
+        takes_part(second, leader.address, "second again")
+        gathered.result(DEADLINE)
+        assert [member.uid for member in members.joins] == ["zeroth", "first", "second again"]
