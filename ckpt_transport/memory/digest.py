@@ -8,7 +8,7 @@ the last page counts as zero. With all arithmetic modulo 2^64, a digest is two s
 
 Each key is odd and mixing is a bijection, so a change within one word changes both sums, surely. What moves from one
 column to another changes the sums of columns, what moves from one row to another those of rows. Nothing else is as
-cheap on a CPU, where the two sums along a page are one call each, in compiled code and without the interpreter's lock.
+cheap on a CPU, where the two sums along pages are one call each, in compiled code and without the interpreter's lock.
 
 It protects from faults, not from forgers.
 """
@@ -23,15 +23,21 @@ import numpy.typing as npt
 import torch
 
 ROWS, COLUMNS = 64, 512
-PAGE_BYTES = ROWS * COLUMNS * 8
+WORD_BYTES = 8
+ROW_BYTES = COLUMNS * WORD_BYTES
+PAGE_BYTES = ROWS * ROW_BYTES
 ALIGNMENT = 16
 """Bytes; kernels read two words at a time."""
 WARPS = 2
 """Of a kernel's program, which works on a page. More of them would read more rows at a time, and exchange their sums.
 ``python -m benchmarks.integrity`` says how fast the kernel reads where there is a GPU."""
-PAGES_AT_ONCE = 16
-"""For each call of NumPy: so many that sixteen threads seldom wait for Python's lock."""
+PAGES_AT_ONCE = 8
+"""For each call of NumPy: so many that sixteen threads seldom wait for Python's lock, and so few that the second sum
+finds them in a cache."""
+PAGES_MIXED = 32
+"""Whose sums are mixed at a time: as few calls as a core's cache allows."""
 
+MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 """Odd; numbers of rows and columns are spread with it."""
 COLUMN_SALT = 0xD1B54A32D192ED03
@@ -90,53 +96,79 @@ def key_table(device: torch.device) -> torch.Tensor:
 def mix(numbers: Words) -> Words:
     """Mix the bits of each number, in place, by a bijection of 64 bits; return the numbers."""
     first, second, third = map(np.uint64, SHIFTS)
-    numbers ^= numbers >> first
+    shifted = np.empty_like(numbers)
+    numbers ^= np.right_shift(numbers, first, out=shifted)
     numbers *= np.uint64(MULTIPLIERS[0])
-    numbers ^= numbers >> second
+    numbers ^= np.right_shift(numbers, second, out=shifted)
     numbers *= np.uint64(MULTIPLIERS[1])
-    numbers ^= numbers >> third
+    numbers ^= np.right_shift(numbers, third, out=shifted)
     return numbers
 
 
 def add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
     """Add the pages of a run to both sums; its first is page ``first``. Returns the number of the next page."""
-    count = page_count(raw.size)
-    rows, columns = np.empty((count, ROWS), np.uint64), np.empty((count, COLUMNS), np.uint64)
-    sums_along(raw, rows, columns)
-    add_sums(sums, rows, columns, first)
-    return first + count
+    along = np.empty(min(page_count(raw.size), PAGES_MIXED) * (ROWS + COLUMNS), np.uint64)
+    for start in range(0, raw.size, PAGES_MIXED * PAGE_BYTES):
+        some = raw[start : start + PAGES_MIXED * PAGE_BYTES]
+        count = page_count(some.size)
+        of_rows, of_columns = along[: count * ROWS], along[count * ROWS : count * (ROWS + COLUMNS)]
+        sums_along(some, of_rows.reshape(count, ROWS), of_columns.reshape(count, COLUMNS))
+        add_sums(sums, along[: count * (ROWS + COLUMNS)], first)
+        first += count
+    return first
 
 
 def sums_along(raw: npt.NDArray[np.uint8], rows: Words, columns: Words) -> None:
-    """Write the sums along rows and columns of the pages of a run to ``rows`` and ``columns``."""
-    whole = raw.size // PAGE_BYTES
-    for start in range(0, whole, PAGES_AT_ONCE):
-        end = min(start + PAGES_AT_ONCE, whole)
-        _add_up(raw[start * PAGE_BYTES : end * PAGE_BYTES], rows[start:end], columns[start:end])
-    if rest := raw[whole * PAGE_BYTES :].size:
-        last = np.zeros(PAGE_BYTES, np.uint8)
-        last[:rest] = raw[whole * PAGE_BYTES :]
-        _add_up(last, rows[whole:], columns[whole:])
+    """Write the sums along rows and columns of the pages of a run to ``rows`` and ``columns``, one line for each page.
+
+    Bytes at an address that is no multiple of a word's size are copied first, some pages at a time: NumPy would do the
+    same twice.
+    """
+    aligned = raw.ctypes.data % WORD_BYTES == 0
+    for page in range(0, len(rows), PAGES_AT_ONCE):
+        end = page + PAGES_AT_ONCE
+        some = raw[page * PAGE_BYTES : end * PAGE_BYTES]
+        _sums_along(some if aligned else some.copy(), rows[page:end], columns[page:end])
 
 
-def add_sums(sums: Words, rows: Words, columns: Words, first: int) -> None:
-    """Add pages to both sums, by the sums along their rows and columns, which are overwritten."""
-    sums[0] += mix(_numbered(rows, first, 0)).sum()
-    sums[1] += mix(_numbered(columns, first, COLUMN_SALT)).sum()
+def add_sums(sums: Words, along: Words, first: int) -> None:
+    """Add pages, at most :data:`PAGES_MIXED`, to both sums; the first of them is page ``first``.
+
+    Args:
+        along: the sums along all rows, and behind them those along all columns; they are overwritten.
+    """
+    count = along.size // (ROWS + COLUMNS)
+    rows, columns = along[: count * ROWS], along[count * ROWS :]
+    for part, each, numbers in zip((rows, columns), (ROWS, COLUMNS), _numbers(), strict=True):
+        part += numbers[: part.size]
+        part += np.uint64(first * each * GOLDEN & MASK)
+    mix(along)
+    sums[0] += rows.sum()
+    sums[1] += columns.sum()
 
 
-def _add_up(raw: npt.NDArray[np.uint8], rows: Words, columns: Words) -> None:
-    """Write the sums along rows and columns of whole pages to ``rows`` and ``columns``."""
-    words = raw.view(np.uint64)
-    np.dot(words.reshape(-1, COLUMNS), keys(), out=rows.reshape(-1))
-    np.add.reduce(words.reshape(-1, ROWS, COLUMNS), axis=1, out=columns)
+def _sums_along(raw: npt.NDArray[np.uint8], rows: Words, columns: Words) -> None:
+    """As :func:`sums_along`, of a few pages at an address that is a multiple of a word's size.
+
+    The slower sum comes first: it hides how long memory takes. For whole numbers ``np.einsum`` works on several words
+    at a time, and ``np.dot`` on one.
+    """
+    words = raw[: raw.size // ROW_BYTES * ROW_BYTES].view(np.uint64).reshape(-1, COLUMNS)
+    full, more = divmod(len(words), ROWS)
+    np.einsum("ij,j->i", words, keys(), out=rows.reshape(-1)[: len(words)])
+    np.add.reduce(words[: full * ROWS].reshape(full, ROWS, COLUMNS), axis=1, out=columns[:full])
+    if full < len(rows):
+        rest = np.zeros(COLUMNS, np.uint64)
+        rest.view(np.uint8)[: raw.size - words.nbytes] = raw[words.nbytes :]
+        rows[full, more:] = 0
+        rows[full, more] = np.dot(rest, keys())
+        np.add.reduce(words[full * ROWS :], axis=0, out=columns[full])
+        columns[full] += rest
 
 
-def _numbered(along: Words, first: int, salt: int) -> Words:
-    """Add its number, spread over 64 bits, to each."""
-    pages, each = along.shape
-    numbers = np.arange(first * each + 1, (first + pages) * each + 1, dtype=np.uint64)
-    numbers *= np.uint64(GOLDEN)
-    numbers += np.uint64(salt)
-    along += numbers.reshape(along.shape)
-    return along
+@cache
+def _numbers() -> tuple[Words, Words]:
+    """The number of each row, and of each column, of the first pages, spread over 64 bits."""
+    rows = np.arange(1, PAGES_MIXED * ROWS + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    columns = np.arange(1, PAGES_MIXED * COLUMNS + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    return rows, columns + np.uint64(COLUMN_SALT)

@@ -13,10 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckpt_transport.memory.digest import COLUMNS, PAGE_BYTES, ROWS, Words, add_sums, keys, page_count, sums_along
+from ckpt_transport.memory.digest import (
+    COLUMNS,
+    PAGE_BYTES,
+    PAGES_MIXED,
+    ROWS,
+    Words,
+    add_sums,
+    keys,
+    page_count,
+    sums_along,
+)
 
-PAGES_AT_ONCE = 1024
-"""Of which sums are mixed at a time, in copies."""
 Numbers = npt.NDArray[np.int64]
 
 
@@ -43,9 +51,9 @@ class KeptDigest:
         """As :func:`~ckpt_transport.memory.digest.digest` would compute it now."""
         sums = np.zeros(2, np.uint64)
         with np.errstate(over="ignore"):
-            for first in range(0, len(self._rows), PAGES_AT_ONCE):
-                some = slice(first, first + PAGES_AT_ONCE)
-                add_sums(sums, self._rows[some].copy(), self._columns[some].copy(), first)
+            for first in range(0, len(self._rows), PAGES_MIXED):
+                some = slice(first, first + PAGES_MIXED)
+                add_sums(sums, np.concatenate([self._rows[some], self._columns[some]], axis=None), first)
         return torch.from_numpy(sums.view(np.int64))
 
     def change(self, addresses: Numbers, old: npt.NDArray[np.integer], new: npt.NDArray[np.integer]) -> bool:

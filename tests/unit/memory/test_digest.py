@@ -15,8 +15,12 @@ from ckpt_transport.memory.digest import (
     COLUMN_SALT,
     COLUMNS,
     GOLDEN,
+    MASK,
     MULTIPLIERS,
     PAGE_BYTES,
+    PAGES_AT_ONCE,
+    PAGES_MIXED,
+    ROW_BYTES,
     ROWS,
     SHIFTS,
     as_bytes,
@@ -30,8 +34,6 @@ SIZES = st.one_of(
     st.sampled_from([PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, 3 * PAGE_BYTES + 12_345]),
     st.integers(1, 2 * PAGE_BYTES),
 )
-ROW_BYTES = COLUMNS * 8
-MASK = (1 << 64) - 1
 CHECKED = settings(deadline=None, max_examples=60)
 
 
@@ -79,12 +81,23 @@ def test_given_bytes_then_their_digest_is_what_its_definition_says() -> None:
 @CHECKED
 @given(SIZES, st.integers(0, 5))
 def test_given_bytes_then_operations_that_every_device_has_agree_with_those_of_a_cpu(nbytes: int, seed: int) -> None:
-    runs = some(nbytes, seed), some(nbytes // 3, seed + 1)
+    runs = some(nbytes, seed), some(nbytes // 3, seed + 1), some(nbytes // 2, seed + 2)[1:]
     sums, first = torch.zeros(2, dtype=torch.int64), 0
     for run in runs:
         add_by_torch(sums, run, first)
         first += page_count(run.numel())
     assert as_bytes(sums) == of(*runs)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.sampled_from([PAGES_AT_ONCE, PAGES_MIXED]), st.integers(-ROW_BYTES - 1, PAGE_BYTES + 1), st.integers(0, 16))
+def test_given_more_pages_than_are_worked_on_at_once_at_any_address_then_operations_of_every_device_agree(
+    pages: int, more: int, offset: int
+) -> None:
+    raw = some(pages * PAGE_BYTES + more + offset, 1)[offset:]
+    sums = torch.zeros(2, dtype=torch.int64)
+    add_by_torch(sums, raw, 0)
+    assert as_bytes(sums) == of(raw)
 
 
 @CHECKED
