@@ -18,6 +18,8 @@ from ckpt_transport_sglang.served_model import ServedModel
 RELEASES = ReleaseRange("SGLang", first=(0, 5, 23), last=(0, 5, 23))
 PLAIN = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "UnquantizedFusedMoEMethod")
 """The ways of SGLang to keep weights as a checkpoint has them."""
+BENEATH_LORA = ".base_layer."
+"""In the name of a parameter that SGLang has wrapped for LoRA adapters, where it has no other name."""
 
 
 def check_covered(model: ServedModel) -> None:
@@ -41,6 +43,12 @@ def _reasons(model: ServedModel) -> Iterator[str]:
     for name, value in (("pp_size", 1), ("dp_size", 1), ("enable_eplb", False), ("weight_cache_mode", "off")):
         if getattr(settings, name, value) not in (value, None):
             yield f"it was started with {name}={getattr(settings, name)}, and {value} is what is covered"
+    hidden = next((name for name, _ in module.named_parameters() if BENEATH_LORA in name), None)
+    if hidden is not None:
+        yield (
+            f"{hidden} is wrapped for LoRA adapters, and SGLang's loaders pass over what they do not find by its own "
+            "name; start it without --enable-lora, or have no experts among --lora-target-modules"
+        )
     for name, each in module.named_modules():
         method = getattr(each, "quant_method", None)
         if method is not None and type(method).__name__ not in PLAIN:

@@ -6,12 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
-from ckpt_transport import ConfigError, EngineError
+from ckpt_transport import ConfigError, EngineError, UnwritableError
 from ckpt_transport_sglang import SglangFleet
-from ckpt_transport_sglang.covered import RELEASES
+from ckpt_transport_sglang.covered import RELEASES, check_covered
+from ckpt_transport_sglang.engine import SglangEngine
 from ckpt_transport_sglang.scheduler_gate import SchedulerGate
 
 PATIENCE = 60.0
@@ -102,6 +106,60 @@ def test_given_another_release_then_it_is_refused_by_its_number() -> None:
     for other in ("0.5.22", "0.6.0", "unknown"):
         with pytest.raises(ConfigError, match=rf"SGLang {other} is not supported.*0\.5\.23"):
             RELEASES.check(other)
+
+
+class Wrapped(torch.nn.Module):
+    """A module as SGLang wraps it for LoRA adapters."""
+
+    def __init__(self, base_layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        if hasattr(base_layer, "weight"):
+            self.weight = base_layer.weight
+
+
+def served(module: torch.nn.Module, quantization: str | None = None, **settings: Any) -> Any:
+    """A model as the adapter sees it."""
+    found = SimpleNamespace(pp_size=1, dp_size=1, enable_eplb=False, weight_cache_mode="off")
+    vars(found).update(settings)
+    config = SimpleNamespace(quantization=quantization)
+    return SimpleNamespace(module=module, config=config, settings=found, load=lambda tensors: None, absent=False)
+
+
+def experts() -> torch.nn.Module:
+    """Experts, none of whose parameters is called ``weight``."""
+    module = torch.nn.Module()
+    module.register_parameter("w13_weight", torch.nn.Parameter(torch.zeros(1)))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (served(torch.nn.Linear(1, 1, bias=False), "fp8"), "quantization 'fp8' is not covered"),
+        (served(torch.nn.Linear(1, 1, bias=False), pp_size=2), "pp_size=2, and 1 is what is covered"),
+        (served(torch.nn.Linear(1, 1, bias=False), dp_size=2), "dp_size=2, and 1 is what is covered"),
+        (served(torch.nn.Sequential(Wrapped(experts()))), r"0\.base_layer\.w13_weight is wrapped for LoRA adapters"),
+    ],
+    ids=["fp8", "pipeline parallel", "data parallel", "experts with adapters"],
+)
+def test_given_an_engine_that_a_loader_would_leave_wrong_then_it_is_refused_by_the_name_of_what_is_in_the_way(
+    model: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.5.23")
+    check_covered(served(torch.nn.Sequential(Wrapped(torch.nn.Linear(1, 1, bias=False)))))
+    with pytest.raises(ConfigError, match=said):
+        check_covered(model)
+
+
+def test_given_an_engine_that_has_given_back_the_memory_of_its_weights_then_an_update_is_refused() -> None:
+    gate = SchedulerGate(Loop())
+    model = served(torch.nn.Linear(1, 1))
+    engine = SglangEngine(model, gate, "an engine", "its rank")
+    model.absent = True
+    with pytest.raises(UnwritableError, match="given back the memory of its weights; POST /resume_memory_occupation"):
+        engine.begin()
+    assert not gate.updating
 
 
 def test_given_what_the_fleet_does_not_do_then_it_is_refused_before_anybody_is_asked() -> None:
