@@ -152,7 +152,8 @@ class InStore(Rendezvous):
         prefix = f"ckpt_transport/{next(_numbers)}"
         self._lead_key, self._absent_key = f"{prefix}/lead", f"{prefix}/absent"
         self._seen = ""
-        self._absences: list[AbsenceNotice] = []
+        self._absences: dict[int, AbsenceNotice] = {}
+        """By number. Two threads may read the same one: the first goes on for a moment when nobody waits for it."""
 
     @contextmanager
     def leading(self, version: str) -> Iterator[Callable[[str], None]]:
@@ -188,10 +189,10 @@ class InStore(Rendezvous):
             ) from error
 
     def _absent(self, store: TCPStore, version: str) -> dict[int, str]:
-        while store.check([f"{self._absent_key}/{len(self._absences) + 1}"]):
-            said = store.get(f"{self._absent_key}/{len(self._absences) + 1}")
-            self._absences.append(_read(said, AbsenceNotice))
-        reasons = {notice.rank: notice.reason for notice in self._absences if notice.version in ("", version)}
+        while store.check([f"{self._absent_key}/{(number := len(self._absences) + 1)}"]):
+            self._absences[number] = _read(store.get(f"{self._absent_key}/{number}"), AbsenceNotice)
+        notices = [self._absences[number] for number in range(1, len(self._absences) + 1)]
+        reasons = {notice.rank: notice.reason for notice in notices if notice.version in ("", version)}
         return {rank: reason for rank, reason in reasons.items() if reason}
 
     def find(self, version: str) -> str:
@@ -211,6 +212,7 @@ class InStore(Rendezvous):
                     self._world.expectation,
                 )
                 continue
+            self._seen = lead.token
             if lead.failure:
                 raise JoinError(f"source rank 0 has given up the update to '{version}': {lead.failure}")
             return lead.address
@@ -225,7 +227,6 @@ class InStore(Rendezvous):
             if store.check([self._lead_key]):
                 lead = _read(store.get(self._lead_key), LeadNotice)
                 if lead.token != self._seen and lead.version == version:
-                    self._seen = lead.token
                     return lead
             for rank, reason in self._absent(store, version).items():
                 raise JoinError(f"source rank {rank} takes no part in the update to '{version}': {reason}")
