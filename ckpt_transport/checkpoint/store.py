@@ -19,6 +19,7 @@ from ckpt_transport.checkpoint.scattered import Loan
 from ckpt_transport.checkpoint.shards import TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.checkpoint.stored_version import StoredVersion
 from ckpt_transport.checkpoint.version_maker import VersionMaker
+from ckpt_transport.checkpoint.version_request import VersionRequest
 from ckpt_transport.errors import ConfigError, StoreError
 from ckpt_transport.memory import MemoryKind, no_collections, sweep_leftovers, usable_cores
 from ckpt_transport.memory.segment import SHM
@@ -126,20 +127,20 @@ class Store:
             self._check_free(version)
             with ExitStack() as undo:
                 release = ExitStack()
-                rest = mapping, base, progress, undo, release
+                asked = VersionRequest(version, replicated, mapping, base, progress, undo, release)
                 if isinstance(tensors, Loan):
-                    stored = self._maker.copy_loan(version, tensors, progress, undo, release)
+                    stored = self._maker.copy_loan(asked, tensors)
                 elif tensors is not None and comes_in_pairs(tensors):
-                    stored = self._maker.copy_stream(version, tensors, replicated, *rest)
+                    stored = self._maker.copy_stream(asked, tensors)
                 elif tensors is not None:
-                    stored = self._maker.copy(version, tensors, replicated, *rest)
+                    stored = self._maker.copy(asked, tensors)
                 else:
                     found = (
                         from_directory(Path(directory))
                         if directory is not None
                         else from_files([Path(path) for path in files or ()])
                     )
-                    stored = self._maker.load(version, found, *rest)
+                    stored = self._maker.load(asked, found)
                 undo.pop_all()
             self._pools.close()
             stored = replace(stored, base=base)
@@ -172,7 +173,7 @@ class Store:
         """
         with self._lock, no_collections():
             self._check_free(version)
-            stored = self._maker.lend(version, tensors, replicated, mapping, base)
+            stored = self._maker.lend(VersionRequest(version, replicated, mapping, base), tensors)
             stored = replace(stored, base=base)
             self._versions[version] = _Held(stored, ExitStack())
             return stored

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import copier, reader
@@ -18,22 +19,20 @@ from ckpt_transport.checkpoint.mapping import Application, MappedTensors, Mappin
 from ckpt_transport.checkpoint.parts import given
 from ckpt_transport.checkpoint.placing import offsets_in, place
 from ckpt_transport.checkpoint.pool import Pools, lay_out
-from ckpt_transport.checkpoint.progress import OpenProgressReport, Progress, ProgressReport
+from ckpt_transport.checkpoint.progress import OpenProgressReport, ProgressReport
 from ckpt_transport.checkpoint.recipe import Recipes
 from ckpt_transport.checkpoint.scattered import Loan
 from ckpt_transport.checkpoint.shards import TensorPairs, Tensors
 from ckpt_transport.checkpoint.stored_version import StoredVersion, extent_of
 from ckpt_transport.checkpoint.stream import TensorStream
+from ckpt_transport.checkpoint.version_request import VersionRequest
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Backing, no_collections
+from ckpt_transport.memory import Backing, Buffer, no_collections
 from ckpt_transport.planning.values.manifest import Conversion, Manifest, PlacedTensor
 
 
 class VersionMaker:
     """Makes the versions of one rank. What was found out of a version serves the next one that is like it.
-
-    Arguments that methods share: ``undo`` learns how to go back to the state before the call, ``release`` how to let
-    the version's memory go. All others are as those of :meth:`~ckpt_transport.checkpoint.store.Store.register`.
 
     Args:
         rank: of this process.
@@ -48,150 +47,115 @@ class VersionMaker:
         self._recipes = Recipes()
         self._arrangements, self._loans = Arrangements(), Loans()
 
-    def load(
-        self,
-        version: str,
-        files: Sequence[CheckpointFile],
-        mapping: Mapping | None,
-        base: str,
-        progress: Progress | None,
-        undo: ExitStack,
-        release: ExitStack,
-    ) -> StoredVersion:
+    def load(self, asked: VersionRequest, files: Sequence[CheckpointFile]) -> StoredVersion:
         """Read this rank's share of files into a pool; where they are cast or joined, copy that into another."""
-        if mapping is None:
-            return self._read(version, files, progress, undo, release)
+        if asked.mapping is None:
+            return self._read(asked, files)
         let_go = ExitStack()
-        read = self._read(version, files, progress, undo, let_go)
+        read = self._read(replace(asked, release=let_go), files)
         for each in read.manifest.tensors:
             if each.spec.dtype not in dtypes.TORCH:
                 raise CheckpointError(
                     f"tensor {each.spec} is of a type that torch has no name for, and cannot be mapped"
                 )
-        mapped = self._map(read.tensors(), False, mapping, base)
+        mapped = self._map(asked, read.tensors())
         found = offsets_in(read.buffers[0], mapped.parts) if read.buffers else None
         if found is not None:
-            release.push(let_go)
-            return self._stored(version, read.buffers, place(*found), mapped.conversions)
-        stored = self._copy(version, mapped, None, undo, release)
+            asked.release.push(let_go)
+            return self._stored(asked, read.buffers, place(*found), mapped.conversions)
+        stored = self._copy(replace(asked, progress=None), mapped)
         let_go.close()
         return stored
 
-    def copy(
-        self,
-        version: str,
-        tensors: Tensors,
-        replicated: bool,
-        mapping: Mapping | None,
-        base: str,
-        progress: Progress | None,
-        undo: ExitStack,
-        release: ExitStack,
-    ) -> StoredVersion:
+    def copy(self, asked: VersionRequest, tensors: Tensors) -> StoredVersion:
         """Copy tensors into a pool."""
-        return self._copy(version, self._map(tensors, replicated, mapping, base), progress, undo, release)
+        return self._copy(asked, self._map(asked, tensors))
 
-    def copy_loan(
-        self, version: str, loan: Loan, progress: Progress | None, undo: ExitStack, release: ExitStack
-    ) -> StoredVersion:
+    def copy_loan(self, asked: VersionRequest, loan: Loan) -> StoredVersion:
         """Compute what an adapter makes, and keep it in a pool."""
         if loan.backing is None:
-            return self.lend(version, loan, False, None, "")
-        report = ProgressReport(progress, loan.backing.nbytes)
-        pool = self._pools.take(loan.backing.nbytes, undo)
-        release.callback(self._pools.give_back, [pool])
+            return self.lend(asked, loan)
+        report = ProgressReport(asked.progress, loan.backing.nbytes)
+        pool = self._take(asked, loan.backing.nbytes)
         copy_computed(loan.backing, loan.tensors, pool, report.add)
-        return self._stored(version, [pool], loan.tensors, loan.conversions, loan.same, loan.replicated)
+        return self._stored(asked, [pool], loan.tensors, loan.conversions, loan.same, loan.replicated)
 
-    def copy_stream(
-        self,
-        version: str,
-        tensors: TensorPairs,
-        replicated: bool,
-        mapping: Mapping | None,
-        base: str,
-        progress: Progress | None,
-        undo: ExitStack,
-        release: ExitStack,
-    ) -> StoredVersion:
+    def copy_stream(self, asked: VersionRequest, tensors: TensorPairs) -> StoredVersion:
         """Copy tensors into pools that grow as they come."""
-        report = OpenProgressReport(progress).add
-        application = Application(Mapping(()) if mapping is None else mapping, replicated=replicated)
+        report = OpenProgressReport(asked.progress).add
+        mapping = Mapping(()) if asked.mapping is None else asked.mapping
+        application = Application(mapping, replicated=asked.replicated)
         stream = TensorStream(
             give=application.one,
-            take=lambda nbytes: self._pools.take(nbytes, undo),
+            take=lambda nbytes: self._pools.take(nbytes, asked.undo),
             copy=lambda part, arranged, pool: copier.copy([part], arranged, pool, self._threads, report),
         )
-        release.callback(self._pools.give_back, stream.pools)
+        asked.release.callback(self._pools.give_back, stream.pools)
         stream.read(tensors)
-        if self._world_size == 1 and not base:
-            application.check_matched()
+        self._check_matched(asked, application)
         if not stream.placed:
             self._check_may_be_empty()
-        return self._stored(version, stream.pools, stream.placed, stream.conversions, replicated=stream.replicated)
+        return self._stored(asked, stream.pools, stream.placed, stream.conversions, replicated=stream.replicated)
 
-    def lend(
-        self, version: str, tensors: Tensors | Loan, replicated: bool, mapping: Mapping | None, base: str
-    ) -> StoredVersion:
+    def lend(self, asked: VersionRequest, tensors: Tensors | Loan) -> StoredVersion:
         """Leave tensors where they lie."""
-        loan = tensors if isinstance(tensors, Loan) else self._borrow(tensors, replicated, mapping, base)
+        loan = tensors if isinstance(tensors, Loan) else self._borrow(asked, tensors)
         if loan.backing is None:
             self._check_may_be_empty()
         backings = [] if loan.backing is None else [loan.backing]
-        return self._stored(version, backings, loan.tensors, loan.conversions, loan.same, loan.replicated)
+        return self._stored(asked, backings, loan.tensors, loan.conversions, loan.same, loan.replicated)
 
-    def _map(self, tensors: object, replicated: bool, mapping: Mapping | None, base: str) -> MappedTensors:
-        if mapping is None:
-            return MappedTensors(given(tensors, replicated=replicated), ())
-        application, mapped = self._recipes.apply(mapping, tensors, replicated=replicated)
-        if self._world_size == 1 and not base:
-            application.check_matched()
+    def _map(self, asked: VersionRequest, tensors: object) -> MappedTensors:
+        if asked.mapping is None:
+            return MappedTensors(given(tensors, replicated=asked.replicated), ())
+        application, mapped = self._recipes.apply(asked.mapping, tensors, replicated=asked.replicated)
+        self._check_matched(asked, application)
         return mapped
 
-    def _borrow(self, tensors: Tensors, replicated: bool, mapping: Mapping | None, base: str) -> Loan:
+    def _borrow(self, asked: VersionRequest, tensors: Tensors) -> Loan:
         def make() -> MappedTensors:
-            return self._map(tensors, replicated, mapping, base)
+            return self._map(asked, tensors)
 
-        if mapping is not None and mapping.reads_bytes:
+        if asked.mapping is not None and asked.mapping.reads_bytes:
             return borrow(*make())
-        return self._loans.of(tensors, (replicated, mapping, base), make)
+        return self._loans.of(tensors, (asked.replicated, asked.mapping, asked.base), make)
 
-    def _read(
-        self,
-        version: str,
-        files: Sequence[CheckpointFile],
-        progress: Progress | None,
-        undo: ExitStack,
-        release: ExitStack,
-    ) -> StoredVersion:
+    def _read(self, asked: VersionRequest, files: Sequence[CheckpointFile]) -> StoredVersion:
         wanted = [(file, entry) for file in share(files, self._rank, self._world_size) for entry in file.tensors]
-        report = ProgressReport(progress, sum(entry.nbytes for _, entry in wanted))
+        report = ProgressReport(asked.progress, sum(entry.nbytes for _, entry in wanted))
         if not wanted:
-            return self._stored(version, [], [])
+            return self._stored(asked, [], [])
         offsets, pool_nbytes = lay_out(entry.nbytes for _, entry in wanted)
-        pool = self._pools.take(pool_nbytes, undo)
-        release.callback(self._pools.give_back, [pool])
+        pool = self._take(asked, pool_nbytes)
         placements = [
             reader.Placement(file, entry, offset) for (file, entry), offset in zip(wanted, offsets, strict=True)
         ]
         reader.read(placements, pool, self._threads, report.add)
         placed = [PlacedTensor(place.entry.spec, 0, place.offset, place.entry.nbytes) for place in placements]
-        return self._stored(version, [pool], placed)
+        return self._stored(asked, [pool], placed)
 
     @no_collections()
-    def _copy(
-        self, version: str, mapped: MappedTensors, progress: Progress | None, undo: ExitStack, release: ExitStack
-    ) -> StoredVersion:
+    def _copy(self, asked: VersionRequest, mapped: MappedTensors) -> StoredVersion:
         parts, conversions = mapped
         if not parts:
             self._check_may_be_empty()
-            return self._stored(version, [], [])
+            return self._stored(asked, [], [])
         arranged = self._arrangements.of(parts)
-        report = ProgressReport(progress, sum(arranged.sizes))
-        pool = self._pools.take(arranged.nbytes, undo)
-        release.callback(self._pools.give_back, [pool])
+        report = ProgressReport(asked.progress, sum(arranged.sizes))
+        pool = self._take(asked, arranged.nbytes)
         copier.copy(parts, arranged, pool, self._threads, report.add)
-        return self._stored(version, [pool], arranged.placed, conversions, same_names(parts), arranged.replicated)
+        return self._stored(asked, [pool], arranged.placed, conversions, same_names(parts), arranged.replicated)
+
+    def _take(self, asked: VersionRequest, nbytes: int) -> Buffer:
+        """A pool, which goes back when the version is let go."""
+        pool = self._pools.take(nbytes, asked.undo)
+        asked.release.callback(self._pools.give_back, [pool])
+        return pool
+
+    def _check_matched(self, asked: VersionRequest, application: Application) -> None:
+        """A rule may miss its tensors where other ranks, or the base, have them."""
+        if self._world_size == 1 and not asked.base:
+            application.check_matched()
 
     def _check_may_be_empty(self) -> None:
         if self._world_size == 1:
@@ -199,7 +163,7 @@ class VersionMaker:
 
     def _stored(
         self,
-        version: str,
+        asked: VersionRequest,
         backings: Sequence[Backing],
         tensors: Sequence[PlacedTensor],
         conversions: Sequence[Conversion] = (),
@@ -208,6 +172,6 @@ class VersionMaker:
     ) -> StoredVersion:
         extents = tuple(extent_of(self._rank, backing) for backing in backings)
         manifest = Manifest(
-            version, extents, tuple(tensors), conversions=tuple(conversions), same=same, replicated=replicated
+            asked.version, extents, tuple(tensors), conversions=tuple(conversions), same=same, replicated=replicated
         )
         return StoredVersion(manifest, tuple(backings))
