@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ckpt_transport.deltas.all_cores import by_all_cores
 from ckpt_transport.deltas.carriers import DeltaRange, Difference, Differences
-from ckpt_transport.deltas.decoding import decode
+from ckpt_transport.deltas.element_list import ElementList, encode_list
 from ckpt_transport.deltas.encoded import Encoded
-from ckpt_transport.deltas.host_encoding import encode_elements
-from ckpt_transport.errors import DeltaRefusedError
-from ckpt_transport.memory import StridedRange
-from ckpt_transport.planning import PlacedTensor, ServedShares, Share, name_of_share
+from ckpt_transport.deltas.sections import BLOCK_UNITS
+from ckpt_transport.deltas.share_boxes import NO_BOXES, ShareBox, ShareBoxes, boxes_of
+from ckpt_transport.planning import PlacedTensor, ServedShares, name_of_share
 
 MOST_SHARES = 62
 """Where there are more, everybody is sent everything: an element has a bit for each."""
+TOGETHER = 16
+"""So many blocks are divided at a time: of BF16 2 MiB, of which what differs stays in the cache."""
+SMALL_BITS = 8
+"""Of numbers that are counted, where others are sorted."""
 
-Numbers = npt.NDArray[np.int64]
-
-
-class _Boxes(NamedTuple):
-    """What shares have of an extent: one row for each strided range and each share that has it.
-
-    Attributes:
-        start, end: its first byte in the extent, and the byte behind the last one.
-        nbytes, stride: of its runs; a stride of 0 where there is one run.
-        share: the number of the share.
-    """
-
-    start: Numbers
-    end: Numbers
-    nbytes: Numbers
-    stride: Numbers
-    share: Numbers
+Bits = npt.NDArray[np.integer]
 
 
 class ForShares:
@@ -56,8 +41,7 @@ class ForShares:
     def __init__(self, tensors: Sequence[PlacedTensor], served: ServedShares) -> None:
         self._served = served
         self._numbers = tuple(range(len(served.shares) if len(served.shares) <= MOST_SHARES else 0))
-        self._dtype: type[np.integer] = np.uint8 if len(self._numbers) <= 8 else np.int64
-        self._boxes = _boxes(tensors, [served.shares[number] for number in self._numbers])
+        self._boxes = boxes_of(tensors, [served.shares[number] for number in self._numbers])
 
     def divide(self, differences: Differences) -> Differences:
         """The same differences, in carriers of which each is for those who serve its elements.
@@ -66,92 +50,98 @@ class ForShares:
         """
         if not self._numbers:
             return differences
-        divided = [part for parts in by_all_cores(self._parts, differences.found) for part in parts]
+        divided = list(self._divided(differences.found))
         if {number for part in divided for number in part.shares} != set(self._numbers):
             first = differences.found[0]
             divided.append(Difference(first.range, Encoded.nothing(first.encoded.raw.device), self._numbers))
         return Differences(tuple(divided), differences.elements, tuple(map(name_of_share, self._served.shares)))
 
-    def _parts(self, difference: Difference) -> list[Difference]:
+    def _divided(self, found: Sequence[Difference]) -> Iterator[Difference]:
+        work: list[tuple[DeltaRange, ShareBoxes, ElementList]] = []
+        owners: list[int] = []
+        for number, (where, encoded, _) in enumerate(found):
+            near = self._boxes.get(where.extent, NO_BOXES).near(where.offset, where.offset + where.nbytes)
+            blocks = ElementList.of(encoded, where.unit, where.nbytes).blocks(TOGETHER)
+            work += [(where, near, each) for each in blocks]
+            owners += [number] * len(blocks)
+        parts: defaultdict[int, defaultdict[int, list[ElementList]]] = defaultdict(lambda: defaultdict(list))
+        for number, pieces in zip(owners, by_all_cores(lambda each: _by_bits(*each), work), strict=True):
+            for bits, part in pieces:
+                parts[number][bits].append(part)
+        wanted = [
+            (found[number], bits, pieces, len(by_bits) == 1)
+            for number, by_bits in parts.items()
+            for bits, pieces in sorted(by_bits.items())
+            if bits or self._served.everything
+        ]
+        yield from by_all_cores(lambda each: self._carried(*each), wanted)
+
+    def _carried(self, difference: Difference, bits: int, parts: Sequence[ElementList], alone: bool) -> Difference:
+        """What the shares with these bits have of a difference; alone where that is all of it."""
+        shares = tuple(number for number in self._numbers if bits >> number & 1)
+        if alone:
+            return difference._replace(shares=shares)
         where, encoded, _ = difference
-        found = decode(encoded.raw.cpu(), encoded.form, where.unit, where.nbytes, encoded.count)
-        places, values = found.places.numpy(), found.values.numpy()
-        bits = self._bits_of(where, places)
-        known = np.flatnonzero(np.bincount(bits)) if bits.dtype == np.uint8 else np.unique(bits)
-        parts = []
-        for each in known.tolist():
-            shares = tuple(number for number in self._numbers if each >> number & 1)
-            if not shares and not self._served.everything:
-                continue
-            if len(known) == 1:
-                parts.append(difference._replace(shares=shares))
-            else:
-                some = np.flatnonzero(bits == each)
-                parts.append(_part(where, places[some], values[some], shares, encoded.raw.device))
-        return parts
-
-    def _bits_of(self, where: DeltaRange, places: Numbers) -> npt.NDArray[np.integer]:
-        """Of each element a bit for each share that has it."""
-        bits: npt.NDArray[np.integer] = np.zeros(len(places), self._dtype)
-        boxes = self._boxes.get(where.extent)
-        if boxes is None:
-            return bits
-        near = np.flatnonzero((boxes.start < where.offset + where.nbytes) & (boxes.end > where.offset))
-        starts, ends, nbytes, strides, shares = (column[near] for column in boxes)
-        firsts = np.searchsorted(places, -(-(starts - where.offset) // where.unit))
-        lasts = np.searchsorted(places, (ends - where.offset) // where.unit)
-        rows = zip(*(each.tolist() for each in (firsts, lasts, starts, nbytes, strides, shares)), strict=True)
-        for first, last, start, length, stride, share in rows:
-            bit = self._dtype(1 << share)
-            if not stride:
-                np.bitwise_or(bits[first:last], bit, out=bits[first:last])
-            elif first < last:
-                within = places[first:last] * where.unit
-                within += where.offset - start
-                within %= stride
-                np.bitwise_or(bits[first:last], (within <= length - where.unit) * bit, out=bits[first:last])
-        return bits
+        first, units, narrow = encode_list(parts, where.unit, where.nbytes)
+        there = where._replace(offset=where.offset + first * where.unit, nbytes=units * where.unit)
+        return Difference(there, replace(narrow, raw=narrow.raw.to(encoded.raw.device)), shares)
 
 
-def _part(
-    where: DeltaRange,
-    places: Numbers,
-    values: npt.NDArray[np.integer],
-    shares: tuple[int, ...],
-    device: torch.device,
-) -> Difference:
-    """Some elements of a range, in a range that is no longer than they need."""
-    first, last = int(places[0]), int(places[-1])
-    units = last - first + 1
-    narrow = where._replace(offset=where.offset + first * where.unit, nbytes=units * where.unit)
-    encoded = encode_elements(places - first, values, units)
-    return Difference(narrow, replace(encoded, raw=encoded.raw.to(device)), shares)
+def _by_bits(where: DeltaRange, boxes: ShareBoxes, listed: ElementList) -> list[tuple[int, ElementList]]:
+    """Parts of a list, ascending for each set of shares, and the bits of the shares that have them."""
+    first = listed.first * BLOCK_UNITS
+    end = min(first + len(listed.counts) * BLOCK_UNITS, where.nbytes // where.unit)
+    ranges = boxes.uniform_ranges(where.offset, where.unit, first, end)
+    if len(ranges) == 1 and not ranges[0].boxes:
+        return [(ranges[0].bits, listed)]
+    positions = listed.positions
+    ends = np.searchsorted(positions, np.array([uniform.end - first for uniform in ranges], np.uint32)).tolist()
+    found: list[tuple[int, ElementList]] = []
+    for uniform, low, high in zip(ranges, [0, *ends], ends, strict=False):
+        if low == high:
+            continue
+        part = listed.part(low, high)
+        if not uniform.boxes:
+            found.append((uniform.bits, part))
+            continue
+        flags = sorted({box.bit for box in uniform.boxes})
+        local = _within(uniform.boxes, flags, positions[low:high], where.offset + first * where.unit, where.unit)
+        for number in _numbers_in(local):
+            bits = uniform.bits | sum(flag for index, flag in enumerate(flags) if number >> index & 1)
+            found.append((bits, part.those(np.flatnonzero(local == number))))
+    return found
 
 
-def _boxes(tensors: Sequence[PlacedTensor], shares: Sequence[Share]) -> dict[int, _Boxes]:
-    """What shares have, by extent."""
-    placed: defaultdict[str, list[PlacedTensor]] = defaultdict(list)
-    for tensor in tensors:
-        placed[tensor.spec.name].append(tensor)
-    found: defaultdict[int, list[tuple[int, StridedRange]]] = defaultdict(list)
-    for number, share in enumerate(shares):
-        for name, part in share.reads():
-            for tensor in placed.get(name, ()):
-                _check_within(part, tensor)
-                for clipped in part.clip(tensor.start, tensor.start + tensor.nbytes):
-                    found[tensor.extent].append((number, clipped.shifted(tensor.offset - tensor.start)))
-    return {extent: _columns(rows) for extent, rows in found.items()}
+def _within(
+    boxes: Sequence[ShareBox], flags: Sequence[int], positions: npt.NDArray[np.uint32], offset: int, unit: int
+) -> Bits:
+    """Of each element a bit for each share, which is set where it lies in a run that the share has.
+
+    Args:
+        boxes: that begin before all elements and end behind them.
+        flags: the bits of their shares; the first one is bit 0 here, and so on.
+        positions: of the elements.
+        offset: of position 0 in the extent, in bytes.
+        unit: bytes of an element.
+    """
+    dtype: type[np.integer] = np.uint8 if len(flags) <= SMALL_BITS else np.int64
+    bits: Bits = np.zeros(len(positions), dtype)
+    for box in boxes:
+        bits |= _in_a_run(box, positions, offset, unit) * dtype(1 << flags.index(box.bit))
+    return bits
 
 
-def _check_within(part: StridedRange, tensor: PlacedTensor) -> None:
-    apart = part.runs == 1 or part.stride >= part.nbytes
-    if not (part.start >= 0 and part.nbytes > 0 and part.runs > 0 and apart and part.end <= tensor.spec.nbytes):
-        raise DeltaRefusedError(f"a sink says that it serves {part} of {tensor.spec}, which has no such bytes")
+def _in_a_run(box: ShareBox, positions: npt.NDArray[np.uint32], offset: int, unit: int) -> npt.NDArray[np.bool_]:
+    """Whether elements between the begin of a box and its end lie in one of its runs. Division by a number is fast."""
+    from_start = (offset - box.start) % box.stride
+    reached = from_start + unit * (int(positions[-1]) + 1)
+    at = positions if reached < 1 << 32 else positions.astype(np.uint64)
+    at = at * at.dtype.type(unit)
+    at += at.dtype.type(from_start)
+    at -= at // at.dtype.type(box.stride) * at.dtype.type(box.stride)
+    return at <= box.nbytes - unit
 
 
-def _columns(rows: Sequence[tuple[int, StridedRange]]) -> _Boxes:
-    columns = zip(
-        *((each.start, each.end, each.nbytes, each.stride * (each.runs > 1), number) for number, each in rows),
-        strict=True,
-    )
-    return _Boxes(*(np.array(column, np.int64) for column in columns))
+def _numbers_in(bits: Bits) -> Sequence[int]:
+    found = np.flatnonzero(np.bincount(bits)) if bits.dtype == np.uint8 else np.unique(bits)
+    return [int(each) for each in found]

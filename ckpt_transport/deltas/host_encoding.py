@@ -70,34 +70,6 @@ def encode_on_host(base: torch.Tensor, new: torch.Tensor, unit: int) -> Encoded:
     return Encoded(form, count, torch.from_numpy(raw))
 
 
-def encode_elements(places: npt.NDArray[np.int64], values: npt.NDArray[np.integer], units: int) -> Encoded:
-    """Encode some elements of a range, one at least; what is between them is not known.
-
-    Args:
-        places: which units of the range, ascending.
-        values: what they become, as integers of the unit's size.
-        units: of the range.
-    """
-    unit, count = values.itemsize, len(places)
-    if count == units:
-        return Encoded(DeltaForm.WHOLE, units, torch.from_numpy(values.view(np.uint8)))
-    forms = DeltaForm.LIST, DeltaForm.MASK
-    form = min(forms, key=lambda each: sections(each, unit, units, count).end)
-    at = sections(form, unit, units, count)
-    raw = np.zeros(at.end, np.uint8)
-    if form is DeltaForm.LIST:
-        edges = np.searchsorted(places, np.arange(block_count(units) + 1) * BLOCK_UNITS)
-        raw[: 4 * block_count(units)].view(np.uint32)[:] = np.diff(edges)
-        raw[at.places :][: 2 * count].view(np.uint16)[:] = places.astype(np.uint16)
-    else:
-        bits = np.zeros(units, np.bool_)
-        bits[places] = True
-        packed = np.packbits(bits, bitorder="little")
-        raw[: packed.size] = packed
-    raw[at.values :].view(values.dtype)[:] = values
-    return Encoded(form, count, torch.from_numpy(raw))
-
-
 def _changes(old: Bytes, now: Bytes, unit: int) -> _Changes:
     places, values = _differing(old, now, unit)
     edges = np.searchsorted(places, np.arange(block_count(now.size // unit) + 1) * BLOCK_UNITS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import delta_gpu, deltas, sparsity
+from benchmarks import delta_gpu, delta_shares, deltas, sparsity
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -13,6 +13,11 @@ def test_given_a_small_range_then_each_step_of_each_delta_has_a_rate() -> None:
     rows = deltas.measure(mib=1, rounds=1)
     assert len(rows) == 3 * len(deltas.SHARES) - 2
     assert [row.name for row in rows][:2] == ["diff, 0% changed", "diff, 1% changed"]
+
+
+def test_given_two_ranks_then_each_density_is_divided_and_no_element_is_lost() -> None:
+    rows = delta_shares.measure(mib=32, rounds=1)
+    assert [row.name for row in rows] == [f"divide, {density:.0%} changed" for density in delta_shares.DENSITIES]
 
 
 def test_given_two_learning_rates_then_the_larger_changes_more_and_fp8_less_than_bf16() -> None:

@@ -213,3 +213,20 @@ def test_given_a_share_with_bytes_that_a_tensor_has_not_then_it_is_refused_by_na
     share = Share(digest_of([spec]), (("m", 0, 8192),), (("m", part),))
     with pytest.raises(DeltaRefusedError, match=r"says that it serves .* of m"):
         ForShares((PlacedTensor(spec, 0, 0, 8192),), ServedShares.of([share]))
+
+
+def test_given_more_shares_than_bits_of_a_byte_then_each_is_sent_its_columns_and_no_others() -> None:
+    spec = TensorSpec("m", "BF16", (64, 64))
+    version = (PlacedTensor(spec, 0, 0, 8192),)
+    base = torch.zeros(8192, dtype=torch.uint8)
+    new = base.clone()
+    new.view(torch.int16)[::3] = 3
+    shares = [
+        Share(digest_of([spec]), (("m", 0, 8192),), (("m", StridedRange(8 * number, 16, 64, 128)),))
+        for number in range(15)
+    ]
+    divided = ForShares(version, ServedShares.of(shares)).divide(differences_of(version, base, new, 1 << 20))
+    for share in shares:
+        carriers, raw = sent(divided, share, version)
+        mask = mask_of(share, version, 8192)
+        assert torch.equal(written(base, carriers, raw), torch.where(mask, new, base))
