@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from ckpt_transport.memory.segment import PREFIX, SHM
+from ckpt_transport.memory.segment import PREFIX, SHM, sweep_leftovers
+
+SWEEP_SECONDS = 5.0
+"""For so long another process that sweeps may keep what it is about to remove."""
 
 
 def _began(pid: int) -> str:
@@ -30,6 +35,19 @@ def started_here(process: BaseProcess) -> None:
 def left_behind() -> list[Path]:
     """Shared memory that this process, or one it has started, has not given back."""
     return [path for path in SHM.glob(f"{PREFIX}*") if _is_ours(int(path.name.removeprefix(PREFIX).split("-")[1]))]
+
+
+def swept(is_gone: Callable[[], bool] = lambda: not left_behind()) -> bool:
+    """Remove what the dead have left, as the next process does; whether it is gone.
+
+    Processes of other tests sweep, too, and nobody else can remove what one of them has just locked to remove it.
+    """
+    end = time.monotonic() + SWEEP_SECONDS
+    sweep_leftovers()
+    while not (gone := is_gone()) and time.monotonic() < end:
+        time.sleep(0.01)
+        sweep_leftovers()
+    return gone
 
 
 def _is_ours(pid: int) -> bool:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_transport.memory import sweep_leftovers
-from tests.leftovers import left_behind
+from tests.leftovers import left_behind, swept
 from tests.site import make_site, use
 
 
@@ -23,7 +22,7 @@ def nothing_left_behind() -> Iterator[None]:
 def dead_are_swept(nothing_left_behind: None) -> Iterator[None]:
     """Before that is checked, what processes that were killed have left is removed, as the next process does."""
     yield
-    sweep_leftovers()
+    swept()
 
 
 @pytest.fixture

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from ckpt_transport.memory import sweep_leftovers
 from ckpt_transport.transports import registry
 from tests.faults.campaign import participants
 from tests.faults.campaign.disturbance import SIGNALS, Disturbance, Strike
 from tests.faults.campaign.participants import BOUND, Hang, Process, Said, Served
 from tests.faults.campaign.witness import expected
-from tests.leftovers import left_behind
+from tests.leftovers import left_behind, swept
 from tests.support.transports import over_the_network
 
 SINKS, HOLDERS = 2, 2
@@ -110,9 +109,8 @@ class Campaign:
         for process in [*self.sinks, *([self._source] if self._source else [])]:
             process.end()
         self._stack.close()
-        sweep_leftovers()
-        if kind is None and (left := left_behind()):
-            raise Violation(f"shared memory is left: {left}")
+        if not swept() and kind is None:
+            raise Violation(f"shared memory is left: {left_behind()}")
 
     # -- one round ----------------------------------------------------------------------------------------------
 

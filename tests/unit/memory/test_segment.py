@@ -19,6 +19,7 @@ import torch
 from ckpt_transport.errors import SharedMemoryError
 from ckpt_transport.memory import Buffer, MemoryKind, Segment, SegmentName, sweep_leftovers
 from ckpt_transport.memory.segment import PREFIX, SHM, free_shared_memory
+from tests.leftovers import swept
 
 
 @pytest.fixture
@@ -233,8 +234,7 @@ def test_given_a_killed_owner_then_a_sweep_removes_its_segment_and_no_other() ->
         assert left not in sweep_leftovers()
         os.kill(dying.pid, signal.SIGKILL)
         dying.wait()
-        sweep_leftovers()
-        assert not left.exists()
+        assert swept(lambda: not left.exists())
         assert kept.exists()
         assert mine.path.exists()
         assert attached.tensor().numel() == 4096, "whoever maps it can still read it"
@@ -279,8 +279,7 @@ def test_given_a_killed_parent_then_its_segment_stays_while_a_forked_child_holds
         signal.pidfd_send_signal(process, signal.SIGKILL)
         wait_gone(process)
         parent.communicate()
-    sweep_leftovers()
-    assert not Path(path).exists()
+    assert swept(lambda: not Path(path).exists())
 
 
 def wait_gone(descriptor: int) -> None:
