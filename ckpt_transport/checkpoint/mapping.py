@@ -15,7 +15,7 @@ from ckpt_transport.checkpoint.given import check_name
 from ckpt_transport.checkpoint.given_tensor import GivenTensor
 from ckpt_transport.checkpoint.parts import given
 from ckpt_transport.checkpoint.rule import MappedTensor, Rule, Tensors
-from ckpt_transport.checkpoint.rules import AnyRule, Split
+from ckpt_transport.checkpoint.rules import RULE_NAMES, AnyRule, Split
 from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import CheckpointError, ConfigError
 from ckpt_transport.planning.values.manifest import Conversion
@@ -47,7 +47,10 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(
+                f"{path} is no mapping: {error}; a mapping is tables [[rules]], each with 'rule' and its fields, "
+                f"and rules are {', '.join(sorted(RULE_NAMES))}"
+            ) from error
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint.boxes import joined
@@ -302,6 +302,8 @@ class Tie(Rule, frozen=True):
 
 
 AnyRule = Strip | Add | Unwrap | Rename | Drop | Cast | Cut | Split | Unstack | Fuse | Stack | Tie | Lora
+RULE_NAMES = tuple(kind.__name__.lower() for kind in get_args(AnyRule))
+"""What rules are called in files."""
 
 
 def of_peft(configs: Mapping[str, Any], adapters: Sequence[str] = ("default",)) -> tuple[Rule, ...]:

@@ -23,6 +23,7 @@ from ckpt_transport.service.fleet import Fleet, Updates, make_fleet
 from ckpt_transport.service.subset import check_sinks, chosen
 from ckpt_transport.service.trace import check_trace
 from ckpt_transport.update import available
+from ckpt_transport.update.mailbox import check_ways
 
 INCOMPLETE = 4
 """Exit code: the new version stands, but not everywhere, or an engine was lost or could not be resumed."""
@@ -101,15 +102,18 @@ def _check_before(settings: Config, driven: Driven | None, ranks: Sequence[int] 
     """Check what can be checked before a checkpoint is read, which may take long.
 
     Raises:
-        ConfigError: no sink or adapter is named that there is, or the trace cannot be written.
+        ConfigError: no sink or adapter is named that there is, the secret cannot be used or is needed and not there, or
+            the trace cannot be written.
         PluginError: the transport that is asked for cannot run here.
     """
     available.check(settings)
     check_trace(settings)
     if driven is not None:
+        check_ways((), settings)
         driven.fleet(settings).close()
         return
     check_sinks(settings.sinks)
+    check_ways(settings.sinks, settings)
     if ranks is not None:
         chosen(settings.sinks, ranks)
 

@@ -18,7 +18,9 @@ def check_sinks(sinks: Sequence[str]) -> None:
         ConfigError: there are none, one is named twice, or one is no address.
     """
     if not sinks:
-        raise ConfigError("an update needs sinks: pass their addresses (--sink), or set sinks")
+        raise ConfigError(
+            "an update needs sinks: pass their addresses (update --sink ADDRESS, rollback ADDRESS), or set sinks"
+        )
     if len(set(sinks)) != len(sinks):
         raise ConfigError(f"the same sink is named twice in {', '.join(sinks)}")
     for address in sinks:

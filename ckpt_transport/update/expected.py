@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from ckpt_transport.checkpoint.rules import FLOATS
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import PlanMismatchError
-from ckpt_transport.planning import Plan
+from ckpt_transport.planning import Plan, TensorSpec
 from ckpt_transport.update.plan_cache import Expected
 
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch puts into names, for ``torch.compile``, ``DistributedDataParallel``, FSDP and checkpointed activations."""
+
+BY_MAPPING = 'have that done by mapping="auto" (--mapping auto)'
 
 
 def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
@@ -29,13 +32,14 @@ def check_expected(plan: Plan, engine: Engine, expected: Expected) -> None:
         if spec.name not in brought:
             if tied.get(spec.name, frozenset()) & arriving:
                 continue
-            cure = in_the_way(version, arriving, engine.label, {each.name for each in expected})
+            wanted = {each.name for each in expected}
+            cure = in_the_way(version, arriving, engine.label, wanted) or _other_names(arriving - wanted, engine.label)
             raise PlanMismatchError(f"{version} lacks tensor {spec}, which {engine.label} has{cure}")
         other = brought.pop(spec.name)
         if other != spec:
             raise PlanMismatchError(
                 f"tensor {spec.name} is {other.dtype} {list(other.shape)} in {version} and "
-                f"{spec.dtype} {list(spec.shape)} in {engine.label}"
+                f"{spec.dtype} {list(spec.shape)} in {engine.label}{_cast(other, spec)}"
             )
     known = {spec.name for spec in expected}
     more = sorted(name for name in brought if not tied.get(name, frozenset()) & known)
@@ -56,7 +60,7 @@ def in_the_way(version: str, arriving: Collection[str], engine: str, expected: C
         where, part, without = extra
         return (
             f": {where.format(version)} '{part}', and those of {engine} do not; take it out: "
-            f"{{name.{without}: tensor for name, tensor in tensors.items()}}"
+            f"{{name.{without}: tensor for name, tensor in tensors.items()}}, or {BY_MAPPING}"
         )
     if extra := _extra(expected, arriving):
         where, part, _ = extra
@@ -65,6 +69,22 @@ def in_the_way(version: str, arriving: Collection[str], engine: str, expected: C
             f"that adds it (as model.{part.rstrip('.')}), or give the version such names"
         )
     return ""
+
+
+def _other_names(more: Collection[str], engine: str) -> str:
+    """Say which names only the version has: one of them may be what is lacking."""
+    if not more:
+        return ""
+    return (
+        f", and has {', '.join(sorted(more)[:3])}, which {engine} does not; is it a checkpoint of the same model? "
+        "Where only names differ, give a mapping (--mapping)"
+    )
+
+
+def _cast(brought: TensorSpec, expected: TensorSpec) -> str:
+    """Say the cure where a mapping can cast what is brought to what is expected."""
+    castable = brought.shape == expected.shape and {brought.dtype, expected.dtype} <= set(FLOATS)
+    return f"; cast it, or {BY_MAPPING}" if castable else "; is it a checkpoint of the same model?"
 
 
 def _extra(names: Collection[str], others: Collection[str]) -> tuple[str, str, str] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
-from ckpt_transport.control.security import Secret, SecretFile
+from ckpt_transport.control.security import Secret, SecretFile, check_secured
 from ckpt_transport.errors import CkptTransportError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,17 @@ def open_mailbox(address: str, types: Sequence[type[Message]], config: Config) -
         interval=config.heartbeat_interval,
         timeout=config.heartbeat_timeout,
     )
+
+
+def check_ways(addresses: Sequence[str], config: Config) -> None:
+    """Check that a mailbox with these settings may talk to ``addresses``, and open none.
+
+    Raises:
+        ConfigError: the secret cannot be used, or an address is open to others without one.
+    """
+    secret = Secret.load(Path(config.secret_file)) if config.secret_file else None
+    for address in addresses:
+        check_secured(address, secret, config.insecure)
 
 
 class Rotation:

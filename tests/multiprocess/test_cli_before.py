@@ -29,6 +29,10 @@ def checkpoint(tmp_path: Path) -> Path:
         ("--sink ipc:///tmp/a --sink ipc:///tmp/a", "the same sink is named twice"),
         ("--sink nowhere", "bad value for 'sinks'"),
         ("--sink ipc:///tmp/a --update-method p2p --ranks 1", "ranks 1 were asked for, and there are 1 sinks"),
+        ("--sink tcp://127.0.0.1:1", "give all participants the same secret_file"),
+        ("--sink ipc:///tmp/a --config {folder}/no-secret.toml", "secret_file /none: No such file"),
+        (f"--engine vllm --endpoint {DEAD} --config {{folder}}/no-secret.toml", "secret_file /none: No such file"),
+        ("--sink ipc:///tmp/a --mapping {folder}/no-secret.toml", "is no mapping: Object contains unknown field"),
         ("--sink ipc:///tmp/a --transport carrier-pigeon", "carrier-pigeon"),
         ("--sink ipc:///tmp/a --trace /proc/none/trace", "choose another place for the trace"),
         (f"--engine abacus --endpoint {DEAD}", "no adapter drives engines called 'abacus'"),
@@ -37,7 +41,9 @@ def checkpoint(tmp_path: Path) -> Path:
     ],
 )
 def test_given_an_update_that_cannot_be_then_nothing_is_read(checkpoint: Path, options: str, refusal: str) -> None:
-    done = CliRunner().invoke(app, ["update", "--checkpoint", str(checkpoint), "--version", "v2", *options.split()])
+    (checkpoint / "no-secret.toml").write_text('secret_file = "/none"')
+    given = options.format(folder=checkpoint).split()
+    done = CliRunner().invoke(app, ["update", "--checkpoint", str(checkpoint), "--version", "v2", *given])
     assert isinstance(done.exception, CkptTransportError)
     assert refusal in str(done.exception)
     assert "reading" not in done.output

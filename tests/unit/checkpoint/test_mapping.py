@@ -294,7 +294,8 @@ def test_given_toml_then_it_is_the_mapping_that_python_makes(tmp_path: Path) -> 
     split = rules.Split(r"(.*)\.qkv", (r"\1.q", r"\1.k", r"\1.v"), (4, 2, 2))
     assert Mapping.load(file) == Mapping.of(rules.Strip("module.", optional=True), split)
     for text, reason in [
-        ('[[rules]]\nrule = "shuffle"', "shuffle"),
+        ('[[rules]]\nrule = "shuffle"', "shuffle.*rules are add, cast, cut,"),
+        ("", "is no mapping: .*`rules`; a mapping is tables"),
         ('[[rules]]\nrule = "strip"\nprefx = "a"', "prefx"),
         ('[[rules]]\nrule = "cast"\ndtype = "F8_E4M3"', "for FP8 use"),
         ("rules = ", "mapping.toml"),

@@ -65,7 +65,7 @@ EMBEDDING, HEAD, NORM = (TensorSpec(name, "BF16", (4,)) for name in ("embed_toke
         ([EMBEDDING, NORM], ""),
         ([EMBEDDING, NORM, HEAD], ""),
         ([HEAD, NORM], ""),
-        ([NORM], "lacks tensor embed_tokens.weight"),
+        ([NORM], "lacks tensor embed_tokens.weight .* which the engine has$"),
         ([EMBEDDING, NORM, TensorSpec("other", "BF16", (4,))], "has tensors that the engine does not: other"),
     ],
 )
@@ -75,5 +75,21 @@ def test_given_another_name_of_a_tied_tensor_then_it_is_not_too_much(brought: li
     if not said:
         check_expected(plan, engine, (EMBEDDING, NORM))
         return
+    with pytest.raises(PlanMismatchError, match=said):
+        check_expected(plan, engine, (EMBEDDING, NORM))
+
+
+@pytest.mark.parametrize(
+    ("brought", "said"),
+    [
+        ([NORM, TensorSpec("wte", "BF16", (4,))], r"has, and has wte, which the engine does not; .* give a mapping"),
+        ([EMBEDDING, TensorSpec("norm", "F32", (4,))], r"norm is F32 \[4\] in .*; cast it, or .*--mapping auto"),
+        ([EMBEDDING, TensorSpec("norm", "BF16", (5,))], "a checkpoint of the same model"),
+        ([EMBEDDING, TensorSpec("norm", "I64", (4,))], "a checkpoint of the same model"),
+    ],
+)
+def test_given_other_names_types_or_shapes_then_the_error_says_what_helps(brought: list[TensorSpec], said: str) -> None:
+    plan: Any = SimpleNamespace(manifest=SimpleNamespace(version="v2", specs={spec.name: spec for spec in brought}))
+    engine: Any = SimpleNamespace(label="the engine", ties=tuple)
     with pytest.raises(PlanMismatchError, match=said):
         check_expected(plan, engine, (EMBEDDING, NORM))
