@@ -22,6 +22,20 @@ MORE = NOW | int(zmq.SNDMORE)
 Socket = zmq.Socket[bytes]
 
 
+def receive_all_frames(socket: Socket) -> list[bytes]:
+    """The frames of the next message; raises ``zmq.Again`` where there is none.
+
+    As pyzmq's ``recv_multipart``, which asks the socket after each frame whether there is more, and takes as long for
+    that as for all the rest of a short message. Here the frame says so itself.
+    """
+    frames = []
+    while True:
+        frame = socket.recv(NOW, copy=False)
+        frames.append(frame.bytes)
+        if not frame.more:
+            return frames
+
+
 def end_torn(socket: Socket) -> None:
     """End the message that an interrupt has left half sent, so that the next one does not become a part of it.
 

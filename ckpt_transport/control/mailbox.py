@@ -13,7 +13,7 @@ from typing import Self
 import zmq
 
 from ckpt_transport.control import addresses
-from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections, end_torn
+from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections, end_torn, receive_all_frames
 from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
 from ckpt_transport.control.interruptions import Interruptions
@@ -210,23 +210,31 @@ class Mailbox:
     def pump(self, timeout: float) -> bool:
         """File what has arrived; wait up to ``timeout`` seconds when nothing has since the last wait.
 
+        Signs of life end no wait: a coordinator hears many, and who waits has nothing to do about them.
+
         Returns: whether something had arrived; then there may be more.
         """
         self._interruptions.raise_here()
-        waits = timeout > 0
         with self._driving:
             if self._context.closed:
                 time.sleep(timeout)
                 return False
-            if waits and not self._news:
+            if timeout <= 0:
+                found = self._poller.poll(0)
+                self._news |= self._file_all(found)
+                return bool(found)
+            if self._news:
+                self._file_all(self._poller.poll(0))
+                self._news = False
+                return True
+            deadline = time.monotonic() + timeout
+            while True:
                 found, woken = self._wait(timeout)
-            else:
-                found, woken = self._poller.poll(0), waits
-            self._news = (self._news or bool(found)) and not waits
-            for source, _ in found:
-                if isinstance(source, zmq.Socket):
-                    self._drain(source)
-            return bool(found) or woken
+                if self._file_all(found) or woken:
+                    return True
+                timeout = deadline - time.monotonic()
+                if timeout <= 0:
+                    return False
 
     def _wait(self, timeout: float) -> tuple[list[tuple[object, int]], bool]:
         """What can be read, at the latest after ``timeout`` seconds; and whether somebody has called :meth:`wake`."""
@@ -267,12 +275,22 @@ class Mailbox:
         """End the wait of whoever is in :meth:`pump`, from any thread."""
         self._waker.wake()
 
-    def _drain(self, socket: zmq.Socket[bytes]) -> None:
+    def _file_all(self, found: Sequence[tuple[object, int]]) -> bool:
+        """File what sockets have got; whether any of it was more than a sign of life."""
+        news = False
+        for source, _ in found:
+            if isinstance(source, zmq.Socket):
+                news |= self._drain(source)
+        return news
+
+    def _drain(self, socket: zmq.Socket[bytes]) -> bool:
+        """File what one socket has got, of very much a part; whether any of it was more than a sign of life."""
+        news = False
         for _ in range(AT_ONCE):
             try:
-                frames = socket.recv_multipart(NOW)
+                frames = receive_all_frames(socket)
             except zmq.Again:
-                return
+                break
             connection = frames.pop(0)
             peer = None
             if socket is not self._router:
@@ -285,8 +303,11 @@ class Mailbox:
                 self._reply(connection, Refused(str(error)))
                 if peer is not None:
                     self._file(peer, Refused(str(error)), connection, 0)
+                    news = True
                 continue
             self._file(sender if peer is None else peer, message, connection, len(frames[2]))
+            news |= not isinstance(message, Heartbeat)
+        return news
 
     def _file(self, sender: str, message: Message, connection: bytes, nbytes: int) -> None:
         if sender in self._heard:

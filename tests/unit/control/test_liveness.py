@@ -106,3 +106,16 @@ def test_given_many_who_are_watched_one_after_the_other_then_each_new_one_hears_
         assert beats <= 2, "the first was told each time that another one came"
     finally:
         context.destroy(0)
+
+
+def test_given_nothing_but_signs_of_life_then_nobody_who_waits_is_woken() -> None:
+    with Mailbox(timeout=PATIENCE) as mailbox, Mailbox(interval=0.01) as peer:
+        peer.watch(mailbox.address)
+        assert not any(mailbox.pump(0.2) for _ in range(5))
+
+
+def test_given_a_message_among_signs_of_life_then_who_waits_for_it_is_woken() -> None:
+    with Mailbox(timeout=PATIENCE, types=[Note]) as mailbox, Mailbox(interval=0.01, types=[Note]) as peer:
+        peer.watch(mailbox.address)
+        peer.send(mailbox.address, Note("alive"))
+        assert mailbox.receive(PATIENCE) == (peer.address, Note("alive"))
