@@ -11,6 +11,8 @@ from ckpt_transport.execution.digests import PromptOwnerDigests as PromptOwnerDi
 from ckpt_transport.execution.digests import SinkDigests as SinkDigests
 from ckpt_transport.execution.fills import FillMemory as FillMemory
 from ckpt_transport.execution.fills import Fills as Fills
+from ckpt_transport.execution.gathered_timeline import GatheredTimeline as GatheredTimeline
+from ckpt_transport.execution.gathered_timeline import encode_events as encode_events
 from ckpt_transport.execution.ledger import Ledger as Ledger
 from ckpt_transport.execution.pipeline import Pipeline as Pipeline
 from ckpt_transport.execution.schedule import Lent as Lent

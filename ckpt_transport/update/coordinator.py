@@ -167,7 +167,7 @@ class Coordinator:
             made,
             self._clock.phases,
             outcome.paused,
-            tuple(events),
+            events,
             labels,
             outcome.lost,
             dict(self._members.left),
@@ -188,7 +188,7 @@ class Coordinator:
 
     # -- phases -------------------------------------------------------------------------------------------------
 
-    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[StageEvent]]:
+    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, Sequence[StageEvent]]:
         """Everything between joining and commit: every sink has every byte then."""
         made = self._plan()
         if not self._steps.staged:
@@ -218,7 +218,7 @@ class Coordinator:
         if self._brings_delta and whole:
             raise DeltaRefusedError(f"{whole[0]} brings everything, and other source ranks what differs")
 
-    def _run(self, made: Plan, progress: Progress) -> list[StageEvent]:
+    def _run(self, made: Plan, progress: Progress) -> Sequence[StageEvent]:
         self._clock.enter("run")
         return self._steps.run(made, progress)
 

@@ -39,7 +39,6 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from ckpt_transport.control import Message
-from ckpt_transport.execution import StageEvent
 from ckpt_transport.planning import NO_LIMIT, Manifest, PlacedTensor, Role, ServedShares, Share, StagingPlace
 from ckpt_transport.rates import HostRates
 
@@ -333,11 +332,11 @@ class Ran(Reply, frozen=True):
     """The member has done its part of the plan.
 
     Attributes:
-        events: its timeline.
+        events: its timeline; see :class:`~ckpt_transport.execution.GatheredTimeline`.
         apply_summary: how a sink has applied the version, in words; empty when there is nothing to say.
     """
 
-    events: list[StageEvent]
+    events: bytes
     apply_summary: str = ""
 
 

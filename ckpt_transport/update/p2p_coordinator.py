@@ -38,7 +38,7 @@ class P2PCoordinator(Coordinator):
     kind: ClassVar[str] = "p2p"
     resumable: ClassVar[bool] = True
 
-    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, list[StageEvent]]:
+    def _bring(self, progress: Progress, before_hold: Callable[[], None]) -> tuple[Plan, Sequence[StageEvent]]:
         self._members.turn.keep()
         present: tuple[TensorRange, ...] = ()
         specs: dict[str, TensorSpec] = {}

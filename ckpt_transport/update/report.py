@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class Report:
     plan: Plan
     phases: dict[str, float]
     paused: dict[int, float]
-    timeline: tuple[StageEvent, ...]
+    timeline: Sequence[StageEvent]
     labels: dict[int, str]
     lost: tuple[str, ...] = ()
     left: dict[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ckpt_transport.errors import CkptTransportError, TransferTimeout
 from ckpt_transport.execution import StageEvent
@@ -19,7 +19,7 @@ from ckpt_transport.update.report import Report
 class StagingCoordinator(Coordinator):
     """Leads an update to where every sink has staged the version, and on when it is told to."""
 
-    _brought: tuple[Plan, list[StageEvent]]
+    _brought: tuple[Plan, Sequence[StageEvent]]
     _commit_before: float
 
     def stage(self, myself: m.Join, invitees: Invitees, progress: Progress | None = None) -> None:

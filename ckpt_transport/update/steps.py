@@ -10,12 +10,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter, defaultdict
-from operator import attrgetter
 
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
 from ckpt_transport.errors import PlanMismatchError
-from ckpt_transport.execution import StageEvent
+from ckpt_transport.execution import GatheredTimeline, encode_events
 from ckpt_transport.planning import Plan, Role
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
@@ -167,8 +166,8 @@ class Leading:
 
         return members.hear_each(has_heard, self._sinks, timeout, interrupt)
 
-    def run(self, plan: Plan, progress: Progress) -> list[StageEvent]:
-        """Run the plan everywhere; the timeline of all ranks, by the time at which each stage begins.
+    def run(self, plan: Plan, progress: Progress) -> GatheredTimeline:
+        """Run the plan everywhere; the timeline of all ranks.
 
         Args:
             plan: the one that all have agreed to.
@@ -186,12 +185,10 @@ class Leading:
         self.applying = not self.staged
         ran = members.ask(m.Run(self._update), members.others)
         events = self._local.run(members.watch, sent)
-        for rank, answer in ran().items():
-            events += answer.events
-            if answer.apply_summary:
-                self.apply_summary[rank] = answer.apply_summary
+        answers = ran()
+        self.apply_summary |= {rank: each.apply_summary for rank, each in answers.items() if each.apply_summary}
         members.watch()
-        return sorted(events, key=attrgetter("start"))
+        return GatheredTimeline(events, {rank: answer.events for rank, answer in answers.items()})
 
 
 class Following:
@@ -277,7 +274,7 @@ class Following:
                 self._stand(engine, order.forwards, watch)
                 return m.Still(update, self.rank)
             case m.Run():
-                events = participant.run(watch)
+                events = encode_events(participant.run(watch))
                 return m.Ran(update, self.rank, events, "" if engine is None else engine.apply_summary)
             case m.Keep():
                 self.deadline, self.waits = time.monotonic() + order.seconds, True
