@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -12,6 +13,10 @@ from ckpt_transport import dtypes
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.column_order import ColumnOrder, ColumnPart
+
+
+_nbytes = lru_cache(maxsize=4096)(dtypes.nbytes)
+"""A checkpoint has many tensors of few shapes, and planning and proving ask for the size of each."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -29,7 +34,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nbytes(self) -> int:
-        return dtypes.nbytes(self.dtype, self.shape)
+        return _nbytes(self.dtype, self.shape)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.dtype} {list(self.shape)})"

@@ -48,9 +48,9 @@ def check_ownership(plan: Plan) -> None:
     for tensor in manifest.tensors:
         if not 0 <= tensor.offset <= sizes.get(tensor.extent, -1) - tensor.nbytes:
             raise PlanError(f"{tensor.spec.name} lies outside its extent")
-    for name, spec in specs.items():
-        nbytes = spec.nbytes
-        if ranges[name] != [(0, nbytes)] and (fault := _fault(ranges[name], nbytes)):
+    for name, found in ranges.items():
+        nbytes = specs[name].nbytes
+        if found != [(0, nbytes)] and (fault := _fault(found, nbytes)):
             raise CoverageError(f"{fault} of {name}: no owner, or more than one")
     if _whole_tensors(plan) and not all(tensor.whole for tensor in manifest.tensors):
         cut = next(tensor for tensor in manifest.tensors if not tensor.whole)
@@ -143,22 +143,29 @@ class Needs:
             ranks: the sinks.
             receiver_sets: which of the plan's receiver sets they belong to.
         """
-        covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        for number in receiver_sets:
-            for place, ranges in self._moved[number].items():
-                covered[place] += ranges
+        covered = self._moved_to(receiver_sets)
         needed, tensors = self._needed(ranks[0]), self._plan.manifest.tensors
         for number in range(len(tensors)) if needed is None else sorted(covered.keys() | needed.keys()):
             tensor, ranges = tensors[number], covered.get(number, [])
             if ranges == [(0, tensor.nbytes)]:
                 continue
-            ranges.sort()
+            ranges = sorted(ranges)
             wanted = [(0, tensor.nbytes)] if needed is None else needed.get(number, [])
             _check_once(tensor, ranges, wanted, f"sinks {ranks[:4]}")
             if len(ranges) > 1 and any(not nbytes for _, nbytes in ranges):
                 raise CoverageError(f"{tensor.spec.name} moves in {len(ranges)} pieces, and one of them is empty")
             if self._whole and ranges and ranges != [(0, tensor.nbytes)]:
                 raise CoverageError(f"{tensor.spec.name} moves in {len(ranges)} pieces, and a sink takes tensors whole")
+
+    def _moved_to(self, receiver_sets: frozenset[int]) -> Mapping[int, list[tuple[int, int]]]:
+        """By tensor, the ranges (start, length) that the buckets of these sets hold."""
+        if len(receiver_sets) == 1:
+            return self._moved[next(iter(receiver_sets))]
+        covered: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for number in receiver_sets:
+            for place, ranges in self._moved[number].items():
+                covered[place] += ranges
+        return covered
 
     @cached_property
     def _places(self) -> Mapping[str, Sequence[int]]:

@@ -151,7 +151,7 @@ class Flow:
         situation = _Situation(
             block.pattern,
             _Kind(owner, bucket.receiver_set, bucket.fill_slot != IN_PLACE, bucket.slot != IN_PLACE),
-            tuple(self._length(number, back) for back in block.earlier),
+            tuple([self._length(number, back) for back in block.earlier]),
             tuple(self._before(which, fill_slot, ~0)),
             tuple(self._before(which, slot, self._written(block.pattern))),
         )
