@@ -14,7 +14,6 @@ from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.values.column_order import ColumnOrder, ColumnPart
 
-
 _nbytes = lru_cache(maxsize=4096)(dtypes.nbytes)
 """A checkpoint has many tensors of few shapes, and planning and proving ask for the size of each."""
 
