@@ -30,8 +30,8 @@ Answers = tuple[list[int], dict[str, str]]
 """Greedy tokens, and checksums."""
 
 
-def arguments(directory: Path, extension: str) -> dict[str, Any]:
-    """Of an engine of either kind."""
+def arguments(directory: Path, extension: str = "") -> dict[str, Any]:
+    """Of an engine of either kind, with an extension class of somebody else if one is named."""
     return {
         "model": str(directory),
         "skip_tokenizer_init": True,
@@ -40,7 +40,7 @@ def arguments(directory: Path, extension: str) -> dict[str, Any]:
         "max_num_seqs": 4,
         "kv_cache_memory_bytes": CACHE_BYTES,
         "dtype": "bfloat16",
-        "worker_extension_cls": f"{EXTENSIONS}.{extension}",
+        "worker_extension_cls": f"{EXTENSIONS}.{extension}" if extension else "",
     }
 
 
