@@ -10,7 +10,7 @@ from types import ModuleType
 
 from ckpt_transport.control import messages as wire
 from ckpt_transport.service import questions
-from ckpt_transport.update import messages
+from ckpt_transport.update import messages, protocol
 from docs.described import public_names
 from docs.rendering import page, prose, table
 
@@ -18,7 +18,7 @@ from docs.rendering import page, prose, table
 def wire_messages() -> str:
     parts = [prose(wire.__doc__ or ""), "## Of every mailbox"]
     parts += _messages(wire)
-    parts += ["## Of an update", prose(messages.__doc__ or ""), _exchanges()]
+    parts += ["## Of an update", prose(protocol.__doc__ or ""), _exchanges()]
     parts += _messages(messages)
     parts += ["## At any time", prose(questions.__doc__ or "")]
     parts += _messages(questions)
@@ -33,10 +33,10 @@ def _exchanges() -> str:
         (
             f"`{exchange.order.__name__}`",
             f"`{exchange.answer.__name__}`",
-            "; ".join(exchange.during) if len(exchange.during) < len(messages.State) else "is in the update",
+            "; ".join(exchange.during) if len(exchange.during) < len(protocol.State) else "is in the update",
             exchange.then or "has left the update",
         )
-        for exchange in messages.EXCHANGES
+        for exchange in protocol.EXCHANGES
     ]
     return table(("order", "answer", "followed by a member that", "which then"), rows)
 

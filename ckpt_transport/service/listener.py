@@ -39,6 +39,7 @@ from ckpt_transport.update.introduction import Introducer, States
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.participant import Halted
 from ckpt_transport.update.plan_cache import PlanCache
+from ckpt_transport.update.protocol import State
 from ckpt_transport.update.routes import RouteTable
 
 TICK_SECONDS = 0.2
@@ -276,7 +277,7 @@ class Listener(MayBeStuck):
         follower = self._follower
         if follower is None:
             self._join(coordinator, invite)
-        elif (coordinator, invite.update, follower.state) == (self._coordinator, follower.update, m.State.INVITED):
+        elif (coordinator, invite.update, follower.state) == (self._coordinator, follower.update, State.INVITED):
             assert self._introduction is not None
             self._mailbox.send(coordinator, msgspec.structs.replace(self._introduction, invited=invite.address))
         else:

@@ -12,13 +12,14 @@ from ckpt_transport.events import step
 from ckpt_transport.execution import Arrival
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.participant import Halted, Participant
+from ckpt_transport.update.protocol import State, exchange_of
 from ckpt_transport.update.routes import Watch
 from ckpt_transport.update.settlement import Standing
 from ckpt_transport.update.steps import Following
 
-BRIEF = frozenset({m.State.INVITED, m.State.HELD, m.State.STILL, m.State.STOPPED, m.State.APPLIED, m.State.DECIDED})
+BRIEF = frozenset({State.INVITED, State.HELD, State.STILL, State.STOPPED, State.APPLIED, State.DECIDED})
 """States in which others have nothing to do that takes longer than to join, or to stand still."""
-_STANDINGS = {m.State.APPLIED: Standing.APPLIED, m.State.DECIDED: Standing.DECIDED}
+_STANDINGS = {State.APPLIED: Standing.APPLIED, State.DECIDED: Standing.DECIDED}
 
 
 class Follower:
@@ -47,7 +48,7 @@ class Follower:
         self._nonce, self._participant, self._timeout = nonce, participant, timeout
         self._steps = Following(update, participant, engine, timeout, deadline)
         self._stopped = -1
-        self._enter(m.State.INVITED)
+        self._enter(State.INVITED)
 
     @property
     def rank(self) -> int:
@@ -65,7 +66,7 @@ class Follower:
         return self._steps.waits
 
     @property
-    def state(self) -> m.State:
+    def state(self) -> State:
         """How far it is."""
         return self._state
 
@@ -112,7 +113,7 @@ class Follower:
         kind = type(order).__name__
         if order.update != self.update or not compare_digest(order.nonce.encode(), self._nonce.encode()):
             return f"{kind} is not from the coordinator of the update that this member takes part in"
-        if self._state not in m.exchange_of(order).during or not self._steps.is_ready_for(order):
+        if self._state not in exchange_of(order).during or not self._steps.is_ready_for(order):
             return f"{kind} is out of order: this member {self._state}"
         return ""
 
@@ -143,12 +144,12 @@ class Follower:
             if not self._steps.resumable:
                 raise
             return self._stop(self._steps.round, error, f"{type(error).__name__}: {error}")
-        then = m.exchange_of(order).then
+        then = exchange_of(order).then
         assert then is not None, "an abort is not answered here"
-        self._enter(m.State.OPEN if then is m.State.AGREED and self._steps.is_open else then)
+        self._enter(State.OPEN if then is State.AGREED and self._steps.is_open else then)
         return answer
 
-    def _enter(self, state: m.State) -> None:
+    def _enter(self, state: State) -> None:
         self._state, self._since = state, time.monotonic()
 
     def _stop(self, number: int, cause: BaseException, reason: str) -> m.Reply | None:
@@ -157,5 +158,5 @@ class Follower:
             return None
         self._stopped = number
         has = list(self._participant.stop(cause))
-        self._enter(m.State.STOPPED)
+        self._enter(State.STOPPED)
         return m.Stopped(self.update, self._steps.rank, number, reason, has)

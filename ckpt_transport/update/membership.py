@@ -24,6 +24,7 @@ from ckpt_transport.errors import (
     UpdateError,
 )
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.protocol import exchange_of
 from ckpt_transport.update.turn import Turn
 
 TICK_SECONDS = 0.05
@@ -179,7 +180,7 @@ class Membership:
         """
         for rank, order in orders.items():
             self.send(rank, order)
-        kinds = {m.exchange_of(order).answer for order in orders.values()}
+        kinds = {exchange_of(order).answer for order in orders.values()}
         return lambda: self._gather(next(iter(kinds)), orders) if kinds else {}
 
     def _gather(self, kind: type[Answer], ranks: Iterable[int]) -> dict[int, Answer]:

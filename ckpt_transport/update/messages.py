@@ -1,39 +1,12 @@
-"""These are the messages of an update, and the order in which coordinator and members say them.
+"""The messages of an update.
 
-:data:`EXCHANGES` is the protocol: each row is an order of the coordinator, the answer to it, and the states of a member
-in which the order is followed. A member is a sink, a holder, or a source rank other than the coordinator's. Sinks and
-holders listen and are invited; other source ranks come by themselves, and begin with Join.
-
-An invitation without the right nonce is answered by Challenge, which goes to the address that the invitation claims to
-come from. It counts when it comes again with that nonce. Committed carries the nonce for the next invitation from the
-same coordinator, as long as no other update ends in between. Everything that the coordinator says to a member after
-Join carries the member's nonce. A member refuses what lacks the nonce and what comes in another order.
-
-A member that has kept all routes of a plan opens them when it agrees, and Open is for the others. A sink that is all
-there is of its engine hears Stand in place of Hold and Advance.
-
-A member may say Failed at any time. The coordinator then says Abort to all members, and hears Aborted from each.
-
-A staged update runs while forward passes run: what it brings goes into a staging area on each sink. Hold and Advance
-come after Run then, and Apply, which exchanges what is staged and what is served. The coordinator says Decide when all
-have applied, and Commit when all who live have heard that. A sink that loses the coordinator between Apply and Commit
-asks the others; see :mod:`ckpt_transport.update.settlement`.
-
-Where the caller chooses the moment of the commit, Keep follows Run: members wait for longer then.
-
-A rollback is a staged update that brings nothing, because the version before is still staged: Restore comes in place of
-Propose, and Hold follows it.
-
-An update by P2P goes on when members leave. A member that cannot go on because of others says Stopped. The coordinator
-says Halt to all members, hears from each what it has (Stopped again), and proposes to those that remain a plan for what
-is missing.
+Orders go from the coordinator to members, and each has an answer. :mod:`ckpt_transport.update.protocol` says what may
+follow what.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -449,71 +422,6 @@ class Abort(Order[Aborted], frozen=True):
 
 class Goodbye(FromCoordinator, frozen=True):
     """The coordinator ends; routes need not be kept."""
-
-
-# -- the protocol -----------------------------------------------------------------------------------------------------
-
-
-class State(enum.StrEnum):
-    """Says how far a member is in an update. The value is what the member says of itself."""
-
-    INVITED = "waits for a plan"
-    AGREED = "has agreed to a plan"
-    OPEN = "has opened its routes"
-    CONNECTED = "is connected"
-    HELD = "holds its forward passes"
-    STILL = "stands still"
-    RAN = "has done its part"
-    APPLIED = "has applied the version"
-    DECIDED = "knows that all have applied the version"
-    STOPPED = "has ended a round"
-    COMMITTED = "has committed"
-
-
-ANY = tuple(State)
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange(Generic[Answer]):
-    """An exchange is a row of the protocol: an order of the coordinator and its answer.
-
-    Attributes:
-        order, answer: their types.
-        during: the states of a member in which it follows the order.
-        then: the member's state when it has done so; None when it is not in the update any more.
-    """
-
-    order: type[Order[Answer]]
-    answer: type[Answer]
-    during: tuple[State, ...]
-    then: State | None
-
-
-EXCHANGES = (
-    Exchange(Invite, Join, (), State.INVITED),
-    Exchange(Propose, Agree, (State.INVITED, State.STOPPED), State.AGREED),
-    Exchange(Restore, Restorable, (State.INVITED,), State.RAN),
-    Exchange(Open, Opened, (State.AGREED,), State.OPEN),
-    Exchange(Connect, Connected, (State.OPEN,), State.CONNECTED),
-    Exchange(Stand, Still, (State.CONNECTED, State.RAN), State.STILL),
-    Exchange(Hold, Held, (State.CONNECTED, State.RAN), State.HELD),
-    Exchange(Advance, Still, (State.HELD,), State.STILL),
-    Exchange(Run, Ran, (State.CONNECTED, State.STILL), State.RAN),
-    Exchange(Keep, Kept, (State.RAN,), State.RAN),
-    Exchange(Apply, Applied, (State.STILL,), State.APPLIED),
-    Exchange(Decide, Decided, (State.APPLIED,), State.DECIDED),
-    Exchange(Commit, Committed, (State.RAN, State.STOPPED, State.DECIDED), State.COMMITTED),
-    Exchange(Halt, Stopped, ANY, State.STOPPED),
-    Exchange(Abort, Aborted, ANY, None),
-)
-"""The protocol of an update, in the order of its steps."""
-
-_EXCHANGE_OF: dict[type[AnyOrder], Exchange[Any]] = {exchange.order: exchange for exchange in EXCHANGES}
-
-
-def exchange_of(order: Order[Answer]) -> Exchange[Answer]:
-    """The row of :data:`EXCHANGES` that an order belongs to."""
-    return _EXCHANGE_OF[type(order)]
 
 
 def messages_of(base: type[Message]) -> Iterator[type[Message]]:
