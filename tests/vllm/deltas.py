@@ -9,14 +9,11 @@ Usage: ``python -m tests.vllm.deltas [--family NAME] [--packed]``.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from safetensors.torch import load_file, save_file
 
 from ckpt_transport import DeltaRefusedError
 from ckpt_transport.engine import digest_of_served
@@ -24,18 +21,7 @@ from tests.deltas import delta_of, exchanged, staged
 from tests.support import tiny_models
 from tests.support.vllm_server import ENVIRONMENT
 from tests.vllm.recorded import BUCKET_BYTES, Updated, specs_of
-
-
-def changed(directory: Path, to: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Write the same checkpoint with other bits in every fiftieth element; both, by name."""
-    shutil.copytree(directory, to)
-    (file,) = to.glob("*.safetensors")
-    old = load_file(file)
-    new = {name: tensor.clone() for name, tensor in old.items()}
-    for tensor in new.values():
-        tensor.view(-1).view(torch.int16)[::50] ^= 9
-    save_file(new, file, {"format": "pt"})
-    return old, new
+from tests.vllm.sparse import changed
 
 
 def main(
