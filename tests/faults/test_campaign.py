@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.faults.campaign.campaign import Campaign, available
+from tests.faults.campaign.campaign import HALVES, Campaign, available
 
 SEED = int(os.environ.get("CKPT_TEST_SEED", "18"))
 ROUNDS = 3
@@ -32,5 +32,11 @@ def test_given_random_disturbances_of_staged_updates_then_all_that_live_serve_on
 
 def test_given_random_disturbances_of_deltas_then_all_that_live_serve_one_version() -> None:
     with Campaign(SEED, ("shm",), "staged", "on") as campaign:
+        outcomes = [campaign.round(number) for number in range(ROUNDS)]
+    assert not [str(outcome) for outcome in outcomes if outcome.violation]
+
+
+def test_given_random_disturbances_of_deltas_to_engines_with_shares_then_all_that_live_serve_one_version() -> None:
+    with Campaign(SEED, ("gloo",), "staged", "on", HALVES) as campaign:
         outcomes = [campaign.round(number) for number in range(ROUNDS)]
     assert not [str(outcome) for outcome in outcomes if outcome.violation]

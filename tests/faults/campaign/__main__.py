@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.campaign.campaign import Campaign, Outcome, available
+from tests.faults.campaign.campaign import HALVES, Campaign, Outcome, available
 
 
 def main() -> int:
@@ -27,15 +27,17 @@ def main() -> int:
         "--commit", choices=("in_place", "staged"), default="in_place", help="how versions are committed"
     )
     parser.add_argument("--delta", action="store_true", help="send what has changed; versions are staged")
+    parser.add_argument("--shares", action="store_true", help="the same, and two of three engines serve a half each")
     options = parser.parse_args()
-    how = ("staged", "on") if options.delta else (options.commit, "off")
+    commit, delta = ("staged", "on") if options.delta or options.shares else (options.commit, "off")
+    halves = HALVES if options.shares else ()
     transports = options.transport or available()
-    print(f"seed {options.seed}, {how[0]}, deltas {how[1]}, over {', '.join(transports)}", flush=True)
+    print(f"seed {options.seed}, {commit}, deltas {delta}, over {', '.join(transports)}", flush=True)
     outcomes: list[Outcome] = []
     end = time.monotonic() + options.minutes * 60
     number = options.first
     while len(outcomes) < options.updates and time.monotonic() < end:
-        with Campaign(options.seed, transports, *how) as campaign:
+        with Campaign(options.seed, transports, commit, delta, halves) as campaign:
             while len(outcomes) < options.updates and time.monotonic() < end:
                 outcomes.append(campaign.round(number))
                 print(outcomes[-1], flush=True)

@@ -15,13 +15,15 @@ from ckpt_transport.transports import registry
 from tests.faults.campaign import participants
 from tests.faults.campaign.disturbance import SIGNALS, Disturbance, Strike
 from tests.faults.campaign.participants import BOUND, Hang, Process, Said, Served
-from tests.faults.campaign.witness import expected
+from tests.faults.campaign.witness import Half, expected
 from tests.leftovers import left_behind, swept
 from tests.support.transports import over_the_network
 
 SINKS, HOLDERS = 2, 2
 STAGING_SINKS = 3
 """Of these two live on whoever is killed, so none stays in doubt."""
+HALVES: tuple[Half, ...] = (0, 1, None)
+"""Two engines that serve a half each, and one that serves everything."""
 COMMITS_AFTER, NEAR_THE_COMMIT = 0.7, 0.6
 """After which part of a staged update its commit may begin, and how many of the disturbances come after that."""
 JOINS = 0.25
@@ -76,12 +78,22 @@ class Campaign:
     """Engines that live from round to round, and whoever updates them.
 
     Every round is chosen by ``seed`` and its number alone, so any of them can be had again. With ``commit`` staged no
-    engine may ever refuse to serve, and all that live serve one version.
+    engine may ever refuse to serve, and all that live serve one version. ``halves`` says what each engine serves; by
+    default everything. Who has a half takes the first version in place, in a repair, and deltas afterwards.
     """
 
-    def __init__(self, seed: int, transports: Sequence[str], commit: str = "in_place", delta: str = "off") -> None:
+    def __init__(
+        self,
+        seed: int,
+        transports: Sequence[str],
+        commit: str = "in_place",
+        delta: str = "off",
+        halves: Sequence[Half] = (),
+    ) -> None:
         self.seed, self.transports, self.commit, self.delta = seed, tuple(transports), commit, delta
         self._staged = commit == "staged"
+        self._halves = tuple(halves) or (None,) * (STAGING_SINKS if self._staged else SINKS)
+        self._half_of: dict[str, Half] = {}
         self._far = [name for name in over_the_network() if name in transports] or ["gloo"]
         self._stack = ExitStack()
         self._started = 0
@@ -97,8 +109,8 @@ class Campaign:
     def __enter__(self) -> Self:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
         try:
-            for _ in range(STAGING_SINKS if self._staged else SINKS):
-                self.sinks.append(self._new_sink())
+            for half in self._halves:
+                self.sinks.append(self._new_sink(half))
             self._repair(self.transports[0])
         except BaseException as error:
             self.__exit__(type(error))
@@ -212,22 +224,22 @@ class Campaign:
 
     def _settled(self, sink: Process, seed: int) -> Served:
         """Ask until it serves one version whole, or refuses; a sink whose leader is dead needs a while to see that."""
-        end, old = time.monotonic() + BOUND, self._holds[sink.name]
+        end, old, half = time.monotonic() + BOUND, self._holds[sink.name], self._half_of[sink.name]
         allowed = {f"v{number}": number for number in (old, seed)}
         while True:
             state: Served | None = sink.ask("state")
             if state is None:
                 raise Violation(f"{sink.name} died, and nobody killed it")
             for passed in state.seen:
-                if passed not in {expected(number)[1] for number in allowed.values()}:
+                if passed not in {expected(number, half)[1] for number in allowed.values()}:
                     raise Violation(f"a forward pass of {sink.name} saw neither v{old} nor v{seed}, or a mix")
             if state.tainted and state.refused == "TaintedError":
                 return state
             number = allowed.get(state.version)
-            if number and not (state.tainted or state.refused) and state.weights == expected(number)[0]:
+            if number and not (state.tainted or state.refused) and state.weights == expected(number, half)[0]:
                 return state
             if time.monotonic() > end:
-                whole = [name for name, number in allowed.items() if state.weights == expected(number)[0]]
+                whole = [name for name, number in allowed.items() if state.weights == expected(number, half)[0]]
                 raise Violation(
                     f"{sink.name} says version {state.version}, tainted '{state.tainted}', refuses with "
                     f"'{state.refused}', and its weights are {whole or 'a mix'}"
@@ -239,7 +251,7 @@ class Campaign:
         for index, sink in enumerate(self.sinks):
             if not sink.alive:
                 sink.end()
-                self.sinks[index] = self._new_sink()
+                self.sinks[index] = self._new_sink(self._halves[index])
         source, seed = self._source_over(transport), self._next_version()
         said = self._lead(source, seed)
         if said != Said("committed"):
@@ -272,10 +284,10 @@ class Campaign:
         self._started += 1
         return Process(f"{role}-{self._started:04}", main, *args)
 
-    def _new_sink(self) -> Process:
+    def _new_sink(self, half: Half) -> Process:
         seed = self._next_version()
-        made = self._new("sink", participants.sink, seed)
-        self._holds[made.name] = seed
+        made = self._new("sink", participants.sink, seed, half)
+        self._holds[made.name], self._half_of[made.name] = seed, half
         return made
 
     def _source_over(self, transport: str) -> Process:
@@ -283,7 +295,8 @@ class Campaign:
             self._source.end()
             self._source = None
         if self._source is None:
-            self._source = self._new("source", participants.source, transport, self.commit, self.delta)
+            commit = "auto" if any(half is not None for half in self._halves) else self.commit
+            self._source = self._new("source", participants.source, transport, commit, self.delta)
             self._transport = transport
         return self._source
 

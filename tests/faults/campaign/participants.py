@@ -21,7 +21,7 @@ from ckpt_transport import Config, Holder, Joiner, ParameterServer
 from ckpt_transport.errors import CkptTransportError, TaintedError
 from ckpt_transport.update.report import Report
 from ckpt_transport_torch import attach
-from tests.faults.campaign.witness import Witness, fingerprint, passed
+from tests.faults.campaign.witness import Half, Witness, fingerprint, loader_of, passed
 from tests.fleet import context
 from tests.leftovers import started_here
 
@@ -176,9 +176,12 @@ def asked(pipe: Connection) -> Any:
 # -- engines --------------------------------------------------------------------------------------------------------
 
 
-def sink(name: str, seed: int, pipe: Connection) -> None:
-    """Serve forward passes one after the other, and answer questions about them."""
-    module = Witness(seed)
+def sink(name: str, seed: int, half: Half, pipe: Connection) -> None:
+    """Serve forward passes one after the other, and answer questions about them. Who has a half has a loader."""
+    module, settings = Witness(seed, half), Config.load(**SETTINGS)
+    loading: dict[str, Any] = {}
+    if half is not None:
+        loading = {"loader": loader_of(module, half), "warm": dict(Witness(seed).state_dict())}
     seen: set[bytes] = set()
 
     def serve_for_ever() -> None:
@@ -187,7 +190,7 @@ def sink(name: str, seed: int, pipe: Connection) -> None:
                 seen.add(passed(module))
             time.sleep(PASS_PAUSE)
 
-    with attach(module, version=f"v{seed}", label=name, config=Config.load(**SETTINGS)) as attachment:
+    with attach(module, version=f"v{seed}", label=name, config=settings, **loading) as attachment:
         threading.Thread(target=serve_for_ever, daemon=True).start()
         pipe.send(attachment.address)
         while asked(pipe)[0] != "stop":
