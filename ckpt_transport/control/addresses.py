@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ckpt_transport.errors import ConfigError, ControlError
+from ckpt_transport.private_file import Stamp, stamp_of
 
 MAX_IPC_PATH = 100
 """A UNIX socket's path fits about 107 bytes."""
@@ -54,9 +55,19 @@ def new_ipc_address() -> str:
     return f"ipc://{directory / secrets.token_hex(6)}"
 
 
-def remove(address: str) -> None:
-    """Remove the file of an ``ipc`` address that nobody listens at any more."""
-    if address.startswith("ipc://"):
+def file_of(address: str) -> Stamp | None:
+    """What tells the file at an ``ipc`` address from one that is put there later; None where there is none."""
+    return stamp_of(Path(address.removeprefix("ipc://"))) if address.startswith("ipc://") else None
+
+
+def remove(address: str, file: Stamp | None) -> None:
+    """Remove a file at which nobody listens any more; another one that somebody has put there meanwhile stays.
+
+    Args:
+        address: where it lies.
+        file: as :func:`file_of` has said when it was bound.
+    """
+    if file is not None and file_of(address) == file:
         Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
 
 

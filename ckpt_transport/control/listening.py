@@ -10,6 +10,7 @@ from ckpt_transport.control.connections import LINGER_MS
 from ckpt_transport.control.messages import MAX_FRAME
 from ckpt_transport.control.security import Secret, admit_own_user, turn_away_others
 from ckpt_transport.errors import ControlError
+from ckpt_transport.private_file import Stamp
 
 HANDSHAKE_MS = 5000
 """Who connects has to say hello within that time."""
@@ -37,6 +38,8 @@ class ListeningSocket:
     def __init__(self, wanted: str, secret: Secret | None) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator: zmq.auth.thread.ThreadAuthenticator | None = None
+        self._wanted = wanted
+        self._bound: Stamp | None = None
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self.socket.maxmsgsize, self.socket.handshake_ivl = MAX_FRAME, HANDSHAKE_MS
         turn_away_others(self.socket)
@@ -48,14 +51,16 @@ class ListeningSocket:
         try:
             self.socket.bind(wanted)
             addresses.make_private(wanted)
+            self._bound = addresses.file_of(wanted)
         except (zmq.ZMQError, OSError) as error:
             self.close()
             raise ControlError(f"cannot listen on {wanted}: {error}") from error
         self.address: str = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def close(self) -> None:
-        """Send what is queued, then close."""
+        """Send what is queued, then close. Somebody else may listen at the address before this returns."""
         self.socket.close(LINGER_MS)
         if self._authenticator is not None:
             self._authenticator.stop()
         self._context.destroy(LINGER_MS)
+        addresses.remove(self._wanted, self._bound)

@@ -412,7 +412,6 @@ class Mailbox:
 
     def _close(self) -> None:
         self._hang_up()
-        addresses.remove(self.address)
         self._waker.close()
         self._closed = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -218,6 +219,25 @@ def test_given_a_closed_mailbox_then_closing_again_does_nothing_and_its_socket_i
     mailbox.close()
     mailbox.close()
     assert not path.exists()
+
+
+def test_given_a_mailbox_that_closes_when_another_opens_at_its_address_then_that_one_can_be_reached(
+    mailbox: Mailbox, tmp_path: Path
+) -> None:
+    """Given that it still waits for somebody to take what was sent, and nobody listens at its address any more."""
+    address = f"ipc://{tmp_path}/fixed"
+    closing = Mailbox(address, [Note])
+    closing.send(f"ipc://{tmp_path}/nobody", Note("waits"))
+    end = threading.Thread(target=closing.close)
+    end.start()
+    opened = None
+    while opened is None:
+        with contextlib.suppress(ControlError):
+            opened = Mailbox(address, [Note])
+    with opened:
+        end.join()
+        mailbox.send(address, Note("to the new one"))
+        assert next_note(opened) == (mailbox.address, Note("to the new one"))
 
 
 def test_given_messages_and_an_immediate_close_then_they_still_arrive(mailbox: Mailbox) -> None:
