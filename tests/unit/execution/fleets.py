@@ -234,7 +234,8 @@ class Fleet:
 def check(fleet: Fleet) -> None:
     """Every sink has every byte, in the order of the plan, and every stage was recorded."""
     plan, outcomes = fleet.plan, fleet.run()
-    assert [outcome.error for outcome in outcomes.values()] == [None] * fleet.size
+    errors = {rank: outcome.error for rank, outcome in outcomes.items() if outcome.error is not None}
+    assert not errors, errors
     for rank, outcome in outcomes.items():
         steps = RankSchedule(plan, rank).steps
         recorded = Counter((event.kind, event.bucket) for event in outcome.events)

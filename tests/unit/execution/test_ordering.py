@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +59,7 @@ class Meeting:
 class OrderedEndpoint(CollectiveEndpoint):
     """Broadcasts on a stream, and like NCCL's they end by themselves only when everybody takes part."""
 
-    def __init__(self, group: Group, control: Control, meetings: defaultdict[tuple[str, int], Meeting]) -> None:
+    def __init__(self, group: Group, control: Control, meetings: dict[tuple[str, int], Meeting]) -> None:
         super().__init__(group, control)
         self.stream: Any = Stream()
         self._meetings = meetings
@@ -68,7 +67,7 @@ class OrderedEndpoint(CollectiveEndpoint):
         self._last: Mark | None = None
 
     def _broadcast(self, tensor: torch.Tensor, root: int) -> Poll:
-        meeting = self._meetings[self.group.route, len(self._joined)]
+        meeting = self._meetings.setdefault((self.group.route, len(self._joined)), Meeting())  # one for all threads
         self._joined.append(meeting)
         rank, size = self.group.rank, self.group.size
         if root == rank:
@@ -95,7 +94,7 @@ class OrderedTransport(LoopbackTransport):
 
     def __init__(self) -> None:
         super().__init__()
-        self._meetings: defaultdict[tuple[str, int], Meeting] = defaultdict(Meeting)
+        self._meetings: dict[tuple[str, int], Meeting] = {}
 
     def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
         control.exchange(b"", timeout)
