@@ -55,14 +55,20 @@ def test_given_a_reader_that_goes_away_then_the_update_is_made_all_the_same(chec
         assert sink.state().version == "v2"
 
 
-def slowly(module: torch.nn.Module, begun: Path) -> Loader:
-    """A loader that takes everything, some seconds long; a file says that it has begun. It cannot be recorded."""
+def slowly(module: torch.nn.Module, begun: Path, go_on: Path) -> Loader:
+    """A loader that takes everything, and some seconds for it. It cannot be recorded.
+
+    Args:
+        begun: a file that says that it has begun.
+        go_on: a file for which it waits then.
+    """
     state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
     def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
         for name, tensor in pairs:
             state[name][...] = tensor.numpy()
             begun.touch()
+            wait_until(go_on.exists)
             time.sleep(0.4)
 
     return load
@@ -85,12 +91,13 @@ def test_given_an_update_when_it_is_interrupted_then_it_says_whether_sinks_must_
     checkpoint: Path, tmp_path: Path, others: list[str], code: int, said: str, number: signal.Signals
 ) -> None:
     """Given a command that waits for a sink, or one whose sink is being loaded, when it is interrupted."""
-    begun = tmp_path / "begun"
-    with fleet(SinkSpec(loader=partial(slowly, begun=begun))) as (sink,):
+    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+    with fleet(SinkSpec(loader=partial(slowly, begun=begun, go_on=go_on))) as (sink,):
         update = ["update", f"--checkpoint={checkpoint}", "--version=v2", "--sink", sink.address, *others]
         with running(*update) as process:
             wait_until((lambda: ask_version(sink.address).update) if others else begun.exists)
             process.interrupt(number)
+            go_on.touch()
             ended = process.wait()
             errors = process.errors()
         assert ended == code, errors
