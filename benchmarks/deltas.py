@@ -23,7 +23,7 @@ from ckpt_transport.memory import copy_bytes
 
 HOST = torch.device("cpu")
 UNIT = 2
-SHARES = (0.0, 0.01, 0.05, 0.2)
+SHARES = (0.0, 0.01, 0.05, 0.08, 0.2)
 TARGET = ">=0.4"
 """What a diff should reach of the rate of a copy."""
 
