@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from queue import Empty, SimpleQueue
 
 import zmq
 
@@ -43,19 +44,21 @@ class Heart:
         self._silence, self._silent_until = 0.0, 0.0
         self._targets: frozenset[str] = frozenset()
         self._new: deque[str] = deque()
-        self._wake = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        """An interrupt splits no call of it, as it may one of an event."""
         self._stopped = False
         self._thread: threading.Thread | None = None
 
     def beat_to(self, address: str) -> None:
-        if address in self._targets:
+        if address in self._targets and self._thread is not None and self._thread.is_alive():
             return
         self._targets |= {address}
         self._new.append(address)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="ckpt-transport-heart", daemon=True)
-            self._thread.start()
-        self._wake.set()
+        if self._thread is None or not self._thread.is_alive():
+            thread = threading.Thread(target=self._run, name="ckpt-transport-heart", daemon=True)
+            self._thread = thread
+            thread.start()
+        self._wake.put(None)
 
     def stop_beating_to(self, address: str) -> None:
         self._targets -= {address}
@@ -80,14 +83,14 @@ class Heart:
 
     def stop(self) -> None:
         self._stopped = True
-        self._wake.set()
-        if self._thread is not None:
+        self._wake.put(None)
+        if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
 
     def _run(self) -> None:
         connections = OutgoingConnections(self._context, self._secret)
         connected: set[str] = set()
-        while not self._stopped:
+        while not self._stopped and self._thread is threading.current_thread():
             self._note_silence()
             self._new.clear()
             targets = self._targets
@@ -102,8 +105,8 @@ class Heart:
     def _greet_until(self, end: float, connections: OutgoingConnections, connected: set[str]) -> None:
         """Send to those that are new, until all are due again. Who comes costs one message, however many there are."""
         while not self._stopped and (left := end - time.monotonic()) > 0:
-            self._wake.wait(left)
-            self._wake.clear()
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=left)
             while self._new:
                 self._beat_once(connections, self._new.popleft(), connected)
 

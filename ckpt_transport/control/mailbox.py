@@ -407,13 +407,10 @@ class Mailbox:
     def close(self) -> None:
         """Send what is queued, then close. Idempotent."""
         with self._driving:
-            if not self._context.closed:
-                self._close()
-
-    def _close(self) -> None:
-        self._hang_up()
-        self._waker.close()
-        self._closed = True
+            if not self._closed:
+                self._hang_up()
+                self._waker.close()
+                self._closed = True
 
     def use(self, secret: Secret) -> None:
         """Take another secret: whoever has only the one before is cut off, and gets in no more.
