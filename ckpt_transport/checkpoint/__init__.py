@@ -13,5 +13,6 @@ from ckpt_transport.checkpoint.shards import Tensors as Tensors
 from ckpt_transport.checkpoint.shards import TensorShard as TensorShard
 from ckpt_transport.checkpoint.shards import comes_in_pairs as comes_in_pairs
 from ckpt_transport.checkpoint.shards import parts_of as parts_of
+from ckpt_transport.checkpoint.store import Lease as Lease
 from ckpt_transport.checkpoint.store import Store as Store
 from ckpt_transport.checkpoint.stored_version import StoredVersion as StoredVersion

@@ -25,10 +25,23 @@ from ckpt_transport.memory import MemoryKind, no_collections, sweep_leftovers, u
 from ckpt_transport.memory.segment import SHM
 
 
+class Lease:
+    """Says for how long a version is held that was taken in for one call.
+
+    Attributes:
+        over: the version is there no more, and its memory goes to whoever asks the store for memory next. It is set by
+            an assignment, which no interrupt splits; so what it guards needs no clearing up that could be interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     stored: StoredVersion
     release: ExitStack
+    lease: Lease
 
 
 class Store:
@@ -93,6 +106,7 @@ class Store:
         mapping: Mapping | None = None,
         base: str = "",
         progress: Progress | None = None,
+        lease: Lease | None = None,
     ) -> StoredVersion:
         """Load a version. Exactly one of ``files``, ``directory`` and ``tensors`` says from where.
 
@@ -111,6 +125,7 @@ class Store:
             base: the version that has the other tensors, where these are not all. Rules need not match then.
             progress: told how far it is; of pairs all that have come are all there are. What it raises ends the
                 registration. It must not call the store.
+            lease: ends the version, besides :meth:`unregister`.
 
         Returns:
             This rank's part, which has no extents when the world is larger than the checkpoint has tensors.
@@ -144,7 +159,7 @@ class Store:
                 undo.pop_all()
             self._pools.close()
             stored = replace(stored, base=base)
-            self._versions[version] = _Held(stored, release)
+            self._versions[version] = _Held(stored, release, lease or Lease())
             return stored
 
     def lend(
@@ -155,6 +170,7 @@ class Store:
         replicated: bool = False,
         mapping: Mapping | None = None,
         base: str = "",
+        lease: Lease | None = None,
     ) -> StoredVersion:
         """Hold a version that stays where it is: nothing is copied, and nobody may change ``tensors`` meanwhile.
 
@@ -166,6 +182,7 @@ class Store:
                 devices has ended when this returns. Or what an adapter makes of them.
             replicated, mapping, base: as those of :meth:`register`. What is cast is cast when it is sent. What an
                 adapter makes is not mapped any more.
+            lease: as that of :meth:`register`.
 
         Raises:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold.
@@ -175,7 +192,7 @@ class Store:
             self._check_free(version)
             stored = self._maker.lend(VersionRequest(version, replicated, mapping, base), tensors)
             stored = replace(stored, base=base)
-            self._versions[version] = _Held(stored, ExitStack())
+            self._versions[version] = _Held(stored, ExitStack(), lease or Lease())
             return stored
 
     def get(self, version: str) -> StoredVersion:
@@ -195,8 +212,9 @@ class Store:
             StoreError: there is none of that name; lists those there are.
         """
         with self._lock:
-            self._held(version).release.close()
+            held = self._held(version)
             del self._versions[version]
+            held.release.close()
 
     def keep(self, version: str) -> None:
         """Forget the name of a version and keep its memory, until the next one is kept or :meth:`let_go_of_kept`.
@@ -204,10 +222,10 @@ class Store:
         Raises: as :meth:`unregister`.
         """
         with self._lock:
-            held = self._held(version)
+            before, self._kept = self._kept, self._held(version)
             del self._versions[version]
-            self._let_go_of_kept()
-            self._kept = held
+            if before is not None:
+                before.release.close()
 
     def let_go_of_kept(self) -> None:
         """Release the memory of the version that is kept, as :meth:`unregister` does. Idempotent."""
@@ -251,12 +269,15 @@ class Store:
             raise StoreError("this store was closed")
         if not version or not version.isprintable():
             raise StoreError(f"a version cannot be called {version!r}; give a name of printable characters")
+        for name in [name for name, held in self._versions.items() if held.lease.over]:
+            if (held := self._versions.pop(name)) is not self._kept:
+                held.release.close()
         if version in self._versions:
             raise StoreError(f"version '{version}' is registered already; unregister it, or choose another name")
 
     def _held(self, version: str) -> _Held:
         held = self._versions.get(version)
-        if held is None:
-            names = ", ".join(f"'{name}'" for name in self._versions) or "none"
+        if held is None or held.lease.over:
+            names = ", ".join(f"'{name}'" for name, held in self._versions.items() if not held.lease.over) or "none"
             raise StoreError(f"no version '{version}' is registered; registered: {names}")
         return held

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -36,10 +36,16 @@ class BroughtVersions:
     def __init__(self) -> None:
         self._brought: dict[str, Brought] = {}
 
-    def forget(self, sinks: Iterable[str]) -> None:
-        """An update has failed half-way, so that it is not known what these serve."""
-        for address in sinks:
+    def take_out(self, sinks: Iterable[str]) -> Mapping[str, Brought]:
+        """An update begins, and as long as it goes on it is not known what these serve; what they have served."""
+        known = {address: self._brought[address] for address in sinks if address in self._brought}
+        for address in known:
             self._brought.pop(address, None)
+        return known
+
+    def put_back(self, known: Mapping[str, Brought]) -> None:
+        """The update has changed nothing."""
+        self._brought.update(known)
 
     def remember(self, sinks: Iterable[str], brought: Brought) -> None:
         self._brought.update(dict.fromkeys(sinks, brought))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,21 +11,28 @@ from ckpt_transport.update.turn import Turn
 
 
 @contextmanager
-def explained(turn: Turn) -> Iterator[None]:
+def explained(call: str, turn: Turn | None = None) -> Iterator[Turn]:
     """Give an interrupt that comes out of the block a cause, unless every sink serves what was brought.
 
     Args:
-        turn: of the update that the block makes.
+        call: what is interrupted, in words.
+        turn: of the update that the block makes; by default a new one.
+
+    Yields: the turn.
     """
+    before: BaseException | None = None
     try:
-        yield
+        before = sys.exception()
+        turn = turn or Turn(call)
+        yield turn
     except Exception:
         raise
     except BaseException as interrupt:
         if interrupt.__cause__ is not None:
             raise
-        if isinstance(interrupt.__context__, UpdateAbortedError | TaintedError):
-            raise interrupt from interrupt.__context__
-        if turn.decided:
+        error = interrupt.__context__
+        if isinstance(error, UpdateAbortedError | TaintedError) and error is not before:
+            raise interrupt from error
+        if turn is not None and turn.decided:
             raise
-        raise interrupt from UpdateAbortedError(f"{turn.call} was interrupted before it changed anything")
+        raise interrupt from UpdateAbortedError(f"{call} was interrupted before it changed anything")

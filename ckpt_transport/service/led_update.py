@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from ckpt_transport.config import Config
-from ckpt_transport.errors import CkptTransportError, UpdateAbortedError
+from ckpt_transport.errors import CkptTransportError, UpdateAbortedError, UsageError
 from ckpt_transport.events import speaking_for
 from ckpt_transport.service.base import Brought, BroughtVersions
 from ckpt_transport.service.sink_handles import say_gone
@@ -54,6 +54,7 @@ class LedUpdate(Generic[Leader]):
         self.coordinator, self.join, self.invitees = coordinator, join, invitees
         self._content, self._brought, self._has_led, self._config = content, brought, has_led, config
         self.note: Callable[[Report], Report] = _as_it_is
+        self._served: Mapping[str, Brought] = {}
 
     def to_the_end(self, progress: Progress | None, before_hold: Callable[[], None] | None) -> Report:
         """Lead all of it."""
@@ -65,21 +66,22 @@ class LedUpdate(Generic[Leader]):
     def going_on(self) -> Iterator[None]:
         """The block leads a part of the update."""
         sinks = self.invitees.sinks
+        self._served = self._brought.take_out(sinks)
         try:
             with speaking_for(self.join.label, self.join.update):
                 yield
-        except UpdateAbortedError as error:
-            say_gone(error, self.invitees.gone(GONE_SECONDS))
-            raise
-        except Exception as error:
-            say_gone(error, self.invitees.gone(GONE_SECONDS))
-            self._brought.forget(sinks)
-            raise
-        except BaseException:
-            self._brought.forget(sinks)
+        except BaseException as error:
+            if isinstance(error, UpdateAbortedError) or isinstance(error.__cause__, UpdateAbortedError):
+                self.has_changed_nothing()
+            if isinstance(error, Exception):
+                say_gone(error, self.invitees.gone(GONE_SECONDS))
             raise
         finally:
             self._has_led(sinks, self.coordinator.nonces)
+
+    def has_changed_nothing(self) -> None:
+        """Sinks serve what they have served."""
+        self._brought.put_back(self._served)
 
     def ended(self, report: Report) -> Report:
         """Remember how it has ended."""
@@ -94,12 +96,17 @@ def _as_it_is(report: Report) -> Report:
 
 
 class LedStaged:
-    """One that waits for its commit: every sink has staged the version when this is made."""
+    """One that waits for its commit."""
 
     def __init__(self, led: LedUpdate[StagingCoordinator], progress: Progress | None) -> None:
-        self._led = led
+        self._led, self._progress = led, progress
+
+    def stage(self) -> None:
+        """Lead it to where every sink has staged the version."""
+        led = self._led
         with led.going_on():
-            led.coordinator.stage(led.join, led.invitees, progress)
+            led.coordinator.stage(led.join, led.invitees, self._progress)
+        led.has_changed_nothing()
 
     def commit(self, before_hold: Callable[[], None] | None) -> Report:
         """Lead it to its end."""
@@ -115,20 +122,33 @@ class LedStaged:
 class FollowedStaged:
     """The part of a rank above 0 in such an update.
 
-    Attributes:
+    Args:
+        member: takes part.
         ended: called with the name of the update when it is committed, or with nothing when it is dropped.
     """
 
-    def __init__(self, member: FollowingSource) -> None:
-        self._member = member
-        self.ended: Callable[[str], None] = lambda update: None
+    def __init__(self, member: FollowingSource, ended: Callable[[str], None]) -> None:
+        self._member, self._ended = member, ended
+
+    def stage(self) -> None:
+        """Follow rank 0 until it waits for the commit.
+
+        Raises:
+            UsageError: rank 0 does not let it wait.
+        """
+        member = self._member
+        member.stage()
+        if member.committed:
+            raise UsageError(
+                f"source rank 0 has called update('{member.version}'), and this rank stage('{member.version}')"
+            )
 
     def commit(self, before_hold: Callable[[], None] | None) -> None:
         """Follow rank 0 to the end."""
         self._member.commit()
-        self.ended(self._member.update)
+        self._ended(self._member.update)
 
     def drop(self, cause: CkptTransportError) -> None:
         """Take no part any more, so that rank 0 cannot commit it."""
         self._member.leave(cause)
-        self.ended("")
+        self._ended("")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.planning import Role, ServedShares
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.membership import TICK_SECONDS
 from ckpt_transport.update.turn import Turn
 
@@ -21,9 +21,8 @@ class OtherSources:
 
     Args:
         mailbox: of rank 0, whose address they know.
-        sources: how many ranks there are.
+        invitees: who takes part.
         version: what is brought.
-        absent: ranks that have said elsewhere that they do not come, and why.
         turn: of the update.
         timeout: seconds that they may take to come, and to find what differs.
     """
@@ -31,14 +30,13 @@ class OtherSources:
     def __init__(
         self,
         mailbox: Mailbox,
-        sources: int,
+        invitees: Invitees,
         version: str,
-        absent: Callable[[], Mapping[int, str]],
         turn: Turn,
         timeout: float,
     ) -> None:
-        self._mailbox, self._ranks, self._version = mailbox, range(1, sources), version
-        self._absent, self._turn, self._timeout = absent, turn, timeout
+        self._mailbox, self._ranks, self._version = mailbox, range(1, invitees.sources), version
+        self._invitees, self._turn, self._timeout = invitees, turn, timeout
         self._number = 0
         self._came: dict[int, tuple[str, m.Join]] = {}
 
@@ -77,7 +75,7 @@ class OtherSources:
             received = self._mailbox.receive(TICK_SECONDS)
             if received is not None:
                 self._take_in(*received)
-            elif time.monotonic() > deadline or self._absent():
+            elif time.monotonic() > deadline or self._invitees.absent():
                 raise NoDeltaError(f"source rank {missing[0]} does not say what it holds")
 
     def _take_in(self, sender: str, message: object) -> None:
@@ -86,9 +84,16 @@ class OtherSources:
                 self._mailbox.keep_for_later()
                 if message.reason and message.version in ("", self._version):
                     raise NoDeltaError(f"source rank {message.rank} takes no part: {message.reason}")
-            case m.Join(role=Role.SOURCE, invited="", manifest=manifest) if (
-                manifest is not None and manifest.version == self._version
-            ):
+            case m.Aborted(update=""):
+                self._mailbox.keep_for_later()
+                if sender in {address for address, _ in self._came.values()}:
+                    raise NoDeltaError(f"a source rank has left: {message.reason}")
+            case m.Join(role=Role.SOURCE, invited="", manifest=manifest) if manifest is not None:
+                if manifest.version != self._version:
+                    self._mailbox.keep_for_later()
+                    if manifest.version not in self._invitees.given_up:
+                        raise NoDeltaError(f"source rank {message.rank} comes for '{manifest.version}'")
+                    return
                 if message.rank not in self._ranks or message.number != self._number:
                     return
                 self._came[message.rank] = sender, message

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 from ckpt_transport.checkpoint import (
+    Lease,
     Loan,
     Store,
     StoredVersion,
@@ -18,7 +19,7 @@ from ckpt_transport.checkpoint import (
     comes_in_pairs,
 )
 from ckpt_transport.config import Config
-from ckpt_transport.errors import ConfigError, SharedMemoryError, SupersededError, UpdateAbortedError
+from ckpt_transport.errors import ConfigError, SharedMemoryError, UpdateAbortedError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import Manifest
 from ckpt_transport.service.asked import Asked
@@ -150,7 +151,7 @@ class ParameterServer:
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
         self._call_guard.check()
-        with self._here.telling_absence(version):
+        with self._taking_in(version) as lease:
             if mapping == AUTO:
                 mapping = find_for(what_is_given(files, directory, tensors), self.config.sinks, self.config)
             return self._store.register(
@@ -162,6 +163,7 @@ class ParameterServer:
                 mapping=mapping,
                 base=base,
                 progress=progress,
+                lease=lease,
             )
 
     def lend(
@@ -192,10 +194,10 @@ class ParameterServer:
             StoreError: there is a version of that name already.
         """
         self._call_guard.check()
-        with self._here.telling_absence(version):
+        with self._taking_in(version) as lease:
             if mapping == AUTO:
                 mapping = find_for(what_is_given(tensors=tensors), self.config.sinks, self.config)
-            return self._store.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
+            return self._store.lend(version, tensors, replicated=replicated, mapping=mapping, base=base, lease=lease)
 
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
@@ -244,8 +246,12 @@ class ParameterServer:
             KeyboardInterrupt: and what else interrupts; its ``__cause__`` on rank 0 is one of the first two, or None
                 when every sink serves the new version. Who interrupts again while it ends need not wait for the slow.
         """
-        turn = Turn(f"update('{version}')")
-        with self._explained(turn), PhaseClock() as clock, self._taken(turn, supersede=supersede):
+        self._here.unbrought.add(version)
+        with (
+            self._explained(f"update('{version}')") as turn,
+            PhaseClock() as clock,
+            self._taken(turn, supersede=supersede),
+        ):
             asked = Asked(version, lambda: self._all_of(sinks), BroughtPart(only, base))
             return self._updates.bring(asked, Coordinator, progress, before_hold, clock, turn)
 
@@ -273,23 +279,23 @@ class ParameterServer:
                 where a sink cannot stage a version.
             UsageError: as :meth:`update`; or source rank 0 has called ``update``.
         """
-        clock, turn = PhaseClock(), Turn(f"stage('{version}')")
-        with self._explained(turn):
+        self._here.unbrought.add(version)
+        with self._explained(f"stage('{version}')") as turn:
+            clock, timeout = PhaseClock(), self.config.update_timeout
+            job = StagedJob(version, turn, self._turns, self._call_guard, self._explained, timeout)
             try:
-                self._turns.take(turn, self.config.update_timeout, supersede=supersede)
-                with self._call_guard.one(turn.call, self.config.update_timeout):
-                    staged = self._updates.stage(Asked(version, lambda: self._all_of(sinks)), progress, clock, turn)
-                    job = StagedJob(version, staged, turn, self._turns, self._call_guard, self.config.update_timeout)
-                    try:
-                        turn.park(job.give_way)
-                    except SupersededError as superseded:
-                        job.end(superseded)
-                        raise
+                self._turns.take(turn, timeout, supersede=supersede)
+                with self._call_guard.one(turn.call, timeout):
                     self._staged = job
+                    self._updates.stage(Asked(version, lambda: self._all_of(sinks)), job, progress, clock, turn)
+                    turn.park(job.give_way)
                     return job
-            except BaseException:
-                turn.ended = True
-                self._turns.pass_on()
+            except BaseException as error:
+                try:
+                    job.abandon(error)
+                finally:
+                    turn.ended = True
+                    self._turns.pass_on()
                 raise
 
     def publish(
@@ -321,39 +327,59 @@ class ParameterServer:
 
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
-        turn = Turn(f"publish('{version}')")
-        with self._explained(turn), PhaseClock("register") as clock:
+        self._here.unbrought.add(version)
+        with self._explained(f"publish('{version}')") as turn, PhaseClock("register") as clock:
             if mapping == AUTO:
                 with self._here.telling_absence(version):
                     asked = locate(self._named(sinks), self.config).addresses
                     mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
             keeps = self.config.delta != "off" and not base
             intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, mapping)
-            if intake.lend:
-                assert not comes_in_pairs(tensors), "what comes in pairs is registered"
-                stored = self.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
-            else:
-                take_in = partial(
-                    self.register, version, tensors=tensors, replicated=replicated, mapping=mapping, base=base
-                )
+            lease = Lease()
+
+            def take_in() -> StoredVersion:
+                self._call_guard.check()
+                with self._here.telling_absence(version):
+                    if not intake.lend:
+                        take = partial(self._store.register, version, tensors=tensors)
+                    else:
+                        assert not comes_in_pairs(tensors), "what comes in pairs is registered"
+                        take = partial(self._store.lend, version, tensors)
+                    return take(replicated=replicated, mapping=mapping, base=base, lease=lease)
+
+            try:
                 try:
                     stored = take_in()
                 except SharedMemoryError:
                     if not self._lets_go_of_base(version) or comes_in_pairs(tensors):
                         raise
                     stored = take_in()
-            try:
-                clock.enter("begin")
-                with self._taken(turn, supersede=supersede):
-                    update = Asked(version, lambda: self._all_of(sinks))
-                    report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
-                    if keeps:
-                        self._deltas.keep(version)
-                return None if report is None else replace(report, intake=intake.why)
+                try:
+                    clock.enter("begin")
+                    with self._taken(turn, supersede=supersede):
+                        update = Asked(version, lambda: self._all_of(sinks))
+                        report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
+                        if keeps:
+                            self._deltas.keep(version)
+                    return None if report is None else replace(report, intake=intake.why)
+                finally:
+                    clock.enter("unregister")
+                    if self._store.kept is not stored:
+                        self.unregister(version)
             finally:
-                clock.enter("unregister")
-                if self._store.kept is not stored:
-                    self.unregister(version)
+                lease.over = True
+
+    @contextmanager
+    def _taking_in(self, version: str) -> Iterator[Lease]:
+        """Within the block a version is taken in; where it ends by an error, or an interrupt, it is not there."""
+        self._call_guard.check()
+        lease = Lease()
+        try:
+            with self._here.telling_absence(version):
+                yield lease
+        except BaseException:
+            lease.over = True
+            raise
 
     def _lets_go_of_base(self, version: str) -> bool:
         """Free the version that was kept, when no update uses it; whether there was one."""
@@ -391,8 +417,8 @@ class ParameterServer:
             UpdateAbortedError, TaintedError, StoreError, UsageError, KeyboardInterrupt: as :meth:`update`.
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
-        turn = Turn(f"update_p2p('{version}')")
-        with self._explained(turn), PhaseClock() as clock, self._taken(turn):
+        self._here.unbrought.add(version)
+        with self._explained(f"update_p2p('{version}')") as turn, PhaseClock() as clock, self._taken(turn):
             asked = Asked(version, lambda: self._some_of(sinks, ranks))
             return self._updates.bring(asked, P2PCoordinator, progress, before_hold, clock, turn)
 
@@ -413,8 +439,7 @@ class ParameterServer:
             JoinError: a sink does not answer.
             ConfigError, UsageError, KeyboardInterrupt: as :meth:`update`.
         """
-        turn = Turn("rollback()")
-        with self._explained(turn), PhaseClock() as clock, self._taken(turn):
+        with self._explained("rollback()") as turn, PhaseClock() as clock, self._taken(turn):
             invited = self._all_of(sinks)
             manifest = Manifest(previous_version(invited.addresses, self.config), (), ())
             invitees = self._here.alone_to(invited)
@@ -430,9 +455,9 @@ class ParameterServer:
                 if self.rank == 0:
                     self._deltas.let_go_unless_served()
 
-    def _explained(self, turn: Turn) -> AbstractContextManager[None]:
+    def _explained(self, call: str, turn: Turn | None = None) -> AbstractContextManager[Turn]:
         """Who interrupts rank 0 learns what has become of the sinks; the other ranks do not know that."""
-        return explained(turn) if self.rank == 0 else nullcontext()
+        return explained(call, turn) if self.rank == 0 else nullcontext(turn or Turn(call))
 
     def _named(self, sinks: Sequence[AnySink] | None) -> tuple[AnySink, ...]:
         return self.config.sinks if sinks is None else tuple(sinks)

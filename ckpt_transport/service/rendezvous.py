@@ -44,6 +44,10 @@ class Rendezvous(ABC):
         """
 
     @abstractmethod
+    def give_up(self, version: str) -> None:
+        """Rank 0 leads no update to ``version`` any more: those who wait for one are told."""
+
+    @abstractmethod
     def find(self, version: str) -> str:
         """Wait until rank 0 leads an update to ``version``; the coordinator's address.
 
@@ -57,6 +61,11 @@ class Rendezvous(ABC):
 
         An empty version means all of them.
         """
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether the others can be told something at once, as somebody does who was interrupted."""
 
     @abstractmethod
     def absent(self, version: str) -> dict[int, str]:
@@ -80,11 +89,18 @@ class AtAddress(Rendezvous):
     def leading(self, version: str) -> Iterator[Callable[[str], None]]:
         yield lambda address: None
 
+    def give_up(self, version: str) -> None:
+        """They hear it when they join."""
+
     def find(self, version: str) -> str:
         return self._address
 
     def tell_absence(self, version: str, reason: str) -> None:
         self._send(version, reason)
+
+    @property
+    def is_open(self) -> bool:
+        return True
 
     def absent(self, version: str) -> dict[int, str]:
         return {}
@@ -149,9 +165,9 @@ class InStore(Rendezvous):
         self._store = SharedStore(
             host, int(port), may_listen=world.rank == 0 and not agent, hint=f"is it running? {world.expectation}"
         )
-        prefix = f"ckpt_transport/{next(_numbers)}"
-        self._lead_key, self._absent_key = f"{prefix}/lead", f"{prefix}/absent"
-        self._seen = ""
+        self._prefix = f"ckpt_transport/{next(_numbers)}"
+        self._absent_key = f"{self._prefix}/absent"
+        self._seen = self._brought = ""
         self._absences: dict[int, AbsenceNotice] = {}
         """By number. Two threads may read the same one: the first goes on for a moment when nobody waits for it."""
 
@@ -160,13 +176,28 @@ class InStore(Rendezvous):
         lead = LeadNotice(secrets.token_hex(8), version)
         try:
             yield lambda address: self._set(msgspec.structs.replace(lead, address=address))
-        except Exception as error:
+        except BaseException as error:
             with suppress(JoinError):
-                self._set(msgspec.structs.replace(lead, failure=f"{type(error).__name__}: {error}"))
+                if isinstance(error, Exception) or self.is_open:
+                    self._set(msgspec.structs.replace(lead, failure=f"{type(error).__name__}: {error}"))
             raise
+        before, self._brought = self._brought, version
+        if before not in ("", version):  # everybody has gone on to this one
+            with suppress(JoinError):
+                self._ask(lambda store: store.delete_key(self._lead_key(before)))
+
+    def give_up(self, version: str) -> None:
+        given_up = LeadNotice(secrets.token_hex(8), version, failure="it was interrupted, or has failed")
+        if not self._ask(lambda store: store.check([self._lead_key(version)])):
+            self._set(given_up)
 
     def _set(self, lead: LeadNotice) -> None:
-        self._ask(lambda store: store.set(self._lead_key, msgspec.json.encode(lead).decode()))
+        self._ask(lambda store: store.set(self._lead_key(lead.version), msgspec.json.encode(lead).decode()))
+
+    def _lead_key(self, version: str) -> str:
+        """Where it is said who leads updates to ``version``. It stays there after one that was given up: some come
+        later."""
+        return f"{self._prefix}/lead/{version}"
 
     def tell_absence(self, version: str, reason: str) -> None:
         said = msgspec.json.encode(AbsenceNotice(self._world.rank, version, reason)).decode()
@@ -175,6 +206,10 @@ class InStore(Rendezvous):
             store.set(f"{self._absent_key}/{store.add(self._absent_key, 1)}", said)
 
         self._ask(say, ABSENCE_SECONDS)
+
+    @property
+    def is_open(self) -> bool:
+        return self._store.is_open
 
     def absent(self, version: str) -> dict[int, str]:
         return self._ask(lambda store: self._absent(store, version))
@@ -224,8 +259,8 @@ class InStore(Rendezvous):
     def _wait(self, store: TCPStore, version: str, over: Event) -> LeadNotice:
         pause = SWIFT_SECONDS
         while True:
-            if store.check([self._lead_key]):
-                lead = _read(store.get(self._lead_key), LeadNotice)
+            if store.check([self._lead_key(version)]):
+                lead = _read(store.get(self._lead_key(version)), LeadNotice)
                 if lead.token != self._seen and lead.version == version:
                     return lead
             for rank, reason in self._absent(store, version).items():

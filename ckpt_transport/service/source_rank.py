@@ -13,10 +13,10 @@ import msgspec
 from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, addresses
-from ckpt_transport.errors import CkptTransportError, ConfigError, UsageError
+from ckpt_transport.errors import CkptTransportError, ConfigError
 from ckpt_transport.events import speaking_for
 from ckpt_transport.history import check_history
-from ckpt_transport.memory import Backing
+from ckpt_transport.memory import Backing, uninterrupted
 from ckpt_transport.planning import ServedShares
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.base import BroughtVersions
@@ -24,6 +24,7 @@ from ckpt_transport.service.led_update import FollowedStaged, Leader, LedUpdate
 from ckpt_transport.service.other_sources import OtherSources
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.sink_handles import LocatedSinks
+from ckpt_transport.service.staged_job import StagedJob
 from ckpt_transport.service.trace import check_trace
 from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
@@ -53,6 +54,8 @@ class SourceRank:
 
     Attributes:
         brought: which version sinks got last from here.
+        unbrought: versions that were asked for here and not brought, or not yet: other ranks may come for them later.
+            A call adds its version before it does anything else that an interrupt could keep it from.
         mailbox: this rank's, once it has taken part in an update.
     """
 
@@ -68,6 +71,9 @@ class SourceRank:
         """Sinks of the last update, and the nonce that what is said to each carries."""
         self.brought = BroughtVersions()
         self._absent_for: set[str] = set()
+        self.unbrought: set[str] = set()
+        self._said_unbrought: set[str] = set()
+        self._following: FollowingSource | None = None
         self._rendezvous = self._meet() if world.size > 1 else None
 
     def lead(
@@ -125,7 +131,21 @@ class SourceRank:
         """Within the block this rank leads an update to ``version``; the result tells the other ranks where it is."""
         if self._rendezvous is None:
             return nullcontext(lambda address: None)
-        return self._rendezvous.leading(version)
+        return self._leading(version, self._rendezvous)
+
+    @contextmanager
+    def _leading(self, version: str, meeting: Rendezvous) -> Iterator[Callable[[str], None]]:
+        self._say_unbrought(version, meeting)
+        with meeting.leading(version) as announce:
+            yield announce
+        self.unbrought.discard(version)
+
+    def _say_unbrought(self, version: str, meeting: Rendezvous) -> None:
+        """Who still waits for this rank to lead an update that it has given up hears so."""
+        self._said_unbrought &= self.unbrought
+        for late in self.unbrought - self._said_unbrought - {version}:
+            meeting.give_up(late)
+            self._said_unbrought.add(late)
 
     def alone_to(self, sinks: LocatedSinks) -> Invitees:
         """Who takes part in what needs no other source rank: these sinks."""
@@ -141,6 +161,7 @@ class SourceRank:
             sources=self._world.size,
             expectation=self._world.expectation,
             absent=lambda: meeting.absent(version),
+            given_up=self.unbrought - {version},
         )
 
     def others(
@@ -151,7 +172,7 @@ class SourceRank:
             return None
         mailbox, _ = self._open(all(addresses.stays_on_host(address) for address in invitees.sinks))
         announce(mailbox.address)
-        return OtherSources(mailbox, invitees.sources, version, invitees.absent, turn, self._config.join_timeout)
+        return OtherSources(mailbox, invitees, version, turn, self._config.join_timeout)
 
     def follow(self, version: str, versions: Versions, holds: str = "") -> str:
         """Take part in an update that rank 0 leads.
@@ -163,39 +184,56 @@ class SourceRank:
 
         Returns: the name of the update.
         """
-        with speaking_for(self._label):
+        with self._taking_part(version):
             member = self._member(version, versions, holds)
-            member.begin()
             member.commit()
             return member.update
 
-    def follow_staging(self, version: str, versions: Versions, holds: str = "") -> FollowedStaged:
+    def follow_staging(
+        self, version: str, versions: Versions, holds: str, job: StagedJob, ended: Callable[[str], None]
+    ) -> None:
         """Take part in an update that rank 0 leads, until it waits for its commit.
 
         Args:
             version, versions, holds: as those of :meth:`follow`.
+            job: goes on with it.
+            ended: as that of :class:`FollowedStaged`.
 
-        Raises:
-            UsageError: rank 0 does not let it wait.
+        Raises: as :meth:`FollowedStaged.stage`.
         """
+        with self._taking_part(version):
+            job.stage(FollowedStaged(self._member(version, versions, holds), ended))
+
+    @contextmanager
+    def _taking_part(self, version: str) -> Iterator[None]:
+        """Within the block this rank follows rank 0, which hears of an interrupt that comes before it has joined."""
+        self._take_back_absence(version)
+        self._following = None
         with speaking_for(self._label):
-            member = self._member(version, versions, holds)
-            member.begin()
-            member.stage()
-        if member.committed:
-            raise UsageError(f"source rank 0 has called update('{version}'), and this rank stage('{version}')")
-        return FollowedStaged(member)
+            try:
+                yield
+            except Exception:
+                raise
+            except BaseException as interrupt:
+                if self._following is None or not self._following.joined:
+                    self._be_absent(version, interrupt, "it was interrupted before it joined")
+                raise
+        self.unbrought.discard(version)
 
     def _member(self, version: str, versions: Versions, holds: str) -> FollowingSource:
         assert self._rendezvous is not None, "a rank above 0 is not alone"
         coordinator = self._rendezvous.find(version)
         mailbox, table = self._open(addresses.stays_on_host(coordinator))
 
+        nonce = secrets.token_hex(16)  # so that nothing said in an update of before counts in this one
+
         def offer(base_update: str, served: ServedShares) -> Offer:
             stored = versions(base_update, served)
-            return stored.extents, msgspec.structs.replace(self._join("", table, stored), holds=holds)
+            join = self._join("", table, stored)
+            return stored.extents, msgspec.structs.replace(join, holds=holds, nonce=nonce)
 
-        return FollowingSource(mailbox, table, self._plans, coordinator, offer, self._config.update_timeout)
+        self._following = FollowingSource(mailbox, table, self._plans, coordinator, offer, self._config.update_timeout)
+        return self._following
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
         join = self._introducer.of_source(
@@ -231,9 +269,15 @@ class SourceRank:
         if not address and not near:
             address = addresses.any_port(self._config.interface)
         types = q.COORDINATOR if self._world.rank == 0 else q.PARTICIPANT
-        self.mailbox = open_mailbox(address, types, self._config)
-        self._rotation = Rotation(self.mailbox, self._config)
-        self._table = RouteTable(self.mailbox, lambda name: registry.make(name, self._config.transports))
+
+        def make() -> None:
+            mailbox = open_mailbox(address, types, self._config)
+            self._table = RouteTable(mailbox, lambda name: registry.make(name, self._config.transports))
+            self.mailbox, self._rotation = mailbox, Rotation(mailbox, self._config)
+
+        uninterrupted(make)
+        assert self.mailbox is not None
+        assert self._table is not None
         return self.mailbox, self._table
 
     def _meet(self) -> Rendezvous:
@@ -252,10 +296,17 @@ class SourceRank:
         """Within the block a version is taken in; if that fails, the other ranks hear why it is not sent."""
         try:
             yield
-        except Exception as error:
-            self.tell_absence(version, f"it could not take the version in: {type(error).__name__}: {error}")
-            self._absent_for.add(version)
+        except BaseException as error:
+            self._be_absent(version, error, "it could not take the version in")
             raise
+        self._take_back_absence(version)
+
+    def _be_absent(self, version: str, error: BaseException, reason: str) -> None:
+        if isinstance(error, Exception) or (self._rendezvous is not None and self._rendezvous.is_open):
+            self.tell_absence(version, f"{reason}: {type(error).__name__}: {error}")
+            self._absent_for.add(version)
+
+    def _take_back_absence(self, version: str) -> None:
         if version in self._absent_for:
             self.tell_absence(version, "")
             self._absent_for.remove(version)
@@ -288,9 +339,9 @@ class SourceRank:
     def let_go(self) -> None:
         """Part from the sinks, and close everything. It can be opened again."""
         mailbox, table = self.mailbox, self._table
-        self.mailbox = self._table = None
         if mailbox is not None and table is not None:
             for address, nonce in self._partners.items():
                 mailbox.send(address, m.Goodbye(nonce=nonce))
             table.close()
             mailbox.close()
+        self.mailbox = self._table = None

@@ -13,7 +13,7 @@ from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
 from ckpt_transport.service.source_rank import SourceRank, Versions
-from ckpt_transport.service.staged_job import StagedUpdate
+from ckpt_transport.service.staged_job import StagedJob
 from ckpt_transport.service.world import World
 from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.invitations import Invitees
@@ -70,17 +70,17 @@ class SourceUpdates:
             return None
         return self._lead(asked, leader, clock, turn, lambda led: led.to_the_end(progress, before_hold))
 
-    def stage(self, asked: Asked, progress: Progress | None, clock: PhaseClock, turn: Turn) -> StagedUpdate:
+    def stage(self, asked: Asked, job: StagedJob, progress: Progress | None, clock: PhaseClock, turn: Turn) -> None:
         """Bring a version beside what sinks serve, as far as the moment at which its commit begins.
 
-        Args, Raises: as those of :meth:`ParameterServer.stage`; the clock's phases go on.
+        Args, Raises: as those of :meth:`ParameterServer.stage`; the clock's phases go on, and the job has it.
         """
         if self._world.rank > 0:
             stored = self._store.get(asked.version)
-            staged = self._here.follow_staging(asked.version, *self._offers(stored, deltas=True))
-            staged.ended = partial(self._followed, stored)
-            return staged
-        return self._lead(asked, StagingCoordinator, clock, turn, lambda led: LedStaged(led, progress))
+            versions, holds = self._offers(stored, deltas=True)
+            self._here.follow_staging(asked.version, versions, holds, job, partial(self._followed, stored))
+            return
+        self._lead(asked, StagingCoordinator, clock, turn, lambda led: job.stage(LedStaged(led, progress)))
 
     def _lead(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
 from ckpt_transport.errors import CkptTransportError, UpdateAbortedError, UsageError
@@ -11,15 +12,21 @@ from ckpt_transport.service.turns import Turns
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.turn import Turn
 
+Explained = Callable[[str, Turn], AbstractContextManager[Turn]]
+"""Within the block an interrupt gets the cause that says what has become of the sinks."""
+
 
 class StagedUpdate(Protocol):
     """One source rank's part in an update that waits for its commit."""
+
+    def stage(self) -> None:
+        """Go on as far as the moment at which the commit begins."""
 
     def commit(self, before_hold: Callable[[], None] | None) -> Report | None:
         """Go on to its end."""
 
     def drop(self, cause: CkptTransportError) -> None:
-        """Have every sink go on with what it serves."""
+        """Have every sink go on with what it serves, unless the update has ended."""
 
 
 class StagedJob:
@@ -33,12 +40,25 @@ class StagedJob:
     """
 
     def __init__(
-        self, version: str, staged: StagedUpdate, turn: Turn, turns: Turns, guard: CallGuard, timeout: float
+        self, version: str, turn: Turn, turns: Turns, guard: CallGuard, explained: Explained, timeout: float
     ) -> None:
         self.version = version
-        self._staged: StagedUpdate | None = staged
+        self._staged: StagedUpdate | None = None
         self._turn, self._turns, self._guard, self._timeout = turn, turns, guard, timeout
-        self._ended: CkptTransportError = UsageError("")
+        self._explained = explained
+        self._why_ended: CkptTransportError = UsageError("")
+
+    def stage(self, staged: StagedUpdate) -> None:
+        """Bring the version to where it waits for its commit. What is left where that fails is :meth:`abandon`'s."""
+        self._staged = staged
+        staged.stage()
+
+    def abandon(self, why: BaseException) -> None:
+        """End, because whoever has asked for it gets an error instead."""
+        if self._staged is not None:
+            with self._guard.one(f"drop of '{self.version}'", self._timeout):
+                cause = UpdateAbortedError(f"{self._turn.call} was given up ({type(why).__name__}); it changed nothing")
+                self.end(why if isinstance(why, CkptTransportError) else cause)
 
     def commit(self, before_hold: Callable[[], None] | None = None) -> Report | None:
         """Have every sink serve the version, or none. Forward passes are held while each exchanges two versions.
@@ -55,11 +75,20 @@ class StagedJob:
             TaintedError, KeyboardInterrupt: as :meth:`ParameterServer.update`.
             UsageError: it has ended already, the server was closed, or another process made it.
         """
-        with self._guard.one(f"commit of '{self.version}'", self._timeout):
-            staged = self._take_out(UsageError(f"'{self.version}' was committed already, or failed to be"))
+        call = f"commit of '{self.version}'"
+        with self._explained(call, self._turn), self._guard.one(call, self._timeout):
+            staged = self._staged
+            if self._turn.ended or staged is None:
+                raise self._why_ended
+            over = UsageError(f"'{self.version}' was committed already, or failed to be")
+            failed = UpdateAbortedError(f"'{self.version}' was not committed; it changed nothing")
             try:
                 return staged.commit(before_hold)
+            except BaseException:
+                staged.drop(failed)
+                raise
             finally:
+                self._staged, self._why_ended = None, over
                 self._turn.ended = True
                 self._turns.pass_on()
 
@@ -69,9 +98,10 @@ class StagedJob:
         Raises:
             UsageError: another process made it, or this thread is in a call of the server.
         """
-        if self._staged is None:
+        if self._turn.ended:
             return
-        with self._guard.one(f"drop of '{self.version}'", self._timeout):
+        call = f"drop of '{self.version}'"
+        with self._explained(call, self._turn), self._guard.one(call, self._timeout):
             self.end(UpdateAbortedError(f"'{self.version}' was dropped; it changed nothing"))
 
     def give_way(self) -> None:
@@ -88,28 +118,19 @@ class StagedJob:
         Args:
             cause: what who commits it later is told.
         """
-        if self._staged is None:
+        if self._turn.ended:
             return
-        staged = self._take_out(cause)
         try:
-            staged.drop(cause)
+            if self._staged is not None:
+                self._staged.drop(cause)
         finally:
+            self._staged, self._why_ended = None, cause
             self._turn.ended = True
             self._turns.pass_on()
-
-    def _take_out(self, ended: CkptTransportError) -> StagedUpdate:
-        """What is to be ended; it cannot be taken out again.
-
-        Raises: what the first one who took it out has left.
-        """
-        if self._staged is None:
-            raise self._ended
-        staged, self._staged, self._ended = self._staged, None, ended
-        return staged
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._staged is not None and self._guard.here:
+        if not self._turn.ended and self._guard.here:
             self.drop()

@@ -32,6 +32,11 @@ class SharedStore:
         self._host, self._port, self._may_listen, self._hint = host, port, may_listen, hint
         self._store: TCPStore | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was there when it was asked last."""
+        return self._store is not None
+
     def ask(self, act: Callable[[TCPStore, Event], Answer], patience: float, timeout: float) -> Answer:
         """What ``act`` returns; it may wait with its second argument, which is set when nobody waits for it any more.
 

@@ -69,7 +69,7 @@ class Turns:
             if not supersede:
                 _refuse_own(line, turn.call)
             older = line if self._alone else line[:1]
-            ends = [each.supersede(turn.call) for each in older] if supersede else []
+            ends = [each.supersede(turn.call) for each in older if supersede or each.superseded]
             self._line = [*line, turn]
         for each in older:
             each.changed.set()
@@ -97,7 +97,7 @@ class Turns:
 
 def _refuse_own(line: list[Turn], call: str) -> None:
     for turn in line:
-        if turn.is_parked_here:
+        if turn.is_parked_here and not turn.superseded:
             raise UsageError(
                 f"{call} would wait for {turn.call}, whose version this thread has not committed: commit it or drop it "
                 "before, or pass supersede=True"

@@ -89,7 +89,7 @@ class Coordinator:
         self._reached: list[str] = []
         self._update, self._in_place, self._version = update, "", ""
         self._pauses: Pauses | None = None
-        self._brings_delta = False
+        self._brings_delta = self._rolls_back = False
 
     def lead(
         self,
@@ -323,6 +323,7 @@ class Coordinator:
 
         Returns: the error that says so, and an interrupt that came meanwhile.
         """
+        self._rolls_back = True
         reason = str(cause) if isinstance(cause, CkptTransportError) else f"{type(cause).__name__}: {cause}"
         reason = "; ".join([reason, *getattr(cause, "__notes__", ())])
         again = self._brings_delta and isinstance(cause, REFUSALS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -57,6 +57,7 @@ class Invitees:
             see :class:`~ckpt_transport.update.messages.Invite`.
         delta, deltas_follow: what comes is a difference to the base, or the version may be the base of one.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
+        given_up: other versions, to which this coordinator has ended updates; sources may still come for them.
         gone: sinks of which it is known elsewhere that they are gone, and why, a clause for each; may wait for as many
             seconds as it is given.
     """
@@ -71,6 +72,7 @@ class Invitees:
     delta: bool = False
     deltas_follow: bool = False
     absent: Callable[[], Mapping[int, str]] = dict
+    given_up: Collection[str] = ()
     gone: Callable[[float], Sequence[str]] = _nobody
 
 
@@ -201,6 +203,8 @@ class Invitations:
                 self._check_not_here(sender, address)
                 self._busy[address], self._order[address] = reason, sender
                 self._given_back.pop(address, None)
+            case m.Aborted(update="", reason=reason):
+                self._withdraw_source(sender, reason)
             case m.Aborted(update=name) if name == update and sender in self._let_go:
                 self._let_go.discard(sender)
             case m.Aborted(update=name, reason=reason) if name == update:
@@ -260,6 +264,15 @@ class Invitations:
 
     def _admit_source(self, sender: str, join: m.Join) -> None:
         """Another source has come by itself: it gets its rank, unless that is nobody's, or another's that lives."""
+        if join.manifest is not None and (given_up := join.manifest.version) in self.invitees.given_up:
+            self.mailbox.refuse(f"the update to '{given_up}' was given up", given_up)
+            return
+        if join.manifest is not None and (other := join.manifest.version) != self._version:
+            self.mailbox.keep_for_later()
+            raise JoinError(
+                f"source rank {join.rank} has asked for '{other}', and this rank for '{self._version}'; have all "
+                "source ranks make the same calls in the same order"
+            )
         reason = ""
         if not 0 < join.rank < self.invitees.sources:
             reason = (
@@ -276,6 +289,14 @@ class Invitations:
         self.members.nonces[sender] = join.nonce
         self.reached.append(sender)
         self.mailbox.watch(sender)
+
+    def _withdraw_source(self, sender: str, reason: str) -> None:
+        """Another source that has come leaves. Where it had come for another version, it may come again for this."""
+        for rank, (address, join) in list(self._sources.items()):
+            if address == sender:
+                del self._sources[rank]
+                if join.manifest is not None and join.manifest.version == self._version:
+                    raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
 
     def _leave_out(self, sender: str, reason: str) -> None:
         """Somebody that had come has left: a holder is left out, and nobody else."""

@@ -248,12 +248,13 @@ class Membership:
                     self.left.setdefault(sender, f"{self.who(sender)}: {message.error}: {message.reason}")
                     raise self.rebuilt(message, sender)
                 case m.Join(update=""):
-                    self._mailbox.keep_for_later()
+                    if message.nonce != self.nonces.get(sender):  # whoever has joined may say it twice
+                        self._mailbox.keep_for_later()
                 case Refused(about=self.update, reason=reason) if sender in self._ranks:
                     raise MessageError(f"{self.who(sender)} refuses what it was told: {reason}")
                 case m.Committed(update=self.update):
                     self.committed[sender] = message
-                case m.Aborted(update=self.update):
+                case m.Aborted(update=name) if name == self.update or (not name and sender in self._ranks):
                     self.aborted[sender] = message
                     if sender in self._ranks:
                         gave_up = f"{self.who(sender)} has given up: {message.reason or 'it does not say why'}"

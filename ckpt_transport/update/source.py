@@ -20,6 +20,8 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteTable
 
 TICK_SECONDS = 0.2
+AGAIN_SECONDS = 2.0
+"""After so long without a word this rank joins a second time."""
 EVERYTHING = ServedShares()
 Offer = tuple[Sequence[Backing], m.Join]
 """What is behind a source rank's extents, and how it introduces itself with them."""
@@ -30,7 +32,7 @@ class SentWholeError(UpdateAbortedError):
 
 
 class FollowingSource:
-    """Takes part in one update that the coordinator leads: :meth:`begin`, then :meth:`commit`, or :meth:`stage` before.
+    """Takes part in one update that the coordinator leads: :meth:`commit`, or :meth:`stage` before.
 
     Args:
         mailbox, table, plans: this rank's.
@@ -41,6 +43,7 @@ class FollowingSource:
 
     Attributes:
         committed: the update has ended well.
+        joined: the coordinator may have heard of this rank.
     """
 
     def __init__(
@@ -56,7 +59,8 @@ class FollowingSource:
         self._offer, self._timeout, self._deadline = offer, timeout, time.monotonic() + timeout
         self._join, self._participant = self._prepared("")
         self._follower: Follower | None = None
-        self.committed = False
+        self._again_at, self._silence = 0.0, AGAIN_SECONDS
+        self.committed = self.joined = self._surely = self._left = False
 
     def _prepared(
         self, base_update: str, served: ServedShares = EVERYTHING, number: int = 0
@@ -71,11 +75,23 @@ class FollowingSource:
         """The name of the update; empty before it is known."""
         return "" if self._follower is None else self._follower.update
 
-    def begin(self) -> None:
-        """Join."""
+    @property
+    def version(self) -> str:
+        """What is brought."""
+        return "" if self._join.manifest is None else self._join.manifest.version
+
+    def _begin(self) -> None:
         while self._mailbox.receive(0) is not None:
             pass
+        self.joined = True
+        self._come()
+        self._surely = True
+
+    def _come(self) -> None:
+        """Join; later again, ever less often: an interrupt may have taken it from a coordinator that was reading."""
         self._mailbox.send(self._coordinator, self._join)
+        self._again_at = time.monotonic() + self._silence
+        self._silence *= 2
 
     @property
     def waits(self) -> bool:
@@ -101,11 +117,13 @@ class FollowingSource:
 
     def _follow(self, enough: Callable[[], bool]) -> None:
         try:
+            if not self.joined:
+                self._begin()
             while not (self.committed or enough()):
                 try:
                     self.committed = isinstance(self._next(), m.Commit)
                 except SentWholeError as error:
-                    self.leave(error)
+                    self._part(error)
                     self._join_anew("")
         except BaseException as error:
             self.leave(error)
@@ -117,9 +135,16 @@ class FollowingSource:
         self._mailbox.send(self._coordinator, self._join)
 
     def leave(self, reason: BaseException) -> None:
-        """Tell the coordinator that this rank does not go on, and why."""
+        """Tell the coordinator that this rank does not go on, and why; where it has not ended or left already."""
+        if not (self.committed or self._left):
+            self._left = True
+            self._part(reason)
+
+    def _part(self, reason: BaseException) -> None:
         follower = self._follower
         update, rank = ("", -1) if follower is None else (follower.update, follower.rank)
+        if not self._surely:  # who has not come cannot leave
+            self._mailbox.send(self._coordinator, self._join)
         if not isinstance(reason, UpdateAbortedError):
             self._mailbox.send(self._coordinator, m.Failed(update, rank, type(reason).__name__, str(reason)))
         self._table.abort(reason)
@@ -129,6 +154,8 @@ class FollowingSource:
         """Follow one order, if one comes soon."""
         if self._follower is not None:
             self._mailbox.check_alive([self._coordinator])
+        elif time.monotonic() > self._again_at:
+            self._come()
         if time.monotonic() > (self._deadline if self._follower is None else self._follower.deadline):
             raise TransferTimeout(
                 f"the update led by {self._coordinator} was not committed within {self._timeout:g} s, or in the time "
@@ -153,7 +180,7 @@ class FollowingSource:
     def _accepts(self, sender: str, message: Message) -> bool:
         """Whether it is an order to be followed; what else there is is refused, unless it is a refusal itself."""
         if isinstance(message, Refused):
-            if sender == self._coordinator and message.about == self._join.update:
+            if sender == self._coordinator and message.about in (self._join.update, self.version):
                 raise JoinError(f"{self._coordinator} refuses: {message.reason}")
             return False
         objection = f"only {self._coordinator} leads this source"

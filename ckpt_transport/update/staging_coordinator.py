@@ -64,7 +64,9 @@ class StagingCoordinator(Coordinator):
         self._apply(before_hold)
 
     def drop(self, cause: CkptTransportError) -> None:
-        """Have every sink let go of what it has staged. Whoever cannot be reached does so by itself."""
+        """Have every sink let go of it, unless the update has ended. Whoever cannot be reached does so by itself."""
+        if self._rolls_back or self._members.turn.decided:
+            return
         with contextlib.suppress(CkptTransportError):
             _, interrupt = self._roll_back(cause)
             if interrupt is not None:

@@ -80,9 +80,9 @@ class Turn:
         Returns: gives up what is parked, if anything is. Who runs a call sees at :meth:`check` that it is over.
         """
         with self._lock:
-            if self._kept or self._newer:
+            if self._kept:
                 return _nothing_parked
-            self._newer = newer
+            self._newer = self._newer or newer
             return self._end or _nothing_parked
 
 
