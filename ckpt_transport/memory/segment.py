@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import mmap
 import os
 import secrets
@@ -54,14 +55,15 @@ class Segment:
     :meth:`close`; the memory goes back when the last view in the last process is gone.
     """
 
-    def __init__(self, path: Path, fd: int, mapping: mmap.mmap, *, owned: bool) -> None:
+    def __init__(self, path: Path, file: io.FileIO, mapping: mmap.mmap, *, owned: bool) -> None:
         self.path = path
         self.writable = owned
-        status = os.fstat(fd)
-        self.name = SegmentName(path.name, status.st_ino, len(mapping))
-        self._fd = fd
+        inode = os.fstat(file.fileno()).st_ino
+        self.name = SegmentName(path.name, inode, len(mapping))
+        self._file = file
         self._mapping: mmap.mmap | None = mapping
-        self._release = weakref.finalize(self, _release, fd, path if owned else None, status.st_ino, os.getpid())
+        self._kept = file, path if owned else None, inode, os.getpid()
+        self._finalizer = weakref.finalize(self, _release, *self._kept)
 
     @classmethod
     def create(cls, nbytes: int) -> Segment:
@@ -77,16 +79,17 @@ class Segment:
         free = free_shared_memory()
         if nbytes > free:
             raise _full(nbytes, free)
-        fd = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, _MODE)
+        path = SHM / f"{PREFIX}{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}"
+        file = io.FileIO(os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, _MODE), "r+")
+        fd = file.fileno()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(fd, max(nbytes, 1))
-            path = SHM / f"{PREFIX}{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}"
             # With a directory descriptor CPython calls linkat, which follows the symlink; link(2) does not (EXDEV).
             os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
-            return cls(path, fd, mmap.mmap(fd, max(nbytes, 1)), owned=True)
+            return cls(path, file, mmap.mmap(fd, max(nbytes, 1)), owned=True)
         except BaseException:
-            os.close(fd)
+            _release(file, path, os.fstat(fd).st_ino, os.getpid())
             raise
 
     @classmethod
@@ -100,16 +103,16 @@ class Segment:
         if path.parent != SHM or not path.name.startswith(PREFIX):
             raise SharedMemoryError(f"{name.name!r} is not called as a segment is, and nothing else is mapped")
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
         except (OSError, ValueError) as error:
             raise SharedMemoryError(f"{path}: {getattr(error, 'strerror', error)}") from error
         try:
-            status = os.fstat(fd)
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or (status.st_ino, status.st_size) != (name.inode, name.nbytes):
                 raise SharedMemoryError(f"{path} was replaced or cut short; register the version again")
-            return cls(path, fd, mmap.mmap(fd, 0, access=mmap.ACCESS_READ), owned=False)
+            return cls(path, file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), owned=False)
         except BaseException:
-            os.close(fd)
+            file.close()
             raise
 
     def tensor(self) -> torch.Tensor:
@@ -129,7 +132,7 @@ class Segment:
         if nbytes == 0:
             return
         try:
-            os.posix_fallocate(self._fd, offset, nbytes)
+            os.posix_fallocate(self._file.fileno(), offset, nbytes)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise _full(nbytes, free_shared_memory()) from error
@@ -144,25 +147,28 @@ class Segment:
 
     def was_cut(self) -> bool:
         """Whether somebody has made it shorter, so that reading its tensor ends in SIGBUS."""
-        return os.fstat(self._fd).st_size < self.name.nbytes
+        return os.fstat(self._file.fileno()).st_size < self.name.nbytes
 
     def close(self) -> None:
-        """Unlink it if we own it, and let go of it. Idempotent."""
+        """Unlink it if we own it, and let go of it. Idempotent; so is what an interrupt leaves."""
         self._mapping = None
-        self._release()
+        _release(*self._kept)
+        self._finalizer.detach()
 
     @property
     def closed(self) -> bool:
         return self._mapping is None
 
 
-def _release(fd: int, owned_path: Path | None, inode: int, owner: int) -> None:
-    """Runs once: at ``close``, when the segment is collected, or when the interpreter exits."""
+def _release(file: io.FileIO, owned_path: Path | None, inode: int, owner: int) -> None:
+    """Runs at ``close``, when the segment is collected, or when the interpreter exits. Idempotent."""
+    if file.closed:
+        return
     if owned_path is not None and os.getpid() == owner:
         with contextlib.suppress(FileNotFoundError):
             if os.stat(owned_path).st_ino == inode:
                 os.unlink(owned_path)
-    os.close(fd)
+    file.close()
 
 
 def free_shared_memory() -> int:
