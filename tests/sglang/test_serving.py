@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
-from ckpt_transport import EngineError, UpdateAbortedError
+from ckpt_transport import EngineError, ParameterServer, UpdateAbortedError
 from ckpt_transport.testing.engine import CHECKS, EngineCheck, Patience
+from ckpt_transport_sglang import SglangFleet
 from tests.sglang.conftest import Start
-from tests.sglang.servers import PATIENCE, Answers, Replica, command, update
+from tests.sglang.servers import PATIENCE, Answers, Replica, command, swift, update
 from tests.sglang.under_test import ReplicaUnderTest
 
 KEY = "let-me-in"
@@ -113,6 +115,46 @@ def test_given_a_request_under_way_then_it_is_kept_unless_it_is_to_be_aborted(
         assert [span["version"] for span in told["weight_versions"]] == [before, version]
     assert not two.is_paused()
     assert two.answers() == fresh[seed - 1]
+
+
+@pytest.mark.parametrize("pause", ["keep", "retract", "abort"])
+def test_given_an_engine_that_was_paused_by_hand_then_it_is_updated_and_stays_paused_and_the_report_says_so(
+    pair: tuple[Replica, Replica], fresh: tuple[Answers, Answers], pause: str
+) -> None:
+    _, two = pair
+    with two.driven() as control:
+        control.pause(pause, PATIENCE)
+        (problem,) = update([two], two.checkpoint(1), "one").problems
+        assert problem.startswith(f"{two.url} is left paused, as others have asked")
+        assert two.is_paused()
+        control.resume()
+    assert two.answers() == fresh[0]
+
+
+def test_given_a_step_of_training_then_what_has_changed_is_exchanged_and_taken_back(
+    pair: tuple[Replica, Replica], fresh: tuple[Answers, Answers]
+) -> None:
+    _, two = pair
+    before = load_file(two.checkpoint(1) / "model.safetensors")
+    trained = {name: tensor.clone() for name, tensor in before.items()}
+    for tensor in trained.values():
+        tensor.view(-1).view(torch.int16)[::500] ^= 9
+    config = swift(delta="on", commit="staged")
+    with ParameterServer(config) as server, SglangFleet([two.url], config) as fleet:
+        server.register("before", tensors=before)
+        fleet.update(server, "before")
+        server.register("trained", tensors=trained)
+        done = fleet.update(server, "trained")
+        assert done is not None
+        assert done.update.delta is not None
+        assert done.update.delta.base == "before", done.update.delta.reason
+        answers = two.answers()
+        fleet.rollback(server)
+    assert two.answers() == fresh[0]
+    with ParameterServer(swift()) as server, SglangFleet([two.url], swift()) as fleet:
+        server.register("all of it", tensors=trained)
+        fleet.update(server, "all of it")
+    assert two.answers() == answers != fresh[0]
 
 
 def test_given_a_version_that_does_not_fit_then_its_tensor_is_named_and_the_engine_serves_on(
