@@ -15,6 +15,7 @@ from ckpt_transport.history import check_history
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.address_file import AddressFile, combine
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.interrupted import explained
 from ckpt_transport.service.sink_handles import AnySink, locate
 from ckpt_transport.service.trace import check_trace, keep_trace
 from ckpt_transport.service.watched import let_watch
@@ -31,7 +32,6 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
-from ckpt_transport.update.turn import Turn
 
 
 class Joiner:
@@ -86,8 +86,14 @@ class Joiner:
             UpdateAbortedError: it failed and every sink serves what it did before.
             TaintedError: it failed half-way; names the sinks that must not serve.
             UsageError: another process made the joiner, or another call has not ended within ``update_timeout``.
+            KeyboardInterrupt: as :meth:`ParameterServer.update`.
         """
-        with PhaseClock() as clock, self._call_guard.one(f"update('{version}')", self.config.update_timeout):
+        call = f"update('{version}')"
+        with (
+            explained(call) as turn,
+            PhaseClock() as clock,
+            self._call_guard.one(call, self.config.update_timeout),
+        ):
             located = locate(self.config.sinks if sinks is None else sinks, self.config)
             invited = located.addresses
             if version != self._found.version:
@@ -106,8 +112,7 @@ class Joiner:
                 table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
                 update = secrets.token_hex(8)
                 join = Introducer(self.config).of_leader(self.version, states(self.config))
-                plans, turn = PlanCache(self.config.memory_budget), Turn(f"update('{version}')")
-                names, welcomes = RouteNames(), Welcomes()
+                plans, names, welcomes = PlanCache(self.config.memory_budget), RouteNames(), Welcomes()
                 coordinator = P2PCoordinator(
                     update, mailbox, self.config, table, names, plans, (), clock, turn, welcomes
                 )
