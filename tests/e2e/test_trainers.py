@@ -91,7 +91,7 @@ def test_given_trainer_of_transformers_then_its_callback_brings_every_step_to_th
     assert not left_behind()
 
 
-ELSEWHERE = {"ray_actors", "trl_grpo", "verl_manager"}
+ELSEWHERE = {"ray_actors", "trl_async_grpo", "trl_grpo", "verl_manager"}
 """Those that need more than a fleet; ``tests/e2e/test_ray.py``, ``tests/vllm`` and ``tests/verl`` run them."""
 
 
