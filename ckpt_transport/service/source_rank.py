@@ -130,6 +130,7 @@ class SourceRank:
     def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
         """Within the block this rank leads an update to ``version``; the result tells the other ranks where it is."""
         if self._rendezvous is None:
+            self.unbrought.clear()  # nobody else could come for them
             return nullcontext(lambda address: None)
         return self._leading(version, self._rendezvous)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ def test_given_steps_of_training_then_each_is_served_and_the_server_holds_none_o
             with pytest.raises(StoreError):
                 server.unregister(f"step-{seed}")
         assert all(sink.state().holds(weights(4)) for sink in sinks)
+        assert not any("step-3" in each for each in gc.get_objects() if type(each) in (set, dict))
 
 
 def test_given_a_step_that_no_sink_takes_then_the_next_may_have_its_name() -> None:
