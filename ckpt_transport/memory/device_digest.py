@@ -22,6 +22,7 @@ from ckpt_transport.memory.digest import (
     ROWS,
     SHIFTS,
     WARPS,
+    WORD_BYTES,
     key_table,
     page_count,
 )
@@ -72,6 +73,8 @@ def add_by_torch(sums: torch.Tensor, raw: torch.Tensor, first: int) -> None:
         some = raw[number * PAGE_BYTES : (number + PAGES) * PAGE_BYTES]
         missing = -some.numel() % PAGE_BYTES
         whole = torch.nn.functional.pad(some, (0, missing)) if missing else some
+        if whole.data_ptr() % WORD_BYTES or whole.storage_offset() % WORD_BYTES:
+            whole = whole.clone()
         pages = whole.view(torch.int64).view(-1, ROWS, COLUMNS)
         rows = (pages * key_table(raw.device)).sum(2)
         columns = pages.sum(1)

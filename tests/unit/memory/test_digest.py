@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckpt_transport.memory.device_digest import add_by_torch
@@ -90,6 +90,7 @@ def test_given_bytes_then_operations_that_every_device_has_agree_with_those_of_a
 
 
 @settings(deadline=None, max_examples=20)
+@example(PAGES_AT_ONCE, 0, 1)
 @given(st.sampled_from([PAGES_AT_ONCE, PAGES_MIXED]), st.integers(-ROW_BYTES - 1, PAGE_BYTES + 1), st.integers(0, 16))
 def test_given_more_pages_than_are_worked_on_at_once_at_any_address_then_operations_of_every_device_agree(
     pages: int, more: int, offset: int
