@@ -73,8 +73,6 @@ def test_given_an_interrupt_at_any_step_of_a_publication_then_its_cause_says_wha
                 assert all(state.holds(weights(is_served, **SHAPE)) for state in states), (said, interrupter.place)
             server.register(f"at {at}, {served}", tensors=weights(served, **SHAPE))  # its name is free again
             server.unregister(f"at {at}, {served}")
-            server.register(f"at {at}, {served}", tensors=weights(served, **SHAPE))  # its name is free again
-            server.unregister(f"at {at}, {served}")
             served += 1
             server.publish(f"after {at}, {served}", weights(served, **SHAPE), addresses)
             assert all(sink.state().holds(weights(served, **SHAPE)) for sink in sinks), interrupter.place
