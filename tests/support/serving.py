@@ -59,6 +59,7 @@ class ServedChild(ABC):
         self, directory: Path, log: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> None:
         self._log = log
+        self._segments: set[Path] = set()
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.kind.lower()}-")
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -97,17 +98,10 @@ class ServedChild(ABC):
             while time.monotonic() < deadline and self.process.poll() is None:
                 with contextlib.suppress(httpx.HTTPError):
                     if client.get(self.health_route).is_success:
-                        self._segments = self._shared_memory()
+                        self._segments = shared_by(self.process.pid)
                         return self
                 time.sleep(0.3)
         raise ServeError(f"{self.kind} did not start:\n{self.last_words()}")
-
-    def _shared_memory(self) -> set[Path]:
-        """What its own processes share; with several ranks, some of it is left behind when they end."""
-        parent = psutil.Process(self.process.pid)
-        processes = [parent, *parent.children(recursive=True)]
-        mapped = {Path(mapping.path) for process in processes for mapping in process.memory_maps()}
-        return {path for path in mapped if path.parent == SHM and not path.name.startswith("ckpt")}
 
     @abstractmethod
     def complete(self, prompt: str = "hello", tokens: int = 12, timeout: float = 60.0) -> list[int]:
@@ -155,6 +149,16 @@ class ServedChild(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def shared_by(pid: int) -> set[Path]:
+    """What others than this library share in a process and its children, who leave some of it behind when they end."""
+    mapped: set[Path] = set()
+    parent = psutil.Process(pid)
+    for process in (parent, *parent.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            mapped.update(Path(mapping.path) for mapping in process.memory_maps())
+    return {path for path in mapped if path.parent == SHM and not path.name.startswith("ckpt")}
 
 
 def last_words(log: Path) -> str:

@@ -20,6 +20,7 @@ import typer
 
 from ckpt_transport import EngineError, ParameterServer
 from ckpt_transport_vllm import VllmFleet
+from tests.support.serving import shared_by
 from tests.support.vllm_server import ENVIRONMENT, SHARED_CORES
 from tests.vllm.handles import IN_CHILDREN, PROMPT, Answers, arguments, sampling
 from tests.vllm.servers import CORES, PATIENCE, swift
@@ -74,8 +75,8 @@ def of_rollout(actor: Any) -> Answers:
     return wait_for(actor.tokens.remote(12)), checksums
 
 
-def check(folder: Path) -> None:
-    """Update both, while one answers; then one of them dies."""
+def check(folder: Path, shared: set[Path]) -> None:
+    """Update both, while one answers; then one of them dies. What they share is added to ``shared`` before."""
     import vllm
 
     one, two = (arguments(folder / f"qwen3-{seed}") for seed in (1, 2))
@@ -98,6 +99,7 @@ def check(folder: Path) -> None:
         fleet.update(server, "v2")
         assert of_llm(offline) == of_rollout(online) == second
 
+        shared.update(shared_by(os.getpid()))
         ray.kill(online)
         with pytest.raises(EngineError, match=re.escape(repr(online))):
             fleet.update(server, "v1")
@@ -110,13 +112,16 @@ def main(folder: Path) -> None:
     os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="disabled")  # else it leaves a token in the home of who runs this
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (SHARED_CORES, os.environ.get("PYTHONPATH"))))
     of_ray = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # paths of sockets are short
+    shared: set[Path] = set()
     try:
         ray.init(
             num_cpus=2, include_dashboard=False, object_store_memory=STORE_NBYTES, log_to_driver=False, _temp_dir=of_ray
         )
-        check(folder)
+        check(folder, shared)
     finally:
         ray.shutdown()
+        for left in shared:
+            left.unlink(missing_ok=True)
         shutil.rmtree(of_ray, ignore_errors=True)
 
 
