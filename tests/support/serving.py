@@ -152,13 +152,22 @@ class ServedChild(ABC):
 
 
 def shared_by(pid: int) -> set[Path]:
-    """What others than this library share in a process and its children, who leave some of it behind when they end."""
-    mapped: set[Path] = set()
+    """What others than this library share in a process and its children, who leave some of it behind when they end.
+
+    A semaphore is mapped under another name than it has, so inodes are compared.
+    """
+    inodes: set[int] = set()
     parent = psutil.Process(pid)
     for process in (parent, *parent.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            mapped.update(Path(mapping.path) for mapping in process.memory_maps())
-    return {path for path in mapped if path.parent == SHM and not path.name.startswith("ckpt")}
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8").splitlines()
+            inodes.update(int(line.split()[4]) for line in maps if f" {SHM}/" in line)
+    found: set[Path] = set()
+    for path in SHM.iterdir():
+        with contextlib.suppress(OSError):
+            if path.stat().st_ino in inodes and not path.name.startswith("ckpt"):
+                found.add(path)
+    return found
 
 
 def last_words(log: Path) -> str:
