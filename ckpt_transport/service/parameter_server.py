@@ -150,7 +150,6 @@ class ParameterServer:
             StoreError: there is a version of that name already.
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
-        self._call_guard.check()
         with self._taking_in(version) as lease:
             if mapping == AUTO:
                 mapping = find_for(what_is_given(files, directory, tensors), self.config.sinks, self.config)
@@ -193,7 +192,6 @@ class ParameterServer:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
             StoreError: there is a version of that name already.
         """
-        self._call_guard.check()
         with self._taking_in(version) as lease:
             if mapping == AUTO:
                 mapping = find_for(what_is_given(tensors=tensors), self.config.sinks, self.config)
