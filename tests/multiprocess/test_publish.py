@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import uuid
 from typing import Any
 
 import pytest
@@ -20,19 +21,21 @@ CONFIG = Config.load(**PATIENT)
 def test_given_steps_of_training_then_each_is_served_and_the_server_holds_none_of_them() -> None:
     """Given weights that are changed in place after each step, then sinks serve each step as it was published."""
     trained = {name: tensor.clone() for name, tensor in weights(1).items()}
+    run = uuid.uuid4().hex
     with fleet(SinkSpec(), SinkSpec()) as sinks, ParameterServer(CONFIG) as server:
         for seed in (2, 3, 4):
             for name, tensor in weights(seed).items():
                 trained[name].copy_(tensor)
-            report = server.publish(f"step-{seed}", trained, [sink.address for sink in sinks])
+            report = server.publish(f"{run}-{seed}", trained, [sink.address for sink in sinks])
             assert report is not None
             assert next(iter(report.phases)) == "register"
             assert list(report.phases)[-1] == "unregister"
             assert report.seconds == sum(report.phases.values())
             with pytest.raises(StoreError):
-                server.unregister(f"step-{seed}")
+                server.unregister(f"{run}-{seed}")
         assert all(sink.state().holds(weights(4)) for sink in sinks)
-        assert not any("step-3" in each for each in gc.get_objects() if type(each) in (set, dict))
+        gc.collect()
+        assert not [each for each in gc.get_objects() if type(each) in (set, dict) and f"{run}-3" in each]
 
 
 def test_given_a_step_that_no_sink_takes_then_the_next_may_have_its_name() -> None:
