@@ -25,8 +25,8 @@ def simulate(
     cluster: Annotated[
         str,
         typer.Option(
-            help="TOML file that describes hosts and links, or a cluster that comes with the library: 8xH800, 16xH20, "
-            "256xH20.",
+            help="TOML file that describes hosts and links, or a cluster that comes with the library: 8xH200, "
+            "8xH800, 16xH20, 256xH20.",
             show_default=False,
         ),
     ],

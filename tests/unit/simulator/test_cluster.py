@@ -13,9 +13,9 @@ from tests.unit.simulator.small import cluster
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_given_the_library_then_three_clusters_come_with_it() -> None:
-    assert included() == ["16xH20", "256xH20", "8xH800"]
-    assert [cluster_of(name).hosts * cluster_of(name).gpus for name in included()] == [16, 256, 8]
+def test_given_the_library_then_four_clusters_come_with_it() -> None:
+    assert included() == ["16xH20", "256xH20", "8xH200", "8xH800"]
+    assert [cluster_of(name).hosts * cluster_of(name).gpus for name in included()] == [16, 256, 8, 8]
     assert all(cluster_of(name).assumed for name in included())
 
 
@@ -38,7 +38,7 @@ def test_given_a_cluster_file_that_is_wrong_then_the_key_is_named(tmp_path: Path
 
 
 def test_given_no_such_cluster_then_those_that_there_are_are_named() -> None:
-    with pytest.raises(ConfigError, match="one of: 16xH20, 256xH20, 8xH800"):
+    with pytest.raises(ConfigError, match="one of: 16xH20, 256xH20, 8xH200, 8xH800"):
         cluster_of("9xH900")
 
 
