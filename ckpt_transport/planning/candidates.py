@@ -15,6 +15,7 @@ from ckpt_transport.planning.demand import Demand, broadcast, scatter
 from ckpt_transport.planning.links import Links, MeasuredRates
 from ckpt_transport.planning.loads import LoadCounter
 from ckpt_transport.planning.prediction import Moved, predict, received
+from ckpt_transport.planning.unknown_trees import why_no_tree
 from ckpt_transport.planning.values.manifest import Extent, Manifest
 from ckpt_transport.planning.values.plan import Bucket
 from ckpt_transport.planning.values.prediction import Prediction
@@ -103,10 +104,10 @@ def choose(
     if settings.transport != AUTO:
         if settings.transport not in candidates:
             own = f"{settings.transport}: "
+            if not any(reason.startswith(own) for reason in reasons):
+                reasons.append(own + why_no_tree(settings.transport, len(topology.sinks), traits))
             reasons.sort(key=lambda reason: not reason.startswith(own))
-            raise ConfigError(
-                f"transport '{settings.transport}' cannot carry this update; " + ("; ".join(reasons) or "there is none")
-            )
+            raise ConfigError(f"transport '{settings.transport}' cannot carry this update; {'; '.join(reasons)}")
         notes = ["chosen by configuration; others were not considered"]
         chosen = settings.transport
     elif not chosen:

@@ -100,7 +100,9 @@ def test_given_a_collective_then_a_chain_is_taken_only_when_it_is_named() -> Non
         ("read-chain+window", ["a", "a", "b"], "nobody to pass on to"),
         ("read-chain+window", ["b", "c"], "every host has one sink"),
         ("post-chain", ["a", "b"], r"post stays within a host, and sinks \[2\]"),
-        ("screen-chain", ["a", "b"], "cannot carry this update"),
+        ("screen-chain", ["a", "b"], "what screen brings is mapped"),
+        ("read-chain", ["b"], "a chain needs two sinks"),
+        ("read-chain+wire", ["b", "c"], "wire reaches other hosts itself"),
     ],
 )
 def test_given_a_chain_that_cannot_be_then_the_reason_is_named(transport: str, sinks: list[str], reason: str) -> None:

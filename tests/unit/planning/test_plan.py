@@ -314,9 +314,17 @@ def test_given_any_plan_then_a_relay_passes_on_only_what_it_has_in_a_slot(world:
 @pytest.mark.parametrize(
     ("wanted", "reasons"),
     [
-        ("pigeon", ["transport 'pigeon' cannot carry this update", "wire: about"]),
+        (
+            "pigeon",
+            ["transport 'pigeon' cannot carry this update; pigeon: there is no transport 'pigeon'", "wire: about"],
+        ),
         ("window", ["window: stays within a host, and sinks [2] are on other hosts than source 0"]),
-        ("window+wire", ["transport 'window+wire' cannot carry this update"]),
+        ("window+wire", ["window stays within one; did you mean 'wire+window'?"]),
+        ("window+window", ["window+window: a relay has two transports, and this one has window twice"]),
+        ("wire+read", ["wire+read: read reaches other hosts itself"]),
+        ("wire+window+post", ["wire+window+post: a relay has two transports"]),
+        ("wire+window-chain", ["of which only the first may form a chain"]),
+        ("post+window", ["and post stays within one; post: "]),
         ("screen+window", ["screen+window: what screen brings is mapped"]),
         ("read", ["read: read is not available at rank 2"]),
     ],
