@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from functools import partial
 
 from ckpt_transport.cli.encoding import write_anything
 from ckpt_transport.errors import PluginError
-from ckpt_transport.testing.check import Factory
 from ckpt_transport.testing.conformance import CHECKS, LONG_CHECKS, run
+from ckpt_transport.testing.named import load
 from ckpt_transport.testing.processes import launch
 from ckpt_transport.testing.threads import launch_in_threads
-from ckpt_transport.transports import registry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,22 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             launcher=launch_in_threads if options.threads else launch,
             checks=(*CHECKS, *LONG_CHECKS) if options.long or options.only else CHECKS,
         )
-    except (PluginError, ImportError, AttributeError) as error:
+    except (PluginError, ImportError) as error:
         print(f"{type(error).__name__}: {error}")
         return 1
     for result in report.results:
         if result.explanation:
             print(f"\n{result.explanation}")
     return 0 if report.ok else 1
-
-
-def load(name: str) -> Factory:
-    """Load the transport of that name, or what ``module:attribute`` names."""
-    module, separator, attribute = name.partition(":")
-    if not separator:
-        return registry.load(name)
-    factory: Factory = getattr(importlib.import_module(module), attribute)
-    return factory
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ class Check:
         wrong = [outcome for outcome, well in zip(outcomes, as_planned, strict=True) if not well]
         if wrong:
             wrong.sort(key=_rank_of_blame)
-            raise ConformanceError(self, subject, "\n".join(map(explain, wrong)))
+            raise ConformanceError(self, subject, _explain_all(wrong))
 
     def __reduce__(self) -> tuple[Callable[[str, str], object], tuple[str, str]]:
         return _find, (self.body.__module__, f"check_{self.name}")
@@ -84,11 +84,15 @@ def check(promise: str, where: str, **conditions: Any) -> Callable[[Callable[[Ra
 
 
 def name_of(factory: Factory) -> str:
-    """Find the name of the transport that ``factory`` makes. A class is not asked to make one."""
+    """Find the name of the transport that ``factory`` makes, or its own where that has none.
+
+    A class is not asked to make one.
+    """
     made_by: object = factory
-    if isinstance(made_by, type) and issubclass(made_by, Transport):
-        return made_by.name
-    return factory().name
+    try:
+        return made_by.name if isinstance(made_by, type) and issubclass(made_by, Transport) else factory().name
+    except Exception:
+        return str(getattr(made_by, "__name__", made_by))
 
 
 def in_words(name: str) -> str:
@@ -110,6 +114,16 @@ def _rank_of_blame(outcome: RankOutcome) -> int:
     if outcome.failure is None:
         return 1
     return {Broken.__name__: 0, Abandoned.__name__: 3}.get(outcome.failure.kind, 2)
+
+
+def _explain_all(outcomes: Sequence[RankOutcome]) -> str:
+    """Tell what became of ranks; once, where all saw the same promise broken."""
+    seen = {outcome.failure and (outcome.failure.kind, outcome.failure.message) for outcome in outcomes}
+    match tuple(seen):
+        case ((Broken.__name__, message),) if len(outcomes) > 1:
+            return f"ranks {', '.join(str(outcome.rank) for outcome in outcomes)}: {message}"
+        case _:
+            return "\n".join(map(explain, outcomes))
 
 
 def explain(outcome: RankOutcome) -> str:

@@ -20,7 +20,18 @@ from collections.abc import Callable, Collection, Sequence
 
 from ckpt_transport.errors import TransportUnavailableError
 from ckpt_transport.testing.check import LONG_DEADLINE, Check, Factory, in_words, name_of
-from ckpt_transport.testing.checks import delivery, endurance, failures, flow, lifetimes, ordering, probing, scale
+from ckpt_transport.testing.checks import (
+    delivery,
+    endurance,
+    failures,
+    flow,
+    lifetimes,
+    opening,
+    ordering,
+    probing,
+    scale,
+)
+from ckpt_transport.testing.checks.opening import check_route_opens
 from ckpt_transport.testing.checks.probing import ask, check_probe_is_cheap
 from ckpt_transport.testing.processes import Launcher, launch
 from ckpt_transport.testing.report import CheckResult, ConformanceError, ConformanceReport, Verdict
@@ -28,7 +39,7 @@ from ckpt_transport.testing.threads import launch_in_threads
 
 _ALL = [
     check
-    for subject in (probing, delivery, flow, failures, ordering, lifetimes, scale, endurance)
+    for subject in (probing, opening, delivery, flow, failures, ordering, lifetimes, scale, endurance)
     for check in vars(subject).values()
     if isinstance(check, Check)
 ]
@@ -60,16 +71,17 @@ def run(
         checks: which there are; add :data:`LONG_CHECKS` for those that take minutes.
 
     Returns:
-        What came of each check. A probe that raises, hangs or gives no answer has failed ``probe_is_cheap``, whatever
-        ``only`` says, and the others are run all the same.
+        What came of each check. Whatever ``only`` says, a probe that raises, hangs or gives no answer has failed
+        ``probe_is_cheap``, and the others are run all the same; a transport that cannot be opened has failed
+        ``route_opens``, and no other is run.
 
     Raises:
         TransportUnavailableError: the transport's own probe says that it cannot run here.
         ValueError: ``only`` names a check that there is not.
     """
-    known = {check.name: check for check in checks}
-    if unknown := set(only or ()) - known.keys():
-        raise ValueError(f"there are no checks {sorted(unknown)}; there are {sorted(known)}")
+    names = {check.name for check in checks}
+    if unknown := set(only or ()) - names:
+        raise ValueError(f"there are no checks {sorted(unknown)}; there are {sorted(names)}")
     name = name_of(factory)
     results: list[CheckResult] = []
 
@@ -86,10 +98,14 @@ def run(
     else:
         if not available.ok:
             raise TransportUnavailableError(name, available.reason, available.hint)
-    known_to_fail = {result.check for result in results}
+    opens = _result(check_route_opens, factory, deadline, launcher)
+    if opens.verdict is Verdict.FAILED:
+        report(opens)
+        return ConformanceReport(in_words(name), tuple(results))
+    reported = {result.check.name for result in results}
     for check in checks:
-        if check not in known_to_fail and (only is None or check.name in only):
-            report(_result(check, factory, deadline, launcher))
+        if check.name not in reported and (only is None or check.name in only):
+            report(opens if check == check_route_opens else _result(check, factory, deadline, launcher))
     return ConformanceReport(in_words(name), tuple(results))
 
 

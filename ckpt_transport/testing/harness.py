@@ -46,7 +46,7 @@ class Rank:
         self.ranks = tuple(range(context.world_size))
         self.patience = deadline * PATIENCE
         self.side_channel = SideChannel(context, self.patience)
-        self.transport = factory()
+        self.transport = _made(factory)
         self._context = context
         self._keeps_peers = keeps_peers
         self._routes: list[RouteFixture] = []
@@ -111,3 +111,10 @@ class Rank:
                     route.endpoint.abort(error)
                 with contextlib.suppress(Exception):
                     route.endpoint.close()
+
+
+def _made(factory: Callable[[], Transport]) -> Transport:
+    try:
+        return factory()
+    except Exception as error:
+        raise Broken(f"the transport cannot be made: {type(error).__name__}: {error}") from error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from ckpt_transport.errors import TransportUnavailableError
 from ckpt_transport.testing import CHECKS, LONG_CHECKS, run
 from ckpt_transport.testing.__main__ import main
-from ckpt_transport.transports.interface import Availability
+from ckpt_transport.transports.interface import Availability, Transport
 from tests.conformance.broken import LONG_CASES, Case
+from tests.conformance.broken.others import NeverOpens
 from tests.conformance.transports import ReadTransport
 
 
@@ -41,6 +44,44 @@ def test_given_a_probe_that_raises_when_another_check_is_asked_for_then_both_are
 def test_given_a_transport_that_cannot_run_here_then_it_is_not_checked() -> None:
     with pytest.raises(TransportUnavailableError, match="no such card"):
         run(NotHere)
+
+
+def unmade() -> Transport:
+    """A function that makes no transport."""
+    raise ValueError("no settings")
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (NeverOpens, "ranks 0, 1: no route can be opened: OSError: no such device"),
+        (unmade, "ranks 0, 1: the transport cannot be made: ValueError: no settings"),
+    ],
+)
+def test_given_a_transport_that_cannot_be_opened_then_that_is_the_finding_and_nothing_else_is_checked(
+    factory: Callable[[], Transport], said: str
+) -> None:
+    report = run(factory, only={"late_sender", "bytes_arrive"})
+    assert "late_sender" not in str(report)
+    assert report.failed[-1] == "route_opens"
+    assert said in report.results[-1].explanation
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tests.conformance.transports:Missing", "has nothing called Missing. Its transports: "),
+        ("tests.conformance.transports:ReadTransprot", "did you mean ReadTransport?"),
+        ("tests.nowhere:Missing", "there is no module 'tests.nowhere': install it, or run in the folder that it is in"),
+        ("tests.conformance.transports:one_sided", "makes no transport: give a subclass of Transport"),
+        ("pigeon", "no transport is called 'pigeon'"),
+    ],
+)
+def test_given_a_name_that_makes_no_transport_then_it_is_named_with_what_to_give(
+    name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name]) == 1
+    assert said in capsys.readouterr().out
 
 
 def test_given_all_checks_then_long_ones_have_names_of_their_own() -> None:

@@ -72,6 +72,7 @@ CASES = (
     Case(probes.ProbeHangs, ReadTransport, {"probe_is_cheap": "probe() does not return"}, deadline=2.0),
     Case(probes.ProbeSaysTrue, ReadTransport, {"probe_is_cheap": "probe() returned True"}),
     Case(probes.ProbeDies, ReadTransport, {"probe_is_cheap": "exit code 3"}),
+    Case(others.NeverOpens, SocketTransport, {"route_opens": "ranks 0, 1: no route can be opened: OSError"}),
     Case(others.MarksWithoutOrder, SocketTransport, {"a_device_orders": "no stream that would order it"}),
     Case(others.LeaksOnClose, ShmTransport, {"nothing_leaks": "segments"}, deadline=20.0),
     Case(scale.FlipsABit, ReadTransport, {"transfer_after_transfer": "1 of 1"}),

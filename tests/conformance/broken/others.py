@@ -117,3 +117,10 @@ class MarksWithoutOrder(SocketTransport):
     """Receives have a fence, and there is no stream that would keep their order."""
 
     endpoint_type = _MarksWithoutOrder
+
+
+class NeverOpens(SocketTransport):
+    """Its library refuses every route."""
+
+    def open(self, group: Group, control: Control, timeout: float) -> Endpoint:
+        raise OSError("no such device")

@@ -1,0 +1,16 @@
+"""Is there a transport, and does it open a route? Nothing else can be checked where it does not."""
+
+from __future__ import annotations
+
+from ckpt_transport.testing.check import check
+from ckpt_transport.testing.harness import Abandoned, Broken, Rank
+
+
+@check("A transport is made without arguments, and opens a route between two ranks.", "Transport.open", ranks=2)
+def check_route_opens(rank: Rank) -> None:
+    try:
+        rank.open()
+    except (Abandoned, Broken):
+        raise
+    except Exception as error:
+        raise Broken(f"no route can be opened: {type(error).__name__}: {error}") from error
