@@ -43,7 +43,9 @@ def read_private(path: Path, setting: str) -> bytes:
                 raise ConfigError(f"{setting} {path} can be read or changed by others (mode {mode:o}); chmod 600 it")
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{setting} {path}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"{setting} {path}: {error.strerror or error}; name a file that this user can read"
+        ) from error
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{setting} {path} has more than {MAX_BYTES} bytes; name a file that holds nothing else")
     return content.strip()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ckpt_transport.config import Config
 from ckpt_transport.diagnosis.finding import Finding, Severity
-from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.errors import CkptTransportError, JoinError
 from ckpt_transport.release import RELEASE
 from ckpt_transport.service import ask_version
 from ckpt_transport.service.fleet import make_fleet
@@ -79,7 +79,7 @@ def same_time(ahead: Mapping[str, float]) -> Finding:
         f"{address} is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this host"
         for address, seconds in apart.items()
     )
-    cure = "run chrony or systemd-timesyncd on each host: histories, traces and metrics compare their clocks"
+    cure = "set these clocks right: histories, traces and metrics compare clocks of hosts"
     return Finding("clocks", Severity.WARNING, said, cure)
 
 
@@ -106,8 +106,12 @@ def _ask(address: str, config: Config, timeout: float) -> Answered | Finding:
     before = time.time()
     try:
         served = ask_version(address, config, timeout)
+    except JoinError as error:
+        return Finding(
+            address, Severity.PROBLEM, str(error), "over TCP, secret_file must also be the same here and there"
+        )
     except CkptTransportError as error:
-        return Finding(address, Severity.PROBLEM, str(error), "is it running, and is secret_file the same here?")
+        return Finding(address, Severity.PROBLEM, str(error))
     nearest = min(max(served.clock, before), time.time())
     return Answered(served, served.clock - nearest if served.clock else 0.0)
 

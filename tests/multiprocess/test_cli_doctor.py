@@ -63,7 +63,8 @@ def test_given_a_sink_that_must_not_serve_and_one_that_is_gone_then_each_is_a_pr
         assert done.returncode == 1
         assert "must not serve" in done.stdout
         assert "bring a version to it" in done.stdout
-        assert f"no answer from {gone}" in done.stdout
+        assert f"no answer from {gone} within 2 s; is a sink running there?" in done.stdout
+        assert done.stdout.count("running") == 1, "a cure is said once"
 
 
 def test_given_an_engine_at_an_endpoint_then_the_doctor_says_what_it_serves() -> None:
