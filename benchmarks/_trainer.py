@@ -65,6 +65,8 @@ class Trainer:
     def have(self, shapes: Shapes, version: int, where: str) -> int:
         """Hold this rank's part of a version; returns its bytes. On the host it takes no memory itself."""
         self._held = {}
+        if self._on_gpu:
+            torch.cuda.empty_cache()
         own = {
             name: tensor
             for index, (name, tensor) in enumerate(tensors(shapes, version).items())

@@ -70,7 +70,8 @@ def run_engine(gpus: Sequence[int], layers: int | None, narrow: int, pipe: Conne
     With one rank it is in this process. Without CUDA each rank has a core of its own.
     """
     if torch.version.cuda is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[gpu] if any(visible) else str(gpu) for gpu in gpus)
     elif len(gpus) > 1:
         cores = sorted(os.sched_getaffinity(0))
         os.environ.setdefault(CORES, "|".join(str(cores[rank % len(cores)]) for rank in range(len(gpus))))

@@ -13,7 +13,7 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.engine import StagingArea
 from ckpt_transport.engine.shadows import MakeShadows, on_device, on_host
 from ckpt_transport.memory.launch import has_kernels
-from tests.fleet import SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, by_name, fleet, weights
 from tests.gpu.test_copy_table import kernels_of
 from tests.patience import PATIENT
 
@@ -39,11 +39,12 @@ def test_given_tensors_of_odd_sizes_when_exchanged_then_it_is_one_launch_and_twi
 
 @pytest.mark.parametrize("budget", ["1GiB", "1KiB"], ids=["on the GPU", "on the host"])
 @pytest.mark.parametrize("transport", ["cuda_ipc", "shm"])
+@pytest.mark.parametrize("loader", [None, by_name], ids=["by name", "by a loader"])
 def test_given_sinks_on_a_gpu_when_staged_and_rolled_back_then_each_serves_that_version(
-    transport: str, budget: str
+    transport: str, budget: str, loader: Any
 ) -> None:
     config = Config.load(**{**PATIENT, "commit": "staged", "transport": transport})
-    spec = SinkSpec(SHAPE, settings={"staging_budget": budget})
+    spec = SinkSpec(SHAPE, settings={"staging_budget": budget}, loader=loader)
     with fleet(spec, spec) as sinks, ParameterServer(config) as server:
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3):
