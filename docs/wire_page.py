@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import typing
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from types import ModuleType
 
 from ckpt_transport.control import messages as wire
 from ckpt_transport.service import questions
-from ckpt_transport.update import messages, protocol
+from ckpt_transport.update import joining_messages, message_kinds, messages, protocol
 from docs.described import public_names
 from docs.rendering import page, prose, table
 
@@ -19,7 +20,7 @@ def wire_messages() -> str:
     parts = [prose(wire.__doc__ or ""), "## Of every mailbox"]
     parts += _messages(wire)
     parts += ["## Of an update", prose(protocol.__doc__ or ""), _exchanges()]
-    parts += _messages(messages)
+    parts += itertools.chain(*map(_messages, (message_kinds, joining_messages, messages)))
     parts += ["## At any time", prose(questions.__doc__ or "")]
     parts += _messages(questions)
     for name in ("PARTICIPANT", "COORDINATOR"):

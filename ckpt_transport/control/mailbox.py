@@ -13,21 +13,17 @@ from typing import Self
 import zmq
 
 from ckpt_transport.control import addresses
-from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections, end_torn, receive_all_frames
+from ckpt_transport.control.connections import LINGER_MS
 from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
 from ckpt_transport.control.interruptions import Interruptions
-from ckpt_transport.control.listening import ListeningSocket
-from ckpt_transport.control.messages import MAX_FRAME, MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
+from ckpt_transport.control.liveness import Liveness
+from ckpt_transport.control.messages import MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
 from ckpt_transport.control.security import Secret, check_secured
+from ckpt_transport.control.sockets import Sockets
 from ckpt_transport.control.waker import Waker
-from ckpt_transport.errors import ControlError, MessageError, PeerLostError
+from ckpt_transport.errors import ControlError
 
-NOW = int(zmq.NOBLOCK)
-AT_ONCE = 32
-"""Messages of a socket that are filed before anything else is done: a peer may send faster than they are filed."""
-LOOKS = 100
-"""How often somebody's sign of life is looked for behind what others send: sockets take turns among their peers."""
 MAX_PARTING = 64
 """Connections that are being closed, each within :data:`LINGER_MS`, after one message to somebody we do not know."""
 
@@ -86,9 +82,7 @@ class Mailbox:
         self._routes = RouteInboxes()
         self._reading = _Reading()
         self._driving = threading.RLock()
-        self._heard: dict[str, float] = {}
-        self._none_lost_until = 0.0
-        """Before then, nobody can have been silent for too long."""
+        self._liveness = Liveness(timeout, lambda: self.pump(0))
         self._news = False
         """Something was filed by a pump that did not wait, so whoever waits next should look first."""
         try:
@@ -99,16 +93,10 @@ class Mailbox:
 
     def _open(self, wanted: str, secret: Secret | None) -> None:
         """Listen at an address, and get ready to send."""
-        self._listening = ListeningSocket(wanted, secret)
-        self._router, self.address = self._listening.socket, self._listening.address
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._connections = OutgoingConnections(self._context, secret)
-        self._poller = zmq.Poller()
-        for listening in (self._router, *self._connections.sockets, self._waker.descriptor):
-            self._poller.register(listening, zmq.POLLIN)
-        beat = self._codec.frames(self.address, Heartbeat())
-        self._heart = Heart(self._context, secret, beat, self._interval, self._timeout)
-        self.secret = secret
+        self._sockets = Sockets(wanted, secret, self._codec, self._waker.descriptor)
+        self.address, self.secret = self._sockets.address, secret
+        beat = self._sockets.encode(Heartbeat())
+        self._heart = Heart(self._sockets.context, secret, beat, self._interval, self._timeout)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -137,16 +125,12 @@ class Mailbox:
         Raises:
             MessageError: the message is too large.
         """
-        frames = self._codec.frames(self.address, message)
-        if len(frames[-1]) > MAX_FRAME:
-            what = f"a message ({type(message).__name__}) has {len(frames[-1])} bytes"
-            raise MessageError(f"{what}, and {MAX_FRAME} is the most there may be")
-        return frames
+        return self._sockets.encode(message)
 
     def send_encoded(self, address: str, frames: Sequence[bytes]) -> None:
         """Send what :meth:`encode` has made, as :meth:`send` does."""
         with self._driving:
-            if not self._context.closed:
+            if not self._sockets.closed:
                 self._post(address, frames)
 
     def send_once(self, address: str, message: Message) -> None:
@@ -155,20 +139,20 @@ class Mailbox:
         Raises:
             ControlError: there is no way there, or many such messages are on their way already.
         """
-        if address in self._connections:
+        if self._sockets.is_connected(address):
             self.send(address, message)
             return
         now = time.monotonic()
         if len(self._parting) == MAX_PARTING and now - self._parting[0] < LINGER_MS / 1000:
             raise ControlError(f"{address} gets no answer: too many strangers are being answered")
         with self._driving:
-            if self._context.closed:
+            if self._sockets.closed:
                 return
             self._parting.append(now)
             try:
                 self._post(address, self.encode(message))
             finally:
-                self._connections.close_one(address)
+                self._sockets.hang_up(address)
 
     def answer(self, message: Message) -> None:
         """Answer what :meth:`receive` has returned last to this thread, on the connection on which it came.
@@ -216,15 +200,15 @@ class Mailbox:
         """
         self._interruptions.raise_here()
         with self._driving:
-            if self._context.closed:
+            if self._sockets.closed:
                 time.sleep(timeout)
                 return False
             if timeout <= 0:
-                found = self._poller.poll(0)
+                found = self._sockets.poll(0)
                 self._news |= self._file_all(found)
                 return bool(found)
             if self._news:
-                self._file_all(self._poller.poll(0))
+                self._file_all(self._sockets.poll(0))
                 self._news = False
                 return True
             deadline = time.monotonic() + timeout
@@ -236,11 +220,11 @@ class Mailbox:
                 if timeout <= 0:
                     return False
 
-    def _wait(self, timeout: float) -> tuple[list[tuple[object, int]], bool]:
+    def _wait(self, timeout: float) -> tuple[list[zmq.Socket[bytes]], bool]:
         """What can be read, at the latest after ``timeout`` seconds; and whether somebody has called :meth:`wake`."""
         woken = self._waker.begin()
         try:
-            found = self._poller.poll(0 if woken else math.ceil(timeout * 1000))
+            found = self._sockets.poll(0 if woken else math.ceil(timeout * 1000))
         finally:
             woken = self._waker.end()
         return found, woken
@@ -275,68 +259,34 @@ class Mailbox:
         """End the wait of whoever is in :meth:`pump`, from any thread."""
         self._waker.wake()
 
-    def _file_all(self, found: Sequence[tuple[object, int]]) -> bool:
+    def _file_all(self, found: Sequence[zmq.Socket[bytes]]) -> bool:
         """File what sockets have got; whether any of it was more than a sign of life."""
         news = False
-        for source, _ in found:
-            if isinstance(source, zmq.Socket):
-                news |= self._drain(source)
+        for socket in found:
+            for letter in self._sockets.read(socket):
+                self._file(letter)
+                news |= not isinstance(letter.message, Heartbeat)
         return news
 
-    def _drain(self, socket: zmq.Socket[bytes]) -> bool:
-        """File what one socket has got, of very much a part; whether any of it was more than a sign of life."""
-        news = False
-        for _ in range(AT_ONCE):
-            try:
-                frames = receive_all_frames(socket)
-            except zmq.Again:
-                break
-            connection = frames.pop(0)
-            peer = None
-            if socket is not self._router:
-                peer, connection = self._connections.sender(connection), b""
-                if peer is None:  # it was closed meanwhile
-                    continue
-            try:
-                sender, message = self._codec.parse(frames)
-            except MessageError as error:
-                self._reply(connection, Refused(str(error)))
-                if peer is not None:
-                    self._file(peer, Refused(str(error)), connection, 0)
-                    news = True
-                continue
-            self._file(sender if peer is None else peer, message, connection, len(frames[2]))
-            news |= not isinstance(message, Heartbeat)
-        return news
-
-    def _file(self, sender: str, message: Message, connection: bytes, nbytes: int) -> None:
-        if sender in self._heard:
-            self._heard[sender] = time.monotonic()
+    def _file(self, letter: Letter) -> None:
+        sender, message = letter.sender, letter.message
+        self._liveness.hear(sender)
         if isinstance(message, RouteMessage):
             self._routes.file(sender, message)
-        elif isinstance(message, Heartbeat) or (connection and isinstance(message, Refused)):
+        elif isinstance(message, Heartbeat) or (letter.connection and isinstance(message, Refused)):
             return
-        elif not self._inbox.add(Letter(sender, message, connection, nbytes)):
-            self._reply(connection, Refused(f"too many messages wait at {self.address}"))
+        elif not self._inbox.add(letter):
+            self._reply(letter.connection, Refused(f"too many messages wait at {self.address}"))
 
     def _post(self, address: str, frames: Sequence[bytes]) -> None:
-        if address not in self._connections:
+        if not self._sockets.is_connected(address):
             self.check(address)
-            self._connections.connect(address)
-        self._connections.send(address, frames)
+        self._sockets.post(address, frames)
 
     def _reply(self, connection: bytes, message: Message) -> None:
-        """Whoever has hung up misses it."""
-        if connection and not self._context.closed:
-            frames = [connection, *self._codec.frames(self.address, message)]
-            with self._driving, contextlib.suppress(zmq.ZMQError):
-                try:
-                    self._router.send_multipart(frames, zmq.NOBLOCK)
-                except zmq.ZMQError:
-                    raise
-                except BaseException:
-                    end_torn(self._router)
-                    raise
+        with self._driving:
+            if not self._sockets.closed:
+                self._sockets.reply(connection, message)
 
     # -- routes -------------------------------------------------------------------------------------------------
 
@@ -360,13 +310,13 @@ class Mailbox:
 
         Raises: as :meth:`check`.
         """
-        if address not in self._connections:
+        if not self._sockets.is_connected(address):
             self.check(address)
-        self._heard[address] = time.monotonic()
+        self._liveness.watch(address)
         self._heart.beat_to(address)
 
     def unwatch(self, address: str) -> None:
-        self._heard.pop(address, None)
+        self._liveness.unwatch(address)
         self._heart.stop_beating_to(address)
 
     def check_alive(self, watched: Iterable[str] | None = None) -> None:
@@ -375,17 +325,7 @@ class Mailbox:
         Raises:
             PeerLostError: one has been silent for too long; names it.
         """
-        now = time.monotonic()
-        if now < self._none_lost_until:
-            return
-        self._none_lost_until = min(list(self._heard.values()), default=now) + self._timeout
-        oldest = now - self._timeout
-        for address in self._heard if watched is None else watched:
-            looks = 0
-            while self._heard.get(address, oldest) < oldest and looks < LOOKS and self.pump(0):
-                looks += 1
-            if self._heard.get(address, oldest) < oldest:
-                raise PeerLostError(f"no sign of life from {address} for {self._timeout:g} s")
+        self._liveness.check(watched)
 
     def silence(self, since: float) -> float:
         """For how long we looked dead to those we watch since then, where that is longer than ``timeout``; else 0."""
@@ -401,8 +341,8 @@ class Mailbox:
         """Close the connection to a peer that is not needed any more."""
         self.unwatch(address)
         with self._driving:
-            if not self._context.closed:
-                self._connections.close_one(address)
+            if not self._sockets.closed:
+                self._sockets.hang_up(address)
 
     def close(self) -> None:
         """Send what is queued, then close. Idempotent."""
@@ -423,18 +363,16 @@ class Mailbox:
         with self._driving:
             if self._closed:
                 return
-            if not self._context.closed:
+            if not self._sockets.closed:
                 self._hang_up()
             self._open(self.address, secret)
-            for address in self._heard:
+            for address in self._liveness.watched:
                 self._heart.beat_to(address)
 
     def _hang_up(self) -> None:
         """Send what is queued, and close all sockets."""
         self._heart.stop()
-        self._connections.close()
-        self._listening.close()
-        self._context.destroy(LINGER_MS)
+        self._sockets.close()
 
     def __enter__(self) -> Self:
         return self

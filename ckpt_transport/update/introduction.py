@@ -1,6 +1,7 @@
 """A process introduces itself to each update, and the planner learns from the introductions who takes part.
 
-This is the one place, besides :class:`~ckpt_transport.update.messages.Join` itself, that knows the fields of a Join.
+This is the one place, besides :class:`~ckpt_transport.update.joining_messages.Join` itself, that knows the fields of a
+Join.
 """
 
 from __future__ import annotations

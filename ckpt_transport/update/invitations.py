@@ -54,7 +54,7 @@ class Invitees:
         objection: why a holder that has come may not take part; empty when it may.
         expectation: why there are other sources, in words.
         base, base_updates: what sinks must serve, and the update that has brought it, by address where that is known;
-            see :class:`~ckpt_transport.update.messages.Invite`.
+            see :class:`~ckpt_transport.update.joining_messages.Invite`.
         delta, deltas_follow: what comes is a difference to the base, or the version may be the base of one.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
         given_up: other versions, to which this coordinator has ended updates; sources may still come for them.

@@ -6,191 +6,20 @@ follow what.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
-
-import msgspec
-
-from ckpt_transport.control import Message
-from ckpt_transport.planning import NO_LIMIT, Manifest, PlacedTensor, Role, ServedShares, Share, StagingPlace
-from ckpt_transport.rates import HostRates
-
-
-class ToCoordinator(Message, frozen=True):
-    """Every message that a coordinator understands derives from this."""
-
-
-class FromCoordinator(Message, frozen=True, kw_only=True):
-    """Everything that only the coordinator may say to a member derives from this.
-
-    Attributes:
-        nonce: the member's own, which it has told nobody but this coordinator.
-        trace: the ``traceparent`` of the update; empty where it is not traced.
-    """
-
-    nonce: str = ""
-    trace: str = ""
-
-
-Answer = TypeVar("Answer", bound=ToCoordinator)
-
-
-class Order(FromCoordinator, Generic[Answer], frozen=True):
-    """Everything that the coordinator asks for in an update derives from this; the type parameter is the answer.
-
-    Attributes:
-        update: the name of the update.
-    """
-
-    update: str
-
-
-AnyOrder = Order[Any]
-
-
-class Reply(ToCoordinator, frozen=True):
-    """Everything that a member says in an update once it has a rank derives from this.
-
-    Attributes:
-        update: the name of the update.
-        rank: of the member in the plan; -1 before it has heard of one.
-    """
-
-    update: str
-    rank: int
-
-
-class Join(ToCoordinator, frozen=True, kw_only=True):
-    """A member introduces itself; made and read by :mod:`ckpt_transport.update.introduction`.
-
-    Attributes:
-        update: the name of the update; empty from a source rank, which does not know it yet.
-        invited: the address at which a sink or a holder was invited.
-        uid: differs from that of any other process, so that a restarted process is not taken for the old one.
-        nonce: what the coordinator's messages to this member carry.
-        label: what people call the member.
-        host: where the member runs; see :func:`~ckpt_transport.update.host.host_name`.
-        budget: bytes of memory that the update may take there.
-        shared_budget: how many of these may be shared memory.
-        transports: names of those that can run there.
-        unavailable: the other transports that were asked for, each with the reason.
-        bandwidths: bytes per second that each of ``transports`` expects there.
-        rates: of the links of the host, where they were measured.
-        routes: names of the routes that the member has kept open.
-        rank: of a source among the sources; -1 for who is invited.
-        manifest: what a source holds; None from a sink.
-        engine: the name that ranks of one engine share; empty when the engine has one rank.
-        whole_tensors, keeps_tensors: as :class:`~ckpt_transport.engine.Engine` says.
-        devices: UUIDs of the GPUs that the member can use.
-        reads: UUIDs of the other GPUs whose memory a sink's GPU can read.
-        plan: the shape of the plan that the member knows; empty for none.
-        link: bytes per second of the member's link to other hosts; 0 when nobody said.
-        share: what a sink needs of versions with certain tensors; None for everything.
-        ties: sets of names that share memory in a sink's engine.
-        unstaged: why a sink cannot stage a version; empty when it can.
-        staging: where a sink stages a version; None where it does not, or does not say so.
-        previous: the version that a sink can go back to; empty for none.
-        holds: the update that has brought what a source can compare the version with; empty for none.
-        number: of the :class:`Differ` that a source has followed; 0 before any.
-    """
-
-    update: str = ""
-    role: Role
-    invited: str = ""
-    uid: str
-    nonce: str = ""
-    label: str
-    host: str
-    budget: int
-    shared_budget: int = NO_LIMIT
-    transports: tuple[str, ...]
-    unavailable: dict[str, str]
-    routes: tuple[str, ...] = ()
-    rank: int = -1
-    manifest: Manifest | None = None
-    engine: str = ""
-    whole_tensors: bool = False
-    keeps_tensors: bool = False
-    devices: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
-    plan: str = ""
-    link: int = 0
-    share: Share | None = None
-    bandwidths: dict[str, float] = msgspec.field(default_factory=dict)
-    rates: HostRates | None = None
-    ties: tuple[tuple[str, ...], ...] = ()
-    unstaged: str = ""
-    staging: StagingPlace | None = None
-    previous: str = ""
-    holds: str = ""
-    number: int = 0
-
-
-class Invite(Order[Join], frozen=True):
-    """Take part in an update.
-
-    Attributes:
-        version: the name of the version that the update brings.
-        address: the sink's or holder's, as the coordinator was given it.
-        transports: the names of the transports that are worth probing.
-        staged: the version is to be staged, if that can be done.
-        base: the version that a sink must serve, because the other one brings only what has changed since; empty when
-            it brings everything.
-        base_update: the update that has brought the base there; empty when the coordinator does not know it.
-        delta: what comes are carriers of the difference to the base, and not some of the tensors.
-        deltas_follow: the version may be the base of such a difference, so that a sink notes what it serves then.
-    """
-
-    version: str
-    address: str
-    transports: tuple[str, ...]
-    staged: bool = False
-    base: str = ""
-    base_update: str = ""
-    delta: bool = False
-    deltas_follow: bool = False
-
-
-class Challenge(ToCoordinator, frozen=True):
-    """Whoever reads this is at the address that an invitation claims to come from, and invites again with this nonce.
-
-    Attributes:
-        update, address: of the invitation.
-    """
-
-    update: str
-    address: str
-    nonce: str
-
-
-class Busy(ToCoordinator, frozen=True):
-    """A sink cannot join yet, because another update is still going on; invite it again."""
-
-    update: str
-    address: str
-    reason: str
-
-
-class Absent(ToCoordinator, frozen=True):
-    """A source rank takes no part in updates to ``version`` (empty: in any); with an empty reason it does again."""
-
-    rank: int
-    version: str
-    reason: str
-
-
-class Differ(FromCoordinator, frozen=True, kw_only=True):
-    """A source rank joins anew, with what differs from a version that it has brought before, or with all it has.
-
-    Attributes:
-        base_update: the update that has brought that version; empty for all.
-        number: of those that are said in an update, from 1.
-        served: what sinks serve of the version.
-    """
-
-    base_update: str
-    number: int
-    served: ServedShares
+from ckpt_transport.planning import PlacedTensor
+from ckpt_transport.update.joining_messages import Absent as Absent
+from ckpt_transport.update.joining_messages import Busy as Busy
+from ckpt_transport.update.joining_messages import Challenge as Challenge
+from ckpt_transport.update.joining_messages import Differ as Differ
+from ckpt_transport.update.joining_messages import Invite as Invite
+from ckpt_transport.update.joining_messages import Join as Join
+from ckpt_transport.update.message_kinds import Answer as Answer
+from ckpt_transport.update.message_kinds import AnyOrder as AnyOrder
+from ckpt_transport.update.message_kinds import FromCoordinator as FromCoordinator
+from ckpt_transport.update.message_kinds import Order as Order
+from ckpt_transport.update.message_kinds import Reply as Reply
+from ckpt_transport.update.message_kinds import ToCoordinator as ToCoordinator
+from ckpt_transport.update.message_kinds import messages_of
 
 
 class Agree(Reply, frozen=True):
@@ -422,15 +251,6 @@ class Abort(Order[Aborted], frozen=True):
 
 class Goodbye(FromCoordinator, frozen=True):
     """The coordinator ends; routes need not be kept."""
-
-
-def messages_of(base: type[Message]) -> Iterator[type[Message]]:
-    """The messages that are sent: those of which none is derived."""
-    for kind in base.__subclasses__():
-        if kind.__subclasses__():
-            yield from messages_of(kind)
-        else:
-            yield kind
 
 
 TO_MEMBERS = tuple(messages_of(FromCoordinator))

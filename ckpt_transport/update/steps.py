@@ -2,7 +2,7 @@
 
 :class:`Leading` and :class:`Following` name the steps alike: agree, connect, hold, run; and where the update is staged
 agree, connect, run, hold, apply, decide, with keep after run where it waits for its commit. Which order may come when,
-the table in :mod:`ckpt_transport.update.messages` says.
+the table in :mod:`ckpt_transport.update.protocol` says.
 """
 
 from __future__ import annotations

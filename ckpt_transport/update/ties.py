@@ -1,8 +1,9 @@
 """Tied names must have one value: an engine has one memory for them, and whatever comes last would stay.
 
-Sinks say in :class:`~ckpt_transport.update.messages.Join` which names share memory in their engines. Where a version
-brings more than one of them, their values are compared before a byte moves. Nothing is done for names that a source
-knows to be one tensor, nor for what holders have told the digests of; of the rest the owners are asked for digests.
+Sinks say in :class:`~ckpt_transport.update.joining_messages.Join` which names share memory in their engines. Where a
+version brings more than one of them, their values are compared before a byte moves. Nothing is done for names that a
+source knows to be one tensor, nor for what holders have told the digests of; of the rest the owners are asked for
+digests.
 """
 
 from __future__ import annotations

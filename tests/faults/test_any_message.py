@@ -215,7 +215,7 @@ def test_given_a_coordinator_that_says_anything_then_nothing_is_served_that_was_
         for content in said:
             known = {"update": "THE UPDATE", "nonce": nonce}
             known = {name: value for name, value in known.items() if name in content}
-            leader._connections.send(sink.address, frames(leader.address, {**content, **known}))
+            leader._sockets.connections.send(sink.address, frames(leader.address, {**content, **known}))
         leader.send(sink.address, m.Abort("THE UPDATE", "the end", nonce=nonce))
         leader.send(sink.address, q.AskVersion())
         while (received := leader.receive(DEADLINE)) is not None and not isinstance(received[1], q.ServedVersion):

@@ -119,6 +119,6 @@ def test_given_a_holder_when_one_engine_after_the_other_joins_then_it_keeps_no_c
             with attach(model(1), config=config) as engine:
                 Joiner([tmp_path / "metas.json"], config).update("v2", [engine.address])
         deadline = time.monotonic() + DEADLINE
-        while holder._mailbox._connections:
-            assert time.monotonic() < deadline, holder._mailbox._connections._open
+        while holder._mailbox._sockets.connections:
+            assert time.monotonic() < deadline, holder._mailbox._sockets.connections._open
             time.sleep(0.05)

@@ -160,7 +160,7 @@ def test_given_a_note_to_somebody_unknown_then_it_arrives_and_the_connection_is_
 ) -> None:
     mailbox.send_once(peer.address, Note("once"))
     assert next_note(peer) == (mailbox.address, Note("once"))
-    assert not mailbox._connections
+    assert not mailbox._sockets.connections
 
 
 def test_given_more_messages_than_anybody_reads_then_the_rest_is_refused() -> None:

@@ -91,7 +91,7 @@ def test_given_the_member_that_gathers_does_not_turn_up_then_the_exchange_names_
 def test_given_an_exchange_then_only_the_member_that_gathers_is_talked_to(mailboxes: dict[int, Mailbox]) -> None:
     with ThreadPoolExecutor(len(RANKS)) as pool:
         list(pool.map(lambda rank: control(mailboxes, rank).exchange(b"here", PATIENCE), RANKS))
-    assert [len(mailboxes[rank]._connections) for rank in RANKS] == [2, 1, 1]
+    assert [len(mailboxes[rank]._sockets.connections) for rank in RANKS] == [2, 1, 1]
 
 
 def test_given_a_member_that_is_lost_then_whoever_waits_for_it_is_told(mailboxes: dict[int, Mailbox]) -> None:

@@ -1,0 +1,60 @@
+"""Who is watched, and when each has given its last sign of life."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from ckpt_transport.errors import PeerLostError
+
+LOOKS = 100
+"""How often somebody's sign of life is looked for behind what others send: sockets take turns among their peers."""
+
+
+class Liveness:
+    """Remembers when watched peers were heard, and says who has been silent for too long.
+
+    Args:
+        timeout: seconds without a sign of life after which a peer counts as lost.
+        look: takes in what has arrived, without a wait; says whether there was anything.
+    """
+
+    def __init__(self, timeout: float, look: Callable[[], bool]) -> None:
+        self._timeout, self._look = timeout, look
+        self._heard: dict[str, float] = {}
+        self._none_lost_until = 0.0
+        """Before then, nobody can have been silent for too long."""
+
+    @property
+    def watched(self) -> Iterable[str]:
+        return self._heard
+
+    def watch(self, address: str) -> None:
+        """Expect signs of life from there, from now on."""
+        self._heard[address] = time.monotonic()
+
+    def unwatch(self, address: str) -> None:
+        self._heard.pop(address, None)
+
+    def hear(self, address: str) -> None:
+        """There is a sign of life from that address; of who is not watched it means nothing."""
+        if address in self._heard:
+            self._heard[address] = time.monotonic()
+
+    def check(self, watched: Iterable[str] | None) -> None:
+        """Check the peers in ``watched``; None for all.
+
+        Raises:
+            PeerLostError: one has been silent for too long; names it.
+        """
+        now = time.monotonic()
+        if now < self._none_lost_until:
+            return
+        self._none_lost_until = min(list(self._heard.values()), default=now) + self._timeout
+        oldest = now - self._timeout
+        for address in self._heard if watched is None else watched:
+            looks = 0
+            while self._heard.get(address, oldest) < oldest and looks < LOOKS and self._look():
+                looks += 1
+            if self._heard.get(address, oldest) < oldest:
+                raise PeerLostError(f"no sign of life from {address} for {self._timeout:g} s")
