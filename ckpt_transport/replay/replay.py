@@ -123,7 +123,7 @@ class Replay:
         device = self._tensors[plan.copies[0].target].device
         tabled = has_copy_tables(device)
         near = runs
-        if device.type != "cpu" and not (tabled and reads_in_place(device, runs)):
+        if not tabled or not reads_in_place(device, runs):
             near = self._near(device).stage(runs, lambda: plan.part(device, starts_of(runs)))
         if not tabled:
             self._copy(self._strided(plan, near), near)
