@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 from ckpt_transport.errors import UsageError
+
+Result = TypeVar("Result")
 
 
 class CallGuard:
     """Admits the calls of one object. All methods may be called from any thread.
+
+    It runs them, and is no context: an interrupt may come after a context's block and before its end.
 
     Sockets, threads and locks do not survive a fork: a child that used its parent's would hang, or speak for it. So a
     child is refused, and what it closes is left alone, because it is the parent's.
@@ -51,9 +55,10 @@ class CallGuard:
         if self._closed:
             raise UsageError(f"this {self._owner} was closed; make another one")
 
-    @contextmanager
-    def one(self, call: str, timeout: float) -> Iterator[None]:
-        """Admit ``call`` when no other runs; another that comes meanwhile waits until the block ends.
+    def one(self, call: str, timeout: float, act: Callable[[], Result]) -> Result:
+        """Run ``act`` when no other call runs; another that comes meanwhile waits until it has ended.
+
+        Returns: what ``act`` does.
 
         Raises:
             UsageError: as :meth:`check`; or this thread is in a call already; or the call that runs did not end within
@@ -61,34 +66,32 @@ class CallGuard:
         """
         self.check()
         self.refuse_inside(call)
-        with self._alone(call, timeout):
+
+        def admitted() -> Result:
             self.check()
-            yield
+            return act()
 
-    @contextmanager
-    def last(self) -> Iterator[bool]:
-        """Admit no further call, and wait until the one that runs has ended.
+        return self._alone(call, timeout, admitted)
 
-        Yields: whether to close the object; False in a child after a fork, which must leave it to its parent.
+    def last(self, close: Callable[[], None]) -> None:
+        """Admit no further call, wait until the one that runs has ended, and close the object.
+
+        In a child after a fork nothing is done, because the object is its parent's.
 
         Raises:
             UsageError: this thread is in a call.
         """
-        if not self.here:
-            yield False
-            return
-        self.refuse_inside("close()")
-        self._closed = True
-        with self._alone("close()", -1):
-            yield True
+        if self.here:
+            self.refuse_inside("close()")
+            self._closed = True
+            self._alone("close()", -1, close)
 
-    @contextmanager
-    def _alone(self, call: str, timeout: float) -> Iterator[None]:
-        """Within the block no other thread is admitted. An interrupt may come at any step: nothing stays locked."""
+    def _alone(self, call: str, timeout: float, act: Callable[[], Result]) -> Result:
+        """Meanwhile no other thread is admitted. An interrupt may come at any step: nothing stays locked."""
         thread = threading.get_ident()
         try:
             self._wait(call, timeout)
-            yield
+            return act()
         finally:
             if self._thread == thread:
                 self._running, self._thread = "", 0

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 from ckpt_transport.errors import TaintedError, UpdateAbortedError
 from ckpt_transport.update.turn import Turn
 
+Result = TypeVar("Result")
 
-@contextmanager
-def explained(call: str, turn: Turn | None = None) -> Iterator[Turn]:
-    """Give an interrupt that comes out of the block a cause, unless every sink serves what was brought.
+
+def explained(call: str, act: Callable[[Turn], Result], turn: Turn | None = None) -> Result:
+    """Run ``act``, and give an interrupt that comes out of it a cause, unless every sink serves what was brought.
 
     Args:
         call: what is interrupted, in words.
-        turn: of the update that the block makes; by default a new one.
+        act: makes an update in the turn that it is given.
+        turn: of the update; by default a new one.
 
-    Yields: the turn.
+    Returns: what ``act`` does.
     """
     before: BaseException | None = None
     try:
         before = sys.exception()
         turn = turn or Turn(call)
-        yield turn
+        return act(turn)
     except Exception:
         raise
     except BaseException as interrupt:

@@ -32,6 +32,7 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.routes import RouteNames, RouteTable
+from ckpt_transport.update.turn import Turn
 
 
 class Joiner:
@@ -89,11 +90,8 @@ class Joiner:
             KeyboardInterrupt: as :meth:`ParameterServer.update`.
         """
         call = f"update('{version}')"
-        with (
-            explained(call) as turn,
-            PhaseClock() as clock,
-            self._call_guard.one(call, self.config.update_timeout),
-        ):
+
+        def lead(turn: Turn, clock: PhaseClock) -> Report:
             located = locate(self.config.sinks if sinks is None else sinks, self.config)
             invited = located.addresses
             if version != self._found.version:
@@ -129,6 +127,12 @@ class Joiner:
                     table.close()
             keep_trace(report, self.config)
             return report
+
+        def update(turn: Turn) -> Report:
+            with PhaseClock() as clock:
+                return self._call_guard.one(call, self.config.update_timeout, lambda: lead(turn, clock))
+
+        return explained(call, update)
 
     def _objection(self, join: m.Join) -> str:
         """Why a holder is not what the file says."""

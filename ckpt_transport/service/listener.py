@@ -104,31 +104,33 @@ class Listener(MayBeStuck):
         Raises:
             UsageError: it is served already, was closed, or was made in another process.
         """
-        with self._call_guard.one("serve()", 0):
-            self._idle.clear()
-            about.member = self.label
+        self._call_guard.one("serve()", 0, self._serve)
+
+    def _serve(self) -> None:
+        self._idle.clear()
+        about.member = self.label
+        try:
+            while not self._stopping.is_set():
+                if self._follower is None:
+                    self._rotation.tend()
+                self._between()
+                received = self._mailbox.receive(TICK_SECONDS)
+                self._must_end_because = ""
+                with self._watchdog.watching():
+                    if received is not None:
+                        self._follow_or_refuse(*received)
+                    self._check_coordinator()
+                if self._watchdog.came_back():
+                    self._come_back()
+        finally:
             try:
-                while not self._stopping.is_set():
-                    if self._follower is None:
-                        self._rotation.tend()
-                    self._between()
-                    received = self._mailbox.receive(TICK_SECONDS)
-                    self._must_end_because = ""
-                    with self._watchdog.watching():
-                        if received is not None:
-                            self._follow_or_refuse(*received)
-                        self._check_coordinator()
-                    if self._watchdog.came_back():
-                        self._come_back()
+                with self._watchdog.watching():
+                    if self._follower is not None:
+                        self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
+                    self._release()
             finally:
-                try:
-                    with self._watchdog.watching():
-                        if self._follower is not None:
-                            self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
-                        self._release()
-                finally:
-                    self._idle.set()
-                    self._watchdog.stop()
+                self._idle.set()
+                self._watchdog.stop()
 
     def _serve_on_thread(self) -> None:
         with suppress(UsageError):  # it was closed before the thread ran
@@ -149,8 +151,7 @@ class Listener(MayBeStuck):
                 if not self._has_ended():
                     self._leave_behind()
                     return
-                with self._call_guard.last():
-                    self._release()
+                self._call_guard.last(self._release)
                 if self._thread is not None:
                     self._thread.join()
 

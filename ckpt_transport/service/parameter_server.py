@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import ParamSpec, Self, TypeVar
 from ckpt_transport.checkpoint import (
     Lease,
     Loan,
+    Mapping,
     Store,
     StoredVersion,
     TensorPairs,
@@ -29,7 +29,6 @@ from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.in_thread import in_thread
 from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
-from ckpt_transport.service.interrupted import explained
 from ckpt_transport.service.previous import previous_version
 from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, locate
 from ckpt_transport.service.source_rank import SourceRank
@@ -37,6 +36,7 @@ from ckpt_transport.service.source_updates import SourceUpdates
 from ckpt_transport.service.staged_job import StagedJob
 from ckpt_transport.service.subset import check_engines, check_sinks, chosen
 from ckpt_transport.service.turns import Turns
+from ckpt_transport.service.update_calls import UpdateCalls
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.service.world import World
 from ckpt_transport.update.available import uses_devices
@@ -89,6 +89,7 @@ class ParameterServer:
         self._deltas = DeltaSource(self._store, self._here.brought, self._here.forget, self.config)
         self._updates = SourceUpdates(self._store, self._here, self._deltas, self._world, self.config)
         self._turns = Turns(self._call_guard, alone=self.world_size == 1)
+        self._calls = UpdateCalls(self.rank, self._turns, self._deltas.let_go_unless_served, self.config.update_timeout)
         self._staged: StagedJob | None = None
 
     def listen(self) -> str:
@@ -102,8 +103,7 @@ class ParameterServer:
         """
         if self.rank > 0:
             raise ConfigError(f"source rank {self.rank} listens for nobody: call listen() on rank 0")
-        with self._call_guard.one("listen()", self.config.update_timeout):
-            return self._here.listen()
+        return self._call_guard.one("listen()", self.config.update_timeout, self._here.listen)
 
     # -- versions -----------------------------------------------------------------------------------------------
 
@@ -150,20 +150,24 @@ class ParameterServer:
             StoreError: there is a version of that name already.
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
-        with self._taking_in(version) as lease:
-            if mapping == AUTO:
-                mapping = find_for(what_is_given(files, directory, tensors), self.config.sinks, self.config)
+
+        def take_in(lease: Lease) -> StoredVersion:
+            found = mapping
+            if found == AUTO:
+                found = find_for(what_is_given(files, directory, tensors), self.config.sinks, self.config)
             return self._store.register(
                 version,
                 files=files,
                 directory=directory,
                 tensors=tensors,
                 replicated=replicated,
-                mapping=mapping,
+                mapping=found,
                 base=base,
                 progress=progress,
                 lease=lease,
             )
+
+        return self._take_in(version, take_in)
 
     def lend(
         self,
@@ -192,16 +196,23 @@ class ParameterServer:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
             StoreError: there is a version of that name already.
         """
-        with self._taking_in(version) as lease:
-            if mapping == AUTO:
-                mapping = find_for(what_is_given(tensors=tensors), self.config.sinks, self.config)
-            return self._store.lend(version, tensors, replicated=replicated, mapping=mapping, base=base, lease=lease)
+
+        def take_in(lease: Lease) -> StoredVersion:
+            found = mapping
+            if found == AUTO:
+                found = find_for(what_is_given(tensors=tensors), self.config.sinks, self.config)
+            return self._store.lend(version, tensors, replicated=replicated, mapping=found, base=base, lease=lease)
+
+        return self._take_in(version, take_in)
 
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
-        with self._call_guard.one(f"unregister('{version}')", self.config.update_timeout):
+
+        def let_go() -> None:
             self._here.forget(self._store.get(version).extents)
             self._store.unregister(version)
+
+        self._call_guard.one(f"unregister('{version}')", self.config.update_timeout, let_go)
 
     # -- updates ------------------------------------------------------------------------------------------------
 
@@ -245,13 +256,12 @@ class ParameterServer:
                 when every sink serves the new version. Who interrupts again while it ends need not wait for the slow.
         """
         self._here.unbrought.add(version)
-        with (
-            self._explained(f"update('{version}')") as turn,
-            PhaseClock() as clock,
-            self._taken(turn, supersede=supersede),
-        ):
+
+        def bring(turn: Turn, clock: PhaseClock) -> Report | None:
             asked = Asked(version, lambda: self._all_of(sinks), BroughtPart(only, base))
             return self._updates.bring(asked, Coordinator, progress, before_hold, clock, turn)
+
+        return self._calls.in_turn(f"update('{version}')", bring, supersede=supersede)
 
     def stage(
         self,
@@ -278,16 +288,20 @@ class ParameterServer:
             UsageError: as :meth:`update`; or source rank 0 has called ``update``.
         """
         self._here.unbrought.add(version)
-        with self._explained(f"stage('{version}')") as turn:
+
+        def stage(turn: Turn) -> StagedJob:
             clock, timeout = PhaseClock(), self.config.update_timeout
-            job = StagedJob(version, turn, self._turns, self._call_guard, self._explained, timeout)
+            job = StagedJob(version, turn, self._turns, self._call_guard, self._calls.explained, timeout)
+
+            def bring() -> StagedJob:
+                self._staged = job
+                self._updates.stage(Asked(version, lambda: self._all_of(sinks)), job, progress, clock, turn)
+                turn.park(job.give_way)
+                return job
+
             try:
                 self._turns.take(turn, timeout, supersede=supersede)
-                with self._call_guard.one(turn.call, timeout):
-                    self._staged = job
-                    self._updates.stage(Asked(version, lambda: self._all_of(sinks)), job, progress, clock, turn)
-                    turn.park(job.give_way)
-                    return job
+                return self._call_guard.one(turn.call, timeout, bring)
             except BaseException as error:
                 try:
                     job.abandon(error)
@@ -295,6 +309,8 @@ class ParameterServer:
                     turn.ended = True
                     self._turns.pass_on()
                 raise
+
+        return self._calls.explained(f"stage('{version}')", stage)
 
     def publish(
         self,
@@ -326,24 +342,35 @@ class ParameterServer:
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
         self._here.unbrought.add(version)
-        with self._explained(f"publish('{version}')") as turn, PhaseClock("register") as clock:
-            if mapping == AUTO:
-                with self._here.telling_absence(version):
-                    asked = locate(self._named(sinks), self.config).addresses
-                    mapping = find_for(what_is_given(tensors=tensors), asked, self.config)
+
+        def find() -> Mapping | None:
+            asked = locate(self._named(sinks), self.config).addresses
+            return find_for(what_is_given(tensors=tensors), asked, self.config)
+
+        def publish(turn: Turn, clock: PhaseClock) -> Report | None:
+            found = mapping if mapping != AUTO else self._here.telling_absence(version, find)
             keeps = self.config.delta != "off" and not base
-            intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, mapping)
+            intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, found)
             lease = Lease()
+
+            def take() -> StoredVersion:
+                if not intake.lend:
+                    take = partial(self._store.register, version, tensors=tensors)
+                else:
+                    assert not comes_in_pairs(tensors), "what comes in pairs is registered"
+                    take = partial(self._store.lend, version, tensors)
+                return take(replicated=replicated, mapping=found, base=base, lease=lease)
 
             def take_in() -> StoredVersion:
                 self._call_guard.check()
-                with self._here.telling_absence(version):
-                    if not intake.lend:
-                        take = partial(self._store.register, version, tensors=tensors)
-                    else:
-                        assert not comes_in_pairs(tensors), "what comes in pairs is registered"
-                        take = partial(self._store.lend, version, tensors)
-                    return take(replicated=replicated, mapping=mapping, base=base, lease=lease)
+                return self._here.telling_absence(version, take)
+
+            def bring() -> Report | None:
+                update = Asked(version, lambda: self._all_of(sinks))
+                report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
+                if keeps:
+                    self._deltas.keep(version)
+                return report
 
             try:
                 try:
@@ -354,11 +381,7 @@ class ParameterServer:
                     stored = take_in()
                 try:
                     clock.enter("begin")
-                    with self._taken(turn, supersede=supersede):
-                        update = Asked(version, lambda: self._all_of(sinks))
-                        report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
-                        if keeps:
-                            self._deltas.keep(version)
+                    report = self._calls.take_turn(turn, bring, supersede=supersede)
                     return None if report is None else replace(report, intake=intake.why)
                 finally:
                     clock.enter("unregister")
@@ -367,22 +390,21 @@ class ParameterServer:
             finally:
                 lease.over = True
 
-    @contextmanager
-    def _taking_in(self, version: str) -> Iterator[Lease]:
-        """Within the block a version is taken in; where it ends by an error, or an interrupt, it is not there."""
+        return self._calls.measured(f"publish('{version}')", publish, "register")
+
+    def _take_in(self, version: str, act: Callable[[Lease], StoredVersion]) -> StoredVersion:
+        """Take a version in by ``act``; where that ends by an error, or an interrupt, it is not there."""
         self._call_guard.check()
         lease = Lease()
         try:
-            with self._here.telling_absence(version):
-                yield lease
+            return self._here.telling_absence(version, partial(act, lease))
         except BaseException:
             lease.over = True
             raise
 
     def _lets_go_of_base(self, version: str) -> bool:
         """Free the version that was kept, when no update uses it; whether there was one."""
-        with self._call_guard.one(f"publish('{version}')", self.config.update_timeout):
-            return self._deltas.let_go()
+        return self._call_guard.one(f"publish('{version}')", self.config.update_timeout, self._deltas.let_go)
 
     async def awaiting(self, call: Callable[Call, Result], *args: Call.args, **kwargs: Call.kwargs) -> Result:
         """Await a call of this server, as ``await server.awaiting(server.publish, "step-42", tensors)``.
@@ -416,9 +438,12 @@ class ParameterServer:
             ConfigError: the sinks or ranks make no sense, or ranks of one engine are chosen and others are not.
         """
         self._here.unbrought.add(version)
-        with self._explained(f"update_p2p('{version}')") as turn, PhaseClock() as clock, self._taken(turn):
+
+        def bring(turn: Turn, clock: PhaseClock) -> Report | None:
             asked = Asked(version, lambda: self._some_of(sinks, ranks))
             return self._updates.bring(asked, P2PCoordinator, progress, before_hold, clock, turn)
+
+        return self._calls.in_turn(f"update_p2p('{version}')", bring)
 
     def rollback(self, sinks: Sequence[AnySink] | None = None, before_hold: Callable[[], None] | None = None) -> Report:
         """Have every sink serve the version before again, which it has kept; everywhere or nowhere. No byte moves.
@@ -437,25 +462,15 @@ class ParameterServer:
             JoinError: a sink does not answer.
             ConfigError, UsageError, KeyboardInterrupt: as :meth:`update`.
         """
-        with self._explained("rollback()") as turn, PhaseClock() as clock, self._taken(turn):
+
+        def go_back(turn: Turn, clock: PhaseClock) -> Report:
             invited = self._all_of(sinks)
             manifest = Manifest(previous_version(invited.addresses, self.config), (), ())
             invitees = self._here.alone_to(invited)
             led = self._here.lead(StoredVersion(manifest, ()), invitees, RestoreCoordinator, clock, turn)
             return led.to_the_end(None, before_hold)
 
-    @contextmanager
-    def _taken(self, turn: Turn, *, supersede: bool = False) -> Iterator[None]:
-        with self._turns.one(turn, self.config.update_timeout, supersede=supersede):
-            try:
-                yield
-            finally:
-                if self.rank == 0:
-                    self._deltas.let_go_unless_served()
-
-    def _explained(self, call: str, turn: Turn | None = None) -> AbstractContextManager[Turn]:
-        """Who interrupts rank 0 learns what has become of the sinks; the other ranks do not know that."""
-        return explained(call, turn) if self.rank == 0 else nullcontext(turn or Turn(call))
+        return self._calls.in_turn("rollback()", go_back)
 
     def _named(self, sinks: Sequence[AnySink] | None) -> tuple[AnySink, ...]:
         return self.config.sinks if sinks is None else tuple(sinks)
@@ -483,12 +498,14 @@ class ParameterServer:
         Raises:
             UsageError: it is called inside another call, as in ``before_hold`` or a signal handler.
         """
-        with self._call_guard.last() as mine:
-            if mine:
-                if self._staged is not None:
-                    self._staged.end(UpdateAbortedError("the server was closed before the commit; it changed nothing"))
-                self._here.let_go()
-                self._store.close()
+
+        def let_go() -> None:
+            if self._staged is not None:
+                self._staged.end(UpdateAbortedError("the server was closed before the commit; it changed nothing"))
+            self._here.let_go()
+            self._store.close()
+
+        self._call_guard.last(let_go)
 
     def __enter__(self) -> Self:
         return self

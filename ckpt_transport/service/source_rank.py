@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import TypeVar
 
 import msgspec
 
@@ -40,6 +41,7 @@ from ckpt_transport.update.routes import RouteNames, RouteTable
 from ckpt_transport.update.source import FollowingSource, Offer
 from ckpt_transport.update.turn import Turn
 
+Result = TypeVar("Result")
 Versions = Callable[[str, ServedShares], StoredVersion]
 """What a rank brings: its difference to what an update of that name has brought, as sinks serve it, or everything."""
 logger = logging.getLogger(__name__)
@@ -292,15 +294,15 @@ class SourceRank:
             mailbox, _ = self._open(addresses.stays_on_host(self._config.coordinator))
             mailbox.send(self._config.coordinator, m.Absent(self._world.rank, version, reason))
 
-    @contextmanager
-    def telling_absence(self, version: str) -> Iterator[None]:
-        """Within the block a version is taken in; if that fails, the other ranks hear why it is not sent."""
+    def telling_absence(self, version: str, take_in: Callable[[], Result]) -> Result:
+        """Take a version in by ``take_in``; if that fails, the other ranks hear why it is not sent."""
         try:
-            yield
+            taken = take_in()
         except BaseException as error:
             self._be_absent(version, error, "it could not take the version in")
             raise
         self._take_back_absence(version)
+        return taken
 
     def _be_absent(self, version: str, error: BaseException, reason: str) -> None:
         if isinstance(error, Exception) or (self._rendezvous is not None and self._rendezvous.is_open):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
 from ckpt_transport.errors import CkptTransportError, UpdateAbortedError, UsageError
@@ -12,8 +11,8 @@ from ckpt_transport.service.turns import Turns
 from ckpt_transport.update.report import Report
 from ckpt_transport.update.turn import Turn
 
-Explained = Callable[[str, Turn], AbstractContextManager[Turn]]
-"""Within the block an interrupt gets the cause that says what has become of the sinks."""
+Explained = Callable[[str, Callable[[Turn], Report | None], Turn], Report | None]
+"""Acts; an interrupt of that gets the cause that says what has become of the sinks."""
 
 
 class StagedUpdate(Protocol):
@@ -56,9 +55,8 @@ class StagedJob:
     def abandon(self, why: BaseException) -> None:
         """End, because whoever has asked for it gets an error instead."""
         if self._staged is not None:
-            with self._guard.one(f"drop of '{self.version}'", self._timeout):
-                cause = UpdateAbortedError(f"{self._turn.call} was given up ({type(why).__name__}); it changed nothing")
-                self.end(why if isinstance(why, CkptTransportError) else cause)
+            cause = UpdateAbortedError(f"{self._turn.call} was given up ({type(why).__name__}); it changed nothing")
+            self._end_alone(why if isinstance(why, CkptTransportError) else cause)
 
     def commit(self, before_hold: Callable[[], None] | None = None) -> Report | None:
         """Have every sink serve the version, or none. Forward passes are held while each exchanges two versions.
@@ -76,7 +74,8 @@ class StagedJob:
             UsageError: it has ended already, the server was closed, or another process made it.
         """
         call = f"commit of '{self.version}'"
-        with self._explained(call, self._turn), self._guard.one(call, self._timeout):
+
+        def act() -> Report | None:
             staged = self._staged
             if self._turn.ended or staged is None:
                 raise self._why_ended
@@ -92,6 +91,8 @@ class StagedJob:
                 self._turn.ended = True
                 self._turns.pass_on()
 
+        return self._explained(call, lambda turn: self._guard.one(call, self._timeout, act), self._turn)
+
     def drop(self) -> None:
         """Have every sink let go of the version. Nothing else changes, and sinks are free for others. Idempotent.
 
@@ -100,17 +101,23 @@ class StagedJob:
         """
         if self._turn.ended:
             return
-        call = f"drop of '{self.version}'"
-        with self._explained(call, self._turn), self._guard.one(call, self._timeout):
-            self.end(UpdateAbortedError(f"'{self.version}' was dropped; it changed nothing"))
+        cause = UpdateAbortedError(f"'{self.version}' was dropped; it changed nothing")
+        self._explained(self._call_to_drop, lambda turn: self._end_alone(cause), self._turn)
 
     def give_way(self) -> None:
         """End, because a newer update has taken the turn."""
-        with self._guard.one(f"drop of '{self.version}'", self._timeout):
-            try:
-                self._turn.check()
-            except CkptTransportError as superseded:
-                self.end(superseded)
+        try:
+            self._turn.check()
+        except CkptTransportError as superseded:
+            self._end_alone(superseded)
+
+    @property
+    def _call_to_drop(self) -> str:
+        return f"drop of '{self.version}'"
+
+    def _end_alone(self, cause: CkptTransportError) -> None:
+        """End it when no other call of the server runs."""
+        self._guard.one(self._call_to_drop, self._timeout, lambda: self.end(cause))
 
     def end(self, cause: CkptTransportError) -> None:
         """Drop it, unless it has ended; the caller has the server to itself.

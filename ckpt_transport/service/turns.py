@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 from ckpt_transport.errors import UsageError
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.update.turn import Turn
 
+Result = TypeVar("Result")
 LOOK_SECONDS = 0.1
 """An interrupt may keep whoever ends from telling the next one, who looks so often."""
 
@@ -33,19 +34,19 @@ class Turns:
         """How many wait for the first one to end."""
         return max(len(self._not_ended()) - 1, 0)
 
-    @contextmanager
-    def one(self, turn: Turn, timeout: float, *, supersede: bool = False) -> Iterator[None]:
-        """Within the block it is this turn, and no other call of the server runs.
+    def one(self, turn: Turn, timeout: float, act: Callable[[], Result], *, supersede: bool = False) -> Result:
+        """Run ``act`` when it is this turn, and no other call of the server.
 
         Args:
             turn, timeout, supersede: as those of :meth:`take`.
+
+        Returns: what ``act`` does.
 
         Raises: as :meth:`take`, and :meth:`CallGuard.one`.
         """
         try:
             self.take(turn, timeout, supersede=supersede)
-            with self._guard.one(turn.call, timeout):
-                yield
+            return self._guard.one(turn.call, timeout, act)
         finally:
             turn.ended = True
             self.pass_on()

@@ -29,8 +29,6 @@ from tests.support.interrupting import Interrupter
 SHAPE = {"layers": 2, "width": 16}
 BEFORE = 5
 """An interrupt at one of so many first steps comes before a call has begun to say what becomes of it."""
-BEFORE = 5
-"""An interrupt at one of so many first steps comes before a call has begun to say what becomes of it."""
 POINTS = 40
 """Steps that are interrupted, of the thousands that an update makes: evenly, and again so many of its last ones."""
 
@@ -59,11 +57,11 @@ def test_given_an_interrupt_at_any_step_of_a_publication_then_its_cause_says_wha
         served = 3
         for at in (*range(steps // POINTS, steps, steps // POINTS), *range(steps - POINTS, steps)):
             before, served = served, served + 1
-            said = "new"
+            said, held = "new", None
             try:
                 interrupter.run(partial(server.publish, f"at {at}, {served}", weights(served, **SHAPE), addresses), at)
             except KeyboardInterrupt as interrupt:
-                said = outcome_of(interrupt)
+                said, held = outcome_of(interrupt), interrupt
             states = [sink.state() for sink in sinks]
             if said == "tainted":
                 assert commit == "in_place", interrupter.place
@@ -76,6 +74,7 @@ def test_given_an_interrupt_at_any_step_of_a_publication_then_its_cause_says_wha
             served += 1
             server.publish(f"after {at}, {served}", weights(served, **SHAPE), addresses)
             assert all(sink.state().holds(weights(served, **SHAPE)) for sink in sinks), interrupter.place
+            del held  # up to here as in a handler of the interrupt, which keeps all that was interrupted
 
 
 def sink_join(number: int) -> m.Join:

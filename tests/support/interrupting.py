@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ class Interrupter:
     A step is what Python looks for signals at: a function in Python begins, or one in C returns.
 
     Args:
-        inside: counts only steps of code whose file has this in its name.
+        inside: counts only steps of code whose file has this in its name, and those of contexts that it enters.
 
     Attributes:
         steps: that were made.
@@ -42,9 +43,14 @@ class Interrupter:
         code = frame.f_code
         # A generator is also called to end it, where nothing can be raised.
         begins = event == "call" and not code.co_flags & inspect.CO_GENERATOR
-        if not (begins or event == "c_return") or self._inside not in code.co_filename:
+        if not (begins or event == "c_return") or not self._is_counted(frame):
             return
         self.steps += 1
         if self.steps == self._at:
             self.place = f"{event} in {code.co_name}, {code.co_filename}:{frame.f_lineno}"
             raise KeyboardInterrupt
+
+    def _is_counted(self, frame: FrameType | None) -> bool:
+        while frame is not None and frame.f_code.co_filename == contextlib.__file__:
+            frame = frame.f_back
+        return frame is not None and self._inside in frame.f_code.co_filename

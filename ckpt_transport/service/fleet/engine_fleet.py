@@ -74,16 +74,21 @@ class EngineFleet(ABC, Generic[EngineT]):
             assert report is not None, "who leads gets a report"
             return report
 
-        with self._call_guard.one(f"update('{version}')", self._config.update_timeout):
+        def update() -> FleetReport | None:
             if server.rank > 0:
                 server.update(version, progress=progress)
                 return None
             return self._lead("the update", lambda sinks: version, bring)
 
+        return self._call_guard.one(f"update('{version}')", self._config.update_timeout, update)
+
     def rollback(self, server: RollsBack) -> FleetReport:
         """See :meth:`Fleet.rollback`."""
-        with self._call_guard.one("rollback()", self._config.update_timeout):
+
+        def roll_back() -> FleetReport:
             return self._lead("the rollback", lambda sinks: previous_version(sinks, self._config), server.rollback)
+
+        return self._call_guard.one("rollback()", self._config.update_timeout, roll_back)
 
     def _lead(
         self,
@@ -145,15 +150,17 @@ class EngineFleet(ABC, Generic[EngineT]):
 
     def warm_up(self) -> dict[str, str]:
         """See :meth:`Fleet.warm_up`."""
-        with self._call_guard.one("warm_up()", self._config.update_timeout):
+
+        def warm_up() -> dict[str, str]:
             sinks = self._find_sinks()
             self._each(self._drivers, lambda driver: driver.warm_up())
             return dict(zip(sinks, self._each(sinks, self._warmed_up), strict=True))
 
+        return self._call_guard.one("warm_up()", self._config.update_timeout, warm_up)
+
     def sinks(self) -> tuple[str, ...]:
         """See :meth:`Fleet.sinks`."""
-        with self._call_guard.one("sinks()", self._config.update_timeout):
-            return self._find_sinks()
+        return self._call_guard.one("sinks()", self._config.update_timeout, self._find_sinks)
 
     def _find_sinks(self) -> tuple[str, ...]:
         self._each(self._engines, lambda each: each.wait(self._patience))
@@ -211,12 +218,13 @@ class EngineFleet(ABC, Generic[EngineT]):
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        with self._call_guard.last() as mine:
-            if mine:
-                self._claims.close()
-                for engine in self._engines:
-                    engine.close()
-                self._threads.shutdown()
+        def let_go() -> None:
+            self._claims.close()
+            for engine in self._engines:
+                engine.close()
+            self._threads.shutdown()
+
+        self._call_guard.last(let_go)
 
     def __enter__(self) -> Self:
         return self

@@ -17,8 +17,7 @@ def test_given_an_interrupt_at_any_step_of_a_turn_then_another_thread_gets_the_n
     had: list[str] = []
 
     def take(call: str) -> None:
-        with turns.one(Turn(call), DEADLINE):
-            had.append(call)
+        turns.one(Turn(call), DEADLINE, lambda: had.append(call))
 
     at, place = 0, "the first"
     while place:
