@@ -6,7 +6,6 @@ The coordinator calls these methods on its own participant and sends the same wo
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -15,7 +14,7 @@ import torch
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.engine.engine import Engine, LoadedBucket
-from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateAbortedError, UpdateError
+from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateError
 from ckpt_transport.execution import (
     Arrival,
     Digests,
@@ -34,10 +33,11 @@ from ckpt_transport.execution import (
     column_extents,
 )
 from ckpt_transport.memory import Backing, Fence, Lendable, MemoryKind, Runs
-from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Role, Share, TensorSpec
-from ckpt_transport.update.delta_engine import DeltaEngine
-from ckpt_transport.update.expected import brought_of, check_expected
+from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Share
+from ckpt_transport.update.handover import Handover
 from ckpt_transport.update.plan_cache import PlanCache
+from ckpt_transport.update.proposed import check_place, check_present, check_tensors, take_deltas
+from ckpt_transport.update.received import ReceivedBytes
 from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
 from ckpt_transport.update.ties import digests_of
 
@@ -74,7 +74,8 @@ class Participant:
         undo: Engine | None = None,
     ) -> None:
         self._undo = undo
-        self._mailbox, self._table, self._extents, self._engine = mailbox, table, extents, engine
+        self._mailbox, self._table, self._extents = mailbox, table, extents
+        self._handover, self._received = Handover(engine), ReceivedBytes()
         self._plans, self._base = plans, base
         self._deadline = deadline
         self._schedule: RankSchedule | None = None
@@ -85,19 +86,11 @@ class Participant:
         self._fills: Fills | None = None
         self._channel = ""
         self._digests = Digests()
-        self._has = ByteRangeSet()
-        self._given: list[Bucket] = []
-        self._needed: Share | None = None
-        """What the engine needs; None for everything."""
         self._resumable = self._finished = False
         self.staged = ""
         """By what sinks know each other whose engines load beside what they serve; empty in other updates."""
         self.sinks: Mapping[int, str] = {}
         """The addresses of all sinks of the update, by rank; none before that is known."""
-        self._exchanged = False
-        self._applying = False
-        self._revoked = False
-        self._giving = threading.Lock()
 
     def propose(
         self,
@@ -124,26 +117,18 @@ class Participant:
             PlanError: what the plan does here does not hold; see :func:`~ckpt_transport.planning.verify_part`.
         """
         schedule = self._plans.schedule(plan, rank)
-        _check_place(plan, rank, self._engine)
-        if self._engine is not None:
-            expected = self._engine.expects()
-            if self._base or not self._plans.fits(plan, expected):
-                self._engine.check(tuple(plan.manifest.specs.values()))
-                check_expected(plan, self._engine, brought_of(expected, plan) if self._base else expected)
-                if not self._base:
-                    self._plans.found_fit(plan, expected)
-            _take_deltas(self._engine, plan, staged)
-            share = None if plan.topology.share_of(rank) is None else self._engine.share()
+        engine = self._engine
+        check_place(plan, rank, engine)
+        if engine is not None:
+            check_tensors(plan, engine, self._plans, self._base)
+            take_deltas(plan, engine, staged=bool(staged))
+            share = None if plan.topology.share_of(rank) is None else engine.share()
             if staged:
-                self._engine.stage()
+                engine.stage()
             if not plan.manifest.present:
-                self._engine.prepare(tuple(plan.manifest.specs.values()), share)
-            self._needed = share
-            for held in plan.manifest.present:
-                if self._has.missing(held.spec.name, held.start, held.nbytes):
-                    raise PlanMismatchError(
-                        f"the plan leaves out bytes of {held.spec}, which {self._engine.label} lacks"
-                    )
+                engine.prepare(tuple(plan.manifest.specs.values()), share)
+            self._received.needed = share
+            check_present(plan, engine, self._received.has)
         self._resumable, self._channel, self.staged = resumable, digests, staged
         self._schedule, self._addresses, self._names = schedule, addresses, names
         self.sinks = {rank: addresses[rank] for rank in plan.topology.sinks}
@@ -156,8 +141,8 @@ class Participant:
 
     @property
     def applying(self) -> bool:
-        """Whether the engine may not hold the old version any more: it has been given a byte, or was changed before."""
-        return self._applying or (self._engine is not None and self._engine.spoiled)
+        """Whether the engine may not hold the old version any more; see :attr:`Handover.applying`."""
+        return self._handover.applying
 
     @property
     def restores(self) -> bool:
@@ -173,34 +158,18 @@ class Participant:
         Raises:
             PlanMismatchError: that version is not there.
         """
-        self._engine = self._undo or self._engine
-        assert self._engine is not None
-        self._engine.restore()
+        engine = self._handover.engine = self._undo or self._engine
+        assert engine is not None
+        engine.restore()
         self.sinks, self.staged, self._finished = dict(sinks), staged, True
 
     def exchange(self) -> None:
         """Have the engine exchange what is staged and what it serves."""
-        self._toggle()
+        self._handover.exchange()
 
     def take_back(self) -> None:
         """Have the engine serve again what it did before, if it was exchanged."""
-        if self._exchanged:
-            self._toggle()
-
-    def _toggle(self) -> None:
-        assert self._engine is not None
-        with self._giving:
-            self._check_not_revoked()
-            self._applying = True
-        try:
-            self._engine.exchange()
-        except Exception as error:
-            self._applying = not isinstance(error, PlanMismatchError)
-            raise
-        except BaseException:  # an interrupt, which is raised when all is exchanged
-            self._exchanged, self._applying = not self._exchanged, False
-            raise
-        self._exchanged, self._applying = not self._exchanged, False
+        self._handover.take_back()
 
     @property
     def arrivals(self) -> tuple[Arrival, ...]:
@@ -316,25 +285,9 @@ class Participant:
         """End this round: give up the routes, and return what the engine was given so far. Another plan may follow."""
         self._table.abort(reason)
         plan = None if self._schedule is None else self._schedule.plan
-        for bucket in self._given:
-            for piece in bucket.pieces:
-                assert plan is not None
-                for spec, start, _, nbytes in plan.places(piece):
-                    self._has.add(spec.name, start, nbytes)
-        self._given.clear()
-        if plan is not None and self._needed is not None:
-            self._add_unneeded(plan, ByteRangeSet(self._needed.ranges))
-        if plan is not None and self._has.covers({name: spec.nbytes for name, spec in plan.manifest.specs.items()}):
+        if plan is not None and self._received.end_round(plan):
             self._finish()
-        return self._has
-
-    def _add_unneeded(self, plan: Plan, needed: ByteRangeSet) -> None:
-        """What the engine does not need counts as had; where tensors are sent whole, only whole tensors."""
-        for name, spec in plan.manifest.specs.items():
-            unneeded = needed.missing(name, 0, spec.nbytes)
-            if not plan.topology.whole_tensors or unneeded == [(0, spec.nbytes)]:
-                for low, high in unneeded:
-                    self._has.add(name, low, high - low)
+        return self._received.has
 
     def confirm(self) -> None:
         """The engine stands still, and nothing has been moved.
@@ -361,20 +314,14 @@ class Participant:
 
     def _finish(self) -> None:
         """The engine has everything."""
-        self._check_not_revoked()
+        self._handover.check()
         if self._engine is not None and not self._finished:
             self._engine.finish()
         self._finished = True
 
     def revoke(self) -> bool:
         """Give the engine nothing from now on, whatever comes; return whether it was given a byte. From any thread."""
-        with self._giving:
-            self._revoked = True
-            return self.applying
-
-    def _check_not_revoked(self) -> None:
-        if self._revoked:
-            raise UpdateAbortedError("the update was given up while a call did not return")
+        return self._handover.revoke()
 
     def abort(self, reason: BaseException) -> None:
         """Give up: fail what is outstanding, close the routes."""
@@ -384,37 +331,27 @@ class Participant:
         assert self._engine is not None
         plan = self._ready_schedule.plan
         key: tuple[object, ...] = plan.shape, *bucket.first
-        if self._has:
-            lacking = self._lacking(bucket)
+        if self._received.has:
+            lacking = self._received.lacking(plan, bucket)
             if not lacking:
                 return None
             key = *key, tuple(lacking)
         stable = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
-        with self._giving:
-            self._check_not_revoked()
-            self._applying = not self.staged
+        self._handover.begin(beside=bool(self.staged))
 
         def look(seen: Runs) -> None:
             self._digests.look(bucket, seen)
 
         if runs[0].raw.is_cuda or self._engine.device.type == "cpu":
             look(runs)
-        end = self._engine.load(LoadedBucket(key, runs, lambda: self._lacking(bucket), stable, look))
+        end = self._engine.load(LoadedBucket(key, runs, lambda: self._received.lacking(plan, bucket), stable, look))
         look(runs)
-        self._given.append(bucket)
+        self._received.add(bucket)
         return self._digests.read(bucket, runs, end)
 
-    def _lacking(self, bucket: Bucket) -> list[tuple[TensorSpec, int, int, int]]:
-        """What the engine was not given in an earlier round: tensor, first byte, where in the bucket, and length."""
-        plan = self._ready_schedule.plan
-        found = []
-        for spec, start, at, nbytes in (place for piece in bucket.pieces for place in plan.places(piece)):
-            if not self._has:
-                found.append((spec, start, at, nbytes))
-                continue
-            for low, high in self._has.missing(spec.name, start, nbytes):
-                found.append((spec, low, at + low - start, high - low))
-        return found
+    @property
+    def _engine(self) -> Engine | None:
+        return self._handover.engine
 
     @property
     def _attachments(self) -> dict[int, RouteAttachment]:
@@ -427,32 +364,3 @@ class Participant:
 
     def _time_left(self) -> float:
         return max(self._deadline - time.monotonic(), 0.0)
-
-
-def _take_deltas(engine: Engine, plan: Plan, staged: str) -> None:
-    """
-    Raises:
-        PlanMismatchError: a delta comes to an engine that waits for a version, or the other way round.
-        DeltaRefusedError: the delta cannot be taken.
-    """
-    version, deltas = plan.manifest.version, plan.manifest.deltas
-    if isinstance(engine, DeltaEngine):
-        if not deltas or not staged:
-            raise PlanMismatchError(f"a delta to '{version}' was to be staged, and what comes is not one")
-        engine.take(deltas, tuple(plan.manifest.specs.values()))
-    elif deltas:
-        raise PlanMismatchError(f"a delta to '{version}' comes, and the invitation of {engine.label} has named none")
-
-
-def _check_place(plan: Plan, rank: int, engine: Engine | None) -> None:
-    """The plan takes this rank for what it is."""
-    taken = plan.topology.participants[rank]
-    for what, planned, is_so in (
-        ("is a sink", taken.role is Role.SINK, engine is not None),
-        ("takes tensors whole", taken.whole_tensors, engine is not None and engine.whole_tensors),
-        ("keeps tensors", taken.keeps_tensors, engine is not None and engine.keeps_tensors),
-    ):
-        if planned != is_so:
-            raise PlanMismatchError(
-                f"the plan was made for another rank {rank}: '{what}' is {planned} in it and {is_so} here"
-            )
