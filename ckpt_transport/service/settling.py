@@ -22,6 +22,9 @@ class Settling:
         ask: sends a question to an address.
         patience: seconds of silence after which a sink counts as dead.
         reason: why the coordinator counts as gone.
+
+    Attributes:
+        in_doubt: why this sink cannot tell how the update ends, without its label; empty when it may.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Settling:
         now = time.monotonic()
         self._heard = dict.fromkeys(self._others, now)
         self._asked = 0.0
+        self.in_doubt = ""
 
     @property
     def standing(self) -> Standing:
@@ -56,7 +60,10 @@ class Settling:
         for rank, heard in self._heard.items():
             if now - heard > self._patience:
                 self._settlement.loses(rank)
-        return self._settlement.course()
+        course = self._settlement.course()
+        if course is Course.IN_DOUBT:
+            self.in_doubt = f"the coordinator is gone ({self.reason}), and no other sink of that update answers"
+        return course
 
     def hears(self, said: q.SayStanding) -> None:
         """Take in what a sink has said of this update."""

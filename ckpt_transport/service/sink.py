@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
 
 from ckpt_transport.config import Config
-from ckpt_transport.control import Message, addresses
+from ckpt_transport.control import Message
 from ckpt_transport.engine.engine import Engine
 from ckpt_transport.errors import CkptTransportError, PeerLostError, UpdateAbortedError, UsageError
 from ckpt_transport.memory import default_budget
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.release import RELEASE
 from ckpt_transport.service import questions as q
+from ckpt_transport.service.announcements import Announcements
 from ckpt_transport.service.claims import ClaimRecord
+from ckpt_transport.service.ended_update import EndedUpdate
 from ckpt_transport.service.kept_versions import KeptVersions
 from ckpt_transport.service.listener import Listener
 from ckpt_transport.service.served_base import ServedBase
+from ckpt_transport.service.serving import Serving
 from ckpt_transport.service.settling import Settling
 from ckpt_transport.service.tells_changes import TellsChanges
-from ckpt_transport.service.warm_up import WarmUp
+from ckpt_transport.service.warm_up import WarmUps
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.delta_engine import DeltaEngine, ElementMaps
 from ckpt_transport.update.follower import Follower
@@ -50,27 +52,21 @@ class Sink(Listener):
     def __init__(self, engine: Engine, address: str = "", version: str = "", config: Config | None = None) -> None:
         super().__init__(address, config)
         self._engine = engine
-        self._version, self._tainted, self._since = version, "", time.time()
+        self._serving = Serving(engine, version)
         self._told = TellsChanges(engine.label)
-        self._brought_by = ""
-        """The update that has brought what is served."""
         self.claim = ClaimRecord()
         self._settling: Settling | None = None
-        self._in_doubt = self._asleep = ""
+        self._asleep = ""
+        """A coordinator that was taken for dead, while its update is ended without it."""
         self._kept = KeptVersions()
         self._base = ServedBase(engine)
         self._maps = ElementMaps()
         self._taking: Engine = engine
         """What takes the update that goes on, or the last one: the engine, or for a delta what stands in for it."""
         self._deltas_follow = False
-        self._last_word: m.Reply | None = None
-        """What was said last in an update that has ended here; none while there is one."""
-        self._ended = "", Standing.UNKNOWN
-        """The word of the last staged update that has ended here, and how."""
-        self._announcing: deque[str] = deque()
-        self._announced = ""
-        self._to_warm_up: deque[Sequence[TensorSpec]] = deque(maxlen=1)
-        self._warm_up: WarmUp | None = None
+        self._ended = EndedUpdate()
+        self._announcements = Announcements()
+        self._warm_ups = WarmUps(engine)
 
     @property
     def label(self) -> str:
@@ -80,17 +76,17 @@ class Sink(Listener):
     @property
     def version(self) -> str:
         """The version that is served; of a tainted sink, the one it served last."""
-        return self._version
+        return self._serving.version
 
     @property
     def tainted(self) -> str:
         """Why this sink must not serve; empty when it may."""
-        return self._tainted
+        return self._serving.tainted
 
     def announce(self, address: str) -> None:
         """Tell the mailbox at ``address`` where this sink is and what it serves; from any thread."""
         self._call_guard.check()
-        self._announcing.append(addresses.check(address))
+        self._announcements.add(address)
 
     def warm_up(self, specs: Sequence[TensorSpec]) -> None:
         """Do in the background, while the engine serves, what its first update would do; from any thread.
@@ -102,18 +98,12 @@ class Sink(Listener):
             specs: the tensors that versions will have.
         """
         self._call_guard.check()
-        self._to_warm_up.append(specs)
-
-    def _leave_warm_up(self, timeout: float | None = None) -> None:
-        """No step of a warm-up runs from now on."""
-        self._to_warm_up.clear()
-        if self._warm_up is not None:
-            self._warm_up.leave(timeout)
+        self._warm_ups.ask(specs)
 
     def _refuses(self, invite: m.Invite) -> str:
-        self._leave_warm_up()
+        self._warm_ups.leave()
         self._look_after_warm_up()
-        if objection := self._objection_to_base(invite):
+        if objection := self._serving.objection_to_part(invite):
             return objection
         try:
             self._engine.begin()
@@ -127,40 +117,13 @@ class Sink(Listener):
         self._deltas_follow = invite.deltas_follow
         return ""
 
-    def _objection_to_base(self, invite: m.Invite) -> str:
-        """Why a version that brings only some tensors cannot be put on what is served; empty when it can."""
-        if not invite.base:
-            return ""
-        what = f"'{invite.version}' brings only what differs from '{invite.base}'"
-        if self._tainted:
-            return f"{what}, and {self.label} holds a mix ({self._tainted}); bring all tensors of a version"
-        if self._version != invite.base:
-            return (
-                f"{what}, and {self.label} serves '{self._version}'; bring '{invite.base}' first, or all tensors of "
-                f"'{invite.version}'"
-            )
-        if self._may_serve_another(invite):
-            return (
-                f"{what}, and {self.label} serves another '{invite.base}', which another update has brought; bring all "
-                f"tensors of '{invite.version}'"
-            )
-        return ""
-
-    def _may_serve_another(self, invite: m.Invite) -> bool:
-        """Whether what is served may be another version of the name of the base; for a delta that must be certain."""
-        if invite.delta:
-            return not invite.base_update or self._brought_by != invite.base_update
-        return bool(invite.base_update) and self._brought_by not in ("", invite.base_update)
-
     def _objection_to_delta(self, asked: q.AskBase) -> str:
         """Why the difference to a base cannot be put on what is served; empty when it can."""
         if self._follower is not None or self._in_doubt or self._watchdog.stuck:
             return f"{self.label} is in the middle of an update"
-        if self._tainted:
-            return f"{self.label} holds a mix ({self._tainted})"
-        if (self._version, self._brought_by) != (asked.base, asked.update):
-            return f"{self.label} serves '{self._version}', which another update has brought"
-        self._leave_warm_up()
+        if objection := self._serving.objection_to_delta(asked):
+            return objection
+        self._warm_ups.leave()
         why = self._base.objection()
         return f"{self.label}: {why}" if why else ""
 
@@ -215,17 +178,17 @@ class Sink(Listener):
         follower = None if self._watchdog.stuck else self._follower
         return q.ServedVersion(
             self._engine.label,
-            self._version,
-            self._tainted,
+            self._serving.version,
+            self._serving.tainted,
             "" if self._watchdog.stuck else self._target_version,
             self._engine.group,
             self._watchdog.stuck,
             self._in_doubt,
-            "" if self._warm_up is None else self._warm_up.said,
+            self._warm_ups.said,
             self._previous,
             earlier=self._kept.names[1:],
             release=RELEASE,
-            since=self._since,
+            since=self._serving.since,
             clock=time.time(),
             state="" if follower is None else follower.state,
             arrivals=() if follower is None else follower.arrivals,
@@ -233,43 +196,43 @@ class Sink(Listener):
 
     def _committed(self) -> None:
         if self._follower is not None:
-            self._ended = self._follower.staged, Standing.FORWARD
+            self._ended.note(self._follower.staged, Standing.FORWARD)
         self._engine.certify()
         self._check_not_given_up()
         self._remember_previous(self._follower)
-        self._version, self._tainted, self._since = self._target_version, "", time.time()
-        self._brought_by = "" if self._follower is None else self._follower.update
+        self._serving.becomes(self._target_version)
+        self._serving.update = "" if self._follower is None else self._follower.update
 
     def _remember_previous(self, follower: Follower | None) -> None:
         """Note what brings the version back that was served up to now, if that is kept, and what is served instead."""
         by = self._taking
         if follower is not None and follower.restores:
             by = self._kept.undo or self._engine
-        if follower is None or not follower.staged or not self.config.keep_previous or self._tainted:
+        if follower is None or not follower.staged or not self.config.keep_previous or self.tainted:
             self._kept.forget()
             self._engine.drop_staged()
         elif follower.restores:
-            self._kept.went_back(self._version, by)
+            self._kept.went_back(self.version, by)
         else:
-            self._kept.was_left(self._version, self._taking, self.config.keep_previous)
+            self._kept.was_left(self.version, self._taking, self.config.keep_previous)
         self._base.forget(note=self._deltas_follow or self._kept.undo is not None, by=by)
 
     def _given_up(self, follower: Follower, reason: BaseException) -> bool:
         """The old version goes on, unless a byte of the new one is in and cannot be taken back."""
         if why := self._why_tainted(follower, reason):
-            self._tainted = why
+            self._serving.tainted = why
             self._kept.was_mixed()
             self._engine.taint(why)
-        if not self._tainted:
+        if not self.tainted:
             self._engine.resume()
-        return bool(self._tainted)
+        return bool(self.tainted)
 
     def _why_tainted(self, follower: Follower, reason: BaseException) -> str:
         """Why neither version may be served; empty when the old one is there, as it was or taken back."""
         half_way = f"an update to '{self._target_version}' failed half-way: {reason}"
-        if follower.staged and self._ended == (follower.staged, Standing.FORWARD):
+        if follower.staged and self._ended.standing(follower.staged) is Standing.FORWARD:
             return half_way
-        self._ended = follower.staged, Standing.BACK
+        self._ended.note(follower.staged, Standing.BACK)
         if follower.staged and not follower.restores:
             self._kept.was_overwritten(self._taking)
         try:
@@ -291,19 +254,22 @@ class Sink(Listener):
         )
         self._settle()
 
+    @property
+    def _in_doubt(self) -> str:
+        """Why it is not known how an update has ended, so that nothing is served; empty when it is known."""
+        settling = self._settling
+        if settling is None or not settling.in_doubt:
+            return ""
+        return f"{self.label} has applied '{self._target_version}' and does not serve it: {settling.in_doubt}"
+
     def _settle(self) -> None:
         """Go on with what is being settled, as far as others have answered."""
         settling = self._settling
         if settling is None:
             return
         match settling.turn():
-            case Course.WAIT:
+            case Course.WAIT | Course.IN_DOUBT:
                 return
-            case Course.IN_DOUBT:
-                self._in_doubt = (
-                    f"{self.label} has applied '{self._target_version}' and does not serve it: the coordinator is gone "
-                    f"({settling.reason}), and no other sink of that update answers"
-                )
             case Course.FORWARD:
                 self._end_settling(Standing.FORWARD)
             case Course.BACK:
@@ -316,13 +282,13 @@ class Sink(Listener):
             return
         if self._settling is not None:
             self._end_settling(Standing.FORWARD if self._settling.standing is Standing.DECIDED else Standing.BACK)
-        self._last_word = None
+        self._ended.last_word = None
         super()._join(coordinator, invite)
 
     def _end_settling(self, standing: Standing) -> None:
         settling = self._settling
         assert settling is not None
-        self._settling, self._in_doubt = None, ""
+        self._settling = None
         follower, self._asleep = settling.follower, settling.coordinator
         if standing is Standing.BACK:
             self._end(follower, settling.reason)
@@ -334,24 +300,23 @@ class Sink(Listener):
     def _tell_coordinator(self, message: m.Reply) -> None:
         """Also one that this sink has parted from: it may only have slept, and is to say what became of the update."""
         super()._tell_coordinator(message)
-        self._last_word = message
+        self._ended.last_word = message
         if self._asleep and not self._coordinator:
             with suppress(CkptTransportError):
                 self._mailbox.send_once(self._asleep, message)
 
     def _may_say(self, sender: str, order: m.AnyOrder) -> bool:
         """A coordinator that sleeps hears of no end. When it wakes, it goes on with its orders, and is told then."""
-        last = self._last_word
-        if isinstance(last, m.Committed | m.Aborted) and last.update == order.update and self._knows(order):
-            self._mailbox.answer(last)
+        end = self._ended.answer_to(order)
+        if end is not None and self._knows(order):
+            self._mailbox.answer(end)
             return False
         return super()._may_say(sender, order)
 
     def _answer_standing(self, asked: q.AskStanding) -> None:
         """Say how far this sink is. Whoever asks takes the coordinator for dead, so this one follows it no more."""
         follower = self._follower
-        staged, ended = self._ended
-        standing = ended if asked.staged == staged else Standing.UNKNOWN
+        standing = self._ended.standing(asked.staged)
         is_led = follower is not None and follower.staged == asked.staged != ""
         if self._settling is not None and asked.staged == self._settling.follower.staged:
             standing = self._settling.standing
@@ -373,7 +338,7 @@ class Sink(Listener):
                 self._mailbox.answer(msgspec.structs.replace(self._served(), digest=self._engine.digest()))
             case q.Resolve():
                 if not self._in_doubt:
-                    raise UsageError(f"{self.label} is not in doubt: it serves '{self._version}'")
+                    raise UsageError(f"{self.label} is not in doubt: it serves '{self.version}'")
                 self._end_settling(Standing.FORWARD if message.forward else Standing.BACK)
                 self._mailbox.answer(self._served())
             case q.SayStanding():
@@ -405,34 +370,28 @@ class Sink(Listener):
 
     def _given_up_elsewhere(self, follower: Follower, reason: str) -> bool:
         if follower.revoke():
-            self._tainted = f"an update to '{self._target_version}' failed half-way: {reason}"
-        self._engine.give_up(self._tainted)
-        return bool(self._tainted)
+            self._serving.tainted = f"an update to '{self._target_version}' failed half-way: {reason}"
+        self._engine.give_up(self.tainted)
+        return bool(self.tainted)
 
     def _look_after_warm_up(self) -> None:
         """Begin one that was asked for. After one that has changed what is served, nothing must be served."""
-        if self._to_warm_up and self._follower is None and not self._in_doubt:
-            specs = self._to_warm_up.pop()
-            self._leave_warm_up()
-            self._warm_up = WarmUp(self.label, lambda: self._engine.warm_up(specs))
-        if self._warm_up is not None and self._warm_up.ended and self._engine.spoiled and not self._tainted:
-            self._tainted = "recording its loader, to warm up, has changed its weights; bring a version"
-            self._engine.taint(self._tainted)
+        if self._follower is None and not self._in_doubt:
+            self._warm_ups.begin_asked()
+        if self._warm_ups.has_spoiled and not self.tainted:
+            why = self._serving.tainted = "recording its loader, to warm up, has changed its weights; bring a version"
+            self._engine.taint(why)
 
     def _release(self) -> None:
-        self._leave_warm_up(self.config.heartbeat_timeout)
+        self._warm_ups.leave(self.config.heartbeat_timeout)
         super()._release()
 
     def _between(self) -> None:
         self._settle()
-        if self._follower is None and not self._tainted:
+        serving = self._serving
+        if self._follower is None and not serving.tainted:
             self._base.note()
-        self._told.look(self._brought_by, self._version, self._tainted, self._in_doubt, self._staging_nbytes)
+        self._told.look(serving.update, serving.version, serving.tainted, self._in_doubt, self._staging_nbytes)
         self._forget_silent_holder()
         self._look_after_warm_up()
-        while self._announcing:
-            address = self._announcing.popleft()
-            if self._announced not in ("", address, self._coordinator):
-                self._mailbox.forget(self._announced)
-            self._announced = address
-            self._mailbox.send(address, q.Here(self.address, self._served()))
+        self._announcements.send(self._mailbox, lambda: q.Here(self.address, self._served()), self._coordinator)

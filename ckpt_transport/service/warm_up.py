@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+
+from ckpt_transport.engine.engine import Engine
+from ckpt_transport.planning import TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -70,3 +74,43 @@ class WarmUp:
             logger.info("%s has warmed up: %s", self._label, ", ".join(self._done))
         finally:
             self._ended.set()
+
+
+class WarmUps:
+    """Warms an engine up when its sink has nothing else to do.
+
+    Args:
+        engine: it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._asked: deque[Sequence[TensorSpec]] = deque(maxlen=1)
+        self._last: WarmUp | None = None
+
+    @property
+    def said(self) -> str:
+        """What the last one has done, in words; empty when there was none."""
+        return "" if self._last is None else self._last.said
+
+    @property
+    def has_spoiled(self) -> bool:
+        """Whether one has ended that has changed what is served."""
+        return self._last is not None and self._last.ended and self._engine.spoiled
+
+    def ask(self, specs: Sequence[TensorSpec]) -> None:
+        """Have one begin at the next :meth:`begin_asked`, instead of what was asked for before. From any thread."""
+        self._asked.append(specs)
+
+    def begin_asked(self) -> None:
+        """Begin one that was asked for."""
+        if self._asked:
+            specs = self._asked.pop()
+            self.leave()
+            self._last = WarmUp(self._engine.label, lambda: self._engine.warm_up(specs))
+
+    def leave(self, timeout: float | None = None) -> None:
+        """No step of a warm-up runs from now on."""
+        self._asked.clear()
+        if self._last is not None:
+            self._last.leave(timeout)
