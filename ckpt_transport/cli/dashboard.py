@@ -48,11 +48,13 @@ def dashboard(
 ) -> None:
     """Show a fleet in a browser, until it is interrupted: who serves what, the update that runs, and those before.
 
+    Members are asked while somebody looks:
+
         ckpt-transport dashboard ADDRESS ADDRESS --history /var/lib/ckpt-transport/history.jsonl
 
         ckpt-transport dashboard --engine vllm --endpoint http://127.0.0.1:8000
 
-    Members are asked while somebody looks. It needs the extra 'dashboard' of ckpt-transport.
+    It needs the extra 'dashboard' of ckpt-transport.
     """
     from ckpt_transport.cli.bringing import Driven
     from ckpt_transport.cli.page import load_dashboard

@@ -27,7 +27,7 @@ def doctor(
 ) -> None:
     """Look at this machine and at a fleet, and say what keeps updates from working, each with its cure.
 
-        ckpt-transport doctor
+    Where sinks or endpoints are given, it looks at them, too:
 
         ckpt-transport doctor ADDRESS ADDRESS
 

@@ -23,6 +23,17 @@ def check_together(engine: str | None, endpoints: list[str] | None) -> None:
         raise OptionsError("--engine and --endpoint belong together: what runs there, and where")
 
 
+def check_for_endpoints(engine: str | None, pause: str, draft: bool) -> None:
+    """
+    Raises:
+        OptionsError: an option is given that says what to do with engines at endpoints, and there are none.
+    """
+    if engine is None and pause != KEEP:
+        raise OptionsError("--pause is for requests at --endpoint; sinks hold their forward passes by themselves")
+    if engine is None and draft:
+        raise OptionsError("--draft is for engines at --endpoint; the sink of a draft model has an address of its own")
+
+
 Checkpoint = Annotated[
     Path,
     typer.Option(
@@ -58,11 +69,16 @@ KEEP = "keep"
 Pause = Annotated[
     str,
     typer.Option(
-        help="Requests that run at the endpoints: 'keep' freezes them and then goes on with them, 'wait' lets them "
-        "end first, 'abort' ends them, 'none' holds only forward passes."
+        help="What becomes of requests that run at the endpoints: 'keep' freezes them and then goes on with them, "
+        "'wait' lets them end first, 'abort' ends them, 'none' holds only forward passes."
     ),
 ]
-Draft = Annotated[bool, typer.Option("--draft", help="The draft models that the engines speculate with are meant.")]
+Draft = Annotated[
+    bool,
+    typer.Option(
+        "--draft", help="Update or roll back the draft models that the engines speculate with, and not their own."
+    ),
+]
 Commit = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,7 @@ from ckpt_transport.cli.options import (
     Engine,
     OptionsError,
     Pause,
+    check_for_endpoints,
     check_together,
 )
 from ckpt_transport.cli.output import after_commit
@@ -54,8 +55,7 @@ def rollback(
     check_together(engine, endpoint)
     if engine is not None and addresses:
         raise OptionsError("give addresses of sinks, or --engine and --endpoint, not both")
-    if engine is None and pause != KEEP:
-        raise OptionsError("--pause is for requests at --endpoint; sinks hold their forward passes by themselves")
+    check_for_endpoints(engine, pause, draft)
     driven = None if engine is None else Driven(engine, tuple(endpoint or ()), pause, draft)
     if _roll_back(settings, driven, Json() if as_json else Words()):
         raise typer.Exit(INCOMPLETE)

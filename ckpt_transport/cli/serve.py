@@ -35,6 +35,8 @@ def serve(
 ) -> None:
     """Keep a checkpoint available to engines that join, until it is interrupted.
 
+    It prints its address, and writes it to a file that engines join by:
+
         ckpt-transport serve --checkpoint DIR --version step-42 --save-metas step-42.json
 
         ckpt-transport join --metas step-42.json --endpoint http://127.0.0.1:8001

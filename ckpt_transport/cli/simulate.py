@@ -35,7 +35,7 @@ def simulate(
         typer.Option(help="A safetensors file, or a directory; only headers are read.", exists=True),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="TOML file with a table [model], from which shapes are made.", exists=True)
+        Path | None, typer.Option(help="TOML file with a table 'model', from which shapes are made.", exists=True)
     ] = None,
     sources: Annotated[
         int | None, typer.Option(min=1, help="Source ranks, spread over the hosts.", show_default="one per GPU")

@@ -29,6 +29,7 @@ from ckpt_transport.cli.options import (
     Trace,
     Transport,
     WorldSize,
+    check_for_endpoints,
     check_together,
 )
 
@@ -101,8 +102,7 @@ def update(
     check_together(engine, endpoint)
     if engine is not None and sink:
         raise OptionsError("give --sink, or --engine and --endpoint, not both")
-    if engine is None and pause != KEEP:
-        raise OptionsError("--pause is for requests at --endpoint; sinks hold their forward passes by themselves")
+    check_for_endpoints(engine, pause, draft)
     if ranks is not None and update_method is UpdateMethod.BROADCAST:
         raise OptionsError("a broadcast is to all sinks; with --ranks choose --update-method p2p, or all")
     if ranks is not None and engine is not None:

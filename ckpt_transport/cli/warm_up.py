@@ -18,7 +18,8 @@ def warm_up(
         typer.Option(help="An engine's URL, as http://127.0.0.1:8000; may be given many times.", show_default=False),
     ],
     draft: Annotated[
-        bool, typer.Option("--draft", help="The draft models are meant that the engines speculate with.")
+        bool,
+        typer.Option("--draft", help="Warm up the draft models that the engines speculate with, and not their own."),
     ] = False,
     endpoint_timeout: EndpointTimeout = None,
     config: ConfigFile = None,
@@ -26,9 +27,11 @@ def warm_up(
 ) -> None:
     """Have running engines do, while they serve, what their first update would do; and wait for that.
 
+    Loaders are recorded and kernels compiled:
+
         ckpt-transport warm-up --engine vllm --endpoint http://127.0.0.1:8000
 
-    Loaders are recorded and kernels compiled. No request is held.
+    No request is held meanwhile.
     """
     from ckpt_transport.config import Config
     from ckpt_transport.service.fleet import make_fleet

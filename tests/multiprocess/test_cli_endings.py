@@ -198,6 +198,7 @@ def test_given_a_version_whose_name_cannot_be_printed_then_it_is_refused(checkpo
     ("options", "said"),
     [
         (["--sink", "ipc:///tmp/x", "--pause", "abort"], "--pause is for requests at --endpoint"),
+        (["--sink", "ipc:///tmp/x", "--draft"], "--draft is for engines at --endpoint"),
         (["--engine", "vllm"], "--engine and --endpoint belong together"),
         (["--sink", "ipc:///tmp/x", "--ranks", "0"], "with --ranks choose --update-method"),
         (["--sink", "ipc:///tmp/x", "--update-method", "p2p", "--ranks", "first"], "--ranks is 'first'"),
