@@ -93,17 +93,17 @@ def check(folder: Path, family: str, transports: list[str]) -> None:
         with Source({"transport": transport, "bucket_bytes": SMALL_BUCKET}, directories, sink) as source:
             for version, expected in (("v2", second), ("v1", first)):
                 source.update(version)
-                _compare(engine.answers(), expected)
+                compare(engine.answers(), expected)
             source.fail_half_way("v2")
             assert ask_version(sink).tainted
             source.update("v2")
-            _compare(engine.answers(), second)
+            compare(engine.answers(), second)
             source.update("v1")
     how = ", ".join(transports)
     print(f"{family} over {how}: {len(first[1])} checksums and all tokens as from the files, also after a failure")
 
 
-def _compare(found: Answers, expected: Answers) -> None:
+def compare(found: Answers, expected: Answers) -> None:
     """Tokens and checksums. A reload of vLLM 0.25 makes some buffers persistent that were not: these are left out."""
     differing = [name for name in expected[1] if found[1].get(name) != expected[1][name]]
     assert not differing, f"{differing[:5]} differ"
