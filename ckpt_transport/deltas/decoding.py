@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from ckpt_transport.deltas import host_decoding, torch_decoding
+from ckpt_transport.deltas import torch_decoding
+from ckpt_transport.deltas.all_cores import by_all_cores
+from ckpt_transport.deltas.carried_blocks import CarriedBlocks
+from ckpt_transport.deltas.lies import check_claims
 from ckpt_transport.deltas.sections import UNIT_DTYPES, block_count, sections
 from ckpt_transport.deltas.torch_encoding import units_of
-from ckpt_transport.errors import CheckpointError
 from ckpt_transport.planning import DeltaForm
 
 
@@ -33,24 +36,32 @@ def decode(raw: torch.Tensor, form: DeltaForm, unit: int, nbytes: int, count: in
     Raises:
         CheckpointError: the bytes are not what they claim to be. Its message says in what.
     """
-    if unit not in UNIT_DTYPES or nbytes < 0 or nbytes % unit or not 0 <= count <= nbytes // unit:
-        raise CheckpointError(f"a delta claims {count} elements of {unit} bytes in a range of {nbytes} bytes")
-    units = nbytes // unit
-    if form is DeltaForm.WHOLE and count != units:
-        raise CheckpointError(f"a delta carries a range of {units} elements whole, and claims {count}")
+    check_claims(raw.numel(), form, unit, nbytes, count)
     if not count:
-        if raw.numel():
-            raise CheckpointError(f"a delta without elements has {raw.numel()} bytes")
         return Decoded(raw.new_empty(0, dtype=torch.int64), raw.new_empty(0, dtype=UNIT_DTYPES[unit]))
+    if raw.is_cpu:
+        return _on_host(CarriedBlocks(raw, form, unit, nbytes, count), count)
+    units = nbytes // unit
     at = sections(form, unit, units, count)
-    if raw.numel() != at.end:
-        raise CheckpointError(f"a delta of {count} elements as {form.value} takes {at.end} bytes and not {raw.numel()}")
-    decoding = host_decoding if raw.is_cpu else torch_decoding
     match form:
         case DeltaForm.LIST:
-            places = decoding.listed(raw[: 4 * block_count(units)], raw[at.places :][: 2 * count], units)
+            places = torch_decoding.listed(raw[: 4 * block_count(units)], raw[at.places :][: 2 * count], units)
         case DeltaForm.MASK:
-            places = decoding.masked(raw[: -(-units // 8)], units, count)
+            places = torch_decoding.masked(raw[: -(-units // 8)], units, count)
         case DeltaForm.WHOLE:
             places = torch.arange(units, device=raw.device)
     return Decoded(places, units_of(raw[at.values :], unit).clone())
+
+
+def _on_host(blocks: CarriedBlocks, count: int) -> Decoded:
+    places = np.empty(count, np.int64)
+    values = np.empty(count, f"u{blocks.unit}")
+
+    def read(low: int, high: int) -> None:
+        some = slice(int(blocks.edges[low]), int(blocks.edges[high]))
+        found = blocks.read(low, high)
+        np.add(found.places, found.first, out=places[some])
+        values[some] = found.values
+
+    by_all_cores(lambda group: read(*group), blocks.groups())
+    return Decoded(torch.from_numpy(places), torch.from_numpy(values).view(UNIT_DTYPES[blocks.unit]))

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from ckpt_transport.deltas.all_cores import by_all_cores
+from ckpt_transport.deltas.host_elements import HostElements
+from ckpt_transport.deltas.host_exchange import Changes, HostExchange
 from ckpt_transport.deltas.sections import UNIT_DTYPES
 from ckpt_transport.memory import Launch, has_copy_tables, uninterrupted
 
-CHUNK_ELEMENTS = 1 << 16
-"""On the host: so many are kept aside at a time."""
 WARPS = 4
 BLOCK = 1024
 """Elements of a kernel's program."""
-
-Units = npt.NDArray[np.integer]
-
-
-class Changes(NamedTuple):
-    """Elements in host memory that have changed.
-
-    Attributes:
-        addresses: of the first byte of each.
-        old, new: what was there, and what is.
-    """
-
-    addresses: npt.NDArray[np.int64]
-    old: Units
-    new: Units
 
 
 class ElementExchange:
@@ -53,59 +34,32 @@ class ElementExchange:
     def __init__(self, addresses: torch.Tensor, values: torch.Tensor, unit: int, device: torch.device) -> None:
         if (addresses.dtype, values.dtype) != (torch.int64, UNIT_DTYPES[unit]) or addresses.shape != values.shape:
             raise ValueError(f"{len(addresses)} addresses do not go with {len(values)} values of {values.dtype}")
+        self._host: HostExchange | None = None
+        if device.type == "cpu":
+            parts = [HostElements.at(addresses.numpy(), values.numpy())] if len(values) else []
+            self._host = HostExchange(parts)
         self._addresses, self._values, self._device = addresses, values, device
         self.nbytes, self.count = addresses.nbytes + values.nbytes, len(values)
-        self._exchange: Callable[[], None] | None = None
-        if len(values):
-            self._exchange = self._on_gpu(addresses) if device.type == "cuda" else self._on_host(addresses)
 
     def run(self) -> None:
         """Exchange. What is enqueued on the device before is done first, and all is done when this returns.
 
         An interrupt waits until then.
         """
-        if self._exchange is not None:
-            uninterrupted(self._exchange)
+        if self._host is not None:
+            self._host.run()
+        elif self.count:
+            uninterrupted(self._on_gpu)
 
-    def changes(self) -> Changes | None:
+    def changes(self) -> Iterator[Changes] | None:
         """What the last exchange has changed; None on a GPU. It holds as long as nobody else writes there."""
-        if self._device.type != "cpu":
-            return None
-        addresses, old = self._addresses.numpy(), self._values.numpy()
-        new = np.empty_like(old)
-        if len(old):
-            step = old.itemsize if not ((addresses - addresses.min()) % old.itemsize).any() else 1
-            memory = _memory(low := int(addresses.min()), (int(addresses.max()) - low) // step + 1, step, old.dtype)
-            new[:] = memory[(addresses - low) // step]
-        return Changes(addresses, old, new)
+        return None if self._host is None else self._host.changes()
 
-    def _on_gpu(self, addresses: torch.Tensor) -> Callable[[], None]:
-        def exchange() -> None:
-            with torch.cuda.device(self._device):
-                torch.cuda.synchronize()
-                exchange_by_kernel(addresses, self._values)
-                torch.cuda.synchronize()
-
-        return exchange
-
-    def _on_host(self, addresses: torch.Tensor) -> Callable[[], None]:
-        values = self._values.numpy()
-        low = int(addresses.min())
-        places, step = addresses.numpy() - low, values.itemsize
-        if (places % step).any():
-            step = 1
-        memory = _memory(low, int(places.max()) // step + 1, step, values.dtype)
-        places //= step
-        starts = range(0, len(values), CHUNK_ELEMENTS)
-
-        def exchange_chunk(start: int) -> None:
-            end = start + CHUNK_ELEMENTS
-            _exchanged(memory, places[start:end], values[start:end])
-
-        def exchange() -> None:
-            by_all_cores(exchange_chunk, starts)
-
-        return exchange
+    def _on_gpu(self) -> None:
+        with torch.cuda.device(self._device):
+            torch.cuda.synchronize()
+            exchange_by_kernel(self._addresses, self._values)
+            torch.cuda.synchronize()
 
 
 def why_no_exchange(device: torch.device) -> str:
@@ -119,25 +73,6 @@ def exchange_by_kernel(addresses: torch.Tensor, values: torch.Tensor) -> None:
     """Enqueue the exchange on the current stream of the device, which is the current one."""
     programs = -(-len(values) // BLOCK)
     _kernel_on(values.device, values.dtype)(programs, addresses, values, len(values))
-
-
-def _exchanged(memory: Units, places: npt.NDArray[np.int64], values: Units) -> None:
-    kept = memory[places]
-    memory[places] = values
-    values[:] = kept
-
-
-class _Memory:
-    """Memory as NumPy is told of it."""
-
-    def __init__(self, interface: dict[str, object]) -> None:
-        self.__array_interface__ = interface
-
-
-def _memory(start: int, length: int, step: int, dtype: np.dtype[np.integer]) -> Units:
-    """All memory from an address on, an element at every ``step`` bytes; only those that are indexed are touched."""
-    described = {"version": 3, "data": (start, False), "shape": (length,), "strides": (step,), "typestr": dtype.str}
-    return np.asarray(_Memory(described))
 
 
 @cache

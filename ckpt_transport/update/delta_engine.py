@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from itertools import accumulate, chain
 
 import torch
 
@@ -13,8 +13,12 @@ from ckpt_transport.deltas import (
     ElementExchange,
     ElementMap,
     Elements,
+    HostElements,
+    HostExchange,
     carried,
     each_once,
+    each_once_on_host,
+    locate_on_host,
     of_one_range,
     why_no_exchange,
 )
@@ -89,10 +93,12 @@ class DeltaEngine(Engine):
         self._group_of: Mapping[str, int] = {}
         self._lacking: list[int] = []
         """Of each group, the bytes that have not come."""
-        self._found: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._found: dict[int, list[HostElements]] = {}
         self._known: Sequence[ElementMap] = ()
         self._bases = torch.empty(0, dtype=torch.int64)
-        self._exchanges: list[ElementExchange] = []
+        self._exchanges: list[ElementExchange | HostExchange] = []
+        self._beside = 0
+        """Bytes of carriers that lie beside values, which stay where they came."""
         self._place: tuple[object, tuple[int, ...]] = None, ()
 
     # -- what comes -----------------------------------------------------------------------------------------------
@@ -190,7 +196,7 @@ class DeltaEngine(Engine):
             return
         self._lacking[number] -= nbytes
         if not self._lacking[number]:
-            self._found[number] = self._locate(number)
+            self._found[number] = self._locate_on_host(number)
 
     def finish(self) -> None:
         """Decode what has come, and find where it goes.
@@ -203,20 +209,34 @@ class DeltaEngine(Engine):
         elements = self._elements()
         if self._place != (elements.copies, elements.addresses):
             self._look_at(elements)
+        self._exchanges = []
+        if self.device.type == "cpu":
+            self._finish_on_host()
+        else:
+            self._finish_on_device()
+        self._raw = {}
+        self.apply_summary = f"exchanged {self.count:,} elements that differ from those of '{self._base}'"
+
+    def _finish_on_host(self) -> None:
+        parts = []
+        for number in range(len(self._groups)):
+            located = self._found.pop(number, None)
+            parts += self._locate_on_host(number) if located is None else located
+        if len(self._deltas) > 1:
+            parts = each_once_on_host(parts)
+        self._exchanges.append(HostExchange(parts))
+        held = sum(raw.numel() for raw in self._raw.values())
+        self._beside = held - sum(each.count * each.unit for _, carriers in self._groups for each in carriers)
+
+    def _finish_on_device(self) -> None:
         found: defaultdict[int, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
         for number, (_, carriers) in enumerate(self._groups):
-            located = self._found.pop(number, None)
-            found[carriers[0].unit] += self._locate(number) if located is None else located
-        self._raw = {}
-        self._exchanges = []
+            found[carriers[0].unit] += self._locate(number)
         joined = {unit: Elements(*map(torch.cat, zip(*parts, strict=True))) for unit, parts in found.items()}
         if len(self._deltas) > 1:
             joined = each_once(joined)
-        count = 0
         for unit, (addresses, values) in joined.items():
             self._exchanges.append(ElementExchange(addresses, values, unit, self.device))
-            count += len(values)
-        self.apply_summary = f"exchanged {count:,} elements that differ from those of '{self._base}'"
 
     def _look_at(self, elements: ServedElements) -> None:
         """What is served is there now. What was located elsewhere is located anew."""
@@ -231,21 +251,25 @@ class DeltaEngine(Engine):
         located = self._known[delta].locate(where, positions, self._bases)
         return [(addresses, values[which]) for addresses, which in located]
 
+    def _locate_on_host(self, number: int) -> list[HostElements]:
+        delta, carriers = self._groups[number]
+        return locate_on_host(carriers, self._raw, self._known[delta], self._bases.numpy())
+
     @property
     def nbytes(self) -> int:
         """Bytes of the undo log."""
-        return sum(exchange.nbytes for exchange in self._exchanges)
+        return sum(exchange.nbytes for exchange in self._exchanges) + self._beside
 
     @property
     def count(self) -> int:
         """How many elements are exchanged."""
         return sum(exchange.count for exchange in self._exchanges)
 
-    def changes(self) -> list[Changes] | None:
-        """What the last exchange has changed; None where that is not in host memory."""
+    def changes(self) -> Iterator[Changes] | None:
+        """What the last exchange has changed, in parts; None where that is not in host memory."""
         found = [exchange.changes() for exchange in self._exchanges]
         known = [each for each in found if each is not None]
-        return known if len(known) == len(found) else None
+        return chain.from_iterable(known) if len(known) == len(found) else None
 
     # -- what was served, and what is -----------------------------------------------------------------------------
 

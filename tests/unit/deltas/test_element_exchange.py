@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.deltas import UNIT_DTYPES, ElementExchange, element_exchange, why_no_exchange
+from ckpt_transport.deltas import UNIT_DTYPES, ElementExchange, host_exchange, why_no_exchange
 
 HOST = torch.device("cpu")
 
@@ -52,7 +52,7 @@ def test_given_elements_of_several_tensors_when_they_are_exchanged_twice_then_al
 
 
 def test_given_more_elements_than_a_chunk_when_they_descend_then_all_are_exchanged() -> None:
-    count = 2 * element_exchange.CHUNK_ELEMENTS + 5
+    count = 2 * host_exchange.CHUNK_ELEMENTS + 5
     served, values = some(count, 2), some(count, 2)
     kept, brought = served.clone(), values.clone()
     addresses = served.data_ptr() + 2 * torch.arange(count - 1, -1, -1)
@@ -65,14 +65,14 @@ def test_given_an_interrupt_while_elements_change_places_then_all_have_when_it_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served, values = torch.zeros(300_000, dtype=torch.int16), torch.ones(300_000, dtype=torch.int16)
-    at_work = element_exchange._exchanged
+    at_work = host_exchange._exchanged
 
     def interrupted(memory: np.ndarray, places: np.ndarray, brought: np.ndarray) -> None:
         at_work(memory, places[:1], brought[:1])
         signal.raise_signal(signal.SIGINT)
         at_work(memory, places[1:], brought[1:])
 
-    monkeypatch.setattr(element_exchange, "_exchanged", interrupted)
+    monkeypatch.setattr(host_exchange, "_exchanged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ElementExchange(served.data_ptr() + 2 * torch.arange(len(served)), values, 2, HOST).run()
     assert served.all()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_transport.deltas import ElementExchange, ElementMap, decode
+from ckpt_transport.deltas import ElementExchange, ElementMap, HostExchange, decode, locate_on_host
 from ckpt_transport.errors import DeltaRefusedError
 from ckpt_transport.memory import ElementCopy, StridedBytes
 from ckpt_transport.planning import Carrier, DeltaForm, PlacedTensor, TensorSpec
@@ -51,15 +51,17 @@ def follows(
     bases = torch.tensor([named[name].data_ptr() for name in elements.targets])
     delta, brought = delta_of("old", old, new, range_bytes)
     known = ElementMap(delta.tensors, recording.layout.sources, elements.copies, CPU)
-    exchanges = []
+    exchanges: list[ElementExchange | HostExchange] = []
     for carrier in delta.carriers:
         places, values = decode(brought[carrier.name], carrier.form, carrier.unit, carrier.nbytes, carrier.count)
         for addresses, which in known.locate(carrier, places * carrier.unit + carrier.offset, bases):
             exchanges.append(ElementExchange(addresses, values[which], carrier.unit, CPU))
-    for expected in (after, before):
-        for exchange in exchanges:
-            exchange.run()
-        assert same(expected, state(module)) == []
+    located = (locate_on_host([each], brought, known, bases.numpy()) for each in delta.carriers)
+    for found in (exchanges, [HostExchange(parts) for parts in located]):
+        for expected in (after, before):
+            for exchange in found:
+                exchange.run()
+            assert same(expected, state(module)) == []
     return recording
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,15 +13,18 @@ from hypothesis import strategies as st
 from ckpt_transport import dtypes
 from ckpt_transport.deltas import (
     Differences,
+    ElementMap,
     ForShares,
+    HostExchange,
     carried,
     delta_manifest,
     find_differences,
+    locate_on_host,
     of_one_range,
     ranges_of,
 )
 from ckpt_transport.errors import DeltaRefusedError, PlanMismatchError
-from ckpt_transport.memory import Buffer, MemoryKind, StridedRange
+from ckpt_transport.memory import Buffer, ElementCopy, MemoryKind, StridedBytes, StridedRange
 from ckpt_transport.planning import (
     Carrier,
     Delta,
@@ -116,6 +120,19 @@ def written(base: torch.Tensor, carriers: Sequence[Carrier], raw: dict[str, torc
         each = values.contiguous().view(torch.uint8).view(-1, where.unit)
         for byte in range(where.unit):
             holds[positions + byte] = each[:, byte]
+    assert torch.equal(written_on_host(base, carriers, raw), holds)
+    return holds
+
+
+def written_on_host(base: torch.Tensor, carriers: Sequence[Carrier], raw: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The same by the way of a sink on the host."""
+    holds = base.clone()
+    spec = TensorSpec("all", "U8", (len(base),))
+    copies = StridedBytes.of([ElementCopy(0, 0, 0, 0, 1, (len(base),), (1,), (1,))])
+    known = ElementMap([PlacedTensor(spec, 0, 0, len(base))], [spec], copies, torch.device("cpu"))
+    kept = {name: each.clone() for name, each in raw.items()}
+    for group in of_one_range(carriers):
+        HostExchange(locate_on_host(group, kept, known, np.array([holds.data_ptr()]))).run()
     return holds
 
 
