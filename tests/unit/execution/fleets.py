@@ -264,6 +264,11 @@ def small(transport: str, *, kind: MemoryKind = MemoryKind.SHARED, ring_depth: i
     return world.plan()
 
 
+others: frozenset[threading.Thread] = frozenset()
+"""Threads of pumps that ran when the test began."""
+
+
 def pumps() -> list[threading.Thread]:
-    """The threads of pumps that still run."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ckpt-transport-pump")]
+    """The threads of pumps that still run, of those that the test has started."""
+    named = [thread for thread in threading.enumerate() if thread.name.startswith("ckpt-transport-pump")]
+    return [thread for thread in named if thread not in others]

@@ -228,18 +228,23 @@ def test_given_an_interrupt_in_a_loader_that_was_let_go_then_it_is_still_an_inte
 
 
 @pytest.fixture
-def _without_collector() -> Iterator[None]:
+def kept_before() -> Iterator[list[object]]:
+    """What is alive of a run of an earlier test, which a report may keep. The collector does not run meanwhile."""
     gc.collect()
     gc.disable()
-    yield
+    yield parts_of_runs()
     gc.enable()
 
 
-@pytest.mark.usefixtures("_without_collector")
+def parts_of_runs() -> list[object]:
+    return [each for each in gc.get_objects() if issubclass(type(each), (Pipeline, Fills, Transfers, Applies))]
+
+
 @pytest.mark.parametrize("fleet", [Fleet, OrderedFleet])
 def test_given_a_run_that_is_over_then_it_lets_go_of_its_memory_without_the_garbage_collector(
-    fleet: type[Fleet],
+    fleet: type[Fleet], kept_before: list[object]
 ) -> None:
     """What a trainer has lent may be gigabytes of a GPU."""
     check(fleet(chained("wire").plan(), {**IN_PROCESS, "wire": OrderedTransport()}))
-    assert not [each for each in gc.get_objects() if issubclass(type(each), (Pipeline, Fills, Transfers, Applies))]
+    before = {id(each) for each in kept_before}
+    assert not [each for each in parts_of_runs() if id(each) not in before]
