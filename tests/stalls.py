@@ -11,7 +11,7 @@ from tests.standing_still import freeze, stop_myself
 
 
 def between_commits() -> None:
-    """Stand still, until thawed, when the first of the members has been told to commit, and no other."""
+    """Stand still, until thawed, when the first of the members has committed, and no other has been told to."""
     tell = Membership.send
     told = []
 
@@ -20,6 +20,8 @@ def between_commits() -> None:
         if isinstance(message, m.Commit):
             told.append(rank)
             if len(told) == 1:
+                while not self.has_ended(rank):
+                    self.hear(0.05)
                 freeze()
 
     Membership.send = send  # type: ignore[method-assign]

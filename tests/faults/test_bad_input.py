@@ -29,7 +29,7 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
 from tests.fleet import SinkProcess, SinkSpec, by_name, fleet, weights
 from tests.injection import Fault
-from tests.patience import DEADLINE, SWIFT
+from tests.patience import DEADLINE, PATIENT, with_enough_seconds
 from tests.support.commands import run
 
 
@@ -43,7 +43,7 @@ def sink() -> Iterator[SinkProcess]:
 
 
 def server(**settings: object) -> ParameterServer:
-    return ParameterServer(Config.load(**{**SWIFT, **settings}))
+    return ParameterServer(Config.load(**{**PATIENT, **settings}))
 
 
 def refused(sink: SinkProcess, tensors: dict[str, torch.Tensor], cause: type[Exception], match: str) -> None:
@@ -142,10 +142,16 @@ def test_given_a_loader_that_raises_then_its_sink_is_tainted_and_the_error_reach
 def test_given_a_loader_that_hangs_then_the_update_ends_at_its_deadline() -> None:
     """Given a loader that never returns, then the source gives up at the deadline and names the sink."""
     with fleet(SinkSpec(fault=Fault("load", 2, act="hang"))) as (running,):
-        with server(update_timeout=6.0, join_timeout=3.0, bucket_bytes="64KiB") as source:
-            source.register("v2", tensors=weights(2))
-            with pytest.raises(UpdateError, match="sink 0"):
-                source.update("v2", [running.address])
+
+        def names_the_sink(seconds: float) -> bool:
+            patience = {"update_timeout": seconds, "join_timeout": seconds, "heartbeat_timeout": seconds}
+            with server(**patience, bucket_bytes="64KiB") as source:
+                source.register("v2", tensors=weights(2))
+                with pytest.raises(UpdateError) as caught:
+                    source.update("v2", [running.address])
+                return "sink 0" in str(caught.value)
+
+        with_enough_seconds(names_the_sink)
         running.process.kill()
         running.process.join()
 
@@ -181,7 +187,7 @@ def test_given_what_is_not_a_message_of_ours_then_it_is_refused_and_disturbs_nob
         assert b"Refused" in stranger.recv_multipart()[-1]
     finally:
         context.destroy(0)
-    assert ask_version(sink.address).version == "v1"
+    assert ask_version(sink.address, timeout=DEADLINE).version == "v1"
 
 
 def test_given_an_update_when_it_is_interrupted_then_that_is_still_an_interrupt(sink: SinkProcess) -> None:

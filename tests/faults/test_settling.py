@@ -17,7 +17,7 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
 from tests.fleet import SinkProcess, SinkSpec, SourceProcess, fleet, weights
 from tests.injection import Fault
-from tests.patience import SWIFT
+from tests.patience import DEADLINE, SWIFT
 from tests.standing_still import freeze, thaw, wait_until_frozen
 from tests.support.commands import run
 
@@ -35,7 +35,7 @@ def dies_before(order: str, count: int) -> None:
         nonlocal said
         said += type(message).__name__ == order
         if said == count:
-            time.sleep(1.0)  # until what was sent has left
+            members._mailbox.close()  # when what was sent has left
             Fault("send").strike()
         send(members, rank, message)
 
@@ -110,7 +110,7 @@ def test_given_a_coordinator_that_sleeps_when_sinks_have_settled_then_it_says_wh
         config = Config.load(**SWIFT)
         wait_until_frozen(source.process)
         for sink in sinks:
-            while ask_version(sink.address, config, timeout=30).update:
+            while ask_version(sink.address, config, timeout=DEADLINE).update:
                 pass
         time.sleep(pause)
         thaw(source.process)
@@ -143,14 +143,14 @@ def test_given_a_sink_that_reaches_nobody_then_it_is_in_doubt_until_the_next_upd
         assert sinks[1].dies()
         address = sinks[0].address
         config = Config.load(**SWIFT)
-        while not (served := ask_version(address, config, timeout=30)).in_doubt:
+        while not (served := ask_version(address, config, timeout=DEADLINE)).in_doubt:
             pass
         assert "no other sink" in served.in_doubt
         shown = run("version", address)
         assert shown.returncode == 3
         assert "in doubt" in shown.stdout
         updated_again(sinks[:1], 3)
-        assert not ask_version(address, config, timeout=30).in_doubt
+        assert not ask_version(address, config, timeout=DEADLINE).in_doubt
 
 
 def dies_with(order: str, pid: int) -> None:
