@@ -24,17 +24,18 @@ from ckpt_transport_torch import attach
 from tests.faults.campaign.witness import Half, Witness, fingerprint, loader_of, passed
 from tests.fleet import context
 from tests.leftovers import started_here
+from tests.patience import PATIENCE
 
-HEARTBEAT_TIMEOUT = 3.0
+HEARTBEAT_TIMEOUT = 8.0
 SETTINGS: Mapping[str, Any] = {
     "heartbeat_interval": 0.1,
     "heartbeat_timeout": HEARTBEAT_TIMEOUT,
-    "join_timeout": 12.0,
-    "update_timeout": 20.0,
+    "join_timeout": 30.0,
+    "update_timeout": 40.0,
     "bucket_bytes": "300KiB",
     "ring_depth": 3,
 }
-BOUND = 60.0
+BOUND = 150.0
 """Seconds after which something that should have ended counts as hanging: twice what the settings allow."""
 PASS_PAUSE = 0.002
 
@@ -151,7 +152,7 @@ class Process:
     def end(self) -> None:
         """Politely, then not."""
         self.tell("stop")
-        self.process.join(5)
+        self.process.join(PATIENCE)
         if self.alive:
             self.process.kill()
             self.process.join()
