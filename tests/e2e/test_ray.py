@@ -36,7 +36,7 @@ from tests.fleet import model, weights
 from tests.held_vllm import Pausing
 from tests.injection import Fault, inject
 from tests.leftovers import left_behind
-from tests.patience import SWIFT
+from tests.patience import DEADLINE, SWIFT
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed"),
@@ -226,7 +226,9 @@ def test_given_actors_of_two_nodes_as_sinks_when_an_actor_publishes_then_each_se
     for number in (next(nodes.versions), next(nodes.versions)):
         assert nodes.get(trainers[1].publish.remote(number, rollouts)) == f"v{number}"
         check_served(nodes, rollouts, number)
-    assert {ask_version(sink, Config.load(**nodes.settings)).version for sink in rollouts} == {f"v{number}"}
+    assert {ask_version(sink, Config.load(**nodes.settings), timeout=DEADLINE).version for sink in rollouts} == {
+        f"v{number}"
+    }
     assert nodes.get(rollouts[0].address.remote()).startswith("tcp://")
 
 

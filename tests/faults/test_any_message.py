@@ -184,7 +184,7 @@ def test_given_an_update_then_no_stranger_stops_or_changes_it(
             assert not report.lost
             engine.blow()
             assert (sink.version, sink.tainted) == (f"v{version}", "")
-            assert ask_version(sink.address).version == f"v{version}"
+            assert ask_version(sink.address, timeout=DEADLINE).version == f"v{version}"
             expected = weights(version, **SHAPE)
             assert all(tensor.equal(expected[name]) for name, tensor in engine._module.state_dict().items())
         finally:

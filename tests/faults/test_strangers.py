@@ -53,7 +53,7 @@ def answer(socket: zmq.Socket[bytes]) -> object:
 
 
 def serves_on(sink: SinkProcess) -> None:
-    assert ask_version(sink.address).version == "v1"
+    assert ask_version(sink.address, timeout=DEADLINE).version == "v1"
     state = sink.state()
     assert (state.version, state.tainted, state.served) == ("v1", "", "")
     assert state.holds(weights(1))
@@ -124,7 +124,7 @@ def test_given_thousands_of_questions_then_the_sink_has_no_more_descriptors_than
             say(asker, f"ipc:///nobody/{number}", type="AskVersion")
             assert isinstance(answer(asker), q.ServedVersion)
         for _ in range(20):
-            ask_version(sink.address)
+            ask_version(sink.address, timeout=DEADLINE)
         deadline = time.monotonic() + DEADLINE
         while descriptors() >= before + 10:
             assert time.monotonic() < deadline, "whoever asked is not forgotten"

@@ -25,7 +25,7 @@ from ckpt_transport.update.turn import Turn
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import SinkSpec, by_name, fleet, model, weights
 from tests.injection import Fault
-from tests.patience import PATIENT
+from tests.patience import DEADLINE, PATIENT
 
 PATIENCE = 120.0
 Kind = TypeVar("Kind", bound=Message)
@@ -47,7 +47,7 @@ def sink() -> Iterator[Sink]:
 def closing(sink: Sink) -> Iterator[Sink]:
     try:
         yield sink
-        assert ask_version(sink.address).version == sink.version == "v1"
+        assert ask_version(sink.address, timeout=DEADLINE).version == sink.version == "v1"
         assert not sink.tainted
     finally:
         sink.close()

@@ -188,7 +188,7 @@ def test_given_a_holder_that_another_thread_serves_when_it_is_closed_then_it_end
     """Given a holder on a thread of its own making, when it is closed, then it ends, and cannot be used any more."""
     holder = Holder("v2", tensors=weights(2), config=CONFIG)
     serving = threads.submit(holder.serve)
-    assert ask_version(holder.address, CONFIG).version == "v2"
+    assert ask_version(holder.address, CONFIG, timeout=DEADLINE).version == "v2"
     with pytest.raises(UsageError, match=r"serve\(\)"):
         holder.serve()
     holder.close()

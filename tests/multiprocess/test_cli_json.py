@@ -87,7 +87,7 @@ def test_given_a_version_that_is_held_then_a_program_reads_where_in_one_line(tmp
             time.sleep(0.02)
         held = json.loads(line)
         assert (held["version"], held["tensors"]) == ("v2", len(weights(2)))
-        assert ask_version(held["address"]).version == "v2"
+        assert ask_version(held["address"], timeout=DEADLINE).version == "v2"
         assert "is held at" in command.errors()
         command.interrupt(signal.SIGTERM)
         command.wait()

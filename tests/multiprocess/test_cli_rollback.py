@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ckpt_transport import Config, ask_version
 from tests.fleet import SinkProcess, SinkSpec, fleet, weights
-from tests.patience import PATIENT
+from tests.patience import DEADLINE, PATIENT
 from tests.support.commands import run
 from tests.vllm_stub import StubServer
 
@@ -118,4 +118,4 @@ def test_given_an_engine_at_an_endpoint_when_a_staged_version_is_rolled_back_the
         assert not engine.paused
         held = engine.model.state_dict()
         assert all(torch.equal(held[name], tensor) for name, tensor in weights(2).items())
-        assert (engine.label, ask_version(engine.attached.address).previous) == ("v2", "v3")
+        assert (engine.label, ask_version(engine.attached.address, timeout=DEADLINE).previous) == ("v2", "v3")

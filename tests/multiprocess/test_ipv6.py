@@ -12,7 +12,7 @@ from ckpt_transport import Config, ParameterServer, ask_version
 from tests.addresses import has_ipv6
 from tests.fleet import SinkSpec, fleet, weights
 from tests.leftovers import left_behind
-from tests.patience import PATIENT
+from tests.patience import DEADLINE, PATIENT
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
@@ -30,5 +30,5 @@ def test_given_a_sink_at_an_ipv6_address_when_it_is_updated_then_it_serves_the_n
         server.register("v2", tensors=weights(2))
         server.update("v2", [sink.address])
         assert sink.state().holds(weights(2))
-        assert ask_version(sink.address, config).version == "v2"
+        assert ask_version(sink.address, config, timeout=DEADLINE).version == "v2"
     assert not left_behind()

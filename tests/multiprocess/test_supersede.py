@@ -95,7 +95,7 @@ def test_given_an_update_that_waits_for_a_sink_when_a_newer_one_supersedes_it_th
 ) -> None:
     with fleet(SinkSpec(SHAPE)) as (sink,), server_for() as server:
         older = threads.submit(server.update, "v2", [sink.address, NOBODY])
-        wait_until(lambda: ask_version(sink.address, server.config).update == "v2")
+        wait_until(lambda: ask_version(sink.address, server.config, timeout=DEADLINE).update == "v2")
         assert server.update("v3", [sink.address], supersede=True)
         with pytest.raises(SupersededError, match=r"update\('v3'\) has taken the place of update\('v2'\)"):
             older.result(DEADLINE)
@@ -179,7 +179,7 @@ def test_given_a_staged_version_when_another_thread_updates_without_superseding_
 def test_given_an_event_loop_then_the_newest_step_supersedes_those_that_have_not_begun_to_hold() -> None:
     async def train(server: ParameterServer, sink: SinkProcess) -> None:
         step = asyncio.create_task(server.awaiting(server.update, "v2", [sink.address, NOBODY]))
-        while ask_version(sink.address, server.config).update != "v2":
+        while ask_version(sink.address, server.config, timeout=DEADLINE).update != "v2":
             await asyncio.sleep(0.01)
         report = await server.awaiting(server.update, "v3", [sink.address], supersede=True)
         assert report is not None

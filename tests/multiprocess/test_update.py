@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from ckpt_transport import Config, ParameterServer, ask_version
 from tests.available import where_available
 from tests.fleet import SinkSpec, SourceProcess, by_name, fleet, model, weights
-from tests.patience import PATIENT
+from tests.patience import DEADLINE, PATIENT
 
 TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
 
@@ -32,7 +32,7 @@ def test_given_two_serving_sinks_then_they_get_the_new_version_and_keep_their_st
                 assert state.version == f"v{seed}"
                 assert state.holds(weights(seed))
                 assert state.served == ""
-                assert ask_version(sink.address).version == f"v{seed}"
+                assert ask_version(sink.address, timeout=DEADLINE).version == f"v{seed}"
 
 
 def test_given_a_second_update_then_it_uses_the_routes_and_the_memory_of_the_first() -> None:

@@ -84,7 +84,7 @@ def go_on(process: subprocess.Popen[str]) -> str:
 def warmed_up(address: str) -> str:
     """Waits until a sink has warmed up, and returns what it says of that."""
     deadline = time.monotonic() + DEADLINE
-    while not (said := ask_version(address, CONFIG).warm_up).startswith(("warmed up", "could not")):
+    while not (said := ask_version(address, CONFIG, timeout=DEADLINE).warm_up).startswith(("warmed up", "could not")):
         assert time.monotonic() < deadline, said
         time.sleep(0.02)
     return said
@@ -133,7 +133,7 @@ def test_given_a_warm_up_that_takes_long_then_passes_run_and_an_update_waits_for
         ThreadPoolExecutor(1) as threads,
     ):
         assert loader.called.wait(DEADLINE)
-        assert ask_version(served.address, CONFIG).warm_up.startswith("warms up")
+        assert ask_version(served.address, CONFIG, timeout=DEADLINE).warm_up.startswith("warms up")
         module(torch.zeros(2, 16))
         server.register("v1", tensors=version(module, 0.5))
         update = threads.submit(server.update, "v1", [served.address])
@@ -147,7 +147,7 @@ def test_given_a_warm_up_that_takes_long_then_passes_run_and_an_update_waits_for
         assert holds(module, version(module, 0.5))
         assert "found to be the same" in next(iter(report.apply_summary.values()))
         assert loader.calls == 3, "twice to record it, and once to compare it with its replay"
-        assert "recorded the loader" in ask_version(served.address, CONFIG).warm_up
+        assert "recorded the loader" in ask_version(served.address, CONFIG, timeout=DEADLINE).warm_up
 
 
 def test_given_tensors_that_the_loader_does_not_know_then_that_is_said_and_an_update_records_what_it_brings() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from ckpt_transport import Config, ConfigError, ParameterServer, Sink, StreamEngine, TaintedError, ask_version
 from ckpt_transport.service.sink_handles import LocatedHandles, LocatedSinks, locate, say_gone
+from tests.patience import DEADLINE
 
 
 @dataclass
@@ -41,7 +42,7 @@ def test_given_what_has_no_address_then_it_is_named_and_so_is_what_would_do(wron
 
 def test_given_a_sink_of_this_process_then_it_is_its_own_handle() -> None:
     with closing(Sink(StreamEngine("streamed"), version="v1").start()) as sink:
-        assert ask_version(sink).version == "v1"
+        assert ask_version(sink, timeout=DEADLINE).version == "v1"
         with ParameterServer(rank=0, world_size=1) as server, pytest.raises(ConfigError, match="named twice"):
             server.publish("v2", {"w": torch.ones(4)}, [sink, sink.address])
 
