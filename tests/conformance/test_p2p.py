@@ -68,7 +68,7 @@ def test_given_a_library_that_is_missing_then_the_probe_says_so_with_the_cure(
 
 
 def abort_while_receiving(context: RankContext, name: str) -> str:
-    """Rank 0 aborts as soon as it receives; whether its memory then stays as it is, and what rank 1 is told."""
+    """Rank 0 aborts as soon as it receives; whether its memory then stays as it is, and what rank 1 ends with."""
     nbytes = 256 * MIB
     endpoint, control = open_route(context, name)
     memory = endpoint.allocate(nbytes)
@@ -84,6 +84,7 @@ def abort_while_receiving(context: RankContext, name: str) -> str:
             said = TOO_LATE
         except TransportError as error:
             said = str(error)
+        control.exchange(b"has ended", DEADLINE)
     else:
         receipt = endpoint.post_recv(transfer, region)
         end = time.monotonic() + DEADLINE
@@ -94,7 +95,7 @@ def abort_while_receiving(context: RankContext, name: str) -> str:
         endpoint.abort(TransferError("enough"))
         region.close()
         before = memory.tensor.clone()
-        time.sleep(0.3)
+        control.exchange(b"", DEADLINE)
         said = ("quiet" if under_way else TOO_LATE) if torch.equal(memory.tensor, before) else "written to"
     endpoint.close()
     return said
