@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ckpt_transport.memory.segment import PREFIX, SHM, sweep_leftovers
 
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 60.0
 """For so long another process that sweeps may keep what it is about to remove."""
 
 

@@ -19,16 +19,15 @@ SWIFT: Mapping[str, Any] = {**PATIENT, "heartbeat_timeout": 4.0}
 
 STOPPED = 3 * SWIFT["heartbeat_timeout"]
 """Seconds for which a process is stopped that others are to take for dead."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds in which a process that was asked to end does, before it is killed."""
 
 
-def with_enough_seconds(suffices: Callable[[float], bool]) -> None:
+def with_enough_seconds(suffices: Callable[[float], bool], seconds: float = 2.0) -> None:
     """Try it with few seconds, which are enough on a machine that does nothing else, and with more until they are.
 
     Of what fails when a deadline has passed, the test then says how it fails, and the machine only how long it takes.
     """
-    seconds = 2.0
     while not suffices(seconds):
         assert seconds < DEADLINE, "the deadline passes before what it is to end has begun"
         seconds *= 4

@@ -17,7 +17,7 @@ from ckpt_transport.transports import registry
 from ckpt_transport_mooncake.engine import BATCH, MooncakeEngine
 
 pytestmark = pytest.mark.skipif(not registry.available("mooncake").ok, reason="Mooncake is not installed")
-DEADLINE = 60.0
+DEADLINE = 150.0
 NO_ROOM = {"MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": "1", "MC_TCP_MAX_PENDING_ADMISSIONS_PER_PEER": "1"}
 SPAN = 5
 LOOPBACK = "127.0.0.1"

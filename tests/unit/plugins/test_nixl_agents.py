@@ -19,7 +19,7 @@ from ckpt_transport_nixl.agents import Agents
 
 pytestmark = pytest.mark.skipif(not registry.available("nixl").ok, reason="NIXL is not installed")
 NBYTES = 1 << 20
-DEADLINE = 20.0
+DEADLINE = 150.0
 
 
 class Reader(Agent):

@@ -17,7 +17,7 @@ from ckpt_transport.transports import Calls, OneSidedEndpoint, Poll, ReadSpan
 from ckpt_transport.transports.interface import Group, Span, Transfer
 from ckpt_transport.transports.polled import Signal, SignalKind
 
-DEADLINE = 20.0
+DEADLINE = 150.0
 
 
 class Wire:
