@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +43,19 @@ def hosts(rates: Sequence[int]) -> Iterator[list[Host]]:
         rates: bits per second in each direction; 0 for a link that is not shaped.
 
     Raises:
-        NoLinksError: network namespaces or traffic shaping are not allowed here.
+        NoLinksError: network namespaces or traffic shaping are not allowed here, or another run has some; what is there
+            is left alone.
     """
     made = [Host(f"ckt{number}", f"10.77.0.{number + 1}") for number in range(len(rates))]
-    try:
+    with ExitStack() as stack:
         _run(f"ip link add {BRIDGE} type bridge")
+        stack.callback(_remove, f"ip link del {BRIDGE}")
         _run(f"ip link set {BRIDGE} up")
         for host, rate in zip(made, rates, strict=True):
-            _resolve(host)
             _run(f"ip netns add {host.name}")
+            stack.callback(_remove, f"ip netns del {host.name}")
+            stack.callback(shutil.rmtree, NAMES / host.name, ignore_errors=True)
+            _resolve(host)
             _run(f"ip link add {host.name}v type veth peer name eth0 netns {host.name}")
             _run(f"ip link set {host.name}v master {BRIDGE} up")
             _run(f"ip -n {host.name} addr add {host.address}/24 dev eth0")
@@ -63,11 +67,10 @@ def hosts(rates: Sequence[int]) -> Iterator[list[Host]]:
             _run(f"tc qdisc add dev {host.name}v {shape}")
             _run(f"tc -n {host.name} qdisc add dev eth0 {shape}")
         yield made
-    finally:
-        for host in made:
-            subprocess.run(["ip", "netns", "del", host.name], capture_output=True)
-            shutil.rmtree(NAMES / host.name, ignore_errors=True)
-        subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
+
+
+def _remove(command: str) -> None:
+    subprocess.run(command.split(), capture_output=True)
 
 
 def _resolve(host: Host) -> None:
@@ -85,5 +88,7 @@ def _run(command: str) -> None:
         done = subprocess.run(command.split(), capture_output=True, text=True, timeout=30)
     except OSError as error:
         raise NoLinksError(f"{command}: {error}; install iproute2") from error
+    if "File exists" in done.stderr:
+        raise NoLinksError(f"{command}: it is there; does another run use it? If none does, remove it")
     if done.returncode:
         raise NoLinksError(f"{command}: {done.stderr.strip()}; are you root, in a container that may do this?")

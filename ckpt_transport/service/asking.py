@@ -27,6 +27,7 @@ class Asking(Generic[Answer]):
 
     Attributes:
         answers: by address; the error says why there is none.
+        silent: who has not answered in time.
 
     Raises:
         ConfigError: one is no address.
@@ -38,6 +39,7 @@ class Asking(Generic[Answer]):
         self._until: dict[str, float] = {}
         """Those that were asked and have not answered, the first one first, and how long each may take."""
         self.answers: dict[str, Answer | JoinError] = {}
+        self.silent: list[str] = []
         self._ask()
 
     def look(self) -> None:
@@ -51,6 +53,7 @@ class Asking(Generic[Answer]):
             oldest = next(iter(self._until))
             received = self._mailbox.receive(max(self._until[oldest] - time.monotonic(), 0.0))
             if received is None:
+                self.silent.append(oldest)
                 self._end(oldest, no_answer(oldest, self._timeout))
             else:
                 self._take_in(*received)

@@ -41,11 +41,13 @@ class Sent(NamedTuple):
         stored: the version, or the carriers of its difference to a base.
         summary: what the report says of it.
         updates: of a difference, by which update each sink got the base.
+        silent: sinks that have not answered for ``join_timeout``.
     """
 
     stored: StoredVersion
     summary: DeltaSummary
     updates: Mapping[str, str]
+    silent: tuple[str, ...] = ()
 
     @property
     def is_delta(self) -> bool:
@@ -56,7 +58,7 @@ class Sent(NamedTuple):
         if self.is_delta:
             base = self.summary.base
             return replace(invitees, base=base, base_updates=self.updates, delta=True, deltas_follow=True)
-        return replace(invitees, deltas_follow=not invitees.base)
+        return replace(invitees, deltas_follow=not invitees.base, silent=self.silent)
 
 
 class DeltaSource:
@@ -218,7 +220,9 @@ class DeltaSource:
             return everything(stored, f"it brings some tensors, and '{invitees.base}' has the others")
         try:
             return self._delta(stored, invitees.sinks, others, clock, turn)
-        except (NoDeltaError, DeltaRefusedError) as why:
+        except NoDeltaError as why:
+            return everything(stored, str(why))._replace(silent=why.silent)
+        except DeltaRefusedError as why:
             return everything(stored, str(why))
         except SharedMemoryError as error:
             return everything(stored, f"there is no memory for what carries the difference: {error}")

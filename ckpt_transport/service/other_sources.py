@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.planning import Role, ServedShares
@@ -13,7 +14,15 @@ from ckpt_transport.update.turn import Turn
 
 
 class NoDeltaError(Exception):
-    """Everything is sent. The text says why."""
+    """Everything is sent. The text says why.
+
+    Attributes:
+        silent: sinks that have not answered for ``join_timeout``.
+    """
+
+    def __init__(self, why: str, silent: Sequence[str] = ()) -> None:
+        super().__init__(why)
+        self.silent = tuple(silent)
 
 
 class OtherSources:

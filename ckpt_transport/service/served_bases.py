@@ -41,7 +41,7 @@ class ServedBases:
         """
         answers = self._asking.wait().values()
         if why := "; ".join(filter(None, map(_objection, answers))):
-            raise NoDeltaError(why)
+            raise NoDeltaError(why, self._asking.silent)
         return ServedShares.of(said.share for said in answers if not isinstance(said, JoinError))
 
 

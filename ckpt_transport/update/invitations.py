@@ -58,6 +58,8 @@ class Invitees:
         delta, deltas_follow: what comes is a difference to the base, or the version may be the base of one.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
         given_up: other versions, to which this coordinator has ended updates; sources may still come for them.
+        silent: sinks that were asked before, and have not answered for ``join_timeout``; they are given
+            ``heartbeat_timeout`` more.
         gone: sinks of which it is known elsewhere that they are gone, and why, a clause for each; may wait for as many
             seconds as it is given.
     """
@@ -73,6 +75,7 @@ class Invitees:
     deltas_follow: bool = False
     absent: Callable[[], Mapping[int, str]] = dict
     given_up: Collection[str] = ()
+    silent: Collection[str] = ()
     gone: Callable[[float], Sequence[str]] = _nobody
 
 
@@ -169,6 +172,8 @@ class Invitations:
                 tell = float("inf")
             if self._enough():
                 without_stragglers = min(without_stragglers, now + self.config.heartbeat_timeout)
+            if now > began + self.config.heartbeat_timeout and (dead := self._still_silent()):
+                self._give_up_on(dead)
             if now > min(deadline, without_stragglers):
                 self._give_up_on(self._missing())
         self._fill_in_members()
@@ -337,6 +342,12 @@ class Invitations:
         missing = [f"source rank {rank}" for rank in range(self.invitees.sources) if rank not in self._sources]
         awaited = (*self.invitees.sinks, *self.invitees.holders)
         return missing + [address for address in awaited if address not in self._invited and address not in self._out]
+
+    def _still_silent(self) -> list[str]:
+        """Sinks that were silent before, and have said nothing yet."""
+        silent = self.invitees.silent
+        heard = {*self._busy, *self._given_back}
+        return [each for each in self._missing() if each in silent and each not in heard] if silent else []
 
     def _enough(self) -> bool:
         """Whether only holders are missing, and there is one."""

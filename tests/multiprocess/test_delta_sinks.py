@@ -12,7 +12,7 @@ from ckpt_transport.errors import UpdateAbortedError
 from ckpt_transport_torch import attach
 from tests.experts import Rank, loader, rank_of, weights_of
 from tests.fleet import SinkProcess, SinkSpec, fleet, model, weights
-from tests.patience import DEADLINE, PATIENT
+from tests.patience import DEADLINE, PATIENT, SWIFT
 
 SIZE = 2
 RANKS = tuple(
@@ -163,3 +163,19 @@ def test_given_little_memory_for_undo_logs_then_the_oldest_is_forgotten() -> Non
             server.publish(f"step-{number}", version, to)
         said = ask_version(to[0], timeout=DEADLINE)
         assert (said.previous, said.earlier) == ("step-2", ("step-1",))
+
+
+def test_given_a_sink_that_has_died_since_then_the_next_delta_names_it_and_the_other_serves_on() -> None:
+    old = weights(2)
+    impatient = {**SWIFT, "delta": "on", "commit": "auto", "join_timeout": 2.0}
+    with (
+        fleet(SinkSpec(settings=SWIFT), SinkSpec(settings=SWIFT)) as (lives, dies),
+        ParameterServer(Config.load(**impatient)) as server,
+    ):
+        server.publish("old", old, [lives.address, dies.address])
+        dies.process.kill()
+        assert dies.dies()
+        with pytest.raises(UpdateAbortedError, match=f"did not join within 2 s: {dies.address}"):
+            server.publish("new", some_changed(old, 1), [lives.address, dies.address])
+        assert lives.state().holds(old)
+        assert base_of(server.publish("newest", some_changed(old, 2), [lives.address])) == "old"

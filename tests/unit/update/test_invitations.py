@@ -6,8 +6,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import pytest
+
 from ckpt_transport import Config
 from ckpt_transport.control import Mailbox, Message
+from ckpt_transport.errors import JoinError
 from ckpt_transport.planning import Manifest, Role
 from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
@@ -77,3 +80,12 @@ def test_given_a_sink_that_is_given_back_when_its_goodbye_comes_after_that_it_is
         takes_part(second, leader.address, "second again")
         gathered.result(DEADLINE)
         assert [member.uid for member in members.joins] == ["zeroth", "first", "second again"]
+
+
+def test_given_a_sink_that_has_been_silent_before_then_the_time_to_join_is_not_waited_for_again() -> None:
+    config = Config.load(**{**PATIENT, "heartbeat_timeout": 1.0, "join_timeout": 100 * DEADLINE})
+    with Mailbox(types=q.COORDINATOR, interval=0.1) as leader, Mailbox(types=q.PARTICIPANT) as mute:
+        members = Membership("u", leader, config, time.monotonic() + DEADLINE, Turn("an update"))
+        invitations = Invitations(members, leader, config, Invitees(1, (mute.address,), silent=(mute.address,)))
+        with ThreadPoolExecutor(1) as threads, pytest.raises(JoinError, match=f"did not join.*{mute.address}"):
+            threads.submit(invitations.gather, join(Role.SOURCE, "zeroth")).result(DEADLINE)
