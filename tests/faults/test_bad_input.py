@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import zmq
@@ -23,8 +25,7 @@ from ckpt_transport.errors import (
     UpdateAbortedError,
     UpdateError,
 )
-from ckpt_transport.memory import free_on_host
-from ckpt_transport.memory.segment import free_shared_memory
+from ckpt_transport.memory.segment import SHM
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
 from tests.fleet import SinkProcess, SinkSpec, by_name, fleet, weights
@@ -167,7 +168,7 @@ def test_given_a_loader_that_hangs_then_the_update_ends_at_its_deadline() -> Non
 def test_given_a_version_larger_than_all_memory_then_it_is_refused_before_anything_is_copied(
     pool: str, error: type[Exception], said: str
 ) -> None:
-    rows = max(free_shared_memory(), free_on_host()) // 2**20 + 1000
+    rows = max(shutil.disk_usage(SHM).total, psutil.virtual_memory().total) // 2**20 + 1000
     huge = torch.ones(1, dtype=torch.uint8).expand(rows, 2**20)
     with server(pool=pool) as source, pytest.raises(error, match=said):
         source.register("v2", tensors={"huge": huge})

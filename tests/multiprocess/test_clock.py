@@ -120,4 +120,7 @@ def test_given_lent_tensors_that_were_sent_then_the_server_keeps_none_of_them() 
         server.update("v2", [sink.address])
         server.unregister("v2")
         lent.clear()
-        assert all(storage.expired() for storage in memory)
+        deadline = time.monotonic() + DEADLINE
+        while not all(storage.expired() for storage in memory):
+            assert time.monotonic() < deadline, "it keeps some"
+            time.sleep(0.01)  # a thread that has filled a slot lets go of its work a moment later

@@ -26,16 +26,16 @@ from tests.fleet import context
 from tests.leftovers import started_here
 from tests.patience import PATIENCE
 
-HEARTBEAT_TIMEOUT = 8.0
+HEARTBEAT_TIMEOUT = 6.0
 SETTINGS: Mapping[str, Any] = {
     "heartbeat_interval": 0.1,
     "heartbeat_timeout": HEARTBEAT_TIMEOUT,
-    "join_timeout": 30.0,
+    "join_timeout": 20.0,
     "update_timeout": 40.0,
     "bucket_bytes": "300KiB",
     "ring_depth": 3,
 }
-BOUND = 150.0
+BOUND = 120.0
 """Seconds after which something that should have ended counts as hanging: twice what the settings allow."""
 PASS_PAUSE = 0.002
 

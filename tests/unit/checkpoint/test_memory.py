@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from ckpt_transport.checkpoint import Store
 from ckpt_transport.checkpoint.reader import CHUNK_NBYTES
 from ckpt_transport.errors import CheckpointError, SharedMemoryError, StoreError
 from ckpt_transport.memory import MemoryKind, Segment
-from ckpt_transport.memory.segment import SHM, free_shared_memory
+from ckpt_transport.memory.segment import SHM
 from tests.unit.safetensors_files import entry, every_dtype, held, oracle, segments, write, write_sparse
 
 
@@ -116,7 +117,7 @@ def test_given_a_store_that_was_only_forgotten_then_its_segments_go_too() -> Non
 
 
 def test_given_a_checkpoint_larger_than_shared_memory_then_it_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
-    path = write_sparse(tmp_path / "huge.safetensors", {"huge": free_shared_memory() + (1 << 30)})
+    path = write_sparse(tmp_path / "huge.safetensors", {"huge": shutil.disk_usage(SHM).total + (1 << 30)})
     with Store() as store:
         with pytest.raises(SharedMemoryError, match=r"bytes free and .* are needed"):
             store.register("step-1", files=[path])
