@@ -14,10 +14,10 @@ PATIENT: Mapping[str, Any] = {
     "update_timeout": 120,
 }
 """Settings under which nobody who lives is taken for dead, on a busy machine either."""
-SWIFT: Mapping[str, Any] = {**PATIENT, "heartbeat_timeout": 4.0}
+SWIFT: Mapping[str, Any] = {**PATIENT, "heartbeat_timeout": 8.0}
 """Settings under which a dead peer is noticed soon."""
 
-STOPPED = 3 * SWIFT["heartbeat_timeout"]
+STOPPED = 2 * SWIFT["heartbeat_timeout"]
 """Seconds for which a process is stopped that others are to take for dead."""
 PATIENCE = 60.0
 """Seconds in which a process that was asked to end does, before it is killed."""

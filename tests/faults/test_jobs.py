@@ -14,7 +14,7 @@ from ckpt_transport import Config, ParameterServer
 from ckpt_transport.errors import UpdateAbortedError
 from tests.fleet import SinkProcess, SinkSpec, context, fleet, weights
 from tests.leftovers import started_here
-from tests.patience import DEADLINE, STOPPED, SWIFT
+from tests.patience import DEADLINE, PATIENT, STOPPED, SWIFT
 from tests.standing_still import stop_myself
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
@@ -48,7 +48,7 @@ def check_serve(sinks: list[SinkProcess], seed: int) -> None:
 
 
 def updated(sinks: list[SinkProcess], seed: int) -> None:
-    with ParameterServer(CONFIG) as server:
+    with ParameterServer(Config.load(**PATIENT)) as server:
         server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
         server.update(f"v{seed}", [sink.address for sink in sinks])
     check_serve(sinks, seed)

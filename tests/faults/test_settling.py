@@ -17,7 +17,7 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
 from tests.fleet import SinkProcess, SinkSpec, SourceProcess, fleet, weights
 from tests.injection import Fault
-from tests.patience import DEADLINE, SWIFT
+from tests.patience import DEADLINE, PATIENT, SWIFT
 from tests.standing_still import freeze, thaw, wait_until_frozen
 from tests.support.commands import run
 
@@ -64,7 +64,7 @@ def led_by_one_that_dies(sinks: list[SinkProcess], order: str, count: int) -> No
 
 
 def updated_again(sinks: list[SinkProcess], seed: int) -> None:
-    with ParameterServer(Config.load(**SWIFT, **STAGED)) as server:
+    with ParameterServer(Config.load(**PATIENT, **STAGED)) as server:
         server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
         server.update(f"v{seed}", [sink.address for sink in sinks])
     assert all(sink.state().holds(weights(seed, **SHAPE)) for sink in sinks)

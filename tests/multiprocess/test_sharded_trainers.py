@@ -19,7 +19,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from ckpt_transport import Config, Mapping, ParameterServer, rules
 from tests.fleet import SinkSpec, by_name, context, fleet, model
-from tests.patience import DEADLINE, SWIFT
+from tests.patience import DEADLINE, PATIENT
 
 Answer = tuple[str, dict[str, torch.Tensor], dict[str, int]]
 """What an update said, the whole weights, and bytes that this rank holds by name."""
@@ -60,7 +60,7 @@ def run_rank(
     state = make(mesh).state_dict()
     said = ""
     held: dict[str, int] = {}
-    with ParameterServer(Config.load(**SWIFT)) as server:
+    with ParameterServer(Config.load(**PATIENT)) as server:
         wrapped = state if mapping is None else {f"module._orig_mod.{name}": value for name, value in state.items()}
         stored = getattr(server, how)("v2", tensors=wrapped, mapping=mapping)
         for part in stored.manifest.tensors:

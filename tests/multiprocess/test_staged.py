@@ -11,7 +11,7 @@ from ckpt_transport.errors import TaintedError, UpdateAbortedError
 from ckpt_transport.planning import explain
 from tests.fleet import SinkSpec, by_name, fleet, weights
 from tests.injection import Fault
-from tests.patience import PATIENT
+from tests.patience import PATIENT, SWIFT
 
 SHAPE: dict[str, Any] = {"layers": 8, "width": 512}
 
@@ -77,7 +77,7 @@ def test_given_an_exchange_that_breaks_off_then_that_sink_is_tainted_and_the_oth
 
 def test_given_a_sink_that_dies_while_others_have_applied_then_they_take_it_back() -> None:
     """Given three sinks, when one is killed as it is to exchange, then the others serve v1, bit for bit."""
-    settings = {"heartbeat_timeout": 4.0}
+    settings = {"heartbeat_timeout": SWIFT["heartbeat_timeout"]}
     dying = SinkSpec(SHAPE, fault=Fault("exchange"))
     with fleet(SinkSpec(SHAPE), SinkSpec(SHAPE), dying) as sinks, server_for(**settings) as server:
         server.register("v2", tensors=weights(2, **SHAPE))

@@ -18,7 +18,7 @@ from ckpt_transport.errors import SupersededError, UpdateAbortedError
 from ckpt_transport.update.turn import Turn
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import SinkProcess, SinkSpec, fleet, weights
-from tests.patience import DEADLINE, PATIENT
+from tests.patience import DEADLINE, PATIENT, SWIFT
 
 SHAPE: dict[str, Any] = {"layers": 6, "width": 256}
 NOBODY = "ipc:///tmp/ckpt-transport-nobody-listens-here"
@@ -192,7 +192,7 @@ def test_given_an_event_loop_then_the_newest_step_supersedes_those_that_have_not
 
 
 def test_given_a_staged_version_whose_sink_is_gone_when_a_newer_one_supersedes_it_then_others_get_that() -> None:
-    swift = {"heartbeat_timeout": 4.0, "join_timeout": 10.0}
+    swift = {"heartbeat_timeout": SWIFT["heartbeat_timeout"], "join_timeout": 10.0}
     with fleet(SinkSpec(SHAPE), SinkSpec(SHAPE)) as sinks, server_for(**swift) as server:
         job = server.stage("v2", [sink.address for sink in sinks])
         sinks[1].process.kill()
