@@ -108,10 +108,18 @@ def direct(
 
 
 def _mapped_device(owner: int, sinks: Sequence[int], topology: Topology, reach: Reach, lies_on: str) -> str:
-    """The GPU whose memory all ``sinks`` can map, where the owner's bytes lie or its slots can be; empty for none."""
+    """The GPU whose memory all ``sinks`` can map, where the owner's bytes lie or its slots can be; empty for none.
+
+    Of several that sinks are on it is the owner's own, where it has one to itself: sources that fill slots of different
+    GPUs have as many links to the host.
+    """
     members = [topology.participants[rank] for rank in sinks]
-    near = dict.fromkeys(member.device for member in members)
     usable = topology.participants[owner].devices
+    near = sorted({member.device for member in members} & set(usable), key=usable.index)
+    if near:
+        alike = [rank for rank in topology.sources if topology.participants[rank].devices == usable]
+        turn = alike.index(owner) % len(near)
+        near = near[turn:] + near[:turn]
     for device in (lies_on, *near, *usable):
         if device in usable and all(
             member.device == device or (reach is Reach.PEERS and member.can_read(device)) for member in members

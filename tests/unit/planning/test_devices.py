@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.memory import MemoryKind
@@ -75,6 +76,29 @@ def test_given_sinks_on_several_gpus_of_one_host_then_they_read_the_memory_of_th
     assert [route.transport for route in found.routes] == ["shm"]
     reason = "cuda_ipc: sinks are on 2 GPUs, and source 0 uses none whose memory all of these can read"
     assert reason in found.notes
+
+
+@pytest.mark.parametrize(
+    "usable",
+    [(("gpu a", "gpu b"), ("gpu b", "gpu a")), (("gpu a", "gpu b"), ("gpu a", "gpu b"))],
+    ids=["each on a GPU of its own", "both on no GPU of their own"],
+)
+def test_given_two_sources_beside_gpus_that_read_each_other_then_slots_of_each_are_on_another_gpu(
+    usable: Sequence[tuple[str, ...]],
+) -> None:
+    """So every byte crosses the link of one GPU to the host, and both links are busy."""
+    members = ranks([("host 0", gpus) for gpus in usable], [("host 0", ("gpu a",)), ("host 0", ("gpu b",))])
+    sinks = (replace(sink, reads=("gpu a", "gpu b")) for sink in members.participants[2:])
+    topology = Topology((*members.participants[:2], *sinks))
+    half = NBYTES // 2
+    manifest = Manifest(
+        "step-1",
+        tuple(Extent(owner, half, MemoryKind.SHARED) for owner in (0, 1)),
+        tuple(PlacedTensor(TensorSpec(str(owner), "U8", (half,)), owner, 0, half) for owner in (0, 1)),
+    )
+    found = plan(manifest, topology, TRAITS, Settings(transport="cuda_ipc"))
+    verify(found)
+    assert [route.devices[0] for route in found.routes] == ["gpu a", "gpu b"]
 
 
 def test_given_sinks_on_other_hosts_then_they_get_a_broadcast_into_slots_on_their_gpus() -> None:
