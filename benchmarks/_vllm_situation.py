@@ -25,8 +25,8 @@ from ckpt_transport.planning import TensorSpec
 
 WARM_UP_SECONDS = 240
 CORES = "VLLM_CPU_OMP_THREADS_BIND"
-MEMORY_SHARE = 0.4
-"""Of a GPU's memory that vLLM takes: the trainer has as many weights beside it, and so has the comparison."""
+MEMORY_SHARE = 0.3
+"""Of a GPU's memory that vLLM takes: beside it are the trainer's weights, and half of the rest holds a staged version."""
 SPARED = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
@@ -49,6 +49,7 @@ class VllmSituation:
         lent: whether the weights are on the trainers' GPUs; else in a pool of the host.
         transports: what is measured; the first is ``auto``.
         target: for the time of an update over that of plain copies.
+        commit: how the version is taken, as the setting.
     """
 
     title: str
@@ -57,6 +58,7 @@ class VllmSituation:
     lent: bool
     transports: Sequence[str]
     target: str
+    commit: str = "auto"
 
     @property
     def gpus(self) -> int:
@@ -118,9 +120,9 @@ def warmed_up(address: str) -> str:
 
 
 def keep(worker: Any) -> int:
-    """Have a worker keep copies of all parameters; returns how many there are."""
+    """Have a worker keep copies of all parameters on the host; returns how many there are."""
     parameters = worker.model_runner.get_model().parameters()
-    worker.model_runner.kept_by_benchmark = [parameter.detach().clone() for parameter in parameters]
+    worker.model_runner.kept_by_benchmark = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
     return len(worker.model_runner.kept_by_benchmark)
 
 
@@ -130,7 +132,7 @@ def differing(worker: Any) -> list[str]:
     return [
         name
         for (name, one), other in zip(named, worker.model_runner.kept_by_benchmark, strict=True)
-        if not torch.equal(one.detach().reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+        if not torch.equal(one.detach().cpu().reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
     ]
 
 
@@ -149,7 +151,7 @@ def measure(situation: VllmSituation, rounds: int, layers: int | None, narrow: i
             trainers = [Peer(run_trainer, rank, size, place.format(gpu)) for rank, gpu in enumerate(situation.trainers)]
             try:
                 for transport in situation.transports:
-                    ask_all(trainers, "open", transport, f"ipc://{folder}/{transport}")
+                    ask_all(trainers, "open", transport, f"ipc://{folder}/{transport}", situation.commit)
                     found[transport] = _bring(situation, trainers, engine, shapes, addresses, rounds)
                     console.print(f"  {transport}: {found[transport].says}")
             finally:

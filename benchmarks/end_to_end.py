@@ -15,6 +15,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -111,10 +112,12 @@ def measure(
     device: Device = Device.CUDA,
     scale: Scale = Scale.FULL,
     rounds: int = 5,
+    commit: str = "auto",
 ) -> list[Row]:
     """The rows in ``only`` that this machine has enough GPUs for."""
     found: list[Row] = []
-    updates, engines = situations(device, scale), vllm_situations(device)
+    updates = {name: replace(each, commit=commit) for name, each in situations(device, scale).items()}
+    engines = {name: replace(each, commit=commit) for name, each in vllm_situations(device).items()}
     there = torch.cuda.device_count() if device is Device.CUDA else 2
     for name in (name for name in Name if name in only):
         if name in engines:
@@ -161,6 +164,9 @@ def main(
     device: Annotated[Device, typer.Option(help="Where the weights are.")] = Device.CUDA,
     scale: Annotated[Scale, typer.Option(help="Of the weights: 16.4 and 31.2 GB, or some MB.")] = Scale.FULL,
     rounds: Annotated[int, typer.Option(help="Updates that are counted.")] = 5,
+    commit: Annotated[
+        str, typer.Option(help="As the setting; staged versions are exchanged after they came.")
+    ] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file, and a page beside it.")] = None,
 ) -> None:
     """Time updates by the caller's wall clock, against plain copies over the link that they must cross.
@@ -173,7 +179,7 @@ def main(
     on it.
     """
     subprocess.run([sys.executable, "-m", "ckpt_transport", "transports", "--measure"], check=False)
-    report(measure(only or tuple(Name), device, scale, rounds), json)
+    report(measure(only or tuple(Name), device, scale, rounds, commit), json)
 
 
 if __name__ == "__main__":

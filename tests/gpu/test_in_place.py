@@ -195,7 +195,7 @@ def test_given_an_engine_on_another_gpu_that_can_read_the_trainers_then_it_reads
             server.lend(f"v{seed}", weights(seed, **own))
             report = server.update(f"v{seed}", [sink.address])
             assert report is not None
-            assert read_in_place(report.plan)
+            assert read_in_place(report.plan), report.plan.notes
             assert sink.state().holds(weights(seed, **WIDE))
 
 
