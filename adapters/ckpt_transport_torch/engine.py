@@ -143,10 +143,12 @@ class TorchEngine(ModuleEngine):
         """Parameters were written in place; nothing else depends on them."""
         self._double_buffer.close()
         self._tables.forget_unused()
-        self.certify()
+        if self._snapshot is not None:
+            self._snapshot.check()
 
     def certify(self) -> None:
-        if self._snapshot is not None:
+        """See :meth:`Engine.certify`. In which form tensors lie, :meth:`finish` has looked at."""
+        if self._snapshot is not None and not self._snapshot.stays():
             self._snapshot.check()
 
     def _release(self) -> None:

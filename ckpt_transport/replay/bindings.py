@@ -45,6 +45,13 @@ def has_fingerprint(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) 
         )
 
 
+def has_addresses(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
+    """Whether as many tensors are at the addresses of that fingerprint."""
+    _, addresses, *_ = expected
+    with torch._C.DisableTorchFunctionSubclass():
+        return len(tensors) == len(addresses) and all(map(eq, map(torch.Tensor.data_ptr, tensors.values()), addresses))
+
+
 def plain(tensor: torch.Tensor) -> torch.Tensor:
     """The memory of ``tensor``, without its class and its history."""
     with torch._C.DisableTorchFunctionSubclass():

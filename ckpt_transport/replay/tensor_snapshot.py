@@ -10,7 +10,14 @@ import torch
 
 from ckpt_transport.errors import UnwritableError, UpdateError
 from ckpt_transport.memory import no_collections, why_not_plain
-from ckpt_transport.replay.bindings import Fingerprint, all_plain, fingerprint, has_fingerprint, named_tensors
+from ckpt_transport.replay.bindings import (
+    Fingerprint,
+    all_plain,
+    fingerprint,
+    has_addresses,
+    has_fingerprint,
+    named_tensors,
+)
 
 MOST = 3
 """Names in a message."""
@@ -58,6 +65,16 @@ class TensorSnapshot:
                 return []
             before, now = _by_name(self.fingerprint), _by_name(fingerprint(self._look()))
         return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+    def stays(self) -> bool:
+        """Whether names are bound to the same objects at the same addresses: most of :meth:`moved`, in half its time.
+
+        A tensor that took another form where it lies is not noticed.
+        """
+        with no_collections():
+            return (
+                self._registered and self._names == self._names_now() and has_addresses(self.tensors, self.fingerprint)
+            )
 
     def check(self) -> None:
         """See that the module still has these tensors.
