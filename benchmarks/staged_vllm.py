@@ -31,7 +31,7 @@ from benchmarks._trainer import Timed, run_trainer
 from benchmarks._vllm_engine import names_of, start
 from benchmarks._vllm_situation import MEMORY_SHARE, SPARED, warm_up, warmed_up
 
-PLACES: Mapping[str, tuple[str, str]] = {"GPU": ("", "<=1"), "host": ("1", "<=1.45")}
+PLACES: Mapping[str, tuple[str, str]] = {"GPU": ("64GiB", "<=1"), "host": ("1", "<=1.45")}
 """Where a version is staged: ``staging_budget``, and the target."""
 ON_GPU_SECONDS = 0.055
 """The exchange of 31.2 GB in one launch is 33 ms."""
