@@ -102,7 +102,7 @@ class CarriedBlocks:
         """
         first = low * BLOCK_UNITS
         elements = slice(int(self.edges[low]), int(self.edges[high]))
-        values = self._values[elements]
+        values = self.values(low, high)
         match self._form:
             case DeltaForm.LIST:
                 counts = np.diff(self.edges[low : high + 1])
@@ -119,9 +119,16 @@ class CarriedBlocks:
         return SomeBlocks(first, places, values)
 
     def bits(self, low: int, high: int) -> npt.NDArray[np.bool_]:
-        """Of a mask: whether each unit of these blocks is carried. The last byte may hold some behind the range."""
+        """Of a mask, or of a whole range: whether each unit of these blocks is carried."""
+        if self._form is DeltaForm.WHOLE:
+            return np.ones(int(self.edges[high] - self.edges[low]), np.bool_)
         packed = self._host[low * MASK_BYTES : min(high * MASK_BYTES, -(-self._units // 8))]
-        return np.unpackbits(packed, bitorder="little").view(np.bool_)
+        bits = np.unpackbits(packed, count=min(8 * packed.size, self._units - low * BLOCK_UNITS), bitorder="little")
+        return bits.view(np.bool_)
+
+    def values(self, low: int, high: int) -> Units:
+        """What the elements of these blocks become."""
+        return self._values[int(self.edges[low]) : int(self.edges[high])]
 
     def _counted(self) -> Numbers:
         blocks = block_count(self._units)

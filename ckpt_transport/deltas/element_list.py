@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckpt_transport.deltas.decoding import decode
 from ckpt_transport.deltas.encoded import Encoded
 from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count, sections
 from ckpt_transport.planning import DeltaForm
@@ -36,18 +35,12 @@ class ElementList(NamedTuple):
 
     @classmethod
     def of(cls, encoded: Encoded, unit: int, nbytes: int) -> ElementList:
-        """What was encoded of a range of so many bytes, here."""
-        raw = encoded.raw.cpu()
-        units, values = nbytes // unit, f"u{unit}"
-        if encoded.form is DeltaForm.LIST and encoded.count:
-            at, host = sections(encoded.form, unit, units, encoded.count), raw.numpy()
-            counts = host[: 4 * block_count(units)].view(np.uint32).astype(np.int64)
-            places = host[at.places :][: 2 * encoded.count].view(np.uint16)
-            return cls(0, counts, places, host[at.values :].view(values))
-        found = decode(raw, encoded.form, unit, nbytes, encoded.count)
-        places = found.places.numpy()
-        counts = np.diff(np.searchsorted(places, np.arange(block_count(units) + 1) * BLOCK_UNITS))
-        return cls(0, counts, places.astype(np.uint16), found.values.numpy().view(values))
+        """The list that was encoded of a range of so many bytes, here."""
+        units, host = nbytes // unit, encoded.raw.cpu().numpy()
+        at = sections(encoded.form, unit, units, encoded.count)
+        counts = host[: 4 * block_count(units)].view(np.uint32).astype(np.int64)
+        places = host[at.places :][: 2 * encoded.count].view(np.uint16)
+        return cls(0, counts, places, host[at.values :].view(f"u{unit}"))
 
     def blocks(self, each: int) -> list[ElementList]:
         """The same in parts of so many blocks; those in which nothing is are left out."""

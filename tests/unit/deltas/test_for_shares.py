@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_transport import dtypes
@@ -247,3 +247,51 @@ def test_given_more_shares_than_bits_of_a_byte_then_each_is_sent_its_columns_and
         carriers, raw = sent(divided, share, version)
         mask = mask_of(share, version, 8192)
         assert torch.equal(written(base, carriers, raw), torch.where(mask, new, base))
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    widths=st.lists(st.sampled_from([4096, 512, 1000, 33]), min_size=2, max_size=4),
+    density=st.sampled_from([0.02, 0.2, 0.5, 0.99, 1]),
+    parts=st.integers(2, 4),
+    moved=st.sampled_from([0, 64, 2]),
+    seed=st.integers(0, 9),
+)
+def test_given_matrices_of_many_blocks_then_rows_and_columns_are_sent_to_those_who_have_them(
+    widths: list[int], density: float, parts: int, moved: int, seed: int
+) -> None:
+    """Long runs and short ones, of whole words of bits or not, for ranks whose parts may lie over each other."""
+    version, at = [], 0
+    for number, width in enumerate(widths):
+        spec = TensorSpec(f"t{number}", "BF16", ((1 << 19) // width, width))
+        version.append(PlacedTensor(spec, 0, at, spec.nbytes))
+        at = align_up(at + spec.nbytes)
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.zeros(at, dtype=torch.uint8)
+    new = base.clone()
+    units = new.view(torch.int16)
+    units[torch.rand(len(units), generator=generator) < density] = 7
+    shares = []
+    for rank in range(parts):
+        ranges, slices = [], []
+        for number, tensor in enumerate(version):
+            (rows, width), name = tensor.spec.shape, tensor.spec.name
+            if number % 2:
+                high = rows // parts
+                ranges.append((name, rank * high * width * 2, high * width * 2))
+            else:
+                left = max(width // parts * rank * 2 - moved, 0)
+                ranges.append((name, 0, tensor.nbytes))
+                slices.append((name, StridedRange(left, width // parts * 2, rows, width * 2)))
+        shares.append(Share(digest_of(tensor.spec for tensor in version), tuple(ranges), tuple(slices)))
+    divided = ForShares(tuple(version), ServedShares.of(shares)).divide(
+        differences_of(tuple(version), base, new, 3 << 20)
+    )
+    for share in shares:
+        carriers, raw = sent(divided, share, tuple(version))
+        mask = mask_of(share, tuple(version), len(new))
+        assert torch.equal(written(base, carriers, raw), torch.where(mask, new, base))
+        if density < 1:
+            changed_bytes = int((mask & (new.view(torch.int16) != base.view(torch.int16)).repeat_interleave(2)).sum())
+            held = sum(each.count * each.unit for each in carriers)
+            assert held == changed_bytes or density > 0.9, "a range that is carried whole has other elements, too"
