@@ -10,7 +10,7 @@ from typing import Self
 import torch
 
 from ckpt_transport import Config, Gate, Sink
-from ckpt_transport.spi import Loader, TensorSpec, describe, specs_of
+from ckpt_transport.spi import Loader, TensorSpec, describe, specs_of, uninterrupted
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
@@ -129,12 +129,22 @@ def attach_engine(
     config = Config.load() if config is None else config
     specs = None if warm is None else _specs_of(warm)
     module_engine = make(label)
-    sink = Sink(module_engine, address, version, config)
-    attachment = Attachment(module, module_engine, sink)
-    if specs is not None:
-        sink.warm_up(specs)
-    sink.start()
-    return attachment
+    made: list[Attachment] = []
+
+    def listen() -> None:
+        sink = Sink(module_engine, address, version, config)
+        made.append(Attachment(module, module_engine, sink))
+        if specs is not None:
+            sink.warm_up(specs)
+        sink.start()
+
+    try:
+        uninterrupted(listen)
+        return made[0]
+    except BaseException:
+        for attachment in made:
+            attachment.close()
+        raise
 
 
 def _specs_of(warm: Path | Mapping[str, torch.Tensor]) -> Sequence[TensorSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 
@@ -14,7 +15,8 @@ class Waker:
     """
 
     def __init__(self) -> None:
-        self.descriptor, self._written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.descriptor, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read, self._written = io.FileIO(self.descriptor), io.FileIO(written, "w")
         self._lock = threading.RLock()
         """One that a signal handler may take again, which interrupts who holds it."""
         self._is_woken = self._waits = self._closed = False
@@ -26,7 +28,7 @@ class Waker:
                 return
             self._is_woken = True
             if self._waits:
-                os.write(self._written, b"!")
+                self._written.write(b"!")
 
     def begin(self) -> bool:
         """Somebody is about to wait; return whether it was woken, and should not."""
@@ -40,19 +42,12 @@ class Waker:
             self._waits = False
             woken, self._is_woken = self._is_woken, False
             if woken and not self._closed:
-                self._empty()
+                self._read.read(1)
             return woken
 
     def close(self) -> None:
-        """Idempotent."""
+        """Idempotent; one that was interrupted is done by the next."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                os.close(self.descriptor)
-                os.close(self._written)
-
-    def _empty(self) -> None:
-        try:
-            os.read(self.descriptor, 1)
-        except BlockingIOError:
-            return
+            self._closed = True
+            self._read.close()
+            self._written.close()

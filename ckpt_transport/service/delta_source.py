@@ -132,11 +132,17 @@ class DeltaSource:
         lead: Callable[[StoredVersion, Invitees], LedUpdate[Leader]],
         act: Callable[[LedUpdate[Leader]], Result],
     ) -> Result:
-        with self._holding(sent):
+        try:
             self._unended = sent.is_delta
             led = lead(sent.stored, sent.to(invitees))
             led.note = partial(self._succeeded, sent, (stored.content, _writes(stored)))
             return act(led)
+        finally:
+            if sent.is_delta:
+                self._forget(sent.stored.extents)
+                self._store.carriers.let_go(sent.stored)
+            else:
+                self._store.carriers.free()
 
     # -- an update that rank 0 leads ----------------------------------------------------------------------------
 
@@ -191,18 +197,6 @@ class DeltaSource:
         alike = copied and _writes(base) == writes and not why_unlike(base.manifest, stored.manifest)
         return base if alike else None
 
-    @contextmanager
-    def _holding(self, sent: Sent) -> Iterator[None]:
-        """Carriers are needed within the block only."""
-        try:
-            yield
-        finally:
-            if sent.is_delta:
-                self._forget(sent.stored.extents)
-                self._store.carriers.let_go(sent.stored)
-            else:
-                self._store.carriers.free()
-
     def _succeeded(self, sent: Sent, what: tuple[object, tuple[int, ...]], report: Report) -> Report:
         self._unended, self._last = False, what
         if not sent.is_delta:
@@ -242,16 +236,21 @@ class DeltaSource:
         if self._config.delta == "auto" and (why := self._costs.why_everything()):
             raise NoDeltaError(why)
         updates = self._brought.updates(name, sinks)
+
+        def compare(bases: ServedBases) -> tuple[Differences, StoredVersion]:
+            with _all_differ(others, updates, bases):
+                clock.enter("diff")
+                found = self._sparse_differences(base, stored, bases, turn)
+                clock.enter("base")
+                served = bases.shares()
+                clock.enter("diff")
+                differences = self._divided(found, stored.manifest.tensors, served)
+                carried = self._store.carriers.carry(stored, name, differences)
+                clock.enter("begin")
+                return differences, carried
+
         clock.enter("base")
-        with asked(name, updates, self._config) as bases, _all_differ(others, updates, bases):
-            clock.enter("diff")
-            found = self._sparse_differences(base, stored, bases, turn)
-            clock.enter("base")
-            served = bases.shares()
-            clock.enter("diff")
-            differences = self._divided(found, stored.manifest.tensors, served)
-            carried = self._store.carriers.carry(stored, name, differences)
-            clock.enter("begin")
+        differences, carried = asked(name, updates, self._config, compare)
         summary = DeltaSummary(
             name,
             "",

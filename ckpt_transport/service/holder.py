@@ -51,12 +51,13 @@ class Holder(Listener):
         config: Config | None = None,
         progress: Progress | None = None,
     ) -> None:
-        super().__init__(address, config)
+        config = config if config is not None else Config.load()
         self._store = Store(
-            pool=None if self.config.pool == "auto" else MemoryKind(self.config.pool),
-            threads=self.config.read_threads or None,
-            pinned=uses_devices(self.config),
+            pool=None if config.pool == "auto" else MemoryKind(config.pool),
+            threads=config.read_threads or None,
+            pinned=uses_devices(config),
         )
+        super().__init__(address, config)
         try:
             stored = self._store.register(version, files=files, directory=directory, tensors=tensors, progress=progress)
             self._stored: StoredVersion = with_digests(stored)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ckpt_transport.config import Config
-from ckpt_transport.control import addresses
+from ckpt_transport.control import Mailbox, addresses
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.history import check_history
 from ckpt_transport.service import questions as q
@@ -25,7 +25,7 @@ from ckpt_transport.update.available import check_known, states
 from ckpt_transport.update.challenges import Welcomes
 from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
-from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.mailbox import in_mailbox
 from ckpt_transport.update.p2p_coordinator import P2PCoordinator
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
@@ -104,7 +104,8 @@ class Joiner:
             holders = tuple(holder.address for holder in self._found.holders)
             near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
             listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
-            with open_mailbox(listen, q.COORDINATOR, self.config) as mailbox:
+
+            def lead_in(mailbox: Mailbox) -> Report:
                 for address in (*invited, *holders):
                     mailbox.check(address)
                 table = RouteTable(mailbox, lambda name: registry.make(name, self.config.transports))
@@ -115,7 +116,7 @@ class Joiner:
                     update, mailbox, self.config, table, names, plans, (), clock, turn, welcomes
                 )
                 try:
-                    report = coordinator.lead(
+                    return coordinator.lead(
                         msgspec.structs.replace(join, update=update),
                         Invitees(1, invited, holders, self._objection, gone=located.gone),
                         progress,
@@ -125,6 +126,8 @@ class Joiner:
                     for address in (*invited, *holders):
                         mailbox.send(address, m.Goodbye(nonce=coordinator.nonces.get(address, "")))
                     table.close()
+
+            report = in_mailbox(listen, q.COORDINATOR, self.config, lead_in)
             keep_trace(report, self.config)
             return report
 

@@ -25,6 +25,7 @@ from ckpt_transport.errors import (
     UsageError,
 )
 from ckpt_transport.events import about
+from ckpt_transport.memory import uninterrupted
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.stuck import MayBeStuck, reason_of
@@ -61,9 +62,6 @@ class Listener(MayBeStuck):
         self.config = config if config is not None else Config.load()
         let_watch(self.config)
         _load_transports()
-        self._mailbox: Mailbox = open_mailbox(address, q.PARTICIPANT, self.config)
-        self._rotation = Rotation(self._mailbox, self.config)
-        self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
         self._plans = PlanCache(self.config.memory_budget)
         self._introducer = Introducer(self.config)
         self._challenges = Challenges()
@@ -73,6 +71,16 @@ class Listener(MayBeStuck):
         self._watch_over(self.config.heartbeat_timeout)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        opened: list[Mailbox] = []
+        try:
+            uninterrupted(lambda: opened.append(open_mailbox(address, q.PARTICIPANT, self.config)))
+            (self._mailbox,) = opened
+            self._rotation = Rotation(self._mailbox, self.config)
+            self._table = RouteTable(self._mailbox, lambda name: registry.make(name, self.config.transports))
+        except BaseException:
+            for mailbox in opened:
+                mailbox.close()
+            raise
 
     @property
     def address(self) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from ckpt_transport.config import Config
-from ckpt_transport.control import Message
+from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.asking import Answer, Asking, no_answer, refused
 from ckpt_transport.service.sink_handles import AnySink, locate
-from ckpt_transport.update.mailbox import open_mailbox
+from ckpt_transport.update.mailbox import in_mailbox
+
+Result = TypeVar("Result")
 
 
 def ask_version(
@@ -51,28 +53,41 @@ def ask_versions(
         ConfigError: one is no address.
     """
     config = config if config is not None else Config.load()
-    with open_mailbox("", q.COORDINATOR, config) as mailbox:
-        return Asking(mailbox, dict.fromkeys(addresses, q.AskVersion()), q.ServedVersion, timeout).wait()
+    questions = dict.fromkeys(addresses, q.AskVersion())
+
+    def ask(mailbox: Mailbox) -> dict[str, q.ServedVersion | JoinError]:
+        return Asking(mailbox, questions, q.ServedVersion, timeout).wait()
+
+    return in_mailbox("", q.COORDINATOR, config, ask)
 
 
-@contextmanager
 def asking_bases(
-    base: str, updates: Mapping[str, str], config: Config, timeout: float
-) -> Iterator[Asking[q.BaseServed]]:
+    base: str,
+    updates: Mapping[str, str],
+    config: Config,
+    timeout: float,
+    act: Callable[[Asking[q.BaseServed]], Result],
+) -> Result:
     """Ask sinks at the same time whether they can take the difference to a version that they have got.
 
-    Within the block their answers come. They compute a digest of what they serve for that.
+    They compute a digest of what they serve for that.
 
     Args:
         base: its name.
         updates: by address, the update that has brought it.
         config, timeout: as those of :func:`ask_version`.
+        act: called while their answers come.
+
+    Returns: what ``act`` does.
 
     Raises: as :func:`ask_versions`.
     """
     questions = {address: q.AskBase(base, update) for address, update in updates.items()}
-    with open_mailbox("", q.COORDINATOR, config) as mailbox:
-        yield Asking(mailbox, questions, q.BaseServed, timeout)
+
+    def ask(mailbox: Mailbox) -> Result:
+        return act(Asking(mailbox, questions, q.BaseServed, timeout))
+
+    return in_mailbox("", q.COORDINATOR, config, ask)
 
 
 def resolve(address: str, *, forward: bool, config: Config | None = None, timeout: float = 5.0) -> q.ServedVersion:
@@ -102,7 +117,8 @@ def ask_expected(address: str, config: Config | None = None, timeout: float = 5.
 def _ask(address: str, question: Message, config: Config | None, timeout: float, kind: type[Answer]) -> Answer:
     config = config if config is not None else Config.load()
     deadline = time.monotonic() + timeout
-    with open_mailbox("", q.COORDINATOR, config) as mailbox:
+
+    def ask(mailbox: Mailbox) -> Answer:
         mailbox.send(address, question)
         while (received := mailbox.receive(max(deadline - time.monotonic(), 0.0))) is not None:
             answer = received[1]
@@ -110,4 +126,6 @@ def _ask(address: str, question: Message, config: Config | None, timeout: float,
                 return answer
             if isinstance(answer, Refused):
                 raise refused(address, answer)
-    raise no_answer(address, timeout)
+        raise no_answer(address, timeout)
+
+    return in_mailbox("", q.COORDINATOR, config, ask)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import JoinError
@@ -12,6 +12,8 @@ from ckpt_transport.service import questions as q
 from ckpt_transport.service.asking import Asking
 from ckpt_transport.service.other_sources import NoDeltaError
 from ckpt_transport.service.query import asking_bases
+
+Result = TypeVar("Result")
 
 
 class ServedBases:
@@ -45,17 +47,18 @@ class ServedBases:
         return ServedShares.of(said.share for said in answers if not isinstance(said, JoinError))
 
 
-@contextmanager
-def asked(base: str, updates: Mapping[str, str], config: Config) -> Iterator[ServedBases]:
-    """Within the block sinks look at what they serve.
+def asked(base: str, updates: Mapping[str, str], config: Config, act: Callable[[ServedBases], Result]) -> Result:
+    """Have sinks look at what they serve, and act meanwhile.
 
     Args:
-        base: the name of the version that they should.
+        base: the name of the version that they should serve.
         updates: by address, the update that has brought it.
         config: settings.
+        act: is given what they say.
+
+    Returns: what ``act`` does.
     """
-    with asking_bases(base, updates, config, config.join_timeout) as asking:
-        yield ServedBases(asking)
+    return asking_bases(base, updates, config, config.join_timeout, lambda asking: act(ServedBases(asking)))
 
 
 def _objection(said: q.BaseServed | JoinError) -> str:

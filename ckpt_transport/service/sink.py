@@ -50,7 +50,6 @@ class Sink(Listener):
     _kind = "sink"
 
     def __init__(self, engine: Engine, address: str = "", version: str = "", config: Config | None = None) -> None:
-        super().__init__(address, config)
         self._engine = engine
         self._serving = Serving(engine, version)
         self._told = TellsChanges(engine.label)
@@ -67,6 +66,7 @@ class Sink(Listener):
         self._ended = EndedUpdate()
         self._announcements = Announcements()
         self._warm_ups = WarmUps(engine)
+        super().__init__(address, config)  # the last call, so that no interrupt comes when the address is taken
 
     @property
     def label(self) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.security import Secret, SecretFile, check_secured
 from ckpt_transport.errors import CkptTransportError
+from ckpt_transport.memory import uninterrupted
 
+Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
@@ -27,6 +30,29 @@ def open_mailbox(address: str, types: Sequence[type[Message]], config: Config) -
         interval=config.heartbeat_interval,
         timeout=config.heartbeat_timeout,
     )
+
+
+def in_mailbox(
+    address: str, types: Sequence[type[Message]], config: Config, act: Callable[[Mailbox], Result]
+) -> Result:
+    """Open a mailbox as :func:`open_mailbox` does, act, and close it. An interrupt may come at any step.
+
+    Returns: what ``act`` does.
+
+    Raises: as :func:`open_mailbox`, and what ``act`` raises.
+    """
+    opened: list[Mailbox] = []
+    try:
+        uninterrupted(lambda: opened.append(open_mailbox(address, types, config)))
+        return act(opened[0])
+    finally:
+        try:
+            for mailbox in opened:
+                mailbox.close()
+        except BaseException:
+            for mailbox in opened:
+                mailbox.close()
+            raise
 
 
 def check_ways(addresses: Sequence[str], config: Config) -> None:

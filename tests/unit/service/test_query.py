@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 import torch
 
 from ckpt_transport import Config
 from ckpt_transport.control import Mailbox
-from ckpt_transport.control.addresses import new_ipc_address
+from ckpt_transport.control.addresses import new_ipc_address, private_directory
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.service import asking
 from ckpt_transport.service import questions as q
@@ -20,6 +22,7 @@ from ckpt_transport.service.asking import Asking
 from ckpt_transport.service.query import ask_versions
 from ckpt_transport.update.mailbox import open_mailbox
 from ckpt_transport_torch import Attachment, attach
+from tests.support.interrupting import Interrupter
 
 PATIENCE = 60.0
 
@@ -64,6 +67,28 @@ def test_given_sinks_that_were_asked_when_somebody_looks_now_and_then_then_answe
         while len(asked.answers) < len(sinks) and time.monotonic() < until:
             asked.look()
         assert versions(asked.wait()) == [f"v{number}" for number in range(5)]
+
+
+def open_pipes() -> int:
+    links = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # that of the listing
+            links.append(os.readlink(descriptor))
+    return sum(link.startswith("pipe:") for link in links)
+
+
+def test_given_an_interrupt_at_any_step_of_a_question_then_nothing_stays_open(
+    sinks: list[Attachment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    pipes, at, interrupter = open_pipes(), 0, Interrupter("ckpt_transport")
+    while at == 0 or interrupter.place:
+        at += 1
+        with suppress(KeyboardInterrupt):
+            interrupter.run(lambda: ask_versions([sinks[0].address], timeout=PATIENCE), at)
+        assert open_pipes() == pipes, interrupter.place
+        assert not list(private_directory().iterdir()), interrupter.place
+    assert at > 50
 
 
 def test_given_somebody_else_at_an_address_then_it_refuses(sinks: list[Attachment]) -> None:
