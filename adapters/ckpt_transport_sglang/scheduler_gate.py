@@ -47,8 +47,7 @@ class SchedulerGate(Gate):
     def _through(self, run_batch: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run_batch)
         def gated(*args: Any, **kwargs: Any) -> Any:
-            with self.forward_pass():
-                return run_batch(*args, **kwargs)
+            return self.run(run_batch, *args, **kwargs)
 
         return gated
 

@@ -23,7 +23,8 @@ class Attachment:
     def __init__(self, module: torch.nn.Module, engine: ModuleEngine, sink: Sink) -> None:
         self._sink, self._engine = sink, engine
         self.gate: Gate = engine.gate
-        """For engines that bypass ``module(...)``: run each forward pass in ``with gate.forward_pass():``."""
+        """For engines that bypass ``module(...)``: run each forward pass by ``gate.run(forward, ...)``, or in
+        ``with gate.forward_pass():``."""
         self._ungate = passes_through(module, engine.gate)
 
     @property

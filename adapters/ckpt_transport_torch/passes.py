@@ -21,8 +21,7 @@ def passes_through(module: torch.nn.Module, gate: Gate) -> Callable[[], None]:
 
     @wraps(forward)  # its signature is asked for, as by transformers' generate
     def gated(*args: Any, **kwargs: Any) -> Any:
-        with gate.forward_pass():
-            return forward(*args, **kwargs)
+        return gate.run(forward, *args, **kwargs)
 
     def undo() -> None:
         if module.__dict__.get("forward") is gated:

@@ -41,8 +41,7 @@ class WorkerGate(Gate):
         def gated(*args: Any, **kwargs: Any) -> Any:
             if _has_no_tokens(*args):
                 return method(*args, **kwargs)
-            with self.forward_pass():
-                return method(*args, **kwargs)
+            return self.run(method, *args, **kwargs)
 
         return gated
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 from weakref import WeakSet
 
+from ckpt_transport.engine.bell import Bell
 from ckpt_transport.errors import TaintedError
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Gate:
@@ -21,20 +26,36 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock, self._changed = threading.RLock(), Bell()
         self._started = 0
-        self._active = 0
+        self._passing: dict[int, int] = {}
+        """Threads that are in a pass, and how deep each is in passes within it."""
         self._limit: int | None = None
         self._held_since = 0.0
         self._tainted = ""
-        self._nesting = threading.local()
         _gates.add(self)
 
     @property
     def started(self) -> int:
         """How many passes have been started."""
-        with self._condition:
-            return self._started
+        return self._started
+
+    def run(self, forward: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
+        """Run a forward pass. An interrupt may come at any step, and the gate is free afterwards.
+
+        Returns: what ``forward`` does.
+
+        Raises: as :meth:`enter`, and what ``forward`` raises.
+        """
+        thread = threading.get_ident()
+        if thread in self._passing:
+            return forward(*args, **kwargs)
+        try:
+            self.enter()
+            return forward(*args, **kwargs)
+        finally:
+            self._passing.pop(thread, None)
+            self._changed.ring()
 
     def enter(self) -> None:
         """Begin a forward pass; waits while an update is applied. Passes within a pass go straight through.
@@ -42,30 +63,26 @@ class Gate:
         Raises:
             TaintedError: the weights are a mix of two versions.
         """
-        depth = getattr(self._nesting, "depth", 0)
-        if depth == 0:
-            with self._condition:
-                self._condition.wait_for(lambda: self._tainted or self._limit is None or self._started < self._limit)
-                if self._tainted:
-                    raise TaintedError(self._tainted)
-                self._started += 1
-                self._active += 1
-        self._nesting.depth = depth + 1
+        thread = threading.get_ident()
+        if depth := self._passing.get(thread, 0):
+            self._passing[thread] = depth + 1
+            return
+        while not self._starts(thread):
+            self._changed.wait(lambda: bool(self._tainted) or self._lets_through)
 
     def leave(self) -> None:
         """End a forward pass. Without effect when this thread is in none."""
-        depth = getattr(self._nesting, "depth", 0)
-        if depth == 0:
-            return
-        self._nesting.depth = depth - 1
-        if depth == 1:
-            with self._condition:
-                self._active -= 1
-                self._condition.notify_all()
+        thread = threading.get_ident()
+        depth = self._passing.get(thread, 0)
+        if depth > 1:
+            self._passing[thread] = depth - 1
+        elif depth:
+            self._passing.pop(thread, None)
+            self._changed.ring()
 
     @contextmanager
     def forward_pass(self) -> Iterator[None]:
-        """A forward pass as a ``with`` block, for engines that do not call the module itself."""
+        """A forward pass as a ``with`` block. Where Ctrl-C may come in the main thread, :meth:`run` is safer."""
         self.enter()
         try:
             yield
@@ -74,7 +91,7 @@ class Gate:
 
     def hold(self) -> int:
         """Start no further pass; return how many have been started."""
-        with self._condition:
+        with self._lock:
             self._limit = self._started
             self._held_since = time.monotonic()
             return self._started
@@ -85,41 +102,57 @@ class Gate:
         Raises:
             TimeoutError: that did not happen within ``timeout`` seconds.
         """
-        with self._condition:
+        with self._lock:
             self._limit = max(forwards, self._started)
-            self._condition.notify_all()
-            if not self._condition.wait_for(lambda: self._started >= forwards and not self._active, timeout):
-                raise TimeoutError(
-                    f"forward pass {forwards} did not end within {timeout:g} s ({self._started} started, "
-                    f"{self._active} running); do all ranks of the engine run the same forward passes?"
-                )
+        self._changed.ring()
+        if not self._changed.wait(lambda: self._started >= forwards and not self._passing, timeout):
+            raise TimeoutError(
+                f"forward pass {forwards} did not end within {timeout:g} s ({self._started} started, "
+                f"{len(self._passing)} running); do all ranks of the engine run the same forward passes?"
+            )
 
     def wait_while_held(self, timeout: float) -> bool:
         """Wait as long as no pass may start, at most ``timeout`` seconds; return whether one may.
 
         For loops between two passes that have nothing better to do meanwhile.
         """
-        with self._condition:
-            return self._condition.wait_for(lambda: self._limit is None or self._started < self._limit, timeout)
+        return self._changed.wait(lambda: self._lets_through, timeout)
 
     def resume(self) -> float:
         """Let passes run again; return for how many seconds they were held."""
-        with self._condition:
+        with self._lock:
             held = time.monotonic() - self._held_since if self._limit is not None else 0.0
             self._limit, self._tainted = None, ""
-            self._condition.notify_all()
-            return held
+        self._changed.ring()
+        return held
 
     def taint(self, reason: str) -> None:
         """Refuse every pass from now on, those that wait included."""
-        with self._condition:
+        with self._lock:
             self._tainted = reason
-            self._condition.notify_all()
+        self._changed.ring()
+
+    @property
+    def _lets_through(self) -> bool:
+        limit = self._limit
+        return limit is None or self._started < limit
+
+    def _starts(self, thread: int) -> bool:
+        """Whether a pass of that thread has begun."""
+        with self._lock:
+            if self._tainted:
+                raise TaintedError(self._tainted)
+            if not self._lets_through:
+                return False
+            self._passing[thread] = 1
+            self._started += 1
+            return True
 
     def _go_on_in_child(self) -> None:
         """After a fork: nobody updates this copy of the weights any more, nor ends what other threads had begun."""
-        self._condition = threading.Condition()
-        self._active = int(getattr(self._nesting, "depth", 0) > 0)
+        self._lock, self._changed = threading.RLock(), Bell()
+        thread = threading.get_ident()
+        self._passing = {thread: self._passing[thread]} if thread in self._passing else {}
         if self._limit is not None and not self._tainted:
             self._tainted = (
                 f"process {os.getpid()} was forked while an update was applied, so its copy of the weights may be a "

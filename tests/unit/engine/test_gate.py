@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ import torch
 from ckpt_transport import Gate
 from ckpt_transport.errors import TaintedError
 from ckpt_transport_torch.passes import passes_through
+from tests.support.interrupting import Interrupter
 
 PATIENCE = 60.0
 
@@ -296,3 +297,17 @@ def test_given_an_interrupted_forward_then_the_gate_is_free() -> None:
     with pytest.raises(KeyboardInterrupt):
         module(torch.ones(1))
     gate.advance(gate.hold(), 0.0)
+
+
+def test_given_an_interrupt_at_any_step_of_a_pass_then_the_gate_is_free() -> None:
+    gate = Gate()
+    module = gated(gate)
+    interrupter, at = Interrupter(), 0
+    while at == 0 or interrupter.place:
+        at += 1
+        with suppress(KeyboardInterrupt):
+            interrupter.run(lambda: module(torch.ones(1)), at)
+        with ThreadPoolExecutor(1) as sink:
+            sink.submit(lambda: gate.advance(gate.hold(), 0.0)).result(PATIENCE)
+            sink.submit(gate.resume).result(PATIENCE)
+    assert at > 10
