@@ -146,8 +146,15 @@ class Follower:
             return self._stop(self._steps.round, error, f"{type(error).__name__}: {error}")
         then = exchange_of(order).then
         assert then is not None, "an abort is not answered here"
-        self._enter(State.OPEN if then is State.AGREED and self._steps.is_open else then)
+        self._enter(self._agreed if then is State.AGREED else then)
         return answer
+
+    @property
+    def _agreed(self) -> State:
+        """How far a member is that has just agreed to a plan."""
+        if self._steps.is_connected:
+            return State.CONNECTED
+        return State.OPEN if self._steps.is_open else State.AGREED
 
     def _enter(self, state: State) -> None:
         self._state, self._since = state, time.monotonic()

@@ -30,11 +30,13 @@ class Agree(Reply, frozen=True):
         tied: digests of the tensors that the coordinator asked for.
         descriptors: as those of Opened, where the member has kept all its routes, so that nobody had to be waited for:
             it is not told to open them. None where it has not.
+        connected: it has opened its routes, and learned what rank 0 lends.
     """
 
     digest: str
     tied: tuple[bytes, ...] = ()
     descriptors: dict[int, list[bytes]] | None = None
+    connected: bool = False
 
 
 class Propose(Order[Agree], frozen=True):
@@ -53,6 +55,7 @@ class Propose(Order[Agree], frozen=True):
         digests: the name of the channel on which owners say the digests of buckets; empty where nobody compares.
         staged: a random word by which sinks that stage the version know each other when they settle; empty where it is
             written in place.
+        lent: as the descriptors of Connect, where rank 0 alone lends anything, and has kept its routes; else None.
     """
 
     plan: bytes
@@ -66,6 +69,7 @@ class Propose(Order[Agree], frozen=True):
     tied: tuple[PlacedTensor, ...] = ()
     digests: str = ""
     staged: str = ""
+    lent: dict[int, dict[int, list[bytes]]] | None = None
 
 
 class Restorable(Reply, frozen=True):

@@ -9,8 +9,9 @@ come from. It counts when it comes again with that nonce. Committed carries the 
 same coordinator, as long as no other update ends in between. Everything that the coordinator says to a member after
 Join carries the member's nonce. A member refuses what lacks the nonce and what comes in another order.
 
-A member that has kept all routes of a plan opens them when it agrees, and Open is for the others. A sink that is all
-there is of its engine hears Stand in place of Hold and Advance.
+A member that has kept all routes of a plan opens them when it agrees, and Open is for the others. Where rank 0 alone
+lends memory and has kept its routes too, Propose says what it lends, such a member connects when it agrees, and Connect
+is for the others. A sink that is all there is of its engine hears Stand in place of Hold and Advance.
 
 A member may say Failed at any time. The coordinator then says Abort to all members, and hears Aborted from each.
 

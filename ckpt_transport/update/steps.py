@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
@@ -54,6 +55,8 @@ class Leading:
         self.applying = False
         self._lent: dict[int, dict[int, list[bytes]]] = {}
         """What was said with the agreement, by those who had kept their routes, by rank and route."""
+        self._connected: set[int] = set()
+        """Those that have learned with the proposal what rank 0 lends."""
         self.apply_summary: dict[int, str] = {}
 
     def agree(self, plan: Plan) -> None:
@@ -69,6 +72,11 @@ class Leading:
         names = self._names.names(plan.routes, members.joins)
         ties = Ties(members.joins, plan.manifest)
         digests = f"digests-{secrets.token_hex(8)}" if self._config.integrity == "always" else ""
+        self._lent, digest = {}, ""
+        lent: dict[int, dict[int, list[bytes]]] | None = None
+        if not unknown:
+            digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
+            lent = self._lent_early(plan)
         proposals = {
             rank: m.Propose(
                 update=self._update,
@@ -83,15 +91,19 @@ class Leading:
                 tied=ties.asked_of(rank),
                 digests=digests,
                 staged=self.staged,
+                lent=lent,
             )
             for rank in members.others
         }
         agreements = members.ask_each(proposals)
-        digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
+        if unknown:
+            digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
         answers = {0: self._local.digests(ties.asked_of(0))}
-        self._lent = {}
+        self._connected = set()
         for rank, agreed in agreements().items():
             answers[rank] = agreed.tied
+            if agreed.connected:
+                self._connected.add(rank)
             if agreed.descriptors is not None:
                 self._lent[rank] = agreed.descriptors
             if agreed.digest != digest:
@@ -101,6 +113,13 @@ class Leading:
                 )
         ties.check(answers, version)
 
+    def _lent_early(self, plan: Plan) -> dict[int, dict[int, list[bytes]]] | None:
+        """Open rank 0's routes before others agree, where it has kept them and nobody else lends anything: what is lent
+        goes with the proposal then."""
+        if self._local.has_its_routes and {leg.sender for hop in plan.hops for leg in hop.legs} == {0}:
+            self._lent = {0: self._local.open(self._members.watch)}
+        return _by_route(self._lent) if self._lent else None
+
     def restore(self) -> None:
         """Have every sink get ready to serve the version before."""
         sinks = {rank: self._members.addresses[rank] for rank in self._sinks}
@@ -108,16 +127,16 @@ class Leading:
         self._members.ask_each(orders)()
 
     def connect(self) -> None:
-        """Open the routes where they are not, and tell all what the senders lend. Sources fill the slots they have."""
+        """Open the routes where they are not, and tell all what the senders lend, who do not know it yet. Sources fill
+        the slots they have."""
         members = self._members
         opened = members.ask(m.Open(self._update), [rank for rank in members.others if rank not in self._lent])
-        lent = {0: self._local.open(members.watch), **self._lent}
-        lent |= {rank: answer.descriptors for rank, answer in opened().items()}
-        by_route: defaultdict[int, dict[int, list[bytes]]] = defaultdict(dict)
-        for rank, descriptors in lent.items():
-            for route, described in descriptors.items():
-                by_route[route][rank] = described
-        connected = members.ask(m.Connect(self._update, dict(by_route)), members.others)
+        if 0 not in self._lent:
+            self._lent[0] = self._local.open(members.watch)
+        self._lent |= {rank: answer.descriptors for rank, answer in opened().items()}
+        by_route = _by_route(self._lent)
+        unconnected = [rank for rank in members.others if rank not in self._connected]
+        connected = members.ask(m.Connect(self._update, by_route), unconnected)
         self._local.connect(by_route, members.watch)
         connected()
 
@@ -207,7 +226,7 @@ class Following:
         rank: this member's in the plan; -1 before one was proposed.
         round: which plan of the update the last one was; -1 before there was one.
         resumable: the update goes on when members leave.
-        is_open: this member has opened its routes when it agreed to the plan.
+        is_open, is_connected: this member has opened its routes when it agreed to the plan, and connected them.
         standing: no forward pass runs, and none may start.
         decided: all sinks have applied what they had staged.
     """
@@ -218,7 +237,7 @@ class Following:
         self.deadline, self.waits = deadline, False
         self._update, self._participant, self._engine, self._timeout = update, participant, engine, timeout
         self.rank = self.round = -1
-        self.resumable = self.is_open = self.standing = self.decided = False
+        self.resumable = self.is_open = self.is_connected = self.standing = self.decided = False
 
     def is_ready_for(self, order: m.AnyOrder) -> bool:
         """Whether an order that comes in its turn makes sense here: a sink runs only while its passes are held."""
@@ -253,8 +272,13 @@ class Following:
                     staged=order.staged,
                 )
                 self.is_open = participant.has_its_routes
+                self.is_connected = self.is_open and order.lent is not None
                 lent = participant.open(watch) if self.is_open else None
-                return m.Agree(update, self.rank, digest, participant.digests(order.tied), lent)
+                if self.is_connected and order.lent is not None:
+                    participant.connect(order.lent, watch)
+                return m.Agree(
+                    update, self.rank, digest, participant.digests(order.tied), lent, connected=self.is_connected
+                )
             case m.Restore():
                 self.rank = order.rank
                 participant.restore(order.sinks, order.staged)
@@ -301,3 +325,12 @@ class Following:
                 watch()
                 if time.monotonic() > deadline:
                     raise
+
+
+def _by_route(lent: Mapping[int, Mapping[int, list[bytes]]]) -> dict[int, dict[int, list[bytes]]]:
+    """What ranks lend, by route and rank; it is given by rank and route."""
+    found: defaultdict[int, dict[int, list[bytes]]] = defaultdict(dict)
+    for rank, descriptors in lent.items():
+        for route, described in descriptors.items():
+            found[route][rank] = described
+    return dict(found)

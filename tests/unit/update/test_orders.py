@@ -16,7 +16,7 @@ from tests.patience import PATIENT
 
 LAYERS, WIDTH = 2, 8
 FIRST = ["Invite", "Invite", "Propose", "Open", "Connect", "Stand", "Run", "Commit"]
-LATER = ["Invite", "Propose", "Connect", "Stand", "Run", "Commit"]
+LATER = ["Invite", "Propose", "Stand", "Run", "Commit"]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def sinks(stack: ExitStack, *groups: str) -> list[Sink]:
     return made
 
 
-def test_given_a_second_update_then_who_was_in_the_first_is_neither_challenged_nor_told_to_open_its_routes(
+def test_given_a_second_update_then_who_was_in_the_first_is_neither_challenged_nor_told_to_open_or_connect_its_routes(
     source: ParameterServer, said: dict[str, list[str]]
 ) -> None:
     with ExitStack() as stack:
