@@ -28,12 +28,14 @@ class Letter:
         sender: the address of its mailbox, as it says itself.
         connection: what a router calls the connection it came on; empty when it came back on one of our own.
         nbytes: how large it was.
+        by_courier: a courier has brought it, and brings the answer back.
     """
 
     sender: str
     message: Message
     connection: bytes
     nbytes: int
+    by_courier: bool = False
 
 
 class Inbox:

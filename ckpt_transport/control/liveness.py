@@ -29,6 +29,9 @@ class Liveness:
     def watched(self) -> Iterable[str]:
         return self._heard
 
+    def __contains__(self, address: str) -> bool:
+        return address in self._heard
+
     def watch(self, address: str) -> None:
         """Expect signs of life from there, from now on."""
         self._heard[address] = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Self
 import zmq
 
 from ckpt_transport.control import addresses
+from ckpt_transport.control.by_courier import ByCourier
 from ckpt_transport.control.connections import LINGER_MS
 from ckpt_transport.control.heart import Heart
 from ckpt_transport.control.inbox import Inbox, Letter, RouteInboxes
@@ -49,6 +50,7 @@ class Mailbox:
     Attributes:
         address: where it listens.
         secret: that it uses.
+        by_courier: how it talks to many, and answers one that does.
 
     Raises:
         ConfigError: the address is malformed, or open to others without a secret.
@@ -83,6 +85,7 @@ class Mailbox:
         self._reading = _Reading()
         self._driving = threading.RLock()
         self._liveness = Liveness(timeout, lambda: self.pump(0))
+        self.by_courier = ByCourier(self, self._codec, self._liveness, self._driving)
         self._news = False
         """Something was filed by a pump that did not wait, so whoever waits next should look first."""
         try:
@@ -161,7 +164,12 @@ class Mailbox:
         """
         read = self._reading.letter
         if read is not None:
-            self._reply(read.connection, message)
+            self._answer(read, message)
+
+    def believe(self) -> None:
+        """What :meth:`receive` has returned last is from who it says: answers by courier go the way it came."""
+        if self._reading.letter is not None:
+            self.by_courier.believe(self._reading.letter)
 
     def refuse(self, reason: str, about: str = "") -> None:
         """Say that what :meth:`receive` has returned last is not acted on."""
@@ -203,6 +211,7 @@ class Mailbox:
             if self._sockets.closed:
                 time.sleep(timeout)
                 return False
+            self.by_courier.tend()
             if timeout <= 0:
                 found = self._sockets.poll(0)
                 self._news |= self._file_all(found)
@@ -221,7 +230,7 @@ class Mailbox:
                     return False
 
     def _wait(self, timeout: float) -> tuple[list[zmq.Socket[bytes]], bool]:
-        """What can be read, at the latest after ``timeout`` seconds; and whether somebody has called :meth:`wake`."""
+        """What can be read, at the latest after ``timeout`` seconds; and whether somebody has woken this one."""
         woken = self._waker.begin()
         try:
             found = self._sockets.poll(0 if woken else math.ceil(timeout * 1000))
@@ -263,27 +272,35 @@ class Mailbox:
         """File what sockets have got; whether any of it was more than a sign of life."""
         news = False
         for socket in found:
-            for letter in self._sockets.read(socket):
-                self._file(letter)
-                news |= not isinstance(letter.message, Heartbeat)
+            for each in self._sockets.read(socket):
+                self._liveness.hear(each.sender)
+                for letter in self.by_courier.letters(each):
+                    self._file(letter)
+                    news |= not isinstance(letter.message, Heartbeat)
         return news
 
     def _file(self, letter: Letter) -> None:
-        sender, message = letter.sender, letter.message
-        self._liveness.hear(sender)
+        message = letter.message
         if isinstance(message, RouteMessage):
-            self._routes.file(sender, message)
+            self._routes.file(letter.sender, message)
         elif isinstance(message, Heartbeat) or (letter.connection and isinstance(message, Refused)):
             return
         elif not self._inbox.add(letter):
-            self._reply(letter.connection, Refused(f"too many messages wait at {self.address}"))
+            self._answer(letter, Refused(f"too many messages wait at {self.address}"))
 
     def _post(self, address: str, frames: Sequence[bytes]) -> None:
         if not self._sockets.is_connected(address):
             self.check(address)
         self._sockets.post(address, frames)
 
-    def _reply(self, connection: bytes, message: Message) -> None:
+    def _answer(self, letter: Letter, message: Message) -> None:
+        if letter.by_courier:
+            self.by_courier.answer_letter(letter, message)
+        else:
+            self.reply(letter.connection, message)
+
+    def reply(self, connection: bytes, message: Message) -> None:
+        """Answer on a connection on which something came; on none, nothing is sent."""
         with self._driving:
             if not self._sockets.closed:
                 self._sockets.reply(connection, message)
@@ -341,6 +358,7 @@ class Mailbox:
         """Close the connection to a peer that is not needed any more."""
         self.unwatch(address)
         with self._driving:
+            self.by_courier.forget(address)
             if not self._sockets.closed:
                 self._sockets.hang_up(address)
 

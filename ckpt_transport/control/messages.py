@@ -65,11 +65,35 @@ class RouteMessage(Message, frozen=True):
     payload: bytes
 
 
+class Dispatch(Message, frozen=True):
+    """Is for others, to whom the receiver, a courier, hands it on; or comes back to the courier from one of them.
+
+    A courier works for those it watches, and what comes back does so on the connection on which it has handed on.
+
+    Attributes:
+        parts: for whom each is, and what is said: the last frame of a message.
+        answered: each has an answer, for which the courier waits before it brings any back; or this is such an answer.
+    """
+
+    parts: tuple[tuple[tuple[str, ...], bytes], ...]
+    answered: bool
+
+
+class Delivery(Message, frozen=True):
+    """Is what others have said to the receiver, brought by a courier.
+
+    Attributes:
+        parts: who says each, and what: the last frame of a message.
+    """
+
+    parts: tuple[tuple[str, bytes], ...]
+
+
 class Codec:
     """Turns messages into frames and back."""
 
     def __init__(self, types: Sequence[type[Message]] = ()) -> None:
-        union: Any = Union[(Heartbeat, Refused, RouteMessage, *types)]
+        union: Any = Union[(Heartbeat, Refused, RouteMessage, Dispatch, Delivery, *types)]
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(prepared(union)).decode
 
@@ -88,11 +112,26 @@ class Codec:
                 f"{len(frames)} frames beginning with {first!r} are not a message of {PROTOCOL.decode()}; "
                 "is another program, or another version of ckpt-transport, using this address?"
             )
+        message = self.decode(frames[2])
         try:
-            message: Message = self._decode(frames[2])
             if len(frames[1]) > MAX_SENDER:
                 raise ConfigError(f"an address of {len(frames[1])} bytes is none")
             return addresses.check(frames[1].decode()), message
         except (ConfigError, *UNREADABLE) as error:
-            reason = str(error)[:MAX_REASON]
-            raise MessageError(f"unreadable message of {len(frames[2])} bytes: {reason}") from error
+            raise _unreadable(frames[2], error) from error
+
+    def decode(self, body: bytes) -> Message:
+        """The message that the last frame carries.
+
+        Raises:
+            MessageError: it carries none.
+        """
+        try:
+            message: Message = self._decode(body)
+        except UNREADABLE as error:
+            raise _unreadable(body, error) from error
+        return message
+
+
+def _unreadable(body: bytes, error: BaseException) -> MessageError:
+    return MessageError(f"unreadable message of {len(body)} bytes: {str(error)[:MAX_REASON]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -55,6 +55,13 @@ class RouteControl:
 
     def send(self, rank: int, payload: bytes) -> None:
         self._send(rank, PLAIN, payload)
+
+    def send_each(self, ranks: Iterable[int], payload: bytes) -> None:
+        frames = self._encoded(PLAIN, payload)
+        self._mailbox.by_courier.tell_each((self._addresses[rank], frames) for rank in ranks)
+
+    def mention(self, rank: int, payload: bytes) -> None:
+        self._mailbox.by_courier.mention(self._addresses[rank], self._encoded(PLAIN, payload))
 
     def receive(self) -> tuple[int, bytes] | None:
         arrived = self._arrived
@@ -146,7 +153,10 @@ class RouteControl:
             self._watch()
 
     def _send(self, rank: int, round_number: int, payload: bytes) -> None:
+        self._mailbox.send_encoded(self._addresses[rank], self._encoded(round_number, payload))
+
+    def _encoded(self, round_number: int, payload: bytes) -> Sequence[bytes]:
         if self._last is None or self._last[0] is not payload or self._last[1] != round_number:
             message = RouteMessage(self._group.route, self._group.rank, round_number, payload)
             self._last = payload, round_number, self._mailbox.encode(message)
-        self._mailbox.send_encoded(self._addresses[rank], self._last[2])
+        return self._last[2]

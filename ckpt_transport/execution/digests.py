@@ -240,8 +240,7 @@ class OwnerDigests(_Working):
             self._unsaid.discard((number, ranks))
         for ranks, said in by_audience.items():
             message = _encode(said)
-            for rank in ranks:
-                self._channel.send(rank, message)
+            self._channel.send_each(ranks, message)
 
 
 class PromptOwnerDigests(OwnerDigests):

@@ -8,7 +8,6 @@ import time
 from abc import abstractmethod
 from contextlib import suppress
 from hmac import compare_digest
-from typing import Self
 
 import msgspec
 
@@ -22,13 +21,13 @@ from ckpt_transport.errors import (
     PluginError,
     TransferTimeout,
     UpdateAbortedError,
-    UsageError,
 )
 from ckpt_transport.events import about
 from ckpt_transport.memory import uninterrupted
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
-from ckpt_transport.service.stuck import MayBeStuck, reason_of
+from ckpt_transport.service.served import Served
+from ckpt_transport.service.stuck import reason_of
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
@@ -43,11 +42,10 @@ from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.protocol import State
 from ckpt_transport.update.routes import RouteTable
 
-TICK_SECONDS = 0.2
 logger = logging.getLogger(__name__)
 
 
-class Listener(MayBeStuck):
+class Listener(Served):
     """Listens at an address and follows one update after the other.
 
     Args:
@@ -90,78 +88,6 @@ class Listener(MayBeStuck):
     @abstractmethod
     def label(self) -> str:
         """What people call it."""
-
-    # -- life ---------------------------------------------------------------------------------------------------
-
-    def start(self) -> Self:
-        """Serve on a thread of its own until :meth:`close`.
-
-        Raises:
-            UsageError: it was started already, was closed, or was made in another process.
-        """
-        self._call_guard.check()
-        if self._thread is not None:
-            raise UsageError(f"this {self._kind} was started already")
-        self._thread = threading.Thread(target=self._serve_on_thread, name=f"ckpt-transport-{self._kind}", daemon=True)
-        self._thread.start()
-        return self
-
-    def serve(self) -> None:
-        """Serve on the caller's thread until :meth:`close` is called from another, or in a signal handler.
-
-        Raises:
-            UsageError: it is served already, was closed, or was made in another process.
-        """
-        self._call_guard.one("serve()", 0, self._serve)
-
-    def _serve(self) -> None:
-        self._idle.clear()
-        about.member = self.label
-        try:
-            while not self._stopping.is_set():
-                if self._follower is None:
-                    self._rotation.tend()
-                self._between()
-                received = self._mailbox.receive(TICK_SECONDS)
-                self._must_end_because = ""
-                with self._watchdog.watching():
-                    if received is not None:
-                        self._follow_or_refuse(*received)
-                    self._check_coordinator()
-                if self._watchdog.came_back():
-                    self._come_back()
-        finally:
-            try:
-                with self._watchdog.watching():
-                    if self._follower is not None:
-                        self._end(self._follower, UpdateAbortedError(f"the {self._kind} was closed"))
-                    self._release()
-            finally:
-                self._idle.set()
-                self._watchdog.stop()
-
-    def _serve_on_thread(self) -> None:
-        with suppress(UsageError):  # it was closed before the thread ran
-            self.serve()
-
-    def close(self) -> None:
-        """Stop serving and release everything. Idempotent.
-
-        Waits until serving has ended, except inside :meth:`serve`, which ends then. Where a call into a library, a
-        loader or the engine does not return, that is logged within two ``heartbeat_timeout`` and 2 s. The address is
-        free then, and what the call may still use is given back when it returns. In a child after a fork nothing
-        happens, because all of it is the parent's.
-        """
-        if self._call_guard.here:
-            self._stopping.set()
-            self._mailbox.wake()
-            if not self._call_guard.inside:
-                if not self._has_ended():
-                    self._leave_behind()
-                    return
-                self._call_guard.last(self._release)
-                if self._thread is not None:
-                    self._thread.join()
 
     def _release(self) -> None:
         """Give back sockets, routes and memory. Idempotent."""
@@ -239,6 +165,7 @@ class Listener(MayBeStuck):
             ):
                 self._lose(follower, UpdateAbortedError(f"{sender} refuses: {message.reason}"))
             case m.Order() if not isinstance(message, m.Invite) and self._may_say(sender, message):
+                self._mailbox.believe()
                 if isinstance(message, m.Abort):
                     self._end(follower, UpdateAbortedError(message.reason))
                 else:
@@ -399,8 +326,12 @@ class Listener(MayBeStuck):
 
     def _tell_coordinator(self, message: m.Reply) -> None:
         """Say it to whoever leads the update, if this member has not parted from it."""
-        if self._coordinator:
+        if not self._coordinator:
+            return
+        if isinstance(message, m.Failed | m.Aborted):
             self._mailbox.send(self._coordinator, message)
+        else:
+            self._mailbox.by_courier.answer(self._coordinator, message)
 
     def _leave(self) -> None:
         """The update is over; what was said in it counts no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +58,21 @@ class Control(Protocol):
 
     def send(self, rank: int, payload: bytes) -> None:
         """Send to one member; returns at once."""
+
+    def send_each(self, ranks: Iterable[int], payload: bytes) -> None:
+        """Send the same to several members; returns at once. Another member of their host may hand it on to them.
+
+        To one member, what is sent so is ordered; it is not among what :meth:`send` sends.
+        """
+        for rank in ranks:
+            self.send(rank, payload)
+
+    def mention(self, rank: int, payload: bytes) -> None:
+        """Send to one member what can wait for a moment, so that it travels with what others say to that one.
+
+        It may come after what :meth:`send` sends later.
+        """
+        self.send(rank, payload)
 
     def receive(self) -> tuple[int, bytes] | None:
         """The next message and its sender, or None when there is none now."""

@@ -9,7 +9,7 @@ from ckpt_transport.errors import TransferError
 from ckpt_transport.transports.credit import Debts, OpenLoans
 from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
 from ckpt_transport.transports.operations import Completion, MemoryRegion
-from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperation, Signal, SignalKind
+from ckpt_transport.transports.polled import Poll, PolledEndpoint, PolledOperation, Signal, SignalKind, encoded
 
 
 class HandshakeEndpoint(PolledEndpoint):
@@ -52,11 +52,16 @@ class HandshakeEndpoint(PolledEndpoint):
         if said is None:
             return
         count, seq = said
-        if count == 1:
-            self._signal(transfer.sender, Signal(SignalKind.ACK, seq))
-        else:
+        if count > 1:
             self._progress()  # raises where one of those before was announced and never received
-            self._signal(transfer.sender, Signal(SignalKind.ACK_UP_TO, seq))
+        payload = encoded(Signal(SignalKind.ACK if count == 1 else SignalKind.ACK_UP_TO, seq))
+        if transfer.reused:
+            self.control.send(transfer.sender, payload)
+        else:
+            self.control.mention(transfer.sender, payload)
+
+    def _send_each(self, receivers: Sequence[int], payload: bytes) -> None:
+        self.control.send_each(receivers, payload)
 
     def _descriptor(self, sender: int, region: int) -> Descriptor:
         descriptors = self._peers.get(sender, ())

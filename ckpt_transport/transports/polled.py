@@ -60,7 +60,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     more: tuple[tuple[int, int], ...] = ()
 
 
-_encode = msgspec.msgpack.Encoder().encode
+encoded = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Signal).decode
 
 
@@ -169,9 +169,13 @@ class PolledEndpoint(Endpoint):
         if self._unsaid:
             (seq, digest), *more = self._unsaid
             self._unsaid = []
-            payload = _encode(Signal(SignalKind.READY, seq, digest, more=tuple(more)))
-            for receiver in self._unsaid_to:
-                self.control.send(receiver, payload)
+            payload = encoded(Signal(SignalKind.READY, seq, digest, more=tuple(more)))
+            self._send_each(self._unsaid_to, payload)
+
+    def _send_each(self, receivers: Sequence[int], payload: bytes) -> None:
+        """Send the same to several members. One that calls a library which does not return could not hand it on."""
+        for receiver in receivers:
+            self.control.send(receiver, payload)
 
     def _agreed(self, transfer: Transfer) -> Poll:
         """The first poll of a receive: True once the sender has announced exactly this transfer."""
@@ -207,7 +211,7 @@ class PolledEndpoint(Endpoint):
         self._fitting[id(transfer.spans)] = transfer, places
 
     def _signal(self, rank: int, signal: Signal) -> None:
-        self.control.send(rank, _encode(signal))
+        self.control.send(rank, encoded(signal))
 
     def _on_ready(self, sender: int, seq: int) -> None:
         """A transfer was announced; override where the family gives it back."""

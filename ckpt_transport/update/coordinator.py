@@ -130,6 +130,8 @@ class Coordinator:
             invitations.gather(myself)
         finally:
             self._reached = invitations.reached
+        if not self.resumable:  # it goes on without those that leave, and they may be couriers
+            self._members.find_couriers()
 
     def _or_nowhere(self, act: Callable[[], Result]) -> Result:
         """Do a part of the update. Where it fails before the commit, all sinks go on with what they serve."""

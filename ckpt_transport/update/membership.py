@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar, cast
@@ -13,6 +14,7 @@ import msgspec
 from ckpt_transport import errors
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
+from ckpt_transport.control.couriers import in_groups
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import (
     CkptTransportError,
@@ -23,6 +25,7 @@ from ckpt_transport.errors import (
     TransferTimeout,
     UpdateError,
 )
+from ckpt_transport.planning import Role
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.protocol import exchange_of
 from ckpt_transport.update.turn import Turn
@@ -108,10 +111,21 @@ class Membership:
 
     # -- talking ------------------------------------------------------------------------------------------------
 
+    def find_couriers(self) -> None:
+        """Have sinks hand on to others of their host what all are asked, where there are many of them."""
+        by_host: defaultdict[str, list[str]] = defaultdict(list)
+        for join, address in zip(self.joins, self.addresses, strict=True):
+            if join.role is Role.SINK:
+                by_host[join.host].append(address)
+        self._mailbox.by_courier.plan(in_groups(by_host.values()))
+
+    def addressed(self, address: str, message: m.FromCoordinator) -> m.FromCoordinator:
+        """What is said to the member at ``address``: with its nonce."""
+        return msgspec.structs.replace(message, nonce=self.nonces.get(address, ""), trace=self.trace)
+
     def order(self, address: str, message: m.FromCoordinator) -> None:
-        """Say it to the member at ``address``, with its nonce."""
-        said = msgspec.structs.replace(message, nonce=self.nonces.get(address, ""), trace=self.trace)
-        self._mailbox.send(address, said)
+        """Say it to the member at ``address``."""
+        self._mailbox.send(address, self.addressed(address, message))
 
     def send(self, rank: int, message: m.FromCoordinator) -> None:
         self.order(self.addresses[rank], message)
@@ -178,8 +192,11 @@ class Membership:
         Returns: a function that waits until each of the ranks has answered, and returns the answers by rank. It raises
             PeerLostError or TransferTimeout, which name who did not answer, and what a member reported instead.
         """
-        for rank, order in orders.items():
-            self.send(rank, order)
+        addresses = {rank: self.addresses[rank] for rank in orders}
+        encode = self._mailbox.encode
+        self._mailbox.by_courier.ask_each(
+            (address, encode(self.addressed(address, orders[rank]))) for rank, address in addresses.items()
+        )
         kinds = {exchange_of(order).answer for order in orders.values()}
         return lambda: self._gather(next(iter(kinds)), orders) if kinds else {}
 

@@ -13,7 +13,7 @@ from ckpt_transport.errors import MessageError
 from ckpt_transport.execution import RankSchedule, SinkDigests
 from ckpt_transport.memory.segment import PREFIX, Segment
 from ckpt_transport.planning import Role
-from ckpt_transport.transports.interface import Group
+from ckpt_transport.transports.interface import Control, Group
 from ckpt_transport.transports.polled import Signal, SignalKind
 from ckpt_transport_gloo.rendezvous import ControlStore
 from ckpt_transport_shm.plugin import ShmEndpoint
@@ -24,7 +24,7 @@ from tests.unit.worlds import chained
 GROUP = Group("route", (0, 1), 1, ("here", "here"))
 
 
-class Overheard:
+class Overheard(Control):
     """The control channel of a route on which rank 0 says these things."""
 
     def __init__(self, *said: bytes) -> None:

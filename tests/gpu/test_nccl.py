@@ -11,7 +11,7 @@ import torch
 
 from ckpt_transport.errors import TransferTimeout
 from ckpt_transport.memory import name_of
-from ckpt_transport.transports.interface import Group
+from ckpt_transport.transports.interface import Control, Group
 from ckpt_transport_nccl.library import Communicator, unique_id
 from ckpt_transport_nccl.plugin import NcclEndpoint
 from tests.gpu.test_conformance import NCCL_SHARES_A_GPU
@@ -23,7 +23,7 @@ needs_two_ranks = pytest.mark.skipif(
 )
 
 
-class PipeControl:
+class PipeControl(Control):
     """A control channel to one other member, which only listens."""
 
     def __init__(self, pipe: Connection) -> None:

@@ -82,6 +82,7 @@ class _Deaf:
 
     def __init__(self, inner: Control) -> None:
         self.send, self.exchange, self.wake = inner.send, inner.exchange, inner.wake
+        self.send_each, self.mention = inner.send_each, inner.mention
         self._inner = inner
 
     def receive(self) -> tuple[int, bytes] | None:

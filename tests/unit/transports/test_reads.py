@@ -14,13 +14,13 @@ from msgspec import structs
 from ckpt_transport.errors import PeerLostError, TransferError
 from ckpt_transport.memory import Buffer
 from ckpt_transport.transports import Calls, OneSidedEndpoint, Poll, ReadSpan
-from ckpt_transport.transports.interface import Group, Span, Transfer
+from ckpt_transport.transports.interface import Control, Group, Span, Transfer
 from ckpt_transport.transports.polled import Signal, SignalKind
 
 DEADLINE = 150.0
 
 
-class Wire:
+class Wire(Control):
     """A control channel that a test feeds."""
 
     def __init__(self) -> None:

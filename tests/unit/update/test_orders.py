@@ -23,13 +23,13 @@ LATER = ["Invite", "Propose", "Stand", "Run", "Commit"]
 def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """The orders that went to each address."""
     found: dict[str, list[str]] = {}
-    order = Membership.order
+    addressed = Membership.addressed
 
-    def heard(members: Membership, address: str, message: m.FromCoordinator) -> None:
+    def heard(members: Membership, address: str, message: m.FromCoordinator) -> m.FromCoordinator:
         found.setdefault(address, []).append(type(message).__name__)
-        order(members, address, message)
+        return addressed(members, address, message)
 
-    monkeypatch.setattr(Membership, "order", heard)
+    monkeypatch.setattr(Membership, "addressed", heard)
     return found
 
 

@@ -1,0 +1,165 @@
+"""A mailbox talks to many by couriers, is one for others, and answers by the one that has brought something."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from ckpt_transport.control.courier import Courier
+from ckpt_transport.control.couriers import LARGE_BYTES, Couriers, Encoded
+from ckpt_transport.control.inbox import Letter
+from ckpt_transport.control.liveness import Liveness
+from ckpt_transport.control.messages import Codec, Delivery, Dispatch, Heartbeat, Message, Refused
+from ckpt_transport.errors import MessageError
+
+logger = logging.getLogger(__name__)
+
+
+class Sending(Protocol):
+    """What a mailbox does for this."""
+
+    @property
+    def address(self) -> str: ...
+
+    def encode(self, message: Message) -> Sequence[bytes]: ...
+
+    def send(self, address: str, message: Message) -> None: ...
+
+    def send_encoded(self, address: str, frames: Sequence[bytes]) -> None: ...
+
+    def reply(self, connection: bytes, message: Message) -> None: ...
+
+
+class ByCourier:
+    """What goes by couriers, and comes by them. Everything else goes straight, as does what has no courier.
+
+    A member that stops reading keeps what is for those behind it. So couriers are for what all have to do together,
+    where nobody goes on without that member anyway; the end of an update is said to each straight.
+
+    Args:
+        mailbox: whose it is.
+        codec: of its messages.
+        liveness: whom it watches.
+        driving: is held by who drives the mailbox.
+    """
+
+    def __init__(self, mailbox: Sending, codec: Codec, liveness: Liveness, driving: threading.RLock) -> None:
+        self._mailbox, self._codec, self._liveness, self._driving = mailbox, codec, liveness, driving
+        self._couriers, self._courier = Couriers(), Courier(mailbox.send)
+        self._ways: dict[str, bytes] = {}
+        """Of those whose words a courier brings: the connection to it, on which answers go; empty where it is this
+        mailbox itself."""
+
+    # -- of who talks to many -----------------------------------------------------------------------------------
+
+    def plan(self, groups: Iterable[Sequence[str]]) -> None:
+        """Have the first of each group, all of them watched, be the courier of all of it, from the next call on.
+
+        A courier that brings no answer from somebody by then is not used for that one.
+        """
+        for courier, addresses in self._couriers.plan(groups).items():
+            body = self._mailbox.encode(Heartbeat())[-1]
+            self._mailbox.send(courier, Dispatch(((tuple(addresses), body),), answered=True))
+
+    def tell_each(self, messages: Iterable[tuple[str, Encoded]]) -> None:
+        """Send each its message. What several get in the same frames travels to a courier once.
+
+        Raises: as :meth:`~ckpt_transport.control.Mailbox.send`.
+        """
+        self._send(self._couriers.sort(messages, answered=False))
+
+    def ask_each(self, messages: Iterable[tuple[str, Encoded]]) -> None:
+        """The same where all of them answer, and whoever asks waits for all."""
+        self._send(self._couriers.sort(messages, answered=True))
+
+    def _send(self, sorted_: Iterable[tuple[str, Encoded | Dispatch]]) -> None:
+        for address, what in sorted_:
+            if isinstance(what, Dispatch):
+                self._mailbox.send(address, what)
+            else:
+                self._mailbox.send_encoded(address, what)
+
+    # -- of who is talked to ------------------------------------------------------------------------------------
+
+    def believe(self, letter: Letter) -> None:
+        """A letter is from who it says: what that one is answered goes the way on which it came."""
+        if letter.by_courier:
+            self._ways[letter.sender] = letter.connection
+        else:
+            self._ways.pop(letter.sender, None)
+
+    def answer(self, address: str, message: Message) -> None:
+        """Answer what has come from there, on the way on which it came when it was last believed."""
+        self._bring(address, self._mailbox.encode(message), self._ways.get(address), answers=True)
+
+    def mention(self, address: str, frames: Encoded) -> None:
+        """Say something there that can wait for a moment, for instance until something is answered."""
+        self._bring(address, frames, self._ways.get(address), answers=False)
+
+    def answer_letter(self, letter: Letter, message: Message) -> None:
+        """Answer what a courier has brought."""
+        self._bring(letter.sender, self._mailbox.encode(message), letter.connection, answers=True)
+
+    def _bring(self, address: str, frames: Encoded, way: bytes | None, *, answers: bool) -> None:
+        with self._driving:
+            if way is None or len(frames[-1]) > LARGE_BYTES:
+                self._mailbox.send_encoded(address, frames)
+            elif way:
+                self._mailbox.reply(way, Dispatch((((address,), frames[-1]),), answers))
+            else:
+                self._courier.hold(address, self._mailbox.address, frames[-1], answers=answers)
+
+    # -- what comes ---------------------------------------------------------------------------------------------
+
+    def letters(self, letter: Letter) -> Iterator[Letter]:
+        """What a letter holds for this mailbox: itself, or what a courier has brought; what is for others goes on."""
+        match letter.message:
+            case Dispatch(parts=parts, answered=answered):
+                if not letter.connection:  # it comes back from where this mailbox has handed something on
+                    for addresses, body in parts:
+                        for address in addresses:
+                            self._courier.hold(address, letter.sender, body, answers=answered)
+                elif letter.sender in self._liveness:
+                    for body in self._courier.hand_on(letter.sender, letter.message, self._mailbox.address):
+                        yield from self._brought(letter.sender, body, b"")
+            case Delivery(parts=parts):
+                for sender, body in parts:
+                    if self._couriers.brings(letter.sender, sender):
+                        yield from self._brought_back(letter.sender, sender, body)
+                    elif sender in self._liveness:
+                        yield from self._brought(sender, body, letter.connection)
+            case _:
+                yield letter
+
+    def _brought(self, sender: str, body: bytes, way: bytes) -> Iterator[Letter]:
+        """What somebody who is watched has sent here by a courier."""
+        try:
+            letter = Letter(sender, self._codec.decode(body), way, len(body), by_courier=True)
+        except MessageError as error:
+            refused = Refused(str(error))
+            self.answer_letter(Letter(sender, refused, way, 0, by_courier=True), refused)
+            return
+        if isinstance(letter.message, Heartbeat):
+            self.answer_letter(letter, letter.message)
+        else:
+            yield letter
+
+    def _brought_back(self, courier: str, sender: str, body: bytes) -> Iterator[Letter]:
+        """What one of those that are talked to has answered."""
+        self._couriers.saw(courier, sender)
+        try:
+            yield Letter(sender, self._codec.decode(body), b"", len(body))
+        except MessageError as error:
+            logger.error("%s brings something of %s that is no message: %s", courier, sender, error)
+
+    def tend(self) -> None:
+        """Bring back what was held for long enough."""
+        self._courier.tend()
+
+    def forget(self, address: str) -> None:
+        """That one is not talked to any more."""
+        self._couriers.forget(address)
+        self._courier.forget(address)
+        self._ways.pop(address, None)

@@ -1,0 +1,104 @@
+"""A courier hands on what somebody says to others, and brings their answers back together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ckpt_transport.control.messages import Delivery, Dispatch, Message
+from ckpt_transport.errors import CkptTransportError
+
+HOLD_SECONDS = 0.25
+"""For so long answers are held that wait for others. Who waits for all of them loses nothing by it."""
+MOST_ADDRESSES = 64
+"""To so many a courier hands on what one has said: whoever says so may say it in another's name."""
+HELD_BYTES = 1 << 20
+"""Answers that are held for one address; with more they go."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What is held for one address.
+
+    Attributes:
+        awaited: those that have not answered yet.
+        parts: who says what.
+        nbytes: of that.
+        due: when it goes, in seconds of the monotonic clock.
+        known: to whom something was handed on.
+    """
+
+    awaited: set[str] = field(default_factory=set)
+    parts: list[tuple[str, bytes]] = field(default_factory=list)
+    nbytes: int = 0
+    due: float = math.inf
+    known: set[str] = field(default_factory=set)
+
+
+class Courier:
+    """Does a courier's work for those who have asked for it.
+
+    Args:
+        post: sends a message to an address.
+    """
+
+    def __init__(self, post: Callable[[str, Message], None]) -> None:
+        self._post = post
+        self._held: dict[str, _Held] = {}
+
+    def hand_on(self, sender: str, dispatch: Dispatch, here: str) -> Iterable[bytes]:
+        """Tell each what is for it, and return what is for ``here``. Whoever cannot be reached has not answered."""
+        held = self._held.setdefault(sender, _Held())
+        if dispatch.answered:
+            self._let_go(sender, held)
+            held.awaited = {address for addresses, _ in dispatch.parts for address in addresses}
+        own = []
+        for addresses, body in dispatch.parts:
+            delivery = Delivery(((sender, body),))
+            for address in addresses:
+                if address == here:
+                    own.append(body)
+                    continue
+                if address not in held.known and len(held.known) == MOST_ADDRESSES:
+                    continue
+                held.known.add(address)
+                with suppress(CkptTransportError):
+                    self._post(address, delivery)
+        return own
+
+    def hold(self, address: str, who: str, body: bytes, *, answers: bool) -> None:
+        """Bring something back: when all have answered, or after a moment. Nothing goes to who has sent nobody."""
+        held = self._held.get(address)
+        if held is None:
+            return
+        held.parts.append((who, body))
+        held.nbytes += len(body)
+        held.due = min(held.due, time.monotonic() + HOLD_SECONDS)
+        if answers:
+            held.awaited.discard(who)
+        if not held.awaited or held.nbytes > HELD_BYTES:
+            self._let_go(address, held)
+
+    def tend(self) -> None:
+        """Bring back what was held for long enough."""
+        if not self._held:
+            return
+        now = time.monotonic()
+        for address, held in list(self._held.items()):
+            if held.due < now:
+                self._let_go(address, held)
+
+    def forget(self, address: str) -> None:
+        """Nothing is brought there any more."""
+        self._held.pop(address, None)
+
+    def _let_go(self, address: str, held: _Held) -> None:
+        if held.parts:
+            delivery = Delivery(tuple(held.parts))
+            held.parts.clear()
+            held.nbytes, held.due = 0, math.inf
+            with suppress(CkptTransportError):  # who is gone is found out by its silence
+                self._post(address, delivery)
