@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from ckpt_transport.control.messages import Delivery, Dispatch, Message
 from ckpt_transport.errors import CkptTransportError
 
-HOLD_SECONDS = 0.25
-"""For so long answers are held that wait for others. Who waits for all of them loses nothing by it."""
+HOLD_SECONDS = 2.0
+"""For so long answers are held that wait for others. Whoever waits for all of them loses nothing by it."""
 MOST_ADDRESSES = 64
 """To so many a courier hands on what one has said: whoever says so may say it in another's name."""
 HELD_BYTES = 1 << 20

@@ -99,8 +99,13 @@ class Heart:
             connected &= targets
             for address in targets:
                 self._beat_once(connections, address, connected)
-            self._greet_until(time.monotonic() + self._interval, connections, connected)
+            self._greet_until(self._next_beat(), connections, connected)
         connections.close()
+
+    def _next_beat(self) -> float:
+        """When all are due again. Hearts of a host with one interval beat together, as they have one clock: who hears
+        many is woken once for all of them, and not by each."""
+        return (time.monotonic() // self._interval + 1) * self._interval
 
     def _greet_until(self, end: float, connections: OutgoingConnections, connected: set[str]) -> None:
         """Send to those that are new, until all are due again. Who comes costs one message, however many there are."""
