@@ -96,7 +96,8 @@ class ByCourier:
 
     def mention(self, address: str, frames: Encoded) -> None:
         """Say something there that can wait for a moment, for instance until something is answered."""
-        self._bring(address, frames, self._ways.get(address), answers=False)
+        way = None if len(frames[-1]) > LARGE_BYTES else self._ways.get(address)
+        self._bring(address, frames, way, answers=False)
 
     def answer_letter(self, letter: Letter, message: Message) -> None:
         """Answer what a courier has brought."""
@@ -104,7 +105,7 @@ class ByCourier:
 
     def _bring(self, address: str, frames: Encoded, way: bytes | None, *, answers: bool) -> None:
         with self._driving:
-            if way is None or len(frames[-1]) > LARGE_BYTES:
+            if way is None:
                 self._mailbox.send_encoded(address, frames)
             elif way:
                 self._mailbox.reply(way, Dispatch((((address,), frames[-1]),), answers))

@@ -130,7 +130,9 @@ class Coordinator:
             invitations.gather(myself)
         finally:
             self._reached = invitations.reached
-        if not self.resumable:  # it goes on without those that leave, and they may be couriers
+        if self.resumable:  # it goes on without those that leave, and they may be couriers
+            self._members.use_no_couriers()
+        else:
             self._members.find_couriers()
 
     def _or_nowhere(self, act: Callable[[], Result]) -> Result:

@@ -119,6 +119,10 @@ class Membership:
                 by_host[join.host].append(address)
         self._mailbox.by_courier.plan(in_groups(by_host.values()))
 
+    def use_no_couriers(self) -> None:
+        """Talk to each straight."""
+        self._mailbox.by_courier.plan(())
+
     def addressed(self, address: str, message: m.FromCoordinator) -> m.FromCoordinator:
         """What is said to the member at ``address``: with its nonce."""
         return msgspec.structs.replace(message, nonce=self.nonces.get(address, ""), trace=self.trace)

@@ -260,3 +260,17 @@ def test_given_somebody_who_has_a_courier_hand_on_to_very_many_then_few_of_them_
     first = fleet.members[0]
     until(lambda: first.pump(0.01) or len(first._sockets.connections) > 0)
     assert len(first._sockets.connections) <= courier.MOST_ADDRESSES
+
+
+def test_given_a_long_answer_then_it_comes_with_the_others_for_which_its_courier_waits(
+    said: list[tuple[str, Message]], fleet: Fleet
+) -> None:
+    fleet.find_couriers()
+    fleet.ask(*("",) * MEMBERS)
+    said.clear()
+    for member in fleet.members:
+        fleet.heard(member)
+        member.by_courier.answer(fleet.leader.address, Note("x" * (LARGE_BYTES + 1)))
+    assert {fleet.heard(fleet.leader)[0] for _ in range(MEMBERS)} == {*fleet.addresses}
+    deliveries = [message for address, message in said if address == fleet.leader.address]
+    assert [len(message.parts) for message in deliveries if isinstance(message, Delivery)] == [MEMBERS]
