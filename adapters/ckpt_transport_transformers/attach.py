@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from ckpt_transport import Config
 from ckpt_transport_torch import Attachment, attach_engine
 from ckpt_transport_transformers.engine import TransformersEngine
+from ckpt_transport_transformers.tuners import model_inside
 
 
 def attach(
@@ -29,21 +31,22 @@ def attach(
     share no prefix with earlier ones.
 
     Args:
-        model: of that library. Names, dtypes and shapes of a version are those of its ``state_dict``; see
-            :class:`~ckpt_transport.Mapping` for checkpoints that have others. Managers of continuous batching are known
-            that it makes from now on.
+        model: of that library, or a ``PeftModel`` of one. Names, dtypes and shapes of a version are those of its
+            ``state_dict``; see :class:`~ckpt_transport.Mapping` for checkpoints that have others. Managers of
+            continuous batching are known that it makes from now on.
         address, version, label, config, warm: as those of :func:`ckpt_transport_torch.attach`.
 
     Raises:
-        UnwritableError: the model is quantized, or a tensor of it cannot be written in place; names it, and the cure.
+        UnwritableError: the model is quantized, an adapter of it is merged, or a tensor of it cannot be written in
+            place; names it, and the cure.
         CheckpointError, ConfigError, ControlError: as :func:`ckpt_transport_torch.attach`.
     """
     return attach_engine(
-        model,
+        model_inside(model),
         lambda named: TransformersEngine(model, named),
         address,
         version=version,
-        label=label,
+        label=label or f"{type(model).__name__} in process {os.getpid()}",
         config=config,
         warm=warm,
     )

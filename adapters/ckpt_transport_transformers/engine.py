@@ -7,28 +7,34 @@ from typing import Any
 from ckpt_transport import UnwritableError
 from ckpt_transport_torch import TorchEngine
 from ckpt_transport_transformers.batching import Batching, Halts
+from ckpt_transport_transformers.tuners import model_inside, refuse_merged
 
 
 class TransformersEngine(TorchEngine):
     """Holds the model between two forward passes, and continuous batching between two batches.
 
     Args:
-        model: what is updated.
+        model: what is updated; a ``PeftModel`` by the names that it has itself.
         label: see :class:`~ckpt_transport.Engine`.
 
     Raises:
-        UnwritableError: the model is quantized, or a tensor cannot be written; names it, and the cure.
+        UnwritableError: the model is quantized, an adapter of it is merged, or a tensor cannot be written; names it,
+            and the cure.
     """
 
     def __init__(self, model: Any, label: str = "") -> None:
-        self._model, self._stands_still = model, False
-        _refuse_quantized(model)
+        self._model, self._stands_still = model_inside(model), False
         super().__init__(model, "", label)
-        self._batching, self._halts = Batching(model), Halts()
+        self._batching, self._halts = Batching(self._model), Halts()
 
     def begin(self) -> None:
         _refuse_quantized(self._model)
+        refuse_merged(self._module)
         super().begin()
+
+    def confirm(self) -> None:
+        refuse_merged(self._module)
+        super().confirm()
 
     def hold(self) -> int:
         """Ask loops of continuous batching to halt. The gate is closed when they have, since a batch passes it."""
