@@ -25,6 +25,8 @@ from ckpt_transport.checkpoint.copier import describe as describe
 from ckpt_transport.checkpoint.directory import INDEX as INDEX
 from ckpt_transport.checkpoint.directory import from_directory as from_directory
 from ckpt_transport.checkpoint.directory import specs_of as specs_of
+from ckpt_transport.checkpoint.dtensors import is_dtensor as is_dtensor
+from ckpt_transport.checkpoint.dtensors import local_part as local_part
 from ckpt_transport.checkpoint.given import given_tensors as given_tensors
 from ckpt_transport.checkpoint.pool import lay_out as lay_out
 from ckpt_transport.checkpoint.scattered import ScatteredTensors as ScatteredTensors

@@ -3,5 +3,7 @@
 from ckpt_transport.spi import Loader
 from ckpt_transport_torch.attach import Attachment, attach, attach_engine
 from ckpt_transport_torch.engine import TorchEngine
+from ckpt_transport_torch.loader_engine import LoaderEngine
+from ckpt_transport_torch.module_engine import ModuleEngine
 
-__all__ = ["Attachment", "Loader", "TorchEngine", "attach", "attach_engine"]
+__all__ = ["Attachment", "Loader", "LoaderEngine", "ModuleEngine", "TorchEngine", "attach", "attach_engine"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckpt_transport import UnwritableError
 from ckpt_transport_torch import TorchEngine
 from ckpt_transport_transformers.batching import Batching, Halts
-from ckpt_transport_transformers.tuners import model_inside, refuse_merged
+from ckpt_transport_transformers.refusals import refuse_merged, refuse_quantized
+from ckpt_transport_transformers.tuners import model_inside
 
 
 class TransformersEngine(TorchEngine):
@@ -28,7 +28,7 @@ class TransformersEngine(TorchEngine):
         self._batching, self._halts = Batching(self._model), Halts()
 
     def begin(self) -> None:
-        _refuse_quantized(self._model)
+        refuse_quantized(self._model)
         refuse_merged(self._module)
         super().begin()
 
@@ -70,14 +70,3 @@ class TransformersEngine(TorchEngine):
 
     def detach(self) -> None:
         self._batching.detach()
-
-
-def _refuse_quantized(model: Any) -> None:
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None:
-        method = getattr(quantizer.quantization_config, "quant_method", type(quantizer).__name__)
-        raise UnwritableError(
-            f"{type(model).__name__} is quantized ({getattr(method, 'value', method)}), and new weights would have to "
-            "be quantized as it was; serve it in the type of the checkpoint, or load the new checkpoint by "
-            "from_pretrained"
-        )

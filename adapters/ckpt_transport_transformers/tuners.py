@@ -27,17 +27,3 @@ def model_inside(model: Any) -> Any:
                 "other tensors are updated then"
             )
     return inside
-
-
-def refuse_merged(model: Any) -> None:
-    """
-    Raises:
-        UnwritableError: an adapter is merged into weights, which are not those of any version then; names both.
-    """
-    for name, module in model.named_modules():
-        merged = getattr(module, "merged_adapters", None)
-        if merged:
-            raise UnwritableError(
-                f"{name} cannot be updated: the adapter {', '.join(map(repr, merged))} is merged into its weight, and "
-                "a version has both apart: unmerge_adapter() before, or serve what merge_and_unload() returns"
-            )

@@ -72,7 +72,10 @@ def test_given_a_transport_that_cannot_be_opened_then_that_is_the_finding_and_no
     [
         ("tests.conformance.transports:Missing", "has nothing called Missing. Its transports: "),
         ("tests.conformance.transports:ReadTransprot", "did you mean ReadTransport?"),
-        ("no_such_package:Missing", "there is no module 'no_such_package': install it, or run in the folder that it is in"),
+        (
+            "nowhere:Missing",
+            "there is no module 'nowhere': install it, or run in the folder that it is in",
+        ),
         ("tests.conformance.transports:one_sided", "makes no transport: give a subclass of Transport"),
         ("pigeon", "no transport is called 'pigeon'"),
     ],

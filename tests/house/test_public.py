@@ -47,9 +47,10 @@ EXPORTED = {
         TensorAssembler TensorSnapshot TensorSpec Traits Transfer Transport UNREADABLE Updates Watched addresses_of
         align_up allocations_of any_port by_loader_in_words check_readable client_of copy_bytes copy_each describe
         device_of digest_of_served drain dtypes expected_bandwidth fence fence_on find_allocations fingerprint
-        from_directory given_tensors has_copy_tables host_name is_loopback lay_out layer_of listen locality_of_cpus
-        locality_of_pci may_have_devices named_tensors native_module nearest not_plain on_device open_mailbox
-        parse_object place_of places_of prepared previous_version proxy_for rdma_devices read_only reads_in_place record
+        from_directory given_tensors has_copy_tables host_name is_dtensor is_loopback lay_out layer_of listen local_part
+        locality_of_cpus locality_of_pci may_have_devices named_tensors native_module nearest not_plain on_device
+        open_mailbox parse_object place_of places_of prepared previous_version proxy_for rdma_devices read_only
+        reads_in_place record
         refuse_unwritable release_of required_bytes specs_of starts_of sweep_leftovers ucx_devices uninterrupted
         unwritable use_device warm_up why_not_apart why_not_plain without_nul
     """,
@@ -63,7 +64,7 @@ EXPORTED = {
         LocatedActors locate node_address
     """,
     "ckpt_transport_torch": """
-        Attachment Loader TorchEngine attach attach_engine
+        Attachment Loader LoaderEngine ModuleEngine TorchEngine attach attach_engine
     """,
     "ckpt_transport_transformers": """
         TransformersEngine attach
