@@ -22,7 +22,7 @@ from ckpt_transport.control.security import Secret
 from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.paths import without_nul
-from ckpt_transport.update.host import host_name
+from ckpt_transport.update.host import host_of
 
 FORMAT = "ckpt-transport metas 1"
 
@@ -98,7 +98,7 @@ class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 f"{path} does not have its seal: {keyed} was changed after it was written; copy it again "
                 "from the holder"
             )
-        own = config.host or host_name()
+        own = host_of(config)
         for holder in found.holders:
             addresses.check(holder.address)
             if holder.host != own and addresses.stays_on_host(holder.address):

@@ -19,6 +19,7 @@ from ckpt_transport.service.listener import Listener
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.follower import Follower
+from ckpt_transport.update.host import host_of
 from ckpt_transport.update.introduction import States
 from ckpt_transport.update.participant import Participant
 
@@ -79,7 +80,7 @@ class Holder(Listener):
     def address_file(self) -> AddressFile:
         """Where this version can be had, for a file."""
         manifest = self._stored.manifest
-        here = HolderAddress(self.address, self._host())
+        here = HolderAddress(self.address, host_of(self.config))
         return made_now(manifest.version, manifest.fingerprint, len(manifest.tensors), manifest.nbytes, [here])
 
     def _release(self) -> None:

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from abc import abstractmethod
-from contextlib import suppress
 from hmac import compare_digest
 
 import msgspec
@@ -18,7 +17,6 @@ from ckpt_transport.errors import (
     DeltaRefusedError,
     JoinError,
     PeerLostError,
-    PluginError,
     TransferTimeout,
     UpdateAbortedError,
 )
@@ -31,10 +29,9 @@ from ckpt_transport.service.stuck import reason_of
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
-from ckpt_transport.update.available import states_of
+from ckpt_transport.update.available import look_at_all, states_of
 from ckpt_transport.update.challenges import Challenges
 from ckpt_transport.update.follower import Follower
-from ckpt_transport.update.host import host_name
 from ckpt_transport.update.introduction import Introducer, States
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.participant import Halted
@@ -59,7 +56,7 @@ class Listener(Served):
         self._call_guard = CallGuard(self._kind)
         self.config = config if config is not None else Config.load()
         let_watch(self.config)
-        _load_transports()
+        look_at_all()
         self._plans = PlanCache(self.config.memory_budget)
         self._introducer = Introducer(self.config)
         self._challenges = Challenges()
@@ -248,7 +245,7 @@ class Listener(Served):
             if isinstance(order, m.Commit):
                 self._committed()
                 self._leave()
-            answer = self._welcomed(follower.answer(order, self._watch))
+            answer = self._challenges.with_welcome(follower.answer(order, self._watch), self._coordinator)
         except UpdateAbortedError as aborted:
             self._end(follower, aborted)
         except Exception as error:
@@ -258,12 +255,6 @@ class Listener(Served):
         else:
             if answer is not None:
                 self._tell_coordinator(answer)
-
-    def _welcomed(self, answer: m.Reply | None) -> m.Reply | None:
-        """An answer; with the last one of an update comes the nonce for the next invitation of its coordinator."""
-        if isinstance(answer, m.Committed):
-            return msgspec.structs.replace(answer, welcome=self._challenges.welcome(self._coordinator))
-        return answer
 
     def _watch(self) -> None:
         """Called while the pipeline runs: serve questions, notice an abort or a dead coordinator."""
@@ -344,14 +335,3 @@ class Listener(Served):
             self._table.part()
             self._mailbox.forget(self._coordinator)
             self._coordinator = ""
-
-    def _host(self) -> str:
-        return self.config.host or host_name()
-
-
-def _load_transports() -> None:
-    """Import and probe them before anybody can invite, who would wait. What is wrong with one is said when it is asked
-    for."""
-    for name in registry.names():
-        with suppress(PluginError):
-            registry.available(name)

@@ -10,7 +10,7 @@ from ckpt_transport.engine import Engine
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.service.sink import Sink
-from ckpt_transport.update.host import host_name
+from ckpt_transport.update.host import host_of
 
 
 def warm_up(sink: Sink, specs: Sequence[TensorSpec] | None) -> None:
@@ -45,7 +45,7 @@ def listen(sink: Sink | None, host: str, version: str, make_engine: Callable[[],
             its engine.
     """
     config = Config.load()
-    near = host in ("", config.host or host_name())
+    near = host in ("", host_of(config))
     if sink is not None:
         if near or not sink.address.startswith("ipc"):
             return sink

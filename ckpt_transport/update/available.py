@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from ckpt_transport.config import Config
-from ckpt_transport.errors import TransportConflictError, TransportNotFoundError, TransportUnavailableError
+from ckpt_transport.errors import PluginError, TransportConflictError, TransportNotFoundError, TransportUnavailableError
 from ckpt_transport.planning import AUTO, transports_of
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Availability
@@ -33,6 +34,16 @@ def _state(name: str) -> Availability:
 def states(config: Config) -> dict[str, Availability]:
     """Look at each transport that is worth probing here."""
     return {name: registry.available(name) for name in wanted(config)}
+
+
+def look_at_all() -> None:
+    """Import and probe every transport before anybody can invite, who would wait for it.
+
+    What is wrong with one is said when it is asked for.
+    """
+    for name in registry.names():
+        with suppress(PluginError):
+            registry.available(name)
 
 
 def check_known(config: Config) -> None:

@@ -15,6 +15,8 @@ import secrets
 from collections.abc import Iterable
 from hmac import compare_digest
 
+import msgspec
+
 from ckpt_transport.update import messages as m
 
 ANY_UPDATE = ""
@@ -35,6 +37,12 @@ class Challenges:
     def welcome(self, coordinator: str) -> str:
         """What the next invitation from that address may carry, whichever update it is to."""
         return self.nonce(coordinator, ANY_UPDATE)
+
+    def with_welcome(self, answer: m.Reply | None, coordinator: str) -> m.Reply | None:
+        """An answer to that address; the last one of an update carries the welcome."""
+        if isinstance(answer, m.Committed):
+            return msgspec.structs.replace(answer, welcome=self.welcome(coordinator))
+        return answer
 
     def is_met(self, coordinator: str, invite: m.Invite) -> bool:
         """Whether who invites has read the nonce at that address."""

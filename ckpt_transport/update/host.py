@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 
+from ckpt_transport.config import Config
 from ckpt_transport.memory.segment import SHM
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -19,3 +20,8 @@ def host_name() -> str:
     if SHM.is_dir():
         marks.append(f"shm{os.stat(SHM).st_dev}")
     return "/".join(marks)
+
+
+def host_of(config: Config) -> str:
+    """The host's name as settings have it, else :func:`host_name`."""
+    return config.host or host_name()

@@ -19,7 +19,7 @@ from ckpt_transport.rates import kept
 from ckpt_transport.transports.interface import Availability
 from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.bandwidths import bandwidths
-from ckpt_transport.update.host import host_name
+from ckpt_transport.update.host import host_of
 from ckpt_transport.update.messages import Join
 from ckpt_transport.update.plan_cache import PlanCache
 
@@ -97,7 +97,7 @@ class Introducer:
             role=role,
             uid=self.uid,
             label=label,
-            host=self.config.host or host_name(),
+            host=host_of(self.config),
             transports=_usable(states),
             unavailable={name: state.reason for name, state in states.items() if not state.ok},
             rates=kept(),
