@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
-from ckpt_transport.checkpoint import (
-    Lease,
-    Loan,
-    Mapping,
-    Store,
-    StoredVersion,
-    TensorPairs,
-    Tensors,
-    comes_in_pairs,
-)
+from ckpt_transport.checkpoint import Loan, StoredVersion, TensorPairs, Tensors
 from ckpt_transport.config import Config
-from ckpt_transport.errors import ConfigError, SharedMemoryError, UpdateAbortedError
-from ckpt_transport.memory import MemoryKind
-from ckpt_transport.planning import Manifest
+from ckpt_transport.errors import ConfigError, UpdateAbortedError
 from ckpt_transport.service.asked import Asked
-from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
+from ckpt_transport.service.auto import AnyMapping
 from ckpt_transport.service.base import BroughtPart
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.in_thread import in_thread
-from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
-from ckpt_transport.service.previous import previous_version
-from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, locate
+from ckpt_transport.service.publisher import Publisher
+from ckpt_transport.service.server_versions import ServerVersions, store_of
+from ckpt_transport.service.sink_handles import AnySink
 from ckpt_transport.service.source_rank import SourceRank
 from ckpt_transport.service.source_updates import SourceUpdates
 from ckpt_transport.service.staged_job import StagedJob
-from ckpt_transport.service.subset import check_engines, check_sinks, chosen
+from ckpt_transport.service.subset import SinkChoice
 from ckpt_transport.service.turns import Turns
 from ckpt_transport.service.update_calls import UpdateCalls
 from ckpt_transport.service.watched import let_watch
 from ckpt_transport.service.world import World
-from ckpt_transport.update.available import uses_devices
 from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.p2p_coordinator import P2PCoordinator
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
-from ckpt_transport.update.restore import RestoreCoordinator
 from ckpt_transport.update.turn import Turn
 
 Call = ParamSpec("Call")
@@ -78,18 +64,17 @@ class ParameterServer:
         let_watch(self.config)
         self._world = World.find(rank, world_size)
         self.rank, self.world_size = self._world.rank, self._world.size
-        self._store = Store(
-            rank=self.rank,
-            world_size=self.world_size,
-            pool=None if self.config.pool == "auto" else MemoryKind(self.config.pool),
-            threads=self.config.read_threads or None,
-            pinned=uses_devices(self.config),
-        )
+        self._store = store_of(self._world, self.config)
         self._here = SourceRank(self._world, self.config)
         self._deltas = DeltaSource(self._store, self._here.brought, self._here.forget, self.config)
         self._updates = SourceUpdates(self._store, self._here, self._deltas, self._world, self.config)
         self._turns = Turns(self._call_guard, alone=self.world_size == 1)
         self._calls = UpdateCalls(self.rank, self._turns, self._deltas.let_go_unless_served, self.config.update_timeout)
+        self._versions = ServerVersions(self._store, self._here, self._call_guard, self.config)
+        self._choice = SinkChoice(self.config)
+        self._publisher = Publisher(
+            self._versions, self._deltas, self._updates, self._choice, self._calls, self._call_guard, self.config
+        )
         self._staged: StagedJob | None = None
 
     def listen(self) -> str:
@@ -104,8 +89,6 @@ class ParameterServer:
         if self.rank > 0:
             raise ConfigError(f"source rank {self.rank} listens for nobody: call listen() on rank 0")
         return self._call_guard.one("listen()", self.config.update_timeout, self._here.listen)
-
-    # -- versions -----------------------------------------------------------------------------------------------
 
     def register(
         self,
@@ -150,24 +133,9 @@ class ParameterServer:
             StoreError: there is a version of that name already.
             UsageError: the server was closed, or another process made it. All other calls raise it, too.
         """
-
-        def take_in(lease: Lease) -> StoredVersion:
-            found = mapping
-            if found == AUTO:
-                found = find_for(what_is_given(files, directory, tensors), self.config.sinks, self.config)
-            return self._store.register(
-                version,
-                files=files,
-                directory=directory,
-                tensors=tensors,
-                replicated=replicated,
-                mapping=found,
-                base=base,
-                progress=progress,
-                lease=lease,
-            )
-
-        return self._take_in(version, take_in)
+        return self._versions.register(
+            version, files, directory, tensors, progress, replicated=replicated, mapping=mapping, base=base
+        )
 
     def lend(
         self,
@@ -196,25 +164,11 @@ class ParameterServer:
             CheckpointError: a tensor is not contiguous, or nothing that safetensors could hold; names it.
             StoreError: there is a version of that name already.
         """
-
-        def take_in(lease: Lease) -> StoredVersion:
-            found = mapping
-            if found == AUTO:
-                found = find_for(what_is_given(tensors=tensors), self.config.sinks, self.config)
-            return self._store.lend(version, tensors, replicated=replicated, mapping=found, base=base, lease=lease)
-
-        return self._take_in(version, take_in)
+        return self._versions.lend(version, tensors, replicated=replicated, mapping=mapping, base=base)
 
     def unregister(self, version: str) -> None:
         """Let a version go; its memory is reused by the next version of the same size. Waits for a running update."""
-
-        def let_go() -> None:
-            self._here.forget(self._store.get(version).extents)
-            self._store.unregister(version)
-
-        self._call_guard.one(f"unregister('{version}')", self.config.update_timeout, let_go)
-
-    # -- updates ------------------------------------------------------------------------------------------------
+        self._versions.let_go(version, self.config.update_timeout)
 
     def update(
         self,
@@ -258,7 +212,7 @@ class ParameterServer:
         self._here.unbrought.add(version)
 
         def bring(turn: Turn, clock: PhaseClock) -> Report | None:
-            asked = Asked(version, lambda: self._all_of(sinks), BroughtPart(only, base))
+            asked = Asked(version, lambda: self._choice.all_of(sinks), BroughtPart(only, base))
             return self._updates.bring(asked, Coordinator, progress, before_hold, clock, turn)
 
         return self._calls.in_turn(f"update('{version}')", bring, supersede=supersede)
@@ -295,7 +249,7 @@ class ParameterServer:
 
             def bring() -> StagedJob:
                 self._staged = job
-                self._updates.stage(Asked(version, lambda: self._all_of(sinks)), job, progress, clock, turn)
+                self._updates.stage(Asked(version, lambda: self._choice.all_of(sinks)), job, progress, clock, turn)
                 turn.park(job.give_way)
                 return job
 
@@ -342,69 +296,17 @@ class ParameterServer:
         Raises: as :meth:`register` or :meth:`lend`, and :meth:`update`.
         """
         self._here.unbrought.add(version)
-
-        def find() -> Mapping | None:
-            asked = locate(self._named(sinks), self.config).addresses
-            return find_for(what_is_given(tensors=tensors), asked, self.config)
-
-        def publish(turn: Turn, clock: PhaseClock) -> Report | None:
-            found = mapping if mapping != AUTO else self._here.telling_absence(version, find)
-            keeps = self.config.delta != "off" and not base
-            intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, found)
-            lease = Lease()
-
-            def take() -> StoredVersion:
-                if not intake.lend:
-                    take = partial(self._store.register, version, tensors=tensors)
-                else:
-                    assert not comes_in_pairs(tensors), "what comes in pairs is registered"
-                    take = partial(self._store.lend, version, tensors)
-                return take(replicated=replicated, mapping=found, base=base, lease=lease)
-
-            def take_in() -> StoredVersion:
-                self._call_guard.check()
-                return self._here.telling_absence(version, take)
-
-            def bring() -> Report | None:
-                update = Asked(version, lambda: self._all_of(sinks))
-                report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
-                if keeps:
-                    self._deltas.keep(version)
-                return report
-
-            try:
-                try:
-                    stored = take_in()
-                except SharedMemoryError:
-                    if not self._lets_go_of_base(version) or comes_in_pairs(tensors):
-                        raise
-                    stored = take_in()
-                try:
-                    clock.enter("begin")
-                    report = self._calls.take_turn(turn, bring, supersede=supersede)
-                    return None if report is None else replace(report, intake=intake.why)
-                finally:
-                    clock.enter("unregister")
-                    if self._store.kept is not stored:
-                        self.unregister(version)
-            finally:
-                lease.over = True
-
-        return self._calls.measured(f"publish('{version}')", publish, "register")
-
-    def _take_in(self, version: str, act: Callable[[Lease], StoredVersion]) -> StoredVersion:
-        """Take a version in by ``act``; where that ends by an error, or an interrupt, it is not there."""
-        self._call_guard.check()
-        lease = Lease()
-        try:
-            return self._here.telling_absence(version, partial(act, lease))
-        except BaseException:
-            lease.over = True
-            raise
-
-    def _lets_go_of_base(self, version: str) -> bool:
-        """Free the version that was kept, when no update uses it; whether there was one."""
-        return self._call_guard.one(f"publish('{version}')", self.config.update_timeout, self._deltas.let_go)
+        return self._publisher.publish(
+            version,
+            tensors,
+            sinks,
+            progress,
+            before_hold,
+            replicated=replicated,
+            mapping=mapping,
+            base=base,
+            supersede=supersede,
+        )
 
     async def awaiting(self, call: Callable[Call, Result], *args: Call.args, **kwargs: Call.kwargs) -> Result:
         """Await a call of this server, as ``await server.awaiting(server.publish, "step-42", tensors)``.
@@ -440,7 +342,7 @@ class ParameterServer:
         self._here.unbrought.add(version)
 
         def bring(turn: Turn, clock: PhaseClock) -> Report | None:
-            asked = Asked(version, lambda: self._some_of(sinks, ranks))
+            asked = Asked(version, lambda: self._choice.some_of(sinks, ranks))
             return self._updates.bring(asked, P2PCoordinator, progress, before_hold, clock, turn)
 
         return self._calls.in_turn(f"update_p2p('{version}')", bring)
@@ -464,30 +366,9 @@ class ParameterServer:
         """
 
         def go_back(turn: Turn, clock: PhaseClock) -> Report:
-            invited = self._all_of(sinks)
-            manifest = Manifest(previous_version(invited.addresses, self.config), (), ())
-            invitees = self._here.alone_to(invited)
-            led = self._here.lead(StoredVersion(manifest, ()), invitees, RestoreCoordinator, clock, turn)
-            return led.to_the_end(None, before_hold)
+            return self._updates.restore(self._choice.all_of(sinks), before_hold, clock, turn)
 
         return self._calls.in_turn("rollback()", go_back)
-
-    def _named(self, sinks: Sequence[AnySink] | None) -> tuple[AnySink, ...]:
-        return self.config.sinks if sinks is None else tuple(sinks)
-
-    def _all_of(self, sinks: Sequence[AnySink] | None) -> LocatedSinks:
-        located = locate(self._named(sinks), self.config)
-        check_sinks(located.addresses)
-        return located
-
-    def _some_of(self, sinks: Sequence[AnySink] | None, ranks: Sequence[int] | None) -> LocatedSinks:
-        everybody = self._named(sinks)
-        some = self._all_of(everybody if ranks is None else chosen(everybody, ranks))
-        if len(some.addresses) < len(everybody):
-            check_engines(self._all_of(everybody).addresses, some.addresses, self.config)
-        return some
-
-    # -- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Part from the sinks and free every version. Idempotent.

@@ -9,9 +9,12 @@ from typing import TypeVar
 
 from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
+from ckpt_transport.planning import Manifest
 from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.led_update import Leader, LedStaged, LedUpdate
+from ckpt_transport.service.previous import previous_version
+from ckpt_transport.service.sink_handles import LocatedSinks
 from ckpt_transport.service.source_rank import SourceRank, Versions
 from ckpt_transport.service.staged_job import StagedJob
 from ckpt_transport.service.world import World
@@ -20,6 +23,7 @@ from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.progress import Progress
 from ckpt_transport.update.report import Report
+from ckpt_transport.update.restore import RestoreCoordinator
 from ckpt_transport.update.staging_coordinator import StagingCoordinator
 from ckpt_transport.update.turn import Turn
 
@@ -81,6 +85,20 @@ class SourceUpdates:
             self._here.follow_staging(asked.version, versions, holds, job, partial(self._followed, stored))
             return
         self._lead(asked, StagingCoordinator, clock, turn, lambda led: job.stage(LedStaged(led, progress)))
+
+    def restore(
+        self, sinks: LocatedSinks, before_hold: Callable[[], None] | None, clock: PhaseClock, turn: Turn
+    ) -> Report:
+        """Have sinks serve again what they did before; see :meth:`ParameterServer.rollback`.
+
+        Args:
+            sinks: all that go back.
+            before_hold, clock, turn: as those of :meth:`bring`.
+        """
+        manifest = Manifest(previous_version(sinks.addresses, self._config), (), ())
+        invitees = self._here.alone_to(sinks)
+        led = self._here.lead(StoredVersion(manifest, ()), invitees, RestoreCoordinator, clock, turn)
+        return led.to_the_end(None, before_hold)
 
     def _lead(
         self,

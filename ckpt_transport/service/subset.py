@@ -9,7 +9,49 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.service.query import ask_version
-from ckpt_transport.service.sink_handles import AnySink
+from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, locate
+
+
+class SinkChoice:
+    """Chooses the sinks of an update, and finds where they are.
+
+    Args:
+        config: names those that are updated by default.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def named(self, sinks: Sequence[AnySink] | None) -> tuple[AnySink, ...]:
+        """Those of the call, or of the configuration."""
+        return self._config.sinks if sinks is None else tuple(sinks)
+
+    def all_of(self, sinks: Sequence[AnySink] | None) -> LocatedSinks:
+        """
+        Args:
+            sinks: of the call; None for those of the configuration.
+
+        Raises:
+            ConfigError: they make no sense.
+        """
+        located = locate(self.named(sinks), self._config)
+        check_sinks(located.addresses)
+        return located
+
+    def some_of(self, sinks: Sequence[AnySink] | None, ranks: Sequence[int] | None) -> LocatedSinks:
+        """
+        Args:
+            sinks: as those of :meth:`all_of`.
+            ranks: counts those that are updated, from 0; None for all.
+
+        Raises:
+            ConfigError: they make no sense, or an engine would be updated in part.
+        """
+        everybody = self.named(sinks)
+        some = self.all_of(everybody if ranks is None else chosen(everybody, ranks))
+        if len(some.addresses) < len(everybody):
+            check_engines(self.all_of(everybody).addresses, some.addresses, self._config)
+        return some
 
 
 def check_sinks(sinks: Sequence[str]) -> None:

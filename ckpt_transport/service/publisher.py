@@ -1,0 +1,108 @@
+"""A publisher takes a step's weights in, brings them to sinks, and lets them go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from ckpt_transport.checkpoint import Lease, Loan, TensorPairs, Tensors, comes_in_pairs
+from ckpt_transport.config import Config
+from ckpt_transport.errors import SharedMemoryError
+from ckpt_transport.service.asked import Asked
+from ckpt_transport.service.auto import AUTO, AnyMapping
+from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.delta_source import DeltaSource
+from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
+from ckpt_transport.service.server_versions import ServerVersions
+from ckpt_transport.service.sink_handles import AnySink
+from ckpt_transport.service.source_updates import SourceUpdates
+from ckpt_transport.service.subset import SinkChoice
+from ckpt_transport.service.update_calls import UpdateCalls
+from ckpt_transport.update.coordinator import Coordinator
+from ckpt_transport.update.phases import PhaseClock
+from ckpt_transport.update.progress import Progress
+from ckpt_transport.update.report import Report
+from ckpt_transport.update.turn import Turn
+
+
+class Publisher:
+    """Carries out :meth:`ParameterServer.publish` on one source rank.
+
+    Args:
+        versions: of the server.
+        deltas: keep a version for the next one to be compared with.
+        updates: bring versions to sinks.
+        choice: of the sinks.
+        calls, guard: of the server.
+        config: settings.
+    """
+
+    def __init__(
+        self,
+        versions: ServerVersions,
+        deltas: DeltaSource,
+        updates: SourceUpdates,
+        choice: SinkChoice,
+        calls: UpdateCalls,
+        guard: CallGuard,
+        config: Config,
+    ) -> None:
+        self._versions, self._deltas, self._updates, self._choice = versions, deltas, updates, choice
+        self._calls, self._guard, self._config = calls, guard, config
+
+    def publish(
+        self,
+        version: str,
+        tensors: Tensors | TensorPairs | Loan,
+        sinks: Sequence[AnySink] | None,
+        progress: Progress | None,
+        before_hold: Callable[[], None] | None,
+        *,
+        replicated: bool,
+        mapping: AnyMapping,
+        base: str,
+        supersede: bool,
+    ) -> Report | None:
+        """See :meth:`ParameterServer.publish`."""
+
+        def publish(turn: Turn, clock: PhaseClock) -> Report | None:
+            found = mapping
+            if found == AUTO:
+                found = self._versions.mapping_for(version, tensors, self._choice.named(sinks))
+            keeps = self._config.delta != "off" and not base
+            intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, found)
+            lease = Lease()
+            take = partial(self._versions.take_in_published, version, tensors, intake, lease)
+            take_in = partial(take, replicated=replicated, mapping=found, base=base)
+
+            def bring() -> Report | None:
+                update = Asked(version, lambda: self._choice.all_of(sinks))
+                report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
+                if keeps:
+                    self._deltas.keep(version)
+                return report
+
+            try:
+                try:
+                    stored = take_in()
+                except SharedMemoryError:
+                    if not self._lets_go_of_base(version) or comes_in_pairs(tensors):
+                        raise
+                    stored = take_in()
+                try:
+                    clock.enter("begin")
+                    report = self._calls.take_turn(turn, bring, supersede=supersede)
+                    return None if report is None else replace(report, intake=intake.why)
+                finally:
+                    clock.enter("unregister")
+                    if not self._versions.keeps(stored):
+                        self._versions.let_go(version, self._config.update_timeout)
+            finally:
+                lease.over = True
+
+        return self._calls.measured(f"publish('{version}')", publish, "register")
+
+    def _lets_go_of_base(self, version: str) -> bool:
+        """Free the version that was kept, when no update uses it; whether there was one."""
+        return self._guard.one(f"publish('{version}')", self._config.update_timeout, self._deltas.let_go)
