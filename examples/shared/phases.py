@@ -60,7 +60,7 @@ def show(display: Display, phases: Phases) -> dict[str, Summary]:
     """Print a line for each phase; the summaries in it."""
     summaries = {name: Summary.of(served) for name, served in phases.items()}
     display.table(
-        ["", "requests", "failed", "longest", "longest wait for a token"],
+        ["", "requests", "failed", "longest", "longest for a token"],
         [
             [name, str(s.requests), str(s.failed), milliseconds(s.longest), milliseconds(s.longest_wait)]
             for name, s in summaries.items()
