@@ -13,7 +13,11 @@ from ckpt_transport.deltas.host_elements import HostElements, Places, Units
 from ckpt_transport.memory import uninterrupted
 
 CHUNK_ELEMENTS = 1 << 16
-"""So many are kept aside at a time."""
+"""So many are kept aside at a time, and fewer where they lie far apart."""
+CHUNK_BYTES = 1 << 20
+"""So much memory is read for them, which is still in a core's cache when it is written."""
+LINE_BYTES = 64
+"""As much is read for one element that lies alone."""
 
 
 class Changes(NamedTuple):
@@ -72,8 +76,12 @@ def _exchanged(memory: Units, places: Places, values: Units) -> None:
 
 
 def _chunks(part: HostElements) -> Iterator[HostElements]:
-    for first in range(0, part.values.size, CHUNK_ELEMENTS):
-        some = slice(first, first + CHUNK_ELEMENTS)
+    if not part.values.size:
+        return
+    apart = abs(int(part.places[-1]) - int(part.places[0])) * part.step // part.values.size
+    elements = min(CHUNK_ELEMENTS, CHUNK_BYTES // max(min(apart, LINE_BYTES), 1))
+    for first in range(0, part.values.size, elements):
+        some = slice(first, first + elements)
         yield part._replace(places=part.places[some], values=part.values[some])
 
 
