@@ -77,7 +77,7 @@ class Trainer:
                 name: torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device).copy_(tensor)
                 for name, tensor in own.items()
             }
-            _wait_for(self._device)
+            wait_for(self._device)
         self._held = own
         return sum(tensor.nbytes for tensor in own.values())
 
@@ -93,19 +93,19 @@ class Trainer:
         """Bring the version that is registered."""
         began = time.perf_counter()
         report = self._open_server.update("v", addresses)
-        return _timed(time.perf_counter() - began, report)
+        return timed_of(time.perf_counter() - began, report)
 
     def update_p2p(self, addresses: Sequence[str]) -> Timed | None:
         """Bring the version that is registered to engines that join."""
         began = time.perf_counter()
         report = self._open_server.update_p2p("v", addresses)
-        return _timed(time.perf_counter() - began, report)
+        return timed_of(time.perf_counter() - began, report)
 
     def rollback(self, addresses: Sequence[str]) -> Timed | None:
         """Have the version before served again."""
         began = time.perf_counter()
         report = self._open_server.rollback(addresses)
-        return _timed(time.perf_counter() - began, report)
+        return timed_of(time.perf_counter() - began, report)
 
     def lend_and_update(self, addresses: Sequence[str]) -> Timed | None:
         """What a training loop does at each step, with the weights where they lie."""
@@ -114,18 +114,18 @@ class Trainer:
         report = self._open_server.update("v", addresses)
         wall = time.perf_counter() - began
         self._open_server.unregister("v")
-        return _timed(wall, report)
+        return timed_of(wall, report)
 
     def link(self, gpu: int, parts: int = 1) -> float:
         """Seconds that plain copies take for as many bytes as this rank brings to one of so many ranks of an engine: of
         its pool to its GPU, or from its device to ``gpu``; without GPUs, in memory."""
         if self._pool is None:
             nbytes = sum(tensor.nbytes for tensor in self._held.values()) // parts
-            return _between(self._device, torch.device("cuda", gpu) if self._on_gpu else self._device, nbytes)
+            return between(self._device, torch.device("cuda", gpu) if self._on_gpu else self._device, nbytes)
         if self._on_gpu:
             self._pool.pin()
             return host_to_device(self._pool.tensor[: self._pool.nbytes // parts], PIECE_BYTES)
-        return _between(self._device, self._device, self._pool.nbytes // parts)
+        return between(self._device, self._device, self._pool.nbytes // parts)
 
     def close(self) -> None:
         server, self._server = self._server, None
@@ -143,7 +143,7 @@ class Trainer:
         return self._server
 
 
-def _timed(wall: float, report: Report | None) -> Timed | None:
+def timed_of(wall: float, report: Report | None) -> Timed | None:
     """Rank 0 alone has a report."""
     if report is None:
         return None
@@ -151,7 +151,7 @@ def _timed(wall: float, report: Report | None) -> Timed | None:
     return Timed(wall, max(report.paused.values()), dict(report.phases), report.predicted, ways)
 
 
-def _between(source: torch.device, target: torch.device, nbytes: int) -> float:
+def between(source: torch.device, target: torch.device, nbytes: int) -> float:
     """Seconds of copies from one device to another, or on one, in large pieces."""
     piece = min(LARGE_PIECE_BYTES, nbytes)
     here = torch.empty(piece, dtype=torch.uint8, device=source)
@@ -161,14 +161,14 @@ def _between(source: torch.device, target: torch.device, nbytes: int) -> float:
         for _ in range(nbytes // piece):
             there.copy_(here, non_blocking=True)
         there[: nbytes % piece].copy_(here[: nbytes % piece], non_blocking=True)
-        _wait_for(source)
-        _wait_for(target)
+        wait_for(source)
+        wait_for(target)
 
     copy()
     return _seconds(copy)
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -66,10 +66,11 @@ class VllmSituation:
         return 1 + max(*self.trainers, *self.engine)
 
 
-def run_engine(gpus: Sequence[int], layers: int | None, narrow: int, pipe: Connection) -> None:
-    """A vLLM with the shapes of half of Qwen3-30B-A3B and weights of no meaning, a rank on each GPU.
+def run_engine(model: str, gpus: Sequence[int], layers: int | None, narrow: int, pipe: Connection) -> None:
+    """A vLLM with the shapes of a real model, dense or mixture, and weights of no meaning, a rank on each GPU.
 
-    With one rank it is in this process. Without CUDA each rank has a core of its own.
+    With one rank it is in this process. Without CUDA each rank has a core of its own. An order is what all ranks are to
+    call, and its arguments.
     """
     if torch.version.cuda is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -83,7 +84,7 @@ def run_engine(gpus: Sequence[int], layers: int | None, narrow: int, pipe: Conne
     with tempfile.TemporaryDirectory() as folder:
         llm, config = start(
             Path(folder),
-            "mixture",
+            model,
             "bf16",
             layers,
             narrow=narrow,
@@ -98,8 +99,8 @@ def run_engine(gpus: Sequence[int], layers: int | None, narrow: int, pipe: Conne
         llm.collective_rpc(warm_up, args=(shapes,))
         warmed = [warmed_up(address) for address in addresses]
         pipe.send((shapes, addresses, warmed))
-        while (order := pipe.recv()[0]) != "stop":
-            pipe.send(llm.collective_rpc({"keep": keep, "differing": differing}[order]))
+        while (order := pipe.recv())[0] != "stop":
+            pipe.send(llm.collective_rpc(order[0], args=order[1:]))
 
 
 def warm_up(worker: Any, shapes: Shapes) -> None:
@@ -139,7 +140,7 @@ def differing(worker: Any) -> list[str]:
 def measure(situation: VllmSituation, rounds: int, layers: int | None, narrow: int) -> list[Row]:
     """Rows for each transport; for the first update; and for ``auto`` against the best by name."""
     console.print(f"{situation.title} ...")
-    engine = ParentPeer(run_engine, situation.engine, layers, narrow)
+    engine = ParentPeer(run_engine, "mixture", situation.engine, layers, narrow)
     try:
         shapes, addresses, warmed = engine.answer()
         for said in warmed:
@@ -183,7 +184,7 @@ def _bring(
 
     have(1)
     first = update()
-    engine.call("keep")
+    engine.call(keep)
     have(2)
     update()
     then, limits = [], []
@@ -192,7 +193,7 @@ def _bring(
         then.append(update())
     have(1)
     update()
-    for wrong in engine.call("differing"):
+    for wrong in engine.call(differing):
         assert not wrong, f"{len(wrong)} parameters are not what the loader made, the first {wrong[0]}"
     return Brought(first, then, limits, 0)
 
