@@ -75,9 +75,11 @@ def run_engine(model: str, gpus: Sequence[int], layers: int | None, narrow: int,
     if torch.version.cuda is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[gpu] if any(visible) else str(gpu) for gpu in gpus)
-    elif len(gpus) > 1:
-        cores = sorted(os.sched_getaffinity(0))
-        os.environ.setdefault(CORES, "|".join(str(cores[rank % len(cores)]) for rank in range(len(gpus))))
+    else:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        if len(gpus) > 1:
+            cores = sorted(os.sched_getaffinity(0))
+            os.environ.setdefault(CORES, "|".join(str(cores[rank % len(cores)]) for rank in range(len(gpus))))
     os.environ.update(SPARED, VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_ALLOW_INSECURE_SERIALIZATION="1")
     from ckpt_transport_vllm.server import EXTENSION
 
