@@ -69,12 +69,15 @@ class VllmSituation:
 def run_engine(model: str, gpus: Sequence[int], layers: int | None, narrow: int, pipe: Connection) -> None:
     """A vLLM with the shapes of a real model, dense or mixture, and weights of no meaning, a rank on each GPU.
 
-    With one rank it is in this process. Without CUDA each rank has a core of its own. An order is what all ranks are to
-    call, and its arguments.
+    With one rank it is in this process. It sees the other GPUs as well, behind its own, so that it can read what
+    trainers lend there. Without CUDA each rank has a core of its own. An order is what all ranks are to call, and its
+    arguments.
     """
     if torch.version.cuda is not None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[gpu] if any(visible) else str(gpu) for gpu in gpus)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        names = visible.split(",")
+        own = [names[gpu] for gpu in gpus]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([*own, *(name for name in names if name not in own)])
     else:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         if len(gpus) > 1:

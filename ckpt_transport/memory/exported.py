@@ -55,14 +55,16 @@ def find_allocations(devices: Collection[torch.device], places: Iterable[tuple[i
         raise RegistrationError("they do not lie on a GPU")
     if len(devices) > 1:
         raise RegistrationError(f"they lie on {len(devices)} GPUs")
+    (device,) = devices
     found: list[GpuAllocation] = []
     end = 0
-    for address, nbytes in sorted(places):
-        if address + nbytes > end:
-            found.append(_allocation_at(address))
-            end = found[-1].address + found[-1].nbytes
+    with torch.cuda.device(device):  # cuMemGetAddressRange finds what belongs to the current context, and no other
+        for address, nbytes in sorted(places):
             if address + nbytes > end:
-                raise RegistrationError("a tensor lies in several allocations of CUDA, as of expandable_segments")
+                found.append(_allocation_at(address))
+                end = found[-1].address + found[-1].nbytes
+                if address + nbytes > end:
+                    raise RegistrationError("a tensor lies in several allocations of CUDA, as of expandable_segments")
     return found
 
 
