@@ -9,11 +9,11 @@ from ckpt_transport.memory import Fence, MemoryRun, Runs, fence
 from ckpt_transport.transports import Poll
 from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, Group, Transfer
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
-from ckpt_transport.transports.polled import PolledOperation
 from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_cuda_ipc.plugin import CudaIpcEndpoint
 from ckpt_transport_nccl import NcclTransport
 from ckpt_transport_nccl.plugin import NcclEndpoint
+from tests.conformance.broken.others import given_back_early
 
 DELAY_CYCLES = 400_000_000
 """Clock cycles of a GPU, some tenths of a second."""
@@ -21,15 +21,7 @@ DELAY_CYCLES = 400_000_000
 
 class _ReusesSlotEarly(CudaIpcEndpoint):
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
-        operation = super()._recv(transfer, region)
-        assert isinstance(operation, PolledOperation)
-
-        def give_back() -> bool:
-            operation.release()
-            return True
-
-        operation._polls.append(give_back)
-        return operation
+        return given_back_early(super()._recv(transfer, region))
 
 
 class ReusesSlotEarly(CudaIpcTransport):

@@ -14,17 +14,21 @@ from ckpt_transport_shm.plugin import ShmEndpoint
 from tests.conformance.transports.message import Message, SocketEndpoint, SocketTransport, Tag, Wire
 
 
+def given_back_early(receive: Receipt) -> Receipt:
+    """A receive that gives the sender's slot back when it is done, while the receiver still reads it."""
+    assert isinstance(receive, PolledOperation)
+
+    def give_back() -> bool:
+        receive.release()
+        return True
+
+    receive._polls.append(give_back)
+    return receive
+
+
 class _ReusesSlotEarly(ShmEndpoint):
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
-        operation = super()._recv(transfer, region)
-        assert isinstance(operation, PolledOperation)
-
-        def give_back() -> bool:
-            operation.release()
-            return True
-
-        operation._polls.append(give_back)
-        return operation
+        return given_back_early(super()._recv(transfer, region))
 
 
 class ReusesSlotEarly(ShmTransport):
