@@ -50,6 +50,7 @@ from ckpt_transport.memory import CONTIGUOUS as CONTIGUOUS
 from ckpt_transport.memory import Addresses as Addresses
 from ckpt_transport.memory import Buffer as Buffer
 from ckpt_transport.memory import CopyTable as CopyTable
+from ckpt_transport.memory import DistantMemory as DistantMemory
 from ckpt_transport.memory import DoubleBuffer as DoubleBuffer
 from ckpt_transport.memory import ElementCopy as ElementCopy
 from ckpt_transport.memory import Fence as Fence
@@ -58,6 +59,7 @@ from ckpt_transport.memory import Launch as Launch
 from ckpt_transport.memory import Lendable as Lendable
 from ckpt_transport.memory import MemoryKind as MemoryKind
 from ckpt_transport.memory import MemoryRun as MemoryRun
+from ckpt_transport.memory import OtherProcess as OtherProcess
 from ckpt_transport.memory import RunPlace as RunPlace
 from ckpt_transport.memory import Runs as Runs
 from ckpt_transport.memory import Segment as Segment
@@ -73,6 +75,7 @@ from ckpt_transport.memory import fence as fence
 from ckpt_transport.memory import fence_on as fence_on
 from ckpt_transport.memory import find_allocations as find_allocations
 from ckpt_transport.memory import has_copy_tables as has_copy_tables
+from ckpt_transport.memory import let_others_read as let_others_read
 from ckpt_transport.memory import may_have_devices as may_have_devices
 from ckpt_transport.memory import not_plain as not_plain
 from ckpt_transport.memory import places_of as places_of
@@ -80,9 +83,11 @@ from ckpt_transport.memory import read_only as read_only
 from ckpt_transport.memory import reads_in_place as reads_in_place
 from ckpt_transport.memory import starts_of as starts_of
 from ckpt_transport.memory import sweep_leftovers as sweep_leftovers
+from ckpt_transport.memory import this_process as this_process
 from ckpt_transport.memory import uninterrupted as uninterrupted
 from ckpt_transport.memory import unwritable as unwritable
 from ckpt_transport.memory import use_device as use_device
+from ckpt_transport.memory import use_huge_pages as use_huge_pages
 from ckpt_transport.memory import why_not_plain as why_not_plain
 from ckpt_transport.memory.segment import SHM as SHM
 from ckpt_transport.paths import without_nul as without_nul

@@ -13,6 +13,8 @@ from ckpt_transport.spi import (
     DoubleBuffer,
     Fence,
     Fingerprint,
+    MemoryRun,
+    Runs,
     ServedElements,
     ShadowNeeds,
     StridedBytes,
@@ -111,6 +113,16 @@ class TorchEngine(ModuleEngine):
                 else:
                     copy_bytes(part, piece.raw)
 
+    def landing(self, pieces: LoadedBucket) -> Runs | None:
+        if self._snapshot is None:
+            self.confirm()
+        if self.unread:
+            return None
+        return [
+            MemoryRun(at, self._raw[spec.name][offset : offset + nbytes])
+            for spec, offset, at, nbytes in pieces.places()
+        ]
+
     def stage(self) -> None:
         super().stage()
         self.enqueues = self.enqueues and self._stages_on(self.device)
@@ -199,7 +211,13 @@ class TorchEngine(ModuleEngine):
         self.whole_tensors = len(_runs_of_bytes(memory)) < len(memory)
         self._find_devices(memory)
         self.enqueues = self._on_one_device = all(tensor.device == self.device for tensor in memory.values())
+        self.unread = self._why_unread()
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
+
+    def _why_unread(self) -> str:
+        if self.device.type != "cpu":
+            return "its tensors are on a GPU"
+        return "a tensor of its is not contiguous" if self.whole_tensors else ""
 
 
 def _by_name(specs: Sequence[TensorSpec], served: Mapping[str, torch.Tensor]) -> StridedBytes:

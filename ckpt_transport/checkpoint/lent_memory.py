@@ -10,7 +10,7 @@ import torch
 
 from ckpt_transport.checkpoint.gathering import Gathering
 from ckpt_transport.errors import RegistrationError
-from ckpt_transport.memory import GpuAllocation, HostCopy, are_there, find_allocations
+from ckpt_transport.memory import CPU, GpuAllocation, HostCopy, are_there, find_allocations, why_not_readable
 from ckpt_transport.memory.devices import HOST, name_of
 
 
@@ -25,7 +25,7 @@ class LentMemory:
 
     Attributes:
         device: the UUID of the GPU on which others can map all of them; empty for none.
-        reason: why no other process can map them, where they lie on GPUs; empty otherwise.
+        reason: why no other process can map them, where they lie on GPUs, or read them elsewhere; empty otherwise.
     """
 
     def __init__(
@@ -42,6 +42,13 @@ class LentMemory:
         self.device, self.reason = HOST, ""
         if any(device.type == "cuda" for device in self.devices):
             self._find_allocations()
+        elif self.devices:
+            self.reason = why_not_readable()
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether all of them lie in host memory that other processes may be allowed to read."""
+        return self.devices == {CPU} and not self.reason
 
     @classmethod
     def of(cls, tensors: Sequence[torch.Tensor], offsets: Sequence[int], nbytes: int) -> LentMemory:

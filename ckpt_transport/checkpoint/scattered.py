@@ -99,6 +99,15 @@ class ExportedTensors(ScatteredTensors):
         self.digests: dict[Hashable, bytes] = {}
 
 
+class ReadableTensors(ExportedTensors):
+    """Scattered tensors in private memory of the host, which other processes may be allowed to read.
+
+    They may also pass through slots, where a receiver cannot read them.
+    """
+
+    kind = MemoryKind.READABLE
+
+
 @dataclass(frozen=True, slots=True)
 class Loan:
     """Holds what a version can be made of and the store does not own.
@@ -119,8 +128,10 @@ class Loan:
 
 
 def lent(tensors: Sequence[torch.Tensor], memory: LentMemory, watched: Watched) -> ScatteredTensors | ExportedTensors:
-    """The extent of these tensors, which others map if they can."""
-    return (ExportedTensors if memory.device else ScatteredTensors)(tensors, memory, watched)
+    """The extent of these tensors, which others map or read if they can."""
+    if memory.device:
+        return ExportedTensors(tensors, memory, watched)
+    return (ReadableTensors if memory.is_readable else ScatteredTensors)(tensors, memory, watched)
 
 
 def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:

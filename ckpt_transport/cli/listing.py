@@ -18,7 +18,7 @@ from ckpt_transport.transports.interface import Reach, Traits
 from ckpt_transport.update.bandwidths import bandwidths
 
 DETAILS = ("reach", "maps", "sends from", "fan-out", "GB/s", "GB/s out", "µs")
-LONGEST_WORD = {"sends from": len("private,")}
+LONGEST_WORD = {"sends from": len("readable,")}
 EDGES = 2
 """Columns of the terminal that rich's measure of a table leaves out."""
 

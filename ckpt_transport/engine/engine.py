@@ -132,6 +132,7 @@ class Engine(ABC):
             passes before the same one.
         label: what people call this sink.
         device: where its weights are.
+        unread: why :meth:`landing` has no places to offer, in words.
         apply_summary: how the last update was applied, in words for the report; empty when there is nothing to say.
     """
 
@@ -141,6 +142,7 @@ class Engine(ABC):
     group: str = ""
     label: str = ""
     device: torch.device = torch.device("cpu")
+    unread: str = "its engine must be given its tensors"
     apply_summary: str = ""
 
     def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
@@ -304,6 +306,15 @@ class Engine(ABC):
 
         Returns: when the bytes of ``pieces`` have been read, where that is enqueued on a device; None for now.
         """
+
+    def landing(self, pieces: LoadedBucket) -> Runs | None:
+        """Where the bytes of a bucket are to be in host memory, so that they are read straight to there instead of
+        being given to :meth:`load`: a run for each piece, ascending. None where they must be given.
+
+        Asked where the bucket lies in another process, when :meth:`load` would be called; the bytes come at once.
+        An engine that overrides it leaves :attr:`unread` empty where it expects to have such places.
+        """
+        return None
 
     @abstractmethod
     def finish(self) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
-from ckpt_transport.memory import Fence, MemoryRun, Runs, RunTable
+from ckpt_transport.memory import DistantRuns, Fence, MemoryRun, Runs, RunTable
 from ckpt_transport.transports.operations import Receipt
 
 
@@ -36,6 +36,9 @@ class Received:
         """Its bytes, valid as long as the receipt's views. Asked for when these are there."""
         if self.landed is not None:
             return (self.landed,)
+        distant = self.receipt.distant()
+        if distant is not None:
+            return DistantRuns(distant._replace(starts=self.starts))
         views = self.receipt.views()
         if len(views) == 1:
             return (MemoryRun(self.starts[0], views[0]),)

@@ -2,6 +2,7 @@
 
 from ckpt_transport.memory.backing import Backing as Backing
 from ckpt_transport.memory.backing import Lendable as Lendable
+from ckpt_transport.memory.buffer import APART as APART
 from ckpt_transport.memory.buffer import CONTIGUOUS as CONTIGUOUS
 from ckpt_transport.memory.buffer import Buffer as Buffer
 from ckpt_transport.memory.buffer import MemoryKind as MemoryKind
@@ -21,6 +22,8 @@ from ckpt_transport.memory.devices import name_of as name_of
 from ckpt_transport.memory.devices import readable_from as readable_from
 from ckpt_transport.memory.devices import use_device as use_device
 from ckpt_transport.memory.devices import visible_devices as visible_devices
+from ckpt_transport.memory.distant import DistantMemory as DistantMemory
+from ckpt_transport.memory.distant import DistantRuns as DistantRuns
 from ckpt_transport.memory.double_buffer import DoubleBuffer as DoubleBuffer
 from ckpt_transport.memory.exported import GpuAllocation as GpuAllocation
 from ckpt_transport.memory.exported import allocations_of as allocations_of
@@ -43,6 +46,13 @@ from ckpt_transport.memory.kernels import compile_kernels as compile_kernels
 from ckpt_transport.memory.launch import Launch as Launch
 from ckpt_transport.memory.partial_copy import PartialCopy as PartialCopy
 from ckpt_transport.memory.pinning import pin as pin
+from ckpt_transport.memory.process_memory import OtherProcess as OtherProcess
+from ckpt_transport.memory.process_memory import this_process as this_process
+from ckpt_transport.memory.process_memory import use_huge_pages as use_huge_pages
+from ckpt_transport.memory.process_memory import why_no_reading as why_no_reading
+from ckpt_transport.memory.processes import let_others_read as let_others_read
+from ckpt_transport.memory.processes import processes_in_reach as processes_in_reach
+from ckpt_transport.memory.processes import why_not_readable as why_not_readable
 from ckpt_transport.memory.runs import MemoryRun as MemoryRun
 from ckpt_transport.memory.runs import RunPlace as RunPlace
 from ckpt_transport.memory.runs import Runs as Runs

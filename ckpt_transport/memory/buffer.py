@@ -29,6 +29,12 @@ class MemoryKind(enum.StrEnum):
     """Tensors that lie apart, each where its owner keeps it, on any device. Nothing is sent from there in place."""
     EXPORTED = "exported"
     """Tensors that lie apart on one GPU, in memory that other processes can map."""
+    READABLE = "readable"
+    """Tensors that lie apart in host memory of one process, which others of this host may be allowed to read."""
+
+
+APART = frozenset({MemoryKind.EXPORTED, MemoryKind.READABLE})
+"""Kinds of memory that is sent from where it lies apart."""
 
 
 CONTIGUOUS = frozenset({MemoryKind.PRIVATE, MemoryKind.SHARED, MemoryKind.CUDA})

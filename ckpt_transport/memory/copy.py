@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import numpy as np
@@ -70,23 +70,37 @@ def copy_each(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) 
         torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
 
 
-def copy_runs(copies: Iterable[HostCopy]) -> None:
-    """Copy runs of host memory, as :func:`copy_bytes` does one. Complete when it returns."""
+def copy_runs(copies: Iterable[HostCopy], by: Callable[[list[HostCopy]], object] = copy_batch) -> None:
+    """Copy runs of host memory, as :func:`copy_bytes` does one. Complete when it returns.
+
+    Args:
+        copies: of which no two write the same byte.
+        by: copies a batch of about 8 MiB; called by several threads.
+
+    Raises: as ``by``, when no thread copies any more.
+    """
     batches = deque(in_batches(copies))
     helpers = min(torch.get_num_threads(), len(batches)) - 1
-    running = [_executor().submit(_copy_batches, batches) for _ in range(helpers)]
-    _copy_batches(batches)
+    running = [_executor().submit(_copy_batches, batches, by) for _ in range(helpers)]
+    try:
+        _copy_batches(batches, by)
+    finally:
+        wait(running)
     for future in running:
         future.result()
 
 
-def _copy_batches(batches: deque[list[HostCopy]]) -> None:
+def _copy_batches(batches: deque[list[HostCopy]], by: Callable[[list[HostCopy]], object]) -> None:
     while True:
         try:
             batch = batches.popleft()
         except IndexError:
             return
-        copy_batch(batch)
+        try:
+            by(batch)
+        except BaseException:
+            batches.clear()
+            raise
 
 
 def _copy_chunks(chunks: deque[tuple[torch.Tensor, torch.Tensor]]) -> None:

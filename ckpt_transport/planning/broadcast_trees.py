@@ -14,7 +14,8 @@ from ckpt_transport.transports.interface import Reach, Traits
 
 ON_GPUS = frozenset({Reach.DEVICE, Reach.PEERS})
 """How far transports reach that map the memory of a GPU."""
-ONLY_SHARED = frozenset({MemoryKind.SHARED})
+SHARED = frozenset({MemoryKind.SHARED, MemoryKind.READABLE})
+"""What can be sent by who has slots in shared memory only."""
 
 
 class Link(NamedTuple):
@@ -23,12 +24,14 @@ class Link(NamedTuple):
     Attributes:
         transport, sender, receivers: who sends by what to whom.
         device: the GPU whose memory the receivers map; empty where the transport does not map any.
+        reads: receivers may read tensors in private memory of the sender's process.
     """
 
     transport: str
     sender: int
     receivers: tuple[int, ...]
     device: str = ""
+    reads: bool = False
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -53,13 +56,15 @@ class BroadcastTree:
     def fills(self, extent: Extent, traits: Mapping[str, Traits]) -> bool:
         """Whether a bucket of ``extent`` has to be copied into a slot before its first hop."""
         return any(
-            extent.kind not in traits[link.transport].sends_from or (extent.device and extent.device != link.device)
+            extent.kind not in traits[link.transport].sends_from
+            or (extent.device and extent.device != link.device)
+            or (extent.kind is MemoryKind.READABLE and not link.reads)
             for link in self.hops[0]
         )
 
     def senders_from_shared_slots(self, extent: Extent, traits: Mapping[str, Traits]) -> frozenset[int]:
         """The ranks whose slots lie in shared memory, because what they send by can send from nothing else."""
-        senders = {link.sender for hop in self.hops for link in hop if traits[link.transport].sends_from == ONLY_SHARED}
+        senders = {link.sender for hop in self.hops for link in hop if traits[link.transport].sends_from <= SHARED}
         return frozenset(senders if self.fills(extent, traits) else senders - {extent.owner})
 
 
@@ -104,7 +109,9 @@ def direct(
         device = _mapped_device(owner, sinks, topology, traits[name].reach, lies_on)
         if not device:
             return Rejected(name, _why_unreachable(owner, sinks, topology, traits[name].reach))
-    return checked(name, ((Link(name, owner, tuple(sinks), device),),), topology, traits)
+    members = topology.participants
+    reads = not any(members[rank].why_not_read(members[owner]) for rank in sinks)
+    return checked(name, ((Link(name, owner, tuple(sinks), device, reads),),), topology, traits)
 
 
 def _mapped_device(owner: int, sinks: Sequence[int], topology: Topology, reach: Reach, lies_on: str) -> str:

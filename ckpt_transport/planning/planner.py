@@ -99,7 +99,7 @@ def _plan(
 
 
 def _gathered(manifest: Manifest, topology: Topology, buckets: Sequence[Bucket]) -> list[str]:
-    """Why tensors that lie on a source's GPU pass through slots, and are not read where they lie."""
+    """Why tensors of a source pass through slots, and are not read where they lie."""
     notes: list[str] = []
     filled = {bucket.extent for bucket in buckets if bucket.fill_slot != IN_PLACE}
     for number in sorted(filled):
@@ -110,6 +110,10 @@ def _gathered(manifest: Manifest, topology: Topology, buckets: Sequence[Bucket])
             reason = "not every transport on their way maps them"
             if blind:
                 reason = f"the GPUs of sinks {blind[:4]} cannot read theirs"
+        elif extent.kind is MemoryKind.READABLE:
+            ranks = topology.participants
+            why = (ranks[rank].why_not_read(ranks[extent.owner]) for rank in topology.sinks)
+            reason = next(filter(None, why), "not every transport on their way reads them")
         if reason:
             notes.append(f"the tensors of source {extent.owner} pass through slots: {reason}")
     return notes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 
 from ckpt_transport.errors import TransferError
-from ckpt_transport.memory import MemoryRun, Runs, lies_within, part_of
+from ckpt_transport.memory import DistantMemory, MemoryRun, Runs, lies_within, part_of
 from ckpt_transport.transports.handshake import HandshakeEndpoint
-from ckpt_transport.transports.interface import Control, Descriptor, Group, Transfer
+from ckpt_transport.transports.interface import Control, Descriptor, Group, Span, Transfer
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
 from ckpt_transport.transports.polled import KNOWN_SPANS, PolledOperation
 
@@ -29,13 +30,14 @@ class MappedEndpoint(HandshakeEndpoint):
 
     def __init__(self, group: Group, control: Control) -> None:
         super().__init__(group, control)
-        self._mapped: dict[Descriptor, Runs] = {}
-        self._views: dict[int, tuple[Transfer, Sequence[torch.Tensor]]] = {}
+        self._mapped: dict[Descriptor, Runs | DistantMemory] = {}
+        self._views: dict[int, tuple[Transfer, Sequence[torch.Tensor] | DistantMemory]] = {}
         """What was received, by the identity of the spans: those of a plan come again with each version."""
 
     @abstractmethod
-    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor | Runs:
-        """The sender's region in this process: a uint8 tensor, or runs, where the region lies apart.
+    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor | Runs | DistantMemory:
+        """The sender's region in this process: a uint8 tensor, or runs, where the region lies apart. Or where it is in
+        the sender's process, if it can be read and not be mapped.
 
         Called once per descriptor, off the data path.
         """
@@ -65,32 +67,55 @@ class MappedEndpoint(HandshakeEndpoint):
                 self._mapped[descriptor] = (MemoryRun(0, mapped),) if isinstance(mapped, torch.Tensor) else mapped
 
     def _recv(self, transfer: Transfer, region: MemoryRegion | None) -> Receipt:
-        views = self._views_of(transfer)
+        found = self._views_of(transfer)
+        distant = found if isinstance(found, DistantMemory) else None
         return PolledOperation(
             self,
             transfer,
             [self._agreed(transfer)],
-            views=lambda: views,
+            views=cache(found.brought) if isinstance(found, DistantMemory) else lambda: found,
             on_release=lambda: self._acknowledge(transfer),
+            distant=distant,
         )
 
-    def _views_of(self, transfer: Transfer) -> Sequence[torch.Tensor]:
+    def _views_of(self, transfer: Transfer) -> Sequence[torch.Tensor] | DistantMemory:
         """The bytes of each span, where the sender has them."""
         known = self._views.get(id(transfer.spans))
         if known is not None and known[0].spans is transfer.spans and known[0].sender == transfer.sender:
             return known[1]
-        views = []
-        for span in transfer.spans:
-            mapped = self._mapped[self._descriptor(transfer.sender, span.region)]
-            if not lies_within(mapped, span.offset, span.nbytes):
-                raise TransferError(
-                    f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described"
-                )
-            views.append(part_of(mapped, span.offset, span.nbytes))
+        first = self._mapped_of(transfer, transfer.spans[0]) if transfer.spans else ()
+        found: Sequence[torch.Tensor] | DistantMemory
+        if isinstance(first, DistantMemory):
+            found = self._distant_of(transfer, first)
+        else:
+            found = [self._view_of(transfer, span) for span in transfer.spans]
         if len(self._views) >= KNOWN_SPANS:
             self._views.clear()
-        self._views[id(transfer.spans)] = transfer, views
-        return views
+        self._views[id(transfer.spans)] = transfer, found
+        return found
+
+    def _view_of(self, transfer: Transfer, span: Span) -> torch.Tensor:
+        mapped = self._mapped_of(transfer, span)
+        if isinstance(mapped, DistantMemory) or not lies_within(mapped, span.offset, span.nbytes):
+            raise self._beyond(transfer)
+        return part_of(mapped, span.offset, span.nbytes)
+
+    def _distant_of(self, transfer: Transfer, memory: DistantMemory) -> DistantMemory:
+        """The bytes of each span, which all lie in ``memory``."""
+        addresses = []
+        for span in transfer.spans:
+            address = memory.address_of(span.offset, span.nbytes)
+            if address is None or self._mapped_of(transfer, span) is not memory:
+                raise self._beyond(transfer)
+            addresses.append(address)
+        starts, sizes = zip(*((span.local, span.nbytes) for span in transfer.spans), strict=True)
+        return DistantMemory(starts, addresses, sizes, memory.read)
+
+    def _mapped_of(self, transfer: Transfer, span: Span) -> Runs | DistantMemory:
+        return self._mapped[self._descriptor(transfer.sender, span.region)]
+
+    def _beyond(self, transfer: Transfer) -> TransferError:
+        return TransferError(f"transfer {transfer.seq} reaches beyond the region that rank {transfer.sender} described")
 
     def _interrupt(self) -> None:
         """Leave mappings as they are: nothing is under way, and what was received may still be read."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckpt_transport.errors import EndpointClosedError, RegionBusyError, TransportError
-from ckpt_transport.memory import Fence, Lendable, lies_within, part_of
+from ckpt_transport.memory import DistantMemory, Fence, Lendable, lies_within, part_of
 
 if TYPE_CHECKING:
     from ckpt_transport.transports.interface import Descriptor, Endpoint
@@ -47,6 +47,11 @@ class Receipt(Completion):
     def views(self) -> Sequence[torch.Tensor]:
         """One uint8 tensor per span, in order, valid from ``done()``, and on a device from :meth:`fence` on, until
         :meth:`release`. Read-only."""
+
+    def distant(self) -> DistantMemory | None:
+        """Where the bytes are in another process, one run for each span, in order: valid as :meth:`views`, which brings
+        them here. None where they are here."""
+        return None
 
     @abstractmethod
     def release(self) -> None:

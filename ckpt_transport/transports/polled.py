@@ -12,7 +12,7 @@ import torch
 
 from ckpt_transport.decoding import UNREADABLE
 from ckpt_transport.errors import PeerLostError, TransferError, TransportError
-from ckpt_transport.memory import Fence
+from ckpt_transport.memory import DistantMemory, Fence
 from ckpt_transport.transports.agreement import Agreement
 from ckpt_transport.transports.interface import Control, Endpoint, Group, Transfer
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
@@ -76,6 +76,7 @@ class PolledOperation(Receipt):
         views: Callable[[], Sequence[torch.Tensor]] = tuple,
         on_release: Callable[[], None] | None = None,
         fence: Callable[[], Fence | None] = lambda: None,
+        distant: DistantMemory | None = None,
     ) -> None:
         self.transfer = transfer
         self._endpoint = endpoint
@@ -84,6 +85,7 @@ class PolledOperation(Receipt):
         self._make_views = views
         self._on_release = on_release
         self._fence = fence
+        self._distant = distant
         self._finished = False
         for region in self._regions:
             region.acquire()
@@ -110,6 +112,9 @@ class PolledOperation(Receipt):
 
     def views(self) -> Sequence[torch.Tensor]:
         return self._make_views()
+
+    def distant(self) -> DistantMemory | None:
+        return self._distant
 
     def release(self) -> None:
         on_release, self._on_release = self._on_release, None

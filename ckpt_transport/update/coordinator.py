@@ -22,7 +22,7 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import Pauses, Plan, Settings, TensorRange, expect_pauses, topology_for
+from ckpt_transport.planning import Pauses, Plan, Settings, TensorRange, Topology, expect_pauses, topology_for
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
@@ -254,7 +254,7 @@ class Coordinator:
             digests=self._config.integrity == "always",
         )
         try:
-            topology = topology_of(joins)
+            topology = self._topology()
             if deltas := [delta for shard in shards for delta in shard.deltas]:
                 topology = topology_for(topology, deltas, [spec for shard in shards for spec in shard.specs.values()])
             return self._plans.make(shards, topology, self._traits(), settings, present, rates_of(joins))
@@ -263,6 +263,10 @@ class Coordinator:
                 for name, reason in join.unavailable.items():
                     error.add_note(f"{join.label}: {name} is not available: {reason}")
             raise
+
+    def _topology(self) -> Topology:
+        """Who takes part, as the planner sees it."""
+        return topology_of(self._members.joins)
 
     def _traits(self) -> dict[str, Traits]:
         """Of the transports that may be used: those that run here and, where rank 0 moves no byte, all others, too."""

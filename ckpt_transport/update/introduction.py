@@ -13,7 +13,7 @@ from typing import Any
 
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
-from ckpt_transport.memory import name_of, readable_from, visible_devices
+from ckpt_transport.memory import name_of, processes_in_reach, readable_from, visible_devices, why_no_reading
 from ckpt_transport.planning import EVERYTHING, Manifest, MeasuredRates, RankInfo, Role, StagingPlace, Topology
 from ckpt_transport.rates import kept
 from ckpt_transport.transports.interface import Availability
@@ -64,6 +64,7 @@ class Introducer:
             keeps_tensors=engine.keeps_tensors,
             devices=tuple(filter(None, [name_of(engine.device)])),
             reads=readable_from(engine.device),
+            unread=engine.unread or why_no_reading(),
             share=engine.share(),
             ties=tuple(tuple(sorted(names)) for names in engine.ties()),
             **staging,
@@ -101,6 +102,7 @@ class Introducer:
             transports=_usable(states),
             unavailable={name: state.reason for name, state in states.items() if not state.ok},
             rates=kept(),
+            processes=processes_in_reach(),
             **own,
         )
 
@@ -133,6 +135,8 @@ def topology_of(joins: Sequence[Join]) -> Topology:
             keeps_tensors=join.keeps_tensors,
             devices=join.devices,
             reads=join.reads,
+            processes=join.processes,
+            unread=join.unread,
             link=join.link,
             share=EVERYTHING if join.share is None else shares.index(join.share),
         )

@@ -41,6 +41,8 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
         previous: the version that a sink can go back to; empty for none.
         holds: the update that has brought what a source can compare the version with; empty for none.
         number: of the :class:`Differ` that a source has followed; 0 before any.
+        processes: equal in members that may read each other's private memory.
+        unread: why a sink does not read tensors in private memory of a source into place; empty where it does.
     """
 
     update: str = ""
@@ -73,6 +75,8 @@ class Join(ToCoordinator, frozen=True, kw_only=True):
     previous: str = ""
     holds: str = ""
     number: int = 0
+    processes: str = ""
+    unread: str = ""
 
 
 class Invite(Order[Join], frozen=True):

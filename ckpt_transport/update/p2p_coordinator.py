@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import msgspec
+
 from ckpt_transport.errors import (
     CheckpointError,
     CkptTransportError,
@@ -22,12 +24,13 @@ from ckpt_transport.errors import (
     TransportError,
 )
 from ckpt_transport.execution import StageEvent
-from ckpt_transport.planning import AUTO, ByteRangeSet, Plan, Role, TensorRange, TensorSpec
+from ckpt_transport.planning import AUTO, ByteRangeSet, Plan, Role, TensorRange, TensorSpec, Topology
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.membership import TICK_SECONDS
 from ckpt_transport.update.progress import Progress
 
+COMPARED_BEFORE = "an update by P2P compares what comes before an engine is given it"
 FRUITLESS_ROUNDS = 3
 """So many rounds in a row may fail in which nobody left and nothing arrived."""
 
@@ -79,6 +82,13 @@ class P2PCoordinator(Coordinator):
                 if everywhere.covers({name: spec.nbytes for name, spec in specs.items()}):
                     return made, []
                 present = tuple(TensorRange(specs[name], start, nbytes) for name, start, nbytes in everywhere)
+
+    def _topology(self) -> Topology:
+        ranks = super()._topology()
+        members = tuple(
+            msgspec.structs.replace(rank, unread=rank.unread or COMPARED_BEFORE) for rank in ranks.participants
+        )
+        return Topology(members, ranks.shares)
 
     def _plan_for_who_is_left(self, present: Sequence[TensorRange]) -> Plan:
         """A plan by the transport that was asked for; by a part of it, if only that fits who is left."""

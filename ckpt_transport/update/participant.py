@@ -32,7 +32,7 @@ from ckpt_transport.execution import (
     arrivals,
     column_extents,
 )
-from ckpt_transport.memory import Backing, Fence, Lendable, MemoryKind, Runs
+from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, Runs
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Share
 from ckpt_transport.update.handover import Handover
 from ckpt_transport.update.plan_cache import PlanCache
@@ -342,9 +342,17 @@ class Participant:
         def look(seen: Runs) -> None:
             self._digests.look(bucket, seen)
 
+        given = LoadedBucket(key, runs, lambda: self._received.lacking(plan, bucket), stable, look)
+        landed = self._engine.landing(given) if isinstance(runs, DistantRuns) else None
+        if landed is not None:
+            assert isinstance(runs, DistantRuns)
+            runs.memory.read_into(landed)
+            look(landed)
+            self._received.add(bucket)
+            return self._digests.read(bucket, landed, None)
         if runs[0].raw.is_cuda or self._engine.device.type == "cpu":
             look(runs)
-        end = self._engine.load(LoadedBucket(key, runs, lambda: self._received.lacking(plan, bucket), stable, look))
+        end = self._engine.load(given)
         look(runs)
         self._received.add(bucket)
         return self._digests.read(bucket, runs, end)

@@ -7,16 +7,20 @@ from collections import deque
 from collections.abc import Callable
 
 import msgspec
+import torch
 from hypothesis import strategies as st
 
 from ckpt_transport.errors import MessageError
 from ckpt_transport.execution import RankSchedule, SinkDigests
+from ckpt_transport.memory import DistantMemory, this_process
 from ckpt_transport.memory.segment import PREFIX, Segment
 from ckpt_transport.planning import Role
 from ckpt_transport.transports.interface import Control, Group
 from ckpt_transport.transports.polled import Signal, SignalKind
 from ckpt_transport_gloo.rendezvous import ControlStore
 from ckpt_transport_shm.plugin import ShmEndpoint
+from ckpt_transport_shm.private_memory import PREFIX as PRIVATE
+from ckpt_transport_shm.private_memory import PrivateMemory
 from tests.fuzz.damage import BURSTS, changed, damaged
 from tests.fuzz.fuzzing import fuzz
 from tests.unit.worlds import chained
@@ -60,6 +64,7 @@ def test_given_a_descriptor_of_shared_memory_that_says_anything_then_that_segmen
         endpoint = ShmEndpoint(GROUP, Overheard())
         try:
             mapped = endpoint._map(0, descriptor)
+            assert isinstance(mapped, torch.Tensor)
             assert mapped.nbytes == 4096
         finally:
             endpoint.close()
@@ -71,6 +76,25 @@ def test_given_a_descriptor_of_shared_memory_that_says_anything_then_that_segmen
             fuzz(written(name), read)
     finally:
         with_name.close()
+
+
+def test_given_a_descriptor_of_private_memory_that_says_anything_then_it_is_refused_or_only_that_process_is_read() -> (
+    None
+):
+    there = torch.zeros(4096, dtype=torch.uint8)
+    said = PrivateMemory(this_process(), (0, 256), (there.data_ptr(), there.data_ptr() + 256), (100, 200))
+
+    def read(descriptor: bytes) -> None:
+        endpoint = ShmEndpoint(GROUP, Overheard())
+        try:
+            mapped = endpoint._map(0, PRIVATE + descriptor)
+            assert isinstance(mapped, DistantMemory)
+            assert mapped.read.__self__.pid == os.getpid()  # type: ignore[attr-defined]
+        finally:
+            endpoint.close()
+
+    read(msgspec.msgpack.encode(said))
+    fuzz(written(said), read)
 
 
 def test_given_signals_that_say_anything_then_the_route_goes_on_or_fails() -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.decoding import prepared
-from ckpt_transport.memory import MemoryKind, no_collections
+from ckpt_transport.memory import APART, no_collections
 from ckpt_transport.planning.values.column_order import ColumnOrder
 from ckpt_transport.planning.values.columns import decode, encode
 from ckpt_transport.planning.values.manifest import Manifest, TensorSpec
@@ -293,7 +293,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
     def lies_apart(self, bucket: Bucket) -> bool:
         """Whether its tensors lie apart where it is read, so that each piece is a run of memory."""
-        return bucket.fill_slot == IN_PLACE and self.manifest.extents[bucket.extent].kind is MemoryKind.EXPORTED
+        return bucket.fill_slot == IN_PLACE and self.manifest.extents[bucket.extent].kind in APART
 
     def owner(self, bucket: Bucket) -> int:
         """The source rank whose memory the bucket comes from."""

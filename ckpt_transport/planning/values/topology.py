@@ -41,6 +41,9 @@ class RankInfo(msgspec.Struct, frozen=True):
         share: what a sink needs of the version, an index into the topology's shares, or EVERYTHING.
         reads: UUIDs of the other GPUs whose memory a sink's GPU can read.
         shared_budget: how many of the bytes of ``budget`` may be shared memory.
+        processes: equal in ranks that may read each other's private memory; see
+            :func:`~ckpt_transport.memory.processes_in_reach`. Empty where nobody said.
+        unread: why a sink does not read tensors in private memory of a source into place; empty where it does.
     """
 
     rank: int
@@ -56,6 +59,18 @@ class RankInfo(msgspec.Struct, frozen=True):
     share: int = EVERYTHING
     reads: tuple[str, ...] = ()
     shared_budget: int = NO_LIMIT
+    processes: str = ""
+    unread: str = ""
+
+    def why_not_read(self, owner: RankInfo) -> str:
+        """Why this sink does not read tensors in private memory of ``owner`` into place, in words; empty if it does."""
+        if self.host != owner.host:
+            return f"sink {self.rank} is on another host"
+        if self.unread:
+            return f"sink {self.rank} does not read them into place: {self.unread}"
+        if not self.processes or self.processes != owner.processes:
+            return f"sink {self.rank} is of another user or container, and may not read their process"
+        return ""
 
     def can_read(self, device: str) -> bool:
         """Whether its GPU can read the memory of the GPU with that UUID."""

@@ -1,13 +1,15 @@
-"""The part of the proof that is about tensors that lie apart on a GPU: who maps them there can read that GPU."""
+"""The part of the proof that is about tensors that lie apart: who maps them, or reads them there, can do so."""
 
 from __future__ import annotations
 
 from ckpt_transport.errors import PlanError
-from ckpt_transport.planning.values.plan import Plan, StageKind
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.values.plan import Leg, Plan, StageKind
 
 
 def check_mapped(plan: Plan) -> None:
-    """What lies apart is sent along routes that map it, on the GPU that it lies on, to ranks whose GPUs can read that.
+    """What lies apart is sent along routes that map it, on the GPU that it lies on, to ranks whose GPUs can read that;
+    or from private memory of the host, to ranks that may read it.
 
     Raises:
         PlanError: it is not; names the bucket and the rank.
@@ -31,6 +33,9 @@ def _check_hop(plan: Plan, number: int, hop: int) -> None:
         route = plan.routes[leg.route]
         if leg.sender != plan.owner(bucket):
             continue
+        if plan.manifest.extents[bucket.extent].kind is MemoryKind.READABLE:
+            _check_readers(plan, number, leg)
+            continue
         if not route.maps_memory or route.devices[:1] != (device,):
             raise PlanError(f"bucket {number} lies apart on GPU {device}, and route {leg.route} does not map that")
         blind = [rank for rank in leg.receivers if not ranks[rank].can_read(device)]
@@ -38,3 +43,13 @@ def _check_hop(plan: Plan, number: int, hop: int) -> None:
             raise PlanError(
                 f"bucket {number} is mapped on GPU {device}, which the GPUs of ranks {blind[:4]} cannot read"
             )
+
+
+def _check_readers(plan: Plan, number: int, leg: Leg) -> None:
+    """A leg of a bucket that lies apart in private memory of the sender."""
+    ranks = plan.topology.participants
+    if not plan.routes[leg.route].maps_memory:
+        raise PlanError(f"bucket {number} lies apart, and route {leg.route} does not read it there")
+    for rank in leg.receivers:
+        if why := ranks[rank].why_not_read(ranks[leg.sender]):
+            raise PlanError(f"bucket {number} is to be read where it lies: {why}")

@@ -6,7 +6,7 @@ import torch
 from msgspec.structs import replace
 
 from ckpt_transport.checkpoint.pool import lay_out
-from ckpt_transport.checkpoint.scattered import ExportedTensors
+from ckpt_transport.checkpoint.scattered import ExportedTensors, ReadableTensors
 from ckpt_transport.checkpoint.watched import Watched
 from ckpt_transport.errors import TransportError
 from ckpt_transport.memory import Buffer, MemoryKind, Segment, copy_bytes
@@ -121,10 +121,12 @@ def check_promised_memory(rank: Rank) -> None:
     for index in range(len(makers)):
         route.carry(route.transfer(Span(index, 1, 2, size - 3)), 1)
     if MemoryKind.EXPORTED in kinds:
-        _carry_what_lies_apart(rank)
+        _carry_what_lies_apart(rank, ExportedTensors)
+    if MemoryKind.READABLE in kinds:
+        _carry_what_lies_apart(rank, ReadableTensors)
 
 
-def _carry_what_lies_apart(rank: Rank) -> None:
+def _carry_what_lies_apart(rank: Rank, kind: type[ExportedTensors]) -> None:
     """Send tensors from where they lie: twice from the same memory, then from other memory."""
     offsets, end = lay_out(APART)
     route = rank.open(inbox=end)
@@ -137,10 +139,11 @@ def _carry_what_lies_apart(rank: Rank) -> None:
             for region in route.regions:
                 region.close()
             if moves:
-                tensors = [torch.empty(nbytes, dtype=torch.uint8, device=route.endpoint.device) for nbytes in APART]
+                device = "cpu" if kind is ReadableTensors else route.endpoint.device
+                tensors = [torch.empty(nbytes, dtype=torch.uint8, device=device) for nbytes in APART]
             for tensor, offset in zip(tensors, offsets, strict=True):
                 copy_bytes(tensor, pattern(seed, 0, offset, tensor.numel()))
-            memory = ExportedTensors.of(tensors, offsets, end, Watched({}))
+            memory = kind.of(tensors, offsets, end, Watched({}))
             route.regions = [route.endpoint.register(memory)]
         route.connect()
         for each in lists:

@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from ckpt_transport.memory import Lendable, MemoryKind, Runs
+from ckpt_transport.memory import DistantMemory, Lendable, MemoryKind, Runs
 from ckpt_transport.transports.interface import Control, Descriptor, Endpoint, FanOut, Group, Reach, Traits
 from ckpt_transport_shm import ShmTransport
 from ckpt_transport_shm.plugin import ShmEndpoint
@@ -23,7 +23,7 @@ class ApartEndpoint(ShmEndpoint):
         _shown[descriptor] = memory.runs
         return descriptor
 
-    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor | Runs:  # type: ignore[override]
+    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor | Runs | DistantMemory:  # type: ignore[override]
         return _shown[descriptor] if descriptor in _shown else super()._map(sender, descriptor)
 
     def _unmap(self, descriptor: Descriptor) -> None:
@@ -53,9 +53,13 @@ class ApartTransport(ShmTransport):
 
 
 class _KeepsTheFirst(ApartEndpoint):
-    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor | Runs:  # type: ignore[override]
+    def _map(self, sender: int, descriptor: Descriptor) -> torch.Tensor | Runs | DistantMemory:  # type: ignore[override]
         mapped = super()._map(sender, descriptor)
-        return mapped if isinstance(mapped, torch.Tensor) else [mapped[0]._replace(at=run.at) for run in mapped]
+        return (
+            mapped
+            if isinstance(mapped, (torch.Tensor, DistantMemory))
+            else [mapped[0]._replace(at=run.at) for run in mapped]
+        )
 
 
 class KeepsTheFirstRun(ApartTransport):

@@ -1,0 +1,88 @@
+"""Tensors in private memory of a process are described by their addresses: others read them there, and map nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import msgspec
+
+from ckpt_transport import RegistrationError
+from ckpt_transport.spi import (
+    Descriptor,
+    DistantMemory,
+    Lendable,
+    OtherProcess,
+    let_others_read,
+    places_of,
+    prepared,
+    this_process,
+    use_huge_pages,
+)
+
+PREFIX = b"private "
+"""How a descriptor begins that is not the name of a segment."""
+_LARGEST = 1 << 62
+
+
+class PrivateMemory(msgspec.Struct, frozen=True, array_like=True):
+    """What a descriptor says.
+
+    Attributes:
+        process: whose memory it is.
+        starts, addresses, sizes: of each tensor: where it begins in the region, where it is, and its bytes.
+    """
+
+    process: OtherProcess
+    starts: tuple[int, ...]
+    addresses: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, descriptor: Descriptor) -> PrivateMemory:
+        """
+        Raises:
+            RegistrationError: it does not say where tensors are.
+        """
+        found = msgspec.msgpack.decode(descriptor[len(PREFIX) :], type=prepared(cls))
+        numbers = (*found.starts, *found.addresses, *found.sizes)
+        if not len(found.starts) == len(found.addresses) == len(found.sizes):
+            raise RegistrationError("its numbers of starts, addresses and sizes differ")
+        ends = [start + nbytes for start, nbytes in zip(found.starts, found.sizes, strict=True)]
+        if any(not 0 <= number < _LARGEST for number in numbers) or any(map(int.__gt__, ends, found.starts[1:])):
+            raise RegistrationError("it names memory that there cannot be")
+        return found
+
+    def found(self) -> DistantMemory:
+        """Where the tensors are.
+
+        Raises:
+            TransportError: the process has ended, or may not be read.
+        """
+        self.process.check()
+        return DistantMemory(self.starts, self.addresses, self.sizes, self.process.read)
+
+
+class LastDescribed:
+    """Describes private memory, and keeps what it has said last: a trainer lends the same at each step.
+
+    Memory that comes a second time is put into huge pages, which take about as long as a copy, once.
+    """
+
+    def __init__(self) -> None:
+        self._place: Hashable = None
+        self._process: OtherProcess | None = None
+        self._descriptor: Descriptor = b""
+        self._in_huge_pages = False
+
+    def describe(self, memory: Lendable) -> Descriptor:
+        places = [place for place in places_of(memory.runs) if place.nbytes]
+        if self._place != memory.place or self._process != this_process():
+            let_others_read()
+            self._place, self._process, self._in_huge_pages = memory.place, this_process(), False
+            starts, addresses, sizes = zip(*places, strict=True) if places else ((), (), ())
+            described = PrivateMemory(self._process, starts, addresses, sizes)
+            self._descriptor = PREFIX + msgspec.msgpack.encode(described)
+        elif not self._in_huge_pages:
+            use_huge_pages((place.address, place.nbytes) for place in places)
+            self._in_huge_pages = True
+        return self._descriptor
