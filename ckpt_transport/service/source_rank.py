@@ -211,6 +211,7 @@ class SourceRank:
     def _taking_part(self, version: str) -> Iterator[None]:
         """Within the block this rank follows rank 0, which hears of an interrupt that comes before it has joined."""
         self._take_back_absence(version)
+        self._say_given_up(version)
         self._following = None
         with speaking_for(self._label):
             try:
@@ -303,6 +304,13 @@ class SourceRank:
             raise
         self._take_back_absence(version)
         return taken
+
+    def _say_given_up(self, version: str) -> None:
+        """Rank 0 hears which updates this rank has given up: an interrupt may have kept it from saying so."""
+        for late in self.unbrought - self._absent_for - {version}:
+            self.tell_absence(late, "it was interrupted, or has failed")
+            self._absent_for.add(late)
+        self.unbrought &= {version}
 
     def _be_absent(self, version: str, error: BaseException, reason: str) -> None:
         if isinstance(error, Exception) or (self._rendezvous is not None and self._rendezvous.is_open):

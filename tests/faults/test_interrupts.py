@@ -15,7 +15,6 @@ import pytest
 
 from ckpt_transport import Config, ParameterServer, StagedJob
 from ckpt_transport.control import Mailbox
-from ckpt_transport.errors import TaintedError, UpdateAbortedError
 from ckpt_transport.planning import Role
 from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m
@@ -25,24 +24,13 @@ from ckpt_transport.update.turn import Turn
 from tests.fleet import SinkSpec, fleet, weights
 from tests.patience import DEADLINE, PATIENT
 from tests.support.interrupting import Interrupter
+from tests.support.outcomes import outcome_of
 
 SHAPE = {"layers": 2, "width": 16}
 BEFORE = 5
 """An interrupt at one of so many first steps comes before a call has begun to say what becomes of it."""
 POINTS = 40
 """Steps that are interrupted, of the thousands that an update makes: evenly, and again so many of its last ones."""
-
-
-def outcome_of(interrupt: KeyboardInterrupt) -> str:
-    """What sinks serve by the interrupt's word."""
-    match interrupt.__cause__:
-        case UpdateAbortedError():
-            return "old"
-        case TaintedError():
-            return "tainted"
-        case cause:
-            assert cause is None
-            return "new"
 
 
 @pytest.mark.parametrize("commit", ["staged", "in_place"])
