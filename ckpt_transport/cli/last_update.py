@@ -12,7 +12,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, ConfigError
 
 
-def last_update(engine: str, settings: Config) -> served.Served:
+def last_update(engine: str, settings: Config) -> served.FleetRecord:
     """Say what it was.
 
     Raises:

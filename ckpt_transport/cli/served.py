@@ -12,14 +12,16 @@ from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError
 
 
-class Served(msgspec.Struct, frozen=True):
-    """Attributes:
-    engine: the kind of engine, as ``vllm``.
-    version: its name.
-    checkpoint: where it was read from.
-    files: of the checkpoint, with size in bytes and time of the last change in nanoseconds.
-    endpoints: the engines that were brought to it.
-    quantized_for: what it was quantized for on the way; empty when it was not.
+class FleetRecord(msgspec.Struct, frozen=True):
+    """Says which version a fleet was brought to last, and from where.
+
+    Attributes:
+        engine: the kind of engine, as ``vllm``.
+        version: its name.
+        checkpoint: where it was read from.
+        files: of the checkpoint, with size in bytes and time of the last change in nanoseconds.
+        endpoints: the engines that were brought to it.
+        quantized_for: what it was quantized for on the way; empty when it was not.
     """
 
     engine: str
@@ -44,7 +46,7 @@ def remember(
     if before is not None and (before.engine, before.version) == (engine, version):
         endpoints = tuple(dict.fromkeys([*before.endpoints, *endpoints]))
     target = "" if quantized_for is None else str(quantized_for.resolve())
-    served = Served(engine, version, str(checkpoint.resolve()), stamps(checkpoint), endpoints, target)
+    served = FleetRecord(engine, version, str(checkpoint.resolve()), stamps(checkpoint), endpoints, target)
     path = record_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}")
@@ -52,15 +54,15 @@ def remember(
     fresh.replace(path)
 
 
-def recall() -> Served | None:
+def recall() -> FleetRecord | None:
     """Read what was noted last, if anything."""
     try:
-        return msgspec.json.decode(record_path().read_bytes(), type=prepared(Served))
+        return msgspec.json.decode(record_path().read_bytes(), type=prepared(FleetRecord))
     except (OSError, *UNREADABLE):
         return None
 
 
-def check_unchanged(served: Served) -> None:
+def check_unchanged(served: FleetRecord) -> None:
     """
     Raises:
         ConfigError: the checkpoint is not what it was when the fleet was updated.

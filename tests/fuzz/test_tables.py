@@ -120,7 +120,7 @@ def test_given_what_was_kept_that_says_anything_then_it_is_read_or_counts_as_non
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     record = served.record_path()
     record.parent.mkdir()
-    kept = served.Served("vllm", "v1", "/a", {"a": (1, 2)}, ("http://a",))
+    kept = served.FleetRecord("vllm", "v1", "/a", {"a": (1, 2)}, ("http://a",))
 
     def read(data: bytes) -> None:
         record.write_bytes(data)
