@@ -112,12 +112,15 @@ class Membership:
     # -- talking ------------------------------------------------------------------------------------------------
 
     def find_couriers(self) -> None:
-        """Have sinks hand on to others of their host what all are asked, where there are many of them."""
+        """Have sinks hand on to others of their host what all are asked, where there are many of them.
+
+        In whatever order they were named, the same ones do so as in the last update.
+        """
         by_host: defaultdict[str, list[str]] = defaultdict(list)
         for join, address in zip(self.joins, self.addresses, strict=True):
             if join.role is Role.SINK:
                 by_host[join.host].append(address)
-        self._mailbox.by_courier.plan(in_groups(by_host.values()))
+        self._mailbox.by_courier.plan(in_groups([sorted(by_host[host]) for host in sorted(by_host)]))
 
     def use_no_couriers(self) -> None:
         """Talk to each straight."""

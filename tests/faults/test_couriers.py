@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +19,18 @@ from tests.patience import SWIFT
 
 COURIER, BEHIND = 0, 1
 SINKS = 4
-SINK = SinkSpec(settings=SWIFT)
 
 pytestmark = pytest.mark.usefixtures("dead_are_swept")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[str]:
+    """Where sinks listen, in the order in which couriers are chosen."""
+    return [f"ipc://{tmp_path}/{number}" for number in range(SINKS)]
+
+
+def specs(places: list[str]) -> list[SinkSpec]:
+    return [SinkSpec(settings=SWIFT, address=place) for place in places]
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +63,9 @@ def server() -> Iterator[ParameterServer]:
 
 
 def test_given_many_sinks_then_their_couriers_are_talked_to_and_all_get_every_version(
-    dispatched: list[str], server: ParameterServer
+    dispatched: list[str], server: ParameterServer, places: list[str]
 ) -> None:
-    with fleet(*[SINK] * SINKS) as sinks:
+    with fleet(*specs(places)) as sinks:
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3, 4):
             dispatched.clear()
@@ -72,11 +83,11 @@ def test_given_many_sinks_then_their_couriers_are_talked_to_and_all_get_every_ve
     ids=lambda fault: f"{fault.where}-{fault.act}",
 )
 def test_given_a_member_that_fails_then_it_is_named_and_the_others_serve_what_they_did_and_take_the_next_version(
-    fault: Fault, victim: int, server: ParameterServer
+    fault: Fault, victim: int, server: ParameterServer, places: list[str]
 ) -> None:
-    specs = [SINK] * SINKS
-    specs[victim] = SinkSpec(settings=SWIFT, fault=fault)
-    with fleet(*specs) as sinks:
+    members = specs(places)
+    members[victim] = replace(members[victim], fault=fault)
+    with fleet(*members) as sinks:
         addresses = [sink.address for sink in sinks]
         for seed in (2, 3):
             server.update(f"v{seed}", addresses)
@@ -93,14 +104,14 @@ def test_given_a_member_that_fails_then_it_is_named_and_the_others_serve_what_th
             assert other.state().holds(weights(5))
 
 
-def test_given_another_order_of_sinks_then_others_are_couriers_and_all_get_every_version(
-    dispatched: list[str], server: ParameterServer
+def test_given_another_order_of_sinks_then_the_couriers_are_the_same_and_all_get_every_version(
+    dispatched: list[str], server: ParameterServer, places: list[str]
 ) -> None:
-    with fleet(*[SINK] * SINKS) as sinks:
+    with fleet(*specs(places)) as sinks:
         addresses = [sink.address for sink in sinks]
         for seed, order in ((2, addresses), (3, addresses), (4, addresses[::-1]), (5, addresses[::-1])):
             dispatched.clear()
             server.update(f"v{seed}", order)
-            assert {*dispatched} == {order[0], order[2]}
+            assert {*dispatched} == {addresses[0], addresses[2]}
             for sink in sinks:
                 assert sink.state().holds(weights(seed))
