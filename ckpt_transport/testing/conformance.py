@@ -66,7 +66,7 @@ def run(
         factory: makes the transport; must be importable, since other processes call it too.
         only: names of checks; all by default.
         progress: called with each result as it comes.
-        deadline: seconds each check may take; by default what the check itself says.
+        deadline: seconds each check may take; by default what the check itself says. ``route_opens`` gets no fewer.
         launcher: how ranks are run. With ``launch_in_threads``, checks that kill a process are skipped.
         checks: which there are; add :data:`LONG_CHECKS` for those that take minutes.
 
@@ -98,7 +98,8 @@ def run(
     else:
         if not available.ok:
             raise TransportUnavailableError(name, available.reason, available.hint)
-    opens = _result(check_route_opens, factory, deadline, launcher)
+    enough = None if deadline is None else max(deadline, check_route_opens.deadline)
+    opens = _result(check_route_opens, factory, enough, launcher)
     if opens.verdict is Verdict.FAILED:
         report(opens)
         return ConformanceReport(in_words(name), tuple(results))
