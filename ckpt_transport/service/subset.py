@@ -91,7 +91,7 @@ def check_engines(sinks: Sequence[str], chosen: Sequence[str], config: Config) -
         ConfigError: ranks of one engine are chosen and others are not; names them.
         JoinError: one that is chosen does not answer.
     """
-    engines = {address: ask_version(address, config).engine for address in chosen}
+    engines = {address: ask_version(address, config, config.join_timeout).engine for address in chosen}
     if not any(engines.values()):
         return
     for address in set(sinks).difference(chosen):

@@ -146,7 +146,7 @@ def test_given_a_sink_that_reaches_nobody_then_it_is_in_doubt_until_the_next_upd
         while not (served := ask_version(address, config, timeout=DEADLINE)).in_doubt:
             pass
         assert "no other sink" in served.in_doubt
-        shown = run("version", address)
+        shown = run("version", "--timeout", DEADLINE, address)
         assert shown.returncode == 3
         assert "in doubt" in shown.stdout
         updated_again(sinks[:1], 3)

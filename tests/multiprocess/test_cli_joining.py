@@ -50,7 +50,7 @@ def test_given_two_commands_that_serve_when_engines_join_then_they_have_the_vers
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     with fleet(SinkSpec(), SinkSpec()) as sinks, serving(checkpoint, paths[0]), serving(checkpoint, paths[1]):
         holder = msgspec.json.decode(paths[0].read_bytes(), type=AddressFile).holders[0].address
-        assert "v2" in run("version", holder).stdout
+        assert "v2" in run("version", "--timeout", DEADLINE, holder).stdout
         done = run("join", "--metas", paths[0], "--metas", paths[1], *sinks_of([sink.address for sink in sinks]))
         assert done.returncode == 0, done.stderr
         assert "v2 is served by 2 sinks" in done.stdout

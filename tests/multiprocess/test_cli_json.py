@@ -14,7 +14,7 @@ from ckpt_transport import Config
 from ckpt_transport.service.query import ask_version
 from tests.fleet import HolderSpec, SinkSpec, fleet, holders, weights
 from tests.patience import DEADLINE, PATIENT
-from tests.support.commands import run, running
+from tests.support.commands import ENVIRONMENT, run, running
 from tests.vllm_stub import StubServer
 
 KEYS = {
@@ -95,7 +95,7 @@ def test_given_a_version_that_is_held_then_a_program_reads_where_in_one_line(tmp
 
 def test_given_a_sink_that_is_not_in_doubt_when_it_is_resolved_then_the_exit_code_says_so() -> None:
     with fleet(SinkSpec()) as (sink,):
-        done = run("resolve", sink.address, "--forward", "--json")
+        done = run("resolve", sink.address, "--forward", "--json", "--timeout", DEADLINE)
         assert (done.returncode, done.stdout) == (1, "")
         assert "is not in doubt" in done.stderr
 
@@ -118,6 +118,7 @@ def test_given_a_sink_that_is_not_there_then_nothing_is_written_for_programs_and
 ) -> None:
     save_file(weights(2), tmp_path / "model.safetensors")
     sink = "ipc:///tmp/nobody"
-    done = run("update", f"--checkpoint={tmp_path}", "--version=v2", "--sink", sink, "--json")
+    hasty = {**ENVIRONMENT, "CKPT_TRANSPORT_JOIN_TIMEOUT": "1"}
+    done = run("update", f"--checkpoint={tmp_path}", "--version=v2", "--sink", sink, "--json", environ=hasty)
     assert (done.returncode, done.stdout) == (1, "")
     assert sink in done.stderr

@@ -49,10 +49,10 @@ def test_given_two_sinks_when_versions_were_staged_then_a_rollback_serves_the_on
             assert f"v{seed} is served by 2 sinks after" in done.stdout
             assert "forward passes were held for at most" in done.stdout
             assert all(sink.state().holds(weights(seed)) for sink in sinks)
-            shown = run("version", *addresses)
+            shown = run("version", "--timeout", DEADLINE, *addresses)
             assert shown.returncode == 0
             assert "can go back to" in shown.stdout
-            served = json.loads(run("version", "--json", *addresses).stdout)
+            served = json.loads(run("version", "--timeout", DEADLINE, "--json", *addresses).stdout)
             assert {(each["version"], each["previous"]) for each in served.values()} == {(f"v{seed}", f"v{other}")}
 
 
