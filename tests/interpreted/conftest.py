@@ -13,7 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from ckpt_transport.memory import copy_table, strided_bytes
+from tests.unhurried import hurry_no_example
 
+hurry_no_example()
 interprets = os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton")
 collect_ignore_glob = [] if interprets else ["test_*.py"]
 

@@ -1,15 +1,13 @@
 """What holds for every unit test."""
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.support.fixtures import nobody_is_taken_for_dead
+from tests.unhurried import hurry_no_example
 
 __all__ = ["nobody_is_taken_for_dead"]
 
-# How long an example takes says what else the machine does.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
+hurry_no_example()
 
 
 @pytest.fixture(autouse=True)
