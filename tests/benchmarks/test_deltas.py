@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from benchmarks import delta_gpu, delta_shares, deltas, sparsity
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def test_given_a_small_range_then_each_step_of_each_delta_has_a_rate() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from ckpt_transport.memory import Addresses, CopyTable, StridedBytes
 from ckpt_transport.memory.strided_bytes import ElementCopy
 
-pytestmark = pytest.mark.timeout(300)
 HOST = torch.device("cpu")
 CHECKED = settings(deadline=None, max_examples=60)
 

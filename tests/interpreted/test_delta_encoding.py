@@ -11,8 +11,6 @@ from ckpt_transport.deltas import UNIT_DTYPES, encode
 from ckpt_transport.deltas.device_encoding import STEP_BYTES, encode_by_kernels
 from ckpt_transport.deltas.sections import BLOCK_UNITS
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.mark.parametrize("unit", UNIT_DTYPES)
 @pytest.mark.parametrize("shift", [0, 1])

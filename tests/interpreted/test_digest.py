@@ -10,7 +10,6 @@ from ckpt_transport.memory.device_digest import add_by_kernel, add_runs_by_kerne
 from ckpt_transport.memory.digest import ALIGNMENT, PAGE_BYTES, as_bytes, digest
 from ckpt_transport.memory.digest_table import DigestedRun, DigestTable
 
-pytestmark = pytest.mark.timeout(300)
 HOST = torch.device("cpu")
 SIZES = [1, 7, 8, 4096, 0, PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 9]
 

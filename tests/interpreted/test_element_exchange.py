@@ -8,8 +8,6 @@ import torch
 from ckpt_transport.deltas import UNIT_DTYPES
 from ckpt_transport.deltas.element_exchange import BLOCK, exchange_by_kernel
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.mark.parametrize("unit", UNIT_DTYPES)
 def test_given_elements_of_two_tensors_when_they_are_exchanged_twice_then_all_is_as_it_was(unit: int) -> None:

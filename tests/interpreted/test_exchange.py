@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from ckpt_transport.memory.exchange import exchange_by_table
 
-pytestmark = pytest.mark.timeout(300)
 HOST = torch.device("cpu")
 
 

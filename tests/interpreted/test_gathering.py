@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_transport.checkpoint.gathering import Gathering
 
-pytestmark = pytest.mark.timeout(300)
 ALIGNED = 16
 
 

@@ -17,8 +17,6 @@ from ckpt_transport_torch import TorchEngine
 from tests.unit.recorded import replays_as_it_loads, specs_of
 from tests.unit.torch_modules import bring, holds, version
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def tables_everywhere() -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,6 @@ from ckpt_transport.memory.packed_digest import packed_digest, packs
 from ckpt_transport.memory.packed_digest_table import PackedDigestTable, PlacedRange
 from tests.unit.worlds import strided_ranges
 
-pytestmark = pytest.mark.timeout(300)
 CPU = torch.device("cpu")
 CHECKED = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ckpt_transport.memory import MemoryRun, PartialCopy, StridedRange, partial_copy
 
-pytestmark = pytest.mark.timeout(300)
 HOST = torch.device("cpu")
 PARTS = st.lists(
     st.builds(

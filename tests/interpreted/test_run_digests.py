@@ -16,7 +16,6 @@ from ckpt_transport.memory.digest_table import DigestTable
 from tests.unit.execution.fleets import check
 from tests.unit.execution.test_apart import ApartFleet, apart
 
-pytestmark = pytest.mark.timeout(300)
 STARTS, SIZES = [0, 512, 4096], [300, 3000, 70_001]
 PARTS = [(0, 300), (512, 16), (3008, 504), (4096 + 16, 70_001 - 16)]
 

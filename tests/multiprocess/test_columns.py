@@ -76,7 +76,6 @@ def run_rank(environ: abc.Mapping[str, str], transport: str, how: str, sinks: li
             pipe.recv()
 
 
-@pytest.mark.timeout(DEADLINE)
 @pytest.mark.parametrize(
     ("transport", "how"),
     [("gloo", "register"), ("gloo", "lend"), pytest.param("nixl", "register", marks=where_available("nixl").marks)],

@@ -54,7 +54,6 @@ def resident(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) << 10
 
 
-@pytest.mark.timeout(DEADLINE)
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
 def test_given_shards_of_four_buckets_when_they_are_published_then_a_rank_takes_two_buckets_of_memory(
     transport: str,

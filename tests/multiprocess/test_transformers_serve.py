@@ -23,7 +23,6 @@ NEEDED = ("transformers", "fastapi", "uvicorn", "openai", "accelerate")
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: pip install -e '.[frameworks]'"),
-    pytest.mark.timeout(300),
 ]
 
 

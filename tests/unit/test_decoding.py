@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 
 import msgspec
-import pytest
 
 from ckpt_transport.decoding import prepared
 
@@ -33,7 +32,6 @@ for number in range(100):
 """
 
 
-@pytest.mark.timeout(60)
 def test_given_types_that_many_threads_use_first_then_the_process_lives_on() -> None:
     done = subprocess.run([sys.executable, "-c", MANY_THREADS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,6 @@ from typer.testing import CliRunner
 from ckpt_transport.cli.app import app
 from ckpt_transport.errors import ConfigError
 
-pytestmark = pytest.mark.timeout(120)
-
 CLUSTER = """
 hosts = 3
 sinks = 1

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 
 from ckpt_transport.memory.strided_bytes import TILE_WORDS, ElementCopy, StridedBytes, tiles
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def cut(*copies: ElementCopy, source: int = 0, target: int = 0) -> npt.NDArray[np.int64]:

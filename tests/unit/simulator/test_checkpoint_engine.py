@@ -9,8 +9,6 @@ from ckpt_transport.simulator import Cluster, SimulatedWorld, world_of
 from ckpt_transport.simulator.checkpoint_engine import PackedBucket, checkpoint_engine, packed
 from ckpt_transport.simulator.cluster import Costs, HostLinks, TransportRates
 
-pytestmark = pytest.mark.timeout(60)
-
 SPECS = [TensorSpec(f"w{number}", "U8", (100,)) for number in range(8)]
 FAST = 1e15
 

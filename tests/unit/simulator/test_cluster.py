@@ -10,8 +10,6 @@ from ckpt_transport.errors import ConfigError
 from ckpt_transport.simulator import Model, cluster_of, included, manifest_of, model_of, shares_of, world_of
 from tests.unit.simulator.small import cluster
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def test_given_the_library_then_four_clusters_come_with_it() -> None:
     assert included() == ["16xH20", "256xH20", "8xH200", "8xH800"]

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from ckpt_transport.simulator.events import Activity, Clock
 from ckpt_transport.simulator.flows import SharedLink
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def run(*activities: Activity) -> list[float]:
     """When each of them has ended."""

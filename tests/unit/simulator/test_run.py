@@ -13,8 +13,6 @@ from ckpt_transport.simulator.cluster import Costs, Racks, Slower, TransportRate
 from ckpt_transport.transports.interface import FanOut
 from tests.unit.simulator.small import FREE, MIB, cluster, planned, world
 
-pytestmark = pytest.mark.timeout(120)
-
 CLOSE = pytest.approx
 
 
