@@ -47,6 +47,8 @@ class Heart:
         self._wake: SimpleQueue[None] = SimpleQueue()
         """An interrupt splits no call of it, as it may one of an event."""
         self._stopped = False
+        self._beating = threading.Lock()
+        """Held while a thread has connections. An interrupt may leave one that has not begun yet, and does later."""
         self._thread: threading.Thread | None = None
 
     def beat_to(self, address: str) -> None:
@@ -84,10 +86,17 @@ class Heart:
     def stop(self) -> None:
         self._stopped = True
         self._wake.put(None)
-        if self._thread is not None and self._thread.ident is not None:
-            self._thread.join()
+        with self._beating:
+            if self._thread is None or not self._thread.is_alive():
+                return
+        self._thread.join()
 
     def _run(self) -> None:
+        with self._beating:
+            if not self._stopped:
+                self._beat_on()
+
+    def _beat_on(self) -> None:
         connections = OutgoingConnections(self._context, self._secret)
         connected: set[str] = set()
         while not self._stopped and self._thread is threading.current_thread():

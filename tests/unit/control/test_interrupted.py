@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 
+import pytest
+
 from ckpt_transport.control import Mailbox
+from tests.stuck import interrupted_when
 from tests.support.interrupting import Interrupter
-from tests.unit.control.notes import PATIENCE, Note, next_note
+from tests.unit.control.notes import PATIENCE, Note, next_note, until
 
 
 def drained_until(mailbox: Mailbox, last: Note) -> None:
@@ -52,3 +56,30 @@ def test_given_an_interrupt_at_any_step_of_answering_then_the_next_answer_arrive
             asked()
             mailbox.answer(Note(f"after {at}"))
             drained_until(asker, Note(f"after {at}"))
+
+
+def test_given_a_heart_that_begins_late_when_its_mailbox_was_interrupted_and_closed_then_it_never_beats(
+    peer: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine lets a thread begin when whoever has started it was interrupted, and is gone."""
+    begins, may_begin = threading.Event(), threading.Event()
+    begin = vars(threading.Thread)["_bootstrap"]
+
+    def begin_late(thread: threading.Thread) -> None:
+        if thread.name == "ckpt-transport-heart":
+            begins.set()
+            may_begin.wait(PATIENCE)
+        begin(thread)
+
+    failures: list[object] = []
+    monkeypatch.setattr(threading.Thread, "_bootstrap", begin_late)
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    mailbox = Mailbox()
+    with pytest.raises(KeyboardInterrupt), interrupted_when(begins.is_set):
+        mailbox.watch(peer.address)
+    mailbox.close()
+    may_begin.set()
+    heart = mailbox._heart._thread
+    assert heart is not None
+    until(lambda: heart.ident is not None and not heart.is_alive())
+    assert failures == []
