@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("dead_are_swept")
     [
         (Fault("run", 2), False),
         (Fault("exchange_elements", 1), False),
-        (Fault("certify", 3), True),
+        (Fault("certify", 2), True),
     ],
     ids=["staged", "applied", "committed"],
 )
