@@ -22,6 +22,7 @@ from ckpt_transport.control.liveness import Liveness
 from ckpt_transport.control.messages import MAX_REASON, Codec, Heartbeat, Message, Refused, RouteMessage
 from ckpt_transport.control.security import Secret, check_secured
 from ckpt_transport.control.sockets import Sockets
+from ckpt_transport.control.unclosed import close_when_collected
 from ckpt_transport.control.waker import Waker
 from ckpt_transport.errors import ControlError
 
@@ -95,11 +96,11 @@ class Mailbox:
             raise
 
     def _open(self, wanted: str, secret: Secret | None) -> None:
-        """Listen at an address, and get ready to send."""
         self._sockets = Sockets(wanted, secret, self._codec, self._waker.descriptor)
         self.address, self.secret = self._sockets.address, secret
         beat = self._sockets.encode(Heartbeat())
         self._heart = Heart(self._sockets.context, secret, beat, self._interval, self._timeout)
+        self._unclosed = close_when_collected(self, self._heart.stop, self._sockets.close, self._waker.close)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -388,9 +389,9 @@ class Mailbox:
                 self._heart.beat_to(address)
 
     def _hang_up(self) -> None:
-        """Send what is queued, and close all sockets."""
         self._heart.stop()
         self._sockets.close()
+        self._unclosed.detach()
 
     def __enter__(self) -> Self:
         return self
