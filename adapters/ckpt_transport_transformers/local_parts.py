@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from itertools import accumulate, product
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ class LocalParts(torch.nn.Module):
         super().__init__()
         self._of = [model]  # no module of this one
         self.parts: Mapping[str, Part] = {}
+        self._left_out: frozenset[str] = frozenset()
         self.look_up()
 
     def look_up(self) -> None:
@@ -86,9 +87,15 @@ class LocalParts(torch.nn.Module):
             return before
         return part
 
+    def choose(self, brought: Set[str], ties: Iterable[Set[str]]) -> None:
+        """Load one of tied tensors that are brought from now on: they have one memory, and one value."""
+        self._left_out = frozenset(name for tied in ties for name in sorted(tied & brought)[1:])
+
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Copy this rank's part out of each whole tensor."""
         for name, whole in tensors:
+            if name in self._left_out:
+                continue
             target = self.get_parameter(name)
             for here, there in _boxes(self.parts[name].runs):
                 target[here].copy_(whole[there])

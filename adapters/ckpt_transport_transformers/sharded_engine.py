@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from ckpt_transport import UnwritableError
-from ckpt_transport.spi import TensorSpec, dtypes, is_dtensor
+from ckpt_transport.spi import Share, TensorSpec, dtypes, is_dtensor
 from ckpt_transport_torch import LoaderEngine
 from ckpt_transport_transformers.batching import Batching
 from ckpt_transport_transformers.local_parts import LocalParts
@@ -61,6 +62,10 @@ class ShardedEngine(LoaderEngine):
             if part.tensor.numel():
                 sharing[part.tensor.data_ptr(), part.shape, part.tensor.stride()].add(name)
         return tuple(frozenset(names) for names in sharing.values() if len(names) > 1)
+
+    def prepare(self, specs: Sequence[TensorSpec], share: Share | None) -> None:
+        self._parts.choose({spec.name for spec in specs}, self.ties())
+        super().prepare(specs, share)
 
     def detach(self) -> None:
         self._batching.detach()

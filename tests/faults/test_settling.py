@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 
 from ckpt_transport import Config, ParameterServer
+from ckpt_transport.control import Mailbox
 from ckpt_transport.control.connections import LINGER_MS
 from ckpt_transport.service.query import ask_version
-from ckpt_transport.update import messages as m
-from ckpt_transport.update.membership import Membership
 from tests.fleet import SinkProcess, SinkSpec, SourceProcess, fleet, weights
 from tests.injection import Fault
 from tests.patience import DEADLINE, PATIENT, SWIFT
@@ -27,33 +27,39 @@ STAGED: dict[str, Any] = {"commit": "staged", "transport": "shm"}
 pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
 
+def says(frames: Sequence[bytes], order: str) -> bool:
+    """Whether a message is of that kind."""
+    return bytes([0xA0 + len(order)]) + order.encode() in frames[-1][:64]
+
+
+def before(order: str, count: int, act: Callable[[Mailbox], None]) -> None:
+    """Have something done in this process when it is to say ``order`` for the ``count``-th time."""
+    send, said = Mailbox.send_encoded, 0
+
+    def counted(mailbox: Mailbox, address: str, frames: Sequence[bytes]) -> None:
+        nonlocal said
+        if says(frames, order):
+            said += 1
+            if said == count:
+                act(mailbox)
+        send(mailbox, address, frames)
+
+    Mailbox.send_encoded = counted  # type: ignore[method-assign, assignment]
+
+
 def dies_before(order: str, count: int) -> None:
     """Have this process be killed when it is to say ``order`` for the ``count``-th time."""
-    send, said = Membership.send, 0
 
-    def counted(members: Membership, rank: int, message: m.FromCoordinator) -> None:
-        nonlocal said
-        said += type(message).__name__ == order
-        if said == count:
-            members._mailbox.close()  # when what was sent has left
-            Fault("send").strike()
-        send(members, rank, message)
+    def die(mailbox: Mailbox) -> None:
+        mailbox.close()  # when what was sent has left
+        Fault("send").strike()
 
-    Membership.send = counted  # type: ignore[method-assign, assignment]
+    before(order, count, die)
 
 
 def sleeps_before(order: str, count: int) -> None:
     """Have this process stand still, until it is thawed, when it is to say ``order`` for the ``count``-th time."""
-    send, said = Membership.send, 0
-
-    def counted(members: Membership, rank: int, message: m.FromCoordinator) -> None:
-        nonlocal said
-        said += type(message).__name__ == order
-        if (said, type(message).__name__) == (count, order):
-            freeze()
-        send(members, rank, message)
-
-    Membership.send = counted  # type: ignore[method-assign, assignment]
+    before(order, count, lambda mailbox: freeze())
 
 
 def led_by_one_that_dies(sinks: list[SinkProcess], order: str, count: int) -> None:
@@ -155,12 +161,9 @@ def test_given_a_sink_that_reaches_nobody_then_it_is_in_doubt_until_the_next_upd
 
 def dies_with(order: str, pid: int) -> None:
     """Have this process kill another, and itself, when it is to say ``order``."""
-    send = Membership.send
 
-    def killing(members: Membership, rank: int, message: m.FromCoordinator) -> None:
-        if type(message).__name__ == order:
-            os.kill(pid, signal.SIGKILL)
-            Fault("send").strike()
-        send(members, rank, message)
+    def kill(mailbox: Mailbox) -> None:
+        os.kill(pid, signal.SIGKILL)
+        Fault("send").strike()
 
-    Membership.send = killing  # type: ignore[method-assign, assignment]
+    before(order, 1, kill)

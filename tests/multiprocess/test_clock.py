@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.execution import now
 from ckpt_transport.planning import RingUse, StageKind
-from tests.fleet import SinkSpec, fleet, weights
+from tests.fleet import SinkSpec, by_name, fleet, weights
 from tests.patience import DEADLINE, PATIENT
 
 CONFIG = Config.load(**PATIENT)
@@ -99,7 +99,7 @@ def test_given_lent_tensors_then_slots_are_filled_before_forward_passes_are_held
     """Given more buckets than slots, when they are sent, then every slot was filled once before the hold."""
     config = Config.load(transport="shm", bucket_bytes="300KiB", ring_depth=3, **PATIENT)
     held: list[float] = []
-    with fleet(SinkSpec()) as (sink,), ParameterServer(config) as server:
+    with fleet(SinkSpec(loader=by_name)) as (sink,), ParameterServer(config) as server:
         server.lend("v2", weights(2))
         report = server.update("v2", [sink.address], before_hold=lambda: held.append(now()))
         assert sink.state().holds(weights(2))

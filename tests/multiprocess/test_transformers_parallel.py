@@ -86,7 +86,7 @@ def test_given_ranks_that_answer_then_each_gets_its_part_of_whole_tensors(
         for version in ("v2", "v1", "v2"):
             report = server.publish(version, models[version].state_dict(), addresses)
         assert report is not None
-        assert report.staged == (commit == "auto")
+        assert report.staged == (commit == "auto"), (report.in_place, report.apply_summary)
     for rank in _told(tmp_path):
         assert rank["version"] == "v2"
         assert rank["by"] == [["v1"], ["v2"]]

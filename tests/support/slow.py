@@ -21,6 +21,9 @@ class SlowEngine(TorchEngine):
         super().__init__(module, "", label)
         self.may_go_on = threading.Event()
 
+    def _why_unread(self) -> str:
+        return "it waits before it loads"
+
     def load(self, bucket: LoadedBucket) -> Fence | None:
         self.loads += 1
         if self.loads == self.waits_at:

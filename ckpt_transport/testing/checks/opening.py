@@ -5,11 +5,13 @@ from __future__ import annotations
 from ckpt_transport.testing.check import check
 from ckpt_transport.testing.harness import Abandoned, Broken, Rank
 
+REGION_BYTES = 4096
+
 
 @check("A transport is made without arguments, and opens a route between two ranks.", "Transport.open", ranks=2)
 def check_route_opens(rank: Rank) -> None:
     try:
-        rank.open()
+        rank.open(regions=[REGION_BYTES], inbox=REGION_BYTES)
     except (Abandoned, Broken):
         raise
     except Exception as error:
