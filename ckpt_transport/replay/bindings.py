@@ -15,7 +15,9 @@ Fingerprint = tuple[tuple[Any, ...], ...]
 """Names, addresses, shapes, strides and types, each of all tensors: to compare columns takes no step of Python each."""
 
 
-COLUMNS: Sequence[Callable[[torch.Tensor], object]] = (
+Column = Callable[[torch.Tensor], object]
+
+COLUMNS: Sequence[Column] = (
     torch.Tensor.data_ptr,
     torch.Tensor.size,
     torch.Tensor.stride,
@@ -38,18 +40,21 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
 
 def has_fingerprint(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
     """Whether that is the fingerprint of ``tensors``, whatever their names; keeps nothing, and ends early."""
-    _, *columns = expected
-    with torch._C.DisableTorchFunctionSubclass():
-        return len(tensors) == len(columns[0]) and all(
-            all(map(eq, map(column, tensors.values()), known)) for column, known in zip(COLUMNS, columns, strict=True)
-        )
+    return _has(COLUMNS, tensors, expected)
 
 
 def has_addresses(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
     """Whether as many tensors are at the addresses of that fingerprint."""
-    _, addresses, *_ = expected
+    return _has(COLUMNS[:1], tensors, expected)
+
+
+def _has(columns: Sequence[Column], tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
+    """Whether the first columns of a fingerprint are those of ``tensors``."""
+    names, *known = expected
     with torch._C.DisableTorchFunctionSubclass():
-        return len(tensors) == len(addresses) and all(map(eq, map(torch.Tensor.data_ptr, tensors.values()), addresses))
+        return len(tensors) == len(names) and all(
+            all(map(eq, map(column, tensors.values()), values)) for column, values in zip(columns, known, strict=False)
+        )
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -68,8 +68,8 @@ def asked(manager: Any, request: str) -> list[int]:
     return tokens
 
 
-def test_given_a_model_that_generates_then_it_speaks_as_each_version_and_as_the_one_before_again() -> None:
-    served, other = model(1), model(2)
+def check_generating(served: Any, other: Any) -> None:
+    """A model that generates speaks as each version, and as the one before again."""
     old, new = tokens_of(served), tokens_of(other)
     assert old != new
     with attach(served, version="v1", config=CONFIG) as attached, ParameterServer(CONFIG) as server:
@@ -77,6 +77,10 @@ def test_given_a_model_that_generates_then_it_speaks_as_each_version_and_as_the_
         assert (attached.version, tokens_of(served)) == ("v2", new)
         server.rollback([attached.address])
         assert tokens_of(served) == old
+
+
+def test_given_a_model_that_generates_then_it_speaks_as_each_version_and_as_the_one_before_again() -> None:
+    check_generating(model(1), model(2))
 
 
 def test_given_a_model_that_is_updated_in_place_then_it_speaks_as_each_version() -> None:

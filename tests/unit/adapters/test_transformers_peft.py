@@ -9,7 +9,7 @@ import torch
 
 from ckpt_transport import Config, ParameterServer, UnwritableError, UpdateAbortedError
 from tests.patience import PATIENT
-from tests.unit.adapters.test_transformers import CONFIG, PROMPT, asked, batching, model, tokens_of
+from tests.unit.adapters.test_transformers import CONFIG, PROMPT, asked, batching, check_generating, model, tokens_of
 
 peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[frameworks]'")
 
@@ -24,14 +24,7 @@ def tuned(seed: int) -> Any:
 
 
 def test_given_a_model_with_an_adapter_then_it_speaks_as_each_version_and_as_the_one_before_again() -> None:
-    served, other = tuned(1), tuned(2)
-    old, new = tokens_of(served), tokens_of(other)
-    assert old != new
-    with attach(served, version="v1", config=CONFIG) as attached, ParameterServer(CONFIG) as server:
-        server.publish("v2", other.state_dict(), [attached.address])
-        assert (attached.version, tokens_of(served)) == ("v2", new)
-        server.rollback([attached.address])
-        assert tokens_of(served) == old
+    check_generating(tuned(1), tuned(2))
 
 
 @pytest.mark.parametrize("trains_adapter", [True, False])
