@@ -172,7 +172,7 @@ from ckpt_transport.transports.rdma.devices import locality_of_pci as locality_o
 from ckpt_transport.transports.rdma.devices import nearest as nearest
 from ckpt_transport.transports.rdma.devices import rdma_devices as rdma_devices
 from ckpt_transport.transports.rdma.ucx import ucx_devices as ucx_devices
-from ckpt_transport.update.host import host_name as host_name
+from ckpt_transport.update.host import host_of as host_of
 from ckpt_transport.update.mailbox import open_mailbox as open_mailbox
 from ckpt_transport.update.progress import Progress as Progress
 

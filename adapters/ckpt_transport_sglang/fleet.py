@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckpt_transport import Config, ConfigError
-from ckpt_transport.spi import Driver, EngineFleet, host_name
+from ckpt_transport.spi import Driver, EngineFleet, host_of
 from ckpt_transport_sglang.server import SglangServer
 
 
@@ -47,7 +47,7 @@ class SglangDriver(Driver[SglangServer]):
     """Drives one server, through what the plugin has added to it."""
 
     def _find_sinks(self) -> list[str]:
-        return self.engine.attach(self._config.host or host_name())
+        return self.engine.attach(host_of(self._config))
 
     def warm_up(self) -> None:
         self.engine.call_ranks("warm_up")

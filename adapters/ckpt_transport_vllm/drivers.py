@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ckpt_transport import Config, ConfigError, EngineError
-from ckpt_transport.spi import NO_PAUSE, Driver, host_name
+from ckpt_transport.spi import NO_PAUSE, Driver, host_of
 from ckpt_transport_vllm.control import VllmControl
 from ckpt_transport_vllm.plugin import ATTACH, BACKEND, UPDATE
 from ckpt_transport_vllm.replicas import in_lockstep
@@ -41,7 +41,7 @@ class ExtensionDriver(VllmDriver[VllmControl]):
         """Have all workers open sinks. Returns the addresses of those that answer: of the first replica."""
         answers = self.engine.call_workers(
             ATTACH,
-            host=self._config.host or host_name(),
+            host=host_of(self._config),
             engine=self.engine.name,
             version=self.engine.weight_version(),
             draft=self._draft,
@@ -86,7 +86,7 @@ class NativeDriver(VllmDriver[VllmServer]):
         def ask(report_to: str) -> None:
             self.engine.init_native(
                 report_to=report_to,
-                host=self._config.host or host_name(),
+                host=host_of(self._config),
                 engine=self.engine.url,
                 version=version,
                 warm_up=warm_up,

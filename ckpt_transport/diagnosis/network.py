@@ -15,6 +15,7 @@ from pathlib import Path
 from ckpt_transport.config import Config
 from ckpt_transport.diagnosis.finding import Finding, Severity
 from ckpt_transport.errors import ConfigError
+from ckpt_transport.memory.libc import libc
 
 INTERFACES = Path("/sys/class/net")
 SLOW = 10_000
@@ -77,7 +78,7 @@ def address(bound: str, others: Mapping[str, str]) -> Finding:
 
 def clock() -> Finding:
     """Judge whether somebody keeps the clock right."""
-    state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
+    state = libc().adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
     if state == TIME_ERROR:
         cure = "run chrony or systemd-timesyncd on the host: histories, traces and metrics compare clocks of hosts"
         return Finding("clock", Severity.NOTE, "nothing on this host keeps it right", cure)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import cache
 
 import torch
+
+from ckpt_transport.memory.libc import libc
 
 CHUNK_BYTES = 16 << 20
 _MADV_POPULATE_WRITE = 23
@@ -31,19 +31,10 @@ def populate(raw: torch.Tensor, reserve: Callable[[int, int], None], threads: Ex
     def bring_in(start: int) -> None:
         end = min(start + CHUNK_BYTES, nbytes)
         first = (address + start) // mmap.PAGESIZE * mmap.PAGESIZE
-        if _madvise()(first, address + end - first, _MADV_POPULATE_WRITE) == 0:
+        if libc().madvise(first, address + end - first, _MADV_POPULATE_WRITE) == 0:
             return
         reserve(start, end - start)
         memory[start : end : mmap.PAGESIZE] = 0
 
     for _ in threads.map(bring_in, range(0, nbytes, CHUNK_BYTES)):
         pass
-
-
-@cache
-def _madvise() -> Callable[[int, int, int], int]:
-    """``madvise(2)``, which Python's own ``mmap`` calls with the interpreter's lock held."""
-    function = ctypes.CDLL(None).madvise
-    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    called: Callable[[int, int, int], int] = function
-    return called

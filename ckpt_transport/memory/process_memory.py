@@ -12,13 +12,14 @@ import secrets
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from ckpt_transport.errors import PeerLostError, TransferError
 from ckpt_transport.memory.copy import copy_runs
 from ckpt_transport.memory.host_copies import HostCopy
+from ckpt_transport.memory.libc import libc
 from ckpt_transport.memory.processes import why_not_by_policy
 
 AT_ONCE = 512
@@ -94,7 +95,7 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
         for number, (target, source, nbytes) in enumerate(copies, 1):
             here[number] = _IoVec(target, nbytes)
             there[number] = _IoVec(source, nbytes)
-        done = _libc().process_vm_readv(self.pid, here, count, there, count, 0)
+        done = libc().process_vm_readv(self.pid, here, count, there, count, 0)
         if done < 0:
             raise self._failure(ctypes.get_errno())
         if nonce.raw != self.nonce:
@@ -153,21 +154,5 @@ def use_huge_pages(places: Iterable[tuple[int, int]]) -> None:
             end = max(end, address + nbytes)
             continue
         for page in range(-(-begin // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE, HUGE_PAGE):
-            _libc().madvise(ctypes.c_void_p(page), ctypes.c_size_t(HUGE_PAGE), _MADV_COLLAPSE)
+            libc().madvise(ctypes.c_void_p(page), ctypes.c_size_t(HUGE_PAGE), _MADV_COLLAPSE)
         begin, end = address, address + nbytes
-
-
-@cache
-def _libc() -> Any:
-    """Any, because a library's functions are known when it is loaded."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.process_vm_readv.restype = ctypes.c_ssize_t
-    libc.process_vm_readv.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_ulong,
-        ctypes.c_void_p,
-        ctypes.c_ulong,
-        ctypes.c_ulong,
-    ]
-    return libc

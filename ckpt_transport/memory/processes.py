@@ -11,6 +11,8 @@ import os
 from functools import cache
 from pathlib import Path
 
+from ckpt_transport.memory.libc import libc
+
 _PR_GET_DUMPABLE = 3
 _PR_SET_PTRACER = 0x59616D61
 _ANY = ctypes.c_ulong(-1)
@@ -65,4 +67,4 @@ def _may_trace() -> bool:
 
 def _prctl(option: int, argument: ctypes.c_ulong | None = None) -> int:
     zero = ctypes.c_ulong(0)
-    return int(ctypes.CDLL(None).prctl(option, zero if argument is None else argument, zero, zero, zero))
+    return int(libc().prctl(option, zero if argument is None else argument, zero, zero, zero))

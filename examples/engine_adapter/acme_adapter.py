@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ckpt_transport import Config, ConfigError, Sink
-from ckpt_transport.spi import Driver, EngineFleet, HttpEngine, any_port, host_name
+from ckpt_transport.spi import Driver, EngineFleet, HttpEngine, any_port, host_of
 from ckpt_transport_torch import Attachment, TorchEngine
 from examples.engine_adapter import acme_engine
 
@@ -41,7 +41,7 @@ class AcmePlugin:
     def _attach(self, asked: dict[str, Any]) -> dict[str, str]:
         """A sink on a socket of this host is enough for callers who are here; others get a port."""
         if self._attached is None:
-            near = asked["host"] == (self._config.host or host_name())
+            near = asked["host"] == host_of(self._config)
             way_in = AcmeEngine(self._engine)
             sink = Sink(way_in, "" if near else any_port(self._config.interface), self._engine.label, self._config)
             self._attached = Attachment(self._engine.model, way_in, sink.start())
@@ -97,7 +97,7 @@ class AcmeDriver(Driver[AcmeServer]):
     """Finds the sink of an Acme engine."""
 
     def _find_sinks(self) -> Sequence[str]:
-        return [self.engine.attach(self._config.host or host_name())]
+        return [self.engine.attach(host_of(self._config))]
 
     def warm_up(self) -> None:
         """A module that is loaded by names has nothing to prepare."""

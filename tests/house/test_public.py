@@ -46,7 +46,7 @@ EXPORTED = {
         Transport UNREADABLE Updates Watched addresses_of align_up allocations_of any_port by_loader_in_words
         check_readable client_of copy_bytes copy_each describe device_of digest_of_served drain dtypes
         expected_bandwidth fence fence_on find_allocations fingerprint from_directory given_tensors has_copy_tables
-        host_name is_dtensor is_loopback lay_out layer_of let_others_read listen local_part locality_of_cpus
+        host_of is_dtensor is_loopback lay_out layer_of let_others_read listen local_part locality_of_cpus
         locality_of_pci may_have_devices named_tensors native_module nearest not_plain on_device open_mailbox
         parse_object place_of places_of prepared previous_version proxy_for rdma_devices read_only reads_in_place record
         refuse_unwritable release_of required_bytes specs_of starts_of sweep_leftovers this_process ucx_devices

@@ -11,6 +11,7 @@ import torch
 
 from ckpt_transport.errors import SharedMemoryError
 from ckpt_transport.memory import Buffer, Segment, pages
+from ckpt_transport.memory.libc import libc
 
 NBYTES = 2 * pages.CHUNK_BYTES + 5 * mmap.PAGESIZE
 
@@ -46,7 +47,7 @@ def test_given_new_shared_memory_then_all_of_its_pages_are_there_afterwards(
 def test_given_a_kernel_without_such_a_call_then_the_pages_are_reserved_and_touched(
     segment: Segment, threads: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "_madvise", lambda: lambda address, nbytes, advice: -1)
+    monkeypatch.setattr(libc(), "madvise", lambda address, nbytes, advice: -1)
     Buffer.of(segment).populate(threads)
     assert allocated(segment) == NBYTES
 
@@ -64,7 +65,7 @@ def test_given_memory_that_cannot_be_had_then_its_error_is_raised(
     def full(offset: int, nbytes: int) -> None:
         raise SharedMemoryError("/dev/shm is full")
 
-    monkeypatch.setattr(pages, "_madvise", lambda: lambda address, nbytes, advice: -1)
+    monkeypatch.setattr(libc(), "madvise", lambda address, nbytes, advice: -1)
     monkeypatch.setattr(segment, "reserve", full)
     with pytest.raises(SharedMemoryError, match="is full"):
         Buffer.of(segment).populate(threads)
