@@ -1,8 +1,9 @@
 """Serves a tensor-parallel model of transformers: ``torchrun -m tests.multiprocess.parallel_model FOLDER``.
 
-FOLDER has checkpoints ``v1`` and ``v2``. Each rank writes its address to ``rank-N``, and answers in step with others
-until there is a file ``stop``. Then it writes to ``rank-N.json`` which versions it has answered by, whether its memory
-is that of a model which was started with the version that is served, whether it has parts of packed weights, and what
+FOLDER has checkpoints ``v1`` and ``v2``. While it has a file ``batches``, continuous batching runs, and each rank has
+written its address to ``rank-N.batches``. Then each writes it to ``rank-N``, and answers in step with others until
+there is a file ``stop``. Then it writes to ``rank-N.json`` which versions it has answered by, whether its memory is
+that of a model which was started with the version that is served, whether it has parts of packed weights, and what
 attach has refused.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,23 @@ def is_over(folder: Path) -> bool:
     return bool(seen.item())
 
 
+def tell(place: Path, address: str) -> None:
+    written = place.with_suffix(".new")
+    written.write_text(address)
+    written.rename(place)
+
+
+def run_batches(model: Any, folder: Path, told: Path, address: str) -> None:
+    """Run continuous batching until nobody wants it; its loops alone use the ranks' process group meanwhile."""
+    settings = transformers.ContinuousBatchingConfig(num_blocks=64, page_size=16, max_batch_tokens=64)
+    manager = model.init_continuous_batching(generation_config=GREEDY, continuous_batching_config=settings)
+    manager.start()
+    tell(told, address)
+    while (folder / "batches").exists():
+        time.sleep(0.05)
+    manager.stop(block=True)
+
+
 def memory_of(model: Any) -> dict[str, torch.Tensor]:
     state = model.state_dict(keep_vars=True)
     return {name: each.to_local() if hasattr(each, "to_local") else each for name, each in state.items()}
@@ -62,9 +81,10 @@ def main(folder: Path) -> None:
         refused = str(error)
     with attach(served, engine="parallel", version="v1", label=f"rank {rank}") as attached:
         answers = [answer(served)]
-        written = folder / f"rank-{rank}.new"
-        written.write_text(attached.address)
-        written.rename(folder / f"rank-{rank}")
+        if (folder / "batches").exists():
+            dist.barrier()
+            run_batches(served, folder, folder / f"rank-{rank}.batches", attached.address)
+        tell(folder / f"rank-{rank}", attached.address)
         while not is_over(folder):
             answers.append(answer(served))
         version = attached.version

@@ -43,8 +43,8 @@ def _packed(seed: int) -> Any:
 
 
 @contextmanager
-def _ranks(folder: Path) -> Iterator[list[str]]:
-    """The addresses of ranks that serve; when the block ends they stop, and have written what became of them."""
+def _ranks(folder: Path) -> Iterator[Callable[[str], list[str]]]:
+    """What ranks have written to files of some ending; when the block ends they stop, and tell what became of them."""
     settings = {f"CKPT_TRANSPORT_{name.upper()}": str(value) for name, value in PATIENT.items()}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
     with (folder / "log").open("w") as log:
@@ -54,12 +54,16 @@ def _ranks(folder: Path) -> Iterator[list[str]]:
             stderr=log,
             env={**os.environ, **settings, "OMP_NUM_THREADS": "1"},
         )
-    try:
-        places = [folder / f"rank-{rank}" for rank in range(RANKS)]
+
+    def written(ending: str) -> list[str]:
+        places = [folder / f"rank-{rank}{ending}" for rank in range(RANKS)]
         while not all(place.exists() for place in places):
             assert ranks.poll() is None, (folder / "log").read_text()
             time.sleep(0.1)
-        yield [place.read_text() for place in places]
+        return [place.read_text() for place in places]
+
+    try:
+        yield written
         (folder / "stop").touch()
         assert ranks.wait(120) == 0, (folder / "log").read_text()
     finally:
@@ -80,7 +84,8 @@ def test_given_ranks_that_answer_then_each_gets_its_part_of_whole_tensors(
     for version, model in models.items():
         model.save_pretrained(tmp_path / version)
     config = Config.load(**PATIENT, commit=commit)
-    with _ranks(tmp_path) as addresses, ParameterServer(config, rank=0, world_size=1) as server:
+    with _ranks(tmp_path) as written, ParameterServer(config, rank=0, world_size=1) as server:
+        addresses = written("")
         with pytest.raises(UpdateAbortedError, match="lacks tensor"):
             server.publish("a part", {"lm_head.weight": torch.zeros(128, 32)}, addresses)
         for version in ("v2", "v1", "v2"):
@@ -93,3 +98,17 @@ def test_given_ranks_that_answer_then_each_gets_its_part_of_whole_tensors(
         assert rank["equal"]
         assert rank["packed"] == (make is _packed)
         assert "give all of them the same name" in rank["refused"]
+
+
+def test_given_ranks_with_continuous_batching_then_they_are_updated_when_its_loops_have_ended(tmp_path: Path) -> None:
+    for version, seed in (("v1", 1), ("v2", 2)):
+        _tied(seed).save_pretrained(tmp_path / version)
+    (tmp_path / "batches").touch()
+    with _ranks(tmp_path) as written, ParameterServer(Config.load(**PATIENT), rank=0, world_size=1) as server:
+        server.register("v2", tensors=_tied(2).state_dict())
+        with pytest.raises(UpdateAbortedError, match="continuous batching runs on ranks of tensor parallelism"):
+            server.update("v2", written(".batches"))
+        (tmp_path / "batches").unlink()
+        server.update("v2", written(""))
+    for rank in _told(tmp_path):
+        assert (rank["version"], rank["by"], rank["equal"]) == ("v2", [["v1"], ["v2"]], True)
