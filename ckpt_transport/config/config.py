@@ -44,9 +44,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             pattern=rf"^{_NAME}(\+{_NAME})*\Z",
         ),
     ] = "auto"
-    bucket_bytes: Annotated[int, meaning.size("The largest bucket, the unit that moves through the pipeline.")] = (
-        64 * MIB
-    )
+    bucket_bytes: Annotated[
+        int,
+        meaning.size(
+            "The largest bucket, the unit that moves through the pipeline; from GPU to GPU up to eight times as much, "
+            "where memory allows."
+        ),
+    ] = 64 * MIB
     ring_depth: Annotated[
         int,
         meaning.setting(

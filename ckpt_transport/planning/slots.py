@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from ckpt_transport.errors import BudgetError
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.bucketing import cut, gather, round_robin, slot_bytes, smallest_slot
 from ckpt_transport.planning.candidates import Candidate
+from ckpt_transport.planning.gpu_buckets import longer, stays_on_gpus
 from ckpt_transport.planning.loader_memory import most_kept
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.values.manifest import Manifest
@@ -57,6 +58,7 @@ class SlotAllocator:
         }
         self._fillers = {manifest.extents[number].owner for (number, _), fills in self._fills.items() if fills}
         self._keepers = {participant.rank for participant in topology.participants if participant.keeps_tensors}
+        self._stays_on_gpus = stays_on_gpus(manifest.extents, candidate.trees.values(), topology, traits)
         self._kept = 0
 
     def allocate(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
@@ -125,9 +127,11 @@ class SlotAllocator:
         # Slots that are only filled are so before forward passes are held: no need to cut a small version finer.
         wanted = bucket_bytes(self._manifest, settings) if self._receivers else align_up(settings.bucket_bytes)
         wanted = self._shared_limit(wanted, settings.ring_depth, notes)
-        smallest, largest = self._slot_limits(wanted)
+        smallest = smallest_slot(self._manifest, self._topology)
         tightest = self._tightest(smallest)
-        limit = min(largest, align_down(tightest))
+        if self._stays_on_gpus:
+            wanted = max(wanted, longer(settings, self._least_received, tightest))
+        limit = min(max(wanted, smallest), align_down(tightest))
         size = min(wanted, limit)
         cuts = cut(self._manifest, self._demand.ranges, size, limit)
         buckets = round_robin(self._manifest, self._gathered(cuts, size))
@@ -158,10 +162,13 @@ class SlotAllocator:
         """How many slots an owner fills in turns. On a GPU fills are enqueued, so that a deeper ring keeps it busy."""
         return depth if self._topology.participants[owner].device else min(depth, HOST_FILL_DEPTH)
 
-    def _slot_limits(self, wanted: int) -> tuple[int, int]:
-        """The smallest slot that works, and the size to aim at, in bytes."""
-        smallest = smallest_slot(self._manifest, self._topology)
-        return smallest, max(wanted, smallest)
+    @cached_property
+    def _least_received(self) -> int:
+        """The bytes that are brought to a sink, of the one that needs fewest."""
+        nbytes: Counter[int] = Counter()
+        for demanded in self._demand.ranges:
+            nbytes[demanded.receiver_set] += demanded.nbytes
+        return min(sum(nbytes[each] for each in members) for members in set(self._memberships.values()))
 
     def _shared_limit(self, wanted: int, depth: int, notes: list[str]) -> int:
         """The size of slots to aim at: smaller ones where ``/dev/shm`` holds no ring of those that are wanted."""

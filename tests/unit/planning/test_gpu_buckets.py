@@ -1,0 +1,109 @@
+"""Given bytes that pass from GPU to GPU through slots, then buckets are as long as memory and the version allow."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning import (
+    Extent,
+    Manifest,
+    PlacedTensor,
+    Plan,
+    RankInfo,
+    Role,
+    Settings,
+    TensorSpec,
+    Topology,
+    plan,
+    verify,
+)
+from ckpt_transport_cuda_ipc import CudaIpcTransport
+from ckpt_transport_gloo import GlooTransport
+from ckpt_transport_nccl import NcclTransport
+
+TRAITS = {kind.name: kind.traits for kind in (CudaIpcTransport, GlooTransport, NcclTransport)}
+MIB, GIB = 1 << 20, 1 << 30
+EXPERT = 3 * MIB
+
+
+def version(nbytes: int, kind: MemoryKind = MemoryKind.EXPORTED) -> Manifest:
+    """Experts of a trainer's, on its GPU unless ``kind`` says something else."""
+    count = max(nbytes // EXPERT, 1)
+    size = min(nbytes, EXPERT) // 256 * 256
+    tensors = [
+        PlacedTensor(TensorSpec(f"experts.{number}", "U8", (size,)), 0, number * size, size) for number in range(count)
+    ]
+    return Manifest(
+        "step-1",
+        (Extent(0, count * size, kind, "gpu a" if kind is MemoryKind.EXPORTED else ""),),
+        tuple(tensors),
+    )
+
+
+def beside(budget: int, *, whole_tensors: bool = False) -> Topology:
+    """A trainer, and an engine on another GPU that does not see the trainer's; so much memory for an update on each."""
+    members = RankInfo(0, Role.SOURCE, "host", budget, tuple(TRAITS), devices=("gpu a", "gpu b"))
+    engine = RankInfo(1, Role.SINK, "host", budget, tuple(TRAITS), whole_tensors, devices=("gpu b",))
+    return Topology((members, engine))
+
+
+def made(
+    of: Manifest, fleet: Topology, transport: str = "nccl", bucket_bytes: int = 64 * MIB, ring_depth: int = 4
+) -> Plan:
+    found = plan(of, fleet, TRAITS, Settings(transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth))
+    verify(found)
+    return found
+
+
+def slot_bytes(found: Plan) -> int:
+    (size,) = {ring.slot_bytes for ring in found.rings}
+    return size
+
+
+def test_given_a_large_version_and_much_free_memory_then_a_slot_has_nearly_half_a_gib() -> None:
+    for transport in ("nccl", "cuda_ipc"):
+        found = made(version(30 * GIB), beside(30 * GIB), transport)
+        assert 480 * MIB < slot_bytes(found) <= 512 * MIB
+        assert {ring.depth for ring in found.rings} == {4}
+        assert len(found.buckets) < 65
+
+
+def test_given_little_free_memory_then_slots_keep_their_size() -> None:
+    assert slot_bytes(made(version(8 * GIB), beside(GIB))) <= 64 * MIB
+
+
+def test_given_a_smaller_version_then_buckets_are_many_enough_for_a_pipeline() -> None:
+    found = made(version(8 * GIB), beside(30 * GIB))
+    assert 64 * MIB < slot_bytes(found) <= 256 * MIB
+    assert len(found.buckets) >= 32
+    assert len(made(version(96 * MIB), beside(30 * GIB)).buckets) >= 32
+
+
+def test_given_bytes_or_slots_in_host_memory_then_buckets_are_as_before() -> None:
+    """What comes over PCIe takes longer than the host needs for it at any size."""
+    assert slot_bytes(made(version(8 * GIB, MemoryKind.SHARED), beside(30 * GIB))) <= 64 * MIB
+    assert slot_bytes(made(version(8 * GIB), beside(30 * GIB), "gloo")) <= 64 * MIB
+
+
+def test_given_a_bucket_size_by_configuration_then_it_sets_the_measure() -> None:
+    assert slot_bytes(made(version(8 * GIB), beside(30 * GIB), bucket_bytes=8 * MIB)) <= 64 * MIB
+
+
+@given(
+    nbytes=st.integers(1, 256 * MIB),
+    budget=st.integers(8 * MIB, 4 * GIB),
+    bucket=st.integers(256, 16 * MIB),
+    depth=st.integers(1, 6),
+    transport=st.sampled_from(["nccl", "cuda_ipc"]),
+    whole=st.booleans(),
+)
+def test_given_any_sizes_then_the_plan_is_proved_and_longer_slots_leave_most_of_the_budget(
+    nbytes: int, budget: int, bucket: int, depth: int, transport: str, whole: bool
+) -> None:
+    found = made(version(nbytes), beside(budget, whole_tensors=whole), transport, bucket_bytes=bucket, ring_depth=depth)
+    longest = max(bucket + 256, EXPERT if whole else 0)
+    for ring in found.rings:
+        assert ring.slot_bytes <= longest or ring.nbytes * 4 <= budget
+        assert ring.slot_bytes <= max(longest, 8 * bucket)
