@@ -76,6 +76,7 @@ from ckpt_transport.memory import fence_on as fence_on
 from ckpt_transport.memory import find_allocations as find_allocations
 from ckpt_transport.memory import has_copy_tables as has_copy_tables
 from ckpt_transport.memory import let_others_read as let_others_read
+from ckpt_transport.memory import let_read as let_read
 from ckpt_transport.memory import may_have_devices as may_have_devices
 from ckpt_transport.memory import not_plain as not_plain
 from ckpt_transport.memory import places_of as places_of

@@ -15,10 +15,10 @@ KNOWN_LAYOUTS = 8
 
 
 class Gathering:
-    """Gathers tensors of one GPU into slots on it.
+    """Gathers tensors into slots on a GPU.
 
     Args:
-        device: the GPU.
+        device: the GPU; the tensors lie on it, or where it can read them.
         addresses, sizes: of the tensors, which are contiguous, in bytes.
         offsets: where each starts in the extent, ascending, in bytes.
     """
@@ -40,7 +40,7 @@ class _Tables:
     """A copy table for each range of an extent.
 
     Args:
-        device: where tensors and slots are.
+        device: where slots are.
         offsets, sizes: of the tensors in the extent, in bytes.
     """
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
 
 import torch
 
 from ckpt_transport.checkpoint.gathering import Gathering
 from ckpt_transport.errors import RegistrationError
-from ckpt_transport.memory import CPU, GpuAllocation, HostCopy, are_there, find_allocations, why_not_readable
+from ckpt_transport.memory import (
+    CPU,
+    GpuAllocation,
+    HostCopy,
+    are_there,
+    can_read,
+    find_allocations,
+    has_copy_tables,
+    why_not_readable,
+)
 from ckpt_transport.memory.devices import HOST, name_of
 
 
@@ -38,6 +46,7 @@ class LentMemory:
     ) -> None:
         self.offsets, self.nbytes, self.addresses, self.sizes = offsets, nbytes, addresses, sizes
         self.devices = frozenset(devices)
+        self._gatherings: dict[torch.device, Gathering] = {}
         self._allocations: Sequence[GpuAllocation] = ()
         self.device, self.reason = HOST, ""
         if any(device.type == "cuda" for device in self.devices):
@@ -62,11 +71,21 @@ class LentMemory:
         """Whether what others map of it was not freed meanwhile, although something lies at its addresses."""
         return are_there(self._allocations)
 
-    @cached_property
-    def gathering(self) -> Gathering:
-        """Gathers the tensors into slots on the one GPU that they lie on."""
-        (device,) = self.devices
-        return Gathering(device, self.addresses, self.sizes, self.offsets)
+    def can_gather_on(self, device: torch.device) -> bool:
+        """Whether that GPU gathers the tensors into its slots: they lie on it, or on one other whose memory it reads.
+
+        Pages that torch maps itself, as those of ``expandable_segments``, another GPU cannot read so.
+        """
+        if self.devices == {device}:
+            return True
+        return bool(self.device) and has_copy_tables(device) and can_read(device, next(iter(self.devices)))
+
+    def gathering_on(self, device: torch.device) -> Gathering:
+        """Gathers the tensors into slots on that GPU, which can."""
+        known = self._gatherings.get(device)
+        if known is None:
+            known = self._gatherings[device] = Gathering(device, self.addresses, self.sizes, self.offsets)
+        return known
 
     def copies(self, address: int, offset: int, nbytes: int) -> Iterator[HostCopy]:
         """What brings the extent's bytes from ``offset`` on to ``address``, all of it host memory."""

@@ -58,12 +58,12 @@ class ScatteredTensors:
         return cls(tensors, LentMemory.of(tensors, offsets, nbytes), watched)
 
     def only_enqueues(self, device: torch.device) -> bool:
-        return self.place.devices == {device}
+        return self.place.can_gather_on(device)
 
     def fill(self, slot: torch.Tensor, offset: int) -> None:
         """Gather the bytes from ``offset`` on into ``slot``: one call for all tensors that lie there."""
         if has_copy_tables(slot.device) and self.only_enqueues(slot.device):
-            self.place.gathering.fill(slot, offset)
+            self.place.gathering_on(slot.device).fill(slot, offset)
             return
         if slot.device == CPU and self.place.devices <= {CPU}:
             copy_runs(self.place.copies(slot.data_ptr(), offset, slot.numel()))

@@ -45,6 +45,8 @@ from ckpt_transport.memory.host_copies import in_batches as in_batches
 from ckpt_transport.memory.kernels import compile_kernels as compile_kernels
 from ckpt_transport.memory.launch import Launch as Launch
 from ckpt_transport.memory.partial_copy import PartialCopy as PartialCopy
+from ckpt_transport.memory.peer_access import can_read as can_read
+from ckpt_transport.memory.peer_access import let_read as let_read
 from ckpt_transport.memory.pinning import pin as pin
 from ckpt_transport.memory.process_memory import OtherProcess as OtherProcess
 from ckpt_transport.memory.process_memory import this_process as this_process

@@ -117,17 +117,6 @@ def is_idle(device: torch.device, timeout: float) -> bool:
     return not waiting.is_alive()
 
 
-def let_read(device: torch.device, owner: torch.device) -> None:
-    """Let kernels on ``device`` read memory of this process on another GPU, ``owner``."""
-    if device == owner:
-        return
-    cudart = runtime()
-    with torch.cuda.device(device):
-        (status,) = cudart.cudaDeviceEnablePeerAccess(owner.index, 0)
-    if status not in (cudart.cudaError_t.cudaSuccess, cudart.cudaError_t.cudaErrorPeerAccessAlreadyEnabled):
-        raise RegistrationError(f"{device} cannot read the memory of {owner}: {status.name}")
-
-
 def as_tensor(address: int, nbytes: int, device: torch.device) -> torch.Tensor:
     """Return bytes at an address as a tensor, without a copy, on the device that reads them.
 

@@ -31,11 +31,12 @@ from ckpt_transport.spi import (
     Transport,
     device_of,
     find_allocations,
+    let_read,
     may_have_devices,
     places_of,
     prepared,
 )
-from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, is_idle, let_read, runtime
+from ckpt_transport_cuda_ipc.memory import Allocation, Mappings, as_tensor, handle_of, is_idle, runtime
 
 _TOKEN = secrets.token_hex(8)
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer, StoredVersion
+from ckpt_transport.checkpoint import Store
 from ckpt_transport.errors import UpdateAbortedError, UpdateError
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory import MemoryKind, let_read
 from ckpt_transport.memory.exported import allocations_of, why_not_exported
 from ckpt_transport.planning import IN_PLACE, Plan
-from ckpt_transport_cuda_ipc.memory import as_tensor, let_read
+from ckpt_transport_cuda_ipc.memory import as_tensor
 from tests.fleet import SinkSpec, SourceProcess, by_name, fleet, weights
 from tests.gpu.test_update import GROWTH, used
 from tests.injection import Fault
@@ -218,3 +219,19 @@ def test_given_a_sink_that_is_killed_while_it_reads_then_the_trainer_keeps_its_w
         with pytest.raises(UpdateError):
             server.update("v2", [sink.address])
     assert all(torch.equal(tensor, own[name]) for name, tensor in weights(2, **ON_GPU).items())
+
+
+@two_gpus
+def test_given_slots_on_another_gpu_than_the_tensors_then_each_is_filled_by_work_that_is_only_enqueued() -> None:
+    """As for an engine that does not see the trainer's GPU: then slots are on its own."""
+    here = torch.device("cuda", 1)
+    with Store(pinned=False) as store:
+        store.lend("v1", weights(2, **ON_GPU))
+        extent = store.get("v1").extents[0]
+        assert extent.only_enqueues(here)
+        slot, expected = (torch.zeros(extent.nbytes, dtype=torch.uint8, device=device) for device in (here, "cuda:0"))
+        for target in (slot, expected):
+            with torch.cuda.device(target.device):
+                extent.fill(target, 0)
+                torch.cuda.synchronize()
+        assert torch.equal(slot.cpu(), expected.cpu())
