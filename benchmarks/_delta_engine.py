@@ -9,6 +9,7 @@ from statistics import median
 
 import torch
 
+from benchmarks._held import Held
 from benchmarks._row import Row
 from ckpt_transport import Engine, LoadedBucket
 from ckpt_transport.checkpoint.pool import lay_out
@@ -88,6 +89,7 @@ class Served:
 
     def __init__(self, engine: Engine, versions: Versions) -> None:
         self._engine, self._versions, self._maps = engine, versions, ElementMaps()
+        self.held = Held(engine)
 
     def bring(self, of: Buffer) -> str:
         """Load all of a version; the digest of what is served then."""
@@ -113,7 +115,7 @@ class Served:
             self._versions.manifest(), BASE, differences, Extent(0, nbytes, MemoryKind.PRIVATE), offsets
         )
         self._engine.begin()
-        taking = DeltaEngine(self._engine, BASE, self._maps)
+        taking = DeltaEngine(self.held.engine, BASE, self._maps)
         if reason := taking.can_stage(PLENTY):
             raise AssertionError(reason)
         taking.stage()
@@ -125,15 +127,16 @@ class Served:
         taking.finish()
         return taking
 
+    def prove(self, taking: DeltaEngine, left: str) -> None:
+        """Begin an update that undoes or redoes what was exchanged last, up to where it would be exchanged again.
 
-def exchanged(taking: DeltaEngine) -> None:
-    """Hold, exchange and go on."""
-    taking.hold()
-    taking.advance(0, 30)
-    taking.confirm()
-    taking.exchange()
-    taking.certify()
-    taking.resume()
+        Args:
+            taking: what has exchanged it.
+            left: the digest of what was served after that.
+        """
+        self._engine.begin()
+        taking.digest_left = left
+        taking.restore()
 
 
 def measure(
@@ -193,14 +196,15 @@ def _measure(
     detail = f"first {staging[0] * 1e3:.1f} ms, then {staging[-1] * 1e3:.1f} ms, while requests run"
     yield Row(f"decode and locate, {what}", staging[-1], "a second", "", detail)
     commits, undos, checks = [], [], []
+    served.held.clear()
     for _ in range(rounds):
-        commits.append(_seconds(lambda: exchanged(taking)))
+        commits.append(served.held.exchange(taking))
         assert served.digest() == digests[1], "what is served after the delta is not what a full version gives"
-        taking.digest_left = digests[1]
-        checks.append(_seconds(taking.restore))
-        undos.append(_seconds(lambda: exchanged(taking)))
+        checks.append(_seconds(lambda: served.prove(taking, digests[1])))
+        undos.append(served.held.exchange(taking))
         assert served.digest() == digests[0], "what is served after the rollback is not the base"
-    yield _row(f"held: commit with undo, {what}", commits, limits[1], taking.apply_summary)
+        served.prove(taking, digests[0])
+    yield _row(f"held: commit with undo, {what}", commits, limits[1], f"{served.held}; {taking.apply_summary}")
     yield _row(f"held: rollback, {what}", undos, limits[1], "byte for byte the base again")
     detail = f"{median(checks) * 1e3:.1f} ms, a digest of all that is served, while requests run"
     yield Row(f"proof before a rollback, {what}", median(checks), "a second", "", detail)

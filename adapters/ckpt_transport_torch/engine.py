@@ -136,7 +136,8 @@ class TorchEngine(ModuleEngine):
             served = self._served()
             if self._copies is None:
                 self._copies = _by_name(self._expected, served)
-            return self._apart(ServedElements(self._expected, served, self._copies))
+            assert self._snapshot is not None, "it was looked up"
+            return self._apart(ServedElements(self._expected, served, self._copies, self._snapshot.look))
         finally:
             if is_idle:
                 self._release()

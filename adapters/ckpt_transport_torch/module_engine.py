@@ -50,8 +50,10 @@ class ModuleEngine(Engine):
                 torch.cuda.synchronize(gpu)
 
     def resume(self) -> float:
-        self._release()
-        return self.gate.resume()
+        try:
+            return self.gate.resume()
+        finally:
+            self._release()
 
     def taint(self, reason: str) -> None:
         self._release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 
@@ -54,11 +55,13 @@ class VllmEngine(Engine):
         self._known: dict[str, tuple[TensorSpec, ...]] = {}
         self._tied: tuple[tuple[TensorSpec, ...] | None, tuple[frozenset[str], ...]] | None = None
         self._served: TensorSnapshot | None = None
+        self._updating = False
         self.device = next(find_target().model.parameters()).device
         self.expects()
 
     def begin(self) -> None:
         check_awake(self.label)
+        self._updating = True
 
     def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
         yield from super().warm_up(specs)
@@ -120,16 +123,20 @@ class VllmEngine(Engine):
         self._settle()
 
     def served_elements(self) -> ServedElements:
+        """See :meth:`Engine.served_elements`. In an update the places are noted, so that looking again is quick."""
+        if self._updating and not (self._served is not None and self._served.stays()):
+            self._served = TensorSnapshot(self._find_target().model)
         try:
-            return self._loading.served_elements()
+            elements = self._loading.served_elements()
         except DeltaRefusedError as error:
             raise DeltaRefusedError(f"{self.label}: {error}") from error
+        return elements if self._served is None else replace(elements, stays=self._served.look)
 
     def exchange_elements(self, exchange: Callable[[], None]) -> None:
         """See :meth:`Engine.exchange_elements`. What the worker has computed of the other version is forgotten."""
         self._use_device()
         exchange()
-        self._settle()
+        self._reset()
 
     def staging_place(self) -> StagingPlace:
         return self._loading.staging_place()
@@ -170,9 +177,11 @@ class VllmEngine(Engine):
             self._served.check()
 
     def resume(self) -> float:
-        self._served, self.enqueues = None, True
-        self._loading.release()
-        return self._quiesce.resume()
+        try:
+            return self._quiesce.resume()
+        finally:
+            self._served, self._updating, self.enqueues = None, False, True
+            self._loading.release()
 
     def give_up(self, taint: str) -> None:
         """Leave the model to the thread that may be at work on it."""
@@ -186,7 +195,7 @@ class VllmEngine(Engine):
         """Put the model into a state that a later update can start from: its weights are a mix of two versions."""
         logger.error("%s must not serve: %s", self.label, reason)
         self._quiesce.taint(reason)
-        self._served, self.enqueues = None, True
+        self._served, self._updating, self.enqueues = None, False, True
         self._cores.close()
         self._loading.abandon()
 

@@ -15,6 +15,7 @@ from ckpt_transport.deltas.carriers import why_unlike as why_unlike
 from ckpt_transport.deltas.decoding import Decoded as Decoded
 from ckpt_transport.deltas.decoding import decode as decode
 from ckpt_transport.deltas.element_exchange import ElementExchange as ElementExchange
+from ckpt_transport.deltas.element_exchange import exchange_each as exchange_each
 from ckpt_transport.deltas.element_exchange import why_no_exchange as why_no_exchange
 from ckpt_transport.deltas.element_map import ElementMap as ElementMap
 from ckpt_transport.deltas.elements import Elements as Elements

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import cache
 
 import torch
@@ -46,20 +47,33 @@ class ElementExchange:
 
         An interrupt waits until then.
         """
-        if self._host is not None:
-            self._host.run()
-        elif self.count:
-            uninterrupted(self._on_gpu)
+        if self.count:
+            uninterrupted(lambda: exchange_each([self], self._device))
 
     def changes(self) -> Iterator[Changes] | None:
         """What the last exchange has changed; None on a GPU. It holds as long as nobody else writes there."""
         return None if self._host is None else self._host.changes()
 
-    def _on_gpu(self) -> None:
-        with torch.cuda.device(self._device):
-            torch.cuda.synchronize()
+    def exchange(self) -> None:
+        """Exchange on the host; on a GPU enqueue that on the current stream. An interrupt is not kept away."""
+        if self._host is not None:
+            self._host.exchange()
+        elif self.count:
             exchange_by_kernel(self._addresses, self._values)
-            torch.cuda.synchronize()
+
+
+def exchange_each(exchanges: Sequence[ElementExchange | HostExchange], device: torch.device) -> None:
+    """Exchange the elements of each, all on ``device``. All is done when it returns; an interrupt is not kept away."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        _synchronize(device)
+        for exchange in exchanges:
+            exchange.exchange()
+        _synchronize(device)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def why_no_exchange(device: torch.device) -> str:

@@ -53,14 +53,15 @@ class HostExchange:
     def run(self) -> None:
         """Exchange. All is done when this returns; an interrupt waits until then."""
         if self._parts:
-            uninterrupted(self._exchange)
+            uninterrupted(self.exchange)
 
     def changes(self) -> Iterator[Changes]:
         """What the last exchange has changed, in parts. It holds as long as nobody else writes there."""
         for part, memory in zip(self._parts, self._memory, strict=True):
             yield Changes(part.addresses, part.values, memory[part.places])
 
-    def _exchange(self) -> None:
+    def exchange(self) -> None:
+        """As :meth:`run`; an interrupt is not kept away."""
         by_all_cores(self._exchange_part, range(len(self._parts)))
 
     def _exchange_part(self, number: int) -> None:

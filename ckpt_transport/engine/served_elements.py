@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,14 @@ class ServedElements:
         copies: how a version gets there: from the number of a tensor in ``specs`` to one in ``tensors``, by bytes from
             the first of each. No byte of a tensor that is served is written by two of them, unless these are equal but
             for their sources, which are tied then. It is the same object as long as nothing but addresses changes.
+        stays: looks whether all that is served is still where it was. It is asked while forward passes are held, so it
+            should be quick. None where only asking the engine anew tells.
     """
 
     specs: Sequence[TensorSpec]
     tensors: Mapping[str, torch.Tensor]
     copies: StridedBytes
+    stays: Callable[[], bool] | None = None
 
     @property
     def addresses(self) -> tuple[int, ...]:

@@ -116,9 +116,11 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
                 raise DeltaRefusedError(why)
             if recorded.elements.refusal:
                 raise DeltaRefusedError(recorded.elements.refusal)
-            written = self.written()
-            first = {name: self._snapshot_now().memory[name] for name in recorded.elements.targets}
-            return ServedElements(recorded.layout.sources, {**first, **written}, recorded.elements.copies)
+            written, snapshot = self.written(), self._snapshot_now()
+            first = {name: snapshot.memory[name] for name in recorded.elements.targets}
+            return ServedElements(
+                recorded.layout.sources, {**first, **written}, recorded.elements.copies, snapshot.look
+            )
         finally:
             if is_idle:
                 self._snapshot = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
+from weakref import ref
 
 import torch
 
@@ -75,6 +76,12 @@ class TensorSnapshot:
             return (
                 self._registered and self._names == self._names_now() and has_addresses(self.tensors, self.fingerprint)
             )
+
+    @property
+    def look(self) -> Callable[[], bool]:
+        """As :meth:`stays`, for others to ask: it keeps no tensor, and is false when nobody has this any more."""
+        kept = ref(self)
+        return lambda: (snapshot := kept()) is not None and snapshot.stays()
 
     def check(self) -> None:
         """See that the module still has these tensors.

@@ -18,6 +18,7 @@ from ckpt_transport.deltas import (
     carried,
     each_once,
     each_once_on_host,
+    exchange_each,
     locate_on_host,
     of_one_range,
     why_no_exchange,
@@ -100,11 +101,17 @@ class DeltaEngine(Engine):
         self._beside = 0
         """Bytes of carriers that lie beside values, which stay where they came."""
         self._place: tuple[object, tuple[int, ...]] = None, ()
+        self._stays: Callable[[], bool] | None = None
+        """Looks whether what is served is still there."""
+        self._share: Share | None = None
+        """The carriers that the engine needs, once it is known what they mean; None for all."""
 
     # -- what comes -----------------------------------------------------------------------------------------------
 
     def share(self) -> Share | None:
         """What the engine serves of the version itself; once it is known what carriers mean, those that it needs."""
+        if self._deltas and self._is_in_place:
+            return self._share
         try:
             share = self._maps.share(self._engine.served_elements())
         except DeltaRefusedError:
@@ -153,7 +160,7 @@ class DeltaEngine(Engine):
                 f"{self.label}: a delta of {count:,} elements takes {log:,} bytes, and staging_budget is "
                 f"{self._budget:,}"
             )
-        self._deltas, self._specs, self._mine = deltas, specs, mine
+        self._deltas, self._specs, self._mine, self._share = deltas, specs, mine, share
         self._look_at(elements)
         self._make_room(self._budget - log)
         self._groups = [
@@ -209,6 +216,7 @@ class DeltaEngine(Engine):
         elements = self._elements()
         if self._place != (elements.copies, elements.addresses):
             self._look_at(elements)
+        self._stays = elements.stays
         self._exchanges = []
         if self.device.type == "cpu":
             self._finish_on_host()
@@ -240,7 +248,7 @@ class DeltaEngine(Engine):
 
     def _look_at(self, elements: ServedElements) -> None:
         """What is served is there now. What was located elsewhere is located anew."""
-        self._place, self._found = (elements.copies, elements.addresses), {}
+        self._place, self._stays, self._found = (elements.copies, elements.addresses), elements.stays, {}
         self._known = self._maps.of(self._deltas, elements, self.device)
         self._bases = torch.tensor(elements.addresses, dtype=torch.int64, device=self.device)
 
@@ -281,6 +289,7 @@ class DeltaEngine(Engine):
         """
         elements = self._elements()
         self._check_place(elements)
+        self._stays = elements.stays
         if not self.digest_left or digest_of_served(elements.tensors) != self.digest_left:
             raise PlanMismatchError(
                 f"{self.label}: somebody else has written to what is served since a delta was applied, so that it "
@@ -288,12 +297,14 @@ class DeltaEngine(Engine):
             )
 
     def exchange(self) -> None:
-        self._check_place(self._elements())
-        self._engine.exchange_elements(lambda: uninterrupted(self._run))
+        if not self._is_in_place:
+            self._check_place(self._elements())
+        self._engine.exchange_elements(lambda: uninterrupted(lambda: exchange_each(self._exchanges, self.device)))
 
-    def _run(self) -> None:
-        for exchange in self._exchanges:
-            exchange.run()
+    @property
+    def _is_in_place(self) -> bool:
+        """Whether a quick look tells that nothing has moved; else the engine says where everything is."""
+        return self._stays is not None and self._stays()
 
     def _elements(self) -> ServedElements:
         try:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ckpt_transport import DeltaRefusedError, PlanMismatchError
-from ckpt_transport.engine import digest_of_served
+from ckpt_transport.engine import ServedElements, digest_of_served
 from ckpt_transport.planning import Delta
 from ckpt_transport.update.delta_engine import ElementMaps
 from ckpt_transport_torch import TorchEngine
@@ -128,6 +128,28 @@ def test_given_a_module_whose_tensors_are_replaced_while_a_delta_is_staged_then_
     module[0].weight = torch.nn.Parameter(module[0].weight.detach().clone())
     with pytest.raises(PlanMismatchError, match="was replaced"):
         exchanged(taking)
+    assert bits(state(module)) == bits(old)
+
+
+def test_given_a_module_that_stays_as_it_was_when_it_is_held_then_a_look_is_enough() -> None:
+    class Asked(TorchEngine):
+        times = 0
+
+        def served_elements(self) -> ServedElements:
+            self.times += 1
+            return super().served_elements()
+
+    module = net()
+    old = state(module)
+    new = changed(old, 2)
+    engine = Asked(module)
+    taking = staged(engine, *delta_of("v1", old, new))
+    before = engine.times
+    exchanged(taking)
+    assert engine.times == before
+    assert bits(state(module)) == bits(new)
+    exchanged(taking)
+    assert engine.times == before + 1, "another update may have gone on, so it is asked where everything is"
     assert bits(state(module)) == bits(old)
 
 
