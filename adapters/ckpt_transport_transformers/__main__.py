@@ -11,7 +11,7 @@ def main() -> None:
     if "--sink" in arguments:
         place = arguments.index("--sink")
         if place + 1 == len(arguments):
-            sys.exit("--sink needs an address, as tcp://0.0.0.0:7500 or ipc:///tmp/engine.sock")
+            sys.exit("--sink needs an address, as tcp://10.0.0.5:7500 or ipc:///tmp/engine.sock")
         address = arguments[place + 1]
         del arguments[place : place + 2]
     from transformers.cli.transformers import app

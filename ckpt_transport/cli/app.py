@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import os
+import re
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -53,7 +55,12 @@ class LogFormat(enum.StrEnum):
     JSON = "json"
 
 
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+def _flowing(text: str) -> str:
+    """The text with each of its paragraphs on one line, which a terminal breaks where it is narrow."""
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(text))
+
+
+app = typer.Typer(help=_flowing(HELP), no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _say_version(asked: bool) -> None:
@@ -62,7 +69,7 @@ def _say_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(help=HELP)
+@app.callback(help=_flowing(HELP))
 def options(
     version: Annotated[
         bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
@@ -91,7 +98,7 @@ for name, command in (
     ("resolve", resolve.resolve),
     ("warm-up", warm_up.warm_up),
 ):
-    app.command(name)(loads_first(command))
+    app.command(name, help=_flowing(command.__doc__ or ""))(loads_first(command))
 
 
 def main() -> None:

@@ -61,10 +61,12 @@ def simulate(
     from ckpt_transport.execution import write_trace
     from ckpt_transport.planning import Settings, verify
     from ckpt_transport.planning import plan as make_plan
+    from ckpt_transport.service.trace import check_trace
     from ckpt_transport.simulator import cluster_of, manifest_of, model_of, shares_of, world_of
     from ckpt_transport.simulator import simulate as run
 
-    given = Config.load(None, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth)
+    given = Config.load(None, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, trace=trace)
+    check_trace(given)
     if checkpoint is not None and model is None:
         files = from_path(checkpoint)
     elif model is not None and checkpoint is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import zmq
 import zmq.auth.thread
 
@@ -54,7 +56,7 @@ class ListeningSocket:
             self._bound = addresses.file_of(wanted)
         except (zmq.ZMQError, OSError) as error:
             self.close()
-            raise ControlError(f"cannot listen on {wanted}: {error}") from error
+            raise ControlError(f"cannot listen on {wanted}: {_why(error)}") from error
         self.address: str = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def close(self) -> None:
@@ -64,3 +66,13 @@ class ListeningSocket:
             self._authenticator.stop()
         self._context.destroy(LINGER_MS)
         addresses.remove(self._wanted, self._bound)
+
+
+def _why(error: zmq.ZMQError | OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "somebody else does; choose another address, or end who listens there"
+        case errno.EADDRNOTAVAIL | errno.ENODEV:
+            return "this host has no such address; name one of its own, as 'ip address' lists them"
+        case _:
+            return str(error)

@@ -8,6 +8,7 @@ seal is keyed with it, and finds tampering, too.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -71,7 +72,8 @@ class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 os.fsync(file.fileno())
             os.replace(fresh, path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                fresh.unlink()
             raise ConfigError(f"{path} cannot be written: {error.strerror}; choose another place") from error
 
     @staticmethod
@@ -116,7 +118,7 @@ def check_place(path: Path) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path} cannot be written: it is no file in a directory of yours; choose another place")
 
 

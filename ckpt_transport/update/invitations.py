@@ -361,6 +361,8 @@ class Invitations:
         named = [self._busy.get(address, address) for address in missing if address not in self._given_back]
         silent = any(address not in self._busy and address not in self._given_back for address in missing)
         cure = "is it running, and is the address right?" if silent else "update again when that has ended"
+        if silent and any(address.startswith("tcp") for address in missing):
+            cure = "is it running, is the address right, and is the secret_file the same there?"
         if len(self._sources) < self.invitees.sources:
             cure = self.invitees.expectation
         raise JoinError(f"did not join within {self.config.join_timeout:g} s: {', '.join(named)}; {cure}")

@@ -49,8 +49,9 @@ def test_given_an_update_that_cannot_be_then_nothing_is_read(checkpoint: Path, o
     assert "reading" not in done.output
 
 
-def test_given_a_holder_whose_file_cannot_be_written_then_nothing_is_read(checkpoint: Path, tmp_path: Path) -> None:
-    metas = tmp_path / "missing" / "metas.json"
+@pytest.mark.parametrize("folder", ["missing", "model.safetensors"])
+def test_given_a_holder_whose_file_cannot_be_written_then_nothing_is_read(checkpoint: Path, folder: str) -> None:
+    metas = checkpoint / folder / "metas.json"
     options = ["serve", "--checkpoint", str(checkpoint), "--version", "v2", "--save-metas", str(metas)]
     done = CliRunner().invoke(app, options)
     assert isinstance(done.exception, ConfigError)

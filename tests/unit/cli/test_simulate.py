@@ -55,6 +55,16 @@ def test_given_json_then_programs_get_one_document_and_a_trace(arguments: list[s
     assert json.loads(trace.read_text())["traceEvents"]
 
 
+def test_given_a_trace_that_cannot_be_written_then_it_is_refused_before_anything_is_simulated(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    refused = CliRunner().invoke(app, [*arguments, "--trace", str(tmp_path / "file" / "trace.json")])
+    assert isinstance(refused.exception, ConfigError)
+    assert "choose another place for the trace" in str(refused.exception)
+    assert "takes " not in refused.output
+
+
 def test_given_a_member_that_dies_then_the_update_is_said_to_fail(arguments: list[str]) -> None:
     said = CliRunner().invoke(app, [*arguments, "--dies", "2@0.5"])
     assert "fails" in said.output

@@ -28,11 +28,16 @@ from tests.unit.control.notes import PATIENCE, Note, next_note
 def test_given_an_address_where_somebody_listens_then_a_second_mailbox_is_refused(tmp_path: Path) -> None:
     for address in (f"ipc://{tmp_path}/taken", "tcp://127.0.0.1:0"):
         with Mailbox(address, [Note], insecure=True) as first:
-            with pytest.raises(ControlError, match="cannot listen on"):
+            with pytest.raises(ControlError, match=r"somebody else does.* choose another address"):
                 Mailbox(first.address, insecure=True)
             with Mailbox(types=[Note], insecure=True) as peer:
                 peer.send(first.address, Note("the first still listens"))
                 assert next_note(first)[1] == Note("the first still listens")
+
+
+def test_given_an_address_of_another_host_then_the_error_says_whose_it_must_be() -> None:
+    with pytest.raises(ControlError, match=r"tcp://198\.51\.100\.77:5555: this host has no such address"):
+        Mailbox("tcp://198.51.100.77:5555", secret=SECRET)
 
 
 def test_given_an_address_that_a_killed_process_left_then_it_can_be_had_again(tmp_path: Path) -> None:
