@@ -80,6 +80,16 @@ def run_worker(shapes: Shapes, device: str, pipe: Connection) -> None:
         serve_orders(pipe, module.wrong, copy)
 
 
+def run_worker_alone(shapes: Shapes, device: str, pipe: Connection) -> None:
+    """The same, of a worker that sees no GPU but its own, as many schedulers start them."""
+    name, _, number = device.partition(":")
+    if number:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if any(visible) else number
+        device = f"{name}:0"
+    run_worker(shapes, device, pipe)
+
+
 def serve_orders(pipe: Connection, wrong: Callable[[int], list[str]], load: Loader) -> None:
     """What a worker is told to do until it is stopped.
 

@@ -24,6 +24,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import _situation, _vllm_situation
+from benchmarks._gpu_worker import run_worker_alone
 from benchmarks._models import Shapes, dense, mixture, narrowed
 from benchmarks._register_tensors import from_gpu, from_host
 from benchmarks._report import Row, report
@@ -58,6 +59,7 @@ class Name(enum.StrEnum):
     HOST_DENSE = "host-dense"
     HOST_MIXTURE = "host-mixture"
     LENT_PEER = "lent-peer"
+    LENT_UNSEEN = "lent-unseen"
     TWO_DENSE = "two-dense"
     TWO_MIXTURE = "two-mixture"
     REGISTER_GPU = "register-gpu"
@@ -102,6 +104,17 @@ def situations(device: Device, scale: Scale) -> dict[Name, Situation]:
         Name.HOST_DENSE: Situation("dense, from the host", eight, here, here, False, local, pcie, "<=1.1"),
         Name.HOST_MIXTURE: Situation("mixture, from the host", moe, here, here, False, local, pcie, "<=1.1"),
         Name.LENT_PEER: Situation("mixture, lent on another GPU", moe, here, beside, True, peer, nvlink, "<=1.4"),
+        Name.LENT_UNSEEN: Situation(
+            "mixture, lent on a GPU that the worker does not see",
+            moe,
+            here,
+            beside,
+            True,
+            peer,
+            nvlink,
+            "<=1.4",
+            worker=lambda number: run_worker_alone,
+        ),
         Name.TWO_DENSE: Situation(f"dense, {sources}", eight, both, both, False, local, halves, "<=1.1"),
         Name.TWO_MIXTURE: Situation(f"mixture, {sources}", moe, both, both, False, local, halves, "<=1.1"),
     }
