@@ -3,7 +3,7 @@
 A vLLM with the shapes of half of Qwen3-30B-A3B (31.2 GB) answers four requests at a time, one decoded token after the
 other, while a trainer brings versions from the host's memory. Staged on the GPU, and, with ``staging_budget=1``, in
 page-locked memory of the host. Times are those of the ends of decode steps. Needs vLLM and a GPU with 110 GiB free;
-small, on a CPU: ``python -m benchmarks.staged_vllm --model dense --small``.
+small, on a CPU: ``python -m benchmarks.staged_vllm --model dense --layers 1``.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ def measure(where: str, rounds: int, model: str, layers: int | None) -> Iterator
     console.print(f"  first staged update {milliseconds(first.wall)}, held {milliseconds(first.held)}")
     free = _free()
     rate, step = undisturbed(engine)
+    console.print(f"  undisturbed {rate:.0f} tokens per second, a step {milliseconds(step)}")
     updates, rollbacks = [], []
     for _ in range(rounds):
         updates.append(noticed("update", engine, trainer, address))
@@ -221,16 +222,11 @@ def main(
     only: Annotated[str, typer.Option(help="GPU or host: where versions are staged. Both by default.")] = "",
     rounds: Annotated[int, typer.Option(help="Updates, each taken back.")] = 3,
     model: Annotated[Model, typer.Option(help="What the vLLM serves.")] = Model.MIXTURE,
-    small: Annotated[bool, typer.Option("--small", help="One layer.")] = False,
+    layers: Annotated[int | None, typer.Option(help="Of the model; by default all that it is to have.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file, and a page beside it.")] = None,
 ) -> None:
     """Time staged updates and rollbacks of a real vLLM that answers requests."""
-    rows = [
-        row
-        for where in PLACES
-        if only in ("", where)
-        for row in measure(where, rounds, model.value, 1 if small else None)
-    ]
+    rows = [row for where in PLACES if only in ("", where) for row in measure(where, rounds, model.value, layers)]
     report(rows, json)
 
 

@@ -31,7 +31,7 @@ class Gate:
         self._passing: dict[int, int] = {}
         """Threads that are in a pass, and how deep each is in passes within it."""
         self._limit: int | None = None
-        self._held_since = 0.0
+        self._held_since = self._passed_at = 0.0
         self._tainted = ""
         _gates.add(self)
 
@@ -55,7 +55,7 @@ class Gate:
             return forward(*args, **kwargs)
         finally:
             self._passing.pop(thread, None)
-            self._changed.ring()
+            self._ended()
 
     def enter(self) -> None:
         """Begin a forward pass; waits while an update is applied. Passes within a pass go straight through.
@@ -78,7 +78,7 @@ class Gate:
             self._passing[thread] = depth - 1
         elif depth:
             self._passing.pop(thread, None)
-            self._changed.ring()
+            self._ended()
 
     @contextmanager
     def forward_pass(self) -> Iterator[None]:
@@ -119,9 +119,10 @@ class Gate:
         return self._changed.wait(lambda: self._lets_through, timeout)
 
     def resume(self) -> float:
-        """Let passes run again; return for how many seconds they were held."""
+        """Let passes run again; return for how many seconds none ran: from the end of the last one, if one ran."""
         with self._lock:
-            held = time.monotonic() - self._held_since if self._limit is not None else 0.0
+            since = max(self._held_since, self._passed_at)
+            held = time.monotonic() - since if self._limit is not None else 0.0
             self._limit, self._tainted = None, ""
         self._changed.ring()
         return held
@@ -130,6 +131,10 @@ class Gate:
         """Refuse every pass from now on, those that wait included."""
         with self._lock:
             self._tainted = reason
+        self._changed.ring()
+
+    def _ended(self) -> None:
+        self._passed_at = time.monotonic()
         self._changed.ring()
 
     @property

@@ -56,7 +56,7 @@ class Report:
         version: what every sink serves now.
         plan: what was run.
         phases: seconds that each phase took, in order, from the caller's call to its return.
-        paused: for each sink, by rank, the seconds for which its forward passes were held.
+        paused: for each sink, by rank, the seconds in which no forward pass ran: from the end of the last one before.
         timeline: every stage on every rank.
         labels: what people call each rank.
         lost: labels of sinks that died when all had been told to commit.

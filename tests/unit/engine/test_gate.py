@@ -94,6 +94,18 @@ def test_given_a_pass_that_runs_then_advancing_waits_for_its_end() -> None:
         advanced.result(PATIENCE)
 
 
+def test_given_a_pass_that_runs_when_held_then_requests_stand_still_from_its_end_only() -> None:
+    gate = Gate()
+    gate.enter()
+    forwards = gate.hold()
+    time.sleep(0.05)
+    before_end = time.monotonic()
+    gate.leave()
+    gate.advance(forwards, PATIENCE)
+    held = gate.resume()
+    assert 0 <= held <= time.monotonic() - before_end
+
+
 def test_given_more_passes_asked_for_then_exactly_those_are_let_through() -> None:
     gate = Gate()
     gate.hold()
