@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter, eq
-from typing import Any
 
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import why_not_plain
-
-Fingerprint = tuple[tuple[Any, ...], ...]
-"""Names, addresses, shapes, strides and types, each of all tensors: to compare columns takes no step of Python each."""
-
+from ckpt_transport.memory import SameForm, why_not_plain
 
 Column = Callable[[torch.Tensor], object]
 
-COLUMNS: Sequence[Column] = (
-    torch.Tensor.data_ptr,
-    torch.Tensor.size,
-    torch.Tensor.stride,
-    attrgetter("dtype"),
-)
-"""What a fingerprint says of each tensor."""
+FORM: Sequence[Column] = (torch.Tensor.size, torch.Tensor.stride, attrgetter("dtype"))
+"""What a fingerprint says of each tensor, besides its name and its address."""
+
+
+class Fingerprint:
+    """Where tensors lie, and in which form; equal ones mean equal places. It keeps none of them.
+
+    Attributes:
+        names, addresses: of all.
+        form: shapes, strides and types, each of all: to compare columns takes no step of Python for each tensor.
+        same_form: what tells in one call that others have that form, once some were found to have it.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        values = list(tensors.values())
+        with torch._C.DisableTorchFunctionSubclass():
+            self.names, self.addresses = tuple(tensors), list(map(torch.Tensor.data_ptr, values))
+            self.form = [list(map(column, values)) for column in FORM]
+        self.same_form: SameForm | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Fingerprint):
+            return NotImplemented
+        return self is other or (self.names, self.addresses, self.form) == (other.names, other.addresses, other.form)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def by_name(self) -> dict[str, tuple[object, ...]]:
+        """What it says of each tensor."""
+        return dict(zip(self.names, zip(self.addresses, *self.form, strict=True), strict=True))
 
 
 def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -34,27 +52,27 @@ def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
     """Differs when a tensor has moved, or changed its shape or type; not when its values changed."""
-    with torch._C.DisableTorchFunctionSubclass():
-        return tuple(tensors), *(tuple(map(column, tensors.values())) for column in COLUMNS)
+    return Fingerprint(tensors)
 
 
 def has_fingerprint(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
-    """Whether that is the fingerprint of ``tensors``, whatever their names; keeps nothing, and ends early."""
-    return _has(COLUMNS, tensors, expected)
+    """Whether that is the fingerprint of ``tensors``, whatever their names; keeps none of them, and ends early."""
+    if not has_addresses(tensors, expected):
+        return False
+    values = list(tensors.values())
+    with torch._C.DisableTorchFunctionSubclass():
+        if expected.same_form is not None and expected.same_form.is_that_of(values):
+            return True
+        if not all(all(map(eq, map(column, values), known)) for column, known in zip(FORM, expected.form, strict=True)):
+            return False
+        expected.same_form = SameForm.of(values)
+    return True
 
 
 def has_addresses(tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
     """Whether as many tensors are at the addresses of that fingerprint."""
-    return _has(COLUMNS[:1], tensors, expected)
-
-
-def _has(columns: Sequence[Column], tensors: Mapping[str, torch.Tensor], expected: Fingerprint) -> bool:
-    """Whether the first columns of a fingerprint are those of ``tensors``."""
-    names, *known = expected
     with torch._C.DisableTorchFunctionSubclass():
-        return len(tensors) == len(names) and all(
-            all(map(eq, map(column, tensors.values()), values)) for column, values in zip(columns, known, strict=False)
-        )
+        return list(map(torch.Tensor.data_ptr, tensors.values())) == expected.addresses
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ class TensorSnapshot:
             self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
             self._names = self._names_now()
             self.tensors = dict(self._look())
-            is_as_known = known is not None and tuple(self.tensors) == known[0] and has_fingerprint(self.tensors, known)
+            is_as_known = known is not None and tuple(self.tensors) == known.names and has_fingerprint(self.tensors, known)
             self.fingerprint: Fingerprint = known if known is not None and is_as_known else fingerprint(self.tensors)
             self._registered = set(self._names[1]).issuperset(map(id, self.tensors.values()))
 
@@ -64,7 +64,7 @@ class TensorSnapshot:
                 and has_fingerprint(self.tensors, self.fingerprint)
             ):
                 return []
-            before, now = _by_name(self.fingerprint), _by_name(fingerprint(self._look()))
+            before, now = self.fingerprint.by_name(), fingerprint(self._look()).by_name()
         return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
     def stays(self) -> bool:
@@ -99,10 +99,6 @@ class TensorSnapshot:
         """What every module's names are bound to: how many each has, and which objects these are."""
         tables = [table for each in self._modules for table in (each._parameters, each._buffers, each._modules)]
         return list(map(len, tables)), list(map(id, chain.from_iterable(table.values() for table in tables)))
-
-
-def _by_name(found: Fingerprint) -> dict[str, tuple[object, ...]]:
-    return {entry[0]: entry for entry in zip(*found, strict=True)}
 
 
 def _plain_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
