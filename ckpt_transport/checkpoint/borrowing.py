@@ -15,7 +15,7 @@ from ckpt_transport.checkpoint.low_rank import Sum, Sums
 from ckpt_transport.checkpoint.placing import lay_out_parts, place
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, check_each_readable, lent
 from ckpt_transport.checkpoint.watched import Watched, Watching
-from ckpt_transport.memory import CPU, Backing
+from ckpt_transport.memory import CPU, Backing, ByteViews
 from ckpt_transport.planning.values.manifest import Conversion
 
 
@@ -37,16 +37,17 @@ def borrow(parts: Sequence[GivenTensor], conversions: Sequence[Conversion] = ())
         check_cast(part)
     wait_for_writers({tensor.device for tensor in tensors})
     offsets, nbytes = lay_out_parts(parts)
-    watched = Watched.so(Watching.of(labels, tensors), tensors)
+    watching = Watching.of(labels, tensors)
     kept = [number for number, part in enumerate(parts) if not part.computed]
     backing: Backing
     if len(kept) < len(parts):
         computed = [(part, offset) for part, offset in zip(parts, offsets, strict=True) if part.computed]
         places = [offsets[number] for number in kept]
+        watched = Watched.so(watching, tensors, ByteViews.of(tensors))
         scattered = ScatteredTensors.of([tensors[number] for number in kept], places, nbytes, watched)
         backing = _computed(computed, scattered)
     else:
-        backing = lent(tensors, LentMemory.of(tensors, offsets, nbytes), watched)
+        backing = lent(tensors, LentMemory.of(tensors, offsets, nbytes), watching)
     return Loan(backing, tuple(place(parts, offsets)), conversions, same_names(parts), replicated_names(parts))
 
 

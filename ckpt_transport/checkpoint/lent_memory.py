@@ -11,6 +11,7 @@ from ckpt_transport.checkpoint.gathering import Gathering
 from ckpt_transport.errors import RegistrationError
 from ckpt_transport.memory import (
     CPU,
+    ByteViews,
     GpuAllocation,
     HostCopy,
     are_there,
@@ -65,6 +66,10 @@ class LentMemory:
         addresses = list(map(torch.Tensor.data_ptr, tensors))
         devices = {tensor.device for tensor in tensors if tensor.nbytes}
         return cls(devices, offsets, nbytes, addresses, [tensor.nbytes for tensor in tensors])
+
+    def views_of(self, tensors: Sequence[torch.Tensor]) -> ByteViews:
+        """The bytes of these tensors, which lie in it."""
+        return ByteViews(tensors, self.addresses, self.sizes)
 
     @property
     def is_there(self) -> bool:

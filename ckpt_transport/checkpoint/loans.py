@@ -18,24 +18,47 @@ from ckpt_transport.checkpoint.given import OWN_KINDS
 from ckpt_transport.checkpoint.lent_memory import LentMemory
 from ckpt_transport.checkpoint.mapping import MappedTensors
 from ckpt_transport.checkpoint.scattered import Loan, ScatteredTensors, are_runs_of_bytes, lent
-from ckpt_transport.checkpoint.watched import Watched, Watching
+from ckpt_transport.checkpoint.watched import Watching
+from ckpt_transport.memory import SameForm
 from ckpt_transport.planning.values.manifest import Conversion, PlacedTensor
 
 _form = attrgetter("dtype", "shape", "device")
 
 
-class _Given(NamedTuple):
-    """What was given, as far as the layout of a loan depends on it.
+class _Given:
+    """What was given, as far as the layout of a loan depends on it. It keeps no tensor.
 
     Attributes:
         names: of the tensors.
-        forms: dtype, shape and device of each.
+        forms: dtype, shape and device of each, all of them :func:`runs of bytes <are_runs_of_bytes>`, and whether torch
+            counts writes to it.
+        addresses: of each.
         first: the number of the first tensor that begins at the same address, of each: names of one tensor share it.
     """
 
-    names: list[object]
-    forms: list[object]
-    first: list[int]
+    def __init__(self, names: list[object], values: Sequence[torch.Tensor]) -> None:
+        self.names = names
+        self.forms, self.addresses = _forms_of(values), _addresses_of(values)
+        self.first = _first_of(self.addresses)
+        self._same_form = SameForm.of(values)
+
+    def addresses_again(self, names: list[object], values: Sequence[torch.Tensor]) -> list[int] | None:
+        """The addresses of tensors of the same names, forms and ties; None of others."""
+        try:
+            if names != self.names or not self._have_same_form(values):
+                return None
+            addresses = _addresses_of(values)
+        except RuntimeError:  # of a kind that has no memory of its own; who takes it in says so
+            return None
+        return addresses if addresses == self.addresses or _first_of(addresses) == self.first else None
+
+    def _have_same_form(self, values: Sequence[torch.Tensor]) -> bool:
+        if self._same_form is not None and self._same_form.is_that_of(values):
+            return True
+        if _forms_of(values) != self.forms or not are_runs_of_bytes(values):
+            return False
+        self._same_form = SameForm.of(values)
+        return True
 
 
 class _Known(NamedTuple):
@@ -77,63 +100,64 @@ class Loans:
 
         Raises: as ``make`` and :func:`borrow`.
         """
-        seen = _look(tensors)
-        if seen is None:
+        plain = _all_plain(tensors)
+        if plain is None:
             return borrow(*make())
-        given, values, addresses = seen
+        names, values = plain
         known = self._known
-        if known is not None and known.given == given and known.how == how:
+        addresses = None
+        if known is not None and known.how == how:
+            addresses = known.given.addresses_again(names, values)
+        if known is not None and addresses is not None:
             return self._again(known, values, addresses)
         mapped = make()
         loan = borrow(*mapped)
-        self._known = _remembered(mapped, loan, how, given, values)
+        self._known = _remembered(mapped, loan, how, names, values)
         return loan
 
     def _again(self, known: _Known, values: Sequence[torch.Tensor], addresses: Sequence[int]) -> Loan:
-        tensors = [values[number].detach() for number in known.order]
+        tensors = [values[number] for number in known.order]
         memory, found = known.memory, [addresses[number] for number in known.order]
         wait_for_writers(memory.devices)
         if found != memory.addresses or not memory.is_there:
             memory = LentMemory(memory.devices, memory.offsets, memory.nbytes, found, memory.sizes)
             self._known = known._replace(memory=memory)
-        watching = known.watching
-        if len(watching.counted) < len(tensors) or any(map(torch.Tensor.is_inference, tensors)):
-            watching = Watching.of(watching.names, tensors)
-        backing = lent(tensors, memory, Watched.so(watching, tensors))
-        return Loan(backing, known.placed, known.conversions, known.same, known.replicated)
+        return Loan(lent(tensors, memory, known.watching), known.placed, known.conversions, known.same, known.replicated)
 
 
-def _look(tensors: object) -> tuple[_Given, list[torch.Tensor], list[int]] | None:
-    """What was given, the tensors, and their addresses; None where not all is as plain as that."""
+def _all_plain(tensors: object) -> tuple[list[object], list[torch.Tensor]] | None:
+    """Names and tensors of what was given; None where not all of them are as plain as that."""
     if not isinstance(tensors, Mapping):
         return None
     values: list[torch.Tensor] = list(tensors.values())
-    if not OWN_KINDS.issuperset(map(type, values)):
-        return None
-    try:
-        addresses = list(map(torch.Tensor.data_ptr, values))
-        forms: list[object] = list(map(_form, values))
-        if not are_runs_of_bytes(values):
-            return None
-    except RuntimeError:  # of a kind that has no memory of its own; who takes it in says so
-        return None
+    return (list(tensors), values) if OWN_KINDS.issuperset(map(type, values)) else None
+
+
+def _forms_of(values: Sequence[torch.Tensor]) -> tuple[list[object], list[bool]]:
+    return list(map(_form, values)), list(map(torch.Tensor.is_inference, values))
+
+
+def _addresses_of(values: Sequence[torch.Tensor]) -> list[int]:
+    return list(map(torch.Tensor.data_ptr, values))
+
+
+def _first_of(addresses: Sequence[int]) -> list[int]:
     numbers: dict[int, int] = {}
-    first = list(map(numbers.setdefault, addresses, range(len(addresses))))
-    return _Given(list(tensors), forms, first), values, addresses
+    return list(map(numbers.setdefault, addresses, range(len(addresses))))
 
 
 def _remembered(
-    mapped: MappedTensors, loan: Loan, how: object, given: _Given, values: Sequence[torch.Tensor]
+    mapped: MappedTensors, loan: Loan, how: object, names: list[object], values: Sequence[torch.Tensor]
 ) -> _Known | None:
     """What is kept of a loan; None where it is of others than the tensors that were given, each as it is."""
     numbers = {id(tensor): number for number, tensor in enumerate(values)}
     order = [numbers.get(id(part.tensor), -1) for part in mapped.parts]
-    if not isinstance(loan.backing, ScatteredTensors) or -1 in order:
+    if not isinstance(loan.backing, ScatteredTensors) or -1 in order or not are_runs_of_bytes(values):
         return None
     backing = loan.backing
     return _Known(
         how,
-        given,
+        _Given(names, values),
         order,
         loan.tensors,
         loan.conversions,

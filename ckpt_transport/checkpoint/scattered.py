@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from ckpt_transport.checkpoint.lent_memory import LentMemory
-from ckpt_transport.checkpoint.watched import Watched
+from ckpt_transport.checkpoint.watched import Watched, Watching
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import (
     CPU,
@@ -29,7 +29,7 @@ class ScatteredTensors:
     """An extent that is laid out as a pool of these tensors would be, without the pool.
 
     Args:
-        tensors: contiguous, on any devices.
+        views: the bytes of tensors on any devices.
         memory: where they lie.
         watched: what tells that their owner has changed them.
 
@@ -42,8 +42,8 @@ class ScatteredTensors:
     kind = MemoryKind.SCATTERED
     device = HOST
 
-    def __init__(self, tensors: Sequence[torch.Tensor], memory: LentMemory, watched: Watched) -> None:
-        self._views, self.watched = ByteViews(tensors), watched
+    def __init__(self, views: ByteViews, memory: LentMemory, watched: Watched) -> None:
+        self._views, self.watched = views, watched
         self.place, self.nbytes, self.reason = memory, memory.nbytes, memory.reason
 
     @classmethod
@@ -51,11 +51,13 @@ class ScatteredTensors:
         """Lay these tensors out.
 
         Args:
-            tensors, watched: as above.
+            tensors: contiguous, on any devices.
+            watched: as above.
             offsets: where each starts in the extent, ascending, in bytes.
             nbytes: size of the extent.
         """
-        return cls(tensors, LentMemory.of(tensors, offsets, nbytes), watched)
+        memory = LentMemory.of(tensors, offsets, nbytes)
+        return cls(memory.views_of(tensors), memory, watched)
 
     def only_enqueues(self, device: torch.device) -> bool:
         return self.place.can_gather_on(device)
@@ -92,8 +94,8 @@ class ExportedTensors(ScatteredTensors):
 
     kind = MemoryKind.EXPORTED
 
-    def __init__(self, tensors: Sequence[torch.Tensor], memory: LentMemory, watched: Watched) -> None:
-        super().__init__(tensors, memory, watched)
+    def __init__(self, views: ByteViews, memory: LentMemory, watched: Watched) -> None:
+        super().__init__(views, memory, watched)
         self.device = memory.device
         self.runs = RunTable(memory.offsets, memory.addresses, memory.sizes, self._views)
         self.digests: dict[Hashable, bytes] = {}
@@ -127,11 +129,13 @@ class Loan:
     replicated: tuple[str, ...] = ()
 
 
-def lent(tensors: Sequence[torch.Tensor], memory: LentMemory, watched: Watched) -> ScatteredTensors | ExportedTensors:
-    """The extent of these tensors, which others map or read if they can."""
+def lent(tensors: Sequence[torch.Tensor], memory: LentMemory, watching: Watching) -> ScatteredTensors | ExportedTensors:
+    """The extent of these tensors, which others map or read if they can, watched in that way."""
+    views = memory.views_of(tensors)
+    watched = Watched.so(watching, tensors, views)
     if memory.device:
-        return ExportedTensors(tensors, memory, watched)
-    return (ReadableTensors if memory.is_readable else ScatteredTensors)(tensors, memory, watched)
+        return ExportedTensors(views, memory, watched)
+    return (ReadableTensors if memory.is_readable else ScatteredTensors)(views, memory, watched)
 
 
 def check_readable(tensors: Mapping[str, torch.Tensor]) -> None:

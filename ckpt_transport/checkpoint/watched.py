@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import byte_view, copy_each
+from ckpt_transport.memory import ByteViews, copy_each
 
 SAMPLES = 32
 SAMPLE_BYTES = 256
@@ -53,23 +53,37 @@ class Watched:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         given = list(tensors.values())
-        self._watch(Watching.of(tuple(tensors), given), given)
+
+        def addresses_now() -> list[int]:
+            return list(map(torch.Tensor.data_ptr, given))
+
+        self._watch(Watching.of(tuple(tensors), given), given, ByteViews.of(given), addresses_now, addresses_now())
 
     @classmethod
-    def so(cls, watching: Watching, tensors: Sequence[torch.Tensor]) -> Watched:
-        """Watch these in the way that others of the same names, sizes and kinds were."""
+    def so(cls, watching: Watching, tensors: Sequence[torch.Tensor], memory: ByteViews) -> Watched:
+        """Watch these, whose bytes lie in ``memory``, in the way that others of the same names, sizes and kinds were.
+
+        It is that memory that must stay as it is: a tensor may be given other.
+        """
         made = cls.__new__(cls)
-        made._watch(watching, tensors)
+        made._watch(watching, tensors, memory, memory.begins_now, memory.begins)
         return made
 
-    def _watch(self, watching: Watching, tensors: Sequence[torch.Tensor]) -> None:
-        self.watching = watching
-        names, self._tensors = watching.names, tensors
+    def _watch(
+        self,
+        watching: Watching,
+        tensors: Sequence[torch.Tensor],
+        raw: Sequence[torch.Tensor],
+        addresses_now: Callable[[], list[int]],
+        addresses: list[int],
+    ) -> None:
+        self.watching, self._addresses_now = watching, addresses_now
+        names = watching.names
         every = len(watching.counted) == len(names)
         self._counting = tensors if every else [tensors[number] for number in watching.counted]
         self._counted_names = names if every else [names[number] for number in watching.counted]
-        self._middles = {names[number]: _middle(tensors[number]) for number in watching.sampled}
-        self._addresses, self._counts, self._samples = self._addresses_now(), self._counts_now(), self._samples_now()
+        self._middles = {names[number]: _middle(raw[number]) for number in watching.sampled}
+        self._addresses, self._counts, self._samples = addresses, self._counts_now(), self._samples_now()
 
     def check(self) -> None:
         """
@@ -79,9 +93,6 @@ class Watched:
         _compare(self.watching.names, self._addresses, self._addresses_now())
         _compare(self._counted_names, self._counts, self._counts_now())
         _compare(tuple(self._middles), self._samples, self._samples_now())
-
-    def _addresses_now(self) -> list[int]:
-        return list(map(torch.Tensor.data_ptr, self._tensors))
 
     def _counts_now(self) -> list[int]:
         return list(map(_writes, self._counting))
@@ -97,9 +108,8 @@ class Watched:
         return [copy.numpy().tobytes() for copy in copies.values()]
 
 
-def _middle(tensor: torch.Tensor) -> torch.Tensor:
+def _middle(raw: torch.Tensor) -> torch.Tensor:
     """Some bytes from the middle of a tensor, as a view."""
-    raw = byte_view(tensor)
     start = max(raw.numel() - SAMPLE_BYTES, 0) // 2
     return raw[start : start + SAMPLE_BYTES]
 

@@ -12,6 +12,7 @@ from ckpt_transport.spi import (
     DistantMemory,
     Lendable,
     OtherProcess,
+    RunPlace,
     let_others_read,
     places_of,
     prepared,
@@ -75,14 +76,19 @@ class LastDescribed:
         self._in_huge_pages = False
 
     def describe(self, memory: Lendable) -> Descriptor:
-        places = [place for place in places_of(memory.runs) if place.nbytes]
         if self._place != memory.place or self._process != this_process():
             let_others_read()
+            places = _filled(memory)
             self._place, self._process, self._in_huge_pages = memory.place, this_process(), False
             starts, addresses, sizes = zip(*places, strict=True) if places else ((), (), ())
             described = PrivateMemory(self._process, starts, addresses, sizes)
             self._descriptor = PREFIX + msgspec.msgpack.encode(described)
         elif not self._in_huge_pages:
-            use_huge_pages((place.address, place.nbytes) for place in places)
+            use_huge_pages((place.address, place.nbytes) for place in _filled(memory))
             self._in_huge_pages = True
         return self._descriptor
+
+
+def _filled(memory: Lendable) -> list[RunPlace]:
+    """Where its tensors are, but those without bytes."""
+    return [place for place in places_of(memory.runs) if place.nbytes]

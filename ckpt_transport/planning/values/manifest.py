@@ -6,6 +6,7 @@ import enum
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 import msgspec
 
@@ -16,6 +17,7 @@ from ckpt_transport.planning.values.column_order import ColumnOrder, ColumnPart
 
 _nbytes = lru_cache(maxsize=4096)(dtypes.nbytes)
 """A checkpoint has many tensors of few shapes, and planning and proving ask for the size of each."""
+_bytes_of = attrgetter("nbytes")
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -186,7 +188,7 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def nbytes(self) -> int:
         """Bytes to be moved, without padding."""
-        return sum(tensor.nbytes for tensor in self.tensors)
+        return sum(map(_bytes_of, self.tensors))
 
     @property
     def specs(self) -> dict[str, TensorSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ from ckpt_transport import Mapping, StoredVersion, rules
 from ckpt_transport.checkpoint import Store
 from ckpt_transport.errors import CheckpointError
 from ckpt_transport.memory import MemoryKind
+from tests.looks import Looks
 
 Tensors = dict[str, torch.Tensor]
 
@@ -219,3 +221,20 @@ def test_given_a_tensor_that_is_left_out_as_equal_when_it_is_equal_no_more_then_
         tensors["head"].add_(1)
         with pytest.raises(CheckpointError, match="'head' has other bytes than 'embed'"):
             store.lend("v2", tensors, mapping=tie)
+
+
+@pytest.mark.parametrize("change", [written, moved])
+def test_given_the_same_tensors_again_then_each_is_looked_at_as_rarely_as_can_be(
+    change: Callable[[Tensors], Tensors],
+) -> None:
+    """What is sampled of some comes on top."""
+    tensors = {f"t{number}": torch.ones(5) for number in range(1000)}
+    with Store(pool=MemoryKind.PRIVATE, threads=1) as store:
+        step(store, "v1", tensors)
+        tensors = change(tensors)
+        with Looks() as lending:
+            (extent,) = store.lend("v2", tensors).extents
+        with Looks() as checking:
+            extent.check()
+    assert lending.of_each(1000) == Counter(data_ptr=1, untyped_storage=1, _version=1)
+    assert checking.of_each(1000) == Counter(_version=1)
