@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Looks(TorchFunctionMode):
-    """Counts what this thread asks of tensors within the block, by name; what is asked of many in one call counts as one.
+    """Counts what this thread asks of tensors within the block, by name; one call that asks many counts as one.
 
     Attributes:
         counted: all of it.

@@ -122,7 +122,9 @@ class Loans:
         if found != memory.addresses or not memory.is_there:
             memory = LentMemory(memory.devices, memory.offsets, memory.nbytes, found, memory.sizes)
             self._known = known._replace(memory=memory)
-        return Loan(lent(tensors, memory, known.watching), known.placed, known.conversions, known.same, known.replicated)
+        return Loan(
+            lent(tensors, memory, known.watching), known.placed, known.conversions, known.same, known.replicated
+        )
 
 
 def _all_plain(tensors: object) -> tuple[list[object], list[torch.Tensor]] | None:

@@ -45,8 +45,9 @@ class TensorSnapshot:
             self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
             self._names = self._names_now()
             self.tensors = dict(self._look())
-            is_as_known = known is not None and tuple(self.tensors) == known.names and has_fingerprint(self.tensors, known)
-            self.fingerprint: Fingerprint = known if known is not None and is_as_known else fingerprint(self.tensors)
+            if known is None or tuple(self.tensors) != known.names or not has_fingerprint(self.tensors, known):
+                known = fingerprint(self.tensors)
+            self.fingerprint = known
             self._registered = set(self._names[1]).issuperset(map(id, self.tensors.values()))
 
     @cached_property

@@ -120,7 +120,13 @@ class Coordinator:
 
     def _gather(self, myself: m.Join, invitees: Invitees) -> None:
         invitations = Invitations(
-            self._members, self._mailbox, self._config, invitees, self._welcomes, staged=self._wants_staged
+            self._members,
+            self._mailbox,
+            self._config,
+            invitees,
+            self._welcomes,
+            staged=self._wants_staged,
+            meanwhile=self._local.check_lent,
         )
         self._clock.enter("join")
         self._version = "" if myself.manifest is None else myself.manifest.version

@@ -85,6 +85,7 @@ class Invitations:
 
     Attributes:
         staged: sinks are asked whether they can stage the version.
+        meanwhile: called once all are invited, and look what they have.
         welcomes: what those invited may have said for this invitation.
         reached: addresses of all who have heard of the update.
     """
@@ -95,6 +96,7 @@ class Invitations:
     invitees: Invitees
     welcomes: Welcomes = field(default_factory=Welcomes)
     staged: bool = False
+    meanwhile: Callable[[], object] = lambda: None
     reached: list[str] = field(default_factory=list)
     _version: str = ""
     _invites: dict[str, m.Invite] = field(default_factory=dict)
@@ -143,6 +145,7 @@ class Invitations:
                 self.invitees.deltas_follow,
             )
             self._invite(address)
+        self.meanwhile()
         deadline = time.monotonic() + self.config.join_timeout
         began = time.monotonic()
         ask_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS

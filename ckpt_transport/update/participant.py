@@ -42,6 +42,8 @@ from ckpt_transport.update.routes import OpenRoute, RouteTable, Watch
 from ckpt_transport.update.ties import digests_of
 
 TICK_SECONDS = 0.1
+FRESH_SECONDS = 1.0
+"""For so long a look at lent tensors counts for one that is due."""
 
 
 class Halted(UpdateError):
@@ -87,6 +89,8 @@ class Participant:
         self._channel = ""
         self._digests = Digests()
         self._resumable = self._finished = False
+        self._looked_at = float("-inf")
+        """When lent tensors were looked at before :meth:`open`, by the monotonic clock."""
         self.staged = ""
         """By what sinks know each other whose engines load beside what they serve; empty in other updates."""
         self.sinks: Mapping[int, str] = {}
@@ -193,7 +197,9 @@ class Participant:
     def open(self, watch: Watch) -> dict[int, list[bytes]]:
         """Attach to the routes and register memory; the descriptors of what this rank lends."""
         schedule = self._ready_schedule
-        self._check_lent()
+        if time.monotonic() - self._looked_at > FRESH_SECONDS:
+            self.check_lent()
+        self._looked_at = float("-inf")
         self._routes = self._table.open(schedule, self._names, self._addresses, self._time_left(), watch)
         manifest = schedule.plan.manifest
         made = {part.extent for part in manifest.columns}
@@ -259,17 +265,19 @@ class Participant:
         )
         events = pipeline.run()
         self._digests.finish(guarded, self._mailbox.pump)
-        self._check_lent()
+        self.check_lent()
         self._finish()
         return events
 
-    def _check_lent(self) -> None:
-        """
+    def check_lent(self) -> None:
+        """Look whether lent tensors are as they were, before :meth:`open` as soon as there is nothing else to do.
+
         Raises:
-            CheckpointError: the owner of lent tensors has changed them.
+            CheckpointError: their owner has changed them.
         """
         for extent in self._extents:
             extent.check()
+        self._looked_at = time.monotonic()
 
     def _apply_stream(self) -> torch.cuda.Stream | None:
         """The stream on which the engine reads what it is given; None when it may read at once.
