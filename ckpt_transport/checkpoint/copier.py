@@ -14,9 +14,10 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import tasks
 from ckpt_transport.checkpoint.casts import casts, check_cast, turns_for_casts
+from ckpt_transport.checkpoint.gathered_copies import GatheredCopies
 from ckpt_transport.checkpoint.low_rank import Sum
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Buffer, HostCopy, copy_batch, fence_on, in_batches
+from ckpt_transport.memory import Buffer, HostCopy, copy_batch, fence_on, has_copy_tables, in_batches
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _GROUP_BYTES = 64 << 20
+_MANY = 16
+"""Tensors of a GPU are gathered where there are so many: a table is made for each set of them."""
 
 
 def describe(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
@@ -50,9 +53,9 @@ def copy(
 ) -> None:
     """Copy what is given of each tensor to its offset in ``pool``. All is complete when this returns or raises.
 
-    What lies on a GPU is copied on the caller's current stream there, after whatever still writes the tensors; what is
-    contiguous on the CPU is copied, or cast, by all threads of ``executor``; the rest by torch, which spreads it over
-    its own threads, and adds what is to be added.
+    What lies on a GPU is copied in the order of the caller's current stream there, after whatever still writes the
+    tensors, and gathered first where it is contiguous. What is contiguous on the CPU is copied, or cast, by all threads
+    of ``executor``. The rest is copied by torch, which spreads it over its own threads, and adds what is to be added.
 
     Args:
         tensors: of any shape, stride and device, of a dtype in :data:`ckpt_transport.dtypes.TORCH`.
@@ -80,10 +83,7 @@ def copy(
             on_gpu[tensor.device].append(_TorchCopy(given, pool, offset, nbytes))
         else:
             others.append(_TorchCopy(given, pool, offset, nbytes))
-    from_gpus = [
-        [partial(_copy_from_gpu, group, torch.cuda.current_stream(device)) for group in _grouped(copies)]
-        for device, copies in on_gpu.items()
-    ]
+    from_gpus = [tasks_of for copies in on_gpu.values() for tasks_of in _from_gpu(copies)]
     from_host = [partial(copy_batch, batch) for batch in in_batches(contiguous)]
     for each in chain(others, *on_gpu.values()):
         check_cast(each.given)
@@ -105,6 +105,11 @@ class _TorchCopy(NamedTuple):
     offset: int
     nbytes: int
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the pool gets the bytes that the tensor has, one after the other, and there are some."""
+        return bool(self.nbytes) and not self.given.cast and _is_a_run_of_bytes(self.given.tensor)
+
     def target(self) -> torch.Tensor:
         raw = self.pool.tensor[self.offset : self.offset + self.nbytes]
         return dtypes.as_tensor(raw, self.given.spec.dtype, dtypes.shape_of(self.given.tensor))
@@ -121,6 +126,23 @@ class _TorchCopy(NamedTuple):
                 self.target().copy_(self.given.tensor.detach())
         except RuntimeError as error:
             raise CheckpointError(f"tensor '{self.given.spec.name}' cannot be copied: {error}") from error
+
+
+def _from_gpu(copies: Sequence[_TorchCopy]) -> Iterator[list[Callable[[], int]]]:
+    """What copies tensors of one GPU: what is gathered first, and what torch copies one by one."""
+    device = copies[0].given.tensor.device
+    plain = [copy for copy in copies if copy.is_plain] if has_copy_tables(device) else []
+    if len(plain) < _MANY:
+        plain = []
+    else:
+        tensors, pool = [copy.given.tensor for copy in plain], plain[0].pool.tensor
+        try:
+            yield GatheredCopies(tensors, [copy.offset for copy in plain], pool).tasks()
+        except torch.OutOfMemoryError:
+            plain = []
+    others = [copy for copy in copies if not copy.is_plain] if plain else copies
+    stream = torch.cuda.current_stream(device)
+    yield [partial(_copy_from_gpu, group, stream) for group in _grouped(others)]
 
 
 def _copy_from_gpu(group: Sequence[_TorchCopy], stream: torch.cuda.Stream) -> int:
