@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ PAGES_AT_ONCE = 8
 finds them in a cache."""
 PAGES_MIXED = 32
 """Whose sums are mixed at a time: as few calls as a core's cache allows."""
+SHORT_ROWS = 2
+"""Runs of no more rows are put side by side: the calls for one would take longer than its bytes."""
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -65,8 +68,12 @@ def digest(runs: Sequence[torch.Tensor]) -> torch.Tensor:
     sums = np.zeros(2, np.uint64)
     first = 0
     with np.errstate(over="ignore"):
-        for run in runs:
-            first = add(sums, run.numpy(), first)
+        for is_short, some in groupby([run.numpy() for run in runs], _is_short):
+            if is_short:
+                first = _add_short(sums, list(some), first)
+                continue
+            for raw in some:
+                first = add(sums, raw, first)
     return torch.from_numpy(sums.view(np.int64))
 
 
@@ -114,6 +121,31 @@ def add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
         of_rows, of_columns = along[: count * ROWS], along[count * ROWS : count * (ROWS + COLUMNS)]
         sums_along(some, of_rows.reshape(count, ROWS), of_columns.reshape(count, COLUMNS))
         add_sums(sums, along[: count * (ROWS + COLUMNS)], first)
+        first += count
+    return first
+
+
+def _is_short(raw: npt.NDArray[np.uint8]) -> bool:
+    return 0 < raw.size <= SHORT_ROWS * ROW_BYTES
+
+
+def _add_short(sums: Words, runs: Sequence[npt.NDArray[np.uint8]], first: int) -> int:
+    """As :func:`add`, of short runs, each of which is one page."""
+    side_by_side = np.empty((min(len(runs), PAGES_MIXED), SHORT_ROWS, COLUMNS), np.uint64)
+    raw = side_by_side.view(np.uint8).reshape(len(side_by_side), -1)
+    along = np.empty(len(side_by_side) * (ROWS + COLUMNS), np.uint64)
+    for start in range(0, len(runs), PAGES_MIXED):
+        some = runs[start : start + PAGES_MIXED]
+        count = len(some)
+        for page, run in zip(raw, some, strict=False):
+            page[: run.size] = run
+            page[run.size :] = 0
+        words, pages = side_by_side[:count], along[: count * (ROWS + COLUMNS)]
+        rows, columns = pages[: count * ROWS].reshape(count, ROWS), pages[count * ROWS :].reshape(count, COLUMNS)
+        rows[:, SHORT_ROWS:] = 0
+        np.einsum("kij,j->ki", words, keys(), out=rows[:, :SHORT_ROWS])
+        np.add.reduce(words, axis=1, out=columns)
+        add_sums(sums, pages, first)
         first += count
     return first
 

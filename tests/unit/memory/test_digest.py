@@ -78,6 +78,15 @@ def test_given_bytes_then_their_digest_is_what_its_definition_says() -> None:
     assert len(set(map(int, keys()))) == COLUMNS
 
 
+def test_given_short_runs_among_others_then_their_digest_is_what_its_definition_says() -> None:
+    """Some are put side by side, more than are mixed at once."""
+    short = [ROW_BYTES, 0, 1, 2 * ROW_BYTES, 300, 2 * ROW_BYTES - 3]
+    sizes = [*short, 2 * ROW_BYTES + 1, 7, *short * 7, PAGE_BYTES + 5, 9]
+    runs = [some(nbytes + 1, seed)[1:] for seed, nbytes in enumerate(sizes)]
+    assert len(sizes) > PAGES_MIXED
+    assert of(*runs) == by_the_book([run.numpy().tobytes() for run in runs])
+
+
 @CHECKED
 @given(SIZES, st.integers(0, 5))
 def test_given_bytes_then_operations_that_every_device_has_agree_with_those_of_a_cpu(nbytes: int, seed: int) -> None:
