@@ -55,6 +55,7 @@ from ckpt_transport.memory import DoubleBuffer as DoubleBuffer
 from ckpt_transport.memory import ElementCopy as ElementCopy
 from ckpt_transport.memory import Fence as Fence
 from ckpt_transport.memory import GpuAllocation as GpuAllocation
+from ckpt_transport.memory import HostRanges as HostRanges
 from ckpt_transport.memory import Launch as Launch
 from ckpt_transport.memory import Lendable as Lendable
 from ckpt_transport.memory import MemoryKind as MemoryKind
@@ -62,6 +63,7 @@ from ckpt_transport.memory import MemoryRun as MemoryRun
 from ckpt_transport.memory import OtherProcess as OtherProcess
 from ckpt_transport.memory import RunPlace as RunPlace
 from ckpt_transport.memory import Runs as Runs
+from ckpt_transport.memory import RunTable as RunTable
 from ckpt_transport.memory import Segment as Segment
 from ckpt_transport.memory import SegmentName as SegmentName
 from ckpt_transport.memory import StridedBytes as StridedBytes
@@ -80,7 +82,6 @@ from ckpt_transport.memory import let_read as let_read
 from ckpt_transport.memory import may_have_devices as may_have_devices
 from ckpt_transport.memory import not_plain as not_plain
 from ckpt_transport.memory import places_of as places_of
-from ckpt_transport.memory import read_only as read_only
 from ckpt_transport.memory import reads_in_place as reads_in_place
 from ckpt_transport.memory import starts_of as starts_of
 from ckpt_transport.memory import sweep_leftovers as sweep_leftovers

@@ -13,8 +13,9 @@ from ckpt_transport.spi import (
     DoubleBuffer,
     Fence,
     Fingerprint,
-    MemoryRun,
+    HostRanges,
     Runs,
+    RunTable,
     ServedElements,
     ShadowNeeds,
     StridedBytes,
@@ -24,14 +25,15 @@ from ckpt_transport.spi import (
     dtypes,
     has_copy_tables,
     not_plain,
-    read_only,
     reads_in_place,
     refuse_unwritable,
     unwritable,
 )
+from ckpt_transport_torch.landings import Landings
 from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.name_tables import NameTables
 
+PLAIN_KINDS = frozenset({torch.Tensor, torch.nn.Parameter})
 MADE_ANEW = "state_dict() makes it anew each time, so what is written to it does not reach the module: pass a loader"
 
 
@@ -54,10 +56,13 @@ class TorchEngine(ModuleEngine):
         self._ties: tuple[frozenset[str], ...] = ()
         self._on_one_device = False
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
+        self._landings = Landings()
         self._snapshot: TensorSnapshot | None = None
         self._fingerprint: Fingerprint | None = None
         self._needs: ShadowNeeds | None = None
         self._copies: StridedBytes | None = None
+        self._ranges: HostRanges | None = None
+        self._addresses: Sequence[int] = ()
         self._raw: dict[str, torch.Tensor] = {}
         self.begin()
         self._release()
@@ -88,6 +93,8 @@ class TorchEngine(ModuleEngine):
         assert self._snapshot is not None
         if self._is_tabled:
             self._load_by_table(pieces)
+        elif len(pieces.runs) == 1 and pieces.raw.is_cpu and not self.unread:
+            self._landing_of(pieces).copy_from(pieces.raw)
         else:
             self._load_each(pieces)
         return self._reads_end()
@@ -103,7 +110,7 @@ class TorchEngine(ModuleEngine):
             pieces = pieces.brought(self._double_buffer.stage(pieces.runs))
         with torch.inference_mode():
             for piece in pieces:
-                raw = self._raw.get(piece.spec.name)
+                raw = self._bytes_of(piece.spec.name)
                 if raw is None:
                     self._written[piece.spec.name].copy_(piece.tensor())
                     continue
@@ -116,17 +123,17 @@ class TorchEngine(ModuleEngine):
     def landing(self, pieces: LoadedBucket) -> Runs | None:
         if self._snapshot is None:
             self.confirm()
-        if self.unread:
-            return None
-        return [
-            MemoryRun(at, self._raw[spec.name][offset : offset + nbytes])
-            for spec, offset, at, nbytes in pieces.places()
-        ]
+        return None if self.unread else self._landing_of(pieces)
+
+    def _landing_of(self, pieces: LoadedBucket) -> RunTable:
+        assert self._snapshot is not None, "an update has begun"
+        return self._landings.of(pieces, self._snapshot.fingerprint.names, self._addresses, self._run_of_bytes)
 
     def stage(self) -> None:
         super().stage()
         self.enqueues = self.enqueues and self._stages_on(self.device)
-        self._bind(self._written)
+        assert self._area is not None, "it was made"
+        self._bind(self._area.addresses)
 
     def served_elements(self) -> ServedElements:
         is_idle = self._snapshot is None
@@ -156,6 +163,7 @@ class TorchEngine(ModuleEngine):
         """Parameters were written in place; nothing else depends on them."""
         self._double_buffer.close()
         self._tables.forget_unused()
+        self._landings.forget_unused()
         if self._snapshot is not None:
             self._snapshot.check()
 
@@ -168,18 +176,33 @@ class TorchEngine(ModuleEngine):
         super()._release()
         self.enqueues = self._on_one_device
         self._double_buffer.close()
-        self._snapshot, self._raw = None, {}
+        self._snapshot, self._raw, self._addresses = None, {}, ()
 
     @property
     def _is_tabled(self) -> bool:
         return self.enqueues and has_copy_tables(self.device)
 
-    def _bind(self, memory: Mapping[str, torch.Tensor]) -> None:
-        """Load into these tensors from now on."""
+    def _bind(self, addresses: Sequence[int]) -> None:
+        """Load into the tensors at these addresses from now on: those of :attr:`_written`."""
+        assert self._snapshot is not None, "an update has begun"
+        self._addresses, self._raw = addresses, {}
         if self._is_tabled:
-            self._tables.bind(memory)
-        else:
-            self._raw = {name: tensor.view(-1).view(torch.uint8) for name, tensor in _runs_of_bytes(memory).items()}
+            self._tables.bind(self._snapshot.fingerprint.names, addresses)
+
+    def _bytes_of(self, name: str) -> torch.Tensor | None:
+        """The bytes of a tensor that is loaded into; None where its memory does not hold just its elements."""
+        raw = self._raw.get(name)
+        if raw is None:
+            tensor = self._written[name]
+            if self.whole_tensors and not _is_a_run_of_bytes(tensor):
+                return None
+            raw = self._raw[name] = tensor.view(-1).view(torch.uint8)
+        return raw
+
+    def _run_of_bytes(self, name: str) -> torch.Tensor:
+        raw = self._bytes_of(name)
+        assert raw is not None, "only then it is read straight to there"
+        return raw
 
     def _described(self) -> tuple[object, ...]:
         return self._expected, self._ties, self.whole_tensors, self.device
@@ -188,19 +211,23 @@ class TorchEngine(ModuleEngine):
         """Look the tensors up. Where they are not those of the last time, describe them anew."""
         snapshot = TensorSnapshot(self._module, self._look, self._fingerprint)
         if snapshot.fingerprint is self._fingerprint:
-            if self.device.type == "cpu" or not self._on_one_device:
-                refuse_unwritable(read_only(snapshot.tensors))
+            if self._ranges is not None:
+                refuse_unwritable(self._ranges.read_only())
         else:
             refuse_unwritable(unwritable(snapshot.memory))
             refuse_unwritable(dict.fromkeys(snapshot.moved(), MADE_ANEW))
             self._describe(snapshot.memory)
             self._fingerprint, self._copies, self._needs = snapshot.fingerprint, None, None
+            is_on_gpu = self.device.type == "cuda" and self._on_one_device
+            self._ranges = None if is_on_gpu else HostRanges.of(snapshot.memory)
         self._snapshot = snapshot
-        self._bind(snapshot.tensors if self._is_tabled else snapshot.memory)
+        self._bind(snapshot.fingerprint.addresses)
 
     def _look(self) -> Mapping[str, torch.Tensor]:
         state = self._module.state_dict(keep_vars=True)
-        tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+        tensors: Mapping[str, torch.Tensor] = state
+        if not PLAIN_KINDS.issuperset(map(type, state.values())):
+            tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
         refuse_unwritable(not_plain(tensors))
         return tensors
 
@@ -214,6 +241,7 @@ class TorchEngine(ModuleEngine):
         self.enqueues = self._on_one_device = all(tensor.device == self.device for tensor in memory.values())
         self.unread = self._why_unread()
         self._double_buffer, self._tables = DoubleBuffer(self.device), NameTables(self.device)
+        self._landings = Landings()
 
     def _why_unread(self) -> str:
         if self.device.type != "cpu":

@@ -26,14 +26,15 @@ class NameTables:
         self._known: dict[object, _BucketByName] = {}
         self._used: set[object] = set()
         self._numbers: dict[str, int] = {}
+        self._bound: Sequence[int] = ()
         self._written = Addresses(device, ())
 
-    def bind(self, memory: Mapping[str, torch.Tensor]) -> None:
-        """Copy into these tensors from now on, which have the names and the form of those before, wherever they lie."""
-        found = tuple(map(torch.Tensor.data_ptr, memory.values()))
-        if found != self._written.values:
-            self._numbers = {name: number for number, name in enumerate(memory)}
-            self._written = Addresses(self._device, found)
+    def bind(self, names: Sequence[str], addresses: Sequence[int]) -> None:
+        """Copy into the tensors at these addresses from now on, which have the names and the form of those before."""
+        if addresses != self._bound:
+            self._bound = addresses
+            self._numbers = {name: number for number, name in enumerate(names)}
+            self._written = Addresses(self._device, addresses)
 
     def copy(self, bucket: LoadedBucket, find: FindBound) -> None:
         """Enqueue the copies of a bucket, which lies where the device can read it, to the bound tensors by their names.

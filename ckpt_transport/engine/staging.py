@@ -30,6 +30,7 @@ class StagingArea:
     Attributes:
         device: where the shadows are; of several devices the first.
         nbytes: of all shadows.
+        addresses: of :attr:`tensors`.
 
     Raises:
         BudgetError: the memory cannot be had.
@@ -40,6 +41,7 @@ class StagingArea:
         places = {_place(tensor): tensor for tensor in served.values()}
         shadows = dict(zip(places, make(list(places.values())), strict=True))
         self._staged = {name: shadows[_place(tensor)] for name, tensor in served.items()}
+        self.addresses = list(map(torch.Tensor.data_ptr, self._staged.values()))
         self._pairs = [(_raw(tensor), _raw(shadows[place])) for place, tensor in places.items() if tensor.numel()]
         self.device = next((shadow.device for shadow in shadows.values()), torch.device("cpu"))
         self.nbytes = sum(staged.numel() for _, staged in self._pairs)

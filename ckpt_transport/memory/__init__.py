@@ -77,6 +77,7 @@ from ckpt_transport.memory.strided_bytes import StridedBytes as StridedBytes
 from ckpt_transport.memory.strided_range import StridedRange as StridedRange
 from ckpt_transport.memory.strided_range import joined as joined
 from ckpt_transport.memory.uninterrupted import uninterrupted as uninterrupted
+from ckpt_transport.memory.writable import HostRanges as HostRanges
 from ckpt_transport.memory.writable import not_plain as not_plain
 from ckpt_transport.memory.writable import read_only as read_only
 from ckpt_transport.memory.writable import unwritable as unwritable

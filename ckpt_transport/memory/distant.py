@@ -10,7 +10,7 @@ from typing import NamedTuple, overload
 import torch
 
 from ckpt_transport.memory.host_copies import HostCopy
-from ckpt_transport.memory.runs import MemoryRun, Runs, RunTable
+from ckpt_transport.memory.runs import MemoryRun, Runs, RunTable, places_of
 
 ALIGNMENT = 256
 """Bytes to multiples of which tensors are brought."""
@@ -49,11 +49,14 @@ class DistantMemory(NamedTuple):
         Raises:
             TransferError: they cannot be read; says why.
         """
+        if isinstance(places, RunTable) and (places.starts, places.sizes) == (tuple(self.starts), list(self.sizes)):
+            self.read(list(map(HostCopy, places.addresses, self.addresses, places.sizes)))
+            return
         copies = []
-        for at, raw in places:
-            address = self.address_of(at, raw.numel())
+        for at, target, nbytes in places_of(places):
+            address = self.address_of(at, nbytes)
             assert address is not None, "a piece lies within a run"
-            copies.append(HostCopy(raw.data_ptr(), address, raw.numel()))
+            copies.append(HostCopy(target, address, nbytes))
         self.read(copies)
 
     def brought(self) -> list[torch.Tensor]:

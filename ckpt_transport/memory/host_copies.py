@@ -31,6 +31,10 @@ def in_batches(copies: Iterable[HostCopy]) -> Iterator[list[HostCopy]]:
     room = BATCH_BYTES
     for copy in copies:
         target, source, nbytes = copy
+        if nbytes <= room:
+            batch.append(copy)
+            room -= nbytes
+            continue
         while nbytes > room:
             batch.append(HostCopy(target, source, room))
             yield batch

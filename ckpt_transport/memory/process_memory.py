@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated
 
 import msgspec
+import numpy as np
 
 from ckpt_transport.errors import PeerLostError, TransferError
 from ckpt_transport.memory.copy import copy_runs
@@ -36,10 +37,6 @@ _PATIENCE = 3
 
 _refused: list[str] = []
 """What the system has refused in this process."""
-
-
-class _IoVec(ctypes.Structure):
-    _fields_ = (("address", ctypes.c_void_p), ("nbytes", ctypes.c_size_t))
 
 
 class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
@@ -88,19 +85,18 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
     def _read_some(self, copies: Sequence[HostCopy]) -> list[HostCopy]:
         """Read the nonce, and of the copies as much as the kernel does at once; return what is left of them."""
         nonce = ctypes.create_string_buffer(NONCE_BYTES)
-        count = len(copies) + 1
-        here, there = (_IoVec * count)(), (_IoVec * count)()
-        here[0] = _IoVec(ctypes.addressof(nonce), NONCE_BYTES)
-        there[0] = _IoVec(self.address, NONCE_BYTES)
-        for number, (target, source, nbytes) in enumerate(copies, 1):
-            here[number] = _IoVec(target, nbytes)
-            there[number] = _IoVec(source, nbytes)
-        done = libc().process_vm_readv(self.pid, here, count, there, count, 0)
+        # struct iovec is an address and a length
+        table = np.array([(ctypes.addressof(nonce), self.address, NONCE_BYTES), *copies], np.uint64)
+        here, there = np.ascontiguousarray(table[:, [0, 2]]), np.ascontiguousarray(table[:, [1, 2]])
+        count = len(table)
+        done = libc().process_vm_readv(self.pid, here.ctypes.data, count, there.ctypes.data, count, 0)
         if done < 0:
             raise self._failure(ctypes.get_errno())
         if nonce.raw != self.nonce:
             raise self._failure(errno.ESRCH)
         done -= NONCE_BYTES
+        if done == int(table[1:, 2].sum()):
+            return []
         left = []
         for copy in copies:
             if done < copy.nbytes:

@@ -9,6 +9,9 @@ from typing import NamedTuple, overload
 
 import torch
 
+from ckpt_transport.memory.copy import copy_runs
+from ckpt_transport.memory.host_copies import HostCopy
+
 
 class MemoryRun(NamedTuple):
     """Contiguous memory that holds a part of a bucket.
@@ -55,6 +58,11 @@ class RunTable(Sequence[MemoryRun]):
         self, starts: Sequence[int], addresses: Sequence[int], sizes: Sequence[int], views: Sequence[torch.Tensor]
     ) -> None:
         self.starts, self.addresses, self.sizes, self.views = tuple(starts), tuple(addresses), sizes, views
+
+    def copy_from(self, raw: torch.Tensor) -> None:
+        """Copy a bucket that lies in one run of host memory, ``raw``, to where these are, on the host as well."""
+        begin = raw.data_ptr()
+        copy_runs(map(HostCopy, self.addresses, [begin + start for start in self.starts], self.sizes))
 
     def __len__(self) -> int:
         return len(self.starts)

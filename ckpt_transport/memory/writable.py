@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from typing import NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.parameter import is_lazy
 
@@ -44,26 +46,48 @@ def unwritable(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def read_only(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Find the tensors, all :func:`plain <why_not_plain>`, that lie in memory which is mapped read-only.
+    """As :meth:`HostRanges.read_only`."""
+    return HostRanges.of(tensors).read_only()
 
-    To write there would end the process. Torch does not know of it: ``from_numpy`` takes an array of a file that is
-    mapped read-only.
+
+class HostRanges(NamedTuple):
+    """Which host memory tensors take, all :func:`plain <why_not_plain>`. It keeps none of them.
+
+    Attributes:
+        names: of those that lie there.
+        begins, ends: the addresses of their first bytes, and of those behind their last.
     """
-    names, values = list(tensors), list(tensors.values())
-    if not all(map(_is_cpu, values)):
-        names = [name for name, tensor in tensors.items() if tensor.is_cpu]
-        values = [tensors[name] for name in names]
-    if not values:
-        return {}
-    begins = np.array(list(map(torch.Tensor.data_ptr, values)), np.uint64)
-    if all(map(torch.Tensor.is_contiguous, values)):
-        reaches = np.array(list(map(_nbytes, values)), np.uint64)
-    else:
-        reaches = np.array(list(map(_reach, values)), np.uint64)
-    return {
-        names[index]: "its memory is mapped read-only, as that of a file may be: replace it by its clone()"
-        for index in mapped_read_only(begins, begins + reaches)
-    }
+
+    names: Sequence[str]
+    begins: npt.NDArray[np.uint64]
+    ends: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """That of these."""
+        names, values = list(tensors), list(tensors.values())
+        if not all(map(_is_cpu, values)):
+            names = [name for name, tensor in tensors.items() if tensor.is_cpu]
+            values = [tensors[name] for name in names]
+        begins = np.array(list(map(torch.Tensor.data_ptr, values)), np.uint64)
+        if all(map(torch.Tensor.is_contiguous, values)):
+            reaches = np.array(list(map(_nbytes, values)), np.uint64)
+        else:
+            reaches = np.array(list(map(_reach, values)), np.uint64)
+        return cls(names, begins, begins + reaches)
+
+    def read_only(self) -> dict[str, str]:
+        """Find the tensors that lie in memory which is mapped read-only, each with the reason and the cure, in words.
+
+        To write there would end the process. Torch does not know of it: ``from_numpy`` takes an array of a file that is
+        mapped read-only.
+        """
+        if not self.names:
+            return {}
+        return {
+            self.names[index]: "its memory is mapped read-only, as that of a file may be: replace it by its clone()"
+            for index in mapped_read_only(self.begins, self.ends)
+        }
 
 
 def _why_not(tensor: torch.Tensor) -> str:

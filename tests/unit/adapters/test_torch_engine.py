@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport_torch.engine import TorchEngine
+from tests.looks import Looks
 from tests.unit.recorded import apart
 from tests.unit.torch_modules import assign, holds, load, net, version
 
@@ -54,3 +57,20 @@ def test_given_a_bucket_whose_pieces_lie_apart_then_each_is_read_where_it_lies()
     module = net()
     load(TorchEngine(module), version(module, 0.5), apart)
     assert holds(module, version(module, 0.5))
+
+
+def test_given_a_module_that_stays_as_it_is_then_each_tensor_is_asked_for_its_address_and_once_for_its_kind() -> None:
+    module = torch.nn.ParameterList(torch.nn.Parameter(torch.ones(3)) for _ in range(1000))
+    engine = TorchEngine(module)
+    engine.begin()
+    engine.resume()
+    for step, asked in (
+        (engine.begin, Counter(data_ptr=1, layout=1)),
+        (engine.confirm, Counter(data_ptr=1)),
+        (engine.finish, Counter(data_ptr=1)),
+        (engine.certify, Counter(data_ptr=1)),
+        (engine.resume, Counter[str]()),
+    ):
+        with Looks() as looks:
+            step()
+        assert looks.of_each(1000) == asked
