@@ -31,6 +31,7 @@ from ckpt_transport.memory.exported import are_there as are_there
 from ckpt_transport.memory.exported import find_allocations as find_allocations
 from ckpt_transport.memory.exported import why_not_exported as why_not_exported
 from ckpt_transport.memory.fence import Fence as Fence
+from ckpt_transport.memory.fence import beside as beside
 from ckpt_transport.memory.fence import drain as drain
 from ckpt_transport.memory.fence import fence as fence
 from ckpt_transport.memory.fence import fence_on as fence_on

@@ -32,7 +32,7 @@ from ckpt_transport.execution import (
     arrivals,
     column_extents,
 )
-from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, Runs
+from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, Runs, beside
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Share
 from ckpt_transport.update.handover import Handover
 from ckpt_transport.update.plan_cache import PlanCache
@@ -241,8 +241,16 @@ class Participant:
     def run(self, watch: Watch, on_sent: Callable[[int], None] = lambda nbytes: None) -> list[StageEvent]:
         """Run this rank's part of the plan; ``on_sent`` hears how many bytes have gone, each time that some have.
 
+        An engine that stages loads on a stream of its own, so that its forward passes do not wait for what arrives.
+
         Raises: whatever ended it early.
         """
+        engine = self._engine
+        if engine is None or not self.staged:
+            return self._run(watch, on_sent)
+        return beside(engine.device, "staging", lambda: self._run(watch, on_sent))
+
+    def _run(self, watch: Watch, on_sent: Callable[[int], None]) -> list[StageEvent]:
         assert self._fills is not None, "nothing was connected"
 
         def guarded() -> None:

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.engine import StagingArea
 from ckpt_transport.engine.shadows import MakeShadows, on_device, on_host
+from ckpt_transport.memory import beside
 from ckpt_transport.memory.launch import has_kernels
 from tests.fleet import SinkSpec, by_name, fleet, weights
 from tests.gpu.test_copy_table import kernels_of
@@ -35,6 +36,22 @@ def test_given_tensors_of_odd_sizes_when_exchanged_then_it_is_one_launch_and_twi
         area.exchange(served)
     assert len(kernels_of(trace)) == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in served.items())
+
+
+def test_given_work_beside_then_it_has_a_stream_of_its_own_and_has_ended_when_it_returns() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    source = torch.randint(256, (64 << 20,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> torch.cuda.Stream:
+        target.copy_(source, non_blocking=True)
+        return torch.cuda.current_stream(device)
+
+    stream = beside(device, "staging", copy)
+    assert stream.query()
+    assert stream != torch.cuda.current_stream(device)
+    assert stream == beside(device, "staging", copy)
+    assert torch.equal(target, source)
 
 
 @pytest.mark.parametrize("budget", ["1GiB", "1KiB"], ids=["on the GPU", "on the host"])
