@@ -18,6 +18,8 @@ from ckpt_transport.planning.values.alignment import ALIGNMENT
 
 TOGETHER = 8 << 30
 """So many bytes are compared together on a GPU, which has a bit for each of their elements meanwhile."""
+TOGETHER_ON_HOST = 512 << 20
+"""On the host, which keeps what differs in them until it is encoded."""
 SMALL_BYTES = 1 << 16
 """A tensor that is no larger goes into the range before it, whatever its type, where that has smaller elements."""
 
@@ -131,7 +133,7 @@ def find_differences(
         ranges: what to compare.
         base, new: what is behind the extents of both.
         most: bytes.
-        check: called before each range, or some together on a GPU; what it raises ends the search.
+        check: called before some ranges that are compared together; what it raises ends the search.
     """
     found: list[Difference] = []
     for group in _together(ranges, new):
@@ -150,18 +152,18 @@ def find_differences(
 
 
 def _together(ranges: Sequence[DeltaRange], new: Sequence[Buffer]) -> Iterable[Sequence[DeltaRange]]:
-    """Ranges that are compared together: on a GPU many, on the host one, which takes all cores."""
+    """Ranges that are compared together, one at least."""
     group: list[DeltaRange] = []
+    nbytes = 0
     for each in ranges:
-        alike = bool(group) and (each.unit, new[each.extent].tensor.device) == (
-            group[0].unit,
-            new[group[0].extent].tensor.device,
-        )
-        room = alike and new[each.extent].tensor.is_cuda and sum(of.nbytes for of in group) + each.nbytes <= TOGETHER
-        if group and not room:
+        device = new[each.extent].tensor.device
+        alike = bool(group) and (each.unit, device) == (group[0].unit, new[group[0].extent].tensor.device)
+        room = (TOGETHER_ON_HOST if device.type == "cpu" else TOGETHER) - nbytes
+        if group and not (alike and each.nbytes <= room):
             yield group
-            group = []
+            group, nbytes = [], 0
         group.append(each)
+        nbytes += each.nbytes
     if group:
         yield group
 

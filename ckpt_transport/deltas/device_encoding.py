@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ckpt_transport.deltas.encoded import Encoded
-from ckpt_transport.deltas.sections import BLOCK_UNITS, Sections, block_count, densest, sections
+from ckpt_transport.deltas.encoded_layout import EncodedLayout, lay_out_encoded
+from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count
 from ckpt_transport.memory import Launch
 from ckpt_transport.memory.table import put, record_use
 from ckpt_transport.planning import DeltaForm
@@ -23,17 +23,6 @@ WIDEST = 16
 """Bytes that a thread reads at a time, where they begin at a multiple of that."""
 STEP_BYTES = 32 * WARPS * WIDEST
 """Bytes of either version that a program looks at at a time."""
-RANGE_ALIGNMENT = 256
-"""Of what is encoded, so that the next range's can follow it."""
-
-
-class _Layout(NamedTuple):
-    """How one range is encoded, and where in the memory of all."""
-
-    form: DeltaForm
-    elements: int
-    at: Sections
-    start: int
 
 
 def encode_by_kernels(
@@ -61,7 +50,7 @@ def encode_by_kernels(
     record_use(table, range_of)
     upto = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     edges = upto[[*first, total]].tolist()
-    layout = _lay_out(unit, units, np.diff(edges).tolist())
+    layout = lay_out_encoded(unit, units, np.diff(edges).tolist())
     if layout[-1].start + layout[-1].at.end > most:
         return None
     raw = torch.zeros(layout[-1].start + layout[-1].at.end, dtype=torch.uint8, device=device)
@@ -85,20 +74,7 @@ def encode_by_kernels(
     return found
 
 
-def _lay_out(unit: int, units: Sequence[int], counts: Sequence[int]) -> list[_Layout]:
-    """One behind the other. A range in which nothing differs takes nothing."""
-    found: list[_Layout] = []
-    start = 0
-    for size, differing in zip(units, counts, strict=True):
-        form = densest(unit, size, differing) if differing else DeltaForm.LIST
-        count = size if form is DeltaForm.WHOLE else differing
-        at = sections(form, unit, size, count) if count else Sections(0, 0, 0)
-        found.append(_Layout(form, count, at, start))
-        start += -(-at.end // RANGE_ALIGNMENT) * RANGE_ALIGNMENT
-    return found
-
-
-def _targets(start: int, each: _Layout) -> tuple[int, int, int]:
+def _targets(start: int, each: EncodedLayout) -> tuple[int, int, int]:
     """Where a program writes counts, places and values, if it does."""
     if not each.elements or each.form is DeltaForm.WHOLE:
         return 0, 0, 0

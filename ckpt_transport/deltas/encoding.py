@@ -38,10 +38,11 @@ def encode_each(
     if has_copy_tables(device):
         with torch.cuda.device(device):
             return encode_by_kernels(base, new, unit, most)
-    encode_one = encode_on_host if device.type == "cpu" else encode_by_torch
+    if device.type == "cpu":
+        return encode_on_host(base, new, unit, most)
     found: list[Encoded] = []
     for old, now in zip(base, new, strict=True):
-        found.append(encode_one(old, now, unit))
+        found.append(encode_by_torch(old, now, unit))
         most -= found[-1].raw.numel()
         if most < 0:
             return None

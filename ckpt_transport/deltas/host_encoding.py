@@ -1,154 +1,103 @@
-"""On the host all cores look for what differs, each in chunks that stay in its cache."""
+"""On the host all cores look for what differs, each in chunks that stay in its cache, and encode it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import threading
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ckpt_transport.deltas.all_cores import by_all_cores
 from ckpt_transport.deltas.encoded import Encoded
-from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count, densest, sections
+from ckpt_transport.deltas.encoded_layout import EncodedLayout, lay_out_encoded
+from ckpt_transport.deltas.host_changes import Bytes, ChangedUnits, changed_units
+from ckpt_transport.deltas.sections import BLOCK_UNITS, block_count
 from ckpt_transport.memory import copy_bytes
 from ckpt_transport.planning import DeltaForm
 
 CHUNK_BYTES = 1 << 20
 """About so many of either version are compared at a time."""
-WORD_BYTES = 8
-PLACE_BITS = 16
-PLACES_OF_A_WORD = 4
-DENSE = 0.1
-"""From such a share on NumPy finds what differs without jumping from one to the next. Below it, words are faster."""
-RARE = 10
-"""Of so many words one differs, where eight are looked at together."""
-
-Bytes = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.uint64]
-Units = npt.NDArray[np.unsignedinteger]
-Places = npt.NDArray[np.intp]
 
 
-class _Changes(NamedTuple):
-    """What differs in a chunk.
+def encode_on_host(
+    base: Sequence[torch.Tensor], new: Sequence[torch.Tensor], unit: int, most: int
+) -> list[Encoded] | None:
+    """Encode ranges as :func:`ckpt_transport.deltas.encode` does; None beyond ``most`` bytes.
 
-    Attributes:
-        counts: how many units differ in each of its blocks.
-        places: which do, within their blocks.
-        values: what they become.
-        bits: one for each unit, set where it differs; None where few do.
+    No core waits for others between two ranges. All that is encoded lies in one memory.
     """
-
-    counts: npt.NDArray[np.uint32]
-    places: npt.NDArray[np.uint16]
-    values: Units
-    bits: Bytes | None = None
-
-
-def encode_on_host(base: torch.Tensor, new: torch.Tensor, unit: int) -> Encoded:
-    """As :func:`ckpt_transport.deltas.encode`."""
-    old, now = base.numpy(), new.numpy()
+    pairs = [(old.numpy(), now.numpy()) for old, now in zip(base, new, strict=True)]
     length = max(1, CHUNK_BYTES // (unit * BLOCK_UNITS)) * BLOCK_UNITS * unit
-    chunks = [slice(start, start + length) for start in range(0, now.size, length)]
-    changes = by_all_cores(lambda chunk: _changes(old[chunk], now[chunk], unit), chunks)
-    counts = [each.places.size for each in changes]
-    units, count = now.size // unit, sum(counts)
-    if not count:
-        return Encoded.nothing(new.device)
-    form = densest(unit, units, count)
-    if form is DeltaForm.WHOLE:
-        whole = torch.empty_like(new)
-        copy_bytes(whole, new)
-        return Encoded(form, units, whole)
-    at = sections(form, unit, units, count)
-    raw = np.zeros(at.end, np.uint8)
-    values = raw[at.values :].view(f"u{unit}")
-    if form is DeltaForm.LIST:
-        np.concatenate([each.counts for each in changes], out=raw[: 4 * block_count(units)].view(np.uint32))
-        np.concatenate([each.places for each in changes], out=raw[at.places :][: 2 * count].view(np.uint16))
-    else:
-        mask = np.concatenate(by_all_cores(lambda each: _bits(each, length // unit), changes))
-        raw[: -(-units // 8)] = mask[: -(-units // 8)]
-    np.concatenate([each.values for each in changes], out=values)
-    return Encoded(form, count, torch.from_numpy(raw))
+    chunks = [(old[at : at + length], now[at : at + length]) for old, now in pairs for at in range(0, now.size, length)]
+    try:
+        found = iter(_found(chunks, unit, most))
+    except _TooMuchError:
+        return None
+    changes = [[next(found) for _ in range(0, now.size, length)] for _, now in pairs]
+    units = [now.size // unit for _, now in pairs]
+    layout = lay_out_encoded(unit, units, [sum(each.places.size for each in some) for some in changes])
+    if layout[-1].start + layout[-1].at.end > most:
+        return None
+    raw = np.empty(layout[-1].start + layout[-1].at.end, np.uint8)
+
+    def write(number: int) -> Encoded:
+        each, (_, now) = layout[number], pairs[number]
+        if not each.elements:
+            return Encoded.nothing(new[number].device)
+        part = raw[each.start : each.start + each.at.end]
+        if each.form is DeltaForm.WHOLE:
+            copy_bytes(torch.from_numpy(part), torch.from_numpy(now))
+        else:
+            _write(part, each, changes[number], units[number], length // unit)
+        return Encoded(each.form, each.elements, torch.from_numpy(part))
+
+    return by_all_cores(write, range(len(pairs)))
 
 
-def _changes(old: Bytes, now: Bytes, unit: int) -> _Changes:
-    """What differs in a chunk. Where few units do, they are looked for in words that do."""
-    if unit < WORD_BYTES and now.size % WORD_BYTES == 0:
-        words = old.view(np.uint64), now.view(np.uint64)
-        differ = words[0] != words[1]
-        count = int(np.count_nonzero(differ))
-        if count <= (1 - (1 - DENSE) ** (WORD_BYTES // unit)) * differ.size:
-            return _changes_within(_where(differ, count), *words, unit)
-    units = now.view(f"u{unit}")
-    each_differs = old.view(units.dtype) != units
-    places = np.flatnonzero(each_differs)
-    edges = np.arange(block_count(units.size) + 1) * BLOCK_UNITS
-    bits = np.packbits(each_differs, bitorder="little")
-    return _Changes(_counts(places, edges), places.astype(np.uint16), units.take(places), bits)
+class _TooMuchError(Exception):
+    """What differs takes more bytes than it may."""
 
 
-def _changes_within(found: Places, old: Words, now: Words, unit: int) -> _Changes:
-    """As :func:`_changes`, of units in the words that were found to differ."""
-    each = WORD_BYTES // unit
-    values = now.take(found).view(f"u{unit}")
-    units = np.flatnonzero(old.take(found).view(values.dtype) != values)
-    edges = np.arange(block_count(now.size * each) + 1) * (BLOCK_UNITS // each)
-    counts = _counts(units, found.searchsorted(edges) * each)
-    return _Changes(counts, _places_in_blocks(found, each).take(units), values.take(units))
+def _found(chunks: Sequence[tuple[Bytes, Bytes]], unit: int, most: int) -> list[ChangedUnits]:
+    """What differs in each chunk.
 
-
-def _counts(places: Places, edges: Places) -> npt.NDArray[np.uint32]:
-    """How many places are between neighbouring edges."""
-    return np.diff(places.searchsorted(edges)).astype(np.uint32)
-
-
-def _places_in_blocks(words: Places, each: int) -> npt.NDArray[np.uint16]:
-    """The places of all units of these words within their blocks; a word has ``each`` units.
-
-    As many places as a word of 64 bits has room for are computed by one multiplication, of a number that has a one for
-    each of them.
+    Raises:
+        _TooMuchError: values alone take more than ``most`` bytes.
     """
-    together = min(each, PLACES_OF_A_WORD)
-    ones = sum(1 << PLACE_BITS * number for number in range(together))
-    ascending = sum(number << PLACE_BITS * number for number in range(together))
-    firsts = words.astype(f"u{2 * together}")
-    firsts &= BLOCK_UNITS // each - 1
-    firsts *= each * ones
-    firsts += ascending
-    if each == together:
-        return firsts.view(np.uint16)
-    placed = np.empty((len(words), each // together), firsts.dtype)
-    for number in range(each // together):
-        np.add(firsts, number * together * ones, out=placed[:, number])
-    return placed.reshape(-1).view(np.uint16)
+    nbytes, adding = 0, threading.Lock()
+
+    def find(chunk: tuple[Bytes, Bytes]) -> ChangedUnits:
+        nonlocal nbytes
+        changes = changed_units(*chunk, unit)
+        with adding:
+            nbytes += changes.values.nbytes
+        if nbytes > most:
+            raise _TooMuchError
+        return changes
+
+    return by_all_cores(find, chunks)
 
 
-def _bits(changes: _Changes, units: int) -> Bytes:
-    """The bits of a chunk of so many units."""
-    if changes.bits is not None:
-        return changes.bits
-    differs = np.zeros(units, np.bool_)
-    starts = np.arange(changes.counts.size) * BLOCK_UNITS
-    differs[changes.places + np.repeat(starts, changes.counts)] = True
-    return np.packbits(differs, bitorder="little")
+def _write(raw: Bytes, layout: EncodedLayout, changes: Sequence[ChangedUnits], units: int, of_a_chunk: int) -> None:
+    """Write a list or a mask.
 
-
-def _where(differ: npt.NDArray[np.bool_], count: int) -> Places:
-    """Which are true. Where few are, eights are looked at first: NumPy jumps from one to the next there, and waits."""
-    if differ.size % 8 or count * RARE > differ.size:
-        return np.flatnonzero(differ)
-    eights = differ.view(np.uint64)
-    found = np.flatnonzero(eights != 0)
-    return _composed(found, np.flatnonzero(eights.take(found).view(np.bool_)), 8)
-
-
-def _composed(found: Places, within: Places, each: int) -> Places:
-    """The places of what was found within parts of ``each``, of which ``found`` are the places. It is a power of 2."""
-    shift = each.bit_length() - 1
-    places = found.take(within >> shift)
-    places <<= shift
-    places += within & (each - 1)
-    return places
+    Args:
+        raw: where to.
+        layout: of the range.
+        changes: what differs in its chunks.
+        units: of the range.
+        of_a_chunk: units of all chunks but the last.
+    """
+    at, count = layout.at, layout.elements
+    if layout.form is DeltaForm.LIST:
+        ends = 4 * block_count(units), at.places + 2 * count
+        np.concatenate([each.counts for each in changes], out=raw[: ends[0]].view(np.uint32))
+        np.concatenate([each.places for each in changes], out=raw[at.places : ends[1]].view(np.uint16))
+        raw[ends[0] : at.places] = raw[ends[1] : at.values] = 0
+    else:
+        mask = np.concatenate([each.bits(of_a_chunk) for each in changes])
+        nbytes = -(-units // 8)
+        raw[:nbytes], raw[nbytes : at.values] = mask[:nbytes], 0
+    values = [each.values for each in changes]
+    np.concatenate(values, out=raw[at.values : at.end].view(values[0].dtype))

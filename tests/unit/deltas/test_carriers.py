@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,15 @@ from ckpt_transport import dtypes
 from ckpt_transport.deltas import (
     UNIT_DTYPES,
     Differences,
+    carriers,
     decode,
     delta_manifest,
     find_differences,
+    host_encoding,
     ranges_of,
     why_unlike,
 )
+from ckpt_transport.deltas.host_changes import ChangedUnits, changed_units
 from ckpt_transport.memory import Buffer, MemoryKind
 from ckpt_transport.planning import DeltaForm, Extent, Manifest, PlacedTensor, TensorSpec
 
@@ -114,7 +118,10 @@ def test_given_a_version_that_is_the_same_then_one_element_is_carried() -> None:
     assert torch.equal(rebuilt(raw, found), raw)
 
 
-def test_given_more_changes_than_may_be_carried_then_nothing_is_and_the_search_ends() -> None:
+def test_given_more_changes_than_may_be_carried_then_nothing_is_and_the_search_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(carriers, "TOGETHER_ON_HOST", 1024)
     version = placed(("U8", 4096))
     old, new = torch.zeros(4096, dtype=torch.uint8), torch.ones(4096, dtype=torch.uint8)
     ranges, looked = ranges_of(version, 1024), 0
@@ -125,6 +132,22 @@ def test_given_more_changes_than_may_be_carried_then_nothing_is_and_the_search_e
 
     assert find_differences(ranges, [Buffer(old)], [Buffer(new)], 1500, look) is None
     assert looked == 2
+
+
+def test_given_more_changes_than_may_be_carried_in_ranges_that_are_compared_together_then_the_search_ends_within(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+
+    def look(old: Any, now: Any, unit: int) -> ChangedUnits:
+        looked.append(len(now))
+        return changed_units(old, now, unit)
+
+    monkeypatch.setattr(host_encoding, "changed_units", look)
+    version = placed(("U8", 64 * MIB))
+    old, new = torch.zeros(64 * MIB, dtype=torch.uint8), torch.ones(64 * MIB, dtype=torch.uint8)
+    assert find_differences(ranges_of(version, 8 * MIB), [Buffer(old)], [Buffer(new)], MIB, no_check) is None
+    assert sum(looked) < 64 * MIB
 
 
 def test_given_what_differs_then_the_manifest_says_what_carries_it_and_for_which_tensors() -> None:
