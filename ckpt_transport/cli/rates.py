@@ -30,6 +30,8 @@ def measure_and_keep(output: Output, *, as_json: bool) -> None:
         output.write_bytes(msgspec.json.format(msgspec.json.encode(rates)))
         return
     output.print(_table(rates))
+    if rates.bucket_seconds:
+        output.print(f"a bucket costs this host {rates.bucket_seconds * 1e6:.0f} µs beside its bytes", highlight=False)
     output.print(f"measured in {took:.1f} s, kept in {path}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from ckpt_transport.errors import ConfigError, PlanError
 from ckpt_transport.planning.broadcast_trees import BroadcastTree, Rejected, direct_and_relayed
+from ckpt_transport.planning.bucket_sizes import expected
 from ckpt_transport.planning.bucketing import cut, smallest_slot
 from ckpt_transport.planning.chain_broadcast import chain_broadcasts, transports_of
 from ckpt_transport.planning.demand import Demand, broadcast, scatter
@@ -142,6 +143,7 @@ class _Candidates:
         counter: LoadCounter,
     ) -> None:
         self._manifest, self._topology, self._demand, self._counter = manifest, topology, demand, counter
+        self._traits, self._settings = traits, settings
         self._bucket_bytes = bucket_bytes(manifest, settings)
         extents = manifest.extents
         self._nbytes: Counter[tuple[int, int]] = Counter()
@@ -221,8 +223,15 @@ class _Candidates:
             owner, receiver_set = key
             takes = {rank: self._takes[rank] for rank in self._demand.receiver_sets[receiver_set]}
             stages = self._counter.stages(tree, self._extents[owner], takes)
-            self._counted[tree.name, key] = Moved(stages, self._nbytes[key], self._buckets[key])
+            self._counted[tree.name, key] = Moved(stages, self._nbytes[key], self._buckets_along(tree, key))
         return self._counted[tree.name, key]
+
+    def _buckets_along(self, tree: BroadcastTree, key: tuple[int, int]) -> int:
+        """How many buckets go along a tree: where they are longer than others, so many fewer."""
+        nbytes, extent = self._nbytes[key], self._extents[key[0]]
+        size = expected(self._manifest, extent, tree, nbytes, self._topology, self._traits, self._settings)
+        otherwise, along = (-(-nbytes // each) for each in (self._bucket_bytes, size))
+        return self._buckets[key] - otherwise + along
 
     def _seconds(self, tree: BroadcastTree, key: tuple[int, int]) -> float:
         """How long it takes when only what goes along this tree moves."""

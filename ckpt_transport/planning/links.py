@@ -36,6 +36,10 @@ class Links:
         """Whether the links of that host were measured."""
         return host in self._measured
 
+    def bucket_seconds(self, host: str) -> float:
+        """What that host needs for a bucket beside moving it, as it was measured; nothing is assumed."""
+        return self._measured[host].bucket_seconds if host in self._measured else 0.0
+
     def rate(self, host: str, kind: LinkKind, source: str = "", target: str = "") -> tuple[float, bool]:
         """Bytes per second over a link of that host, and whether that was measured; 0 where nothing is known."""
         rate = self._measured[host].rate(kind, source, target) if host in self._measured else 0.0

@@ -273,7 +273,10 @@ class LoadCounter:
         return self._received[transport, ranks]
 
     def _end(self, loads: Loads, link: Crossed, rank: int, times: float, traits: Traits, *, far: bool) -> None:
-        """Put a transfer on one of its ends, which the transport drives. Nothing moves to be mapped within a host."""
+        """Put a transfer on one of its ends, which the transport drives, and what the host does for each bucket there.
+
+        Nothing moves to be mapped within a host.
+        """
         host, own = self._topology.host(rank), self._topology.participants[rank].link
         rate = traits.bandwidth, False
         if far:
@@ -282,7 +285,7 @@ class LoadCounter:
             times = 0.0
         elif traits.reach is Reach.NETWORK:
             rate = max(rate, self._links.rate(host, LinkKind.LOOPBACK))
-        loads.put(link, times, rate, traits.latency)
+        loads.put(link, times, rate, traits.latency + self._links.bucket_seconds(host))
 
     def _network(self, loads: Loads, words: str, host: str, times: float) -> None:
         """Put a transfer on what the network devices of a host bring together, if they say it."""

@@ -9,15 +9,14 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.bucket_sizes import are_brought, in_place, longer, stays_on_gpus, through_slots
 from ckpt_transport.planning.bucketing import cut, gather, round_robin, slot_bytes, smallest_slot
 from ckpt_transport.planning.candidates import Candidate
-from ckpt_transport.planning.gpu_buckets import longer, stays_on_gpus
 from ckpt_transport.planning.loader_memory import most_kept
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Ring, RingUse
-from ckpt_transport.planning.values.settings import Settings, bucket_bytes
+from ckpt_transport.planning.values.settings import Settings
 from ckpt_transport.planning.values.topology import NO_LIMIT, Topology
 from ckpt_transport.transports.interface import Traits
 
@@ -28,10 +27,6 @@ DEGRADED = "degraded"
 HOST_FILL_DEPTH = 2
 """So many slots of host memory an owner fills in turns: it fills one while the other is sent. More would cost a trainer
 memory, and gain nothing: fills and applies use the same memory, or a network is slower than either."""
-
-RINGS_ON_GPUS = 8
-"""A bucket in a GPU's memory, which is read in place, is as long as so many rings. At the default that is 2 GiB, so
-that what each bucket costs beside its bytes is little."""
 
 
 class SlotAllocator:
@@ -72,19 +67,12 @@ class SlotAllocator:
         return self._fit(settings, notes)
 
     def _in_place(self, settings: Settings) -> Sequence[Bucket]:
-        """What is read in place takes no slot: a bucket may be as long as a ring, or several, which saves control.
-
-        But of host memory a sink on a GPU brings two at a time there, so they are as long as a slot; and no longer,
-        where neither it needs whole tensors nor would have to keep the parts.
-        """
-        bucket_bytes, ranges = align_up(settings.bucket_bytes), self._demand.ranges
-        if all(extent.kind is MemoryKind.EXPORTED for extent in self._manifest.extents):
-            bucket_bytes, longest = bucket_bytes * settings.ring_depth * RINGS_ON_GPUS, None
-        elif not any(self._topology.participants[rank].device for rank in self._topology.sinks):
-            bucket_bytes, longest = bucket_bytes * settings.ring_depth, None
-        else:
-            longest = None if self._keepers or self._topology.whole_tensors else bucket_bytes
-        return self._gathered(cut(self._manifest, ranges, bucket_bytes, longest), bucket_bytes)
+        """Buckets without slots. A tensor is cut where a sink brings them to its GPU, unless it needs whole tensors, or
+        would have to keep the parts."""
+        extents, whole = self._manifest.extents, self._keepers or self._topology.whole_tensors
+        size = in_place(extents, self._topology, settings)
+        longest = size if are_brought(extents, self._topology) and not whole else None
+        return self._gathered(cut(self._manifest, self._demand.ranges, size, longest), size)
 
     def _gathered(self, buckets: Iterable[Bucket], bucket_bytes: int) -> Sequence[Bucket]:
         """Fewer buckets, where the ranges of one receiver set lie between those of another."""
@@ -124,8 +112,7 @@ class SlotAllocator:
 
     def _fit(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Buckets and rings that leave room for what loaders keep."""
-        # Slots that are only filled are so before forward passes are held: no need to cut a small version finer.
-        wanted = bucket_bytes(self._manifest, settings) if self._receivers else align_up(settings.bucket_bytes)
+        wanted = through_slots(self._manifest, settings, receives=bool(self._receivers))
         wanted = self._shared_limit(wanted, settings.ring_depth, notes)
         smallest = smallest_slot(self._manifest, self._topology)
         tightest = self._tightest(smallest)

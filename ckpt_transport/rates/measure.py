@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from ckpt_transport.rates import host_memory, loopback
+from ckpt_transport.rates import hand_overs, host_memory, loopback
 from ckpt_transport.rates.devices import between, device_links
 from ckpt_transport.rates.network import network_rate
 from ckpt_transport.rates.values import HostLink, HostRates, LinkKind, LinkRate
@@ -20,7 +20,7 @@ Told = Callable[[HostLink, int, int], None]
 def measure(told: Told) -> HostRates:
     """Measure the links of this host: tens of milliseconds for each. Starts CUDA where there are GPUs.
 
-    A link that cannot be measured is logged and left out.
+    A link that cannot be measured is logged and left out. What a bucket costs this host is measured last.
     """
     probes: dict[HostLink, Callable[[], float]] = {
         HostLink(LinkKind.MEMORY): host_memory.by_all_cores,
@@ -39,4 +39,9 @@ def measure(told: Told) -> HostRates:
             continue
         if rate > 0:
             found.append(LinkRate(link, rate))
-    return HostRates(tuple(found))
+    try:
+        bucket_seconds = hand_overs.per_bucket()
+    except OSError as error:
+        logger.warning("what a bucket costs cannot be measured: %s", error)
+        bucket_seconds = 0.0
+    return HostRates(tuple(found), bucket_seconds)

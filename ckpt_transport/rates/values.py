@@ -58,9 +58,11 @@ class HostRates(msgspec.Struct, frozen=True, dict=True):
 
     Attributes:
         links: every link whose rate is known.
+        bucket_seconds: what the host needs for a bucket beside moving it; 0 when it is not known.
     """
 
     links: tuple[LinkRate, ...]
+    bucket_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def rate(self, kind: LinkKind, source: str = "", target: str = "") -> float:
         """Bytes per second over that link; 0 when it is not known."""

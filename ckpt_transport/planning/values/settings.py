@@ -20,7 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         transport: a name, a relay as ``gloo+shm``, a chain broadcast as ``read-chain+shm``, or ``auto``.
         bucket_bytes: largest bucket, and slot, to aim at; a small version is cut finer, so that its stages overlap, and
-            between GPUs it is longer (:mod:`ckpt_transport.planning.gpu_buckets`).
+            between GPUs it is longer (:mod:`ckpt_transport.planning.bucket_sizes`).
         ring_depth: slots to aim at.
         range_bytes: a sink that needs shorter ranges of a tensor than this, or ranges with shorter gaps, is sent the
             whole tensor: every range costs a bucket.

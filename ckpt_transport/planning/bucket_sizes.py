@@ -1,0 +1,109 @@
+"""Buckets are as long as what each costs beside its bytes, and the memory that they take, make sensible.
+
+What is read in place takes no slot. What passes from GPU to GPU through slots is longer than other buckets, where there
+is memory for it: a link between GPUs brings 64 MiB sooner than the host can enqueue and account for them. So there are
+fewer of them, as many as keep the stages busy, and each takes longer than the host needs for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ckpt_transport.memory import MemoryKind
+from ckpt_transport.planning.broadcast_trees import BroadcastTree
+from ckpt_transport.planning.values.alignment import align_down, align_up
+from ckpt_transport.planning.values.manifest import Extent, Manifest
+from ckpt_transport.planning.values.settings import Settings, bucket_bytes
+from ckpt_transport.planning.values.topology import Topology
+from ckpt_transport.transports.interface import Traits
+
+RINGS_ON_GPUS = 8
+"""A bucket in a GPU's memory, which is read in place, is as long as so many rings. At the default that is 2 GiB, so
+that what each bucket costs beside its bytes is little."""
+LONGER = 8
+"""At most so many times as long as ``bucket_bytes``: 512 MiB at the default."""
+ENOUGH = 32
+"""Each sink receives at least so many: a pipeline fills and drains in the time of two or three."""
+SPARED = 4
+"""Longer buckets leave memory for so many rings of them: slots stay allocated between updates."""
+
+ON_GPUS = frozenset({MemoryKind.CUDA, MemoryKind.SCATTERED, MemoryKind.EXPORTED})
+
+
+def in_place(extents: Sequence[Extent], topology: Topology, settings: Settings) -> int:
+    """The size to aim at where everybody reads in place: a ring, or several; a slot where buckets are brought."""
+    if are_brought(extents, topology):
+        return align_up(settings.bucket_bytes)
+    rings = RINGS_ON_GPUS if _exported(extents) else 1
+    return align_up(settings.bucket_bytes) * settings.ring_depth * rings
+
+
+def are_brought(extents: Sequence[Extent], topology: Topology) -> bool:
+    """Whether a sink brings what it reads in host memory to its GPU, two buckets at a time."""
+    return not _exported(extents) and any(topology.participants[rank].device for rank in topology.sinks)
+
+
+def _exported(extents: Sequence[Extent]) -> bool:
+    return all(extent.kind is MemoryKind.EXPORTED for extent in extents)
+
+
+def through_slots(manifest: Manifest, settings: Settings, *, receives: bool) -> int:
+    """The size to aim at where buckets pass through slots, whatever memory there is.
+
+    Slots that are only filled are so before forward passes are held: no need to cut a small version finer.
+
+    Args:
+        manifest, settings: what is cut, and what the user chose.
+        receives: some rank receives into slots.
+    """
+    return bucket_bytes(manifest, settings) if receives else align_up(settings.bucket_bytes)
+
+
+def expected(
+    manifest: Manifest,
+    extent: Extent,
+    tree: BroadcastTree,
+    nbytes: int,
+    topology: Topology,
+    traits: Mapping[str, Traits],
+    settings: Settings,
+) -> int:
+    """About how long buckets will be that go along one tree, before slots are given out.
+
+    Args:
+        manifest, topology, traits, settings: of the plan.
+        extent: where they come from.
+        tree: where they go.
+        nbytes: how much does.
+    """
+    receives = any(not traits[link.transport].maps_memory for hop in tree.hops for link in hop)
+    if not receives and not tree.fills(extent, traits):
+        return in_place([extent], topology, settings)
+    size = through_slots(manifest, settings, receives=receives)
+    if not stays_on_gpus([extent], [tree], topology, traits):
+        return size
+    room = min(topology.participants[rank].budget for rank in tree.ranks)
+    return max(size, longer(settings, nbytes, room))
+
+
+def stays_on_gpus(
+    extents: Iterable[Extent], trees: Iterable[BroadcastTree], topology: Topology, traits: Mapping[str, Traits]
+) -> bool:
+    """Whether bytes lie on GPUs, and all slots that they pass through do, too."""
+    links = [link for tree in trees for hop in tree.hops for link in hop]
+    return (
+        all(extent.kind in ON_GPUS and extent.owner in topology.with_devices for extent in extents)
+        and all(MemoryKind.CUDA in traits[link.transport].sends_from for link in links)
+        and all(topology.with_devices.issuperset(link.ranks) for link in links)
+    )
+
+
+def longer(settings: Settings, least: int, room: int) -> int:
+    """The size to aim at; 0 where memory, or a small version, allows none.
+
+    Args:
+        settings: what the user chose.
+        least: bytes that a sink receives, of the one that receives fewest.
+        room: bytes that every ring has room for.
+    """
+    return align_down(min(settings.bucket_bytes * LONGER, least // ENOUGH, room // (SPARED * settings.ring_depth)))
