@@ -20,6 +20,7 @@ from benchmarks._row import Row
 from benchmarks._situation import Brought, ask_all, console, links, milliseconds
 from benchmarks._trainer import Timed, run_trainer
 from benchmarks._vllm_engine import names_of, start
+from benchmarks._weighted_sums import weighted_sum
 from ckpt_transport import ask_version
 from ckpt_transport.planning import TensorSpec
 
@@ -125,21 +126,9 @@ def warmed_up(address: str) -> str:
     return said
 
 
-def keep(worker: Any) -> int:
-    """Have a worker keep copies of all parameters on the host; returns how many there are."""
-    parameters = worker.model_runner.get_model().parameters()
-    worker.model_runner.kept_by_benchmark = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
-    return len(worker.model_runner.kept_by_benchmark)
-
-
-def differing(worker: Any) -> list[str]:
-    """Names of parameters that are not as their copies, bit by bit."""
-    named = worker.model_runner.get_model().named_parameters()
-    return [
-        name
-        for (name, one), other in zip(named, worker.model_runner.kept_by_benchmark, strict=True)
-        if not torch.equal(one.detach().cpu().reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
-    ]
+def sums(worker: Any) -> dict[str, int]:
+    """Of all parameters of a worker, by name."""
+    return {name: weighted_sum(tensor) for name, tensor in worker.model_runner.get_model().named_parameters()}
 
 
 def measure(situation: VllmSituation, rounds: int, layers: int | None, narrow: int) -> list[Row]:
@@ -189,7 +178,7 @@ def _bring(
 
     have(1)
     first = update()
-    engine.call(keep)
+    loaded = engine.call(sums)
     have(2)
     update()
     then, limits = [], []
@@ -198,18 +187,21 @@ def _bring(
         then.append(update())
     have(1)
     update()
-    for wrong in engine.call(differing):
+    for rank, found in enumerate(engine.call(sums)):
+        wrong = [name for name, each in found.items() if each != loaded[rank][name]]
         assert not wrong, f"{len(wrong)} parameters are not what the loader made, the first {wrong[0]}"
     return Brought(first, then, limits, 0)
 
 
 def _rows(situation: VllmSituation, found: Mapping[str, Brought]) -> list[Row]:
-    title, auto = situation.title, found["auto"]
+    title = situation.title
     copy = "plain copies of a rank's part" if len(situation.engine) > 1 else "plain copies of as many bytes"
     rows = [
         Row(f"{title}: {transport}", brought.wall / brought.limit, copy, situation.target, brought.says)
         for transport, brought in found.items()
     ]
+    if (auto := found.get("auto")) is None:
+        return rows
     named = [transport for transport in found if transport != "auto"]
     if named:
         best = min(named, key=lambda transport: found[transport].wall)

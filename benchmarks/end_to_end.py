@@ -14,7 +14,7 @@ import enum
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -126,11 +126,18 @@ def measure(
     scale: Scale = Scale.FULL,
     rounds: int = 5,
     commit: str = "auto",
+    by: Collection[str] = (),
 ) -> list[Row]:
-    """The rows in ``only`` that this machine has enough GPUs for."""
+    """The rows in ``only`` that this machine has enough GPUs for, by these transports, or by all of each row."""
     found: list[Row] = []
-    updates = {name: replace(each, commit=commit) for name, each in situations(device, scale).items()}
-    engines = {name: replace(each, commit=commit) for name, each in vllm_situations(device).items()}
+    updates = {
+        name: replace(each, commit=commit, transports=_chosen(each.transports, by))
+        for name, each in situations(device, scale).items()
+    }
+    engines = {
+        name: replace(each, commit=commit, transports=_chosen(each.transports, by))
+        for name, each in vllm_situations(device).items()
+    }
     there = torch.cuda.device_count() if device is Device.CUDA else 2
     for name in (name for name in Name if name in only):
         if name in engines:
@@ -142,6 +149,10 @@ def measure(
         else:
             found += _situation.measure(updates[name], device, rounds)
     return found
+
+
+def _chosen(transports: Sequence[str], by: Collection[str]) -> tuple[str, ...]:
+    return tuple(transport for transport in transports if not by or transport in by)
 
 
 def _vllm(situation: VllmSituation, scale: Scale, rounds: int, gpus: int) -> list[Row]:
@@ -180,6 +191,7 @@ def main(
     commit: Annotated[
         str, typer.Option(help="As the setting; staged versions are exchanged after they came.")
     ] = "auto",
+    by: Annotated[list[str] | None, typer.Option(help="A transport, or auto; all of a row by default.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file, and a page beside it.")] = None,
 ) -> None:
     """Time updates by the caller's wall clock, against plain copies over the link that they must cross.
@@ -192,7 +204,7 @@ def main(
     on it.
     """
     subprocess.run([sys.executable, "-m", "ckpt_transport", "transports", "--measure"], check=False)
-    report(measure(only or tuple(Name), device, scale, rounds, commit), json)
+    report(measure(only or tuple(Name), device, scale, rounds, commit, by or ()), json)
 
 
 if __name__ == "__main__":

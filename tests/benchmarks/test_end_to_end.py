@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from benchmarks._weighted_sums import weighted_sum
 from benchmarks.end_to_end import Device, Name, Scale, measure, situations
 
 
@@ -19,4 +21,16 @@ def test_given_no_gpu_when_a_small_situation_is_measured_then_each_transport_has
 def test_given_weights_that_are_lent_or_of_two_trainers_when_they_are_brought_then_every_worker_is_right(
     name: Name,
 ) -> None:
-    assert measure([name], Device.CPU, Scale.SMALL, rounds=1)
+    (row,) = measure([name], Device.CPU, Scale.SMALL, rounds=1, by=["shm"])
+    assert row.name.endswith(": shm")
+
+
+def test_given_words_that_change_or_trade_places_then_their_weighted_sum_does() -> None:
+    words = torch.arange(100_003, dtype=torch.int16)
+    found = weighted_sum(words)
+    assert weighted_sum(words.clone()) == found
+    for places in ([100_002, 100_001], [0, 4], [8, 50_000]):
+        traded = words.clone()
+        traded[places] = words[places[::-1]]
+        assert weighted_sum(traded) != found
+    assert weighted_sum(words[1:]) == weighted_sum(words[1:].clone())
