@@ -126,11 +126,14 @@ class ByCourier:
                     for body in self._courier.hand_on(letter.sender, letter.message, self._mailbox.address):
                         yield from self._brought(letter.sender, body, b"")
             case Delivery(parts=parts):
-                for sender, body in parts:
-                    if self._couriers.brings(letter.sender, sender):
-                        yield from self._brought_back(letter.sender, sender, body)
-                    elif sender in self._liveness:
-                        yield from self._brought(sender, body, letter.connection)
+                for senders, body in parts:
+                    back = [sender for sender in senders if self._couriers.brings(letter.sender, sender)]
+                    if back:
+                        yield from self._brought_back(letter.sender, back, body)
+                        continue
+                    for sender in senders:
+                        if sender in self._liveness:
+                            yield from self._brought(sender, body, letter.connection)
             case _:
                 yield letter
 
@@ -147,13 +150,17 @@ class ByCourier:
         else:
             yield letter
 
-    def _brought_back(self, courier: str, sender: str, body: bytes) -> Iterator[Letter]:
-        """What one of those that are talked to has answered."""
-        self._couriers.saw(courier, sender)
+    def _brought_back(self, courier: str, senders: Sequence[str], body: bytes) -> Iterator[Letter]:
+        """What some of those that are talked to have answered: the same words, which are read once."""
+        for sender in senders:
+            self._couriers.saw(courier, sender)
         try:
-            yield Letter(sender, self._codec.decode(body), b"", len(body))
+            message = self._codec.decode(body)
         except MessageError as error:
-            logger.error("%s brings something of %s that is no message: %s", courier, sender, error)
+            logger.error("%s brings something of %s that is no message: %s", courier, ", ".join(senders), error)
+            return
+        for sender in senders:
+            yield Letter(sender, message, b"", len(body))
 
     def tend(self) -> None:
         """Bring back what was held for long enough."""

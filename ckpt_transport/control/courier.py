@@ -19,20 +19,48 @@ HELD_BYTES = 1 << 20
 """Answers that are held for one address; with more they go."""
 
 
+class Combined:
+    """What several say, in which the same words of several stand once. What one of them says keeps its order."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[list[str], bytes]] = []
+        self._at: dict[bytes, int] = {}
+        self._last: dict[str, int] = {}
+        """Of each, which part has what it said last."""
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, who: str, body: bytes) -> bool:
+        """Somebody says this; return whether nobody has said it before."""
+        at = self._at.get(body, -1)
+        known = self._last.get(who, -1) < at
+        if not known:
+            at = self._at[body] = len(self._parts)
+            self._parts.append(([], body))
+        self._parts[at][0].append(who)
+        self._last[who] = at
+        return not known
+
+    def delivery(self) -> Delivery:
+        """All of it."""
+        return Delivery(tuple((tuple(who), body) for who, body in self._parts))
+
+
 @dataclass(slots=True)
 class _Held:
     """What is held for one address.
 
     Attributes:
         awaited: those that have not answered yet.
-        parts: who says what.
+        said: who says what.
         nbytes: of that.
         due: when it goes, in seconds of the monotonic clock.
         known: to whom something was handed on.
     """
 
     awaited: set[str] = field(default_factory=set)
-    parts: list[tuple[str, bytes]] = field(default_factory=list)
+    said: Combined = field(default_factory=Combined)
     nbytes: int = 0
     due: float = math.inf
     known: set[str] = field(default_factory=set)
@@ -57,7 +85,7 @@ class Courier:
             held.awaited = {address for addresses, _ in dispatch.parts for address in addresses}
         own = []
         for addresses, body in dispatch.parts:
-            delivery = Delivery(((sender, body),))
+            delivery = Delivery((((sender,), body),))
             for address in addresses:
                 if address == here:
                     own.append(body)
@@ -74,8 +102,7 @@ class Courier:
         held = self._held.get(address)
         if held is None:
             return
-        held.parts.append((who, body))
-        held.nbytes += len(body)
+        held.nbytes += len(body) if held.said.add(who, body) else 0
         held.due = min(held.due, time.monotonic() + HOLD_SECONDS)
         if answers:
             held.awaited.discard(who)
@@ -96,9 +123,8 @@ class Courier:
         self._held.pop(address, None)
 
     def _let_go(self, address: str, held: _Held) -> None:
-        if held.parts:
-            delivery = Delivery(tuple(held.parts))
-            held.parts.clear()
+        if held.said:
+            delivery, held.said = held.said.delivery(), Combined()
             held.nbytes, held.due = 0, math.inf
             with suppress(CkptTransportError):  # who is gone is found out by its silence
                 self._post(address, delivery)

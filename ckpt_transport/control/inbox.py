@@ -89,29 +89,33 @@ class RouteInbox:
     """Keeps the messages of one open route.
 
     Attributes:
-        members: the mailbox of each rank; what comes from anybody else is dropped.
-        messages: oldest first; who reads them takes them out.
+        messages: with the rank of each sender, oldest first; who reads them takes them out.
     """
 
-    __slots__ = ("_room", "members", "messages")
+    __slots__ = ("_ranks", "_room", "messages")
 
     def __init__(self, members: Mapping[int, str]) -> None:
-        self.members = dict(members)
-        self.messages: deque[RouteMessage] = deque()
+        self.has_members(members)
+        self.messages: deque[tuple[int, RouteMessage]] = deque()
         self._room = ROUTE_BYTES
 
+    def has_members(self, members: Mapping[int, str]) -> None:
+        """From now on these are the mailboxes of ranks; what comes from anybody else is dropped."""
+        self._ranks = {address: rank for rank, address in members.items()}
+
     def file(self, sender: str, message: RouteMessage) -> None:
-        if self.members.get(message.rank) != sender:
+        rank = self._ranks.get(sender)
+        if rank is None:
             return
         self._room -= len(message.payload)
         if self._room < 0 and not self._makes_room(message):
-            logger.error("route %s: a message of rank %s is dropped: too much is unread", message.route, message.rank)
+            logger.error("route %s: a message of rank %s is dropped: too much is unread", message.route, rank)
             return
-        self.messages.append(message)
+        self.messages.append((rank, message))
 
     def _makes_room(self, message: RouteMessage) -> bool:
         """Count again what is unread: messages are taken out without saying so."""
-        unread = sum(len(each.payload) for each in self.messages) + len(message.payload)
+        unread = sum(len(each.payload) for _, each in self.messages) + len(message.payload)
         self._room = ROUTE_BYTES - unread
         return self._room >= 0
 
@@ -124,11 +128,11 @@ class RouteInboxes:
         self._early: deque[tuple[str, RouteMessage]] = deque()
         self._early_bytes = 0
 
-    def open(self, route: str, members: Mapping[int, str]) -> deque[RouteMessage]:
+    def open(self, route: str, members: Mapping[int, str]) -> deque[tuple[int, RouteMessage]]:
         """Where the messages of ``route`` are filed from now on, beginning with those that came early."""
         inbox = self._open.get(route)
         if inbox is not None:
-            inbox.members = dict(members)
+            inbox.has_members(members)
             return inbox.messages
         inbox = self._open[route] = RouteInbox(members)
         for sender, message in self._early:

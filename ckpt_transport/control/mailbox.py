@@ -98,8 +98,8 @@ class Mailbox:
     def _open(self, wanted: str, secret: Secret | None) -> None:
         self._sockets = Sockets(wanted, secret, self._codec, self._waker.descriptor)
         self.address, self.secret = self._sockets.address, secret
-        beat = self._sockets.encode(Heartbeat())
-        self._heart = Heart(self._sockets.context, secret, beat, self._interval, self._timeout)
+        sign = self._sockets.sign_of_life()
+        self._heart = Heart(self._sockets.context, secret, sign, self._interval, self._timeout)
         self._unclosed = close_when_collected(self, self._heart.stop, self._sockets.close, self._waker.close)
 
     # -- messages -----------------------------------------------------------------------------------------------
@@ -275,6 +275,8 @@ class Mailbox:
         for socket in found:
             for each in self._sockets.read(socket):
                 self._liveness.hear(each.sender)
+                if isinstance(each.message, Heartbeat):
+                    continue
                 for letter in self.by_courier.letters(each):
                     self._file(letter)
                     news |= not isinstance(letter.message, Heartbeat)
@@ -308,8 +310,9 @@ class Mailbox:
 
     # -- routes -------------------------------------------------------------------------------------------------
 
-    def open_route(self, route: str, members: Mapping[int, str]) -> deque[RouteMessage]:
-        """Where messages of ``route`` are filed from now on, oldest first; who reads them takes them out.
+    def open_route(self, route: str, members: Mapping[int, str]) -> deque[tuple[int, RouteMessage]]:
+        """Where messages of ``route`` are filed from now on with their senders' ranks, oldest first; who reads them
+        takes them out.
 
         Args:
             route: its name. Opening it again changes nothing but who its members are.

@@ -1,4 +1,4 @@
-"""A message travels on control sockets as three frames, of which the last is msgpack.
+"""A message travels on control sockets as three frames, of which the last is msgpack, and a sign of life as one.
 
 ========  =====================================================================
 frame     content
@@ -7,11 +7,15 @@ protocol  ``ckpt-transport/1``, so that anything else is refused by name
 sender    the address of the sender's own mailbox, where answers go
 message   a tagged msgspec struct
 ========  =====================================================================
+
+The frame of a sign of life is :data:`ALIVE` and the sender's address. Most of what a coordinator hears are signs of
+life: to take in one of them is no more than to look an address up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Union
 
 import msgspec
@@ -21,10 +25,13 @@ from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError, MessageError
 
 PROTOCOL = b"ckpt-transport/1"
+ALIVE = PROTOCOL + b" lives at "
 MAX_FRAME = 128 << 20
 """No frame is larger. The largest there is carries the plan of an update: 14 MB for a trillion parameters in 138,540
 tensors and buckets of 64 MiB, 30 MB with buckets of 4 MiB."""
 MAX_SENDER = 300
+KNOWN_SENDERS = 8192
+"""Of so many it is remembered that their addresses are such: each says its own with every message."""
 MAX_REASON = 1000
 """Characters of what is said about somebody else's words."""
 
@@ -34,7 +41,10 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(Message, frozen=True):
-    """The sender's process is alive."""
+    """The sender's process is alive. It travels as one frame, save where a courier brings it."""
+
+
+HEARTBEAT = Heartbeat()
 
 
 class Refused(Message, frozen=True):
@@ -54,13 +64,11 @@ class RouteMessage(Message, frozen=True):
     """Carries what a transport says on one route's control channel.
 
     Attributes:
-        route: its name.
-        rank: the sender's rank in the update.
+        route: its name, for which the receiver knows who sends from which address.
         round: -1 for a plain message, else the number of the exchange it belongs to.
     """
 
     route: str
-    rank: int
     round: int
     payload: bytes
 
@@ -83,10 +91,10 @@ class Delivery(Message, frozen=True):
     """Is what others have said to the receiver, brought by a courier.
 
     Attributes:
-        parts: who says each, and what: the last frame of a message.
+        parts: who all say each, and what: the last frame of a message.
     """
 
-    parts: tuple[tuple[str, bytes], ...]
+    parts: tuple[tuple[tuple[str, ...], bytes], ...]
 
 
 class Codec:
@@ -100,12 +108,19 @@ class Codec:
     def frames(self, sender: str, message: Message) -> list[bytes]:
         return [PROTOCOL, sender.encode(), self._encode(message)]
 
+    @staticmethod
+    def sign_of_life(sender: str) -> list[bytes]:
+        """A :class:`Heartbeat` as it travels."""
+        return [ALIVE + sender.encode()]
+
     def parse(self, frames: Sequence[bytes]) -> tuple[str, Message]:
         """The sender's address, as it says itself, and the message.
 
         Raises:
             MessageError: the frames are not a message of this protocol; says what they are instead.
         """
+        if len(frames) == 1 and frames[0].startswith(ALIVE):
+            return self._address(frames[0][len(ALIVE) :], frames[0]), HEARTBEAT
         if len(frames) != 3 or frames[0] != PROTOCOL:
             first = frames[0][:40] if frames else b""
             raise MessageError(
@@ -113,12 +128,14 @@ class Codec:
                 "is another program, or another version of ckpt-transport, using this address?"
             )
         message = self.decode(frames[2])
+        return self._address(frames[1], frames[2]), message
+
+    @staticmethod
+    def _address(said: bytes, body: bytes) -> str:
         try:
-            if len(frames[1]) > MAX_SENDER:
-                raise ConfigError(f"an address of {len(frames[1])} bytes is none")
-            return addresses.check(frames[1].decode()), message
+            return _address_of(said)
         except (ConfigError, *UNREADABLE) as error:
-            raise _unreadable(frames[2], error) from error
+            raise _unreadable(body, error) from error
 
     def decode(self, body: bytes) -> Message:
         """The message that the last frame carries.
@@ -131,6 +148,13 @@ class Codec:
         except UNREADABLE as error:
             raise _unreadable(body, error) from error
         return message
+
+
+@lru_cache(KNOWN_SENDERS)
+def _address_of(said: bytes) -> str:
+    if len(said) > MAX_SENDER:
+        raise ConfigError(f"an address of {len(said)} bytes is none")
+    return addresses.check(said.decode())
 
 
 def _unreadable(body: bytes, error: BaseException) -> MessageError:

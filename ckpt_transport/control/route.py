@@ -68,10 +68,10 @@ class RouteControl:
         if not arrived:
             self._mailbox.pump(0)
         while arrived:
-            message = arrived.popleft()
+            rank, message = arrived.popleft()
             if message.round == PLAIN:
-                return message.rank, message.payload
-            self._take_in(message)
+                return rank, message.payload
+            self._take_in(rank, message)
         self._check()
         return None
 
@@ -91,17 +91,17 @@ class RouteControl:
         if not self._gathers:
             self._send(self._group.ranks[0], current, payload)
         told_at = time.monotonic() + NEWS_SECONDS
-        held: list[RouteMessage] = []
+        held: list[tuple[int, RouteMessage]] = []
         arrived = self._arrived
         while len(found) < self._group.size:
             self._mailbox.pump(0.01)
             self._check()
             while arrived:
-                message = arrived.popleft()
+                rank, message = arrived.popleft()
                 if message.round == PLAIN:
-                    held.append(message)
+                    held.append((rank, message))
                 else:
-                    self._take_in(message)
+                    self._take_in(rank, message)
             if time.monotonic() > deadline:
                 missing = sorted(set(self._group.ranks) - found.keys())
                 if not self._gathers and len(found) == 1:
@@ -130,19 +130,17 @@ class RouteControl:
         """Drop what still arrives for this route."""
         self._mailbox.close_route(self._group.route)
 
-    def _take_in(self, message: RouteMessage) -> None:
+    def _take_in(self, rank: int, message: RouteMessage) -> None:
         """File what belongs to an exchange. Nobody can be further than the one that this member has not begun."""
         if message.round not in (self._round - 1, self._round):
             return
         if self._gathers:
-            self._rounds[message.round][message.rank] = message.payload
-        elif message.rank == self._group.ranks[0]:
+            self._rounds[message.round][rank] = message.payload
+        elif rank == self._group.ranks[0]:
             try:
                 self._rounds[message.round].update(_decode(message.payload))
             except msgspec.DecodeError as error:
-                raise MessageError(
-                    f"route {message.route}: what rank {message.rank} hands out is unreadable"
-                ) from error
+                raise MessageError(f"route {message.route}: what rank {rank} hands out is unreadable") from error
 
     def _check(self) -> None:
         if time.monotonic() < self._check_at:
@@ -157,6 +155,6 @@ class RouteControl:
 
     def _encoded(self, round_number: int, payload: bytes) -> Sequence[bytes]:
         if self._last is None or self._last[0] is not payload or self._last[1] != round_number:
-            message = RouteMessage(self._group.route, self._group.rank, round_number, payload)
+            message = RouteMessage(self._group.route, round_number, payload)
             self._last = payload, round_number, self._mailbox.encode(message)
         return self._last[2]

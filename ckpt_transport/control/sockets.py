@@ -63,6 +63,10 @@ class Sockets:
             raise MessageError(f"{what}, and {MAX_FRAME} is the most there may be")
         return frames
 
+    def sign_of_life(self) -> Sequence[bytes]:
+        """The frames that say that this mailbox is there."""
+        return self._codec.sign_of_life(self.address)
+
     def is_connected(self, address: str) -> bool:
         return address in self.connections
 
@@ -119,7 +123,7 @@ class Sockets:
                 if peer is not None:
                     yield Letter(peer, refused, b"", 0)
                 continue
-            yield Letter(sender if peer is None else peer, message, connection, len(frames[2]))
+            yield Letter(sender if peer is None else peer, message, connection, len(frames[-1]))
 
     def close(self) -> None:
         """Send what is queued, then close."""

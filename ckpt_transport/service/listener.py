@@ -223,7 +223,7 @@ class Listener(Served):
         refusal = self._refuses(invite)
         if refusal:
             kind = DeltaRefusedError if invite.delta else JoinError
-            self._mailbox.send_once(coordinator, m.Failed(invite.update, -1, kind.__name__, refusal))
+            self._mailbox.send_once(coordinator, m.Failed(invite.update, kind.__name__, refusal))
             return
         if coordinator != self._coordinator:
             self._part_from_coordinator()
@@ -249,7 +249,7 @@ class Listener(Served):
         except UpdateAbortedError as aborted:
             self._end(follower, aborted)
         except Exception as error:
-            failed = m.Failed(follower.update, follower.rank, type(error).__name__, str(error))
+            failed = m.Failed(follower.update, type(error).__name__, str(error))
             self._tell_coordinator(failed)
             self._end(follower, error)
         else:
@@ -313,7 +313,7 @@ class Listener(Served):
         self._left = follower.update
         self._leave()
         self._must_end_because, self._ending = "", None
-        self._tell_coordinator(m.Aborted(follower.update, follower.rank, tainted, str(reason)))
+        self._tell_coordinator(m.Aborted(follower.update, tainted, str(reason)))
 
     def _tell_coordinator(self, message: m.Reply) -> None:
         """Say it to whoever leads the update, if this member has not parted from it."""

@@ -129,7 +129,7 @@ class MayBeStuck(ABC):
             try:
                 tainted = self._given_up_elsewhere(follower, why)
             finally:
-                self._mailbox.send(self._coordinator, m.Aborted(follower.update, follower.rank, tainted, why))
+                self._mailbox.send(self._coordinator, m.Aborted(follower.update, tainted, why))
 
     def _stand_in(self) -> None:
         """Say what is served, and that no update can be taken."""

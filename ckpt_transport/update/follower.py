@@ -166,4 +166,4 @@ class Follower:
         self._stopped = number
         has = list(self._participant.stop(cause))
         self._enter(State.STOPPED)
-        return m.Stopped(self.update, self._steps.rank, number, reason, has)
+        return m.Stopped(self.update, number, reason, has)

@@ -41,15 +41,15 @@ AnyOrder = Order[Any]
 
 
 class Reply(ToCoordinator, frozen=True):
-    """Everything that a member says in an update once it has a rank derives from this.
+    """Everything that a member says in an update once it has joined derives from this.
+
+    Who says it is known by the address from which it comes: so what all of a courier's say alike travels once.
 
     Attributes:
         update: the name of the update.
-        rank: of the member in the plan; -1 before it has heard of one.
     """
 
     update: str
-    rank: int
 
 
 def messages_of(base: type[Message]) -> Iterator[type[Message]]:

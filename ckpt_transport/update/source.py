@@ -142,13 +142,13 @@ class FollowingSource:
 
     def _part(self, reason: BaseException) -> None:
         follower = self._follower
-        update, rank = ("", -1) if follower is None else (follower.update, follower.rank)
+        update = "" if follower is None else follower.update
         if not self._surely:  # who has not come cannot leave
             self._mailbox.send(self._coordinator, self._join)
         if not isinstance(reason, UpdateAbortedError):
-            self._mailbox.send(self._coordinator, m.Failed(update, rank, type(reason).__name__, str(reason)))
+            self._mailbox.send(self._coordinator, m.Failed(update, type(reason).__name__, str(reason)))
         self._table.abort(reason)
-        self._mailbox.send(self._coordinator, m.Aborted(update, rank, tainted=False, reason=str(reason)))
+        self._mailbox.send(self._coordinator, m.Aborted(update, tainted=False, reason=str(reason)))
 
     def _next(self) -> m.AnyOrder | None:
         """Follow one order, if one comes soon."""

@@ -276,41 +276,39 @@ class Following:
                 lent = participant.open(watch) if self.is_open else None
                 if self.is_connected and order.lent is not None:
                     participant.connect(order.lent, watch)
-                return m.Agree(
-                    update, self.rank, digest, participant.digests(order.tied), lent, connected=self.is_connected
-                )
+                return m.Agree(update, digest, participant.digests(order.tied), lent, connected=self.is_connected)
             case m.Restore():
                 self.rank = order.rank
                 participant.restore(order.sinks, order.staged)
-                return m.Restorable(update, self.rank)
+                return m.Restorable(update)
             case m.Open():
-                return m.Opened(update, self.rank, participant.open(watch))
+                return m.Opened(update, participant.open(watch))
             case m.Connect():
                 participant.connect(order.descriptors, watch)
-                return m.Connected(update, self.rank)
+                return m.Connected(update)
             case m.Hold() if engine is not None:
                 self.standing = False
-                return m.Held(update, self.rank, engine.hold())
+                return m.Held(update, engine.hold())
             case m.Stand() if engine is not None:
                 self._stand(engine, engine.hold(), watch)
-                return m.Still(update, self.rank)
+                return m.Still(update)
             case m.Advance() if engine is not None:
                 self._stand(engine, order.forwards, watch)
-                return m.Still(update, self.rank)
+                return m.Still(update)
             case m.Run():
                 events = encode_events(participant.run(watch))
-                return m.Ran(update, self.rank, events, "" if engine is None else engine.apply_summary)
+                return m.Ran(update, events, "" if engine is None else engine.apply_summary)
             case m.Keep():
                 self.deadline, self.waits = time.monotonic() + order.seconds, True
-                return m.Kept(update, self.rank)
+                return m.Kept(update)
             case m.Apply():
                 participant.exchange()
-                return m.Applied(update, self.rank)
+                return m.Applied(update)
             case m.Decide():
                 self.decided = True
-                return m.Decided(update, self.rank)
+                return m.Decided(update)
             case m.Commit():
-                return m.Committed(update, self.rank, 0.0 if engine is None else engine.resume())
+                return m.Committed(update, 0.0 if engine is None else engine.resume())
         return None
 
     def _stand(self, engine: Engine, forwards: int, watch: Watch) -> None:

@@ -306,7 +306,7 @@ def test_given_a_refusal_that_somebody_forges_then_the_update_goes_on(sink: Sink
         assert source._here.mailbox is not None
         for _ in range(100):
             stranger.send(source._here.mailbox.address, Refused("I do not like it"))
-            stranger.send(source._here.mailbox.address, m.Aborted("x", 1, True))
+            stranger.send(source._here.mailbox.address, m.Aborted("x", True))
         source.update("v1", [sink.address])
 
 

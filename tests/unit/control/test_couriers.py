@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from ckpt_transport.control import Mailbox, courier
+from ckpt_transport.control.courier import Combined
 from ckpt_transport.control.couriers import FAN_OUT, LARGE_BYTES, in_groups
 from ckpt_transport.control.messages import Delivery, Dispatch, Message, Refused
 from tests.unit.control.notes import PATIENCE, Note, next_note, until
@@ -62,6 +63,11 @@ class Fleet:
         return found[0]
 
 
+def _heard_in(delivery: Delivery) -> int:
+    """How many say something in it."""
+    return sum(len(senders) for senders, _ in delivery.parts)
+
+
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
     with ExitStack() as stack:
@@ -107,9 +113,19 @@ def test_given_a_courier_then_each_hears_its_own_and_all_answers_come_in_one_mes
     answers = dict(fleet.heard(fleet.leader) for _ in range(MEMBERS))
     assert answers == {address: Note(f"answer {text}") for address, text in zip(fleet.addresses, texts, strict=True)}
     dispatches = [address for address, message in said if isinstance(message, Dispatch)]
-    deliveries = [len(message.parts) for _, message in said if isinstance(message, Delivery)]
+    deliveries = [_heard_in(message) for _, message in said if isinstance(message, Delivery)]
     assert dispatches == [fleet.addresses[0]]
     assert deliveries == [1] * (MEMBERS - 1) + [MEMBERS]
+
+
+def test_given_several_that_say_alike_then_it_travels_once_and_what_each_says_keeps_its_order() -> None:
+    said = Combined()
+    for who, body in (("a", b"1"), ("b", b"2"), ("b", b"1"), ("a", b"2"), ("c", b"1"), ("a", b"2"), ("c", b"2")):
+        said.add(who, body)
+    parts = said.delivery().parts
+    heard = {who: [body for whose, body in parts if who in whose] for who in "abc"}
+    assert heard == {"a": [b"1", b"2", b"2"], "b": [b"2", b"1"], "c": [b"1", b"2"]}
+    assert len(parts) < 7
 
 
 def test_given_one_that_does_not_answer_then_what_the_others_say_comes_all_the_same(fleet: Fleet) -> None:
@@ -205,7 +221,7 @@ def test_given_a_stranger_then_nothing_is_handed_on_for_it_and_nothing_it_brings
     with Mailbox(types=[Note]) as stranger:
         body = stranger.encode(Note("forged"))[-1]
         stranger.send(first.address, Dispatch((((member.address,), body),), answered=False))
-        stranger.send(member.address, Delivery(((stranger.address, body),)))
+        stranger.send(member.address, Delivery((((stranger.address,), body),)))
         stranger.send(member.address, Note("last"))
         assert fleet.heard(member) == (stranger.address, Note("last"))
 
@@ -248,7 +264,7 @@ def test_given_a_stranger_that_brings_words_of_another_then_what_that_one_is_tol
     member = fleet.members[1]
     with Mailbox(types=[Note]) as stranger:
         body = stranger.encode(Note("forged"))[-1]
-        stranger.send(member.address, Delivery(((fleet.leader.address, body),)))
+        stranger.send(member.address, Delivery((((fleet.leader.address,), body),)))
         assert next_note(member) == (fleet.leader.address, Note("forged")), "and whoever reads it does not believe it"
         member.by_courier.answer(fleet.leader.address, Note("answer"))
         assert fleet.heard(fleet.leader) == (member.address, Note("answer"))
@@ -273,4 +289,5 @@ def test_given_a_long_answer_then_it_comes_with_the_others_for_which_its_courier
         member.by_courier.answer(fleet.leader.address, Note("x" * (LARGE_BYTES + 1)))
     assert {fleet.heard(fleet.leader)[0] for _ in range(MEMBERS)} == {*fleet.addresses}
     deliveries = [message for address, message in said if address == fleet.leader.address]
-    assert [len(message.parts) for message in deliveries if isinstance(message, Delivery)] == [MEMBERS]
+    assert [_heard_in(message) for message in deliveries if isinstance(message, Delivery)] == [MEMBERS]
+    assert [len(message.parts) for message in deliveries if isinstance(message, Delivery)] == [1], "said alike"

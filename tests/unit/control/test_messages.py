@@ -9,7 +9,7 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from ckpt_transport.control import Message
-from ckpt_transport.control.messages import PROTOCOL, Codec, Heartbeat, Refused, RouteMessage
+from ckpt_transport.control.messages import ALIVE, PROTOCOL, Codec, Heartbeat, Refused, RouteMessage
 from ckpt_transport.errors import MessageError
 
 SENDER = b"ipc:///run/sender"
@@ -27,15 +27,25 @@ def packed(**fields: object) -> bytes:
     return msgspec.msgpack.encode(fields)
 
 
-@pytest.mark.parametrize("message", [Heartbeat(), Refused("no"), RouteMessage("r", 1, -1, b"x"), Note("hello", (1, 2))])
+@pytest.mark.parametrize("message", [Heartbeat(), Refused("no"), RouteMessage("r", -1, b"x"), Note("hello", (1, 2))])
 def test_given_a_message_then_it_arrives_as_it_was_with_its_sender(message: Message) -> None:
     assert codec.parse(codec.frames(SENDER.decode(), message)) == (SENDER.decode(), message)
+
+
+def test_given_a_sign_of_life_then_it_is_one_frame_that_says_whose() -> None:
+    (frame,) = Codec.sign_of_life(SENDER.decode())
+    assert codec.parse([frame]) == (SENDER.decode(), Heartbeat())
 
 
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [
         ([], "0 frames beginning with b''"),
+        ([ALIVE], "'' is not an address"),
+        ([ALIVE + b"somewhere"], "'somewhere' is not an address"),
+        ([ALIVE + b"\xff\xfe"], "utf-8"),
+        ([ALIVE + b"ipc:///" + b"x" * 1000], "1007 bytes"),
+        ([ALIVE + SENDER, b""], "2 frames"),
         ([b"GET / HTTP/1.1"], "1 frames beginning with b'GET / HTTP/1.1' are not a message of ckpt-transport/1"),
         ([b"x" * 1000, SENDER, packed(type="Heartbeat")], "is another program"),
         ([b"ckpt-transport/2", SENDER, packed(type="Heartbeat")], "b'ckpt-transport/2'.*another version"),
@@ -82,7 +92,7 @@ def test_given_random_content_then_parsing_answers_or_refuses(content: bytes) ->
 @checked(max_examples=300, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 255), st.booleans())
 def test_given_a_message_with_one_wrong_byte_then_parsing_answers_or_refuses(at: int, flip: int, cut: bool) -> None:
-    content = bytearray(codec.frames("ipc:///x", RouteMessage("route", 3, 2, b"payload"))[2])
+    content = bytearray(codec.frames("ipc:///x", RouteMessage("route", 2, b"payload"))[2])
     content[at % len(content)] ^= flip
     frames = [PROTOCOL, SENDER, bytes(content[: at % len(content)] if cut else content)]
     try:

@@ -75,7 +75,7 @@ def test_given_a_sink_that_is_given_back_when_its_goodbye_comes_after_that_it_is
         first.send(leader.address, m.Busy("u", first.address, "takes part in another update"))
         hear(second, m.Abort)
         second.send(leader.address, m.Busy("u", second.address, "takes part in another update"))
-        second.send(leader.address, m.Aborted("u", -1, False, "another goes first"))
+        second.send(leader.address, m.Aborted("u", False, "another goes first"))
         takes_part(first, leader.address, "first")
         takes_part(second, leader.address, "second again")
         gathered.result(DEADLINE)
