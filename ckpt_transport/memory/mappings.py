@@ -60,7 +60,7 @@ def _asked(begins: Addresses, ends: Addresses) -> list[int] | None:
     begins, reaches = begins[order], np.maximum.accumulate(ends[order])
     found: list[int] = []
     beyond = 0
-    with MAPS.open("rb") as maps:
+    with open(MAPS, "rb", buffering=0) as maps:
         for _ in range(MOST_ASKED):
             left = int(np.searchsorted(reaches, np.uint64(beyond), side="right"))
             if left == len(reaches):

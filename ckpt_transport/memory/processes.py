@@ -30,7 +30,7 @@ def processes_in_reach() -> str:
     namespaces = []
     for name in ("pid", "user"):
         try:
-            namespaces.append(os.readlink(Path("/proc/self/ns", name)))
+            namespaces.append(os.readlink(f"/proc/self/ns/{name}"))
         except OSError:
             namespaces.append("")
     return "/".join([*map(str, (*os.getresuid(), *os.getresgid())), *namespaces])

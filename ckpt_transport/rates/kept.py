@@ -26,9 +26,14 @@ class KeptRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def rates_path(of: Machine) -> Path:
     """The file for that machine: machines may share a home directory."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return _path(of, os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME", ""))
+
+
+@lru_cache(maxsize=4)
+def _path(of: Machine, cache: str, home: str) -> Path:
+    """Where that is by these settings: asked for at each update."""
     name = hashlib.sha256(msgspec.msgpack.encode(of)).hexdigest()[:16]
-    return Path(cache) / "ckpt-transport" / f"rates-{name}.json"
+    return Path(cache or Path.home() / ".cache") / "ckpt-transport" / f"rates-{name}.json"
 
 
 def keep(rates: HostRates) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import cache
 from pathlib import Path
 
 from ckpt_transport.config import Config
@@ -14,12 +15,16 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def host_name() -> str:
     """The host's name, with marks that differ for another boot and another ``/dev/shm`` (another container)."""
-    marks = [socket.gethostname()]
-    if _BOOT_ID.exists():
-        marks.append(_BOOT_ID.read_text().strip()[:8])
+    marks = [socket.gethostname(), *_boot_marks()]
     if SHM.is_dir():
         marks.append(f"shm{os.stat(SHM).st_dev}")
     return "/".join(marks)
+
+
+@cache
+def _boot_marks() -> tuple[str, ...]:
+    """What differs for another boot, which no process outlives."""
+    return (_BOOT_ID.read_text().strip()[:8],) if _BOOT_ID.exists() else ()
 
 
 def host_of(config: Config) -> str:
