@@ -47,7 +47,8 @@ class ByCourier:
 
     def __init__(self, mailbox: Sending, codec: Codec, liveness: Liveness, driving: threading.RLock) -> None:
         self._mailbox, self._codec, self._liveness, self._driving = mailbox, codec, liveness, driving
-        self._couriers, self._courier = Couriers(), Courier(mailbox.send)
+        self._couriers = Couriers(mailbox.encode)
+        self._courier = Courier(mailbox.send, self._bring_by)
         self._ways: dict[str, bytes] = {}
         """Of those whose words a courier brings: the connection to it, on which answers go; empty where it is this
         mailbox itself."""
@@ -103,6 +104,10 @@ class ByCourier:
         """Answer what a courier has brought."""
         self._bring(letter.sender, self._mailbox.encode(message), letter.connection, answers=True)
 
+    def _bring_by(self, way: bytes, address: str, message: Message, answers: bool) -> None:
+        """Have the courier on a connection bring what others have said to this one, which is a courier, too."""
+        self._mailbox.reply(way, Dispatch((((address,), self._mailbox.encode(message)[-1]),), answers))
+
     def _bring(self, address: str, frames: Encoded, way: bytes | None, *, answers: bool) -> None:
         with self._driving:
             if way is None:
@@ -123,44 +128,68 @@ class ByCourier:
                         for address in addresses:
                             self._courier.hold(address, letter.sender, body, answers=answered)
                 elif letter.sender in self._liveness:
-                    for body in self._courier.hand_on(letter.sender, letter.message, self._mailbox.address):
-                        yield from self._brought(letter.sender, body, b"")
+                    yield from self._handed_on(letter.sender, letter.message, b"")
             case Delivery(parts=parts):
                 for senders, body in parts:
-                    back = [sender for sender in senders if self._couriers.brings(letter.sender, sender)]
-                    if back:
-                        yield from self._brought_back(letter.sender, back, body)
-                        continue
-                    for sender in senders:
-                        if sender in self._liveness:
-                            yield from self._brought(sender, body, letter.connection)
+                    if near := self._couriers.near.brought(letter.sender, senders):
+                        yield from self._brought_back(letter.sender, near, body)
+                    elif far := self._couriers.far.brought(letter.sender, senders):
+                        yield from self._brought_from_far(letter.sender, far[0], body)
+                    else:
+                        for sender in senders:
+                            if sender in self._liveness:
+                                yield from self._brought(sender, body, letter.connection)
             case _:
                 yield letter
 
+    def _handed_on(self, sender: str, dispatch: Dispatch, way: bytes) -> Iterator[Letter]:
+        """Tell others what somebody who is watched has for them; what is for this one is returned."""
+        for body in self._courier.hand_on(sender, dispatch, self._mailbox.address, way):
+            yield from self._brought(sender, body, b"")
+
     def _brought(self, sender: str, body: bytes, way: bytes) -> Iterator[Letter]:
-        """What somebody who is watched has sent here by a courier."""
+        """What somebody who is watched has sent here by a courier, or by this one where the way is empty."""
         try:
             letter = Letter(sender, self._codec.decode(body), way, len(body), by_courier=True)
         except MessageError as error:
             refused = Refused(str(error))
             self.answer_letter(Letter(sender, refused, way, 0, by_courier=True), refused)
             return
-        if isinstance(letter.message, Heartbeat):
-            self.answer_letter(letter, letter.message)
-        else:
-            yield letter
+        match letter.message:
+            case Heartbeat():
+                self.answer_letter(letter, letter.message)
+            case Dispatch() if way:
+                yield from self._handed_on(sender, letter.message, way)
+            case Dispatch() | Delivery():  # nobody has couriers of couriers of couriers
+                return
+            case _:
+                yield letter
 
     def _brought_back(self, courier: str, senders: Sequence[str], body: bytes) -> Iterator[Letter]:
         """What some of those that are talked to have answered: the same words, which are read once."""
-        for sender in senders:
-            self._couriers.saw(courier, sender)
+        self._couriers.near.saw(courier, senders)
+        message = self._readable(courier, senders, body)
+        if message is not None:
+            for sender in senders:
+                yield Letter(sender, message, b"", len(body))
+
+    def _brought_from_far(self, over: str, courier: str, body: bytes) -> Iterator[Letter]:
+        """What a courier has said to the courier of couriers over it: mostly what those behind it have answered."""
+        self._couriers.far.saw(over, [courier])
+        message = self._readable(over, [courier], body)
+        if isinstance(message, Delivery):
+            for senders, words in message.parts:
+                if near := self._couriers.near.brought(courier, senders):
+                    yield from self._brought_back(courier, near, words)
+        elif message is not None:
+            yield Letter(courier, message, b"", len(body))
+
+    def _readable(self, courier: str, senders: Sequence[str], body: bytes) -> Message | None:
         try:
-            message = self._codec.decode(body)
+            return self._codec.decode(body)
         except MessageError as error:
             logger.error("%s brings something of %s that is no message: %s", courier, ", ".join(senders), error)
-            return
-        for sender in senders:
-            yield Letter(sender, message, b"", len(body))
+            return None
 
     def tend(self) -> None:
         """Bring back what was held for long enough."""

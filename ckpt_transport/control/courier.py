@@ -57,6 +57,7 @@ class _Held:
         nbytes: of that.
         due: when it goes, in seconds of the monotonic clock.
         known: to whom something was handed on.
+        way: the connection on which it goes: to the courier of this one; empty where it goes straight.
     """
 
     awaited: set[str] = field(default_factory=set)
@@ -64,6 +65,7 @@ class _Held:
     nbytes: int = 0
     due: float = math.inf
     known: set[str] = field(default_factory=set)
+    way: bytes = b""
 
 
 class Courier:
@@ -71,17 +73,29 @@ class Courier:
 
     Args:
         post: sends a message to an address.
+        bring: has the courier on a connection bring a message to an address, as an answer or not.
     """
 
-    def __init__(self, post: Callable[[str, Message], None]) -> None:
-        self._post = post
+    def __init__(
+        self, post: Callable[[str, Message], None], bring: Callable[[bytes, str, Message, bool], None]
+    ) -> None:
+        self._post, self._bring = post, bring
         self._held: dict[str, _Held] = {}
 
-    def hand_on(self, sender: str, dispatch: Dispatch, here: str) -> Iterable[bytes]:
-        """Tell each what is for it, and return what is for ``here``. Whoever cannot be reached has not answered."""
+    def hand_on(self, sender: str, dispatch: Dispatch, here: str, way: bytes) -> Iterable[bytes]:
+        """Tell each what is for it, and return what is for ``here``. Whoever cannot be reached has not answered.
+
+        Args:
+            sender: who says it.
+            dispatch: what, and to whom.
+            here: the address of this one.
+            way: the connection on which a courier has brought it; empty where it came straight.
+        """
         held = self._held.setdefault(sender, _Held())
-        if dispatch.answered:
+        if dispatch.answered or way != held.way:
             self._let_go(sender, held)
+        held.way = way
+        if dispatch.answered:
             held.awaited = {address for addresses, _ in dispatch.parts for address in addresses}
         own = []
         for addresses, body in dispatch.parts:
@@ -127,4 +141,7 @@ class Courier:
             delivery, held.said = held.said.delivery(), Combined()
             held.nbytes, held.due = 0, math.inf
             with suppress(CkptTransportError):  # who is gone is found out by its silence
-                self._post(address, delivery)
+                if held.way:
+                    self._bring(held.way, address, delivery, not held.awaited)
+                else:
+                    self._post(address, delivery)

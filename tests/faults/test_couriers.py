@@ -19,6 +19,9 @@ from tests.patience import SWIFT
 
 COURIER, BEHIND = 0, 1
 SINKS = 4
+FIRST, OVER, UNDER, LAST = 0, 2, 4, 5
+"""Of six sinks: two couriers that the coordinator talks to, of which the second is also one for a third, and who is
+behind that one."""
 
 pytestmark = pytest.mark.usefixtures("dead_are_swept")
 
@@ -33,9 +36,15 @@ def specs(places: list[str]) -> list[SinkSpec]:
     return [SinkSpec(settings=SWIFT, address=place) for place in places]
 
 
+@pytest.fixture
+def more_places(tmp_path: Path) -> list[str]:
+    """Where so many sinks listen that there is a courier of couriers."""
+    return [f"ipc://{tmp_path}/{number}" for number in range(LAST + 1)]
+
+
 @pytest.fixture(autouse=True)
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four sinks have two couriers."""
+    """Four sinks have two couriers, and six have three, of which one is also the courier of another."""
     monkeypatch.setattr(couriers, "FAN_OUT", 2)
 
 
@@ -85,6 +94,34 @@ def test_given_many_sinks_then_their_couriers_are_talked_to_and_all_get_every_ve
 def test_given_a_member_that_fails_then_it_is_named_and_the_others_serve_what_they_did_and_take_the_next_version(
     fault: Fault, victim: int, server: ParameterServer, places: list[str]
 ) -> None:
+    fail_and_go_on(fault, victim, server, places)
+
+
+@pytest.mark.parametrize("victim", [OVER, UNDER, LAST], ids=["courier of couriers", "courier behind it", "last"])
+@pytest.mark.parametrize(
+    "fault", [Fault("propose", 3), Fault("run", 3), Fault("hold", 3)], ids=lambda fault: f"{fault.where}-{fault.act}"
+)
+def test_given_a_member_below_a_courier_of_couriers_that_fails_then_it_is_named_and_the_others_go_on(
+    fault: Fault, victim: int, server: ParameterServer, more_places: list[str]
+) -> None:
+    fail_and_go_on(fault, victim, server, more_places)
+
+
+def test_given_very_many_sinks_then_couriers_of_couriers_are_talked_to_and_all_get_every_version(
+    dispatched: list[str], server: ParameterServer, more_places: list[str]
+) -> None:
+    with fleet(*specs(more_places)) as sinks:
+        addresses = [sink.address for sink in sinks]
+        for seed in (2, 3, 4):
+            dispatched.clear()
+            server.update(f"v{seed}", addresses)
+            for sink in sinks:
+                assert sink.state().holds(weights(seed))
+        assert {*dispatched} == {addresses[FIRST], addresses[OVER]}
+
+
+def fail_and_go_on(fault: Fault, victim: int, server: ParameterServer, places: list[str]) -> None:
+    """Have one of the sinks fail in the third update: it is named, and the others take the next version."""
     members = specs(places)
     members[victim] = replace(members[victim], fault=fault)
     with fleet(*members) as sinks:

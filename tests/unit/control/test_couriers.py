@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from ckpt_transport.control import Mailbox, courier
+from ckpt_transport.control import Mailbox, courier, couriers
 from ckpt_transport.control.courier import Combined
 from ckpt_transport.control.couriers import FAN_OUT, LARGE_BYTES, in_groups
 from ckpt_transport.control.messages import Delivery, Dispatch, Message, Refused
@@ -19,18 +19,22 @@ MEMBERS = 4
 class Fleet:
     """Somebody who talks to members, of which the first is the courier.
 
+    Args:
+        groups: of members, each with its courier first.
+
     Attributes:
         leader: who talks to them.
         members: all of them.
     """
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, groups: int = 1) -> None:
         self.leader = stack.enter_context(Mailbox(types=[Note], timeout=PATIENCE))
-        self.members = [stack.enter_context(Mailbox(types=[Note], timeout=PATIENCE)) for _ in range(MEMBERS)]
+        self.members = [stack.enter_context(Mailbox(types=[Note], timeout=PATIENCE)) for _ in range(MEMBERS * groups)]
         for member in self.members:
             member.watch(self.leader.address)
             self.leader.watch(member.address)
         self.addresses = [member.address for member in self.members]
+        self.groups = [self.addresses[first : first + MEMBERS] for first in range(0, MEMBERS * groups, MEMBERS)]
 
     def pump(self) -> None:
         for mailbox in (*self.members, self.leader):
@@ -38,9 +42,9 @@ class Fleet:
 
     def find_couriers(self) -> None:
         """Plan, and let what was seen to work be used."""
-        self.leader.by_courier.plan([self.addresses])
-        until(lambda: self.pump() or len(self.leader.by_courier._couriers._seen) == MEMBERS)  # type: ignore[func-returns-value]
-        self.leader.by_courier.plan([self.addresses])
+        self.leader.by_courier.plan(self.groups)
+        until(lambda: self.pump() or len(self.leader.by_courier._couriers.near.seen) == len(self.members))  # type: ignore[func-returns-value]
+        self.leader.by_courier.plan(self.groups)
 
     def ask(self, *texts: str) -> None:
         self.leader.by_courier.ask_each(
@@ -118,6 +122,64 @@ def test_given_a_courier_then_each_hears_its_own_and_all_answers_come_in_one_mes
     assert deliveries == [1] * (MEMBERS - 1) + [MEMBERS]
 
 
+def test_given_more_couriers_than_one_talks_to_then_some_of_them_are_talked_to_by_others(
+    said: list[tuple[str, Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "FAN_OUT", 2)
+    with ExitStack() as stack:
+        fleet = Fleet(stack, groups=3)
+        fleet.find_couriers()
+        known = fleet.leader.by_courier._couriers.far
+        until(lambda: fleet.pump() or len(known.seen) == 1)  # type: ignore[func-returns-value]
+        fleet.leader.by_courier.plan(fleet.groups)
+        for _ in range(2):
+            said.clear()
+            texts = [f"to {number}" for number in range(len(fleet.members))]
+            fleet.ask(*texts)
+            for member, text in zip(fleet.members, texts, strict=True):
+                assert fleet.heard(member) == (fleet.leader.address, Note(text))
+                member.by_courier.mention(fleet.leader.address, member.encode(Note("by the way")))
+                member.by_courier.answer(fleet.leader.address, Note(f"answer {text}"))
+            heard = [fleet.heard(fleet.leader) for _ in range(2 * len(texts))]
+            assert sorted(heard, key=str) == sorted(
+                (
+                    (address, Note(answer))
+                    for address, text in zip(fleet.addresses, texts, strict=True)
+                    for answer in (f"answer {text}", "by the way")
+                ),
+                key=str,
+            )
+            talked_to = {address for address, message in said if isinstance(message, Dispatch)}
+            assert talked_to == {fleet.groups[0][0], fleet.groups[1][0]}
+            to_leader = [address for address, _ in said if address == fleet.leader.address]
+            assert len(to_leader) == 2, "one from each that is talked to"
+
+
+def test_given_a_courier_of_couriers_that_is_forgotten_then_those_behind_it_are_talked_to_straight(
+    said: list[tuple[str, Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "FAN_OUT", 2)
+    with ExitStack() as stack:
+        fleet = Fleet(stack, groups=3)
+        fleet.find_couriers()
+        until(lambda: fleet.pump() or len(fleet.leader.by_courier._couriers.far.seen) == 1)  # type: ignore[func-returns-value]
+        fleet.leader.by_courier.plan(fleet.groups)
+        fleet.leader.forget(fleet.groups[1][0])
+        said.clear()
+        fleet.ask(*("hello",) * len(fleet.members))
+        for member in fleet.members:
+            assert fleet.heard(member) == (fleet.leader.address, Note("hello"))
+        talked_to = {address for address, message in said if isinstance(message, Dispatch)}
+        assert talked_to == {fleet.groups[0][0], fleet.groups[2][0]}
+
+
+def test_given_couriers_here_and_elsewhere_then_none_is_asked_to_reach_a_socket_of_another_host() -> None:
+    here, elsewhere = ([[f"{kind}:///{n}"] for n in range(FAN_OUT)] for kind in ("ipc", "tcp"))
+    known = couriers.Couriers(lambda dispatch: (b"",))
+    for head, reached in known.plan([*here, *elsewhere]).items():
+        assert {address[:3] for address in reached} == {head[:3]}
+
+
 def test_given_several_that_say_alike_then_it_travels_once_and_what_each_says_keeps_its_order() -> None:
     said = Combined()
     for who, body in (("a", b"1"), ("b", b"2"), ("b", b"1"), ("a", b"2"), ("c", b"1"), ("a", b"2"), ("c", b"2")):
@@ -169,7 +231,7 @@ def test_given_a_member_that_a_courier_does_not_reach_then_it_is_talked_to_strai
     """Given a member that does not watch whoever talks to it, and takes nothing of it from a courier."""
     fleet.members[-1].unwatch(fleet.leader.address)
     fleet.leader.by_courier.plan([fleet.addresses])
-    until(lambda: fleet.pump() or len(fleet.leader.by_courier._couriers._seen) == MEMBERS - 1)  # type: ignore[func-returns-value]
+    until(lambda: fleet.pump() or len(fleet.leader.by_courier._couriers.near.seen) == MEMBERS - 1)  # type: ignore[func-returns-value]
     fleet.leader.by_courier.plan([fleet.addresses])
     fleet.ask(*("hello",) * MEMBERS)
     for member in fleet.members:
