@@ -138,8 +138,13 @@ class Activities:
         lies = self._lies[stage.bucket]
         for rank in leg.receivers:
             lies[rank] = lies[leg.sender] if traits.maps_memory else self._slot(rank, traits)
-        sent = self._sent_when(stage, leg, route, arrived, posts[leg.sender], bucket.nbytes)
-        for rank, end in [*arrived.items(), (leg.sender, sent)]:
+        passed_on = self._passed_on(stage, leg, route, arrived, bucket.nbytes)
+        for rank in (*leg.receivers, leg.sender):
+            end = arrived.get(rank, posts[rank])
+            if rank in passed_on:
+                end = self._when_all((rank,), [end, *passed_on[rank]])
+            if route.maps_memory and rank == leg.sender:
+                end = self._given_back(stage, leg, end)
             self._ends(number, rank, posts[rank], end)
             self._behind[leg.route, rank].append((stage.bucket, end))
 
@@ -181,19 +186,30 @@ class Activities:
             yield from ((rank, everybody) for rank in leg.receivers)
         else:
             arrived: dict[int, Activity] = {}
-            members = (leg.sender, *leg.receivers)
-            for position, rank in enumerate(leg.receivers, 1):
-                parent = members[position & (position - 1)] if traits.fan_out is FanOut.TREE else leg.sender
+            turnaround = self._world.cluster.rates_of(self._plan.routes[leg.route].transport).turnaround
+            for rank, parent in _parents(leg, traits).items():
                 path = self._sent.get((self._plan.routes[leg.route].transport, parent, rank))
                 if path is None:
                     path = self._wires.sent(traits, parent, rank)
                     self._sent[self._plan.routes[leg.route].transport, parent, rank] = path
                 move = self._activity((parent, rank), latency, bucket.nbytes, path)
                 move.after(arrived.get(parent, posts[parent]))
-                move.after(posts[rank])
+                move.after(self._ready(rank, posts[rank], turnaround))
+                for end in (parent, rank):
+                    behind = self._behind[leg.route, end]
+                    if 0 < traits.at_once <= len(behind):
+                        move.after(behind[-traits.at_once][1])
                 self._on_wire((leg.route, parent, rank), move)
                 arrived[rank] = move
             yield from arrived.items()
+
+    def _ready(self, rank: int, post: Activity, turnaround: float) -> Activity:
+        """A receiver has posted a transfer, and its sender knows."""
+        if not turnaround:
+            return post
+        ready = self._activity((rank,), turnaround)
+        ready.after(post)
+        return ready
 
     def _on_wire(self, connection: tuple[int, int, int], move: Activity) -> None:
         """What goes over one connection, or is one collective after another, keeps its order."""
@@ -202,27 +218,32 @@ class Activities:
             move.after(before)
         self._on_connection[connection] = move
 
-    def _sent_when(
-        self, stage: Stage, leg: Leg, route: Route, arrived: dict[int, Activity], post: Activity, nbytes: int
-    ) -> Activity:
-        """What ends when the sender may overwrite the bytes. What is mapped is read until it has been applied."""
-        sent = self._activity((leg.sender,))
-        sent.after(post)
+    def _passed_on(
+        self, stage: Stage, leg: Leg, route: Route, arrived: dict[int, Activity], nbytes: int
+    ) -> defaultdict[int, list[Activity]]:
+        """Of each member, what must end before it has sent the bytes to all that it sends them to."""
+        found = defaultdict[int, list[Activity]](list)
+        parents = _parents(leg, self._world.traits[route.transport])
         for rank, end in arrived.items():
-            if route.maps_memory:
-                self._readers[stage.bucket, rank].append(sent)
-            taken_in = end if route.maps_memory else self._taken_in(leg, rank, route, end, nbytes)
+            taken_in = end if route.maps_memory else self._taken_in(leg, parents[rank], rank, route, end, nbytes)
             if taken_in is not None:
-                sent.after(taken_in)
-        return sent
+                found[parents[rank]].append(taken_in)
+        return found
 
-    def _taken_in(self, leg: Leg, rank: int, route: Route, end: Activity, nbytes: int) -> Activity | None:
+    def _given_back(self, stage: Stage, leg: Leg, sent: Activity) -> Activity:
+        """What ends when the sender may overwrite what is mapped, which is read until it has been applied."""
+        given_back = self._when_all((leg.sender,), [sent])
+        for rank in leg.receivers:
+            self._readers[stage.bucket, rank].append(given_back)
+        return given_back
+
+    def _taken_in(self, leg: Leg, parent: int, rank: int, route: Route, end: Activity, nbytes: int) -> Activity | None:
         """What must have arrived at a receiver before a connection has taken in all of a bucket; None for nothing.
 
         Buffers hold the last buckets that were sent, as many as fit. One that is larger must arrive itself.
         """
-        near = self._world.places[leg.sender][0] == self._world.places[rank][0]
-        room = 0 if near else self._world.cluster.buffered(route.transport)
+        near = self._world.places[parent][0] == self._world.places[rank][0]
+        room = 0 if near else self._world.cluster.rates_of(route.transport).buffered
         under_way = self._under_way[leg.route, rank]
         under_way.append((nbytes, end))
         held = sum(size for size, _ in under_way)
@@ -238,10 +259,7 @@ class Activities:
         self.stages[number].began.setdefault(rank, began)
         other = self.stages[number].ends.get(rank)
         if other is not None:
-            both = self._activity((rank,))
-            both.after(other)
-            both.after(end)
-            end = both
+            end = self._when_all((rank,), [other, end])
         self.stages[number].ends[rank] = end
 
     # -- where bytes lie ------------------------------------------------------------------------------------------
@@ -291,6 +309,13 @@ class Activities:
             thread = self.threads[name] = RankThread(name)
         return thread
 
+    def _when_all(self, ranks: tuple[int, ...], earlier: Sequence[Activity]) -> Activity:
+        """What ends when all of these have."""
+        end = self._activity(ranks)
+        for each in earlier:
+            end.after(each)
+        return end
+
     def _scaled(self, rank: int, seconds: float) -> float:
         return seconds * self._world.cluster.factor(self._world.places[rank][0])
 
@@ -305,3 +330,11 @@ class Activities:
         activity = Activity(ranks, seconds, nbytes, path, thread)
         self.all.append(activity)
         return activity
+
+
+def _parents(leg: Leg, traits: Traits) -> dict[int, int]:
+    """From whom each receiver gets the bytes."""
+    members = (leg.sender, *leg.receivers)
+    if traits.fan_out is not FanOut.TREE:
+        return dict.fromkeys(leg.receivers, leg.sender)
+    return {rank: members[position & (position - 1)] for position, rank in enumerate(leg.receivers, 1)}

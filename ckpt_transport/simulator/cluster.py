@@ -80,11 +80,17 @@ class TransportRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         bandwidth: bytes per second of one rank.
         latency: seconds one transfer costs whatever its size.
         buffered: bytes that a connection between hosts takes in before they arrive, in buffers of sockets and queues.
+        turnaround: seconds from when a receiver has room for a bucket until its bytes begin to come: a sender that is
+            told so first, and both ends' threads.
     """
 
     bandwidth: Rate | None = None
     latency: Seconds | None = None
     buffered: Annotated[int, msgspec.Meta(ge=0)] = 0
+    turnaround: Seconds = 0.0
+
+
+AS_ITS_PLUGIN_SAYS = TransportRates()
 
 
 class Slower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,9 +138,9 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     transport: dict[str, TransportRates] = {}
     assumed: bool = False
 
-    def buffered(self, transport: str) -> int:
-        """Bytes that a connection of that transport between hosts takes in before they arrive."""
-        return self.transport[transport].buffered if transport in self.transport else 0
+    def rates_of(self, transport: str) -> TransportRates:
+        """What is known of that transport in this cluster."""
+        return self.transport.get(transport, AS_ITS_PLUGIN_SAYS)
 
     @property
     def sinks_per_host(self) -> int:

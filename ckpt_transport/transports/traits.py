@@ -42,6 +42,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
             see :meth:`Transport.expected_bandwidth`.
         latency: seconds one transfer costs whatever its size.
         one_rank_per_device: the members of a route must all be on different GPUs.
+        at_once: so many transfers of a route a rank carries out at once, at most; 0 where nothing limits that.
     """
 
     reach: Reach
@@ -51,6 +52,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     latency: float
     maps_memory: bool = False
     one_rank_per_device: bool = False
+    at_once: int = 0
 
     @property
     def on_device(self) -> bool:

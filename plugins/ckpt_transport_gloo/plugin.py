@@ -39,6 +39,9 @@ is slow, and nothing ends the wait."""
 LONGEST_CLOSE = 1.0
 """Seconds to wait for gloo's threads to end; one that hangs is left behind, with nothing to read from."""
 
+THREADS = 2
+"""Of a process group, each of which carries out one operation at a time."""
+
 
 class GlooEndpoint(CollectiveEndpoint):
     """Has one process-group object of its own; torch's default group is never touched."""
@@ -49,6 +52,7 @@ class GlooEndpoint(CollectiveEndpoint):
         super().__init__(group, control)
         self._connections = Connections()
         options = ProcessGroupGloo._Options()
+        options._threads = THREADS
         options._timeout = datetime.timedelta(seconds=min(timeout, LONGEST_CONNECT))
         options._devices = [
             ProcessGroupGloo.create_device(hostname="127.0.0.1")
@@ -117,6 +121,7 @@ class GlooTransport(Transport):
         fan_out=FanOut.TREE,
         bandwidth=2e9,
         latency=300e-6,
+        at_once=THREADS,
     )
 
     @classmethod

@@ -25,7 +25,7 @@ def cluster(hosts: int, nic: float = MIB, **others: Any) -> Cluster:
     return Cluster(hosts=hosts, links=links, **given)
 
 
-def world(of: Cluster, sources: int = 1, fan_out: FanOut = FanOut.LINEAR) -> SimulatedWorld:
+def world(of: Cluster, sources: int = 1, fan_out: FanOut = FanOut.LINEAR, at_once: int = 0) -> SimulatedWorld:
     """Its ranks, with a network transport that is as fast as the links."""
     made = world_of(of, sources)
     network = Traits(
@@ -34,6 +34,7 @@ def world(of: Cluster, sources: int = 1, fan_out: FanOut = FanOut.LINEAR) -> Sim
         fan_out=fan_out,
         bandwidth=FAST,
         latency=0.0,
+        at_once=at_once,
     )
     return SimulatedWorld(made.cluster, made.topology, made.traits | {"gloo": network}, made.rates, made.places)
 

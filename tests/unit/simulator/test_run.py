@@ -59,6 +59,36 @@ def test_given_a_chain_with_one_slot_then_it_receives_while_a_connection_sends_w
     assert run.seconds == CLOSE(seconds, rel=1e-3)
 
 
+@pytest.mark.parametrize(("at_once", "least", "most"), [(0, 8, 8 * 3 / 2), (2, (8 - 2) * 3, (8 - 1) * 3)])
+def test_given_few_transfers_at_once_then_a_fast_receiver_is_hardly_ahead_of_a_slow_one(
+    at_once: int, least: float, most: float
+) -> None:
+    slow = Slower(hosts=(1,), nic=MIB / 3)
+    of = world(cluster(3, slower=(slow,)), fan_out=FanOut.TREE, at_once=at_once)
+    run = simulate(planned(of, 8, "gloo+shm", ring_depth=8), of, shown=(2, 3))
+    ends = {event.rank: event.end for event in run.timeline if event.kind is StageKind.APPLY}
+    # A bucket takes three seconds to the slow one, and half as long to the other beside it.
+    assert ends[2] == CLOSE(8 * 3, rel=1e-3)
+    assert least <= ends[3] <= most + 1e-3
+
+
+def test_given_a_tree_with_one_slot_then_who_passes_a_bucket_on_receives_the_next_one_afterwards() -> None:
+    of = world(cluster(4), fan_out=FanOut.TREE)
+    deep, shallow = (simulate(planned(of, 8, "gloo+shm", ring_depth=depth), of) for depth in (4, 1))
+    # Of members 0 1 2 3, 2 gets a bucket at half the rate of a link, and takes a second to send it on.
+    assert deep.seconds == CLOSE(8 * 2 + 1, rel=1e-3)
+    assert shallow.seconds > 8 * 2 + 4
+
+
+@pytest.mark.parametrize(("depth", "seconds"), [(1, 8 * 1.25), (4, 8 + 0.25)])
+def test_given_a_sender_that_is_told_of_room_first_then_only_one_slot_waits_for_that(
+    depth: int, seconds: float
+) -> None:
+    of = world(cluster(2, transport={"gloo": TransportRates(turnaround=0.25)}))
+    run = simulate(planned(of, 8, "gloo+shm", ring_depth=depth), of)
+    assert run.seconds == CLOSE(seconds, rel=1e-3)
+
+
 def test_given_a_ring_of_one_slot_then_apply_and_transfer_run_in_lock_step() -> None:
     of = world(cluster(2, memory=MIB))
     deep, shallow = (simulate(planned(of, 8, "gloo+shm", ring_depth=depth), of) for depth in (4, 1))
