@@ -57,6 +57,8 @@ def hosts(rates: Sequence[int]) -> Iterator[list[Host]]:
             stack.callback(shutil.rmtree, NAMES / host.name, ignore_errors=True)
             _resolve(host)
             _run(f"ip link add {host.name}v type veth peer name eth0 netns {host.name}")
+            # With its namespace it would be removed some time later, and the next run would find it.
+            stack.callback(_remove, f"ip link del {host.name}v")
             _run(f"ip link set {host.name}v master {BRIDGE} up")
             _run(f"ip -n {host.name} addr add {host.address}/24 dev eth0")
             _run(f"ip -n {host.name} link set eth0 up")

@@ -138,7 +138,7 @@ class Activities:
         lies = self._lies[stage.bucket]
         for rank in leg.receivers:
             lies[rank] = lies[leg.sender] if traits.maps_memory else self._slot(rank, traits)
-        passed_on = self._passed_on(stage, leg, route, arrived, bucket.nbytes)
+        passed_on = self._passed_on(leg, route, arrived)
         for rank in (*leg.receivers, leg.sender):
             end = arrived.get(rank, posts[rank])
             if rank in passed_on:
@@ -192,7 +192,8 @@ class Activities:
                 if path is None:
                     path = self._wires.sent(traits, parent, rank)
                     self._sent[self._plan.routes[leg.route].transport, parent, rank] = path
-                move = self._activity((parent, rank), latency, bucket.nbytes, path)
+                tail = self._room(leg.route, parent, rank) % bucket.nbytes
+                move = self._activity((parent, rank), latency, bucket.nbytes - tail, path)
                 move.after(arrived.get(parent, posts[parent]))
                 move.after(self._ready(rank, posts[rank], turnaround))
                 for end in (parent, rank):
@@ -200,8 +201,19 @@ class Activities:
                     if 0 < traits.at_once <= len(behind):
                         move.after(behind[-traits.at_once][1])
                 self._on_wire((leg.route, parent, rank), move)
+                self._under_way[leg.route, rank].append((bucket.nbytes - tail, move))
+                if tail:
+                    move = self._activity((parent, rank), 0.0, tail, path)
+                    self._on_wire((leg.route, parent, rank), move)
+                    self._under_way[leg.route, rank].append((tail, move))
                 arrived[rank] = move
             yield from arrived.items()
+
+    def _room(self, route: int, parent: int, rank: int) -> int:
+        """Bytes that a connection takes in before they arrive."""
+        if self._world.places[parent][0] == self._world.places[rank][0]:
+            return 0
+        return self._world.cluster.rates_of(self._plan.routes[route].transport).buffered
 
     def _ready(self, rank: int, post: Activity, turnaround: float) -> Activity:
         """A receiver has posted a transfer, and its sender knows."""
@@ -218,14 +230,13 @@ class Activities:
             move.after(before)
         self._on_connection[connection] = move
 
-    def _passed_on(
-        self, stage: Stage, leg: Leg, route: Route, arrived: dict[int, Activity], nbytes: int
-    ) -> defaultdict[int, list[Activity]]:
+    def _passed_on(self, leg: Leg, route: Route, arrived: dict[int, Activity]) -> defaultdict[int, list[Activity]]:
         """Of each member, what must end before it has sent the bytes to all that it sends them to."""
         found = defaultdict[int, list[Activity]](list)
-        parents = _parents(leg, self._world.traits[route.transport])
+        traits = self._world.traits[route.transport]
+        parents, arrives_whole = _parents(leg, traits), traits.maps_memory or traits.fan_out is FanOut.CONSTANT
         for rank, end in arrived.items():
-            taken_in = end if route.maps_memory else self._taken_in(leg, parents[rank], rank, route, end, nbytes)
+            taken_in = end if arrives_whole else self._taken_in(leg.route, parents[rank], rank)
             if taken_in is not None:
                 found[parents[rank]].append(taken_in)
         return found
@@ -237,22 +248,19 @@ class Activities:
             self._readers[stage.bucket, rank].append(given_back)
         return given_back
 
-    def _taken_in(self, leg: Leg, parent: int, rank: int, route: Route, end: Activity, nbytes: int) -> Activity | None:
+    def _taken_in(self, route: int, parent: int, rank: int) -> Activity | None:
         """What must have arrived at a receiver before a connection has taken in all of a bucket; None for nothing.
 
-        Buffers hold the last buckets that were sent, as many as fit. One that is larger must arrive itself.
+        Buffers hold the last bytes that were sent, as many as fit: whole buckets, and the tail of the one before.
         """
-        near = self._world.places[parent][0] == self._world.places[rank][0]
-        room = 0 if near else self._world.cluster.rates_of(route.transport).buffered
-        under_way = self._under_way[leg.route, rank]
-        under_way.append((nbytes, end))
+        room, under_way = self._room(route, parent, rank), self._under_way[route, rank]
         held = sum(size for size, _ in under_way)
         last = None
         while held > room:
             size, last = under_way.popleft()
             held -= size
-        self._arrived_before[leg.route, rank] = last or self._arrived_before.get((leg.route, rank))
-        return self._arrived_before[leg.route, rank]
+        self._arrived_before[route, rank] = last or self._arrived_before.get((route, rank))
+        return self._arrived_before[route, rank]
 
     def _ends(self, number: int, rank: int, began: Activity, end: Activity) -> None:
         """A rank that receives in one leg and sends in another has done the stage when it has done both."""
