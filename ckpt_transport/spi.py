@@ -56,6 +56,7 @@ from ckpt_transport.memory import ElementCopy as ElementCopy
 from ckpt_transport.memory import Fence as Fence
 from ckpt_transport.memory import GpuAllocation as GpuAllocation
 from ckpt_transport.memory import HostRanges as HostRanges
+from ckpt_transport.memory import Landing as Landing
 from ckpt_transport.memory import Launch as Launch
 from ckpt_transport.memory import Lendable as Lendable
 from ckpt_transport.memory import MemoryKind as MemoryKind
@@ -101,6 +102,7 @@ from ckpt_transport.planning import TensorSpec as TensorSpec
 from ckpt_transport.planning.loader_memory import layer_of as layer_of
 from ckpt_transport.planning.values.alignment import ALIGNMENT as ALIGNMENT
 from ckpt_transport.planning.values.alignment import align_up as align_up
+from ckpt_transport.replay import BucketCopyPlan as BucketCopyPlan
 from ckpt_transport.replay import Fingerprint as Fingerprint
 from ckpt_transport.replay import LikenessRecorder as LikenessRecorder
 from ckpt_transport.replay import Loader as Loader

@@ -14,7 +14,7 @@ from ckpt_transport.spi import (
     Fence,
     Fingerprint,
     HostRanges,
-    Runs,
+    Landing,
     RunTable,
     ServedElements,
     ShadowNeeds,
@@ -120,10 +120,10 @@ class TorchEngine(ModuleEngine):
                 else:
                     copy_bytes(part, piece.raw)
 
-    def landing(self, pieces: LoadedBucket) -> Runs | None:
+    def landing(self, pieces: LoadedBucket) -> Landing | None:
         if self._snapshot is None:
             self.confirm()
-        return None if self.unread else self._landing_of(pieces)
+        return None if self.unread else Landing.of(self._landing_of(pieces))
 
     def _landing_of(self, pieces: LoadedBucket) -> RunTable:
         assert self._snapshot is not None, "an update has begun"

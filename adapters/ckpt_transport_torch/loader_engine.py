@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 import torch
 
 from ckpt_transport import DeltaRefusedError, LoadedBucket
-from ckpt_transport.spi import Fence, Loader, ModuleLoading, ServedElements, Share, TensorSpec
+from ckpt_transport.spi import Fence, Landing, Loader, ModuleLoading, ServedElements, Share, TensorSpec
 from ckpt_transport_torch.module_engine import ModuleEngine
 
 
@@ -51,6 +51,7 @@ class LoaderEngine(ModuleEngine):
 
     def begin(self) -> None:
         self._find_devices(self._loading.begin())
+        self.unread = self._loading.unread if self.device.type == "cpu" else "its tensors are on a GPU"
 
     def share(self) -> Share | None:
         return self._loading.share()
@@ -90,6 +91,12 @@ class LoaderEngine(ModuleEngine):
     def load(self, pieces: LoadedBucket) -> Fence | None:
         self._loading.load(pieces)
         return self._reads_end()
+
+    def landing(self, pieces: LoadedBucket) -> Landing | None:
+        return None if self.unread else self._loading.landing(pieces)
+
+    def landed(self, pieces: LoadedBucket) -> None:
+        self._loading.landed(pieces)
 
     def finish(self) -> None:
         self._loading.finish()

@@ -7,7 +7,7 @@ import time
 import torch
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.spi import TensorAssembler
+from ckpt_transport.spi import Landing, TensorAssembler
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.attributes import Attributes
 from ckpt_transport_vllm.processing import process_watched
@@ -38,6 +38,9 @@ class ModelComparedPass(ModelReplayPass):
         super().load(bucket)
         with torch.no_grad():
             self._complete(self._staged - self._done)
+
+    def landing(self, bucket: LoadedBucket) -> Landing | None:
+        return None
 
     def finish(self) -> str:
         super().finish()

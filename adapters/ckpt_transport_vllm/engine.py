@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from ckpt_transport import DeltaRefusedError, Engine, LoadedBucket
-from ckpt_transport.spi import Fence, ServedElements, Share, StagingPlace, TensorSnapshot, TensorSpec, fence
+from ckpt_transport.spi import Fence, Landing, ServedElements, Share, StagingPlace, TensorSnapshot, TensorSpec, fence
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading
 from ckpt_transport_vllm.quantization import check_tensors
@@ -62,6 +62,7 @@ class VllmEngine(Engine):
     def begin(self) -> None:
         check_awake(self.label)
         self._updating = True
+        self.unread = self._loading.unread if self.device.type == "cpu" else "its tensors are on a GPU"
 
     def warm_up(self, specs: Sequence[TensorSpec]) -> Generator[str]:
         yield from super().warm_up(specs)
@@ -149,12 +150,26 @@ class VllmEngine(Engine):
         self._loading.drop_staged()
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
-        if not self._loading.started:
-            self._use_device()
-            if not self._loading.staging:
-                self._cores.enter_context(all_cores(self._find_target().vllm_config))
+        self._start()
         self._loading.load(pieces)
         return fence(self.device)
+
+    def landing(self, pieces: LoadedBucket) -> Landing | None:
+        if self.unread:
+            return None
+        self._start()
+        return self._loading.landing(pieces)
+
+    def landed(self, pieces: LoadedBucket) -> None:
+        self._loading.landed(pieces)
+
+    def _start(self) -> None:
+        """Get ready for the first bucket of a version, if this is it."""
+        if self._loading.started:
+            return
+        self._use_device()
+        if not self._loading.staging:
+            self._cores.enter_context(all_cores(self._find_target().vllm_config))
 
     def finish(self) -> None:
         if not self._loading.started:

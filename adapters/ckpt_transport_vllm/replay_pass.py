@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from ckpt_transport import LoadedBucket
-from ckpt_transport.spi import LoadPass, Replay
+from ckpt_transport.spi import BucketCopyPlan, Landing, LoadPass, Replay
 from ckpt_transport_vllm import load_format
 from ckpt_transport_vllm.layerwise import LayerwisePass, waits_for_the_end
 from ckpt_transport_vllm.recorded_model import ApplyMode, RecordedModel
@@ -52,13 +52,30 @@ class ModelReplayPass(LoadPass):
     def load(self, bucket: LoadedBucket) -> None:
         began = time.perf_counter()
         with torch.no_grad():
-            plan = self._recorded.plans.of(bucket)
-            for name in {self._recorded.module_of[number] for number in plan.targets & self._unstaged}:
-                self._stage(name)
+            plan = self._plan(bucket)
             self._by_loader(bucket, {part.source for part in plan.loaded})
             written = self._replay.run(plan, bucket.runs, stable=bucket.stable)
             self._seconds += time.perf_counter() - began
             self._complete({self._recorded.module_of[target] for target in written})
+
+    def landing(self, bucket: LoadedBucket) -> Landing | None:
+        with torch.no_grad():
+            plan = self._plan(bucket)
+            return None if plan.loaded else self._replay.landing(plan)
+
+    def landed(self, bucket: LoadedBucket) -> None:
+        began = time.perf_counter()
+        with torch.no_grad():
+            written = self._replay.landed(self._recorded.plans.of(bucket))
+            self._seconds += time.perf_counter() - began
+            self._complete({self._recorded.module_of[target] for target in written})
+
+    def _plan(self, bucket: LoadedBucket) -> BucketCopyPlan:
+        """What is done with a bucket; what it reaches is there to be written."""
+        plan = self._recorded.plans.of(bucket)
+        for name in {self._recorded.module_of[number] for number in plan.targets & self._unstaged}:
+            self._stage(name)
+        return plan
 
     def finish(self) -> str:
         began = time.perf_counter()

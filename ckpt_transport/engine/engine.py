@@ -12,7 +12,7 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.errors import DeltaRefusedError, PlanMismatchError
-from ckpt_transport.memory import Fence, MemoryRun, Runs, compile_kernels, part_of
+from ckpt_transport.memory import Fence, Landing, MemoryRun, Runs, compile_kernels, part_of
 from ckpt_transport.planning import Share, StagingPlace, TensorSpec
 
 
@@ -307,14 +307,18 @@ class Engine(ABC):
         Returns: when the bytes of ``pieces`` have been read, where that is enqueued on a device; None for now.
         """
 
-    def landing(self, pieces: LoadedBucket) -> Runs | None:
+    def landing(self, pieces: LoadedBucket) -> Landing | None:
         """Where the bytes of a bucket are to be in host memory, so that they are read straight to there instead of
-        being given to :meth:`load`: a run for each piece, ascending. None where they must be given.
+        being given to :meth:`load`. None where they must be given.
 
-        Asked where the bucket lies in another process, when :meth:`load` would be called; the bytes come at once.
-        An engine that overrides it leaves :attr:`unread` empty where it expects to have such places.
+        Asked where the bucket lies in another process, when :meth:`load` would be called; the bytes come at once, and
+        then :meth:`landed` is called. An engine that overrides it leaves :attr:`unread` empty where it expects to have
+        such places.
         """
         return None
+
+    def landed(self, pieces: LoadedBucket) -> None:
+        """The bytes of a bucket are where :meth:`landing` said: do with them what is left to do."""
 
     @abstractmethod
     def finish(self) -> None:

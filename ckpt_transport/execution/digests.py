@@ -71,6 +71,10 @@ class Digests:
         Called by the thread that applies.
         """
 
+    def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
+        """The parts of a bucket that :meth:`look` reads: where each starts in it, and its bytes; ascending."""
+        return ()
+
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
         """The end of reading a bucket, here and by the engine, which has read it by ``end``."""
         return end
@@ -274,6 +278,10 @@ class SinkDigests(_Working):
         number = self._schedule.numbers[bucket.first]
         if number not in self._begun:
             self._begin(number, runs)
+
+    def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
+        sample = self._schedule.samples.of(self._schedule.rank, self._schedule.numbers[bucket.first])
+        return () if sample is None else sample.parts
 
     def _begin(self, number: int, runs: Runs) -> None:
         """Compute the digest of what this sink reads of a bucket, if it reads anything."""

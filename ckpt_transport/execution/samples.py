@@ -55,6 +55,11 @@ class Sample(ABC, Generic[Place]):
         last = number_at(runs, self._start(self._in_extent[-1]))
         return self._digest(("extent", self._shape), self._name, runs[first : last + 1], self._in_extent)
 
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """Where what is compared starts in the bucket, and its bytes: as few parts as hold all of it, ascending."""
+
     @staticmethod
     @abstractmethod
     def _start(place: Place) -> int:
@@ -67,6 +72,10 @@ class Sample(ABC, Generic[Place]):
 
 class RunSample(Sample[Part]):
     """Runs of bytes, each of which begins a page of the digest."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        return self._in_bucket
 
     @staticmethod
     def _start(place: Part) -> int:
@@ -81,6 +90,10 @@ class RunSample(Sample[Part]):
 
 class SliceSample(Sample[StridedRange]):
     """Slices, which are packed."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        return [(each.start, each.end - each.start) for each in self._in_bucket]
 
     @staticmethod
     def _start(place: StridedRange) -> int:

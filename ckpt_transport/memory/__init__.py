@@ -40,10 +40,13 @@ from ckpt_transport.memory.free import CPU as CPU
 from ckpt_transport.memory.free import default_budget as default_budget
 from ckpt_transport.memory.free import free_on_host as free_on_host
 from ckpt_transport.memory.garbage import no_collections as no_collections
+from ckpt_transport.memory.host_copies import HostCopies as HostCopies
 from ckpt_transport.memory.host_copies import HostCopy as HostCopy
 from ckpt_transport.memory.host_copies import copy_batch as copy_batch
 from ckpt_transport.memory.host_copies import in_batches as in_batches
 from ckpt_transport.memory.kernels import compile_kernels as compile_kernels
+from ckpt_transport.memory.landing import Landing as Landing
+from ckpt_transport.memory.landing import Scratch as Scratch
 from ckpt_transport.memory.launch import Launch as Launch
 from ckpt_transport.memory.partial_copy import PartialCopy as PartialCopy
 from ckpt_transport.memory.peer_access import can_read as can_read

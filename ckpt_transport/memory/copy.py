@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ckpt_transport.memory.fence import fence, stream_for
 from ckpt_transport.memory.host_copies import HostCopy, copy_batch, in_batches
 
 CHUNK_BYTES = 8 << 20
+Batch = TypeVar("Batch")
 
 
 def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
@@ -70,34 +72,37 @@ def copy_each(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) 
         torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
 
 
-def copy_runs(copies: Iterable[HostCopy], by: Callable[[list[HostCopy]], object] = copy_batch) -> None:
-    """Copy runs of host memory, as :func:`copy_bytes` does one. Complete when it returns.
-
-    Args:
-        copies: of which no two write the same byte.
-        by: copies a batch of about 8 MiB; called by several threads.
-
-    Raises: as ``by``, when no thread copies any more.
+def copy_runs(copies: Iterable[HostCopy]) -> None:
+    """Copy runs of host memory, of which no two write the same byte, as :func:`copy_bytes` does one. Complete when it
+    returns.
     """
-    batches = deque(in_batches(copies))
-    helpers = min(torch.get_num_threads(), len(batches)) - 1
-    running = [_executor().submit(_copy_batches, batches, by) for _ in range(helpers)]
+    by_threads(in_batches(copies), copy_batch)
+
+
+def by_threads(batches: Iterable[Batch], copy: Callable[[Batch], object]) -> None:
+    """Have several threads copy batches. Complete when it returns.
+
+    Raises: as ``copy``, when no thread copies any more.
+    """
+    left = deque(batches)
+    helpers = min(torch.get_num_threads(), len(left)) - 1
+    running = [_executor().submit(_copy_batches, left, copy) for _ in range(helpers)]
     try:
-        _copy_batches(batches, by)
+        _copy_batches(left, copy)
     finally:
         wait(running)
     for future in running:
         future.result()
 
 
-def _copy_batches(batches: deque[list[HostCopy]], by: Callable[[list[HostCopy]], object]) -> None:
+def _copy_batches(batches: deque[Batch], copy: Callable[[Batch], object]) -> None:
     while True:
         try:
             batch = batches.popleft()
         except IndexError:
             return
         try:
-            by(batch)
+            copy(batch)
         except BaseException:
             batches.clear()
             raise

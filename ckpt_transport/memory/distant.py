@@ -5,17 +5,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import NamedTuple, overload
 
+import numpy as np
 import torch
 
-from ckpt_transport.memory.host_copies import HostCopy
-from ckpt_transport.memory.runs import MemoryRun, Runs, RunTable, places_of
+from ckpt_transport.memory.host_copies import HostCopies
+from ckpt_transport.memory.landing import Landing, Scratch
+from ckpt_transport.memory.runs import MemoryRun, PlacedRuns, RunTable
 
-ALIGNMENT = 256
-"""Bytes to multiples of which tensors are brought."""
-
-ReadDistant = Callable[[Sequence[HostCopy]], None]
+ReadDistant = Callable[[HostCopies], None]
 """Reads from another process, whose addresses the sources are; complete when it returns."""
 
 
@@ -43,35 +43,42 @@ class DistantMemory(NamedTuple):
             return None
         return self.addresses[number] + at - self.starts[number]
 
-    def read_into(self, places: Runs) -> None:
-        """Read the bytes that each of ``places`` is for, which lie within one run, into host memory.
+    def read_into(self, landing: Landing, compared: Sequence[tuple[int, int]] = ()) -> list[MemoryRun]:
+        """Read bytes, each run of which lies within one run there, to where they are to be.
+
+        Args:
+            landing: where that is.
+            compared: parts of the region that somebody looks at: where each starts, and its bytes; ascending.
+
+        Returns: these parts, where they have landed as one run; others are read once more beside that.
 
         Raises:
             TransferError: they cannot be read; says why.
         """
-        if isinstance(places, RunTable) and (places.starts, places.sizes) == (tuple(self.starts), list(self.sizes)):
-            self.read(list(map(HostCopy, places.addresses, self.addresses, places.sizes)))
+        parts = landing.parts(compared)
+        scratch = Scratch().runs([place for place, raw in zip(compared, parts, strict=True) if raw is None])
+        self._read_into(landing.beside(Landing.of(scratch)))
+        landed = [MemoryRun(at, raw) for (at, _), raw in zip(compared, parts, strict=True) if raw is not None]
+        return sorted([*landed, *scratch], key=attrgetter("at"))
+
+    def _read_into(self, landing: Landing) -> None:
+        if not len(landing.starts):
             return
-        copies = []
-        for at, target, nbytes in places_of(places):
-            address = self.address_of(at, nbytes)
-            assert address is not None, "a piece lies within a run"
-            copies.append(HostCopy(target, address, nbytes))
-        self.read(copies)
+        starts, addresses, sizes = (np.array(each, np.int64) for each in (self.starts, self.addresses, self.sizes))
+        number = np.searchsorted(starts, landing.starts, side="right") - 1
+        offsets = landing.starts - starts[number]
+        within = (number >= 0) & (offsets + landing.sizes <= sizes[number])
+        assert (within | (landing.sizes == 0)).all(), "what lands in a run lies within one run there"
+        self.read(HostCopies(landing.addresses, addresses[number] + offsets, landing.sizes))
 
     def brought(self) -> list[torch.Tensor]:
         """The bytes of each run, in memory of this process. Raises: as :meth:`read_into`."""
-        offsets, end = [], 0
-        for nbytes in self.sizes:
-            offsets.append(end)
-            end += -(-nbytes // ALIGNMENT) * ALIGNMENT
-        memory = torch.empty(end, dtype=torch.uint8)
-        views = [memory[offset : offset + nbytes] for offset, nbytes in zip(offsets, self.sizes, strict=True)]
-        self.read([HostCopy(*copy) for copy in zip(map(_address, views), self.addresses, self.sizes, strict=True)])
-        return views
+        here = Scratch().runs(list(zip(self.starts, self.sizes, strict=True)))
+        self._read_into(Landing.of(here))
+        return [run.raw for run in here]
 
 
-class DistantRuns(Sequence[MemoryRun]):
+class DistantRuns(PlacedRuns):
     """The runs of a bucket that lies in another process. Whoever looks at one has all of them brought here.
 
     Attributes:
@@ -79,7 +86,7 @@ class DistantRuns(Sequence[MemoryRun]):
     """
 
     def __init__(self, memory: DistantMemory) -> None:
-        self.memory = memory
+        self.memory, self.starts = memory, tuple(memory.starts)
 
     @cached_property
     def _here(self) -> RunTable:

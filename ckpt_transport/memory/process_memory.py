@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from typing import Annotated
 
@@ -18,13 +18,14 @@ import msgspec
 import numpy as np
 
 from ckpt_transport.errors import PeerLostError, TransferError
-from ckpt_transport.memory.copy import copy_runs
-from ckpt_transport.memory.host_copies import HostCopy
+from ckpt_transport.memory.copy import by_threads
+from ckpt_transport.memory.host_copies import HostCopies, Numbers
 from ckpt_transport.memory.libc import libc
 from ckpt_transport.memory.processes import why_not_by_policy
 
-AT_ONCE = 512
-"""Runs that one call reads; the kernel takes 1024."""
+AT_ONCE = 1023
+"""Runs that one call reads beside the nonce: the kernel takes 1024."""
+NOTHING = HostCopies.of(())
 HUGE_PAGE = 2 << 20
 _MADV_COLLAPSE = 25
 _GAP = 64 << 10
@@ -52,12 +53,12 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
     address: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
     nonce: bytes
 
-    def read(self, copies: Iterable[HostCopy]) -> None:
+    def read(self, copies: HostCopies) -> None:
         """Read runs of its memory, whose addresses there are the sources, into this process. Several threads do.
 
         Raises: as :meth:`check`.
         """
-        copy_runs((copy for copy in copies if copy.nbytes), self._read_batch)
+        by_threads(copies.in_batches(AT_ONCE), self._read_batch)
 
     def check(self) -> None:
         """
@@ -65,44 +66,40 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
             PeerLostError: it has ended.
             TransferError: its memory cannot be read, because the system forbids it or it was freed.
         """
-        self._read_at_once([])
+        self._read_batch(NOTHING)
 
-    def _read_batch(self, batch: Sequence[HostCopy]) -> None:
-        for first in range(0, len(batch), AT_ONCE):
-            self._read_at_once(batch[first : first + AT_ONCE])
-
-    def _read_at_once(self, copies: Sequence[HostCopy]) -> None:
-        left = list(copies)
+    def _read_batch(self, copies: HostCopies) -> None:
+        left = copies
         for _ in range(_PATIENCE):
             left = self._read_some(left)
-            if not left:
+            if not len(left):
                 return
         raise TransferError(
-            f"the memory of process {self.pid} at {left[0].source:#x} cannot be read, or that at {left[0].target:#x} "
-            "of this process cannot be written; tensors that are lent must not be freed before the update has ended"
+            f"the memory of process {self.pid} at {left.sources[0]:#x} cannot be read, or that at "
+            f"{left.targets[0]:#x} of this process cannot be written; tensors that are lent must not be freed before "
+            "the update has ended"
         )
 
-    def _read_some(self, copies: Sequence[HostCopy]) -> list[HostCopy]:
+    def _read_some(self, copies: HostCopies) -> HostCopies:
         """Read the nonce, and of the copies as much as the kernel does at once; return what is left of them."""
         nonce = ctypes.create_string_buffer(NONCE_BYTES)
-        # struct iovec is an address and a length
-        table = np.array([(ctypes.addressof(nonce), self.address, NONCE_BYTES), *copies], np.uint64)
-        here, there = np.ascontiguousarray(table[:, [0, 2]]), np.ascontiguousarray(table[:, [1, 2]])
-        count = len(table)
+        here = _vectors(ctypes.addressof(nonce), copies.targets, copies.sizes)
+        there = _vectors(self.address, copies.sources, copies.sizes)
+        count = len(here)
         done = libc().process_vm_readv(self.pid, here.ctypes.data, count, there.ctypes.data, count, 0)
         if done < 0:
             raise self._failure(ctypes.get_errno())
         if nonce.raw != self.nonce:
             raise self._failure(errno.ESRCH)
-        done -= NONCE_BYTES
-        if done == int(table[1:, 2].sum()):
-            return []
-        left = []
-        for copy in copies:
-            if done < copy.nbytes:
-                left.append(HostCopy(copy.target + done, copy.source + done, copy.nbytes - done))
-            done = max(done - copy.nbytes, 0)
-        return left
+        ends = np.cumsum(copies.sizes)
+        first = int(np.searchsorted(ends, done - NONCE_BYTES, side="right"))
+        left = copies[first:]
+        if not len(left):
+            return left
+        more = left.sizes.copy()
+        more[0] = int(ends[first]) - (done - NONCE_BYTES)
+        by = left.sizes - more
+        return HostCopies(left.targets + by, left.sources + by, more)
 
     def _failure(self, number: int) -> TransferError | PeerLostError:
         if number in (errno.ESRCH, errno.EFAULT):
@@ -112,6 +109,15 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
             reason += "; a filter of system calls or a security module may forbid process_vm_readv"
             _refused.append(reason)
         return TransferError(reason)
+
+
+def _vectors(nonce: int, addresses: Numbers, sizes: Numbers) -> Numbers:
+    """Where the nonce and some runs lie, as the kernel takes it: address and bytes of each."""
+    vectors = np.empty((len(sizes) + 1, 2), np.int64)
+    vectors[0] = nonce, NONCE_BYTES
+    vectors[1:, 0] = addresses
+    vectors[1:, 1] = sizes
+    return vectors
 
 
 def this_process() -> OtherProcess:

@@ -46,7 +46,17 @@ class RunPlace(NamedTuple):
     nbytes: int
 
 
-class RunTable(Sequence[MemoryRun]):
+class PlacedRuns(Sequence[MemoryRun]):
+    """Runs of which it is known where they start in the bucket, without looking at one.
+
+    Attributes:
+        starts: of each, in bytes.
+    """
+
+    starts: tuple[int, ...]
+
+
+class RunTable(PlacedRuns):
     """Many runs, of which it is known where they lie, and few are looked at.
 
     Args:
@@ -115,7 +125,7 @@ def end_of(runs: Runs) -> int:
 
 def starts_of(runs: Runs) -> tuple[int, ...]:
     """Where each run starts in the bucket."""
-    return runs.starts if isinstance(runs, RunTable) else tuple([run.at for run in runs])
+    return runs.starts if isinstance(runs, PlacedRuns) else tuple([run.at for run in runs])
 
 
 def views_of(runs: Runs) -> Sequence[torch.Tensor]:

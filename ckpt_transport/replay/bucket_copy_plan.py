@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from ckpt_transport.planning import TensorSpec
 from ckpt_transport.replay.bucket_table import BucketTable
 from ckpt_transport.replay.bytes_read import bytes_read
 from ckpt_transport.replay.layout import Copy, Layout, OwnerKind
+from ckpt_transport.replay.straight_copies import StraightCopies
 from ckpt_transport.replay.strided_copy import PackedRows, StridedCopy, clip, merge, out_of_rows
 from ckpt_transport.replay.torch_copy import TorchCopy
 
@@ -45,7 +47,7 @@ OnDevice = tuple[torch.device, tuple[int, ...]]
 """A device, and where the runs of a bucket start."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BucketCopyPlan:
     """What is done with one bucket.
 
@@ -70,6 +72,17 @@ class BucketCopyPlan:
     torch_copies: dict[int, Sequence[TorchCopy]] = field(default_factory=dict, compare=False)
     tables: dict[OnDevice, BucketTable] = field(default_factory=dict, compare=False)
     partial_copies: dict[OnDevice, PartialCopy | None] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def straight(self) -> StraightCopies:
+        """What of ``copies`` can be read straight to where it is to be."""
+        return StraightCopies.of(self.copies, [(part.at, part.nbytes) for part in self.direct])
+
+    @cached_property
+    def passing(self) -> Sequence[tuple[int, int]]:
+        """What comes another way where the straight copies are read: where it starts in the bucket, and its bytes."""
+        copied = (self.direct[number] for number in self.straight.passing)
+        return sorted((part.at, part.nbytes) for part in (*copied, *self.gathered))
 
     def part(self, device: torch.device, starts: tuple[int, ...]) -> PartialCopy | None:
         """What ``copies`` read of a bucket whose runs start there; None where all of it is to be brought."""

@@ -16,6 +16,7 @@ import torch
 
 from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
+from ckpt_transport.memory import Landing
 from ckpt_transport.planning import Share, TensorSpec, digest_of
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans
 from ckpt_transport.replay.element_copies import ElementCopies
@@ -73,6 +74,13 @@ class LoadPass(ABC):
     @abstractmethod
     def load(self, bucket: LoadedBucket) -> None:
         """Bring one bucket into the model."""
+
+    def landing(self, bucket: LoadedBucket) -> Landing | None:
+        """Where the bytes of a bucket are to be in host memory; None where :meth:`load` must be given them."""
+        return None
+
+    def landed(self, bucket: LoadedBucket) -> None:
+        """The bytes of a bucket are where :meth:`landing` said: do the rest."""
 
     @abstractmethod
     def finish(self) -> str:
@@ -218,6 +226,31 @@ class RecordedLoading(ABC, Generic[Recorded]):
         self.start()
         assert self._pass is not None
         self._pass.load(bucket)
+
+    def landing(self, bucket: LoadedBucket) -> Landing | None:
+        """Where the bytes of a bucket are to be in host memory, so that they are read straight to there, and then
+        :meth:`landed` is called; None where :meth:`load` must be given them.
+        """
+        self.start()
+        assert self._pass is not None
+        return self._pass.landing(bucket)
+
+    def landed(self, bucket: LoadedBucket) -> None:
+        """The bytes of a bucket are where :meth:`landing` said."""
+        assert self._pass is not None
+        self._pass.landed(bucket)
+
+    @property
+    def unread(self) -> str:
+        """Why :meth:`landing` has no places to offer for the next version; empty where it has some."""
+        recorded = self.recorded
+        if recorded is not None and recorded.refusal:
+            return "its loader has to load"
+        if self._verify_always:
+            return "each replay is compared with its loader, which must be given tensors"
+        if recorded is None or not recorded.verified or not self._is_current():
+            return "its loader was not replayed yet"
+        return ""
 
     def finish(self) -> None:
         """Complete the version, if one was begun.

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from ckpt_transport.engine import LoadedBucket
+from ckpt_transport.memory import Landing
 from ckpt_transport.planning import Share
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, UnknownTensorError
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, by_loader_in_words, logger
@@ -77,6 +78,16 @@ class ModuleReplayPass(ModuleLoaderPass):
             else:
                 self._apply(plan, bucket)
 
+    def landing(self, bucket: LoadedBucket) -> Landing | None:
+        plan = None if self._refusal else self._plan(bucket)
+        return None if plan is None else self._replay.landing(plan)
+
+    def landed(self, bucket: LoadedBucket) -> None:
+        began = time.perf_counter()
+        with self._writing():
+            self._replay.landed(self._recorded.plans.of(bucket))
+        self._replaying += time.perf_counter() - began
+
     def finish(self) -> str:
         if not self._refusal:
             with self._writing():
@@ -120,6 +131,9 @@ class ModuleReplayPass(ModuleLoaderPass):
 
 class ModuleComparedPass(ModuleReplayPass):
     """The loader loads each bucket, and the replay loads it over that. If one byte differs, the loader's stays."""
+
+    def landing(self, bucket: LoadedBucket) -> Landing | None:
+        return None
 
     def _apply(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:
         """Load by the loader, spoil what the replay should write, replay, and see that it is as it was."""

@@ -10,7 +10,18 @@ from operator import itemgetter
 import torch
 
 from ckpt_transport.errors import RecordingError
-from ckpt_transport.memory import DoubleBuffer, Runs, copy_views, has_copy_tables, part_of, reads_in_place, starts_of
+from ckpt_transport.memory import (
+    DoubleBuffer,
+    Landing,
+    MemoryRun,
+    Runs,
+    Scratch,
+    copy_views,
+    has_copy_tables,
+    part_of,
+    reads_in_place,
+    starts_of,
+)
 from ckpt_transport.replay.arguments import decode, view
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlan, BucketCopyPlans, BucketPart
 from ckpt_transport.replay.bucket_table import BucketTable
@@ -44,6 +55,7 @@ class Replay:
         self._left = Counter(plans.expected)
         self._needed: dict[int, list[int]] = {}
         self._double_buffer: dict[torch.device, DoubleBuffer] = {}
+        self._passing_memory, self._passing = Scratch(), list[MemoryRun]()
         for number, group in enumerate(layout.op_groups):
             for source in group.sources:
                 self._needed.setdefault(source, []).append(number)
@@ -58,6 +70,26 @@ class Replay:
         """
         if plan.copies:
             self._bring(plan, runs)
+        return self._take_in(plan, runs, stable)
+
+    def landing(self, plan: BucketCopyPlan) -> Landing:
+        """Where the bytes of a bucket are to be in host memory. When they are there, :meth:`landed` does the rest.
+
+        What is only copied lands where it is to be, and what something is made of in memory that is used again.
+        """
+        self._passing = self._passing_memory.runs(plan.passing)
+        return plan.straight.landing(self._tensors).beside(Landing.of(self._passing))
+
+    def landed(self, plan: BucketCopyPlan) -> set[int]:
+        """The bytes of a bucket are where :meth:`landing` said. Returns the targets that were written."""
+        runs, self._passing = self._passing, []
+        if plan.straight.rest:
+            copies = self._strided(plan, runs)
+            self._copy([copies[number] for number in plan.straight.rest], runs)
+        return self._take_in(plan, runs, stable=False)
+
+    def _take_in(self, plan: BucketCopyPlan, runs: Runs, stable: bool) -> set[int]:
+        """What is only copied of a bucket was: do the rest."""
         self._left.subtract(plan.copied)
         written = set(plan.copied)
         for part in plan.gathered:

@@ -359,13 +359,14 @@ class Participant:
             self._digests.look(bucket, seen)
 
         given = LoadedBucket(key, runs, lambda: self._received.lacking(plan, bucket), stable, look)
-        landed = self._engine.landing(given) if isinstance(runs, DistantRuns) else None
-        if landed is not None:
+        landing = self._engine.landing(given) if isinstance(runs, DistantRuns) else None
+        if landing is not None:
             assert isinstance(runs, DistantRuns)
-            runs.memory.read_into(landed)
+            landed = runs.memory.read_into(landing, self._digests.compared(bucket))
+            self._engine.landed(given)
             look(landed)
             self._received.add(bucket)
-            return self._digests.read(bucket, landed, None)
+            return self._digests.read(bucket, landed, None) if landed else None
         if runs[0].raw.is_cuda or self._engine.device.type == "cpu":
             look(runs)
         end = self._engine.load(given)

@@ -34,10 +34,10 @@ EXPORTED = {
         rules
     """,
     "ckpt_transport.spi": """
-        ALIGNMENT API_VERSION Addresses Availability Buffer CONTIGUOUS CallGuard Calls CastTensors Claims
+        ALIGNMENT API_VERSION Addresses Availability BucketCopyPlan Buffer CONTIGUOUS CallGuard Calls CastTensors Claims
         CollectiveEndpoint Completion ComputedExtent Computing Control Conversion CopyTable Descriptor
         DistantMemory DoubleBuffer DrivenEngine Driver ElementCopy Endpoint EngineClaim EngineFleet FanOut Fence
-        Fingerprint Fleet GpuAllocation Group Here HostRanges HttpEngine INDEX Launch Lendable LikenessRecorder
+        Fingerprint Fleet GpuAllocation Group Here HostRanges HttpEngine INDEX Landing Launch Lendable LikenessRecorder
         LoadPass Loader Loan Locality LocateHandles LocatedHandles MakeShadows MappedEndpoint MemoryKind
         MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE NoOptions NoRouteError OneSidedEndpoint
         OtherProcess Owner OwnerKind PlacedTensor Poll Progress RdmaDevice Reach ReadSpan Receipt RecordedLoader

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 
 import pytest
 import torch
 
 from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport_torch import Loader
 from tests.fleet import SinkProcess, SinkSpec, by_name, context, fleet, model, weights
+from tests.halves import loader, part_of, rank_of, weights_of
 from tests.patience import PATIENT
 from tests.support.forbidden_calls import forbid_reading_processes
 
@@ -89,7 +91,7 @@ def test_given_tensors_that_move_between_two_steps_then_they_are_found_again() -
             SinkSpec(prepare=forbid_reading_processes),
             "a filter of system calls or a security module may forbid process_vm_readv",
         ),
-        (SinkSpec(loader=by_name), "its engine must be given its tensors"),
+        (SinkSpec(loader=by_name), "its loader was not replayed yet"),
     ],
     ids=["forbidden", "loader"],
 )
@@ -100,6 +102,88 @@ def test_given_one_sink_that_cannot_read_them_there_then_they_pass_through_slots
         (note,) = passes_through_slots(publish(server, "step-2", weights(2), sinks))
         assert why in note
         assert all(sink.state().holds(weights(2)) for sink in sinks)
+
+
+class Fused(torch.nn.Module):
+    """What a loader puts together of tensors, and makes of others."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        del seed
+        self.fused = torch.nn.Parameter(torch.zeros(2048, 1100, dtype=torch.bfloat16), requires_grad=False)
+        self.columns = torch.nn.Parameter(torch.zeros(1100, 700, dtype=torch.bfloat16), requires_grad=False)
+        self.turned = torch.nn.Parameter(torch.zeros(300, 500), requires_grad=False)
+        self.wider = torch.nn.Parameter(torch.zeros(70_001), requires_grad=False)
+        self.computed = torch.nn.Parameter(torch.zeros(257), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def put(self, name: str, tensor: torch.Tensor) -> None:
+        if name in "qk":
+            self.fused.data.narrow(0, "qk".index(name) * 1024, 1024).copy_(tensor)
+        elif name == "columns":
+            self.columns.data.copy_(tensor[:, 700:])
+        elif name == "turned":
+            self.turned.data.copy_(tensor.t())
+        elif name == "wider":
+            self.wider.data.copy_(tensor)
+        else:
+            self.computed.data.copy_(torch.exp(tensor.float()))
+
+
+def loader_of(module: Fused) -> Loader:
+    def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in pairs:
+            module.put(name, tensor)
+
+    return load
+
+
+def unfused(seed: int) -> dict[str, torch.Tensor]:
+    """A checkpoint of such a module."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes: dict[str, tuple[int, ...]] = {"q": (1024, 1100), "k": (1024, 1100), "columns": (1100, 1400), "turned": (500, 300)}
+    shapes.update(wider=(70_001,), exponent=(257,))
+    made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {name: tensor if name == "turned" else tensor.bfloat16() for name, tensor in made.items()}
+
+
+def loaded(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What its loader makes of one."""
+    module = Fused(0)
+    loader_of(module)(tensors.items())
+    return dict(module.state_dict())
+
+
+@pytest.mark.parametrize("commit", ["in_place", "staged"])
+@pytest.mark.parametrize("integrity", ["always", "never"])
+def test_given_a_replayed_loader_then_bytes_are_read_to_where_it_puts_them(commit: str, integrity: str) -> None:
+    """What it casts, turns or computes is made of what is read beside that."""
+    trained = unfused(2)
+    settings = {"transport": "shm", "integrity": integrity, "bucket_bytes": "2MiB", **PATIENT}
+    with fleet(SinkSpec(make=Fused, loader=loader_of)) as (sink,), ParameterServer(Config.load(**settings)) as first:
+        (note,) = passes_through_slots(publish(first, "step-2", trained, [sink]))
+        assert "its loader was not replayed yet" in note
+        with ParameterServer(Config.load(commit=commit, **settings)) as server:
+            for step in (3, 4, 5):
+                for name, tensor in unfused(step).items():
+                    trained[name].copy_(tensor)
+                report = publish(server, f"step-{step}", trained, [sink])
+                assert passes_through_slots(report) == []
+                assert report.apply_summary[1].startswith("replayed in")
+                assert sink.state().holds(loaded(trained))
+
+
+def test_given_ranks_that_slice_what_they_need_then_each_reads_no_more_into_its_tensors() -> None:
+    specs = [SinkSpec({"rank": rank, "size": 2}, make=rank_of, loader=loader, engine="pair") for rank in range(2)]
+    with fleet(*specs) as sinks, ParameterServer(CONFIG) as server:
+        for step in (2, 3, 4):
+            trained = weights_of(step)
+            notes = passes_through_slots(publish(server, f"step-{step}", trained, sinks))
+            assert bool(notes) == (step == 2)
+            for rank, sink in enumerate(sinks):
+                assert sink.state().holds({name: part_of(name, each, rank, 2) for name, each in trained.items()})
 
 
 def test_given_an_update_by_p2p_then_they_pass_through_slots_to_be_compared_before_they_are_served() -> None:

@@ -8,7 +8,7 @@ from itertools import product
 import torch
 
 from ckpt_transport import LoadedBucket, dtypes
-from ckpt_transport.memory import MemoryRun, Runs
+from ckpt_transport.memory import DistantMemory, DistantRuns, HostCopies, MemoryRun, Runs, this_process
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.replay import BucketCopyPlans, Loader, Recording, Replay, record
@@ -64,6 +64,18 @@ def together(raw: torch.Tensor, pieces: Sequence[tuple[str, int, int, int]]) -> 
     return [MemoryRun(0, raw)]
 
 
+def distant(raw: torch.Tensor, pieces: Sequence[tuple[str, int, int, int]]) -> Runs:
+    """The same, as if that memory could only be read by the system."""
+    memory = apart(raw, pieces)
+    places = [(at, view.data_ptr(), view.numel()) for at, view in memory]
+    starts, addresses, sizes = zip(*places, strict=True) if places else ((), (), ())
+
+    def read(copies: HostCopies, keeps: Runs = memory) -> None:
+        this_process().read(copies)
+
+    return DistantRuns(DistantMemory(starts, addresses, sizes, read))
+
+
 def replay(
     recording: Recording, module: torch.nn.Module, tensors: Tensors, nbytes: int = 1 << 20, lies: Lies = together
 ) -> None:
@@ -76,7 +88,12 @@ def replay(
     for number, (raw, pieces) in enumerate(buckets(tensors, nbytes)):
         places = [(specs[name], offset, at, length) for name, offset, at, length in pieces]
         bucket = LoadedBucket(number, lies(raw, pieces), lambda places=places: places)  # type: ignore[misc]
-        run.run(plans.of(bucket), bucket.runs)
+        plan = plans.of(bucket)
+        if isinstance(bucket.runs, DistantRuns):
+            bucket.runs.memory.read_into(run.landing(plan))
+            run.landed(plan)
+        else:
+            run.run(plan, bucket.runs)
     run.fill(range(len(recording.layout.targets)))
     run.finish()
 
@@ -94,7 +111,7 @@ def replays_as_it_loads(
 ) -> Recording:
     """Record ``load``; see that the replay leaves what the loader leaves, byte for byte.
 
-    For buckets of all sizes, which lie in one run of memory or in one for each piece."""
+    For buckets of all sizes, which lie in one run of memory, in one for each piece, or in another process."""
     scramble(module)
     before = state(module)
     recording = record(module, load, specs_of(tensors))
@@ -103,7 +120,7 @@ def replays_as_it_loads(
     with torch.no_grad():
         load(tensors.items())
         expected = state(module)
-        for nbytes, lies in product(sizes, (together, apart)):
+        for nbytes, lies in product(sizes, (together, apart, distant)):
             scramble(module)
             untouched = state(module)
             replay(recording, module, tensors, nbytes, lies)

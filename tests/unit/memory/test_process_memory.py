@@ -14,7 +14,15 @@ import pytest
 import torch
 
 from ckpt_transport.errors import PeerLostError, TransferError
-from ckpt_transport.memory import HostCopy, OtherProcess, let_others_read, this_process, use_huge_pages, why_no_reading
+from ckpt_transport.memory import (
+    HostCopies,
+    HostCopy,
+    OtherProcess,
+    let_others_read,
+    this_process,
+    use_huge_pages,
+    why_no_reading,
+)
 from tests.patience import DEADLINE
 from tests.support.forbidden_calls import forbid_reading_processes
 
@@ -73,8 +81,10 @@ def read(process: OtherProcess, address: int, places: Sequence[tuple[int, int]])
     """Bytes at an offset from ``address``, each to an odd address; nothing beside them may be written."""
     found = [torch.full((nbytes + 2,), 7, dtype=torch.uint8) for _, nbytes in places]
     process.read(
-        HostCopy(target.data_ptr() + 1, address + offset, nbytes)
-        for target, (offset, nbytes) in zip(found, places, strict=True)
+        HostCopies.of(
+            HostCopy(target.data_ptr() + 1, address + offset, nbytes)
+            for target, (offset, nbytes) in zip(found, places, strict=True)
+        )
     )
     assert all(target[0] == target[-1] == 7 for target in found)
     return [target[1:-1] for target in found]
