@@ -155,6 +155,7 @@ def use_huge_pages(places: Iterable[tuple[int, int]]) -> None:
         if address - end < _GAP:
             end = max(end, address + nbytes)
             continue
-        for page in range(-(-begin // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE, HUGE_PAGE):
-            libc().madvise(ctypes.c_void_p(page), ctypes.c_size_t(HUGE_PAGE), _MADV_COLLAPSE)
+        first, last = -(-begin // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE
+        if first < last:  # in one call, since each waits for all cores
+            libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_COLLAPSE)
         begin, end = address, address + nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -22,6 +23,10 @@ from ckpt_transport.spi import (
 
 PREFIX = b"private "
 """How a descriptor begins that is not the name of a segment."""
+KNOWN_PLACES = 4
+"""So many are remembered: as many as there may be versions that are lent in turns."""
+OFTEN = 2
+"""Loans of the same memory, after which more are expected."""
 _LARGEST = 1 << 62
 
 
@@ -63,32 +68,55 @@ class PrivateMemory(msgspec.Struct, frozen=True, array_like=True):
         return DistantMemory(self.starts, self.addresses, self.sizes, self.process.read)
 
 
+@dataclass
+class _Known:
+    """Memory that was described.
+
+    Attributes:
+        descriptor: what was said.
+        loans: how often.
+    """
+
+    descriptor: Descriptor
+    loans: int = 0
+
+
 class LastDescribed:
     """Describes private memory, and keeps what it has said last: a trainer lends the same at each step.
 
-    Memory that comes a second time is put into huge pages, which take about as long as a copy, once.
+    Memory that comes a second time is put into huge pages, which take about as long as a copy, once. Versions that come
+    in turns are told apart by where they lie, whatever objects are lent.
     """
 
     def __init__(self) -> None:
-        self._place: Hashable = None
         self._process: OtherProcess | None = None
-        self._descriptor: Descriptor = b""
-        self._in_huge_pages = False
+        self._place: Hashable = None
+        self._last = _Known(b"")
+        self._known: dict[tuple[RunPlace, ...], _Known] = {}
+        """The last one used comes last."""
 
     def describe(self, memory: Lendable) -> Descriptor:
-        if self._place != memory.place or self._process != this_process():
+        if self._process != this_process():
             let_others_read()
-            places = _filled(memory)
-            self._place, self._process, self._in_huge_pages = memory.place, this_process(), False
-            starts, addresses, sizes = zip(*places, strict=True) if places else ((), (), ())
-            described = PrivateMemory(self._process, starts, addresses, sizes)
-            self._descriptor = PREFIX + msgspec.msgpack.encode(described)
-        elif not self._in_huge_pages:
+            self._process, self._place, self._known = this_process(), None, {}
+        if self._place != memory.place:
+            self._place, self._last = memory.place, self._find(self._process, _filled(memory))
+        self._last.loans += 1
+        if self._last.loans == OFTEN:
             use_huge_pages((place.address, place.nbytes) for place in _filled(memory))
-            self._in_huge_pages = True
-        return self._descriptor
+        return self._last.descriptor
+
+    def _find(self, process: OtherProcess, places: tuple[RunPlace, ...]) -> _Known:
+        known = self._known.pop(places, None)
+        if known is None:
+            starts, addresses, sizes = zip(*places, strict=True) if places else ((), (), ())
+            known = _Known(PREFIX + msgspec.msgpack.encode(PrivateMemory(process, starts, addresses, sizes)))
+        self._known[places] = known
+        if len(self._known) > KNOWN_PLACES:
+            del self._known[next(iter(self._known))]
+        return known
 
 
-def _filled(memory: Lendable) -> list[RunPlace]:
+def _filled(memory: Lendable) -> tuple[RunPlace, ...]:
     """Where its tensors are, but those without bytes."""
-    return [place for place in places_of(memory.runs) if place.nbytes]
+    return tuple(place for place in places_of(memory.runs) if place.nbytes)

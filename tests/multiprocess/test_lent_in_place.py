@@ -143,7 +143,12 @@ def loader_of(module: Fused) -> Loader:
 def unfused(seed: int) -> dict[str, torch.Tensor]:
     """A checkpoint of such a module."""
     generator = torch.Generator().manual_seed(seed)
-    shapes: dict[str, tuple[int, ...]] = {"q": (1024, 1100), "k": (1024, 1100), "columns": (1100, 1400), "turned": (500, 300)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "q": (1024, 1100),
+        "k": (1024, 1100),
+        "columns": (1100, 1400),
+        "turned": (500, 300),
+    }
     shapes.update(wider=(70_001,), exponent=(257,))
     made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     return {name: tensor if name == "turned" else tensor.bfloat16() for name, tensor in made.items()}
