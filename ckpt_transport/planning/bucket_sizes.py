@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning.broadcast_trees import BroadcastTree
 from ckpt_transport.planning.values.alignment import align_down, align_up
-from ckpt_transport.planning.values.manifest import Extent, Manifest
-from ckpt_transport.planning.values.settings import Settings, bucket_bytes
+from ckpt_transport.planning.values.manifest import Extent
+from ckpt_transport.planning.values.settings import Settings
 from ckpt_transport.planning.values.topology import Topology
 from ckpt_transport.transports.interface import Traits
 
@@ -40,46 +40,49 @@ def in_place(extents: Sequence[Extent], topology: Topology, settings: Settings) 
 
 def are_brought(extents: Sequence[Extent], topology: Topology) -> bool:
     """Whether a sink brings what it reads in host memory to its GPU, two buckets at a time."""
-    return not _exported(extents) and any(topology.participants[rank].device for rank in topology.sinks)
+    on_gpus = topology.with_devices
+    return bool(on_gpus) and not _exported(extents) and not on_gpus.isdisjoint(topology.sinks)
 
 
 def _exported(extents: Sequence[Extent]) -> bool:
     return all(extent.kind is MemoryKind.EXPORTED for extent in extents)
 
 
-def through_slots(manifest: Manifest, settings: Settings, *, receives: bool) -> int:
+def through_slots(settings: Settings, usual: int, *, receives: bool) -> int:
     """The size to aim at where buckets pass through slots, whatever memory there is.
 
     Slots that are only filled are so before forward passes are held: no need to cut a small version finer.
 
     Args:
-        manifest, settings: what is cut, and what the user chose.
+        settings: what the user chose.
+        usual: :func:`~ckpt_transport.planning.values.settings.bucket_bytes` of the version.
         receives: some rank receives into slots.
     """
-    return bucket_bytes(manifest, settings) if receives else align_up(settings.bucket_bytes)
+    return usual if receives else align_up(settings.bucket_bytes)
 
 
 def expected(
-    manifest: Manifest,
     extent: Extent,
     tree: BroadcastTree,
     nbytes: int,
     topology: Topology,
     traits: Mapping[str, Traits],
     settings: Settings,
+    usual: int,
 ) -> int:
     """About how long buckets will be that go along one tree, before slots are given out.
 
     Args:
-        manifest, topology, traits, settings: of the plan.
         extent: where they come from.
         tree: where they go.
         nbytes: how much does.
+        topology, traits, settings: of the plan.
+        usual: as for :func:`through_slots`.
     """
     receives = any(not traits[link.transport].maps_memory for hop in tree.hops for link in hop)
     if not receives and not tree.fills(extent, traits):
         return in_place([extent], topology, settings)
-    size = through_slots(manifest, settings, receives=receives)
+    size = through_slots(settings, usual, receives=receives)
     if not stays_on_gpus([extent], [tree], topology, traits):
         return size
     room = min(topology.participants[rank].budget for rank in tree.ranks)

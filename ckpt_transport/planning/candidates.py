@@ -229,7 +229,7 @@ class _Candidates:
     def _buckets_along(self, tree: BroadcastTree, key: tuple[int, int]) -> int:
         """How many buckets go along a tree: where they are longer than others, so many fewer."""
         nbytes, extent = self._nbytes[key], self._extents[key[0]]
-        size = expected(self._manifest, extent, tree, nbytes, self._topology, self._traits, self._settings)
+        size = expected(extent, tree, nbytes, self._topology, self._traits, self._settings, self._bucket_bytes)
         otherwise, along = (-(-nbytes // each) for each in (self._bucket_bytes, size))
         return self._buckets[key] - otherwise + along
 

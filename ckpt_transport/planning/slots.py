@@ -16,7 +16,7 @@ from ckpt_transport.planning.loader_memory import most_kept
 from ckpt_transport.planning.values.alignment import ALIGNMENT, align_down, align_up
 from ckpt_transport.planning.values.manifest import Manifest
 from ckpt_transport.planning.values.plan import IN_PLACE, Bucket, Ring, RingUse
-from ckpt_transport.planning.values.settings import Settings
+from ckpt_transport.planning.values.settings import Settings, bucket_bytes
 from ckpt_transport.planning.values.topology import NO_LIMIT, Topology
 from ckpt_transport.transports.interface import Traits
 
@@ -112,7 +112,7 @@ class SlotAllocator:
 
     def _fit(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
         """Buckets and rings that leave room for what loaders keep."""
-        wanted = through_slots(self._manifest, settings, receives=bool(self._receivers))
+        wanted = through_slots(settings, bucket_bytes(self._manifest, settings), receives=bool(self._receivers))
         wanted = self._shared_limit(wanted, settings.ring_depth, notes)
         smallest = smallest_slot(self._manifest, self._topology)
         tightest = self._tightest(smallest)
