@@ -24,6 +24,7 @@ from ckpt_transport.events import about
 from ckpt_transport.memory import uninterrupted
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.call_guard import CallGuard
+from ckpt_transport.service.main_thread import why_ending
 from ckpt_transport.service.served import Served
 from ckpt_transport.service.stuck import reason_of
 from ckpt_transport.service.watched import let_watch
@@ -220,7 +221,8 @@ class Listener(Served):
                 raise UpdateAbortedError(f"{coordinator} leads another update now")
 
     def _join(self, coordinator: str, invite: m.Invite) -> None:
-        refusal = self._refuses(invite)
+        ending = why_ending()
+        refusal = f"{self.label}: {ending}" if ending else self._refuses(invite)
         if refusal:
             kind = DeltaRefusedError if invite.delta else JoinError
             self._mailbox.send_once(coordinator, m.Failed(invite.update, kind.__name__, refusal))

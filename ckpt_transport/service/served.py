@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from abc import abstractmethod
 from contextlib import suppress
@@ -40,7 +41,7 @@ class Served(MayBeStuck):
         """Give back sockets, routes and memory. Idempotent."""
 
     def start(self) -> Self:
-        """Serve on a thread of its own until :meth:`close`.
+        """Serve on a thread of its own until :meth:`close`, which is called at the latest when the process ends.
 
         Raises:
             UsageError: it was started already, was closed, or was made in another process.
@@ -49,6 +50,7 @@ class Served(MayBeStuck):
         if self._thread is not None:
             raise UsageError(f"this {self._kind} was started already")
         self._thread = threading.Thread(target=self._serve_on_thread, name=f"ckpt-transport-{self._kind}", daemon=True)
+        atexit.register(self.close)
         self._thread.start()
         return self
 
@@ -99,6 +101,7 @@ class Served(MayBeStuck):
         happens, because all of it is the parent's.
         """
         if self._call_guard.here:
+            atexit.unregister(self.close)
             self._stopping.set()
             self._mailbox.wake()
             if not self._call_guard.inside:
