@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from operator import is_not
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ckpt_transport.spi import (
     RunTable,
     ServedElements,
     ShadowNeeds,
+    StagingArea,
     StridedBytes,
     TensorSnapshot,
     TensorSpec,
@@ -62,6 +64,8 @@ class TorchEngine(ModuleEngine):
         self._needs: ShadowNeeds | None = None
         self._copies: StridedBytes | None = None
         self._ranges: HostRanges | None = None
+        self._staged_for: tuple[StagingArea, Fingerprint] | None = None
+        """A staging area, and where the tensors lie that it was found to be for."""
         self._addresses: Sequence[int] = ()
         self._raw: dict[str, torch.Tensor] = {}
         self.begin()
@@ -134,6 +138,27 @@ class TorchEngine(ModuleEngine):
         self.enqueues = self.enqueues and self._stages_on(self.device)
         assert self._area is not None, "it was made"
         self._bind(self._area.addresses)
+
+    def exchange(self) -> None:
+        """See :meth:`Engine.exchange`. In which form tensors lie, :meth:`confirm` has looked at."""
+        assert self._snapshot is not None, "an update has begun"
+        if self._area is not None and self._is_for_now(self._area) and self._snapshot.stays():
+            self._area.exchange_here()
+        else:
+            super().exchange()
+
+    def _is_for_now(self, area: StagingArea) -> bool:
+        assert self._snapshot is not None, "an update has begun"
+        now = area, self._snapshot.fingerprint
+        if self._staged_for is None or any(map(is_not, self._staged_for, now)):
+            if not super()._is_for_now(area):
+                return False
+            self._staged_for = now
+        return True
+
+    def drop_staged(self) -> None:
+        super().drop_staged()
+        self._staged_for = None
 
     def served_elements(self) -> ServedElements:
         is_idle = self._snapshot is None

@@ -67,19 +67,20 @@ class ModuleEngine(Engine):
             self.gate.resume()
 
     def can_stage(self, budget: int) -> str:
-        served = self._served()
-        if self._area is not None and not self._area.is_for(served):
+        if self._area is not None and not self._is_for_now(self._area):
             self.drop_staged()
         if self._area is not None:
             return ""
-        self._make, why = self._needs_of(served).choose(budget)
+        self._make, why = self._needs_of(self._served()).choose(budget)
         return self._labelled(why)
 
     def _labelled(self, reason: str) -> str:
         return f"{self.label or 'the module'}: {reason}" if reason else ""
 
     def staging_place(self) -> StagingPlace:
-        return place_of(self._served(), self._area, self._make)
+        if self._area is not None:
+            return StagingPlace(self._area.nbytes, self._area.device.type == "cpu" and self.device.type == "cuda")
+        return place_of(self._served(), None, self._make)
 
     def stage(self) -> None:
         if self._area is None:
@@ -87,7 +88,7 @@ class ModuleEngine(Engine):
         self._staging = True
 
     def restore(self) -> None:
-        if self._area is None or not self._area.is_for(self._served()):
+        if self._area is None or not self._is_for_now(self._area):
             raise PlanMismatchError(
                 self._labelled("the version before is not kept any more, or what is served has moved")
             )
@@ -96,6 +97,10 @@ class ModuleEngine(Engine):
     def exchange(self) -> None:
         assert self._area is not None
         self._area.exchange(self._served())
+
+    def _is_for_now(self, area: StagingArea) -> bool:
+        """Whether a staging area was made for the tensors that are served now."""
+        return area.is_for(self._served())
 
     def digest(self) -> str:
         """Of all that ``state_dict()`` holds as plain tensors."""

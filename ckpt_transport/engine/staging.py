@@ -67,6 +67,10 @@ class StagingArea:
         """
         if not self.is_for(served):
             raise PlanMismatchError("what is served was replaced while a version was staged beside it; update it again")
+        self.exchange_here()
+
+    def exchange_here(self) -> None:
+        """As :meth:`exchange`, where it is known that the tensors are those that it was made for."""
         self._exchange.run()
 
 

@@ -74,3 +74,19 @@ def test_given_a_module_that_stays_as_it_is_then_each_tensor_is_asked_for_its_ad
         with Looks() as looks:
             step()
         assert looks.of_each(1000) == asked
+
+
+def test_given_a_staging_area_for_the_same_tensors_then_they_are_asked_for_their_addresses_alone() -> None:
+    module = torch.nn.ParameterList(torch.nn.Parameter(torch.ones(3)) for _ in range(1000))
+    engine = TorchEngine(module)
+    for _ in range(2):
+        engine.begin()
+        with Looks() as looks:
+            assert engine.can_stage(1 << 30) == ""
+            engine.stage()
+            engine.staging_place()
+        with Looks() as exchanging:
+            engine.exchange()
+        engine.resume()
+    assert looks.of_each(1000) == Counter()
+    assert exchanging.of_each(1000) == Counter(data_ptr=1)
