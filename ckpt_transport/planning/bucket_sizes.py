@@ -7,6 +7,7 @@ fewer of them, as many as keep the stages busy, and each takes longer than the h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from ckpt_transport.memory import MemoryKind
@@ -85,8 +86,7 @@ def expected(
     size = through_slots(settings, usual, receives=receives)
     if not stays_on_gpus([extent], [tree], topology, traits):
         return size
-    room = min(topology.participants[rank].budget for rank in tree.ranks)
-    return max(size, longer(settings, nbytes, room))
+    return max(size, longer(settings, nbytes, room_everywhere({(extent.owner, 0): tree}, topology)))
 
 
 def stays_on_gpus(
@@ -101,12 +101,25 @@ def stays_on_gpus(
     )
 
 
+def room_everywhere(trees: Mapping[tuple[int, int], BroadcastTree], topology: Topology) -> int:
+    """The bytes that a ring may take on any GPU on the way: sources may fill slots on an engine's, several on the same.
+
+    Args:
+        trees: by owner and receiver set.
+        topology: who has how much memory.
+    """
+    filled = {(owner, link.device) for (owner, _), tree in trees.items() for link in tree.hops[0] if link.device}
+    owners = Counter(device for _, device in filled)
+    ranks = {rank for tree in trees.values() for rank in tree.ranks}
+    return min(topology.participants[rank].budget for rank in ranks) // max(owners.values(), default=1)
+
+
 def longer(settings: Settings, least: int, room: int) -> int:
     """The size to aim at; 0 where memory, or a small version, allows none.
 
     Args:
         settings: what the user chose.
         least: bytes that a sink receives, of the one that receives fewest.
-        room: bytes that every ring has room for.
+        room: bytes that every ring has room for, wherever it lies.
     """
     return align_down(min(settings.bucket_bytes * LONGER, least // ENOUGH, room // (SPARED * settings.ring_depth)))

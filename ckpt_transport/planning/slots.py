@@ -9,7 +9,14 @@ from functools import cached_property
 import msgspec
 
 from ckpt_transport.errors import BudgetError
-from ckpt_transport.planning.bucket_sizes import are_brought, in_place, longer, stays_on_gpus, through_slots
+from ckpt_transport.planning.bucket_sizes import (
+    are_brought,
+    in_place,
+    longer,
+    room_everywhere,
+    stays_on_gpus,
+    through_slots,
+)
 from ckpt_transport.planning.bucketing import cut, gather, round_robin, slot_bytes, smallest_slot
 from ckpt_transport.planning.candidates import Candidate
 from ckpt_transport.planning.loader_memory import most_kept
@@ -36,6 +43,7 @@ class SlotAllocator:
         self, manifest: Manifest, topology: Topology, traits: Mapping[str, Traits], candidate: Candidate
     ) -> None:
         self._manifest, self._topology, self._demand = manifest, topology, candidate.demand
+        self._trees = candidate.trees
         self._fills = {
             (number, receiver_set): tree.fills(extent, traits)
             for number, extent in enumerate(manifest.extents)
@@ -117,7 +125,8 @@ class SlotAllocator:
         smallest = smallest_slot(self._manifest, self._topology)
         tightest = self._tightest(smallest)
         if self._stays_on_gpus:
-            wanted = max(wanted, longer(settings, self._least_received, tightest))
+            room = min(tightest, room_everywhere(self._trees, self._topology))
+            wanted = max(wanted, longer(settings, self._least_received, room))
         limit = min(max(wanted, smallest), align_down(tightest))
         size = min(wanted, limit)
         cuts = cut(self._manifest, self._demand.ranges, size, limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ckpt_transport.memory import MemoryKind
 from ckpt_transport.planning import (
@@ -72,6 +73,13 @@ def test_given_a_large_version_and_much_free_memory_then_a_slot_has_nearly_half_
 
 def test_given_little_free_memory_then_slots_keep_their_size() -> None:
     assert slot_bytes(made(version(8 * GIB), beside(GIB))) <= 64 * MIB
+
+
+def test_given_slots_on_the_gpu_of_an_engine_that_has_little_memory_then_they_keep_their_size() -> None:
+    """The trainer fills them there, and has much memory itself."""
+    trainer, engine = beside(30 * GIB).participants
+    poor = Topology((trainer, replace(engine, budget=GIB)))
+    assert slot_bytes(made(version(8 * GIB), poor, "cuda_ipc")) <= 64 * MIB
 
 
 def test_given_a_smaller_version_then_buckets_are_many_enough_for_a_pipeline() -> None:
