@@ -17,7 +17,7 @@ import torch
 
 from ckpt_transport.execution.run_digests import Part, digest_of_runs, digest_of_slices
 from ckpt_transport.memory import Runs, StridedRange, has_copy_tables, number_at, part_of
-from ckpt_transport.memory.digest import ALIGNMENT, digest
+from ckpt_transport.memory.digest import ALIGNMENT, PAGE_BYTES, digest
 from ckpt_transport.memory.packed_digest import packed_digest
 from ckpt_transport.planning import EVERYTHING, Bucket, Plan
 from ckpt_transport.planning.values.plan import ExtentRange
@@ -51,9 +51,17 @@ class Sample(ABC, Generic[Place]):
 
     def of_extent(self, runs: Runs) -> torch.Tensor:
         """The same where the extent lies in ``runs``."""
+        return self._digest(("extent", self._shape), self._name, self._near(runs), self._in_extent)
+
+    def page_in(self, extent: Runs) -> torch.Tensor | None:
+        """Its bytes where the extent lies in these runs, if they are one run of a page at most on the host."""
+        return None
+
+    def _near(self, runs: Runs) -> Runs:
+        """Those runs of an extent in which its bytes lie."""
         first = number_at(runs, self._start(self._in_extent[0]))
         last = number_at(runs, self._start(self._in_extent[-1]))
-        return self._digest(("extent", self._shape), self._name, runs[first : last + 1], self._in_extent)
+        return runs[first : last + 1]
 
     @property
     @abstractmethod
@@ -76,6 +84,11 @@ class RunSample(Sample[Part]):
     @property
     def parts(self) -> Sequence[Part]:
         return self._in_bucket
+
+    def page_in(self, extent: Runs) -> torch.Tensor | None:
+        if len(self._in_extent) > 1 or not 0 < self._in_extent[0][1] <= PAGE_BYTES or not extent[0].raw.is_cpu:
+            return None
+        return part_of(self._near(extent), *self._in_extent[0])
 
     @staticmethod
     def _start(place: Part) -> int:

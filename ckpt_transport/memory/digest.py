@@ -15,7 +15,7 @@ It protects from faults, not from forgers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
 
@@ -75,6 +75,27 @@ def digest(runs: Sequence[torch.Tensor]) -> torch.Tensor:
             for raw in some:
                 first = add(sums, raw, first)
     return torch.from_numpy(sums.view(np.int64))
+
+
+def digests_of_pages(runs: Sequence[torch.Tensor]) -> Iterator[Digest]:
+    """What :func:`digest` says of each of these by itself. What is short takes as many calls of NumPy as what is long,
+    so most of them are made for many at once.
+
+    Args:
+        runs: as those of :func:`digest`, on the host, each of a page at most and not empty.
+    """
+    of_rows, of_columns = (numbers[:each] for numbers, each in zip(_numbers(), (ROWS, COLUMNS), strict=True))
+    for start in range(0, len(runs), PAGES_MIXED):
+        some = runs[start : start + PAGES_MIXED]
+        along = np.empty(len(some) * (ROWS + COLUMNS), np.uint64)
+        rows = along[: len(some) * ROWS].reshape(-1, ROWS)
+        columns = along[len(some) * ROWS :].reshape(-1, COLUMNS)
+        for number, run in enumerate(some):
+            sums_along(run.numpy(), rows[number : number + 1], columns[number : number + 1])
+        rows += of_rows
+        columns += of_columns
+        mix(along)
+        yield from map(bytes, np.stack((rows.sum(axis=1), columns.sum(axis=1)), axis=1))
 
 
 def as_bytes(sums: torch.Tensor) -> Digest:

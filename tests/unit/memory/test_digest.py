@@ -25,6 +25,7 @@ from ckpt_transport.memory.digest import (
     SHIFTS,
     as_bytes,
     digest,
+    digests_of_pages,
     keys,
     page_count,
 )
@@ -108,6 +109,15 @@ def test_given_more_pages_than_are_worked_on_at_once_at_any_address_then_operati
     sums = torch.zeros(2, dtype=torch.int64)
     add_by_torch(sums, raw, 0)
     assert as_bytes(sums) == of(raw)
+
+
+@CHECKED
+@given(st.lists(st.integers(1, PAGE_BYTES), max_size=6), st.integers(0, 2 * PAGES_MIXED), st.integers(0, 9))
+def test_given_many_short_runs_then_the_digest_of_each_is_as_if_it_were_alone(
+    sizes: list[int], alike: int, offset: int
+) -> None:
+    runs = [some(offset + nbytes, nbytes)[offset:] for nbytes in (*sizes, *[ROW_BYTES + 1] * alike)]
+    assert list(digests_of_pages(runs)) == [as_bytes(digest([run])) for run in runs]
 
 
 @CHECKED
