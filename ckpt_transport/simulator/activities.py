@@ -341,8 +341,12 @@ class Activities:
 
 
 def _parents(leg: Leg, traits: Traits) -> dict[int, int]:
-    """From whom each receiver gets the bytes."""
-    members = (leg.sender, *leg.receivers)
+    """From whom each receiver gets the bytes.
+
+    In a tree those that have them double with each step, as in gloo: counted round from the sender, member 0 sends to
+    1, these to 2 and 3, and these four to 4, 5, 6 and 7.
+    """
     if traits.fan_out is not FanOut.TREE:
         return dict.fromkeys(leg.receivers, leg.sender)
-    return {rank: members[position & (position - 1)] for position, rank in enumerate(leg.receivers, 1)}
+    members = (leg.sender, *sorted(leg.receivers, key=lambda rank: (rank < leg.sender, rank)))
+    return {members[at]: members[at - (1 << at.bit_length() - 1)] for at in range(1, len(members))}

@@ -42,7 +42,7 @@ def test_given_a_chain_then_it_takes_one_bucket_more_for_each_hop() -> None:
 def test_given_a_binomial_tree_then_the_sender_sends_to_as_many_as_it_has_levels() -> None:
     of = world(cluster(4), fan_out=FanOut.TREE)
     run = simulate(planned(of, 1, "gloo+shm"), of)
-    # Of members 0 1 2 3, 0 sends to 1 and 2 at half the rate each, and 2 to 3.
+    # Of members 0 1 2 3, 0 sends to 1 and 2 at half the rate each, and 1 to 3.
     assert "out of host0" in run.resources[0].name
     assert run.resources[0].nbytes == CLOSE(2 * MIB)
     assert run.seconds == CLOSE(3, rel=1e-3)
@@ -72,10 +72,17 @@ def test_given_few_transfers_at_once_then_a_fast_receiver_is_hardly_ahead_of_a_s
     assert least <= ends[3] <= most + 1e-3
 
 
+def test_given_a_tree_then_the_fourth_member_gets_everything_from_the_second() -> None:
+    of = world(cluster(4, slower=(Slower(hosts=(1,), nic=MIB / 4),)), fan_out=FanOut.TREE)
+    run = simulate(planned(of, 8, "gloo+shm", ring_depth=8), of, shown=(2, 3, 4))
+    ends = {event.rank: event.end for event in run.timeline if event.kind is StageKind.APPLY}
+    assert ends[3] < ends[4] / 2, "the second is slow"
+
+
 def test_given_a_tree_with_one_slot_then_who_passes_a_bucket_on_receives_the_next_one_afterwards() -> None:
     of = world(cluster(4), fan_out=FanOut.TREE)
     deep, shallow = (simulate(planned(of, 8, "gloo+shm", ring_depth=depth), of) for depth in (4, 1))
-    # Of members 0 1 2 3, 2 gets a bucket at half the rate of a link, and takes a second to send it on.
+    # Of members 0 1 2 3, 1 gets a bucket at half the rate of a link, and takes a second to send it on.
     assert deep.seconds == CLOSE(8 * 2 + 1, rel=1e-3)
     assert shallow.seconds > 8 * 2 + 4
 
