@@ -285,7 +285,8 @@ class LoadCounter:
             times = 0.0
         elif traits.reach is Reach.NETWORK:
             rate = max(rate, self._links.rate(host, LinkKind.LOOPBACK))
-        loads.put(link, times, rate, traits.latency + self._links.bucket_seconds(host))
+        accounted = 0.0 if link in loads else self._links.bucket_seconds(host)  # however many it is sent to
+        loads.put(link, times, rate, traits.latency + accounted)
 
     def _network(self, loads: Loads, words: str, host: str, times: float) -> None:
         """Put a transfer on what the network devices of a host bring together, if they say it."""

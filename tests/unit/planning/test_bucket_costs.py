@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from ckpt_transport.planning import IN_PLACE, Plan, Settings, Topology, plan
 from ckpt_transport.rates import HostLink, HostRates, LinkKind, LinkRate
 from tests.unit.planning.test_bucket_sizes import GIB, MIB, TRAITS, beside, version
+from tests.unit.worlds import INVENTED, manifest, topology
 
 COST = 1e-3
 """Seconds for a bucket."""
@@ -49,3 +50,12 @@ def test_given_an_engine_that_reads_the_trainers_gpu_then_auto_has_it_read_in_fe
     assert [route.transport for route in found.routes] == ["cuda_ipc"]
     assert all(bucket.fill_slot == bucket.slot == IN_PLACE for bucket in found.buckets)
     assert len(found.buckets) <= 5
+
+
+def test_given_a_source_that_sends_each_bucket_in_two_ways_then_it_counts_once() -> None:
+    """Given a relay, then the source broadcasts to another host, and sinks beside it map what it sends."""
+    hosts = {name: HostRates((LinkRate(HostLink(LinkKind.MEMORY), 1e12),), COST) for name in "ab"}
+    settings = Settings(transport="wire+window", bucket_bytes=1024)
+    found = plan(manifest([1024] * 64), topology(["a"], "abb"), INVENTED, settings, hosts)
+    assert {route.transport for route in found.routes} == {"wire", "window"}
+    assert len(found.buckets) * COST <= found.prediction.busy < 1.5 * len(found.buckets) * COST
