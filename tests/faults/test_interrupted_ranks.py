@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 import pytest
 import torch
@@ -33,18 +34,54 @@ def server_of(rank: int) -> ParameterServer:
     return ParameterServer(Config.load(**PATIENT, commit="staged"), rank=rank, world_size=2)
 
 
-def part_of(rank: int, seed: int) -> dict[str, torch.Tensor]:
+Tensors = Mapping[str, torch.Tensor]
+
+
+def part_of(rank: int, seed: int) -> Tensors:
     return dict(list(weights(seed, **SHAPE).items())[rank::2])
 
 
-def run_rank(environ: Mapping[str, str], rank: int, sink: str, pipe: Connection) -> None:
-    """A source rank that publishes what it is told, and says what has become of that."""
+Call = Callable[[], object]
+Run = Callable[[Call], object]
+"""Makes a call, which it may interrupt."""
+
+
+def plainly(call: Call) -> object:
+    return call()
+
+
+def at_once(server: ParameterServer, version: str, part: Tensors, sink: str, run: Run = plainly) -> None:
+    run(partial(server.publish, version, part, [sink]))
+
+
+def in_two_calls(server: ParameterServer, version: str, part: Tensors, sink: str, run: Run = plainly) -> None:
+    """Stage it, and commit it."""
+
+    def stage_and_commit() -> None:
+        with server.stage(version, [sink]) as job:
+            job.commit()
+
+    server.register(version, tensors=part)
+    try:
+        run(stage_and_commit)
+    finally:
+        server.unregister(version)
+
+
+class Bring(Protocol):
+    """One rank's part in bringing a version to a sink."""
+
+    def __call__(self, server: ParameterServer, version: str, part: Tensors, sink: str, run: Run = ...) -> None: ...
+
+
+def run_rank(environ: Mapping[str, str], rank: int, sink: str, bring: Bring, pipe: Connection) -> None:
+    """A source rank that brings what it is told, and says what has become of that."""
     os.environ.update(environ)
     with server_of(rank) as server:
         while (told := pipe.recv()) != "stop":
             version, seed = told
             try:
-                server.publish(version, part_of(rank, seed), [sink])
+                bring(server, version, part_of(rank, seed), sink)
                 pipe.send("")
             except CkptTransportError as error:
                 pipe.send(f"{type(error).__name__}: {error}")
@@ -52,9 +89,9 @@ def run_rank(environ: Mapping[str, str], rank: int, sink: str, pipe: Connection)
 
 
 @contextmanager
-def other_rank(environ: Mapping[str, str], rank: int, sink: str) -> Iterator[Connection]:
+def other_rank(environ: Mapping[str, str], rank: int, sink: str, bring: Bring) -> Iterator[Connection]:
     pipe, theirs = context.Pipe()
-    process = context.Process(target=run_rank, args=(environ, rank, sink, theirs), daemon=True)
+    process = context.Process(target=run_rank, args=(environ, rank, sink, bring, theirs), daemon=True)
     process.start()
     started_here(process)
     theirs.close()
@@ -70,23 +107,24 @@ def heard(pipe: Connection) -> str:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("bring", [at_once, in_two_calls])
 def test_given_an_interrupt_of_one_rank_at_any_step_then_both_make_the_next_call(
-    rank: int, monkeypatch: pytest.MonkeyPatch
+    bring: Bring, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rendezvous, "_numbers", itertools.count())  # both ranks are to make their first server
-    with fleet(SinkSpec(SHAPE)) as (sink,), other_rank(environ, 1 - rank, sink.address) as other, server_of(rank) as us:
-
-        def publish(version: str, seed: int) -> None:
-            us.publish(version, part_of(rank, seed), [sink.address])
-
+    with (
+        fleet(SinkSpec(SHAPE)) as (sink,),
+        other_rank(environ, 1 - rank, sink.address, bring) as other,
+        server_of(rank) as us,
+    ):
         interrupter = Interrupter("ckpt_transport")
         for seed in (2, 3):
             other.send((f"v{seed}", seed))
-            interrupter.run(partial(publish, f"v{seed}", seed), 0)
+            bring(us, f"v{seed}", part_of(rank, seed), sink.address, partial(interrupter.run, at=0))
             assert heard(other) == ""
         steps, served = interrupter.steps, 3
         for at in (*range(BEFORE + 1, steps, steps // POINTS), *range(steps - POINTS, steps)):
@@ -94,14 +132,14 @@ def test_given_an_interrupt_of_one_rank_at_any_step_then_both_make_the_next_call
             other.send((f"at {at}", served))
             said, held = "new", None
             try:
-                interrupter.run(partial(publish, f"at {at}", served), at)
+                bring(us, f"at {at}", part_of(rank, served), sink.address, partial(interrupter.run, at=at))
             except KeyboardInterrupt as interrupt:
                 said, held = outcome_of(interrupt), interrupt
             if rank == 0:
                 assert sink.state().holds(weights(served if said == "new" else before, **SHAPE)), interrupter.place
             served += 1
             other.send((f"after {at}", served))
-            publish(f"after {at}", served)
+            bring(us, f"after {at}", part_of(rank, served), sink.address)
             of_the_first, of_the_next = heard(other), heard(other)
             assert of_the_next == "", (interrupter.place, of_the_first)
             assert sink.state().holds(weights(served, **SHAPE)), interrupter.place
