@@ -18,7 +18,7 @@ from ckpt_transport.planning.values.alignment import ALIGNMENT
 
 TOGETHER = 8 << 30
 """So many bytes are compared together on a GPU, which has a bit for each of their elements meanwhile."""
-TOGETHER_ON_HOST = 512 << 20
+TOGETHER_ON_HOST = 256 << 20
 """On the host, which keeps what differs in them until it is encoded."""
 SMALL_BYTES = 1 << 16
 """A tensor that is no larger goes into the range before it, whatever its type, where that has smaller elements."""

@@ -14,6 +14,8 @@ PLACE_BITS = 16
 PLACES_OF_A_WORD = 4
 DENSE = 0.1
 """From such a share on NumPy finds what differs without jumping from one to the next. Below it, words are faster."""
+SPARSE = 16
+"""Where one unit of so many differs, or more, a mask may be what takes the fewest bytes."""
 RARE = 10
 """Of so many words one differs, where eight are looked at together."""
 
@@ -71,7 +73,10 @@ def _changed_within(found: Places, old: Words, now: Words, unit: int) -> Changed
     units = np.flatnonzero(old.take(found).view(values.dtype) != values)
     edges = np.arange(block_count(now.size * each) + 1) * (BLOCK_UNITS // each)
     counts = _counts(units, found.searchsorted(edges) * each)
-    return ChangedUnits(counts, _places_in_blocks(found, each).take(units), values.take(units))
+    places, bits = _places_in_blocks(found, each).take(units), None
+    if units.size * SPARSE > now.size * each:
+        bits = np.packbits(old.view(values.dtype) != now.view(values.dtype), bitorder="little")
+    return ChangedUnits(counts, places, values.take(units), bits)
 
 
 def _counts(places: Places, edges: Places) -> npt.NDArray[np.uint32]:
