@@ -23,6 +23,7 @@ from ckpt_transport import (
     UpdateError,
     UsageError,
 )
+from tests.patience import with_enough_seconds
 
 SECONDS = 60.0
 TENSORS = {f"layers.{number}": torch.full((256, 256), float(number)) for number in range(8)}
@@ -69,11 +70,16 @@ def test_given_a_receiver_then_it_gets_every_tensor_of_each_version(
 def test_given_no_receiver_then_the_update_fails_and_changes_nothing(
     engine: StreamEngine, server: ParameterServer
 ) -> None:
-    swift = Config.load(join_timeout=1)
-    with closing(Sink(engine, version="v0", config=swift).start()) as sink:
-        with pytest.raises(UpdateAbortedError, match="nobody receives from rollout 0"):
-            server.publish("v1", TENSORS, [sink])
-        assert (sink.version, sink.tainted) == ("v0", "")
+    def is_named(seconds: float) -> bool:
+        """Unless the update has not come as far as that in time."""
+        swift = Config.load(join_timeout=seconds)
+        with closing(Sink(engine, version="v0", config=swift).start()) as sink:
+            with pytest.raises(UpdateAbortedError) as failed:
+                server.publish("v1", TENSORS, [sink])
+            assert (sink.version, sink.tainted) == ("v0", "")
+        return "nobody receives from rollout 0" in str(failed.value)
+
+    with_enough_seconds(is_named)
 
 
 def test_given_a_receiver_that_leaves_in_the_middle_then_the_update_fails_and_the_next_one_mends_it(
