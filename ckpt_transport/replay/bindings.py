@@ -14,6 +14,8 @@ Column = Callable[[torch.Tensor], object]
 
 FORM: Sequence[Column] = (torch.Tensor.size, torch.Tensor.stride, attrgetter("dtype"))
 """What a fingerprint says of each tensor, besides its name and its address."""
+WALKS = "named_parameters", "named_buffers", "named_modules"
+"""Methods of modules, some of which have their own."""
 
 
 class Fingerprint:
@@ -46,8 +48,25 @@ class Fingerprint:
 
 def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and buffer, tied ones by each of their names."""
+    if all(getattr(type(module), name) is getattr(torch.nn.Module, name) for name in WALKS):
+        yield from _in_tables(module)
+        return
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
+
+
+def _in_tables(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """As torch's own walk through a module, which looks each tensor up in a set that it does not need here."""
+    modules = list(module.named_modules(remove_duplicate=False))
+    for tables in (
+        [(prefix, each._parameters) for prefix, each in modules],
+        [(prefix, each._buffers) for prefix, each in modules],
+    ):
+        for prefix, table in tables:
+            start = f"{prefix}." if prefix else ""
+            for name, tensor in table.items():
+                if tensor is not None:
+                    yield start + name, tensor
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> Fingerprint:

@@ -10,9 +10,10 @@ from torch.nn import Parameter
 
 from ckpt_transport.engine import ServedElements
 from ckpt_transport.errors import DeltaRefusedError, RecordingError
-from ckpt_transport.memory import read_only, unwritable, usable_cores
+from ckpt_transport.memory import HostRanges, unwritable, usable_cores
 from ckpt_transport.memory.digest import as_bytes, digest
 from ckpt_transport.planning import Share, TensorSpec
+from ckpt_transport.replay.bindings import Fingerprint
 from ckpt_transport.replay.loading import LoadPass, RecordedLoader, RecordedLoading, logger
 from ckpt_transport.replay.memory_map import storage_key, whole_memory
 from ckpt_transport.replay.module_passes import ModuleComparedPass, ModuleLoaderPass, ModuleReplayPass
@@ -56,6 +57,7 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         super().__init__(label, verify_always=verify_always)
         self._module, self._loader = module, loader
         self._snapshot: TensorSnapshot | None = None
+        self._ranges: tuple[Recording, Fingerprint, HostRanges] | None = None
         self._past_memory = PastMemory()
         self._staged: Mapping[str, torch.Tensor] | None = None
         self.spoiled = False
@@ -70,8 +72,16 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
         self.spoiled = False
         snapshot, attempt = self._snapshot_now(), self._attempt
         if attempt is not None and attempt.recorded is not None and attempt.fingerprint == snapshot.fingerprint:
-            refuse_unwritable(read_only(_written(attempt.recorded.recording, snapshot)))
+            refuse_unwritable(self._ranges_of(attempt.recorded.recording, snapshot).read_only())
         return snapshot.memory
+
+    def _ranges_of(self, recording: Recording, snapshot: TensorSnapshot) -> HostRanges:
+        """Which memory the loader writes. Found once, until the tensors have moved."""
+        known = self._ranges
+        if known is None or known[0] is not recording or known[1] is not snapshot.fingerprint:
+            found = HostRanges.of(_written(recording, snapshot))
+            known = self._ranges = recording, snapshot.fingerprint, found
+        return known[2]
 
     def prepare(self, specs: Iterable[TensorSpec], share: Share | None = None) -> None:
         """See :meth:`RecordedLoading.prepare`. The loader is recorded now, unless forward passes could see that.
@@ -245,7 +255,8 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
     def _snapshot_now(self) -> TensorSnapshot:
         """The module's tensors now."""
         if self._snapshot is None or self._snapshot.moved():
-            self._snapshot = TensorSnapshot(self._module)
+            known = None if self._attempt is None else self._attempt.fingerprint
+            self._snapshot = TensorSnapshot(self._module, known=known if isinstance(known, Fingerprint) else None)
             self._past_memory.remember(self._snapshot.memory)
         return self._snapshot
 

@@ -32,7 +32,7 @@ class ModuleLoaderPass(LoadPass):
 
     def __init__(self, loader: Loader, memory: Memory, refusal: str = "") -> None:
         self._loader, self._refusal = loader, refusal
-        self._inference = any(tensor.is_inference() for tensor in memory.values())
+        self._inference = any(map(torch.Tensor.is_inference, memory.values()))
         self._seconds = 0.0
 
     def load(self, bucket: LoadedBucket) -> None:

@@ -18,9 +18,14 @@ class PastMemory:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Any, str]] = {}
+        self._now: tuple[list[str], list[int]] = [], []
 
     def remember(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """These are the tensors of the module at present."""
+        """These are the tensors of the module at present. As long as one is known, no other memory gets its key."""
+        present = list(tensors), list(map(storage_key, tensors.values()))
+        if present == self._now:
+            return
+        self._now = present
         alive = {key: (memory, name) for key, (memory, name) in self._known.items() if not memory.expired()}
         now = {storage_key(tensor): (_weakly(tensor.untyped_storage()), name) for name, tensor in tensors.items()}
         self._known = alive | now

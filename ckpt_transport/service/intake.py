@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from ckpt_transport.checkpoint import Loan, Mapping, TensorPairs, Tensors, comes_in_pairs, parts_of
+from ckpt_transport.checkpoint.given import OWN_KINDS
 from ckpt_transport.checkpoint.scattered import are_runs_of_bytes
+from ckpt_transport.memory import SameForm
 
 _layout = attrgetter("layout")
 
@@ -35,16 +37,32 @@ class Intake(NamedTuple):
 COPIED_FOR_DELTAS = Intake(lend=False, why="registered, because what has changed is found in copies")
 
 
-def intake_of(tensors: Tensors | TensorPairs | Loan, mapping: Mapping | None) -> Intake:
-    """How a step's weights are taken in. What is wrong with them is said by whoever does that."""
-    if isinstance(tensors, Loan):
-        return Intake(lend=True, why="lent, because its bytes are computed when they are sent")
-    if comes_in_pairs(tensors):
-        return Intake(lend=False, why="registered, because its tensors come one by one")
-    if mapping is not None and mapping.cuts_columns:
-        return Intake(lend=False, why="registered, because columns of tensors are no runs of memory to be lent")
-    values = tensors.values() if isinstance(tensors, abc.Mapping) else ()
-    return choose_intake([part for value in values for part in parts_of(value)])
+LENT = Intake(lend=True, why="lent, because its tensors can be sent from where they lie")
+
+
+class Intakes:
+    """Says how each step's weights are taken in. What can be lent is recognised at the next step."""
+
+    def __init__(self) -> None:
+        self._lent: SameForm | None = None
+
+    def of(self, tensors: Tensors | TensorPairs | Loan, mapping: Mapping | None) -> Intake:
+        """How these are. What is wrong with them is said by whoever takes them in."""
+        if isinstance(tensors, Loan):
+            return Intake(lend=True, why="lent, because its bytes are computed when they are sent")
+        if comes_in_pairs(tensors):
+            return Intake(lend=False, why="registered, because its tensors come one by one")
+        if mapping is not None and mapping.cuts_columns:
+            return Intake(lend=False, why="registered, because columns of tensors are no runs of memory to be lent")
+        values = list(tensors.values()) if isinstance(tensors, abc.Mapping) else []
+        if not OWN_KINDS.issuperset(map(type, values)):
+            return choose_intake([part for value in values for part in parts_of(value)])
+        whole = cast(list[torch.Tensor], values)
+        if self._lent is not None and self._lent.is_that_of(whole):
+            return LENT
+        intake = choose_intake(whole)
+        self._lent = SameForm.of(whole) if intake.lend else None
+        return intake
 
 
 def choose_intake(parts: Sequence[torch.Tensor]) -> Intake:
@@ -56,4 +74,4 @@ def choose_intake(parts: Sequence[torch.Tensor]) -> Intake:
         return Intake(lend=False, why="registered, because there is nothing to lend")
     if set(map(_layout, parts)) != {torch.strided} or not are_runs_of_bytes(parts):
         return Intake(lend=False, why="registered, because tensors that are not contiguous cannot be lent")
-    return Intake(lend=True, why="lent, because its tensors can be sent from where they lie")
+    return LENT

@@ -13,7 +13,7 @@ from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AUTO, AnyMapping
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
-from ckpt_transport.service.intake import COPIED_FOR_DELTAS, intake_of
+from ckpt_transport.service.intake import COPIED_FOR_DELTAS, Intakes
 from ckpt_transport.service.server_versions import ServerVersions
 from ckpt_transport.service.sink_handles import AnySink
 from ckpt_transport.service.source_updates import SourceUpdates
@@ -50,6 +50,7 @@ class Publisher:
     ) -> None:
         self._versions, self._deltas, self._updates, self._choice = versions, deltas, updates, choice
         self._calls, self._guard, self._config = calls, guard, config
+        self._intakes = Intakes()
 
     def publish(
         self,
@@ -71,7 +72,7 @@ class Publisher:
             if found == AUTO:
                 found = self._versions.mapping_for(version, tensors, self._choice.named(sinks))
             keeps = self._config.delta != "off" and not base
-            intake = COPIED_FOR_DELTAS if keeps else intake_of(tensors, found)
+            intake = COPIED_FOR_DELTAS if keeps else self._intakes.of(tensors, found)
             lease = Lease()
             take = partial(self._versions.take_in_published, version, tensors, intake, lease)
             take_in = partial(take, replicated=replicated, mapping=found, base=base)

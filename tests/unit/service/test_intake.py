@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
-from ckpt_transport.service.intake import choose_intake
+from ckpt_transport.service.intake import Intakes, choose_intake
+from tests.looks import Looks
 
 ON_HOST = [torch.zeros(1000), torch.zeros(3, 4)]
 NOT_LENDABLE = [
@@ -30,3 +33,14 @@ def test_given_a_tensor_whose_bytes_lie_apart_then_all_are_registered(tensor: to
 
 def test_given_nothing_then_it_is_registered() -> None:
     assert not choose_intake([]).lend
+
+
+def test_given_tensors_like_those_of_the_step_before_then_none_of_them_is_asked_anything() -> None:
+    intakes = Intakes()
+    for _ in range(2):
+        weights = {f"t{number}": torch.ones(5) for number in range(1000)}
+        with Looks() as looks:
+            assert intakes.of(weights, None).lend
+    assert looks.of_each(1000) == Counter()
+    assert not intakes.of(weights | {"t0": torch.ones(3, 2).t()}, None).lend
+    assert intakes.of(weights, None).lend
