@@ -9,8 +9,8 @@ import msgspec
 
 from ckpt_transport.rates.timing import fastest, seconds
 
-ROUND_TRIPS = 100
-"""So many are timed at once."""
+ROUND_TRIPS = 5
+"""So many are timed at once: so few that, on a busy machine, nothing else ran meanwhile in some repetitions."""
 PER_BUCKET = 20
 """A bucket that goes through slots takes the host about as long as so many, as ``python -m benchmarks.control`` has it:
 it is announced, posted, handed to a thread, waited for, given back and accounted for."""
