@@ -363,10 +363,12 @@ class Participant:
         if landing is not None:
             assert isinstance(runs, DistantRuns)
             landed = runs.memory.read_into(landing, self._digests.compared(bucket))
-            self._engine.landed(given)
             look(landed)
+            if landed and (looked := self._digests.read(bucket, landed, None)) is not None:
+                looked.synchronize()
+            self._engine.landed(given)
             self._received.add(bucket)
-            return self._digests.read(bucket, landed, None) if landed else None
+            return None
         if runs[0].raw.is_cuda or self._engine.device.type == "cpu":
             look(runs)
         end = self._engine.load(given)

@@ -10,8 +10,9 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from ckpt_transport import Config, ParameterServer, Report
+from ckpt_transport import Config, LoadedBucket, ParameterServer, Report
 from ckpt_transport_torch import Loader
+from ckpt_transport_torch.loader_engine import LoaderEngine
 from tests.fleet import SinkProcess, SinkSpec, by_name, context, fleet, model, weights
 from tests.halves import loader, part_of, rank_of, weights_of
 from tests.patience import PATIENT
@@ -178,6 +179,31 @@ def test_given_a_replayed_loader_then_bytes_are_read_to_where_it_puts_them(commi
                 assert passes_through_slots(report) == []
                 assert report.apply_summary[1].startswith("replayed in")
                 assert sink.state().holds(loaded(trained))
+
+
+def process_in_place() -> None:
+    """From now on engines make something else of what has landed, where it lies, as layers of vLLM do."""
+    landed = LoaderEngine.landed
+
+    def processed(engine: LoaderEngine, pieces: LoadedBucket) -> None:
+        landed(engine, pieces)
+        engine._module.get_parameter("fused").data.neg_()
+
+    setattr(LoaderEngine, "landed", processed)  # noqa: B010
+
+
+def test_given_an_engine_that_processes_what_has_landed_then_digests_are_of_what_came() -> None:
+    trained = unfused(2)
+    spec = SinkSpec(make=Fused, loader=loader_of, prepare=process_in_place)
+    with fleet(spec) as (sink,), ParameterServer(Config.load(transport="shm", commit="in_place", **PATIENT)) as server:
+        publish(server, "step-2", trained, [sink])
+        for step in (3, 4):
+            for name, tensor in unfused(step).items():
+                trained[name].copy_(tensor)
+            assert passes_through_slots(publish(server, f"step-{step}", trained, [sink])) == []
+            expected = loaded(trained)
+            expected["fused"] = -expected["fused"]
+            assert sink.state().holds(expected)
 
 
 def test_given_ranks_that_slice_what_they_need_then_each_reads_no_more_into_its_tensors() -> None:
