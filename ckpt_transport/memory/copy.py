@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.fence import fence, stream_for
 from ckpt_transport.memory.host_copies import HostCopy, copy_batch, in_batches
 
@@ -76,16 +77,16 @@ def copy_runs(copies: Iterable[HostCopy]) -> None:
     """Copy runs of host memory, of which no two write the same byte, as :func:`copy_bytes` does one. Complete when it
     returns.
     """
-    by_threads(in_batches(copies), copy_batch)
+    by_threads(in_batches(copies), copy_batch, torch.get_num_threads())
 
 
-def by_threads(batches: Iterable[Batch], copy: Callable[[Batch], object]) -> None:
-    """Have several threads copy batches. Complete when it returns.
+def by_threads(batches: Iterable[Batch], copy: Callable[[Batch], object], most: int) -> None:
+    """Have several threads copy batches, at most ``most`` of them. Complete when it returns.
 
     Raises: as ``copy``, when no thread copies any more.
     """
     left = deque(batches)
-    helpers = min(torch.get_num_threads(), len(left)) - 1
+    helpers = min(most, len(left)) - 1
     running = [_executor().submit(_copy_batches, left, copy) for _ in range(helpers)]
     try:
         _copy_batches(left, copy)
@@ -129,7 +130,7 @@ def _copy_on_device(targets: Sequence[torch.Tensor], sources: Sequence[torch.Ten
 
 @cache
 def _executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "copy")
+    return ThreadPoolExecutor(max(1, max(torch.get_num_threads(), usable_cores()) - 1), "copy")
 
 
 os.register_at_fork(after_in_child=_executor.cache_clear)

@@ -19,6 +19,7 @@ import numpy as np
 
 from ckpt_transport.errors import PeerLostError, TransferError
 from ckpt_transport.memory.copy import by_threads
+from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.host_copies import HostCopies, Numbers
 from ckpt_transport.memory.libc import libc
 from ckpt_transport.memory.processes import why_not_by_policy
@@ -54,11 +55,11 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
     nonce: bytes
 
     def read(self, copies: HostCopies) -> None:
-        """Read runs of its memory, whose addresses there are the sources, into this process. Several threads do.
+        """Read runs of its memory, whose addresses there are the sources, into this process. All cores do.
 
         Raises: as :meth:`check`.
         """
-        by_threads(copies.in_batches(AT_ONCE), self._read_batch)
+        by_threads(copies.in_batches(AT_ONCE), self._read_batch, usable_cores())
 
     def check(self) -> None:
         """

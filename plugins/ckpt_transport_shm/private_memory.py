@@ -84,8 +84,8 @@ class _Known:
 class LastDescribed:
     """Describes private memory, and keeps what it has said last: a trainer lends the same at each step.
 
-    Memory that comes a second time is put into huge pages, which take about as long as a copy, once. Versions that come
-    in turns are told apart by where they lie, whatever objects are lent.
+    Memory that comes a second time is put into huge pages, which takes two to three times as long as a copy, once.
+    Versions that come in turns are told apart by where they lie, whatever objects are lent.
     """
 
     def __init__(self) -> None:
