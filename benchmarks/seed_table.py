@@ -7,8 +7,9 @@ model. Usage: ``python -m benchmarks.seed_table``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Annotated, NamedTuple
 
 import typer
@@ -88,6 +89,16 @@ def rows(ours: int) -> Iterator[Row]:
             yield Row(f"{line.model.name}, {line.cluster}, ours", seconds / line.broadcast, "published", "", detail)
 
 
+def errors(found: Sequence[Row]) -> Iterator[Row]:
+    """How far the simulated times are from those that are published."""
+    for how in ("broadcast", "P2P"):
+        off = [abs(row.ratio - 1) for row in found if row.name.endswith(how)]
+        of = f"{len(off)} times of the table by {how}"
+        yield Row(f"error by {how}: median", median(off), "published", "", of)
+        yield Row(f"error by {how}: 95th percentile", quantiles(off, n=20, method="inclusive")[-1], "published", "", of)
+        yield Row(f"error by {how}: worst", max(off), "published", "", of)
+
+
 def _ours(line: Published, cluster: Cluster, ranks: int) -> float:
     """Of this library, sources beside all engines, where every engine takes its part of everything."""
     cluster = replace(cluster, costs=replace(cluster.costs, piece=REPLAY_SECONDS))
@@ -105,7 +116,8 @@ def main(
         Path | None, typer.Option("--json", help="Write the rows there, and a page beside it.")
     ] = None,
 ) -> None:
-    report(list(rows(ours)), json_path)
+    found = list(rows(ours))
+    report([*found, *errors(found)], json_path)
 
 
 if __name__ == "__main__":

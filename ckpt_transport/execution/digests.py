@@ -46,6 +46,8 @@ PATIENCE_SECONDS = 0.05
 
 Unsaid = tuple[int, tuple[int, ...]]
 """The number of a bucket, and the sinks that have yet to hear a digest of it."""
+Due = tuple[Unsaid, AnySample]
+"""The same, and what is compared of it."""
 Said = list[tuple[int, Digest]]
 """The message: numbers of buckets, and their digests."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -166,16 +168,16 @@ class OwnerDigests(_Working):
             assert memory.kind is not MemoryKind.SCATTERED
             self._start(cast(Lendable, memory), in_place, wake)
 
-    def _in_place(self) -> Mapping[int, Sequence[tuple[Unsaid, AnySample]]]:
+    def _in_place(self) -> Mapping[int, Sequence[Due]]:
         """For each extent, what is compared of the buckets that are sent from where they lie, in their extent."""
-        found: defaultdict[int, list[tuple[Unsaid, AnySample]]] = defaultdict(list)
+        found: defaultdict[int, list[Due]] = defaultdict(list)
         for number, compared in self._compared.items():
             bucket = self._plan.buckets[number]
             if bucket.fill_slot == IN_PLACE:
                 found[bucket.extent] += (((number, ranks), sample) for sample, ranks in compared)
         return found
 
-    def _start(self, memory: Lendable, in_place: Sequence[tuple[Unsaid, AnySample]], wake: Callable[[], None]) -> None:
+    def _start(self, memory: Lendable, in_place: Sequence[Due], wake: Callable[[], None]) -> None:
         known = memory.digests
         kept = {sample.key: known[sample.key] for _, sample in in_place if sample.key in known}
         known.clear()
@@ -186,15 +188,12 @@ class OwnerDigests(_Working):
         for some in [unknown] if on_gpu else in_tasks(unknown, self._nbytes):
             self._computing.append(self._workers.submit(self._compute_each, memory, some, wake))
 
-    def _nbytes(self, each: tuple[Unsaid, AnySample]) -> int:
-        (number, _), _ = each
-        return self._plan.buckets[number].nbytes
+    def _nbytes(self, due: Due) -> int:
+        return self._plan.buckets[due[0][0]].nbytes
 
-    def _compute_each(
-        self, memory: Lendable, some: Sequence[tuple[Unsaid, AnySample]], wake: Callable[[], None]
-    ) -> None:
+    def _compute_each(self, memory: Lendable, some: Sequence[Due], wake: Callable[[], None]) -> None:
         """Short ones are made and said together: to wake whoever says one takes longer than it does."""
-        pages: list[tuple[tuple[Unsaid, AnySample], torch.Tensor]] = []
+        pages: list[tuple[Due, torch.Tensor]] = []
         try:
             for each in some:
                 page = each[1].page_in(memory.runs)
@@ -210,10 +209,9 @@ class OwnerDigests(_Working):
         finally:
             wake()
 
-    def _note(self, memory: Lendable, each: tuple[Unsaid, AnySample], found: Digest) -> None:
-        unsaid, sample = each
-        memory.digests[sample.key] = found
-        self._made.append((unsaid, found))
+    def _note(self, memory: Lendable, due: Due, found: Digest) -> None:
+        memory.digests[due[1].key] = found
+        self._made.append((due[0], found))
 
     def filled(self, bucket: int, slot: torch.Tensor) -> Fence | None:
         """On a device the next slot is filled while this one is read."""
