@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +12,7 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from ckpt_transport import Config, LoadedBucket, ParameterServer, Report
+from ckpt_transport import Config, LoadedBucket, ParameterServer, Report, UpdateError
 from ckpt_transport_torch import Loader
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from tests.fleet import SinkProcess, SinkSpec, by_name, context, fleet, model, weights
@@ -204,6 +206,30 @@ def test_given_an_engine_that_processes_what_has_landed_then_digests_are_of_what
             expected = loaded(trained)
             expected["fused"] = -expected["fused"]
             assert sink.state().holds(expected)
+
+
+@pytest.mark.parametrize("commit", ["in_place", "staged"])
+def test_given_a_page_that_is_gone_from_a_loan_then_a_replayed_engine_serves_no_mix(commit: str) -> None:
+    settings = {"transport": "shm", "integrity": "never", "bucket_bytes": "2MiB", **PATIENT}
+    with fleet(SinkSpec(make=Fused, loader=loader_of)) as (sink,), ParameterServer(Config.load(**settings)) as first:
+        publish(first, "step-2", unfused(2), [sink])
+        with ParameterServer(Config.load(commit=commit, **settings)) as server:
+            publish(server, "step-3", unfused(3), [sink])
+            tensors = unfused(4)
+            memory = mmap.mmap(-1, tensors["q"].nbytes)
+            moved = torch.frombuffer(memory, dtype=torch.bfloat16).view_as(tensors["q"])
+            tensors["q"] = moved.copy_(tensors["q"])
+            server.lend("step-4", tensors)
+            quarter = moved.data_ptr() + moved.nbytes // 4 // mmap.PAGESIZE * mmap.PAGESIZE
+            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(quarter), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+            with pytest.raises(UpdateError, match="must not be freed before the update has ended"):
+                server.update("step-4", [sink.address])
+            state = sink.state()
+            assert bool(state.tainted) == (commit == "in_place")
+            assert state.tainted or state.holds(loaded(unfused(3)))
+            server.unregister("step-4")
+            publish(server, "step-5", unfused(5), [sink])
+            assert sink.state().holds(loaded(unfused(5)))
 
 
 def test_given_ranks_that_slice_what_they_need_then_each_reads_no_more_into_its_tensors() -> None:

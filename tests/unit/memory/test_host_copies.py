@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.memory import HostCopy, copy_batch, in_batches
+from ckpt_transport.memory import HostCopies, HostCopy, copy_batch, in_batches
 from ckpt_transport.memory.host_copies import BATCH_BYTES
 
 SIZES = st.one_of(
@@ -42,3 +43,24 @@ def test_given_batches_then_their_copies_are_made_and_nothing_else_is_written() 
     for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         assert torch.equal(target[start + number : start + number + size], source[start : start + size])
         assert target[start + number + size] == 7
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, 0, 3], [BATCH_BYTES], [5, 3 * BATCH_BYTES + 7, 0, 2], [1000] * 50])
+def test_given_copies_as_columns_then_their_batches_are_bounded_and_bring_the_same_bytes(sizes: list[int]) -> None:
+    most = 20
+    copies = [HostCopy(number << 40, number << 41, size) for number, size in enumerate(sizes)]
+    batches = list(HostCopies.of(copies).in_batches(most))
+    assert all(0 < len(batch) <= most and batch.sizes.sum() <= BATCH_BYTES for batch in batches)
+    brought = [
+        (int(target), int(source), int(size))
+        for batch in batches
+        for target, source, size in zip(batch.targets, batch.sources, batch.sizes, strict=True)
+    ]
+    for target, source, nbytes in filter(lambda copy: copy.nbytes, copies):
+        done = 0
+        while done < nbytes:
+            at = brought.pop(0)
+            assert at[:2] == (target + done, source + done)
+            done += at[2]
+        assert done == nbytes
+    assert brought == []
