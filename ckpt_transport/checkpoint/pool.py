@@ -57,7 +57,7 @@ class Pools:
 
         Raises:
             SharedMemoryError: ``/dev/shm`` has no room for it, and it is to be there or the host has none either.
-            StoreError: it is to be private memory, and the host has not as much.
+            StoreError: it is to be private memory, and the host has not as much, or this process may not have it.
         """
         for number, free in enumerate(self._free):
             if free.nbytes == nbytes:
@@ -83,7 +83,13 @@ class Pools:
                 logger.warning("the version is kept in private memory, and sent from copies of its parts: %s", error)
         elif (free := free_on_host()) < nbytes:
             raise StoreError(f"a version of {nbytes:,} bytes cannot be taken in: the host has {free:,} bytes free")
-        return self._populated(Buffer.private(nbytes))
+        try:
+            made = Buffer.private(nbytes)
+        except RuntimeError as error:
+            raise StoreError(
+                f"this process cannot have {nbytes:,} bytes for a version; look at its limits, as 'ulimit -v' says them"
+            ) from error
+        return self._populated(made)
 
     def _populated(self, made: Buffer) -> Buffer:
         try:

@@ -22,6 +22,10 @@ MORE = NOW | int(zmq.SNDMORE)
 Socket = zmq.Socket[bytes]
 
 
+def no_socket(error: zmq.ZMQError) -> ControlError:
+    return ControlError(f"no socket can be had: {error}; let this process have more open files (ulimit -n 65536)")
+
+
 def receive_all_frames(socket: Socket) -> list[bytes]:
     """The frames of the next message; raises ``zmq.Again`` where there is none.
 

@@ -8,7 +8,7 @@ import zmq
 import zmq.auth.thread
 
 from ckpt_transport.control import addresses
-from ckpt_transport.control.connections import LINGER_MS
+from ckpt_transport.control.connections import LINGER_MS, no_socket
 from ckpt_transport.control.messages import MAX_FRAME
 from ckpt_transport.control.security import Secret, admit_own_user, turn_away_others
 from ckpt_transport.errors import ControlError
@@ -42,7 +42,10 @@ class ListeningSocket:
         self._authenticator: zmq.auth.thread.ThreadAuthenticator | None = None
         self._wanted = wanted
         self._bound: Stamp | None = None
-        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        try:
+            self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        except zmq.ZMQError as error:
+            raise no_socket(error) from error
         self.socket.maxmsgsize, self.socket.handshake_ivl = MAX_FRAME, HANDSHAKE_MS
         turn_away_others(self.socket)
         if secret is not None and wanted.startswith("tcp"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import zmq
 
-from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections, end_torn, receive_all_frames
+from ckpt_transport.control.connections import LINGER_MS, OutgoingConnections, end_torn, no_socket, receive_all_frames
 from ckpt_transport.control.inbox import Letter
 from ckpt_transport.control.listening import ListeningSocket
 from ckpt_transport.control.messages import MAX_FRAME, Codec, Message, Refused
@@ -34,7 +34,7 @@ class Sockets:
         context: of the sockets that send.
 
     Raises:
-        ControlError: somebody else listens there, or nobody can.
+        ControlError: somebody else listens there, or nobody can, or this process has too many open files.
     """
 
     def __init__(self, wanted: str, secret: Secret | None, codec: Codec, waker: int) -> None:
@@ -42,7 +42,12 @@ class Sockets:
         self._listening = ListeningSocket(wanted, secret)
         self._router, self.address = self._listening.socket, self._listening.address
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.connections = OutgoingConnections(self.context, secret)
+        try:
+            self.connections = OutgoingConnections(self.context, secret)
+        except zmq.ZMQError as error:
+            self._listening.close()
+            self.context.destroy(0)
+            raise no_socket(error) from error
         self._poller = zmq.Poller()
         for listening in (self._router, *self.connections.sockets, waker):
             self._poller.register(listening, zmq.POLLIN)

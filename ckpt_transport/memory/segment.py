@@ -72,7 +72,7 @@ class Segment:
         Pages are reserved by :meth:`reserve`, so that the threads that fill the segment can do it in parallel.
 
         Raises:
-            SharedMemoryError: ``/dev/shm`` is missing or has less than ``nbytes`` free.
+            SharedMemoryError: ``/dev/shm`` is missing or has less than ``nbytes`` free, or a limit is in the way.
         """
         if not SHM.is_dir():
             raise SharedMemoryError("this system has no /dev/shm; use the 'gloo' transport here")
@@ -88,8 +88,13 @@ class Segment:
             # With a directory descriptor CPython calls linkat, which follows the symlink; link(2) does not (EXDEV).
             os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
             return cls(path, file, mmap.mmap(fd, max(nbytes, 1)), owned=True)
-        except BaseException:
+        except BaseException as error:
             _release(file, path, os.fstat(fd).st_ino, os.getpid())
+            if isinstance(error, OSError):
+                raise SharedMemoryError(
+                    f"this process cannot have {nbytes:,} bytes of shared memory: {error.strerror}; look at "
+                    "its limits, as 'ulimit -v' says them"
+                ) from error
             raise
 
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,28 @@ def test_given_a_version_larger_than_all_memory_then_it_is_refused_before_anythi
     huge = torch.ones(1, dtype=torch.uint8).expand(rows, 2**20)
     with server(pool=pool) as source, pytest.raises(error, match=said):
         source.register("v2", tensors={"huge": huge})
+
+
+LIMITED = """
+import resource, sys, torch
+from ckpt_transport import Config, ParameterServer
+from ckpt_transport.errors import StoreError
+
+taken = resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (taken + (300 << 20),) * 2)
+with ParameterServer(Config.load(pool=sys.argv[1]), rank=0, world_size=1) as source:
+    try:
+        source.register("v2", tensors={"a": torch.zeros(1).expand(1 << 28)})
+    except StoreError as error:
+        print(error)
+"""
+"""A process that may have less memory than there is."""
+
+
+@pytest.mark.parametrize("pool", ["auto", "shared", "private"])
+def test_given_a_process_whose_memory_is_limited_then_what_is_too_large_is_refused_with_the_cure(pool: str) -> None:
+    said = subprocess.run([sys.executable, "-c", LIMITED, pool], capture_output=True, text=True, timeout=DEADLINE)
+    assert (said.returncode, said.stdout.count("its limits, as 'ulimit -v' says")) == (0, 1), said.stderr
 
 
 @pytest.mark.parametrize("junk", [[b"hello"], [b"", b"", b""], [b"ckpt-transport/1", b"ipc:///x", b"\xff\x00junk"]])

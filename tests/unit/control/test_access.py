@@ -40,6 +40,31 @@ def test_given_an_address_of_another_host_then_the_error_says_whose_it_must_be()
         Mailbox("tcp://198.51.100.77:5555", secret=SECRET)
 
 
+FEW_FILES = """
+import os, resource
+from ckpt_transport.control import Mailbox
+from ckpt_transport.errors import ControlError
+
+Mailbox().close()
+said = ""
+while not said:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = globals().get("limit", len(os.listdir("/proc/self/fd")) + 40) - 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    try:
+        Mailbox().close()
+    except ControlError as error:
+        said = str(error)
+print(said)
+"""
+"""A process that may have one open file less each time, until a mailbox cannot be made."""
+
+
+def test_given_no_more_open_files_then_a_mailbox_says_the_cure() -> None:
+    said = subprocess.run([sys.executable, "-c", FEW_FILES], capture_output=True, text=True, timeout=PATIENCE)
+    assert (said.returncode, said.stdout.count("ulimit -n 65536")) == (0, 1), said.stderr
+
+
 def test_given_an_address_that_a_killed_process_left_then_it_can_be_had_again(tmp_path: Path) -> None:
     path = tmp_path / "left"
     leave = f"import socket; socket.socket(socket.AF_UNIX).bind({str(path)!r})"
