@@ -1,6 +1,7 @@
 """Recorded loaders of a vLLM in this process, compared bit by bit with one that starts from the files, and timed.
 
-No transport is in between: buckets are cut from the files and given to the engine. Works on CPUs and on a GPU:
+No transport is in between: buckets are cut from the files and given to the engine; on CPUs every other one is read to
+where the engine says, once its loader is replayed. Works on CPUs and on a GPU:
 ``python -m tests.vllm.recorded [--family NAME ...] [--hidden N --layers N]``. Each family takes two processes: one
 starts from the second version and says what it answers, one from the first and is updated there and back, twice. The
 last two times only what the model says it needs is given to it.
@@ -24,6 +25,7 @@ from safetensors import safe_open
 
 from ckpt_transport import LoadedBucket
 from ckpt_transport.errors import UpdateError
+from ckpt_transport.memory import DistantMemory, DistantRuns, this_process
 from ckpt_transport.planning import ByteRangeSet, Share, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport_vllm.engine import VllmEngine
@@ -133,12 +135,29 @@ class Updated:
         return self.engine.apply_summary
 
     def _load(self, directory: Path, specs: list[TensorSpec], nbytes: int) -> None:
+        self.engine.begin()
         share = self.engine.share()
         self.engine.prepare(specs, share)
-        for bucket in buckets(directory, nbytes, self.engine.device, share):
+        for number, bucket in enumerate(buckets(directory, nbytes, self.engine.device, share)):
+            if number % 2 and not self.engine.unread:
+                self._have_read(bucket)
+                continue
             fence = self.engine.load(bucket)
             if fence is not None:
                 fence.synchronize()
+
+    def _have_read(self, bucket: LoadedBucket) -> None:
+        """Have the system read a bucket to where the engine wants it, as out of another process."""
+        starts, sizes = zip(*((at, nbytes) for _, _, at, nbytes in bucket.places()), strict=True)
+        addresses = [bucket.raw.data_ptr() + at for at in starts]
+        runs = DistantRuns(DistantMemory(starts, addresses, sizes, this_process().read))
+        read = LoadedBucket((bucket.key, "read"), runs, bucket.places)
+        landing = self.engine.landing(read)
+        if landing is None:
+            self.engine.load(read)
+        else:
+            runs.memory.read_into(landing)
+            self.engine.landed(read)
 
     def stage(self, directory: Path, specs: list[TensorSpec], nbytes: int) -> str:
         """Load a version beside what is served, where that can be done; else why not."""
