@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now
-from ckpt_transport.memory import DistantRuns, Fence, MemoryRun, Runs, RunTable
+from ckpt_transport.memory import DistantRuns, Fence, MemoryRun, PlacedViews, Runs, RunTable
 from ckpt_transport.transports.operations import Receipt
 
 
@@ -42,7 +40,8 @@ class Received:
         views = self.receipt.views()
         if len(views) == 1:
             return (MemoryRun(self.starts[0], views[0]),)
-        return RunTable(self.starts, list(map(torch.Tensor.data_ptr, views)), self.sizes, views)
+        placed = views if isinstance(views, PlacedViews) else PlacedViews(views)
+        return RunTable(self.starts, placed.addresses, self.sizes, placed)
 
 
 class Ledger:

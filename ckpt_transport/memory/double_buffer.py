@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 import torch
 
 from ckpt_transport.memory.partial_copy import PartialCopy
-from ckpt_transport.memory.runs import MemoryRun, Runs, end_of, views_of
+from ckpt_transport.memory.runs import MemoryRun, Runs, devices_of, end_of
 
 FindPart = Callable[[], PartialCopy | None]
 """Finds what of a bucket is wanted; None for all of it. Called where bytes are brought."""
 
 LARGEST = 128 << 20
 """Bytes of the largest staging buffer."""
-_device = attrgetter("device")
 
 
 @dataclass
@@ -58,7 +56,7 @@ class DoubleBuffer:
         Returns: one run on the device, where each byte has its place in the bucket; ``runs`` themselves, if they are
             there, or the device is the host: its copies read any memory. What was not wanted has any value.
         """
-        if self._device.type == "cpu" or set(map(_device, views_of(runs))) == {self._device}:
+        if self._device.type == "cpu" or devices_of(runs) == {self._device}:
             return runs
         nbytes, wanted = end_of(runs), part()
         if nbytes > LARGEST:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import NamedTuple, overload
 
@@ -87,6 +88,26 @@ class RunTable(PlacedRuns):
         return RunTable(self.starts[index], self.addresses[index], self.sizes[index], self.views[index])
 
 
+class PlacedViews(list[torch.Tensor]):
+    """Views of memory that stays where it is: each is asked once where it lies."""
+
+    @cached_property
+    def addresses(self) -> tuple[int, ...]:
+        """Where each begins."""
+        return tuple(map(torch.Tensor.data_ptr, self))
+
+    @cached_property
+    def devices(self) -> frozenset[torch.device]:
+        """On which they lie."""
+        return frozenset(map(_device, self))
+
+
+def devices_of(runs: Runs) -> frozenset[torch.device]:
+    """The devices on which runs lie."""
+    views = views_of(runs)
+    return views.devices if isinstance(views, PlacedViews) else frozenset(map(_device, views))
+
+
 def places_of(runs: Runs) -> list[RunPlace]:
     """Where each of some runs lies."""
     if isinstance(runs, RunTable):
@@ -145,8 +166,7 @@ def reads_in_place(device: torch.device, runs: Runs) -> bool:
     """
     if len(runs) == 1:
         return False
-    views = views_of(runs)
-    if set(map(_device, views)) == {device}:
+    if devices_of(runs) == {device}:
         return True
-    memories = {raw.untyped_storage().data_ptr(): raw for raw in views}
+    memories = {raw.untyped_storage().data_ptr(): raw for raw in views_of(runs)}
     return all(raw.device == device or (raw.is_cpu and raw.is_pinned()) for raw in memories.values())

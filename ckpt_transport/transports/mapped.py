@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from ckpt_transport.errors import TransferError
-from ckpt_transport.memory import DistantMemory, MemoryRun, Runs, lies_within, part_of
+from ckpt_transport.memory import DistantMemory, MemoryRun, PlacedViews, Runs, lies_within, part_of
 from ckpt_transport.transports.handshake import HandshakeEndpoint
 from ckpt_transport.transports.interface import Control, Descriptor, Group, Span, Transfer
 from ckpt_transport.transports.operations import MemoryRegion, Receipt
@@ -88,7 +88,7 @@ class MappedEndpoint(HandshakeEndpoint):
         if isinstance(first, DistantMemory):
             found = self._distant_of(transfer, first)
         else:
-            found = [self._view_of(transfer, span) for span in transfer.spans]
+            found = PlacedViews([self._view_of(transfer, span) for span in transfer.spans])
         if len(self._views) >= KNOWN_SPANS:
             self._views.clear()
         self._views[id(transfer.spans)] = transfer, found
