@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from statistics import median
@@ -13,6 +14,7 @@ import torch
 
 from benchmarks._sinks import Block
 from ckpt_transport import Config, ParameterServer, Report, ask_version
+from ckpt_transport.memory import copy_bytes
 from ckpt_transport_torch import attach
 
 PIECE_BYTES = 4 << 20
@@ -27,6 +29,7 @@ class Figures(msgspec.Struct, frozen=True):
         deltas: the same for the share of elements that had changed.
         paused: for how many seconds forward passes were held.
         moved: bytes on the wire, of all.
+        copying: seconds that the trainer's cores take to copy as many bytes as the weights have.
     """
 
     whole: dict[str, float]
@@ -34,6 +37,7 @@ class Figures(msgspec.Struct, frozen=True):
     deltas: dict[float, dict[str, float]]
     paused: dict[float, float]
     moved: dict[float, float]
+    copying: float
 
 
 def serve(nbytes: int, address: str) -> None:
@@ -45,6 +49,8 @@ def serve(nbytes: int, address: str) -> None:
 
 def train(nbytes: int, sink: str, shares: Sequence[float], rounds: int) -> Figures:
     """Publish everything, and then by deltas steps in which these shares of the elements have changed."""
+    copies: list[float] = []
+    here, there = torch.zeros(nbytes, dtype=torch.uint8), torch.ones(nbytes, dtype=torch.uint8)
     whole: list[Report] = []
     deltas: dict[float, list[Report]] = {share: [] for share in shares}
     with ExitStack() as stack:
@@ -53,6 +59,9 @@ def train(nbytes: int, sink: str, shares: Sequence[float], rounds: int) -> Figur
         )
         for number, (weights, changed) in enumerate(_steps(nbytes, shares, rounds)):
             if not changed:
+                began = time.perf_counter()
+                copy_bytes(there, here)
+                copies.append(time.perf_counter() - began)
                 served = ask_version(sink, timeout=60, digest=True).digest if number else ""
                 whole.append(_published(plain, f"whole-{number}", weights, sink))
                 assert served in ("", ask_version(sink, timeout=60, digest=True).digest), "deltas gave something else"
@@ -68,6 +77,7 @@ def train(nbytes: int, sink: str, shares: Sequence[float], rounds: int) -> Figur
         {share: _phases(reports[1:]) for share, reports in deltas.items()},
         {share: median(max(report.paused.values()) for report in reports[1:]) for share, reports in deltas.items()},
         {share: reports[0].plan.manifest.nbytes / nbytes for share, reports in deltas.items()},
+        median(copies),
     )
 
 
