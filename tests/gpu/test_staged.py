@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from ckpt_transport.engine import StagingArea
 from ckpt_transport.engine.shadows import MakeShadows, on_device, on_host
 from ckpt_transport.memory import beside
 from ckpt_transport.memory.launch import has_kernels
-from tests.fleet import SinkSpec, by_name, fleet, weights
+from tests.fleet import SinkProcess, SinkSpec, by_name, fleet, weights
 from tests.gpu.test_copy_table import kernels_of
 from tests.patience import PATIENT
 
@@ -60,10 +61,18 @@ def test_given_work_beside_then_it_has_a_stream_of_its_own_and_has_ended_when_it
 def test_given_sinks_on_a_gpu_when_staged_and_rolled_back_then_each_serves_that_version(
     transport: str, budget: str, loader: Any
 ) -> None:
-    config = Config.load(**{**PATIENT, "commit": "staged", "transport": transport})
+    """The first update is in place: a loader is recorded, and what it has written is served."""
     spec = SinkSpec(SHAPE, settings={"staging_budget": budget}, loader=loader)
-    with fleet(spec, spec) as sinks, ParameterServer(config) as server:
+    with fleet(spec, spec) as sinks:
         addresses = [sink.address for sink in sinks]
+        with ParameterServer(Config.load(transport=transport, commit="in_place", **PATIENT)) as server:
+            server.register("v1", tensors=weights(1, **SHAPE))
+            server.update("v1", addresses)
+        _stage_and_roll_back(sinks, addresses, Config.load(transport=transport, commit="staged", **PATIENT))
+
+
+def _stage_and_roll_back(sinks: Sequence[SinkProcess], addresses: Sequence[str], config: Config) -> None:
+    with ParameterServer(config) as server:
         for seed in (2, 3):
             server.register(f"v{seed}", tensors=weights(seed, **SHAPE))
             report = server.update(f"v{seed}", addresses)
