@@ -12,6 +12,7 @@ from ckpt_transport import Config, ParameterServer, ask_version
 from tests.available import where_available
 from tests.fleet import SinkSpec, SourceProcess, by_name, fleet, model, weights
 from tests.patience import DEADLINE, PATIENT
+from tests.support.forbidden_calls import forbid_reading_processes
 
 TRANSPORTS = tuple(map(where_available, ("shm", "gloo", "nixl", "mooncake", "ucx")))
 
@@ -168,9 +169,13 @@ def test_given_models_that_hold_the_same_after_an_update_then_they_compute_the_s
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_given_lent_tensors_then_they_are_gathered_bucket_by_bucket(transport: str) -> None:
-    """Given weights that are lent and not registered, when they are sent in small slots, then they arrive exactly."""
+    """Given weights that are lent and not registered, when they are sent in small slots, then they arrive exactly.
+
+    A sink that may not read the memory of other processes takes them from slots over any transport.
+    """
     settings = Config.load(transport=transport, bucket_bytes="100KiB", ring_depth=2, **PATIENT)
-    with fleet(SinkSpec(), SinkSpec(loader=by_name)) as sinks, ParameterServer(settings) as server:
+    specs = [SinkSpec(loader=loader, prepare=forbid_reading_processes) for loader in (None, by_name)]
+    with fleet(*specs) as sinks, ParameterServer(settings) as server:
         for seed in (2, 3):
             server.lend(f"v{seed}", weights(seed))
             report = server.update(f"v{seed}", [sink.address for sink in sinks])
