@@ -73,10 +73,7 @@ class Trainer:
             if index * self._size // len(shapes) == self._rank
         }
         if where == "device":
-            own = {
-                name: torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device).copy_(tensor)
-                for name, tensor in own.items()
-            }
+            own = {name: filled(tensor, self._device) for name, tensor in own.items()}
             wait_for(self._device)
         self._held = own
         return sum(tensor.nbytes for tensor in own.values())
@@ -166,6 +163,12 @@ def between(source: torch.device, target: torch.device, nbytes: int) -> float:
 
     copy()
     return _seconds(copy)
+
+
+def filled(expanded: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of one value, with memory of its own; only that value crosses from the host."""
+    one = expanded[(0,) * expanded.dim()].to(device)
+    return one.expand(expanded.shape).clone(memory_format=torch.contiguous_format)
 
 
 def wait_for(device: torch.device) -> None:
