@@ -13,3 +13,8 @@ def test_given_weights_where_kernels_read_them_then_a_delta_is_exchanged_and_tak
 def test_given_weights_that_vllm_packs_then_a_delta_is_refused_and_the_module_is_named() -> None:
     said = output_of("tests.vllm.deltas", "--packed").splitlines()
     assert any(line.startswith("refused: vLLM: vLLM processes ") for line in said), said
+
+
+def test_given_thirty_steps_of_training_then_deltas_make_byte_for_byte_what_full_updates_make() -> None:
+    said = output_of("tests.vllm.training").splitlines()
+    assert any(line.endswith("33 were compared, and all were the same") for line in said), said
