@@ -11,7 +11,7 @@ from typing import NamedTuple, overload
 import numpy as np
 import torch
 
-from ckpt_transport.memory.host_copies import HostCopies
+from ckpt_transport.memory.host_copies import HostCopies, HostCopy
 from ckpt_transport.memory.landing import Landing, Scratch
 from ckpt_transport.memory.runs import MemoryRun, PlacedRuns, RunTable
 
@@ -23,7 +23,7 @@ class DistantMemory(NamedTuple):
     """Runs of memory in another process of this host.
 
     Attributes:
-        starts: where each begins in the region or bucket, ascending, in bytes.
+        starts: where each begins in the region or bucket, in bytes.
         addresses: of each, in that process.
         sizes: of each, in bytes.
         read: reads there.
@@ -44,7 +44,7 @@ class DistantMemory(NamedTuple):
         return self.addresses[number] + at - self.starts[number]
 
     def read_into(self, landing: Landing, compared: Sequence[tuple[int, int]] = ()) -> list[MemoryRun]:
-        """Read bytes, each run of which lies within one run there, to where they are to be.
+        """Read bytes, each run of which lies within one run there, to where they are to be. Runs there ascend.
 
         Args:
             landing: where that is.
@@ -62,20 +62,22 @@ class DistantMemory(NamedTuple):
         return sorted([*landed, *scratch], key=attrgetter("at"))
 
     def _read_into(self, landing: Landing) -> None:
+        landing = landing.filled()
         if not len(landing.starts):
             return
-        starts, addresses, sizes = (np.array(each, np.int64) for each in (self.starts, self.addresses, self.sizes))
+        columns = np.array([self.starts, self.addresses, self.sizes], np.int64)
+        starts, addresses, sizes = columns[:, columns[2] > 0]
         number = np.searchsorted(starts, landing.starts, side="right") - 1
         offsets = landing.starts - starts[number]
         within = (number >= 0) & (offsets + landing.sizes <= sizes[number])
-        assert (within | (landing.sizes == 0)).all(), "what lands in a run lies within one run there"
+        assert within.all(), "what lands in a run lies within one run there"
         self.read(HostCopies(landing.addresses, addresses[number] + offsets, landing.sizes))
 
     def brought(self) -> list[torch.Tensor]:
         """The bytes of each run, in memory of this process. Raises: as :meth:`read_into`."""
-        here = Scratch().runs(list(zip(self.starts, self.sizes, strict=True)))
-        self._read_into(Landing.of(here))
-        return [run.raw for run in here]
+        here = [run.raw for run in Scratch().runs(list(zip(self.starts, self.sizes, strict=True)))]
+        self.read(HostCopies.of(map(HostCopy, map(_address, here), self.addresses, self.sizes)))
+        return here
 
 
 class DistantRuns(PlacedRuns):

@@ -41,6 +41,11 @@ class Landing:
         starts, addresses, sizes = (np.array(each, np.int64) for each in (starts_of(runs), addresses_of(runs), found))
         return cls(starts, addresses, sizes, views_of(runs))
 
+    def filled(self) -> Landing:
+        """The runs that are not empty."""
+        some = self.sizes > 0
+        return self if some.all() else Landing(self.starts[some], self.addresses[some], self.sizes[some], self.memory)
+
     def beside(self, other: Landing) -> Landing:
         """What lands here, and what lands there."""
         return Landing(

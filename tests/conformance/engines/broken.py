@@ -63,6 +63,11 @@ class StagesInPlace(ForgettingEngine):
     def _written(self) -> Mapping[str, torch.Tensor]:
         return self._served()
 
+    def stage(self) -> None:
+        super().stage()
+        assert self._snapshot is not None
+        self._bind(self._snapshot.fingerprint.addresses)
+
     def load(self, pieces: LoadedBucket) -> Fence | None:
         fence = super().load(pieces)
         self._module.kept.clear()  # type: ignore[operator,union-attr]
