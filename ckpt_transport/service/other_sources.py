@@ -95,7 +95,7 @@ class OtherSources:
                     raise NoDeltaError(f"source rank {message.rank} takes no part: {message.reason}")
             case m.Aborted(update=""):
                 self._mailbox.keep_for_later()
-                if sender in {address for address, _ in self._came.values()}:
+                if (sender, message.nonce) in {(address, join.nonce) for address, join in self._came.values()}:
                     raise NoDeltaError(f"a source rank has left: {message.reason}")
             case m.Join(role=Role.SOURCE, invited="", manifest=manifest) if manifest is not None:
                 if manifest.version != self._version:

@@ -211,8 +211,8 @@ class Invitations:
                 self._check_not_here(sender, address)
                 self._busy[address], self._order[address] = reason, sender
                 self._given_back.pop(address, None)
-            case m.Aborted(update="", reason=reason):
-                self._withdraw_source(sender, reason)
+            case m.Aborted(update=""):
+                self._withdraw_source(sender, message)
             case m.Aborted(update=name) if name == update and sender in self._let_go:
                 self._let_go.discard(sender)
             case m.Aborted(update=name, reason=reason) if name == update:
@@ -298,13 +298,13 @@ class Invitations:
         self.reached.append(sender)
         self.mailbox.watch(sender)
 
-    def _withdraw_source(self, sender: str, reason: str) -> None:
+    def _withdraw_source(self, sender: str, aborted: m.Aborted) -> None:
         """Another source that has come leaves. Where it had come for another version, it may come again for this."""
         for rank, (address, join) in list(self._sources.items()):
-            if address == sender:
+            if (address, join.nonce) == (sender, aborted.nonce):
                 del self._sources[rank]
                 if join.manifest is not None and join.manifest.version == self._version:
-                    raise JoinError(f"source rank {rank} takes no part in the update: {reason}")
+                    raise JoinError(f"source rank {rank} takes no part in the update: {aborted.reason}")
 
     def _leave_out(self, sender: str, reason: str) -> None:
         """Somebody that had come has left: a holder is left out, and nobody else."""

@@ -278,7 +278,7 @@ class Membership:
                     raise MessageError(f"{self.who(sender)} refuses what it was told: {reason}")
                 case m.Committed(update=self.update):
                     self.committed[sender] = message
-                case m.Aborted(update=name) if name == self.update or (not name and sender in self._ranks):
+                case m.Aborted(update=name) if name == self.update or (not name and self._has_said(sender, message)):
                     self.aborted[sender] = message
                     if sender in self._ranks:
                         gave_up = f"{self.who(sender)} has given up: {message.reason or 'it does not say why'}"
@@ -293,6 +293,10 @@ class Membership:
                     if (rank := self._ranks.get(sender)) is not None:
                         self._answers.setdefault(type(message), {})[rank] = message
             received = self._mailbox.receive(0)
+
+    def _has_said(self, sender: str, aborted: m.Aborted) -> bool:
+        """Whether that comes from a member which does not know the name of the update, and not from a stranger."""
+        return sender in self._ranks and bool(aborted.nonce) and aborted.nonce == self.nonces.get(sender)
 
     def alive(self, rank: int) -> bool:
         """Whether there was a sign of life within ``heartbeat_timeout``, of which this process has slept none."""

@@ -235,10 +235,12 @@ class Aborted(Reply, frozen=True):
     Attributes:
         tainted: the sink holds a mix of two versions and must not serve.
         reason: why the member gave up.
+        nonce: that of its Join, from a source rank that does not know the name of the update yet.
     """
 
     tainted: bool
     reason: str = ""
+    nonce: str = ""
 
 
 class Abort(Order[Aborted], frozen=True):

@@ -148,7 +148,8 @@ class FollowingSource:
         if not isinstance(reason, UpdateAbortedError):
             self._mailbox.send(self._coordinator, m.Failed(update, type(reason).__name__, str(reason)))
         self._table.abort(reason)
-        self._mailbox.send(self._coordinator, m.Aborted(update, tainted=False, reason=str(reason)))
+        nonce = "" if update else self._join.nonce
+        self._mailbox.send(self._coordinator, m.Aborted(update, tainted=False, reason=str(reason), nonce=nonce))
 
     def _next(self) -> m.AnyOrder | None:
         """Follow one order, if one comes soon."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import zmq
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ckpt_transport import Config, ParameterServer, Sink, ask_version
@@ -153,7 +153,11 @@ def sink() -> Iterator[Sink]:
     running.close()
 
 
+GIVEN_UP = {"type": "Aborted", "update": "", "tainted": True, "reason": "a stranger says so", "nonce": "guessed"}
+
+
 @unhurried
+@example(said=[("THE SINK", GIVEN_UP)], version=2)
 @given(said=st.lists(letters, min_size=1, max_size=12), version=st.integers(2, 9))
 def test_given_an_update_then_no_stranger_stops_or_changes_it(
     sink: Sink, said: list[tuple[str, dict[str, Any]]], version: int
