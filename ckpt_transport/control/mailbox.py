@@ -275,9 +275,7 @@ class Mailbox:
         for socket in found:
             for each in self._sockets.read(socket):
                 self._liveness.hear(each.sender)
-                if isinstance(each.message, Heartbeat):
-                    continue
-                for letter in self.by_courier.letters(each):
+                for letter in () if isinstance(each.message, Heartbeat) else self.by_courier.letters(each):
                     self._file(letter)
                     news |= not isinstance(letter.message, Heartbeat)
         return news
@@ -311,8 +309,7 @@ class Mailbox:
     # -- routes -------------------------------------------------------------------------------------------------
 
     def open_route(self, route: str, members: Mapping[int, str]) -> deque[tuple[int, RouteMessage]]:
-        """Where messages of ``route`` are filed from now on with their senders' ranks, oldest first; who reads them
-        takes them out.
+        """Where messages of ``route`` are filed from now on, oldest first, with senders' ranks; who reads takes them.
 
         Args:
             route: its name. Opening it again changes nothing but who its members are.

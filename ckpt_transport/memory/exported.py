@@ -7,14 +7,13 @@ What cudaMalloc has returned can be exported, as a whole. What is put together o
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Iterable
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
 from ckpt_transport.errors import RegistrationError
+from ckpt_transport.memory.cuda_bindings import cuda_bindings
 
 
 class GpuAllocation(NamedTuple):
@@ -83,7 +82,7 @@ def are_there(allocations: Iterable[GpuAllocation]) -> bool:
 
 
 def _allocation_at(address: int) -> GpuAllocation:
-    kinds = _driver().CUpointer_attribute
+    kinds = cuda_bindings("driver").CUpointer_attribute
     if not _call("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE, address):
         raise RegistrationError(
             "CUDA cannot export the memory that they lie in; leave expandable_segments out of PYTORCH_CUDA_ALLOC_CONF"
@@ -93,21 +92,13 @@ def _allocation_at(address: int) -> GpuAllocation:
 
 
 def _number_at(address: int) -> int:
-    return int(_call("cuPointerGetAttribute", _driver().CUpointer_attribute.CU_POINTER_ATTRIBUTE_BUFFER_ID, address))
+    kinds = cuda_bindings("driver").CUpointer_attribute
+    return int(_call("cuPointerGetAttribute", kinds.CU_POINTER_ATTRIBUTE_BUFFER_ID, address))
 
 
 def _call(name: str, *arguments: Any) -> Any:
-    driver = _driver()
+    driver = cuda_bindings("driver")
     status, *results = getattr(driver, name)(*arguments)
     if status != driver.CUresult.CUDA_SUCCESS:
         raise RegistrationError(f"{name}: {status.name}")
     return results[0] if len(results) == 1 else results
-
-
-@cache
-def _driver() -> Any:
-    """The functions of the CUDA driver; Any, because their stubs are made by a generator."""
-    try:
-        return importlib.import_module("cuda.bindings.driver")
-    except ImportError as error:
-        raise RegistrationError(f"cuda-bindings is missing ({error}); pip install ckpt-transport[cuda]") from error

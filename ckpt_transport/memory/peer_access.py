@@ -6,12 +6,12 @@ returned and returns later, and for as long as the process lives.
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 
 import torch
 
 from ckpt_transport.errors import RegistrationError
+from ckpt_transport.memory.cuda_bindings import cuda_bindings
 
 
 @cache
@@ -23,10 +23,7 @@ def let_read(device: torch.device, owner: torch.device) -> None:
     """
     if device == owner:
         return
-    try:
-        cudart = importlib.import_module("cuda.bindings.runtime")
-    except ImportError as error:
-        raise RegistrationError(f"cuda-bindings is missing ({error}); pip install ckpt-transport[cuda]") from error
+    cudart = cuda_bindings("runtime")
     with torch.cuda.device(device):
         (status,) = cudart.cudaDeviceEnablePeerAccess(owner.index, 0)
     if status not in (cudart.cudaError_t.cudaSuccess, cudart.cudaError_t.cudaErrorPeerAccessAlreadyEnabled):

@@ -122,16 +122,22 @@ def test_given_a_courier_then_each_hears_its_own_and_all_answers_come_in_one_mes
     assert deliveries == [1] * (MEMBERS - 1) + [MEMBERS]
 
 
+def _with_couriers_of_couriers(stack: ExitStack) -> Fleet:
+    """Three groups, of which the courier of one was seen to be reached by another's."""
+    fleet = Fleet(stack, groups=3)
+    fleet.find_couriers()
+    known = fleet.leader.by_courier._couriers.far
+    until(lambda: fleet.pump() or len(known.seen) == 1)  # type: ignore[func-returns-value]
+    fleet.leader.by_courier.plan(fleet.groups)
+    return fleet
+
+
 def test_given_more_couriers_than_one_talks_to_then_some_of_them_are_talked_to_by_others(
     said: list[tuple[str, Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(couriers, "FAN_OUT", 2)
     with ExitStack() as stack:
-        fleet = Fleet(stack, groups=3)
-        fleet.find_couriers()
-        known = fleet.leader.by_courier._couriers.far
-        until(lambda: fleet.pump() or len(known.seen) == 1)  # type: ignore[func-returns-value]
-        fleet.leader.by_courier.plan(fleet.groups)
+        fleet = _with_couriers_of_couriers(stack)
         for _ in range(2):
             said.clear()
             texts = [f"to {number}" for number in range(len(fleet.members))]
@@ -160,10 +166,7 @@ def test_given_a_courier_of_couriers_that_is_forgotten_then_those_behind_it_are_
 ) -> None:
     monkeypatch.setattr(couriers, "FAN_OUT", 2)
     with ExitStack() as stack:
-        fleet = Fleet(stack, groups=3)
-        fleet.find_couriers()
-        until(lambda: fleet.pump() or len(fleet.leader.by_courier._couriers.far.seen) == 1)  # type: ignore[func-returns-value]
-        fleet.leader.by_courier.plan(fleet.groups)
+        fleet = _with_couriers_of_couriers(stack)
         fleet.leader.forget(fleet.groups[1][0])
         said.clear()
         fleet.ask(*("hello",) * len(fleet.members))
