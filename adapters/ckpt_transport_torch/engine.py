@@ -234,7 +234,7 @@ class TorchEngine(ModuleEngine):
 
     def _look_up(self) -> None:
         """Look the tensors up. Where they are not those of the last time, describe them anew."""
-        snapshot = TensorSnapshot(self._module, self._look, self._fingerprint)
+        snapshot = TensorSnapshot(self._module, self._look, self._fingerprint, _refuse_not_plain)
         if snapshot.fingerprint is self._fingerprint:
             if self._ranges is not None:
                 refuse_unwritable(self._ranges.read_only())
@@ -253,7 +253,7 @@ class TorchEngine(ModuleEngine):
         tensors: Mapping[str, torch.Tensor] = state
         if not PLAIN_KINDS.issuperset(map(type, state.values())):
             tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-        refuse_unwritable(not_plain(tensors))
+            _refuse_not_plain(tensors)
         return tensors
 
     def _describe(self, memory: Mapping[str, torch.Tensor]) -> None:
@@ -272,6 +272,10 @@ class TorchEngine(ModuleEngine):
         if self.device.type != "cpu":
             return "its tensors are on a GPU"
         return "a tensor of its is not contiguous" if self.whole_tensors else ""
+
+
+def _refuse_not_plain(tensors: Mapping[str, torch.Tensor]) -> None:
+    refuse_unwritable(not_plain(tensors))
 
 
 def _by_name(specs: Sequence[TensorSpec], served: Mapping[str, torch.Tensor]) -> StridedBytes:

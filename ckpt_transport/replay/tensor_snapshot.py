@@ -18,6 +18,7 @@ from ckpt_transport.replay.bindings import (
     has_addresses,
     has_fingerprint,
     named_tensors,
+    surely_has_fingerprint,
 )
 
 MOST = 3
@@ -34,21 +35,32 @@ class TensorSnapshot:
         module: whose tensors.
         look: finds those that matter; by default every parameter and buffer that is plain memory.
         known: the fingerprint of an earlier one, which this one has as well, the same object, if nothing has moved.
+        refuse: raises where tensors, by name, cannot be what is looked for; called before they are described anew.
 
     Attributes:
         tensors: what was found, by name.
         fingerprint: where they lie, and in which form; equal ones mean equal places.
     """
 
-    def __init__(self, module: torch.nn.Module, look: Look | None = None, known: Fingerprint | None = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        look: Look | None = None,
+        known: Fingerprint | None = None,
+        refuse: Callable[[Mapping[str, torch.Tensor]], None] = lambda tensors: None,
+    ) -> None:
         with no_collections():
             self._look, self._modules = look or partial(_plain_tensors, module), list(module.modules())
             self._names = self._names_now()
             self.tensors = dict(self._look())
-            if known is None or tuple(self.tensors) != known.names or not has_fingerprint(self.tensors, known):
-                known = fingerprint(self.tensors)
+            if known is not None and tuple(self.tensors) != known.names:
+                known = None
+            if known is None or not surely_has_fingerprint(self.tensors, known):
+                refuse(self.tensors)
+                if known is None or not has_fingerprint(self.tensors, known):
+                    known = fingerprint(self.tensors)
             self.fingerprint = known
-            self._registered = set(self._names[1]).issuperset(map(id, self.tensors.values()))
+            self._registered = self._are_registered()
 
     @cached_property
     def memory(self) -> dict[str, torch.Tensor]:
@@ -95,6 +107,15 @@ class TensorSnapshot:
                 f"{_some(moved)} got other memory while an update was applied, so what was loaded is not used; move, "
                 "convert or replace the tensors of a module between updates"
             )
+
+    def _are_registered(self) -> bool:
+        """Whether all tensors are bound to names, as that is known of the last time or found out."""
+        found = list(map(id, self.tensors.values())), self._names
+        if found == self.fingerprint.registered:
+            return True
+        registered = set(self._names[1]).issuperset(found[0])
+        self.fingerprint.registered = found if registered else None
+        return registered
 
     def _names_now(self) -> tuple[list[int], list[int]]:
         """What every module's names are bound to: how many each has, and which objects these are."""
