@@ -12,9 +12,8 @@ from ckpt_transport.errors import RegistrationError
 from ckpt_transport.memory import (
     CPU,
     ByteViews,
-    GpuAllocation,
     HostCopy,
-    are_there,
+    KeptAllocations,
     can_read,
     find_allocations,
     has_copy_tables,
@@ -48,7 +47,7 @@ class LentMemory:
         self.offsets, self.nbytes, self.addresses, self.sizes = offsets, nbytes, addresses, sizes
         self.devices = frozenset(devices)
         self._gatherings: dict[torch.device, Gathering] = {}
-        self._allocations: Sequence[GpuAllocation] = ()
+        self._allocations: KeptAllocations | None = None
         self.device, self.reason = HOST, ""
         if any(device.type == "cuda" for device in self.devices):
             self._find_allocations()
@@ -74,7 +73,7 @@ class LentMemory:
     @property
     def is_there(self) -> bool:
         """Whether what others map of it was not freed meanwhile, although something lies at its addresses."""
-        return are_there(self._allocations)
+        return self._allocations is None or self._allocations.are_there
 
     def can_gather_on(self, device: torch.device) -> bool:
         """Whether that GPU gathers the tensors into its slots: they lie on it, or on one other whose memory it reads.
@@ -108,10 +107,11 @@ class LentMemory:
 
     def _find_allocations(self) -> None:
         places = [(address, size) for address, size in zip(self.addresses, self.sizes, strict=True) if size]
+        kept = KeptAllocations(next(device for device in self.devices if device.type == "cuda"))
         try:
-            self._allocations = find_allocations(self.devices, places)
+            kept.allocations = find_allocations(self.devices, places)
         except RegistrationError as error:
             self.reason = str(error)
         else:
             (device,) = self.devices
-            self.device = name_of(device)
+            self._allocations, self.device = kept, name_of(device)

@@ -50,7 +50,9 @@ class _Given:
             addresses = _addresses_of(values)
         except RuntimeError:  # of a kind that has no memory of its own; who takes it in says so
             return None
-        return addresses if addresses == self.addresses or _first_of(addresses) == self.first else None
+        if addresses == self.addresses:
+            return self.addresses
+        return addresses if _first_of(addresses) == self.first else None
 
     def _have_same_form(self, values: Sequence[torch.Tensor]) -> bool:
         if self._same_form is not None and self._same_form.is_that_of(values):
@@ -67,7 +69,7 @@ class _Known(NamedTuple):
     Attributes:
         how: what else it depended on.
         given: what it was made of.
-        order: for each tensor of the loan, which one it is of those given.
+        order: for each tensor of the loan, which one it is of those given; None where they are these, in their order.
         placed, conversions, same, replicated: as those of :class:`Loan`.
         watching: how its tensors were watched.
         memory: where they were.
@@ -75,7 +77,7 @@ class _Known(NamedTuple):
 
     how: object
     given: _Given
-    order: list[int]
+    order: list[int] | None
     placed: Sequence[PlacedTensor]
     conversions: Sequence[Conversion]
     same: tuple[tuple[str, ...], ...]
@@ -116,8 +118,10 @@ class Loans:
         return loan
 
     def _again(self, known: _Known, values: Sequence[torch.Tensor], addresses: Sequence[int]) -> Loan:
-        tensors = [values[number] for number in known.order]
-        memory, found = known.memory, [addresses[number] for number in known.order]
+        tensors, found, memory = values, addresses, known.memory
+        if known.order is not None:
+            tensors = [values[number] for number in known.order]
+            found = [addresses[number] for number in known.order]
         wait_for_writers(memory.devices)
         if found != memory.addresses or not memory.is_there:
             memory = LentMemory(memory.devices, memory.offsets, memory.nbytes, found, memory.sizes)
@@ -160,7 +164,7 @@ def _remembered(
     return _Known(
         how,
         _Given(names, values),
-        order,
+        None if order == list(range(len(values))) else order,
         loan.tensors,
         loan.conversions,
         loan.same,

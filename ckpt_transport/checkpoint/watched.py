@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import ByteViews, copy_each
+from ckpt_transport.memory import ByteViews, gathered
 
 SAMPLES = 32
 SAMPLE_BYTES = 256
@@ -98,14 +100,20 @@ class Watched:
         return list(map(_writes, self._counting))
 
     def _samples_now(self) -> list[bytes]:
-        """Copied by torch on the host: memory that NumPy has seen cannot be freed by its owner any more."""
-        copies = {
-            name: middle.clone() if middle.is_cpu else torch.empty(middle.numel(), dtype=torch.uint8)
-            for name, middle in self._middles.items()
-        }
-        if elsewhere := [name for name, middle in self._middles.items() if not middle.is_cpu]:
-            copy_each([copies[name] for name in elsewhere], [self._middles[name] for name in elsewhere])
-        return [copy.numpy().tobytes() for copy in copies.values()]
+        """All of a device at once, and on the host copied by torch: memory that NumPy has seen cannot be freed by its
+        owner any more."""
+        by_device: defaultdict[torch.device, list[int]] = defaultdict(list)
+        middles = tuple(self._middles.values())
+        for number, middle in enumerate(middles):
+            by_device[middle.device].append(number)
+        samples = [b""] * len(middles)
+        for device, numbers in by_device.items():
+            some = [middles[number] for number in numbers]
+            ends = accumulate(middle.numel() for middle in some)
+            raw = gathered(some, device).numpy().tobytes()
+            for number, end in zip(numbers, ends, strict=True):
+                samples[number] = raw[end - middles[number].numel() : end]
+        return samples
 
 
 def _middle(raw: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from ckpt_transport.memory.copy import copy_bytes as copy_bytes
 from ckpt_transport.memory.copy import copy_each as copy_each
 from ckpt_transport.memory.copy import copy_runs as copy_runs
 from ckpt_transport.memory.copy import copy_views as copy_views
+from ckpt_transport.memory.copy import gathered as gathered
 from ckpt_transport.memory.copy_table import Addresses as Addresses
 from ckpt_transport.memory.copy_table import CopyTable as CopyTable
 from ckpt_transport.memory.copy_table import has_copy_tables as has_copy_tables
@@ -27,7 +28,6 @@ from ckpt_transport.memory.distant import DistantRuns as DistantRuns
 from ckpt_transport.memory.double_buffer import DoubleBuffer as DoubleBuffer
 from ckpt_transport.memory.exported import GpuAllocation as GpuAllocation
 from ckpt_transport.memory.exported import allocations_of as allocations_of
-from ckpt_transport.memory.exported import are_there as are_there
 from ckpt_transport.memory.exported import find_allocations as find_allocations
 from ckpt_transport.memory.exported import why_not_exported as why_not_exported
 from ckpt_transport.memory.fence import Fence as Fence
@@ -44,6 +44,7 @@ from ckpt_transport.memory.host_copies import HostCopies as HostCopies
 from ckpt_transport.memory.host_copies import HostCopy as HostCopy
 from ckpt_transport.memory.host_copies import copy_batch as copy_batch
 from ckpt_transport.memory.host_copies import in_batches as in_batches
+from ckpt_transport.memory.kept_allocations import KeptAllocations as KeptAllocations
 from ckpt_transport.memory.kernels import compile_kernels as compile_kernels
 from ckpt_transport.memory.landing import Landing as Landing
 from ckpt_transport.memory.landing import Scratch as Scratch

@@ -73,6 +73,19 @@ def copy_each(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) 
         torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
 
 
+def gathered(sources: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """The bytes of ``sources``, all on one device, one behind the other on the host: two calls however many there are.
+
+    Args:
+        sources: at least one, uint8, one-dimensional; few bytes in all.
+        device: where they are. On a GPU a stream of its own is used, so that nothing else waits.
+    """
+    if device.type != "cuda":
+        return torch.cat(list(sources)).cpu()
+    with torch.cuda.stream(stream_for("copies", device)):
+        return torch.cat(list(sources)).cpu()
+
+
 def copy_runs(copies: Iterable[HostCopy]) -> None:
     """Copy runs of host memory, of which no two write the same byte, as :func:`copy_bytes` does one. Complete when it
     returns.

@@ -51,9 +51,9 @@ class ByteExchange:
         uninterrupted(self._run)
 
     def _run(self) -> None:
-        cores = usable_cores()
+        cores = min(usable_cores(), len(self._chunks))
         self._synchronize()
-        with ThreadPoolExecutor(cores, "ckpt-transport-exchange") as workers:
+        with ThreadPoolExecutor(max(cores, 1), "ckpt-transport-exchange") as workers:
             running = [workers.submit(_exchange_on_host, self._chunks[core::cores]) for core in range(cores)]
             for enqueue in self._enqueue:
                 enqueue()
