@@ -130,7 +130,7 @@ class Participant:
             if staged:
                 engine.stage()
             if not plan.manifest.present:
-                engine.prepare(tuple(plan.manifest.specs.values()), share)
+                engine.prepare(plan.specs, share)
             self._received.needed = share
             check_present(plan, engine, self._received.has)
         self._resumable, self._channel, self.staged = resumable, digests, staged

@@ -39,7 +39,7 @@ def check_tensors(plan: Plan, engine: Engine, plans: PlanCache, base: str) -> No
     """
     expected = engine.expects()
     if base or not plans.fits(plan, expected):
-        engine.check(tuple(plan.manifest.specs.values()))
+        engine.check(plan.specs)
         check_expected(plan, engine, brought_of(expected, plan) if base else expected)
         if not base:
             plans.found_fit(plan, expected)
@@ -55,7 +55,7 @@ def take_deltas(plan: Plan, engine: Engine, *, staged: bool) -> None:
     if isinstance(engine, DeltaEngine):
         if not deltas or not staged:
             raise PlanMismatchError(f"a delta to '{version}' was to be staged, and what comes is not one")
-        engine.take(deltas, tuple(plan.manifest.specs.values()))
+        engine.take(deltas, plan.specs)
     elif deltas:
         raise PlanMismatchError(f"a delta to '{version}' comes, and the invitation of {engine.label} has named none")
 

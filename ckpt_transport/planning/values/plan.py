@@ -223,7 +223,13 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         renamed = msgspec.structs.replace(self, manifest=msgspec.structs.replace(self.manifest, version=version))
         vars(renamed)["shape"] = self.shape
         vars(renamed)["reads"] = self.reads
+        vars(renamed)["specs"] = self.specs
         return renamed
+
+    @cached_property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """Those of every tensor of the version."""
+        return tuple(self.manifest.specs.values())
 
     @property
     def moves_shares(self) -> bool:
