@@ -267,7 +267,7 @@ class Store:
     def _check_free(self, version: str) -> None:
         if self._closed:
             raise StoreError("this store was closed")
-        if not version or not version.isprintable():
+        if not isinstance(version, str) or not version or not version.isprintable():
             raise StoreError(f"a version cannot be called {version!r}; give a name of printable characters")
         for name in [name for name, held in self._versions.items() if held.lease.over]:
             if (held := self._versions.pop(name)) is not self._kept:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,7 +13,7 @@ from ckpt_transport.checkpoint.auto_mapping import find_mapping
 from ckpt_transport.checkpoint.checkpoint import from_files
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.config import Config
-from ckpt_transport.errors import CheckpointError, PlanMismatchError
+from ckpt_transport.errors import CheckpointError, ConfigError, PlanMismatchError
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.service.query import ask_expected
 
@@ -21,6 +21,19 @@ AUTO: Final = "auto"
 AnyMapping = Mapping | Literal["auto"] | None
 """Rules, or that they are to be found out, or that there are none."""
 logger = logging.getLogger(__name__)
+
+
+def resolved(mapping: AnyMapping, find: Callable[[], Mapping]) -> Mapping | None:
+    """The rules that are given; where they are to be found out, those that ``find`` finds.
+
+    Raises:
+        ConfigError: what is given is no mapping.
+    """
+    if mapping is None or isinstance(mapping, Mapping):
+        return mapping
+    if mapping != AUTO:
+        raise ConfigError(f"{mapping!r} is no mapping: give Mapping.of(...) of rules, Mapping.load(PATH), or 'auto'")
+    return find()
 
 
 def find_for(given: MappingOf[str, TensorSpec | None], sinks: Sequence[str], config: Config) -> Mapping:

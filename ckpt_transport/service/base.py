@@ -123,8 +123,10 @@ def part_of(stored: StoredVersion, names: Collection[str], *, alone: bool) -> St
         alone: no other rank holds any.
 
     Raises:
-        StoreError: the version has no such tensor; names it.
+        StoreError: the version has no such tensor, or this is one name and no collection of names; names it.
     """
+    if isinstance(names, str):
+        raise StoreError(f"only is to be a collection of names, also where it is one: give ['{names}']")
     manifest, wanted = stored.manifest, frozenset(names)
     if unknown := sorted(wanted - manifest.specs.keys()) if alone else ():
         raise StoreError(f"version '{manifest.version}' has no tensor '{unknown[0]}', which is to be brought")

@@ -10,7 +10,7 @@ from ckpt_transport.checkpoint import Lease, Loan, TensorPairs, Tensors, comes_i
 from ckpt_transport.config import Config
 from ckpt_transport.errors import SharedMemoryError
 from ckpt_transport.service.asked import Asked
-from ckpt_transport.service.auto import AUTO, AnyMapping
+from ckpt_transport.service.auto import AnyMapping
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
 from ckpt_transport.service.intake import COPIED_FOR_DELTAS, Intakes
@@ -68,9 +68,7 @@ class Publisher:
         """See :meth:`ParameterServer.publish`."""
 
         def publish(turn: Turn, clock: PhaseClock) -> Report | None:
-            found = mapping
-            if found == AUTO:
-                found = self._versions.mapping_for(version, tensors, self._choice.named(sinks))
+            found = self._versions.mapping_for(version, mapping, tensors, lambda: self._choice.named(sinks))
             keeps = self._config.delta != "off" and not base
             intake = COPIED_FOR_DELTAS if keeps else self._intakes.of(tensors, found)
             lease = Lease()

@@ -9,7 +9,7 @@ from pathlib import Path
 from ckpt_transport.checkpoint import Lease, Loan, Mapping, Store, StoredVersion, TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.config import Config
 from ckpt_transport.memory import MemoryKind
-from ckpt_transport.service.auto import AUTO, AnyMapping, find_for, what_is_given
+from ckpt_transport.service.auto import AnyMapping, find_for, resolved, what_is_given
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.intake import Intake
 from ckpt_transport.service.sink_handles import AnySink, locate
@@ -58,16 +58,16 @@ class ServerVersions:
         """See :meth:`ParameterServer.register`."""
 
         def take_in(lease: Lease) -> StoredVersion:
-            found = mapping
-            if found == AUTO:
-                found = find_for(what_is_given(files, directory, tensors), self._config.sinks, self._config)
+            def find() -> Mapping:
+                return find_for(what_is_given(files, directory, tensors), self._config.sinks, self._config)
+
             return self._store.register(
                 version,
                 files=files,
                 directory=directory,
                 tensors=tensors,
                 replicated=replicated,
-                mapping=found,
+                mapping=resolved(mapping, find),
                 base=base,
                 progress=progress,
                 lease=lease,
@@ -81,20 +81,28 @@ class ServerVersions:
         """See :meth:`ParameterServer.lend`."""
 
         def take_in(lease: Lease) -> StoredVersion:
-            found = mapping
-            if found == AUTO:
-                found = find_for(what_is_given(tensors=tensors), self._config.sinks, self._config)
+            def find() -> Mapping:
+                return find_for(what_is_given(tensors=tensors), self._config.sinks, self._config)
+
+            found = resolved(mapping, find)
             return self._store.lend(version, tensors, replicated=replicated, mapping=found, base=base, lease=lease)
 
         return self._take_in(version, take_in)
 
-    def mapping_for(self, version: str, tensors: object, sinks: Sequence[AnySink]) -> Mapping:
-        """The rules that make of what is published what these sinks expect; raises as :func:`find_for`."""
+    def mapping_for(
+        self, version: str, mapping: AnyMapping, tensors: object, sinks: Callable[[], Sequence[AnySink]]
+    ) -> Mapping | None:
+        """The rules for what is published; raises as :func:`resolved` and :func:`find_for`.
+
+        Args:
+            version, mapping, tensors: as those of :meth:`ParameterServer.publish`.
+            sinks: tells the sinks that are asked what they expect, where rules are to be found out.
+        """
 
         def find() -> Mapping:
-            return find_for(what_is_given(tensors=tensors), locate(sinks, self._config).addresses, self._config)
+            return find_for(what_is_given(tensors=tensors), locate(sinks(), self._config).addresses, self._config)
 
-        return self._here.telling_absence(version, find)
+        return self._here.telling_absence(version, lambda: resolved(mapping, find))
 
     def take_in_published(
         self,

@@ -8,7 +8,7 @@ the package that the handle's class is from, and imported when such a handle com
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeAlias
@@ -73,9 +73,10 @@ def locate(sinks: Sequence[AnySink], config: Config) -> LocatedSinks:
     """Find the addresses of sinks; a text is taken for one.
 
     Raises:
-        ConfigError: something is neither an address nor a handle.
+        ConfigError: something is neither an address nor a handle, or they are no list.
         JoinError: a handle's process is gone, or does not answer within ``join_timeout``; names it.
     """
+    check_list(sinks)
     addresses = {number: text for number, sink in enumerate(sinks) if (text := _told_by(sink))}
     framework_of = {number: _framework(sinks[number]) for number in range(len(sinks)) if number not in addresses}
     found = []
@@ -85,6 +86,15 @@ def locate(sinks: Sequence[AnySink], config: Config) -> LocatedSinks:
         addresses.update(zip(numbers, located.addresses, strict=True))
         found.append(located)
     return LocatedSinks(tuple(addresses[number] for number in range(len(sinks))), tuple(found))
+
+
+def check_list(sinks: object) -> None:
+    """
+    Raises:
+        ConfigError: this is one sink, or none, and not a list of them.
+    """
+    if isinstance(sinks, str) or not isinstance(sinks, Iterable):
+        raise ConfigError(f"sinks are to be a list, also where there is one: give [{sinks!r}] instead of {sinks!r}")
 
 
 def _told_by(sink: AnySink) -> str:

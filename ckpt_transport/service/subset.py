@@ -9,7 +9,7 @@ from ckpt_transport.config import Config
 from ckpt_transport.control import addresses
 from ckpt_transport.errors import ConfigError, JoinError
 from ckpt_transport.service.query import ask_version
-from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, locate
+from ckpt_transport.service.sink_handles import AnySink, LocatedSinks, check_list, locate
 
 
 class SinkChoice:
@@ -23,8 +23,11 @@ class SinkChoice:
         self._config = config
 
     def named(self, sinks: Sequence[AnySink] | None) -> tuple[AnySink, ...]:
-        """Those of the call, or of the configuration."""
-        return self._config.sinks if sinks is None else tuple(sinks)
+        """Those of the call, or of the configuration; raises as :func:`check_list`."""
+        if sinks is None:
+            return self._config.sinks
+        check_list(sinks)
+        return tuple(sinks)
 
     def all_of(self, sinks: Sequence[AnySink] | None) -> LocatedSinks:
         """

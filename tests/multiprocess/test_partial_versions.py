@@ -87,6 +87,8 @@ def test_given_a_part_that_is_none_then_it_is_named_before_anybody_is_asked() ->
             server.update("step-1", [sink.address], only=CHANGED)
         with pytest.raises(StoreError, match="version 'step-1' has no tensor 'unknown'"):
             server.update("step-1", [sink.address], only=["unknown"], base="v1")
+        with pytest.raises(StoreError, match=r"give \['0.weight'\]"):
+            server.update("step-1", [sink.address], only="0.weight", base="v1")
         with pytest.raises(StoreError, match="name at least one"):
             server.update("step-1", [sink.address], only=[], base="v1")
         with pytest.raises(UpdateAbortedError, match=r"has tensors that .* does not: unknown"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ckpt_transport import Config, Mapping, ParameterServer, rules
-from ckpt_transport.errors import CheckpointError, StoreError, UpdateAbortedError
+from ckpt_transport.errors import CheckpointError, ConfigError, StoreError, UpdateAbortedError
 from ckpt_transport.planning import explain
 from tests.fleet import SinkSpec, fleet, model, weights
 from tests.patience import PATIENT
@@ -62,6 +62,26 @@ def test_given_a_step_that_is_no_version_then_it_is_refused_as_register_refuses_
         for wrong in ({"a": 3}, {"a": torch.eye(2).to_sparse()}, [torch.zeros(3)]):
             with pytest.raises(CheckpointError):
                 server.publish("step", wrong, ["ipc:///tmp/nobody"])  # type: ignore[arg-type]
+
+
+def test_given_arguments_of_a_wrong_kind_then_each_is_named_with_what_would_do() -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        (
+            r"sinks are to be a list, also where there is one: give \['ipc:///tmp/nobody'\]",
+            {"sinks": "ipc:///tmp/nobody"},
+        ),
+        (r"sinks are to be a list, also where there is one: give \[3\]", {"sinks": 3}),
+        ("a version cannot be called 3; give a name", {"version": 3}),
+        (r"'cast' is no mapping: give Mapping.of\(...\)", {"mapping": "cast"}),
+        (r"no mapping: give Mapping.of\(...\)", {"mapping": [rules.Cast("BF16")]}),
+    ]
+    with ParameterServer(CONFIG) as server:
+        for message, arguments in wrong:
+            given: dict[str, Any] = {"version": "step", "tensors": weights(2), "sinks": ["ipc:///tmp/nobody"]}
+            with pytest.raises((ConfigError, StoreError), match=message):
+                server.publish(**{**given, **arguments})
+        with pytest.raises(ConfigError, match="'cast' is no mapping"):
+            server.register("step", tensors=weights(2), mapping="cast")  # type: ignore[arg-type]
 
 
 def test_given_weights_that_are_gathered_one_by_one_then_a_step_is_served_without_a_second_copy_of_them() -> None:
