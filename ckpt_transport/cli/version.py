@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 def version(
     addresses: Annotated[list[str], typer.Argument(help="Addresses of sinks.", show_default=False)],
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Have each read all that it serves, and show a digest of it.")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = 5.0,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -28,11 +31,17 @@ def version(
     Exit code 3 when one must not serve: it is tainted, or in doubt, which means that its coordinator is gone and that
     it holds its forward passes until others of that update answer, or another update comes. Else 1 when one does not
     answer.
+
+    Sinks that serve the same bytes have the same digest. Ranks of one engine serve different parts; each is compared
+    with the same rank of another engine. A sink that is being updated, or takes no update, says none:
+
+        ckpt-transport version --digest ipc:///run/sink-0.sock ipc:///run/sink-1.sock
     """
     from ckpt_transport.config import Config
     from ckpt_transport.service.query import ask_versions
+    from ckpt_transport.service.questions import ServedVersion
 
-    answers = ask_versions(addresses, Config.load(config), timeout)
+    answers = ask_versions(addresses, Config.load(config), timeout, digest=digest)
     output = Output()
     if as_json:
         rows = {
@@ -41,9 +50,12 @@ def version(
         }
         output.write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
     else:
-        table = Table(Column("address", overflow="fold"), "sink", "version", "can go back to", "state")
+        digests = (Column("digest", overflow="fold"),) if digest else ()
+        table = Table(Column("address", overflow="fold"), "sink", "version", *digests, "can go back to", "state")
         for address, answer in answers.items():
-            table.add_row(address, *_row(answer))
+            label, served, kept, state = _row(answer)
+            shown = (answer.digest if isinstance(answer, ServedVersion) else "",) if digest else ()
+            table.add_row(address, label, served, *shown, kept, state)
         output.print(table)
     said = [answer for answer in answers.values() if not isinstance(answer, JoinError)]
     if any(answer.tainted or answer.in_doubt for answer in said):

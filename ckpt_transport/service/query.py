@@ -39,13 +39,13 @@ def ask_version(
 
 
 def ask_versions(
-    addresses: Sequence[str], config: Config | None = None, timeout: float = 5.0
+    addresses: Sequence[str], config: Config | None = None, timeout: float = 5.0, *, digest: bool = False
 ) -> dict[str, q.ServedVersion | JoinError]:
     """Ask many sinks at the same time what they serve.
 
     Args:
         addresses: of sinks or holders.
-        config, timeout: as those of :func:`ask_version`.
+        config, timeout, digest: as those of :func:`ask_version`.
 
     Returns: the answer of each, or why there is none, in the order of the addresses.
 
@@ -53,7 +53,7 @@ def ask_versions(
         ConfigError: one is no address.
     """
     config = config if config is not None else Config.load()
-    questions = dict.fromkeys(addresses, q.AskVersion())
+    questions = dict.fromkeys(addresses, q.AskVersion(digest))
 
     def ask(mailbox: Mailbox) -> dict[str, q.ServedVersion | JoinError]:
         return Asking(mailbox, questions, q.ServedVersion, timeout).wait()

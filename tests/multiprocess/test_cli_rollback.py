@@ -56,6 +56,25 @@ def test_given_two_sinks_when_versions_were_staged_then_a_rollback_serves_the_on
             assert {(each["version"], each["previous"]) for each in served.values()} == {(f"v{seed}", f"v{other}")}
 
 
+def test_given_replicas_then_the_version_command_tells_by_a_digest_whether_they_serve_the_same_bytes(
+    checkpoints: dict[int, Path],
+) -> None:
+    """A third one is brought other bytes under the same name."""
+    with fleet(SinkSpec(), SinkSpec(), SinkSpec()) as sinks:
+        update(checkpoints, 2, *at(sinks[:2]), "--commit", "staged")
+        save_file(weights(3), checkpoints[2])
+        update(checkpoints, 2, *at(sinks[2:]))
+        addresses = [sink.address for sink in sinks]
+        answers = json.loads(run("version", "--digest", "--timeout", DEADLINE, "--json", *addresses).stdout)
+        same, too, other = (answers[address]["digest"] for address in addresses)
+        assert {each["version"] for each in answers.values()} == {"v2"}
+        assert same == too != other
+        assert same == ask_version(addresses[0], timeout=DEADLINE, digest=True).digest
+        shown = run("version", "--digest", "--timeout", DEADLINE, *addresses).stdout
+        assert "digest" in shown
+        assert "digest" not in run("version", "--timeout", DEADLINE, *addresses).stdout
+
+
 def test_given_an_update_in_place_when_it_is_to_be_rolled_back_then_that_is_refused_and_says_why(
     checkpoints: dict[int, Path],
 ) -> None:
