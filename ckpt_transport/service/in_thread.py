@@ -16,7 +16,8 @@ async def in_thread(
 ) -> Result:
     """Await ``call`` in a new thread.
 
-    Where this is cancelled, the thread is interrupted once, and waited for: nothing of the call goes on afterwards.
+    Where this is cancelled, the thread is interrupted once, and waited for: nothing of the call goes on afterwards. The
+    error has the cause that an interrupt of the call has; or the call's own error, where it has failed by itself.
 
     Args:
         call: what blocks.
@@ -40,10 +41,15 @@ async def in_thread(
     awaited = asyncio.wrap_future(done)
     try:
         return await asyncio.shield(awaited)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancelled:
         await _end(awaited, lambda: interrupt(thread.ident or 0, asyncio.CancelledError()))
         over(thread.ident or 0)
-        raise
+        raise cancelled from _why(done)
+
+
+def _why(done: Future[Result]) -> BaseException | None:
+    error = done.exception()
+    return error.__cause__ if isinstance(error, asyncio.CancelledError) else error
 
 
 async def _end(awaited: asyncio.Future[Result], interrupt: Callable[[], bool]) -> None:

@@ -312,7 +312,8 @@ class ParameterServer:
         """Await a call of this server, as ``await server.awaiting(server.publish, "step-42", tensors)``.
 
         It runs in a thread of its own, and the event loop goes on. Where the task is cancelled, the update ends as by
-        an interrupt, before this returns: everywhere or nowhere.
+        an interrupt, before this returns: everywhere or nowhere. The ``__cause__`` of its CancelledError says which, as
+        that of an interrupt of :meth:`update` does.
         """
         return await in_thread(partial(call, *args, **kwargs), self._here.interrupt, self._here.forget_interrupt)
 

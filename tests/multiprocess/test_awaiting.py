@@ -49,8 +49,9 @@ def test_given_an_update_that_waits_when_it_is_cancelled_then_it_has_ended_and_t
         asyncio.get_running_loop().call_later(0.5, begun.set)
         await begun.wait()
         update.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(asyncio.CancelledError) as ended:
             await update
+        assert isinstance(ended.value.__cause__, UpdateAbortedError)
 
     with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
         server.register("v2", tensors=weights(2))
