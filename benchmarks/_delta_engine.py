@@ -6,77 +6,43 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
 from benchmarks._held import Held
 from benchmarks._row import Row
+from benchmarks._versions import BUCKET_BYTES, Versions
 from ckpt_transport import Engine, LoadedBucket
 from ckpt_transport.checkpoint.pool import lay_out
 from ckpt_transport.deltas import Differences, delta_manifest, find_differences, ranges_of
 from ckpt_transport.engine import digest_of_served
 from ckpt_transport.memory import Buffer, MemoryKind
-from ckpt_transport.planning import Extent, Manifest, PlacedTensor, TensorSpec
+from ckpt_transport.planning import Extent
 from ckpt_transport.update.delta_engine import DeltaEngine, ElementMaps
 
-BASE, NEW = "base", "new"
-BUCKET_BYTES = 64 << 20
-DRAWN = 1 << 27
-"""So many elements are drawn at a time."""
+BASE = "base"
 PLENTY = 1 << 36
 """Bytes that an undo log may take."""
-LIMITS = {0.01: (40, 15, 0.022), 0.05: (60, 25, 0.10)}
-"""For each share of changed elements: milliseconds to find them, and to exchange them, and bytes sent, of all."""
 
 
-class Versions:
-    """Two versions of BF16 on one device, which lie alike.
+class Limits(NamedTuple):
+    """What each step may take.
 
-    Args:
-        specs: their tensors.
-        device: where they are.
+    Attributes:
+        diff, held: milliseconds to find what differs, and to exchange it.
+        sent: bytes, of all.
+        target: of each step over its limit; empty where it is only reported.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], device: torch.device) -> None:
-        self.specs, self._device = specs, device
-        offsets, nbytes = lay_out(spec.nbytes for spec in specs)
-        self.placed = tuple(
-            PlacedTensor(spec, 0, offset, spec.nbytes) for spec, offset in zip(specs, offsets, strict=True)
-        )
-        self.extent = Extent(0, nbytes, MemoryKind.PRIVATE)
-        self.base, self.new = (Buffer(torch.zeros(nbytes, dtype=torch.uint8, device=device)) for _ in range(2))
-        for part in torch.split(self.base.tensor.view(torch.bfloat16), DRAWN):
-            part.normal_(0, 0.02)
+    diff: float
+    held: float
+    sent: float
+    target: str = "<=1"
 
-    @property
-    def nbytes(self) -> int:
-        return sum(spec.nbytes for spec in self.specs)
 
-    def change(self, share: float) -> None:
-        """Have the new one differ from the base in this share of the elements, at random places."""
-        both = (torch.split(buffer.tensor.view(torch.int16), DRAWN) for buffer in (self.base, self.new))
-        for old, new in zip(*both, strict=True):
-            hit = torch.rand(len(old), device=self._device) < share
-            torch.bitwise_xor(old, hit.to(torch.int16), out=new)
-
-    def manifest(self) -> Manifest:
-        return Manifest(NEW, (self.extent,), self.placed)
-
-    def buckets(self, of: Buffer) -> Iterator[LoadedBucket]:
-        """All of a version, as a transport would bring it."""
-        for number, places in enumerate(self._cut()):
-            start, end = places[0].offset, places[-1].offset + places[-1].nbytes
-            pieces = [(each.spec, 0, each.offset - start, each.nbytes) for each in places]
-            yield LoadedBucket(number, of.tensor[start:end], partial(list, pieces))
-
-    def _cut(self) -> Iterator[list[PlacedTensor]]:
-        bucket: list[PlacedTensor] = []
-        for each in self.placed:
-            if bucket and each.offset + each.nbytes - bucket[0].offset > BUCKET_BYTES:
-                yield bucket
-                bucket = []
-            bucket.append(each)
-        yield bucket
+LIMITS = {0.01: Limits(40, 15, 0.022), 0.05: Limits(60, 25, 0.10)}
+"""For each share of changed BF16 elements."""
 
 
 class Served:
@@ -139,21 +105,18 @@ class Served:
         taking.restore()
 
 
-def measure(
-    engine: Engine, specs: Sequence[TensorSpec], what: str, rounds: int, say: Callable[[str], None]
-) -> Iterator[Row]:
+def measure(engine: Engine, versions: Versions, what: str, rounds: int, say: Callable[[str], None]) -> Iterator[Row]:
     """Rows for each share of changed elements.
 
     Args:
         engine: what serves.
-        specs: of a version, all BF16.
+        versions: what it is brought, on its device.
         what: the engine's name in rows.
         rounds: repetitions, of which the middle counts.
         say: told how far it is.
     """
-    versions = Versions(specs, engine.device)
     served = Served(engine, versions)
-    say(f"{len(specs):,} tensors, {versions.nbytes / 1e9:.2f} GB twice on {engine.device}")
+    say(f"{len(versions.specs):,} tensors, {versions.nbytes / 1e9:.2f} GB twice on {engine.device}")
     before = served.bring(versions.base)
     say(f"the first version is served: {engine.apply_summary}")
     for share, limits in LIMITS.items():
@@ -161,6 +124,7 @@ def measure(
         after = served.bring(versions.new)
         say(f"{share:.0%} changed and brought whole: {engine.apply_summary}")
         assert served.bring(versions.base) == before, "the base was not loaded as it was before"
+        limits = limits._replace(target=limits.target if versions.wanted else "")
         yield from _measure(served, versions, (before, after), f"{what}, {share:.0%} changed", limits, rounds)
         say(f"{share:.0%} changed: measured")
 
@@ -170,7 +134,7 @@ def _measure(
     versions: Versions,
     digests: tuple[str, str],
     what: str,
-    limits: tuple[float, float, float],
+    limits: Limits,
     rounds: int,
 ) -> Iterator[Row]:
     ranges = ranges_of(versions.placed, BUCKET_BYTES)
@@ -181,13 +145,17 @@ def _measure(
         return found
 
     differences = diff()
-    yield _row(f"diff, {what}", [_seconds(diff) for _ in range(rounds)], limits[0], _counted(differences))
+    if versions.conversion:
+        told = f"{versions.conversion * 1e3:.1f} ms, scales and elements"
+        yield Row(f"FP8 of BF16, {what}", versions.conversion, "a second", "", told)
+    seconds = [_seconds(diff) for _ in range(rounds)]
+    yield _row(f"diff, {what}", seconds, limits.diff, limits.target, _counted(differences))
     moved = differences.nbytes / versions.nbytes
     yield Row(
         f"bytes on the wire, {what}",
-        moved / limits[2],
-        f"{limits[2]} of all",
-        "<=1",
+        moved / limits.sent,
+        f"{limits.sent} of all",
+        limits.target,
         f"{moved:.4f} of all, {differences.nbytes / 1e9:.3f} GB in {len(differences.found)} carriers",
     )
     staging: list[float] = []
@@ -204,8 +172,9 @@ def _measure(
         undos.append(served.held.exchange(taking))
         assert served.digest() == digests[0], "what is served after the rollback is not the base"
         served.prove(taking, digests[0])
-    yield _row(f"held: commit with undo, {what}", commits, limits[1], f"{served.held}; {taking.apply_summary}")
-    yield _row(f"held: rollback, {what}", undos, limits[1], "byte for byte the base again")
+    told = f"{served.held}; {taking.apply_summary}, as when all had come"
+    yield _row(f"held: commit with undo, {what}", commits, limits.held, limits.target, told)
+    yield _row(f"held: rollback, {what}", undos, limits.held, limits.target, "byte for byte the base again")
     detail = f"{median(checks) * 1e3:.1f} ms, a digest of all that is served, while requests run"
     yield Row(f"proof before a rollback, {what}", median(checks), "a second", "", detail)
 
@@ -225,10 +194,10 @@ def _counted(differences: Differences) -> str:
     return f"{differences.changed:,} of {differences.elements:,} elements"
 
 
-def _row(name: str, seconds: Sequence[float], limit: float, detail: str) -> Row:
+def _row(name: str, seconds: Sequence[float], limit: float, target: str, detail: str) -> Row:
     taken = median(seconds) * 1e3
     told = f"{taken:.2f} ms, {min(seconds) * 1e3:.2f} at best; {detail}"
-    return Row(name, taken / limit, f"{limit} ms", "<=1", told)
+    return Row(name, taken / limit, f"{limit} ms", target, told)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 
 import torch
 
+from ckpt_transport import dtypes
+from ckpt_transport.planning import TensorSpec
+
 Shapes = Mapping[str, tuple[int, ...]]
 BF16_BYTES = 2
+LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
+"""Last parts of the names of layers that are quantized."""
 VALUES = 251
 """Values from 0 to this are exact in bf16."""
 
@@ -40,6 +45,17 @@ def mixture(layers: int = 24) -> Shapes:
 def narrowed(shapes: Shapes, times: int) -> Shapes:
     """As many tensors, of so many times fewer rows."""
     return {name: (max(1, rows // times), *columns) for name, (rows, *columns) in shapes.items()}
+
+
+def named_as_modules(shapes: Shapes) -> Shapes:
+    """The same, with names whose last but one part says whether they are linear layers."""
+    found = {}
+    for name, shape in shapes.items():
+        layer, _, last = name.rpartition("_")
+        linear = last in LINEAR and len(shape) == 2
+        module = f"layers.{layer}.{last}_proj" if linear else f"others.{name}.embed_tokens"
+        found[f"{module}.weight"] = shape
+    return found
 
 
 def _attention(layer: int, hidden: int, queries: int, keys: int, head: int) -> dict[str, tuple[int, ...]]:
@@ -86,3 +102,18 @@ class Weights(torch.nn.Module):
         """Names of tensors that are not those of that version, bit by bit."""
         named = enumerate(self.named_parameters())
         return [name for index, (name, found) in named if not bool((found == value(index, version)).all())]
+
+
+class Holding(torch.nn.Module):
+    """Holds tensors of these names and types, in modules of those names."""
+
+    def __init__(self, specs: Iterable[TensorSpec], device: torch.device) -> None:
+        super().__init__()
+        for spec in specs:
+            module: torch.nn.Module = self
+            *path, last = spec.name.split(".")
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, torch.nn.Module())
+                module = module.get_submodule(part)
+            module.register_buffer(last, torch.zeros(spec.shape, dtype=dtypes.TORCH[spec.dtype], device=device))

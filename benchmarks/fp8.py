@@ -23,11 +23,10 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks._models import Shapes, dense, mixture
+from benchmarks._models import Holding, Shapes, dense, mixture, named_as_modules
 from benchmarks._report import Row, report
 from ckpt_transport import Config, ParameterServer
 from ckpt_transport.checkpoint import Loan
-from ckpt_transport.planning import TensorSpec
 from ckpt_transport_fp8 import Target, quantized
 from ckpt_transport_fp8.config import parse
 from ckpt_transport_torch import attach
@@ -35,8 +34,6 @@ from ckpt_transport_torch import attach
 SLOT_BYTES = 64 << 20
 LAYERS = {"cpu": (2, 1), "cuda": (36, 24)}
 """Dense and mixture, where nothing else is asked for."""
-LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
-"""Last parts of the names of layers that are quantized."""
 console = Console(stderr=True)
 
 BLOCK = {"quant_method": "fp8", "weight_block_size": [128, 128]}
@@ -68,14 +65,10 @@ def measure(device: torch.device, layers: tuple[int, int], rounds: int) -> list[
 
 
 def _weights(shapes: Shapes, device: torch.device) -> dict[str, torch.Tensor]:
-    """Names whose last but one part says whether they are linear layers."""
-    made: dict[str, torch.Tensor] = {}
-    for name, shape in shapes.items():
-        layer, _, last = name.rpartition("_")
-        linear = last in LINEAR and len(shape) == 2
-        module = f"layers.{layer}.{last}_proj" if linear else f"others.{name}.embed_tokens"
-        made[f"{module}.weight"] = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
-    return made
+    return {
+        name: torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
+        for name, shape in named_as_modules(shapes).items()
+    }
 
 
 def _target(name: str) -> Target:
@@ -149,7 +142,7 @@ def _update(what: str, weights: dict[str, torch.Tensor], device: torch.device, r
             stored = server.lend("v1", weights if kind == "BF16" else quantized(weights, target))
             specs = [tensor.spec for tensor in stored.manifest.tensors]
             taken = []
-            with attach(_Holding(specs, device)) as serving:
+            with attach(Holding(specs, device)) as serving:
                 for _ in range(rounds + 1):
                     done = server.update("v1", [serving.address])
                     assert done is not None
@@ -165,23 +158,6 @@ def _update(what: str, weights: dict[str, torch.Tensor], device: torch.device, r
         Row(f"per block, {what}: bytes on the wire, all", sent["FP8"] / sent["BF16"], "BF16", "", detail),
         Row(f"per block, {what}: time of an update", seconds["FP8"] / seconds["BF16"], "BF16", "", time_detail),
     ]
-
-
-class _Holding(torch.nn.Module):
-    """Tensors of these names and types."""
-
-    def __init__(self, specs: list[TensorSpec], device: torch.device) -> None:
-        super().__init__()
-        from ckpt_transport import dtypes
-
-        for spec in specs:
-            module: torch.nn.Module = self
-            *path, last = spec.name.split(".")
-            for part in path:
-                if part not in module._modules:
-                    module.add_module(part, torch.nn.Module())
-                module = module.get_submodule(part)
-            module.register_buffer(last, torch.zeros(spec.shape, dtype=dtypes.TORCH[spec.dtype], device=device))
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

@@ -35,7 +35,7 @@ class GraphTensors:
         with torch.no_grad():
             for key, owner in list(self._tensors()):
                 held, now = self._held.get(key), getattr(owner, key[-1])
-                if held is not None and held is not now and _alike(held, now):
+                if held is not None and held is not now and are_alike(held, now):
                     held.copy_(now)
                     setattr(owner, key[-1], held)
 
@@ -44,16 +44,22 @@ class GraphTensors:
         for module in self._modules:
             if self._attends(module):
                 yield from (((module, "", key), module) for key in _tensors_of(module))
-            config = getattr(getattr(module, "quant_method", None), "moe_quant_config", None)
-            for part in DESCRIPTIONS:
-                description = getattr(config, part, None)
-                if description is not None:
-                    yield from (((module, part, key), description) for key in _tensors_of(description))
+            yield from (((module, part, key), description) for (part, key), description in described(module))
+
+
+def described(module: torch.nn.Module) -> Iterator[tuple[tuple[str, str], Any]]:
+    """What the configuration of its experts' kernel has of tensors: part and attribute, and the object that has it."""
+    config = getattr(getattr(module, "quant_method", None), "moe_quant_config", None)
+    for part in DESCRIPTIONS:
+        description = getattr(config, part, None)
+        if description is not None:
+            yield from (((part, key), description) for key in _tensors_of(description))
+
+
+def are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether one can be copied to the other, bit by bit."""
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
 
 
 def _tensors_of(owner: Any) -> list[str]:
     return [key for key, value in vars(owner).items() if isinstance(value, torch.Tensor)]
-
-
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)

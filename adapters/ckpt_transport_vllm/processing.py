@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ckpt_transport_vllm.graph_tensors import are_alike, described
 from ckpt_transport_vllm.load_format import Tensors, process, tensors_of
 from ckpt_transport_vllm.updated_model import UpdatedModel
 
@@ -28,10 +32,12 @@ def process_watched(target: UpdatedModel, module: torch.nn.Module) -> str:
     """As :func:`process`; also say why weights cannot be written where kernels read them, empty when they can.
 
     They can when processing does nothing to them: kernels read tensors of the same geometry, no operation but copies
-    of a tensor to itself reads a weight on the way, and nobody holds on to the staged memory.
+    of a tensor to itself reads a weight on the way, and nobody holds on to the staged memory, but for what
+    :class:`~ckpt_transport_vllm.graph_tensors.GraphTensors` has refer to the kernels' own again.
     """
     staged = {name: tensor.detach() for name, tensor in tensors_of(module).items()}
     kernel = kernel_tensors(module)
+    before = {key: getattr(owner, key[-1]) for key, owner in described(module)}
     operations, calls = _Operations(staged, kernel), _Calls(staged)
     with operations, calls:
         process(target, module)
@@ -46,8 +52,33 @@ def process_watched(target: UpdatedModel, module: torch.nn.Module) -> str:
         return f"its processing uses {seen[0]}"
     alone = _holders(torch.empty(1))
     apart = [name for name, tensor in staged.items() if _storage(tensor) != _storage(kernel[name])]
-    held = [name for name in apart if _holders(staged[name]) > alone]
+    returning = _returning(module, before, staged, kernel)
+    held = [name for name in apart if _holders(staged[name]) - returning[name] > alone]
     return f"its kernels hold on to {held[0]}" if held else ""
+
+
+def _returning(
+    module: torch.nn.Module, before: Mapping[tuple[str, str], torch.Tensor], staged: Tensors, kernel: Tensors
+) -> Counter[str]:
+    """How many descriptions of a kernel have each staged tensor only until a version is loaded.
+
+    They had the kernels' own before, and get that back. Nobody else has the object that they have.
+    """
+    names = {_storage(tensor): name for name, tensor in staged.items()}
+    alone = _references(SimpleNamespace(tensor=torch.empty(0)), "tensor")
+    found: Counter[str] = Counter()
+    for key, owner in described(module):
+        name, own = names.get(_storage(getattr(owner, key[-1]))), before.get(key)
+        if name is None or own is None or _references(owner, key[-1]) > alone:
+            continue
+        if own.data_ptr() == kernel[name].data_ptr() and are_alike(own, getattr(owner, key[-1])):
+            found[name] += 1
+    return found
+
+
+def _references(owner: Any, name: str) -> int:
+    """By how many the object is referred to that is an attribute of ``owner``."""
+    return sys.getrefcount(getattr(owner, name))
 
 
 UNSEEN = frozenset({"data_ptr", "__dlpack__", "numpy"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import delta_gpu, delta_shares, deltas, sparsity
 
 
@@ -25,10 +27,14 @@ def test_given_two_learning_rates_then_the_larger_changes_more_and_fp8_less_than
     assert set(went) == set(found)
 
 
-def test_given_a_small_module_then_its_deltas_are_timed_committed_and_taken_back() -> None:
+@pytest.mark.parametrize("weights", delta_gpu.Served)
+def test_given_a_small_module_then_its_deltas_are_timed_committed_and_taken_back(weights: delta_gpu.Served) -> None:
     said: list[str] = []
-    rows = list(delta_gpu.in_module(small=True, rounds=1, say=said.append))
+    scale = delta_gpu.Scale(small=True, model="mixture", layers=1, rounds=1)
+    rows = list(delta_gpu.in_module(scale, weights, said.append))
+    made = ["FP8 of BF16"] if weights is delta_gpu.Served.FP8 else []
     assert [row.name.partition(",")[0] for row in rows[: len(rows) // 2]] == [
+        *made,
         "diff",
         "bytes on the wire",
         "decode and locate",
