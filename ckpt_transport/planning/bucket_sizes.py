@@ -1,8 +1,11 @@
 """Buckets are as long as what each costs beside its bytes, and the memory that they take, make sensible.
 
-What is read in place takes no slot. What passes from GPU to GPU through slots is longer than other buckets, where there
-is memory for it: a link between GPUs brings 64 MiB sooner than the host can enqueue and account for them. So there are
-fewer of them, as many as keep the stages busy, and each takes longer than the host needs for it.
+What is read in place takes no slot. Two kinds of buckets are longer than others, where GPUs have memory for them:
+
+* What passes from GPU to GPU through slots: such a link brings 64 MiB sooner than the host can enqueue and account for
+  them. So there are fewer of them, as many as keep the stages busy, and each takes longer than the host needs for it.
+* What comes to GPUs whose engines run forward passes meanwhile. For each bucket a sink's threads ask some twenty times
+  for the interpreter that the passes need too, and each time both lose more than what they do with it.
 """
 
 from __future__ import annotations
@@ -31,10 +34,17 @@ SPARED = 4
 ON_GPUS = frozenset({MemoryKind.CUDA, MemoryKind.SCATTERED, MemoryKind.EXPORTED})
 
 
-def in_place(extents: Sequence[Extent], topology: Topology, settings: Settings) -> int:
-    """The size to aim at where everybody reads in place: a ring, or several; a slot where buckets are brought."""
+def in_place(extents: Sequence[Extent], topology: Topology, settings: Settings, nbytes: int) -> int:
+    """The size to aim at where everybody reads in place: a ring, or several; a slot where buckets are brought.
+
+    Args:
+        extents: where they lie.
+        topology, settings: of the plan.
+        nbytes: what a sink receives, of the one that receives least.
+    """
     if are_brought(extents, topology):
-        return align_up(settings.bucket_bytes)
+        room = min(topology.participants[rank].budget for rank in topology.sinks)
+        return max(align_up(settings.bucket_bytes), longer(settings, nbytes, room) if settings.beside_passes else 0)
     rings = RINGS_ON_GPUS if _exported(extents) else 1
     return align_up(settings.bucket_bytes) * settings.ring_depth * rings
 
@@ -82,23 +92,31 @@ def expected(
     """
     receives = any(not traits[link.transport].maps_memory for hop in tree.hops for link in hop)
     if not receives and not tree.fills(extent, traits):
-        return in_place([extent], topology, settings)
+        return in_place([extent], topology, settings, nbytes)
     size = through_slots(settings, usual, receives=receives)
-    if not stays_on_gpus([extent], [tree], topology, traits):
+    if not may_be_longer([extent], [tree], topology, traits, settings):
         return size
     return max(size, longer(settings, nbytes, room_everywhere({(extent.owner, 0): tree}, topology)))
 
 
-def stays_on_gpus(
-    extents: Iterable[Extent], trees: Iterable[BroadcastTree], topology: Topology, traits: Mapping[str, Traits]
+def may_be_longer(
+    extents: Iterable[Extent],
+    trees: Iterable[BroadcastTree],
+    topology: Topology,
+    traits: Mapping[str, Traits],
+    settings: Settings,
 ) -> bool:
-    """Whether bytes lie on GPUs, and all slots that they pass through do, too."""
+    """Whether all slots that bytes pass through lie on GPUs; and so do the bytes, or passes run meanwhile."""
     links = [link for tree in trees for hop in tree.hops for link in hop]
     return (
-        all(extent.kind in ON_GPUS and extent.owner in topology.with_devices for extent in extents)
-        and all(MemoryKind.CUDA in traits[link.transport].sends_from for link in links)
+        all(MemoryKind.CUDA in traits[link.transport].sends_from for link in links)
         and all(topology.with_devices.issuperset(link.ranks) for link in links)
+        and (settings.beside_passes or all(_on_gpu(extent, topology) for extent in extents))
     )
+
+
+def _on_gpu(extent: Extent, topology: Topology) -> bool:
+    return extent.kind in ON_GPUS and extent.owner in topology.with_devices
 
 
 def room_everywhere(trees: Mapping[tuple[int, int], BroadcastTree], topology: Topology) -> int:

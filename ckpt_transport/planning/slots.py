@@ -13,8 +13,8 @@ from ckpt_transport.planning.bucket_sizes import (
     are_brought,
     in_place,
     longer,
+    may_be_longer,
     room_everywhere,
-    stays_on_gpus,
     through_slots,
 )
 from ckpt_transport.planning.bucketing import cut, gather, round_robin, slot_bytes, smallest_slot
@@ -61,7 +61,7 @@ class SlotAllocator:
         }
         self._fillers = {manifest.extents[number].owner for (number, _), fills in self._fills.items() if fills}
         self._keepers = {participant.rank for participant in topology.participants if participant.keeps_tensors}
-        self._stays_on_gpus = stays_on_gpus(manifest.extents, candidate.trees.values(), topology, traits)
+        self._traits = traits
         self._kept = 0
 
     def allocate(self, settings: Settings, notes: list[str]) -> tuple[list[Bucket], tuple[Ring, ...]]:
@@ -78,7 +78,7 @@ class SlotAllocator:
         """Buckets without slots. A tensor is cut where a sink brings them to its GPU, unless it needs whole tensors, or
         would have to keep the parts."""
         extents, whole = self._manifest.extents, self._keepers or self._topology.whole_tensors
-        size = in_place(extents, self._topology, settings)
+        size = in_place(extents, self._topology, settings, self._least_received)
         longest = size if are_brought(extents, self._topology) and not whole else None
         return self._gathered(cut(self._manifest, self._demand.ranges, size, longest), size)
 
@@ -124,7 +124,7 @@ class SlotAllocator:
         wanted = self._shared_limit(wanted, settings.ring_depth, notes)
         smallest = smallest_slot(self._manifest, self._topology)
         tightest = self._tightest(smallest)
-        if self._stays_on_gpus:
+        if may_be_longer(self._manifest.extents, self._trees.values(), self._topology, self._traits, settings):
             room = min(tightest, room_everywhere(self._trees, self._topology))
             wanted = max(wanted, longer(settings, self._least_received, room))
         limit = min(max(wanted, smallest), align_down(tightest))

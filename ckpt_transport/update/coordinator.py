@@ -258,6 +258,7 @@ class Coordinator:
             bucket_bytes=self._config.bucket_bytes,
             ring_depth=self._config.ring_depth,
             digests=self._config.integrity == "always",
+            beside_passes=self._wants_staged and not any(join.unstaged for join in joins),
         )
         try:
             topology = self._topology()

@@ -20,11 +20,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         transport: a name, a relay as ``gloo+shm``, a chain broadcast as ``read-chain+shm``, or ``auto``.
         bucket_bytes: largest bucket, and slot, to aim at; a small version is cut finer, so that its stages overlap, and
-            between GPUs it is longer (:mod:`ckpt_transport.planning.bucket_sizes`).
+            between GPUs, and beside passes, it is longer (:mod:`ckpt_transport.planning.bucket_sizes`).
         ring_depth: slots to aim at.
         range_bytes: a sink that needs shorter ranges of a tensor than this, or ranges with shorter gaps, is sent the
             whole tensor: every range costs a bucket.
         digests: owners and sinks compute a digest of each bucket, which reads it once more.
+        beside_passes: forward passes run on the sinks meanwhile.
     """
 
     transport: str = AUTO
@@ -32,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ring_depth: int = 4
     range_bytes: int = SMALL_BUCKET
     digests: bool = False
+    beside_passes: bool = False
 
 
 def bucket_bytes(manifest: Manifest, settings: Settings) -> int:

@@ -1,4 +1,4 @@
-"""Given bytes that pass from GPU to GPU through slots, then buckets are as long as memory and the version allow."""
+"""Given bytes that pass from GPU to GPU, or beside passes, then buckets are as long as memory and the version allow."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from ckpt_transport.planning import (
 from ckpt_transport_cuda_ipc import CudaIpcTransport
 from ckpt_transport_gloo import GlooTransport
 from ckpt_transport_nccl import NcclTransport
+from ckpt_transport_shm import ShmTransport
 
-TRAITS = {kind.name: kind.traits for kind in (CudaIpcTransport, GlooTransport, NcclTransport)}
+TRAITS = {kind.name: kind.traits for kind in (CudaIpcTransport, GlooTransport, NcclTransport, ShmTransport)}
 MIB, GIB = 1 << 20, 1 << 30
 EXPERT = 3 * MIB
 
@@ -51,9 +52,18 @@ def beside(budget: int, *, whole_tensors: bool = False) -> Topology:
 
 
 def made(
-    of: Manifest, fleet: Topology, transport: str = "nccl", bucket_bytes: int = 64 * MIB, ring_depth: int = 4
+    of: Manifest,
+    fleet: Topology,
+    transport: str = "nccl",
+    bucket_bytes: int = 64 * MIB,
+    ring_depth: int = 4,
+    *,
+    beside_passes: bool = False,
 ) -> Plan:
-    found = plan(of, fleet, TRAITS, Settings(transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth))
+    settings = Settings(
+        transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, beside_passes=beside_passes
+    )
+    found = plan(of, fleet, TRAITS, settings)
     verify(found)
     return found
 
@@ -93,6 +103,30 @@ def test_given_bytes_or_slots_in_host_memory_then_buckets_are_as_before() -> Non
     """What comes over PCIe takes longer than the host needs for it at any size."""
     assert slot_bytes(made(version(8 * GIB, MemoryKind.SHARED), beside(30 * GIB))) <= 64 * MIB
     assert slot_bytes(made(version(8 * GIB), beside(30 * GIB), "gloo")) <= 64 * MIB
+
+
+def test_given_forward_passes_beside_then_what_comes_to_a_gpu_from_the_host_is_longer_too() -> None:
+    """Each bucket takes the interpreter from them some twenty times, whatever its size."""
+    of, fleet = version(30 * GIB, MemoryKind.SHARED), beside(30 * GIB)
+    filled = made(of, fleet, "cuda_ipc", beside_passes=True)
+    assert 480 * MIB < slot_bytes(filled) <= 512 * MIB
+    brought = made(of, fleet, "shm", beside_passes=True)
+    assert not brought.rings
+    assert len(brought.buckets) < 65
+    assert len(made(of, fleet, "shm").buckets) > 400
+
+
+def test_given_forward_passes_beside_and_little_free_memory_then_what_comes_from_the_host_is_as_before() -> None:
+    of, fleet = version(8 * GIB, MemoryKind.SHARED), beside(GIB)
+    assert slot_bytes(made(of, fleet, "cuda_ipc", beside_passes=True)) <= 64 * MIB
+    assert len(made(of, fleet, "shm", beside_passes=True).buckets) >= 128
+
+
+def test_given_forward_passes_on_cpus_then_buckets_are_as_before() -> None:
+    trainer, engine = beside(30 * GIB).participants
+    on_cpus = Topology((replace(trainer, devices=()), replace(engine, devices=())))
+    of = version(8 * GIB, MemoryKind.SHARED)
+    assert made(of, on_cpus, "shm", beside_passes=True).buckets == made(of, on_cpus, "shm").buckets
 
 
 def test_given_a_bucket_size_by_configuration_then_it_sets_the_measure() -> None:
