@@ -1,4 +1,7 @@
-"""A thread says "alive" while the participant's own thread is busy moving weights."""
+"""A thread says "alive" while the participant's own thread is busy moving weights.
+
+It sends a message, or touches the file of its mailbox's socket, where whoever has to know sees that.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,20 @@ import zmq
 
 from ckpt_transport.control.connections import OutgoingConnections
 from ckpt_transport.control.security import Secret
+from ckpt_transport.control.touches import is_file, touch
 from ckpt_transport.errors import ControlError
 
 
 class Heart:
     """Sends one ready-made message to each of a set of addresses, every ``interval`` seconds, and to a new one at once.
 
+    Between mailboxes at UNIX sockets nothing is sent while :func:`~ckpt_transport.control.touches.touch` does.
+
     A process that is stopped, or whose threads all wait for one that keeps Python's lock, sends none. It looks dead to
     its peers then, and :meth:`silence` tells it so.
 
     Args:
-        context, secret: of the mailbox.
+        context, secret, address: of the mailbox.
         beat: the message, in frames.
         interval: seconds from one to the next.
         patience: seconds of silence after which peers give up.
@@ -34,12 +40,14 @@ class Heart:
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         secret: Secret | None,
+        address: str,
         beat: Sequence[bytes],
         interval: float,
         patience: float,
     ) -> None:
         self._context, self._secret, self._beat, self._interval = context, secret, list(beat), interval
         self._patience = patience
+        self._address, self._touched = address, False
         self._beat_at = 0.0
         self._silence, self._silent_until = 0.0, 0.0
         self._targets: frozenset[str] = frozenset()
@@ -101,6 +109,7 @@ class Heart:
         connected: set[str] = set()
         while not self._stopped and self._thread is threading.current_thread():
             self._note_silence()
+            self._touched = touch(self._address)
             self._new.clear()
             targets = self._targets
             for address in connected - targets:
@@ -125,6 +134,8 @@ class Heart:
                 self._beat_once(connections, self._new.popleft(), connected)
 
     def _beat_once(self, connections: OutgoingConnections, address: str, connected: set[str]) -> None:
+        if self._touched and is_file(address):
+            return
         with contextlib.suppress(ControlError):  # tried again with the next beat
             connections.connect(address)
             connected.add(address)

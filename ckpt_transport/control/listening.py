@@ -64,6 +64,9 @@ class ListeningSocket:
 
     def close(self) -> None:
         """Send what is queued, then close. Somebody else may listen at the address before this returns."""
+        here = addresses.file_of(self._wanted)
+        if here is not None and self._bound is not None and here.inode == self._bound.inode:
+            self._bound = here  # it was touched; while the socket is open, no other file has its number
         self.socket.close(LINGER_MS)
         if self._authenticator is not None:
             self._authenticator.stop()

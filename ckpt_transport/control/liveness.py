@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
+from ckpt_transport.control.touches import is_file, touched_at
 from ckpt_transport.errors import PeerLostError
 
 LOOKS = 100
@@ -22,6 +23,8 @@ class Liveness:
     def __init__(self, timeout: float, look: Callable[[], bool]) -> None:
         self._timeout, self._look = timeout, look
         self._heard: dict[str, float] = {}
+        self._touched: dict[str, tuple[float | None, float]] = {}
+        """Of each that may touch a file: the file's time, and when that was looked at."""
         self._none_lost_until = 0.0
         """Before then, nobody can have been silent for too long."""
 
@@ -34,10 +37,13 @@ class Liveness:
 
     def watch(self, address: str) -> None:
         """Expect signs of life from there, from now on."""
-        self._heard[address] = time.monotonic()
+        self._heard[address] = now = time.monotonic()
+        if is_file(address):
+            self._touched[address] = touched_at(address), now
 
     def unwatch(self, address: str) -> None:
         self._heard.pop(address, None)
+        self._touched.pop(address, None)
 
     def hear(self, address: str) -> None:
         """There is a sign of life from that address; of who is not watched it means nothing."""
@@ -53,11 +59,25 @@ class Liveness:
         now = time.monotonic()
         if now < self._none_lost_until:
             return
-        self._none_lost_until = min(list(self._heard.values()), default=now) + self._timeout
         oldest = now - self._timeout
+        for address, heard in list(self._heard.items()):
+            if heard < oldest:
+                self._see(address, now)
+        self._none_lost_until = min(list(self._heard.values()), default=now) + self._timeout
         for address in self._heard if watched is None else watched:
             looks = 0
             while self._heard.get(address, oldest) < oldest and looks < LOOKS and self._look():
                 looks += 1
             if self._heard.get(address, oldest) < oldest:
                 raise PeerLostError(f"no sign of life from {address} for {self._timeout:g} s")
+
+    def _see(self, address: str, now: float) -> None:
+        """Look whether somebody has touched its file since the last look, and when.
+
+        What cannot be counts as now: in containers the monotonic clocks of a host may differ.
+        """
+        before, looked_at = self._touched.get(address, (None, now))
+        found = touched_at(address)
+        if address in self._touched and found is not None and found != before:
+            self._touched[address] = found, now
+            self._heard[address] = found if looked_at <= found <= now else now

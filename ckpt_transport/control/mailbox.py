@@ -99,7 +99,7 @@ class Mailbox:
         self._sockets = Sockets(wanted, secret, self._codec, self._waker.descriptor)
         self.address, self.secret = self._sockets.address, secret
         sign = self._sockets.sign_of_life()
-        self._heart = Heart(self._sockets.context, secret, sign, self._interval, self._timeout)
+        self._heart = Heart(self._sockets.context, secret, self.address, sign, self._interval, self._timeout)
         self._unclosed = close_when_collected(self, self._heart.stop, self._sockets.close, self._waker.close)
 
     # -- messages -----------------------------------------------------------------------------------------------

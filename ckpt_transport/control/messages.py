@@ -8,8 +8,8 @@ sender    the address of the sender's own mailbox, where answers go
 message   a tagged msgspec struct
 ========  =====================================================================
 
-The frame of a sign of life is :data:`ALIVE` and the sender's address. Most of what a coordinator hears are signs of
-life: to take in one of them is no more than to look an address up.
+The frame of a sign of life is :data:`ALIVE` and the sender's address. Between UNIX sockets there is none:
+see :mod:`ckpt_transport.control.touches`.
 """
 
 from __future__ import annotations

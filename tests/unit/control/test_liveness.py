@@ -7,19 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import pytest
 import zmq
 
 from ckpt_transport.control import Mailbox
+from ckpt_transport.control.messages import ALIVE
+from ckpt_transport.control.touches import touched_at
 from ckpt_transport.errors import PeerLostError
 from tests.patience import with_enough_seconds
 from tests.unit.control.notes import PATIENCE, Note, until
 
+UNIX_SOCKET, TCP = "", "tcp://127.0.0.1:0"
 CHILD = """
 import sys, threading
 from ckpt_transport.control import Mailbox
-mailbox = Mailbox(interval=0.05)
+mailbox = Mailbox(sys.argv[2], interval=0.05, insecure=True)
 mailbox.watch(sys.argv[1])
 print(mailbox.address, flush=True)
 while True:  # busy, and never looks into its mailbox
@@ -27,17 +32,19 @@ while True:  # busy, and never looks into its mailbox
 """
 
 
-def test_given_a_busy_peer_then_it_is_not_lost_until_it_is_killed() -> None:
+@pytest.mark.parametrize("place", [UNIX_SOCKET, TCP])
+def test_given_a_busy_peer_then_it_is_not_lost_until_it_is_killed(place: str) -> None:
     def is_told_apart(seconds: float) -> bool:
-        with Mailbox(timeout=seconds) as mailbox:
-            return stays_until_killed(mailbox, busy_for=1.2 * seconds)
+        with Mailbox(place, timeout=seconds, insecure=True) as mailbox:
+            return stays_until_killed(mailbox, place, busy_for=1.2 * seconds)
 
     with_enough_seconds(is_told_apart)
 
 
-def stays_until_killed(mailbox: Mailbox, busy_for: float) -> bool:
+def stays_until_killed(mailbox: Mailbox, place: str, busy_for: float) -> bool:
     """Whether a peer is not lost while it is busy for so many seconds. It is when it is killed."""
-    child = subprocess.Popen([sys.executable, "-c", CHILD, mailbox.address], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", CHILD, mailbox.address, place]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
         address = child.stdout.readline().strip()
@@ -96,19 +103,15 @@ def alive_at_last(mailbox: Mailbox, address: str) -> bool:
     return mailbox.receive(0) is not None
 
 
-def test_given_many_who_are_watched_one_after_the_other_then_each_new_one_hears_at_once_and_no_other(
-    tmp_path: Path,
-) -> None:
+def test_given_many_who_are_watched_one_after_the_other_then_each_new_one_hears_at_once_and_no_other() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     listeners = []
     try:
-        with Mailbox(interval=3600.0) as mailbox:
-            for number in range(8):
-                listener: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
-                listener.rcvtimeo = int(PATIENCE * 1000)
-                listener.bind(f"ipc://{tmp_path}/{number}")
+        with Mailbox(interval=3600.0, insecure=True) as mailbox:
+            for _ in range(8):
+                listener = listening(context, "tcp://127.0.0.1:*")
                 listeners.append(listener)
-                mailbox.watch(f"ipc://{tmp_path}/{number}")
+                mailbox.watch(listener.getsockopt_string(zmq.LAST_ENDPOINT))
                 listener.recv_multipart()
         beats = 1
         while listeners[0].poll(0):
@@ -119,14 +122,92 @@ def test_given_many_who_are_watched_one_after_the_other_then_each_new_one_hears_
         context.destroy(0)
 
 
-def test_given_nothing_but_signs_of_life_then_nobody_who_waits_is_woken() -> None:
-    with Mailbox(timeout=PATIENCE) as mailbox, Mailbox(interval=0.01) as peer:
+def listening(context: zmq.Context[zmq.Socket[bytes]], place: str) -> zmq.Socket[bytes]:
+    """A socket that stands for somebody who is watched, and sees what is sent there."""
+    listener: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    listener.rcvtimeo = int(PATIENCE * 1000)
+    listener.bind(place)
+    return listener
+
+
+@pytest.mark.parametrize("place", [UNIX_SOCKET, TCP])
+def test_given_nothing_but_signs_of_life_then_nobody_who_waits_is_woken(place: str) -> None:
+    with (
+        Mailbox(place, timeout=PATIENCE, insecure=True) as mailbox,
+        Mailbox(place, interval=0.01, insecure=True) as peer,
+    ):
         peer.watch(mailbox.address)
         assert not any(mailbox.pump(0.2) for _ in range(5))
 
 
-def test_given_a_message_among_signs_of_life_then_who_waits_for_it_is_woken() -> None:
-    with Mailbox(timeout=PATIENCE, types=[Note]) as mailbox, Mailbox(interval=0.01, types=[Note]) as peer:
+@pytest.mark.parametrize("place", [UNIX_SOCKET, TCP])
+def test_given_a_message_among_signs_of_life_then_who_waits_for_it_is_woken(place: str) -> None:
+    with (
+        Mailbox(place, timeout=PATIENCE, types=[Note], insecure=True) as mailbox,
+        Mailbox(place, interval=0.01, types=[Note], insecure=True) as peer,
+    ):
         peer.watch(mailbox.address)
         peer.send(mailbox.address, Note("alive"))
         assert mailbox.receive(PATIENCE) == (peer.address, Note("alive"))
+
+
+def test_given_two_at_unix_sockets_then_signs_of_life_are_seen_and_not_sent(tmp_path: Path) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        listener = listening(context, f"ipc://{tmp_path}/watched")
+        with Mailbox(f"ipc://{tmp_path}/here", interval=0.01, types=[Note]) as mailbox:
+            mailbox.watch(f"ipc://{tmp_path}/watched")
+            for _ in range(5):
+                seen = touched_at(mailbox.address)
+                until(partial(differs, mailbox.address, seen))
+            mailbox.send(f"ipc://{tmp_path}/watched", Note("the first that is sent"))
+            assert b"the first that is sent" in listener.recv_multipart()[-1]
+    finally:
+        context.destroy(0)
+
+
+def differs(address: str, seen: float | None) -> bool:
+    """Whether the file there was touched since it had that time."""
+    return touched_at(address) != seen
+
+
+def test_given_a_socket_whose_file_was_removed_then_signs_of_life_are_sent(tmp_path: Path) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        listener = listening(context, f"ipc://{tmp_path}/watched")
+        with Mailbox(f"ipc://{tmp_path}/here", interval=0.01) as mailbox:
+            mailbox.watch(f"ipc://{tmp_path}/watched")
+            (tmp_path / "here").unlink()
+            assert listener.recv_multipart()[1].startswith(ALIVE)
+    finally:
+        context.destroy(0)
+
+
+def test_given_a_clock_that_is_another_in_the_peers_container_then_its_touches_count_all_the_same(
+    tmp_path: Path,
+) -> None:
+    path, timeout = tmp_path / "peer", 0.2
+    path.touch()
+    with Mailbox(timeout=timeout) as mailbox:
+        mailbox.watch(f"ipc://{path}")
+        for clock in (1.0, 2.0, 1e9):
+            time.sleep(2 * timeout)
+            os.utime(path, (clock, clock))
+            mailbox.check_alive()
+        until(lambda: not alive(mailbox, f"ipc://{path}"))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_given_a_touched_socket_when_it_is_closed_then_its_file_is_gone_but_not_anothers(
+    tmp_path: Path, replaced: bool
+) -> None:
+    path = tmp_path / "here"
+    mailbox = Mailbox(f"ipc://{path}", interval=0.01)
+    mailbox.watch(f"ipc://{tmp_path}/nobody")
+    bound = path.stat().st_mtime_ns
+    until(lambda: path.stat().st_mtime_ns != bound)
+    if replaced:
+        path.rename(tmp_path / "moved")
+        path.touch()
+    mailbox.close()
+    assert path.exists() == replaced
