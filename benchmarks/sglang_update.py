@@ -1,14 +1,14 @@
 """Measures an update of a running SGLang against SGLang's own ways to the same weights, all in turns in one run.
 
-* ``update_weights_from_tensor``: the trainer's tensors are handed over in shared memory, in one call, between
-  ``begin_weight_update`` and ``end_weight_update``.
+* ``update_weights_from_tensor``: the trainer's tensors are handed over in shared memory, or on the GPU where SGLang is,
+  in one call, between ``begin_weight_update`` and ``end_weight_update``.
 * ``update_weights_from_disk``: files that are in the page cache.
 
 Ours is timed twice: from the trainer's tensors, lent where they lie, as ``publish`` does; and from versions that are
 registered already, as files are written already. Both once more with ``integrity = "never"``, because SGLang's ways
 compare no digests of what arrives. In its turn each way brings both of two versions, which completions confirm, and the
 second counts: a job has one way, and keeps from one update to the next what that needs. The first turns are not
-counted. Needs SGLang: ``make bench-sglang``.
+counted. Needs SGLang: ``make bench-sglang``. Where there is a GPU, SGLang and the trainer's tensors are on it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ Way = Callable[[int], FleetReport | None]
 PAIRS = (("lent", "from a trainer's tensors", "from_tensor"), ("registered", "from a registered version", "from_disk"))
 """What of ours is compared with what of SGLang's: both begin alike, and end when the engine serves the version."""
 INTEGRITY = ("always", "never")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TRANSPORT = "auto" if DEVICE == "cuda" else "shm"
 
 
 def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
@@ -49,7 +51,7 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="ckpt-transport-bench-") as folder, ExitStack() as stack:
         _write(Path(folder), hidden, layers)
         directories = {seed: Path(folder) / f"{FAMILY}-{seed}" for seed in SEEDS}
-        tensors = {seed: load_file(directories[seed] / "model.safetensors") for seed in SEEDS}
+        tensors = {seed: load_file(directories[seed] / "model.safetensors", DEVICE) for seed in SEEDS}
         nbytes = sum(tensor.nbytes for tensor in tensors[SEEDS[0]].values())
         engine = stack.enter_context(SglangServe(directories[SEEDS[0]], Path(folder) / "sglang.log")).wait()
         ways: dict[str, Way] = {
@@ -57,7 +59,7 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
             "from_disk": lambda seed: from_disk(engine, directories[seed]),
         }
         for integrity in INTEGRITY:
-            config = Config.load(transport="shm", integrity=integrity)
+            config = Config.load(transport=TRANSPORT, integrity=integrity)
             trainer = SglangTrainer(
                 stack.enter_context(ParameterServer(config)),
                 stack.enter_context(SglangFleet([engine.url], config)),
@@ -68,7 +70,7 @@ def measure(hidden: int = 1024, layers: int = 16, rounds: int = 5) -> list[Row]:
             ways[f"registered, {integrity}"] = trainer.update
         found = _in_turns(engine, ways, rounds)
     seconds = {name: median(each.seconds for each in rounds_of) for name, rounds_of in found.items()}
-    what, detail = f"{nbytes / (1 << 30):.2f} GiB", _in_words(seconds)
+    what, detail = f"{nbytes / (1 << 30):.2f} GiB on {DEVICE}", _in_words(seconds)
     return [
         Row(
             f"SGLang, {what} {begin}, integrity = {integrity}",

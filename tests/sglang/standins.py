@@ -3,7 +3,7 @@
 SGLang's compiled kernels, ``sgl_kernel``, are for CUDA, and so are torchvision's operators. On a CPU without AMX,
 SGLang computes by torch and calls none of them, but it imports all of them. Here every name of ``sgl_kernel`` exists
 and raises when it is called, and torchvision's operators are declared and have no kernel. Import this before sglang, in
-every process.
+every process. Where there is a GPU, nothing is stood in for.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class MissingKernels(ModuleType):
         return missing
 
 
-os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-sys.modules.setdefault("sgl_kernel", MissingKernels("sgl_kernel"))
 declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-for name in (*OPERATORS, *GRADIENTS):
-    declared.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")  # type: ignore[no-untyped-call]
+if not torch.cuda.is_available():
+    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    sys.modules.setdefault("sgl_kernel", MissingKernels("sgl_kernel"))
+    for name in (*OPERATORS, *GRADIENTS):
+        declared.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")  # type: ignore[no-untyped-call]

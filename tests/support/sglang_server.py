@@ -1,4 +1,4 @@
-"""SGLang's server as a child process, on a CPU."""
+"""SGLang's server as a child process, on a CPU, or on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import torch
 
 from ckpt_transport.service.endpoints import client_of
 from tests.support.serving import ServedChild, ServeError
@@ -16,8 +17,6 @@ from tests.support.serving import ServedChild, ServeError
 GENERATE = "/generate"
 EVENT, LAST = "data: ", "data: [DONE]"
 SMALL = (
-    "--device=cpu",
-    "--attention-backend=torch_native",
     "--sampling-backend=pytorch",
     "--grammar-backend=none",
     "--skip-tokenizer-init",
@@ -31,7 +30,9 @@ SMALL = (
     "--random-seed=1",
     "--log-level=info",
 )
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "SGLANG_USE_CPU_ENGINE": "1"}
+ON_CPU = ("--device=cpu", "--attention-backend=torch_native")
+ON_GPU = ("--device=cuda", "--attention-backend=triton")
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1"}
 
 
 class SglangServe(ServedChild):
@@ -43,7 +44,8 @@ class SglangServe(ServedChild):
     """Of ``--admin-api-key``, where it was started with one."""
 
     def _own_arguments(self, directory: Path, port: int) -> Sequence[str]:
-        return [f"--model-path={directory}", f"--port={port}", *SMALL]
+        there = ON_GPU if torch.cuda.is_available() else ON_CPU
+        return [f"--model-path={directory}", f"--port={port}", *SMALL, *there]
 
     def _command(self) -> Sequence[str]:
         return [sys.executable, "-m", "tests.sglang.serving"]
