@@ -99,7 +99,7 @@ class Driver(ABC, Generic[EngineT]):
         self.engine.reset_caches()
         told = self._resume()
         self._stuck = False
-        return told or self._why_paused()
+        return told
 
     def give_up(self, tainted: bool) -> str:
         """The update failed: serve on, unless the weights are a mix. Returns what was done, for people."""
@@ -108,7 +108,7 @@ class Driver(ABC, Generic[EngineT]):
         self._own_claim.check()
         self._abandon()
         if not tainted:
-            return self._resume() or self._why_paused() or f"{self.engine.name} serves the old version"
+            return self._resume() or f"{self.engine.name} serves the old version"
         if self._paused_by_others:
             return f"{self.engine.name} holds a mix of two versions, and others have paused it: leave it paused"
         try:
@@ -133,17 +133,22 @@ class Driver(ABC, Generic[EngineT]):
         return self._claim
 
     def _resume(self) -> str:
-        """End the pause, if a program like this one has begun it. Says so if others have ended it before."""
+        """Have requests served again, unless others have paused the engine.
+
+        Returns: why the engine serves nobody, or that others have ended a pause of ours; else nothing.
+        """
+        if not self._paused:
+            self._held_since = 0.0
+            return self._why_paused()
         told = ""
-        if self._paused:
-            if not self._stuck and not self.engine.is_paused():
-                told = (
-                    f"{self.engine.name} was resumed by others while it was paused for an update, so that requests "
-                    "went on between two forward passes, as without a pause"
-                )
-            self.engine.resume()
-            self.held = time.monotonic() - self._held_since if self._held_since else 0.0
-            self._own_claim.end(PAUSE)
+        if not self._stuck and not self.engine.is_paused():
+            told = (
+                f"{self.engine.name} was resumed by others while it was paused for an update, so that requests "
+                "went on between two forward passes, as without a pause"
+            )
+        self.engine.resume()
+        self.held = time.monotonic() - self._held_since if self._held_since else 0.0
+        self._own_claim.end(PAUSE)
         self._paused, self._held_since = False, 0.0
         return told
 
