@@ -1,9 +1,9 @@
 """Measures what publishing a step takes when 1 % and 5 % of the elements have changed, against publishing everything.
 
-Weights are BF16, changed at random places, and brought to a module in another process: over shared memory, and over a
-link between two network namespaces, where root and iproute2 allow that. The targets are those of a link of 10 Gbit/s.
-Two cores do not fill that by gloo, so by default it has 1 Gbit/s, where all that is not sending weighs less. A server
-that sends everything and one that sends deltas take turns; what is served is compared after each round. Usage:
+Weights are BF16, changed at random places, and brought to a module in another process: over shared memory, and over
+links between two network namespaces, where root and iproute2 allow that. The targets are those of a link of 10 Gbit/s.
+Two cores do not fill that by gloo, so one of 1 Gbit/s is measured as well, where all that is not sending weighs less. A
+server that sends everything and one that sends deltas take turns; what is served is compared after each round. Usage:
 ``python -m benchmarks.delta_steps``.
 """
 
@@ -107,15 +107,16 @@ def _told(phases: dict[str, float]) -> str:
 def main(
     mib: Annotated[int, typer.Option(help="Size of the weights over shared memory; 0 leaves it out.")] = 512,
     link_mib: Annotated[int, typer.Option(help="Size of the weights over the link.")] = 512,
-    mbit: Annotated[int, typer.Option(help="Rate of the link.")] = 1000,
+    mbit: Annotated[list[int] | None, typer.Option(help="Rate of a link; by default 1000, and 10000.")] = None,
     rounds: Annotated[int, typer.Option(help="That are counted.")] = 3,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
 ) -> None:
     """Measure publishing by deltas."""
     found = rows("shared memory", over_shared_memory(mib, rounds), ("", "")) if mib else []
     try:
-        targets = TARGETS if mbit >= TARGET_MBIT else ("", "")
-        found += rows(f"a link of {mbit} Mbit/s", over_a_link(link_mib, mbit, rounds), targets)
+        for rate in mbit or (1_000, TARGET_MBIT):
+            targets = TARGETS if rate >= TARGET_MBIT else ("", "")
+            found += rows(f"a link of {rate} Mbit/s", over_a_link(link_mib, rate, rounds), targets)
     except NoLinksError as error:
         print(f"shaped links cannot be made here: {error}", file=sys.stderr)
     report(found, json)
