@@ -20,7 +20,6 @@ import typer
 
 from benchmarks._report import Row, report
 from ckpt_transport import LoadedBucket, dtypes
-from ckpt_transport.memory import MemoryRun
 from ckpt_transport.planning import TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
 from ckpt_transport.replay import BucketCopyPlans, Replay, record
@@ -105,15 +104,16 @@ def measure(
     recorded = time.perf_counter() - began
     began = time.perf_counter()
     plans = BucketCopyPlans(recording.layout)
-    prepared = [plans.of(_loaded(number, slot, bucket)) for number, bucket in enumerate(buckets)]
+    loaded = [_loaded(number, slot, bucket) for number, bucket in enumerate(buckets)]
+    prepared = [plans.of(bucket) for bucket in loaded]
     made = time.perf_counter() - began
     parameters = dict(module.named_parameters())
     bound = {number: parameters[target.name].detach() for number, target in enumerate(recording.layout.targets)}
 
     def replay() -> None:
         run = Replay(plans, bound)
-        for plan in prepared:
-            run.run(plan, [MemoryRun(0, slot)])
+        for plan, bucket in zip(prepared, loaded, strict=True):
+            run.run(plan, bucket)
         run.finish()
 
     def copy() -> None:

@@ -54,7 +54,7 @@ class ModelReplayPass(LoadPass):
         with torch.no_grad():
             plan = self._plan(bucket)
             self._by_loader(bucket, {part.source for part in plan.loaded})
-            written = self._replay.run(plan, bucket.runs, stable=bucket.stable)
+            written = self._replay.run(plan, bucket)
             self._seconds += time.perf_counter() - began
             self._complete({self._recorded.module_of[target] for target in written})
 

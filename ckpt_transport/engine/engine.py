@@ -12,7 +12,7 @@ import torch
 from ckpt_transport import dtypes
 from ckpt_transport.engine.served_elements import ServedElements
 from ckpt_transport.errors import DeltaRefusedError, PlanMismatchError
-from ckpt_transport.memory import Fence, Landing, MemoryRun, Runs, compile_kernels, part_of
+from ckpt_transport.memory import Fence, Landing, MemoryRun, PartialCopy, Runs, compile_kernels, part_of
 from ckpt_transport.planning import Share, StagingPlace, TensorSpec
 
 
@@ -53,7 +53,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
         places: for each piece its tensor, and where it starts in the tensor and in the bucket, and its length, in
             bytes.
         stable: see :attr:`LoadedPiece.stable`.
-        on_brought: called with the memory that :meth:`brought` is given.
+        on_brought: called with what :meth:`brought` is given.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LoadedBucket(Sequence[LoadedPiece]):
         memory: torch.Tensor | Runs,
         places: Callable[[], Sequence[tuple[TensorSpec, int, int, int]]],
         stable: bool = False,
-        on_brought: Callable[[Runs], None] = lambda runs: None,
+        on_brought: Callable[[Runs, PartialCopy | None], None] = lambda runs, part: None,
     ) -> None:
         self.key, self.stable = key, stable
         self.runs = (MemoryRun(0, memory),) if isinstance(memory, torch.Tensor) else memory
@@ -79,12 +79,16 @@ class LoadedBucket(Sequence[LoadedPiece]):
         """Tensor, offset in the tensor, offset in the bucket and length of each piece."""
         return self._places()
 
-    def brought(self, runs: Runs) -> LoadedBucket:
+    def brought(self, runs: Runs, part: PartialCopy | None = None) -> LoadedBucket:
         """The same pieces in other memory, which holds the same bytes until the next bucket is brought.
 
         Where that is a device's, it holds them in the order of its current stream.
+
+        Args:
+            runs: that memory.
+            part: what of the bucket it holds; None for all of it.
         """
-        self._on_brought(runs)
+        self._on_brought(runs, part)
         return self if runs is self.runs else LoadedBucket(self.key, runs, self._places)
 
     def _made(self) -> list[LoadedPiece]:

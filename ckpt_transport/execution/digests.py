@@ -31,6 +31,7 @@ from ckpt_transport.memory import (
     Lendable,
     MemoryKind,
     MemoryRun,
+    PartialCopy,
     Runs,
     fence,
     fence_on,
@@ -67,10 +68,15 @@ class Digests:
         """
         return None
 
-    def look(self, bucket: Bucket, runs: Runs) -> None:
-        """The engine is given these bytes, now or in the order of the current stream. Only the first call counts.
+    def look(self, bucket: Bucket, runs: Runs, part: PartialCopy | None = None) -> None:
+        """The engine is given these bytes, now or in the order of the current stream.
 
-        Called by the thread that applies.
+        Only the first call counts that gives all that is compared. Called by the thread that applies.
+
+        Args:
+            bucket: whose bytes they are.
+            runs: where they are.
+            part: what of it is there; None for all.
         """
 
     def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
@@ -285,18 +291,20 @@ class SinkDigests(_Working):
         self._begun: set[int] = set()
         self._agreed: set[int] = set()
 
-    def look(self, bucket: Bucket, runs: Runs) -> None:
+    def look(self, bucket: Bucket, runs: Runs, part: PartialCopy | None = None) -> None:
         number = self._schedule.numbers[bucket.first]
         if number not in self._begun:
-            self._begin(number, runs)
+            self._begin(number, runs, part)
 
     def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
         sample = self._schedule.samples.of(self._schedule.rank, self._schedule.numbers[bucket.first])
         return () if sample is None else sample.parts
 
-    def _begin(self, number: int, runs: Runs) -> None:
-        """Compute the digest of what this sink reads of a bucket, if it reads anything."""
+    def _begin(self, number: int, runs: Runs, part: PartialCopy | None) -> None:
+        """Compute the digest of what this sink reads of a bucket, if it reads anything and that is there."""
         sample = self._schedule.samples.of(self._schedule.rank, number)
+        if part is not None and sample is not None and not part.covers(sample.ranges):
+            return
         self._begun.add(number)
         if sample is None:
             self._agreed.add(number)
@@ -371,7 +379,7 @@ class SinkDigests(_Working):
 class FirstSinkDigests(SinkDigests):
     """Compares before the engine is given a bucket."""
 
-    def look(self, bucket: Bucket, runs: Runs) -> None:
+    def look(self, bucket: Bucket, runs: Runs, part: PartialCopy | None = None) -> None:
         """Do nothing: the bucket was compared before."""
 
     def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Hashable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Generic, TypeVar
 
@@ -68,6 +68,11 @@ class Sample(ABC, Generic[Place]):
     def parts(self) -> Sequence[Part]:
         """Where what is compared starts in the bucket, and its bytes: as few parts as hold all of it, ascending."""
 
+    @property
+    @abstractmethod
+    def ranges(self) -> Sequence[StridedRange]:
+        """The bytes of the bucket that are compared. The same object each time."""
+
     @staticmethod
     @abstractmethod
     def _start(place: Place) -> int:
@@ -84,6 +89,10 @@ class RunSample(Sample[Part]):
     @property
     def parts(self) -> Sequence[Part]:
         return self._in_bucket
+
+    @cached_property
+    def ranges(self) -> Sequence[StridedRange]:
+        return [StridedRange(start, nbytes) for start, nbytes in self._in_bucket]
 
     def page_in(self, extent: Runs) -> torch.Tensor | None:
         if len(self._in_extent) > 1 or not 0 < self._in_extent[0][1] <= PAGE_BYTES or not extent[0].raw.is_cpu:
@@ -107,6 +116,10 @@ class SliceSample(Sample[StridedRange]):
     @property
     def parts(self) -> Sequence[Part]:
         return [(each.start, each.end - each.start) for each in self._in_bucket]
+
+    @property
+    def ranges(self) -> Sequence[StridedRange]:
+        return self._in_bucket
 
     @staticmethod
     def _start(place: StridedRange) -> int:

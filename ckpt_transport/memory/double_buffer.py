@@ -13,7 +13,7 @@ from ckpt_transport.memory.runs import MemoryRun, Runs, devices_of, end_of
 FindPart = Callable[[], PartialCopy | None]
 """Finds what of a bucket is wanted; None for all of it. Called where bytes are brought."""
 
-LARGEST = 128 << 20
+LARGEST = 512 << 20
 """Bytes of the largest staging buffer."""
 
 

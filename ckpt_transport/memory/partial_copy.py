@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import torch
@@ -35,6 +36,9 @@ class PartialCopy:
             for number in range(part.runs)
         ]
         self._slices = [part for part in parts if part.runs > 1 and part.nbytes < LONG]
+        self._strided = frozenset(part for part in parts if part.runs > 1)
+        self._runs = sorted((part.start, part.end) for part in parts if part.runs == 1)
+        self._asked: tuple[Sequence[StridedRange], bool] = (), True
         self._table: CopyTable | None = None
         self.nbytes = sum(part.total for part in parts)
         """How many bytes are read."""
@@ -56,6 +60,19 @@ class PartialCopy:
         for part in self._slices:
             read, write = _found(runs, part.start, part.end - part.start), into[part.start : part.end]
             _rows(write, part).copy_(_rows(read, part), non_blocking=True)
+
+    def covers(self, parts: Sequence[StridedRange]) -> bool:
+        """Whether each of these is one of the parts that are brought, or lies within a run of them.
+
+        Whoever asks again passes the same object, which is not looked at again.
+        """
+        if self._asked[0] is not parts:
+            self._asked = parts, all(part in self._strided or self._in_a_run(part) for part in parts)
+        return self._asked[1]
+
+    def _in_a_run(self, part: StridedRange) -> bool:
+        number = bisect_right(self._runs, part.start, key=lambda run: run[0]) - 1
+        return number >= 0 and part.end <= self._runs[number][1]
 
     def _launch(self, address: int, into: torch.Tensor) -> None:
         if self._table is None:

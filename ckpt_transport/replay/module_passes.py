@@ -109,7 +109,7 @@ class ModuleReplayPass(ModuleLoaderPass):
 
     def _apply(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:
         began = time.perf_counter()
-        self._replay.run(plan, bucket.runs, stable=bucket.stable)
+        self._replay.run(plan, bucket)
         self._replaying += time.perf_counter() - began
 
     def _fill(self) -> None:

@@ -9,6 +9,7 @@ from operator import itemgetter
 
 import torch
 
+from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import (
     DoubleBuffer,
@@ -60,17 +61,11 @@ class Replay:
             for source in group.sources:
                 self._needed.setdefault(source, []).append(number)
 
-    def run(self, plan: BucketCopyPlan, runs: Runs, *, stable: bool = False) -> set[int]:
-        """Bring one bucket in. Returns the targets that were written.
-
-        Args:
-            plan: made for this bucket.
-            runs: its bytes, read-only.
-            stable: they stay until the last bucket was brought in.
-        """
+    def run(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> set[int]:
+        """Bring one bucket in, for which ``plan`` was made. Returns the targets that were written."""
         if plan.copies:
-            self._bring(plan, runs)
-        return self._take_in(plan, runs, stable)
+            self._bring(plan, bucket)
+        return self._take_in(plan, bucket.runs, bucket.stable)
 
     def landing(self, plan: BucketCopyPlan) -> Landing:
         """Where the bytes of a bucket are to be in host memory. When they are there, :meth:`landed` does the rest.
@@ -151,12 +146,14 @@ class Replay:
 
     # -- copies --------------------------------------------------------------------------------------------------------
 
-    def _bring(self, plan: BucketCopyPlan, runs: Runs) -> None:
+    def _bring(self, plan: BucketCopyPlan, bucket: LoadedBucket) -> None:
         device = self._tensors[plan.copies[0].target].device
         tabled = has_copy_tables(device)
-        near = runs
+        near = runs = bucket.runs
         if not tabled or not reads_in_place(device, runs):
             near = self._near(device).stage(runs, lambda: plan.part(device, starts_of(runs)))
+        if near is not runs:
+            bucket.brought(near, plan.part(device, starts_of(runs)))
         if not tabled:
             self._copy(self._strided(plan, near), near)
             return

@@ -32,7 +32,7 @@ from ckpt_transport.execution import (
     arrivals,
     column_extents,
 )
-from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, Runs, beside
+from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, PartialCopy, Runs, beside
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Share
 from ckpt_transport.update.handover import Handover
 from ckpt_transport.update.plan_cache import PlanCache
@@ -355,8 +355,8 @@ class Participant:
         stable = bucket.fill_slot == bucket.slot == IN_PLACE and not self._resumable
         self._handover.begin(beside=bool(self.staged))
 
-        def look(seen: Runs) -> None:
-            self._digests.look(bucket, seen)
+        def look(seen: Runs, part: PartialCopy | None = None) -> None:
+            self._digests.look(bucket, seen, part)
 
         given = LoadedBucket(key, runs, lambda: self._received.lacking(plan, bucket), stable, look)
         landing = self._engine.landing(given) if isinstance(runs, DistantRuns) else None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 
+from ckpt_transport import LoadedBucket
 from ckpt_transport.memory import DoubleBuffer, MemoryRun, PartialCopy, StridedRange
 from ckpt_transport.memory.double_buffer import LARGEST
+from ckpt_transport.replay import BucketCopyPlans, Replay, record
+from tests.unit.recorded import buckets, specs_of
 
 GPU = torch.device("cuda", 0)
 SIZES = [1 << 20, 3 << 20, 5, 2 << 20, 3 << 20, 1 << 10]
@@ -83,3 +88,35 @@ def test_given_a_part_of_a_bucket_then_that_is_brought_to_its_place_and_nothing_
     for _ in range(4):
         ((_, near),) = double_buffer.stage([MemoryRun(0, raw.pin_memory() if pinned else raw)], lambda: partial)
         assert torch.equal(near.cpu(), expected)
+
+
+def test_given_a_recorded_loader_then_it_is_told_what_of_a_bucket_came_to_the_gpu() -> None:
+    """So that what was brought is compared there, and not on the host once more."""
+    tensors = {"cut": torch.randn(64, 512), "all": torch.randn(4096)}
+    module = torch.nn.ParameterDict({"cut": torch.zeros(32, 512, device=GPU), "all": torch.zeros(4096, device=GPU)})
+
+    def load(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in pairs:
+            module[name].data.copy_(tensor[:32] if name == "cut" else tensor)
+
+    specs = {spec.name: spec for spec in specs_of(tensors)}
+    layout = record(module, load, list(specs.values())).layout
+    plans = BucketCopyPlans(layout)
+    replay = Replay(plans, {number: module[target.name].data for number, target in enumerate(layout.targets)})
+    told: list[tuple[torch.Tensor, PartialCopy]] = []
+    for number, (raw, pieces) in enumerate(buckets(tensors, 1 << 20)):
+        places = [(specs[name], offset, at, length) for name, offset, at, length in pieces]
+        bucket = LoadedBucket(
+            number,
+            raw.pin_memory(),
+            lambda places=places: places,  # type: ignore[misc]
+            on_brought=lambda runs, part: told.append((runs[0].raw.cpu(), part)),  # type: ignore[arg-type]
+        )
+        replay.run(plans.of(bucket), bucket)
+    ((near, part),) = told
+    (raw, _), *_ = buckets(tensors, 1 << 20)
+    read = 32 * 512 * 4
+    assert part.covers([StridedRange(0, read)])
+    assert not part.covers([StridedRange(0, read + 1)])
+    assert torch.equal(near[:read], raw[:read])
+    assert torch.equal(module["cut"].cpu(), tensors["cut"][:32])

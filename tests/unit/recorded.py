@@ -93,7 +93,7 @@ def replay(
             bucket.runs.memory.read_into(run.landing(plan))
             run.landed(plan)
         else:
-            run.run(plan, bucket.runs)
+            run.run(plan, bucket)
     run.fill(range(len(recording.layout.targets)))
     run.finish()
 
