@@ -265,7 +265,7 @@ class Coordinator:
             if deltas := [delta for shard in shards for delta in shard.deltas]:
                 topology = topology_for(topology, deltas, [spec for shard in shards for spec in shard.specs.values()])
             return self._plans.make(shards, topology, self._traits(), settings, present, rates_of(joins))
-        except CkptTransportError as error:
+        except PlanError as error:
             for join in joins:
                 for name, reason in join.unavailable.items():
                     error.add_note(f"{join.label}: {name} is not available: {reason}")
