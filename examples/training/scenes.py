@@ -18,6 +18,7 @@ import torch
 from ckpt_transport_torch import Attachment, attach
 from examples.shared.display import Display, milliseconds
 from examples.trainers.model import loss_of, model
+from examples.training.curve import curve
 from examples.training.result import Result, problems
 from examples.training.trainer import Step
 from tests.support.serving import ServeError, last_words
@@ -51,6 +52,9 @@ def play(display: Display, folder: Path, count: int, rate: float) -> Result:
             steps.append(step)
             display.line(_drawn(step))
     after = _loss(served)
+    losses, pauses = [before, *(step.loss for step in steps)], [step.paused for step in steps]
+    display.line(f"loss   {curve(losses)}  from {before:.6f} to {after:.6f}")
+    display.line(f"pause   {curve(pauses, 0.0)}  at most {milliseconds(max(pauses, default=0.0))}")
     display.heading("Answers")
     display.line(
         f"{sum(answers.values()):,} forward passes were computed meanwhile, by {len(answers)} versions; each was held "

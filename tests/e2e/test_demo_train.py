@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from examples.training.curve import curve
 from examples.training.result import Result, problems
 from examples.training.trainer import Step
 
@@ -35,6 +36,8 @@ def test_given_a_trainer_of_two_ranks_when_it_takes_steps_then_each_is_served_an
         assert 0 < step.changed < 0.15
     for step in result.steps:
         assert f"{step.version:8} loss {step.loss:.6f} █" in ran.stdout
+    assert f"loss   {curve(losses)}  from" in ran.stdout
+    assert (curve([4.0, 3.0, 2.0, 0.5]), curve([2.0, 1.0], 0.0), curve([1.0]), curve([])) == ("█▆▄▁", "█▅", "▁", "")
 
 
 def test_given_what_is_served_when_it_is_not_what_was_trained_then_that_is_a_problem() -> None:
