@@ -12,6 +12,7 @@ import socket
 import stat
 import tempfile
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -144,6 +145,36 @@ def any_port(interface: str) -> str:
     return f"tcp://[{hosts[0]}]:0" if ":" in hosts[0] else f"tcp://{hosts[0]}:0"
 
 
+def place_for(peers: Iterable[str], interface: str) -> str:
+    """Where a mailbox is to listen for those at these addresses; empty for a UNIX socket that only this user reaches.
+
+    Who listens at TCP on the loopback may be of another user, or in another container, and not get to such a socket.
+
+    Args:
+        peers: their addresses.
+        interface: of this host, which other hosts reach.
+
+    Raises: as :func:`any_port`.
+    """
+    over_tcp = _over_tcp(peers)
+    if not over_tcp:
+        return ""
+    near = all(map(stays_on_host, over_tcp))
+    return any_port(urlsplit(over_tcp[0]).hostname or interface if near else interface)
+
+
+def serves(address: str, peers: Iterable[str], interface: str) -> bool:
+    """Whether a mailbox at ``address`` is reached by all that reach one at :func:`place_for` these peers."""
+    over_tcp = _over_tcp(peers)
+    if not over_tcp or not stays_on_host(address):
+        return True
+    return address.startswith("tcp") and (_is_loopback(interface) or all(map(stays_on_host, over_tcp)))
+
+
+def _over_tcp(peers: Iterable[str]) -> list[str]:
+    return [peer for peer in peers if peer.startswith("tcp")]
+
+
 def is_ipv6(address: str) -> bool:
     """Whether a mailbox's address is of IPv6, which ZeroMQ must be told. A host name stands for an IPv4 address."""
     return address.startswith("tcp://[")
@@ -175,7 +206,10 @@ def stays_on_host(address: str) -> bool:
     parts = urlsplit(address)
     if parts.scheme != "tcp":
         return True
-    host = parts.hostname or ""
+    return _is_loopback(parts.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

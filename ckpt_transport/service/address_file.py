@@ -23,7 +23,7 @@ from ckpt_transport.control.security import Secret
 from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.paths import without_nul
-from ckpt_transport.update.host import host_of
+from ckpt_transport.update.host import host_of, machine_of
 
 FORMAT = "ckpt-transport metas 1"
 
@@ -103,7 +103,7 @@ class AddressFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         own = host_of(config)
         for holder in found.holders:
             addresses.check(holder.address)
-            if holder.host != own and addresses.stays_on_host(holder.address):
+            if machine_of(holder.host) != machine_of(own) and addresses.stays_on_host(holder.address):
                 raise ConfigError(
                     f"{path} names the holder {holder.address}, which only its own host ({holder.host}) can reach, and "
                     f"this is {own}; start it with an address that others reach: ckpt-transport serve --address "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckpt_transport.config import Config
@@ -122,7 +122,7 @@ class Claims:
         """
         taken: dict[str, EngineClaim] = {}
         deadline = time.monotonic() + self._config.join_timeout
-        self._open(all(addresses.stays_on_host(sink) for sink in engines.values()))
+        self._open(list(engines.values()))
         try:
             for engine, sink in sorted(engines.items(), key=lambda each: each[1]):
                 taken[engine] = self._take(engine, sink, leader, deadline)
@@ -182,14 +182,15 @@ class Claims:
                         raise EngineError(f"{engine} cannot be claimed at its sink {sink}: {reason}")
         raise EngineError(f"{engine}: its sink {sink} has not answered within {timeout:.0f} s")
 
-    def _open(self, near: bool) -> None:
+    def _open(self, sinks: Sequence[str]) -> None:
         """A mailbox from which heartbeats reach every sink, kept for later updates."""
+        interface = self._config.interface
         with self._lock:
-            if self._mailbox is not None and not near and self._mailbox.address.startswith("ipc"):
+            if self._mailbox is not None and not addresses.serves(self._mailbox.address, sinks, interface):
                 self._mailbox.close()
                 self._mailbox = None
             if self._mailbox is None:
-                address = "" if near else addresses.any_port(self._config.interface)
+                address = addresses.place_for(sinks, interface)
                 self._mailbox = open_mailbox(address, (q.Claimed,), self._config)
                 self._rotation = Rotation(self._mailbox, self._config)
             if self._rotation is not None:

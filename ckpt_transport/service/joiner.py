@@ -102,8 +102,8 @@ class Joiner:
             check_trace(self.config)
             check_history(self.config.history)
             holders = tuple(holder.address for holder in self._found.holders)
-            near = all(addresses.stays_on_host(addresses.check(address)) for address in (*invited, *holders))
-            listen = self.config.coordinator or ("" if near else addresses.any_port(self.config.interface))
+            everybody = [addresses.check(address) for address in (*invited, *holders)]
+            listen = self.config.coordinator or addresses.place_for(everybody, self.config.interface)
 
             def lead_in(mailbox: Mailbox) -> Report:
                 for address in (*invited, *holders):

@@ -101,7 +101,7 @@ class SourceRank:
         check_trace(self._config)
         check_history(self._config.history)
         invited = invitees.sinks
-        mailbox, table = self._open(all(addresses.stays_on_host(address) for address in invited))
+        mailbox, table = self._open(invited)
         for address in invited:
             mailbox.check(address)
         announce(mailbox.address)
@@ -173,7 +173,7 @@ class SourceRank:
         """The other source ranks, as rank 0 hears them before it leads an update; None where there are none."""
         if invitees.sources == 1:
             return None
-        mailbox, _ = self._open(all(addresses.stays_on_host(address) for address in invitees.sinks))
+        mailbox, _ = self._open(invitees.sinks)
         announce(mailbox.address)
         return OtherSources(mailbox, invitees, version, turn, self._config.join_timeout)
 
@@ -227,7 +227,7 @@ class SourceRank:
     def _member(self, version: str, versions: Versions, holds: str) -> FollowingSource:
         assert self._rendezvous is not None, "a rank above 0 is not alone"
         coordinator = self._rendezvous.find(version)
-        mailbox, table = self._open(addresses.stays_on_host(coordinator))
+        mailbox, table = self._open([coordinator])
 
         nonce = secrets.token_hex(16)  # so that nothing said in an update of before counts in this one
 
@@ -259,19 +259,18 @@ class SourceRank:
         """
         if not self._config.coordinator:
             raise ConfigError("set 'coordinator' to where source rank 0 is to listen; tcp://HOST:0 takes any free port")
-        mailbox, _ = self._open(addresses.stays_on_host(self._config.coordinator))
+        mailbox, _ = self._open([self._config.coordinator])
         return mailbox.address
 
-    def _open(self, near: bool) -> tuple[Mailbox, RouteTable]:
-        """This rank's mailbox, reachable by everybody in the update, and its routes. Kept while it serves."""
+    def _open(self, peers: Sequence[str]) -> tuple[Mailbox, RouteTable]:
+        """This rank's mailbox, reachable by those at these addresses, and its routes. Kept while it serves."""
+        address = self._config.coordinator if self._world.rank == 0 else ""
         if self.mailbox is not None and self._table is not None and self._rotation is not None:
-            if near or not self.mailbox.address.startswith("ipc"):
+            if address or addresses.serves(self.mailbox.address, peers, self._config.interface):
                 self._rotation.look()
                 return self.mailbox, self._table
             self.let_go()
-        address = self._config.coordinator if self._world.rank == 0 else ""
-        if not address and not near:
-            address = addresses.any_port(self._config.interface)
+        address = address or addresses.place_for(peers, self._config.interface)
         types = q.COORDINATOR if self._world.rank == 0 else q.PARTICIPANT
 
         def make() -> None:
@@ -292,7 +291,7 @@ class SourceRank:
 
     def _send_absence(self, version: str, reason: str) -> None:
         if self._world.rank > 0:
-            mailbox, _ = self._open(addresses.stays_on_host(self._config.coordinator))
+            mailbox, _ = self._open([self._config.coordinator])
             mailbox.send(self._config.coordinator, m.Absent(self._world.rank, version, reason))
 
     def telling_absence(self, version: str, take_in: Callable[[], Result]) -> Result:

@@ -14,11 +14,16 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def host_name() -> str:
-    """The host's name, with marks that differ for another boot and another ``/dev/shm`` (another container)."""
+    """The host's name, with marks that differ for another boot, another ``/dev/shm`` (another container) and user."""
     marks = [socket.gethostname(), *_boot_marks()]
     if SHM.is_dir():
         marks.append(f"shm{os.stat(SHM).st_dev}")
-    return "/".join(marks)
+    return "/".join([*marks, f"uid{os.geteuid()}"])
+
+
+def machine_of(host: str) -> str:
+    """What names of hosts have in common on one machine, whoever maps whose memory there: its name and its boot."""
+    return "/".join(host.split("/")[:2])
 
 
 @cache

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 NAMESPACES = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--mount-proc", "--kill-child"]
-IN_CONTAINER = 'mount $0 /dev/shm && hostname "$1" && shift && exec "$@"'
+IN_CONTAINER = 'mount $0 /dev/shm && mount -t tmpfs tmpfs "$XDG_RUNTIME_DIR" && hostname "$1" && shift && exec "$@"'
 OWN = "-t tmpfs tmpfs"
 """Of ``mount``: memory that no other container sees."""
 ENGINE = """
@@ -61,6 +61,7 @@ def tmpfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         try:
             tried = subprocess.run(
                 [*NAMESPACES, "sh", "-c", IN_CONTAINER, OWN, "tried", "true"],
+                env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path_factory.mktemp("run"))},
                 capture_output=True,
                 text=True,
                 timeout=60,
@@ -76,6 +77,13 @@ def tmpfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder.rmdir()
 
 
+def secret_in(folder: Path) -> str:
+    secret = folder.parent / f"{folder.name}-secret"
+    secret.write_bytes(os.urandom(32))
+    secret.chmod(0o600)
+    return str(secret)
+
+
 @pytest.mark.parametrize(
     ("shares", "host", "transport"),
     [pytest.param(True, "node", "shm", id="one-dev-shm"), pytest.param(False, "", "gloo", id="nothing-in-common")],
@@ -83,10 +91,8 @@ def tmpfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_given_two_containers_then_bytes_go_over_shared_memory_where_they_have_it_in_common(
     tmpfs: Path, tmp_path: Path, shares: bool, host: str, transport: str
 ) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(os.urandom(32))
-    secret.chmod(0o600)
-    environ = {"CKPT_TRANSPORT_SECRET_FILE": str(secret), "CKPT_TRANSPORT_HOST": host}
+    environ = {"CKPT_TRANSPORT_HOST": host, "CKPT_TRANSPORT_SECRET_FILE": secret_in(tmp_path)}
+    environ["XDG_RUNTIME_DIR"] = str(tmp_path)
     shm = f"--bind {tmpfs}" if shares else OWN
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(container("engine", shm, environ, ENGINE))

@@ -158,3 +158,34 @@ def test_given_an_interface_then_any_port_of_it_is_an_address(monkeypatch: pytes
     monkeypatch.setattr(socket, "gethostbyname", nobody_knows)
     with pytest.raises(ConfigError, match="'eth7' is not an address"):
         addresses.any_port("eth7")
+
+
+@pytest.mark.parametrize(
+    ("peers", "place"),
+    [
+        (["ipc:///run/a", "ipc:///run/b"], ""),
+        (["ipc:///run/a", "tcp://127.0.0.1:5001"], "tcp://127.0.0.1:0"),
+        (["tcp://[::1]:5001"], "tcp://[::1]:0"),
+        (["tcp://127.0.0.1:5001", "tcp://10.0.0.7:5001"], "tcp://192.0.2.1:0"),
+    ],
+)
+def test_given_peers_then_a_mailbox_for_them_listens_where_all_of_them_get_to(peers: list[str], place: str) -> None:
+    """A UNIX socket of this user is only for those who have one themselves: others may be in another container."""
+    assert addresses.place_for(peers, "192.0.2.1") == place
+
+
+@pytest.mark.parametrize(
+    ("address", "peers", "interface", "does"),
+    [
+        ("ipc:///run/own", ["ipc:///run/a"], "127.0.0.1", True),
+        ("ipc:///run/own", ["tcp://127.0.0.1:5001"], "127.0.0.1", False),
+        ("tcp://127.0.0.1:1", ["ipc:///run/a", "tcp://127.0.0.1:5001"], "192.0.2.1", True),
+        ("tcp://127.0.0.1:1", ["tcp://10.0.0.7:5001"], "192.0.2.1", False),
+        ("tcp://127.0.0.1:1", ["tcp://node:5001"], "127.0.0.1", True),  # no other place could be had
+        ("tcp://192.0.2.1:1", ["tcp://127.0.0.1:5001", "tcp://10.0.0.7:5001"], "192.0.2.1", True),
+    ],
+)
+def test_given_a_mailbox_that_is_kept_then_it_serves_those_who_get_to_it(
+    address: str, peers: list[str], interface: str, does: bool
+) -> None:
+    assert addresses.serves(address, peers, interface) is does
