@@ -102,7 +102,7 @@ class Noticed(NamedTuple):
 
     Attributes:
         timed: the call.
-        tokens: made in a second, from the call until passes were held.
+        tokens: made in a second by the steps that ended between the call and the order to hold.
         gap: the longest between two decode steps.
     """
 
@@ -120,9 +120,15 @@ def noticed(call: str, engine: Peer, trainer: Peer, address: str) -> Noticed:
     held_from = time.monotonic() - timed.held
     time.sleep(AROUND_SECONDS)
     steps: Sequence[Step] = engine.call("steps")
-    made = sum(step.tokens for step in steps if began < step.ended <= held_from)
     gap = max(after.ended - before.ended for before, after in pairwise(steps))
-    return Noticed(timed, made / max(held_from - began, 1e-9), gap)
+    return Noticed(timed, rate([step for step in steps if began < step.ended <= held_from]), gap)
+
+
+def rate(steps: Sequence[Step]) -> float:
+    """Tokens in a second, from the end of the first of these steps to that of the last; 0 for fewer than two."""
+    if len(steps) < 2:
+        return 0.0
+    return sum(step.tokens for step in steps[1:]) / (steps[-1].ended - steps[0].ended)
 
 
 def undisturbed(engine: Peer) -> tuple[float, float]:
@@ -131,7 +137,7 @@ def undisturbed(engine: Peer) -> tuple[float, float]:
     time.sleep(4 * AROUND_SECONDS)
     steps: Sequence[Step] = engine.call("steps")
     taken = [after.ended - before.ended for before, after in pairwise(steps)]
-    return sum(step.tokens for step in steps[1:]) / sum(taken), median(taken)
+    return rate(steps), median(taken)
 
 
 def measure(where: str, rounds: int, model: str, layers: int | None) -> Iterator[Row]:
@@ -153,14 +159,14 @@ def measure(where: str, rounds: int, model: str, layers: int | None) -> Iterator
     first: Timed = trainer.call("update", [address])
     console.print(f"  first staged update {milliseconds(first.wall)}, held {milliseconds(first.held)}")
     free = _free()
-    rate, step = undisturbed(engine)
-    console.print(f"  undisturbed {rate:.0f} tokens per second, a step {milliseconds(step)}")
+    tokens, step = undisturbed(engine)
+    console.print(f"  undisturbed {tokens:.0f} tokens per second, a step {milliseconds(step)}")
     updates, rollbacks = [], []
     for _ in range(rounds):
         updates.append(noticed("update", engine, trainer, address))
         rollbacks.append(noticed("rollback", engine, trainer, address))
         console.print(f"  {updates[-1]}\n  {rollbacks[-1]}")
-    yield from _rows(where, target, shapes, rate, step, updates, rollbacks)
+    yield from _rows(where, target, shapes, tokens, step, updates, rollbacks)
     console.print(f"  {max(_free() - free, 0) / (1 << 30):.2f} GiB of GPU memory less than after the second update")
     trainer.stop()
     engine.stop()
@@ -170,7 +176,7 @@ def _rows(
     where: str,
     target: str,
     shapes: Shapes,
-    rate: float,
+    tokens: float,
     step: float,
     updates: Sequence[Noticed],
     rollbacks: Sequence[Noticed],
@@ -199,10 +205,10 @@ def _rows(
     staging = median(call.tokens for call in updates)
     yield Row(
         f"staged on the {where}: tokens per second while a version is brought",
-        staging / rate,
+        staging / tokens,
         "undisturbed",
         ">=0.9",
-        f"{staging:.0f} of {rate:.0f}",
+        f"{staging:.0f} of {tokens:.0f}",
     )
 
 
