@@ -47,8 +47,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bucket_bytes: Annotated[
         int,
         meaning.size(
-            "The largest bucket, the unit that moves through the pipeline; from GPU to GPU up to eight times as much, "
-            "where memory allows."
+            "The largest bucket, the unit that moves through the pipeline; from GPU to GPU, and to a GPU whose engine "
+            "runs meanwhile, up to eight times as much, where memory allows."
         ),
     ] = 64 * MIB
     ring_depth: Annotated[
