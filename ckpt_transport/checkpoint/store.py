@@ -195,6 +195,14 @@ class Store:
             self._versions[version] = _Held(stored, ExitStack(), lease or Lease())
             return stored
 
+    def check_free(self, version: str) -> None:
+        """
+        Raises:
+            StoreError: a version cannot have this name, one has it already, or the store is closed.
+        """
+        with self._lock:
+            self._check_free(version)
+
     def get(self, version: str) -> StoredVersion:
         """The version of that name.
 

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.config import Config
 from ckpt_transport.errors import CkptTransportError, UpdateAbortedError, UsageError
 from ckpt_transport.events import speaking_for
+from ckpt_transport.memory import Backing
+from ckpt_transport.planning import Manifest
 from ckpt_transport.service.base import Brought, BroughtVersions
 from ckpt_transport.service.sink_handles import say_gone
 from ckpt_transport.service.trace import keep_trace
@@ -60,6 +63,23 @@ class LedUpdate(Generic[Leader]):
         """Lead all of it."""
         with self.going_on():
             report = self.coordinator.lead(self.join, self.invitees, progress, before_hold)
+        return self.ended(report)
+
+    def taking_in(
+        self,
+        take_in: Callable[[], StoredVersion],
+        progress: Progress | None,
+        before_hold: Callable[[], None] | None,
+    ) -> Report:
+        """Lead all of it, and take the version in while sinks get ready."""
+
+        def taken_in() -> tuple[Manifest, Sequence[Backing]]:
+            stored = take_in()
+            self._content = stored.content
+            return stored.manifest, stored.extents
+
+        with self.going_on():
+            report = self.coordinator.lead(self.join, self.invitees, progress, before_hold, taken_in)
         return self.ended(report)
 
     @contextmanager

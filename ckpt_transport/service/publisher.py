@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from ckpt_transport.checkpoint import Lease, Loan, TensorPairs, Tensors, comes_in_pairs
+from ckpt_transport.checkpoint import Lease, Loan, StoredVersion, TensorPairs, Tensors, comes_in_pairs
 from ckpt_transport.config import Config
-from ckpt_transport.errors import SharedMemoryError
+from ckpt_transport.errors import SharedMemoryError, UpdateAbortedError
 from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AnyMapping
 from ckpt_transport.service.call_guard import CallGuard
@@ -74,10 +74,17 @@ class Publisher:
             lease = Lease()
             take = partial(self._versions.take_in_published, version, tensors, intake, lease)
             take_in = partial(take, replicated=replicated, mapping=found, base=base)
+            asked = Asked(version, lambda: self._choice.all_of(sinks))
+            if intake.lend and not keeps and not base and self._updates.is_alone:
+                self._versions.check_free(version)
+                late = _TakenInLate(take_in)
+                act = partial(self._updates.bring_while_taking_in, asked, late.take_in)
+                bring_late = partial(act, progress, before_hold, clock, turn)
+                brings = partial(self._calls.take_turn, turn, bring_late, supersede=supersede)
+                return replace(self._bring_late(version, late, lease, brings, clock), intake=intake.why)
 
             def bring() -> Report | None:
-                update = Asked(version, lambda: self._choice.all_of(sinks))
-                report = self._updates.bring(update, Coordinator, progress, before_hold, clock, turn)
+                report = self._updates.bring(asked, Coordinator, progress, before_hold, clock, turn)
                 if keeps:
                     self._deltas.keep(version)
                 return report
@@ -102,6 +109,51 @@ class Publisher:
 
         return self._calls.measured(f"publish('{version}')", publish, "register")
 
+    def _bring_late(
+        self, version: str, late: _TakenInLate, lease: Lease, bring: Callable[[], Report], clock: PhaseClock
+    ) -> Report:
+        """Bring a version that is taken in while sinks get ready, and let it go."""
+        clock.enter("begin")
+        try:
+            return bring()
+        except UpdateAbortedError:
+            if late.failure is None:
+                raise
+        finally:
+            try:
+                clock.enter("unregister")
+                if late.is_here:
+                    self._versions.let_go(version, self._config.update_timeout)
+            finally:
+                lease.over = True
+        raise late.failure
+
     def _lets_go_of_base(self, version: str) -> bool:
         """Free the version that was kept, when no update uses it; whether there was one."""
         return self._guard.one(f"publish('{version}')", self._config.update_timeout, self._deltas.let_go)
+
+
+class _TakenInLate:
+    """A version that is taken in while sinks get ready.
+
+    Args:
+        take_in: does that.
+
+    Attributes:
+        is_here: it was taken in.
+        failure: why it was not.
+    """
+
+    def __init__(self, take_in: Callable[[], StoredVersion]) -> None:
+        self._take_in = take_in
+        self.is_here = False
+        self.failure: Exception | None = None
+
+    def take_in(self) -> StoredVersion:
+        try:
+            stored = self._take_in()
+        except Exception as error:
+            self.failure = error
+            raise
+        self.is_here = True
+        return stored

@@ -135,6 +135,14 @@ class ServerVersions:
         self._guard.check()
         return self._here.telling_absence(version, take_in)
 
+    def check_free(self, version: str) -> None:
+        """
+        Raises:
+            StoreError: a version cannot have this name, or one has it already.
+        """
+        self._guard.check()
+        self._store.check_free(version)
+
     def keeps(self, stored: StoredVersion) -> bool:
         """Whether it is the one that the next version is compared with."""
         return self._store.kept is stored

@@ -74,6 +74,30 @@ class SourceUpdates:
             return None
         return self._lead(asked, leader, clock, turn, lambda led: led.to_the_end(progress, before_hold))
 
+    def bring_while_taking_in(
+        self,
+        asked: Asked,
+        take_in: Callable[[], StoredVersion],
+        progress: Progress | None,
+        before_hold: Callable[[], None] | None,
+        clock: PhaseClock,
+        turn: Turn,
+    ) -> Report:
+        """As :meth:`bring`, of a source that is alone, and takes the version in while sinks get ready.
+
+        Raises: as :meth:`bring`; what ``take_in`` raises is the cause of an UpdateAbortedError.
+        """
+        here, nothing_yet = self._here, StoredVersion(Manifest(asked.version, (), ()), ())
+        with here.leading(asked.version) as announce:
+            invitees = here.invitees(asked.version, asked.located())
+            led = here.lead(nothing_yet, invitees, Coordinator, clock, turn, announce)
+            return led.taking_in(take_in, progress, before_hold)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one source rank."""
+        return self._world.size == 1
+
     def stage(self, asked: Asked, job: StagedJob, progress: Progress | None, clock: PhaseClock, turn: Turn) -> None:
         """Bring a version beside what sinks serve, as far as the moment at which its commit begins.
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeVar
 
+import msgspec
+
 from ckpt_transport.config import Config
 from ckpt_transport.control import Mailbox
 from ckpt_transport.errors import (
@@ -22,7 +24,7 @@ from ckpt_transport.errors import (
 )
 from ckpt_transport.execution import StageEvent
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import Pauses, Plan, Settings, TensorRange, Topology, expect_pauses, topology_for
+from ckpt_transport.planning import Manifest, Pauses, Plan, Settings, TensorRange, Topology, expect_pauses, topology_for
 from ckpt_transport.transports import registry
 from ckpt_transport.transports.interface import Traits
 from ckpt_transport.update import messages as m
@@ -44,6 +46,8 @@ from ckpt_transport.update.steps import Leading
 from ckpt_transport.update.turn import Turn
 
 Result = TypeVar("Result")
+TakeIn = Callable[[], tuple[Manifest, Sequence[Backing]]]
+"""Takes a version in; returns what rank 0 has of it, and what is behind its extents."""
 REFUSALS = (DeltaRefusedError, PlanError, CheckpointError)
 """Errors that end an update by a delta, where everything may be taken."""
 
@@ -82,7 +86,9 @@ class Coordinator:
     ) -> None:
         self._mailbox, self._config, self._plans, self._clock = mailbox, config, plans, clock
         deadline = time.monotonic() + config.update_timeout
-        self._local = Participant(mailbox, table, plans, extents, None, deadline)
+        self._extents = list(extents)
+        """What rank 0's participant looks at, also when it is known later."""
+        self._local = Participant(mailbox, table, plans, self._extents, None, deadline)
         self._members = Membership(update, mailbox, config, deadline, turn)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
         self._welcomes = welcomes
@@ -97,6 +103,7 @@ class Coordinator:
         invitees: Invitees,
         progress: Progress | None = None,
         before_hold: Callable[[], None] | None = None,
+        take_in: TakeIn | None = None,
     ) -> Report:
         """Run the whole update.
 
@@ -105,6 +112,8 @@ class Coordinator:
             invitees: who else is to take part.
             progress: told about the bytes that rank 0 has sent.
             before_hold: called when all is ready, just before forward passes are held.
+            take_in: called while sinks get ready, where rank 0 has nothing of the version before. What it raises ends
+                the update.
 
         Raises:
             UpdateAbortedError: it failed and changed nothing.
@@ -113,12 +122,21 @@ class Coordinator:
         """
 
         def bring() -> Report:
-            self._gather(myself, invitees)
+            self._gather(myself, invitees, take_in)
             return self._conclude(*self._bring(never_raises(progress), before_hold or (lambda: None)))
 
         return self._or_nowhere(bring)
 
-    def _gather(self, myself: m.Join, invitees: Invitees) -> None:
+    def _gather(self, myself: m.Join, invitees: Invitees, take_in: TakeIn | None = None) -> None:
+        def taken_in() -> m.Join | None:
+            if take_in is None:
+                self._local.check_lent()
+                return None
+            manifest, extents = take_in()
+            self._extents.extend(extents)
+            self._local.check_lent()
+            return msgspec.structs.replace(myself, manifest=manifest)
+
         invitations = Invitations(
             self._members,
             self._mailbox,
@@ -126,7 +144,7 @@ class Coordinator:
             invitees,
             self._welcomes,
             staged=self._wants_staged,
-            meanwhile=self._local.check_lent,
+            meanwhile=taken_in,
         )
         self._clock.enter("join")
         self._version = "" if myself.manifest is None else myself.manifest.version

@@ -85,7 +85,8 @@ class Invitations:
 
     Attributes:
         staged: sinks are asked whether they can stage the version.
-        meanwhile: called once all are invited, and look what they have.
+        meanwhile: called once all are invited, and look what they have; returns rank 0's introduction, where that
+            becomes known then.
         welcomes: what those invited may have said for this invitation.
         reached: addresses of all who have heard of the update.
     """
@@ -96,7 +97,7 @@ class Invitations:
     invitees: Invitees
     welcomes: Welcomes = field(default_factory=Welcomes)
     staged: bool = False
-    meanwhile: Callable[[], object] = lambda: None
+    meanwhile: Callable[[], m.Join | None] = lambda: None
     reached: list[str] = field(default_factory=list)
     _version: str = ""
     _invites: dict[str, m.Invite] = field(default_factory=dict)
@@ -145,7 +146,9 @@ class Invitations:
                 self.invitees.deltas_follow,
             )
             self._invite(address)
-        self.meanwhile()
+        known_now = self.meanwhile()
+        if known_now is not None:
+            self._sources[0] = self.mailbox.address, known_now
         deadline = time.monotonic() + self.config.join_timeout
         began = time.monotonic()
         ask_again, ask_silent, tell = began + INVITE_SECONDS, began + SILENT_SECONDS, began + TELL_SECONDS

@@ -46,6 +46,18 @@ def test_given_a_step_that_no_sink_takes_then_the_next_may_have_its_name() -> No
         assert sink.state().holds(weights(2))
 
 
+def test_given_a_step_that_cannot_be_lent_when_sinks_are_invited_then_they_take_the_next_one() -> None:
+    mapping = Mapping.of(rules.Cast("F16"))
+    too_large = {name: torch.full_like(tensor, 1e30) for name, tensor in weights(2).items()}
+    with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
+        server.publish("first", weights(1), [sink.address])
+        with pytest.raises(CheckpointError, match="overflow in F16"):
+            server.publish("step", too_large, [sink.address], mapping=mapping)
+        assert sink.state().holds(weights(1))
+        server.publish("step", weights(3), [sink.address])
+        assert sink.state().holds(weights(3))
+
+
 def test_given_a_step_then_its_report_says_how_it_was_taken_in_and_why() -> None:
     with fleet(SinkSpec()) as (sink,), ParameterServer(CONFIG) as server:
         report = server.publish("step", weights(2), [sink.address])
