@@ -66,6 +66,8 @@ class TorchEngine(ModuleEngine):
         self._ranges: HostRanges | None = None
         self._staged_for: tuple[StagingArea, Fingerprint] | None = None
         """A staging area, and where the tensors lie that it was found to be for."""
+        self._stood_still = False
+        """Forward passes stood still when tensors were looked at, and nothing was done since then."""
         self._addresses: Sequence[int] = ()
         self._raw: dict[str, torch.Tensor] = {}
         self.begin()
@@ -82,6 +84,7 @@ class TorchEngine(ModuleEngine):
         return self._ties
 
     def confirm(self) -> None:
+        self._stood_still = True
         if self._snapshot is not None and not self._snapshot.moved():
             return
         described = self._described()
@@ -140,9 +143,10 @@ class TorchEngine(ModuleEngine):
         self._bind(self._area.addresses)
 
     def exchange(self) -> None:
-        """See :meth:`Engine.exchange`. In which form tensors lie, :meth:`confirm` has looked at."""
+        """See :meth:`Engine.exchange`. Tensors were looked at when forward passes stood still, or are now."""
         assert self._snapshot is not None, "an update has begun"
-        if self._area is not None and self._is_for_now(self._area) and self._snapshot.stays():
+        has_looked, self._stood_still = self._stood_still, False
+        if self._area is not None and self._is_for_now(self._area) and (has_looked or self._snapshot.stays()):
             self._area.exchange_here()
         else:
             super().exchange()
@@ -189,11 +193,10 @@ class TorchEngine(ModuleEngine):
         self._double_buffer.close()
         self._tables.forget_unused()
         self._landings.forget_unused()
-        if self._snapshot is not None:
-            self._snapshot.check()
+        self.certify()
 
     def certify(self) -> None:
-        """See :meth:`Engine.certify`. In which form tensors lie, :meth:`finish` has looked at."""
+        """See :meth:`Engine.certify`. In which form tensors lie, :meth:`confirm` looks at."""
         if self._snapshot is not None and not self._snapshot.stays():
             self._snapshot.check()
 
@@ -201,7 +204,7 @@ class TorchEngine(ModuleEngine):
         super()._release()
         self.enqueues = self._on_one_device
         self._double_buffer.close()
-        self._snapshot, self._raw, self._addresses = None, {}, ()
+        self._snapshot, self._raw, self._addresses, self._stood_still = None, {}, (), False
 
     @property
     def _is_tabled(self) -> bool:
