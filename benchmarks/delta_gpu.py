@@ -121,8 +121,13 @@ def in_vllm(scale: Scale, weights: Served, say: Say) -> Iterator[Row]:
         settings = inner.vllm_config
         target = UpdatedModel(inner.model_runner.get_model(), settings.model_config, settings)
         engine = VllmEngine(lambda: target, WorkerGate(inner), lambda: None, "", "vLLM")
-        versions = VERSIONS[weights](specs, engine.device)
-        return measure(engine, versions, f"vLLM{NAMES[weights]}", scale.rounds, say)
+
+        def measured() -> Iterator[Row]:
+            yield from measure(
+                engine, VERSIONS[weights](specs, engine.device), f"vLLM{NAMES[weights]}", scale.rounds, say
+            )
+
+        return measured()
 
     with tempfile.TemporaryDirectory() as folder:
         llm, config = start(
