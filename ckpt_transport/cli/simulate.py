@@ -49,6 +49,12 @@ def simulate(
         str | None, typer.Option(help="A rank that dies, and after how many seconds, as '3@1.5'.", show_default=False)
     ] = None,
     trace: Trace = None,
+    goal: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the plan as a schedule in GOAL to this file, for LogGOPSim or ATLAHS.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan an update for a cluster that is described, run the plan in a model of it, and say what it waits for.
@@ -62,7 +68,7 @@ def simulate(
     from ckpt_transport.planning import Settings, verify
     from ckpt_transport.planning import plan as make_plan
     from ckpt_transport.service.trace import check_trace
-    from ckpt_transport.simulator import cluster_of, manifest_of, model_of, shares_of, world_of
+    from ckpt_transport.simulator import cluster_of, manifest_of, model_of, shares_of, world_of, write_goal
     from ckpt_transport.simulator import simulate as run
 
     given = Config.load(None, transport=transport, bucket_bytes=bucket_bytes, ring_depth=ring_depth, trace=trace)
@@ -89,6 +95,8 @@ def simulate(
         world.rates,
     )
     verify(made)
+    if goal is not None:
+        write_goal(goal, made, world)
     found = run(made, world, shown=_shown(made), death=death)
     labels = {rank: world.topology.participants[rank].label for rank in _shown(made)}
     if trace is not None:

@@ -7,6 +7,7 @@
 from ckpt_transport.simulator.cluster import Cluster as Cluster
 from ckpt_transport.simulator.cluster import cluster_of as cluster_of
 from ckpt_transport.simulator.cluster import included as included
+from ckpt_transport.simulator.goal import write_goal as write_goal
 from ckpt_transport.simulator.model import Model as Model
 from ckpt_transport.simulator.model import model_of as model_of
 from ckpt_transport.simulator.model import shares_of as shares_of

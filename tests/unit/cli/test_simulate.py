@@ -55,6 +55,17 @@ def test_given_json_then_programs_get_one_document_and_a_trace(arguments: list[s
     assert json.loads(trace.read_text())["traceEvents"]
 
 
+def test_given_a_file_for_goal_then_the_plan_is_written_there_and_what_it_takes_is_told(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    said = CliRunner().invoke(app, [*arguments, "--goal", str(tmp_path / "plan.goal")])
+    assert said.exit_code == 0, said.output
+    assert "takes " in said.output
+    schedule = (tmp_path / "plan.goal").read_text()
+    assert schedule.startswith("num_ranks 4\n")
+    assert schedule.count(": send ") == schedule.count(": recv ") > 0
+
+
 def test_given_a_trace_that_cannot_be_written_then_it_is_refused_before_anything_is_simulated(
     arguments: list[str], tmp_path: Path
 ) -> None:
