@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmarks import (
     control,
+    control_scale,
     p2p_transports,
     planning,
     recorded_apply,
@@ -20,23 +21,24 @@ from benchmarks import (
 )
 from benchmarks._report import report
 
-BENCHMARKS = (planning, control, registration, recorded_apply, wall_clock, update_shm, update_gloo, p2p_transports)
+BENCHMARKS = (
+    planning,
+    control,
+    control_scale,
+    registration,
+    recorded_apply,
+    wall_clock,
+    update_shm,
+    update_gloo,
+    p2p_transports,
+)
 
 
 def main(json: Annotated[Path, typer.Option(help="Write the rows to this file.")] = Path("build/bench.json")) -> None:
     """Measure everything, print one table, and write it as JSON."""
     console = Console(stderr=True)
     rows = []
-    for benchmark in (
-        planning,
-        control,
-        registration,
-        recorded_apply,
-        wall_clock,
-        update_shm,
-        update_gloo,
-        p2p_transports,
-    ):
+    for benchmark in BENCHMARKS:
         console.print(f"{benchmark.__name__} ...")
         rows += benchmark.measure()
     report(rows, json)
