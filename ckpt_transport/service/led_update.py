@@ -37,7 +37,7 @@ class LedUpdate(Generic[Leader]):
         invitees: who takes part.
         content: of the version that is brought; None where sinks have other bytes of theirs besides.
         brought: which version sinks got last.
-        has_led: told the addresses of the sinks, and the nonces by which they know this coordinator.
+        has_led: told the addresses of the sinks, when the coordinator has led them.
         config: settings.
 
     Attributes:
@@ -51,7 +51,7 @@ class LedUpdate(Generic[Leader]):
         invitees: Invitees,
         content: object,
         brought: BroughtVersions,
-        has_led: Callable[[Sequence[str], Mapping[str, str]], None],
+        has_led: Callable[[Sequence[str], Coordinator], None],
         config: Config,
     ) -> None:
         self.coordinator, self.join, self.invitees = coordinator, join, invitees
@@ -97,7 +97,7 @@ class LedUpdate(Generic[Leader]):
                 say_gone(error, self.invitees.gone(GONE_SECONDS))
             raise
         finally:
-            self._has_led(sinks, self.coordinator.nonces)
+            self._has_led(sinks, self.coordinator)
 
     def has_changed_nothing(self) -> None:
         """Sinks serve what they have served."""

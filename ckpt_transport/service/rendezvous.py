@@ -8,9 +8,8 @@ import os
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from threading import Event
 from typing import TypeVar
 
 import msgspec
@@ -19,11 +18,11 @@ from torch._C._distributed_c10d import TCPStore
 from ckpt_transport.config import Config
 from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError, JoinError
-from ckpt_transport.service.torch_store import Answer, SharedStore
+from ckpt_transport.service.torch_store import Answer, SharedStore, Stir, Wait, wait_deaf
 from ckpt_transport.service.world import World
 
 SWIFT_SECONDS, SLOW_SECONDS = 0.002, 0.1
-"""How often it is looked whether rank 0 leads an update: at first, and when that takes long."""
+"""How often it is looked whether rank 0 leads an update, where it does not call: at first, and when that takes long."""
 TELL_SECONDS = 5.0
 """After so long it is said who is waited for."""
 ABSENCE_SECONDS = 5.0
@@ -48,8 +47,12 @@ class Rendezvous(ABC):
         """Rank 0 leads no update to ``version`` any more: those who wait for one are told."""
 
     @abstractmethod
-    def find(self, version: str) -> str:
+    def find(self, version: str, wait: Wait = wait_deaf) -> str:
         """Wait until rank 0 leads an update to ``version``; the coordinator's address.
+
+        Args:
+            version: of the update.
+            wait: waits, and hears rank 0 when it calls those who wait.
 
         Raises:
             JoinError: it does not within ``update_timeout``, it has given up, or a rank does not take part.
@@ -61,6 +64,11 @@ class Rendezvous(ABC):
 
         An empty version means all of them.
         """
+
+    @property
+    @abstractmethod
+    def needs_calls(self) -> bool:
+        """Whether those who wait find sooner that rank 0 leads an update when it calls them."""
 
     @property
     @abstractmethod
@@ -92,8 +100,12 @@ class AtAddress(Rendezvous):
     def give_up(self, version: str) -> None:
         """They hear it when they join."""
 
-    def find(self, version: str) -> str:
+    def find(self, version: str, wait: Wait = wait_deaf) -> str:
         return self._address
+
+    @property
+    def needs_calls(self) -> bool:
+        return False
 
     def tell_absence(self, version: str, reason: str) -> None:
         self._send(version, reason)
@@ -174,25 +186,35 @@ class InStore(Rendezvous):
     @contextmanager
     def leading(self, version: str) -> Iterator[Callable[[str], None]]:
         lead = LeadNotice(secrets.token_hex(8), version)
+        before = self._brought
+
+        def announce(address: str) -> None:
+            outdated = () if before in ("", version) else (self._lead_key(before),)  # all have come for that one
+            self._set(msgspec.structs.replace(lead, address=address), outdated)
+
         try:
-            yield lambda address: self._set(msgspec.structs.replace(lead, address=address))
+            yield announce
         except BaseException as error:
             with suppress(JoinError):
                 if isinstance(error, Exception) or self.is_open:
                     self._set(msgspec.structs.replace(lead, failure=f"{type(error).__name__}: {error}"))
             raise
-        before, self._brought = self._brought, version
-        if before not in ("", version):  # everybody has gone on to this one
-            with suppress(JoinError):
-                self._ask(lambda store: store.delete_key(self._lead_key(before)))
+        self._brought = version
 
     def give_up(self, version: str) -> None:
         given_up = LeadNotice(secrets.token_hex(8), version, failure="it was interrupted, or has failed")
         if not self._ask(lambda store: store.check([self._lead_key(version)])):
             self._set(given_up)
 
-    def _set(self, lead: LeadNotice) -> None:
-        self._ask(lambda store: store.set(self._lead_key(lead.version), msgspec.json.encode(lead).decode()))
+    def _set(self, lead: LeadNotice, outdated: Sequence[str] = ()) -> None:
+        """Say it, and take back what was said at the outdated keys."""
+
+        def say(store: TCPStore) -> None:
+            store.set(self._lead_key(lead.version), msgspec.json.encode(lead).decode())
+            for key in outdated:
+                store.delete_key(key)
+
+        self._ask(say)
 
     def _lead_key(self, version: str) -> str:
         """Where it is said who leads updates to ``version``. It stays there after one that was given up: some come
@@ -230,14 +252,18 @@ class InStore(Rendezvous):
         reasons = {notice.rank: notice.reason for notice in notices if notice.version in ("", version)}
         return {rank: reason for rank, reason in reasons.items() if reason}
 
-    def find(self, version: str) -> str:
+    @property
+    def needs_calls(self) -> bool:
+        return True
+
+    def find(self, version: str, wait: Wait = wait_deaf) -> str:
         patience = self._config.update_timeout
         deadline = time.monotonic() + patience
-        for wait in (min(TELL_SECONDS, patience), patience):
-            left = min(wait, deadline - time.monotonic())
+        for until in (min(TELL_SECONDS, patience), patience):
+            left = min(until, deadline - time.monotonic())
             try:
                 lead = self._store.ask(
-                    lambda store, over: self._wait(store, version, over), self._config.join_timeout, left
+                    lambda store, stir: self._wait(store, version, stir), self._config.join_timeout, left, wait
                 )
             except TimeoutError:
                 logger.warning(
@@ -256,15 +282,15 @@ class InStore(Rendezvous):
             f"{self._world.expectation}"
         )
 
-    def _wait(self, store: TCPStore, version: str, over: Event) -> LeadNotice:
+    def _wait(self, store: TCPStore, version: str, stir: Stir) -> LeadNotice:
         pause = SWIFT_SECONDS
-        while True:
+        while not stir.over:
             if store.check([self._lead_key(version)]):
                 lead = _read(store.get(self._lead_key(version)), LeadNotice)
                 if lead.token != self._seen and lead.version == version:
                     return lead
             for rank, reason in self._absent(store, version).items():
                 raise JoinError(f"source rank {rank} takes no part in the update to '{version}': {reason}")
-            if over.wait(pause):
-                raise TimeoutError
+            stir.pause(pause)
             pause = min(2 * pause, SLOW_SECONDS)
+        raise TimeoutError

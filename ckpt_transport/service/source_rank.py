@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,24 +29,28 @@ from ckpt_transport.service.other_sources import OtherSources
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.sink_handles import LocatedSinks
 from ckpt_transport.service.staged_job import StagedJob
+from ckpt_transport.service.torch_store import Stir, wait_deaf
 from ckpt_transport.service.trace import check_trace
 from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.available import check, states
 from ckpt_transport.update.challenges import Welcomes
+from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.introduction import Introducer
 from ckpt_transport.update.invitations import Invitees
 from ckpt_transport.update.mailbox import Rotation, open_mailbox
 from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.routes import RouteNames, RouteTable
-from ckpt_transport.update.source import FollowingSource, Offer
+from ckpt_transport.update.source import EVERYTHING, FollowingSource, Offer
 from ckpt_transport.update.turn import Turn
 
 Result = TypeVar("Result")
 Versions = Callable[[str, ServedShares], StoredVersion]
 """What a rank brings: its difference to what an update of that name has brought, as sinks serve it, or everything."""
+FRESH_SECONDS = 1.0
+"""For so long what a rank has said of itself before rank 0 leads an update counts in it."""
 logger = logging.getLogger(__name__)
 
 
@@ -71,6 +78,8 @@ class SourceRank:
         self._plans = PlanCache(config.memory_budget)
         self._partners: dict[str, str] = {}
         """Sinks of the last update, and the nonce that what is said to each carries."""
+        self._fellows: tuple[str, ...] = ()
+        """The other source ranks that took part in it, by address."""
         self.brought = BroughtVersions()
         self._absent_for: set[str] = set()
         self.unbrought: set[str] = set()
@@ -104,7 +113,6 @@ class SourceRank:
         mailbox, table = self._open(invited)
         for address in invited:
             mailbox.check(address)
-        announce(mailbox.address)
         for address in self._partners.keys() - set(invited):
             mailbox.send(address, m.Goodbye(nonce=self._partners.pop(address)))
             mailbox.forget(address)
@@ -123,11 +131,20 @@ class SourceRank:
         )
         join = self._join(update, table, stored)
         content = None if invitees.base and not invitees.delta else stored.content
+        invitees = replace(invitees, announce=partial(self._announce, announce, mailbox))
         return LedUpdate(coordinator, join, invitees, content, self.brought, self._has_led, self._config)
 
-    def _has_led(self, sinks: Sequence[str], nonces: Mapping[str, str]) -> None:
-        known = {**self._partners, **nonces}
+    def _has_led(self, sinks: Sequence[str], coordinator: Coordinator) -> None:
+        known = {**self._partners, **coordinator.nonces}
         self._partners = {address: known.get(address, "") for address in sinks}
+        self._fellows = coordinator.fellows
+
+    def _announce(self, announce: Callable[[str], None], mailbox: Mailbox) -> None:
+        """Tell the other source ranks where this one is; those of the last update are called, so that they look now."""
+        announce(mailbox.address)
+        if self._rendezvous is not None and self._rendezvous.needs_calls:
+            for address in self._fellows:
+                mailbox.send(address, m.Summons())
 
     def leading(self, version: str) -> AbstractContextManager[Callable[[str], None]]:
         """Within the block this rank leads an update to ``version``; the result tells the other ranks where it is."""
@@ -226,18 +243,36 @@ class SourceRank:
 
     def _member(self, version: str, versions: Versions, holds: str) -> FollowingSource:
         assert self._rendezvous is not None, "a rank above 0 is not alone"
-        coordinator = self._rendezvous.find(version)
-        mailbox, table = self._open([coordinator])
-
         nonce = secrets.token_hex(16)  # so that nothing said in an update of before counts in this one
 
-        def offer(base_update: str, served: ServedShares) -> Offer:
+        def offer(table: RouteTable, base_update: str = "", served: ServedShares = EVERYTHING) -> Offer:
             stored = versions(base_update, served)
             join = self._join("", table, stored)
             return stored.extents, msgspec.structs.replace(join, holds=holds, nonce=nonce)
 
-        self._following = FollowingSource(mailbox, table, self._plans, coordinator, offer, self._config.update_timeout)
+        before, made_at = self._table, time.monotonic()
+        first = None if before is None else offer(before)
+        coordinator = self._rendezvous.find(version, self._wait_for_call)
+        mailbox, table = self._open([coordinator])
+        if first is None or table is not before or time.monotonic() - made_at > FRESH_SECONDS:
+            first = offer(table)
+        self._following = FollowingSource(
+            mailbox, table, self._plans, coordinator, first, partial(offer, table), self._config.update_timeout
+        )
         return self._following
+
+    def _wait_for_call(self, outcome: Future[Any], timeout: float, stir: Stir) -> None:
+        """Wait for what looks for rank 0, and have it look at once when rank 0 calls."""
+        mailbox = self.mailbox
+        if mailbox is None:
+            wait_deaf(outcome, timeout, stir)
+            return
+        outcome.add_done_callback(lambda _: mailbox.wake())
+        deadline = time.monotonic() + timeout
+        while not outcome.done() and (left := deadline - time.monotonic()) > 0:
+            mailbox.pump(left)
+            for _ in mailbox.receive_all(m.Summons):
+                stir.look()
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
         join = self._introducer.of_source(

@@ -10,13 +10,49 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Event, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch._C._distributed_c10d import TCPStore
 
 from ckpt_transport.errors import JoinError
 
 Answer = TypeVar("Answer")
+
+
+class Stir:
+    """Has who asks the store, and waits for what is not there yet, look again.
+
+    Attributes:
+        over: nobody waits for the answer any more.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self._stirred = Event()
+
+    def look(self) -> None:
+        """There may be something to find."""
+        self._stirred.set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until :meth:`look` is called."""
+        self._stirred.wait(seconds)
+        self._stirred.clear()
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        self.over = True
+        self._stirred.set()
+
+
+Wait = Callable[["Future[Any]", float, Stir], None]
+"""Waits until the future has ended, for so many seconds at most, and may stir who is at work on it."""
+
+
+def wait_deaf(outcome: Future[Any], timeout: float, stir: Stir) -> None:
+    """Wait, and hear nothing meanwhile."""
+    with suppress(TimeoutError):
+        outcome.exception(timeout)
 
 
 class SharedStore:
@@ -37,13 +73,16 @@ class SharedStore:
         """Whether it was there when it was asked last."""
         return self._store is not None
 
-    def ask(self, act: Callable[[TCPStore, Event], Answer], patience: float, timeout: float) -> Answer:
-        """What ``act`` returns; it may wait with its second argument, which is set when nobody waits for it any more.
+    def ask(
+        self, act: Callable[[TCPStore, Stir], Answer], patience: float, timeout: float, wait: Wait = wait_deaf
+    ) -> Answer:
+        """What ``act`` returns; it may pause with its second argument, and ends when that is over.
 
         Args:
             act: asks the store.
             patience: how many seconds to wait for the store to be there.
             timeout: how many seconds ``act`` may take.
+            wait: how that is waited for.
 
         Raises:
             JoinError: the store is not there, or broke.
@@ -53,13 +92,13 @@ class SharedStore:
             self._store = self._connect(patience)
         store = self._store
         try:
-            return _interruptible(lambda over: act(store, over), timeout)
+            return _interruptible(lambda stir: act(store, stir), timeout, wait)
         except RuntimeError as error:
             self._store = None
             raise JoinError(f"torch's store at {self._host}:{self._port} failed: {error}; {self._hint}") from error
 
     def _connect(self, timeout: float) -> TCPStore:
-        def connect(_: Event) -> TCPStore:
+        def connect(_: Stir) -> TCPStore:
             if self._may_listen:
                 with suppress(RuntimeError):  # somebody listens there, as the process group of a trainer
                     return self._open(timeout, listen=True)
@@ -78,26 +117,27 @@ class SharedStore:
         return TCPStore(self._host, self._port, None, listen, patience, wait_for_workers=False, multi_tenant=listen)
 
 
-def _interruptible(act: Callable[[Event], Answer], timeout: float) -> Answer:
+def _interruptible(act: Callable[[Stir], Answer], timeout: float, wait: Wait = wait_deaf) -> Answer:
     """Run ``act`` on a thread of its own and wait for it, so that signals reach this one.
 
-    What has not ended after the wait, and does not look at its event, ends with the process at the latest.
+    What has not ended after the wait, and does not look at its argument, ends with the process at the latest.
 
     Raises:
         TimeoutError: it did not end within ``timeout`` seconds.
         BaseException: what it raised.
     """
-    over = Event()
+    stir = Stir()
     outcome: Future[Answer] = Future()
 
     def run() -> None:
         try:
-            outcome.set_result(act(over))
+            outcome.set_result(act(stir))
         except BaseException as error:
             outcome.set_exception(error)
 
     Thread(target=run, name="ckpt-transport-rendezvous", daemon=True).start()
     try:
-        return outcome.result(timeout)
+        wait(outcome, timeout, stir)
+        return outcome.result(0)
     finally:
-        over.set()
+        stir.end()

@@ -210,6 +210,11 @@ class Coordinator:
         return report
 
     @property
+    def fellows(self) -> tuple[str, ...]:
+        """The addresses of the other source ranks that have come."""
+        return self._members.fellows
+
+    @property
     def nonces(self) -> dict[str, str]:
         """What is said to each member carries, by address."""
         return self._members.nonces
@@ -344,7 +349,7 @@ class Coordinator:
         members = self._members
         members.turn.decide()
         interrupt = self._steps.decide(self._config.join_timeout) if self._steps.staged else None
-        later = members.tell_surely(m.Commit(self._update), members.others)
+        later = members.tell_surely(m.Commit(self._update), reversed(members.others))  # sinks hold requests until then
         interrupt = members.hear_each(members.has_ended, members.others, self._config.join_timeout, interrupt or later)
         for address, join in zip(members.addresses, members.joins, strict=True):
             if address in members.committed:

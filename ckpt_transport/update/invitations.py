@@ -38,6 +38,10 @@ def _no_objection(join: m.Join) -> str:
     return ""
 
 
+def _to_nobody() -> None:
+    """The announcement of who has no other sources."""
+
+
 def _nobody(patience: float) -> Sequence[str]:
     """Who is known to be gone where nobody but this fleet knows of its sinks."""
     return ()
@@ -56,6 +60,7 @@ class Invitees:
         base, base_updates: what sinks must serve, and the update that has brought it, by address where that is known;
             see :class:`~ckpt_transport.update.joining_messages.Invite`.
         delta, deltas_follow: what comes is a difference to the base, or the version may be the base of one.
+        announce: tells other sources where the coordinator is; called when all others are invited.
         absent: source ranks that have said elsewhere that they do not come, and why; must not wait for long.
         given_up: other versions, to which this coordinator has ended updates; sources may still come for them.
         silent: sinks that were asked before, and have not answered for ``join_timeout``; they are given
@@ -73,6 +78,7 @@ class Invitees:
     base_updates: Mapping[str, str] = field(default_factory=dict)
     delta: bool = False
     deltas_follow: bool = False
+    announce: Callable[[], None] = _to_nobody
     absent: Callable[[], Mapping[int, str]] = dict
     given_up: Collection[str] = ()
     silent: Collection[str] = ()
@@ -146,6 +152,7 @@ class Invitations:
                 self.invitees.deltas_follow,
             )
             self._invite(address)
+        self.invitees.announce()
         known_now = self.meanwhile()
         if known_now is not None:
             self._sources[0] = self.mailbox.address, known_now

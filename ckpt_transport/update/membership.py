@@ -83,6 +83,12 @@ class Membership:
     def others(self) -> range:
         return range(1, len(self.addresses))
 
+    @property
+    def fellows(self) -> tuple[str, ...]:
+        """The addresses of the other source ranks, which come by themselves."""
+        came = zip(self.addresses[1:], self.joins[1:], strict=True)
+        return tuple(address for address, join in came if join.role is Role.SOURCE and not join.invited)
+
     def label(self, rank: int) -> str:
         """What people call it, and where it is."""
         return f"rank {rank} ({self.joins[rank].label} at {self.addresses[rank]})"

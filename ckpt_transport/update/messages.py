@@ -255,6 +255,10 @@ class Abort(Order[Aborted], frozen=True):
     again: bool = False
 
 
+class Summons(FromCoordinator, frozen=True):
+    """The coordinator leads an update now: a source rank that waits for that looks where it was told so."""
+
+
 class Goodbye(FromCoordinator, frozen=True):
     """The coordinator ends; routes need not be kept."""
 

@@ -37,8 +37,9 @@ class FollowingSource:
     Args:
         mailbox, table, plans: this rank's.
         coordinator: its address.
-        offer: what this rank brings: its difference to what an update of that name has brought, as sinks serve it, or
-            everything.
+        first: what this rank brings, as it says at first.
+        offer: what it brings when it is asked again: its difference to what an update of that name has brought, as
+            sinks serve it, or everything.
         timeout: seconds after which the update is given up.
 
     Attributes:
@@ -52,21 +53,20 @@ class FollowingSource:
         table: RouteTable,
         plans: PlanCache,
         coordinator: str,
+        first: Offer,
         offer: Callable[[str, ServedShares], Offer],
         timeout: float,
     ) -> None:
         self._mailbox, self._table, self._plans, self._coordinator = mailbox, table, plans, coordinator
         self._offer, self._timeout, self._deadline = offer, timeout, time.monotonic() + timeout
-        self._join, self._participant = self._prepared("")
+        self._join, self._participant = self._prepared(first)
         self._follower: Follower | None = None
         self._again_at, self._silence = 0.0, AGAIN_SECONDS
         self.committed = self.joined = self._surely = self._left = False
 
-    def _prepared(
-        self, base_update: str, served: ServedShares = EVERYTHING, number: int = 0
-    ) -> tuple[m.Join, Participant]:
+    def _prepared(self, offer: Offer, number: int = 0) -> tuple[m.Join, Participant]:
         """An introduction, and what takes part by it."""
-        extents, join = self._offer(base_update, served)
+        extents, join = offer
         participant = Participant(self._mailbox, self._table, self._plans, extents, None, self._deadline)
         return msgspec.structs.replace(join, number=number), participant
 
@@ -131,7 +131,7 @@ class FollowingSource:
 
     def _join_anew(self, base_update: str, served: ServedShares = EVERYTHING, number: int = 0) -> None:
         self._follower = None
-        self._join, self._participant = self._prepared(base_update, served, number)
+        self._join, self._participant = self._prepared(self._offer(base_update, served), number)
         self._mailbox.send(self._coordinator, self._join)
 
     def leave(self, reason: BaseException) -> None:
@@ -183,6 +183,8 @@ class FollowingSource:
         if isinstance(message, Refused):
             if sender == self._coordinator and message.about in (self._join.update, self.version):
                 raise JoinError(f"{self._coordinator} refuses: {message.reason}")
+            return False
+        if isinstance(message, m.Summons):  # this rank has found that already
             return False
         objection = f"only {self._coordinator} leads this source"
         if sender == self._coordinator and isinstance(message, m.Differ):

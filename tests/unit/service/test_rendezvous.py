@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from torch._C._distributed_c10d import TCPStore
 from ckpt_transport import Config
 from ckpt_transport.service import rendezvous
 from ckpt_transport.service.rendezvous import InStore
+from ckpt_transport.service.torch_store import Stir, wait_deaf
 from ckpt_transport.service.world import World
 from tests.patience import DEADLINE
 
@@ -71,3 +72,40 @@ def test_given_two_looks_at_once_when_a_rank_takes_back_that_it_does_not_come_th
     with ThreadPoolExecutor(2) as threads:
         looks = [threads.submit(first.absent, "v1") for _ in range(2)]
         assert [look.result(DEADLINE) for look in looks] == [{}, {}]
+
+
+def test_given_a_rank_that_is_called_when_rank_0_leads_then_it_looks_at_once(
+    ranks: tuple[InStore, InStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "SWIFT_SECONDS", DEADLINE)
+    monkeypatch.setattr(rendezvous, "SLOW_SECONDS", DEADLINE)
+    first, second = ranks
+    looked, led = threading.Event(), threading.Event()
+
+    def wait(outcome: Future[Any], timeout: float, stir: Stir) -> None:
+        looked.set()
+        assert led.wait(DEADLINE)
+        stir.look()
+        wait_deaf(outcome, DEADLINE / 2, stir)
+
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(second.find, "v1", wait)
+        assert looked.wait(DEADLINE)
+        with first.leading("v1") as announce:
+            announce("ipc:///rank-0")
+            led.set()
+            assert found.result(DEADLINE) == "ipc:///rank-0"
+
+
+def test_given_a_version_that_was_brought_when_rank_0_leads_the_next_one_then_nobody_finds_the_first(
+    ranks: tuple[InStore, InStore],
+) -> None:
+    first, second = ranks
+    for version in ("v1", "v2"):
+        with first.leading(version) as announce:
+            announce(f"ipc:///{version}")
+            assert second.find(version) == f"ipc:///{version}"
+    with first.leading("v1") as announce, ThreadPoolExecutor(1) as threads:
+        found = threads.submit(second.find, "v1")
+        announce("ipc:///again")
+        assert found.result(DEADLINE) == "ipc:///again"
