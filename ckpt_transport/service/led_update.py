@@ -15,6 +15,7 @@ from ckpt_transport.planning import Manifest
 from ckpt_transport.service.base import Brought, BroughtVersions
 from ckpt_transport.service.sink_handles import say_gone
 from ckpt_transport.service.trace import keep_trace
+from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.coordinator import Coordinator
 from ckpt_transport.update.invitations import Invitees
@@ -91,6 +92,7 @@ class LedUpdate(Generic[Leader]):
             with speaking_for(self.join.label, self.join.update):
                 yield
         except BaseException as error:
+            registry.look_again()
             if isinstance(error, UpdateAbortedError) or isinstance(error.__cause__, UpdateAbortedError):
                 self.has_changed_nothing()
             if isinstance(error, Exception):

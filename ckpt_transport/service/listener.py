@@ -310,6 +310,7 @@ class Listener(Served):
         """The update failed, here or elsewhere."""
         assert follower is not None
         self._follower, self._ending, self._must_end_because = None, follower, reason_of(reason)
+        registry.look_again()
         self._table.abort(reason)
         tainted = self._given_up(follower, reason)
         self._left = follower.update

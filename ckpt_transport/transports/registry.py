@@ -23,6 +23,7 @@ import importlib.metadata
 import inspect
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
@@ -44,6 +45,10 @@ else:
     Manager = stevedore.DriverManager
 
 GROUP = "ckpt_transport.transports"
+LOOK_SECONDS = 0.02
+"""A plugin that takes the place of another is seen so late at most: one update asks for each many times."""
+AGAIN_SECONDS = 60.0
+"""After so long it is looked whether what has kept a transport from running is mended."""
 
 
 class _Driver(Manager):
@@ -62,24 +67,31 @@ class Registry:
 
     The module's own functions use one registry for the whole process. What was found is kept: a plugin is imported
     once, whoever asks again for one that failed gets the same reason, and installed packages are searched again only
-    when a directory that Python imports from has changed.
+    when a directory that Python imports from has changed. Directories are looked at once for what is asked at a time.
     """
 
     def __init__(self) -> None:
         self._imported: dict[tuple[str, str], object] = {}
         self._failed: dict[tuple[str, str], Exception] = {}
         self._searched: object = None
+        self._looked_at, self._path = float("-inf"), [""]
         self._found: Sequence[EntryPoint] = ()
+        self._seen: dict[str, tuple[object, float, Availability]] = {}
+        """Of transports that were probed: what was installed then, when that was, and the answer."""
 
     def _installed(self) -> Sequence[EntryPoint]:
         """Every entry point of the group. A search takes milliseconds, or tens of them where many packages are."""
-        path = tuple(map(_state_of, sys.path))
-        if path != self._searched:
-            self._found, self._searched = tuple(importlib.metadata.entry_points(group=GROUP)), path
+        recent = time.monotonic() - self._looked_at < LOOK_SECONDS and sys.path == self._path
+        if self._searched is None or not recent:
+            path = tuple(map(_state_of, sys.path))
+            if path != self._searched:
+                self._found, self._searched = tuple(importlib.metadata.entry_points(group=GROUP)), path
+            self._looked_at, self._path = time.monotonic(), list(sys.path)
         return self._found
 
     def names(self) -> tuple[str, ...]:
         """The names of all installed transports, sorted. Imports no plugin."""
+        self._looked_at = float("-inf")
         return tuple(sorted({entry_point.name for entry_point in self._installed()}))
 
     def load(self, name: str) -> type[Transport]:
@@ -110,6 +122,25 @@ class Registry:
         except Exception as error:
             cure = f"report this to the authors of {_distribution(entry_point)}"
             return Availability(False, f"its probe failed: {_summary(error)}", cure)
+
+    def seen(self, name: str) -> Availability:
+        """As :meth:`available` has answered last, while the same packages are installed. Probing searches them, and
+        looks for devices, which takes milliseconds.
+
+        A transport that could not run is probed again after :data:`AGAIN_SECONDS`, and each after :meth:`look_again`.
+
+        Raises: as :meth:`available`.
+        """
+        self._find(name)
+        searched, at, answer = self._seen.get(name, (None, 0.0, None))
+        if answer is None or searched != self._searched or not (answer.ok or time.monotonic() < at + AGAIN_SECONDS):
+            answer = self.available(name)
+            self._seen[name] = self._searched, time.monotonic(), answer
+        return answer
+
+    def look_again(self) -> None:
+        """What was seen may be so no more: something has failed."""
+        self._seen.clear()
 
     def make(self, name: str, options: Mapping[str, msgspec.Struct]) -> Transport:
         """Load one transport and make one of it, with its own settings where ``options`` has any.
@@ -224,3 +255,5 @@ names = _registry.names
 load = _registry.load
 make = _registry.make
 available = _registry.available
+seen = _registry.seen
+look_again = _registry.look_again

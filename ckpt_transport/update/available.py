@@ -24,7 +24,7 @@ def states_of(names: Iterable[str]) -> dict[str, Availability]:
 
 def _state(name: str) -> Availability:
     try:
-        return registry.available(name)
+        return registry.seen(name)
     except TransportNotFoundError:
         return Availability(False, "it is not installed here")
     except TransportConflictError as error:
@@ -33,7 +33,7 @@ def _state(name: str) -> Availability:
 
 def states(config: Config) -> dict[str, Availability]:
     """Look at each transport that is worth probing here."""
-    return {name: registry.available(name) for name in wanted(config)}
+    return {name: registry.seen(name) for name in wanted(config)}
 
 
 def look_at_all() -> None:
@@ -43,7 +43,7 @@ def look_at_all() -> None:
     """
     for name in registry.names():
         with suppress(PluginError):
-            registry.available(name)
+            registry.seen(name)
 
 
 def check_known(config: Config) -> None:
@@ -65,7 +65,7 @@ def check(config: Config) -> None:
         return
     for name in wanted(config):
         registry.load(name)
-        state = registry.available(name)
+        state = registry.seen(name)
         if not state.ok:
             raise TransportUnavailableError(name, state.reason, state.hint)
 
@@ -74,4 +74,4 @@ def uses_devices(config: Config) -> bool:
     """Whether a transport that moves GPU memory may be chosen."""
     installed = frozenset(registry.names())
     known: Sequence[str] = [name for name in wanted(config) if name in installed]
-    return any(registry.available(name).ok and registry.load(name).traits.on_device for name in known)
+    return any(registry.seen(name).ok and registry.load(name).traits.on_device for name in known)

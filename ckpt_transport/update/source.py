@@ -13,6 +13,7 @@ from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError, TransferTimeout, UpdateAbortedError
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import ServedShares
+from ckpt_transport.transports import registry
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.participant import Halted, Participant
@@ -138,6 +139,7 @@ class FollowingSource:
         """Tell the coordinator that this rank does not go on, and why; where it has not ended or left already."""
         if not (self.committed or self._left):
             self._left = True
+            registry.look_again()
             self._part(reason)
 
     def _part(self, reason: BaseException) -> None:

@@ -220,3 +220,46 @@ def test_given_a_probe_that_raises_then_it_is_an_answer_and_no_crash(install: In
 def test_given_an_unknown_transport_when_it_is_asked_for_then_that_is_an_error() -> None:
     with pytest.raises(TransportNotFoundError):
         Registry().available("a_name_nobody_registers")
+
+
+COUNTING = """
+from ckpt_transport.transports.interface import Availability, Transport
+
+probed = 0
+
+class Plugin(Transport):
+    name = "counting"
+
+    @classmethod
+    def probe(cls):
+        global probed
+        probed += 1
+        return Availability({ok}, f"probed {{probed}} times")
+
+    def open(self, group, control, timeout):
+        raise NotImplementedError
+"""
+
+
+def test_given_a_transport_that_can_run_then_it_is_probed_again_when_something_has_failed_or_was_installed(
+    install: Install,
+) -> None:
+    install("dist-counting", [("counting", "mod_counting:Plugin")], {"mod_counting": COUNTING.format(ok=True)})
+    found = Registry()
+    assert [found.seen("counting").reason for _ in range(3)] == ["probed 1 times"] * 3
+    found.look_again()
+    assert found.seen("counting").reason == "probed 2 times"
+    install("dist-other", [("other", "mod_other:Plugin")], {"mod_other": plugin("other")})
+    assert found.available("other").ok
+    assert found.seen("counting").reason == "probed 3 times"
+    assert found.available("counting").reason == "probed 4 times"
+
+
+def test_given_a_transport_that_cannot_run_then_it_is_probed_again_after_a_while(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("dist-counting", [("counting", "mod_counting:Plugin")], {"mod_counting": COUNTING.format(ok=False)})
+    found = Registry()
+    assert [found.seen("counting").reason for _ in range(3)] == ["probed 1 times"] * 3
+    monkeypatch.setattr(registry, "AGAIN_SECONDS", 0.0)
+    assert found.seen("counting").reason == "probed 2 times"
