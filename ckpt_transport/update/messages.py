@@ -29,8 +29,8 @@ class Agree(Reply, frozen=True):
         digest: of the plan.
         tied: digests of the tensors that the coordinator asked for.
         descriptors: as those of Opened, where the member has kept all its routes, so that nobody had to be waited for:
-            it is not told to open them. None where it has not.
-        connected: it has opened its routes, and learned what rank 0 lends.
+            it is not told to open them. None where it has not, and where it lends what the proposal has named.
+        connected: it has opened its routes, and knows what is lent.
     """
 
     digest: str
@@ -56,6 +56,7 @@ class Propose(Order[Agree], frozen=True):
         staged: a random word by which sinks that stage the version know each other when they settle; empty where it is
             written in place.
         lent: as the descriptors of Connect, where rank 0 alone lends anything, and has kept its routes; else None.
+        lent_name: as the name of Connect, for ``lent``; alone, for what all have lent in the update before.
     """
 
     plan: bytes
@@ -70,6 +71,7 @@ class Propose(Order[Agree], frozen=True):
     digests: str = ""
     staged: str = ""
     lent: dict[int, dict[int, list[bytes]]] | None = None
+    lent_name: str = ""
 
 
 class Restorable(Reply, frozen=True):
@@ -105,9 +107,15 @@ class Connected(Reply, frozen=True):
 
 
 class Connect(Order[Connected], frozen=True):
-    """Learn what each sender lends: descriptors by route, then by rank."""
+    """Learn what each sender lends.
+
+    Attributes:
+        descriptors: by route, then by rank.
+        name: by which the next proposal may mean all of them.
+    """
 
     descriptors: dict[int, dict[int, list[bytes]]]
+    name: str = ""
 
 
 class Still(Reply, frozen=True):

@@ -35,6 +35,7 @@ from ckpt_transport.execution import (
 from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, PartialCopy, Runs, beside
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Share
 from ckpt_transport.update.handover import Handover
+from ckpt_transport.update.known_descriptors import ByRoute
 from ckpt_transport.update.plan_cache import PlanCache
 from ckpt_transport.update.proposed import check_place, check_present, check_tensors, take_deltas
 from ckpt_transport.update.received import ReceivedBytes
@@ -199,7 +200,7 @@ class Participant:
         schedule = self._ready_schedule
         if time.monotonic() - self._looked_at > FRESH_SECONDS:
             self.check_lent()
-        self._looked_at = float("-inf")
+        self._looked_at, self._fills = float("-inf"), None
         self._routes = self._table.open(schedule, self._names, self._addresses, self._time_left(), watch)
         manifest = schedule.plan.manifest
         made = {part.extent for part in manifest.columns}
@@ -229,14 +230,20 @@ class Participant:
         self._table.round.callback(made.close)
         return made
 
-    def connect(self, descriptors: Mapping[int, Mapping[int, Sequence[bytes]]], watch: Watch) -> None:
-        """Learn what the senders of this rank's routes lend, and fill this rank's own slots before passes are held."""
-        for number, route in self._routes.items():
-            route.attachment.endpoint.connect(descriptors.get(number, {}))
-        ledger = Ledger(self._ready_schedule)
-        fills = self._fills = Fills(ledger, self._attachments, self._sources, self._mailbox.wake)
-        self._table.round.callback(fills.close)
-        fills.run_ahead(watch, self._mailbox.pump)
+    def connect(self, descriptors: ByRoute, watch: Watch, name: str) -> None:
+        """Learn what senders lend, by that name, and fill this rank's own slots before passes are held."""
+        self._table.connect(self._routes, descriptors, name)
+        if self._fills is None:
+            ledger = Ledger(self._ready_schedule)
+            fills = self._fills = Fills(ledger, self._attachments, self._sources, self._mailbox.wake)
+            self._table.round.callback(fills.close)
+            fills.run_ahead(watch, self._mailbox.pump)
+
+    def connect_by_name(self, name: str, watch: Watch) -> bool:
+        """Connect to what was lent by that name in the last update; whether all of that is known, and is lent still."""
+        if (known := self._table.named(name)) is not None:
+            self.connect(known, watch, name)
+        return known is not None
 
     def run(self, watch: Watch, on_sent: Callable[[int], None] = lambda nbytes: None) -> list[StageEvent]:
         """Run this rank's part of the plan; ``on_sent`` hears how many bytes have gone, each time that some have.

@@ -11,7 +11,9 @@ Join carries the member's nonce. A member refuses what lacks the nonce and what 
 
 A member that has kept all routes of a plan opens them when it agrees, and Open is for the others. Where rank 0 alone
 lends memory and has kept its routes too, Propose says what it lends, such a member connects when it agrees, and Connect
-is for the others. A sink that is all there is of its engine hears Stand in place of Hold and Advance.
+is for the others. Where all were in the last update, Propose names what they have lent in it. Who still lends that
+connects when it agrees; where somebody does not, Connect is for all. A sink that is all there is of its engine hears
+Stand in place of Hold and Advance.
 
 A member may say Failed at any time. The coordinator then says Abort to all members, and hears Aborted from each.
 
@@ -79,7 +81,7 @@ EXCHANGES = (
     Exchange(m.Propose, m.Agree, (State.INVITED, State.STOPPED), State.AGREED),
     Exchange(m.Restore, m.Restorable, (State.INVITED,), State.RAN),
     Exchange(m.Open, m.Opened, (State.AGREED,), State.OPEN),
-    Exchange(m.Connect, m.Connected, (State.OPEN,), State.CONNECTED),
+    Exchange(m.Connect, m.Connected, (State.OPEN, State.CONNECTED), State.CONNECTED),
     Exchange(m.Stand, m.Still, (State.CONNECTED, State.RAN), State.STILL),
     Exchange(m.Hold, m.Held, (State.CONNECTED, State.RAN), State.HELD),
     Exchange(m.Advance, m.Still, (State.HELD,), State.STILL),

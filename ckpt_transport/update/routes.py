@@ -17,6 +17,7 @@ from ckpt_transport.transports.interface import Descriptor, Group, Transport
 from ckpt_transport.transports.operations import MemoryRegion
 from ckpt_transport.update import messages as m
 from ckpt_transport.update.forks import leave_to_parent
+from ckpt_transport.update.known_descriptors import ByRoute, KnownDescriptors, ToldDescriptors
 
 LoadTransport = Callable[[str], Transport]
 Watch = Callable[[], None]
@@ -48,8 +49,13 @@ class OpenRoute:
 
 @dataclass(slots=True)
 class RouteNames:
-    """Knows the names of routes that every member has kept, so that the next update can use them again."""
+    """Knows the names of routes that every member has kept, so that the next update can use them again.
 
+    Attributes:
+        told: what members were told that each of them lends.
+    """
+
+    told: ToldDescriptors = field(default_factory=ToldDescriptors)
     _known: dict[tuple[str, tuple[str, ...], int], str] = field(default_factory=dict)
 
     def names(self, routes: Sequence[Route], joins: Sequence[m.Join]) -> tuple[str, ...]:
@@ -80,6 +86,8 @@ class RouteTable:
         self._rings: dict[tuple[str, RingUse, int], Buffer] = {}
         self.round = ExitStack()
         """What ends with the plan that the routes are open for: when another one opens them, or when they close."""
+        self._lent: dict[int, list[Descriptor]] = {}
+        self._known = KnownDescriptors()
         leave_to_parent(self)
 
     @property
@@ -130,7 +138,7 @@ class RouteTable:
             if plan.ring(rank, use) is not None
         }
         self._drop_rings(rings.values())
-        descriptors: dict[int, list[Descriptor]] = {}
+        self._lent = descriptors = {}
         for number in schedule.routes:
             route = self._open[names[number]]
             used = [_resolve(lent, extents, rings) for lent in schedule.lent[number]] if number in sends else []
@@ -141,6 +149,20 @@ class RouteTable:
             if used:
                 descriptors[number] = [region.descriptor for region in route.attachment.lent]
         return descriptors, rings.get(RingUse.FILL)
+
+    def connect(self, routes: Mapping[int, OpenRoute], descriptors: ByRoute, name: str) -> None:
+        """Have endpoints learn what senders lend, by route and rank; all of that has a name, or none where it is empty.
+
+        Raises: what the transport does.
+        """
+        self._known = KnownDescriptors()
+        for number, route in routes.items():
+            route.attachment.endpoint.connect(descriptors.get(number, {}))
+        self._known = KnownDescriptors(name, self._lent, descriptors)
+
+    def named(self, name: str) -> ByRoute | None:
+        """What ranks lend by that name; None where it is not known, or this rank lends something else by now."""
+        return self._known.named(name, self._lent)
 
     def channel(self, schedule: RankSchedule, name: str, addresses: Sequence[str]) -> RouteControl:
         """A control channel between all ranks of the plan, until the round ends."""
@@ -172,6 +194,7 @@ class RouteTable:
             self._mailbox.close_route(name)
         self._expected.clear()
         self._rings.clear()
+        self._known = KnownDescriptors()
 
     def part(self) -> None:
         """Close every route, and the connections to all who took part in the last update."""

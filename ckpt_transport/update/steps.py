@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 
 from ckpt_transport.config import Config
 from ckpt_transport.engine import Engine
@@ -18,6 +17,7 @@ from ckpt_transport.errors import PlanMismatchError
 from ckpt_transport.execution import GatheredTimeline, encode_events
 from ckpt_transport.planning import Plan, Role
 from ckpt_transport.update import messages as m
+from ckpt_transport.update.known_descriptors import RankDescriptors, by_route, new_name
 from ckpt_transport.update.membership import Membership
 from ckpt_transport.update.participant import Participant
 from ckpt_transport.update.progress import Progress
@@ -53,10 +53,14 @@ class Leading:
         self._update, self._resumable = members.update, resumable
         self.staged = ""
         self.applying = False
-        self._lent: dict[int, dict[int, list[bytes]]] = {}
+        self._lent: dict[int, RankDescriptors] = {}
         """What was said with the agreement, by those who had kept their routes, by rank and route."""
         self._connected: set[int] = set()
-        """Those that have learned with the proposal what rank 0 lends."""
+        """Those that have learned with the proposal what is lent."""
+        self._key: tuple[str, tuple[str, ...], tuple[str, ...]] = "", (), ()
+        """Of the plan: its shape, the names of its routes, its members."""
+        self._name, self._named, self._changed = "", False, False
+        """Of what is lent; whether the proposal says it by that name alone; and whether rank 0 lends something else."""
         self.apply_summary: dict[int, str] = {}
 
     def agree(self, plan: Plan) -> None:
@@ -72,7 +76,8 @@ class Leading:
         names = self._names.names(plan.routes, members.joins)
         ties = Ties(members.joins, plan.manifest)
         digests = f"digests-{secrets.token_hex(8)}" if self._config.integrity == "always" else ""
-        self._lent, digest = {}, ""
+        self._lent, digest, self._key = {}, "", (plan.shape, names, addresses)
+        self._name, self._named, self._changed = new_name(), False, False
         lent: dict[int, dict[int, list[bytes]]] | None = None
         if not unknown:
             digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
@@ -92,18 +97,24 @@ class Leading:
                 digests=digests,
                 staged=self.staged,
                 lent=lent,
+                lent_name=self._name if self._named or lent is not None else "",
             )
             for rank in members.others
         }
         agreements = members.ask_each(proposals)
         if unknown:
             digest = self._local.propose(plan, 0, addresses, names, resumable=self._resumable, digests=digests)
+        if self._named:
+            if 0 not in self._lent:
+                self._lent[0] = self._local.open(members.watch)
+            self._changed = not self._local.connect_by_name(self._name, members.watch)
         answers = {0: self._local.digests(ties.asked_of(0))}
         self._connected = set()
         for rank, agreed in agreements().items():
             answers[rank] = agreed.tied
             if agreed.connected:
                 self._connected.add(rank)
+                self._lent[rank] = self._names.told.by_rank.get(rank, {}) if self._named else {}
             if agreed.descriptors is not None:
                 self._lent[rank] = agreed.descriptors
             if agreed.digest != digest:
@@ -114,11 +125,17 @@ class Leading:
         ties.check(answers, version)
 
     def _lent_early(self, plan: Plan) -> dict[int, dict[int, list[bytes]]] | None:
-        """Open rank 0's routes before others agree, where it has kept them and nobody else lends anything: what is lent
-        goes with the proposal then."""
-        if self._local.has_its_routes and {leg.sender for hop in plan.hops for leg in hop.legs} == {0}:
+        """Find out how what is lent goes with the proposal, where rank 0 has kept its routes: by the name that members
+        know it by; or, where nobody else lends anything, by descriptors, for which rank 0 opens its routes now."""
+        if not self._local.has_its_routes:
+            return None
+        told, alone = self._names.told, {leg.sender for hop in plan.hops for leg in hop.legs} == {0}
+        if alone:
             self._lent = {0: self._local.open(self._members.watch)}
-        return _by_route(self._lent) if self._lent else None
+        name = told.name_for(self._key)
+        if name and (not alone or self._lent[0] == told.by_rank[0]):
+            self._name, self._named = name, True
+        return by_route(self._lent) if alone and not self._named else None
 
     def restore(self) -> None:
         """Have every sink get ready to serve the version before."""
@@ -128,17 +145,22 @@ class Leading:
 
     def connect(self) -> None:
         """Open the routes where they are not, and tell all what the senders lend, who do not know it yet. Sources fill
-        the slots they have."""
+        the slots they have. Where all have agreed by the name of what is lent, nothing is left to do."""
         members = self._members
         opened = members.ask(m.Open(self._update), [rank for rank in members.others if rank not in self._lent])
         if 0 not in self._lent:
             self._lent[0] = self._local.open(members.watch)
         self._lent |= {rank: answer.descriptors for rank, answer in opened().items()}
-        by_route = _by_route(self._lent)
         unconnected = [rank for rank in members.others if rank not in self._connected]
-        connected = members.ask(m.Connect(self._update, by_route), unconnected)
-        self._local.connect(by_route, members.watch)
+        if self._named:
+            if not (unconnected or self._changed):
+                return
+            self._name, unconnected = new_name(), list(members.others)  # what they know by the other is over
+        lent = by_route(self._lent)
+        connected = members.ask(m.Connect(self._update, lent, self._name), unconnected)
+        self._local.connect(lent, members.watch, self._name)
         connected()
+        self._names.told.told(self._name, self._key, self._lent)
 
     def hold(self) -> None:
         """Stop the forward passes of every sink; of one engine's sinks before the same one."""
@@ -272,10 +294,12 @@ class Following:
                     staged=order.staged,
                 )
                 self.is_open = participant.has_its_routes
-                self.is_connected = self.is_open and order.lent is not None
                 lent = participant.open(watch) if self.is_open else None
+                self.is_connected = self.is_open and order.lent is not None
                 if self.is_connected and order.lent is not None:
-                    participant.connect(order.lent, watch)
+                    participant.connect(order.lent, watch, order.lent_name)
+                elif self.is_open and participant.connect_by_name(order.lent_name, watch):
+                    self.is_connected, lent = True, None
                 return m.Agree(update, digest, participant.digests(order.tied), lent, connected=self.is_connected)
             case m.Restore():
                 self.rank = order.rank
@@ -284,7 +308,7 @@ class Following:
             case m.Open():
                 return m.Opened(update, participant.open(watch))
             case m.Connect():
-                participant.connect(order.descriptors, watch)
+                participant.connect(order.descriptors, watch, order.name)
                 return m.Connected(update)
             case m.Hold() if engine is not None:
                 self.standing = False
@@ -323,12 +347,3 @@ class Following:
                 watch()
                 if time.monotonic() > deadline:
                     raise
-
-
-def _by_route(lent: Mapping[int, Mapping[int, list[bytes]]]) -> dict[int, dict[int, list[bytes]]]:
-    """What ranks lend, by route and rank; it is given by rank and route."""
-    found: defaultdict[int, dict[int, list[bytes]]] = defaultdict(dict)
-    for rank, descriptors in lent.items():
-        for route, described in descriptors.items():
-            found[route][rank] = described
-    return dict(found)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,7 +14,7 @@ from ckpt_transport.update import messages as m
 from ckpt_transport.update.membership import Membership
 from ckpt_transport_torch.engine import TorchEngine
 from tests.fleet import model, weights
-from tests.patience import PATIENT
+from tests.patience import DEADLINE, PATIENT
 
 LAYERS, WIDTH = 2, 8
 FIRST = ["Invite", "Invite", "Propose", "Open", "Connect", "Stand", "Run", "Commit"]
@@ -88,3 +90,68 @@ def test_given_ranks_of_one_engine_then_they_stop_before_the_same_pass_and_other
         for each in together:
             assert said[each.address][5:] == ["Hold", "Advance", "Run", "Commit"]
         assert said[alone.address][5:] == ["Stand", "Run", "Commit"]
+
+
+@pytest.fixture
+def ranks() -> Iterator[tuple[ParameterServer, ParameterServer]]:
+    """Two source ranks, here in one process, each with half of two versions that lie side by side."""
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        settings = {**PATIENT, "transport": "shm", "pool": "shared", "coordinator": f"ipc://{folder}/rank-0"}
+        made = [
+            stack.enter_context(ParameterServer(Config.load(**settings, commit="in_place"), rank=rank, world_size=2))
+            for rank in (0, 1)
+        ]
+        for number in (1, 2):
+            tensors = weights(number, layers=LAYERS, width=WIDTH)
+            for rank, server in enumerate(made):
+                own = {name: tensor for n, (name, tensor) in enumerate(tensors.items()) if n % 2 == rank}
+                server.register(f"v{number}", tensors=own)
+        yield made[0], made[1]
+
+
+def update_by_both(ranks: tuple[ParameterServer, ParameterServer], version: str, sinks: list[Sink]) -> None:
+    with ThreadPoolExecutor(1) as beside:
+        followed = beside.submit(ranks[1].update, version)
+        ranks[0].update(version, [each.address for each in sinks])
+        followed.result(DEADLINE)
+    assert [each.version for each in sinks] == [version] * len(sinks)
+
+
+def test_given_two_sources_that_lend_what_they_have_lent_then_nobody_is_told_to_connect(
+    ranks: tuple[ParameterServer, ParameterServer], said: dict[str, list[str]]
+) -> None:
+    with ExitStack() as stack:
+        one, other = sinks(stack, "", "")
+        update_by_both(ranks, "v1", [one, other])
+        assert said[one.address] == said[other.address] == FIRST
+        said.clear()
+        update_by_both(ranks, "v1", [one, other])
+        assert said.pop(one.address) == said.pop(other.address) == LATER
+        assert list(said.values()) == [["Propose", "Run", "Commit"]]
+
+
+def test_given_two_sources_that_lend_other_memory_then_all_are_told_and_get_what_is_there(
+    ranks: tuple[ParameterServer, ParameterServer], said: dict[str, list[str]]
+) -> None:
+    with ExitStack() as stack:
+        one, other = sinks(stack, "", "")
+        for version in ("v1", "v2", "v1", "v1"):
+            said.clear()
+            update_by_both(ranks, version, [one, other])
+            if version == "v2":
+                assert said[one.address] == said[other.address] == ["Invite", "Propose", "Connect", *LATER[2:]]
+        assert said[one.address] == LATER
+
+
+def test_given_a_sink_that_comes_back_to_two_sources_then_all_open_their_routes_again(
+    ranks: tuple[ParameterServer, ParameterServer], said: dict[str, list[str]]
+) -> None:
+    with ExitStack() as stack:
+        one, other = sinks(stack, "", "")
+        update_by_both(ranks, "v1", [one, other])
+        other.close()
+        (third,) = sinks(stack, "")
+        said.clear()
+        update_by_both(ranks, "v1", [one, third])
+        assert said[one.address] == FIRST[1:]
+        assert said[third.address] == FIRST
