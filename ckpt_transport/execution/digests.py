@@ -136,7 +136,7 @@ class _Working(Digests):
             watch()
             idle(PATIENCE_SECONDS)
             self.advance()
-        self.close()
+        self._workers.shutdown(wait=False)  # nothing is read any more
 
     def close(self) -> None:
         self._workers.shutdown(cancel_futures=True)
