@@ -14,8 +14,13 @@ HOST = ""
 
 def may_have_devices() -> bool:
     """Whether this machine has an NVIDIA GPU and torch was built for one. Touches no device."""
-    nodes = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg")]
-    return torch.version.cuda is not None and bool(nodes) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    return torch.version.cuda is not None and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and _has_nodes()
+
+
+@cache
+def _has_nodes() -> bool:
+    """Whether the system has a GPU for this process: found out once, because each update asks several times."""
+    return any(True for name in ("nvidia[0-9]*", "dxg") for _ in Path("/dev").glob(name))
 
 
 def visible_devices() -> tuple[str, ...]:

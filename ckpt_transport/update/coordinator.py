@@ -86,9 +86,7 @@ class Coordinator:
     ) -> None:
         self._mailbox, self._config, self._plans, self._clock = mailbox, config, plans, clock
         deadline = time.monotonic() + config.update_timeout
-        self._extents = list(extents)
-        """What rank 0's participant looks at, also when it is known later."""
-        self._local = Participant(mailbox, table, plans, self._extents, None, deadline)
+        self._local = Participant(mailbox, table, plans, extents, None, deadline)
         self._members = Membership(update, mailbox, config, deadline, turn)
         self._steps = Leading(self._members, self._local, names, config, resumable=self.resumable)
         self._welcomes = welcomes
@@ -133,8 +131,7 @@ class Coordinator:
                 self._local.check_lent()
                 return None
             manifest, extents = take_in()
-            self._extents.extend(extents)
-            self._local.check_lent()
+            self._local.has_taken_in(extents)
             return msgspec.structs.replace(myself, manifest=manifest)
 
         invitations = Invitations(

@@ -284,6 +284,10 @@ class Participant:
         self._finish()
         return events
 
+    def has_taken_in(self, extents: Sequence[Backing]) -> None:
+        """This rank's extents are these, which were looked at just now."""
+        self._extents, self._looked_at = extents, time.monotonic()
+
     def check_lent(self) -> None:
         """Look whether lent tensors are as they were, before :meth:`open` as soon as there is nothing else to do.
 
