@@ -1,4 +1,5 @@
-"""Measures planning and proving: 70,000 tensors for 256 ranks, and a trillion parameters for up to 4,096 sinks.
+"""Measures planning and proving: 70,000 tensors for 256 ranks, and a trillion parameters for up to 4,096 sinks; and
+simulating the latter.
 
 Run with ``python -m benchmarks.planning``. Nothing is moved. Of the smaller world the version is a manifest of 957 GiB,
 the fleet a topology of 8 sources and 31 hosts of 8 sinks, and the relay goes over a network to one sink of every host
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated
 
+import msgspec
 import typer
 
 from benchmarks import _trillion
@@ -33,6 +35,7 @@ from ckpt_transport.planning import (
     verify,
     verify_part,
 )
+from ckpt_transport.simulator import cluster_of, manifest_of, model_of, shares_of, simulate, world_of
 from ckpt_transport.transports import registry
 
 LIMIT_SECONDS = 0.5
@@ -138,11 +141,36 @@ def measure_large(sinks: int, transport: str, limit: float, *, shares: bool) -> 
     )
 
 
+def measure_simulated(hosts: int, limit: float) -> Row:
+    """Simulate every event of an update of a trillion parameters, on so many hosts of eight GPUs.
+
+    Args:
+        hosts: so many.
+        limit: seconds.
+    """
+    cluster = msgspec.structs.replace(cluster_of("256xH20"), hosts=hosts)
+    files = model_of(Path("examples/simulate/kimi-k2.toml")).files()
+    specs = [entry.spec for file in files for entry in file.tensors]
+    world = world_of(cluster, SOURCES, shares_of(specs, _trillion.TENSOR_PARALLEL, _trillion.EXPERT_PARALLEL))
+    made = plan(manifest_of(world, files), world.topology, world.traits, Settings(), world.rates)
+    began = time.process_time()
+    found = simulate(made, world)
+    took = time.process_time() - began
+    return Row(
+        f"simulate {made.manifest.nbytes / 1e12:.2f} TB to {len(world.topology.sinks):,} sinks, all events",
+        took / limit,
+        f"{limit:g} s",
+        "<=1.0",
+        f"{took:.1f} s, {found.events:,} events; the update takes {found.seconds:.3g} s, and {found.slowest}",
+    )
+
+
 def main(json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None) -> None:
     """Measure planning and verifying."""
     rows = measure()
     rows.append(measure_large(1024, "mooncake-chain+shm", 4.0, shares=False))
     rows.append(measure_large(4096, "auto", 10.0, shares=True))
+    rows.append(measure_simulated(512, 60.0))
     report(rows, json)
 
 

@@ -47,7 +47,7 @@ class Activities:
     def __init__(self, plan: Plan, world: SimulatedWorld, wires: Wires) -> None:
         self._plan, self._world, self._wires, self._costs = plan, world, wires, world.cluster.costs
         self.all: list[Activity] = []
-        self.threads: dict[str, RankThread] = {}
+        self.threads: dict[tuple[str, int], RankThread] = {}
         self.stages: list[StageActivities] = []
         self.applies: list[Activity] = []
         self._first_hop: dict[int, int] = {}
@@ -311,10 +311,9 @@ class Activities:
         self._in_turn[what, rank] = activity
 
     def _thread(self, what: str, rank: int) -> RankThread:
-        name = f"{what} rank {rank}"
-        thread = self.threads.get(name)
+        thread = self.threads.get((what, rank))
         if thread is None:
-            thread = self.threads[name] = RankThread(name)
+            thread = self.threads[what, rank] = RankThread(f"{what} rank {rank}")
         return thread
 
     def _when_all(self, ranks: tuple[int, ...], earlier: Sequence[Activity]) -> Activity:
@@ -325,7 +324,12 @@ class Activities:
         return end
 
     def _scaled(self, rank: int, seconds: float) -> float:
-        return seconds * self._world.cluster.factor(self._world.places[rank][0])
+        return seconds * self._factors[rank]
+
+    @cached_property
+    def _factors(self) -> list[float]:
+        """How many times as long as others each rank's host takes."""
+        return [self._world.cluster.factor(host) for host, *_ in self._world.places]
 
     def _activity(
         self,

@@ -92,10 +92,13 @@ class Clock:
             alarm = self._alarms[0][0] if self._alarms else NEVER
             arrival = NEVER if ending is None else ending[0]
             death = deadly[0][0] if deadly else NEVER
-            if min(alarm, arrival) == NEVER:
+            first = alarm if alarm <= arrival else arrival
+            if first == NEVER:
                 return
-            self.now = max(self.now, min(alarm, arrival, death))
-            if death <= min(alarm, arrival):
+            moment = death if death <= first else first
+            if moment > self.now:
+                self.now = moment
+            if death <= first:
                 self._kill(deadly.popleft()[1])
             elif alarm <= arrival:
                 self._fixed_part_over(heapq.heappop(self._alarms)[2])

@@ -29,20 +29,17 @@ class SharedLink:
         name: what it is called; no two links of a world have the same.
         rate: bytes per second that cross it at most.
         wanted: bytes per second that its flows would take if this link were no limit.
-        crossed: bytes that have crossed it.
-        flows: those that cross it now.
+        weight: how many times it is crossed by a byte of each of its flows, in all.
+        crossed: bytes that have crossed it, of flows that have ended.
+        flows: those that cross it now. Where all of them together want less than its rate, it decides nobody's.
     """
 
     name: Hashable
     rate: float
     wanted: float = 0.0
+    weight: float = 0.0
     crossed: float = 0.0
     flows: dict[SharedFlow, None] = field(default_factory=dict)
-
-    @property
-    def contended(self) -> bool:
-        """Whether its flows may have to share it. Where all of them together want less, it decides nobody's rate."""
-        return self.wanted > self.rate * ROUNDED_UP
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +48,7 @@ class SharedFlow:
 
     Attributes:
         path: the links that they cross.
+        nbytes: how many they are.
         left: bytes that have not arrived, at the time ``since``.
         most: bytes per second if it were alone.
         rate: bytes per second since then.
@@ -58,6 +56,7 @@ class SharedFlow:
     """
 
     path: Path
+    nbytes: float
     left: float
     most: float
     since: float
@@ -75,23 +74,31 @@ class Flows:
 
     def begin(self, now: float, nbytes: float, path: Path) -> SharedFlow:
         """Begin a flow of so many bytes, more than none, over at least one link."""
-        flow = SharedFlow(path, float(nbytes), min(link.rate / times for link, times in path.items()), now)
+        most = min([link.rate / times for link, times in path.items()])
+        flow = SharedFlow(path, float(nbytes), float(nbytes), most, now)
         for link, times in path.items():
             link.flows[flow] = None
-            link.wanted += times * flow.most
+            link.wanted += times * most
+            link.weight += times
         self._disturbed[flow] = None
         return flow
 
     def end(self, now: float, flow: SharedFlow) -> None:
         """Take a flow away, whether all of its bytes have arrived or not."""
-        self._advance(now, flow)
+        _advance(now, flow)
         flow.turn += 1
         self._disturbed.pop(flow, None)
+        moved, most = flow.nbytes - flow.left, flow.most
         for link, times in flow.path.items():
-            contended = link.contended
+            shared = link.wanted > link.rate * ROUNDED_UP
+            link.crossed += moved * times
             del link.flows[flow]
-            link.wanted = link.wanted - times * flow.most if link.flows else 0.0
-            if contended:
+            if link.flows:
+                link.wanted -= times * most
+                link.weight -= times
+            else:
+                link.wanted = link.weight = 0.0
+            if shared:
                 self._disturbed.update(link.flows)
 
     def next_end(self, now: float) -> tuple[float, SharedFlow] | None:
@@ -106,27 +113,32 @@ class Flows:
         """Find the rates of all flows that the last changes may concern."""
         while self._disturbed:
             flow = self._disturbed.popitem()[0]
-            together, links = _together(flow)
-            if links:
-                for each in together:
-                    self._disturbed.pop(each, None)
-                rates = _fair_rates(together, links)
+            for link in flow.path:
+                if link.wanted > link.rate * ROUNDED_UP:
+                    break
             else:
-                rates = {flow: flow.most}
-            for each, rate in rates.items():
-                if rate != each.rate:
-                    self._advance(now, each)
-                    each.rate = rate
-                    each.turn += 1
-                    self._count += 1
-                    heapq.heappush(self._ends, (now + each.left / rate, each.turn, self._count, each))
+                self._go_on(now, flow, flow.most)
+                continue
+            together, links = _together(flow)
+            for each in together:
+                self._disturbed.pop(each, None)
+            for each, rate in _fair_rates(together, links).items():
+                self._go_on(now, each, rate)
 
-    def _advance(self, now: float, flow: SharedFlow) -> None:
-        moved = min(flow.rate * (now - flow.since), flow.left)
-        flow.left -= moved
-        flow.since = now
-        for link, times in flow.path.items():
-            link.crossed += moved * times
+    def _go_on(self, now: float, flow: SharedFlow, rate: float) -> None:
+        """From now on a flow has this rate."""
+        if rate != flow.rate:
+            _advance(now, flow)
+            flow.rate = rate
+            flow.turn += 1
+            self._count += 1
+            heapq.heappush(self._ends, (now + flow.left / rate, flow.turn, self._count, flow))
+
+
+def _advance(now: float, flow: SharedFlow) -> None:
+    left = flow.left - flow.rate * (now - flow.since)
+    flow.left = left if left > 0.0 else 0.0
+    flow.since = now
 
 
 def _together(flow: SharedFlow) -> tuple[list[SharedFlow], list[SharedLink]]:
@@ -147,7 +159,7 @@ def _fair_rates(flows: Iterable[SharedFlow], links: Sequence[SharedLink]) -> dic
     """Raise all rates together; whoever meets a limit stays there, and the others go on."""
     rates: dict[SharedFlow, float] = {}
     left = {link: link.rate for link in links}
-    weight = {link: sum(flow.path[link] for flow in link.flows) for link in links}
+    weight = {link: link.weight for link in links}
     rising = sorted(flows, key=_most)
     while rising:
         level, narrowest = NO_LIMIT, None

@@ -15,6 +15,7 @@ from ckpt_transport.execution.timeline import StageEvent
 from ckpt_transport.memory import no_collections
 from ckpt_transport.planning import Plan, StageKind
 from ckpt_transport.simulator.activities import Activities
+from ckpt_transport.simulator.bottlenecks import Bottlenecks
 from ckpt_transport.simulator.events import NEVER, Clock, RankThread
 from ckpt_transport.simulator.wires import Wires
 from ckpt_transport.simulator.world import SimulatedWorld
@@ -102,11 +103,17 @@ def simulate(
     Raises:
         PlanError: nobody dies, and the plan does not end.
     """
+    with no_collections():
+        return _simulate(plan, world, shown, death)
+
+
+def _simulate(plan: Plan, world: SimulatedWorld, shown: Collection[int], death: Death | None) -> Simulated:
     began = time.perf_counter()
     wires, clock = Wires(world), Clock()
-    with no_collections():
-        activities = Activities(plan, world, wires)
-        clock.run(activities.all, [] if death is None else [(death.seconds, death.rank)])
+    activities = Activities(plan, world, wires)
+    bottlenecks = Bottlenecks(activities.all)
+    clock.run(activities.all, [] if death is None else [(death.seconds, death.rank)])
+    bottlenecks.spread()
     applies = activities.applies
     applied = sum(1 for apply in applies if apply.ended < NEVER)
     complete = applied == len(applies)

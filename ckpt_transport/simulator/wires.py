@@ -30,10 +30,14 @@ class Wires:
     def __init__(self, world: SimulatedWorld) -> None:
         self._world, self._cluster = world, world.cluster
         self.links: dict[str, SharedLink] = {}
+        self._homes = [
+            Location(host, participant.device)
+            for (host, *_), participant in zip(world.places, world.topology.participants, strict=True)
+        ]
 
     def home(self, rank: int) -> Location:
         """Where an engine has its weights."""
-        return Location(self._world.places[rank][0], self._world.topology.participants[rank].device)
+        return self._homes[rank]
 
     def copied(self, source: Location, target: Location, times: float = 1.0) -> Path:
         """The path of a copy within a host."""
