@@ -1,6 +1,6 @@
 """Makes hosts with links of known speed on one machine: network namespaces around a bridge, shaped in both directions.
 
-Needs root and iproute2 (``ip`` and ``tc``).
+Needs root and iproute2 (``ip`` and ``tc``); and nftables (``nft``) for links that lose packets.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ class Host:
 
 
 @contextmanager
-def hosts(rates: Sequence[int]) -> Iterator[list[Host]]:
+def hosts(rates: Sequence[int], lost: int = 0) -> Iterator[list[Host]]:
     """A host for each rate, with a link of its own to a switch. Its name is resolved to the address of that link.
 
     Args:
         rates: bits per second in each direction; 0 for a link that is not shaped.
+        lost: of each 10,000 packets that come to a host, chosen at random.
 
     Raises:
         NoLinksError: network namespaces or traffic shaping are not allowed here, or another run has some; what is there
@@ -63,12 +64,20 @@ def hosts(rates: Sequence[int]) -> Iterator[list[Host]]:
             _run(f"ip -n {host.name} addr add {host.address}/24 dev eth0")
             _run(f"ip -n {host.name} link set eth0 up")
             _run(f"ip -n {host.name} link set lo up")
+            if lost:
+                _lose(host, lost)
             if not rate:
                 continue
             shape = f"root tbf rate {rate} burst {BURST} latency {QUEUE_MS}ms"
             _run(f"tc qdisc add dev {host.name}v {shape}")
             _run(f"tc -n {host.name} qdisc add dev eth0 {shape}")
         yield made
+
+
+def _lose(host: Host, lost: int) -> None:
+    _run(f"ip netns exec {host.name} nft add table inet lossy")
+    _run(f"ip netns exec {host.name} nft add chain inet lossy come {{ type filter hook input priority 0; }}")
+    _run(f"ip netns exec {host.name} nft add rule inet lossy come numgen random mod 10000 < {lost} drop")
 
 
 def _remove(command: str) -> None:

@@ -4,12 +4,15 @@ Hosts are network namespaces with at most 200 Mbit/s, so that processors are not
 connection and nothing of this library says how many bytes it brings in a second, and how many it takes in before they
 arrive. An update between two hosts whose link is no limit, by rings of one slot, says how long processors take from one
 bucket to the next. ``predict`` simulates every situation with these, and nothing else is fitted; ``measure`` runs the
-updates and prints every error. Needs root and iproute2.
-Usage: ``python -m benchmarks.sim_check``; with ``--predict`` it writes predictions and stops.
+updates and prints every error. Needs root and iproute2, and nftables for links that lose packets: of these, too, one
+connection says what they bring.
+Usage: ``python -m benchmarks.sim_check``; with ``--predict`` it writes predictions and stops; ``--links lossy`` takes
+links that lose packets.
 """
 
 from __future__ import annotations
 
+import enum
 import itertools
 import os
 import secrets
@@ -35,7 +38,7 @@ from ckpt_transport.planning import Settings, StageKind, TensorSpec, plan
 from ckpt_transport.simulator import Cluster, manifest_of, simulate, world_of
 from ckpt_transport.simulator.cluster import Costs, HostLinks, Slower, TransportRates
 
-PREDICTIONS = Path(__file__).parent / "predictions" / "sim-check-relays.json"
+PREDICTIONS = Path(__file__).parent / "predictions"
 WORKER = (sys.executable, "-m", "benchmarks._simulated")
 MBIT = 1e6 / 8
 TREE, CHAIN = "gloo+shm", "gloo-chain+shm"
@@ -49,6 +52,7 @@ class Shaped(msgspec.Struct, frozen=True):
         transport, ring_depth: of the plan.
         mib: size of the version, in buckets of 1 MiB.
         sinks: on each host.
+        lost: of each 10,000 packets.
     """
 
     mbit: tuple[int, ...]
@@ -56,15 +60,26 @@ class Shaped(msgspec.Struct, frozen=True):
     ring_depth: int = 4
     mib: int = 24
     sinks: int = 1
+    lost: int = 0
 
     @property
     def cluster(self) -> tuple[object, ...]:
         """What plans are compared on."""
-        return self.mbit, self.mib, self.sinks
+        return self.mbit, self.mib, self.sinks, self.lost
+
+    @property
+    def links(self) -> list[str]:
+        """What the link of each host is called."""
+        return [link_name(mbit, self.lost) for mbit in self.mbit]
 
     def __str__(self) -> str:
         more = f", {self.sinks} sinks each" if self.sinks > 1 else ""
+        more += f", {self.lost / 100:g} % of packets lost" if self.lost else ""
         return f"{'/'.join(map(str, self.mbit))} Mbit/s, {self.transport}, ring of {self.ring_depth}{more}"
+
+
+def link_name(mbit: int, lost: int) -> str:
+    return f"{mbit}, {lost} lost" if lost else str(mbit)
 
 
 class Predicted(msgspec.Struct, frozen=True):
@@ -80,7 +95,7 @@ class Predictions(msgspec.Struct, frozen=True):
     """What was measured before, and what follows from that.
 
     Attributes:
-        links: bytes per second that one connection brings over a link of so many Mbit/s.
+        links: bytes per second that one connection brings over a link of that name: of so many Mbit/s.
         buffered: bytes that it takes in before they arrive.
         turnaround: seconds from one bucket to the next where there is one slot and links are no limit.
         predictions: of every situation.
@@ -157,7 +172,22 @@ SITUATIONS = tuple(
 )
 
 
-def measured_link(mbit: int) -> tuple[float, float]:
+LOSSY = tuple(
+    Shaped((100, 100, 100), transport, mib=16, lost=lost) for lost in (10, 100) for transport in (TREE, CHAIN)
+)
+
+
+class Links(enum.StrEnum):
+    """Kinds of links, and with that which situations there are."""
+
+    RELAYS = "relays"
+    LOSSY = "lossy"
+
+
+SETS = {Links.RELAYS: SITUATIONS, Links.LOSSY: LOSSY}
+
+
+def measured_link(mbit: int, lost: int = 0) -> tuple[float, float]:
     """Bytes per second of one connection out of a link of that rate, and into it: the slower of the two.
 
     Returns: that, and the fewest bytes that it takes in before they arrive.
@@ -166,7 +196,7 @@ def measured_link(mbit: int) -> tuple[float, float]:
         NoLinksError: this machine does not allow shaped links.
     """
     rates, buffered = [], []
-    with hosts([mbit * 1_000_000, 0]) as made:
+    with hosts([mbit * 1_000_000, 0], lost) as made:
         for sender, receiver in (made, made[::-1]):
             with running(_start(receiver, "receive", "--address", receiver.address)) as receiving:
                 said(receiving)
@@ -190,8 +220,8 @@ def measured_turnaround() -> float:
 
 
 def predict(situation: Shaped, links: dict[str, float], buffered: dict[str, float], turnaround: float) -> Predicted:
-    rates = [links[str(mbit)] for mbit in situation.mbit]
-    room = min(buffered[str(mbit)] for mbit in situation.mbit)
+    rates = [links[name] for name in situation.links]
+    room = min(buffered[name] for name in situation.links)
     cluster = Cluster(
         hosts=len(rates),
         sinks=situation.sinks,
@@ -225,7 +255,7 @@ def measure(alike: Sequence[Predicted], repetitions: int) -> Iterator[Compared]:
         secret = folder / "secret"
         secret.write_text(secrets.token_hex(32))
         secret.chmod(0o600)
-        made = stack.enter_context(hosts([mbit * 1_000_000 for mbit in situation.mbit]))
+        made = stack.enter_context(hosts([mbit * 1_000_000 for mbit in situation.mbit], situation.lost))
         mib = ("--mib", situation.mib)
         serving = [
             stack.enter_context(running(_start(host, "serve", *mib, "--address", host.address, secret=secret)))
@@ -314,23 +344,25 @@ def rows(compared: Sequence[Compared]) -> Iterator[Row]:
 
 def main(
     predictions: Annotated[bool, typer.Option("--predict", help="Measure links, write predictions, and stop.")] = False,
+    links: Annotated[Links, typer.Option(help="Links of different rates, or such that lose packets.")] = Links.RELAYS,
     repetitions: Annotated[int, typer.Option(min=1, help="Updates of each situation.")] = 3,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the rows there, and a page beside it.")
     ] = None,
 ) -> None:
+    situations, path = SETS[links], PREDICTIONS / f"sim-check-{links}.json"
     try:
         if predictions:
-            rates = sorted({mbit for situation in SITUATIONS for mbit in situation.mbit})
-            measured = {str(mbit): measured_link(mbit) for mbit in rates}
-            links = {mbit: rate for mbit, (rate, _) in measured.items()}
-            buffered = {mbit: room for mbit, (_, room) in measured.items()}
+            kinds = sorted({(mbit, situation.lost) for situation in situations for mbit in situation.mbit})
+            measured = {link_name(*kind): measured_link(*kind) for kind in kinds}
+            rates = {name: rate for name, (rate, _) in measured.items()}
+            buffered = {name: room for name, (_, room) in measured.items()}
             turnaround = measured_turnaround()
-            predicted = tuple(predict(situation, links, buffered, turnaround) for situation in SITUATIONS)
-            made = Predictions(links, buffered, turnaround, predicted)
-            PREDICTIONS.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
+            predicted = tuple(predict(situation, rates, buffered, turnaround) for situation in situations)
+            made = Predictions(rates, buffered, turnaround, predicted)
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
             return
-        committed = msgspec.json.decode(PREDICTIONS.read_bytes(), type=Predictions)
+        committed = msgspec.json.decode(path.read_bytes(), type=Predictions)
         compared: list[Compared] = []
         for _, alike in itertools.groupby(committed.predictions, key=lambda each: each.situation.cluster):
             for each in measure(list(alike), repetitions):
