@@ -17,9 +17,8 @@ def may_have_devices() -> bool:
     return torch.version.cuda is not None and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and _has_nodes()
 
 
-@cache
 def _has_nodes() -> bool:
-    """Whether the system has a GPU for this process: found out once, because each update asks several times."""
+    """Whether the system has a GPU for this process. One may come later, as the first use of CUDA makes its node."""
     return any(True for name in ("nvidia[0-9]*", "dxg") for _ in Path("/dev").glob(name))
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from ckpt_transport.memory import MemoryKind
+from ckpt_transport.memory.double_buffer import LARGEST
 from ckpt_transport.planning.broadcast_trees import BroadcastTree
 from ckpt_transport.planning.values.alignment import align_down, align_up
 from ckpt_transport.planning.values.manifest import Extent
@@ -35,7 +36,8 @@ ON_GPUS = frozenset({MemoryKind.CUDA, MemoryKind.SCATTERED, MemoryKind.EXPORTED}
 
 
 def in_place(extents: Sequence[Extent], topology: Topology, settings: Settings, nbytes: int) -> int:
-    """The size to aim at where everybody reads in place: a ring, or several; a slot where buckets are brought.
+    """The size to aim at where everybody reads in place: a ring, or several. Where buckets are brought it is a slot;
+    beside passes, at most one of the two buffers that they pass through.
 
     Args:
         extents: where they lie.
@@ -43,8 +45,11 @@ def in_place(extents: Sequence[Extent], topology: Topology, settings: Settings, 
         nbytes: what a sink receives, of the one that receives least.
     """
     if are_brought(extents, topology):
+        usual = align_up(settings.bucket_bytes)
+        if not settings.beside_passes:
+            return usual
         room = min(topology.participants[rank].budget for rank in topology.sinks)
-        return max(align_up(settings.bucket_bytes), longer(settings, nbytes, room) if settings.beside_passes else 0)
+        return max(usual, min(longer(settings, nbytes, room), LARGEST))
     rings = RINGS_ON_GPUS if _exported(extents) else 1
     return align_up(settings.bucket_bytes) * settings.ring_depth * rings
 

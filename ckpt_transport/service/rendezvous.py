@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 from ckpt_transport.config import Config
 from ckpt_transport.decoding import UNREADABLE, prepared
 from ckpt_transport.errors import ConfigError, JoinError
-from ckpt_transport.service.torch_store import Answer, SharedStore, Stir, Wait, wait_deaf
+from ckpt_transport.service.torch_store import Answer, Recheck, SharedStore, Wait, wait_only
 from ckpt_transport.service.world import World
 
 SWIFT_SECONDS, SLOW_SECONDS = 0.002, 0.1
@@ -47,7 +47,7 @@ class Rendezvous(ABC):
         """Rank 0 leads no update to ``version`` any more: those who wait for one are told."""
 
     @abstractmethod
-    def find(self, version: str, wait: Wait = wait_deaf) -> str:
+    def find(self, version: str, wait: Wait = wait_only) -> str:
         """Wait until rank 0 leads an update to ``version``; the coordinator's address.
 
         Args:
@@ -100,7 +100,7 @@ class AtAddress(Rendezvous):
     def give_up(self, version: str) -> None:
         """They hear it when they join."""
 
-    def find(self, version: str, wait: Wait = wait_deaf) -> str:
+    def find(self, version: str, wait: Wait = wait_only) -> str:
         return self._address
 
     @property
@@ -256,14 +256,14 @@ class InStore(Rendezvous):
     def needs_calls(self) -> bool:
         return True
 
-    def find(self, version: str, wait: Wait = wait_deaf) -> str:
+    def find(self, version: str, wait: Wait = wait_only) -> str:
         patience = self._config.update_timeout
         deadline = time.monotonic() + patience
         for until in (min(TELL_SECONDS, patience), patience):
             left = min(until, deadline - time.monotonic())
             try:
                 lead = self._store.ask(
-                    lambda store, stir: self._wait(store, version, stir), self._config.join_timeout, left, wait
+                    lambda store, recheck: self._wait(store, version, recheck), self._config.join_timeout, left, wait
                 )
             except TimeoutError:
                 logger.warning(
@@ -282,15 +282,15 @@ class InStore(Rendezvous):
             f"{self._world.expectation}"
         )
 
-    def _wait(self, store: TCPStore, version: str, stir: Stir) -> LeadNotice:
+    def _wait(self, store: TCPStore, version: str, recheck: Recheck) -> LeadNotice:
         pause = SWIFT_SECONDS
-        while not stir.over:
+        while not recheck.over:
             if store.check([self._lead_key(version)]):
                 lead = _read(store.get(self._lead_key(version)), LeadNotice)
                 if lead.token != self._seen and lead.version == version:
                     return lead
             for rank, reason in self._absent(store, version).items():
                 raise JoinError(f"source rank {rank} takes no part in the update to '{version}': {reason}")
-            stir.pause(pause)
+            recheck.pause(pause)
             pause = min(2 * pause, SLOW_SECONDS)
         raise TimeoutError

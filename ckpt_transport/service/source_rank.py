@@ -29,7 +29,7 @@ from ckpt_transport.service.other_sources import OtherSources
 from ckpt_transport.service.rendezvous import AtAddress, InStore, Rendezvous
 from ckpt_transport.service.sink_handles import LocatedSinks
 from ckpt_transport.service.staged_job import StagedJob
-from ckpt_transport.service.torch_store import Stir, wait_deaf
+from ckpt_transport.service.torch_store import Recheck, wait_only
 from ckpt_transport.service.trace import check_trace
 from ckpt_transport.service.world import World
 from ckpt_transport.transports import registry
@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 Versions = Callable[[str, ServedShares], StoredVersion]
 """What a rank brings: its difference to what an update of that name has brought, as sinks serve it, or everything."""
 FRESH_SECONDS = 1.0
-"""For so long what a rank has said of itself before rank 0 leads an update counts in it."""
+"""What a rank has prepared to say of itself counts for so long."""
 logger = logging.getLogger(__name__)
 
 
@@ -261,18 +261,18 @@ class SourceRank:
         )
         return self._following
 
-    def _wait_for_call(self, outcome: Future[Any], timeout: float, stir: Stir) -> None:
+    def _wait_for_call(self, outcome: Future[Any], timeout: float, recheck: Recheck) -> None:
         """Wait for what looks for rank 0, and have it look at once when rank 0 calls."""
         mailbox = self.mailbox
         if mailbox is None:
-            wait_deaf(outcome, timeout, stir)
+            wait_only(outcome, timeout, recheck)
             return
         outcome.add_done_callback(lambda _: mailbox.wake())
         deadline = time.monotonic() + timeout
         while not outcome.done() and (left := deadline - time.monotonic()) > 0:
             mailbox.pump(left)
             for _ in mailbox.receive_all(m.Summons):
-                stir.look()
+                recheck.look()
 
     def _join(self, update: str, table: RouteTable, stored: StoredVersion) -> m.Join:
         join = self._introducer.of_source(

@@ -19,7 +19,7 @@ from ckpt_transport.errors import JoinError
 Answer = TypeVar("Answer")
 
 
-class Stir:
+class Recheck:
     """Has who asks the store, and waits for what is not there yet, look again.
 
     Attributes:
@@ -28,28 +28,28 @@ class Stir:
 
     def __init__(self) -> None:
         self.over = False
-        self._stirred = Event()
+        self._asked = Event()
 
     def look(self) -> None:
         """There may be something to find."""
-        self._stirred.set()
+        self._asked.set()
 
     def pause(self, seconds: float) -> None:
         """Wait so long, or until :meth:`look` is called."""
-        self._stirred.wait(seconds)
-        self._stirred.clear()
+        self._asked.wait(seconds)
+        self._asked.clear()
 
     def end(self) -> None:
         """Nobody waits any more."""
         self.over = True
-        self._stirred.set()
+        self._asked.set()
 
 
-Wait = Callable[["Future[Any]", float, Stir], None]
-"""Waits until the future has ended, for so many seconds at most, and may stir who is at work on it."""
+Wait = Callable[["Future[Any]", float, Recheck], None]
+"""Waits until the future has ended, for so many seconds at most, and may have whoever works on it look again."""
 
 
-def wait_deaf(outcome: Future[Any], timeout: float, stir: Stir) -> None:
+def wait_only(outcome: Future[Any], timeout: float, recheck: Recheck) -> None:
     """Wait, and hear nothing meanwhile."""
     with suppress(TimeoutError):
         outcome.exception(timeout)
@@ -74,7 +74,7 @@ class SharedStore:
         return self._store is not None
 
     def ask(
-        self, act: Callable[[TCPStore, Stir], Answer], patience: float, timeout: float, wait: Wait = wait_deaf
+        self, act: Callable[[TCPStore, Recheck], Answer], patience: float, timeout: float, wait: Wait = wait_only
     ) -> Answer:
         """What ``act`` returns; it may pause with its second argument, and ends when that is over.
 
@@ -92,13 +92,13 @@ class SharedStore:
             self._store = self._connect(patience)
         store = self._store
         try:
-            return _interruptible(lambda stir: act(store, stir), timeout, wait)
+            return _interruptible(lambda recheck: act(store, recheck), timeout, wait)
         except RuntimeError as error:
             self._store = None
             raise JoinError(f"torch's store at {self._host}:{self._port} failed: {error}; {self._hint}") from error
 
     def _connect(self, timeout: float) -> TCPStore:
-        def connect(_: Stir) -> TCPStore:
+        def connect(_: Recheck) -> TCPStore:
             if self._may_listen:
                 with suppress(RuntimeError):  # somebody listens there, as the process group of a trainer
                     return self._open(timeout, listen=True)
@@ -117,7 +117,7 @@ class SharedStore:
         return TCPStore(self._host, self._port, None, listen, patience, wait_for_workers=False, multi_tenant=listen)
 
 
-def _interruptible(act: Callable[[Stir], Answer], timeout: float, wait: Wait = wait_deaf) -> Answer:
+def _interruptible(act: Callable[[Recheck], Answer], timeout: float, wait: Wait = wait_only) -> Answer:
     """Run ``act`` on a thread of its own and wait for it, so that signals reach this one.
 
     What has not ended after the wait, and does not look at its argument, ends with the process at the latest.
@@ -126,18 +126,18 @@ def _interruptible(act: Callable[[Stir], Answer], timeout: float, wait: Wait = w
         TimeoutError: it did not end within ``timeout`` seconds.
         BaseException: what it raised.
     """
-    stir = Stir()
+    recheck = Recheck()
     outcome: Future[Answer] = Future()
 
     def run() -> None:
         try:
-            outcome.set_result(act(stir))
+            outcome.set_result(act(recheck))
         except BaseException as error:
             outcome.set_exception(error)
 
     Thread(target=run, name="ckpt-transport-rendezvous", daemon=True).start()
     try:
-        wait(outcome, timeout, stir)
+        wait(outcome, timeout, recheck)
         return outcome.result(0)
     finally:
-        stir.end()
+        recheck.end()

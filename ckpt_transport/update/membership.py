@@ -86,8 +86,8 @@ class Membership:
     @property
     def fellows(self) -> tuple[str, ...]:
         """The addresses of the other source ranks, which come by themselves."""
-        came = zip(self.addresses[1:], self.joins[1:], strict=True)
-        return tuple(address for address, join in came if join.role is Role.SOURCE and not join.invited)
+        joins = [(rank, self.joins[rank]) for rank in self.others]
+        return tuple(self.addresses[rank] for rank, join in joins if join.role is Role.SOURCE and not join.invited)
 
     def label(self, rank: int) -> str:
         """What people call it, and where it is."""

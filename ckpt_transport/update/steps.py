@@ -59,8 +59,12 @@ class Leading:
         """Those that have learned with the proposal what is lent."""
         self._key: tuple[str, tuple[str, ...], tuple[str, ...]] = "", (), ()
         """Of the plan: its shape, the names of its routes, its members."""
-        self._name, self._named, self._changed = "", False, False
-        """Of what is lent; whether the proposal says it by that name alone; and whether rank 0 lends something else."""
+        self._name = ""
+        """Of what is lent."""
+        self._named = False
+        """Whether the proposal says what is lent by its name alone."""
+        self._changed = False
+        """Whether rank 0 lends something else than in the last update."""
         self.apply_summary: dict[int, str] = {}
 
     def agree(self, plan: Plan) -> None:

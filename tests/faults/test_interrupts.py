@@ -86,6 +86,7 @@ def test_given_an_interrupt_at_any_step_of_who_takes_part_then_each_member_has_a
             with suppress(KeyboardInterrupt):
                 interrupter.run(regroup, at)
             place = interrupter.place
+            assert members.fellows == (), place
             for rank, address in enumerate(members.addresses):
                 assert members.label(rank).endswith(f"at {address})"), place
                 assert address in members.who(address), place

@@ -116,6 +116,12 @@ def test_given_forward_passes_beside_then_what_comes_to_a_gpu_from_the_host_is_l
     assert len(made(of, fleet, "shm").buckets) > 400
 
 
+def test_given_larger_buckets_by_configuration_then_what_a_sink_brings_still_passes_through_two_buffers() -> None:
+    of, fleet = version(30 * GIB, MemoryKind.SHARED), beside(64 * GIB)
+    found = made(of, fleet, "shm", bucket_bytes=128 * MIB, beside_passes=True)
+    assert 480 * MIB < max(bucket.nbytes for bucket in found.buckets) <= 512 * MIB
+
+
 def test_given_forward_passes_beside_and_little_free_memory_then_what_comes_from_the_host_is_as_before() -> None:
     of, fleet = version(8 * GIB, MemoryKind.SHARED), beside(GIB)
     assert slot_bytes(made(of, fleet, "cuda_ipc", beside_passes=True)) <= 64 * MIB

@@ -14,7 +14,7 @@ from torch._C._distributed_c10d import TCPStore
 from ckpt_transport import Config
 from ckpt_transport.service import rendezvous
 from ckpt_transport.service.rendezvous import InStore
-from ckpt_transport.service.torch_store import Stir, wait_deaf
+from ckpt_transport.service.torch_store import Recheck, wait_only
 from ckpt_transport.service.world import World
 from tests.patience import DEADLINE
 
@@ -82,11 +82,11 @@ def test_given_a_rank_that_is_called_when_rank_0_leads_then_it_looks_at_once(
     first, second = ranks
     looked, led = threading.Event(), threading.Event()
 
-    def wait(outcome: Future[Any], timeout: float, stir: Stir) -> None:
+    def wait(outcome: Future[Any], timeout: float, recheck: Recheck) -> None:
         looked.set()
         assert led.wait(DEADLINE)
-        stir.look()
-        wait_deaf(outcome, DEADLINE / 2, stir)
+        recheck.look()
+        wait_only(outcome, DEADLINE / 2, recheck)
 
     with ThreadPoolExecutor(1) as threads:
         found = threads.submit(second.find, "v1", wait)
