@@ -148,7 +148,8 @@ def any_port(interface: str) -> str:
 def place_for(peers: Iterable[str], interface: str) -> str:
     """Where a mailbox is to listen for those at these addresses; empty for a UNIX socket that only this user reaches.
 
-    Who listens at TCP on the loopback may be of another user, or in another container, and not get to such a socket.
+    Who listens at TCP on the loopback may be of another user, or in another container, and not get to such a socket. So
+    one of these takes the mailbox to TCP for all, and all need the secret then.
 
     Args:
         peers: their addresses.

@@ -128,8 +128,9 @@ def check_secured(address: str, secret: Secret | None, insecure: bool) -> None:
         )
     if not insecure:
         raise ConfigError(
-            f"{address} can be reached by every user of this host; give all participants the same secret_file, use an "
-            "ipc:// address, or set insecure = true where you trust every user of this host"
+            f"{address} can be reached by every user of this host; give all participants the same secret_file, "
+            "sinks at ipc:// addresses too, or have all of them listen at ipc:// addresses, or set insecure = true in "
+            "the settings of all of them where you trust every user of this host"
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ckpt_transport import Config, ParameterServer, ask_version
+from ckpt_transport import Config, ParameterServer, UpdateAbortedError, ask_version
 from tests.available import where_available
 from tests.fleet import SinkSpec, SourceProcess, by_name, fleet, model, weights
 from tests.patience import DEADLINE, PATIENT
@@ -158,6 +158,24 @@ def test_given_a_sharded_directory_then_it_is_served_over_tcp(tmp_path: Path) ->
         server.register("v2", directory=tmp_path)
         server.update("v2", [sinks[0].address])
         assert sinks[0].state().holds(tensors)
+
+
+def test_given_sinks_at_a_unix_socket_and_at_tcp_then_both_are_updated_if_both_may_talk_there(tmp_path: Path) -> None:
+    """One at TCP takes the coordinator there for all; the other one's refusal says what helps, and each cure does."""
+    at_tcp = SinkSpec(address="tcp://127.0.0.1:0", settings={"insecure": True})
+    trusting = Config.load(**PATIENT, insecure=True)
+    with fleet(SinkSpec(), at_tcp) as sinks, ParameterServer(trusting) as server:
+        server.register("v2", tensors=weights(2))
+        with pytest.raises(UpdateAbortedError, match="same secret_file, sinks at ipc:// addresses too") as refused:
+            server.update("v2", [sink.address for sink in sinks])
+        assert "insecure = true in the settings of all of them" in str(refused.value)
+        assert [sink.state().version for sink in sinks] == ["v1", "v1"]
+    settled = Config.load(**PATIENT, insecure=True, coordinator=f"ipc://{tmp_path}/trainer")
+    for asked, config in ((SinkSpec(settings={"insecure": True}), trusting), (SinkSpec(), settled)):
+        with fleet(asked, at_tcp) as sinks, ParameterServer(config) as server:
+            server.register("v2", tensors=weights(2))
+            server.update("v2", [sink.address for sink in sinks])
+            assert all(sink.state().holds(weights(2)) for sink in sinks)
 
 
 def test_given_models_that_hold_the_same_after_an_update_then_they_compute_the_same() -> None:
