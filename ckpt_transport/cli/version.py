@@ -22,7 +22,12 @@ def version(
     digest: Annotated[
         bool, typer.Option("--digest", help="Have each read all that it serves, and show a digest of it.")
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = 5.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds to wait for each answer; with --digest longer.", show_default="5, or 60 with --digest"
+        ),
+    ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import Refused
 from ckpt_transport.errors import JoinError
+from ckpt_transport.service import questions as q
 
 Answer = TypeVar("Answer", bound=Message)
 ASKED_AT_ONCE = 256
@@ -54,7 +55,7 @@ class Asking(Generic[Answer]):
             received = self._mailbox.receive(max(self._until[oldest] - time.monotonic(), 0.0))
             if received is None:
                 self.silent.append(oldest)
-                self._end(oldest, no_answer(oldest, self._timeout))
+                self._end(oldest, no_answer(oldest, self._questions[oldest], self._timeout))
             else:
                 self._take_in(*received)
         return {address: self.answers[address] for address in self._questions}
@@ -84,5 +85,10 @@ def refused(address: str, answer: Refused) -> JoinError:
     return JoinError(f"{address} refuses: {answer.reason}")
 
 
-def no_answer(address: str, timeout: float) -> JoinError:
+def no_answer(address: str, question: Message, timeout: float) -> JoinError:
+    if question == q.AskVersion(digest=True):
+        return JoinError(
+            f"no digest from {address} within {timeout:g} s; a sink reads all that it serves for it, so give it a "
+            "longer timeout, and ask for its version without a digest to see whether one is running there"
+        )
     return JoinError(f"no answer from {address} within {timeout:g} s; is a sink running there?")

@@ -16,17 +16,20 @@ from ckpt_transport.service.sink_handles import AnySink, locate
 from ckpt_transport.update.mailbox import in_mailbox
 
 Result = TypeVar("Result")
+ANSWER_SECONDS = 5.0
+DIGEST_SECONDS = 60.0
+"""An answer with a digest takes longer: a sink reads all that it serves for it."""
 
 
 def ask_version(
-    address: AnySink, config: Config | None = None, timeout: float = 5.0, *, digest: bool = False
+    address: AnySink, config: Config | None = None, timeout: float | None = None, *, digest: bool = False
 ) -> q.ServedVersion:
     """Ask the sink at ``address`` what it serves. It answers on the same connection, also while it is being updated.
 
     Args:
         address: of a sink or a holder; or a handle of a sink, as :meth:`ParameterServer.update` takes it.
         config: settings; by default from the environment.
-        timeout: seconds to wait.
+        timeout: seconds to wait; by default 5, or 60 for a digest.
         digest: have it read all that it serves, for :attr:`ServedVersion.digest`.
 
     Raises:
@@ -35,11 +38,11 @@ def ask_version(
     """
     config = config if config is not None else Config.load()
     (found,) = locate([address], config).addresses
-    return _ask(found, q.AskVersion(digest), config, timeout, q.ServedVersion)
+    return _ask(found, q.AskVersion(digest), config, _patience(timeout, digest), q.ServedVersion)
 
 
 def ask_versions(
-    addresses: Sequence[str], config: Config | None = None, timeout: float = 5.0, *, digest: bool = False
+    addresses: Sequence[str], config: Config | None = None, timeout: float | None = None, *, digest: bool = False
 ) -> dict[str, q.ServedVersion | JoinError]:
     """Ask many sinks at the same time what they serve.
 
@@ -56,7 +59,7 @@ def ask_versions(
     questions = dict.fromkeys(addresses, q.AskVersion(digest))
 
     def ask(mailbox: Mailbox) -> dict[str, q.ServedVersion | JoinError]:
-        return Asking(mailbox, questions, q.ServedVersion, timeout).wait()
+        return Asking(mailbox, questions, q.ServedVersion, _patience(timeout, digest)).wait()
 
     return in_mailbox("", q.COORDINATOR, config, ask)
 
@@ -114,6 +117,12 @@ def ask_expected(address: str, config: Config | None = None, timeout: float = 5.
     return _ask(address, q.AskExpected(), config, timeout, q.ExpectedTensors)
 
 
+def _patience(timeout: float | None, digest: bool) -> float:
+    if timeout is not None:
+        return timeout
+    return DIGEST_SECONDS if digest else ANSWER_SECONDS
+
+
 def _ask(address: str, question: Message, config: Config | None, timeout: float, kind: type[Answer]) -> Answer:
     config = config if config is not None else Config.load()
     deadline = time.monotonic() + timeout
@@ -126,6 +135,6 @@ def _ask(address: str, question: Message, config: Config | None, timeout: float,
                 return answer
             if isinstance(answer, Refused):
                 raise refused(address, answer)
-        raise no_answer(address, timeout)
+        raise no_answer(address, question, timeout)
 
     return in_mailbox("", q.COORDINATOR, config, ask)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ckpt_transport import Config, ask_version
+from ckpt_transport import Config, JoinError, ask_version
+from ckpt_transport.service.query import ANSWER_SECONDS
 from tests.fleet import SinkProcess, SinkSpec, fleet, weights
 from tests.patience import DEADLINE, PATIENT
 from tests.support.commands import run
@@ -73,6 +77,28 @@ def test_given_replicas_then_the_version_command_tells_by_a_digest_whether_they_
         shown = run("version", "--digest", "--timeout", DEADLINE, *addresses).stdout
         assert "digest" in shown
         assert "digest" not in run("version", "--timeout", DEADLINE, *addresses).stdout
+
+
+def test_given_a_sink_that_takes_long_then_a_digest_is_waited_for_and_its_error_is_not_that_nobody_is_there() -> None:
+    """It stands still, first until somebody has given up and then for longer than a plain question waits."""
+    with fleet(SinkSpec()) as (sink,):
+        process = sink.process.pid
+        assert process is not None
+        os.kill(process, signal.SIGSTOP)
+        goes_on = threading.Timer(ANSWER_SECONDS + 1, os.kill, (process, signal.SIGCONT))
+        try:
+            given_up = run("version", "--digest", "--timeout", 0.5, sink.address, "--json")
+            error = json.loads(given_up.stdout)[sink.address]["error"]
+            assert "no digest" in error
+            assert "longer timeout" in error
+            with pytest.raises(JoinError, match="is a sink running there"):
+                ask_version(sink.address, timeout=0.5)
+            goes_on.start()
+            assert ask_version(sink.address, digest=True).digest
+        finally:
+            goes_on.cancel()
+            os.kill(process, signal.SIGCONT)
+        assert json.loads(run("version", "--digest", sink.address, "--json").stdout)[sink.address]["digest"]
 
 
 def test_given_an_update_in_place_when_it_is_to_be_rolled_back_then_that_is_refused_and_says_why(
