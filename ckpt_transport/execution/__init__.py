@@ -4,7 +4,7 @@ from ckpt_transport.execution.applies import Apply as Apply
 from ckpt_transport.execution.arrivals import Arrival as Arrival
 from ckpt_transport.execution.arrivals import arrivals as arrivals
 from ckpt_transport.execution.column_extent import column_extents as column_extents
-from ckpt_transport.execution.digests import Digests as Digests
+from ckpt_transport.execution.digest_steps import Digests as Digests
 from ckpt_transport.execution.digests import FirstSinkDigests as FirstSinkDigests
 from ckpt_transport.execution.digests import OwnerDigests as OwnerDigests
 from ckpt_transport.execution.digests import PromptOwnerDigests as PromptOwnerDigests

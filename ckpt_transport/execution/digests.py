@@ -23,6 +23,7 @@ from ckpt_transport.errors import MessageError, TransferError
 from ckpt_transport.execution.applies import HANDED_OVER_BYTES
 from ckpt_transport.execution.computing import ReadTwice, in_tasks, known
 from ckpt_transport.execution.differing import differing
+from ckpt_transport.execution.digest_steps import Digests
 from ckpt_transport.execution.samples import AnySample
 from ckpt_transport.execution.schedule import RankSchedule
 from ckpt_transport.memory import (
@@ -53,69 +54,6 @@ Said = list[tuple[int, Digest]]
 """The message: numbers of buckets, and their digests."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Said).decode
-
-
-class Digests:
-    """What one rank does about the digests of one round: nothing, where nobody compares them.
-
-    Driven by the pump, but for what says otherwise.
-    """
-
-    def filled(self, bucket: int, slot: torch.Tensor) -> Fence | None:
-        """A bucket of this rank's has been put into ``slot``, or will have been in the order of the current stream.
-
-        Called by any thread. Returns the end of reading it, if that goes on beside the current stream.
-        """
-        return None
-
-    def look(self, bucket: Bucket, runs: Runs, part: PartialCopy | None = None) -> None:
-        """The engine is given these bytes, now or in the order of the current stream.
-
-        Only the first call counts that gives all that is compared. Called by the thread that applies.
-
-        Args:
-            bucket: whose bytes they are.
-            runs: where they are.
-            part: what of it is there; None for all.
-        """
-
-    def compared(self, bucket: Bucket) -> Sequence[tuple[int, int]]:
-        """The parts of a bucket that :meth:`look` reads: where each starts in it, and its bytes; ascending."""
-        return ()
-
-    def read(self, bucket: Bucket, runs: Runs, end: Fence | None) -> Fence | None:
-        """The end of reading a bucket, here and by the engine, which has read it by ``end``."""
-        return end
-
-    def admits(self, number: int, runs: Runs) -> bool:
-        """Whether a bucket that has arrived may be given to the engine. Asked again until it may.
-
-        Raises: as :meth:`advance`.
-        """
-        return True
-
-    def turn(self) -> None:
-        """The pump has gone round: do what cannot wait for :meth:`advance`."""
-
-    def advance(self) -> None:
-        """Say what there is to say, compare what there is to compare. Called now and then.
-
-        Raises:
-            TransferError: the bytes of a bucket are not the owner's.
-        """
-
-    def finish(self, watch: Callable[[], None], idle: Callable[[float], object]) -> None:
-        """Do all that is left.
-
-        Args:
-            watch: called often; raises to end the wait.
-            idle: waits up to that many seconds, or until a message arrives.
-
-        Raises: as :meth:`advance` and ``watch``.
-        """
-
-    def close(self) -> None:
-        """Stop. No bytes are read any more when this returns. Idempotent."""
 
 
 class _Working(Digests):

@@ -28,7 +28,7 @@ from ckpt_transport.execution.applies import (
     AppliesInOrder,
     Apply,
 )
-from ckpt_transport.execution.digests import Digests
+from ckpt_transport.execution.digest_steps import Digests
 from ckpt_transport.execution.fills import Fills
 from ckpt_transport.execution.schedule import RankSchedule, RankStep
 from ckpt_transport.execution.timeline import StageEvent, now

@@ -20,20 +20,17 @@ from ckpt_transport.execution import (
     Digests,
     FillMemory,
     Fills,
-    FirstSinkDigests,
     Ledger,
-    OwnerDigests,
     Pipeline,
-    PromptOwnerDigests,
     RankSchedule,
     RouteAttachment,
-    SinkDigests,
     StageEvent,
     arrivals,
     column_extents,
 )
 from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, PartialCopy, Runs, beside
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Share
+from ckpt_transport.update.digests import begin, begin_each
 from ckpt_transport.update.handover import Handover
 from ckpt_transport.update.known_descriptors import ByRoute
 from ckpt_transport.update.plan_cache import PlanCache
@@ -220,13 +217,9 @@ class Participant:
     def _new_digests(self, schedule: RankSchedule, extents: Mapping[int, Backing]) -> Digests:
         if not self._channel:
             return Digests()
-        channel = self._table.channel(schedule, self._channel, self._addresses)
-        wake = self._mailbox.wake
-        made: OwnerDigests | SinkDigests
-        if self._engine is None:
-            made = (PromptOwnerDigests if self._resumable else OwnerDigests)(schedule, channel, extents, wake)
-        else:
-            made = (FirstSinkDigests if self._resumable else SinkDigests)(schedule, channel, self._engine.label, wake)
+        channel, wake = self._table.channel(schedule, self._channel, self._addresses), self._mailbox.wake
+        start = begin_each if self._resumable else begin
+        made = start(schedule, channel, extents, self._engine, wake)
         self._table.round.callback(made.close)
         return made
 
