@@ -346,7 +346,7 @@ class Coordinator:
         members = self._members
         members.turn.decide()
         interrupt = self._steps.decide(self._config.join_timeout) if self._steps.staged else None
-        later = members.tell_surely(m.Commit(self._update), reversed(members.others))  # sinks hold requests until then
+        later = members.tell_surely(m.Commit(self._update), members.held_first)
         interrupt = members.hear_each(members.has_ended, members.others, self._config.join_timeout, interrupt or later)
         for address, join in zip(members.addresses, members.joins, strict=True):
             if address in members.committed:

@@ -84,6 +84,11 @@ class Membership:
         return range(1, len(self.addresses))
 
     @property
+    def held_first(self) -> list[int]:
+        """The others, sinks before sources: requests are held until these hear."""
+        return sorted(self.others, key=lambda rank: self.joins[rank].role is not Role.SINK)
+
+    @property
     def fellows(self) -> tuple[str, ...]:
         """The addresses of the other source ranks, which come by themselves."""
         joins = [(rank, self.joins[rank]) for rank in self.others]
