@@ -193,10 +193,13 @@ class TorchEngine(ModuleEngine):
         self._double_buffer.close()
         self._tables.forget_unused()
         self._landings.forget_unused()
-        self.certify()
+        self._check_places()
 
     def certify(self) -> None:
         """See :meth:`Engine.certify`. In which form tensors lie, :meth:`confirm` looks at."""
+        self._check_places()
+
+    def _check_places(self) -> None:
         if self._snapshot is not None and not self._snapshot.stays():
             self._snapshot.check()
 
