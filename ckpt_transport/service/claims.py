@@ -155,8 +155,19 @@ class Claims:
         """See :meth:`EngineClaim.release`. A sink that is gone, and one that is another's, are left alone."""
         with self._lock, contextlib.suppress(CkptTransportError):
             if self._mailbox is not None:
-                self._mailbox.unwatch(sink)
-                self._mailbox.send(sink, q.Release())
+                self._part(self._mailbox, sink)
+
+    def _part(self, mailbox: Mailbox, sink: str) -> None:
+        """Release comes first: a sink that does not hear it sees this mailbox live on, whoever else is watched."""
+        try:
+            mailbox.send(sink, q.Release())
+        except CkptTransportError:
+            raise
+        except BaseException:
+            mailbox.send(sink, q.Release())
+            raise
+        finally:
+            mailbox.unwatch(sink)
 
     def _ask(
         self,
