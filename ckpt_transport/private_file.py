@@ -17,6 +17,7 @@ MAX_BYTES = 64 << 10
 class Stamp(NamedTuple):
     """Differs between two states of a file."""
 
+    device: int
     inode: int
     changed: int
     nbytes: int
@@ -57,4 +58,4 @@ def stamp_of(path: Path) -> Stamp | None:
         status = path.stat()
     except OSError:
         return None
-    return Stamp(status.st_ino, status.st_ctime_ns, status.st_size)
+    return Stamp(status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size)

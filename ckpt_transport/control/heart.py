@@ -10,44 +10,34 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from queue import Empty, SimpleQueue
 
-import zmq
-
 from ckpt_transport.control.connections import OutgoingConnections
-from ckpt_transport.control.security import Secret
-from ckpt_transport.control.touches import is_file, touch
+from ckpt_transport.control.sockets import Sockets
+from ckpt_transport.control.touches import is_file
 from ckpt_transport.errors import ControlError
 
 
 class Heart:
     """Sends one ready-made message to each of a set of addresses, every ``interval`` seconds, and to a new one at once.
 
-    Between mailboxes at UNIX sockets nothing is sent while :func:`~ckpt_transport.control.touches.touch` does.
+    Between mailboxes at UNIX sockets nothing is sent while those who watch see that the socket's file is touched.
 
     A process that is stopped, or whose threads all wait for one that keeps Python's lock, sends none. It looks dead to
     its peers then, and :meth:`silence` tells it so.
 
     Args:
-        context, secret, address: of the mailbox.
-        beat: the message, in frames.
+        sockets: of the mailbox.
         interval: seconds from one to the next.
         patience: seconds of silence after which peers give up.
     """
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        secret: Secret | None,
-        address: str,
-        beat: Sequence[bytes],
-        interval: float,
-        patience: float,
-    ) -> None:
-        self._context, self._secret, self._beat, self._interval = context, secret, list(beat), interval
-        self._patience = patience
-        self._address, self._touched = address, False
+    def __init__(self, sockets: Sockets, interval: float, patience: float) -> None:
+        self._context, self._secret, self._beat = sockets.context, sockets.secret, list(sockets.sign_of_life())
+        self._interval, self._patience = interval, patience
+        self._file, self._known, self._seen = sockets.file, True, False
+        """Whether all targets know the file since the last beat, and whether they see this beat at it."""
         self._beat_at = 0.0
         self._silence, self._silent_until = 0.0, 0.0
         self._targets: frozenset[str] = frozenset()
@@ -60,10 +50,18 @@ class Heart:
         self._thread: threading.Thread | None = None
 
     def beat_to(self, address: str) -> None:
-        if address in self._targets and self._thread is not None and self._thread.is_alive():
-            return
-        self._targets |= {address}
-        self._new.append(address)
+        if address not in self._targets or self._thread is None or not self._thread.is_alive():
+            self._begin([address])
+
+    def beat_anew_to(self, addresses: Iterable[str]) -> None:
+        """Beat to those who know another file at this address. The first beat is a message, which tells them so."""
+        if new := list(addresses):
+            self._known = False
+            self._begin(new)
+
+    def _begin(self, addresses: Sequence[str]) -> None:
+        self._targets |= frozenset(addresses)
+        self._new.extend(addresses)
         if self._thread is None or not self._thread.is_alive():
             thread = threading.Thread(target=self._run, name="ckpt-transport-heart", daemon=True)
             self._thread = thread
@@ -109,8 +107,8 @@ class Heart:
         connected: set[str] = set()
         while not self._stopped and self._thread is threading.current_thread():
             self._note_silence()
-            self._touched = touch(self._address)
             self._new.clear()
+            self._touch()
             targets = self._targets
             for address in connected - targets:
                 connections.close_one(address)
@@ -130,16 +128,26 @@ class Heart:
         while not self._stopped and (left := end - time.monotonic()) > 0:
             with contextlib.suppress(Empty):
                 self._wake.get(timeout=left)
+            if self._new:
+                self._touch()
             while self._new:
                 self._beat_once(connections, self._new.popleft(), connected)
 
+    def _touch(self) -> None:
+        """Touch the file while somebody is beaten to: a touch is seen by all, those who were parted from, too."""
+        if self._targets:
+            touched = self._file.touch()
+            self._seen, self._known = touched and self._known, touched
+
     def _beat_once(self, connections: OutgoingConnections, address: str, connected: set[str]) -> None:
-        if self._touched and is_file(address):
+        if self._seen and is_file(address):
             return
-        with contextlib.suppress(ControlError):  # tried again with the next beat
+        try:
             connections.connect(address)
             connected.add(address)
             connections.send(address, self._beat)
+        except ControlError:
+            self._known = False  # it is told with the next beat
 
     def _note_silence(self) -> None:
         now = time.monotonic()

@@ -11,6 +11,7 @@ from ckpt_transport.control import addresses
 from ckpt_transport.control.connections import LINGER_MS, no_socket
 from ckpt_transport.control.messages import MAX_FRAME
 from ckpt_transport.control.security import Secret, admit_own_user, turn_away_others
+from ckpt_transport.control.touches import SocketFile
 from ckpt_transport.errors import ControlError
 from ckpt_transport.private_file import Stamp
 
@@ -32,6 +33,7 @@ class ListeningSocket:
     Attributes:
         socket: to receive from, and to answer on.
         address: where it listens, with the port that it was given.
+        file: of a UNIX socket, to be touched.
 
     Raises:
         ControlError: somebody else listens there, or nobody can.
@@ -56,6 +58,7 @@ class ListeningSocket:
         try:
             self.socket.bind(wanted)
             addresses.make_private(wanted)
+            self.file = SocketFile(wanted)
             self._bound = addresses.file_of(wanted)
         except (zmq.ZMQError, OSError) as error:
             self.close()
@@ -65,7 +68,7 @@ class ListeningSocket:
     def close(self) -> None:
         """Send what is queued, then close. Somebody else may listen at the address before this returns."""
         here = addresses.file_of(self._wanted)
-        if here is not None and self._bound is not None and here.inode == self._bound.inode:
+        if here is not None and self._bound is not None and here[:2] == self._bound[:2]:
             self._bound = here  # it was touched; while the socket is open, no other file has its number
         self.socket.close(LINGER_MS)
         if self._authenticator is not None:

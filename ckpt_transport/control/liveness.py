@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from ckpt_transport.control.touches import is_file, touched_at
+from ckpt_transport.control.touches import Touch, is_file, last_touch
 from ckpt_transport.errors import PeerLostError
 
 LOOKS = 100
@@ -23,8 +23,8 @@ class Liveness:
     def __init__(self, timeout: float, look: Callable[[], bool]) -> None:
         self._timeout, self._look = timeout, look
         self._heard: dict[str, float] = {}
-        self._touched: dict[str, tuple[float | None, float]] = {}
-        """Of each that may touch a file: the file's time, and when that was looked at."""
+        self._touched: dict[str, tuple[Touch | None, float]] = {}
+        """Of each that may touch a file: its last touch, and when that was looked at."""
         self._none_lost_until = 0.0
         """Before then, nobody can have been silent for too long."""
 
@@ -39,7 +39,7 @@ class Liveness:
         """Expect signs of life from there, from now on."""
         self._heard[address] = now = time.monotonic()
         if is_file(address):
-            self._touched[address] = touched_at(address), now
+            self._touched[address] = last_touch(address), now
 
     def unwatch(self, address: str) -> None:
         self._heard.pop(address, None)
@@ -49,6 +49,12 @@ class Liveness:
         """There is a sign of life from that address; of who is not watched it means nothing."""
         if address in self._heard:
             self._heard[address] = time.monotonic()
+
+    def look_at_file(self, address: str) -> None:
+        """What lies at that address now is what that one touches: it has just sent a sign of life."""
+        touch = last_touch(address) if address in self._touched else None
+        if touch is not None:
+            self._touched[address] = touch, time.monotonic()
 
     def check(self, watched: Iterable[str] | None) -> None:
         """Check the peers in ``watched``; None for all.
@@ -74,10 +80,13 @@ class Liveness:
     def _see(self, address: str, now: float) -> None:
         """Look whether somebody has touched its file since the last look, and when.
 
-        What cannot be counts as now: in containers the monotonic clocks of a host may differ.
+        What cannot be counts as now: in containers the monotonic clocks of a host may differ. The file of another
+        socket at the same path says nothing of the one that was watched.
         """
         before, looked_at = self._touched.get(address, (None, now))
-        found = touched_at(address)
-        if address in self._touched and found is not None and found != before:
+        found = last_touch(address)
+        if address not in self._touched or found is None or found == before:
+            return
+        if before is None or (found.file, found.mark) == (before.file, before.mark):
             self._touched[address] = found, now
-            self._heard[address] = found if looked_at <= found <= now else now
+            self._heard[address] = found.at if looked_at <= found.at <= now else now

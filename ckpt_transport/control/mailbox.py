@@ -98,8 +98,7 @@ class Mailbox:
     def _open(self, wanted: str, secret: Secret | None) -> None:
         self._sockets = Sockets(wanted, secret, self._codec, self._waker.descriptor)
         self.address, self.secret = self._sockets.address, secret
-        sign = self._sockets.sign_of_life()
-        self._heart = Heart(self._sockets.context, secret, self.address, sign, self._interval, self._timeout)
+        self._heart = Heart(self._sockets, self._interval, self._timeout)
         self._unclosed = close_when_collected(self, self._heart.stop, self._sockets.close, self._waker.close)
 
     # -- messages -----------------------------------------------------------------------------------------------
@@ -275,6 +274,8 @@ class Mailbox:
         for socket in found:
             for each in self._sockets.read(socket):
                 self._liveness.hear(each.sender)
+                if isinstance(each.message, Heartbeat):
+                    self._liveness.look_at_file(each.sender)
                 for letter in () if isinstance(each.message, Heartbeat) else self.by_courier.letters(each):
                     self._file(letter)
                     news |= not isinstance(letter.message, Heartbeat)
@@ -385,8 +386,7 @@ class Mailbox:
             if not self._sockets.closed:
                 self._hang_up()
             self._open(self.address, secret)
-            for address in self._liveness.watched:
-                self._heart.beat_to(address)
+            self._heart.beat_anew_to(self._liveness.watched)
 
     def _hang_up(self) -> None:
         self._heart.stop()

@@ -29,6 +29,7 @@ class Sockets:
 
     Attributes:
         address: where they listen, with the port that it was given.
+        file: of a UNIX socket, to be touched.
         secret: that they use.
         connections: to others.
         context: of the sockets that send.
@@ -41,6 +42,7 @@ class Sockets:
         self._codec, self.secret = codec, secret
         self._listening = ListeningSocket(wanted, secret)
         self._router, self.address = self._listening.socket, self._listening.address
+        self.file = self._listening.file
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self.connections = OutgoingConnections(self.context, secret)

@@ -15,7 +15,7 @@ import zmq
 
 from ckpt_transport.control import Mailbox
 from ckpt_transport.control.messages import ALIVE
-from ckpt_transport.control.touches import touched_at
+from ckpt_transport.control.touches import Touch, last_touch
 from ckpt_transport.errors import PeerLostError
 from tests.patience import with_enough_seconds
 from tests.unit.control.notes import PATIENCE, Note, until
@@ -158,7 +158,7 @@ def test_given_two_at_unix_sockets_then_signs_of_life_are_seen_and_not_sent(tmp_
         with Mailbox(f"ipc://{tmp_path}/here", interval=0.01, types=[Note]) as mailbox:
             mailbox.watch(f"ipc://{tmp_path}/watched")
             for _ in range(5):
-                seen = touched_at(mailbox.address)
+                seen = last_touch(mailbox.address)
                 until(partial(differs, mailbox.address, seen))
             mailbox.send(f"ipc://{tmp_path}/watched", Note("the first that is sent"))
             assert b"the first that is sent" in listener.recv_multipart()[-1]
@@ -166,9 +166,9 @@ def test_given_two_at_unix_sockets_then_signs_of_life_are_seen_and_not_sent(tmp_
         context.destroy(0)
 
 
-def differs(address: str, seen: float | None) -> bool:
-    """Whether the file there was touched since it had that time."""
-    return touched_at(address) != seen
+def differs(address: str, seen: Touch | None) -> bool:
+    """Whether the file there was touched since that was seen."""
+    return last_touch(address) != seen
 
 
 def test_given_a_socket_whose_file_was_removed_then_signs_of_life_are_sent(tmp_path: Path) -> None:
@@ -188,6 +188,7 @@ def test_given_a_clock_that_is_another_in_the_peers_container_then_its_touches_c
 ) -> None:
     path, timeout = tmp_path / "peer", 0.2
     path.touch()
+    os.utime(path, ns=(0, 0))
     with Mailbox(timeout=timeout) as mailbox:
         mailbox.watch(f"ipc://{path}")
         for clock in (1.0, 2.0, 1e9):
