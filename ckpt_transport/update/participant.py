@@ -30,7 +30,7 @@ from ckpt_transport.execution import (
 )
 from ckpt_transport.memory import Backing, DistantRuns, Fence, Lendable, MemoryKind, PartialCopy, Runs, beside
 from ckpt_transport.planning import IN_PLACE, Bucket, ByteRangeSet, PlacedTensor, Plan, Share
-from ckpt_transport.update.digests import begin, begin_each
+from ckpt_transport.update.digests import BEFORE, BESIDE
 from ckpt_transport.update.handover import Handover
 from ckpt_transport.update.known_descriptors import ByRoute
 from ckpt_transport.update.plan_cache import PlanCache
@@ -218,8 +218,8 @@ class Participant:
         if not self._channel:
             return Digests()
         channel, wake = self._table.channel(schedule, self._channel, self._addresses), self._mailbox.wake
-        start = begin_each if self._resumable else begin
-        made = start(schedule, channel, extents, self._engine, wake)
+        kinds = BEFORE if self._resumable else BESIDE
+        made = kinds.begin(schedule, channel, extents, self._engine, wake)
         self._table.round.callback(made.close)
         return made
 
