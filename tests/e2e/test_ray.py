@@ -153,7 +153,17 @@ class Nodes:
         return self._ray.get_actor(name)
 
     def kill(self, actor: Any) -> None:
+        """Ended, and known to be so: ``ray.kill`` only asks for it, and the actor answers a little longer."""
         self._ray.kill(actor)
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            try:
+                self.get(actor.close.remote())
+            except self._ray.exceptions.ActorDiedError:
+                return
+            except self._ray.exceptions.ActorUnavailableError:
+                time.sleep(0.05)
+        raise TimeoutError(f"{actor} answers {SECONDS:.0f} s after it was to be killed")
 
 
 SLOWER = SimpleNamespace(monotonic=lambda: time.monotonic() / 10, sleep=time.sleep, time=time.time)

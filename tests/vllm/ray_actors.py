@@ -64,6 +64,14 @@ def wait_for(answer: Any) -> Any:
     return ray.get(answer, timeout=PATIENCE)
 
 
+def kill(actor: Any) -> None:
+    """End an actor, and wait until it is ended: ``ray.kill`` only asks for it."""
+    ray.kill(actor)
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        while True:
+            wait_for(actor.is_paused.remote())
+
+
 def of_llm(actor: Any) -> Answers:
     (answer,) = wait_for(actor.generate.remote([{"prompt_token_ids": PROMPT}], sampling(12), use_tqdm=False))
     (checksums,) = wait_for(actor.collective_rpc.remote("ckpt_transport_checksums"))
@@ -100,7 +108,7 @@ def check(folder: Path, shared: set[Path]) -> None:
         assert of_llm(offline) == of_rollout(online) == second
 
         shared.update(shared_by(os.getpid()))
-        ray.kill(online)
+        kill(online)
         with pytest.raises(EngineError, match=re.escape(repr(online))):
             fleet.update(server, "v1")
         assert of_llm(offline) == second
