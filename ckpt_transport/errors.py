@@ -15,7 +15,8 @@ class ConfigError(CkptTransportError):
 
 
 class UsageError(CkptTransportError):
-    """An object is used after ``close()``, in another process than the one that made it, or inside its own call."""
+    """An object is used after ``close()``, in another process than the one that made it, inside its own call, or by two
+    sinks at once."""
 
 
 class StoreError(CkptTransportError):

@@ -14,7 +14,7 @@ from ckpt_transport.spi import Loader, TensorSpec, describe, specs_of, uninterru
 from ckpt_transport_torch.engine import TorchEngine
 from ckpt_transport_torch.loader_engine import LoaderEngine
 from ckpt_transport_torch.module_engine import ModuleEngine
-from ckpt_transport_torch.passes import passes_through
+from ckpt_transport_torch.passes import passes_through, refuse_attached
 
 
 class Attachment:
@@ -74,6 +74,9 @@ def attach(
     are looked up anew when an update begins. An update during which that happens fails. Who replaces a tensor after an
     update was committed replaces the new version's.
 
+    A copy of the module, by ``copy.deepcopy`` or pickle, is not attached. An update counts as a write in place: torch
+    refuses to compute gradients of a pass before it.
+
     Args:
         module: any module; it is updated in place and its parameters keep their storage.
         address: where to listen; empty for a new address that only this user can reach.
@@ -96,6 +99,7 @@ def attach(
         ConfigError: the address cannot be had, or a setting is wrong.
         ControlError: somebody else listens there.
         UnwritableError: a tensor of the module cannot be written in place; names it, why, and the cure.
+        UsageError: the module is attached already.
     """
     config = Config.load() if config is None else config
 
@@ -128,6 +132,7 @@ def attach_engine(
     """
     label = label or f"{type(module).__name__} in process {os.getpid()}"
     config = Config.load() if config is None else config
+    refuse_attached(module)
     specs = None if warm is None else _specs_of(warm)
     module_engine = make(label)
     made: list[Attachment] = []

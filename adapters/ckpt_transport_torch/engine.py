@@ -34,6 +34,7 @@ from ckpt_transport.spi import (
 from ckpt_transport_torch.landings import Landings
 from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.name_tables import NameTables
+from ckpt_transport_torch.writes import written_past_torch
 
 PLAIN_KINDS = frozenset({torch.Tensor, torch.nn.Parameter})
 MADE_ANEW = "state_dict() makes it anew each time, so what is written to it does not reach the module: pass a loader"
@@ -198,6 +199,8 @@ class TorchEngine(ModuleEngine):
     def certify(self) -> None:
         """See :meth:`Engine.certify`. In which form tensors lie, :meth:`confirm` looks at."""
         self._check_places()
+        if self._snapshot is not None:
+            written_past_torch(self._snapshot.tensors)
 
     def _check_places(self) -> None:
         if self._snapshot is not None and not self._snapshot.stays():

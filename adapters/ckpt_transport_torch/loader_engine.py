@@ -9,6 +9,7 @@ import torch
 from ckpt_transport import DeltaRefusedError, LoadedBucket
 from ckpt_transport.spi import Fence, Landing, Loader, ModuleLoading, ServedElements, Share, TensorSpec
 from ckpt_transport_torch.module_engine import ModuleEngine
+from ckpt_transport_torch.writes import written_past_torch
 
 
 class LoaderEngine(ModuleEngine):
@@ -104,6 +105,7 @@ class LoaderEngine(ModuleEngine):
 
     def certify(self) -> None:
         self._loading.certify()
+        written_past_torch(self._loading.tensors)
 
     def taint(self, reason: str) -> None:
         self._loading.abandon()

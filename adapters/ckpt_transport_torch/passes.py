@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from typing import Any
 
 import torch
 
-from ckpt_transport import Gate
+from ckpt_transport import Gate, UsageError
+
+
+class GatedForward:
+    """Is the ``forward`` of a module whose every call is a pass through a gate.
+
+    A copy of the module, by ``copy.deepcopy`` or pickle, has tensors of its own, which no update writes. It gets the
+    ``forward`` beneath, bound to the copy.
+    """
+
+    def __init__(self, forward: Callable[..., Any], gate: Gate) -> None:
+        update_wrapper(self, forward)  # its signature is asked for, as by transformers' generate
+        self._forward, self._gate, self._process = forward, gate, os.getpid()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._gate.run(self._forward, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        return copy.deepcopy(self._forward, memo)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return self._forward.__reduce__()
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False in a child after a fork, which nobody updates."""
+        return self._process == os.getpid()
+
+
+def refuse_attached(module: torch.nn.Module) -> None:
+    """See that no other sink updates the module: two would take each other's versions back.
+
+    Raises:
+        UsageError: one does.
+    """
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, GatedForward) and forward.is_of_this_process:
+        raise UsageError(
+            f"this {type(module).__name__} is attached already; use the address of that attachment, or close it first"
+        )
 
 
 def passes_through(module: torch.nn.Module, gate: Gate) -> Callable[[], None]:
@@ -17,15 +58,16 @@ def passes_through(module: torch.nn.Module, gate: Gate) -> Callable[[], None]:
     The module's ``forward`` is replaced, and no hook is used: torch calls hooks after an exception, and not after an
     interrupt, which would leave the gate held.
     """
-    forward = module.forward
-
-    @wraps(forward)  # its signature is asked for, as by transformers' generate
-    def gated(*args: Any, **kwargs: Any) -> Any:
-        return gate.run(forward, *args, **kwargs)
+    had_its_own, forward = "forward" in module.__dict__, module.forward
+    gated = GatedForward(forward, gate)
 
     def undo() -> None:
-        if module.__dict__.get("forward") is gated:
+        if module.__dict__.get("forward") is not gated:
+            return
+        if had_its_own:
             module.forward = forward
+        else:
+            del module.forward
 
     module.forward = gated
     return undo

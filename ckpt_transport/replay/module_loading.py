@@ -107,6 +107,11 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             return NOT_YET
         return "its loader replaces tensors of the module" if recorded.recording.rebound else ""
 
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """The module's tensors by name, as this update has found them; none between updates."""
+        return {} if self._snapshot is None else self._snapshot.tensors
+
     def written(self) -> Mapping[str, torch.Tensor]:
         """The tensors of the module that a version is written to, by name; the loader was recorded."""
         recorded = self.recorded
