@@ -17,7 +17,7 @@ from ckpt_transport.checkpoint.casts import casts, check_cast, turns_for_casts
 from ckpt_transport.checkpoint.gathered_copies import GatheredCopies
 from ckpt_transport.checkpoint.low_rank import Sum
 from ckpt_transport.errors import CheckpointError
-from ckpt_transport.memory import Buffer, HostCopy, copy_batch, fence_on, has_copy_tables, in_batches
+from ckpt_transport.memory import Buffer, HostCopies, HostCopy, copy_batch, fence_on, has_copy_tables
 from ckpt_transport.planning.values.manifest import TensorSpec
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def copy(
         else:
             others.append(_TorchCopy(given, pool, offset, nbytes))
     from_gpus = [tasks_of for copies in on_gpu.values() for tasks_of in _from_gpu(copies)]
-    from_host = [partial(copy_batch, batch) for batch in in_batches(contiguous)]
+    from_host = [partial(copy_batch, batch) for batch in HostCopies.of(contiguous).in_batches()]
     for each in chain(others, *on_gpu.values()):
         check_cast(each.given)
     tasks.run([*_in_turns(from_gpus), *chain.from_iterable(cast), *from_host], executor, report)

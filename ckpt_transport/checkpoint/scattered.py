@@ -15,6 +15,7 @@ from ckpt_transport.memory import (
     CPU,
     Backing,
     ByteViews,
+    HostCopies,
     MemoryKind,
     RunTable,
     copy_each,
@@ -68,7 +69,7 @@ class ScatteredTensors:
             self.place.gathering_on(slot.device).fill(slot, offset)
             return
         if slot.device == CPU and self.place.devices <= {CPU}:
-            copy_runs(self.place.copies(slot.data_ptr(), offset, slot.numel()))
+            copy_runs(HostCopies.of(self.place.copies(slot.data_ptr(), offset, slot.numel())))
             return
         end = offset + slot.numel()
         targets: list[torch.Tensor] = []

@@ -43,7 +43,6 @@ from ckpt_transport.memory.garbage import no_collections as no_collections
 from ckpt_transport.memory.host_copies import HostCopies as HostCopies
 from ckpt_transport.memory.host_copies import HostCopy as HostCopy
 from ckpt_transport.memory.host_copies import copy_batch as copy_batch
-from ckpt_transport.memory.host_copies import in_batches as in_batches
 from ckpt_transport.memory.kept_allocations import KeptAllocations as KeptAllocations
 from ckpt_transport.memory.kernels import compile_kernels as compile_kernels
 from ckpt_transport.memory.landing import Landing as Landing

@@ -14,9 +14,11 @@ import torch
 
 from ckpt_transport.memory.cores import usable_cores
 from ckpt_transport.memory.fence import fence, stream_for
-from ckpt_transport.memory.host_copies import HostCopy, copy_batch, in_batches
+from ckpt_transport.memory.host_copies import HostCopies, copy_batch
 
 CHUNK_BYTES = 8 << 20
+TURNS = 4
+"""Of each thread that copies, where there is much: so many that none is left alone with much at the end."""
 Batch = TypeVar("Batch")
 
 
@@ -33,7 +35,8 @@ def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
     if target.numel() <= CHUNK_BYTES:
         np.copyto(target.numpy(), source.numpy())
         return
-    _copy_on_host(deque(zip(torch.split(target, CHUNK_BYTES), torch.split(source, CHUNK_BYTES), strict=True)))
+    most = _taken_at_once(target.numel())
+    _copy_on_host(deque(zip(torch.split(target, most), torch.split(source, most), strict=True)))
 
 
 def copy_views(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
@@ -43,8 +46,9 @@ def copy_views(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor])
     dimension.
     """
     chunks: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
+    most = _taken_at_once(sum(target.nbytes for target in targets))
     for target, source in zip(targets, sources, strict=True):
-        rows = max(1, CHUNK_BYTES * len(target) // max(1, target.nbytes)) if len(target) else 1
+        rows = max(1, most * len(target) // max(1, target.nbytes)) if len(target) else 1
         chunks.extend(zip(torch.split(target, rows), torch.split(source, rows), strict=True))
     _copy_on_host(chunks)
 
@@ -86,11 +90,16 @@ def gathered(sources: Sequence[torch.Tensor], device: torch.device) -> torch.Ten
         return torch.cat(list(sources)).cpu()
 
 
-def copy_runs(copies: Iterable[HostCopy]) -> None:
+def copy_runs(copies: HostCopies) -> None:
     """Copy runs of host memory, of which no two write the same byte, as :func:`copy_bytes` does one. Complete when it
     returns.
     """
-    by_threads(in_batches(copies), copy_batch, torch.get_num_threads())
+    by_threads(copies.in_batches(_taken_at_once(copies.nbytes)), copy_batch, torch.get_num_threads())
+
+
+def _taken_at_once(nbytes: int) -> int:
+    """Bytes that a thread takes of so many: the more, the longer, since at each turn it asks for Python's lock."""
+    return max(CHUNK_BYTES, nbytes // (TURNS * torch.get_num_threads()))
 
 
 def by_threads(batches: Iterable[Batch], copy: Callable[[Batch], object], most: int) -> None:

@@ -32,11 +32,14 @@ ALIGNMENT = 16
 WARPS = 2
 """Of a kernel's program, which works on a page. More of them would read more rows at a time, and exchange their sums.
 ``python -m benchmarks.integrity`` says how fast the kernel reads where there is a GPU."""
-PAGES_AT_ONCE = 8
-"""For each call of NumPy: so many that sixteen threads seldom wait for Python's lock, and so few that the second sum
-finds them in a cache."""
-PAGES_MIXED = 32
-"""Whose sums are mixed at a time: as few calls as a core's cache allows."""
+PAGES_AT_ONCE = 512
+"""For each call of NumPy, 128 MiB. At each call a thread asks for Python's lock, which an engine's forward passes need,
+too: with calls of 2 MiB these wait ten times as often. There the second sum would find the bytes in a cache, which
+saves a tenth of the time where nobody else wants the lock."""
+PAGES_COPIED = 8
+"""So many are copied at a time, to where a core's cache keeps them."""
+PAGES_SHORT = 32
+"""Of short runs, whose sums are mixed at a time: a core's cache keeps them."""
 SHORT_ROWS = 2
 """Runs of no more rows are put side by side: the calls for one would take longer than its bytes."""
 
@@ -85,8 +88,8 @@ def digests_of_pages(runs: Sequence[torch.Tensor]) -> Iterator[Digest]:
         runs: as those of :func:`digest`, on the host, each of a page at most and not empty.
     """
     of_rows, of_columns = (numbers[:each] for numbers, each in zip(_numbers(), (ROWS, COLUMNS), strict=True))
-    for start in range(0, len(runs), PAGES_MIXED):
-        some = runs[start : start + PAGES_MIXED]
+    for start in range(0, len(runs), PAGES_SHORT):
+        some = runs[start : start + PAGES_SHORT]
         along = np.empty(len(some) * (ROWS + COLUMNS), np.uint64)
         rows = along[: len(some) * ROWS].reshape(-1, ROWS)
         columns = along[len(some) * ROWS :].reshape(-1, COLUMNS)
@@ -135,9 +138,9 @@ def mix(numbers: Words) -> Words:
 
 def add(sums: Words, raw: npt.NDArray[np.uint8], first: int) -> int:
     """Add the pages of a run to both sums; its first is page ``first``. Returns the number of the next page."""
-    along = np.empty(min(page_count(raw.size), PAGES_MIXED) * (ROWS + COLUMNS), np.uint64)
-    for start in range(0, raw.size, PAGES_MIXED * PAGE_BYTES):
-        some = raw[start : start + PAGES_MIXED * PAGE_BYTES]
+    along = np.empty(min(page_count(raw.size), PAGES_AT_ONCE) * (ROWS + COLUMNS), np.uint64)
+    for start in range(0, raw.size, PAGES_AT_ONCE * PAGE_BYTES):
+        some = raw[start : start + PAGES_AT_ONCE * PAGE_BYTES]
         count = page_count(some.size)
         of_rows, of_columns = along[: count * ROWS], along[count * ROWS : count * (ROWS + COLUMNS)]
         sums_along(some, of_rows.reshape(count, ROWS), of_columns.reshape(count, COLUMNS))
@@ -152,11 +155,11 @@ def _is_short(raw: npt.NDArray[np.uint8]) -> bool:
 
 def _add_short(sums: Words, runs: Sequence[npt.NDArray[np.uint8]], first: int) -> int:
     """As :func:`add`, of short runs, each of which is one page."""
-    side_by_side = np.empty((min(len(runs), PAGES_MIXED), SHORT_ROWS, COLUMNS), np.uint64)
+    side_by_side = np.empty((min(len(runs), PAGES_SHORT), SHORT_ROWS, COLUMNS), np.uint64)
     raw = side_by_side.view(np.uint8).reshape(len(side_by_side), -1)
     along = np.empty(len(side_by_side) * (ROWS + COLUMNS), np.uint64)
-    for start in range(0, len(runs), PAGES_MIXED):
-        some = runs[start : start + PAGES_MIXED]
+    for start in range(0, len(runs), PAGES_SHORT):
+        some = runs[start : start + PAGES_SHORT]
         count = len(some)
         for page, run in zip(raw, some, strict=False):
             page[: run.size] = run
@@ -177,15 +180,16 @@ def sums_along(raw: npt.NDArray[np.uint8], rows: Words, columns: Words) -> None:
     Bytes at an address that is no multiple of a word's size are copied first, some pages at a time: NumPy would do the
     same twice.
     """
-    aligned = raw.ctypes.data % WORD_BYTES == 0
-    for page in range(0, len(rows), PAGES_AT_ONCE):
-        end = page + PAGES_AT_ONCE
-        some = raw[page * PAGE_BYTES : end * PAGE_BYTES]
-        _sums_along(some if aligned else some.copy(), rows[page:end], columns[page:end])
+    if raw.ctypes.data % WORD_BYTES == 0:
+        _sums_along(raw, rows, columns)
+        return
+    for page in range(0, len(rows), PAGES_COPIED):
+        end = page + PAGES_COPIED
+        _sums_along(raw[page * PAGE_BYTES : end * PAGE_BYTES].copy(), rows[page:end], columns[page:end])
 
 
 def add_sums(sums: Words, along: Words, first: int) -> None:
-    """Add pages, at most :data:`PAGES_MIXED`, to both sums; the first of them is page ``first``.
+    """Add pages, at most :data:`PAGES_AT_ONCE`, to both sums; the first of them is page ``first``.
 
     Args:
         along: the sums along all rows, and behind them those along all columns; they are overwritten.
@@ -222,6 +226,6 @@ def _sums_along(raw: npt.NDArray[np.uint8], rows: Words, columns: Words) -> None
 @cache
 def _numbers() -> tuple[Words, Words]:
     """The number of each row, and of each column, of the first pages, spread over 64 bits."""
-    rows = np.arange(1, PAGES_MIXED * ROWS + 1, dtype=np.uint64) * np.uint64(GOLDEN)
-    columns = np.arange(1, PAGES_MIXED * COLUMNS + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    rows = np.arange(1, PAGES_AT_ONCE * ROWS + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    columns = np.arange(1, PAGES_AT_ONCE * COLUMNS + 1, dtype=np.uint64) * np.uint64(GOLDEN)
     return rows, columns + np.uint64(COLUMN_SALT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -52,62 +53,45 @@ class HostCopies:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @property
+    def nbytes(self) -> int:
+        """Of all runs together."""
+        return int(self.sizes.sum())
+
     def __getitem__(self, some: slice) -> HostCopies:
         return HostCopies(self.targets[some], self.sources[some], self.sizes[some])
 
-    def in_batches(self, most: int) -> Iterator[HostCopies]:
-        """Cut and gather them so that each batch is of about 8 MiB, and of at most so many runs."""
-        pieces = self._pieces()
+    def in_batches(self, nbytes: int = BATCH_BYTES, most: int = sys.maxsize) -> Iterator[HostCopies]:
+        """Cut and gather them so that each batch is of at most so many bytes, and runs. Together they are the same."""
+        pieces = self._pieces(nbytes)
         ends = np.cumsum(pieces.sizes)
         begin = done = 0
         while begin < len(pieces):
-            end = int(np.searchsorted(ends, done + BATCH_BYTES, side="right"))
+            end = int(np.searchsorted(ends, done + nbytes, side="right"))
             end = min(max(end, begin + 1), begin + most)
             yield pieces[begin:end]
             begin, done = end, int(ends[end - 1])
 
-    def _pieces(self) -> HostCopies:
-        """The same copies, none of which is empty or larger than a batch."""
-        counts = -(-self.sizes // BATCH_BYTES)
+    def _pieces(self, nbytes: int) -> HostCopies:
+        """The same copies, none of which is empty or of more bytes."""
+        counts = -(-self.sizes // nbytes)
         if (counts == 1).all():
             return self
         before = np.repeat(np.cumsum(counts) - counts, counts)
-        offsets = (np.arange(len(before)) - before) * BATCH_BYTES
-        sizes = np.minimum(np.repeat(self.sizes, counts) - offsets, BATCH_BYTES)
+        offsets = (np.arange(len(before)) - before) * nbytes
+        sizes = np.minimum(np.repeat(self.sizes, counts) - offsets, nbytes)
         return HostCopies(np.repeat(self.targets, counts) + offsets, np.repeat(self.sources, counts) + offsets, sizes)
 
 
-def in_batches(copies: Iterable[HostCopy]) -> Iterator[list[HostCopy]]:
-    """Cut and gather copies so that each batch is of about 8 MiB. Together they are the same copies."""
-    batch: list[HostCopy] = []
-    room = BATCH_BYTES
-    for copy in copies:
-        target, source, nbytes = copy
-        if nbytes <= room:
-            batch.append(copy)
-            room -= nbytes
-            continue
-        while nbytes > room:
-            batch.append(HostCopy(target, source, room))
-            yield batch
-            target, source, nbytes = target + room, source + room, nbytes - room
-            batch, room = [], BATCH_BYTES
-        batch.append(HostCopy(target, source, nbytes))
-        room -= nbytes
-    if batch:
-        yield batch
-
-
-def copy_batch(batch: Iterable[HostCopy]) -> int:
+def copy_batch(batch: HostCopies) -> int:
     """Copy; return how many bytes. Python's lock is let go of, but for runs of a few kilobytes."""
-    done = 0
-    for target, source, nbytes in batch:
+    sizes = batch.sizes.tolist()
+    for target, source, nbytes in zip(batch.targets.tolist(), batch.sources.tolist(), sizes, strict=True):
         if nbytes > _SMALL_BYTES:
             ctypes.memmove(target, source, nbytes)
         else:
             _move_at_once(target, source, nbytes)
-        done += nbytes
-    return done
+    return sum(sizes)
 
 
 _move_at_once = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(

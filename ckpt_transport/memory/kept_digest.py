@@ -16,7 +16,7 @@ import torch
 from ckpt_transport.memory.digest import (
     COLUMNS,
     PAGE_BYTES,
-    PAGES_MIXED,
+    PAGES_AT_ONCE,
     ROWS,
     Words,
     add_sums,
@@ -51,8 +51,8 @@ class KeptDigest:
         """As :func:`~ckpt_transport.memory.digest.digest` would compute it now."""
         sums = np.zeros(2, np.uint64)
         with np.errstate(over="ignore"):
-            for first in range(0, len(self._rows), PAGES_MIXED):
-                some = slice(first, first + PAGES_MIXED)
+            for first in range(0, len(self._rows), PAGES_AT_ONCE):
+                some = slice(first, first + PAGES_AT_ONCE)
                 add_sums(sums, np.concatenate([self._rows[some], self._columns[some]], axis=None), first)
         return torch.from_numpy(sums.view(np.int64))
 

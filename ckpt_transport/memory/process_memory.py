@@ -59,7 +59,7 @@ class OtherProcess(msgspec.Struct, frozen=True, array_like=True):
 
         Raises: as :meth:`check`.
         """
-        by_threads(copies.in_batches(AT_ONCE), self._read_batch, usable_cores())
+        by_threads(copies.in_batches(most=AT_ONCE), self._read_batch, usable_cores())
 
     def check(self) -> None:
         """

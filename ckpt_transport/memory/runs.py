@@ -8,10 +8,11 @@ from functools import cached_property
 from operator import attrgetter
 from typing import NamedTuple, overload
 
+import numpy as np
 import torch
 
 from ckpt_transport.memory.copy import copy_runs
-from ckpt_transport.memory.host_copies import HostCopy
+from ckpt_transport.memory.host_copies import HostCopies
 
 
 class MemoryRun(NamedTuple):
@@ -72,8 +73,8 @@ class RunTable(PlacedRuns):
 
     def copy_from(self, raw: torch.Tensor) -> None:
         """Copy a bucket that lies in one run of host memory, ``raw``, to where these are, on the host as well."""
-        begin = raw.data_ptr()
-        copy_runs(map(HostCopy, self.addresses, [begin + start for start in self.starts], self.sizes))
+        targets, starts, sizes = (np.array(each, np.int64) for each in (self.addresses, self.starts, self.sizes))
+        copy_runs(HostCopies(targets, starts + raw.data_ptr(), sizes))
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -19,7 +19,8 @@ from ckpt_transport.memory.digest import (
     MULTIPLIERS,
     PAGE_BYTES,
     PAGES_AT_ONCE,
-    PAGES_MIXED,
+    PAGES_COPIED,
+    PAGES_SHORT,
     ROW_BYTES,
     ROWS,
     SHIFTS,
@@ -84,7 +85,7 @@ def test_given_short_runs_among_others_then_their_digest_is_what_its_definition_
     short = [ROW_BYTES, 0, 1, 2 * ROW_BYTES, 300, 2 * ROW_BYTES - 3]
     sizes = [*short, 2 * ROW_BYTES + 1, 7, *short * 7, PAGE_BYTES + 5, 9]
     runs = [some(nbytes + 1, seed)[1:] for seed, nbytes in enumerate(sizes)]
-    assert len(sizes) > PAGES_MIXED
+    assert len(sizes) > PAGES_SHORT
     assert of(*runs) == by_the_book([run.numpy().tobytes() for run in runs])
 
 
@@ -101,7 +102,8 @@ def test_given_bytes_then_operations_that_every_device_has_agree_with_those_of_a
 
 @settings(deadline=None, max_examples=20)
 @example(PAGES_AT_ONCE, 0, 1)
-@given(st.sampled_from([PAGES_AT_ONCE, PAGES_MIXED]), st.integers(-ROW_BYTES - 1, PAGE_BYTES + 1), st.integers(0, 16))
+@example(PAGES_AT_ONCE, 1, 0)
+@given(st.sampled_from([PAGES_COPIED, PAGES_SHORT]), st.integers(-ROW_BYTES - 1, PAGE_BYTES + 1), st.integers(0, 16))
 def test_given_more_pages_than_are_worked_on_at_once_at_any_address_then_operations_of_every_device_agree(
     pages: int, more: int, offset: int
 ) -> None:
@@ -112,7 +114,7 @@ def test_given_more_pages_than_are_worked_on_at_once_at_any_address_then_operati
 
 
 @CHECKED
-@given(st.lists(st.integers(1, PAGE_BYTES), max_size=6), st.integers(0, 2 * PAGES_MIXED), st.integers(0, 9))
+@given(st.lists(st.integers(1, PAGE_BYTES), max_size=6), st.integers(0, 2 * PAGES_SHORT), st.integers(0, 9))
 def test_given_many_short_runs_then_the_digest_of_each_is_as_if_it_were_alone(
     sizes: list[int], alike: int, offset: int
 ) -> None:

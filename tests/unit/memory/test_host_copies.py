@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.memory import HostCopies, HostCopy, copy_batch, in_batches
+from ckpt_transport.memory import HostCopies, HostCopy, copy_batch
 from ckpt_transport.memory.host_copies import BATCH_BYTES
 
 SIZES = st.one_of(
@@ -18,16 +18,17 @@ SIZES = st.one_of(
 @given(st.lists(SIZES, max_size=8))
 def test_given_copies_of_any_sizes_then_batches_are_short_and_cover_every_byte_once(sizes: list[int]) -> None:
     copies = [HostCopy(number << 40, number << 50, size) for number, size in enumerate(sizes)]
-    batches = list(in_batches(copies))
-    assert all(sum(copy.nbytes for copy in batch) <= BATCH_BYTES for batch in batches)
-    assert all(batches)
+    batches = list(HostCopies.of(copies).in_batches())
+    assert all(len(batch) and batch.nbytes <= BATCH_BYTES for batch in batches)
     reached: dict[int, int] = {}
-    for target, source, nbytes in (copy for batch in batches for copy in batch):
-        number, start = divmod(target, 1 << 40)
-        assert (source >> 50, source % (1 << 50)) == (number, start)
-        assert start == reached.get(number, 0)
-        reached[number] = start + nbytes
-    assert reached == dict(enumerate(sizes))
+    for batch in batches:
+        columns = (each.tolist() for each in (batch.targets, batch.sources, batch.sizes))
+        for target, source, nbytes in zip(*columns, strict=True):
+            number, start = divmod(target, 1 << 40)
+            assert (source >> 50, source % (1 << 50)) == (number, start)
+            assert start == reached.get(number, 0)
+            reached[number] = start + nbytes
+    assert reached == {number: size for number, size in enumerate(sizes) if size}
 
 
 def test_given_batches_then_their_copies_are_made_and_nothing_else_is_written() -> None:
@@ -39,7 +40,7 @@ def test_given_batches_then_their_copies_are_made_and_nothing_else_is_written() 
         HostCopy(target.data_ptr() + start + number, source.data_ptr() + start, size)
         for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
     ]
-    assert sum(map(copy_batch, in_batches(copies))) == sum(sizes)
+    assert sum(map(copy_batch, HostCopies.of(copies).in_batches())) == sum(sizes)
     for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         assert torch.equal(target[start + number : start + number + size], source[start : start + size])
         assert target[start + number + size] == 7
@@ -49,8 +50,8 @@ def test_given_batches_then_their_copies_are_made_and_nothing_else_is_written() 
 def test_given_copies_as_columns_then_their_batches_are_bounded_and_bring_the_same_bytes(sizes: list[int]) -> None:
     most = 20
     copies = [HostCopy(number << 40, number << 41, size) for number, size in enumerate(sizes)]
-    batches = list(HostCopies.of(copies).in_batches(most))
-    assert all(0 < len(batch) <= most and batch.sizes.sum() <= BATCH_BYTES for batch in batches)
+    batches = list(HostCopies.of(copies).in_batches(most=most))
+    assert all(0 < len(batch) <= most and batch.nbytes <= BATCH_BYTES for batch in batches)
     brought = [
         (int(target), int(source), int(size))
         for batch in batches
