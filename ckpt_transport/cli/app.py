@@ -11,6 +11,7 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+from rich.text import Text
 
 from ckpt_transport.cli import (
     dashboard,
@@ -122,10 +123,9 @@ def main() -> None:
 
 def _fail(error: CkptTransportError) -> NoReturn:
     console = Output(stderr=True)
-    console.print(f"[bold red]{type(error).__name__}[/]: ", end="", soft_wrap=True)
-    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    console.print(Text.assemble((type(error).__name__, "bold red"), f": {error}"), highlight=False, soft_wrap=True)
     for note in getattr(error, "__notes__", ()):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(note, highlight=False, soft_wrap=True)
     sys.exit(_exit_code(error))
 
 

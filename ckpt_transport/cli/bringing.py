@@ -72,7 +72,7 @@ def bring(
             _check_before(settings, driven, ranks)
         if mapping == AUTO:
             mapping = find_for(what_is_given(**as_source(checkpoint)), settings.sinks, settings)
-            console.print(f"mapping: {mapping}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"mapping: {mapping}", highlight=False, soft_wrap=True)
         name = version if quantize is None else f"{version} as it was read"
         with progress(console, f"reading {checkpoint.name}") as shown:
             stored = server.register(name, **as_source(checkpoint), mapping=mapping, progress=shown)

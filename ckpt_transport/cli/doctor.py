@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ckpt_transport.cli.options import AsJson, ConfigFile, Endpoints, Engine, check_together
 from ckpt_transport.cli.output import Output
@@ -14,7 +14,7 @@ from ckpt_transport.cli.output import Output
 if TYPE_CHECKING:
     from ckpt_transport.diagnosis import Finding
 
-MARKS = {"ok": "[green]✓[/]", "note": "[blue]·[/]", "warning": "[yellow]![/]", "problem": "[bold red]✗[/]"}
+MARKS = {"ok": ("✓", "green"), "note": ("·", "blue"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 
 
 def doctor(
@@ -53,6 +53,7 @@ def doctor(
 
 
 def _show(output: Output, finding: Finding) -> None:
-    output.print(f"{MARKS[finding.severity]} {escape(finding.topic)}: {escape(finding.said)}", soft_wrap=True)
+    told = output.render_str(f" {finding.topic}: {finding.said}", highlight=True)
+    output.print(Text.assemble(MARKS[finding.severity], told), soft_wrap=True)
     if finding.cure:
-        output.print(f"  {escape(finding.cure)}", style="dim", soft_wrap=True, highlight=False)
+        output.print(f"  {finding.cure}", style="dim", soft_wrap=True, highlight=False)

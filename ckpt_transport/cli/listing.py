@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import PluginError
@@ -56,7 +57,7 @@ def show_list(console: Console, listed: Sequence[Listed]) -> None:
     for item in listed:
         if not item.available:
             cure = f"; {item.cure}" if item.cure else ""
-            console.print(f"{item.name} cannot run here: {item.reason}{cure}", markup=False)
+            console.print(f"{item.name} cannot run here: {item.reason}{cure}")
 
 
 def _table(listed: Sequence[Listed]) -> Table:
@@ -65,7 +66,7 @@ def _table(listed: Sequence[Listed]) -> Table:
     for heading in ("name", "here", *DETAILS):
         table.add_column(heading, no_wrap=" " not in heading, min_width=LONGEST_WORD.get(heading))
     for item in listed:
-        table.add_row(item.name, "[green]yes[/]" if item.available else "[red]no[/]", *_details(item))
+        table.add_row(item.name, Text("yes", "green") if item.available else Text("no", "red"), *_details(item))
     return table
 
 

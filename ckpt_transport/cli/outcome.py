@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import msgspec
+from rich.text import Text
 
 from ckpt_transport.cli.output import Output
 from ckpt_transport.planning import explain
@@ -79,7 +80,7 @@ class Words:
 
     def end(self, problems: Iterable[str]) -> None:
         for problem in problems:
-            self.console.print(f"[bold red]problem[/]: {problem}", soft_wrap=True, highlight=False)
+            self.console.print(Text.assemble(("problem", "bold red"), f": {problem}"), soft_wrap=True, highlight=False)
 
     def _plan(self, report: Report) -> None:
         """Tell which bytes went where, and when."""
@@ -89,7 +90,7 @@ class Words:
         self._line(f"{run}; {report.slowest_link}")
 
     def _line(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
 
 class Json:

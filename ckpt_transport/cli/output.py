@@ -12,7 +12,14 @@ from rich.console import Console
 
 
 class Output(Console):
-    """Writes to standard output or standard error. When that cannot be written, the command goes on without."""
+    """Writes to standard output or standard error. When that cannot be written, the command goes on without.
+
+    Text is printed as it is: what stands in brackets or between colons, in a name or an address, is no style and no
+    emoji.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         try:
@@ -45,7 +52,7 @@ class Output(Console):
 
 def say_on_stderr(text: str) -> None:
     """Print a line to standard error."""
-    Output(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    Output(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager

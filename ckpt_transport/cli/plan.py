@@ -88,7 +88,7 @@ def plan(
         output.write_bytes(msgspec.json.encode(made))
         return
     proved = f"proved    planned in {planned - started:.3f} s, verified in {verified - planned:.3f} s"
-    output.print(f"{explain(made)}\n{proved}", markup=False, highlight=False, soft_wrap=True)
+    output.print(f"{explain(made)}\n{proved}", highlight=False, soft_wrap=True)
 
 
 def _traits(names: Collection[str], hosts: int, config: Config) -> dict[str, Traits]:

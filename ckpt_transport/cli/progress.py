@@ -19,7 +19,7 @@ LINE_SECONDS = 2.0
 def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """Give a function that takes bytes done and bytes in all, and shows them until the block ends."""
     if console.is_terminal and not console.quiet:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(binary_units=True))
         with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -32,7 +32,7 @@ def measure_and_keep(output: Output, *, as_json: bool) -> None:
     output.print(_table(rates))
     if rates.bucket_seconds:
         output.print(f"a bucket costs this host {rates.bucket_seconds * 1e6:.0f} µs beside its bytes", highlight=False)
-    output.print(f"measured in {took:.1f} s, kept in {path}", highlight=False, markup=False, soft_wrap=True)
+    output.print(f"measured in {took:.1f} s, kept in {path}", highlight=False, soft_wrap=True)
 
 
 def say_whether_measured(output: Output) -> None:
@@ -42,7 +42,7 @@ def say_whether_measured(output: Output) -> None:
         told = "the links of this host were not measured, so plans count on the figures above; --measure does it"
     else:
         told = f"plans count on the measured rates of {len(known.links)} links of this host; --measure measures anew"
-    output.print(told, highlight=False, markup=False, soft_wrap=True)
+    output.print(told, highlight=False, soft_wrap=True)
 
 
 def _table(rates: HostRates) -> Table:

@@ -34,4 +34,4 @@ def resolve(
     if as_json:
         Output().write_bytes(msgspec.json.format(msgspec.json.encode({address: served})))
         return
-    Output().print(f"{served.label} serves {served.version or '(not named)'}", markup=False)
+    Output().print(f"{served.label} serves {served.version or '(not named)'}")

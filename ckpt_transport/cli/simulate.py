@@ -106,7 +106,7 @@ def simulate(
         output.write_bytes(msgspec.json.encode(found))
         return
     text = "\n".join(_told(made, found, labels, described.assumed, death))
-    output.print(text, markup=False, highlight=False, soft_wrap=True)
+    output.print(text, highlight=False, soft_wrap=True)
 
 
 def _death(given: str | None, ranks: int, noticed: float) -> Death | None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from ckpt_transport.cli.options import AsJson, ConfigFile
 from ckpt_transport.cli.output import Output
@@ -69,18 +69,21 @@ def version(
         raise typer.Exit(1)
 
 
-def _row(answer: ServedVersion | JoinError) -> tuple[str, str, str, str]:
-    """Sink, version, version before and state, as rich marks them up."""
+def _row(answer: ServedVersion | JoinError) -> tuple[str, str, str, Text]:
+    """Sink, version, version before and state."""
     if isinstance(answer, JoinError):
-        return "", "", "", f"[red]{escape(str(answer))}[/]"
-    state = f"[red]tainted[/]: {escape(answer.tainted)}" if answer.tainted else "[green]serves[/]"
+        return "", "", "", Text(str(answer), "red")
     if answer.in_doubt:
-        state = f"[red]in doubt[/]: {escape(answer.in_doubt)}"
+        state = Text.assemble(("in doubt", "red"), f": {answer.in_doubt}")
     elif answer.update:
-        state = f"being updated to {answer.update}"
+        state = Text(f"being updated to {answer.update}")
+    elif answer.tainted:
+        state = Text.assemble(("tainted", "red"), f": {answer.tainted}")
+    else:
+        state = Text("serves", "green")
     if answer.stuck:
-        state += f", [red]and takes no update[/]: {escape(answer.stuck)}"
+        state = Text.assemble(state, ", ", ("and takes no update", "red"), f": {answer.stuck}")
     if answer.warm_up:
-        state += f"; {escape(answer.warm_up)}"
+        state = Text.assemble(state, f"; {answer.warm_up}")
     kept = ", ".join(filter(None, (answer.previous, *answer.earlier)))
     return answer.label, answer.version or "(not named)", kept, state

@@ -45,6 +45,6 @@ def warm_up(
             output.write_bytes(msgspec.json.format(msgspec.json.encode(done)))
             return
         for said in done.values():
-            output.print(said, markup=False, highlight=False, soft_wrap=True)
+            output.print(said, highlight=False, soft_wrap=True)
     finally:
         fleet.close()
