@@ -57,6 +57,7 @@ class Lora(Rule, frozen=True, kw_only=True):
     transposed: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_pattern(self.names)
 
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:

@@ -32,7 +32,14 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, *rules: Rule) -> Mapping:
-        """A mapping of these rules, in this order."""
+        """A mapping of these rules, in this order.
+
+        Raises:
+            ConfigError: something is no rule.
+        """
+        for each in rules:
+            if not isinstance(each, Rule):
+                raise ConfigError(f"{each!r} is no rule: give rules.Strip(...), or another of ckpt_transport.rules")
         return cls(rules)  # type: ignore[arg-type]
 
     @classmethod

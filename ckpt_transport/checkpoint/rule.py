@@ -17,6 +17,7 @@ from ckpt_transport.checkpoint.boxes import BoxedTensor
 from ckpt_transport.checkpoint.dtensors import is_dtensor
 from ckpt_transport.checkpoint.given import given_tensors
 from ckpt_transport.checkpoint.shards import TensorShard
+from ckpt_transport.decoding import prepared
 from ckpt_transport.errors import CheckpointError, ConfigError
 from ckpt_transport.planning.values.manifest import TensorSpec
 
@@ -74,6 +75,20 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, tag_field="rule", tag=str.
     """Whether what it makes of tensors depends on their elements, and not on names, types and shapes alone."""
 
     optional: bool = False
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ConfigError: a field has a value of another kind.
+        """
+        for each in msgspec.structs.fields(type(self)):
+            value = getattr(self, each.name)
+            try:
+                checked = msgspec.convert(value, prepared(each.type))
+            except msgspec.ValidationError as error:
+                kind = self.__struct_config__.tag
+                raise ConfigError(f"{kind} has {each.name}={value!r} and cannot have that: {error}") from error
+            msgspec.structs.force_setattr(self, each.name, checked)
 
     @abstractmethod
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 from ckpt_transport import dtypes
-from ckpt_transport.checkpoint.boxes import joined
+from ckpt_transport.checkpoint.join_rules import INDEX
+from ckpt_transport.checkpoint.join_rules import Fuse as Fuse
+from ckpt_transport.checkpoint.join_rules import Stack as Stack
 from ckpt_transport.checkpoint.lora import Lora as Lora
 from ckpt_transport.checkpoint.lora import lora_rules
 from ckpt_transport.checkpoint.rule import (
@@ -30,8 +31,6 @@ from ckpt_transport.errors import CheckpointError, ConfigError
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 """Types that can be cast, and be cast to."""
-INDEX = "index"
-"""Stands for the number of a tensor in a stack: ``{index}`` in a name, ``(?P<index>[0-9]+)`` in a pattern."""
 
 
 class Strip(Rule, frozen=True):
@@ -58,6 +57,7 @@ class Unwrap(Rule, frozen=True):
     part: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.part.strip("."):
             raise ConfigError("unwrap needs a part of names, as '_orig_mod'")
 
@@ -74,6 +74,7 @@ class Rename(Rule, frozen=True):
     to: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_pattern(self.names)
 
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
@@ -86,6 +87,7 @@ class Drop(Rule, frozen=True):
     names: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_pattern(self.names)
 
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
@@ -100,6 +102,7 @@ class Cast(Rule, frozen=True):
     names: str = ".*"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_pattern(self.names)
         if self.dtype not in FLOATS:
             raise ConfigError(
@@ -125,6 +128,7 @@ class Cut(Rule, frozen=True):
     rows: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_pattern(self.names)
         if self.rows < 1:
             raise ConfigError(f"cut keeps {self.rows} rows and must keep at least 1")
@@ -156,9 +160,12 @@ class Split(Rule, frozen=True):
     dim: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_pattern(self.names)
         if not self.into or (self.sizes and len(self.sizes) != len(self.into)):
             raise ConfigError(f"split makes {len(self.into)} tensors of {len(self.sizes)} sizes; give one for each")
+        if any(size < 0 for size in self.sizes):
+            raise ConfigError(f"split makes tensors of sizes {list(self.sizes)}, and none can be below 0")
 
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
         pieces: dict[str, list[tuple[str, MappedTensor]]] = {}
@@ -190,6 +197,7 @@ class Unstack(Rule, frozen=True):
     into: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_pattern(self.names)
 
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
@@ -206,69 +214,6 @@ class Unstack(Rule, frozen=True):
         return replaced(tensors, pieces), len(pieces)
 
 
-class Fuse(Rule, frozen=True):
-    """Makes one tensor of several, along one dimension, as ``qkv`` of ``q``, ``k`` and ``v``.
-
-    Attributes:
-        names: a pattern for each piece, in their order.
-        into: the name of the whole, by the groups of each pattern.
-        dim: along which.
-    """
-
-    needs_all = True
-    names: tuple[str, ...]
-    into: str
-    dim: int = 0
-
-    def __post_init__(self) -> None:
-        for pattern in self.names:
-            check_pattern(pattern)
-        if not self.names:
-            raise ConfigError("fuse needs a pattern for each piece")
-
-    def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
-        wholes: dict[str, dict[int, str]] = {}
-        for number, pattern in enumerate(self.names):
-            for name, match in matches(pattern, tensors):
-                wholes.setdefault(expanded(match, self.into), {})[number] = name
-        for whole, pieces in wholes.items():
-            missing = [self.names[number] for number in range(len(self.names)) if number not in pieces]
-            if missing:
-                raise CheckpointError(
-                    f"'{whole}' is to be made of {len(self.names)} tensors, and there is none called {missing[0]} "
-                    f"beside '{next(iter(pieces.values()))}'"
-                )
-        return _joined(
-            tensors, {whole: [pieces[n] for n in sorted(pieces)] for whole, pieces in wholes.items()}, self.dim, self
-        )
-
-
-class Stack(Rule, frozen=True):
-    """Makes one tensor of those whose pattern's group ``index`` counts from 0, as of experts."""
-
-    needs_all = True
-    names: str
-    into: str
-
-    def __post_init__(self) -> None:
-        if INDEX not in check_pattern(self.names).groupindex:
-            raise ConfigError(f"stack needs a group (?P<{INDEX}>[0-9]+) in '{self.names}'")
-
-    def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
-        wholes: dict[str, dict[int, str]] = {}
-        for name, match in matches(self.names, tensors):
-            wholes.setdefault(expanded(match, self.into), {})[int(match[INDEX])] = name
-        for whole, pieces in wholes.items():
-            if missing := sorted(set(range(len(pieces))) - pieces.keys()):
-                raise CheckpointError(
-                    f"'{whole}' is to be made of {len(pieces)} tensors, and number {missing[0]} is none"
-                )
-        layers = {name: replace(tensors[name], boxed=tensors[name].boxes().stacked()) for name in _all(wholes)}
-        return _joined(
-            tensors | layers, {whole: [pieces[n] for n in sorted(pieces)] for whole, pieces in wholes.items()}, 0, self
-        )
-
-
 class Tie(Rule, frozen=True):
     """Leaves a tensor out whose bytes are those of another one, as ``lm_head.weight`` that is tied to the embedding.
 
@@ -281,6 +226,11 @@ class Tie(Rule, frozen=True):
     reads_bytes = True
     name: str
     to: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name == self.to:
+            raise ConfigError(f"tie leaves out '{self.name}', which is to equal itself; give the name of the other one")
 
     def apply(self, tensors: Tensors) -> tuple[Tensors, int]:
         if self.name not in tensors:
@@ -341,26 +291,3 @@ def _without(parts: list[str], wrapped: list[str]) -> Iterator[str]:
         else:
             yield parts[at]
             at += 1
-
-
-def _all(wholes: Mapping[str, Mapping[int, str]]) -> set[str]:
-    return {name for pieces in wholes.values() for name in pieces.values()}
-
-
-def _joined(tensors: Tensors, wholes: Mapping[str, Sequence[str]], dim: int, rule: Rule) -> tuple[Tensors, int]:
-    """Put each whole in the place of its first piece."""
-    pieces: dict[str, list[tuple[str, MappedTensor]]] = {}
-    for whole, names in wholes.items():
-        boxed = [tensors[name].boxes() for name in names]
-        first = boxed[0]
-        for name, other in zip(names, boxed, strict=True):
-            shapes = [tuple(size for d, size in enumerate(each.shape) if d != dim) for each in (first, other)]
-            if other.dtype != first.dtype or shapes[0] != shapes[1] or not 0 <= dim < len(first.shape):
-                raise CheckpointError(
-                    f"'{names[0]}' is {first.dtype} {list(first.shape)} and '{name}' is {other.dtype} "
-                    f"{list(other.shape)}: they cannot be joined along dimension {dim}"
-                )
-        made = replace(tensors[names[0]], value=None).made(joined(boxed, dim), rule)
-        pieces[names[0]] = [(whole, made)]
-        pieces.update((name, []) for name in names[1:])
-    return replaced(tensors, pieces), len(pieces)

@@ -18,6 +18,10 @@ from ckpt_transport.dtypes import as_tensor
 from ckpt_transport.errors import CheckpointError, ConfigError
 from ckpt_transport.memory import MemoryKind
 
+untyped_rules: Any = rules
+untyped_mapping: Any = Mapping
+"""As those see them who check no types."""
+
 
 def of_extents(stored: StoredVersion) -> dict[str, torch.Tensor]:
     """What sinks would get, by name: gathered, and cast, in pieces as buckets are."""
@@ -203,6 +207,9 @@ def test_given_parts_of_tensors_then_rules_make_of_them_what_they_make_of_the_wh
         ([rules.Split("layers", ("p", "q"))], r"cannot be split along dimension 0 into 2 equal pieces"),
         ([rules.Fuse(("a", "zz"), "c")], r"made of 2 tensors, and there is none called zz beside 'a'"),
         ([rules.Fuse(("a", "steps"), "c")], r"cannot be joined along dimension 0"),
+        ([rules.Fuse(("a|b", "steps"), "c")], r"'a' and 'b' are both piece 0 of one tensor"),
+        ([rules.Fuse(("a", "a"), "c")], r"'a' is to be 2 pieces, and can be one"),
+        ([rules.Stack("(?P<index>[ab])", "c")], r"'a' has no number where"),
         ([rules.Tie("a", "zz")], r"'a' is to equal 'zz', which this source has not"),
         ([rules.Unstack("scalar", "x.{index}")], r"'scalar' is a scalar, and no stack"),
         ([rules.Drop(".*")], "at least one tensor"),
@@ -248,6 +255,18 @@ def test_given_an_optional_rule_or_several_ranks_then_it_may_match_nothing() -> 
         (lambda: rules.Cut("a", 0), "must keep at least 1"),
         (lambda: rules.Stack("a", "b"), "needs a group"),
         (lambda: rules.Split("a", ("b", "c"), (1,)), "give one for each"),
+        (lambda: rules.Split("a", ("b", "c"), (3, -1)), r"sizes \[3, -1\], and none can be below 0"),
+        (
+            lambda: untyped_rules.Split("a", "bc"),
+            "split has into='bc' and cannot have that: Expected `array`, got `str`",
+        ),
+        (lambda: untyped_rules.Cut("a", "2"), "cut has rows='2' and cannot have that: Expected `int`"),
+        (lambda: untyped_rules.Strip(5), "strip has prefix=5 and cannot have that: Expected `str`"),
+        (lambda: untyped_rules.Drop(["a"]), r"drop has names=\['a'\] and cannot have that"),
+        (lambda: untyped_rules.Lora(alpha="16"), "lora has alpha='16' and cannot have that"),
+        (lambda: rules.Tie("a", "a"), "tie leaves out 'a', which is to equal itself"),
+        (lambda: untyped_mapping.of("strip"), "'strip' is no rule: give rules.Strip"),
+        (lambda: untyped_mapping.of([rules.Strip("a")]), "is no rule: give rules.Strip"),
     ],
 )
 def test_given_what_is_no_rule_then_it_is_refused_when_it_is_made(make: Any, reason: str) -> None:
