@@ -19,7 +19,8 @@ from ckpt_transport.deltas import Differences, delta_manifest, find_differences,
 from ckpt_transport.engine import digest_of_served
 from ckpt_transport.memory import Buffer, MemoryKind
 from ckpt_transport.planning import Extent
-from ckpt_transport.update.delta_engine import DeltaEngine, ElementMaps
+from ckpt_transport.update.delta_engine import DeltaEngine
+from ckpt_transport.update.element_maps import ElementMaps
 
 BASE = "base"
 PLENTY = 1 << 36

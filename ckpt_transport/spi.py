@@ -40,6 +40,7 @@ from ckpt_transport.engine import MakeShadows as MakeShadows
 from ckpt_transport.engine import ReleaseRange as ReleaseRange
 from ckpt_transport.engine import ServedElements as ServedElements
 from ckpt_transport.engine import ShadowNeeds as ShadowNeeds
+from ckpt_transport.engine import StagedTensors as StagedTensors
 from ckpt_transport.engine import StagingArea as StagingArea
 from ckpt_transport.engine import digest_of_served as digest_of_served
 from ckpt_transport.engine import on_device as on_device
@@ -99,6 +100,7 @@ from ckpt_transport.planning import PlacedTensor as PlacedTensor
 from ckpt_transport.planning import Share as Share
 from ckpt_transport.planning import StagingPlace as StagingPlace
 from ckpt_transport.planning import TensorSpec as TensorSpec
+from ckpt_transport.planning import WholeModule as WholeModule
 from ckpt_transport.planning.loader_memory import layer_of as layer_of
 from ckpt_transport.planning.values.alignment import ALIGNMENT as ALIGNMENT
 from ckpt_transport.planning.values.alignment import align_up as align_up
@@ -114,6 +116,7 @@ from ckpt_transport.replay import RecordedLoader as RecordedLoader
 from ckpt_transport.replay import RecordedLoading as RecordedLoading
 from ckpt_transport.replay import Recording as Recording
 from ckpt_transport.replay import Replay as Replay
+from ckpt_transport.replay import ReplayedTensors as ReplayedTensors
 from ckpt_transport.replay import SeenByPassesError as SeenByPassesError
 from ckpt_transport.replay import TensorAssembler as TensorAssembler
 from ckpt_transport.replay import TensorSnapshot as TensorSnapshot

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, groupby
 
 import torch
 
 from ckpt_transport import Engine, LoadedBucket, dtypes
 from ckpt_transport.deltas import encode
-from ckpt_transport.planning import Carrier, Delta, PlacedTensor, TensorSpec
+from ckpt_transport.planning import Carrier, Delta, DeltaForm, PlacedTensor, TensorSpec
 from ckpt_transport.planning.values.alignment import align_up
-from ckpt_transport.update.delta_engine import DeltaEngine, ElementMaps
+from ckpt_transport.update.delta_engine import DeltaEngine
+from ckpt_transport.update.element_maps import ElementMaps
 
 Tensors = Mapping[str, torch.Tensor]
 PLENTY = 1 << 40
@@ -35,13 +36,23 @@ def pool_of(tensors: Tensors) -> tuple[torch.Tensor, tuple[PlacedTensor, ...]]:
 
 
 def delta_of(
-    base: str, old: Tensors, new: Tensors, range_bytes: int = 1 << 16
+    base: str, old: Tensors, new: Tensors, range_bytes: int = 1 << 16, whole: Collection[str] = ()
 ) -> tuple[Delta, dict[str, torch.Tensor]]:
-    """What differs, and its carriers by name. Ranges are of ``range_bytes``, and shorter where item sizes change."""
+    """What differs, and all of some tensors; carriers by name.
+
+    Ranges are of ``range_bytes``, and shorter where item sizes change; those of tensors if some come whole.
+    """
     (before, placed), (now, _) = pool_of(old), pool_of(new)
     carriers: list[Carrier] = []
     brought: dict[str, torch.Tensor] = {}
-    for low, high, unit in _ranges(placed, range_bytes):
+    for place in placed:
+        if place.spec.name in whole:
+            name, unit = f"carrier-{len(carriers)}", dtypes.TORCH[place.spec.dtype].itemsize
+            count = place.nbytes // unit
+            carriers.append(Carrier(name, 0, place.offset, place.nbytes, unit, DeltaForm.WHOLE, count))
+            brought[name] = now[place.offset : place.offset + place.nbytes].clone()
+    others = [[each] for each in placed if each.spec.name not in whole] if whole else [placed]
+    for low, high, unit in chain.from_iterable(_ranges(each, range_bytes) for each in others):
         encoded = encode(before[low:high].clone(), now[low:high].clone(), unit)
         if encoded.count:
             name = f"carrier-{len(carriers)}"
@@ -50,7 +61,7 @@ def delta_of(
     return Delta(base, placed, tuple(carriers)), brought
 
 
-def _ranges(placed: tuple[PlacedTensor, ...], range_bytes: int) -> Iterator[tuple[int, int, int]]:
+def _ranges(placed: Sequence[PlacedTensor], range_bytes: int) -> Iterator[tuple[int, int, int]]:
     for unit, places in groupby(placed, key=lambda place: dtypes.TORCH[place.spec.dtype].itemsize):
         first, *_, last = [*places] * 2
         end = align_up(last.offset + last.nbytes)

@@ -7,7 +7,16 @@ from collections.abc import Generator, Mapping, Sequence
 import torch
 
 from ckpt_transport import DeltaRefusedError, LoadedBucket
-from ckpt_transport.spi import Fence, Landing, Loader, ModuleLoading, ServedElements, Share, TensorSpec
+from ckpt_transport.spi import (
+    Fence,
+    Landing,
+    Loader,
+    ModuleLoading,
+    ServedElements,
+    Share,
+    StagedTensors,
+    TensorSpec,
+)
 from ckpt_transport_torch.module_engine import ModuleEngine
 from ckpt_transport_torch.writes import written_past_torch
 
@@ -81,6 +90,9 @@ class LoaderEngine(ModuleEngine):
         except DeltaRefusedError as error:
             raise DeltaRefusedError(self._labelled(str(error))) from error
         return self._apart(found)
+
+    def stage_whole(self) -> StagedTensors:
+        return self._loading.stage_whole()
 
     def _served(self) -> Mapping[str, torch.Tensor]:
         return self._loading.written()

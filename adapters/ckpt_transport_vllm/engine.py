@@ -10,7 +10,17 @@ from dataclasses import replace
 import torch
 
 from ckpt_transport import DeltaRefusedError, Engine, LoadedBucket
-from ckpt_transport.spi import Fence, Landing, ServedElements, Share, StagingPlace, TensorSnapshot, TensorSpec, fence
+from ckpt_transport.spi import (
+    Fence,
+    Landing,
+    ServedElements,
+    Share,
+    StagedTensors,
+    StagingPlace,
+    TensorSnapshot,
+    TensorSpec,
+    fence,
+)
 from ckpt_transport_vllm.cores import all_cores
 from ckpt_transport_vllm.model_loading import ModelLoading
 from ckpt_transport_vllm.quantization import check_tensors
@@ -132,6 +142,10 @@ class VllmEngine(Engine):
         except DeltaRefusedError as error:
             raise DeltaRefusedError(f"{self.label}: {error}") from error
         return elements if self._served is None else replace(elements, stays=self._served.look)
+
+    def stage_whole(self) -> StagedTensors:
+        self._use_device()
+        return self._loading.stage_whole()
 
     def exchange_elements(self, exchange: Callable[[], None]) -> None:
         """See :meth:`Engine.exchange_elements`. What the worker has computed of the other version is forgotten."""

@@ -11,9 +11,11 @@ from ckpt_transport.spi import (
     LoadPass,
     MakeShadows,
     RecordedLoading,
+    ReplayedTensors,
     SeenByPassesError,
     ServedElements,
     ShadowNeeds,
+    StagedTensors,
     StagingPlace,
     TensorSpec,
     on_device,
@@ -107,12 +109,27 @@ class ModelLoading(RecordedLoading[RecordedModel]):
         recorded, why = self._replayed()
         if recorded is None:
             raise DeltaRefusedError(why)
-        why = recorded.why_not_by_element()
-        served = recorded.served()
-        tensors = {name: served[name].detach() for name in (*recorded.elements.targets, *served)} if not why else {}
-        if why := why or why_not_apart(tensors):
+        divided, part = recorded.divided, recorded.whole_part
+        served, whole = recorded.served(), part.served()
+        if why := divided.refusal or why_not_apart(served):
             raise DeltaRefusedError(why)
-        return ServedElements(recorded.layout.sources, tensors, recorded.elements.copies)
+        return ServedElements(
+            recorded.layout.sources,
+            {name: served[name].detach() for name in (*divided.elements.targets, *served) if name not in whole},
+            divided.elements.copies,
+            whole=divided.modules,
+            whole_nbytes=ShadowNeeds.of(whole).nbytes + part.processed_nbytes,
+        )
+
+    def stage_whole(self) -> StagedTensors:
+        """See :meth:`~ckpt_transport.Engine.stage_whole`; :meth:`served_elements` has named modules."""
+        recorded, target = self.recorded, self._find_target()
+        assert recorded is not None, "it was recorded"
+        part = recorded.whole_part
+        version = StagedVersion(target.model, part, on_device)
+        version.renew()
+        load = ModelStagedPass(target, part, version)
+        return ReplayedTensors(load, version.nbytes + part.processed_nbytes, version.exchange, version.device)
 
     def stage(self) -> None:
         """Load the next version beside what is served.

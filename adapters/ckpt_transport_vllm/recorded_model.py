@@ -111,6 +111,7 @@ class RecordedModel(RecordedLoader):
         self.modes.update(modes)
         self.unexchangeable.update(unexchangeable)
         self._exclude(failed)
+        self._divide_anew()
         self.verified = True
         self._in_place = self._in_place_now()
         self.share = required_bytes(self.layout)
@@ -193,12 +194,19 @@ class RecordedModel(RecordedLoader):
         )
         return next((f"{name} {reason}" for name, reason in reasons if reason), "")
 
-    def why_not_by_element(self) -> str:
-        """Which module keeps single elements from being written where kernels read; empty when none does."""
-        for name, mode in self.modes.items():
-            if mode is ApplyMode.STAGED:
-                return f"vLLM processes {name} when it is loaded: {self.reasons[name]}"
-        return self.elements.refusal
+    def _takes_whole(self) -> Mapping[int, str]:
+        """Kernels do not read the elements that come of what vLLM processes."""
+        return {
+            number: f"vLLM processes it when it is loaded: {self.reasons[name]}"
+            for name, mode in self.modes.items()
+            if mode is ApplyMode.STAGED
+            for number in self.targets_of[name]
+        }
+
+    def _becomes_part(self) -> None:
+        modes, self.modes = self.modes, {}
+        self._derive()
+        self.modes = {name: modes[name] for name in self.modes}
 
     # -- by module ----------------------------------------------------------------------------------------------------
 

@@ -4,110 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import overload
 
 import torch
 
-from ckpt_transport import dtypes
+from ckpt_transport.engine.loaded_bucket import LoadedBucket
 from ckpt_transport.engine.served_elements import ServedElements
+from ckpt_transport.engine.staged_tensors import StagedTensors
 from ckpt_transport.errors import DeltaRefusedError, PlanMismatchError
-from ckpt_transport.memory import Fence, Landing, MemoryRun, PartialCopy, Runs, compile_kernels, part_of
+from ckpt_transport.memory import Fence, Landing, compile_kernels
 from ckpt_transport.planning import Share, StagingPlace, TensorSpec
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedPiece:
-    """Holds bytes of one tensor on their way into the engine.
-
-    Attributes:
-        spec: the tensor they belong to.
-        offset: where they start in it, in bytes.
-        raw: uint8, one-dimensional; read-only, and valid until :meth:`Engine.load` returns and its fence has ended.
-        stable: ``raw`` stays valid longer, until :meth:`Engine.finish` returns: it is the source's own memory.
-    """
-
-    spec: TensorSpec
-    offset: int
-    raw: torch.Tensor
-    stable: bool = False
-
-    @property
-    def whole(self) -> bool:
-        return self.raw.numel() == self.spec.nbytes
-
-    def tensor(self) -> torch.Tensor:
-        """The tensor itself, when the piece is the whole of it: its own dtype and shape, without a copy."""
-        assert self.whole, f"only bytes {self.offset} to {self.offset + self.raw.numel()} of {self.spec.name} are here"
-        return dtypes.as_tensor(self.raw, self.spec.dtype, self.spec.shape)
-
-
-class LoadedBucket(Sequence[LoadedPiece]):
-    """A loaded bucket is a sequence of pieces, which are made when they are looked at.
-
-    Args:
-        key: what identifies this bucket: equal keys mean equal pieces at equal places in equal runs, for versions of
-            one plan.
-        memory: the bytes of the bucket, read-only; valid as those of its pieces. One tensor, uint8, one-dimensional,
-            or runs, each of which holds whole pieces.
-        places: for each piece its tensor, and where it starts in the tensor and in the bucket, and its length, in
-            bytes.
-        stable: see :attr:`LoadedPiece.stable`.
-        on_brought: called with what :meth:`brought` is given.
-    """
-
-    def __init__(
-        self,
-        key: object,
-        memory: torch.Tensor | Runs,
-        places: Callable[[], Sequence[tuple[TensorSpec, int, int, int]]],
-        stable: bool = False,
-        on_brought: Callable[[Runs, PartialCopy | None], None] = lambda runs, part: None,
-    ) -> None:
-        self.key, self.stable = key, stable
-        self.runs = (MemoryRun(0, memory),) if isinstance(memory, torch.Tensor) else memory
-        self._places, self._on_brought = places, on_brought
-        self._pieces: list[LoadedPiece] | None = None
-
-    @property
-    def raw(self) -> torch.Tensor:
-        """The bytes of a bucket that lies in one run."""
-        (run,) = self.runs
-        return run.raw
-
-    def places(self) -> Sequence[tuple[TensorSpec, int, int, int]]:
-        """Tensor, offset in the tensor, offset in the bucket and length of each piece."""
-        return self._places()
-
-    def brought(self, runs: Runs, part: PartialCopy | None = None) -> LoadedBucket:
-        """The same pieces in other memory, which holds the same bytes until the next bucket is brought.
-
-        Where that is a device's, it holds them in the order of its current stream.
-
-        Args:
-            runs: that memory.
-            part: what of the bucket it holds; None for all of it.
-        """
-        self._on_brought(runs, part)
-        return self if runs is self.runs else LoadedBucket(self.key, runs, self._places)
-
-    def _made(self) -> list[LoadedPiece]:
-        if self._pieces is None:
-            self._pieces = [
-                LoadedPiece(spec, offset, part_of(self.runs, at, nbytes), self.stable)
-                for spec, offset, at, nbytes in self._places()
-            ]
-        return self._pieces
-
-    def __len__(self) -> int:
-        return len(self._made())
-
-    @overload
-    def __getitem__(self, index: int) -> LoadedPiece: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[LoadedPiece]: ...
-    def __getitem__(self, index: int | slice) -> LoadedPiece | Sequence[LoadedPiece]:
-        return self._made()[index]
 
 
 class Engine(ABC):
@@ -124,7 +29,8 @@ class Engine(ABC):
     :meth:`resume`. One that fails after :meth:`exchange` is taken back by another.
 
     In an update that brings a delta another engine is in between, which keeps what comes: this one is asked for
-    :meth:`served_elements`, held, and given :meth:`exchange_elements`.
+    :meth:`served_elements`, and for :meth:`stage_whole` where these name modules, held, and given
+    :meth:`exchange_elements`.
 
     Attributes:
         whole_tensors: the loader cannot take a tensor in pieces.
@@ -256,6 +162,16 @@ class Engine(ABC):
             DeltaRefusedError: this engine takes whole versions only; says why.
         """
         raise DeltaRefusedError(f"{self.label or type(self).__name__} takes whole versions only")
+
+    def stage_whole(self) -> StagedTensors:
+        """Memory beside what is served for the modules that :attr:`ServedElements.whole` has named just now.
+
+        Raises:
+            BudgetError: the memory for it cannot be had.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}.served_elements() names modules, and stage_whole() is missing"
+        )
 
     def exchange_elements(self, exchange: Callable[[], None]) -> None:
         """Have ``exchange`` change elements of what is served: no forward pass runs.

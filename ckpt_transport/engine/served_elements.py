@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ckpt_transport.memory import StridedBytes
-from ckpt_transport.planning import TensorSpec
+from ckpt_transport.planning import TensorSpec, WholeModule
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,20 +17,31 @@ class ServedElements:
 
     Attributes:
         specs: the tensors of a version.
-        tensors: what is served, by name: plain memory, all of it on one device.
+        tensors: what is served, by name: plain memory, all of it on one device; without what only modules of ``whole``
+            are loaded to.
         copies: how a version gets there: from the number of a tensor in ``specs`` to one in ``tensors``, by bytes from
             the first of each. No byte of a tensor that is served is written by two of them, unless these are equal but
             for their sources, which are tied then. It is the same object as long as nothing but addresses changes.
         stays: looks whether all that is served is still where it was. It is asked while forward passes are held, so it
             should be quick. None where only asking the engine anew tells.
+        whole: modules of which single elements cannot be followed. What they are loaded from is loaded beside them, see
+            :meth:`~ckpt_transport.Engine.stage_whole`.
+        whole_nbytes: bytes that this takes.
     """
 
     specs: Sequence[TensorSpec]
     tensors: Mapping[str, torch.Tensor]
     copies: StridedBytes
     stays: Callable[[], bool] | None = None
+    whole: Sequence[WholeModule] = ()
+    whole_nbytes: int = 0
 
     @property
     def addresses(self) -> tuple[int, ...]:
         """Where the first byte of each served tensor is."""
         return tuple(map(torch.Tensor.data_ptr, self.tensors.values()))
+
+    @property
+    def whole_names(self) -> frozenset[str]:
+        """Names of the tensors of a version that modules take whole."""
+        return frozenset(name for module in self.whole for name in module.tensors)

@@ -32,6 +32,10 @@ def share_of_served(elements: ServedElements) -> Share | None:
     for source, start, run, counts, strides in zip(*(column.tolist() for column in columns), strict=True):
         steps = [(count, stride) for count, stride in zip(counts, strides, strict=True) if stride or not count]
         read[source].add(_Read(start, run, tuple(count for count, _ in steps), tuple(stride for _, stride in steps)))
+    whole = elements.whole_names
+    for number, spec in enumerate(elements.specs):
+        if spec.name in whole and spec.nbytes:
+            read[number] = {_Read(0, spec.nbytes, (), ())}
     known: dict[frozenset[_Read], tuple[StridedRange, ...] | None] = {}
     ranges: list[tuple[str, int, int]] = []
     slices: list[tuple[str, StridedRange]] = []

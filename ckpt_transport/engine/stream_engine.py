@@ -8,7 +8,8 @@ from collections.abc import Generator
 
 import torch
 
-from ckpt_transport.engine.engine import Engine, LoadedBucket
+from ckpt_transport.engine.engine import Engine
+from ckpt_transport.engine.loaded_bucket import LoadedBucket
 from ckpt_transport.errors import TransferTimeout, UpdateError, UsageError
 from ckpt_transport.memory import fence
 from ckpt_transport.planning import TensorSpec

@@ -48,5 +48,8 @@ from ckpt_transport.planning.values.topology import NO_LIMIT as NO_LIMIT
 from ckpt_transport.planning.values.topology import RankInfo as RankInfo
 from ckpt_transport.planning.values.topology import Role as Role
 from ckpt_transport.planning.values.topology import Topology as Topology
+from ckpt_transport.planning.values.whole_module import WholeModule as WholeModule
+from ckpt_transport.planning.values.whole_module import modules_in_words as modules_in_words
+from ckpt_transport.planning.values.whole_module import reasons_of as reasons_of
 from ckpt_transport.planning.verify import verify as verify
 from ckpt_transport.planning.verify import verify_part as verify_part

@@ -23,6 +23,7 @@ from ckpt_transport.replay.record import Loader as Loader
 from ckpt_transport.replay.record import Recording as Recording
 from ckpt_transport.replay.record import record as record
 from ckpt_transport.replay.replay import Replay as Replay
+from ckpt_transport.replay.replayed_tensors import ReplayedTensors as ReplayedTensors
 from ckpt_transport.replay.required_bytes import required_bytes as required_bytes
 from ckpt_transport.replay.serving_recorder import SeenByPassesError as SeenByPassesError
 from ckpt_transport.replay.tensor_assembler import TensorAssembler as TensorAssembler

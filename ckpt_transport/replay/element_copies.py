@@ -12,26 +12,11 @@ class ElementCopies:
     """Follows single elements through a layout.
 
     Args:
-        layout: what a loader does.
+        layout: what a loader does; only its copies are looked at, which convert nothing.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-
-    @cached_property
-    def refusal(self) -> str:
-        """What of the layout is more than a copy of bytes, so that its elements cannot be followed; empty for none."""
-        layout = self._layout
-        if layout.refused:
-            return f"only the loader can load all of it: {layout.why()}"
-        for group in layout.op_groups:
-            if group.sources:
-                name = layout.targets[group.targets[0]].name
-                return f"the loader computes {name} of {layout.sources[group.sources[0]].name}"
-        for copy in layout.copies:
-            if copy.read.dtype != copy.write.dtype:
-                return f"the loader converts {layout.sources[copy.source].name} to {copy.write.dtype}"
-        return ""
 
     @cached_property
     def targets(self) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 
@@ -19,9 +20,9 @@ from ckpt_transport.errors import RecordingError
 from ckpt_transport.memory import Landing
 from ckpt_transport.planning import Share, TensorSpec, digest_of
 from ckpt_transport.replay.bucket_copy_plan import BucketCopyPlans
-from ckpt_transport.replay.element_copies import ElementCopies
+from ckpt_transport.replay.divided_layout import DividedLayout
 from ckpt_transport.replay.exclude_unsupported import exclude_unsupported
-from ckpt_transport.replay.layout import Owner
+from ckpt_transport.replay.layout import Layout, Owner
 from ckpt_transport.replay.record import Recording
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ class RecordedLoader:
     Attributes:
         layout: what is replayed of the recording.
         plans: how each bucket is copied by that layout.
-        elements: how single elements are.
         verified: the replay was found to leave what the loader leaves.
         recording_seconds: how long recording took.
         loader_seconds: how long the loader takes for a version; 0 when that was not measured.
@@ -48,7 +48,8 @@ class RecordedLoader:
         self.recording, self.refusal = recording, refusal
         self.layout = recording.layout
         self.plans = BucketCopyPlans(self.layout)
-        self.elements = ElementCopies(self.layout)
+        self._divided: DividedLayout | None = None
+        self._whole_part: Self | None = None
         self.verified = False
         self.recording_seconds = self.loader_seconds = 0.0
         self.share: Share | None = None
@@ -60,9 +61,37 @@ class RecordedLoader:
 
     def exclude(self, reasons: Mapping[Owner, str], together: Iterable[Sequence[Owner]] = ()) -> None:
         """Leave tensors to the loader, and with them all that is loaded together; see :func:`exclude_unsupported`."""
-        self.layout = exclude_unsupported(self.layout, reasons, together)
-        self.plans = BucketCopyPlans(self.layout)
-        self.elements = ElementCopies(self.layout)
+        self._replays(exclude_unsupported(self.layout, reasons, together))
+
+    @property
+    def divided(self) -> DividedLayout:
+        """Which tensors of the module single elements are followed to, and which are loaded with all of theirs."""
+        if self._divided is None:
+            self._divided = DividedLayout(self.layout, self._takes_whole())
+        return self._divided
+
+    @property
+    def whole_part(self) -> Self:
+        """The same loader, of which only that part is replayed whose targets are loaded with all of theirs."""
+        if self._whole_part is None:
+            self._whole_part = part = copy(self)
+            part._replays(self.divided.whole)
+            part._becomes_part()
+        return self._whole_part
+
+    def _becomes_part(self) -> None:
+        """Only the layout is that of the part yet; what else is known of the loader is that of the whole."""
+
+    def _takes_whole(self) -> Mapping[int, str]:
+        """Targets that no single elements are written to, besides those that the loader computes, and why."""
+        return {}
+
+    def _replays(self, layout: Layout) -> None:
+        self.layout, self.plans = layout, BucketCopyPlans(layout)
+        self._divide_anew()
+
+    def _divide_anew(self) -> None:
+        self._divided = self._whole_part = None
 
 
 class LoadPass(ABC):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.nn import Parameter
 
-from ckpt_transport.engine import ServedElements
+from ckpt_transport.engine import ServedElements, StagedTensors, StagingArea
 from ckpt_transport.errors import DeltaRefusedError, RecordingError
 from ckpt_transport.memory import HostRanges, unwritable, usable_cores
 from ckpt_transport.memory.digest import as_bytes, digest
@@ -20,6 +20,7 @@ from ckpt_transport.replay.module_passes import ModuleComparedPass, ModuleLoader
 from ckpt_transport.replay.past_memory import PastMemory
 from ckpt_transport.replay.record import Loader, LoaderFailedError, Recording, RefusedWriteError, record
 from ckpt_transport.replay.recorder import Recorder
+from ckpt_transport.replay.replayed_tensors import ReplayedTensors
 from ckpt_transport.replay.serving_recorder import SeenByPassesError, ServingRecorder
 from ckpt_transport.replay.tensor_snapshot import TensorSnapshot, refuse_unwritable
 
@@ -114,9 +115,8 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
 
     def written(self) -> Mapping[str, torch.Tensor]:
         """The tensors of the module that a version is written to, by name; the loader was recorded."""
-        recorded = self.recorded
-        assert recorded is not None
-        return _written(recorded.recording, self._snapshot_now())
+        assert self.recorded is not None
+        return _written(self.recorded.recording, self._snapshot_now())
 
     def served_elements(self) -> ServedElements:
         """Where the bytes of a version are in the module.
@@ -129,16 +129,36 @@ class ModuleLoading(RecordedLoading[RecordedLoader]):
             recorded, why = self.recorded, self.why_not_staged()
             if recorded is None or why:
                 raise DeltaRefusedError(why)
-            if recorded.elements.refusal:
-                raise DeltaRefusedError(recorded.elements.refusal)
-            written, snapshot = self.written(), self._snapshot_now()
-            first = {name: snapshot.memory[name] for name in recorded.elements.targets}
+            divided = recorded.divided
+            if divided.refusal:
+                raise DeltaRefusedError(divided.refusal)
+            snapshot, whole = self._snapshot_now(), self._taken_whole(recorded)
+            first = {name: snapshot.memory[name] for name in divided.elements.targets}
+            others = {name: each for name, each in self.written().items() if name not in whole}
             return ServedElements(
-                recorded.layout.sources, {**first, **written}, recorded.elements.copies, snapshot.look
+                recorded.layout.sources,
+                {**first, **others},
+                divided.elements.copies,
+                snapshot.look,
+                divided.modules,
+                sum(each.nbytes for each in whole.values()),
             )
         finally:
             if is_idle:
                 self._snapshot = None
+
+    def stage_whole(self) -> StagedTensors:
+        """See :meth:`~ckpt_transport.Engine.stage_whole`; :meth:`served_elements` has named modules."""
+        recorded = self.recorded
+        assert recorded is not None, "it was recorded"
+        area = StagingArea(self._taken_whole(recorded))
+        load = ModuleReplayPass(self._not_staged, area.tensors, recorded.whole_part, None)
+        return ReplayedTensors(load, area.nbytes, lambda: area.exchange(self._taken_whole(recorded)), area.device)
+
+    def _taken_whole(self, recorded: RecordedLoader) -> dict[str, torch.Tensor]:
+        """The tensors of the module that are loaded with all of theirs in each update, by name."""
+        names = recorded.divided.whole_targets
+        return {name: each for name, each in self.written().items() if name in names}
 
     def stage(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Load this version into other memory than the module's.

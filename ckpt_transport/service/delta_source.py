@@ -12,11 +12,12 @@ from typing import NamedTuple, TypeVar
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
-from ckpt_transport.deltas import DeltaRange, Differences, ForShares, find_differences, ranges_of, why_unlike
+from ckpt_transport.deltas import Differences, why_unlike
 from ckpt_transport.errors import DeltaRefusedError, SharedMemoryError, SupersededError, UpdateAbortedError
 from ckpt_transport.memory import Backing
-from ckpt_transport.planning import PlacedTensor, ServedShares
+from ckpt_transport.planning import ServedShares
 from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.comparison import Comparison, TooDenseError
 from ckpt_transport.service.delta_costs import DeltaCosts
 from ckpt_transport.service.led_update import Leader, LedUpdate
 from ckpt_transport.service.other_sources import NoDeltaError, OtherSources
@@ -27,9 +28,6 @@ from ckpt_transport.update.phases import PhaseClock
 from ckpt_transport.update.report import DeltaSummary, Report
 from ckpt_transport.update.turn import Turn
 
-MOST = 0.5
-"""Carriers may take this share of the bytes of a version; where they would take more, everything is sent."""
-BOUNDLESS = 1 << 62
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -76,8 +74,7 @@ class DeltaSource:
     ) -> None:
         self._store, self._brought, self._forget, self._config = store, brought, forget, config
         self._costs = DeltaCosts()
-        self._ranges: tuple[tuple[PlacedTensor, ...], list[DeltaRange]] = (), []
-        self._for_shares: tuple[object, ForShares] = None, ForShares((), ServedShares())
+        self._comparison = Comparison(config.bucket_bytes)
         self._carried: StoredVersion | None = None
         """What this rank has offered to an update that rank 0 leads."""
         self._unended = False
@@ -163,10 +160,8 @@ class DeltaSource:
         if base is None or not base_update or base_update != self._followed:
             return stored
         try:
-            found = self._differences(base, stored, lambda: None, BOUNDLESS)
-            assert found is not None, "no form takes so many bytes"
-            divided = self._divided(found, stored.manifest.tensors, served)
-            self._carried = self._store.carriers.carry(stored, base.manifest.version, divided)
+            found = self._comparison.all(base, stored, served)
+            self._carried = self._store.carriers.carry(stored, base.manifest.version, found)
         except SharedMemoryError as error:
             logger.warning(
                 "'%s' is sent whole: there is no memory for what differs: %s", stored.manifest.version, error
@@ -237,20 +232,28 @@ class DeltaSource:
             raise NoDeltaError(why)
         updates = self._brought.updates(name, sinks)
 
-        def compare(bases: ServedBases) -> tuple[Differences, StoredVersion]:
+        def compare(bases: ServedBases) -> tuple[Differences, StoredVersion, Mapping[str, str]]:
+            def check() -> None:
+                turn.check()
+                bases.check()
+
             with _all_differ(others, updates, bases):
                 clock.enter("diff")
-                found = self._sparse_differences(base, stored, bases, turn)
+                ahead = self._comparison.ahead(base, stored, check)
                 clock.enter("base")
-                served = bases.shares()
+                served, modules = bases.shares(), bases.modules()
                 clock.enter("diff")
-                differences = self._divided(found, stored.manifest.tensors, served)
+                differences = self._comparison.completed(ahead, base, stored, served, modules, turn.check)
                 carried = self._store.carriers.carry(stored, name, differences)
                 clock.enter("begin")
-                return differences, carried
+                return differences, carried, modules
 
         clock.enter("base")
-        differences, carried = asked(name, updates, self._config, compare)
+        try:
+            differences, carried, modules = asked(name, updates, self._config, compare)
+        except TooDenseError as why:
+            self._costs.too_dense(str(why))
+            raise
         summary = DeltaSummary(
             name,
             "",
@@ -259,6 +262,7 @@ class DeltaSource:
             differences.elements,
             differences.changed,
             clock.phases["diff"],
+            modules,
         )
         return Sent(carried, summary, updates)
 
@@ -284,38 +288,6 @@ class DeltaSource:
         if why := why_unlike(base.manifest, stored.manifest):
             raise NoDeltaError(why)
         return base
-
-    def _differences(
-        self, base: StoredVersion, stored: StoredVersion, check: Callable[[], None], most: int
-    ) -> Differences | None:
-        tensors = stored.manifest.tensors
-        if self._ranges[0] != tensors:
-            self._ranges = tensors, ranges_of(tensors, self._config.bucket_bytes)
-        return find_differences(self._ranges[1], base.buffers, stored.buffers, most, check)
-
-    def _divided(self, found: Differences, tensors: tuple[PlacedTensor, ...], served: ServedShares) -> Differences:
-        """What differs, for those who serve it."""
-        if not (found.found and served.shares):
-            return found
-        if self._for_shares[0] != (tensors, served):
-            self._for_shares = (tensors, served), ForShares(tensors, served)
-        return self._for_shares[1].divide(found)
-
-    def _sparse_differences(
-        self, base: StoredVersion, stored: StoredVersion, bases: ServedBases, turn: Turn
-    ) -> Differences:
-        """What differs, found while sinks look at what they serve."""
-
-        def check() -> None:
-            turn.check()
-            bases.check()
-
-        found = self._differences(base, stored, check, int(stored.manifest.nbytes * MOST))
-        if found is None:
-            why = f"what has changed since '{base.manifest.version}' would take more than {MOST:.0%} of all bytes"
-            self._costs.too_dense(why)
-            raise NoDeltaError(why)
-        return found
 
     # -- the base of the next one -------------------------------------------------------------------------------
 

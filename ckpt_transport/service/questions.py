@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ckpt_transport.control import Message
 from ckpt_transport.execution import Arrival
-from ckpt_transport.planning import Share, TensorSpec
+from ckpt_transport.planning import Share, TensorSpec, WholeModule
 from ckpt_transport.update.messages import TO_COORDINATORS, TO_MEMBERS
 from ckpt_transport.update.settlement import Standing
 
@@ -106,11 +106,13 @@ class BaseServed(Message, frozen=True):
         label: what people call the sink.
         reason: why not; empty when it can.
         share: which bytes of the version it serves; None for all.
+        whole: modules of which it takes no single elements.
     """
 
     label: str
     reason: str
     share: Share | None = None
+    whole: tuple[WholeModule, ...] = ()
 
 
 class Here(Message, frozen=True):

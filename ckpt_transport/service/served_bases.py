@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ckpt_transport.config import Config
 from ckpt_transport.errors import JoinError
-from ckpt_transport.planning import ServedShares
+from ckpt_transport.planning import ServedShares, reasons_of
 from ckpt_transport.service import questions as q
 from ckpt_transport.service.asking import Asking
 from ckpt_transport.service.other_sources import NoDeltaError
@@ -44,7 +44,14 @@ class ServedBases:
         answers = self._asking.wait().values()
         if why := "; ".join(filter(None, map(_objection, answers))):
             raise NoDeltaError(why, self._asking.silent)
-        return ServedShares.of(said.share for said in answers if not isinstance(said, JoinError))
+        said = [each for each in answers if not isinstance(each, JoinError)]
+        whole = (name for each in said for module in each.whole for name in module.tensors)
+        return ServedShares.of((each.share for each in said), whole)
+
+    def modules(self) -> dict[str, str]:
+        """Which modules of sinks take their tensors whole, once all have answered, and why."""
+        answers = self._asking.wait().values()
+        return reasons_of(module for said in answers if not isinstance(said, JoinError) for module in said.whole)
 
 
 def asked(base: str, updates: Mapping[str, str], config: Config, act: Callable[[ServedBases], Result]) -> Result:

@@ -27,7 +27,8 @@ from ckpt_transport.service.settling import Settling
 from ckpt_transport.service.tells_changes import TellsChanges
 from ckpt_transport.service.warm_up import WarmUps
 from ckpt_transport.update import messages as m
-from ckpt_transport.update.delta_engine import DeltaEngine, ElementMaps
+from ckpt_transport.update.delta_engine import DeltaEngine
+from ckpt_transport.update.element_maps import ElementMaps
 from ckpt_transport.update.follower import Follower
 from ckpt_transport.update.introduction import States
 from ckpt_transport.update.participant import Participant
@@ -129,8 +130,10 @@ class Sink(Listener):
 
     def _base_served(self, asked: q.AskBase) -> q.BaseServed:
         why = self._objection_to_delta(asked)
-        share = None if why else self._maps.share(self._engine.served_elements())
-        return q.BaseServed(self.label, why, share)
+        if why:
+            return q.BaseServed(self.label, why)
+        elements = self._engine.served_elements()
+        return q.BaseServed(self.label, "", self._maps.share(elements), tuple(elements.whole))
 
     def _follow(self, invite: m.Invite, deadline: float) -> Follower:
         part_of = "" if invite.delta else invite.base

@@ -24,43 +24,29 @@ from ckpt_transport.deltas import (
     of_one_range,
     why_no_exchange,
 )
-from ckpt_transport.engine import Engine, LoadedBucket, ServedElements, digest_of_served, share_of_served
+from ckpt_transport.engine import (
+    Engine,
+    LoadedBucket,
+    ServedElements,
+    StagedTensors,
+    digest_of_served,
+)
 from ckpt_transport.errors import BudgetError, DeltaRefusedError, PlanMismatchError
 from ckpt_transport.memory import Fence, copy_bytes, fence, uninterrupted
-from ckpt_transport.planning import Carrier, Delta, PlacedTensor, Share, TensorSpec, carried_share
+from ckpt_transport.planning import (
+    Carrier,
+    Delta,
+    Share,
+    TensorSpec,
+    carried_share,
+    modules_in_words,
+    reasons_of,
+)
+from ckpt_transport.update.element_maps import ElementMaps
+from ckpt_transport.update.whole_tensors import WholeTensors
 
 ALIGNMENT = 64
 ADDRESS_BYTES = 8
-
-
-class ElementMaps:
-    """Keeps the maps of the last delta, which serve the next one as long as nothing but addresses changes."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[object, tuple[PlacedTensor, ...], ElementMap]] = []
-        self._share: tuple[object, Share | None] = None, None
-
-    def of(self, deltas: Sequence[Delta], elements: ServedElements, device: torch.device) -> list[ElementMap]:
-        """A map for each source's tensors.
-
-        Raises:
-            DeltaRefusedError: elements cannot be followed to where they are served; names the tensor.
-        """
-        known, self._known = self._known, []
-        for number, delta in enumerate(deltas):
-            before = known[number] if number < len(known) else (None, (), None)
-            if before[0] is elements.copies and before[1] == delta.tensors and before[2] is not None:
-                found = before[2]
-            else:
-                found = ElementMap(delta.tensors, elements.specs, elements.copies, device)
-            self._known.append((elements.copies, delta.tensors, found))
-        return [each for _, _, each in self._known]
-
-    def share(self, elements: ServedElements) -> Share | None:
-        """Which bytes of a version are served; None for all."""
-        if self._share[0] is not elements.copies:
-            self._share = elements.copies, share_of_served(elements)
-        return self._share[1]
 
 
 class DeltaEngine(Engine):
@@ -89,6 +75,11 @@ class DeltaEngine(Engine):
         self._deltas: Sequence[Delta] = ()
         self._specs: Sequence[TensorSpec] = ()
         self._mine: Set[str] = frozenset()
+        self._whole = WholeTensors()
+        self._staged: StagedTensors | None = None
+        """Modules that take their tensors whole."""
+        self._modules: Mapping[str, str] = {}
+        """Why they do."""
         self._raw: dict[str, torch.Tensor] = {}
         self._groups: Sequence[tuple[int, Sequence[Carrier]]] = ()
         """Carriers of one range, and the number of their delta."""
@@ -153,8 +144,10 @@ class DeltaEngine(Engine):
         elements = self._elements()
         share = carried_share(deltas, specs, self._maps.share(elements))
         mine = {spec.name for spec in specs} if share is None else {name for name, _, _ in share.ranges}
-        carriers = [carrier for delta in deltas for carrier in delta.carriers if carrier.name in mine]
-        log = sum(carrier.count * (carrier.unit + ADDRESS_BYTES) for carrier in carriers)
+        self._whole = whole = _taken_whole(deltas, mine, elements)
+        exchanged = mine - whole.only
+        carriers = [carrier for delta in deltas for carrier in delta.carriers if carrier.name in exchanged]
+        log = sum(carrier.count * (carrier.unit + ADDRESS_BYTES) for carrier in carriers) + elements.whole_nbytes
         if log > self._budget:
             count = sum(carrier.count for carrier in carriers)
             raise DeltaRefusedError(
@@ -164,10 +157,13 @@ class DeltaEngine(Engine):
         self._deltas, self._specs, self._mine, self._share = deltas, specs, mine, share
         self._look_at(elements)
         self._make_room(self._budget - log)
+        self._staged, self._modules = None, reasons_of(elements.whole)
+        if elements.whole:
+            self._staged = self._engine.stage_whole()
         self._groups = [
             (number, carriers)
             for number, delta in enumerate(deltas)
-            for carriers in of_one_range([each for each in delta.carriers if each.name in mine and each.count])
+            for carriers in of_one_range([each for each in delta.carriers if each.name in exchanged and each.count])
         ]
         self._group_of = {each.name: number for number, (_, carriers) in enumerate(self._groups) for each in carriers}
         self._lacking = [0] * len(self._groups)
@@ -177,13 +173,18 @@ class DeltaEngine(Engine):
 
     def prepare(self, specs: Sequence[TensorSpec], share: object) -> None:
         specs = [spec for spec in specs if spec.name in self._mine]
+        exchanged = self._memory_for([spec for spec in specs if spec.name not in self._whole.only])
+        self._raw = exchanged | self._memory_for([spec for spec in specs if spec.name in self._whole.only])
+
+    def _memory_for(self, specs: Sequence[TensorSpec]) -> dict[str, torch.Tensor]:
+        """One memory for these carriers, by name. What stays of some keeps all of it."""
         sizes = [-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs]
         *starts, total = accumulate(sizes, initial=0)
         try:
             raw = _memory(total, self.device)
         except (MemoryError, RuntimeError) as error:
             raise BudgetError(f"{self.label}: no memory for a delta of {total:,} bytes: {error}") from error
-        self._raw = {spec.name: raw[start : start + spec.nbytes] for spec, start in zip(specs, starts, strict=True)}
+        return {spec.name: raw[start : start + spec.nbytes] for spec, start in zip(specs, starts, strict=True)}
 
     def load(self, pieces: LoadedBucket) -> Fence | None:
         for piece in pieces:
@@ -219,12 +220,16 @@ class DeltaEngine(Engine):
             self._look_at(elements)
         self._stays = elements.stays
         self._exchanges = []
+        if self._staged is not None:
+            self._staged.load(self._whole.bucket(self._raw))
+            self._staged.finish()
         if self.device.type == "cpu":
             self._finish_on_host()
         else:
             self._finish_on_device()
         self._raw = {}
-        self.apply_summary = f"exchanged {self.count:,} elements that differ from those of '{self._base}'"
+        summary = f"exchanged {self.count:,} elements that differ from those of '{self._base}'"
+        self.apply_summary = "; ".join(filter(None, [summary, modules_in_words(self._modules)]))
 
     def _finish_on_host(self) -> None:
         parts = []
@@ -234,7 +239,7 @@ class DeltaEngine(Engine):
         if len(self._deltas) > 1:
             parts = each_once_on_host(parts)
         self._exchanges.append(HostExchange(parts))
-        held = sum(raw.numel() for raw in self._raw.values())
+        held = sum(raw.numel() for name, raw in self._raw.items() if name not in self._whole.only)
         self._beside = held - sum(each.count * each.unit for _, carriers in self._groups for each in carriers)
 
     def _finish_on_device(self) -> None:
@@ -267,7 +272,8 @@ class DeltaEngine(Engine):
     @property
     def nbytes(self) -> int:
         """Bytes of the undo log."""
-        return sum(exchange.nbytes for exchange in self._exchanges) + self._beside
+        whole = 0 if self._staged is None else self._staged.nbytes
+        return sum(exchange.nbytes for exchange in self._exchanges) + self._beside + whole
 
     @property
     def count(self) -> int:
@@ -300,7 +306,18 @@ class DeltaEngine(Engine):
     def exchange(self) -> None:
         if not self._is_in_place:
             self._check_place(self._elements())
-        self._engine.exchange_elements(lambda: uninterrupted(lambda: exchange_each(self._exchanges, self.device)))
+        self._engine.exchange_elements(lambda: uninterrupted(self._exchange_all))
+
+    def _exchange_all(self) -> None:
+        """Modules first: they look whether they can, and nothing has changed when they cannot."""
+        if self._staged is not None:
+            self._staged.exchange()
+        try:
+            exchange_each(self._exchanges, self.device)
+        except BaseException:
+            if self._staged is not None:
+                self._staged.exchange()
+            raise
 
     @property
     def _is_in_place(self) -> bool:
@@ -342,6 +359,18 @@ class DeltaEngine(Engine):
 
     def give_up(self, taint: str) -> None:
         self._engine.give_up(taint)
+
+
+def _taken_whole(deltas: Sequence[Delta], mine: Set[str], elements: ServedElements) -> WholeTensors:
+    """What of these carriers modules take whole.
+
+    Raises:
+        DeltaRefusedError: not all bytes of a tensor come.
+    """
+    names = elements.whole_names
+    wanted = [spec for spec in elements.specs if spec.name in names and spec.nbytes]
+    followed = {elements.specs[number].name for number in set(elements.copies.source.tolist())} if names else set()
+    return WholeTensors.of(deltas, mine, wanted, followed)
 
 
 def _memory(nbytes: int, device: torch.device) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 
 from ckpt_transport.control import Mailbox
-from ckpt_transport.engine.engine import Engine, LoadedBucket
+from ckpt_transport.engine import Engine, LoadedBucket
 from ckpt_transport.errors import PlanMismatchError, TransferTimeout, UpdateError
 from ckpt_transport.execution import (
     Arrival,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from ckpt_transport.errors import ConfigError
 from ckpt_transport.execution import StageEvent, draw, write_trace
 from ckpt_transport.paths import without_nul
-from ckpt_transport.planning import Pauses, Plan, slowest
+from ckpt_transport.planning import Pauses, Plan, modules_in_words, slowest
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class DeltaSummary:
         elements: how many elements were compared.
         changed: how many were sent.
         found: seconds in which they were found.
+        whole: why all tensors of a module of a sink came, whatever had changed, by the module's name.
     """
 
     base: str = ""
@@ -34,14 +35,16 @@ class DeltaSummary:
     elements: int = 0
     changed: int = 0
     found: float = 0.0
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if not self.base:
             return f"everything was sent: {self.reason}"
-        return (
+        sent = (
             f"the difference to '{self.base}' was sent: {self.changed / max(self.elements, 1):.2%} of the elements in "
             f"{self.sent_nbytes / max(self.version_nbytes, 1):.2%} of the bytes, found in {self.found:.3f} s"
         )
+        return "; ".join(filter(None, [sent, modules_in_words(self.whole)]))
 
     def to_dict(self) -> dict[str, Any]:
         """As numbers and strings."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ckpt_transport import Config, ParameterServer, Sink, ask_version
 from ckpt_transport.control import Mailbox, Message
 from ckpt_transport.control.messages import PROTOCOL, Heartbeat, Refused, RouteMessage
-from ckpt_transport.engine.engine import LoadedBucket
+from ckpt_transport.engine import LoadedBucket
 from ckpt_transport.memory import Fence
 from ckpt_transport.service import questions as q
 from ckpt_transport.update import messages as m

@@ -41,10 +41,11 @@ EXPORTED = {
         LoadPass Loader Loan Locality LocateHandles LocatedHandles MakeShadows MappedEndpoint MemoryKind
         MemoryRegion MemoryRun MessageEndpoint ModuleLoading NO_PAUSE NoOptions NoRouteError OneSidedEndpoint
         OtherProcess Owner OwnerKind PlacedTensor Poll Progress RdmaDevice Reach ReadSpan Receipt RecordedLoader
-        RecordedLoading Recording ReleaseRange Replay RollsBack RunPlace RunTable Runs SHM ScatteredTensors
-        SeenByPassesError Segment SegmentName ServedElements ShadowNeeds Share Span StagingArea StagingPlace
+        RecordedLoading Recording ReleaseRange Replay ReplayedTensors RollsBack RunPlace RunTable Runs SHM
+        ScatteredTensors SeenByPassesError Segment SegmentName ServedElements ShadowNeeds Share Span StagedTensors
+        StagingArea StagingPlace
         StridedBytes TensorAssembler TensorSnapshot TensorSpec Traits Transfer Transport UNREADABLE Updates
-        Watched addresses_of align_up allocations_of any_port by_loader_in_words check_readable client_of
+        Watched WholeModule addresses_of align_up allocations_of any_port by_loader_in_words check_readable client_of
         copy_bytes copy_each describe device_of digest_of_served drain dtypes expected_bandwidth fence fence_on
         find_allocations fingerprint from_directory given_tensors has_copy_tables host_of is_dtensor is_loopback
         lay_out layer_of let_others_read let_read listen local_part locality_of_cpus locality_of_pci

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 if TYPE_CHECKING:
-    from ckpt_transport.engine.engine import LoadedBucket
+    from ckpt_transport.engine import LoadedBucket
     from ckpt_transport.memory import Fence
 
 ORDER = "TESTS_VLLM_DYING"

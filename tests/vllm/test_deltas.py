@@ -15,9 +15,16 @@ def test_given_experts_of_fp8_then_codes_and_scales_are_exchanged_where_kernels_
     assert any("elements that differ from those of 'one', and taken back" in line for line in said), said
 
 
-def test_given_weights_that_vllm_packs_then_a_delta_is_refused_and_the_module_is_named() -> None:
-    said = output_of("tests.vllm.deltas", "--packed").splitlines()
-    assert any(line.startswith("refused: vLLM: vLLM processes ") for line in said), said
+def test_given_layers_that_vllm_packs_then_they_come_whole_beside_the_delta_and_are_named() -> None:
+    said = output_of("tests.vllm.deltas", "--packed", "").splitlines()
+    (told,) = (line for line in said if line.endswith(", and taken back"))
+    assert "8 modules take their tensors whole: model.layers.0." in told
+    assert "(vLLM processes it when it is loaded: weight has another form for kernels)" in told
+
+
+def test_given_training_and_layers_that_vllm_packs_then_deltas_make_what_full_updates_make() -> None:
+    said = output_of("tests.vllm.training", "--packed", "down_proj", "--steps", "4").splitlines()
+    assert any("as deltas, all of 2 modules beside each; 7 were compared" in line for line in said), said
 
 
 def test_given_thirty_steps_of_training_then_deltas_make_byte_for_byte_what_full_updates_make() -> None:

@@ -59,18 +59,21 @@ class ServedShares(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         shares: of those that do not serve everything, each once.
         everything: a sink does.
+        whole: names of tensors of which a sink takes no single elements; ascending.
     """
 
     shares: tuple[Share, ...] = ()
     everything: bool = True
+    whole: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, shares: Iterable[Share | None]) -> Self:
+    def of(cls, shares: Iterable[Share | None], whole: Iterable[str] = ()) -> Self:
         """Args:
         shares: of each sink; None for everything.
+        whole: names of tensors, in any order.
         """
         each = dict.fromkeys(shares)
-        return cls(tuple(share for share in each if share is not None), None in each)
+        return cls(tuple(share for share in each if share is not None), None in each, tuple(sorted(set(whole))))
 
 
 def digest_of(specs: Iterable[TensorSpec]) -> str:

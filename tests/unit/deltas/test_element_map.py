@@ -14,7 +14,7 @@ from ckpt_transport.errors import DeltaRefusedError
 from ckpt_transport.memory import ElementCopy, StridedBytes
 from ckpt_transport.planning import Carrier, DeltaForm, PlacedTensor, TensorSpec
 from ckpt_transport.replay import Recording, record
-from ckpt_transport.replay.element_copies import ElementCopies
+from ckpt_transport.replay.divided_layout import DividedLayout
 from tests.deltas import Tensors, delta_of
 from tests.unit.recorded import replay, same, scramble, specs_of, state
 from tests.unit.replay.test_slicings import Slicing, slicings
@@ -45,8 +45,10 @@ def follows(
         replay(recording, module, new)
         after = state(module)
         replay(recording, module, old)
-    elements = ElementCopies(recording.layout)
-    assert elements.refusal == ""
+    divided = DividedLayout(recording.layout, {})
+    assert divided.refusal == ""
+    assert not divided.modules
+    elements = divided.elements
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     bases = torch.tensor([named[name].data_ptr() for name in elements.targets])
     delta, brought = delta_of("old", old, new, range_bytes)
@@ -162,7 +164,7 @@ def test_given_a_loader_that_converts_then_the_tensor_is_named() -> None:
             layer.scales.data.copy_(tensor)
 
     recording = record(layer, load, specs_of(old))
-    assert ElementCopies(recording.layout).refusal == "the loader converts one to BF16"
+    assert DividedLayout(recording.layout, {}).refusal == "the loader converts one to BF16"
 
 
 def test_given_a_loader_that_computes_then_the_tensor_is_named() -> None:
@@ -174,7 +176,7 @@ def test_given_a_loader_that_computes_then_the_tensor_is_named() -> None:
             layer.scales.data.copy_(tensor.exp())
 
     recording = record(layer, load, specs_of(old))
-    assert ElementCopies(recording.layout).refusal == "the loader computes scales of one"
+    assert DividedLayout(recording.layout, {}).refusal == "the loader computes scales of one"
 
 
 # -- what cannot be followed, and parts -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from ckpt_transport import DeltaRefusedError, PlanMismatchError
 from ckpt_transport.engine import ServedElements, digest_of_served
 from ckpt_transport.planning import Delta
-from ckpt_transport.update.delta_engine import ElementMaps
+from ckpt_transport.update.element_maps import ElementMaps
 from ckpt_transport_torch import TorchEngine
 from tests.deltas import Tensors, delta_of, exchanged, staged
 

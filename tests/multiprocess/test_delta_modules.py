@@ -1,0 +1,128 @@
+"""Of a module that is computed when it is loaded, all comes in each update, and of the others what has changed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckpt_transport import Config, ParameterServer, Report
+from tests import computed
+from tests.fleet import SinkSpec, fleet
+from tests.patience import PATIENT
+
+SIZE = 2
+ALONE = SinkSpec(make=computed.rank_of, loader=computed.loader)
+RANKS = tuple(
+    SinkSpec(make=computed.rank_of, model={"rank": rank, "size": SIZE}, loader=computed.loader, engine="engine")
+    for rank in range(SIZE)
+)
+DELTAS: dict[str, Any] = {**PATIENT, "delta": "on", "commit": "auto"}
+WHOLE = sum(tensor.nbytes for name, tensor in computed.weights_of(0).items() if name.startswith("gate."))
+"""Bytes of the tensors that are always sent."""
+
+
+def some_changed(tensors: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """These tensors with other values at one place in fifty, at random."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.where(torch.rand(tensor.shape, generator=generator) < 0.02, tensor * 1.5, tensor)
+        for name, tensor in tensors.items()
+    }
+
+
+def delta_of(report: Report | None, base: str) -> Report:
+    assert report is not None
+    assert report.delta is not None
+    assert report.delta.base == base, report.delta.reason
+    return report
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_given_a_module_that_the_loader_computes_then_it_comes_whole_and_the_rest_by_what_has_changed(
+    transport: str,
+) -> None:
+    with fleet(ALONE) as (sink,), ParameterServer(Config.load(**DELTAS, transport=transport)) as server:
+        versions = [computed.weights_of(1)]
+        server.publish("step-0", versions[0], [sink.address])
+        for number in (1, 2, 3):
+            versions.append(some_changed(versions[-1], number))
+            report = delta_of(server.publish(f"step-{number}", versions[-1], [sink.address]), f"step-{number - 1}")
+            assert report.delta is not None
+            assert dict(report.delta.whole) == {"gate": "the loader computes gate.weight of gate.weight"}
+            assert "1 module takes its tensors whole: gate (the loader computes gate.weight" in str(report.delta)
+            assert "gate (the loader computes gate.weight" in report.apply_summary[1]
+            assert WHOLE < report.delta.sent_nbytes < 0.1 * report.delta.version_nbytes
+            assert sink.state().holds(computed.served_of(versions[-1]))
+        for expected in (versions[2], versions[3]):
+            server.rollback([sink.address])
+            assert sink.state().holds(computed.served_of(expected))
+
+
+def test_given_several_steps_that_are_kept_then_each_is_taken_back_with_what_came_whole() -> None:
+    spec = SinkSpec(make=computed.rank_of, loader=computed.loader, settings={"keep_previous": 3})
+    with fleet(spec) as (sink,), ParameterServer(Config.load(**DELTAS, transport="gloo")) as server:
+        versions = [computed.weights_of(1)]
+        server.publish("step-0", versions[0], [sink.address])
+        for number in (1, 2, 3):
+            versions.append(some_changed(versions[-1], number))
+            delta_of(server.publish(f"step-{number}", versions[-1], [sink.address]), f"step-{number - 1}")
+        for expected in (versions[2], versions[1], versions[0]):
+            server.rollback([sink.address])
+            assert sink.state().holds(computed.served_of(expected))
+
+
+def test_given_ranks_with_rows_of_their_own_then_whole_tensors_go_to_all_and_changes_to_those_who_serve_them() -> None:
+    with fleet(*RANKS) as sinks, ParameterServer(Config.load(**DELTAS, transport="gloo")) as server:
+        addresses = [sink.address for sink in sinks]
+        versions = [computed.weights_of(1)]
+        server.publish("step-0", versions[0], addresses)
+        for number in (1, 2):
+            versions.append(some_changed(versions[-1], number))
+            plan = delta_of(server.publish(f"step-{number}", versions[-1], addresses), f"step-{number - 1}").plan
+            changes = plan.manifest.nbytes - WHOLE
+            for rank, sink in enumerate(sinks):
+                assert sink.state().holds(computed.served_of(versions[-1], rank, SIZE))
+            assert len(plan.topology.shares) == SIZE
+            assert all(share.nbytes < WHOLE + 0.6 * changes for share in plan.topology.shares)
+        server.rollback(addresses)
+        assert all(sink.state().holds(computed.served_of(versions[1], rank, SIZE)) for rank, sink in enumerate(sinks))
+
+
+def test_given_two_source_ranks_that_both_hold_the_module_then_it_is_loaded_once(tmp_path: Path) -> None:
+    config = Config.load(**DELTAS, transport="gloo", coordinator=f"ipc://{tmp_path}/meet.sock")
+    with fleet(ALONE) as (sink,), ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(2))
+        servers = [stack.enter_context(ParameterServer(config, rank=rank, world_size=2)) for rank in range(2)]
+
+        def publish(version: str, tensors: dict[str, torch.Tensor]) -> Report | None:
+            def of(rank: int) -> dict[str, torch.Tensor]:
+                return {name: tensor for name, tensor in tensors.items() if name != ("up", "down")[rank]}
+
+            return next(
+                threads.map(
+                    lambda rank: servers[rank].publish(version, of(rank), [sink.address], replicated=True), range(2)
+                )
+            )
+
+        old = computed.weights_of(1)
+        publish("step-0", old)
+        new = some_changed(old, 1)
+        delta_of(publish("step-1", new), "step-0")
+        assert sink.state().holds(computed.served_of(new))
+
+
+def test_given_modules_that_take_more_than_half_of_a_version_then_everything_is_sent_and_they_are_named() -> None:
+    spec = SinkSpec(make=computed.rank_of, loader=computed.mostly_computed)
+    with fleet(spec) as (sink,), ParameterServer(Config.load(**DELTAS, transport="gloo")) as server:
+        old = computed.weights_of(1)
+        server.publish("step-0", old, [sink.address])
+        report = server.publish("step-1", some_changed(old, 1), [sink.address])
+        assert report is not None
+        assert report.delta is not None
+        assert "would take more than 50% of all bytes" in report.delta.reason
+        assert "2 modules take their tensors whole: up (the loader computes up of up), gate (" in report.delta.reason
