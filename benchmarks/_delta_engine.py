@@ -15,7 +15,7 @@ from benchmarks._row import Row
 from benchmarks._versions import BUCKET_BYTES, Versions
 from ckpt_transport import Engine, LoadedBucket
 from ckpt_transport.checkpoint.pool import lay_out
-from ckpt_transport.deltas import Differences, delta_manifest, find_differences, ranges_of
+from ckpt_transport.deltas import CopiedBytes, Differences, delta_manifest, find_differences, ranges_of
 from ckpt_transport.engine import digest_of_served
 from ckpt_transport.memory import Buffer, MemoryKind
 from ckpt_transport.planning import Extent
@@ -141,7 +141,7 @@ def _measure(
     ranges = ranges_of(versions.placed, BUCKET_BYTES)
 
     def diff() -> Differences:
-        found = find_differences(ranges, [versions.base], [versions.new], versions.nbytes, lambda: None)
+        found = find_differences(ranges, [versions.base], [CopiedBytes(versions.new)], versions.nbytes, lambda: None)
         assert found is not None
         return found
 

@@ -40,24 +40,24 @@ class Figures(msgspec.Struct, frozen=True):
     copying: float
 
 
-def serve(nbytes: int, address: str) -> None:
+def serve(nbytes: int, address: str, device: str) -> None:
     """Be an engine until the standard input ends."""
-    with attach(Block(nbytes, PIECE_BYTES), address) as attachment:
+    with attach(Block(nbytes, PIECE_BYTES).to(device), address) as attachment:
         print(attachment.address, flush=True)
         sys.stdin.read()
 
 
-def train(nbytes: int, sink: str, shares: Sequence[float], rounds: int) -> Figures:
+def train(nbytes: int, sink: str, shares: Sequence[float], rounds: int, device: str) -> Figures:
     """Publish everything, and then by deltas steps in which these shares of the elements have changed."""
     copies: list[float] = []
-    here, there = torch.zeros(nbytes, dtype=torch.uint8), torch.ones(nbytes, dtype=torch.uint8)
+    here, there = (make(nbytes, dtype=torch.uint8, device=device) for make in (torch.zeros, torch.ones))
     whole: list[Report] = []
     deltas: dict[float, list[Report]] = {share: [] for share in shares}
     with ExitStack() as stack:
         plain, by_deltas = (
             stack.enter_context(ParameterServer(Config.load(commit="auto", delta=delta))) for delta in ("off", "on")
         )
-        for number, (weights, changed) in enumerate(_steps(nbytes, shares, rounds)):
+        for number, (weights, changed) in enumerate(_steps(nbytes, shares, rounds, device)):
             if not changed:
                 began = time.perf_counter()
                 copy_bytes(there, here)
@@ -81,18 +81,20 @@ def train(nbytes: int, sink: str, shares: Sequence[float], rounds: int) -> Figur
     )
 
 
-def _steps(nbytes: int, shares: Sequence[float], rounds: int) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
+def _steps(
+    nbytes: int, shares: Sequence[float], rounds: int, device: str
+) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
     """Weights, and the share that has changed since the ones before; at the begin of each round none has."""
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator(device).manual_seed(7)
     weights = {
-        f"weights.{n}": torch.randn(PIECE_BYTES // 2, generator=generator).bfloat16()
+        f"weights.{n}": torch.randn(PIECE_BYTES // 2, generator=generator, device=device).bfloat16()
         for n in range(nbytes // PIECE_BYTES)
     }
     for _ in range(rounds + 1):
         yield weights, 0.0
         for share in shares:
             for tensor in weights.values():
-                hit = torch.randperm(tensor.numel(), generator=generator)[: int(share * tensor.numel())]
+                hit = torch.randperm(tensor.numel(), generator=generator, device=device)[: int(share * tensor.numel())]
                 tensor.view(torch.int16)[hit] ^= 1
             yield weights, share
 
@@ -114,15 +116,16 @@ def main() -> None:
     serving, training = commands.add_parser("serve"), commands.add_parser("train")
     for each in (serving, training):
         each.add_argument("--nbytes", type=int, required=True)
+        each.add_argument("--device", default="cpu")
     serving.add_argument("--address", default="")
     training.add_argument("--sink", required=True)
     training.add_argument("--rounds", type=int, required=True)
     training.add_argument("--share", type=float, action="append", required=True)
     given = parser.parse_args()
     if given.command == "serve":
-        serve(given.nbytes, given.address)
+        serve(given.nbytes, given.address, given.device)
     else:
-        figures = train(given.nbytes, given.sink, given.share, given.rounds)
+        figures = train(given.nbytes, given.sink, given.share, given.rounds, given.device)
         sys.stdout.buffer.write(msgspec.json.encode(figures) + b"\n")
 
 

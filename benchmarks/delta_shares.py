@@ -18,7 +18,7 @@ import torch
 import typer
 
 from benchmarks._report import Row, report
-from ckpt_transport.deltas import Differences, ForShares, find_differences, ranges_of
+from ckpt_transport.deltas import CopiedBytes, Differences, ForShares, find_differences, ranges_of
 from ckpt_transport.memory import Buffer, StridedRange
 from ckpt_transport.planning import PlacedTensor, ServedShares, Share, TensorSpec, digest_of
 
@@ -69,7 +69,7 @@ def _measure(
     ranges = ranges_of(tensors, BUCKET_BYTES)
 
     def find() -> Differences:
-        found = find_differences(ranges, [Buffer(base)], [Buffer(new)], base.numel(), lambda: None)
+        found = find_differences(ranges, [Buffer(base)], [CopiedBytes(Buffer(new))], base.numel(), lambda: None)
         assert found is not None
         return found
 

@@ -4,7 +4,7 @@ Weights are BF16, changed at random places, and brought to a module in another p
 links between two network namespaces, where root and iproute2 allow that. The targets are those of a link of 10 Gbit/s.
 Two cores do not fill that by gloo, so one of 1 Gbit/s is measured as well, where all that is not sending weighs less. A
 server that sends everything and one that sends deltas take turns; what is served is compared after each round. Usage:
-``python -m benchmarks.delta_steps``.
+``python -m benchmarks.delta_steps``, and on a GPU with ``--device cuda --mib 8192 --mbit 0``.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ TARGET_MBIT = 10_000
 """Of a link of that rate."""
 
 
-def over_shared_memory(mib: int, rounds: int) -> Figures:
-    """Trainer and engine on this host."""
-    nbytes = str(mib << 20)
+def on_one_host(mib: int, rounds: int, device: str) -> Figures:
+    """Trainer and engine on this host, with weights on that device."""
+    common = ("--nbytes", str(mib << 20), "--device", device)
     with ExitStack() as stack:
-        serving = stack.enter_context(running(_start("serve", "--nbytes", nbytes)))
-        return _figures(stack, _start("train", "--nbytes", nbytes, *_training(said(serving), rounds)))
+        serving = stack.enter_context(running(_start("serve", *common)))
+        return _figures(stack, _start("train", *common, *_training(said(serving), rounds)))
 
 
 def over_a_link(mib: int, mbit: int, rounds: int) -> Figures:
@@ -105,16 +105,18 @@ def _told(phases: dict[str, float]) -> str:
 
 
 def main(
-    mib: Annotated[int, typer.Option(help="Size of the weights over shared memory; 0 leaves it out.")] = 512,
+    mib: Annotated[int, typer.Option(help="Size of the weights on one host; 0 leaves it out.")] = 512,
+    device: Annotated[str, typer.Option(help="Where they are there, as 'cpu' or 'cuda'.")] = "cpu",
     link_mib: Annotated[int, typer.Option(help="Size of the weights over the link.")] = 512,
-    mbit: Annotated[list[int] | None, typer.Option(help="Rate of a link; by default 1000, and 10000.")] = None,
+    mbit: Annotated[list[int] | None, typer.Option(help="Rate of a link, or 0; by default 1000, and 10000.")] = None,
     rounds: Annotated[int, typer.Option(help="That are counted.")] = 3,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
 ) -> None:
     """Measure publishing by deltas."""
-    found = rows("shared memory", over_shared_memory(mib, rounds), ("", "")) if mib else []
+    where = "shared memory" if device == "cpu" else f"one {device}"
+    found = rows(where, on_one_host(mib, rounds, device), ("", "")) if mib else []
     try:
-        for rate in mbit or (1_000, TARGET_MBIT):
+        for rate in (1_000, TARGET_MBIT) if mbit is None else filter(None, mbit):
             targets = TARGETS if rate >= TARGET_MBIT else ("", "")
             found += rows(f"a link of {rate} Mbit/s", over_a_link(link_mib, rate, rounds), targets)
     except NoLinksError as error:

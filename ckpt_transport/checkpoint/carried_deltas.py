@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from ckpt_transport.checkpoint.pool import Pools, lay_out
 from ckpt_transport.checkpoint.stored_version import StoredVersion, extent_of
 from ckpt_transport.deltas import Differences, delta_manifest
-from ckpt_transport.memory import copy_bytes
+from ckpt_transport.memory import copy_each
 
 LEAST_BYTES = 1 << 20
 
@@ -41,8 +41,9 @@ class CarriedDeltas:
         offsets, nbytes = lay_out(raw.numel() for raw in raws)
         with self._lock:
             pool = self._pools.take(_size_class(nbytes), ExitStack())
-        for raw, offset in zip(raws, offsets, strict=True):
-            copy_bytes(pool.tensor[offset : offset + raw.numel()], raw)
+        places = [pool.tensor[offset : offset + raw.numel()] for raw, offset in zip(raws, offsets, strict=True)]
+        if places:
+            copy_each(places, raws)
         manifest = delta_manifest(stored.manifest, base, differences, extent_of(self._rank, pool), offsets)
         return StoredVersion(manifest, (pool,), content=stored.content)
 

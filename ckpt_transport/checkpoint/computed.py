@@ -39,6 +39,11 @@ class ComputedExtent:
         self._device, self._kept, self._computed = device, kept, computed
         self.nbytes = kept.nbytes
 
+    @property
+    def made_on(self) -> torch.device | None:
+        """Where its bytes are made, if they are the same however many are made at once; else None."""
+        return self._device if all(isinstance(each, CastTensors) for each in self._computed) else None
+
     def only_enqueues(self, device: torch.device) -> bool:
         return False
 

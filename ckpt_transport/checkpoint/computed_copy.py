@@ -1,8 +1,10 @@
-"""Copies what an adapter computes into a pool, so that it can be compared with the next version of its kind."""
+"""Copies what is computed, or lies elsewhere, into a pool, so that the next version of its kind is compared with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
+import torch
 
 from ckpt_transport.memory import Backing, Buffer
 from ckpt_transport.planning.values.alignment import ALIGNMENT
@@ -31,7 +33,9 @@ def copy_computed(
         slot = pool.tensor[start : start + CHUNK_BYTES]
         backing.fill(slot, start)
         report(slot.numel())
+    if pool.tensor.is_cuda:
+        torch.cuda.current_stream(pool.tensor.device).synchronize()
     backing.check()
-    for tensor in placed:
-        end = tensor.offset + tensor.nbytes
-        pool.tensor[end : end + -end % ALIGNMENT] = 0
+    for end in (tensor.offset + tensor.nbytes for tensor in placed):
+        if end % ALIGNMENT:
+            pool.tensor[end : end + -end % ALIGNMENT] = 0

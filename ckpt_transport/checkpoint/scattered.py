@@ -60,6 +60,11 @@ class ScatteredTensors:
         memory = LentMemory.of(tensors, offsets, nbytes)
         return cls(memory.views_of(tensors), memory, watched)
 
+    @property
+    def made_on(self) -> torch.device | None:
+        """The one device on which its bytes lie; None for several."""
+        return next(iter(self.place.devices)) if len(self.place.devices) == 1 else None
+
     def only_enqueues(self, device: torch.device) -> bool:
         return self.place.can_gather_on(device)
 

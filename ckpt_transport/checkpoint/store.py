@@ -9,8 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ckpt_transport.checkpoint.carried_deltas import CarriedDeltas
 from ckpt_transport.checkpoint.checkpoint import from_files
+from ckpt_transport.checkpoint.computed_copy import copy_computed
 from ckpt_transport.checkpoint.directory import from_directory
 from ckpt_transport.checkpoint.mapping import Mapping
 from ckpt_transport.checkpoint.pool import Pools
@@ -21,7 +24,7 @@ from ckpt_transport.checkpoint.stored_version import StoredVersion
 from ckpt_transport.checkpoint.version_maker import VersionMaker
 from ckpt_transport.checkpoint.version_request import VersionRequest
 from ckpt_transport.errors import ConfigError, StoreError
-from ckpt_transport.memory import MemoryKind, no_collections, sweep_leftovers, usable_cores
+from ckpt_transport.memory import Buffer, MemoryKind, free_on_host, no_collections, sweep_leftovers, usable_cores
 from ckpt_transport.memory.segment import SHM
 
 
@@ -85,6 +88,8 @@ class Store:
         if threads < 1:
             raise ConfigError(f"threads is {threads} and must be at least 1")
         self._kept: _Held | None = None
+        self._copies: tuple[Buffer, ...] = ()
+        """The memory of a copy that is kept."""
         self._versions: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -230,10 +235,36 @@ class Store:
         Raises: as :meth:`unregister`.
         """
         with self._lock:
-            before, self._kept = self._kept, self._held(version)
+            held = self._held(version)
+            self._let_go_of_kept()
+            self._kept = held
             del self._versions[version]
-            if before is not None:
-                before.release.close()
+
+    def keep_copy(self, version: str, device: torch.device) -> StoredVersion:
+        """Copy a version that lies, or is made, on one device, and keep the copy there as :meth:`keep` does.
+
+        The copy that was kept before is overwritten where it lies alike. The version keeps its name.
+
+        Returns: the copy, whose content is that of the version.
+
+        Raises:
+            StoreError: there is none of that name; lists those there are.
+            CheckpointError: somebody was seen to change what the bytes are made of. Nothing is kept then.
+            torch.OutOfMemoryError, MemoryError: the device, or the host, has no room for it. The same.
+        """
+        with self._lock:
+            stored = self._held(version).stored
+            buffers, self._copies = self._copies, ()
+            self._let_go_of_kept()
+            if not _have_room(buffers, stored, device):
+                del buffers
+                buffers = _made_for(stored, device)
+            for number, (extent, buffer) in enumerate(zip(stored.extents, buffers, strict=True)):
+                placed = [tensor for tensor in stored.manifest.tensors if tensor.extent == number]
+                copy_computed(extent, placed, buffer, lambda _: None)
+            kept = StoredVersion(stored.manifest, buffers, content=stored.content)
+            self._kept, self._copies = _Held(kept, ExitStack(), Lease()), buffers
+            return kept
 
     def let_go_of_kept(self) -> None:
         """Release the memory of the version that is kept, as :meth:`unregister` does. Idempotent."""
@@ -242,6 +273,7 @@ class Store:
 
     def _let_go_of_kept(self) -> None:
         kept, self._kept = self._kept, None
+        self._copies = ()
         if kept is not None:
             kept.release.close()
 
@@ -289,3 +321,16 @@ class Store:
             names = ", ".join(f"'{name}'" for name, held in self._versions.items() if not held.lease.over) or "none"
             raise StoreError(f"no version '{version}' is registered; registered: {names}")
         return held
+
+
+def _have_room(buffers: Sequence[Buffer], stored: StoredVersion, device: torch.device) -> bool:
+    """Whether these are memory for a copy of a version on that device."""
+    places = [(buffer.nbytes, buffer.tensor.device) for buffer in buffers]
+    return places == [(extent.nbytes, device) for extent in stored.extents]
+
+
+def _made_for(stored: StoredVersion, device: torch.device) -> tuple[Buffer, ...]:
+    nbytes = sum(extent.nbytes for extent in stored.extents)
+    if device.type == "cpu" and (free := free_on_host()) < nbytes:
+        raise MemoryError(f"a copy takes {nbytes:,} bytes, and the host has {free:,} bytes free")
+    return tuple(Buffer(torch.zeros(extent.nbytes, dtype=torch.uint8, device=device)) for extent in stored.extents)

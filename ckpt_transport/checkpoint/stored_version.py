@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ckpt_transport import dtypes
+from ckpt_transport.checkpoint.computed import ComputedExtent
 from ckpt_transport.checkpoint.scattered import ScatteredTensors
 from ckpt_transport.errors import StoreError
 from ckpt_transport.memory import Backing, Buffer
@@ -38,6 +39,12 @@ class StoredVersion:
         """Those extents that are one run of memory."""
         return tuple(extent for extent in self.extents if isinstance(extent, Buffer))
 
+    @property
+    def made_on(self) -> torch.device | None:
+        """The one device on which all of it lies or is made, where none of it is a copy; else None."""
+        devices = {None if isinstance(extent, Buffer) else made_on(extent) for extent in self.extents}
+        return devices.pop() if len(devices) == 1 else None
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Views of the tensors, by name. They last until the version is unregistered.
 
@@ -58,6 +65,11 @@ class StoredVersion:
             )
             for place in self.manifest.tensors
         }
+
+
+def made_on(backing: Backing) -> torch.device | None:
+    """Where bytes that are no copy lie or are made, the same each time; None for several places, or if unknown."""
+    return backing.made_on if isinstance(backing, ScatteredTensors | ComputedExtent) else None
 
 
 def extent_of(rank: int, backing: Backing) -> Extent:

@@ -215,6 +215,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "auto",
         ),
     ] = "off"
+    delta_base: Annotated[
+        Literal["auto", "host", "beside"],
+        meaning.one_of(
+            "Where a source keeps what it has published, for 'delta': 'host' copies each version there before it is "
+            "sent, and takes memory for two; 'beside' sends tensors from where they lie, and keeps one copy on that "
+            "device; 'auto' is 'beside' on a GPU that has room for two versions.",
+            "auto",
+            "host",
+            "beside",
+        ),
+    ] = "auto"
     metrics: Annotated[
         str,
         meaning.text(

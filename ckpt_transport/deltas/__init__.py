@@ -12,6 +12,9 @@ from ckpt_transport.deltas.carriers import delta_manifest as delta_manifest
 from ckpt_transport.deltas.carriers import find_differences as find_differences
 from ckpt_transport.deltas.carriers import ranges_of as ranges_of
 from ckpt_transport.deltas.carriers import why_unlike as why_unlike
+from ckpt_transport.deltas.compared_bytes import ComparedBytes as ComparedBytes
+from ckpt_transport.deltas.compared_bytes import CopiedBytes as CopiedBytes
+from ckpt_transport.deltas.compared_bytes import MadeBytes as MadeBytes
 from ckpt_transport.deltas.decoding import Decoded as Decoded
 from ckpt_transport.deltas.decoding import decode as decode
 from ckpt_transport.deltas.element_exchange import ElementExchange as ElementExchange

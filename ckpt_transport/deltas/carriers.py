@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ckpt_transport import dtypes
+from ckpt_transport.deltas.compared_bytes import ComparedBytes, MadeBytes
 from ckpt_transport.deltas.encoded import Encoded
 from ckpt_transport.deltas.encoding import encode_each
 from ckpt_transport.memory import Buffer
@@ -20,6 +21,8 @@ TOGETHER = 8 << 30
 """So many bytes are compared together on a GPU, which has a bit for each of their elements meanwhile."""
 TOGETHER_ON_HOST = 256 << 20
 """On the host, which keeps what differs in them until it is encoded."""
+MADE_TOGETHER = 512 << 20
+"""Of bytes that are made for that."""
 SMALL_BYTES = 1 << 16
 """A tensor that is no larger goes into the range before it, whatever its type, where that has smaller elements."""
 
@@ -123,7 +126,7 @@ def why_unlike(base: Manifest, new: Manifest) -> str:
 def find_differences(
     ranges: Sequence[DeltaRange],
     base: Sequence[Buffer],
-    new: Sequence[Buffer],
+    new: Sequence[ComparedBytes],
     most: int,
     check: Callable[[], None],
 ) -> Differences | None:
@@ -131,16 +134,15 @@ def find_differences(
 
     Args:
         ranges: what to compare.
-        base, new: what is behind the extents of both.
+        base, new: what is behind the extents of both, each on the device of its like.
         most: bytes.
         check: called before some ranges that are compared together; what it raises ends the search.
     """
     found: list[Difference] = []
     for group in _together(ranges, new):
         check()
-        olds, nows = (
-            [of[each.extent].tensor[each.offset : each.offset + each.nbytes] for each in group] for of in (base, new)
-        )
+        olds = [base[each.extent].tensor[each.offset : each.offset + each.nbytes] for each in group]
+        nows = [new[each.extent].part(each.offset, each.nbytes) for each in group]
         encoded = encode_each(olds, nows, group[0].unit, most)
         if encoded is None:
             return None
@@ -151,14 +153,14 @@ def find_differences(
     return Differences(tuple(found), sum(each.nbytes // each.unit for each in ranges))
 
 
-def _together(ranges: Sequence[DeltaRange], new: Sequence[Buffer]) -> Iterable[Sequence[DeltaRange]]:
+def _together(ranges: Sequence[DeltaRange], new: Sequence[ComparedBytes]) -> Iterable[Sequence[DeltaRange]]:
     """Ranges that are compared together, one at least."""
     group: list[DeltaRange] = []
     nbytes = 0
     for each in ranges:
-        device = new[each.extent].tensor.device
-        alike = bool(group) and (each.unit, device) == (group[0].unit, new[group[0].extent].tensor.device)
-        room = (TOGETHER_ON_HOST if device.type == "cpu" else TOGETHER) - nbytes
+        device = new[each.extent].device
+        alike = bool(group) and (each.unit, device) == (group[0].unit, new[group[0].extent].device)
+        room = _room(new[each.extent]) - nbytes
         if group and not (alike and each.nbytes <= room):
             yield group
             group, nbytes = [], 0
@@ -168,10 +170,16 @@ def _together(ranges: Sequence[DeltaRange], new: Sequence[Buffer]) -> Iterable[S
         yield group
 
 
-def _one_element(first: DeltaRange, new: Sequence[Buffer]) -> Difference:
+def _room(some: ComparedBytes) -> int:
+    """Bytes of them that are compared together."""
+    most = TOGETHER_ON_HOST if some.device.type == "cpu" else TOGETHER
+    return min(most, MADE_TOGETHER) if isinstance(some, MadeBytes) else most
+
+
+def _one_element(first: DeltaRange, new: Sequence[ComparedBytes]) -> Difference:
     """One that has not changed, so that a version is brought that is the same as its base."""
     only = first._replace(nbytes=first.unit)
-    raw = new[only.extent].tensor[only.offset : only.offset + only.nbytes].clone()
+    raw = new[only.extent].part(only.offset, only.nbytes).clone()
     return Difference(only, Encoded(DeltaForm.WHOLE, 1, raw))
 
 

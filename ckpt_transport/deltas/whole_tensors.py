@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ckpt_transport import dtypes
 from ckpt_transport.deltas.carriers import DeltaRange, Difference, Differences, find_differences, ranges_of
+from ckpt_transport.deltas.compared_bytes import ComparedBytes
 from ckpt_transport.deltas.encoded import Encoded
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import DeltaForm, PlacedTensor
@@ -53,9 +54,9 @@ def cut(tensors: Iterable[PlacedTensor], most: int, whole: Collection[str] = ())
 
 
 def find_what_is_sent(
-    ranges: VersionRanges, base: Sequence[Buffer], new: Sequence[Buffer], most: int, check: Callable[[], None]
+    ranges: VersionRanges, base: Sequence[Buffer], new: Sequence[ComparedBytes], most: int, check: Callable[[], None]
 ) -> Differences | None:
-    """What differs in the ranges that are compared, and all of the others, which is not copied.
+    """What differs in the ranges that are compared, and all of the others, which is not copied where it lies in a copy.
 
     Args: see :func:`~ckpt_transport.deltas.find_differences`.
 
@@ -70,8 +71,8 @@ def find_what_is_sent(
     return Differences((*compared.found, *whole), elements)
 
 
-def _all_of(where: DeltaRange, new: Sequence[Buffer]) -> Difference:
-    raw = new[where.extent].tensor[where.offset : where.offset + where.nbytes]
+def _all_of(where: DeltaRange, new: Sequence[ComparedBytes]) -> Difference:
+    raw = new[where.extent].part(where.offset, where.nbytes)
     return Difference(where, Encoded(DeltaForm.WHOLE, where.nbytes // where.unit, raw))
 
 

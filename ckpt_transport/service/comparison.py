@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from ckpt_transport.checkpoint import StoredVersion
 from ckpt_transport.deltas import Differences, ForShares, VersionRanges, cut, find_what_is_sent
 from ckpt_transport.planning import ServedShares, modules_in_words
+from ckpt_transport.service.compared import compared_bytes
 from ckpt_transport.service.other_sources import NoDeltaError
 
 MOST = 0.5
@@ -110,7 +111,10 @@ class Comparison:
         tensors = stored.manifest.tensors
         if self._ranges[0] != (tensors, whole):
             self._ranges = (tensors, whole), cut(tensors, self._most, frozenset(whole))
-        return find_what_is_sent(self._ranges[1], base.buffers, stored.buffers, most, check)
+        found = find_what_is_sent(self._ranges[1], base.buffers, compared_bytes(stored), most, check)
+        for extent in stored.extents:
+            extent.check()
+        return found
 
 
 def _most(stored: StoredVersion) -> int:

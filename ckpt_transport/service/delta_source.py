@@ -7,20 +7,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+import torch
 
 from ckpt_transport import dtypes
 from ckpt_transport.checkpoint import Store, StoredVersion
 from ckpt_transport.config import Config
-from ckpt_transport.deltas import Differences, why_unlike
-from ckpt_transport.errors import DeltaRefusedError, SharedMemoryError, SupersededError, UpdateAbortedError
+from ckpt_transport.deltas import Differences
+from ckpt_transport.errors import (
+    CheckpointError,
+    DeltaRefusedError,
+    SharedMemoryError,
+    SupersededError,
+    UpdateAbortedError,
+)
 from ckpt_transport.memory import Backing
 from ckpt_transport.planning import ServedShares
 from ckpt_transport.service.base import BroughtVersions
+from ckpt_transport.service.compared import why_not_compared, writes_to
 from ckpt_transport.service.comparison import Comparison, TooDenseError
 from ckpt_transport.service.delta_costs import DeltaCosts
 from ckpt_transport.service.led_update import Leader, LedUpdate
 from ckpt_transport.service.other_sources import NoDeltaError, OtherSources
+from ckpt_transport.service.sent import Sent, everything
 from ckpt_transport.service.served_bases import ServedBases, asked
 from ckpt_transport.update.coordinator import REFUSALS
 from ckpt_transport.update.invitations import Invitees
@@ -30,33 +40,6 @@ from ckpt_transport.update.turn import Turn
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-
-class Sent(NamedTuple):
-    """What an update sends of a version.
-
-    Attributes:
-        stored: the version, or the carriers of its difference to a base.
-        summary: what the report says of it.
-        updates: of a difference, by which update each sink got the base.
-        silent: sinks that have not answered for ``join_timeout``.
-    """
-
-    stored: StoredVersion
-    summary: DeltaSummary
-    updates: Mapping[str, str]
-    silent: tuple[str, ...] = ()
-
-    @property
-    def is_delta(self) -> bool:
-        return bool(self.updates)
-
-    def to(self, invitees: Invitees) -> Invitees:
-        """What is said to these when they are invited."""
-        if self.is_delta:
-            base = self.summary.base
-            return replace(invitees, base=base, base_updates=self.updates, delta=True, deltas_follow=True)
-        return replace(invitees, deltas_follow=not invitees.base, silent=self.silent)
 
 
 class DeltaSource:
@@ -132,7 +115,7 @@ class DeltaSource:
         try:
             self._unended = sent.is_delta
             led = lead(sent.stored, sent.to(invitees))
-            led.note = partial(self._succeeded, sent, (stored.content, _writes(stored)))
+            led.note = partial(self._succeeded, sent, (stored.content, writes_to(stored)))
             return act(led)
         finally:
             if sent.is_delta:
@@ -174,7 +157,7 @@ class DeltaSource:
 
     def followed(self, stored: StoredVersion, update: str) -> None:
         """Rank 0 has led an update of that name to its end."""
-        self._last, self._followed = (stored.content, _writes(stored)), update
+        self._last, self._followed = (stored.content, writes_to(stored)), update
 
     def let_go_of_carriers(self) -> None:
         """Nothing that was offered is sent any more."""
@@ -188,9 +171,7 @@ class DeltaSource:
         base = None if content is None else self._store.with_content(content)
         if base is None or not self._followed or base is stored:
             return None
-        copied = all(len(version.buffers) == len(version.extents) for version in (base, stored))
-        alike = copied and _writes(base) == writes and not why_unlike(base.manifest, stored.manifest)
-        return base if alike else None
+        return base if writes_to(base) == writes and not why_not_compared(base, stored) else None
 
     def _succeeded(self, sent: Sent, what: tuple[object, tuple[int, ...]], report: Report) -> Report:
         self._unended, self._last = False, what
@@ -280,21 +261,38 @@ class DeltaSource:
             raise NoDeltaError("this server does not hold what all of these sinks have got from it last")
         if base is stored:
             raise NoDeltaError(f"'{stored.manifest.version}' is what they have got from this server last")
-        for version in (base, stored):
-            if len(version.buffers) != len(version.extents):
-                raise NoDeltaError(f"'{version.manifest.version}' is lent, and only copies can be compared")
-        if _writes(base) != writes:
+        if writes_to(base) != writes:
             raise NoDeltaError(f"somebody has written to '{base.manifest.version}' since it was brought")
-        if why := why_unlike(base.manifest, stored.manifest):
+        if why := why_not_compared(base, stored):
             raise NoDeltaError(why)
         return base
 
     # -- the base of the next one -------------------------------------------------------------------------------
 
-    def keep(self, version: str) -> None:
-        """A version that was published is the base of the next one. The base before is not needed any more."""
+    def keep(self, version: str) -> bool:
+        """A version that was published is the base of the next one, or a copy of it is, where it lies elsewhere.
+
+        The base before is not needed any more.
+
+        Returns: whether there was memory for a copy.
+        """
         self._forget(() if self._store.kept is None else self._store.kept.extents)
-        self._store.keep(version)
+        stored = self._store.get(version)
+        device = stored.made_on
+        if device is None:
+            if len(stored.buffers) == len(stored.extents):
+                self._store.keep(version)
+            return True
+        try:
+            kept = self._store.keep_copy(version, device)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            logger.warning("'%s' is not kept to be compared with the next version: %s", version, error)
+            return False
+        except CheckpointError as error:
+            logger.warning("'%s' is not compared with the next version: %s", version, error)
+            return True
+        self._last = stored.content, writes_to(kept)
+        return True
 
     def let_go_unless_served(self) -> None:
         """Free what was kept, if no sink is known to serve it."""
@@ -309,12 +307,6 @@ class DeltaSource:
             self._forget(kept.extents)
             self._store.let_go_of_kept()
         return kept is not None
-
-
-def everything(stored: StoredVersion, reason: str) -> Sent:
-    """All of a version is sent."""
-    nbytes = stored.manifest.nbytes
-    return Sent(stored, DeltaSummary("", reason, nbytes, nbytes), {})
 
 
 @contextmanager
@@ -355,9 +347,3 @@ def _of_all_sources(mine: DeltaSummary, report: Report) -> DeltaSummary:
         elements=sum(tensor.nbytes // dtypes.alignment(tensor.spec.dtype) for tensor in tensors),
         changed=sum(carrier.count for delta in deltas for carrier in delta.carriers),
     )
-
-
-def _writes(stored: StoredVersion) -> tuple[int, ...]:
-    """How often torch has written to the memory of a version."""
-    tensors = [buffer.tensor for buffer in stored.buffers]
-    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)

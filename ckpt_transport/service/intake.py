@@ -19,7 +19,7 @@ from ckpt_transport.checkpoint.given import OWN_KINDS
 from ckpt_transport.checkpoint.scattered import are_runs_of_bytes
 from ckpt_transport.memory import SameForm
 
-_layout = attrgetter("layout")
+_layout, _device, _nbytes = map(attrgetter, ("layout", "device", "nbytes"))
 
 
 class Intake(NamedTuple):
@@ -34,9 +34,8 @@ class Intake(NamedTuple):
     why: str
 
 
-COPIED_FOR_DELTAS = Intake(lend=False, why="registered, because what has changed is found in copies")
-
-
+COPIED_FOR_DELTAS = Intake(lend=False, why="registered, because what has changed is found in copies on the host")
+COMPARED_BESIDE = Intake(lend=True, why="lent, and compared with a copy of the version before on the same device")
 LENT = Intake(lend=True, why="lent, because its tensors can be sent from where they lie")
 
 
@@ -45,6 +44,30 @@ class Intakes:
 
     def __init__(self) -> None:
         self._lent: SameForm | None = None
+        self._copies = _CopiesOnGpus()
+
+    def for_deltas(self, tensors: Tensors | TensorPairs | Loan, mapping: Mapping | None, base: str) -> Intake:
+        """How these are, where the next step's are compared with them.
+
+        Args:
+            tensors, mapping: the version.
+            base: the setting ``delta_base``.
+        """
+        if base == "host" or isinstance(tensors, Loan) or not isinstance(tensors, abc.Mapping):
+            return COPIED_FOR_DELTAS
+        if (mapping is not None and mapping.reads_bytes) or not self.of(tensors, mapping).lend:
+            return COPIED_FOR_DELTAS
+        parts = [part for value in tensors.values() for part in parts_of(value) if part.numel()]
+        devices = set(map(_device, parts))
+        if len(devices) != 1:
+            return COPIED_FOR_DELTAS
+        if base == "auto" and not self._copies.fit_on(devices.pop(), sum(map(_nbytes, parts))):
+            return COPIED_FOR_DELTAS
+        return COMPARED_BESIDE
+
+    def had_no_room(self) -> None:
+        """A device had no memory for a copy: versions are copied on the host from now on, unless it is to be beside."""
+        self._copies.refused = True
 
     def of(self, tensors: Tensors | TensorPairs | Loan, mapping: Mapping | None) -> Intake:
         """How these are. What is wrong with them is said by whoever takes them in."""
@@ -63,6 +86,27 @@ class Intakes:
         intake = choose_intake(whole)
         self._lent = SameForm.of(whole) if intake.lend else None
         return intake
+
+
+class _CopiesOnGpus:
+    """Says whether a copy of a version goes on a GPU beside it. What was found once holds for versions of that size.
+
+    Attributes:
+        refused: a GPU had no memory for one.
+    """
+
+    def __init__(self) -> None:
+        self.refused = False
+        self._known: dict[tuple[torch.device, int], bool] = {}
+
+    def fit_on(self, device: torch.device, nbytes: int) -> bool:
+        """Whether it has room for two: one is taken, and whoever trains there needs memory as well."""
+        if device.type != "cuda" or self.refused:
+            return False
+        if (device, nbytes) not in self._known:
+            unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            self._known[device, nbytes] = torch.cuda.mem_get_info(device)[0] + unused >= 2 * nbytes
+        return self._known[device, nbytes]
 
 
 def choose_intake(parts: Sequence[torch.Tensor]) -> Intake:

@@ -283,8 +283,8 @@ class ParameterServer:
 
         This is what a training loop calls. Tensors are lent, which takes two buckets of memory; those that cannot be
         are copied into the pool of the step before. :attr:`Report.intake` says which and why. When it returns, they may
-        be changed. With ``delta`` on they are copied, and kept as the base of the next step; what an adapter makes of
-        them is computed for that, so that sinks are sent what has changed in what they serve.
+        be changed. With ``delta`` on a copy is kept as the base of the next step, where ``delta_base`` says; what an
+        adapter makes of them is computed for that, so that sinks are sent what has changed in what they serve.
 
         Args:
             version: a name that no version has here.

@@ -13,7 +13,7 @@ from ckpt_transport.service.asked import Asked
 from ckpt_transport.service.auto import AnyMapping
 from ckpt_transport.service.call_guard import CallGuard
 from ckpt_transport.service.delta_source import DeltaSource
-from ckpt_transport.service.intake import COPIED_FOR_DELTAS, Intakes
+from ckpt_transport.service.intake import Intakes
 from ckpt_transport.service.server_versions import ServerVersions
 from ckpt_transport.service.sink_handles import AnySink
 from ckpt_transport.service.source_updates import SourceUpdates
@@ -70,7 +70,8 @@ class Publisher:
         def publish(turn: Turn, clock: PhaseClock) -> Report | None:
             found = self._versions.mapping_for(version, mapping, tensors, lambda: self._choice.named(sinks))
             keeps = self._config.delta != "off" and not base
-            intake = COPIED_FOR_DELTAS if keeps else self._intakes.of(tensors, found)
+            wanted = self._config.delta_base
+            intake = self._intakes.for_deltas(tensors, found, wanted) if keeps else self._intakes.of(tensors, found)
             lease = Lease()
             take = partial(self._versions.take_in_published, version, tensors, intake, lease)
             take_in = partial(take, replicated=replicated, mapping=found, base=base)
@@ -86,7 +87,9 @@ class Publisher:
             def bring() -> Report | None:
                 report = self._updates.bring(asked, Coordinator, progress, before_hold, clock, turn)
                 if keeps:
-                    self._deltas.keep(version)
+                    clock.enter("unregister")
+                    if not self._deltas.keep(version):
+                        self._intakes.had_no_room()
                 return report
 
             try:

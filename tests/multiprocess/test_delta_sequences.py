@@ -11,6 +11,7 @@ from ckpt_transport_torch import Attachment, attach
 from tests.patience import DEADLINE, PATIENT
 
 CONFIG = Config.load(**PATIENT, delta="on", commit="auto")
+BASES = {base: Config.load(**PATIENT, delta="on", commit="auto", delta_base=base) for base in ("host", "beside")}
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, torch.int64, torch.int8, torch.bool)
 Version = dict[str, torch.Tensor]
 
@@ -119,11 +120,12 @@ def _is_delta(report: Report | None) -> bool:
     happens=st.lists(events, min_size=2, max_size=7),
     sizes=st.lists(st.sampled_from([1, 3, 77, 4097, 65_541]), min_size=1, max_size=len(DTYPES)),
     seed=st.integers(0, 99),
+    base=st.sampled_from(sorted(BASES)),
 )
 def test_given_any_events_between_deltas_then_sinks_serve_what_was_brought_last(
-    happens: list[tuple[str, float]], sizes: list[int], seed: int
+    happens: list[tuple[str, float]], sizes: list[int], seed: int, base: str
 ) -> None:
-    with ParameterServer(CONFIG) as server:
+    with ParameterServer(BASES[base]) as server:
         served = Fleet(server, sizes, torch.Generator().manual_seed(seed))
         try:
             served.step(1.0)

@@ -59,23 +59,23 @@ def sent(report: Report | None) -> str:
     return report.delta.base or report.delta.reason
 
 
-@pytest.mark.parametrize("transport", ["shm", "gloo"])
+@pytest.mark.parametrize(("transport", "base"), [("shm", "host"), ("gloo", "host"), ("shm", "beside")])
 def test_given_thirty_steps_of_training_by_deltas_then_sinks_serve_what_was_trained_after_a_rollback_too(
-    transport: str,
+    transport: str, base: str
 ) -> None:
-    config = Config.load(**DELTAS, transport=transport)
+    config = Config.load(**DELTAS, transport=transport, delta_base=base)
     with fleet(BF16, BF16) as sinks, ParameterServer(config) as server:
         addresses = [sink.address for sink in sinks]
         before: dict[str, torch.Tensor] = {}
         for number, step in enumerate(training(30)):
             report = server.publish(f"step-{number}", step, addresses)
-            base = f"step-{number - 1}"
+            before_this = f"step-{number - 1}"
             if number == 0:
                 assert "does not hold" in sent(report)
             elif number == 16:
                 assert "does not hold" in sent(report), "the rollback has brought a version that is not held here"
             else:
-                assert sent(report) == base
+                assert sent(report) == before_this
                 assert report is not None
                 assert report.staged
                 assert report.to_dict()["bytes"] < 0.5 * report.to_dict()["delta"]["version_nbytes"]
@@ -217,8 +217,11 @@ def test_given_what_is_not_to_be_compared_then_the_report_says_what_it_is() -> N
         assert holds(module, weights(3) | one)
         assert "does not hold" in sent(server.publish("step-4", weights(3), to))
         server.lend("step-5", changed(weights(3)))
-        assert "'step-5' is lent" in sent(server.update("step-5", to))
+        assert sent(server.update("step-5", to)) == "step-4"
         assert holds(module, changed(weights(3)))
+        server.lend("step-6", changed(weights(3), 2))
+        assert "'step-5' is lent" in sent(server.update("step-6", to))
+        assert holds(module, changed(weights(3), 2))
 
 
 def test_given_auto_and_a_step_that_changes_too_much_then_everything_is_sent_for_a_while_and_the_report_says_so() -> (
@@ -292,12 +295,13 @@ class TwoRanks:
         return reports[0]
 
 
+@pytest.mark.parametrize("base", ["host", "beside"])
 def test_given_two_source_ranks_then_each_brings_what_has_changed_in_its_own_and_it_is_taken_back(
-    tmp_path: Path,
+    tmp_path: Path, base: str
 ) -> None:
     with fleet(SinkSpec(), SinkSpec()) as sinks, ExitStack() as stack:
         to = [sink.address for sink in sinks]
-        ranks = TwoRanks(stack, tmp_path)
+        ranks = TwoRanks(stack, tmp_path, delta_base=base)
         assert "does not hold" in sent(ranks.publish("step-0", weights(2), to))
         for by in (1, 2, 3):
             report = ranks.publish(f"step-{by}", changed(weights(2), by), to)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ckpt_transport.checkpoint import Store, StoredVersion
-from ckpt_transport.deltas import decode, find_differences, ranges_of
+from ckpt_transport.deltas import CopiedBytes, decode, find_differences, ranges_of
 from ckpt_transport.errors import StoreError
 from tests.unit.safetensors_files import segments
 
@@ -17,7 +17,7 @@ def weights(value: float) -> dict[str, torch.Tensor]:
 
 def carried(store: Store, base: StoredVersion, new: StoredVersion) -> StoredVersion:
     ranges = ranges_of(new.manifest.tensors, 1 << 20)
-    found = find_differences(ranges, base.buffers, new.buffers, 1 << 30, lambda: None)
+    found = find_differences(ranges, base.buffers, [CopiedBytes(each) for each in new.buffers], 1 << 30, lambda: None)
     assert found is not None
     return store.carriers.carry(new, base.manifest.version, found)
 

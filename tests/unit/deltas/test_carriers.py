@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ckpt_transport import dtypes
 from ckpt_transport.deltas import (
     UNIT_DTYPES,
+    CopiedBytes,
     Differences,
     carriers,
     decode,
@@ -104,7 +105,7 @@ def test_given_any_two_versions_then_carriers_make_one_of_the_other(
         unit = dtypes.alignment(tensor.spec.dtype)
         hit = torch.rand(len(part) // unit, generator=generator) < density
         part.view(-1, unit)[hit] ^= 1 + seed % 255
-    found = find_differences(ranges_of(version, most), [Buffer(base)], [Buffer(new)], 1 << 40, no_check)
+    found = find_differences(ranges_of(version, most), [Buffer(base)], [CopiedBytes(Buffer(new))], 1 << 40, no_check)
     assert found is not None
     assert torch.equal(rebuilt(base, found), new)
 
@@ -112,7 +113,7 @@ def test_given_any_two_versions_then_carriers_make_one_of_the_other(
 def test_given_a_version_that_is_the_same_then_one_element_is_carried() -> None:
     version = placed(("F32", 100))
     raw = torch.arange(400, dtype=torch.int64).to(torch.uint8)
-    found = find_differences(ranges_of(version, MIB), [Buffer(raw)], [Buffer(raw.clone())], MIB, no_check)
+    found = find_differences(ranges_of(version, MIB), [Buffer(raw)], [CopiedBytes(Buffer(raw.clone()))], MIB, no_check)
     assert found is not None
     assert (found.changed, found.elements) == (1, 100)
     assert torch.equal(rebuilt(raw, found), raw)
@@ -130,7 +131,7 @@ def test_given_more_changes_than_may_be_carried_then_nothing_is_and_the_search_e
         nonlocal looked
         looked += 1
 
-    assert find_differences(ranges, [Buffer(old)], [Buffer(new)], 1500, look) is None
+    assert find_differences(ranges, [Buffer(old)], [CopiedBytes(Buffer(new))], 1500, look) is None
     assert looked == 2
 
 
@@ -146,7 +147,9 @@ def test_given_more_changes_than_may_be_carried_in_ranges_that_are_compared_toge
     monkeypatch.setattr(host_encoding, "changed_units", look)
     version = placed(("U8", 64 * MIB))
     old, new = torch.zeros(64 * MIB, dtype=torch.uint8), torch.ones(64 * MIB, dtype=torch.uint8)
-    assert find_differences(ranges_of(version, 8 * MIB), [Buffer(old)], [Buffer(new)], MIB, no_check) is None
+    assert (
+        find_differences(ranges_of(version, 8 * MIB), [Buffer(old)], [CopiedBytes(Buffer(new))], MIB, no_check) is None
+    )
     assert sum(looked) < 64 * MIB
 
 
@@ -156,7 +159,7 @@ def test_given_what_differs_then_the_manifest_says_what_carries_it_and_for_which
     old = torch.zeros(size_of(version), dtype=torch.uint8)
     new = old.clone()
     new[3000] = 7
-    found = find_differences(ranges_of(version, 1024), [Buffer(old)], [Buffer(new)], MIB, no_check)
+    found = find_differences(ranges_of(version, 1024), [Buffer(old)], [CopiedBytes(Buffer(new))], MIB, no_check)
     assert found is not None
     made = delta_manifest(manifest, "step-1", found, Extent(0, 4096, MemoryKind.PRIVATE), [256])
     (delta,) = made.deltas

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ckpt_transport import dtypes
 from ckpt_transport.deltas import (
+    CopiedBytes,
     Differences,
     ElementMap,
     ForShares,
@@ -93,7 +94,9 @@ def nbytes_of(version: Version) -> int:
 
 
 def differences_of(version: Version, base: torch.Tensor, new: torch.Tensor, most: int) -> Differences:
-    found = find_differences(ranges_of(version, most), [Buffer(base)], [Buffer(new)], 1 << 40, lambda: None)
+    found = find_differences(
+        ranges_of(version, most), [Buffer(base)], [CopiedBytes(Buffer(new))], 1 << 40, lambda: None
+    )
     assert found is not None
     return found
 

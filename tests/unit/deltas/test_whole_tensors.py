@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_transport.deltas import cut, find_what_is_sent
+from ckpt_transport.deltas import CopiedBytes, cut, find_what_is_sent
 from ckpt_transport.memory import Buffer
 from ckpt_transport.planning import DeltaForm, PlacedTensor, TensorSpec
 
@@ -64,7 +64,8 @@ def test_given_a_tensor_of_which_another_name_goes_whole_then_it_goes_whole_once
 def test_given_tensors_that_have_not_changed_then_those_that_go_whole_are_sent() -> None:
     version = placed(("BF16", 1024, 0), ("F32", 64, 0), ("BF16", 1024, 0))
     raw = torch.arange(1 << 13).view(torch.uint8)
-    found = find_what_is_sent(cut(version, 1 << 20, names(version, 1)), [Buffer(raw)], [Buffer(raw)], 4096, no_check)
+    ranges, base = cut(version, 1 << 20, names(version, 1)), Buffer(raw)
+    found = find_what_is_sent(ranges, [base], [CopiedBytes(base)], 4096, no_check)
     assert found is not None
     (sent,) = (each for each in found.found if each.encoded.form is DeltaForm.WHOLE and each.range.nbytes == 256)
     assert torch.equal(sent.encoded.raw, raw[version[1].offset :][:256])
@@ -73,6 +74,6 @@ def test_given_tensors_that_have_not_changed_then_those_that_go_whole_are_sent()
 
 def test_given_tensors_that_go_whole_and_take_more_than_allowed_then_nothing_is_compared() -> None:
     version = placed(("BF16", 1024, 0), ("F32", 64, 0))
-    raw = [Buffer(torch.zeros(1 << 13, dtype=torch.uint8))]
+    raw = Buffer(torch.zeros(1 << 13, dtype=torch.uint8))
     ranges = cut(version, 1 << 20, names(version, 1))
-    assert find_what_is_sent(ranges, raw, raw, ranges.whole_nbytes - 1, no_check) is None
+    assert find_what_is_sent(ranges, [raw], [CopiedBytes(raw)], ranges.whole_nbytes - 1, no_check) is None
