@@ -8,21 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 from ckpt_transport import Gate
+from ckpt_transport_sglang.arrivals import Arrivals
 
 TICK_SECONDS = 0.05
 """How often a scheduler that stands by looks whether its weights have become a mix."""
-YIELD_SECONDS = 0.001
-"""For so long a scheduler without requests leaves the interpreter to an update, time and again."""
 WAY_SECONDS = 2.0
-"""For how long it does so before an update and after one. Both are right without it, and slower."""
+"""For how long a scheduler without requests makes way before an update and after one. Both are right without it, and
+slower."""
 
 
 class SchedulerGate(Gate):
     """Every batch of a scheduler is a pass through this gate. All ranks of an engine run the same ones, in one order.
 
     The loop of a scheduler never sleeps, and would take the interpreter from the thread that loads. So it stands by
-    where it would ask for requests: while passes are held, and for a moment each time around an update when there is
-    nothing to compute. A tainted gate pauses the scheduler instead of refusing batches, as an exception would
+    where it would ask for requests: while passes are held, and around an update until it is sent something, when there
+    is nothing to compute. A tainted gate pauses the scheduler instead of refusing batches, as an exception would
     end the engine; it goes on to answer then.
 
     Args:
@@ -36,7 +36,7 @@ class SchedulerGate(Gate):
         super().__init__()
         self.updating = self._mixed = self._has_paused = False
         self._makes_way_until = 0.0
-        self._scheduler = scheduler
+        self._scheduler, self._arrivals = scheduler, Arrivals(scheduler)
         scheduler.run_batch = self._through(scheduler.run_batch)
         scheduler.ingest_requests = self._behind(scheduler.ingest_requests)
 
@@ -58,7 +58,7 @@ class SchedulerGate(Gate):
                 pass
             self._pause_while_mixed()
             if self._makes_way() and self._has_nothing_to_compute():
-                time.sleep(YIELD_SECONDS)
+                self._arrivals.wait()
             return ingest_requests(*args, **kwargs)
 
         return standing_by
@@ -75,7 +75,10 @@ class SchedulerGate(Gate):
         return self.updating or time.monotonic() < self._makes_way_until
 
     def _has_nothing_to_compute(self) -> bool:
-        return bool(self._scheduler._engine_paused or self._scheduler.running_batch.is_empty())
+        scheduler = self._scheduler
+        if scheduler._engine_paused:
+            return True
+        return bool(scheduler.running_batch.is_empty() and scheduler.last_batch is None and not scheduler.waiting_queue)
 
     def resume(self) -> float:
         self.updating = self._mixed = False
