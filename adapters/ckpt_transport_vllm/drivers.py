@@ -58,9 +58,8 @@ class ExtensionDriver(VllmDriver[VllmControl]):
             if answer["error"]:
                 raise EngineError(f"rank {rank} of {self.engine.name}: {answer['error']}")
 
-    def _label(self, version: str) -> None:
-        if not self._draft:
-            self.engine.label(version)
+    def _renew(self, version: str) -> bool:
+        return self.engine.renew("" if self._draft else version)
 
 
 class NativeDriver(VllmDriver[VllmServer]):
@@ -106,8 +105,9 @@ class NativeDriver(VllmDriver[VllmServer]):
             self.engine.update_native, self._config.join_timeout, self._config.update_timeout
         )
 
-    def _label(self, version: str) -> None:
+    def _renew(self, version: str) -> bool:
         self._end_update(None if self._draft else version, self._config.join_timeout)
+        return self.engine.renew("")
 
     def _abandon(self) -> None:
         self._end_update(None, 2 * self._config.join_timeout)

@@ -83,8 +83,8 @@ class EngineClaim:
         self._claims.note(self, begun=(what,))
 
     def end(self, what: str) -> None:
-        """Say that ``what`` has been ended; raises as :meth:`begin`."""
-        self._claims.note(self, ended=(what,))
+        """Say that ``what`` has been ended, and wait for no answer: nothing depends on it."""
+        self._claims.tell(self, ended=(what,))
 
     def check(self) -> None:
         """Raises as :meth:`begin` when the engine is another's by now."""
@@ -151,6 +151,13 @@ class Claims:
         if claimed.leader:
             raise EngineError(f"{claim.engine} is driven by {claimed.leader} by now, and is left to it")
 
+    def tell(self, claim: EngineClaim, ended: tuple[str, ...]) -> None:
+        """See :meth:`EngineClaim.end`."""
+        with self._lock, contextlib.suppress(CkptTransportError):
+            if self._mailbox is not None:
+                self._number += 1
+                self._mailbox.send(claim.sink, q.Claim(self._number, claim.leader, (), ended))
+
     def release(self, sink: str) -> None:
         """See :meth:`EngineClaim.release`. A sink that is gone, and one that is another's, are left alone."""
         with self._lock, contextlib.suppress(CkptTransportError):
@@ -181,6 +188,8 @@ class Claims:
         with self._lock:
             mailbox = self._mailbox
             assert mailbox is not None, "nothing was claimed"
+            while mailbox.receive(0) is not None:
+                """Nobody waits for this answer any more."""
             self._number += 1
             mailbox.watch(sink)
             mailbox.send(sink, q.Claim(self._number, leader, begun, ended))

@@ -54,6 +54,16 @@ class DrivenEngine(ABC):
     def reset_caches(self) -> None:
         """Drop what was computed with old weights."""
 
+    def renew(self, version: str) -> bool:
+        """All workers have new weights: name them, unless ``version`` is empty, and drop what was computed with old ones.
+
+        Returns: whether requests are still held.
+        """
+        if version:
+            self.label(version)
+        self.reset_caches()
+        return self.is_paused()
+
     def close(self) -> None:
         """Let go of it; it serves on. Idempotent."""
 

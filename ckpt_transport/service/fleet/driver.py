@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from ckpt_transport.config import Config
@@ -95,9 +95,8 @@ class Driver(ABC, Generic[EngineT]):
     def serve(self, version: str) -> str:
         """All workers have committed: serve requests from the new weights. Returns what keeps the engine from that."""
         self._own_claim.check()
-        self._label(version)
-        self.engine.reset_caches()
-        told = self._resume()
+        held = self._renew(version)
+        told = self._resume(lambda: held)
         self._stuck = False
         return told
 
@@ -108,7 +107,7 @@ class Driver(ABC, Generic[EngineT]):
         self._own_claim.check()
         self._abandon()
         if not tainted:
-            return self._resume() or f"{self.engine.name} serves the old version"
+            return self._resume(self.engine.is_paused) or f"{self.engine.name} serves the old version"
         if self._paused_by_others:
             return f"{self.engine.name} holds a mix of two versions, and others have paused it: leave it paused"
         try:
@@ -132,16 +131,19 @@ class Driver(ABC, Generic[EngineT]):
         assert self._claim is not None, "the engine was not claimed"
         return self._claim
 
-    def _resume(self) -> str:
+    def _resume(self, is_paused: Callable[[], bool]) -> str:
         """Have requests served again, unless others have paused the engine.
+
+        Args:
+            is_paused: says whether requests are held.
 
         Returns: why the engine serves nobody, or that others have ended a pause of ours; else nothing.
         """
         if not self._paused:
             self._held_since = 0.0
-            return self._why_paused()
+            return self._why_paused() if is_paused() else ""
         told = ""
-        if not self._stuck and not self.engine.is_paused():
+        if not self._stuck and not is_paused():
             told = (
                 f"{self.engine.name} was resumed by others while it was paused for an update, so that requests "
                 "went on between two forward passes, as without a pause"
@@ -153,9 +155,7 @@ class Driver(ABC, Generic[EngineT]):
         return told
 
     def _why_paused(self) -> str:
-        """Why the engine serves nobody; empty when it does."""
-        if not self.engine.is_paused():
-            return ""
+        """Why an engine serves nobody that this program has not paused."""
         return (
             f"{self.engine.name} is left paused, as others have asked of it while no update went on: "
             f"{self.engine.resume_hint}"
@@ -169,9 +169,9 @@ class Driver(ABC, Generic[EngineT]):
     def _find_sinks(self) -> Sequence[str]:
         """The address of every worker's sink."""
 
-    def _label(self, version: str) -> None:
-        """Name what is served now."""
-        self.engine.label(version)
+    def _renew(self, version: str) -> bool:
+        """See :meth:`DrivenEngine.renew`."""
+        return self.engine.renew(version)
 
     def _abandon(self) -> None:
         """End what :meth:`begin` and :meth:`pause` have begun in the engine, other than the pause."""

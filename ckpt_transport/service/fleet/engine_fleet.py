@@ -57,6 +57,7 @@ class EngineFleet(ABC, Generic[EngineT]):
         self._drivers: list[Driver[EngineT]] = []
         self._claims = Claims(config)
         self._threads = ThreadPoolExecutor(len(names), "ckpt-transport-fleet")
+        self._beside = ThreadPoolExecutor(len(names), "ckpt-transport-health")
 
     @abstractmethod
     def _driver_for(self, engine: EngineT) -> Driver[EngineT]:
@@ -104,10 +105,11 @@ class EngineFleet(ABC, Generic[EngineT]):
             bring: has the sinks serve it; calls what it is given before it holds forward passes.
         """
         steps: dict[str, float] = {}
-        with _step(steps, "health"):
-            self._each(self._engines, lambda each: each.wait(self._patience))
-        with _step(steps, "attach"):
-            self._find_drivers()
+        if is_first := not self._drivers:
+            with _step(steps, "health"):
+                self._each(self._engines, lambda each: each.wait(self._patience))
+            with _step(steps, "attach"):
+                self._find_drivers()
 
         def pause() -> None:
             with _step(steps, "pause"):
@@ -117,7 +119,7 @@ class EngineFleet(ABC, Generic[EngineT]):
         try:
             try:
                 with _step(steps, "attach"):
-                    self._each(self._drivers, lambda driver: driver.find())
+                    self._each(self._drivers, Driver.find if is_first else self._find_beside_health)
                     sinks = [address for driver in self._drivers for address in driver.sinks]
                     version = name(sinks)
                     self._claim(f"{what} to '{version}'")
@@ -182,6 +184,18 @@ class EngineFleet(ABC, Generic[EngineT]):
                 )
             time.sleep(POLL_SECONDS)
 
+    def _find_beside_health(self, driver: Driver[EngineT]) -> None:
+        """Find the sinks of an engine that was healthy in an update before; if that fails, once more when it serves."""
+        serves = self._beside.submit(driver.engine.wait, self._patience)
+        try:
+            driver.find()
+        except EngineError:
+            serves.result()
+            driver.find()
+        finally:
+            wait([serves])
+        serves.result()
+
     def _find_drivers(self) -> None:
         if not self._drivers:
             found = self._each(self._engines, self._driver_for)
@@ -223,6 +237,7 @@ class EngineFleet(ABC, Generic[EngineT]):
             for engine in self._engines:
                 engine.close()
             self._threads.shutdown()
+            self._beside.shutdown()
 
         self._call_guard.last(let_go)
 

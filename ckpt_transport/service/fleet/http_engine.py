@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -65,6 +66,7 @@ class HttpEngine(DrivenEngine):
         self._client = client_of(self.url, CALL_SECONDS, api_key_file)
         proxy = proxy_for(self.url)
         self._through = f", through {proxy}" if proxy is not None else ""
+        self._threads = ThreadPoolExecutor(2, "ckpt-transport-http")
 
     def wait(self, timeout: float) -> None:
         """Wait until it serves."""
@@ -92,6 +94,19 @@ class HttpEngine(DrivenEngine):
     def _why_unhealthy(self, status: int) -> str:
         """What is wrong with an engine whose health route answers with ``status``; empty for nothing."""
         return "" if status == HTTPStatus.OK else f"it answers {status}{self._through}"
+
+    def renew(self, version: str) -> bool:
+        """See :meth:`DrivenEngine.renew`: all of it at once."""
+        beside = [self._threads.submit(self.reset_caches)]
+        if version:
+            beside.append(self._threads.submit(self.label, version))
+        try:
+            held = self.is_paused()
+        finally:
+            wait(beside)
+        for each in beside:
+            each.result()
+        return held
 
     def _call(self, method: str, path: str, **options: Unpack[RequestOptions]) -> dict[str, Any]:
         answer = self._answer(method, path, **options)
@@ -126,6 +141,7 @@ class HttpEngine(DrivenEngine):
             raise EngineError(f"{self.url}{path} does not answer: {reason}") from error
 
     def close(self) -> None:
+        self._threads.shutdown()
         self._client.close()
 
 
