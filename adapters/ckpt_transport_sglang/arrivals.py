@@ -9,7 +9,7 @@ import zmq
 
 YIELD_SECONDS = 0.001
 """For so long a scheduler rests that has no sockets to wait for, as a rank that hears of requests from another one."""
-REST_SECONDS = 0.005
+REST_MILLISECONDS = 5
 """For so long at most one rests that has."""
 
 
@@ -32,6 +32,6 @@ class Arrivals:
     def wait(self) -> None:
         """Wait for a moment, or until something has been sent."""
         if self._poller.sockets:
-            self._poller.poll(REST_SECONDS * 1e3)
+            self._poller.poll(REST_MILLISECONDS)
         else:
             time.sleep(YIELD_SECONDS)

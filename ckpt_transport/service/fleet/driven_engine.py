@@ -55,7 +55,7 @@ class DrivenEngine(ABC):
         """Drop what was computed with old weights."""
 
     def renew(self, version: str) -> bool:
-        """All workers have new weights: name them, unless ``version`` is empty, and drop what was computed with old ones.
+        """All workers have new weights: name them, unless ``version`` is empty, and drop what was computed by old ones.
 
         Returns: whether requests are still held.
         """
